@@ -1,0 +1,1 @@
+//! The admin server: one table of endpoints.

@@ -1,0 +1,1 @@
+//! The HTTP connection manager: routes, filters, router, timeouts and access log.

@@ -1,0 +1,1 @@
+//! Sockets: bind, accept, filter-chain match, connect, and a worker's timer wheel.

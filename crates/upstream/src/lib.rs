@@ -1,0 +1,1 @@
+//! Clusters: discovery, hosts, load balancing, pools and circuit breakers.
