@@ -1,1 +1,23 @@
-//! Sockets: bind, accept, filter-chain match, connect, and a worker's timer wheel.
+//! Sockets and time, as a worker sees them: addresses, byte streams, connecting, and the timer wheel.
+//!
+//! Nothing here knows HTTP. What a connection carries is decided by a [`ConnectionHandler`].
+
+mod address;
+mod connect;
+mod connection;
+mod drain;
+mod stream;
+mod timers;
+
+pub use address::Address;
+pub use address::PipeAddress;
+pub use connect::ConnectOptions;
+pub use connect::KeepAlive;
+pub use connect::connect;
+pub use connection::Connection;
+pub use connection::ConnectionHandler;
+pub use connection::ConnectionInfo;
+pub use drain::Drain;
+pub use stream::Stream;
+pub use timers::Timer;
+pub use timers::Timers;

@@ -1,0 +1,402 @@
+//! A worker's coarse timer wheel: arming, re-arming and dropping a timer is O(1) and allocates nothing.
+//!
+//! Every stream has timers that almost never fire (15 s route timeout, 5 min idle), so what counts is the cost of
+//! arming and dropping them. One tokio sleep drives the whole wheel; a timer fires up to one tick (2 ms) late, never early.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+
+const TICK_MILLIS: u64 = 2;
+/// Slots of the wheel: 4 s in all. A timer further away stays in its slot and is looked at once a turn.
+const SLOTS: usize = 2048;
+const WORDS: usize = SLOTS / 64;
+
+/// A worker's timers. Clones share one wheel.
+#[derive(Clone, Debug)]
+pub struct Timers(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    wheel: RefCell<Wheel>,
+    origin: Instant,
+    /// The tick that the driver sleeps until; `u64::MAX` when nothing is armed.
+    sleeping_until: Cell<u64>,
+    driver: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug)]
+struct Wheel {
+    entries: Slab<Entry>,
+    /// The first entry of each slot's list.
+    heads: Vec<Option<u32>>,
+    /// A bit for each slot that holds an entry.
+    occupied: [u64; WORDS],
+    /// Every tick before this one was handled.
+    now: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    tick: u64,
+    armed: bool,
+    fired: bool,
+    waker: Option<Waker>,
+    previous: Option<u32>,
+    next: Option<u32>,
+}
+
+/// One timer. Unarmed at first; dropping it cancels it.
+#[derive(Debug)]
+pub struct Timer {
+    shared: Rc<Shared>,
+    key: u32,
+}
+
+impl Default for Timers {
+    fn default() -> Timers {
+        Timers::new()
+    }
+}
+
+impl Timers {
+    /// An empty wheel. Nothing fires until [`Timers::run`] is polled.
+    #[must_use]
+    pub fn new() -> Timers {
+        Timers(Rc::new(Shared {
+            wheel: RefCell::new(Wheel {
+                entries: Slab::new(),
+                heads: vec![None; SLOTS],
+                occupied: [0; WORDS],
+                now: 0,
+            }),
+            origin: Instant::now(),
+            sleeping_until: Cell::new(u64::MAX),
+            driver: RefCell::new(None),
+        }))
+    }
+
+    /// The time now.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// A timer that is not armed yet.
+    #[must_use]
+    pub fn timer(&self) -> Timer {
+        let key = self.0.wheel.borrow_mut().entries.insert(Entry {
+            tick: 0,
+            armed: false,
+            fired: false,
+            waker: None,
+            previous: None,
+            next: None,
+        });
+        Timer {
+            shared: self.0.clone(),
+            key: u32::try_from(key).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Waits for `duration`, on the wheel.
+    pub async fn sleep(&self, duration: Duration) {
+        let mut timer = self.timer();
+        timer.set(Some(self.now() + duration));
+        timer.elapsed().await;
+    }
+
+    /// Drives the wheel; a worker spawns this once. Never ends.
+    pub async fn run(self) {
+        let mut sleep: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(Duration::ZERO));
+        poll_fn(|cx| {
+            loop {
+                let woken = self.0.advance();
+                for waker in woken {
+                    waker.wake();
+                }
+                *self.0.driver.borrow_mut() = Some(cx.waker().clone());
+                let next = self.0.wheel.borrow().next_tick();
+                self.0.sleeping_until.set(next.unwrap_or(u64::MAX));
+                let Some(next) = next else {
+                    return Poll::Pending;
+                };
+                sleep.as_mut().reset(self.0.instant(next));
+                if sleep.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Shared {
+    /// The first tick that is not before `instant`.
+    fn tick(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.origin);
+        let nanos = TICK_MILLIS * 1_000_000;
+        u64::try_from(since.as_nanos().div_ceil(u128::from(nanos))).unwrap_or(u64::MAX - 1)
+    }
+
+    fn instant(&self, tick: u64) -> Instant {
+        self.origin + Duration::from_millis(tick.saturating_mul(TICK_MILLIS))
+    }
+
+    /// Fires what is due and returns whom to wake; waking happens outside the borrow.
+    fn advance(&self) -> Vec<Waker> {
+        let elapsed = Instant::now().saturating_duration_since(self.origin);
+        let until = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX) / TICK_MILLIS;
+        self.wheel.borrow_mut().fire_until(until)
+    }
+}
+
+impl Wheel {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the remainder is below SLOTS"
+    )]
+    fn slot(tick: u64) -> usize {
+        (tick % SLOTS as u64) as usize
+    }
+
+    fn link(&mut self, key: u32, tick: u64) {
+        let slot = Wheel::slot(tick);
+        let head = self.heads[slot].replace(key);
+        self.occupied[slot / 64] |= 1 << (slot % 64);
+        if let Some(head) = head {
+            self.entries[head as usize].previous = Some(key);
+        }
+        let entry = &mut self.entries[key as usize];
+        entry.tick = tick;
+        entry.armed = true;
+        entry.previous = None;
+        entry.next = head;
+    }
+
+    fn unlink(&mut self, key: u32) {
+        let entry = &mut self.entries[key as usize];
+        if !entry.armed {
+            return;
+        }
+        entry.armed = false;
+        let (previous, next, slot) = (
+            entry.previous.take(),
+            entry.next.take(),
+            Wheel::slot(entry.tick),
+        );
+        if let Some(next) = next {
+            self.entries[next as usize].previous = previous;
+        }
+        match previous {
+            Some(previous) => self.entries[previous as usize].next = next,
+            None => {
+                self.heads[slot] = next;
+                if next.is_none() {
+                    self.occupied[slot / 64] &= !(1 << (slot % 64));
+                }
+            }
+        }
+    }
+
+    /// The next tick at which a slot with entries comes by (its entries may be for a later turn).
+    fn next_tick(&self) -> Option<u64> {
+        let start = Wheel::slot(self.now);
+        for step in 0..=WORDS {
+            let word = (start / 64 + step) % WORDS;
+            let mut bits = self.occupied[word];
+            if step == 0 {
+                bits &= u64::MAX << (start % 64);
+            } else if step == WORDS {
+                bits &= !(u64::MAX << (start % 64));
+            }
+            if bits != 0 {
+                let slot = word * 64 + bits.trailing_zeros() as usize;
+                let distance = (slot + SLOTS - start) % SLOTS;
+                return Some(self.now + distance as u64);
+            }
+        }
+        None
+    }
+
+    fn fire_until(&mut self, until: u64) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        while let Some(tick) = self.next_tick() {
+            if tick > until {
+                break;
+            }
+            let mut at = self.heads[Wheel::slot(tick)];
+            while let Some(key) = at {
+                let entry = &mut self.entries[key as usize];
+                at = entry.next;
+                if entry.tick <= until {
+                    entry.fired = true;
+                    wakers.extend(entry.waker.take());
+                    self.unlink(key);
+                }
+            }
+            self.now = tick + 1;
+        }
+        self.now = self.now.max(until + 1);
+        wakers
+    }
+}
+
+impl Timer {
+    /// Arms the timer for `deadline`, or disarms it. A deadline in the past fires at the next tick.
+    pub fn set(&mut self, deadline: Option<Instant>) {
+        let mut wheel = self.shared.wheel.borrow_mut();
+        wheel.unlink(self.key);
+        wheel.entries[self.key as usize].fired = false;
+        let Some(deadline) = deadline else {
+            return;
+        };
+        let tick = self.shared.tick(deadline).max(wheel.now);
+        wheel.link(self.key, tick);
+        if tick < self.shared.sleeping_until.get() {
+            self.shared.sleeping_until.set(tick);
+            drop(wheel);
+            if let Some(driver) = self.shared.driver.borrow_mut().take() {
+                driver.wake();
+            }
+        }
+    }
+
+    /// Ready once the deadline has passed, until it is set again; pending while unarmed.
+    pub fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut wheel = self.shared.wheel.borrow_mut();
+        let entry = &mut wheel.entries[self.key as usize];
+        if entry.fired {
+            return Poll::Ready(());
+        }
+        let replaced = match &entry.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => None,
+            _ => entry.waker.replace(cx.waker().clone()),
+        };
+        // A waker may be the last hold on a task with timers of its own, so it is dropped outside the borrow.
+        drop(wheel);
+        drop(replaced);
+        Poll::Pending
+    }
+
+    /// Waits until the deadline has passed.
+    pub async fn elapsed(&mut self) {
+        poll_fn(|cx| self.poll_elapsed(cx)).await;
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let mut wheel = self.shared.wheel.borrow_mut();
+        wheel.unlink(self.key);
+        let entry = wheel.entries.remove(self.key as usize);
+        // As in `poll_elapsed`: its waker goes outside the borrow.
+        drop(wheel);
+        drop(entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn with_wheel<F: Future<Output = ()> + 'static>(test: impl FnOnce(Timers) -> F) {
+        let timers = Timers::new();
+        let local = tokio::task::LocalSet::new();
+        local.spawn_local(timers.clone().run());
+        local.run_until(test(timers)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fires_within_a_tick_and_never_early() {
+        with_wheel(|timers| async move {
+            for millis in [0, 1, 2, 3, 100, 4095, 4096, 4097, 15_000, 3_600_000] {
+                let start = Instant::now();
+                timers.sleep(Duration::from_millis(millis)).await;
+                let waited = start.elapsed();
+                assert!(
+                    waited >= Duration::from_millis(millis),
+                    "{millis} ms came after {waited:?}"
+                );
+                assert!(
+                    waited <= Duration::from_millis(millis + 2 * TICK_MILLIS),
+                    "{millis} ms took {waited:?}"
+                );
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_of_many_comes_first() {
+        with_wheel(|timers| async move {
+            let start = Instant::now();
+            let order = Rc::new(RefCell::new(Vec::new()));
+            let mut tasks = Vec::new();
+            for millis in [900, 20, 5_000, 300, 4_200, 20] {
+                let (timers, order) = (timers.clone(), order.clone());
+                tasks.push(tokio::task::spawn_local(async move {
+                    timers.sleep(Duration::from_millis(millis)).await;
+                    order.borrow_mut().push(millis);
+                }));
+            }
+            for task in tasks {
+                task.await.unwrap();
+            }
+            assert_eq!(*order.borrow(), [20, 20, 300, 900, 4_200, 5_000]);
+            assert!(start.elapsed() < Duration::from_millis(5_010));
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_set_again_forgets_its_first_deadline() {
+        with_wheel(|timers| async move {
+            let start = Instant::now();
+            let mut timer = timers.timer();
+            timer.set(Some(start + Duration::from_secs(1)));
+            timer.set(Some(start + Duration::from_secs(9)));
+            timer.elapsed().await;
+            assert!(start.elapsed() >= Duration::from_secs(9));
+            timer.set(None);
+            let mut other = timers.timer();
+            other.set(Some(timers.now() + Duration::from_secs(1)));
+            tokio::select! {
+                () = timer.elapsed() => panic!("a disarmed timer fired"),
+                () = other.elapsed() => {}
+            }
+        })
+        .await;
+    }
+
+    #[test]
+    fn a_dropped_timer_leaves_its_slot_empty() {
+        let timers = Timers::new();
+        let mut kept = timers.timer();
+        let mut dropped = timers.timer();
+        kept.set(Some(timers.now() + Duration::from_secs(1)));
+        dropped.set(Some(timers.now() + Duration::from_millis(10)));
+        drop(dropped);
+        let wheel = timers.0.wheel.borrow();
+        assert_eq!(wheel.entries.len(), 1);
+        assert_eq!(
+            wheel
+                .occupied
+                .iter()
+                .map(|word| word.count_ones())
+                .sum::<u32>(),
+            1
+        );
+    }
+}

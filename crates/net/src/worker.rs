@@ -1,0 +1,43 @@
+//! What every object on a worker may need: the worker's number, its timers, its stats store.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use outrider_stats::Store;
+
+use crate::Timers;
+
+/// One worker's surroundings, shared by `Rc` with all that lives there.
+#[derive(Debug)]
+pub struct WorkerCx {
+    /// 0 to `--concurrency` − 1.
+    pub index: u32,
+    /// The worker's timer wheel.
+    pub timers: Timers,
+    /// Where the worker registers its own copy of each stats group.
+    pub store: Arc<Store>,
+    random: Cell<u64>,
+}
+
+impl WorkerCx {
+    /// Surroundings for worker `index`; `seed` makes its random numbers its own.
+    #[must_use]
+    pub fn new(index: u32, store: Arc<Store>, seed: u64) -> WorkerCx {
+        WorkerCx {
+            index,
+            timers: Timers::new(),
+            store,
+            random: Cell::new(seed),
+        }
+    }
+
+    /// A random number: fast, without a lock, not for secrets (wyrand).
+    pub fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0xa076_1d64_78bd_642f);
+        self.random.set(state);
+        let product = u128::from(state) * u128::from(state ^ 0xe703_7ed1_a0b4_28db);
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves of the product are folded")]
+        let folded = (product >> 64) as u64 ^ product as u64;
+        folded
+    }
+}
