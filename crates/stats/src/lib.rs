@@ -1,1 +1,44 @@
 //! Counters, gauges and histograms under Envoy's names.
+//!
+//! A group is a plain struct of atomics; [`group!`] adds only what the renderers need to walk it. Every worker
+//! [registers](Store::register) a copy of its own under the same [`Scope`], and the store sums the copies when
+//! somebody looks. So a handle is a field access, and no worker touches another's cache lines:
+//!
+//! ```
+//! use outrider_stats::{Counter, Gauge, Scope, Store};
+//!
+//! outrider_stats::group! {
+//!     /// `cluster.<name>.*`
+//!     pub struct ClusterStats { upstream_cx_total: Counter, upstream_rq_active: Gauge }
+//! }
+//!
+//! let store = Store::new();
+//! let stats = store.register::<ClusterStats>(Scope::new("cluster").name("backend"));
+//! stats.upstream_cx_total.inc();
+//! let active = stats.hold(|s| &s.upstream_rq_active); // −1 when dropped
+//! # drop(active);
+//! ```
+//!
+//! The rows of a group go away once its last handle, on any worker, is dropped.
+
+mod codes;
+mod group;
+mod histogram;
+mod scalar;
+mod scope;
+mod store;
+
+pub use codes::ResponseClasses;
+pub use codes::ResponseCodes;
+pub use group::Group;
+pub use group::Held;
+pub use group::Lazy;
+pub use group::Metric;
+pub use group::Stat;
+pub use group::Visitor;
+pub use histogram::Histogram;
+pub use scalar::Counter;
+pub use scalar::Gauge;
+pub use scalar::TextReadout;
+pub use scope::Scope;
+pub use store::Store;

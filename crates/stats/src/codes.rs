@@ -1,0 +1,147 @@
+//! Families of counters by HTTP status.
+
+use std::sync::OnceLock;
+
+use crate::Counter;
+use crate::Metric;
+use crate::Stat;
+use crate::Visitor;
+
+/// Answers by status: `<name>_completed`, and from the first such answer on `<name>_200`, `<name>_2xx` and so on.
+#[derive(Debug, Default)]
+pub struct ResponseCodes {
+    completed: Counter,
+    seen: OnceLock<Box<Seen>>,
+}
+
+/// Statuses are 100 to 599; others count as completed only, as in Envoy.
+const STATUSES: std::ops::Range<u16> = 100..600;
+/// Counters are allocated in blocks of this many statuses: a service uses few, and they lie close together.
+const BLOCK: usize = 25;
+
+#[derive(Debug, Default)]
+struct Seen {
+    classes: [Counter; 5],
+    blocks: [OnceLock<Box<[Counter; BLOCK]>>; 20],
+}
+
+impl ResponseCodes {
+    /// Counts one answer with `status`.
+    pub fn record(&self, status: u16) {
+        self.completed.inc();
+        if !STATUSES.contains(&status) {
+            return;
+        }
+        let offset = usize::from(status - STATUSES.start);
+        let seen = self.seen.get_or_init(Box::default);
+        seen.classes[offset / 100].inc();
+        seen.blocks[offset / BLOCK].get_or_init(Box::default)[offset % BLOCK].inc();
+    }
+}
+
+impl Stat for ResponseCodes {
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+        visitor.member(
+            name,
+            format_args!("completed"),
+            Metric::Counter(&self.completed),
+        );
+        let Some(seen) = self.seen.get() else {
+            return;
+        };
+        for (class, counter) in (1..).zip(&seen.classes) {
+            if counter.is_used() {
+                visitor.member(name, format_args!("{class}xx"), Metric::Counter(counter));
+            }
+        }
+        for (index, block) in seen.blocks.iter().enumerate() {
+            let first = usize::from(STATUSES.start) + index * BLOCK;
+            for (status, counter) in (first..).zip(block.get().into_iter().flat_map(|b| b.iter())) {
+                if counter.is_used() {
+                    visitor.member(name, format_args!("{status}"), Metric::Counter(counter));
+                }
+            }
+        }
+    }
+}
+
+/// Answers by class, listed from the start: `<name>_1xx` … `<name>_5xx` and `<name>_completed`.
+#[derive(Debug, Default)]
+pub struct ResponseClasses {
+    classes: [Counter; 5],
+    completed: Counter,
+}
+
+impl ResponseClasses {
+    /// Counts one answer with `status`.
+    pub fn record(&self, status: u16) {
+        self.completed.inc();
+        let class = usize::from(status / 100).wrapping_sub(1);
+        if let Some(counter) = self.classes.get(class) {
+            counter.inc();
+        }
+    }
+}
+
+impl Stat for ResponseClasses {
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+        for (class, counter) in (1..).zip(&self.classes) {
+            visitor.member(name, format_args!("{class}xx"), Metric::Counter(counter));
+        }
+        visitor.member(
+            name,
+            format_args!("completed"),
+            Metric::Counter(&self.completed),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn values(stat: &impl Stat) -> BTreeMap<String, u64> {
+        let mut values = BTreeMap::new();
+        let mut see = |name: &str, metric: Metric<'_>| {
+            if let Metric::Counter(counter) = metric {
+                values.insert(name.to_owned(), counter.value());
+            }
+        };
+        stat.visit_as("rq", &mut Visitor::new(&mut see));
+        values
+    }
+
+    #[test]
+    fn codes_appear_with_their_first_answer() {
+        let codes = ResponseCodes::default();
+        assert_eq!(values(&codes), BTreeMap::from([("rq_completed".into(), 0)]));
+        for status in [200, 200, 299, 503, 100, 599, 99, 600, u16::MAX] {
+            codes.record(status);
+        }
+        let want = [
+            ("rq_100", 1),
+            ("rq_1xx", 1),
+            ("rq_200", 2),
+            ("rq_299", 1),
+            ("rq_2xx", 3),
+            ("rq_503", 1),
+            ("rq_599", 1),
+            ("rq_5xx", 2),
+            ("rq_completed", 9),
+        ];
+        assert_eq!(values(&codes), want.map(|(n, v)| (n.to_owned(), v)).into());
+    }
+
+    #[test]
+    fn classes_ignore_impossible_statuses() {
+        let classes = ResponseClasses::default();
+        for status in [204, 404, 99, 600, 0] {
+            classes.record(status);
+        }
+        let values = values(&classes);
+        assert_eq!((values["rq_2xx"], values["rq_4xx"]), (1, 1));
+        assert_eq!(values["rq_completed"], 5);
+    }
+}

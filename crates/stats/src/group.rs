@@ -1,0 +1,267 @@
+//! Groups: structs of stats that renderers can walk.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use crate::Counter;
+use crate::Gauge;
+use crate::Histogram;
+use crate::TextReadout;
+
+/// A struct of stats, made by [`group!`](crate::group!).
+pub trait Group: Any + Send + Sync {
+    /// Shows every stat of the group to `visitor`, in the order of declaration.
+    fn visit(&self, visitor: &mut Visitor<'_>);
+}
+
+/// What may stand as a field of a group: a metric, a family of metrics, or another group.
+pub trait Stat {
+    /// Shows this stat, called `name` in its group, to `visitor`.
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>);
+}
+
+/// One metric, as a visitor sees it.
+#[derive(Clone, Copy, Debug)]
+pub enum Metric<'a> {
+    /// See [`Counter`].
+    Counter(&'a Counter),
+    /// See [`Gauge`].
+    Gauge(&'a Gauge),
+    /// See [`Histogram`].
+    Histogram(&'a Histogram),
+    /// See [`TextReadout`].
+    Text(&'a TextReadout),
+}
+
+/// Walks a group and hands each metric, with its dotted name below the scope, to a function.
+pub struct Visitor<'a> {
+    name: String,
+    see: &'a mut dyn FnMut(&str, Metric<'_>),
+}
+
+impl<'a> Visitor<'a> {
+    /// A visitor at the top of a group.
+    pub fn new(see: &'a mut dyn FnMut(&str, Metric<'_>)) -> Self {
+        Self {
+            name: String::with_capacity(64),
+            see,
+        }
+    }
+
+    /// Shows `metric` as `name`.
+    pub fn metric(&mut self, name: &str, metric: Metric<'_>) {
+        let outer = self.push(name);
+        (self.see)(&self.name, metric);
+        self.name.truncate(outer);
+    }
+
+    /// Shows what `inside` shows below `name`; an empty name adds no level.
+    pub fn below(&mut self, name: &str, inside: impl FnOnce(&mut Self)) {
+        let outer = self.push(name);
+        inside(self);
+        self.name.truncate(outer);
+    }
+
+    /// Shows `metric` as `<name>_<suffix>`.
+    pub(crate) fn member(&mut self, name: &str, suffix: fmt::Arguments<'_>, metric: Metric<'_>) {
+        let outer = self.push(name);
+        self.name.push('_');
+        fmt::Write::write_fmt(&mut self.name, suffix).unwrap_or_default(); // a String takes everything
+        (self.see)(&self.name, metric);
+        self.name.truncate(outer);
+    }
+
+    fn push(&mut self, name: &str) -> usize {
+        let outer = self.name.len();
+        if outer > 0 && !name.is_empty() {
+            self.name.push('.');
+        }
+        self.name.push_str(name);
+        outer
+    }
+}
+
+impl fmt::Debug for Visitor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Visitor")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+macro_rules! metric {
+    ($($ty:ident => $variant:ident),*) => {$(
+        impl Stat for $ty {
+            fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+                visitor.metric(name, Metric::$variant(self));
+            }
+        }
+    )*};
+}
+metric!(Counter => Counter, Gauge => Gauge, Histogram => Histogram, TextReadout => Text);
+
+/// A part of a group that exists, and is listed, only from its first use on, such as a cluster's `external.*`.
+#[derive(Debug)]
+pub struct Lazy<G>(OnceLock<Box<G>>);
+
+impl<G> Default for Lazy<G> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<G: Default> Lazy<G> {
+    /// The part, made now if this is its first use.
+    pub fn get(&self) -> &G {
+        self.0.get_or_init(Box::default)
+    }
+}
+
+impl<G: Stat> Stat for Lazy<G> {
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+        if let Some(part) = self.0.get() {
+            part.visit_as(name, visitor);
+        }
+    }
+}
+
+/// One unit of a gauge, given back when this is dropped. Made by a group's `hold`.
+#[must_use = "the gauge goes down again when this is dropped"]
+pub struct Held<G> {
+    group: Arc<G>,
+    gauge: fn(&G) -> &Gauge,
+}
+
+impl<G> Held<G> {
+    /// Adds one to a gauge of `group` for as long as the result lives.
+    pub fn new(group: Arc<G>, gauge: fn(&G) -> &Gauge) -> Self {
+        gauge(&group).inc();
+        Self { group, gauge }
+    }
+}
+
+impl<G> Drop for Held<G> {
+    fn drop(&mut self) {
+        (self.gauge)(&self.group).dec();
+    }
+}
+
+impl<G> fmt::Debug for Held<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+/// Declares a group of stats: a struct whose fields are the stats, listed under their own names or under
+/// `#[name("…")]`, which may hold dots.
+///
+/// A field's type is a [`Counter`], [`Gauge`], [`Histogram`], [`TextReadout`], [`ResponseCodes`](crate::ResponseCodes)
+/// or [`ResponseClasses`](crate::ResponseClasses) (which list `<field>_<code>`), another group (which lists
+/// `<field>.<stat>`; `#[name("")]` adds no level), or a [`Lazy`] one of these.
+#[macro_export]
+macro_rules! group {
+    ($(#[$meta:meta])* $vis:vis struct $group:ident {
+        $($(#[doc = $doc:literal])* $(#[name($name:literal)])? $field:ident : $ty:ty),* $(,)?
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Default)]
+        $vis struct $group {
+            $(
+                #[doc = concat!("`", $crate::group!(@name $field $($name)?), "`")]
+                $(#[doc = $doc])*
+                pub $field: $ty,
+            )*
+        }
+
+        impl $crate::Group for $group {
+            fn visit(&self, visitor: &mut $crate::Visitor<'_>) {
+                $($crate::Stat::visit_as(&self.$field, $crate::group!(@name $field $($name)?), visitor);)*
+            }
+        }
+
+        impl $crate::Stat for $group {
+            fn visit_as(&self, name: &'static str, visitor: &mut $crate::Visitor<'_>) {
+                visitor.below(name, |visitor| $crate::Group::visit(self, visitor));
+            }
+        }
+
+        impl $group {
+            /// Adds one to `gauge` for as long as the result lives.
+            #[allow(dead_code, unreachable_pub, reason = "not every group has a gauge to hold, or is public")]
+            pub fn hold(
+                self: &::std::sync::Arc<Self>,
+                gauge: fn(&Self) -> &$crate::Gauge,
+            ) -> $crate::Held<Self> {
+                $crate::Held::new(::std::sync::Arc::clone(self), gauge)
+            }
+        }
+    };
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident $name:literal) => { $name };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ResponseClasses;
+    use crate::ResponseCodes;
+
+    crate::group! {
+        /// `breaker.*`
+        struct Breaker { cx_open: Gauge }
+    }
+
+    crate::group! {
+        /// `x.*`
+        struct Sample {
+            total: Counter,
+            #[name("circuit_breakers.default")]
+            breaker: Breaker,
+            /// Answers.
+            rq: ResponseCodes,
+            downstream_rq: ResponseClasses,
+            external: Lazy<Breaker>,
+            #[name("")]
+            more: Lazy<Breaker>,
+            time: Histogram,
+        }
+    }
+
+    fn names(sample: &Sample) -> Vec<String> {
+        let mut names = Vec::new();
+        sample.visit(&mut Visitor::new(&mut |name, _| {
+            names.push(name.to_owned())
+        }));
+        names
+    }
+
+    #[test]
+    fn lists_nested_and_lazy_stats() {
+        let sample = Arc::new(Sample::default());
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx", "completed"];
+        let classes = classes.map(|c| format!("downstream_rq_{c}"));
+        let mut want = vec!["total", "circuit_breakers.default.cx_open", "rq_completed"];
+        want.extend(classes.iter().map(String::as_str));
+        want.push("time");
+        assert_eq!(names(&sample), want);
+
+        sample.rq.record(204);
+        sample.external.get();
+        sample.more.get();
+        let names = names(&sample);
+        for name in ["rq_204", "rq_2xx", "external.cx_open", "cx_open"] {
+            assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
+        }
+    }
+
+    #[test]
+    fn a_held_gauge_goes_down_again() {
+        let breaker = Arc::new(Breaker::default());
+        let held = breaker.hold(|b| &b.cx_open);
+        assert_eq!(breaker.cx_open.value(), 1);
+        drop(held);
+        assert_eq!(breaker.cx_open.value(), 0);
+    }
+}

@@ -1,0 +1,64 @@
+//! Where a group's stats hang in the tree of names.
+
+/// The dotted prefix of a group's stats: `cluster.backend`, `listener.0.0.0.0_80.http.ingress`.
+///
+/// Labels for Prometheus need not be given: Envoy reads them off the full name, and so does the store, so that both
+/// agree even where that surprises (a cluster called `a.b` has the label `a`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope(String);
+
+impl Scope {
+    /// A scope at the top: one fixed word of Envoy's, such as `cluster` or `http`, or several joined by dots.
+    pub fn new(name: &str) -> Self {
+        Self(String::new()).name(name)
+    }
+
+    /// The scope of stats without a prefix.
+    pub fn root() -> Self {
+        Self(String::new())
+    }
+
+    /// The scope `name` below this one. A name from the configuration is made fit as Envoy does it: `:` turns into `_`.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        if !self.0.is_empty() {
+            self.0.push('.');
+        }
+        self.0.push_str(&sanitize(name));
+        self
+    }
+
+    /// The dotted name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Envoy's `Stats::Utility::sanitizeStatsName`.
+fn sanitize(name: &str) -> String {
+    name.trim_end_matches('.')
+        .replace("://", "_")
+        .replace(":/", "_")
+        .replace([':', '\0'], "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_joined_and_made_fit() {
+        for (parts, want) in [
+            (&["cluster", "a.b:80"][..], "cluster.a.b_80"),
+            (
+                &["listener", "[::1]:80", "http", "in"],
+                "listener.[__1]_80.http.in",
+            ),
+            (&["cluster", "https://x:1/y"], "cluster.https_x_1/y"),
+            (&["cluster", "x."], "cluster.x"),
+        ] {
+            let scope = parts.iter().fold(Scope::root(), |s, part| s.name(part));
+            assert_eq!(scope.as_str(), want);
+        }
+    }
+}
