@@ -52,17 +52,16 @@ impl Histogram {
         let Some(all) = self.0.get() else {
             return;
         };
-        let mut drain = |counter: &AtomicU32, bound: u64| {
-            if counter.load(Relaxed) != 0 {
-                take(bound, counter.swap(0, Relaxed));
-            }
-        };
         for (digit, counter) in (0..).zip(&all.digits) {
-            drain(counter, digit);
+            if counter.load(Relaxed) != 0 {
+                take(digit, counter.swap(0, Relaxed));
+            }
         }
         for (exponent, decade) in (0..).zip(&all.decades) {
             for (leading, counter) in (10..).zip(decade.get().into_iter().flat_map(|d| &d.0)) {
-                drain(counter, leading * 10u64.pow(exponent));
+                if counter.load(Relaxed) != 0 {
+                    take(leading * 10u64.pow(exponent), counter.swap(0, Relaxed));
+                }
             }
         }
     }
