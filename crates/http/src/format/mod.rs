@@ -1,0 +1,1 @@
+//! Command operators: what `%START_TIME%` and its like print.

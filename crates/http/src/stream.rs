@@ -1,0 +1,192 @@
+//! One request and its response: all that filters, formatters and the access log read of it.
+//!
+//! The request's header map lives in [`Stream::request`] until the router sends it on. From then on only the headers
+//! that a formatter of this configuration asks for ([`Capture`]) stay behind; the map itself travels, it is never copied.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::StatusCode;
+use http::Version;
+use http::uri::PathAndQuery;
+use http::uri::Scheme;
+use outrider_net::Address;
+use outrider_net::ConnectionInfo;
+use tokio::time::Instant;
+
+use crate::response_flags::ResponseFlags;
+use crate::route::Route;
+
+/// Everything known of one request.
+#[derive(Debug)]
+pub struct Stream {
+    /// The downstream connection.
+    pub connection: Rc<ConnectionInfo>,
+    /// `%STREAM_ID%`: a random number of its own.
+    pub id: u64,
+    /// When the first byte of the request head was seen, by the wall clock (`%START_TIME%`).
+    pub start_time: SystemTime,
+    /// The same moment on the monotonic clock.
+    pub started: Instant,
+    /// The client's protocol.
+    pub protocol: Version,
+    /// The request head, as the last filter left it.
+    pub request: RequestHead,
+    /// The client's trailers, those that are captured.
+    pub request_trailers: Option<HeaderMap>,
+    /// The response head, once there is one.
+    pub response: Option<ResponseHead>,
+    /// The response's trailers, those that are captured.
+    pub response_trailers: Option<HeaderMap>,
+    /// The client's address as `x-forwarded-for` and the connection tell it (`%DOWNSTREAM_REMOTE_ADDRESS%`).
+    pub remote_address: Address,
+    /// The route found last, also the one that answered.
+    pub route: Option<Arc<Route>>,
+    /// Why the stream ended as it did.
+    pub flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`: where the response came from.
+    pub details: Option<Cow<'static, str>>,
+    /// `%CONNECTION_TERMINATION_DETAILS%`.
+    pub connection_termination_details: Option<Cow<'static, str>>,
+    /// The upstream side, once a cluster was chosen.
+    pub upstream: Option<Box<Upstream>>,
+    /// Bytes and moments on the client's side.
+    pub traffic: Traffic,
+    /// When the request is over, for `%DURATION%`.
+    pub ended: Option<Instant>,
+    /// What filters remember of this stream, by type.
+    pub extensions: http::Extensions,
+}
+
+/// A request head in HTTP/2's shape, whichever protocol it came by.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// `:method`.
+    pub method: Method,
+    /// `:scheme`.
+    pub scheme: Scheme,
+    /// `:authority`, or HTTP/1's `host`; empty when there was none, and never in `headers`.
+    pub authority: HeaderValue,
+    /// `:path`; only CONNECT has none.
+    pub path: Option<PathAndQuery>,
+    /// The other headers, in the order they came.
+    pub headers: HeaderMap,
+}
+
+/// A response head.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// `:status`.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+}
+
+/// The upstream side of a stream: the last attempt.
+#[derive(Debug, Default)]
+pub struct Upstream {
+    /// The cluster's name, or its `alt_stat_name` (`%UPSTREAM_CLUSTER%`).
+    pub cluster: Arc<str>,
+    /// The cluster's name (`%UPSTREAM_CLUSTER_RAW%`).
+    pub cluster_raw: Arc<str>,
+    /// The chosen host's address (`%UPSTREAM_HOST%`).
+    pub host: Option<Address>,
+    /// The chosen host's name (`%UPSTREAM_HOST_NAME%`).
+    pub host_name: Option<Arc<str>>,
+    /// Our end of the connection.
+    pub local_address: Option<Address>,
+    /// `%UPSTREAM_CONNECTION_ID%`.
+    pub connection_id: Option<u64>,
+    /// `%UPSTREAM_PROTOCOL%`.
+    pub protocol: Option<Version>,
+    /// `%UPSTREAM_REQUEST_ATTEMPT_COUNT%`.
+    pub attempts: u32,
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub transport_failure: Option<Cow<'static, str>>,
+    /// Bytes and moments on this side.
+    pub traffic: Traffic,
+    /// How long it took to get a connection from the pool.
+    pub pool_ready: Option<Duration>,
+}
+
+/// Bytes and moments of one side of a stream. "Received" and "sent" are as seen from the proxy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// Body bytes received (`%BYTES_RECEIVED%`).
+    pub body_received: u64,
+    /// Body bytes sent (`%BYTES_SENT%`).
+    pub body_sent: u64,
+    /// Header block bytes received.
+    pub header_received: u64,
+    /// Header block bytes sent.
+    pub header_sent: u64,
+    /// All bytes received, with framing.
+    pub wire_received: u64,
+    /// All bytes sent, with framing.
+    pub wire_sent: u64,
+    /// The first byte received.
+    pub first_received: Option<Instant>,
+    /// The last byte received.
+    pub last_received: Option<Instant>,
+    /// The first byte sent.
+    pub first_sent: Option<Instant>,
+    /// The last byte sent.
+    pub last_sent: Option<Instant>,
+}
+
+impl Stream {
+    /// The response's status, 0 when there was none (`%RESPONSE_CODE%`).
+    #[must_use]
+    pub fn response_code(&self) -> u16 {
+        self.response
+            .as_ref()
+            .map_or(0, |response| response.status.as_u16())
+    }
+
+    /// How long the stream took so far, or altogether when it ended (`%DURATION%`).
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        let end = self.ended.unwrap_or_else(Instant::now);
+        end.saturating_duration_since(self.started)
+    }
+}
+
+impl RequestHead {
+    /// `:path` with its query, empty for CONNECT.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path.as_ref().map_or("", PathAndQuery::as_str)
+    }
+}
+
+/// The names of the headers that some formatter of a configuration reads after the head was sent on.
+#[derive(Clone, Debug, Default)]
+pub struct Capture(Vec<HeaderName>);
+
+impl Capture {
+    /// Adds `name`, once.
+    pub fn add(&mut self, name: &HeaderName) {
+        if !self.0.contains(name) {
+            self.0.push(name.clone());
+        }
+    }
+
+    /// The captured part of `headers`: what stays when the map itself is sent on.
+    #[must_use]
+    pub fn from(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut kept = HeaderMap::new();
+        for name in &self.0 {
+            for value in headers.get_all(name) {
+                kept.append(name, value.clone());
+            }
+        }
+        kept
+    }
+}
