@@ -8,6 +8,7 @@ mod connection;
 mod drain;
 mod stream;
 mod timers;
+mod worker;
 
 pub use address::Address;
 pub use address::PipeAddress;
@@ -21,3 +22,4 @@ pub use drain::Drain;
 pub use stream::Stream;
 pub use timers::Timer;
 pub use timers::Timers;
+pub use worker::WorkerCx;

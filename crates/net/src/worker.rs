@@ -36,7 +36,10 @@ impl WorkerCx {
         let state = self.random.get().wrapping_add(0xa076_1d64_78bd_642f);
         self.random.set(state);
         let product = u128::from(state) * u128::from(state ^ 0xe703_7ed1_a0b4_28db);
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves of the product are folded")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the two halves of the product are folded"
+        )]
         let folded = (product >> 64) as u64 ^ product as u64;
         folded
     }
