@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Outrider side by side with Envoy, HAProxy and nghttpx: the same work, one worker each, alternating rounds, medians.
+
+usage: bench.py --outrider target/release/outrider [--envoy PATH] [--jobs grpc-4x32,…] [--rounds 3] [--scale 1.0] [--json FILE]
+
+CPU time is what the kernel charged to the proxy (/proc/PID/task/*/schedstat), so it does not depend on who else runs; where
+the machine has hardware counters, `perf stat` adds cycles and instructions. Any error answer fails the run.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from load import Backends, h2load  # noqa: E402
+from proxies import Proxy, binaries  # noqa: E402
+
+GRPC = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-H", "user-agent: grpc-go/1.60"]
+
+# name: (h2load arguments with {n}, requests, path, HTTP/2?, how the proxy is configured)
+JOBS = {
+    "grpc-4x32": (["-c4", "-m32", "-n{n}", "-d", "{dir}/small", *GRPC], 60000, "/small", True, {}),
+    "grpc-100x1": (["-c100", "-m1", "-n{n}", "-d", "{dir}/small", *GRPC], 40000, "/small", True, {}),
+    "grpc-1x1": (["-c1", "-m1", "-n{n}", "-d", "{dir}/small", *GRPC], 8000, "/small", True, {}),
+    "grpc-rate": (["-c4", "-m32", "-n{n}", "--rps=500", "-d", "{dir}/small", *GRPC], 8000, "/small", True, {}),
+    "grpc-json-log": (["-c4", "-m32", "-n{n}", "-d", "{dir}/small", *GRPC], 60000, "/small", True, {"access_log": "{dir}/access.log"}),
+    "download-8m": (["-c2", "-m2", "-n{n}", "-w24", "-W26"], 120, "/8m", True, {}),
+    "upload-4m": (["-c2", "-m2", "-n{n}", "-d", "{dir}/4m"], 120, "/small", True, {}),
+    "http1-32": (["--h1", "-c32", "-n{n}"], 40000, "/", False, {}),
+}
+
+
+def counters(pids, seconds_of_work):
+    """Runs `seconds_of_work` under `perf stat -p`; returns what the machine can count (often nothing in a VM)."""
+    perf = shutil.which("perf")
+    if not perf or not counters.supported:
+        return {}, seconds_of_work()
+    events = "cycles:u,cycles:k,instructions:u,instructions:k"
+    stat = subprocess.Popen([perf, "stat", "-x,", "-e", events, "-p", ",".join(map(str, pids))], stderr=subprocess.PIPE, text=True)
+    result = seconds_of_work()
+    stat.send_signal(2)
+    found = {}
+    for line in stat.communicate()[1].splitlines():
+        part = line.split(",")
+        if len(part) > 2 and part[0].isdigit():
+            found[part[2]] = int(part[0])
+    return found, result
+
+
+def probe_counters():
+    """Whether this machine has hardware counters at all."""
+    perf = shutil.which("perf")
+    if not perf:
+        return False
+    out = subprocess.run([perf, "stat", "-x,", "-e", "cycles:u", "true"], capture_output=True, text=True, check=False).stderr
+    return bool(re.search(r"^\d+,", out, re.M))
+
+
+def traffic_round(name, binary, job, backends, folder, scale):
+    """One proxy, one job, once: starts it fresh, warms it, measures it."""
+    argv, n, path, h2, how = JOBS[job]
+    n = max(int(n * scale), 20)
+    fill = lambda args, count: [a.format(n=count, dir=folder) for a in args]
+    how = {k: v.format(dir=folder) for k, v in how.items()}
+    proxy = Proxy(name, binary, folder, backends.h2_port if h2 else backends.h1_port, 0, h2=h2, **how)
+    try:
+        idle = proxy.process.rss_kb()
+        log = f"{folder}/h2load.log"
+        h2load(fill([a for a in argv if not a.startswith("--rps")], max(n // 10, 128)), proxy.port, path, 1, log)
+        before = proxy.process.cpu_ns()
+        counted, seen = counters(proxy.process.pids(), lambda: h2load(fill(argv, n), proxy.port, path, 1, log))
+        seen["cpu_us"] = (proxy.process.cpu_ns() - before) / 1000 / seen["requests"]
+        for event, count in counted.items():
+            seen[event] = count / seen["requests"]
+        seen |= {"ready_ms": proxy.ready_ms, "rss_idle_kb": idle, "rss_after_kb": proxy.process.rss_kb()}
+        return seen
+    finally:
+        proxy.stop()
+
+
+def idle_connections(name, binary, backends, folder, count=2000):
+    """Memory of `count` idle HTTP/2 connections that have each carried nothing but the preface."""
+    proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True)
+    held = []
+    try:
+        before = proxy.process.rss_kb()
+        for _ in range(count):
+            s = socket.create_connection(("127.0.0.1", proxy.port))
+            s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+            held.append(s)
+        for s in held:
+            s.settimeout(10)
+            s.recv(4096)
+        after = proxy.process.rss_kb()
+        return {"idle_connection_kb": (after - before) / count, "rss_idle_kb": before, "rss_after_kb": after, "ready_ms": proxy.ready_ms}
+    finally:
+        for s in held:
+            s.close()
+        proxy.stop()
+
+
+def many_clusters(name, binary, backends, folder, count=1000):
+    """Start-up and memory with `count` idle clusters, against none."""
+    proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True)
+    few = proxy.process.rss_kb()
+    proxy.stop()
+    proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True, clusters=count)
+    try:
+        return {"cluster_kb": (proxy.process.rss_kb() - few) / count, "ready_ms": proxy.ready_ms, "rss_idle_kb": few, "rss_after_kb": proxy.process.rss_kb()}
+    finally:
+        proxy.stop()
+
+
+SPECIAL = {"idle-2000": idle_connections, "clusters-1000": many_clusters}
+
+
+def table(results, order):
+    """Prints one table a job: a row a proxy, with the ratio to Envoy."""
+    for job, rows in results.items():
+        print(f"\n{job}")
+        envoy = rows.get("envoy", {})
+        for name in order:
+            row = rows.get(name)
+            if not row:
+                continue
+            cells = [f"{k} {v:,.1f}" for k, v in row.items() if k not in ("requests",)]
+            key = "cycles" if "cycles:u" in row else "cpu_us"
+            if key == "cpu_us" and "cpu_us" in row and "cpu_us" in envoy:
+                cells.append(f"cpu vs envoy {envoy['cpu_us'] / row['cpu_us']:.2f}x")
+            elif "cycles:u" in row and "cycles:u" in envoy:
+                total = lambda r: r["cycles:u"] + r.get("cycles:k", 0)
+                cells.append(f"cycles vs envoy {total(envoy) / total(row):.2f}x")
+            print(f"  {name:9} " + "  ".join(cells))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outrider")
+    parser.add_argument("--envoy")
+    parser.add_argument("--jobs", default=",".join([*JOBS, *SPECIAL]))
+    parser.add_argument("--proxies", default="outrider,envoy,haproxy,nghttpx")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    counters.supported = probe_counters()
+    found = binaries(args.outrider, args.envoy)
+    order = [p for p in args.proxies.split(",") if p in found]
+    print(f"proxies: {', '.join(order)}; hardware counters: {'yes' if counters.supported else 'no (CPU time only)'}")
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="outrider-bench-") as folder:
+        os.chmod(folder, 0o755)
+        backends = Backends(folder, 1)
+        try:
+            for job in args.jobs.split(","):
+                rounds = {name: [] for name in order}
+                for _ in range(args.rounds):
+                    for name in order:
+                        if job in SPECIAL:
+                            if job == "clusters-1000" and name not in ("outrider", "envoy"):
+                                continue
+                            rounds[name].append(SPECIAL[job](name, found[name], backends, folder))
+                        elif not (name == "nghttpx" and job == "http1-32"):
+                            rounds[name].append(traffic_round(name, found[name], job, backends, folder, args.scale))
+                results[job] = {name: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for name, runs in rounds.items() if runs}
+                table({job: results[job]}, order)
+        finally:
+            backends.stop()
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump({"time": time.strftime("%Y-%m-%d"), "results": results}, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()
