@@ -1,1 +1,34 @@
-//! HTTP/1.1 and HTTP/2 on the wire, in both roles.
+//! HTTP/1.1 and HTTP/2 on the wire, in both roles: connections in, streams of messages out.
+//!
+//! Both codecs give and take one shape of message, so that nothing above knows which one it talks to: header names in
+//! lower case, the target's path and query as the URI, and the authority (`:authority` or `host`) apart from both, as an
+//! [`Authority`] among the request's extensions. Bodies are [`Body`]; every wait is bounded by back-pressure, never by a buffer.
+
+mod body;
+mod client;
+mod error;
+mod meter;
+mod options;
+mod server;
+
+pub use body::Body;
+pub use body::BodyStream;
+pub use body::Frame;
+pub use client::Client;
+pub use client::Exchange;
+pub use error::ConnectionEnd;
+pub use error::EndCause;
+pub use error::StreamError;
+pub use meter::Meter;
+pub use options::ClientOptions;
+pub use options::CodecType;
+pub use options::HeaderCase;
+pub use options::Http1Options;
+pub use options::Http2Options;
+pub use options::Keepalive;
+pub use options::ServerOptions;
+pub use options::UnderscoresAction;
+pub use server::Authority;
+pub use server::Handler;
+pub use server::MalformedRequest;
+pub use server::Respond;

@@ -1,0 +1,127 @@
+//! Message bodies: streams of frames that are pulled, one at a time, by whoever has room for the next.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::Exchange;
+use crate::StreamError;
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Frame {
+    /// Bytes; never empty on the wire, but an empty piece is legal.
+    Data(Bytes),
+    /// The trailer fields. Nothing comes after them.
+    Trailers(HeaderMap),
+}
+
+/// A message body. Dropping it before its end resets the stream it comes from.
+///
+/// Back-pressure: a pump asks its sink for room first, then polls one frame. Taking a frame opens the peer's window again.
+#[derive(Default)]
+pub enum Body {
+    /// No body and no trailers.
+    #[default]
+    Empty,
+    /// All of it at once.
+    Full(Bytes),
+    /// The answer of an upstream, whose polling also drives the request up.
+    Exchange(Exchange),
+    /// A body that a filter watches or changes.
+    Wrapped(Box<dyn BodyStream>),
+}
+
+/// A body made of another one: what filters and replays implement.
+pub trait BodyStream {
+    /// The next frame, `None` after the last. Must not be polled after `None` or an error.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>>;
+
+    /// Whether it is known that no frame is left.
+    fn is_end_stream(&self) -> bool;
+}
+
+impl Body {
+    /// A body that runs through `stream`.
+    pub fn wrap(stream: impl BodyStream + 'static) -> Body {
+        Body::Wrapped(Box::new(stream))
+    }
+
+    /// A body of these bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Body {
+        let bytes = bytes.into();
+        if bytes.is_empty() {
+            Body::Empty
+        } else {
+            Body::Full(bytes)
+        }
+    }
+
+    /// The next frame, `None` after the last. After an error the body is over.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        match self {
+            Body::Empty => Poll::Ready(None),
+            Body::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Body::Empty;
+                Poll::Ready(Some(Ok(Frame::Data(bytes))))
+            }
+            Body::Exchange(exchange) => exchange.poll_frame(cx),
+            Body::Wrapped(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    /// The next frame, `None` after the last.
+    pub async fn frame(&mut self) -> Option<Result<Frame, StreamError>> {
+        poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// Whether it is known that no frame is left; `false` says nothing.
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Empty => true,
+            Body::Full(_) => false,
+            Body::Exchange(exchange) => exchange.is_end_stream(),
+            Body::Wrapped(stream) => stream.is_end_stream(),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::full(bytes)
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Body::Empty => "Body::Empty",
+            Body::Full(_) => "Body::Full",
+            Body::Exchange(_) => "Body::Exchange",
+            Body::Wrapped(_) => "Body::Wrapped",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_body_gives_its_bytes_once() {
+        let mut body = Body::full("abc");
+        assert!(!body.is_end_stream());
+        assert!(
+            matches!(body.frame().await, Some(Ok(Frame::Data(bytes))) if bytes.as_ref() == b"abc")
+        );
+        assert!(body.frame().await.is_none());
+        assert!(body.is_end_stream());
+        assert!(Body::full("").is_end_stream());
+    }
+}

@@ -1,0 +1,100 @@
+//! Why a stream or a connection came to its end, in Envoy's words.
+
+use std::fmt;
+
+use h2::Reason;
+
+/// Why a stream ended before its time. `Display` is the phrase that Envoy puts after `reset reason: `.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamError {
+    /// This side reset the stream.
+    LocalReset,
+    /// This side refused the stream before any of it was processed.
+    LocalRefused,
+    /// The peer reset the stream.
+    RemoteReset(Reason),
+    /// The peer has not processed the stream: `REFUSED_STREAM`, or beyond the last stream of its GOAWAY. Safe to retry.
+    RemoteRefused,
+    /// The connection could not be made, or failed at once; says why.
+    ConnectionFailure(String),
+    /// The connection was not made in time.
+    ConnectionTimeout,
+    /// The connection was closed while the stream was open.
+    ConnectionTermination,
+    /// A circuit breaker, or the connection's own limit, had no room.
+    Overflow,
+    /// The peer refused a CONNECT request.
+    ConnectError,
+    /// What the peer sent is not HTTP; the text is Envoy's name for the fault, such as `http1.codec_error`.
+    ProtocolError(&'static str),
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StreamError::LocalReset => "local reset",
+            StreamError::LocalRefused => "local refused stream reset",
+            StreamError::RemoteReset(_) => "remote reset",
+            StreamError::RemoteRefused => "remote refused stream reset",
+            StreamError::ConnectionFailure(_) => "remote connection failure",
+            StreamError::ConnectionTimeout => "connection timeout",
+            StreamError::ConnectionTermination => "connection termination",
+            StreamError::Overflow => "overflow",
+            StreamError::ConnectError => "remote error with CONNECT request",
+            StreamError::ProtocolError(_) => "protocol error",
+        })
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+/// How a connection ended, for the counters of its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionEnd {
+    /// Who ended it, and why.
+    pub cause: EndCause,
+    /// Streams that were still open.
+    pub active_streams: usize,
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndCause {
+    /// The peer closed or reset it.
+    Remote,
+    /// This side closed it: drained, idle, or told to.
+    Local,
+    /// This side closed it because the peer broke the protocol; the text is Envoy's name for the fault.
+    ProtocolError(&'static str),
+    /// This side closed it because a keepalive ping was not answered in time.
+    KeepaliveTimeout,
+}
+
+impl EndCause {
+    /// Whether this side closed the connection (`…_cx_destroy_local`).
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        !matches!(self, EndCause::Remote)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_read_as_envoys_reset_reasons() {
+        let cases = [
+            (StreamError::RemoteReset(Reason::CANCEL), "remote reset"),
+            (StreamError::RemoteRefused, "remote refused stream reset"),
+            (
+                StreamError::ConnectionFailure("refused".into()),
+                "remote connection failure",
+            ),
+            (StreamError::ProtocolError("x"), "protocol error"),
+        ];
+        for (error, text) in cases {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+}

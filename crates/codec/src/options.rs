@@ -1,0 +1,237 @@
+//! What the config says about connections, for both roles and both codecs. Defaults are Envoy 1.40's.
+
+use std::time::Duration;
+
+use outrider_net::Drain;
+use outrider_net::Timers;
+
+/// Which codec serves a connection (`HttpConnectionManager.CodecType`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CodecType {
+    /// The HTTP/2 preface decides.
+    #[default]
+    Auto,
+    /// HTTP/1 always.
+    Http1,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+}
+
+/// What to do with request header names that hold an underscore (`HeadersWithUnderscoresAction`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnderscoresAction {
+    /// They pass.
+    #[default]
+    Allow,
+    /// The request is refused.
+    Reject,
+    /// The header is dropped.
+    Drop,
+}
+
+/// How HTTP/1 writes header names (`Http1ProtocolOptions.header_key_format`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderCase {
+    /// `content-type`
+    #[default]
+    Lower,
+    /// `Content-Type`
+    ProperWords,
+}
+
+/// `envoy.config.core.v3.Http1ProtocolOptions`.
+#[derive(Clone, Debug)]
+pub struct Http1Options {
+    /// `allow_absolute_url`
+    pub allow_absolute_url: bool,
+    /// `accept_http_10`
+    pub accept_http_10: bool,
+    /// `default_host_for_http_10`; empty for none.
+    pub default_host_for_http_10: String,
+    /// `header_key_format`
+    pub header_case: HeaderCase,
+    /// `enable_trailers`
+    pub enable_trailers: bool,
+    /// `allow_chunked_length`
+    pub allow_chunked_length: bool,
+    /// `send_fully_qualified_url`
+    pub send_fully_qualified_url: bool,
+    /// `override_stream_error_on_invalid_http_message`, or the connection manager's own setting.
+    pub stream_error_on_invalid_message: bool,
+}
+
+impl Default for Http1Options {
+    fn default() -> Http1Options {
+        Http1Options {
+            allow_absolute_url: true,
+            accept_http_10: false,
+            default_host_for_http_10: String::new(),
+            header_case: HeaderCase::Lower,
+            enable_trailers: false,
+            allow_chunked_length: false,
+            send_fully_qualified_url: false,
+            stream_error_on_invalid_message: false,
+        }
+    }
+}
+
+/// `envoy.config.core.v3.KeepaliveSettings`.
+#[derive(Clone, Debug)]
+pub struct Keepalive {
+    /// Time between pings; none for no regular pings.
+    pub interval: Option<Duration>,
+    /// How long to wait for an answer, counted anew whenever anything comes in.
+    pub timeout: Duration,
+    /// Up to this much is added to each interval, in percent of it.
+    pub interval_jitter_percent: f64,
+    /// A connection without traffic for this long is pinged before a new stream.
+    pub connection_idle_interval: Option<Duration>,
+}
+
+/// `envoy.config.core.v3.Http2ProtocolOptions`.
+#[derive(Clone, Debug)]
+pub struct Http2Options {
+    /// `hpack_table_size`, bytes
+    pub hpack_table_size: u32,
+    /// `max_concurrent_streams`: of the peer, and of this side as a client
+    pub max_concurrent_streams: u32,
+    /// `initial_stream_window_size`, bytes
+    pub initial_stream_window_size: u32,
+    /// `initial_connection_window_size`, bytes
+    pub initial_connection_window_size: u32,
+    /// `allow_connect`
+    pub allow_connect: bool,
+    /// `max_outbound_frames`
+    pub max_outbound_frames: u32,
+    /// `max_outbound_control_frames`
+    pub max_outbound_control_frames: u32,
+    /// `max_consecutive_inbound_frames_with_empty_payload`
+    pub max_consecutive_inbound_frames_with_empty_payload: u32,
+    /// `max_inbound_priority_frames_per_stream`
+    pub max_inbound_priority_frames_per_stream: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`
+    pub max_inbound_window_update_frames_per_data_frame_sent: u32,
+    /// `stream_reset_burst`, on servers
+    pub stream_reset_burst: u64,
+    /// `stream_reset_rate`, resets a second, on servers
+    pub stream_reset_rate: u64,
+    /// `override_stream_error_on_invalid_http_message`, or the connection manager's own setting.
+    pub stream_error_on_invalid_message: bool,
+    /// `connection_keepalive`
+    pub keepalive: Option<Keepalive>,
+}
+
+impl Default for Http2Options {
+    fn default() -> Http2Options {
+        Http2Options {
+            hpack_table_size: 4096,
+            max_concurrent_streams: 1024,
+            initial_stream_window_size: 16 << 20,
+            initial_connection_window_size: 24 << 20,
+            allow_connect: false,
+            max_outbound_frames: 10_000,
+            max_outbound_control_frames: 1_000,
+            max_consecutive_inbound_frames_with_empty_payload: 1,
+            max_inbound_priority_frames_per_stream: 100,
+            max_inbound_window_update_frames_per_data_frame_sent: 10,
+            stream_reset_burst: 1_000,
+            stream_reset_rate: 33,
+            stream_error_on_invalid_message: false,
+            keepalive: None,
+        }
+    }
+}
+
+/// What a connection manager gives the server role; one for all its connections on a worker.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// `codec_type`
+    pub codec: CodecType,
+    /// `http_protocol_options`
+    pub http1: Http1Options,
+    /// `http2_protocol_options`
+    pub http2: Http2Options,
+    /// `max_request_headers_kb`, KiB
+    pub max_request_headers_kb: u32,
+    /// `common_http_protocol_options.max_headers_count`
+    pub max_headers_count: u32,
+    /// `common_http_protocol_options.headers_with_underscores_action`
+    pub underscores: UnderscoresAction,
+    /// `common_http_protocol_options.idle_timeout`; none when switched off.
+    pub idle_timeout: Option<Duration>,
+    /// `common_http_protocol_options.max_connection_duration`
+    pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_connection_duration_jitter`, percent
+    pub max_connection_duration_jitter_percent: f64,
+    /// `common_http_protocol_options.max_requests_per_connection`
+    pub max_requests_per_connection: Option<u32>,
+    /// `request_headers_timeout`; none when switched off.
+    pub request_headers_timeout: Option<Duration>,
+    /// `drain_timeout`
+    pub drain_timeout: Duration,
+    /// `delayed_close_timeout`; none when switched off.
+    pub delayed_close_timeout: Option<Duration>,
+    /// `per_connection_buffer_limit_bytes` of the listener
+    pub buffer_limit: u32,
+    /// Tells the connections to finish.
+    pub drain: Drain,
+    /// The worker's timers.
+    pub timers: Timers,
+}
+
+impl ServerOptions {
+    /// Envoy's defaults on a worker.
+    #[must_use]
+    pub fn new(timers: Timers, drain: Drain) -> ServerOptions {
+        ServerOptions {
+            codec: CodecType::Auto,
+            http1: Http1Options::default(),
+            http2: Http2Options::default(),
+            max_request_headers_kb: 60,
+            max_headers_count: 100,
+            underscores: UnderscoresAction::Allow,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            max_connection_duration_jitter_percent: 0.0,
+            max_requests_per_connection: None,
+            request_headers_timeout: None,
+            drain_timeout: Duration::from_secs(5),
+            delayed_close_timeout: Some(Duration::from_secs(1)),
+            buffer_limit: 1 << 20,
+            drain,
+            timers,
+        }
+    }
+}
+
+/// What a cluster gives the client role; one for all its connections on a worker.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// `http_protocol_options`
+    pub http1: Http1Options,
+    /// `http2_protocol_options`
+    pub http2: Http2Options,
+    /// `common_http_protocol_options.max_response_headers_kb`, KiB; none for each codec's own default.
+    pub max_response_headers_kb: Option<u32>,
+    /// `common_http_protocol_options.max_headers_count`
+    pub max_headers_count: u32,
+    /// `per_connection_buffer_limit_bytes` of the cluster
+    pub buffer_limit: u32,
+    /// The worker's timers.
+    pub timers: Timers,
+}
+
+impl ClientOptions {
+    /// Envoy's defaults on a worker.
+    #[must_use]
+    pub fn new(timers: Timers) -> ClientOptions {
+        ClientOptions {
+            http1: Http1Options::default(),
+            http2: Http2Options::default(),
+            max_response_headers_kb: None,
+            max_headers_count: 100,
+            buffer_limit: 1 << 20,
+            timers,
+        }
+    }
+}
