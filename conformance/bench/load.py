@@ -23,7 +23,7 @@ http {{
 class Backends:
     """One nghttpd for HTTP/2 and one nginx for HTTP/1.1, off the proxy's core."""
 
-    def __init__(self, folder, cpu):
+    def __init__(self, folder, cpu, every_address=False):
         self.folder = folder
         with open(f"{folder}/small", "wb") as f:
             f.write(b"\0\0\0\0\x05hello")
@@ -32,7 +32,7 @@ class Backends:
         with open(f"{folder}/4m", "wb") as f:
             f.write(b"y" * (4 << 20))
         self.h2_port, self.h1_port = free_port(), free_port()
-        self.h2 = Process(["nghttpd", "--no-tls", "-d", folder, "-w", "24", "-W", "24", "-m", "1000", "--trailer", "grpc-status: 0", "-a", "127.0.0.1",
+        self.h2 = Process(["nghttpd", "--no-tls", "-d", folder, "-w", "24", "-W", "24", "-m", "1000", "--trailer", "grpc-status: 0", "-a", "0.0.0.0" if every_address else "127.0.0.1",
                            str(self.h2_port)], f"{folder}/nghttpd.log", cpu)
         with open(f"{folder}/nginx.conf", "w") as f:
             f.write(NGINX.format(folder=folder, port=self.h1_port))

@@ -166,18 +166,24 @@ backend b
 class Proxy:
     """A running proxy: `port` takes the traffic; `ready_ms` is the time from start to the first accept (or `/ready`)."""
 
+    workers = 1
+
     def __init__(self, name, binary, folder, backend, cpu, **how):
         self.name, self.port = name, free_port()
         self.admin = free_port()
         start = getattr(self, "start_" + name)
         self.process = start(binary, folder, backend, cpu, **how)
 
+    def config(self, backend, **how):
+        """The bootstrap of Envoy and Outrider, as a tree."""
+        return envoy_config(self.port, self.admin, backend, **how)
+
     def start_envoy(self, binary, folder, backend, cpu, **how):
         config = f"{folder}/{self.name}.json"
         with open(config, "w") as f:
-            json.dump(envoy_config(self.port, self.admin, backend, **how), f)
+            json.dump(self.config(backend, **how), f)
         begin = time.monotonic()
-        process = Process([binary, "-c", config, "--concurrency", "1", "-l", "error", "--base-id", str(os.getpid() % 10000 + len(self.name))],
+        process = Process([binary, "-c", config, "--concurrency", str(self.workers), "-l", "error", "--base-id", str(os.getpid() % 10000 + len(self.name))],
                           f"{folder}/{self.name}.log", cpu)
         while True:
             if process.child.poll() is not None:
