@@ -1,5 +1,6 @@
 //! The client role: connections to upstream hosts, and the requests on them.
 
+use std::any::Any;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
@@ -58,6 +59,8 @@ impl Client {
 pub struct Exchange {
     kind: ExchangeKind,
     meter: Rc<Meter>,
+    /// Declared last: by the time it is dropped, the stream's place on the connection is free again.
+    guard: Option<Box<dyn Any>>,
 }
 
 /// Which codec the exchange is on.
@@ -91,6 +94,12 @@ impl Exchange {
     #[must_use]
     pub fn request_sent(&self) -> bool {
         match self.kind {}
+    }
+
+    /// Keeps `guard` until the exchange is over, and drops it after the stream was given back to the connection: what
+    /// the pool counts as an active request.
+    pub fn hold(&mut self, guard: Box<dyn Any>) {
+        self.guard = Some(guard);
     }
 
     /// The exchange's counts: sent is the request, received the answer.
