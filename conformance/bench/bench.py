@@ -20,8 +20,9 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import messages  # noqa: E402
 from load import Backends, h2load  # noqa: E402
-from proxies import Proxy, binaries  # noqa: E402
+from proxies import Process, Proxy, binaries, free_port, wait_for_port  # noqa: E402
 
 GRPC = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-H", "user-agent: grpc-go/1.60"]
 
@@ -119,7 +120,24 @@ def many_clusters(name, binary, backends, folder, count=1000):
         proxy.stop()
 
 
-SPECIAL = {"idle-2000": idle_connections, "clusters-1000": many_clusters}
+def message_streams(name, binary, backends, folder, count=40000):
+    """CPU per echoed 1 KB message on bidirectional streams."""
+    port = free_port()
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "messages.py")
+    backend = Process([sys.executable, script, "serve", str(port)], f"{folder}/messages.log", 1)
+    wait_for_port(port, backend.child)
+    proxy = Proxy(name, binary, folder, port, 0, h2=True)
+    try:
+        messages.load(proxy.port, count // 10)
+        before = proxy.process.cpu_ns()
+        rate = messages.load(proxy.port, count)
+        return {"rate": rate, "cpu_us": (proxy.process.cpu_ns() - before) / 1000 / count, "ready_ms": proxy.ready_ms, "rss_after_kb": proxy.process.rss_kb()}
+    finally:
+        proxy.stop()
+        backend.stop()
+
+
+SPECIAL = {"messages-1k": message_streams, "idle-2000": idle_connections, "clusters-1000": many_clusters}
 
 
 def table(results, order):
