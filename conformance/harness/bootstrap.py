@@ -1,0 +1,69 @@
+"""The short form of a bootstrap: most cases differ from the plain HTTP proxy in a few fields, and say only those.
+
+`proxy:` may hold `routes` (of the one virtual host), `virtual_host`, `virtual_hosts`, `route_config`, `hcm`, `listener`, `cluster`
+(merged into each cluster), `clusters` (by name, merged into that cluster or added), `bootstrap` (merged at the top) and `log` (the
+access log's format, or `false`). Everything else is as small as Envoy allows. `run.py show NAME` prints the result.
+"""
+HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+FILE_LOG = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+PROTOCOL = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+PROTOCOL_KEY = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+LOG = ("%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL% %RESPONSE_CODE% flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% "
+       "in=%BYTES_RECEIVED% out=%BYTES_SENT% cluster=%UPSTREAM_CLUSTER% host=%UPSTREAM_HOST% grpc=%GRPC_STATUS% "
+       "failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% end=%CONNECTION_TERMINATION_DETAILS%\n")
+
+
+def merge(base, extra):
+    """Mappings merge, anything else replaces."""
+    if isinstance(base, dict) and isinstance(extra, dict):
+        return {**base, **{k: merge(base[k], v) if k in base else v for k, v in extra.items()}}
+    return extra
+
+
+def expand(short: dict, backends: dict) -> dict:
+    """The whole bootstrap for a short form; `backends` are the case's, by name, as written."""
+    clusters = {name: cluster(name, spec) for name, spec in backends.items() if spec["kind"] != "dns"}
+    clusters = {name: merge(one, short.get("cluster", {})) for name, one in clusters.items()}
+    for name, extra in short.get("clusters", {}).items():
+        clusters[name] = merge(clusters.get(name, {"name": name}), extra)
+    clusters = {name: one for name, one in clusters.items() if one}
+    first = next(iter(clusters), None)
+    routes = short.get("routes", [{"match": {"prefix": "/"}, "route": {"cluster": first}}] if first else [])
+    host = merge({"name": "all", "domains": ["*"], "routes": routes}, short.get("virtual_host", {}))
+    route_config = merge({"virtual_hosts": short.get("virtual_hosts", [host])}, short.get("route_config", {}))
+    hcm = {"@type": HCM, "stat_prefix": "ingress", "route_config": route_config,
+           "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}]}
+    if short.get("log", LOG):
+        hcm["access_log"] = [file_log(short.get("log", LOG))]
+    listener = {"name": "ingress", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+                "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": merge(hcm, short.get("hcm", {}))}]}]}
+    whole = {"admin": admin(), "static_resources": {"listeners": [merge(listener, short.get("listener", {}))], "clusters": list(clusters.values())}}
+    return merge(whole, short.get("bootstrap", {}))
+
+
+def admin() -> dict:
+    """The admin server that every case has."""
+    return {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
+
+
+def file_log(template) -> dict:
+    """An access log into the case's folder; a mapping is the log's own `log_format`."""
+    log_format = template if isinstance(template, dict) else {"text_format_source": {"inline_string": template}}
+    return {"name": "envoy.access_loggers.file", "typed_config": {"@type": FILE_LOG, "path": "<dir>/access.log", "log_format": log_format}}
+
+
+def cluster(name: str, spec: dict) -> dict:
+    """A STATIC cluster for a backend, speaking its codec."""
+    endpoints = [{"endpoint": {"address": address(name, spec, host)}} for host in spec.get("at", ["127.0.0.1"])]
+    made = {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}}
+    if spec["kind"] == "grpc" or spec.get("codec") == "http2":
+        made["typed_extension_protocol_options"] = {PROTOCOL_KEY: {"@type": PROTOCOL, "explicit_http_config": {"http2_protocol_options": {}}}}
+    return made
+
+
+def address(name: str, spec: dict, host: str) -> dict:
+    """Where the backend listens."""
+    if spec.get("unix"):
+        return {"pipe": {"path": f"<dir>/{name}.sock"}}
+    return {"socket_address": {"address": host, "port_value": f"<{name}.port>"}}

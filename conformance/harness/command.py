@@ -1,0 +1,200 @@
+"""Commands over cases: what to run, in how many processes, and how the result is shown."""
+import argparse
+import collections
+import concurrent.futures
+import difflib
+import json
+import multiprocessing
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import yaml
+
+from . import coverage, document
+from .case import Case, ROOT, select
+from .execute import Outcome, run_case
+
+TARGET = ROOT.parent / "target"
+
+
+def envoy_binary() -> str:
+    """The binary inside the pinned package."""
+    import envoy  # noqa: PLC0415 - only there when it could be installed
+    found = [p / "_bin" / "envoy" for p in map(Path, envoy.__path__) if (p / "_bin" / "envoy").exists()]
+    return str(found[0])
+
+
+def attempt(case: Case, binary: str, expected: dict | None) -> Outcome:
+    """One run in a worker process; a defect of the harness itself is shown as such."""
+    try:
+        return run_case(case, binary, expected)
+    except Exception:  # noqa: BLE001 - the report must name the case, whatever went wrong
+        return Outcome({"harness": traceback.format_exc()})
+
+
+def pool(jobs: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Worker processes: spawned, since gRPC's C core must not be forked."""
+    return concurrent.futures.ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+
+
+def pretty(observed) -> str:
+    """An observation as text, for files and for diffs."""
+    return json.dumps(observed, indent=1, ensure_ascii=False)
+
+
+def difference(left, right, names: tuple) -> str:
+    """Both as a unified diff."""
+    lines = difflib.unified_diff(pretty(left).splitlines(), pretty(right).splitlines(), *names, lineterm="", n=4)
+    return "\n".join(lines)
+
+
+def record(args) -> int:
+    """Runs each case three times against Envoy; only what repeats is written."""
+    cases = select(args.k)
+    binary = args.bin or envoy_binary()
+    who = ".outrider.json" if args.bin else ".expected.json"
+    if args.bin:
+        cases = [case for case in cases if "differs" in case.spec]
+    unstable = 0
+    with pool(args.j) as workers:
+        results = dict(zip((c.name for c in cases), workers.map(record_one, cases, [binary] * len(cases)), strict=True))
+    by_file: dict = collections.defaultdict(dict)
+    for case in cases:
+        observed, problem = results[case.name]
+        if problem:
+            unstable += 1
+            print(f"UNSTABLE {case.name}\n{problem}")
+        else:
+            by_file[case.path][case.variant] = observed
+    for path, variants in by_file.items():
+        file = path.with_suffix(who)
+        old = json.loads(file.read_text()) if file.exists() else {}
+        new = {**old, **variants} if args.k else variants
+        if new != old:
+            file.write_text(pretty(new) + "\n")
+            print(f"recorded {path.relative_to(ROOT)}")
+    print(f"{len(cases) - unstable} recorded, {unstable} unstable")
+    return 1 if unstable else 0
+
+
+def record_one(case: Case, binary: str) -> tuple:
+    """The observation and, when a second or third run gave another, the difference."""
+    first = attempt(case, binary, None)
+    problem = first.observed.get("harness", "")
+    if not problem and not first.observed.get("steps") and case.spec.get("traffic"):
+        problem = f"nothing observed: {first.observed}\n{first.notes[-1500:]}"
+    failed = [s for s in first.observed.get("steps", []) if str(s["saw"]).startswith("failed: ")]
+    problem = problem or "".join(f"{s}\n{first.notes[-1500:]}" for s in failed)
+    for _ in range(2):
+        if problem:
+            break
+        again = attempt(case, binary, first.observed)
+        problem = difference(first.observed, again.observed, ("first run", "again"))
+    return first.observed, problem
+
+
+def check(args) -> int:
+    """Runs the cases and compares; the last line is the verdict."""
+    cases = select(args.k)
+    who = "envoy" if args.envoy else "outrider"
+    binary = envoy_binary() if args.envoy else str(Path(args.bin).resolve())
+    began = time.monotonic()
+    rows = []
+    with pool(args.j) as workers:
+        running = {workers.submit(attempt, case, binary, case.expected(who)): case for case in cases}
+        for done in concurrent.futures.as_completed(running):
+            rows.append(judged(running[done], done.result(), who, args))
+    rows.sort(key=lambda row: row["case"])
+    summary(rows, time.monotonic() - began)
+    TARGET.mkdir(exist_ok=True)
+    Path(args.json or TARGET / f"conformance-{who}.json").write_text(json.dumps(rows, indent=1))
+    failed = sum(not row["passed"] for row in rows)
+    print(f"{len(rows) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
+    """Compares one outcome; a failure is printed at once."""
+    expected = case.expected(who)
+    passed = expected is not None and outcome.observed == expected
+    if not passed:
+        why = outcome.observed.get("harness") or ("nothing recorded yet" if expected is None else difference(expected, outcome.observed, ("recorded", who)))
+        shown = why if args.v else "\n".join(why.splitlines()[:args.lines])
+        print(f"--- FAILED {case.name}\n{shown}")
+        if outcome.notes.strip() and args.v:
+            print(f"--- the proxy said:\n{outcome.notes[-2000:]}")
+        sys.stdout.flush()
+    return {"case": case.name, "area": case.name.split("/")[0], "passed": passed, "differs": case.spec.get("differs"), "seconds": round(outcome.seconds, 2)}
+
+
+def summary(rows: list, seconds: float) -> None:
+    """A line per area."""
+    areas = collections.defaultdict(lambda: [0, 0, 0.0])
+    for row in rows:
+        areas[row["area"]][0 if row["passed"] else 1] += 1
+        areas[row["area"]][2] += row["seconds"]
+    print(f"\n{'area':<14}{'passed':>8}{'failed':>8}{'seconds':>9}")
+    for area, (good, bad, spent) in sorted(areas.items()):
+        print(f"{area:<14}{good:>8}{bad:>8}{spent:>9.1f}")
+    slow = sorted(rows, key=lambda row: -row["seconds"])[:3]
+    print("slowest: " + ", ".join(f"{r['case']} {r['seconds']:.1f} s" for r in slow))
+    print(f"in {seconds:.0f} s")
+
+
+def diff(args) -> int:
+    """Both binaries now, side by side with what differs."""
+    binary = str(Path(args.bin).resolve())
+    same = True
+    for case in select([args.name]):
+        truth = attempt(case, envoy_binary(), case.expected("envoy"))
+        ours = attempt(case, binary, truth.observed)
+        shown = difference(truth.observed, ours.observed, ("envoy", "outrider"))
+        same = same and not shown
+        print(f"=== {case.name}\n{shown or 'the same'}")
+        if args.v:
+            print(f"--- envoy said:\n{truth.notes}\n--- outrider said:\n{ours.notes}")
+    return 0 if same else 1
+
+
+def show(args) -> int:
+    """The whole config of a case, and what one run of a binary observes."""
+    for case in select([args.name]):
+        print(f"# {case.name}: {case.spec['about']}\n{yaml.safe_dump(case.config(), sort_keys=False)}")
+        if args.bin or args.envoy:
+            outcome = attempt(case, envoy_binary() if args.envoy else args.bin, None)
+            print(pretty(outcome.observed))
+            print(outcome.notes)
+    return 0
+
+
+def names(args) -> int:
+    """The cases and what they are about."""
+    for case in select(args.k):
+        print(f"{case.name}: {case.spec['about']}")
+    return 0
+
+
+def main() -> None:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(prog="conformance/run.py", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-k", action="append", default=[], help="only cases whose name holds this; may be repeated")
+    common.add_argument("-j", type=int, default=2, help="cases at a time")
+    common.add_argument("-v", action="store_true", help="whole differences, and what the proxy said")
+    common.add_argument("--lines", type=int, default=40, help="lines of a difference to print")
+    common.add_argument("--bin", help="the proxy to run")
+    common.add_argument("--envoy", action="store_true", help="real Envoy 1.40.0 is the proxy to run")
+    common.add_argument("--json", help="where the result file goes")
+    for word, act, takes_name in [("record", record, False), ("check", check, False), ("list", names, False), ("diff", diff, True), ("show", show, True),
+                                  ("docs", document.write, False), ("coverage", coverage.report, False)]:
+        command = commands.add_parser(word, parents=[common], help=act.__doc__.splitlines()[0])
+        command.set_defaults(act=act)
+        if takes_name:
+            command.add_argument("name")
+    args = parser.parse_args()
+    if args.act in (check, diff) and not args.envoy and not args.bin:
+        args.bin = str(TARGET / "release" / "outrider")
+    sys.exit(args.act(args))

@@ -1,0 +1,158 @@
+"""The gRPC upstream: grpcio's C core, one server per pod address. Messages are plain bytes.
+
+What a call does is told by its method and its metadata, so that a case shows it all:
+`Unary` and `Bidi` echo, `ClientStream` counts, `ServerStream` sends what the request asks for ("3 10": three messages of ten
+bytes), `Hang` answers nothing. `x-status: 5 not here` ends a call so, `x-delay: 0.2` waits first, `x-reply-size` sets the
+size of a unary reply, `x-initial: v` and `x-trailing-bin: v` are sent back as initial and trailing metadata.
+"""
+import threading
+import time
+from concurrent import futures
+
+import grpc
+
+from . import text
+
+OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
+           ("grpc.max_concurrent_streams", 1000)]
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+KNOWN = {"Unary", "ClientStream", "ServerStream", "Bidi", "Hang", "UnaryCall", "EmptyCall"}
+
+
+class GrpcBackend:
+    """All pods of one gRPC service; each address is a server of its own on the same port."""
+
+    def __init__(self, name: str, spec: dict, _folder):
+        self.name = name
+        self.spec = spec
+        self.hosts = spec.get("at", ["127.0.0.1"])
+        self.seen: list = []
+        self.lock = threading.Lock()
+        self.servers: dict = {}
+        self.stopped = threading.Event()
+        self.port = 0
+        while not self.bind():
+            for host in list(self.servers):
+                self.stop_pod(host)
+
+    def bind(self) -> bool:
+        """The same port on every address, or False."""
+        self.port = 0
+        try:
+            for host in self.hosts:
+                self.start_pod(host)
+        except RuntimeError:
+            return False
+        return True
+
+    def start_pod(self, host: str) -> None:
+        """A pod comes up."""
+        options = [*OPTIONS, *self.spec.get("options", {}).items()]
+        server = grpc.server(futures.ThreadPoolExecutor(160), handlers=[Handler(self, host)], options=options)
+        self.port = server.add_insecure_port(f"{host}:{self.port}")
+        server.start()
+        self.servers[host] = server
+
+    def stop_pod(self, host: str) -> None:
+        """A pod dies: its calls are cut."""
+        self.servers.pop(host).stop(0).wait()
+
+    def start(self) -> None:
+        """It serves since it was bound."""
+
+    def note(self, what) -> None:
+        """Remembers an observation."""
+        with self.lock:
+            self.seen.append(what)
+
+    def stop(self) -> None:
+        """Ends every pod."""
+        self.stopped.set()
+        for server in self.servers.values():
+            server.stop(0)
+
+
+class Handler(grpc.GenericRpcHandler):
+    """Takes every method that exists; the others are UNIMPLEMENTED by grpcio itself."""
+
+    def __init__(self, backend: GrpcBackend, pod: str):
+        self.backend = backend
+        self.pod = pod
+
+    def service(self, details):
+        """The handler of a method, by its last part."""
+        service, _, method = details.method.rpartition("/")
+        if method not in KNOWN or service.endswith("UnimplementedService"):
+            return None
+        kinds = {"ClientStream": (grpc.stream_unary_rpc_method_handler, self.count),
+                 "ServerStream": (grpc.unary_stream_rpc_method_handler, self.stream),
+                 "Bidi": (grpc.stream_stream_rpc_method_handler, self.chat),
+                 "Hang": (grpc.stream_stream_rpc_method_handler, self.hang)}
+        make, behaviour = kinds.get(method, (grpc.unary_unary_rpc_method_handler, self.echo))
+        return make(lambda data, context: self.call(details.method, behaviour, data, context))
+
+    def call(self, method: str, behaviour, data, context):
+        """What all calls share: notes, metadata, delay and status."""
+        metadata = dict(context.invocation_metadata())
+        shown = [f"{k}: {v.hex() if isinstance(v, bytes) else v}" for k, v in sorted(context.invocation_metadata(), key=lambda kv: kv[0])]
+        self.backend.note({"call": method, "metadata": shown})
+        context.add_callback(lambda: None)
+        initial = [("pod", self.pod)]
+        if "x-initial" in metadata:
+            initial.append(("x-initial", metadata["x-initial"]))
+        context.send_initial_metadata(initial) if "x-status" not in metadata or "x-initial" in metadata else None
+        trailing = [("x-trailing-bin", metadata["x-trailing-bin"])] if "x-trailing-bin" in metadata else []
+        context.set_trailing_metadata(trailing)
+        if "x-delay" in metadata:
+            self.backend.stopped.wait(float(metadata["x-delay"]))
+        if "x-compress" in metadata:
+            context.set_compression(grpc.Compression.Gzip)
+        if "x-status" in metadata:
+            code, _, message = metadata["x-status"].partition(" ")
+            context.set_code(CODES[int(code)])
+            context.set_details(metadata.get("x-message-bin", b"").decode() or message)
+        return behaviour(data, context, metadata)
+
+    @staticmethod
+    def echo(data, _context, metadata):
+        """The request, or as many bytes as asked for."""
+        return b"z" * int(metadata["x-reply-size"]) if "x-reply-size" in metadata else data
+
+    @staticmethod
+    def count(messages, _context, _metadata):
+        """How much came."""
+        sizes = [len(m) for m in messages]
+        return f"{len(sizes)} messages, {sum(sizes)} bytes".encode()
+
+    @staticmethod
+    def stream(data, _context, metadata):
+        """"3 10": three messages of ten bytes; further numbers are sizes of their own."""
+        numbers = [int(n) for n in data.split() or [0]]
+        for at in range(numbers[0]):
+            if "x-pause" in metadata and at:
+                time.sleep(float(metadata["x-pause"]))
+            yield bytes([97 + at % 26]) * (numbers[1 + at % (len(numbers) - 1)] if len(numbers) > 1 else 1)
+
+    @staticmethod
+    def chat(messages, _context, _metadata):
+        """Each message back as it comes."""
+        yield from messages
+
+    def hang(self, _messages, context, _metadata):
+        """Nothing, until the caller gives up; that is noted."""
+        gone = threading.Event()
+        if context.add_callback(gone.set):
+            while not gone.wait(0.05) and not self.backend.stopped.is_set():
+                pass
+        self.backend.note("the call ended by cancellation" if gone.is_set() else "the call was still there")
+        yield from ()
+
+
+def shown_metadata(metadata) -> list:
+    """Metadata as lines, sorted; binary values in hex."""
+    return [f"{k}: {v.hex() if isinstance(v, bytes) else v}" for k, v in sorted(metadata or (), key=lambda kv: kv[0])]
+
+
+def shown_message(data: bytes) -> str:
+    """A message in an observation."""
+    return text.shown(data) if len(data) <= 100 else f"({len(data)} bytes)"

@@ -1,0 +1,63 @@
+"""The one place for what is not deterministic: an observation with these texts in it compares equal on every run."""
+import re
+import socket
+
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+RULES = [(re.compile(pattern), by) for pattern, by in [
+    (UUID, "<uuid>"),
+    (rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (?:{MONTHS}) \d{{4}} \d\d:\d\d:\d\d GMT", "<date>"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+Z?", "<time>"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "<time>"),
+    (r"(x-envoy-upstream-service-time: )\d+", r"\1<ms>"),
+    (r"(grpc-timeout: )\d+[nuSmMH]", r"\1<timeout>"),
+    (r"(x-envoy-expected-rq-timeout-ms: )(?!15000\b)\d+", r"\1<ms>"),
+    (r"(user-agent: grpc-python)[^\n\"]*", r"\1"),
+    (r"(user-agent: grpc-\w+)/[\w.+ ()/;-]*", r"\1"),
+    (r"[0-9a-f]{40}/1\.\d+\.\d+/[A-Za-z-]+/[A-Z]+/[A-Za-z0-9-]+", "<version>"),
+    (r"\b(127\.\d+\.\d+\.\d+|\[::1\]):\d{4,5}\b", r"\1:<port>"),
+]]
+
+
+def local_address() -> str:
+    """The machine's own address, that Envoy puts into x-forwarded-for for a loopback client."""
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        probe.connect(("192.0.2.1", 9))
+        return probe.getsockname()[0]
+    except OSError:
+        return "127.0.0.1"
+    finally:
+        probe.close()
+
+
+class Normaliser:
+    """The rules, with what is particular to this run: its folder, its ports."""
+
+    def __init__(self, folder: str, ports: dict):
+        self.folder = folder
+        self.ports = {re.compile(rf"(?<!\d){number}(?!\d)"): f"<{name}>" for name, number in ports.items() if number}
+        local = local_address()
+        self.local = re.compile(rf"(?<![\d.]){re.escape(local)}(?![\d.])") if local != "127.0.0.1" else None
+        self.host = socket.gethostname()
+
+    def __call__(self, tree):
+        """An observation with the rules applied to every text in it."""
+        if isinstance(tree, dict):
+            return {self(k): self(v) for k, v in tree.items()}
+        if isinstance(tree, (list, tuple)):
+            return [self(one) for one in tree]
+        if isinstance(tree, int) and not isinstance(tree, bool):
+            return self(str(tree)) if any(p.fullmatch(str(tree)) for p in self.ports) else tree
+        return self.text(tree) if isinstance(tree, str) else tree
+
+    def text(self, value: str) -> str:
+        """One text."""
+        value = value.replace(self.folder, "<dir>")
+        for pattern, by in self.ports.items():
+            value = pattern.sub(by, value)
+        for pattern, by in RULES:
+            value = pattern.sub(by, value)
+        if self.local:
+            value = self.local.sub("<local-address>", value)
+        return value.replace(self.host, "<hostname>") if len(self.host) > 3 else value

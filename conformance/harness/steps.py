@@ -1,0 +1,346 @@
+"""The words of `traffic:`, one function each, with the table at the end. Each returns its observation, or None for none."""
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import subprocess
+
+from . import backends, client, grpc_client, http1, http2, text
+from .proxy import die_with_parent
+
+
+def http(run, step: dict):
+    """`http: GET /path`: one request; `codec` (or a list of them), `headers`, `body`, `trailers`, `authority`, `to`, `on`, `show`."""
+    codecs = step.get("codec", run.case.down)
+    if isinstance(codecs, list):
+        return {codec: http(run, {**step, "codec": codec}) for codec in codecs}
+    request = client.request_of(step)
+    conn = run.connection(step, codecs)
+    seen = (client.over_http2 if codecs == "http2" else client.over_http1)(conn, request)
+    if "on" not in step:
+        hang_up(conn)
+    return only(seen, step.get("show"))
+
+
+def hang_up(conn) -> None:
+    """Closes a connection of either kind."""
+    conn.sock.close()
+
+
+def only(seen: dict, show):
+    """The parts of an answer that a step asks for: `status`, `body`, `trailers`, or header names."""
+    if show is None:
+        return seen
+    names = show.split() if isinstance(show, str) else show
+    if names == ["status"]:
+        return seen.get("status", seen)
+    kept = {k: seen[k] for k in ("status", "body", "trailers", "reset", "ended") if k in seen and (k in names or k in ("reset", "ended"))}
+    wanted = [line for line in seen.get("headers", []) if line.split(":")[0].lower() in names]
+    return {**kept, **({"headers": wanted} if wanted else {})}
+
+
+def requests(run, step: dict) -> list:
+    """`requests:` a list of requests, each on its own connection; the step's other keys are shared by all of them."""
+    shared = {k: v for k, v in step.items() if k != "requests"}
+    table = []
+    for one in step["requests"]:
+        one = {"http": one} if isinstance(one, str) else one
+        named = ", ".join(f"{k}: {v}" for k, v in one.items() if k in ("headers", "authority", "codec"))
+        table.append({one["http"] + (f" ({named})" if named else ""): http(run, {**shared, **one})})
+    return table
+
+
+def raw(run, step: dict):
+    """`raw:` HTTP/1 bytes: `send: text` (line ends become CRLF), `bytes: text` (as it is), `receive: answer|head-answer|end|N`, `close`, `end`."""
+    stream = run.connection(step, "http1")
+    seen = []
+    for one in step["raw"]:
+        (word, value), = one.items() if isinstance(one, dict) else ((one, None),)
+        if word == "send":
+            stream.write(text.crlf(value))
+        elif word == "bytes":
+            stream.write(text.payload(value))
+        elif word == "receive":
+            seen.append(received(stream, value))
+        elif word == "end":
+            http2.half_close(stream, None)
+        elif word == "abort":
+            http2.hard_close(http2.Connection(stream.sock), None)
+        elif word == "close":
+            stream.sock.close()
+        else:
+            raise ValueError(f"unknown raw step {word!r}")
+    if "on" not in step:
+        stream.sock.close()
+    return seen
+
+
+def received(stream: http1.Stream, what):
+    """What an HTTP/1 client reads."""
+    if what == "end":
+        data = stream.rest()
+        return {"end": stream.ended, **({"bytes": text.lines(data)} if data else {})}
+    if isinstance(what, int):
+        return text.lines(stream.exactly(what))
+    return client.read_answer(stream, what == "head-answer")
+
+
+def frames(run, step: dict):
+    """`h2:` a frame script (see `http2.action`); its transcript. `show` names frame kinds that are left out otherwise."""
+    conn = run.connection(step, "frames")
+    before = len(conn.events)
+    for one in step["h2"]:
+        http2.action(conn, one)
+    seen = http2.transcript(conn.events[before:], tuple(step.get("show", "").split()))
+    if "on" not in step:
+        hang_up(conn)
+    return seen
+
+
+def grpc(run, step: dict):
+    """`grpc: Method` by one client or each of a list; `times: N` with `parallel: true` sums up by status and pod."""
+    clients = step.get("client", "grpcio")
+    if isinstance(clients, list):
+        return {one: grpc(run, {**step, "client": one}) for one in clients}
+    address = run.address(step.get("to", "ingress"))
+    call = grpc_client.Call(step)
+    if "times" not in step:
+        channel = run.channel(step["on"], address) if "on" in step else None
+        return grpc_client.CLIENTS[clients](address, call, channel)
+    channel = run.channel(step.get("on", "shared"), address)
+    workers = step["times"] if step.get("parallel") else 1
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        answers = list(pool.map(lambda _: grpc_client.grpcio(address, call, channel), range(step["times"])))
+    return summed(answers)
+
+
+def summed(answers: list) -> dict:
+    """Many calls: how many ended how, and which pod answered them."""
+    counts: dict = {"status": {}, "pods": {}}
+    for one in answers:
+        end = f"{one['status']} {one['message']}".strip()
+        counts["status"][end] = counts["status"].get(end, 0) + 1
+        for line in one.get("initial", []):
+            if line.startswith("pod: "):
+                counts["pods"][line[5:]] = counts["pods"].get(line[5:], 0) + 1
+    return {k: dict(sorted(v.items())) for k, v in counts.items() if v}
+
+
+def admin(run, step: dict):
+    """`admin: GET /path`; `grep: regex` keeps matching lines, `pick: [dotted.path[]]` parts of JSON, `show` parts of the answer."""
+    words = step["admin"].split(" ", 1)
+    method, path = words if len(words) == 2 else ("GET", words[0])
+
+    def ask():
+        status, headers, body = run.proxy.get(path, method, step.get("body", "").encode() or None)
+        seen = {"status": status, "headers": client.listed([h for h in headers if h[0].lower() not in ("date", "content-length", "transfer-encoding")])}
+        seen["body"] = admin_body(step, body)
+        return {k: v for k, v in seen.items() if k in step.get("show", "status headers body").split()}
+
+    return run.settle(ask) if step.get("settle", True) else ask()
+
+
+def admin_body(step: dict, body: bytes):
+    """The part of an admin answer that a step looks at."""
+    if "pick" in step:
+        tree = json.loads(body)
+        return {path: pick(tree, path.split(".")) for path in ([step["pick"]] if isinstance(step["pick"], str) else step["pick"])}
+    whole = body.decode("latin-1")
+    if "grep" in step:
+        return sorted(line for line in whole.split("\n") if re.search(step["grep"], line)) if step.get("sorted", True) else [line for line in whole.split("\n") if re.search(step["grep"], line)]
+    return whole.split("\n") if "\n" in whole.rstrip("\n") else whole
+
+
+def pick(tree, path: list):
+    """`a.b[].c` in JSON; what is missing is null."""
+    if not path:
+        return tree
+    name, *rest = path
+    if name == "*":
+        return {k: pick(v, rest) for k, v in tree.items()}
+    many = name.endswith("[]")
+    inner = tree.get(name.removesuffix("[]")) if isinstance(tree, dict) else None
+    if many:
+        return [pick(one, rest) for one in inner or []]
+    return pick(inner, rest) if inner is not None else None
+
+
+def stats(run, step: dict):
+    """`stats: regex` (or several): the matching lines of /stats once they have settled; `all: true` shows zeros too."""
+    return run.settle(lambda: run.stats(step["stats"], step.get("all", False)))
+
+
+def seen(run, step: dict):
+    """`seen: backend`: what a backend saw since the last look; `sorted: true` where the order is open."""
+    backend = run.backends[step["seen"]]
+    start = run.looked.get(step["seen"], 0)
+
+    def look():
+        with backend.lock:
+            found = list(backend.seen[start:])
+        return sorted(found, key=str) if step.get("sorted") else found
+
+    result = run.settle(look)
+    run.looked[step["seen"]] = start + len(result)
+    return result
+
+
+def queries(run, step: dict) -> list:
+    """`queries: dns`: the different questions a name server got since the last look."""
+    server = run.backends[step["queries"]]
+    start = run.looked.get(step["queries"], 0)
+
+    def look():
+        with server.lock:
+            return sorted(set(server.seen[start:]))
+
+    result = run.settle(look)
+    run.looked[step["queries"]] = len(server.seen)
+    return result
+
+
+def connections(run, step: dict):
+    """`connections: backend`: how many were made, how many are open."""
+    backend = run.backends[step["connections"]]
+    return run.settle(lambda: {"accepted": backend.accepted, "open": backend.open})
+
+
+def log(run, step: dict):
+    """`log: file`: the lines of an access log (or another file of the case) since the last look."""
+    return run.settle(lambda: run.lines(step["log"]))
+
+
+def wait(run, step: dict):
+    """`wait:` until a `stat: {name: value}` holds (`>N` for more than N), `ready: 200|503`, `seen: {backend: N}`, `open: {backend: N}`,
+    `queries: {dns: N}`, `lines: {file: N}`, or the process is `gone: true`; `for: seconds`, 8 by default. Not coming is an observation."""
+    conditions = {key: value for key, value in step["wait"].items() if key != "for"}
+
+    def met():
+        return all(CONDITIONS[key](run, value) for key, value in conditions.items())
+
+    came = backends.wait_until(met, step["wait"].get("for", 8))
+    return None if came else f"did not come: {conditions}, but {run.facts(conditions)}"
+
+
+def stat_holds(run, wanted: dict) -> bool:
+    """Whether each stat has its value."""
+    values = run.stat_values()
+    for name, value in wanted.items():
+        now = values.get(name, 0)
+        good = now > int(value[1:]) if isinstance(value, str) and value.startswith(">") else now == value
+        if not good:
+            return False
+    return True
+
+
+def ready_is(run, value: int) -> bool:
+    """Whether /ready answers that status."""
+    try:
+        return run.proxy.get("/ready")[0] == value
+    except OSError:
+        return False
+
+
+CONDITIONS = {
+    "stat": stat_holds,
+    "ready": ready_is,
+    "seen": lambda run, value: all(len(run.backends[name].seen) >= count for name, count in value.items()),
+    "queries": lambda run, value: all(len(run.backends[name].seen) - run.looked.get(name, 0) >= count for name, count in value.items()),
+    "open": lambda run, value: all(run.backends[name].open == count for name, count in value.items()),
+    "lines": lambda run, value: all(len(run.lines(name)) >= count for name, count in value.items()),
+    "gone": lambda run, _value: run.proxy.process.poll() is not None,
+}
+
+
+def dns(run, step: dict) -> None:
+    """`dns: {server: {name: entry}}`: changes records; `null` removes one."""
+    for server, records in step["dns"].items():
+        with run.backends[server].lock:
+            run.backends[server].records = {k: v for k, v in {**run.backends[server].records, **records}.items() if v is not None}
+
+
+def pod(run, step: dict) -> None:
+    """`stop: {backend: address}` and `start: {backend: address}`: a pod of a gRPC backend dies or comes back."""
+    for word, act in (("stop", "stop_pod"), ("start", "start_pod")):
+        for name, host in step.get(word, {}).items():
+            getattr(run.backends[name], act)(host)
+
+
+def send_signal(run, step: dict) -> None:
+    """`signal: TERM`."""
+    os.kill(run.proxy.process.pid, getattr(signal, f"SIG{step['signal']}"))
+
+
+def ended(run, _step: dict):
+    """`exit:` waits for the process to end: its exit code."""
+    try:
+        return {"code": run.proxy.process.wait(15)}
+    except subprocess.TimeoutExpired:
+        return "still running"
+
+
+def execute(run, step: dict) -> dict:
+    """`run: [flags]`: the binary once, to its end; `<config>` is the case's file. `grep` keeps matching lines of stdout, `stderr` of stderr."""
+    env = {**os.environ, **step.get("env", {})}
+    words = [run.binary, *[str(w) for w in step["run"]]]
+    done = subprocess.run(words, cwd=run.folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, preexec_fn=die_with_parent)
+    result = {"exit": done.returncode, "stdout": text.lines(done.stdout)}
+    if "grep" in step:
+        result["stdout"] = [line for line in done.stdout.decode("latin-1").split("\n") if re.search(step["grep"], line)]
+    if "stderr" in step:
+        result["stderr"] = [line for line in done.stderr.decode("latin-1").split("\n") if re.search(step["stderr"], line)]
+    run.notes.append((done.stdout + done.stderr).decode("utf-8", "replace")[-2000:])
+    return result
+
+
+def write(run, step: dict) -> None:
+    """`write: {name: text}`: a file in the case's folder."""
+    for name, content in step["write"].items():
+        (run.folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def close(run, step: dict) -> None:
+    """`close: name`: ends a connection that steps shared by `on: name`."""
+    conn = run.conns.pop(step["close"], None)
+    if conn is not None:
+        hang_up(conn)
+    channel = run.channels.pop(step["close"], None)
+    if channel is not None:
+        channel.close()
+
+
+def begin(run, step: dict) -> None:
+    """`begin: {name: step}`: starts steps without waiting; `finish: name` is their observation."""
+    for name, inner in step["begin"].items():
+        run.background[name] = run.pool.submit(perform, run, inner)
+
+
+def finish(run, step: dict):
+    """The observation of a step that `begin` started."""
+    return run.background.pop(step["finish"]).result(20)
+
+
+def parallel(run, step: dict) -> list:
+    """`parallel: [steps]`: all at once; their observations in the order written."""
+    started = [run.pool.submit(perform, run, inner) for inner in step["parallel"]]
+    return [one.result(20) for one in started]
+
+
+def perform(run, step):
+    """One step: the first key that is a word of the table says which."""
+    if isinstance(step, str):
+        step = {"http": step} if " /" in step or " *" in step else {step: None}
+    word = next((key for key in step if key in WORDS), None)
+    if word is None:
+        raise ValueError(f"no such step: {step}")
+    return WORDS[word](run, step)
+
+
+WORDS = {
+    "http": http, "requests": requests, "raw": raw, "h2": frames, "grpc": grpc, "admin": admin, "stats": stats, "seen": seen, "queries": queries,
+    "connections": connections, "log": log, "wait": wait, "dns": dns, "stop": pod, "start": pod, "signal": send_signal, "exit": ended,
+    "run": execute, "write": write, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
+    "cut": lambda run, step: run.backends[step["cut"]].cut(),
+    "release": lambda run, step: run.backends[step["release"]].held.set(),
+}
