@@ -22,14 +22,22 @@
 //! The rows of a group go away once its last handle, on any worker, is dropped.
 
 mod codes;
+mod distribution;
 mod group;
 mod histogram;
+mod options;
+pub mod render;
 mod scalar;
 mod scope;
+mod snapshot;
 mod store;
+mod tags;
 
 pub use codes::ResponseClasses;
 pub use codes::ResponseCodes;
+pub use distribution::Bucket;
+pub use distribution::Distribution;
+pub use distribution::QUANTILES;
 pub use group::Group;
 pub use group::Held;
 pub use group::Lazy;
@@ -37,8 +45,16 @@ pub use group::Metric;
 pub use group::Stat;
 pub use group::Visitor;
 pub use histogram::Histogram;
+pub use options::NameMatcher;
+pub use options::Options;
 pub use scalar::Counter;
 pub use scalar::Gauge;
 pub use scalar::TextReadout;
 pub use scope::Scope;
+pub use snapshot::Filter;
+pub use snapshot::Kind;
+pub use snapshot::Row;
+pub use snapshot::Snapshot;
+pub use snapshot::Value;
+pub use store::Recorded;
 pub use store::Store;

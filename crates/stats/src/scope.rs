@@ -13,11 +13,6 @@ impl Scope {
         Self(String::new()).name(name)
     }
 
-    /// The scope of stats without a prefix.
-    pub fn root() -> Self {
-        Self(String::new())
-    }
-
     /// The scope `name` below this one. A name from the configuration is made fit as Envoy does it: `:` turns into `_`.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
@@ -31,6 +26,14 @@ impl Scope {
     /// The dotted name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The dotted name with the dot that stands before what is in it.
+    pub(crate) fn into_prefix(mut self) -> Box<str> {
+        if !self.0.is_empty() {
+            self.0.push('.');
+        }
+        self.0.into()
     }
 }
 
@@ -57,7 +60,9 @@ mod tests {
             (&["cluster", "https://x:1/y"], "cluster.https_x_1/y"),
             (&["cluster", "x."], "cluster.x"),
         ] {
-            let scope = parts.iter().fold(Scope::root(), |s, part| s.name(part));
+            let scope = parts[1..]
+                .iter()
+                .fold(Scope::new(parts[0]), |s, part| s.name(part));
             assert_eq!(scope.as_str(), want);
         }
     }

@@ -7,19 +7,40 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use crate::Distribution;
+use crate::Filter;
 use crate::Group;
+use crate::Metric;
+use crate::Options;
 use crate::Scope;
+use crate::Snapshot;
+use crate::Visitor;
 
 /// All stats of one process. Only registration and rendering lock it; counting never does.
 #[derive(Default)]
 pub struct Store {
-    scopes: Mutex<BTreeMap<Box<str>, Vec<Registered>>>,
+    options: Options,
+    /// By the scope's name with a dot behind it, so that whatever is below a scope follows right after it.
+    scopes: Mutex<Scopes>,
 }
+
+pub(crate) type Scopes = BTreeMap<Box<str>, Vec<Registered>>;
 
 /// One kind of group under one scope: a copy for each worker that registered it.
 pub(crate) struct Registered {
     kind: TypeId,
     pub(crate) copies: Vec<Arc<dyn Group>>,
+    /// The histograms of all copies as of the last flush, by name; only those that ever recorded something.
+    pub(crate) recorded: BTreeMap<Box<str>, Recorded>,
+}
+
+/// One histogram, summed over its copies.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// Between the last two flushes.
+    pub interval: Distribution,
+    /// Since the start.
+    pub cumulative: Distribution,
 }
 
 impl Registered {
@@ -28,19 +49,49 @@ impl Registered {
     fn is_alive(&self) -> bool {
         self.copies.iter().any(|copy| Arc::strong_count(copy) > 1)
     }
+
+    fn flush(&mut self) {
+        for recorded in self.recorded.values_mut() {
+            recorded.interval.clear();
+        }
+        for copy in &self.copies {
+            copy.visit(&mut Visitor::new(&mut |name, metric| {
+                let Metric::Histogram(histogram) = metric else {
+                    return;
+                };
+                histogram.drain(|lower, count| {
+                    if !self.recorded.contains_key(name) {
+                        self.recorded.insert(name.into(), Recorded::default());
+                    }
+                    if let Some(recorded) = self.recorded.get_mut(name) {
+                        recorded.interval.add(lower, count.into());
+                        recorded.cumulative.add(lower, count.into());
+                    }
+                });
+            }));
+        }
+    }
 }
 
 impl Store {
-    /// An empty store.
+    /// An empty store with Envoy's defaults.
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// An empty store as a bootstrap's `stats_config` wants it.
+    pub fn with_options(options: Options) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            ..Self::default()
+        })
     }
 
     /// A new copy of `G` under `scope`, for one worker (or the main thread) to write to.
     pub fn register<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
         let copy = Arc::new(G::default());
         let mut scopes = self.lock();
-        let groups = scopes.entry(scope.as_str().into()).or_default();
+        let groups = scopes.entry(scope.into_prefix()).or_default();
         groups.retain(Registered::is_alive); // of a cluster that was removed and is added again
         let kind = TypeId::of::<G>();
         match groups.iter_mut().find(|group| group.kind == kind) {
@@ -48,12 +99,47 @@ impl Store {
             None => groups.push(Registered {
                 kind,
                 copies: vec![copy.clone()],
+                recorded: BTreeMap::new(),
             }),
         }
         copy
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Vec<Registered>>> {
+    /// Takes in what the workers' histograms recorded, ending one interval and starting the next, and forgets groups
+    /// that nobody holds. To be called every `stats_flush_interval` (5 s): histograms show nothing before.
+    pub fn flush(&self) {
+        self.lock().retain(|_, groups| {
+            groups.retain(Registered::is_alive);
+            groups.iter_mut().for_each(Registered::flush);
+            !groups.is_empty()
+        });
+    }
+
+    /// Sets all counters to 0 (`/reset_counters`). Gauges and histograms stay.
+    pub fn reset_counters(&self) {
+        let mut reset = |_: &str, metric: Metric<'_>| {
+            if let Metric::Counter(counter) = metric {
+                counter.reset();
+            }
+        };
+        for group in self.lock().values().flatten() {
+            for copy in &group.copies {
+                copy.visit(&mut Visitor::new(&mut reset));
+            }
+        }
+    }
+
+    /// The present values of all stats that `filter` lets through, in the order of their names.
+    pub fn snapshot(&self, filter: &Filter) -> Snapshot {
+        Snapshot::take(&self.lock(), &self.options, filter)
+    }
+
+    /// How stats are labelled, chosen and bucketed.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scopes> {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,6 +148,99 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
             .field("scopes", &self.lock().len())
-            .finish()
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Counter;
+    use crate::Gauge;
+    use crate::Histogram;
+    use crate::Value;
+
+    crate::group! {
+        struct Sample { cx_total: Counter, cx_active: Gauge, time: Histogram }
+    }
+
+    fn scope() -> Scope {
+        Scope::new("cluster").name("x")
+    }
+
+    fn counter(store: &Store, name: &str) -> Option<u64> {
+        let snapshot = store.snapshot(&Filter::default());
+        let row = snapshot.rows().find(|row| row.name() == name)?;
+        match row.value() {
+            Value::Counter(value) => Some(value),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn copies_are_summed_while_one_lives() {
+        let store = Store::new();
+        let first = store.register::<Sample>(scope());
+        let second = store.register::<Sample>(scope());
+        first.cx_total.add(2);
+        second.cx_total.inc();
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(3));
+
+        drop(second);
+        store.flush();
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(3));
+
+        drop(first);
+        store.flush();
+        assert_eq!(counter(&store, "cluster.x.cx_total"), None);
+    }
+
+    #[test]
+    fn a_scope_that_comes_back_starts_anew() {
+        let store = Store::new();
+        store.register::<Sample>(scope()).cx_total.inc();
+        let again = store.register::<Sample>(scope());
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));
+        drop(again);
+    }
+
+    #[test]
+    fn a_guard_keeps_its_group() {
+        let store = Store::new();
+        let held = store.register::<Sample>(scope()).hold(|s| &s.cx_active);
+        store.flush();
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));
+        drop(held);
+    }
+
+    #[test]
+    fn resets_counters_only() {
+        let store = Store::new();
+        let stats = store.register::<Sample>(scope());
+        stats.cx_total.inc();
+        stats.cx_active.inc();
+        store.reset_counters();
+        assert_eq!(stats.cx_total.value(), 0);
+        assert_eq!(stats.cx_active.value(), 1);
+    }
+
+    #[test]
+    fn a_flush_ends_the_interval() {
+        let store = Store::new();
+        let workers = [(); 2].map(|()| store.register::<Sample>(scope()));
+        let counts = || {
+            let snapshot = store.snapshot(&Filter::default());
+            let value = snapshot.rows().find_map(|row| match row.value() {
+                Value::Histogram(recorded) => recorded.cloned(),
+                _ => None,
+            });
+            value.map(|r| (r.interval.count(), r.cumulative.count()))
+        };
+        workers.iter().for_each(|worker| worker.time.record(5));
+        assert_eq!(counts(), None);
+        store.flush();
+        assert_eq!(counts(), Some((2, 2)));
+        store.flush();
+        assert_eq!(counts(), Some((0, 2)));
     }
 }

@@ -1,0 +1,200 @@
+//! `/stats?format=json`.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::Histograms;
+use super::PIECE;
+use super::number::json;
+use crate::Distribution;
+use crate::Options;
+use crate::QUANTILES;
+use crate::Recorded;
+use crate::Snapshot;
+use crate::Store;
+use crate::Value;
+
+/// `{"stats":[{"name":…,"value":…},…,{"histograms":…}]}`
+#[derive(Debug)]
+pub struct Json {
+    store: Arc<Store>,
+    snapshot: Snapshot,
+    histograms: Histograms,
+    stage: Stage,
+    /// Whether something stands in the list of stats already.
+    follows: bool,
+}
+
+/// What comes next, and from which row on.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Start,
+    Texts(usize),
+    Numbers(usize),
+    Histograms(usize, /* whether one was shown */ bool),
+    End,
+}
+
+impl Json {
+    /// Renders `snapshot`, which was taken of `store`.
+    pub fn new(store: Arc<Store>, snapshot: Snapshot, histograms: Histograms) -> Self {
+        Self {
+            store,
+            snapshot,
+            histograms,
+            stage: Stage::Start,
+            follows: false,
+        }
+    }
+
+    /// Writes the next part and returns what comes then.
+    fn step(&mut self, to: &mut String) -> Stage {
+        match self.stage {
+            Stage::Start => {
+                to.push_str("{\"stats\":[");
+                Stage::Texts(0)
+            }
+            Stage::Texts(at) => match self.snapshot.row(at) {
+                None => Stage::Numbers(0),
+                Some(row) => {
+                    if let Value::Text(text) = row.value() {
+                        let (name, text) = (quote(&row.name()), quote(text));
+                        self.element(format_args!("{{\"name\":{name},\"value\":{text}}}"), to);
+                    }
+                    Stage::Texts(at + 1)
+                }
+            },
+            Stage::Numbers(at) => match self.snapshot.row(at) {
+                None => Stage::Histograms(0, false),
+                Some(row) => {
+                    if let Value::Counter(value) | Value::Gauge(value) = row.value() {
+                        let name = quote(&row.name());
+                        self.element(format_args!("{{\"name\":{name},\"value\":{value}}}"), to);
+                    }
+                    Stage::Numbers(at + 1)
+                }
+            },
+            Stage::Histograms(at, shown) => self.histogram(at, shown, to),
+            Stage::End => Stage::End,
+        }
+    }
+
+    fn histogram(&mut self, at: usize, shown: bool, to: &mut String) -> Stage {
+        let Some(row) = self.snapshot.row(at) else {
+            if shown {
+                to.push_str(match self.histograms {
+                    Histograms::Summary | Histograms::Detailed => "]}}",
+                    Histograms::Cumulative | Histograms::Disjoint => "]}",
+                });
+            }
+            to.push_str("]}");
+            return Stage::End;
+        };
+        let Value::Histogram(recorded) = row.value() else {
+            return Stage::Histograms(at + 1, shown);
+        };
+        let nothing = Recorded::default();
+        let recorded = recorded.unwrap_or(&nothing);
+        let shape = shape(&row.name(), recorded, self.histograms, self.store.options());
+        if shown {
+            to.push(',');
+        } else {
+            let percents: Vec<_> = QUANTILES.iter().map(|q| json(q * 100.0)).collect();
+            let percents = percents.join(",");
+            let opening = match self.histograms {
+                Histograms::Summary => format!(
+                    "{{\"histograms\":{{\"supported_quantiles\":[{percents}],\"computed_quantiles\":["
+                ),
+                Histograms::Detailed => {
+                    format!(
+                        "{{\"histograms\":{{\"supported_percentiles\":[{percents}],\"details\":["
+                    )
+                }
+                Histograms::Cumulative | Histograms::Disjoint => "{\"histograms\":[".to_owned(),
+            };
+            self.element(format_args!("{opening}"), to);
+        }
+        to.push_str(&shape);
+        Stage::Histograms(at + 1, true)
+    }
+
+    fn element(&mut self, element: std::fmt::Arguments<'_>, to: &mut String) {
+        if std::mem::replace(&mut self.follows, true) {
+            to.push(',');
+        }
+        to.write_fmt(element).unwrap_or_default(); // a String takes everything
+    }
+}
+
+impl Iterator for Json {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        let mut piece = String::new();
+        while piece.len() < PIECE && !matches!(self.stage, Stage::End) {
+            self.stage = self.step(&mut piece);
+        }
+        (!piece.is_empty()).then_some(piece)
+    }
+}
+
+/// One histogram as an object.
+fn shape(name: &str, recorded: &Recorded, histograms: Histograms, options: &Options) -> String {
+    let quoted = quote(name);
+    match histograms {
+        Histograms::Summary => {
+            format!("{{\"name\":{quoted},\"values\":{}}}", quantiles(recorded))
+        }
+        Histograms::Detailed => format!(
+            "{{\"name\":{quoted},\"totals\":{},\"intervals\":{},\"percentiles\":{}}}",
+            buckets(&recorded.cumulative),
+            buckets(&recorded.interval),
+            quantiles(recorded)
+        ),
+        Histograms::Cumulative | Histograms::Disjoint => {
+            let bounds = options.bounds(name);
+            let counts = [&recorded.interval, &recorded.cumulative].map(|distribution| {
+                let mut counts = distribution.cumulative(bounds);
+                if histograms == Histograms::Disjoint {
+                    super::disjoint(&mut counts);
+                }
+                counts
+            });
+            let shown = bounds.iter().zip(&counts[0]).zip(&counts[1]).map(
+                |((bound, interval), cumulative)| {
+                    let bound = json(*bound);
+                    format!("{{\"upper_bound\":{bound},\"interval\":{interval},\"cumulative\":{cumulative}}}")
+                },
+            );
+            format!("{{\"name\":{quoted},\"buckets\":{}}}", list(shown))
+        }
+    }
+}
+
+fn quantiles(recorded: &Recorded) -> String {
+    let pairs = recorded.cumulative.quantiles().into_iter();
+    let pairs = pairs.zip(recorded.interval.quantiles());
+    list(pairs.map(|(cumulative, interval)| {
+        let (cumulative, interval) = (json(cumulative), json(interval));
+        format!("{{\"cumulative\":{cumulative},\"interval\":{interval}}}")
+    }))
+}
+
+fn buckets(distribution: &Distribution) -> String {
+    list(distribution.buckets().map(|b| {
+        let (lower, width) = (json(b.lower), json(b.width));
+        format!(
+            "{{\"lower_bound\":{lower},\"width\":{width},\"count\":{}}}",
+            b.count
+        )
+    }))
+}
+
+fn list(elements: impl Iterator<Item = String>) -> String {
+    let elements: Vec<_> = elements.collect();
+    format!("[{}]", elements.join(","))
+}
+
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

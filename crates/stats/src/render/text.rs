@@ -1,0 +1,153 @@
+//! `/stats`: a line for each stat.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::Histograms;
+use super::PIECE;
+use super::number::general;
+use super::number::shortest;
+use crate::Distribution;
+use crate::Options;
+use crate::QUANTILES;
+use crate::Recorded;
+use crate::Snapshot;
+use crate::Store;
+use crate::Value;
+
+/// Text readouts first, then counters and gauges, then histograms, each in the order of names.
+#[derive(Debug)]
+pub struct Text {
+    store: Arc<Store>,
+    snapshot: Snapshot,
+    histograms: Histograms,
+    pass: usize,
+    next: usize,
+}
+
+type Wanted = fn(&Value<'_>) -> bool;
+
+const PASSES: [Wanted; 3] = [
+    |value| matches!(value, Value::Text(_)),
+    |value| matches!(value, Value::Counter(_) | Value::Gauge(_)),
+    |value| matches!(value, Value::Histogram(_)),
+];
+
+impl Text {
+    /// Renders `snapshot`, which was taken of `store`.
+    pub fn new(store: Arc<Store>, snapshot: Snapshot, histograms: Histograms) -> Self {
+        Self {
+            store,
+            snapshot,
+            histograms,
+            pass: 0,
+            next: 0,
+        }
+    }
+
+    fn write(&self, name: &str, value: Value<'_>, to: &mut String) -> std::fmt::Result {
+        match value {
+            Value::Counter(value) | Value::Gauge(value) => writeln!(to, "{name}: {value}"),
+            Value::Text(text) => writeln!(to, "{name}: \"{text}\""),
+            Value::Histogram(None) => writeln!(to, "{name}: No recorded values"),
+            Value::Histogram(Some(recorded)) => {
+                histogram(name, recorded, self.histograms, self.store.options(), to)
+            }
+        }
+    }
+}
+
+impl Iterator for Text {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        let mut piece = String::with_capacity(PIECE + 1024);
+        let mut name = String::new();
+        while piece.len() < PIECE {
+            let Some(row) = self.snapshot.row(self.next) else {
+                self.pass += 1;
+                self.next = 0;
+                if self.pass >= PASSES.len() {
+                    break;
+                }
+                continue;
+            };
+            self.next += 1;
+            let wanted = PASSES.get(self.pass)?;
+            if wanted(&row.value()) {
+                name.clear();
+                row.write_name(&mut name);
+                self.write(&name, row.value(), &mut piece)
+                    .unwrap_or_default(); // a String takes everything
+            }
+        }
+        (!piece.is_empty()).then_some(piece)
+    }
+}
+
+fn histogram(
+    name: &str,
+    recorded: &Recorded,
+    histograms: Histograms,
+    options: &Options,
+    to: &mut String,
+) -> std::fmt::Result {
+    match histograms {
+        Histograms::Summary => writeln!(to, "{name}: {}", summary(recorded)),
+        Histograms::Cumulative | Histograms::Disjoint => {
+            let bounds = options.bounds(name);
+            let counts = [&recorded.interval, &recorded.cumulative].map(|distribution| {
+                let mut counts = distribution.cumulative(bounds);
+                if histograms == Histograms::Disjoint {
+                    super::disjoint(&mut counts);
+                }
+                counts
+            });
+            write!(to, "{name}:")?;
+            for ((bound, interval), cumulative) in bounds.iter().zip(&counts[0]).zip(&counts[1]) {
+                write!(to, " B{}({interval},{cumulative})", general(*bound, 6))?;
+            }
+            writeln!(to)
+        }
+        Histograms::Detailed => {
+            writeln!(to, "{name}:")?;
+            writeln!(to, "  totals={}", buckets(&recorded.cumulative))?;
+            writeln!(to, "  intervals={}", buckets(&recorded.interval))?;
+            writeln!(to, "  summary={}", summary(recorded))
+        }
+    }
+}
+
+/// `P0(interval,cumulative) P25(…) …`
+fn summary(recorded: &Recorded) -> String {
+    let interval = recorded.interval.quantiles();
+    let cumulative = recorded.cumulative.quantiles();
+    let pairs = QUANTILES.iter().zip(interval).zip(cumulative);
+    let shown: Vec<_> = pairs
+        .map(|((quantile, interval), cumulative)| {
+            let percent = general(quantile * 100.0, 6);
+            format!(
+                "P{percent}({},{})",
+                shortest(interval),
+                shortest(cumulative)
+            )
+        })
+        .collect();
+    shown.join(" ")
+}
+
+/// `lower,width:count, …`
+fn buckets(distribution: &Distribution) -> String {
+    let shown: Vec<_> = distribution
+        .buckets()
+        .map(|b| {
+            format!(
+                "{},{}:{}",
+                general(b.lower, 6),
+                general(b.width, 6),
+                b.count
+            )
+        })
+        .collect();
+    shown.join(", ")
+}

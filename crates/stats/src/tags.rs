@@ -1,0 +1,469 @@
+//! Labels for Prometheus, read off the full dotted name as Envoy reads them.
+//!
+//! Envoy's built-in rules are a table here, applied by plain string matching; only a `stats_tags` entry with a regular
+//! expression of its own costs one. A cluster called `a.b` gets the label `a` and leaves `b` in the name of the
+//! metric: Envoy does the same, and dashboards are written against it.
+
+use std::ops::Range;
+
+use regex::Regex;
+
+/// A name without its labels, and the labels in Envoy's order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tagged {
+    /// The dotted name that all stats of one metric share.
+    pub(crate) name: String,
+    /// Tag (dotted, as in `envoy.cluster_name`) and value.
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// Which labels to read off names (`stats_config.stats_tags`, `use_all_default_tags`).
+#[derive(Debug)]
+pub(crate) struct TagRules {
+    built_in: Vec<&'static BuiltIn>,
+    custom: Vec<Custom>,
+    fixed: Vec<(String, String)>,
+}
+
+#[derive(Debug)]
+struct Custom {
+    tag: String,
+    regex: Regex,
+    /// The first word of names the expression can match, if it says so; decides only on the label's place.
+    word: Option<String>,
+}
+
+#[derive(Debug)]
+struct BuiltIn {
+    tag: &'static str,
+    /// The first word of the names concerned; those without come before the others in the list of labels.
+    word: Option<&'static str>,
+    rule: Rule,
+}
+
+enum Rule {
+    /// The words of a name: `*` is any one, `$` the one that becomes the label; any number may follow.
+    Words(&'static str),
+    Special(fn(&str) -> Option<Cut>),
+}
+
+impl std::fmt::Debug for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(words),
+            Self::Special(_) => f.write_str("special"),
+        }
+    }
+}
+
+/// What a rule found in a name.
+struct Cut {
+    /// Bytes that leave the name.
+    remove: Range<usize>,
+    /// Bytes that become the label's value.
+    value: Range<usize>,
+}
+
+impl Default for TagRules {
+    fn default() -> Self {
+        Self {
+            built_in: BUILT_IN.iter().collect(),
+            custom: Vec::new(),
+            fixed: Vec::new(),
+        }
+    }
+}
+
+impl TagRules {
+    /// No built-in rules (`use_all_default_tags: false`).
+    pub(crate) fn without_defaults() -> Self {
+        Self {
+            built_in: Vec::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds the built-in rules for `tag`; false if there are none.
+    pub(crate) fn add_built_in(&mut self, tag: &str) -> bool {
+        let before = self.built_in.len();
+        self.built_in
+            .extend(BUILT_IN.iter().filter(|rule| rule.tag == tag));
+        self.built_in.len() > before || UNUSED_TAGS.contains(&tag)
+    }
+
+    /// Adds a label read by `regex`: its first group leaves the name, its second (or else its first) is the value.
+    pub(crate) fn add_regex(&mut self, tag: &str, regex: Regex) {
+        self.custom.push(Custom {
+            tag: tag.to_owned(),
+            word: first_word(regex.as_str()),
+            regex,
+        });
+    }
+
+    /// Adds the same label to everything.
+    pub(crate) fn add_fixed(&mut self, tag: &str, value: &str) {
+        self.fixed.push((tag.to_owned(), value.to_owned()));
+    }
+
+    /// Takes the labels out of `name`.
+    pub(crate) fn extract(&self, name: &str) -> Tagged {
+        let word = name.split('.').next().unwrap_or_default();
+        let mut found = Found {
+            name,
+            labels: Vec::with_capacity(4),
+            removals: Vec::with_capacity(4),
+        };
+        found.built_in(&self.built_in, None);
+        let anywhere = self.custom.iter().filter(|rule| rule.word.is_none());
+        anywhere.for_each(|rule| found.custom(rule));
+        found.labels.extend(self.fixed.iter().cloned());
+        found.built_in(&self.built_in, Some(word));
+        let here = |rule: &&Custom| rule.word.as_deref() == Some(word);
+        let here = self.custom.iter().filter(here);
+        here.for_each(|rule| found.custom(rule));
+        found.finish()
+    }
+}
+
+struct Found<'n> {
+    name: &'n str,
+    labels: Vec<(String, String)>,
+    removals: Vec<Range<usize>>,
+}
+
+impl Found<'_> {
+    fn built_in(&mut self, rules: &[&'static BuiltIn], word: Option<&str>) {
+        for rule in rules.iter().filter(|rule| rule.word == word) {
+            let cut = match rule.rule {
+                Rule::Words(pattern) => words(pattern, self.name),
+                Rule::Special(find) => find(self.name),
+            };
+            if let Some(cut) = cut {
+                self.add(rule.tag, cut);
+            }
+        }
+    }
+
+    fn custom(&mut self, rule: &Custom) {
+        let Some(groups) = rule.regex.captures(self.name) else {
+            return;
+        };
+        if let Some(remove) = groups.get(1) {
+            let value = groups.get(2).unwrap_or(remove).range();
+            let remove = remove.range();
+            self.add(&rule.tag, Cut { remove, value });
+        }
+    }
+
+    /// The first rule that finds a tag wins.
+    fn add(&mut self, tag: &str, cut: Cut) {
+        if self.labels.iter().all(|(known, _)| known != tag) {
+            let value = self.name[cut.value].to_owned();
+            self.labels.push((tag.to_owned(), value));
+            self.removals.push(cut.remove);
+        }
+    }
+
+    fn finish(mut self) -> Tagged {
+        self.removals.sort_by_key(|range| range.start);
+        let mut name = String::with_capacity(self.name.len());
+        let mut at = 0;
+        for range in self.removals {
+            name.push_str(&self.name[at.min(range.start)..range.start]);
+            at = at.max(range.end);
+        }
+        name.push_str(&self.name[at..]);
+        Tagged {
+            name,
+            labels: self.labels,
+        }
+    }
+}
+
+/// The fixed word that an expression like `^cluster\.…` starts with.
+fn first_word(regex: &str) -> Option<String> {
+    let rest = regex.strip_prefix('^')?;
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+    (end > 0 && rest[end..].starts_with("\\.")).then(|| rest[..end].to_owned())
+}
+
+const fn of(word: &'static str, tag: &'static str, rule: Rule) -> BuiltIn {
+    BuiltIn {
+        tag,
+        word: Some(word),
+        rule,
+    }
+}
+
+const fn anywhere(tag: &'static str, find: fn(&str) -> Option<Cut>) -> BuiltIn {
+    BuiltIn {
+        tag,
+        word: None,
+        rule: Rule::Special(find),
+    }
+}
+
+use Rule::Special;
+use Rule::Words;
+
+/// Envoy's default rules, in its order.
+const BUILT_IN: &[BuiltIn] = &[
+    anywhere("envoy.response_code", response_code),
+    anywhere("envoy.response_code_class", response_code_class),
+    of("listener", "envoy.ssl_cipher", Special(ssl_ciphers)),
+    anywhere("envoy.ssl_curve", ssl_curves),
+    anywhere("envoy.ssl_sigalg", ssl_sigalgs),
+    anywhere("envoy.ssl_version", ssl_versions),
+    of("cluster", "cipher_suite", Special(ssl_ciphers)),
+    of(
+        "listener",
+        "envoy.http_conn_manager_prefix",
+        Special(http_of_listener),
+    ),
+    anywhere("envoy.worker_id", worker_id),
+    of(
+        "listener",
+        "envoy.listener_address",
+        Special(listener_address),
+    ),
+    of("http", "envoy.rds_route_config", Special(rds_route_config)),
+    of(
+        "cluster",
+        "envoy.grpc_bridge_method",
+        Words("cluster.*.grpc.*.$"),
+    ),
+    of(
+        "http",
+        "envoy.http_user_agent",
+        Words("http.*.user_agent.$"),
+    ),
+    of(
+        "vhost",
+        "envoy.virtual_cluster",
+        Words("vhost.*.vcluster.$"),
+    ),
+    of(
+        "http",
+        "envoy.fault_downstream_cluster",
+        Words("http.*.fault.$"),
+    ),
+    of(
+        "cluster",
+        "envoy.grpc_bridge_service",
+        Words("cluster.*.grpc.$"),
+    ),
+    of("tcp", "envoy.tcp_prefix", Words("tcp.$")),
+    of("udp", "envoy.udp_prefix", Words("udp.$")),
+    of("auth", "envoy.clientssl_prefix", Words("auth.clientssl.$")),
+    of("ratelimit", "envoy.ratelimit_prefix", Words("ratelimit.$")),
+    of("cluster", "envoy.cluster_name", Words("cluster.$")),
+    of(
+        "cluster",
+        "envoy.ext_authz_prefix",
+        Words("cluster.*.ext_authz.$"),
+    ),
+    of(
+        "http",
+        "envoy.ext_authz_prefix",
+        Words("http.*.ext_authz.$"),
+    ),
+    of("http", "envoy.http_conn_manager_prefix", Words("http.$")),
+    of("vhost", "envoy.virtual_host", Words("vhost.$")),
+    of("vhost", "envoy.route", Words("vhost.*.route.$")),
+    of("thrift", "envoy.thrift_prefix", Words("thrift.$")),
+    of("redis", "envoy.redis_prefix", Words("redis.$")),
+    anywhere("envoy.local_http_ratelimit_prefix", local_http_ratelimit),
+    of(
+        "local_rate_limit",
+        "envoy.local_network_ratelimit_prefix",
+        Words("local_rate_limit.$"),
+    ),
+    of(
+        "listener_local_ratelimit",
+        "envoy.local_listener_ratelimit_prefix",
+        Words("listener_local_ratelimit.$"),
+    ),
+    of(
+        "dns_filter",
+        "envoy.dns_filter_prefix",
+        Words("dns_filter.$"),
+    ),
+];
+
+/// Envoy's tags of stats that do not exist here: `stats_tags` may still name them.
+const UNUSED_TAGS: &[&str] = &[
+    "envoy.dynamo_operation",
+    "envoy.dynamo_table",
+    "envoy.dynamo_partition_id",
+    "envoy.mongo_prefix",
+    "envoy.mongo_cmd",
+    "envoy.mongo_collection",
+    "envoy.mongo_callsite",
+];
+
+/// Matches word by word; at least one more word must follow the pattern. The label goes with the dot behind it.
+fn words(pattern: &str, name: &str) -> Option<Cut> {
+    let mut value = None;
+    let mut at = 0;
+    for want in pattern.split('.') {
+        let end = at + name.get(at..)?.find('.')?;
+        match want {
+            "$" => value = Some(at..end),
+            "*" => {}
+            _ if name[at..end] == *want => {}
+            _ => return None,
+        }
+        at = end + 1;
+    }
+    let value = value?;
+    Some(Cut {
+        remove: value.start..value.end + 1,
+        value,
+    })
+}
+
+/// `*_rq_(503)`
+fn response_code(name: &str) -> Option<Cut> {
+    let start = name.len().checked_sub(3)?;
+    let code = name.get(start..)?;
+    let found = code.bytes().all(|b| b.is_ascii_digit()) && name[..start].ends_with("_rq_");
+    found.then(|| Cut {
+        remove: start - 1..name.len(),
+        value: start..name.len(),
+    })
+}
+
+/// `*_rq_(5)xx`
+fn response_code_class(name: &str) -> Option<Cut> {
+    let rest = name.strip_suffix("xx")?;
+    let start = rest.len().checked_sub(1)?;
+    let found = rest.as_bytes()[start].is_ascii_digit() && rest[..start].ends_with("_rq_");
+    let class = start..rest.len();
+    found.then(|| Cut {
+        remove: class.clone(),
+        value: class,
+    })
+}
+
+/// `listener.[address].http.(prefix).*`
+fn http_of_listener(name: &str) -> Option<Cut> {
+    let start = "listener.".len() + name.get("listener.".len()..)?.find(".http.")? + ".http.".len();
+    let end = start + name[start..].find('.')?;
+    (end > start).then(|| Cut {
+        remove: start..end + 1,
+        value: start..end,
+    })
+}
+
+/// The end of `<ipv4>_<port>`, `[<ipv6>]_<port>` or of one word, at the start of `rest`.
+fn address_or_word(rest: &str) -> Option<usize> {
+    let first = rest.find('.').filter(|end| *end > 0)?;
+    let port = rest.find('_').map(|underscore| {
+        let address = &rest[..underscore];
+        let tail = &rest[underscore + 1..];
+        (
+            address,
+            underscore + 1 + tail.find('.').unwrap_or(tail.len()),
+        )
+    });
+    match port {
+        Some((address, end))
+            if address.parse::<std::net::Ipv4Addr>().is_ok()
+                && rest[address.len() + 1..end]
+                    .bytes()
+                    .all(|b| b.is_ascii_digit())
+                && rest[end..].starts_with('.') =>
+        {
+            Some(end)
+        }
+        _ => Some(first),
+    }
+}
+
+/// `listener.(address).*`, but not the admin listener.
+fn listener_address(name: &str) -> Option<Cut> {
+    let start = "listener.".len();
+    let rest = name.get(start..)?;
+    let end = start + address_or_word(rest)?;
+    (name[start..end] != *"admin").then(|| Cut {
+        remove: start..end + 1,
+        value: start..end,
+    })
+}
+
+/// `listener.[address].worker_(0).*`, and so below `server`, `listener_manager` and `thread_local_cluster_manager`.
+fn worker_id(name: &str) -> Option<Cut> {
+    let (first, rest) = name.split_once('.')?;
+    let rest = match first {
+        "listener" => &rest[address_or_word(rest)? + 1..],
+        "server" | "listener_manager" | "thread_local_cluster_manager" => rest,
+        _ => return None,
+    };
+    let id = rest.strip_prefix("worker_")?;
+    let start = name.len() - id.len();
+    let end = start + id.find('.')?;
+    let found = end > start && name[start..end].bytes().all(|b| b.is_ascii_digit());
+    found.then(|| Cut {
+        remove: start..end + 1,
+        value: start..end,
+    })
+}
+
+/// `http.[prefix].rds.(route_config).stat`, where the name of the route configuration may hold dots.
+fn rds_route_config(name: &str) -> Option<Cut> {
+    let rest = name.strip_prefix("http.")?;
+    let tail = rest[rest.find('.')?..].strip_prefix(".rds.")?;
+    let start = name.len() - tail.len();
+    let end = start + tail.rfind('.')?;
+    Some(Cut {
+        remove: start..end + 1,
+        value: start..end,
+    })
+}
+
+fn local_http_ratelimit(name: &str) -> Option<Cut> {
+    let end = name.find('.')?;
+    name[end..]
+        .starts_with(".http_local_rate_limit.")
+        .then(|| Cut {
+            remove: 0..end + 1,
+            value: 0..end,
+        })
+}
+
+fn ssl_ciphers(name: &str) -> Option<Cut> {
+    last_below(name, ".ssl.ciphers.")
+}
+
+fn ssl_curves(name: &str) -> Option<Cut> {
+    last_below(name, ".ssl.curves.")
+}
+
+fn ssl_sigalgs(name: &str) -> Option<Cut> {
+    last_below(name, ".ssl.sigalgs.")
+}
+
+fn ssl_versions(name: &str) -> Option<Cut> {
+    let version = last_below(name, ".ssl.versions.");
+    // Versions are the only values with a dot in them.
+    version.or_else(|| {
+        let start = name.find(".ssl.versions.")? + ".ssl.versions.".len();
+        name[start..].starts_with("TLSv").then(|| Cut {
+            remove: start - 1..name.len(),
+            value: start..name.len(),
+        })
+    })
+}
+
+/// The last word of a name when `above` stands before it; it goes with the dot before it.
+fn last_below(name: &str, above: &str) -> Option<Cut> {
+    let start = name.find(above)? + above.len();
+    let found = start < name.len() && !name[start..].contains('.');
+    found.then(|| Cut {
+        remove: start - 1..name.len(),
+        value: start..name.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+use super::*;
+
+/// As `name{tag=value,…}`.
+fn show(rules: &TagRules, name: &str) -> String {
+    let tagged = rules.extract(name);
+    let labels = tagged.labels.iter();
+    let labels: Vec<_> = labels
+        .map(|(tag, value)| format!("{}={value}", tag.trim_start_matches("envoy.")))
+        .collect();
+    format!("{}{{{}}}", tagged.name, labels.join(","))
+}
+
+/// Each pair as Envoy 1.40 prints it.
+#[test]
+fn labels_are_envoys() {
+    let rules = TagRules::default();
+    for (name, want) in [
+        ("server.live", "server.live{}"),
+        (
+            "cluster.x.upstream_cx_total",
+            "cluster.upstream_cx_total{cluster_name=x}",
+        ),
+        (
+            "cluster.x.external.upstream_rq_503",
+            "cluster.external.upstream_rq{response_code=503,cluster_name=x}",
+        ),
+        (
+            "cluster.x.upstream_rq_5xx",
+            "cluster.upstream_rq_xx{response_code_class=5,cluster_name=x}",
+        ),
+        (
+            "cluster.svc.ns.local_80.upstream_rq_404",
+            "cluster.ns.local_80.upstream_rq{response_code=404,cluster_name=svc}",
+        ),
+        (
+            "http.in.downstream_rq_2xx",
+            "http.downstream_rq_xx{response_code_class=2,http_conn_manager_prefix=in}",
+        ),
+        (
+            "listener.127.0.0.1_80.http.in.downstream_rq_2xx",
+            "listener.http.downstream_rq_xx{response_code_class=2,http_conn_manager_prefix=in,listener_address=127.0.0.1_80}",
+        ),
+        (
+            "listener.[__1]_80.worker_0.downstream_cx_total",
+            "listener.worker_downstream_cx_total{worker_id=0,listener_address=[__1]_80}",
+        ),
+        (
+            "listener.my.listener_x.worker_0.downstream_cx_total",
+            "listener.listener_x.worker_0.downstream_cx_total{listener_address=my}",
+        ),
+        (
+            "listener.admin.http.admin.downstream_rq_completed",
+            "listener.admin.http.downstream_rq_completed{http_conn_manager_prefix=admin}",
+        ),
+        (
+            "listener.admin.main_thread.downstream_cx_total",
+            "listener.admin.main_thread.downstream_cx_total{}",
+        ),
+        (
+            "server.worker_1.watchdog_miss",
+            "server.worker_watchdog_miss{worker_id=1}",
+        ),
+        (
+            "thread_local_cluster_manager.worker_0.clusters_inflated",
+            "thread_local_cluster_manager.worker_clusters_inflated{worker_id=0}",
+        ),
+        (
+            "vhost.backend.vcluster.other.upstream_rq_200",
+            "vhost.vcluster.upstream_rq{response_code=200,virtual_cluster=other,virtual_host=backend}",
+        ),
+        (
+            "vhost.v.host.vcluster.other.upstream_rq_total",
+            "vhost.host.vcluster.other.upstream_rq_total{virtual_host=v}",
+        ),
+        (
+            "tcp.my_tcp.downstream_cx_total",
+            "tcp.downstream_cx_total{tcp_prefix=my_tcp}",
+        ),
+        ("cluster.", "cluster.{}"),
+        ("listener._80", "listener._80{}"),
+        ("_rq_200", "_rq{response_code=200}"),
+        ("é", "é{}"),
+        ("", "{}"),
+    ] {
+        assert_eq!(show(&rules, name), want);
+    }
+}
+
+#[test]
+fn configured_labels_take_envoys_places() {
+    let mut rules = TagRules::default();
+    rules.add_fixed("my_fixed", "fx");
+    rules.add_regex("my_re", Regex::new(r"^cluster\.((svc_(\w+))\.)").unwrap());
+    rules.add_regex("any", Regex::new(r"(_total)$").unwrap());
+    assert_eq!(
+        show(&rules, "cluster.svc_a.upstream_cx_total"),
+        "cluster.upstream_cx{any=_total,my_fixed=fx,cluster_name=svc_a,my_re=svc_a}"
+    );
+    assert_eq!(
+        show(&rules, "listener.127.0.0.1_80.worker_0.x"),
+        "listener.worker_x{worker_id=0,my_fixed=fx,listener_address=127.0.0.1_80}"
+    );
+}
+
+#[test]
+fn defaults_can_be_chosen_one_by_one() {
+    let mut rules = TagRules::without_defaults();
+    assert!(rules.add_built_in("envoy.cluster_name"));
+    assert!(rules.add_built_in("envoy.mongo_cmd"));
+    assert!(!rules.add_built_in("envoy.nothing"));
+    assert_eq!(
+        show(&rules, "cluster.x.upstream_rq_200"),
+        "cluster.upstream_rq_200{cluster_name=x}"
+    );
+}
