@@ -52,13 +52,14 @@ def over_http1(stream: http1.Stream, request: Request) -> dict:
         fields.append(("transfer-encoding", "chunked"))
     if request.body is not None and not chunked and "content-length" not in names:
         fields.append(("content-length", str(len(request.body))))
-    stream.write(http1.head(f"{request.method} {request.path} HTTP/1.1", fields))
+    wire = http1.head(f"{request.method} {request.path} HTTP/1.1", fields)
     body = request.body or b""
     if chunked:
         tail = "".join(f"{n}: {v}\r\n" for n, v in request.trailers).encode("latin-1")
-        stream.write((http1.chunk(body) if body else b"") + b"0\r\n" + tail + b"\r\n")
-    elif body:
-        stream.write(body)
+        wire += (http1.chunk(body) if body else b"") + b"0\r\n" + tail + b"\r\n"
+    else:
+        wire += body
+    stream.write(wire)  # in one piece: whether the proxy sees the head alone must not be a race
     return read_answer(stream, request.method == "HEAD")
 
 
@@ -92,11 +93,13 @@ def over_http2(conn: http2.Connection, request: Request) -> dict:
         first = [first[0], first[2]]
     fields = [(n.lower(), v) for n, v in request.fields]
     pseudo = [f for f in fields if f[0].startswith(":")]
+    conn.cork()
     conn.headers(stream, first + pseudo + [f for f in fields if f not in pseudo], 4 if request.body is not None or request.trailers else 5)
     if request.body is not None or request.trailers:
         conn.body(stream, request.body or b"", not request.trailers)
     if request.trailers:
         conn.headers(stream, request.trailers, 5)
+    conn.uncork()
     conn.until(lambda e: e.kind in ("close", "reset") or e.stream == stream and (e.end or e.kind == "RST_STREAM"))
     return http2_answer(conn, stream)
 

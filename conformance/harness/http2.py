@@ -61,15 +61,29 @@ class Connection:
         self.ack_settings = True
         self.prefaced = True
         self.lock = threading.Lock()
+        self.corked: list | None = None
 
     # -- sending ---------------------------------------------------------------------------------------------------
     def write(self, data: bytes) -> None:
         """Sends bytes; that the other side is gone shows in what is received."""
+        if self.corked is not None:
+            self.corked.append(data)
+            return
         try:
             with self.lock:
                 self.sock.sendall(data)
         except OSError:
             pass
+
+    def cork(self) -> None:
+        """Holds back what is sent until `uncork`, so that it arrives in one piece."""
+        self.corked = []
+
+    def uncork(self) -> None:
+        """Sends what was held back."""
+        held, self.corked = b"".join(self.corked or []), None
+        if held:
+            self.write(held)
 
     def frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         """Sends one frame as it is, right or wrong."""
@@ -109,7 +123,10 @@ class Connection:
                 self.frame(0, 1 if last and end else 0, stream, chunk)
                 if last:
                     return
-            elif not self.pump() or any(e.kind == "RST_STREAM" and e.stream == stream for e in self.events):
+                continue
+            if self.corked is not None:
+                self.uncork()
+            if not self.pump() or any(e.kind == "RST_STREAM" and e.stream == stream for e in self.events):
                 return
 
     # -- receiving -------------------------------------------------------------------------------------------------

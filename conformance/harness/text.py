@@ -6,7 +6,7 @@ def payload(value) -> bytes:
     """A body: text, or `{size: N, of: x}` for a large one, or `{hex: …}`."""
     if isinstance(value, dict):
         if "hex" in value:
-            return bytes.fromhex(value["hex"])
+            return bytes.fromhex(str(value["hex"]))
         return (value.get("of", "x") * value["size"]).encode("latin-1")[:value["size"]]
     return value if isinstance(value, bytes) else str(value).encode("latin-1", "replace")
 
