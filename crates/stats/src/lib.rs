@@ -47,6 +47,7 @@ pub use group::Visitor;
 pub use histogram::Histogram;
 pub use options::NameMatcher;
 pub use options::Options;
+pub use options::name_matcher;
 pub use scalar::Counter;
 pub use scalar::Gauge;
 pub use scalar::TextReadout;

@@ -83,12 +83,22 @@ impl TagRules {
         }
     }
 
-    /// Adds the built-in rules for `tag`; false if there are none.
-    pub(crate) fn add_built_in(&mut self, tag: &str) -> bool {
-        let before = self.built_in.len();
-        self.built_in
-            .extend(BUILT_IN.iter().filter(|rule| rule.tag == tag));
-        self.built_in.len() > before || UNUSED_TAGS.contains(&tag)
+    /// Whether Envoy has rules of its own for `tag`.
+    pub(crate) fn is_built_in(tag: &str) -> bool {
+        BUILT_IN.iter().any(|rule| rule.tag == tag) || UNUSED_TAGS.contains(&tag)
+    }
+
+    /// Adds the built-in rules for `tag`, if they are not there.
+    pub(crate) fn add_built_in(&mut self, tag: &str) {
+        if self.built_in.iter().all(|rule| rule.tag != tag) {
+            let rules = BUILT_IN.iter().filter(|rule| rule.tag == tag);
+            self.built_in.extend(rules);
+        }
+    }
+
+    /// Takes the built-in rules for `tag` out (`allow_default_tag_overrides`).
+    pub(crate) fn remove_built_in(&mut self, tag: &str) {
+        self.built_in.retain(|rule| rule.tag != tag);
     }
 
     /// Adds a label read by `regex`: its first group leaves the name, its second (or else its first) is the value.
@@ -116,7 +126,11 @@ impl TagRules {
         found.built_in(&self.built_in, None);
         let anywhere = self.custom.iter().filter(|rule| rule.word.is_none());
         anywhere.for_each(|rule| found.custom(rule));
-        found.labels.extend(self.fixed.iter().cloned());
+        for (tag, value) in &self.fixed {
+            if !found.has(tag) {
+                found.labels.push((tag.clone(), value.clone()));
+            }
+        }
         found.built_in(&self.built_in, Some(word));
         let here = |rule: &&Custom| rule.word.as_deref() == Some(word);
         let here = self.custom.iter().filter(here);
@@ -155,9 +169,13 @@ impl Found<'_> {
         }
     }
 
+    fn has(&self, tag: &str) -> bool {
+        self.labels.iter().any(|(known, _)| known == tag)
+    }
+
     /// The first rule that finds a tag wins.
     fn add(&mut self, tag: &str, cut: Cut) {
-        if self.labels.iter().all(|(known, _)| known != tag) {
+        if !self.has(tag) {
             let value = self.name[cut.value].to_owned();
             self.labels.push((tag.to_owned(), value));
             self.removals.push(cut.remove);

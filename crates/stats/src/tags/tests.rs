@@ -105,11 +105,39 @@ fn configured_labels_take_envoys_places() {
 #[test]
 fn defaults_can_be_chosen_one_by_one() {
     let mut rules = TagRules::without_defaults();
-    assert!(rules.add_built_in("envoy.cluster_name"));
-    assert!(rules.add_built_in("envoy.mongo_cmd"));
-    assert!(!rules.add_built_in("envoy.nothing"));
+    rules.add_built_in("envoy.cluster_name");
     assert_eq!(
         show(&rules, "cluster.x.upstream_rq_200"),
         "cluster.upstream_rq_200{cluster_name=x}"
+    );
+}
+
+/// Anywhere-rules come before those for one first word, so a fixed value beats the built-in rule for a cluster's name
+/// but not the one for a worker's number.
+#[test]
+fn the_first_rule_for_a_tag_wins() {
+    let mut rules = TagRules::default();
+    rules.add_fixed("envoy.cluster_name", "zz");
+    rules.add_fixed("envoy.cluster_name", "yy");
+    rules.add_fixed("envoy.worker_id", "7");
+    assert_eq!(
+        show(&rules, "cluster.x.cx"),
+        "cluster.x.cx{cluster_name=zz,worker_id=7}"
+    );
+    assert_eq!(
+        show(&rules, "server.worker_0.x"),
+        "server.worker_x{worker_id=0,cluster_name=zz}"
+    );
+    let regex = || Regex::new(r"^cluster\.((svc)_)").unwrap();
+    let mut rules = TagRules::default();
+    rules.add_regex("envoy.cluster_name", regex());
+    assert_eq!(
+        show(&rules, "cluster.svc_a.x"),
+        "cluster.x{cluster_name=svc_a}"
+    );
+    rules.remove_built_in("envoy.cluster_name");
+    assert_eq!(
+        show(&rules, "cluster.svc_a.x"),
+        "cluster.a.x{cluster_name=svc}"
     );
 }
