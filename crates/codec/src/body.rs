@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use crate::Exchange;
 use crate::StreamError;
+use crate::h2;
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub enum Body {
     Empty,
     /// All of it at once.
     Full(Bytes),
+    /// What comes in on an HTTP/2 stream.
+    H2(h2::RecvBody),
     /// The answer of an upstream, whose polling also drives the request up.
     Exchange(Exchange),
     /// A body that a filter watches or changes.
@@ -70,6 +73,7 @@ impl Body {
                 *self = Body::Empty;
                 Poll::Ready(Some(Ok(Frame::Data(bytes))))
             }
+            Body::H2(body) => body.poll_frame(cx),
             Body::Exchange(exchange) => exchange.poll_frame(cx),
             Body::Wrapped(stream) => stream.poll_frame(cx),
         }
@@ -86,6 +90,7 @@ impl Body {
         match self {
             Body::Empty => true,
             Body::Full(_) => false,
+            Body::H2(body) => body.is_end_stream(),
             Body::Exchange(exchange) => exchange.is_end_stream(),
             Body::Wrapped(stream) => stream.is_end_stream(),
         }
@@ -103,6 +108,7 @@ impl fmt::Debug for Body {
         f.write_str(match self {
             Body::Empty => "Body::Empty",
             Body::Full(_) => "Body::Full",
+            Body::H2(_) => "Body::H2",
             Body::Exchange(_) => "Body::Exchange",
             Body::Wrapped(_) => "Body::Wrapped",
         })

@@ -1,87 +1,131 @@
 //! The client role: connections to upstream hosts, and the requests on them.
 
-use std::any::Any;
+use std::future::Future;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 
 use http::Request;
 use http::Response;
+use http::Version;
+use outrider_net::Stream;
 
 use crate::Body;
+use crate::ClientOptions;
+use crate::ConnectionEnd;
 use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
+use crate::h2;
+
+/// Opens HTTP/2 on a connected socket: the connection, and the future that drives it, to be spawned. Does not wait.
+///
+/// `on_change` is called whenever [`Client::capacity`] may have grown or [`Client::is_draining`] has become true, also
+/// while an [`Exchange`] is dropped: it must only take note and wake whoever acts on it.
+pub async fn connect_http2(
+    socket: Stream,
+    options: Rc<ClientOptions>,
+    on_change: Rc<dyn Fn()>,
+) -> Result<(Client, impl Future<Output = ConnectionEnd>), StreamError> {
+    let (connection, run) = h2::client::connect(socket, options, on_change).await?;
+    Ok((Client(ClientKind::H2(connection)), run))
+}
 
 /// A connection to an upstream host. Clones are the same connection.
 #[derive(Clone, Debug)]
-pub struct Client {
-    kind: ClientKind,
-}
+pub struct Client(ClientKind);
 
 /// Which codec the connection speaks.
 #[derive(Clone, Debug)]
-enum ClientKind {}
+enum ClientKind {
+    H2(Rc<h2::client::Connection>),
+}
 
 impl Client {
+    /// `HTTP/1.1` or `HTTP/2`.
+    #[must_use]
+    pub fn protocol(&self) -> Version {
+        match &self.0 {
+            ClientKind::H2(_) => Version::HTTP_2,
+        }
+    }
+
     /// How many streams may be opened now: the peer's limit and the config's, less what is open; 0 when it drains.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        match self.kind {}
+        match &self.0 {
+            ClientKind::H2(connection) => connection.capacity(),
+        }
     }
 
     /// Streams that are open.
     #[must_use]
     pub fn active(&self) -> usize {
-        match self.kind {}
+        match &self.0 {
+            ClientKind::H2(connection) => connection.active(),
+        }
     }
 
     /// Whether no new stream may be opened any more: GOAWAY, `connection: close`, or dead.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        match self.kind {}
+        match &self.0 {
+            ClientKind::H2(connection) => connection.is_draining(),
+        }
     }
 
     /// Opens a stream and sends the request's head; the body goes up while the exchange is polled.
-    pub fn send(&self, _request: Request<Body>) -> Result<Exchange, StreamError> {
-        match self.kind {}
+    ///
+    /// # Errors
+    /// [`StreamError::Overflow`] without capacity, [`StreamError::RemoteRefused`] after GOAWAY, or what is wrong with the head.
+    pub fn send(&self, request: Request<Body>) -> Result<Exchange, StreamError> {
+        match &self.0 {
+            ClientKind::H2(connection) => {
+                let exchange = connection.send(request)?;
+                Ok(Exchange(ExchangeKind::H2(Box::new(exchange))))
+            }
+        }
     }
 
     /// Takes no new streams, and closes once those that are open have ended.
     pub fn drain(&self) {
-        match self.kind {}
+        match &self.0 {
+            ClientKind::H2(connection) => connection.drain(),
+        }
     }
 }
 
 /// One request on one upstream connection. Polling it drives the request body up while the answer comes down, in the
 /// caller's own task. Dropping it before both have ended resets the stream.
 #[derive(Debug)]
-pub struct Exchange {
-    kind: ExchangeKind,
-    meter: Rc<Meter>,
-    /// Declared last: by the time it is dropped, the stream's place on the connection is free again.
-    guard: Option<Box<dyn Any>>,
-}
+pub struct Exchange(ExchangeKind);
 
-/// Which codec the exchange is on.
+/// Which codec the exchange is on. Boxed: an exchange is moved about, and is part of every [`Body`].
 #[derive(Debug)]
-enum ExchangeKind {}
+enum ExchangeKind {
+    H2(Box<h2::Exchange>),
+}
 
 impl Exchange {
     /// The head of the final answer.
     pub fn poll_response(
         &mut self,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, StreamError>> {
-        match self.kind {}
+        match &mut self.0 {
+            ExchangeKind::H2(exchange) => exchange.poll_response(cx),
+        }
     }
 
-    /// An interim answer (1xx) that came before the final one; `None` once there can be none.
+    /// An interim answer (1xx) that came before the final one; `None` once there can be none. Poll it before
+    /// [`Exchange::poll_response`], or not at all.
     pub fn poll_informational(
         &mut self,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        match self.kind {}
+        match &mut self.0 {
+            ExchangeKind::H2(exchange) => exchange.poll_informational(cx),
+        }
     }
 
     /// The answer's body; to be called once the head has come.
@@ -93,29 +137,33 @@ impl Exchange {
     /// Whether all of the request, body and trailers, was handed to the connection.
     #[must_use]
     pub fn request_sent(&self) -> bool {
-        match self.kind {}
-    }
-
-    /// Keeps `guard` until the exchange is over, and drops it after the stream was given back to the connection: what
-    /// the pool counts as an active request.
-    pub fn hold(&mut self, guard: Box<dyn Any>) {
-        self.guard = Some(guard);
+        match &self.0 {
+            ExchangeKind::H2(exchange) => exchange.request_sent(),
+        }
     }
 
     /// The exchange's counts: sent is the request, received the answer.
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
-        &self.meter
+        match &self.0 {
+            ExchangeKind::H2(exchange) => exchange.meter(),
+        }
     }
 
+    /// The next frame of the answer's body.
     pub(crate) fn poll_frame(
         &mut self,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, StreamError>>> {
-        match self.kind {}
+        match &mut self.0 {
+            ExchangeKind::H2(exchange) => exchange.poll_frame(cx),
+        }
     }
 
+    /// Whether the answer is known to be over, so that nothing is left to poll for.
     pub(crate) fn is_end_stream(&self) -> bool {
-        match self.kind {}
+        match &self.0 {
+            ExchangeKind::H2(exchange) => exchange.is_end_stream(),
+        }
     }
 }

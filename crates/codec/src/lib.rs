@@ -7,15 +7,20 @@
 mod body;
 mod client;
 mod error;
+mod h2;
+mod io;
+mod life;
 mod meter;
 mod options;
 mod server;
+pub mod stats;
 
 pub use body::Body;
 pub use body::BodyStream;
 pub use body::Frame;
 pub use client::Client;
 pub use client::Exchange;
+pub use client::connect_http2;
 pub use error::ConnectionEnd;
 pub use error::EndCause;
 pub use error::StreamError;
@@ -32,3 +37,4 @@ pub use server::Authority;
 pub use server::Handler;
 pub use server::MalformedRequest;
 pub use server::Respond;
+pub use server::serve;

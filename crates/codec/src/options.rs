@@ -1,9 +1,15 @@
 //! What the config says about connections, for both roles and both codecs. Defaults are Envoy 1.40's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_net::Drain;
 use outrider_net::Timers;
+
+use crate::stats::ByteCounts;
+use crate::stats::ConnectionStats;
+use crate::stats::Http1Stats;
+use crate::stats::Http2Stats;
 
 /// Which codec serves a connection (`HttpConnectionManager.CodecType`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,6 +179,12 @@ pub struct ServerOptions {
     pub delayed_close_timeout: Option<Duration>,
     /// `per_connection_buffer_limit_bytes` of the listener
     pub buffer_limit: u32,
+    /// `http.<stat_prefix>.downstream_cx_*`
+    pub stats: Arc<ConnectionStats>,
+    /// `http1.*`
+    pub http1_stats: Arc<Http1Stats>,
+    /// `http2.*`
+    pub http2_stats: Arc<Http2Stats>,
     /// Tells the connections to finish.
     pub drain: Drain,
     /// The worker's timers.
@@ -180,7 +192,7 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Envoy's defaults on a worker.
+    /// Envoy's defaults on a worker; the stats are nobody's until they are set.
     #[must_use]
     pub fn new(timers: Timers, drain: Drain) -> ServerOptions {
         ServerOptions {
@@ -198,6 +210,9 @@ impl ServerOptions {
             drain_timeout: Duration::from_secs(5),
             delayed_close_timeout: Some(Duration::from_secs(1)),
             buffer_limit: 1 << 20,
+            stats: Arc::default(),
+            http1_stats: Arc::default(),
+            http2_stats: Arc::default(),
             drain,
             timers,
         }
@@ -217,20 +232,29 @@ pub struct ClientOptions {
     pub max_headers_count: u32,
     /// `per_connection_buffer_limit_bytes` of the cluster
     pub buffer_limit: u32,
+    /// Who counts the connections' bytes: the cluster's stats.
+    pub bytes: Arc<dyn ByteCounts>,
+    /// `cluster.<name>.http1.*`
+    pub http1_stats: Arc<Http1Stats>,
+    /// `cluster.<name>.http2.*`
+    pub http2_stats: Arc<Http2Stats>,
     /// The worker's timers.
     pub timers: Timers,
 }
 
 impl ClientOptions {
-    /// Envoy's defaults on a worker.
+    /// Envoy's defaults on a worker; the stats are nobody's until they are set.
     #[must_use]
-    pub fn new(timers: Timers) -> ClientOptions {
+    pub fn new(timers: Timers, bytes: Arc<dyn ByteCounts>) -> ClientOptions {
         ClientOptions {
             http1: Http1Options::default(),
             http2: Http2Options::default(),
             max_response_headers_kb: None,
             max_headers_count: 100,
             buffer_limit: 1 << 20,
+            bytes,
+            http1_stats: Arc::default(),
+            http2_stats: Arc::default(),
             timers,
         }
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
@@ -11,10 +12,21 @@ use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
+use outrider_net::Stream;
+use outrider_stats::Held;
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 
 use crate::Body;
+use crate::CodecType;
+use crate::ConnectionEnd;
+use crate::EndCause;
 use crate::Meter;
+use crate::ServerOptions;
 use crate::StreamError;
+use crate::h2;
+use crate::stats::ByteCounts;
+use crate::stats::ConnectionStats;
 
 /// Whom a request is for: `:authority`, or `host`, or the authority of an absolute target. An extension of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,52 +60,186 @@ pub trait Handler: 'static {
     ) -> impl Future<Output = ()> + 'static;
 }
 
+/// Serves a connection to its end. Dropping the future closes it.
+pub async fn serve<H: Handler>(
+    mut socket: Stream,
+    options: Rc<ServerOptions>,
+    handler: Rc<H>,
+) -> ConnectionEnd {
+    let counted = Counted::new(&options);
+    let end = match sniff(&mut socket, &options).await {
+        Ok((_, already)) => h2::server::serve(socket, &already, options.clone(), handler).await,
+        Err(cause) => ConnectionEnd {
+            cause,
+            active_streams: 0,
+        },
+    };
+    counted.end(&end);
+    end
+}
+
+/// What every HTTP/2 client sends first, as far as Envoy looks.
+const PREFACE: &[u8] = b"PRI * HTTP/2";
+
+/// Finds out which codec the client speaks; returns it with the bytes that this took.
+async fn sniff(
+    socket: &mut Stream,
+    options: &ServerOptions,
+) -> Result<(CodecType, Vec<u8>), EndCause> {
+    let mut already = Vec::new();
+    if options.codec != CodecType::Auto {
+        return Ok((options.codec, already));
+    }
+    let mut timer = options.timers.timer();
+    timer.set(options.idle_timeout.map(|idle| options.timers.now() + idle));
+    already.reserve(FIRST_READ);
+    loop {
+        let read = async {
+            tokio::select! {
+                biased;
+                read = socket.read_buf(&mut already) => read.map_err(|_| EndCause::Remote),
+                () = timer.elapsed() => {
+                    options.stats.downstream_cx_idle_timeout.inc();
+                    Err(EndCause::Local)
+                }
+            }
+        };
+        let count = read.await?;
+        if count == 0 {
+            return Err(EndCause::Remote);
+        }
+        options.stats.received(count as u64);
+        let seen = already.len().min(PREFACE.len());
+        if already[..seen] != PREFACE[..seen] {
+            return Ok((CodecType::Http1, already));
+        }
+        if seen == PREFACE.len() {
+            return Ok((CodecType::Http2, already));
+        }
+    }
+}
+
+/// Bytes that the first read may take: a request's head, mostly.
+const FIRST_READ: usize = 4096;
+
+/// Counts a connection for as long as it lives.
+struct Counted {
+    stats: Arc<ConnectionStats>,
+    started: Instant,
+    _active: Held<ConnectionStats>,
+}
+
+impl Counted {
+    fn new(options: &ServerOptions) -> Counted {
+        let stats = &options.stats;
+        stats.downstream_cx_total.inc();
+        Counted {
+            stats: stats.clone(),
+            started: options.timers.now(),
+            _active: stats.hold(|stats| &stats.downstream_cx_active),
+        }
+    }
+
+    fn end(&self, end: &ConnectionEnd) {
+        let stats = &self.stats;
+        let active = end.active_streams > 0;
+        if matches!(end.cause, EndCause::ProtocolError(_)) {
+            stats.downstream_cx_protocol_error.inc();
+        }
+        let (side, with_requests) = if end.cause.is_local() {
+            (
+                &stats.downstream_cx_destroy_local,
+                &stats.downstream_cx_destroy_local_active_rq,
+            )
+        } else {
+            (
+                &stats.downstream_cx_destroy_remote,
+                &stats.downstream_cx_destroy_remote_active_rq,
+            )
+        };
+        side.inc();
+        if active {
+            with_requests.inc();
+            stats.downstream_cx_destroy_active_rq.inc();
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.stats.downstream_cx_destroy.inc();
+        let lived = self.started.elapsed().as_millis();
+        self.stats
+            .downstream_cx_length_ms
+            .record(u64::try_from(lived).unwrap_or(u64::MAX));
+    }
+}
+
 /// The way back to the client for one stream. Dropping it before [`Respond::send`] has ended resets the stream.
 #[derive(Debug)]
-pub struct Respond {
-    kind: Kind,
-    meter: Rc<Meter>,
-}
+pub struct Respond(Kind);
 
 /// Which codec the stream is on.
 #[derive(Debug)]
-enum Kind {}
+enum Kind {
+    H2(h2::respond::Respond),
+}
 
 impl Respond {
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     #[must_use]
     pub fn protocol(&self) -> Version {
-        match self.kind {}
+        match &self.0 {
+            Kind::H2(_) => Version::HTTP_2,
+        }
     }
 
     /// The stream's counts.
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
-        &self.meter
+        match &self.0 {
+            Kind::H2(respond) => respond.meter(),
+        }
     }
 
     /// Ready when the client has reset the stream or its connection is gone.
-    pub fn poll_reset(&mut self, _cx: &mut Context<'_>) -> Poll<StreamError> {
-        match self.kind {}
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        match &mut self.0 {
+            Kind::H2(respond) => respond.poll_reset(cx),
+        }
     }
 
     /// Sends an interim answer: 100, 103.
-    pub fn informational(&mut self, _head: Response<()>) -> Result<(), StreamError> {
-        match self.kind {}
+    pub fn informational(&mut self, head: Response<()>) -> Result<(), StreamError> {
+        match &mut self.0 {
+            Kind::H2(respond) => respond.informational(head),
+        }
     }
 
     /// Sends head, body and trailers; ends when the last byte was handed to the connection, or the client has reset the stream.
-    pub async fn send(&mut self, _response: Response<Body>) -> Result<(), StreamError> {
-        match self.kind {}
+    pub async fn send(&mut self, response: Response<Body>) -> Result<(), StreamError> {
+        match &mut self.0 {
+            Kind::H2(respond) => respond.send(response).await,
+        }
     }
 
     /// Resets the stream; on HTTP/1, closes the connection.
-    pub fn reset(&mut self, _reason: h2::Reason) {
-        match self.kind {}
+    pub fn reset(&mut self, reason: ::h2::Reason) {
+        match &mut self.0 {
+            Kind::H2(respond) => respond.reset(reason),
+        }
     }
 
     /// Closes the connection once its streams are done: `connection: close`, or GOAWAY.
     pub fn close_connection_after(&self) {
-        match self.kind {}
+        match &self.0 {
+            Kind::H2(respond) => respond.close_connection_after(),
+        }
+    }
+}
+
+impl From<h2::respond::Respond> for Respond {
+    fn from(respond: h2::respond::Respond) -> Respond {
+        Respond(Kind::H2(respond))
     }
 }

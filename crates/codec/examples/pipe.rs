@@ -1,0 +1,125 @@
+//! The bare pipe: every stream that comes in goes to one upstream over one connection, with two added headers and no policy.
+//!
+//! It is what the proxy could cost at best, so it is what profiles of the codec are taken from:
+//! `pipe <listen port> <upstream port> <1|2: the upstream's HTTP version>`.
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::future::poll_fn;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::Request;
+use http::Response;
+use http::header;
+use outrider_codec::Body;
+use outrider_codec::Client;
+use outrider_codec::ClientOptions;
+use outrider_codec::Handler;
+use outrider_codec::MalformedRequest;
+use outrider_codec::Respond;
+use outrider_codec::ServerOptions;
+use outrider_codec::StreamError;
+use outrider_codec::stats::ConnectionStats;
+use outrider_net::Address;
+use outrider_net::ConnectOptions;
+use outrider_net::Drain;
+use outrider_net::Stream;
+use outrider_net::Timers;
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+struct Pipe {
+    upstream: Address,
+    options: Rc<ClientOptions>,
+    clients: RefCell<Vec<Client>>,
+}
+
+impl Pipe {
+    async fn client(&self) -> Result<Client, StreamError> {
+        {
+            let mut clients = self.clients.borrow_mut();
+            clients.retain(|client| !client.is_draining());
+            if let Some(client) = clients.iter().find(|client| client.capacity() > 0) {
+                return Ok(client.clone());
+            }
+        }
+        let socket = outrider_net::connect(&self.upstream, &ConnectOptions::default())
+            .await
+            .map_err(|error| StreamError::ConnectionFailure(error.to_string()))?;
+        let options = self.options.clone();
+        let (client, run) = outrider_codec::connect_http2(socket, options, Rc::new(|| {})).await?;
+        tokio::task::spawn_local(run);
+        self.clients.borrow_mut().push(client.clone());
+        Ok(client)
+    }
+
+    async fn forward(&self, mut request: Request<Body>) -> Result<Response<Body>, StreamError> {
+        let proto = HeaderValue::from_static("http");
+        request.headers_mut().insert("x-forwarded-proto", proto);
+        request.headers_mut().remove(header::TRANSFER_ENCODING);
+        let mut exchange = self.client().await?.send(request)?;
+        let mut response = poll_fn(|cx| exchange.poll_response(cx)).await?;
+        response.headers_mut().remove(header::TRANSFER_ENCODING);
+        response
+            .headers_mut()
+            .insert(header::SERVER, HeaderValue::from_static("pipe"));
+        Ok(response.map(|()| exchange.into_body()))
+    }
+}
+
+impl Handler for Pipe {
+    async fn serve(self: Rc<Self>, request: Request<Body>, mut respond: Respond) {
+        let response = self.forward(request).await.unwrap_or_else(|error| {
+            let mut response = Response::new(Body::full(error.to_string()));
+            *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+            response
+        });
+        // The client may have gone: nobody is left to be told.
+        respond.send(response).await.unwrap_or_default();
+    }
+
+    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
+        let mut response = Response::new(Body::full(error.body.into_owned()));
+        *response.status_mut() = error.status;
+        respond.send(response).await.unwrap_or_default();
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let ports: Vec<u16> = std::env::args()
+        .skip(1)
+        .map(|argument| argument.parse())
+        .collect::<Result<_, _>>()?;
+    let [listen, upstream] = ports[..] else {
+        return Err("usage: pipe <listen port> <upstream port> <1|2>".into());
+    };
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let timers = Timers::new();
+            tokio::task::spawn_local(timers.clone().run());
+            let counts = Arc::new(ConnectionStats::default());
+            let pipe = Rc::new(Pipe {
+                upstream: Address::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, upstream))),
+                options: Rc::new(ClientOptions::new(timers.clone(), counts)),
+                clients: RefCell::default(),
+            });
+            let options = Rc::new(ServerOptions::new(timers, Drain::new()));
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, listen)).await?;
+            loop {
+                let (socket, _) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                let served =
+                    outrider_codec::serve(Stream::Tcp(socket), options.clone(), pipe.clone());
+                tokio::task::spawn_local(served);
+            }
+        })
+        .await
+}

@@ -1,0 +1,377 @@
+//! The bytes of one connection, between its socket and its codec.
+//!
+//! A codec may read and write in small pieces; here they become few system calls: reads of up to [`CHUNK`], and writes that
+//! are gathered and go out together when the connection's task calls [`Io::poll_drain`] at the end of its turn. Buffers
+//! belong to a connection only while they hold something, so an idle connection owns none.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use outrider_net::Stream;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+
+use crate::stats::ByteCounts;
+
+/// The most that one read takes, and the least that makes gathered writes go out before the end of a turn.
+const CHUNK: usize = 64 * 1024;
+/// Buffers that a worker keeps for its connections.
+const KEPT: usize = 4;
+
+/// Sees the bytes pass, in both directions, before the codec or the socket does.
+pub(crate) trait Watch {
+    /// Bytes came in. An error makes them the connection's last.
+    fn inbound(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Bytes go out.
+    fn outbound(&mut self, bytes: &[u8]);
+}
+
+/// The connection's bytes. Clones are the same connection: one is the codec's, one its task's.
+#[derive(Debug)]
+pub(crate) struct Io<W>(Rc<RefCell<State<W>>>);
+
+#[derive(Debug)]
+struct State<W> {
+    socket: Stream,
+    read: Buffer,
+    write: Buffer,
+    watch: W,
+    counts: Arc<dyn ByteCounts>,
+    /// The error of the socket, or of the watch; said again to whoever asks.
+    failed: Option<io::ErrorKind>,
+    ended: bool,
+    buffered: (u64, u64),
+}
+
+impl<W> Clone for Io<W> {
+    fn clone(&self) -> Io<W> {
+        Io(self.0.clone())
+    }
+}
+
+impl<W: Watch> Io<W> {
+    /// The bytes of `socket`, of which `already` were read before.
+    pub(crate) fn new(socket: Stream, watch: W, counts: Arc<dyn ByteCounts>) -> Io<W> {
+        Io(Rc::new(RefCell::new(State {
+            socket,
+            read: Buffer::default(),
+            write: Buffer::default(),
+            watch,
+            counts,
+            failed: None,
+            ended: false,
+            buffered: (0, 0),
+        })))
+    }
+
+    /// Gives back bytes that were read to find out which codec to use. Already counted.
+    pub(crate) fn unread(&self, bytes: &[u8]) -> io::Result<()> {
+        let state = &mut *self.0.borrow_mut();
+        state.read.append(bytes);
+        state.watch.inbound(bytes)
+    }
+
+    /// Writes out what was gathered. An error is kept and comes out of the codec's next read, which ends the connection.
+    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = &mut *self.0.borrow_mut();
+        let drained = state.poll_drain(cx);
+        state.note_buffered();
+        drained
+    }
+
+    /// Reads and forgets until the peer closes: the peer must get to read our last words before a reset can destroy them.
+    pub(crate) fn poll_linger(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let state = &mut *self.0.borrow_mut();
+        state.read.clear();
+        loop {
+            match ready!(state.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => state.read.clear(),
+            }
+        }
+    }
+
+    /// Ends the connection: the codec's next read fails.
+    pub(crate) fn fail(&self, kind: io::ErrorKind) {
+        self.0.borrow_mut().failed.get_or_insert(kind);
+    }
+
+    /// What the watch knows.
+    pub(crate) fn with_watch<T>(&self, look: impl FnOnce(&mut W) -> T) -> T {
+        look(&mut self.0.borrow_mut().watch)
+    }
+
+    /// Whether the peer has closed, or the socket failed.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.0.borrow();
+        state.ended || state.failed.is_some()
+    }
+}
+
+impl<W: Watch> State<W> {
+    /// Reads into the empty read buffer; `Ok(0)` is the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(kind) = self.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        let mut chunk = buffers::take();
+        let mut space = ReadBuf::new(&mut chunk[..CHUNK]);
+        let result = Pin::new(&mut self.socket).poll_read(cx, &mut space);
+        let count = space.filled().len();
+        let result = match result {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) if count > 0 => {
+                self.counts.received(count as u64);
+                match self.watch.inbound(&chunk[..count]) {
+                    Ok(()) => {
+                        self.read = Buffer {
+                            bytes: chunk,
+                            start: 0,
+                            end: count,
+                        };
+                        return Poll::Ready(Ok(count));
+                    }
+                    Err(error) => Poll::Ready(Err(error)),
+                }
+            }
+            Poll::Ready(Ok(())) => {
+                self.ended = true;
+                Poll::Ready(Ok(0))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        };
+        buffers::give(chunk);
+        if let Poll::Ready(Err(error)) = &result {
+            self.failed = Some(error.kind());
+        }
+        result
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.write.is_empty() {
+            let pending = self.write.pending();
+            match ready!(Pin::new(&mut self.socket).poll_write(cx, pending)) {
+                Ok(count) if count > 0 => {
+                    self.counts.sent(count as u64);
+                    self.write.consume(count);
+                    continue;
+                }
+                Ok(_) => self.failed = Some(io::ErrorKind::WriteZero),
+                Err(error) => self.failed = Some(error.kind()),
+            }
+            self.write.clear();
+        }
+        match self.failed {
+            Some(kind) => Poll::Ready(Err(kind.into())),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn note_buffered(&mut self) {
+        let now = (
+            self.read.pending().len() as u64,
+            self.write.pending().len() as u64,
+        );
+        if now != self.buffered {
+            self.counts.receive_buffered(self.buffered.0, now.0);
+            self.counts.send_buffered(self.buffered.1, now.1);
+            self.buffered = now;
+        }
+    }
+
+    /// Makes room for gathering; pending only when the socket takes nothing more.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(kind) = self.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if self.write.pending().len() >= CHUNK {
+            return self.poll_drain(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<W> Drop for State<W> {
+    fn drop(&mut self) {
+        self.counts.receive_buffered(self.buffered.0, 0);
+        self.counts.send_buffered(self.buffered.1, 0);
+    }
+}
+
+impl<W: Watch + Unpin> AsyncRead for Io<W> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let state = &mut *self.0.borrow_mut();
+        if state.read.is_empty() && ready!(state.poll_fill(cx))? == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let pending = state.read.pending();
+        let count = pending.len().min(space.remaining());
+        space.put_slice(&pending[..count]);
+        state.read.consume(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<W: Watch + Unpin> AsyncWrite for Io<W> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let state = &mut *self.0.borrow_mut();
+        ready!(state.poll_room(cx))?;
+        state.watch.outbound(bytes);
+        state.write.append(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let state = &mut *self.0.borrow_mut();
+        ready!(state.poll_room(cx))?;
+        let mut count = 0;
+        for slice in slices {
+            state.watch.outbound(slice);
+            state.write.append(slice);
+            count += slice.len();
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Does nothing: the connection's task drains once, at the end of its turn.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0.borrow().failed {
+            Some(kind) => Poll::Ready(Err(kind.into())),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = &mut *self.0.borrow_mut();
+        ready!(state.poll_drain(cx))?;
+        Pin::new(&mut state.socket).poll_shutdown(cx)
+    }
+}
+
+/// Bytes on their way; its memory goes back to the worker as soon as it is empty.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.is_empty() {
+            self.clear();
+            self.bytes = buffers::take();
+        }
+        let end = self.end + bytes.len();
+        if end > self.bytes.len() {
+            self.bytes.resize(end.next_power_of_two(), 0);
+        }
+        self.bytes[self.end..end].copy_from_slice(bytes);
+        self.end = end;
+    }
+
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+        buffers::give(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// The buffers that a worker's connections take turns with.
+mod buffers {
+    use std::cell::RefCell;
+
+    use super::CHUNK;
+    use super::KEPT;
+
+    /// A chunk, and room for the frame that makes it full.
+    const LENGTH: usize = CHUNK + 32 * 1024;
+
+    thread_local! {
+        // Not state that anybody could see: only memory that is not given back to the allocator.
+        static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A buffer of at least [`LENGTH`] bytes, with whatever the last user left in it.
+    pub(super) fn take() -> Vec<u8> {
+        SPARE
+            .with_borrow_mut(Vec::pop)
+            .unwrap_or_else(|| vec![0; LENGTH])
+    }
+
+    pub(super) fn give(buffer: Vec<u8>) {
+        if (LENGTH..=4 * LENGTH).contains(&buffer.len()) {
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < KEPT {
+                    spare.push(buffer);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_gives_back_what_was_appended_and_owns_nothing_when_empty() {
+        let mut buffer = Buffer::default();
+        let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+        for piece in bytes.chunks(7_001) {
+            buffer.append(piece);
+        }
+        let mut seen = Vec::new();
+        while !buffer.is_empty() {
+            let count = buffer.pending().len().min(9_999);
+            seen.extend_from_slice(&buffer.pending()[..count]);
+            buffer.consume(count);
+        }
+        assert_eq!(seen, bytes);
+        assert_eq!(buffer.bytes.capacity(), 0);
+    }
+}

@@ -1,0 +1,132 @@
+//! The stats that connections count, under Envoy's names; their scopes come from whoever owns the connections.
+
+use std::fmt;
+
+use outrider_stats::Counter;
+use outrider_stats::Gauge;
+use outrider_stats::Histogram;
+
+outrider_stats::group! {
+    /// `http1.*` of a cluster, or of all listeners.
+    pub struct Http1Stats {
+        dropped_headers_with_underscores: Counter,
+        metadata_not_supported_error: Counter,
+        requests_rejected_with_underscores_in_headers: Counter,
+        response_flood: Counter,
+    }
+}
+
+outrider_stats::group! {
+    /// `http2.*` of a cluster, or of all listeners.
+    pub struct Http2Stats {
+        cookies_total_bytes_too_large: Counter,
+        deferred_stream_close: Gauge,
+        dropped_headers_with_underscores: Counter,
+        goaway_sent: Counter,
+        header_list_size_too_large: Counter,
+        header_overflow: Counter,
+        headers_cb_no_stream: Counter,
+        inbound_empty_frames_flood: Counter,
+        inbound_priority_frames_flood: Counter,
+        inbound_window_update_frames_flood: Counter,
+        keepalive_timeout: Counter,
+        metadata_empty_frames: Counter,
+        nghttp2_downstream_connections: Counter,
+        nghttp2_upstream_connections: Counter,
+        oghttp2_downstream_connections: Counter,
+        oghttp2_upstream_connections: Counter,
+        outbound_control_flood: Counter,
+        outbound_control_frames_active: Gauge,
+        outbound_flood: Counter,
+        outbound_frames_active: Gauge,
+        pending_send_bytes: Gauge,
+        requests_rejected_with_underscores_in_headers: Counter,
+        rx_messaging_error: Counter,
+        rx_reset: Counter,
+        stream_refused_errors: Counter,
+        streams_active: Gauge,
+        trailers: Counter,
+        tx_flush_timeout: Counter,
+        tx_reset: Counter,
+        cookie_count: Histogram,
+        cookie_size: Histogram,
+        header_count: Histogram,
+        header_list_size: Histogram,
+    }
+}
+
+outrider_stats::group! {
+    /// What a connection manager counts of its connections, below `http.<stat_prefix>`.
+    pub struct ConnectionStats {
+        downstream_cx_active: Gauge,
+        downstream_cx_delayed_close_timeout: Counter,
+        downstream_cx_destroy: Counter,
+        downstream_cx_destroy_active_rq: Counter,
+        downstream_cx_destroy_local: Counter,
+        downstream_cx_destroy_local_active_rq: Counter,
+        downstream_cx_destroy_remote: Counter,
+        downstream_cx_destroy_remote_active_rq: Counter,
+        downstream_cx_drain_close: Counter,
+        downstream_cx_http1_active: Gauge,
+        downstream_cx_http1_soft_drain: Gauge,
+        downstream_cx_http1_total: Counter,
+        downstream_cx_http2_active: Gauge,
+        downstream_cx_http2_total: Counter,
+        downstream_cx_http3_active: Gauge,
+        downstream_cx_http3_total: Counter,
+        downstream_cx_idle_timeout: Counter,
+        downstream_cx_length_ms: Histogram,
+        downstream_cx_max_duration_reached: Counter,
+        downstream_cx_max_requests_reached: Counter,
+        downstream_cx_overload_disable_keepalive: Counter,
+        downstream_cx_protocol_error: Counter,
+        downstream_cx_rx_bytes_buffered: Gauge,
+        downstream_cx_rx_bytes_total: Counter,
+        downstream_cx_ssl_active: Gauge,
+        downstream_cx_ssl_total: Counter,
+        downstream_cx_total: Counter,
+        downstream_cx_tx_bytes_buffered: Gauge,
+        downstream_cx_tx_bytes_total: Counter,
+        downstream_cx_upgrades_active: Gauge,
+        downstream_cx_upgrades_total: Counter,
+    }
+}
+
+/// Who counts the bytes of connections: a connection manager, or a cluster (`…_cx_rx_bytes_total` and its like).
+pub trait ByteCounts: fmt::Debug {
+    /// Bytes came from the socket.
+    fn received(&self, bytes: u64);
+    /// Bytes went to the socket.
+    fn sent(&self, bytes: u64);
+    /// The bytes read and not yet parsed went from `before` to `after`.
+    fn receive_buffered(&self, before: u64, after: u64);
+    /// The bytes that wait for the socket went from `before` to `after`.
+    fn send_buffered(&self, before: u64, after: u64);
+}
+
+impl ByteCounts for ConnectionStats {
+    fn received(&self, bytes: u64) {
+        self.downstream_cx_rx_bytes_total.add(bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.downstream_cx_tx_bytes_total.add(bytes);
+    }
+
+    fn receive_buffered(&self, before: u64, after: u64) {
+        shift(&self.downstream_cx_rx_bytes_buffered, before, after);
+    }
+
+    fn send_buffered(&self, before: u64, after: u64) {
+        shift(&self.downstream_cx_tx_bytes_buffered, before, after);
+    }
+}
+
+/// Moves a gauge by the difference between two readings of a connection's own share of it.
+pub fn shift(gauge: &Gauge, before: u64, after: u64) {
+    if after > before {
+        gauge.add(after - before);
+    } else if before > after {
+        gauge.sub(before - after);
+    }
+}
