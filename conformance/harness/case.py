@@ -60,7 +60,7 @@ class Case:
 def load(path: Path) -> list[Case]:
     """All variants of the case in a file."""
     spec = yaml.safe_load(path.read_text())
-    unknown = set(spec) - KEYS
+    unknown = set(spec) - KEYS | {key for step in spec.get("traffic", []) if isinstance(step, dict) for key in step if not isinstance(key, str)}
     if unknown or "about" not in spec:
         raise ValueError(f"{path}: unknown keys {sorted(unknown)}" if unknown else f"{path}: `about` is missing")
     name = str(path.relative_to(CASES).with_suffix(""))

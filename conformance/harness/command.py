@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from . import coverage, document
-from .case import Case, ROOT, select
+from .case import Case, ROOT, load, select
 from .execute import Outcome, run_case
 
 TARGET = ROOT.parent / "target"
@@ -71,7 +71,8 @@ def record(args) -> int:
     for path, variants in by_file.items():
         file = path.with_suffix(who)
         old = json.loads(file.read_text()) if file.exists() else {}
-        new = {**old, **variants} if args.k else variants
+        kept = {case.variant for case in load(path)}
+        new = {name: one for name, one in {**old, **variants}.items() if name in kept}
         if new != old:
             file.write_text(pretty(new) + "\n")
             print(f"recorded {path.relative_to(ROOT)}")

@@ -169,8 +169,8 @@ class Run:
         return (place[0].replace("0.0.0.0", "127.0.0.1"), place[1]) if isinstance(place, tuple) else place
 
     def connection(self, step: dict, codec: str):
-        """A new connection, or the one that steps share by `on: name`."""
-        name = step.get("on")
+        """A new connection, or the one that steps share by `via: name`."""
+        name = step.get("via")
         if name in self.conns:
             return self.conns[name]
         sock = client.connect(self.address(step.get("to", "ingress")), step.get("from"))

@@ -9,7 +9,7 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
     (rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (?:{MONTHS}) \d{{4}} \d\d:\d\d:\d\d GMT", "<date>"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+Z?", "<time>"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "<time>"),
-    (r"(x-envoy-upstream-service-time: )\d+", r"\1<ms>"),
+    (r"(?i)(x-envoy-upstream-service-time: )\d+", r"\1<ms>"),
     (r"(grpc-timeout: )\d+[nuSmMH]", r"\1<timeout>"),
     (r"(x-envoy-expected-rq-timeout-ms: )(?!15000\b)\d+", r"\1<ms>"),
     (r"(user-agent: grpc-python)[^\n\"]*", r"\1"),

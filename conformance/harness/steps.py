@@ -11,14 +11,14 @@ from .proxy import die_with_parent
 
 
 def http(run, step: dict):
-    """`http: GET /path`: one request; `codec` (or a list of them), `headers`, `body`, `trailers`, `authority`, `to`, `on`, `show`."""
+    """`http: GET /path`: one request; `codec` (or a list of them), `headers`, `body`, `trailers`, `authority`, `to`, `via`, `show`."""
     codecs = step.get("codec", run.case.down)
     if isinstance(codecs, list):
         return {codec: http(run, {**step, "codec": codec}) for codec in codecs}
     request = client.request_of(step)
     conn = run.connection(step, codecs)
     seen = (client.over_http2 if codecs == "http2" else client.over_http1)(conn, request)
-    if "on" not in step:
+    if "via" not in step:
         hang_up(conn)
     return only(seen, step.get("show"))
 
@@ -71,7 +71,7 @@ def raw(run, step: dict):
             stream.sock.close()
         else:
             raise ValueError(f"unknown raw step {word!r}")
-    if "on" not in step:
+    if "via" not in step:
         stream.sock.close()
     return seen
 
@@ -93,7 +93,7 @@ def frames(run, step: dict):
     for one in step["h2"]:
         http2.action(conn, one)
     seen = http2.transcript(conn.events[before:], tuple(step.get("show", "").split()))
-    if "on" not in step:
+    if "via" not in step:
         hang_up(conn)
     return seen
 
@@ -106,9 +106,9 @@ def grpc(run, step: dict):
     address = run.address(step.get("to", "ingress"))
     call = grpc_client.Call(step)
     if "times" not in step:
-        channel = run.channel(step["on"], address) if "on" in step else None
+        channel = run.channel(step["via"], address) if "via" in step else None
         return grpc_client.CLIENTS[clients](address, call, channel)
-    channel = run.channel(step.get("on", "shared"), address)
+    channel = run.channel(step.get("via", "shared"), address)
     workers = step["times"] if step.get("parallel") else 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         answers = list(pool.map(lambda _: grpc_client.grpcio(address, call, channel), range(step["times"])))
@@ -301,7 +301,7 @@ def write(run, step: dict) -> None:
 
 
 def close(run, step: dict) -> None:
-    """`close: name`: ends a connection that steps shared by `on: name`."""
+    """`close: name`: ends a connection that steps shared by `via: name`."""
     conn = run.conns.pop(step["close"], None)
     if conn is not None:
         hang_up(conn)
