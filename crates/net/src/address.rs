@@ -5,6 +5,13 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use outrider_config::ConfigError;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3 as api;
+use outrider_config::api::envoy::config::core::v3::address::Address as Kind;
+use outrider_config::api::envoy::config::core::v3::socket_address::PortSpecifier;
+use outrider_config::api::envoy::config::core::v3::socket_address::Protocol;
+
 /// Where a socket is bound or connects to (`envoy.config.core.v3.Address`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
@@ -29,6 +36,24 @@ pub enum PipeAddress {
 }
 
 impl Address {
+    /// The address found at `path`: an IP address and port for TCP, or a UNIX socket.
+    ///
+    /// # Errors
+    /// Host names, named ports, UDP and internal addresses.
+    pub fn build(address: &api::Address, path: &FieldPath) -> Result<Address, ConfigError> {
+        match &address.address {
+            Some(Kind::SocketAddress(socket)) => {
+                build_socket_address(socket, &path.field("socket_address"))
+            }
+            Some(Kind::Pipe(pipe)) => build_pipe(pipe, &path.field("pipe")),
+            Some(Kind::EnvoyInternalAddress(_)) => Err(ConfigError::new(
+                &path.field("envoy_internal_address"),
+                "not supported: internal listeners",
+            )),
+            None => Err(ConfigError::new(path, "an address is required")),
+        }
+    }
+
     /// The IP address and port, unless it is a pipe.
     #[must_use]
     pub fn ip(&self) -> Option<SocketAddr> {
@@ -84,6 +109,60 @@ impl fmt::Display for Address {
     }
 }
 
+fn build_socket_address(
+    socket: &api::SocketAddress,
+    path: &FieldPath,
+) -> Result<Address, ConfigError> {
+    let refuse =
+        |field: &'static str, message: String| Err(ConfigError::new(&path.field(field), message));
+    if socket.protocol != Protocol::Tcp as i32 {
+        return refuse("protocol", "not supported: UDP".to_owned());
+    }
+    if !socket.resolver_name.is_empty() && socket.resolver_name != "envoy.ip" {
+        let name = &socket.resolver_name;
+        return refuse(
+            "resolver_name",
+            format!("not supported: {name}; known is envoy.ip"),
+        );
+    }
+    let port = match &socket.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => *port,
+        Some(PortSpecifier::NamedPort(_)) => {
+            return refuse("named_port", "not supported: named ports".to_owned());
+        }
+        None => 0,
+    };
+    let Ok(port) = u16::try_from(port) else {
+        return refuse("port_value", format!("expected 0 to 65535, got {port}"));
+    };
+    // Also with a scope, as in `fe80::1%2`.
+    let scoped: Result<SocketAddr, _> = format!("[{}]:{port}", socket.address).parse();
+    match (socket.address.parse::<IpAddr>(), scoped) {
+        (Ok(ip), _) => Ok(Address::Ip(SocketAddr::new(ip, port))),
+        (Err(_), Ok(scoped)) => Ok(Address::Ip(scoped)),
+        (Err(_), Err(_)) => refuse(
+            "address",
+            format!("malformed IP address: {}", socket.address),
+        ),
+    }
+}
+
+fn build_pipe(pipe: &api::Pipe, path: &FieldPath) -> Result<Address, ConfigError> {
+    if pipe.path.starts_with('@') && pipe.mode != 0 {
+        let message = "an abstract socket has no mode bits";
+        return Err(ConfigError::new(&path.field("mode"), message));
+    }
+    // `sockaddr_un` holds 108 bytes, of which a path needs one for its end.
+    if pipe.path.len() > 107 {
+        let message = format!(
+            "path exceeds maximum UNIX domain socket path size: {}",
+            pipe.path
+        );
+        return Err(ConfigError::new(&path.field("path"), message));
+    }
+    Ok(Address::pipe(&pipe.path, pipe.mode))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +195,46 @@ mod tests {
             Address::from("[::1]:80".parse::<SocketAddr>().unwrap()).host(),
             "::1"
         );
+    }
+
+    #[test]
+    fn builds_what_can_be_bound_and_refuses_the_rest() {
+        let socket = |address: &str, port: u32| api::Address {
+            address: Some(Kind::SocketAddress(api::SocketAddress {
+                address: address.to_owned(),
+                port_specifier: Some(PortSpecifier::PortValue(port)),
+                ..Default::default()
+            })),
+        };
+        let pipe = |path: &str, mode| api::Address {
+            address: Some(Kind::Pipe(api::Pipe {
+                path: path.to_owned(),
+                mode,
+            })),
+        };
+        for (address, expected) in [
+            (socket("10.0.0.1", 80), Ok("10.0.0.1:80")),
+            (socket("::", 0), Ok("[::]:0")),
+            (socket("fe80::1%2", 1), Ok("[fe80::1%2]:1")),
+            (
+                socket("localhost", 80),
+                Err("malformed IP address: localhost"),
+            ),
+            (
+                socket("1.2.3.4", 65536),
+                Err("expected 0 to 65535, got 65536"),
+            ),
+            (pipe("/run/x", 0o600), Ok("/run/x")),
+            (pipe("@x", 0), Ok("@x")),
+            (pipe("@x", 1), Err("an abstract socket has no mode bits")),
+            (api::Address::default(), Err("an address is required")),
+        ] {
+            let built = Address::build(&address, &FieldPath::root());
+            let text = built.map(|address| address.to_string());
+            assert_eq!(
+                text.as_deref().map_err(|error| error.message.as_str()),
+                expected
+            );
+        }
     }
 }
