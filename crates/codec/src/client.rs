@@ -1,5 +1,6 @@
 //! The client role: connections to upstream hosts, and the requests on them.
 
+use std::any::Any;
 use std::future::Future;
 use std::rc::Rc;
 use std::task::Context;
@@ -82,7 +83,10 @@ impl Client {
         match &self.0 {
             ClientKind::H2(connection) => {
                 let exchange = connection.send(request)?;
-                Ok(Exchange(ExchangeKind::H2(Box::new(exchange))))
+                Ok(Exchange {
+                    kind: ExchangeKind::H2(Box::new(exchange)),
+                    guard: None,
+                })
             }
         }
     }
@@ -98,7 +102,11 @@ impl Client {
 /// One request on one upstream connection. Polling it drives the request body up while the answer comes down, in the
 /// caller's own task. Dropping it before both have ended resets the stream.
 #[derive(Debug)]
-pub struct Exchange(ExchangeKind);
+pub struct Exchange {
+    kind: ExchangeKind,
+    /// Declared last: by the time it is dropped, the stream's place on the connection is free again.
+    guard: Option<Box<dyn Any>>,
+}
 
 /// Which codec the exchange is on. Boxed: an exchange is moved about, and is part of every [`Body`].
 #[derive(Debug)]
@@ -112,7 +120,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, StreamError>> {
-        match &mut self.0 {
+        match &mut self.kind {
             ExchangeKind::H2(exchange) => exchange.poll_response(cx),
         }
     }
@@ -123,7 +131,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             ExchangeKind::H2(exchange) => exchange.poll_informational(cx),
         }
     }
@@ -137,15 +145,21 @@ impl Exchange {
     /// Whether all of the request, body and trailers, was handed to the connection.
     #[must_use]
     pub fn request_sent(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             ExchangeKind::H2(exchange) => exchange.request_sent(),
         }
+    }
+
+    /// Keeps `guard` until the exchange is over, and drops it after the stream was given back to the connection: what
+    /// the pool counts as an active request.
+    pub fn hold(&mut self, guard: Box<dyn Any>) {
+        self.guard = Some(guard);
     }
 
     /// The exchange's counts: sent is the request, received the answer.
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
-        match &self.0 {
+        match &self.kind {
             ExchangeKind::H2(exchange) => exchange.meter(),
         }
     }
@@ -155,14 +169,14 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, StreamError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             ExchangeKind::H2(exchange) => exchange.poll_frame(cx),
         }
     }
 
     /// Whether the answer is known to be over, so that nothing is left to poll for.
     pub(crate) fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             ExchangeKind::H2(exchange) => exchange.is_end_stream(),
         }
     }
