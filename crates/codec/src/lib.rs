@@ -6,6 +6,7 @@
 
 mod body;
 mod client;
+mod config;
 mod error;
 mod h2;
 mod io;
