@@ -1,0 +1,157 @@
+use std::collections::HashMap;
+
+use outrider_net::Address;
+use outrider_stats::Store;
+
+use super::*;
+use crate::HealthStatus;
+use crate::HealthStatus::Degraded;
+use crate::HealthStatus::Healthy;
+use crate::HealthStatus::Unhealthy;
+use crate::host::HostDescription;
+use crate::host_set::LocalityHosts;
+use crate::host_set::PriorityHosts;
+
+/// Hosts of (weight, health), addressed by number from `first` on.
+fn locality(first: u16, weight: u32, hosts: &[(u32, HealthStatus)]) -> LocalityHosts {
+    let host = |(port, (weight, health)): (u16, &(u32, HealthStatus))| {
+        let description = HostDescription {
+            weight: *weight,
+            health: *health,
+            ..HostDescription::default()
+        };
+        Host::new(
+            vec![Address::Ip(([127, 0, 0, 1], port).into())],
+            Arc::new(description),
+        )
+    };
+    LocalityHosts {
+        weight,
+        hosts: (first..).zip(hosts).map(host).collect(),
+    }
+}
+
+fn priority(localities: Vec<LocalityHosts>) -> PriorityHosts {
+    PriorityHosts { localities }
+}
+
+fn config() -> BalancerConfig {
+    BalancerConfig {
+        factory: &FACTORIES[0],
+        panic_threshold: 50,
+        locality_weighted: false,
+        overprovisioning_factor: 140,
+        weighted_priority_health: false,
+    }
+}
+
+/// How often each port is picked; port 0 stands for no host.
+fn picks(priorities: &[PriorityHosts], config: &BalancerConfig, count: u32) -> HashMap<u16, u32> {
+    let balancer = Priorities::new(priorities, config);
+    let worker = WorkerCx::new(0, Store::new(), fastrand::u64(..));
+    let mut cursors = Cursors::default();
+    let stats = ClusterStats::default();
+    let mut picks = HashMap::new();
+    for _ in 0..count {
+        let host = balancer.pick(&mut PickCx {
+            worker: &worker,
+            cursors: &mut cursors,
+            stats: &stats,
+        });
+        let port = host.map_or(0, |host| host.address().ip().unwrap().port());
+        *picks.entry(port).or_default() += 1;
+    }
+    picks
+}
+
+#[test]
+fn round_robin_gives_each_host_its_weight_and_loses_none() {
+    for _ in 0..100 {
+        let weights: Vec<u32> = (0..fastrand::usize(1..6))
+            .map(|_| fastrand::u32(1..10))
+            .collect();
+        let hosts: Vec<_> = weights.iter().map(|weight| (*weight, Healthy)).collect();
+        let sum: u32 = weights.iter().sum();
+        let picks = picks(
+            &[priority(vec![locality(1, 0, &hosts)])],
+            &config(),
+            sum * 4,
+        );
+        for (port, weight) in (1..).zip(&weights) {
+            assert_eq!(picks.get(&port), Some(&(weight * 4)), "{weights:?}");
+        }
+    }
+}
+
+#[test]
+fn no_host_is_no_pick() {
+    assert_eq!(picks(&[], &config(), 3)[&0], 3);
+    assert_eq!(picks(&[priority(vec![])], &config(), 3)[&0], 3);
+    let empty = priority(vec![locality(1, 3, &[])]);
+    let weighted = BalancerConfig {
+        locality_weighted: true,
+        ..config()
+    };
+    assert_eq!(picks(&[empty.clone(), empty], &weighted, 3)[&0], 3);
+}
+
+#[test]
+fn requests_fail_over_by_what_is_healthy() {
+    // Half of priority 0 is healthy: it takes 140 % of a half, and priority 1 the rest.
+    let first = priority(vec![locality(
+        1,
+        0,
+        &[(1, Healthy), (1, Unhealthy), (1, Healthy), (1, Unhealthy)],
+    )]);
+    let second = priority(vec![locality(11, 0, &[(1, Healthy)])]);
+    let picks = picks(&[first, second], &config(), 10_000);
+    assert!(
+        !picks.contains_key(&2) && !picks.contains_key(&4),
+        "{picks:?}"
+    );
+    let failed_over = picks[&11];
+    assert!((2700..3300).contains(&failed_over), "{picks:?}");
+}
+
+#[test]
+fn in_panic_health_is_ignored() {
+    let hosts = [(1, Healthy), (1, Unhealthy), (1, Unhealthy)];
+    let set = [priority(vec![locality(1, 0, &hosts)])];
+    let panicking = picks(&set, &config(), 30);
+    assert_eq!([panicking[&1], panicking[&2], panicking[&3]], [10, 10, 10]);
+    let off = BalancerConfig {
+        panic_threshold: 0,
+        ..config()
+    };
+    assert_eq!(picks(&set, &off, 30)[&1], 30);
+    let all_unhealthy = [priority(vec![locality(1, 0, &[(1, Unhealthy)])])];
+    assert_eq!(picks(&all_unhealthy, &off, 5)[&0], 5);
+}
+
+#[test]
+fn degraded_hosts_help_out() {
+    let hosts = [(1, Healthy), (1, Degraded), (1, Degraded), (1, Degraded)];
+    let set = [priority(vec![locality(1, 0, &hosts)])];
+    let picks = picks(&set, &config(), 10_000);
+    // Healthy hosts can take 35 %, degraded ones the rest.
+    assert!((3200..3800).contains(&picks[&1]), "{picks:?}");
+}
+
+#[test]
+fn localities_share_by_weight_when_asked_to() {
+    let set = [priority(vec![
+        locality(1, 3, &[(1, Healthy), (1, Healthy)]),
+        locality(11, 1, &[(1, Healthy)]),
+    ])];
+    let weighted = BalancerConfig {
+        locality_weighted: true,
+        ..config()
+    };
+    let by_locality = picks(&set, &weighted, 400);
+    assert_eq!(
+        [by_locality[&1], by_locality[&2], by_locality[&11]],
+        [150, 150, 100]
+    );
+    let flat = picks(&set, &config(), 300);
+    assert_eq!([flat[&1], flat[&2], flat[&11]], [100, 100, 100]);
+}

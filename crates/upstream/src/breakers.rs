@@ -1,0 +1,302 @@
+//! Circuit breakers: how much a cluster may have open at once, over all workers together.
+//!
+//! A breaker is one atomic count against a limit. Whoever enters holds a [`Permit`], so that no path forgets to leave.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use outrider_stats::Gauge;
+use outrider_stats::Lazy;
+
+use crate::stats::BreakerStats;
+use crate::stats::PriorityBreakerStats;
+use crate::stats::RemainingStats;
+
+/// A request's priority (`envoy.config.core.v3.RoutingPriority`): each has breakers and connections of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// `DEFAULT`
+    #[default]
+    Default,
+    /// `HIGH`
+    High,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Connections, including those being made.
+    Connections,
+    /// Requests that wait for a connection.
+    PendingRequests,
+    /// Requests that have one.
+    Requests,
+    /// Retries under way.
+    Retries,
+    /// Connection pools.
+    ConnectionPools,
+}
+
+/// The limits of one priority (`CircuitBreakers.Thresholds`). Defaults are Envoy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// `max_connections`
+    pub max_connections: u64,
+    /// `max_pending_requests`
+    pub max_pending_requests: u64,
+    /// `max_requests`
+    pub max_requests: u64,
+    /// `max_retries`
+    pub max_retries: u64,
+    /// `max_connection_pools`
+    pub max_connection_pools: u64,
+    /// `track_remaining`
+    pub track_remaining: bool,
+    /// `per_host_thresholds[].max_connections`
+    pub max_connections_per_host: u64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Thresholds {
+        Thresholds {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            max_connection_pools: u64::MAX,
+            track_remaining: false,
+            max_connections_per_host: u64::from(u32::MAX),
+        }
+    }
+}
+
+/// A cluster's breakers, shared by all workers.
+#[derive(Debug)]
+pub struct Breakers {
+    default: PriorityBreakers,
+    high: PriorityBreakers,
+    stats: Arc<BreakerStats>,
+}
+
+#[derive(Debug)]
+struct PriorityBreakers {
+    thresholds: Thresholds,
+    connections: AtomicU64,
+    pending_requests: AtomicU64,
+    requests: AtomicU64,
+    retries: AtomicU64,
+    connection_pools: AtomicU64,
+}
+
+impl Breakers {
+    pub(crate) fn new(default: Thresholds, high: Thresholds, stats: Arc<BreakerStats>) -> Breakers {
+        start_remaining(&default, &stats.default);
+        start_remaining(&high, &stats.high);
+        Breakers {
+            default: PriorityBreakers::new(default),
+            high: PriorityBreakers::new(high),
+            stats,
+        }
+    }
+
+    /// The limits of a priority.
+    #[must_use]
+    pub fn thresholds(&self, priority: Priority) -> &Thresholds {
+        &self.of(priority).thresholds
+    }
+
+    /// Enters, unless the limit is reached.
+    pub fn enter(self: &Arc<Self>, priority: Priority, resource: Resource) -> Option<Permit> {
+        let (count, max) = self.of(priority).count(resource);
+        let before = count
+            .fetch_update(Relaxed, Relaxed, |n| (n < max).then(|| n + 1))
+            .ok()?;
+        self.entered(priority, resource, before + 1);
+        Some(self.permit(priority, resource))
+    }
+
+    /// Enters even past the limit: a pool without any connection may always make its first.
+    pub(crate) fn enter_always(self: &Arc<Self>, priority: Priority, resource: Resource) -> Permit {
+        let before = self.of(priority).count(resource).0.fetch_add(1, Relaxed);
+        self.entered(priority, resource, before + 1);
+        self.permit(priority, resource)
+    }
+
+    fn permit(self: &Arc<Self>, priority: Priority, resource: Resource) -> Permit {
+        Permit {
+            breakers: self.clone(),
+            priority,
+            resource,
+        }
+    }
+
+    fn entered(&self, priority: Priority, resource: Resource, now: u64) {
+        let (_, max) = self.of(priority).count(resource);
+        let stats = self.stats_of(priority);
+        if now == max {
+            open_gauge(stats, resource).inc();
+        }
+        if self.of(priority).thresholds.track_remaining && now <= max {
+            remaining_gauge(&stats.remaining, resource).dec();
+        }
+    }
+
+    fn left(&self, priority: Priority, resource: Resource) {
+        let (count, max) = self.of(priority).count(resource);
+        let before = count.fetch_sub(1, Relaxed);
+        let stats = self.stats_of(priority);
+        if before == max {
+            open_gauge(stats, resource).dec();
+        }
+        if self.of(priority).thresholds.track_remaining && before <= max {
+            remaining_gauge(&stats.remaining, resource).inc();
+        }
+    }
+
+    fn of(&self, priority: Priority) -> &PriorityBreakers {
+        match priority {
+            Priority::Default => &self.default,
+            Priority::High => &self.high,
+        }
+    }
+
+    fn stats_of(&self, priority: Priority) -> &PriorityBreakerStats {
+        match priority {
+            Priority::Default => &self.stats.default,
+            Priority::High => &self.stats.high,
+        }
+    }
+}
+
+impl PriorityBreakers {
+    fn new(thresholds: Thresholds) -> PriorityBreakers {
+        PriorityBreakers {
+            thresholds,
+            connections: AtomicU64::new(0),
+            pending_requests: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            connection_pools: AtomicU64::new(0),
+        }
+    }
+
+    /// The count of a resource, and its limit.
+    fn count(&self, resource: Resource) -> (&AtomicU64, u64) {
+        let max = &self.thresholds;
+        match resource {
+            Resource::Connections => (&self.connections, max.max_connections),
+            Resource::PendingRequests => (&self.pending_requests, max.max_pending_requests),
+            Resource::Requests => (&self.requests, max.max_requests),
+            Resource::Retries => (&self.retries, max.max_retries),
+            Resource::ConnectionPools => (&self.connection_pools, max.max_connection_pools),
+        }
+    }
+}
+
+/// One place behind a breaker, given back when this is dropped.
+#[derive(Debug)]
+#[must_use = "the place is free again when this is dropped"]
+pub struct Permit {
+    breakers: Arc<Breakers>,
+    priority: Priority,
+    resource: Resource,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.breakers.left(self.priority, self.resource);
+    }
+}
+
+fn open_gauge(stats: &PriorityBreakerStats, resource: Resource) -> &Gauge {
+    match resource {
+        Resource::Connections => &stats.cx_open,
+        Resource::PendingRequests => &stats.rq_pending_open,
+        Resource::Requests => &stats.rq_open,
+        Resource::Retries => &stats.rq_retry_open,
+        Resource::ConnectionPools => &stats.cx_pool_open,
+    }
+}
+
+fn remaining_gauge(stats: &Lazy<RemainingStats>, resource: Resource) -> &Gauge {
+    let stats = stats.get();
+    match resource {
+        Resource::Connections => &stats.remaining_cx,
+        Resource::PendingRequests => &stats.remaining_pending,
+        Resource::Requests => &stats.remaining_rq,
+        Resource::Retries => &stats.remaining_retries,
+        Resource::ConnectionPools => &stats.remaining_cx_pools,
+    }
+}
+
+fn start_remaining(thresholds: &Thresholds, stats: &PriorityBreakerStats) {
+    if thresholds.track_remaining {
+        let stats = stats.remaining.get();
+        stats.remaining_cx.set(thresholds.max_connections);
+        stats
+            .remaining_cx_pools
+            .set(thresholds.max_connection_pools);
+        stats.remaining_pending.set(thresholds.max_pending_requests);
+        stats.remaining_retries.set(thresholds.max_retries);
+        stats.remaining_rq.set(thresholds.max_requests);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breakers(max: u64) -> Arc<Breakers> {
+        let default = Thresholds {
+            max_requests: max,
+            track_remaining: true,
+            ..Thresholds::default()
+        };
+        Arc::new(Breakers::new(
+            default,
+            Thresholds::default(),
+            Arc::default(),
+        ))
+    }
+
+    #[test]
+    fn opens_at_its_limit_and_closes_when_a_permit_is_dropped() {
+        let breakers = breakers(2);
+        let open = || breakers.stats.default.rq_open.value();
+        let remaining = || breakers.stats.default.remaining.get().remaining_rq.value();
+        let enter = || breakers.enter(Priority::Default, Resource::Requests);
+        assert_eq!((open(), remaining()), (0, 2));
+        let first = enter().unwrap();
+        let second = enter().unwrap();
+        assert_eq!((open(), remaining()), (1, 0));
+        assert!(enter().is_none());
+        drop(first);
+        assert_eq!((open(), remaining()), (0, 1));
+        drop((enter().unwrap(), second));
+        assert_eq!((open(), remaining()), (0, 2));
+    }
+
+    #[test]
+    fn a_limit_of_zero_refuses_all() {
+        let breakers = breakers(0);
+        assert!(
+            breakers
+                .enter(Priority::Default, Resource::Requests)
+                .is_none()
+        );
+        assert!(breakers.enter(Priority::High, Resource::Requests).is_some());
+    }
+
+    #[test]
+    fn may_be_passed_by_force() {
+        let breakers = breakers(1);
+        let one = breakers.enter_always(Priority::Default, Resource::Requests);
+        let two = breakers.enter_always(Priority::Default, Resource::Requests);
+        assert_eq!(breakers.stats.default.rq_open.value(), 1);
+        drop(two);
+        assert_eq!(breakers.stats.default.rq_open.value(), 1);
+        drop(one);
+        assert_eq!(breakers.stats.default.rq_open.value(), 0);
+    }
+}

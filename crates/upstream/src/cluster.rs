@@ -1,0 +1,179 @@
+//! A worker's half of a cluster: the hosts as it last saw them, and its connections to them.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use http::Version;
+use outrider_net::WorkerCx;
+
+use crate::Breakers;
+use crate::ClusterInfo;
+use crate::Cursors;
+use crate::Host;
+use crate::HostSet;
+use crate::Permit;
+use crate::PickCx;
+use crate::PoolFailure;
+use crate::Priority;
+use crate::Resource;
+use crate::SharedCluster;
+use crate::UpstreamStream;
+use crate::pool::HostPools;
+use crate::pool::PoolCx;
+use crate::stats::ClusterStats;
+
+/// A cluster on one worker.
+pub struct Cluster {
+    cx: Rc<PoolCx>,
+    hosts: RefCell<Cache<Arc<ArcSwap<HostSet>>, Arc<HostSet>>>,
+    /// The set that `pools` was last compared with.
+    seen: RefCell<Arc<HostSet>>,
+    cursors: RefCell<Cursors>,
+    /// Pools by host; the key is the host's address in memory, which is taken while the pools hold the host.
+    pools: RefCell<HashMap<*const Host, Rc<HostPools>>>,
+}
+
+/// Why no host was picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PickError {
+    /// The cluster has no host that may be used (response flag `UH`).
+    NoHealthyUpstream,
+}
+
+/// A host for one attempt.
+#[derive(Debug)]
+pub struct Pick {
+    pools: Rc<HostPools>,
+}
+
+impl Cluster {
+    pub(crate) fn new(shared: &SharedCluster, worker: Rc<WorkerCx>) -> Rc<Cluster> {
+        let seen = shared.hosts.load_full();
+        Rc::new(Cluster {
+            cx: PoolCx::new(shared, worker),
+            hosts: RefCell::new(Cache::new(shared.hosts.clone())),
+            seen: RefCell::new(seen),
+            cursors: RefCell::default(),
+            pools: RefCell::default(),
+        })
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn info(&self) -> &Arc<ClusterInfo> {
+        &self.cx.info
+    }
+
+    /// This worker's copy of `cluster.<name>.*`.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<ClusterStats> {
+        &self.cx.stats
+    }
+
+    /// The circuit breakers.
+    #[must_use]
+    pub fn breakers(&self) -> &Arc<Breakers> {
+        &self.cx.breakers
+    }
+
+    /// Room for one more retry, unless the breaker is open.
+    pub fn enter_retry(&self, priority: Priority) -> Option<Permit> {
+        self.cx.breakers.enter(priority, Resource::Retries)
+    }
+
+    /// The host for the next attempt.
+    ///
+    /// # Errors
+    /// When no host may be used.
+    pub fn pick(&self) -> Result<Pick, PickError> {
+        self.refresh();
+        let picked = self.seen.borrow().balancer().pick(&mut PickCx {
+            worker: &self.cx.worker,
+            cursors: &mut self.cursors.borrow_mut(),
+            stats: &self.cx.stats,
+        });
+        let Some(host) = picked else {
+            self.cx.stats.upstream_cx_none_healthy.inc();
+            return Err(PickError::NoHealthyUpstream);
+        };
+        let mut pools = self.pools.borrow_mut();
+        let pools = pools
+            .entry(Arc::as_ptr(&host))
+            .or_insert_with(|| HostPools::new(self.cx.clone(), host));
+        Ok(Pick {
+            pools: pools.clone(),
+        })
+    }
+
+    /// Follows the main thread to its newest set of hosts. Pools of hosts that have gone finish what they have and close.
+    pub(crate) fn refresh(&self) {
+        let mut hosts = self.hosts.borrow_mut();
+        let current = hosts.load();
+        if Arc::ptr_eq(current, &self.seen.borrow()) {
+            return;
+        }
+        let previous = self.seen.replace(current.clone());
+        drop((hosts, previous));
+        let gone = self.take_gone();
+        for pools in gone {
+            pools.drain();
+        }
+    }
+
+    fn take_gone(&self) -> Vec<Rc<HostPools>> {
+        let mut pools = self.pools.borrow_mut();
+        if self.cx.info.close_connections_on_host_set_change {
+            return pools.drain().map(|(_, pools)| pools).collect();
+        }
+        let seen = self.seen.borrow();
+        let mut kept = HashMap::with_capacity(pools.len());
+        for host in seen.iter() {
+            kept.extend(pools.remove_entry(&Arc::as_ptr(host)));
+        }
+        std::mem::replace(&mut *pools, kept)
+            .into_values()
+            .collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for pools in self.pools.take().into_values() {
+            pools.drain();
+        }
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("name", &self.cx.info.name)
+            .field("hosts", &self.seen.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pick {
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &Arc<Host> {
+        self.pools.host()
+    }
+
+    /// A place on a connection to the host, waiting for one if need be. Dropping the future leaves the queue.
+    ///
+    /// # Errors
+    /// When a breaker is open, or no connection can be made.
+    pub async fn open(
+        &self,
+        priority: Priority,
+        downstream: Version,
+    ) -> Result<UpstreamStream, PoolFailure> {
+        self.pools.pool(priority, downstream)?.open().await
+    }
+}

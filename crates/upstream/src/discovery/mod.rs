@@ -1,0 +1,104 @@
+//! Discovery: where a cluster's hosts come from.
+//!
+//! A kind of cluster is a file here that implements [`Discovery`], and a line in [`build`].
+
+mod dns;
+mod fixed;
+
+use std::fmt;
+use std::pin::Pin;
+
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::cluster::v3::cluster::ClusterDiscoveryType;
+use outrider_config::api::envoy::config::cluster::v3::cluster::CustomClusterType;
+use outrider_config::api::envoy::config::cluster::v3::cluster::DiscoveryType;
+use outrider_config::api::envoy::extensions::clusters::dns::v3::DnsCluster;
+use outrider_config::type_name;
+use outrider_config::unpack;
+use prost::Name;
+
+use crate::HostsPublisher;
+use crate::dns::Resolvers;
+
+/// Finds a cluster's hosts, and keeps finding them. Runs on the main thread until its cluster goes.
+pub trait Discovery: fmt::Debug + Send {
+    /// Publishes hosts for as long as it runs; a cluster whose hosts never change ends at once.
+    fn run(self: Box<Self>, hosts: HostsPublisher) -> Pin<Box<dyn Future<Output = ()>>>;
+}
+
+/// The names that `cluster_type` knows besides the type of its config.
+const STATIC: &str = "envoy.cluster.static";
+const STRICT_DNS: &str = "envoy.cluster.strict_dns";
+const LOGICAL_DNS: &str = "envoy.cluster.logical_dns";
+const DNS: &str = "envoy.cluster.dns";
+
+/// A kind of cluster.
+enum Kind {
+    Static,
+    /// By the fields of `Cluster` itself.
+    LegacyDns { logical: bool },
+    Dns(DnsCluster, FieldPath),
+}
+
+/// The discovery of `cluster`, found at `path`.
+pub(crate) fn build(
+    cluster: &Cluster,
+    path: &FieldPath,
+    resolvers: &Resolvers,
+) -> Result<Box<dyn Discovery>, ConfigErrors> {
+    match kind(cluster, path)? {
+        Kind::Static => fixed::build(cluster, path),
+        Kind::LegacyDns { logical } => dns::build_legacy(cluster, path, logical, resolvers),
+        Kind::Dns(config, config_path) => {
+            dns::build((cluster, path), (&config, &config_path), resolvers)
+        }
+    }
+}
+
+fn kind(cluster: &Cluster, path: &FieldPath) -> Result<Kind, ConfigError> {
+    let kind = match &cluster.cluster_discovery_type {
+        None => return Ok(Kind::Static),
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            return custom_kind(custom, &path.field("cluster_type"));
+        }
+        Some(ClusterDiscoveryType::Type(number)) => {
+            DiscoveryType::try_from(*number).unwrap_or_default()
+        }
+    };
+    match kind {
+        DiscoveryType::Static => Ok(Kind::Static),
+        DiscoveryType::StrictDns => Ok(Kind::LegacyDns { logical: false }),
+        DiscoveryType::LogicalDns => Ok(Kind::LegacyDns { logical: true }),
+        DiscoveryType::Eds | DiscoveryType::OriginalDst => Err(ConfigError::new(
+            &path.field("type"),
+            format!(
+                "{} is not supported; known: STATIC, STRICT_DNS, LOGICAL_DNS",
+                kind.as_str_name()
+            ),
+        )),
+    }
+}
+
+/// As in Envoy, the type of the config decides before the name does.
+fn custom_kind(custom: &CustomClusterType, path: &FieldPath) -> Result<Kind, ConfigError> {
+    let config = path.field("typed_config");
+    if let Some(any) = &custom.typed_config
+        && type_name(any) == DnsCluster::full_name()
+    {
+        return Ok(Kind::Dns(unpack(any, &config)?, config));
+    }
+    match custom.name.as_str() {
+        STATIC => Ok(Kind::Static),
+        STRICT_DNS => Ok(Kind::LegacyDns { logical: false }),
+        LOGICAL_DNS => Ok(Kind::LegacyDns { logical: true }),
+        DNS => Ok(Kind::Dns(DnsCluster::default(), config)),
+        name => {
+            let known = [STATIC, STRICT_DNS, LOGICAL_DNS, DNS].join(", ");
+            let message = format!("{name:?} is not supported; known: {known}");
+            Err(ConfigError::new(&path.field("name"), message))
+        }
+    }
+}

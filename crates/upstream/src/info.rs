@@ -1,0 +1,295 @@
+//! What the config says of a cluster, apart from where its hosts come from. Never changes once built.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::CircuitBreakers;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::cluster::v3::cluster::LbPolicy;
+use outrider_config::api::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
+use outrider_config::api::envoy::config::core::v3::BindConfig;
+use outrider_config::api::envoy::config::core::v3::Metadata;
+use outrider_config::api::envoy::config::core::v3::RoutingPriority;
+use outrider_config::api::envoy::config::core::v3::socket_address::PortSpecifier;
+use outrider_config::api::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config;
+use outrider_config::api::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
+use outrider_config::duration;
+use outrider_config::unpack;
+use outrider_net::ConnectOptions;
+use outrider_net::KeepAlive;
+
+use crate::Priority;
+use crate::Thresholds;
+use crate::balancer::BalancerConfig;
+use crate::balancer::FACTORIES;
+use crate::balancer::Factory;
+use crate::protocol_options::HttpProtocolOptions;
+
+/// A cluster's settings.
+#[derive(Debug)]
+pub struct ClusterInfo {
+    /// `name`
+    pub name: Arc<str>,
+    /// The name in stats and logs: `alt_stat_name`, or else the name.
+    pub observability_name: Arc<str>,
+    /// `connect_timeout`
+    pub connect_timeout: Duration,
+    /// `per_connection_buffer_limit_bytes`
+    pub per_connection_buffer_limit_bytes: u32,
+    /// How HTTP is spoken.
+    pub http: HttpProtocolOptions,
+    /// How connections are opened.
+    pub connect: ConnectOptions,
+    /// How hosts are chosen.
+    pub balancer: BalancerConfig,
+    /// `common_lb_config.close_connections_on_host_set_change`
+    pub close_connections_on_host_set_change: bool,
+    /// `metadata`
+    pub metadata: Option<Metadata>,
+    /// Circuit breakers of the default and of the high priority.
+    pub thresholds: [Thresholds; 2],
+}
+
+impl ClusterInfo {
+    /// The settings of `message`, found at `path`. `bind` is the cluster manager's `upstream_bind_config`.
+    pub(crate) fn build(
+        message: &Cluster,
+        path: &FieldPath,
+        bind: Option<&BindConfig>,
+    ) -> Result<ClusterInfo, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let http = errors.collect(HttpProtocolOptions::build(message, path));
+        let connect = errors.collect(connect_options(message, path, bind));
+        let balancer = errors.collect(balancer(message, path));
+        let breakers = message.circuit_breakers.as_ref();
+        let thresholds = errors.collect(thresholds(breakers, &path.field("circuit_breakers")));
+        let timeout = duration::optional(
+            message.connect_timeout.as_ref(),
+            &path.field("connect_timeout"),
+        );
+        let timeout = errors.collect(timeout);
+        let (Some(http), Some(connect), Some(balancer), Some(thresholds), Some(timeout)) =
+            (http, connect, balancer, thresholds, timeout)
+        else {
+            return Err(errors);
+        };
+        let name: Arc<str> = message.name.as_str().into();
+        Ok(ClusterInfo {
+            observability_name: match message.alt_stat_name.as_str() {
+                "" => name.clone(),
+                alternative => alternative.into(),
+            },
+            name,
+            connect_timeout: timeout.unwrap_or(Duration::from_secs(5)),
+            per_connection_buffer_limit_bytes: message
+                .per_connection_buffer_limit_bytes
+                .unwrap_or(1 << 20),
+            http,
+            connect,
+            balancer,
+            close_connections_on_host_set_change: message
+                .common_lb_config
+                .as_ref()
+                .is_some_and(|config| config.close_connections_on_host_set_change),
+            metadata: message.metadata.clone(),
+            thresholds,
+        })
+    }
+
+    /// The breakers' limits at a priority.
+    #[must_use]
+    pub fn thresholds(&self, priority: Priority) -> &Thresholds {
+        match priority {
+            Priority::Default => &self.thresholds[0],
+            Priority::High => &self.thresholds[1],
+        }
+    }
+}
+
+fn connect_options(
+    message: &Cluster,
+    path: &FieldPath,
+    bind: Option<&BindConfig>,
+) -> Result<ConnectOptions, ConfigError> {
+    let options = message.upstream_connection_options.as_ref();
+    let keepalive = options.and_then(|options| options.tcp_keepalive.as_ref());
+    let (bind, bind_path) = match &message.upstream_bind_config {
+        Some(own) => (Some(own), path.field("upstream_bind_config")),
+        None => (
+            bind,
+            FieldPath::root()
+                .field("cluster_manager")
+                .field("upstream_bind_config"),
+        ),
+    };
+    let seconds = |value: Option<u32>| value.map(|s| Duration::from_secs(u64::from(s)));
+    Ok(ConnectOptions {
+        keepalive: keepalive.map(|message| KeepAlive {
+            probes: message.keepalive_probes,
+            time: seconds(message.keepalive_time),
+            interval: seconds(message.keepalive_interval),
+        }),
+        source: bind.and_then(|bind| source(bind, &bind_path).transpose()).transpose()?,
+    })
+}
+
+/// `BindConfig.source_address`
+fn source(bind: &BindConfig, path: &FieldPath) -> Result<Option<SocketAddr>, ConfigError> {
+    let Some(address) = &bind.source_address else {
+        return Ok(None);
+    };
+    let path = path.field("source_address");
+    let ip: IpAddr = address.address.parse().map_err(|_| {
+        ConfigError::new(
+            &path.field("address"),
+            format!("malformed IP address: {}", address.address),
+        )
+    })?;
+    let port = match address.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => u16::try_from(port).unwrap_or(0),
+        _ => 0,
+    };
+    Ok(Some(SocketAddr::new(ip, port)))
+}
+
+fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, ConfigError> {
+    let assignment = message.load_assignment.as_ref();
+    let policy = assignment.and_then(|assignment| assignment.policy.as_ref());
+    let common = message.common_lb_config.as_ref();
+    let locality = common.and_then(|common| common.locality_config_specifier.as_ref());
+    let mut config = BalancerConfig {
+        factory: factory(message.lb_policy(), &message.name, &path.field("lb_policy"))?,
+        panic_threshold: common
+            .and_then(|common| common.healthy_panic_threshold.as_ref())
+            .map_or(50, |percent| rounded_percent(percent.value)),
+        locality_weighted: matches!(
+            locality,
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+        ),
+        overprovisioning_factor: policy
+            .and_then(|policy| policy.overprovisioning_factor)
+            .unwrap_or(140),
+        weighted_priority_health: policy.is_some_and(|policy| policy.weighted_priority_health),
+    };
+    let path = path.field("load_balancing_policy");
+    let policies = message.load_balancing_policy.as_ref();
+    match policies.and_then(|list| list.policies.first()) {
+        None if message.lb_policy() == LbPolicy::LoadBalancingPolicyConfig => Err(
+            ConfigError::new(&path, "field load_balancing_policy need to be set"),
+        ),
+        None => Ok(config),
+        Some(policy) => {
+            let path = path.field("policies").index(0).field("typed_extension_config");
+            let extension = policy.typed_extension_config.as_ref();
+            let any = extension.and_then(|extension| extension.typed_config.as_ref());
+            let path = path.field("typed_config");
+            let any = any.ok_or_else(|| ConfigError::new(&path, "expected a policy"))?;
+            // Its own setting counts, and `common_lb_config`'s does not.
+            config.locality_weighted = locality_weighted(&unpack(any, &path)?);
+            Ok(config)
+        }
+    }
+}
+
+fn locality_weighted(policy: &RoundRobin) -> bool {
+    use locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig;
+    let config = policy.locality_lb_config.as_ref();
+    let specifier = config.and_then(|config| config.locality_config_specifier.as_ref());
+    matches!(specifier, Some(LocalityWeightedLbConfig(_)))
+}
+
+fn factory(
+    policy: LbPolicy,
+    cluster: &str,
+    path: &FieldPath,
+) -> Result<&'static Factory, ConfigError> {
+    match policy {
+        LbPolicy::ClusterProvided => Err(ConfigError::new(
+            path,
+            format!(
+                "cluster provided LB specified but cluster '{cluster}' did not provide one. Check cluster documentation."
+            ),
+        )),
+        // Which policy that is, is for `load_balancing_policy` to say; round robin is the only one.
+        LbPolicy::LoadBalancingPolicyConfig => Ok(&FACTORIES[0]),
+        policy => FACTORIES
+            .iter()
+            .find(|factory| factory.policy == policy)
+            .ok_or_else(|| {
+                let known: Vec<_> = FACTORIES.iter().map(|f| f.policy.as_str_name()).collect();
+                ConfigError::new(
+                    path,
+                    format!(
+                        "{} is not supported; known: {}",
+                        policy.as_str_name(),
+                        known.join(", ")
+                    ),
+                )
+            }),
+    }
+}
+
+fn thresholds(
+    message: Option<&CircuitBreakers>,
+    path: &FieldPath,
+) -> Result<[Thresholds; 2], ConfigError> {
+    let mut both = [Thresholds::default(), Thresholds::default()];
+    let Some(message) = message else {
+        return Ok(both);
+    };
+    for (limits, priority) in both
+        .iter_mut()
+        .zip([RoutingPriority::Default, RoutingPriority::High])
+    {
+        // Of several for one priority, the first counts.
+        let list = &message.thresholds;
+        if let Some(given) = list.iter().find(|t| t.priority() == priority) {
+            let or = |given: Option<u32>, default: u64| given.map_or(default, u64::from);
+            *limits = Thresholds {
+                max_connections: or(given.max_connections, limits.max_connections),
+                max_pending_requests: or(given.max_pending_requests, limits.max_pending_requests),
+                max_requests: or(given.max_requests, limits.max_requests),
+                max_retries: or(given.max_retries, limits.max_retries),
+                max_connection_pools: or(given.max_connection_pools, limits.max_connection_pools),
+                track_remaining: given.track_remaining,
+                ..*limits
+            };
+        }
+        let list = &message.per_host_thresholds;
+        if let Some(index) = list.iter().position(|t| t.priority() == priority) {
+            let given = &list[index];
+            let others = given.max_pending_requests.is_some()
+                || given.max_requests.is_some()
+                || given.max_retries.is_some()
+                || given.max_connection_pools.is_some()
+                || given.retry_budget.is_some()
+                || given.track_remaining;
+            if others {
+                return Err(ConfigError::new(
+                    &path.field("per_host_thresholds").index(index),
+                    "Unsupported field in per_host_thresholds: only max_connections may be set",
+                ));
+            }
+            if let Some(max) = given.max_connections {
+                limits.max_connections_per_host = u64::from(max);
+            }
+        }
+    }
+    Ok(both)
+}
+
+/// A percentage as Envoy rounds it: half up, 0 to 100.
+fn rounded_percent(value: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=100"
+    )]
+    let rounded = value.round().clamp(0.0, 100.0) as u32;
+    rounded
+}

@@ -1,0 +1,234 @@
+//! Which HTTP a cluster speaks, and how: `HttpProtocolOptions`, and the older fields of `Cluster` that it replaced.
+
+use std::time::Duration;
+
+use http::Version;
+use outrider_codec::Http1Options;
+use outrider_codec::Http2Options;
+use outrider_config::ConfigError;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
+use outrider_config::api::envoy::config::core::v3::Http1ProtocolOptions;
+use outrider_config::api::envoy::config::core::v3::Http2ProtocolOptions;
+use outrider_config::api::envoy::config::core::v3::HttpProtocolOptions as CommonOptions;
+use outrider_config::api::envoy::extensions::upstreams::http::v3::HttpProtocolOptions as TypedOptions;
+use outrider_config::api::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
+use outrider_config::api::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use outrider_config::duration;
+use outrider_config::unpack;
+
+/// How a cluster's connections speak HTTP.
+#[derive(Clone, Debug)]
+pub struct HttpProtocolOptions {
+    /// Which codec.
+    pub protocol: ProtocolSelection,
+    /// `idle_timeout`: a connection without requests is closed after this long; none when switched off.
+    pub idle_timeout: Option<Duration>,
+    /// `max_connection_duration`
+    pub max_connection_duration: Option<Duration>,
+    /// `max_requests_per_connection`; none for no limit.
+    pub max_requests_per_connection: Option<u32>,
+    /// `max_stream_duration` of the cluster's own; kept by the router.
+    pub max_stream_duration: Option<Duration>,
+    /// `max_headers_count` of an answer.
+    pub max_headers_count: u32,
+    /// `max_response_headers_kb`, KiB; none for each codec's own default.
+    pub max_response_headers_kb: Option<u32>,
+    /// `http_protocol_options`
+    pub http1: Http1Options,
+    /// `http2_protocol_options`
+    pub http2: Http2Options,
+}
+
+/// Which codec a cluster's connections use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolSelection {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+    /// That of the request.
+    Downstream,
+}
+
+/// The key of `typed_extension_protocol_options`.
+const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Envoy's default of `idle_timeout`.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+impl ProtocolSelection {
+    /// Whether a request that came in by `downstream` goes out by HTTP/2.
+    #[must_use]
+    pub fn is_http2(self, downstream: Version) -> bool {
+        match self {
+            ProtocolSelection::Http1 => false,
+            ProtocolSelection::Http2 => true,
+            ProtocolSelection::Downstream => downstream == Version::HTTP_2,
+        }
+    }
+}
+
+/// The parts of either spelling.
+struct Parts<'a> {
+    protocol: ProtocolSelection,
+    path: FieldPath,
+    common: Option<&'a CommonOptions>,
+    common_path: FieldPath,
+    http1: Option<&'a Http1ProtocolOptions>,
+    http2: Option<&'a Http2ProtocolOptions>,
+}
+
+impl HttpProtocolOptions {
+    /// The options of `cluster`, found at `path`.
+    pub(crate) fn build(cluster: &Cluster, path: &FieldPath) -> Result<Self, ConfigError> {
+        let extensions = path.field("typed_extension_protocol_options");
+        if let Some(unknown) = cluster
+            .typed_extension_protocol_options
+            .keys()
+            .find(|key| *key != KEY)
+        {
+            return Err(ConfigError::new(
+                &extensions.key(unknown),
+                format!("not supported; known: {KEY:?}"),
+            ));
+        }
+        match cluster.typed_extension_protocol_options.get(KEY) {
+            Some(any) => {
+                let path = extensions.key(KEY);
+                let typed: TypedOptions = unpack(any, &path)?;
+                build_parts(typed_parts(&typed, &cluster.name, &path)?, cluster)
+            }
+            None => build_parts(legacy_parts(cluster, path)?, cluster),
+        }
+    }
+}
+
+fn typed_parts<'a>(
+    typed: &'a TypedOptions,
+    cluster: &str,
+    path: &FieldPath,
+) -> Result<Parts<'a>, ConfigError> {
+    let (protocol, http1, http2, name) = match &typed.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            let name = "explicit_http_config";
+            match &explicit.protocol_config {
+                Some(ProtocolConfig::HttpProtocolOptions(http1)) => {
+                    (ProtocolSelection::Http1, Some(http1), None, name)
+                }
+                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+                    (ProtocolSelection::Http2, None, Some(http2), name)
+                }
+                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                    let path = path.field(name).field("http3_protocol_options");
+                    return Err(ConfigError::new(&path, "HTTP/3 is not supported"));
+                }
+                None => {
+                    return Err(ConfigError::new(
+                        &path.field(name),
+                        "expected http_protocol_options or http2_protocol_options",
+                    ));
+                }
+            }
+        }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => {
+            let name = "use_downstream_protocol_config";
+            if both.http3_protocol_options.is_some() {
+                let path = path.field(name).field("http3_protocol_options");
+                return Err(ConfigError::new(&path, "HTTP/3 is not supported"));
+            }
+            (
+                ProtocolSelection::Downstream,
+                both.http_protocol_options.as_ref(),
+                both.http2_protocol_options.as_ref(),
+                name,
+            )
+        }
+        Some(UpstreamProtocolOptions::AutoConfig(_)) => {
+            return Err(ConfigError::new(
+                &path.field("auto_config"),
+                format!(
+                    "ALPN configured for cluster {cluster} which has a non-ALPN transport socket"
+                ),
+            ));
+        }
+        None => {
+            return Err(ConfigError::new(
+                path,
+                "expected explicit_http_config or use_downstream_protocol_config",
+            ));
+        }
+    };
+    Ok(Parts {
+        protocol,
+        path: path.field(name),
+        common: typed.common_http_protocol_options.as_ref(),
+        common_path: path.field("common_http_protocol_options"),
+        http1,
+        http2,
+    })
+}
+
+#[expect(deprecated, reason = "old but live fields of Cluster")]
+fn legacy_parts<'a>(cluster: &'a Cluster, path: &FieldPath) -> Result<Parts<'a>, ConfigError> {
+    let http1 = cluster.http_protocol_options.as_ref();
+    let http2 = cluster.http2_protocol_options.as_ref();
+    let protocol = match cluster.protocol_selection() {
+        ClusterProtocolSelection::UseDownstreamProtocol => ProtocolSelection::Downstream,
+        ClusterProtocolSelection::UseConfiguredProtocol => match (http1, http2) {
+            (Some(_), Some(_)) => {
+                return Err(ConfigError::new(
+                    &path.field("http2_protocol_options"),
+                    "Both HTTP1 and HTTP2 options may only be configured with non-default 'protocol_selection' values",
+                ));
+            }
+            (None, Some(_)) => ProtocolSelection::Http2,
+            (_, None) => ProtocolSelection::Http1,
+        },
+    };
+    Ok(Parts {
+        protocol,
+        path: path.clone(),
+        common: cluster.common_http_protocol_options.as_ref(),
+        common_path: path.field("common_http_protocol_options"),
+        http1,
+        http2,
+    })
+}
+
+fn build_parts(parts: Parts<'_>, cluster: &Cluster) -> Result<HttpProtocolOptions, ConfigError> {
+    let default = CommonOptions::default();
+    let common = parts.common.unwrap_or(&default);
+    let path = &parts.common_path;
+    #[expect(deprecated, reason = "an old but live field of Cluster")]
+    let of_cluster = cluster.max_requests_per_connection;
+    if of_cluster.is_some() && common.max_requests_per_connection.is_some() {
+        return Err(ConfigError::new(
+            &path.field("max_requests_per_connection"),
+            "Only one of max_requests_per_connection from Cluster or HttpProtocolOptions can be specified",
+        ));
+    }
+    let idle = duration::optional(common.idle_timeout.as_ref(), &path.field("idle_timeout"))?;
+    let http2_default = Http2ProtocolOptions::default();
+    let http2_path = parts.path.field("http2_protocol_options");
+    Ok(HttpProtocolOptions {
+        protocol: parts.protocol,
+        idle_timeout: Some(idle.unwrap_or(IDLE_TIMEOUT)).filter(|timeout| !timeout.is_zero()),
+        max_connection_duration: duration::optional(
+            common.max_connection_duration.as_ref(),
+            &path.field("max_connection_duration"),
+        )?,
+        max_requests_per_connection: common
+            .max_requests_per_connection
+            .or(of_cluster)
+            .filter(|max| *max > 0),
+        max_stream_duration: duration::optional(
+            common.max_stream_duration.as_ref(),
+            &path.field("max_stream_duration"),
+        )?,
+        max_headers_count: common.max_headers_count.unwrap_or(100),
+        max_response_headers_kb: common.max_response_headers_kb,
+        http1: Http1Options::build(parts.http1.unwrap_or(&Http1ProtocolOptions::default()), false),
+        http2: Http2Options::build(parts.http2.unwrap_or(&http2_default), &http2_path, false)?,
+    })
+}

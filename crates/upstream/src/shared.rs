@@ -1,0 +1,137 @@
+//! The half of a cluster that all threads share: settings, hosts, breakers, and the main thread's stats.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use outrider_net::Address;
+use outrider_stats::Scope;
+use outrider_stats::Store;
+use tokio::sync::watch;
+
+use crate::Breakers;
+use crate::ClusterInfo;
+use crate::HealthStatus;
+use crate::Host;
+use crate::HostDescription;
+use crate::HostSet;
+use crate::Priority;
+use crate::PriorityHosts;
+use crate::balancer::Priorities;
+use crate::stats::ClusterStats;
+use crate::stats::MembershipStats;
+
+/// What all threads share of one cluster.
+#[derive(Debug)]
+pub struct SharedCluster {
+    pub(crate) info: Arc<ClusterInfo>,
+    pub(crate) hosts: Arc<ArcSwap<HostSet>>,
+    pub(crate) breakers: Arc<Breakers>,
+    /// Lists the workers' stats before any worker has made its own copy.
+    pub(crate) stats: Arc<ClusterStats>,
+    pub(crate) membership: Arc<MembershipStats>,
+}
+
+impl SharedCluster {
+    pub(crate) fn new(info: ClusterInfo, store: &Store) -> SharedCluster {
+        let scope = scope(&info);
+        let breakers = Breakers::new(
+            *info.thresholds(Priority::Default),
+            *info.thresholds(Priority::High),
+            store.register(scope.clone().name("circuit_breakers")),
+        );
+        SharedCluster {
+            hosts: Arc::new(ArcSwap::from_pointee(host_set(Vec::new(), &info))),
+            breakers: Arc::new(breakers),
+            stats: store.register(scope.clone()),
+            membership: store.register(scope),
+            info: Arc::new(info),
+        }
+    }
+}
+
+/// `cluster.<observability name>`
+pub(crate) fn scope(info: &ClusterInfo) -> Scope {
+    Scope::new("cluster").name(&info.observability_name)
+}
+
+fn host_set(priorities: Vec<PriorityHosts>, info: &ClusterInfo) -> HostSet {
+    let balancer = Priorities::new(&priorities, &info.balancer);
+    HostSet::new(priorities, Box::new(balancer))
+}
+
+/// How a cluster's discovery makes its hosts known. Lives on the main thread.
+pub struct HostsPublisher {
+    cluster: Arc<SharedCluster>,
+    changed: watch::Sender<()>,
+    /// How many clusters still wait for their first hosts; none once this one does not.
+    uninitialized: Option<watch::Sender<usize>>,
+}
+
+impl HostsPublisher {
+    pub(crate) fn new(
+        cluster: Arc<SharedCluster>,
+        changed: watch::Sender<()>,
+        uninitialized: watch::Sender<usize>,
+    ) -> HostsPublisher {
+        uninitialized.send_modify(|clusters| *clusters += 1);
+        HostsPublisher {
+            cluster,
+            changed,
+            uninitialized: Some(uninitialized),
+        }
+    }
+
+    /// The cluster's settings.
+    #[must_use]
+    pub fn info(&self) -> &Arc<ClusterInfo> {
+        &self.cluster.info
+    }
+
+    /// The cluster's `update_*` and other counters of the main thread.
+    #[must_use]
+    pub fn stats(&self) -> &MembershipStats {
+        &self.cluster.membership
+    }
+
+    /// Makes a host; `addresses` must not be empty.
+    #[must_use]
+    pub fn host(&self, addresses: Vec<Address>, description: &Arc<HostDescription>) -> Arc<Host> {
+        self.stats().default_total_match_count.inc();
+        Host::new(addresses, description.clone())
+    }
+
+    /// Makes these the cluster's hosts, for all workers at once. `changes` is how many priorities are not as they were.
+    pub fn publish(&self, priorities: Vec<PriorityHosts>, changes: u64) {
+        let set = host_set(priorities, &self.cluster.info);
+        let count = |health| set.count(health) as u64;
+        let stats = self.stats();
+        stats.membership_change.add(changes);
+        stats.membership_healthy.set(count(HealthStatus::Healthy));
+        stats.membership_degraded.set(count(HealthStatus::Degraded));
+        stats.membership_total.set(set.iter().count() as u64);
+        self.cluster.hosts.store(Arc::new(set));
+        self.changed.send_replace(());
+    }
+
+    /// The cluster has its first hosts, or knows that it has none yet: the server need not wait for it any longer.
+    pub fn initialized(&mut self) {
+        if let Some(uninitialized) = self.uninitialized.take() {
+            uninitialized.send_modify(|clusters| *clusters -= 1);
+        }
+    }
+}
+
+impl Drop for HostsPublisher {
+    fn drop(&mut self) {
+        self.initialized();
+    }
+}
+
+impl fmt::Debug for HostsPublisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HostsPublisher")
+            .field(&self.cluster.info.name)
+            .finish()
+    }
+}

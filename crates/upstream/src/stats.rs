@@ -1,0 +1,198 @@
+//! The stats of clusters, under Envoy's names.
+//!
+//! What adds up over workers ([`ClusterStats`]) has a copy on each worker that uses the cluster; the main thread
+//! registers one copy at once so that the names are listed from the start. The rest has a single copy.
+
+use outrider_stats::Counter;
+use outrider_stats::Gauge;
+use outrider_stats::Histogram;
+use outrider_stats::Lazy;
+use outrider_stats::ResponseCodes;
+
+outrider_stats::group! {
+    /// `cluster.<name>.*`, as far as it is counted by workers.
+    pub struct ClusterStats {
+        bind_errors: Counter,
+        lb_healthy_panic: Counter,
+        lb_local_cluster_not_ok: Counter,
+        lb_recalculate_zone_structures: Counter,
+        lb_subsets_active: Gauge,
+        lb_subsets_created: Counter,
+        lb_subsets_fallback: Counter,
+        lb_subsets_fallback_panic: Counter,
+        lb_subsets_removed: Counter,
+        lb_subsets_selected: Counter,
+        lb_zone_cluster_too_small: Counter,
+        lb_zone_no_capacity_left: Counter,
+        lb_zone_routing_all_directly: Counter,
+        lb_zone_routing_cross_zone: Counter,
+        lb_zone_routing_sampled: Counter,
+        original_dst_host_invalid: Counter,
+        retry_or_shadow_abandoned: Counter,
+        upstream_cx_active: Gauge,
+        upstream_cx_close_notify: Counter,
+        upstream_cx_connect_attempts_exceeded: Counter,
+        upstream_cx_connect_fail: Counter,
+        upstream_cx_connect_ms: Histogram,
+        upstream_cx_connect_timeout: Counter,
+        upstream_cx_connect_with_0_rtt: Counter,
+        upstream_cx_destroy: Counter,
+        upstream_cx_destroy_local: Counter,
+        upstream_cx_destroy_local_with_active_rq: Counter,
+        upstream_cx_destroy_remote: Counter,
+        upstream_cx_destroy_remote_with_active_rq: Counter,
+        upstream_cx_destroy_with_active_rq: Counter,
+        upstream_cx_http1_total: Counter,
+        upstream_cx_http2_total: Counter,
+        upstream_cx_http3_total: Counter,
+        upstream_cx_idle_timeout: Counter,
+        upstream_cx_length_ms: Histogram,
+        upstream_cx_max_duration_reached: Counter,
+        upstream_cx_max_requests: Counter,
+        upstream_cx_none_healthy: Counter,
+        upstream_cx_overflow: Counter,
+        upstream_cx_pool_overflow: Counter,
+        upstream_cx_preconnect_skipped: Counter,
+        upstream_cx_protocol_error: Counter,
+        upstream_cx_rx_bytes_buffered: Gauge,
+        upstream_cx_rx_bytes_total: Counter,
+        upstream_cx_total: Counter,
+        upstream_cx_tx_bytes_buffered: Gauge,
+        upstream_cx_tx_bytes_total: Counter,
+        upstream_flow_control_backed_up_total: Counter,
+        upstream_flow_control_drained_total: Counter,
+        upstream_flow_control_paused_reading_total: Counter,
+        upstream_flow_control_resumed_reading_total: Counter,
+        upstream_http3_broken: Counter,
+        upstream_internal_redirect_failed_total: Counter,
+        upstream_internal_redirect_succeeded_total: Counter,
+        upstream_queue_overloaded: Counter,
+        /// Counted by the router.
+        upstream_rq: ResponseCodes,
+        upstream_rq_0rtt: Counter,
+        upstream_rq_active: Gauge,
+        upstream_rq_active_overflow: Counter,
+        upstream_rq_cancelled: Counter,
+        upstream_rq_maintenance_mode: Counter,
+        upstream_rq_max_duration_reached: Counter,
+        upstream_rq_pending_active: Gauge,
+        upstream_rq_pending_failure_eject: Counter,
+        upstream_rq_pending_overflow: Counter,
+        upstream_rq_pending_total: Counter,
+        upstream_rq_per_cx: Histogram,
+        upstream_rq_per_try_idle_timeout: Counter,
+        upstream_rq_per_try_timeout: Counter,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_backoff_exponential: Counter,
+        upstream_rq_retry_backoff_ratelimited: Counter,
+        upstream_rq_retry_limit_exceeded: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_rq_retry_success: Counter,
+        upstream_rq_rx_reset: Counter,
+        upstream_rq_rx_reset_no_error: Counter,
+        /// Milliseconds from the request's end to the answer's; listed from the first answer on.
+        upstream_rq_time: Lazy<Histogram>,
+        upstream_rq_timeout: Counter,
+        upstream_rq_total: Counter,
+        upstream_rq_tx_reset: Counter,
+        /// Answers to clients outside; listed from the first on.
+        external: Lazy<OriginStats>,
+        /// Answers to internal requests; listed from the first on.
+        internal: Lazy<OriginStats>,
+        /// Answers of canary hosts; listed from the first on.
+        canary: Lazy<OriginStats>,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.{external,internal,canary}.*`: answers by where the request came from.
+    pub struct OriginStats {
+        upstream_rq: ResponseCodes,
+        upstream_rq_time: Lazy<Histogram>,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.*`, as far as the main thread writes it: hosts and updates.
+    pub struct MembershipStats {
+        assignment_stale: Counter,
+        assignment_timeout_received: Counter,
+        assignment_use_cached: Counter,
+        /// Hosts made for the only transport socket that a cluster has here.
+        #[name("default.total_match_count")]
+        default_total_match_count: Counter,
+        max_host_weight: Gauge,
+        membership_change: Counter,
+        membership_degraded: Gauge,
+        membership_excluded: Gauge,
+        membership_healthy: Gauge,
+        membership_total: Gauge,
+        update_attempt: Counter,
+        update_empty: Counter,
+        update_failure: Counter,
+        update_no_rebuild: Counter,
+        update_success: Counter,
+        version: Gauge,
+        warming_state: Gauge,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.circuit_breakers.*`: shared by all workers, as the breakers are.
+    pub struct BreakerStats {
+        default: PriorityBreakerStats,
+        high: PriorityBreakerStats,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.circuit_breakers.<priority>.*`: 1 while a breaker has no room.
+    pub struct PriorityBreakerStats {
+        cx_open: Gauge,
+        cx_pool_open: Gauge,
+        rq_open: Gauge,
+        rq_pending_open: Gauge,
+        rq_retry_open: Gauge,
+        /// With `track_remaining` only.
+        #[name("")]
+        remaining: Lazy<RemainingStats>,
+    }
+}
+
+outrider_stats::group! {
+    /// What each breaker of one priority still has room for.
+    pub struct RemainingStats {
+        remaining_cx: Gauge,
+        remaining_cx_pools: Gauge,
+        remaining_pending: Gauge,
+        remaining_retries: Gauge,
+        remaining_rq: Gauge,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster_manager.*`
+    pub struct ClusterManagerStats {
+        active_clusters: Gauge,
+        cluster_added: Counter,
+        cluster_modified: Counter,
+        cluster_removed: Counter,
+        cluster_updated: Counter,
+        cluster_updated_via_merge: Counter,
+        update_merge_cancelled: Counter,
+        update_out_of_merge_window: Counter,
+        warming_clusters: Gauge,
+    }
+}
+
+outrider_stats::group! {
+    /// `dns.cares.*`: the names are those of Envoy's resolver library, the counts our resolver's.
+    pub struct DnsStats {
+        get_addr_failure: Counter,
+        not_found: Counter,
+        pending_resolutions: Gauge,
+        reinits: Counter,
+        resolve_total: Counter,
+        timeouts: Counter,
+    }
+}

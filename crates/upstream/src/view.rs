@@ -1,0 +1,31 @@
+//! What the admin server shows of clusters: plain data, taken at one moment.
+
+use std::sync::Arc;
+
+use crate::ClusterInfo;
+use crate::Host;
+use crate::HostSet;
+use crate::SharedCluster;
+
+/// One cluster, for `/clusters` and `/config_dump?include_eds`.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// The settings.
+    pub info: Arc<ClusterInfo>,
+    /// The hosts, by priority.
+    pub hosts: Arc<HostSet>,
+}
+
+impl ClusterView {
+    pub(crate) fn of(cluster: &SharedCluster) -> ClusterView {
+        ClusterView {
+            info: cluster.info.clone(),
+            hosts: cluster.hosts.load_full(),
+        }
+    }
+
+    /// All hosts, in the order in which `/clusters` lists them.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.hosts.iter()
+    }
+}
