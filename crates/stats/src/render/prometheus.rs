@@ -190,10 +190,10 @@ fn with(label: &str, value: &str, labels: &str) -> String {
     format!("{labels}{comma}{label}=\"{value}\"")
 }
 
-/// Names of metrics and labels hold letters, digits, `_` and `:` only.
+/// Names of metrics and labels hold letters, digits and `_` only.
 fn sanitize(name: &str) -> String {
     let fit = |c: char| match c {
-        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | ':' => c,
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => c,
         _ => '_',
     };
     name.chars().map(fit).collect()
