@@ -1,0 +1,441 @@
+//! HTTP/2: our client against our server, and each of them against raw frames.
+
+mod support;
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use outrider_codec::Body;
+use outrider_codec::Client;
+use outrider_codec::ConnectionEnd;
+use outrider_codec::EndCause;
+use outrider_codec::Keepalive;
+use outrider_codec::ServerOptions;
+use outrider_codec::StreamError;
+use outrider_net::Timers;
+use support::Script;
+use support::WithTrailers;
+use support::client_options;
+use support::collect;
+use support::on_worker;
+use support::request;
+use support::server_options;
+use support::settle;
+use support::sockets;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+use tokio::task::spawn_local;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// One end of a connection, spoken to in frames.
+struct Raw(UnixStream);
+
+#[derive(Debug, PartialEq, Eq)]
+struct RawFrame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Raw {
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend_from_slice(payload);
+        self.0.write_all(&frame).await.unwrap();
+    }
+
+    /// The next frame that is none of `SETTINGS` and `WINDOW_UPDATE`; `None` at the end.
+    async fn next(&mut self) -> Option<RawFrame> {
+        loop {
+            let frame = self.any().await?;
+            if frame.kind != SETTINGS && frame.kind != WINDOW_UPDATE {
+                return Some(frame);
+            }
+        }
+    }
+
+    async fn any(&mut self) -> Option<RawFrame> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).await.ok()?;
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        self.0.read_exact(&mut payload).await.ok()?;
+        Some(RawFrame {
+            kind,
+            flags,
+            stream: u32::from_be_bytes(stream),
+            payload,
+        })
+    }
+}
+
+/// HPACK: indexed fields, and literal ones without indexing.
+fn head(path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = vec![0x82, 0x86]; // GET, http
+    block.extend([0x04, u8::try_from(path.len()).unwrap()]);
+    block.extend_from_slice(path.as_bytes());
+    for (name, value) in fields {
+        block.extend([0x00, u8::try_from(name.len()).unwrap()]);
+        block.extend_from_slice(name.as_bytes());
+        block.push(u8::try_from(value.len()).unwrap());
+        block.extend_from_slice(value.as_bytes());
+    }
+    block
+}
+
+fn serve(options: ServerOptions) -> (UnixStream, Rc<Script>, JoinHandle<ConnectionEnd>) {
+    let (ours, theirs) = sockets();
+    let script = Rc::new(Script::default());
+    let served = outrider_codec::serve(ours, Rc::new(options), script.clone());
+    (theirs, script, spawn_local(served))
+}
+
+async fn raw_client(options: ServerOptions) -> (Raw, Rc<Script>, JoinHandle<ConnectionEnd>) {
+    let (socket, script, served) = serve(options);
+    let mut raw = Raw(socket);
+    raw.0.write_all(PREFACE).await.unwrap();
+    raw.send(SETTINGS, 0, 0, &[]).await;
+    (raw, script, served)
+}
+
+async fn connected(timers: &Timers, options: ServerOptions) -> (Client, Rc<Script>) {
+    let (theirs, script, _served) = serve(options);
+    let options = Rc::new(client_options(timers));
+    let (client, run) =
+        outrider_codec::connect_http2(outrider_net::Stream::Unix(theirs), options, Rc::new(|| {}))
+            .await
+            .unwrap();
+    spawn_local(run);
+    (client, script)
+}
+
+async fn raw_server(timers: &Timers) -> (Client, Raw, JoinHandle<ConnectionEnd>) {
+    let (ours, theirs) = sockets();
+    let options = Rc::new(client_options(timers));
+    let (client, run) = outrider_codec::connect_http2(ours, options, Rc::new(|| {}))
+        .await
+        .unwrap();
+    let driven = spawn_local(run);
+    let mut raw = Raw(theirs);
+    raw.0.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+    raw.send(SETTINGS, 0, 0, &[]).await;
+    (client, raw, driven)
+}
+
+#[tokio::test]
+async fn body_and_trailers_travel_both_ways() {
+    on_worker(|timers| async move {
+        let (client, _) = connected(&timers, server_options(&timers)).await;
+        let body = WithTrailers::body("ping", "x-end", "1");
+        let mut exchange = client.send(request("/echo", body)).unwrap();
+        let response = poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
+        assert_eq!(response.headers()["x-authority"], "a.example");
+        let meter = exchange.meter().clone();
+        let (bytes, trailers) = collect(exchange.into_body()).await.unwrap();
+        assert_eq!(bytes, b"ping");
+        assert_eq!(trailers.unwrap()["x-end"], "1");
+        assert_eq!(
+            (meter.body_bytes_sent(), meter.body_bytes_received()),
+            (4, 4)
+        );
+        assert!(meter.receive_ended().is_some() && meter.send_ended().is_some());
+        assert_eq!(client.active(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_stops_the_writer() {
+    on_worker(|timers| async move {
+        let (client, script) = connected(&timers, server_options(&timers)).await;
+        let mut exchange = client.send(request("/large", Body::Empty)).unwrap();
+        poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
+        settle().await;
+        let (bytes, _) = collect(exchange.into_body()).await.unwrap();
+        assert_eq!((bytes.len(), script.produced.get()), (8 << 20, 8 << 20));
+
+        let (mut raw, script, _served) = raw_client(server_options(&timers)).await;
+        raw.send(HEADERS, END_STREAM | END_HEADERS, 1, &head("/large", &[]))
+            .await;
+        settle().await;
+        let limit = 65_535 + 256 * 1024 + 2 * 16 * 1024;
+        assert!(script.produced.get() <= limit, "{}", script.produced.get());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dropped_exchange_resets_the_stream() {
+    on_worker(|timers| async move {
+        let (client, script) = connected(&timers, server_options(&timers)).await;
+        let mut exchange = client.send(request("/hang", Body::Empty)).unwrap();
+        assert_eq!(client.active(), 1);
+        let answer = poll_fn(|cx| Poll::Ready(exchange.poll_response(cx))).await;
+        assert!(answer.is_pending());
+        settle().await;
+        drop(exchange);
+        settle().await;
+        assert_eq!(client.active(), 0);
+        assert_eq!(
+            *script.resets.borrow(),
+            [StreamError::RemoteReset(h2::Reason::CANCEL)]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn draining_lets_open_streams_finish_and_takes_no_new_ones() {
+    on_worker(|timers| async move {
+        let options = server_options(&timers);
+        let drain = options.drain.clone();
+        let (client, _) = connected(&timers, options).await;
+        let mut exchange = client.send(request("/large", Body::Empty)).unwrap();
+        poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
+        drain.begin();
+        settle().await;
+        assert!(client.is_draining());
+        assert_eq!(client.capacity(), 0);
+        let (bytes, _) = collect(exchange.into_body()).await.unwrap();
+        assert_eq!(bytes.len(), 8 << 20);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_servers_settings_are_envoys() {
+    on_worker(|timers| async move {
+        let (mut raw, _, _served) = raw_client(server_options(&timers)).await;
+        let settings = raw.any().await.unwrap();
+        let expected = [[0, 1, 0, 0, 16, 0], [0, 3, 0, 0, 4, 0], [0, 4, 1, 0, 0, 0]].concat();
+        assert_eq!((settings.kind, settings.payload), (SETTINGS, expected));
+        let update = loop {
+            let frame = raw.any().await.unwrap();
+            if frame.kind == WINDOW_UPDATE {
+                break frame;
+            }
+        };
+        assert_eq!(update.payload, [0x01, 0x7f, 0x00, 0x01]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn too_many_headers_reset_the_stream_with_internal_error() {
+    on_worker(|timers| async move {
+        let (mut raw, _, _served) = raw_client(server_options(&timers)).await;
+        let fields = [("a", "b"); 101];
+        raw.send(HEADERS, END_STREAM | END_HEADERS, 1, &head("/", &fields))
+            .await;
+        let reset = raw.next().await.unwrap();
+        assert_eq!((reset.kind, reset.payload), (RST_STREAM, vec![0, 0, 0, 2]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_malformed_message_ends_the_connection_unless_only_its_stream_shall_end() {
+    on_worker(|timers| async move {
+        for stream_error in [false, true] {
+            let mut options = server_options(&timers);
+            options.http2.stream_error_on_invalid_message = stream_error;
+            let (stats, connections) = (options.http2_stats.clone(), options.stats.clone());
+            let (mut raw, _, served) = raw_client(options).await;
+            raw.send(
+                HEADERS,
+                END_STREAM | END_HEADERS,
+                1,
+                &head("/", &[("connection", "close")]),
+            )
+            .await;
+            settle().await;
+            assert_eq!(stats.rx_messaging_error.value(), 1);
+            if stream_error {
+                assert_eq!(raw.next().await.unwrap().kind, RST_STREAM);
+                assert!(!served.is_finished());
+            } else {
+                drop(raw);
+                let details = "http2.violation.of.messaging.rule";
+                assert_eq!(
+                    served.await.unwrap().cause,
+                    EndCause::ProtocolError(details)
+                );
+                assert_eq!(connections.downstream_cx_protocol_error.value(), 1);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_empty_frames_ends_the_connection() {
+    on_worker(|timers| async move {
+        let options = server_options(&timers);
+        let stats = options.http2_stats.clone();
+        let (mut raw, script, served) = raw_client(options).await;
+        raw.send(HEADERS, END_HEADERS, 1, &head("/hang", &[])).await;
+        settle().await;
+        for _ in 0..2 {
+            raw.send(DATA, 0, 1, &[]).await;
+        }
+        settle().await;
+        assert_eq!(stats.inbound_empty_frames_flood.value(), 1);
+        assert_eq!(
+            *script.resets.borrow(),
+            [StreamError::ConnectionTermination]
+        );
+        drop(raw);
+        let details = "http2.inbound_empty_frames_flood";
+        assert_eq!(
+            served.await.unwrap().cause,
+            EndCause::ProtocolError(details)
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_ping_ends_the_connection() {
+    on_worker(|timers| async move {
+        let mut options = server_options(&timers);
+        options.http2.keepalive = Some(Keepalive {
+            interval: Some(Duration::from_secs(10)),
+            timeout: Duration::from_secs(2),
+            interval_jitter_percent: 0.0,
+            connection_idle_interval: None,
+        });
+        let stats = options.http2_stats.clone();
+        let (mut raw, _, served) = raw_client(options).await;
+        let ping = raw.next().await.unwrap();
+        assert_eq!(ping.kind, PING);
+        raw.send(PING, 1, 0, &ping.payload).await;
+        assert_eq!(raw.next().await.unwrap().kind, PING);
+        assert_eq!(raw.next().await, None);
+        drop(raw);
+        assert_eq!(served.await.unwrap().cause, EndCause::KeepaliveTimeout);
+        assert_eq!(stats.keepalive_timeout.value(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_told_to_go() {
+    on_worker(|timers| async move {
+        let options = server_options(&timers);
+        let stats = options.stats.clone();
+        let (mut raw, _, served) = raw_client(options).await;
+        let goaway = raw.next().await.unwrap();
+        assert_eq!(
+            (goaway.kind, &goaway.payload[..4]),
+            (GOAWAY, &[0x7f, 0xff, 0xff, 0xff][..])
+        );
+        let ping = raw.next().await.unwrap();
+        raw.send(PING, 1, 0, &ping.payload).await;
+        let goaway = raw.next().await.unwrap();
+        assert_eq!(
+            (goaway.kind, &goaway.payload[..4]),
+            (GOAWAY, &[0, 0, 0, 0][..])
+        );
+        assert_eq!(raw.next().await, None);
+        drop(raw);
+        assert_eq!(served.await.unwrap().cause, EndCause::Local);
+        assert_eq!(stats.downstream_cx_idle_timeout.value(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn streams_beyond_a_goaway_are_refused_and_the_others_finish() {
+    on_worker(|timers| async move {
+        let (client, mut raw, _driven) = raw_server(&timers).await;
+        let mut first = client.send(request("/", Body::Empty)).unwrap();
+        let mut second = client.send(request("/", Body::Empty)).unwrap();
+        while raw.next().await.unwrap().stream != 3 {}
+        raw.send(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]).await;
+        let refused = poll_fn(|cx| second.poll_response(cx)).await;
+        assert_eq!(refused.unwrap_err(), StreamError::RemoteRefused);
+        assert!(client.is_draining());
+        raw.send(HEADERS, END_STREAM | END_HEADERS, 1, &[0x88])
+            .await;
+        assert_eq!(
+            poll_fn(|cx| first.poll_response(cx))
+                .await
+                .unwrap()
+                .status(),
+            200
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn resets_and_a_lost_connection_are_told_apart() {
+    on_worker(|timers| async move {
+        let cases: [(Option<u8>, StreamError); 3] = [
+            (Some(7), StreamError::RemoteRefused),
+            (
+                Some(2),
+                StreamError::RemoteReset(h2::Reason::INTERNAL_ERROR),
+            ),
+            (None, StreamError::ConnectionTermination),
+        ];
+        for (code, expected) in cases {
+            let (client, mut raw, _driven) = raw_server(&timers).await;
+            let mut exchange = client.send(request("/", Body::Empty)).unwrap();
+            while raw.next().await.unwrap().kind != HEADERS {}
+            match code {
+                Some(code) => raw.send(RST_STREAM, 0, 1, &[0, 0, 0, code]).await,
+                None => drop(raw),
+            }
+            let error = poll_fn(|cx| exchange.poll_response(cx)).await.unwrap_err();
+            assert_eq!(error, expected);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_peers_stream_limit_is_the_capacity() {
+    on_worker(|timers| async move {
+        let (ours, theirs) = sockets();
+        let changes = Rc::new(Cell::new(0));
+        let counter = changes.clone();
+        let on_change = Rc::new(move || counter.set(counter.get() + 1));
+        let options = Rc::new(client_options(&timers));
+        let (client, run) = outrider_codec::connect_http2(ours, options, on_change)
+            .await
+            .unwrap();
+        spawn_local(run);
+        assert_eq!(client.capacity(), 100);
+        let mut raw = Raw(theirs);
+        raw.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 2]).await;
+        settle().await;
+        assert_eq!((client.capacity(), changes.get()), (2, 1));
+        let first = client.send(request("/", Body::Empty)).unwrap();
+        let second = client.send(request("/", Body::Empty)).unwrap();
+        let third = client.send(request("/", Body::Empty));
+        assert_eq!(third.unwrap_err(), StreamError::Overflow);
+        drop((first, second));
+        assert_eq!((client.capacity(), changes.get()), (2, 3));
+    })
+    .await;
+}

@@ -1,0 +1,173 @@
+//! What the tests of both codecs share: socket pairs, a worker's surroundings, and a handler that does as the path says.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::future::Future;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Request;
+use http::Response;
+use outrider_codec::Authority;
+use outrider_codec::Body;
+use outrider_codec::BodyStream;
+use outrider_codec::ClientOptions;
+use outrider_codec::Frame;
+use outrider_codec::Handler;
+use outrider_codec::MalformedRequest;
+use outrider_codec::Respond;
+use outrider_codec::ServerOptions;
+use outrider_codec::StreamError;
+use outrider_codec::stats::ConnectionStats;
+use outrider_net::Drain;
+use outrider_net::Stream;
+use outrider_net::Timers;
+use tokio::net::UnixStream;
+use tokio::task::LocalSet;
+
+/// Runs a test as on a worker, with its timers going.
+pub(crate) async fn on_worker<F: Future<Output = ()>>(test: impl FnOnce(Timers) -> F) {
+    let timers = Timers::new();
+    let local = LocalSet::new();
+    local.spawn_local(timers.clone().run());
+    local.run_until(test(timers)).await;
+}
+
+/// Two ends of a connection: one for the codec, one for whoever tests it.
+pub(crate) fn sockets() -> (Stream, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (Stream::Unix(ours), theirs)
+}
+
+pub(crate) fn server_options(timers: &Timers) -> ServerOptions {
+    ServerOptions::new(timers.clone(), Drain::new())
+}
+
+pub(crate) fn client_options(timers: &Timers) -> ClientOptions {
+    ClientOptions::new(timers.clone(), Arc::new(ConnectionStats::default()))
+}
+
+/// Answers by path: `/echo` gives the request back, `/hang` never answers, `/large` sends 8 MiB, anything else says what
+/// it is. Keeps what happened to its streams.
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) resets: RefCell<Vec<StreamError>>,
+    pub(crate) malformed: RefCell<Vec<MalformedRequest>>,
+    pub(crate) produced: Rc<Cell<usize>>,
+}
+
+impl Handler for Script {
+    async fn serve(self: Rc<Self>, request: Request<Body>, mut respond: Respond) {
+        let authority = request.extensions().get::<Authority>().cloned();
+        let (head, mut body) = request.into_parts();
+        let mut response = match head.uri.path() {
+            "/echo" => Response::new(body),
+            "/hang" => {
+                let reset = poll_fn(|cx| respond.poll_reset(cx)).await;
+                self.resets.borrow_mut().push(reset);
+                return;
+            }
+            "/large" => Response::new(Body::wrap(Large {
+                left: 8 << 20,
+                produced: self.produced.clone(),
+            })),
+            _ => {
+                while let Some(Ok(_)) = body.frame().await {}
+                Response::new(Body::full(format!("{} {}", head.method, head.uri)))
+            }
+        };
+        let headers = response.headers_mut();
+        if let Some(Authority(authority)) = authority {
+            headers.insert("x-authority", authority);
+        }
+        if let Err(error) = respond.send(response).await {
+            self.resets.borrow_mut().push(error);
+        }
+    }
+
+    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
+        self.malformed.borrow_mut().push(error.clone());
+        let mut response = Response::new(Body::full(error.body.into_owned()));
+        *response.status_mut() = error.status;
+        respond.send(response).await.unwrap();
+    }
+}
+
+/// Many bytes, made when they are asked for.
+struct Large {
+    left: usize,
+    produced: Rc<Cell<usize>>,
+}
+
+impl BodyStream for Large {
+    fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let size = self.left.min(16 * 1024);
+        self.left -= size;
+        self.produced.set(self.produced.get() + size);
+        Poll::Ready(Some(Ok(Frame::Data(Bytes::from(vec![b'x'; size])))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+}
+
+/// A body with trailers.
+pub(crate) struct WithTrailers(pub(crate) Vec<Frame>);
+
+impl WithTrailers {
+    pub(crate) fn body(bytes: &'static str, name: &'static str, value: &'static str) -> Body {
+        let mut trailers = HeaderMap::new();
+        trailers.insert(name, HeaderValue::from_static(value));
+        let data = Frame::Data(Bytes::from_static(bytes.as_bytes()));
+        Body::wrap(WithTrailers(vec![Frame::Trailers(trailers), data]))
+    }
+}
+
+impl BodyStream for WithTrailers {
+    fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        Poll::Ready(self.0.pop().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// All of a body: its bytes and its trailers.
+pub(crate) async fn collect(mut body: Body) -> Result<(Vec<u8>, Option<HeaderMap>), StreamError> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame? {
+            Frame::Data(data) => bytes.extend_from_slice(&data),
+            Frame::Trailers(trailers) => return Ok((bytes, Some(trailers))),
+        }
+    }
+    Ok((bytes, None))
+}
+
+/// A request in the shared shape.
+pub(crate) fn request(path: &str, body: Body) -> Request<Body> {
+    let mut request = Request::post(path).body(body).unwrap();
+    let authority = Authority(HeaderValue::from_static("a.example"));
+    request.extensions_mut().insert(authority);
+    request
+}
+
+/// Lets everything that is ready run.
+pub(crate) async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
