@@ -1,5 +1,7 @@
 //! HTTP/2: our client against our server, and each of them against raw frames.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::cell::Cell;
