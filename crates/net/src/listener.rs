@@ -1,0 +1,275 @@
+//! Listeners: what the config asks for, checked and ready to be bound.
+//!
+//! The main thread [builds](ListenerConfig::build) and [binds](ListenerConfig::bind), so that a port in use ends
+//! start-up before anything is accepted; each worker then [accepts](Listener::accept) on sockets of its own.
+
+mod accept;
+mod balance;
+mod bind;
+mod limit;
+mod socket_options;
+
+use std::net::IpAddr;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3 as core;
+use outrider_config::api::envoy::config::core::v3::TrafficDirection;
+use outrider_config::api::envoy::config::listener::v3 as api;
+use outrider_config::api::envoy::config::listener::v3::listener::connection_balance_config::BalanceType;
+use outrider_stats::Scope;
+
+use crate::Address;
+use crate::FilterChains;
+use crate::KeepAlive;
+
+pub use accept::Listener;
+pub use bind::BindError;
+pub use bind::BoundListener;
+pub use bind::WorkerSockets;
+pub use limit::ConnectionLimit;
+pub use limit::Limits;
+pub use socket_options::SocketOptions;
+
+/// `Listener.per_connection_buffer_limit_bytes` when it is not set: 1 MiB.
+const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
+
+/// A listener as the config describes it (`envoy.config.listener.v3.Listener`).
+#[derive(Debug)]
+pub struct ListenerConfig {
+    /// `name`, or a made-up one.
+    pub name: Arc<str>,
+    /// `traffic_direction`
+    pub direction: TrafficDirection,
+    /// `per_connection_buffer_limit_bytes`
+    pub buffer_limit: u32,
+    /// `ignore_global_conn_limit`
+    pub ignores_global_limit: bool,
+    /// The first address, as the config writes it; errors and stats name the listener by it.
+    pub address: Address,
+    stat_name: String,
+    /// By chain number; the default chain is the last.
+    chain_names: Vec<Arc<str>>,
+    chains: FilterChains,
+    /// Empty when `bind_to_port` is off.
+    binds: Vec<Bind>,
+    reuse_port: bool,
+    exact_balance: bool,
+    /// The kernel cuts it to `net.core.somaxconn`.
+    backlog: i32,
+    accepts_per_event: u32,
+    mptcp: bool,
+    freebind: bool,
+    transparent: bool,
+}
+
+/// One address of a listener, and its socket's options.
+#[derive(Debug)]
+struct Bind {
+    address: Address,
+    ipv4_compat: bool,
+    options: SocketOptions,
+    keepalive: Option<KeepAlive>,
+}
+
+impl ListenerConfig {
+    /// Reads the listener found at `path`. What its filter chains do with a connection is not looked at here.
+    ///
+    /// # Errors
+    /// Everything about it that is wrong or not supported.
+    pub fn build(
+        listener: &api::Listener,
+        path: &FieldPath,
+    ) -> Result<ListenerConfig, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        refuse_unsupported(listener, path, &mut errors);
+        let binds = errors
+            .collect(build_binds(listener, path))
+            .unwrap_or_default();
+        let chains = errors.collect(FilterChains::build(listener, path));
+        let chain_names = listener
+            .filter_chains
+            .iter()
+            .chain(&listener.default_filter_chain);
+        let chain_names = chain_names
+            .map(|chain| Arc::from(chain.name.as_str()))
+            .collect();
+        let deprecated_bind = {
+            #[expect(deprecated, reason = "Envoy 1.40 still obeys it")]
+            listener
+                .deprecated_v1
+                .as_ref()
+                .and_then(|v1| v1.bind_to_port)
+        };
+        let bound = listener.bind_to_port.or(deprecated_bind).unwrap_or(true);
+        let backlog = listener.tcp_backlog_size.unwrap_or(u32::MAX);
+        let (Some(chains), Some(first), true) = (chains, binds.first(), errors.is_empty()) else {
+            return Err(errors);
+        };
+        Ok(ListenerConfig {
+            name: if listener.name.is_empty() {
+                made_up_name()
+            } else {
+                listener.name.as_str().into()
+            },
+            direction: listener.traffic_direction(),
+            buffer_limit: listener
+                .per_connection_buffer_limit_bytes
+                .unwrap_or(DEFAULT_BUFFER_LIMIT),
+            ignores_global_limit: listener.ignore_global_conn_limit,
+            address: first.address.clone(),
+            stat_name: match listener.stat_prefix.as_str() {
+                "" => first.address.to_string(),
+                prefix => prefix.to_owned(),
+            },
+            chain_names,
+            chains,
+            binds: if bound { binds } else { Vec::new() },
+            reuse_port: listener.enable_reuse_port.unwrap_or(true),
+            exact_balance: listener.connection_balance_config.is_some(),
+            backlog: i32::try_from(backlog).unwrap_or(i32::MAX),
+            accepts_per_event: listener
+                .max_connections_to_accept_per_socket_event
+                .unwrap_or(u32::MAX),
+            mptcp: listener.enable_mptcp,
+            freebind: listener.freebind.unwrap_or(false),
+            transparent: listener.transparent.unwrap_or(false),
+        })
+    }
+
+    /// `listener.<address>`
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        Scope::new("listener").name(&self.stat_name)
+    }
+
+    /// All addresses, as the config writes them; none when `bind_to_port` is off.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.binds.iter().map(|bind| &bind.address)
+    }
+}
+
+fn refuse_unsupported(listener: &api::Listener, path: &FieldPath, errors: &mut ConfigErrors) {
+    if listener.use_original_dst == Some(true) {
+        errors.push(
+            &path.field("use_original_dst"),
+            "not supported: handing connections to other listeners",
+        );
+    }
+    let balance = listener.connection_balance_config.as_ref();
+    let field = match balance.and_then(|balance| balance.balance_type.as_ref()) {
+        None | Some(BalanceType::ExactBalance(_)) => return,
+        Some(BalanceType::ExtendBalance(_)) => "extend_balance",
+        Some(BalanceType::CpuLocalityBalance(_)) => "cpu_locality_balance",
+    };
+    let path = path.field("connection_balance_config").field(field);
+    errors.push(&path, "not supported: known is exact_balance");
+}
+
+fn build_binds(listener: &api::Listener, path: &FieldPath) -> Result<Vec<Bind>, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let mut binds = Vec::new();
+    let options_path = path.field("socket_options");
+    let first = Bind::build(listener.address.as_ref(), &path.field("address"));
+    let options = errors
+        .collect(SocketOptions::build(
+            &listener.socket_options,
+            &options_path,
+        ))
+        .unwrap_or_default();
+    let keepalive = listener.tcp_keepalive.as_ref().map(keepalive);
+    if let Some((address, ipv4_compat)) = errors.collect(first) {
+        binds.push(Bind {
+            address,
+            ipv4_compat,
+            options: options.clone(),
+            keepalive,
+        });
+    }
+    let more_path = path.field("additional_addresses");
+    for (index, more) in listener.additional_addresses.iter().enumerate() {
+        let path = more_path.index(index);
+        let own_options = more.socket_options.as_ref().map(|own| {
+            SocketOptions::build(
+                &own.socket_options,
+                &path.field("socket_options").field("socket_options"),
+            )
+        });
+        let own_options = errors.collect(own_options.transpose()).flatten();
+        let built = Bind::build(more.address.as_ref(), &path.field("address"));
+        if let Some((address, ipv4_compat)) = errors.collect(built) {
+            binds.push(Bind {
+                address,
+                ipv4_compat,
+                options: own_options.unwrap_or_else(|| options.clone()),
+                keepalive: more
+                    .tcp_keepalive
+                    .as_ref()
+                    .map(self::keepalive)
+                    .or(keepalive),
+            });
+        }
+    }
+    errors.finish(binds)
+}
+
+impl Bind {
+    /// The address, and whether an IPv6 socket takes IPv4 too.
+    fn build(
+        address: Option<&core::Address>,
+        path: &FieldPath,
+    ) -> Result<(Address, bool), ConfigError> {
+        let api = address.ok_or_else(|| ConfigError::new(path, "is required"))?;
+        let address = Address::build(api, path)?;
+        let Some(core::address::Address::SocketAddress(socket)) = &api.address else {
+            return Ok((address, false));
+        };
+        let path = path.field("socket_address");
+        if !socket.network_namespace_filepath.is_empty() {
+            let path = path.field("network_namespace_filepath");
+            return Err(ConfigError::new(
+                &path,
+                "not supported: other network namespaces",
+            ));
+        }
+        let takes_both = matches!(address.ip().map(|ip| ip.ip()), Some(IpAddr::V6(ip))
+            if ip == Ipv6Addr::UNSPECIFIED || ip.to_ipv4_mapped().is_some());
+        if socket.ipv4_compat && !takes_both {
+            let message = "only '::' or an IPv4-mapped IPv6 address can set ipv4_compat";
+            return Err(ConfigError::new(&path.field("ipv4_compat"), message));
+        }
+        Ok((address, socket.ipv4_compat))
+    }
+}
+
+fn keepalive(keepalive: &core::TcpKeepalive) -> KeepAlive {
+    let seconds = |seconds: Option<u32>| {
+        seconds.map(|seconds| std::time::Duration::from_secs(seconds.into()))
+    };
+    KeepAlive {
+        probes: keepalive.keepalive_probes,
+        time: seconds(keepalive.keepalive_time),
+        interval: seconds(keepalive.keepalive_interval),
+    }
+}
+
+/// A random UUID, as Envoy names a listener whose config does not.
+fn made_up_name() -> Arc<str> {
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests;
