@@ -289,7 +289,7 @@ class Http2Server:
             while at < len(self.conn.events):
                 event = self.conn.events[at]
                 at += 1
-                if event.kind in ("close", "reset"):
+                if event.kind == "close":
                     return
                 if not self.event(event):
                     self.conn.close()

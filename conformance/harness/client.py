@@ -100,14 +100,14 @@ def over_http2(conn: http2.Connection, request: Request) -> dict:
     if request.trailers:
         conn.headers(stream, request.trailers, 5)
     conn.uncork()
-    conn.until(lambda e: e.kind in ("close", "reset") or e.stream == stream and (e.end or e.kind == "RST_STREAM"))
+    conn.until(lambda e: e.kind == "close" or e.stream == stream and (e.end or e.kind == "RST_STREAM"))
     return http2_answer(conn, stream)
 
 
 def http2_answer(conn: http2.Connection, stream: int) -> dict:
     """What came on one stream."""
     mine = [e for e in conn.events if e.stream == stream and e.kind in ("HEADERS", "DATA", "RST_STREAM")]
-    over = [e.kind for e in conn.events if e.kind in ("close", "reset")]
+    over = [e.kind for e in conn.events if e.kind == "close"]
     seen: dict = {}
     heads = [e for e in mine if e.kind == "HEADERS"]
     interim = [e for e in heads if dict(e.fields).get(":status", "").startswith("1") and not e.end]

@@ -47,6 +47,8 @@ class DnsBackend:
                 query, peer = self.udp.recvfrom(4096)
             except OSError:
                 return
+            if len(query) < 17:  # what a closing socket returns
+                continue
             threading.Thread(target=self.one_datagram, args=(query, peer), daemon=True).start()
 
     def one_datagram(self, query: bytes, peer) -> None:

@@ -14,11 +14,11 @@ class Stream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.patience = patience
         self.buffer = b""
-        self.ended = ""  # "close", "reset" or "timeout"
+        self.ended = ""  # "close" or "timeout"
 
     def fill(self, patience: float | None = None) -> bool:
         """Reads once; False at the end or when nothing came in time."""
-        if self.ended in ("close", "reset"):
+        if self.ended == "close":
             return False
         self.sock.settimeout(max(self.patience if patience is None else patience, 0.001))
         try:
@@ -27,7 +27,7 @@ class Stream:
             self.ended = "timeout"
             return False
         except OSError:
-            self.ended = "reset"
+            self.ended = "close"  # whether FIN or RST comes first is a race of the two sides
             return False
         if not data:
             self.ended = "close"

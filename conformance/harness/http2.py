@@ -141,7 +141,7 @@ class Connection:
             return False
         except OSError:
             self.closed = True
-            self.events.append(Event("reset"))
+            self.events.append(Event("close"))  # FIN or RST: a race of the two sides
             return True
         if not data:
             self.closed = True
@@ -263,7 +263,7 @@ def awaited(what: str):
     ack = "ACK" in words
 
     def done(event: Event) -> bool:
-        if event.kind in ("close", "reset"):
+        if event.kind == "close":
             return True
         if kind == "close":
             return False
@@ -400,7 +400,7 @@ PLAIN = {
     "credit": lambda conn, value: setattr(conn, "credit", value),
     "acknowledge": lambda conn, value: setattr(conn, "ack_settings", value),
     "repeat": lambda conn, value: [action(conn, one) for _ in range(value["times"]) for one in value["steps"]],
-    "wait": lambda conn, value: conn.until(lambda event: event.kind in ("close", "reset"), value),
+    "wait": lambda conn, value: conn.until(lambda event: event.kind == "close", value),
 }
 FRAMES = {
     "SETTINGS": lambda conn, value: conn.frame(4, 1, 0, b"") if value == "ACK" else conn.settings(value),
