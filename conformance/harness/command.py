@@ -86,7 +86,7 @@ def record_one(case: Case, binary: str) -> tuple:
     problem = first.observed.get("harness", "")
     if not problem and not first.observed.get("steps") and case.spec.get("traffic"):
         problem = f"nothing observed: {first.observed}\n{first.notes[:1500]}"
-    failed = [s for s in first.observed.get("steps", []) if str(s["saw"]).startswith("failed: ")]
+    failed = [s for s in first.observed.get("steps", []) if str(s["saw"]).startswith(("failed: ", "did not come"))]
     problem = problem or "".join(f"{s}\n{first.notes[:1500]}" for s in failed)
     for _ in range(2):
         if problem:

@@ -148,7 +148,9 @@ def admin_body(step: dict, body: bytes):
         return {path: pick(tree, path.split(".")) for path in ([step["pick"]] if isinstance(step["pick"], str) else step["pick"])}
     whole = body.decode("latin-1")
     if "grep" in step:
-        return sorted(line for line in whole.split("\n") if re.search(step["grep"], line)) if step.get("sorted", True) else [line for line in whole.split("\n") if re.search(step["grep"], line)]
+        found = [line for line in whole.split("\n") if re.search(step["grep"], line)]
+        found = [line.rpartition(": ")[0] for line in found] if step.get("names") else found
+        return sorted(found) if step.get("sorted", True) else found
     return whole.split("\n") if "\n" in whole.rstrip("\n") else whole
 
 
@@ -213,7 +215,7 @@ def log(run, step: dict):
 
 def wait(run, step: dict):
     """`wait:` until a `stat: {name: value}` holds (`>N` for more than N), `ready: 200|503`, `seen: {backend: N}`, `open: {backend: N}`,
-    `queries: {dns: N}`, `lines: {file: N}`, or the process is `gone: true`; `for: seconds`, 8 by default. Not coming is an observation."""
+    `queries: {dns: N}`, `lines: {file: N}`, `refused: listener`, or the process is `gone: true`; `for: seconds`, 8 by default. Not coming is an observation."""
     conditions = {key: value for key, value in step["wait"].items() if key != "for"}
 
     def met():
@@ -242,6 +244,15 @@ def ready_is(run, value: int) -> bool:
         return False
 
 
+def refuses(run, name: str) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        client.connect(run.address(name)).close()
+        return False
+    except OSError:
+        return True
+
+
 CONDITIONS = {
     "stat": stat_holds,
     "ready": ready_is,
@@ -249,6 +260,7 @@ CONDITIONS = {
     "queries": lambda run, value: all(len(run.backends[name].seen) - run.looked.get(name, 0) >= count for name, count in value.items()),
     "open": lambda run, value: all(run.backends[name].open == count for name, count in value.items()),
     "lines": lambda run, value: all(len(run.lines(name)) >= count for name, count in value.items()),
+    "refused": lambda run, name: refuses(run, name),
     "gone": lambda run, _value: run.proxy.process.poll() is not None,
 }
 
@@ -300,6 +312,12 @@ def write(run, step: dict) -> None:
         (run.folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
 
+def rename(run, step: dict) -> None:
+    """`rename: {old: new}`: files in the case's folder."""
+    for old, new in step["rename"].items():
+        (run.folder / old).rename(run.folder / new)
+
+
 def close(run, step: dict) -> None:
     """`close: name`: ends a connection that steps shared by `via: name`."""
     conn = run.conns.pop(step["close"], None)
@@ -340,7 +358,7 @@ def perform(run, step):
 WORDS = {
     "http": http, "requests": requests, "raw": raw, "h2": frames, "grpc": grpc, "admin": admin, "stats": stats, "seen": seen, "queries": queries,
     "connections": connections, "log": log, "wait": wait, "dns": dns, "stop": pod, "start": pod, "signal": send_signal, "exit": ended,
-    "run": execute, "write": write, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
+    "run": execute, "write": write, "rename": rename, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
 }
