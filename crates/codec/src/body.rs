@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use crate::Exchange;
 use crate::StreamError;
+use crate::h1;
 use crate::h2;
 
 /// A piece of a body.
@@ -31,6 +32,8 @@ pub enum Body {
     Empty,
     /// All of it at once.
     Full(Bytes),
+    /// What comes in on an HTTP/1 connection.
+    H1(h1::RecvBody),
     /// What comes in on an HTTP/2 stream.
     H2(h2::RecvBody),
     /// The answer of an upstream, whose polling also drives the request up.
@@ -73,6 +76,7 @@ impl Body {
                 *self = Body::Empty;
                 Poll::Ready(Some(Ok(Frame::Data(bytes))))
             }
+            Body::H1(body) => body.poll_frame(cx),
             Body::H2(body) => body.poll_frame(cx),
             Body::Exchange(exchange) => exchange.poll_frame(cx),
             Body::Wrapped(stream) => stream.poll_frame(cx),
@@ -90,6 +94,7 @@ impl Body {
         match self {
             Body::Empty => true,
             Body::Full(_) => false,
+            Body::H1(body) => body.is_end_stream(),
             Body::H2(body) => body.is_end_stream(),
             Body::Exchange(exchange) => exchange.is_end_stream(),
             Body::Wrapped(stream) => stream.is_end_stream(),
@@ -108,6 +113,7 @@ impl fmt::Debug for Body {
         f.write_str(match self {
             Body::Empty => "Body::Empty",
             Body::Full(_) => "Body::Full",
+            Body::H1(_) => "Body::H1",
             Body::H2(_) => "Body::H2",
             Body::Exchange(_) => "Body::Exchange",
             Body::Wrapped(_) => "Body::Wrapped",

@@ -17,6 +17,7 @@ use crate::ConnectionEnd;
 use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
+use crate::h1;
 use crate::h2;
 
 /// Opens HTTP/2 on a connected socket: the connection, and the future that drives it, to be spawned. Does not wait.
@@ -32,6 +33,16 @@ pub async fn connect_http2(
     Ok((Client(ClientKind::H2(connection)), run))
 }
 
+/// Opens HTTP/1 on a connected socket; otherwise as [`connect_http2`].
+pub fn connect_http1(
+    socket: Stream,
+    options: Rc<ClientOptions>,
+    on_change: Rc<dyn Fn()>,
+) -> (Client, impl Future<Output = ConnectionEnd>) {
+    let (connection, run) = h1::client::connect(socket, options, on_change);
+    (Client(ClientKind::H1(connection)), run)
+}
+
 /// A connection to an upstream host. Clones are the same connection.
 #[derive(Clone, Debug)]
 pub struct Client(ClientKind);
@@ -39,6 +50,7 @@ pub struct Client(ClientKind);
 /// Which codec the connection speaks.
 #[derive(Clone, Debug)]
 enum ClientKind {
+    H1(Rc<h1::client::Connection>),
     H2(Rc<h2::client::Connection>),
 }
 
@@ -47,6 +59,7 @@ impl Client {
     #[must_use]
     pub fn protocol(&self) -> Version {
         match &self.0 {
+            ClientKind::H1(_) => Version::HTTP_11,
             ClientKind::H2(_) => Version::HTTP_2,
         }
     }
@@ -55,6 +68,7 @@ impl Client {
     #[must_use]
     pub fn capacity(&self) -> usize {
         match &self.0 {
+            ClientKind::H1(connection) => connection.capacity(),
             ClientKind::H2(connection) => connection.capacity(),
         }
     }
@@ -63,6 +77,7 @@ impl Client {
     #[must_use]
     pub fn active(&self) -> usize {
         match &self.0 {
+            ClientKind::H1(connection) => connection.active(),
             ClientKind::H2(connection) => connection.active(),
         }
     }
@@ -71,6 +86,7 @@ impl Client {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         match &self.0 {
+            ClientKind::H1(connection) => connection.is_draining(),
             ClientKind::H2(connection) => connection.is_draining(),
         }
     }
@@ -81,19 +97,20 @@ impl Client {
     /// [`StreamError::Overflow`] without capacity, [`StreamError::RemoteRefused`] after GOAWAY, or what is wrong with the head.
     pub fn send(&self, request: Request<Body>) -> Result<Exchange, StreamError> {
         match &self.0 {
-            ClientKind::H2(connection) => {
-                let exchange = connection.send(request)?;
-                Ok(Exchange {
-                    kind: ExchangeKind::H2(Box::new(exchange)),
-                    guard: None,
-                })
-            }
+            ClientKind::H1(connection) => connection
+                .send(request)
+                .map(|exchange| ExchangeKind::H1(Box::new(exchange))),
+            ClientKind::H2(connection) => connection
+                .send(request)
+                .map(|exchange| ExchangeKind::H2(Box::new(exchange))),
         }
+        .map(|kind| Exchange { kind, guard: None })
     }
 
     /// Takes no new streams, and closes once those that are open have ended.
     pub fn drain(&self) {
         match &self.0 {
+            ClientKind::H1(connection) => connection.drain(),
             ClientKind::H2(connection) => connection.drain(),
         }
     }
@@ -111,6 +128,7 @@ pub struct Exchange {
 /// Which codec the exchange is on. Boxed: an exchange is moved about, and is part of every [`Body`].
 #[derive(Debug)]
 enum ExchangeKind {
+    H1(Box<h1::Exchange>),
     H2(Box<h2::Exchange>),
 }
 
@@ -121,6 +139,7 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, StreamError>> {
         match &mut self.kind {
+            ExchangeKind::H1(exchange) => exchange.poll_response(cx),
             ExchangeKind::H2(exchange) => exchange.poll_response(cx),
         }
     }
@@ -132,6 +151,7 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Response<()>, StreamError>>> {
         match &mut self.kind {
+            ExchangeKind::H1(exchange) => exchange.poll_informational(cx),
             ExchangeKind::H2(exchange) => exchange.poll_informational(cx),
         }
     }
@@ -146,6 +166,7 @@ impl Exchange {
     #[must_use]
     pub fn request_sent(&self) -> bool {
         match &self.kind {
+            ExchangeKind::H1(exchange) => exchange.request_sent(),
             ExchangeKind::H2(exchange) => exchange.request_sent(),
         }
     }
@@ -160,6 +181,7 @@ impl Exchange {
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
         match &self.kind {
+            ExchangeKind::H1(exchange) => exchange.meter(),
             ExchangeKind::H2(exchange) => exchange.meter(),
         }
     }
@@ -170,6 +192,7 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, StreamError>>> {
         match &mut self.kind {
+            ExchangeKind::H1(exchange) => exchange.poll_frame(cx),
             ExchangeKind::H2(exchange) => exchange.poll_frame(cx),
         }
     }
@@ -177,6 +200,7 @@ impl Exchange {
     /// Whether the answer is known to be over, so that nothing is left to poll for.
     pub(crate) fn is_end_stream(&self) -> bool {
         match &self.kind {
+            ExchangeKind::H1(exchange) => exchange.is_end_stream(),
             ExchangeKind::H2(exchange) => exchange.is_end_stream(),
         }
     }

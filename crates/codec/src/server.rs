@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
@@ -24,6 +25,7 @@ use crate::EndCause;
 use crate::Meter;
 use crate::ServerOptions;
 use crate::StreamError;
+use crate::h1;
 use crate::h2;
 use crate::stats::ByteCounts;
 use crate::stats::ConnectionStats;
@@ -31,6 +33,10 @@ use crate::stats::ConnectionStats;
 /// Whom a request is for: `:authority`, or `host`, or the authority of an absolute target. An extension of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority(pub HeaderValue);
+
+/// A target that holds a `#`, as it came: the URI has lost the fragment, and with it what a manager must refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawTarget(pub Bytes);
 
 /// A request that the codec could not make sense of, to be answered as a stream of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +74,9 @@ pub async fn serve<H: Handler>(
 ) -> ConnectionEnd {
     let counted = Counted::new(&options);
     let end = match sniff(&mut socket, &options).await {
+        Ok((CodecType::Http1, already)) => {
+            h1::server::serve(socket, &already, options.clone(), handler).await
+        }
         Ok((_, already)) => h2::server::serve(socket, &already, options.clone(), handler).await,
         Err(cause) => ConnectionEnd {
             cause,
@@ -182,6 +191,7 @@ pub struct Respond(Kind);
 /// Which codec the stream is on.
 #[derive(Debug)]
 enum Kind {
+    H1(h1::Respond),
     H2(h2::respond::Respond),
 }
 
@@ -190,6 +200,7 @@ impl Respond {
     #[must_use]
     pub fn protocol(&self) -> Version {
         match &self.0 {
+            Kind::H1(respond) => respond.protocol(),
             Kind::H2(_) => Version::HTTP_2,
         }
     }
@@ -198,6 +209,7 @@ impl Respond {
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
         match &self.0 {
+            Kind::H1(respond) => respond.meter(),
             Kind::H2(respond) => respond.meter(),
         }
     }
@@ -205,6 +217,7 @@ impl Respond {
     /// Ready when the client has reset the stream or its connection is gone.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &mut self.0 {
+            Kind::H1(respond) => respond.poll_reset(cx),
             Kind::H2(respond) => respond.poll_reset(cx),
         }
     }
@@ -212,6 +225,10 @@ impl Respond {
     /// Sends an interim answer: 100, 103.
     pub fn informational(&mut self, head: Response<()>) -> Result<(), StreamError> {
         match &mut self.0 {
+            Kind::H1(respond) => {
+                respond.informational(&head);
+                Ok(())
+            }
             Kind::H2(respond) => respond.informational(head),
         }
     }
@@ -219,6 +236,7 @@ impl Respond {
     /// Sends head, body and trailers; ends when the last byte was handed to the connection, or the client has reset the stream.
     pub async fn send(&mut self, response: Response<Body>) -> Result<(), StreamError> {
         match &mut self.0 {
+            Kind::H1(respond) => respond.send(response).await,
             Kind::H2(respond) => respond.send(response).await,
         }
     }
@@ -226,6 +244,7 @@ impl Respond {
     /// Resets the stream; on HTTP/1, closes the connection.
     pub fn reset(&mut self, reason: ::h2::Reason) {
         match &mut self.0 {
+            Kind::H1(respond) => respond.reset(),
             Kind::H2(respond) => respond.reset(reason),
         }
     }
@@ -233,8 +252,15 @@ impl Respond {
     /// Closes the connection once its streams are done: `connection: close`, or GOAWAY.
     pub fn close_connection_after(&self) {
         match &self.0 {
+            Kind::H1(respond) => respond.close_connection_after(),
             Kind::H2(respond) => respond.close_connection_after(),
         }
+    }
+}
+
+impl From<h1::Respond> for Respond {
+    fn from(respond: h1::Respond) -> Respond {
+        Respond(Kind::H1(respond))
     }
 }
 

@@ -1,0 +1,205 @@
+//! The client role of HTTP/1: a connection that carries one request at a time.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+
+use http::Method;
+use http::Request;
+use http::header;
+use outrider_net::Stream;
+
+use crate::Body;
+use crate::ClientOptions;
+use crate::ConnectionEnd;
+use crate::EndCause;
+use crate::Meter;
+use crate::StreamError;
+use crate::UnderscoresAction;
+
+use super::encode;
+use super::encode::BodyCoding;
+use super::exchange::Exchange;
+use super::head::Limits;
+use super::sink::BodySink;
+use super::transport::Filled;
+use super::transport::Transport;
+
+/// ```text
+/// Idle <--answer complete-- Busy --cut, or the last--> Over
+///   '--------send----------^                            ^
+///   '---- the peer closes or says something unasked ----'
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Busy,
+    Over(EndCause),
+}
+
+/// A connection's handle.
+pub(crate) struct Connection {
+    pub(super) transport: RefCell<Transport>,
+    pub(super) options: Rc<ClientOptions>,
+    state: Cell<State>,
+    /// The current request is the last.
+    draining: Cell<bool>,
+    cut: Cell<usize>,
+    task: RefCell<Option<Waker>>,
+    on_change: Rc<dyn Fn()>,
+}
+
+/// Opens HTTP/1 on a connected socket: the handle, and the future that watches the connection while it is idle.
+pub(crate) fn connect(
+    socket: Stream,
+    options: Rc<ClientOptions>,
+    on_change: Rc<dyn Fn()>,
+) -> (Rc<Connection>, impl Future<Output = ConnectionEnd>) {
+    let connection = Rc::new(Connection {
+        transport: RefCell::new(Transport::new(socket, options.bytes.clone(), &[])),
+        options,
+        state: Cell::new(State::Idle),
+        draining: Cell::new(false),
+        cut: Cell::new(0),
+        task: RefCell::new(None),
+        on_change,
+    });
+    let watched = connection.clone();
+    let run = async move {
+        let cause = poll_fn(|cx| watched.poll_watch(cx)).await;
+        ConnectionEnd {
+            cause,
+            active_streams: watched.cut.get(),
+        }
+    };
+    (connection, run)
+}
+
+impl Connection {
+    pub(crate) fn capacity(&self) -> usize {
+        usize::from(self.state.get() == State::Idle && !self.draining.get())
+    }
+
+    pub(crate) fn active(&self) -> usize {
+        usize::from(self.state.get() == State::Busy)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get() || matches!(self.state.get(), State::Over(_))
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        if self.state.get() == State::Idle {
+            self.finish(EndCause::Local);
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            bytes: self.options.max_response_headers_kb.unwrap_or(60) as usize * 1024,
+            fields: self.options.max_headers_count as usize,
+            underscores: UnderscoresAction::Allow,
+        }
+    }
+
+    pub(crate) fn send(
+        self: &Rc<Connection>,
+        request: Request<Body>,
+    ) -> Result<Exchange, StreamError> {
+        if self.capacity() == 0 {
+            return Err(StreamError::Overflow);
+        }
+        self.state.set(State::Busy);
+        let (head, body) = request.into_parts();
+        let ends = body.is_end_stream();
+        let head = Request::from_parts(head, ());
+        let meter = Rc::new(Meter::default());
+        let mut transport = self.transport.borrow_mut();
+        let mut coding = BodyCoding::None;
+        transport.write(|out| coding = encode::request(&head, &self.options.http1, ends, out));
+        meter.add_headers_sent(transport.queued(), transport.queued());
+        drop(transport);
+        let length = head
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .filter(|_| coding == BodyCoding::Plain);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let upload = (coding != BodyCoding::None).then(|| {
+            (
+                BodySink::new(coding, length, self.options.buffer_limit),
+                body,
+            )
+        });
+        let tunnel =
+            *head.method() == Method::CONNECT || head.headers().contains_key(header::UPGRADE);
+        Ok(Exchange::new(
+            self.clone(),
+            head.method().clone(),
+            upload,
+            meter,
+            tunnel,
+        ))
+    }
+
+    /// The answer is complete: the connection may be used again, unless something speaks against it.
+    pub(super) fn give_back(&self, reusable: bool) {
+        if !reusable || self.draining.get() || !self.transport.borrow().input.is_empty() {
+            self.finish(EndCause::Local);
+            return;
+        }
+        self.state.set(State::Idle);
+        self.wake();
+        (self.on_change)();
+    }
+
+    /// The exchange ended before its messages did: the connection is of no use any more.
+    pub(super) fn cut(&self, cause: EndCause) {
+        self.cut.set(1);
+        self.finish(cause);
+    }
+
+    fn finish(&self, cause: EndCause) {
+        self.state.set(State::Over(cause));
+        self.wake();
+        (self.on_change)();
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<EndCause> {
+        *self.task.borrow_mut() = Some(cx.waker().clone());
+        match self.state.get() {
+            State::Busy => return Poll::Pending,
+            State::Over(cause) => return Poll::Ready(cause),
+            State::Idle => {}
+        }
+        let filled = self.transport.borrow_mut().poll_fill(cx, false);
+        let cause = match filled {
+            Poll::Pending => return Poll::Pending,
+            // Nobody has asked for this.
+            Poll::Ready(Ok(Filled::Some)) => EndCause::ProtocolError("http1.codec_error"),
+            Poll::Ready(Ok(Filled::End) | Err(_)) => EndCause::Remote,
+        };
+        self.finish(cause);
+        Poll::Ready(cause)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,370 @@
+//! Message heads and chunks, to bytes.
+
+use std::io::Write;
+
+use bytes::BytesMut;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::Version;
+use http::header;
+
+use crate::Authority;
+use crate::Http1Options;
+use crate::options::HeaderCase;
+
+/// How the body after a head is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyCoding {
+    /// None may be written: HEAD, 204, 304, or an end known at the head.
+    None,
+    /// As it is: its length was announced, the connection's end ends it, or the connection is a tunnel now.
+    Plain,
+    /// In chunks.
+    Chunked,
+}
+
+/// What the head of a response depends on besides the response.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ResponseContext<'a> {
+    pub(crate) options: &'a Http1Options,
+    /// The request's method.
+    pub(crate) method: &'a Method,
+    /// The request's version.
+    pub(crate) version: Version,
+    /// Whether the body is known to be empty, trailers and all.
+    pub(crate) ends: bool,
+    /// Whether the connection closes after this response.
+    pub(crate) close: bool,
+}
+
+/// Writes a response's head to `out`, and says how its body goes.
+pub(crate) fn response(
+    head: &Response<()>,
+    cx: ResponseContext<'_>,
+    out: &mut BytesMut,
+) -> BodyCoding {
+    let status = head.status();
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(reason(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    let switches = status == StatusCode::SWITCHING_PROTOCOLS
+        || (*cx.method == Method::CONNECT && status.is_success());
+    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
+    let has_length = head.headers().contains_key(header::CONTENT_LENGTH);
+    for (name, value) in head.headers() {
+        // RFC 9110 section 8.6: neither 1xx nor 204 nor a tunnel has a length.
+        if *name == header::CONTENT_LENGTH && (switches || bodiless) {
+            continue;
+        }
+        field(name, value.as_bytes(), cx.options.header_case, out);
+    }
+    if cx.close && !switches {
+        field(&header::CONNECTION, b"close", cx.options.header_case, out);
+    }
+    let coding = if switches {
+        BodyCoding::Plain
+    } else if bodiless || status == StatusCode::NOT_MODIFIED {
+        BodyCoding::None
+    } else if has_length {
+        if cx.ends || *cx.method == Method::HEAD {
+            BodyCoding::None
+        } else {
+            BodyCoding::Plain
+        }
+    } else if cx.ends {
+        if *cx.method != Method::HEAD {
+            field(&header::CONTENT_LENGTH, b"0", cx.options.header_case, out);
+        }
+        BodyCoding::None
+    } else if cx.version == Version::HTTP_10 {
+        BodyCoding::Plain
+    } else {
+        field(
+            &header::TRANSFER_ENCODING,
+            b"chunked",
+            cx.options.header_case,
+            out,
+        );
+        if *cx.method == Method::HEAD {
+            BodyCoding::None
+        } else {
+            BodyCoding::Chunked
+        }
+    };
+    out.extend_from_slice(b"\r\n");
+    coding
+}
+
+/// Writes an interim response's head.
+pub(crate) fn informational(head: &Response<()>, options: &Http1Options, out: &mut BytesMut) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(head.status().as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(reason(head.status()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    fields(head.headers(), options.header_case, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a request's head to `out`, and says how its body goes. `ends`: the body is known to be empty.
+pub(crate) fn request<B>(
+    head: &Request<B>,
+    options: &Http1Options,
+    ends: bool,
+    out: &mut BytesMut,
+) -> BodyCoding {
+    let method = head.method();
+    let authority = head.extensions().get::<Authority>();
+    let authority = authority.map_or(b"".as_slice(), |authority| authority.0.as_bytes());
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    if *method == Method::CONNECT {
+        out.extend_from_slice(authority);
+    } else {
+        if options.send_fully_qualified_url {
+            let scheme = head
+                .headers()
+                .get("x-forwarded-proto")
+                .map_or(b"http".as_slice(), HeaderValue::as_bytes);
+            out.extend_from_slice(scheme);
+            out.extend_from_slice(b"://");
+            out.extend_from_slice(authority);
+        }
+        let target = head
+            .uri()
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
+        out.extend_from_slice(target.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    field(&header::HOST, authority, options.header_case, out);
+    fields(head.headers(), options.header_case, out);
+    let tunnel = *method == Method::CONNECT || head.headers().contains_key(header::UPGRADE);
+    let coding = if tunnel {
+        BodyCoding::Plain
+    } else if head.headers().contains_key(header::CONTENT_LENGTH) {
+        if ends {
+            BodyCoding::None
+        } else {
+            BodyCoding::Plain
+        }
+    } else if ends {
+        // A server must be able to tell that an empty POST is complete (RFC 9110 section 8.6).
+        if !matches!(
+            *method,
+            Method::GET | Method::HEAD | Method::DELETE | Method::TRACE
+        ) {
+            field(&header::CONTENT_LENGTH, b"0", options.header_case, out);
+        }
+        BodyCoding::None
+    } else {
+        field(
+            &header::TRANSFER_ENCODING,
+            b"chunked",
+            options.header_case,
+            out,
+        );
+        BodyCoding::Chunked
+    };
+    out.extend_from_slice(b"\r\n");
+    coding
+}
+
+/// Writes the line before a chunk.
+pub(crate) fn push_chunk_line(size: usize, out: &mut BytesMut) {
+    let mut text = [0u8; 18];
+    let mut rest = text.as_mut_slice();
+    // 16 digits and a line end always fit.
+    let written = write!(rest, "{size:x}\r\n").map_or(0, |()| 18 - rest.len());
+    out.extend_from_slice(&text[..written]);
+}
+
+/// Writes the last chunk, with the trailers if the options allow them.
+pub(crate) fn last_chunk(trailers: Option<&HeaderMap>, options: &Http1Options, out: &mut BytesMut) {
+    out.extend_from_slice(b"0\r\n");
+    if let Some(trailers) = trailers
+        && options.enable_trailers
+    {
+        fields(trailers, options.header_case, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn fields(map: &HeaderMap, case: HeaderCase, out: &mut BytesMut) {
+    for (name, value) in map {
+        field(name, value.as_bytes(), case, out);
+    }
+}
+
+fn field(name: &HeaderName, value: &[u8], case: HeaderCase, out: &mut BytesMut) {
+    out.reserve(name.as_str().len() + value.len() + 4);
+    match case {
+        HeaderCase::Lower => out.extend_from_slice(name.as_str().as_bytes()),
+        HeaderCase::ProperWords => {
+            let mut upper = true;
+            for byte in name.as_str().bytes() {
+                out.extend_from_slice(&[if upper {
+                    byte.to_ascii_uppercase()
+                } else {
+                    byte
+                }]);
+                upper = !byte.is_ascii_alphanumeric();
+            }
+        }
+    }
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Envoy's reason phrases, which are the registry's but for a few.
+fn reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        302 => "Found",
+        413 => "Payload Too Large",
+        422 => "Unprocessable Entity",
+        _ => status.canonical_reason().unwrap_or("Unknown"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(
+        head: &Response<()>,
+        method: &Method,
+        version: Version,
+        ends: bool,
+        close: bool,
+    ) -> (String, BodyCoding) {
+        let options = Http1Options::default();
+        let mut out = BytesMut::new();
+        let cx = ResponseContext {
+            options: &options,
+            method,
+            version,
+            ends,
+            close,
+        };
+        let coding = response(head, cx, &mut out);
+        (String::from_utf8(out.to_vec()).unwrap(), coding)
+    }
+
+    #[test]
+    fn a_response_says_how_its_body_ends() {
+        let plain = Response::new(());
+        let length = Response::builder()
+            .header("content-length", "5")
+            .body(())
+            .unwrap();
+        let no_content = Response::builder().status(204).body(()).unwrap();
+        let (get, head) = (Method::GET, Method::HEAD);
+        let ok = "HTTP/1.1 200 OK\r\n";
+        for (message, method, version, ends, text, coding) in [
+            (
+                &plain,
+                &get,
+                Version::HTTP_11,
+                true,
+                format!("{ok}content-length: 0\r\n\r\n"),
+                BodyCoding::None,
+            ),
+            (
+                &plain,
+                &get,
+                Version::HTTP_11,
+                false,
+                format!("{ok}transfer-encoding: chunked\r\n\r\n"),
+                BodyCoding::Chunked,
+            ),
+            (
+                &plain,
+                &get,
+                Version::HTTP_10,
+                false,
+                format!("{ok}\r\n"),
+                BodyCoding::Plain,
+            ),
+            (
+                &plain,
+                &head,
+                Version::HTTP_11,
+                true,
+                format!("{ok}\r\n"),
+                BodyCoding::None,
+            ),
+            (
+                &length,
+                &get,
+                Version::HTTP_11,
+                false,
+                format!("{ok}content-length: 5\r\n\r\n"),
+                BodyCoding::Plain,
+            ),
+            (
+                &length,
+                &head,
+                Version::HTTP_11,
+                true,
+                format!("{ok}content-length: 5\r\n\r\n"),
+                BodyCoding::None,
+            ),
+            (
+                &no_content,
+                &get,
+                Version::HTTP_11,
+                true,
+                "HTTP/1.1 204 No Content\r\n\r\n".into(),
+                BodyCoding::None,
+            ),
+        ] {
+            assert_eq!(
+                encoded(message, method, version, ends, false),
+                (text, coding)
+            );
+        }
+        let (text, _) = encoded(&plain, &get, Version::HTTP_11, true, true);
+        assert_eq!(
+            text,
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn proper_words_are_capitalised() {
+        let options = Http1Options {
+            header_case: HeaderCase::ProperWords,
+            ..Http1Options::default()
+        };
+        let mut message = Request::builder()
+            .uri("/p")
+            .header("x-a-bc", "v")
+            .body(())
+            .unwrap();
+        message
+            .extensions_mut()
+            .insert(Authority(HeaderValue::from_static("h")));
+        let mut out = BytesMut::new();
+        request(&message, &options, true, &mut out);
+        assert_eq!(
+            out.as_ref(),
+            b"GET /p HTTP/1.1\r\nHost: h\r\nX-A-Bc: v\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn chunk_lines_are_hexadecimal() {
+        let mut out = BytesMut::new();
+        push_chunk_line(255, &mut out);
+        push_chunk_line(usize::MAX, &mut out);
+        assert_eq!(out.as_ref(), b"ff\r\nffffffffffffffff\r\n");
+    }
+}

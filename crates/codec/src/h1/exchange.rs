@@ -1,0 +1,328 @@
+//! One request on an HTTP/1 connection, and its answer.
+
+use std::fmt;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use http::Method;
+use http::Response;
+use http::StatusCode;
+
+use crate::Body;
+use crate::EndCause;
+use crate::Frame;
+use crate::Meter;
+use crate::StreamError;
+
+use super::client::Connection;
+use super::framing::Framing;
+use super::framing::Piece;
+use super::head;
+use super::head::ResponseHead;
+use super::sink::BodySink;
+use super::transport::Filled;
+
+/// One request. Polling it sends the request's body while the answer comes. Dropped early, it ends the connection.
+pub(crate) struct Exchange {
+    connection: Rc<Connection>,
+    method: Method,
+    /// What is left of the request; none once it was sent.
+    upload: Option<(BodySink, Body)>,
+    answer: Answer,
+    searched: usize,
+    keep_alive: bool,
+    /// The connection was given back, or given up.
+    released: bool,
+    meter: Rc<Meter>,
+}
+
+/// What is awaited of the answer.
+enum Answer {
+    Head,
+    /// The final head came while interim ones were asked for.
+    HeadRead(Box<ResponseHead>),
+    Body(Framing),
+}
+
+impl Exchange {
+    pub(super) fn new(
+        connection: Rc<Connection>,
+        method: Method,
+        upload: Option<(BodySink, Body)>,
+        meter: Rc<Meter>,
+        tunnel: bool,
+    ) -> Exchange {
+        if upload.is_none() {
+            meter.end_send();
+        }
+        Exchange {
+            connection,
+            method,
+            upload,
+            answer: Answer::Head,
+            searched: 0,
+            keep_alive: !tunnel,
+            released: false,
+            meter,
+        }
+    }
+
+    pub(crate) fn meter(&self) -> &Rc<Meter> {
+        &self.meter
+    }
+
+    pub(crate) fn request_sent(&self) -> bool {
+        self.upload.is_none()
+    }
+
+    pub(crate) fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<()>, StreamError>> {
+        loop {
+            let head = match std::mem::replace(&mut self.answer, Answer::Head) {
+                Answer::HeadRead(head) => *head,
+                Answer::Head => ready!(self.poll_head(cx))?,
+                body @ Answer::Body(_) => {
+                    self.answer = body;
+                    return Poll::Ready(Err(StreamError::LocalReset));
+                }
+            };
+            if !is_interim(head.response.status()) {
+                return Poll::Ready(Ok(self.begin_body(head)));
+            }
+        }
+    }
+
+    pub(crate) fn poll_informational(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
+        if !matches!(self.answer, Answer::Head) {
+            return Poll::Ready(None);
+        }
+        match ready!(self.poll_head(cx)) {
+            Ok(head) if is_interim(head.response.status()) => Poll::Ready(Some(Ok(head.response))),
+            Ok(head) => {
+                self.answer = Answer::HeadRead(Box::new(head));
+                Poll::Ready(None)
+            }
+            Err(error) => Poll::Ready(Some(Err(error))),
+        }
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame, StreamError>>> {
+        if let Err(error) = self.poll_upload(cx) {
+            return Poll::Ready(Some(Err(self.fail(error, EndCause::Local))));
+        }
+        let Answer::Body(framing) = &mut self.answer else {
+            return Poll::Ready(None);
+        };
+        if self.released {
+            return Poll::Ready(None);
+        }
+        let connection = self.connection.clone();
+        let mut transport = connection.transport.borrow_mut();
+        loop {
+            match framing.take(&mut transport.input, connection.limits()) {
+                Ok(Some(Piece::Data(bytes))) => {
+                    let ends = framing.is_done();
+                    self.meter.add_body_received(bytes.len(), bytes.len());
+                    drop(transport);
+                    if ends {
+                        self.end_answer();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::Data(bytes))));
+                }
+                Ok(Some(Piece::Trailers(trailers))) => {
+                    drop(transport);
+                    self.end_answer();
+                    let kept = self.connection.options.http1.enable_trailers;
+                    return Poll::Ready(kept.then_some(Ok(Frame::Trailers(trailers))));
+                }
+                Ok(Some(Piece::End)) => {
+                    drop(transport);
+                    self.end_answer();
+                    return Poll::Ready(None);
+                }
+                Ok(None) => {}
+                Err(_) => {
+                    drop(transport);
+                    let details = "http1.codec_error";
+                    let error = self.fail(
+                        StreamError::ProtocolError(details),
+                        EndCause::ProtocolError(details),
+                    );
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            match ready!(transport.poll_fill(cx, true)) {
+                Ok(Filled::Some) => {}
+                Ok(Filled::End) if framing.may_close() => {
+                    drop(transport);
+                    self.keep_alive = false;
+                    self.end_answer();
+                    return Poll::Ready(None);
+                }
+                Ok(Filled::End) => {
+                    // As in Envoy, a body that is cut short is the peer's protocol error.
+                    drop(transport);
+                    let error = self.fail(
+                        StreamError::ProtocolError("http1.codec_error"),
+                        EndCause::Remote,
+                    );
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Err(_) => {
+                    drop(transport);
+                    let error = self.fail(StreamError::ConnectionTermination, EndCause::Remote);
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.released
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, StreamError>> {
+        if let Err(error) = self.poll_upload(cx) {
+            return Poll::Ready(Err(self.fail(error, EndCause::Local)));
+        }
+        let connection = self.connection.clone();
+        let mut transport = connection.transport.borrow_mut();
+        loop {
+            let options = &connection.options.http1;
+            let taken = head::take_response(
+                &mut transport.input,
+                &mut self.searched,
+                connection.limits(),
+                options,
+                &self.method,
+            );
+            match taken {
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(error) => {
+                    drop(transport);
+                    let cause = EndCause::ProtocolError(error.details);
+                    return Poll::Ready(Err(
+                        self.fail(StreamError::ProtocolError(error.details), cause)
+                    ));
+                }
+            }
+            if !matches!(ready!(transport.poll_fill(cx, false)), Ok(Filled::Some)) {
+                drop(transport);
+                return Poll::Ready(Err(
+                    self.fail(StreamError::ConnectionTermination, EndCause::Remote)
+                ));
+            }
+        }
+    }
+
+    fn begin_body(&mut self, head: ResponseHead) -> Response<()> {
+        self.meter.add_headers_received(head.bytes, head.bytes);
+        self.keep_alive &= head.keep_alive;
+        let ends = head.framing.is_done();
+        self.answer = Answer::Body(head.framing);
+        if ends {
+            self.end_answer();
+        }
+        head.response
+    }
+
+    /// The whole answer was read.
+    fn end_answer(&mut self) {
+        self.meter.end_receive();
+        if !self.released {
+            self.released = true;
+            // A server that answered before it had the whole request will take the rest for the next one.
+            self.connection
+                .give_back(self.keep_alive && self.upload.is_none());
+        }
+    }
+
+    fn fail(&mut self, error: StreamError, cause: EndCause) -> StreamError {
+        if !self.released {
+            self.released = true;
+            self.connection.cut(cause);
+        }
+        error
+    }
+
+    /// Sends what there is of the request. Only the request's own source can fail here: a peer that takes no more may
+    /// have answered already.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), StreamError> {
+        if self.released {
+            return Ok(());
+        }
+        let pending = self.poll_upload_body(cx);
+        drop(self.connection.transport.borrow_mut().poll_drain(cx));
+        match pending {
+            Poll::Ready(Ok(())) => {
+                self.upload = None;
+                Ok(())
+            }
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn poll_upload_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let Some((sink, body)) = &mut self.upload else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            if ready!(sink.poll_room(&self.connection.transport, cx)).is_err() {
+                return Poll::Pending;
+            }
+            let frame = ready!(body.poll_frame(cx));
+            let options = &self.connection.options.http1;
+            let mut transport = self.connection.transport.borrow_mut();
+            match frame {
+                Some(Ok(Frame::Data(bytes))) => sink.write(bytes, &mut transport, &self.meter),
+                Some(Ok(Frame::Trailers(trailers))) => {
+                    sink.end(Some(&trailers), options, &mut transport);
+                    break;
+                }
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => {
+                    sink.end(None, options, &mut transport);
+                    break;
+                }
+            }
+        }
+        if sink.is_short() {
+            return Poll::Ready(Err(StreamError::LocalReset));
+        }
+        self.meter.end_send();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// An answer before the answer; 101 is a final one.
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.released {
+            self.connection.cut(EndCause::Local);
+        }
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("method", &self.method)
+            .finish_non_exhaustive()
+    }
+}

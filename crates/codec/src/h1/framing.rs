@@ -1,0 +1,285 @@
+//! Where a body ends (RFC 9112 sections 6 and 7): by length, by chunks, at the connection's end, or never.
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use http::HeaderMap;
+use memchr::memchr;
+
+use super::head;
+use super::head::Limits;
+
+/// The longest line that may announce a chunk, extensions included, in bytes.
+const MAX_CHUNK_LINE: usize = 16 * 1024;
+
+/// How a body is framed, and how far it has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is none, or all of it was read.
+    None,
+    /// So many bytes are left.
+    Length(u64),
+    /// Chunks.
+    Chunked(Chunk),
+    /// All that comes until the peer closes (responses only).
+    UntilClose,
+    /// The connection is a tunnel: an upgrade, or CONNECT.
+    Raw,
+}
+
+/// Where in a chunked body the reader stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Chunk {
+    /// Before the line with the size.
+    Size,
+    /// In the data, with so many bytes left.
+    Data(u64),
+    /// Before the line end that closes the data.
+    DataEnd,
+    /// In the trailer section.
+    Trailers,
+}
+
+/// A part of a body.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// Some bytes.
+    Data(Bytes),
+    /// Trailer fields; the body has ended.
+    Trailers(HeaderMap),
+    /// The body has ended.
+    End,
+}
+
+/// The framing is broken, and with it everything that follows on the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BrokenFraming;
+
+impl Framing {
+    /// A chunked body from its beginning.
+    pub(crate) fn chunked() -> Framing {
+        Framing::Chunked(Chunk::Size)
+    }
+
+    /// Whether the whole body was read.
+    pub(crate) fn is_done(&self) -> bool {
+        *self == Framing::None
+    }
+
+    /// Whether the peer may close the connection here without cutting the body.
+    pub(crate) fn may_close(&self) -> bool {
+        matches!(self, Framing::None | Framing::UntilClose | Framing::Raw)
+    }
+
+    /// Takes the next piece off the front of `buffer`; `None` when more bytes are needed.
+    pub(crate) fn take(
+        &mut self,
+        buffer: &mut BytesMut,
+        limits: Limits,
+    ) -> Result<Option<Piece>, BrokenFraming> {
+        match self {
+            Framing::None => Ok(Some(Piece::End)),
+            Framing::UntilClose | Framing::Raw => Ok(take_all(buffer)),
+            Framing::Length(left) => {
+                let piece = take_some(buffer, left);
+                if *left == 0 {
+                    *self = Framing::None;
+                }
+                Ok(piece)
+            }
+            Framing::Chunked(chunk) => {
+                let piece = chunk.take(buffer, limits)?;
+                if matches!(piece, Some(Piece::Trailers(_) | Piece::End)) {
+                    *self = Framing::None;
+                }
+                Ok(piece)
+            }
+        }
+    }
+}
+
+impl Chunk {
+    fn take(
+        &mut self,
+        buffer: &mut BytesMut,
+        limits: Limits,
+    ) -> Result<Option<Piece>, BrokenFraming> {
+        loop {
+            match self {
+                Chunk::Size => {
+                    let Some(line) = take_line(buffer)? else {
+                        return Ok(None);
+                    };
+                    *self = match chunk_size(&line)? {
+                        0 => Chunk::Trailers,
+                        size => Chunk::Data(size),
+                    };
+                }
+                Chunk::Data(left) => {
+                    let piece = take_some(buffer, left);
+                    if *left == 0 {
+                        *self = Chunk::DataEnd;
+                    }
+                    return Ok(piece);
+                }
+                Chunk::DataEnd => match buffer.get(..2) {
+                    Some(b"\r\n") => {
+                        drop(buffer.split_to(2));
+                        *self = Chunk::Size;
+                    }
+                    None if matches!(buffer.first(), None | Some(b'\r')) => return Ok(None),
+                    _ => return Err(BrokenFraming),
+                },
+                Chunk::Trailers => return take_trailers(buffer, limits),
+            }
+        }
+    }
+}
+
+fn take_all(buffer: &mut BytesMut) -> Option<Piece> {
+    (!buffer.is_empty()).then(|| Piece::Data(buffer.split().freeze()))
+}
+
+fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
+    if buffer.is_empty() {
+        return None;
+    }
+    let count = usize::try_from(*left)
+        .unwrap_or(usize::MAX)
+        .min(buffer.len());
+    *left -= count as u64;
+    Some(Piece::Data(buffer.split_to(count).freeze()))
+}
+
+/// A line without its CRLF; a bare LF or an endless line is broken.
+fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, BrokenFraming> {
+    match memchr(b'\n', buffer) {
+        Some(at) if at > 0 && at <= MAX_CHUNK_LINE && buffer[at - 1] == b'\r' => {
+            let mut line = buffer.split_to(at + 1);
+            line.truncate(at - 1);
+            Ok(Some(line))
+        }
+        None if buffer.len() <= MAX_CHUNK_LINE => Ok(None),
+        _ => Err(BrokenFraming),
+    }
+}
+
+/// Hexadecimal digits, then the end, blanks, or an extension.
+fn chunk_size(line: &[u8]) -> Result<u64, BrokenFraming> {
+    let digits = line
+        .iter()
+        .take_while(|byte| byte.is_ascii_hexdigit())
+        .count();
+    let extension = line[digits..]
+        .iter()
+        .find(|byte| !matches!(byte, b' ' | b'\t'));
+    if !(1..=16).contains(&digits) || !matches!(extension, None | Some(b';')) {
+        return Err(BrokenFraming);
+    }
+    let text = std::str::from_utf8(&line[..digits]).map_err(|_| BrokenFraming)?;
+    u64::from_str_radix(text, 16).map_err(|_| BrokenFraming)
+}
+
+fn take_trailers(buffer: &mut BytesMut, limits: Limits) -> Result<Option<Piece>, BrokenFraming> {
+    if buffer.starts_with(b"\r\n") {
+        drop(buffer.split_to(2));
+        return Ok(Some(Piece::End));
+    }
+    match head::block_end(buffer, 0) {
+        Some(end) if end <= limits.bytes => {
+            let block = buffer.split_to(end).freeze();
+            let trailers = head::trailers(&block, limits).map_err(|_| BrokenFraming)?;
+            Ok(Some(Piece::Trailers(trailers)))
+        }
+        None if buffer.len() <= limits.bytes => Ok(None),
+        _ => Err(BrokenFraming),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::UnderscoresAction;
+
+    const LIMITS: Limits = Limits {
+        bytes: 1024,
+        fields: 10,
+        underscores: UnderscoresAction::Allow,
+    };
+
+    /// Feeds `text` in two parts, split at `at`; gives the data, the trailers' number and whether it ended.
+    fn read(
+        mut framing: Framing,
+        text: &[u8],
+        at: usize,
+    ) -> Result<(Vec<u8>, usize, bool), BrokenFraming> {
+        let (mut data, mut trailers, mut ended) = (Vec::new(), 0, false);
+        let mut buffer = BytesMut::new();
+        for part in [&text[..at], &text[at..]] {
+            buffer.extend_from_slice(part);
+            while !ended && let Some(piece) = framing.take(&mut buffer, LIMITS)? {
+                match piece {
+                    Piece::Data(bytes) => data.extend_from_slice(&bytes),
+                    Piece::Trailers(map) => (trailers, ended) = (map.len(), true),
+                    Piece::End => ended = true,
+                }
+            }
+        }
+        Ok((data, trailers, ended))
+    }
+
+    #[test]
+    fn bodies_read_alike_wherever_the_bytes_are_split() {
+        for (text, data, trailers) in [
+            ("0\r\n\r\n", "", 0),
+            ("3;ext=1\r\nabc\r\n0\r\n\r\n", "abc", 0),
+            (
+                "3 \r\nabc\r\nA\r\n0123456789\r\n0\r\nx-t: 1\r\nx-u: 2\r\n\r\n",
+                "abc0123456789",
+                2,
+            ),
+        ] {
+            for at in 0..=text.len() {
+                let seen = read(Framing::chunked(), text.as_bytes(), at);
+                assert_eq!(
+                    seen,
+                    Ok((data.into(), trailers, true)),
+                    "{text:?} split at {at}"
+                );
+            }
+        }
+        for at in 0..=5 {
+            assert_eq!(
+                read(Framing::Length(5), b"hello", at),
+                Ok((b"hello".into(), 0, true))
+            );
+        }
+    }
+
+    #[test]
+    fn broken_chunks_are_refused() {
+        for text in [
+            "zz\r\nabc\r\n",
+            "\r\n",
+            "3\nabc\n",
+            "3\r\nabcd\r\n",
+            "3\r\nabc\n0\r\n\r\n",
+            "+3\r\nabc\r\n",
+            "0x3\r\nabc\r\n",
+            "11111111111111111\r\n",
+            "3 4\r\nabc\r\n",
+        ] {
+            for at in 0..=text.len() {
+                assert!(
+                    read(Framing::chunked(), text.as_bytes(), at).is_err(),
+                    "{text:?} split at {at}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_endless_chunk_line_is_refused() {
+        let text = format!("3;{}", "x".repeat(MAX_CHUNK_LINE));
+        assert!(read(Framing::chunked(), text.as_bytes(), 0).is_err());
+    }
+}

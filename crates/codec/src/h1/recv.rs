@@ -1,0 +1,133 @@
+//! A request body that comes in on an HTTP/1 connection.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use crate::Frame;
+use crate::Meter;
+use crate::StreamError;
+
+use super::framing::Framing;
+use super::framing::Piece;
+use super::head::Limits;
+use super::transport::Filled;
+use super::transport::Transport;
+
+/// The most that is read ahead of a request whose body is complete: pipelined requests, in bytes.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// What a server connection, its current request's body and its current response share.
+pub(super) struct Shared {
+    pub(super) transport: RefCell<Transport>,
+    /// How the rest of the current request's body is framed.
+    pub(super) framing: RefCell<Framing>,
+    pub(super) limits: Limits,
+    pub(super) keep_trailers: bool,
+    /// The connection closes after the current response.
+    pub(super) closing: Cell<bool>,
+    /// Nothing that follows on the connection can be trusted, in either direction.
+    pub(super) broken: Cell<bool>,
+}
+
+impl Shared {
+    /// Whether all of the current request was read.
+    pub(super) fn is_request_read(&self) -> bool {
+        self.framing.borrow().is_done()
+    }
+
+    /// Ready when the client is gone. Reads ahead, within a bound, as only reading shows that.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        let mut transport = self.transport.borrow_mut();
+        loop {
+            if transport.ended || transport.has_failed() || self.broken.get() {
+                return Poll::Ready(StreamError::ConnectionTermination);
+            }
+            if !self.is_request_read() || transport.input.len() >= READ_AHEAD {
+                return Poll::Pending;
+            }
+            // An error shows in `has_failed`.
+            drop(ready!(transport.poll_fill(cx, false)));
+        }
+    }
+
+    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Result<Piece, StreamError>> {
+        let mut transport = self.transport.borrow_mut();
+        let mut framing = self.framing.borrow_mut();
+        loop {
+            match framing.take(&mut transport.input, self.limits) {
+                Ok(Some(piece)) => return Poll::Ready(Ok(piece)),
+                Ok(None) => {}
+                Err(_) => {
+                    self.broken.set(true);
+                    return Poll::Ready(Err(StreamError::ProtocolError("http1.codec_error")));
+                }
+            }
+            match ready!(transport.poll_fill(cx, true)) {
+                Ok(Filled::Some) => {}
+                Ok(Filled::End) if framing.may_close() => return Poll::Ready(Ok(Piece::End)),
+                Ok(Filled::End) | Err(_) => {
+                    return Poll::Ready(Err(StreamError::ConnectionTermination));
+                }
+            }
+        }
+    }
+}
+
+/// A client's body.
+pub struct RecvBody {
+    shared: Rc<Shared>,
+    meter: Rc<Meter>,
+    ended: bool,
+}
+
+impl RecvBody {
+    pub(super) fn new(shared: Rc<Shared>, meter: Rc<Meter>) -> RecvBody {
+        RecvBody {
+            shared,
+            meter,
+            ended: false,
+        }
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame, StreamError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(self.shared.poll_piece(cx));
+        if !matches!(piece, Ok(Piece::Data(_))) || self.shared.is_request_read() {
+            self.ended = true;
+            self.meter.end_receive();
+        }
+        Poll::Ready(match piece {
+            Ok(Piece::Data(bytes)) => {
+                self.meter.add_body_received(bytes.len(), bytes.len());
+                Some(Ok(Frame::Data(bytes)))
+            }
+            Ok(Piece::Trailers(trailers)) if self.shared.keep_trailers => {
+                Some(Ok(Frame::Trailers(trailers)))
+            }
+            Ok(Piece::Trailers(_) | Piece::End) => None,
+            Err(error) => Some(Err(error)),
+        })
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+impl fmt::Debug for RecvBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvBody")
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,198 @@
+//! The way back to the client of one HTTP/1 request.
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use http::Method;
+use http::Response;
+use http::Version;
+use http::header;
+
+use crate::Body;
+use crate::Frame;
+use crate::Meter;
+use crate::ServerOptions;
+use crate::StreamError;
+
+use super::encode;
+use super::encode::BodyCoding;
+use super::encode::ResponseContext;
+use super::recv::Shared;
+use super::sink::BodySink;
+
+/// What of a request its response depends on.
+pub(super) struct Of {
+    pub(super) method: Method,
+    pub(super) version: Version,
+}
+
+/// One request's answer. Dropped before its end, it closes the connection.
+pub(crate) struct Respond {
+    shared: Rc<Shared>,
+    options: Rc<ServerOptions>,
+    of: Of,
+    meter: Rc<Meter>,
+    /// Tells the connection that all of the answer was written.
+    ended: Rc<Cell<bool>>,
+    sink: Option<(BodySink, Body)>,
+    begun: bool,
+}
+
+impl Respond {
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        options: Rc<ServerOptions>,
+        of: Of,
+        meter: Rc<Meter>,
+        ended: Rc<Cell<bool>>,
+    ) -> Respond {
+        Respond {
+            shared,
+            options,
+            of,
+            meter,
+            ended,
+            sink: None,
+            begun: false,
+        }
+    }
+
+    pub(crate) fn protocol(&self) -> Version {
+        self.of.version
+    }
+
+    pub(crate) fn meter(&self) -> &Rc<Meter> {
+        &self.meter
+    }
+
+    pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        self.shared.poll_gone(cx)
+    }
+
+    pub(crate) fn informational(&mut self, head: &Response<()>) {
+        if !self.begun && self.of.version == Version::HTTP_11 {
+            let options = &self.options.http1;
+            self.shared
+                .transport
+                .borrow_mut()
+                .write(|out| encode::informational(head, options, out));
+        }
+    }
+
+    pub(crate) async fn send(&mut self, response: Response<Body>) -> Result<(), StreamError> {
+        if self.begun {
+            return Err(StreamError::LocalReset);
+        }
+        self.begun = true;
+        let (head, body) = response.into_parts();
+        let head = Response::from_parts(head, ());
+        let coding = self.send_head(&head, body.is_end_stream());
+        if coding == BodyCoding::None {
+            self.end();
+            return Ok(());
+        }
+        let length = head
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .filter(|_| coding == BodyCoding::Plain);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        self.sink = Some((
+            BodySink::new(coding, length, self.options.buffer_limit),
+            body,
+        ));
+        poll_fn(|cx| self.poll_body(cx)).await
+    }
+
+    fn send_head(&mut self, head: &Response<()>, ends: bool) -> BodyCoding {
+        let shared = &self.shared;
+        // A client that may still be sending cannot be told where the next request begins.
+        if !shared.is_request_read() {
+            shared.closing.set(true);
+        }
+        let has_length = head.headers().contains_key(header::CONTENT_LENGTH);
+        if self.of.version == Version::HTTP_10 && !ends && !has_length {
+            shared.closing.set(true);
+        }
+        let cx = ResponseContext {
+            options: &self.options.http1,
+            method: &self.of.method,
+            version: self.of.version,
+            ends,
+            close: shared.closing.get(),
+        };
+        let mut transport = shared.transport.borrow_mut();
+        let before = transport.queued();
+        let mut coding = BodyCoding::None;
+        transport.write(|out| coding = encode::response(head, cx, out));
+        let size = transport.queued() - before;
+        self.meter.add_headers_sent(size, size);
+        coding
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let Some((sink, body)) = &mut self.sink else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            if ready!(sink.poll_room(&self.shared.transport, cx)).is_err() {
+                return Poll::Ready(Err(StreamError::ConnectionTermination));
+            }
+            let frame = match body.poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => return self.shared.poll_gone(cx).map(Err),
+            };
+            let mut transport = self.shared.transport.borrow_mut();
+            match frame {
+                Some(Ok(Frame::Data(bytes))) => sink.write(bytes, &mut transport, &self.meter),
+                Some(Ok(Frame::Trailers(trailers))) => {
+                    sink.end(Some(&trailers), &self.options.http1, &mut transport);
+                    break;
+                }
+                Some(Err(error)) => {
+                    self.shared.broken.set(true);
+                    return Poll::Ready(Err(error));
+                }
+                None => {
+                    sink.end(None, &self.options.http1, &mut transport);
+                    break;
+                }
+            }
+        }
+        if sink.is_short() {
+            // Fewer bytes than announced: only the connection's end can tell the client.
+            self.shared.broken.set(true);
+            return Poll::Ready(Err(StreamError::ConnectionTermination));
+        }
+        self.end();
+        Poll::Ready(Ok(()))
+    }
+
+    fn end(&mut self) {
+        self.sink = None;
+        self.ended.set(true);
+        self.meter.end_send();
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.sink = None;
+        self.begun = true;
+        self.shared.broken.set(true);
+    }
+
+    pub(crate) fn close_connection_after(&self) {
+        self.shared.closing.set(true);
+    }
+}
+
+impl fmt::Debug for Respond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Respond")
+            .field("begun", &self.begun)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,345 @@
+//! The server role of HTTP/1: one task a connection, which serves one request after the other.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use http::Method;
+use http::StatusCode;
+use http::Version;
+use outrider_net::Stream;
+use outrider_net::Timer;
+
+use crate::Body;
+use crate::ConnectionEnd;
+use crate::EndCause;
+use crate::Handler;
+use crate::MalformedRequest;
+use crate::Meter;
+use crate::Respond;
+use crate::ServerOptions;
+use crate::life::Expiry;
+use crate::life::Life;
+
+use super::framing::Framing;
+use super::head;
+use super::head::Limits;
+use super::head::RequestHead;
+use super::recv::RecvBody;
+use super::recv::Shared;
+use super::respond;
+use super::transport::Filled;
+use super::transport::Transport;
+
+/// Serves an HTTP/1 connection, of which `already` was read before, to its end.
+pub(crate) async fn serve<H: Handler>(
+    socket: Stream,
+    already: &[u8],
+    options: Rc<ServerOptions>,
+    handler: Rc<H>,
+) -> ConnectionEnd {
+    options.stats.downstream_cx_http1_total.inc();
+    let _active = options
+        .stats
+        .hold(|stats| &stats.downstream_cx_http1_active);
+    let shared = Rc::new(Shared {
+        transport: RefCell::new(Transport::new(socket, options.stats.clone(), already)),
+        framing: RefCell::new(Framing::None),
+        limits: Limits {
+            bytes: options.max_request_headers_kb as usize * 1024,
+            fields: options.max_headers_count as usize,
+            underscores: options.underscores,
+        },
+        keep_trailers: options.http1.enable_trailers,
+        closing: Cell::new(false),
+        broken: Cell::new(false),
+    });
+    let mut connection = Connection {
+        waiting: Waiting {
+            life: Life::new(&options),
+            draining: Some(Box::pin(options.drain.wait())),
+            head_timer: options.timers.timer(),
+            head_begun: false,
+            searched: 0,
+        },
+        shared,
+        options,
+        handler,
+    };
+    loop {
+        match connection.next().await {
+            Next::Request(head) => match connection.serve(head).await {
+                After::KeepAlive => {}
+                After::Closed => return connection.close(false, EndCause::Local).await,
+                After::ClosedEarly => return connection.close(true, EndCause::Local).await,
+                After::Gone => {
+                    return ConnectionEnd {
+                        cause: EndCause::Remote,
+                        active_streams: 1,
+                    };
+                }
+            },
+            Next::Malformed(error) => {
+                let cause = EndCause::ProtocolError(error.details);
+                connection.refuse(error).await;
+                return connection.close(true, cause).await;
+            }
+            Next::Close(cause) => {
+                return ConnectionEnd {
+                    cause,
+                    active_streams: 0,
+                };
+            }
+        }
+    }
+}
+
+/// What came after the last response.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for one move; a box would cost every request an allocation"
+)]
+enum Next {
+    Request(RequestHead),
+    Malformed(MalformedRequest),
+    Close(EndCause),
+}
+
+/// How a request left its connection.
+enum After {
+    /// Ready for the next one.
+    KeepAlive,
+    /// Both messages are complete, and one of them said that it was the last.
+    Closed,
+    /// The client may still be sending: it gets time to read our answer.
+    ClosedEarly,
+    /// The client has gone, or the response was cut off.
+    Gone,
+}
+
+struct Connection<H> {
+    shared: Rc<Shared>,
+    waiting: Waiting,
+    options: Rc<ServerOptions>,
+    handler: Rc<H>,
+}
+
+/// What is looked at while no request is being served.
+struct Waiting {
+    life: Life,
+    draining: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    /// `request_headers_timeout`, from a head's first byte.
+    head_timer: Timer,
+    head_begun: bool,
+    searched: usize,
+}
+
+impl<H: Handler> Connection<H> {
+    async fn next(&mut self) -> Next {
+        let (shared, options) = (&self.shared, &self.options);
+        let waiting = &mut self.waiting;
+        waiting.head_begun = false;
+        waiting.head_timer.set(None);
+        poll_fn(|cx| waiting.poll_next(shared, options, cx)).await
+    }
+
+    /// Serves one request, from its head to the last byte of its response.
+    async fn serve(&mut self, head: RequestHead) -> After {
+        if self.waiting.life.note_request() {
+            self.options.stats.downstream_cx_max_requests_reached.inc();
+            self.shared.closing.set(true);
+        }
+        if !head.keep_alive {
+            self.shared.closing.set(true);
+        }
+        let _upgrade = (head.framing == Framing::Raw).then(|| {
+            self.options.stats.downstream_cx_upgrades_total.inc();
+            self.options
+                .stats
+                .hold(|stats| &stats.downstream_cx_upgrades_active)
+        });
+        let meter = Rc::new(Meter::default());
+        meter.add_headers_received(head.bytes, head.bytes);
+        let body = if head.framing.is_done() {
+            meter.end_receive();
+            Body::Empty
+        } else {
+            Body::H1(RecvBody::new(self.shared.clone(), meter.clone()))
+        };
+        *self.shared.framing.borrow_mut() = head.framing;
+        let request = head.request.map(|()| body);
+        let (respond, ended) = self.respond(request.method().clone(), request.version(), meter);
+        let served = self.handler.clone().serve(request, respond);
+        self.drive(served).await;
+        self.after(ended.get())
+    }
+
+    /// Answers what could not be parsed.
+    async fn refuse(&mut self, error: MalformedRequest) {
+        self.shared.closing.set(true);
+        let (respond, _) = self.respond(Method::GET, Version::HTTP_11, Rc::new(Meter::default()));
+        let answered = self.handler.clone().malformed(error, respond);
+        self.drive(answered).await;
+    }
+
+    fn respond(
+        &self,
+        method: Method,
+        version: Version,
+        meter: Rc<Meter>,
+    ) -> (Respond, Rc<Cell<bool>>) {
+        let ended = Rc::new(Cell::new(false));
+        let respond = respond::Respond::new(
+            self.shared.clone(),
+            self.options.clone(),
+            respond::Of { method, version },
+            meter,
+            ended.clone(),
+        );
+        (Respond::from(respond), ended)
+    }
+
+    /// Runs a handler in this task, and writes what each of its turns has made with one system call.
+    async fn drive(&self, served: impl Future<Output = ()>) {
+        let mut served = pin!(served);
+        poll_fn(|cx| {
+            let done = served.as_mut().poll(cx);
+            // An error shows in the handler's next look at its client, or in `after`.
+            drop(self.shared.transport.borrow_mut().poll_drain(cx));
+            done
+        })
+        .await;
+        drop(poll_fn(|cx| self.shared.transport.borrow_mut().poll_drain(cx)).await);
+    }
+
+    fn after(&self, response_ended: bool) -> After {
+        let shared = &self.shared;
+        if !response_ended || shared.transport.borrow().has_failed() {
+            return After::Gone;
+        }
+        if !shared.is_request_read() {
+            return After::ClosedEarly;
+        }
+        if shared.closing.get() {
+            After::Closed
+        } else {
+            After::KeepAlive
+        }
+    }
+
+    /// Closes; when the client may still be sending, lets it read our last words first (`delayed_close_timeout`).
+    async fn close(&mut self, early: bool, cause: EndCause) -> ConnectionEnd {
+        let end = ConnectionEnd {
+            cause,
+            active_streams: 0,
+        };
+        let Some(timeout) = self.options.delayed_close_timeout.filter(|_| early) else {
+            return end;
+        };
+        let timer = &mut self.waiting.head_timer;
+        timer.set(Some(self.options.timers.now() + timeout));
+        poll_fn(|cx| {
+            let mut transport = self.shared.transport.borrow_mut();
+            if timer.poll_elapsed(cx).is_ready() {
+                self.options.stats.downstream_cx_delayed_close_timeout.inc();
+                return Poll::Ready(());
+            }
+            loop {
+                transport.input.clear();
+                if !matches!(ready!(transport.poll_fill(cx, false)), Ok(Filled::Some)) {
+                    return Poll::Ready(());
+                }
+            }
+        })
+        .await;
+        end
+    }
+}
+
+impl Waiting {
+    fn poll_next(
+        &mut self,
+        shared: &Shared,
+        options: &ServerOptions,
+        cx: &mut Context<'_>,
+    ) -> Poll<Next> {
+        if let Some(drain) = &mut self.draining
+            && drain.as_mut().poll(cx).is_ready()
+        {
+            self.draining = None;
+            shared.closing.set(true);
+        }
+        let mut transport = shared.transport.borrow_mut();
+        loop {
+            let taken = head::take_request(
+                &mut transport.input,
+                &mut self.searched,
+                shared.limits,
+                &options.http1,
+                &options.http1_stats,
+            );
+            match taken {
+                Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
+            }
+            let filled = transport.poll_fill(cx, false);
+            match filled {
+                Poll::Ready(Ok(Filled::Some)) => self.begin_head(options),
+                Poll::Ready(Ok(Filled::End) | Err(_)) => {
+                    return Poll::Ready(Next::Close(EndCause::Remote));
+                }
+                Poll::Pending => break,
+            }
+        }
+        self.poll_time(transport.input.is_empty(), shared, options, cx)
+    }
+
+    fn begin_head(&mut self, options: &ServerOptions) {
+        if !self.head_begun {
+            self.head_begun = true;
+            let timeout = options.request_headers_timeout;
+            self.head_timer
+                .set(timeout.map(|timeout| options.timers.now() + timeout));
+        }
+    }
+
+    fn poll_time(
+        &mut self,
+        idle: bool,
+        shared: &Shared,
+        options: &ServerOptions,
+        cx: &mut Context<'_>,
+    ) -> Poll<Next> {
+        if self.head_begun && self.head_timer.poll_elapsed(cx).is_ready() {
+            return Poll::Ready(Next::Malformed(MalformedRequest {
+                status: StatusCode::REQUEST_TIMEOUT,
+                body: "request header timeout".into(),
+                details: "request_header_timeout",
+            }));
+        }
+        match self.life.poll(0, cx) {
+            Some(Expiry::Idle) if idle => {
+                options.stats.downstream_cx_idle_timeout.inc();
+                Poll::Ready(Next::Close(EndCause::Local))
+            }
+            Some(Expiry::Duration) => {
+                options.stats.downstream_cx_max_duration_reached.inc();
+                shared.closing.set(true);
+                if idle {
+                    Poll::Ready(Next::Close(EndCause::Local))
+                } else {
+                    Poll::Pending
+                }
+            }
+            Some(Expiry::Idle) | None => Poll::Pending,
+        }
+    }
+}

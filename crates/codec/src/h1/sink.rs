@@ -1,0 +1,86 @@
+//! A body on its way out, in either role.
+
+use std::cell::RefCell;
+use std::io;
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::Http1Options;
+use crate::Meter;
+
+use super::encode;
+use super::encode::BodyCoding;
+use super::transport::Transport;
+
+/// Writes a body as its head has announced it.
+#[derive(Debug)]
+pub(super) struct BodySink {
+    coding: BodyCoding,
+    /// What is left of the announced length.
+    left: Option<u64>,
+    limit: usize,
+}
+
+impl BodySink {
+    pub(super) fn new(coding: BodyCoding, length: Option<u64>, limit: u32) -> BodySink {
+        BodySink {
+            coding,
+            left: length,
+            limit: limit as usize,
+        }
+    }
+
+    /// Ready when less than the buffer limit waits for the socket.
+    pub(super) fn poll_room(
+        &self,
+        transport: &RefCell<Transport>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut transport = transport.borrow_mut();
+        if transport.queued() < self.limit {
+            return Poll::Ready(Ok(()));
+        }
+        transport.poll_drain(cx)
+    }
+
+    /// Queues a piece; what goes beyond the announced length is dropped, as the peer would take it for the next message.
+    pub(super) fn write(&mut self, mut bytes: Bytes, transport: &mut Transport, meter: &Meter) {
+        if let Some(left) = &mut self.left {
+            bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= bytes.len() as u64;
+        }
+        if bytes.is_empty() {
+            return;
+        }
+        let before = transport.queued();
+        let size = bytes.len();
+        if self.coding == BodyCoding::Chunked {
+            transport.write(|out| encode::push_chunk_line(size, out));
+            transport.write_bytes(bytes);
+            transport.write(|out| out.extend_from_slice(b"\r\n"));
+        } else {
+            transport.write_bytes(bytes);
+        }
+        meter.add_body_sent(size, transport.queued() - before);
+    }
+
+    /// Ends the body.
+    pub(super) fn end(
+        &mut self,
+        trailers: Option<&HeaderMap>,
+        options: &Http1Options,
+        transport: &mut Transport,
+    ) {
+        if self.coding == BodyCoding::Chunked {
+            transport.write(|out| encode::last_chunk(trailers, options, out));
+        }
+    }
+
+    /// Whether the body ended before its announced length.
+    pub(super) fn is_short(&self) -> bool {
+        self.left.is_some_and(|left| left > 0)
+    }
+}

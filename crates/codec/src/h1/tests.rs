@@ -1,0 +1,307 @@
+//! Transcripts: bytes to a server connection and back, and the client against that server.
+
+use std::future::Future;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::Request;
+use http::Response;
+use outrider_net::Drain;
+use outrider_net::Stream;
+use outrider_net::Timers;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::task::LocalSet;
+use tokio::task::spawn_local;
+
+use crate::Authority;
+use crate::Body;
+use crate::ClientOptions;
+use crate::CodecType;
+use crate::ConnectionEnd;
+use crate::Frame;
+use crate::Handler;
+use crate::MalformedRequest;
+use crate::Respond;
+use crate::ServerOptions;
+use crate::StreamError;
+use crate::connect_http1;
+use crate::serve;
+use crate::stats::ConnectionStats;
+
+/// Answers `/echo` with the request's body once it has all of it, `/stream` while it comes, `/early` without reading it, `/cut` with less than it announces, and
+/// `/never` not at all.
+struct Echo;
+
+impl Handler for Echo {
+    async fn serve(self: Rc<Self>, request: Request<Body>, mut respond: Respond) {
+        let (head, mut body) = request.into_parts();
+        let response = match head.uri.path() {
+            "/echo" => match read_all(&mut body).await {
+                Ok(bytes) => Response::new(Body::full(bytes)),
+                Err(error) => Response::builder()
+                    .status(400)
+                    .body(Body::full(error.to_string()))
+                    .unwrap(),
+            },
+            "/stream" => Response::new(body),
+            "/early" => Response::builder()
+                .header("content-length", "2")
+                .body(Body::full("ok"))
+                .unwrap(),
+            "/cut" => Response::builder()
+                .header("content-length", "9")
+                .body(Body::full("ok"))
+                .unwrap(),
+            "/never" => {
+                poll_fn(|cx| respond.poll_reset(cx)).await;
+                return;
+            }
+            other => Response::new(Body::full(format!(
+                "{other} for {:?}",
+                head.extensions.get::<Authority>()
+            ))),
+        };
+        drop(respond.send(response).await);
+    }
+
+    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
+        let response = Response::builder()
+            .status(error.status)
+            .header("content-length", error.body.len());
+        drop(
+            respond
+                .send(response.body(Body::full(error.body.into_owned())).unwrap())
+                .await,
+        );
+    }
+}
+
+async fn read_all(body: &mut Body) -> Result<Vec<u8>, StreamError> {
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Frame::Data(bytes) = frame? {
+            all.extend_from_slice(&bytes);
+        }
+    }
+    Ok(all)
+}
+
+fn options(timers: &Timers) -> ServerOptions {
+    let mut options = ServerOptions::new(timers.clone(), Drain::new());
+    options.codec = CodecType::Http1;
+    options.delayed_close_timeout = None;
+    options
+}
+
+async fn local<F: Future<Output = ()> + 'static>(test: impl FnOnce(Timers) -> F) {
+    let timers = Timers::new();
+    let set = LocalSet::new();
+    set.spawn_local(timers.clone().run());
+    set.run_until(test(timers)).await;
+}
+
+/// Sends `parts` one after the other and closes; what came back until the server closed, and how it ended.
+async fn transcript(timers: Timers, parts: Vec<Vec<u8>>) -> (String, ConnectionEnd) {
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let served = spawn_local(serve(
+        Stream::Unix(server),
+        Rc::new(options(&timers)),
+        Rc::new(Echo),
+    ));
+    for part in parts {
+        client.write_all(&part).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    (String::from_utf8(answer).unwrap(), served.await.unwrap())
+}
+
+#[tokio::test]
+async fn serves_one_request_after_the_other() {
+    local(|timers| async move {
+        let text = b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n\
+            POST /echo HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc\
+            POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        let chunked = |body: &str| format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        let ok = "HTTP/1.1 200 OK\r\n";
+        let expected = format!("{ok}content-length: 0\r\n\r\n{ok}{}{ok}connection: close\r\n{}", chunked("abc"), chunked("abcde"));
+        assert_eq!(transcript(timers.clone(), vec![text.to_vec()]).await.0, expected);
+        let single = text.iter().map(|byte| vec![*byte]).collect();
+        assert_eq!(transcript(timers, single).await.0, expected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_response_that_begins_before_its_request_ends_is_the_last() {
+    local(|timers| async move {
+        let request = b"POST /stream HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n".to_vec();
+        let (text, _) = transcript(timers, vec![request]).await;
+        let expected = "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        assert_eq!(text, expected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_malformed_request_is_answered_and_is_the_last() {
+    local(|timers| async move {
+        let (text, end) = transcript(
+            timers,
+            vec![b"garbage\r\n\r\nGET / HTTP/1.1\r\n\r\n".to_vec()],
+        )
+        .await;
+        assert_eq!(
+            text,
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 11\r\nconnection: close\r\n\r\nBad Request"
+        );
+        assert_eq!(
+            end.cause,
+            crate::EndCause::ProtocolError("http1.codec_error")
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_before_the_request_is_complete_closes() {
+    local(|timers| async move {
+        let request = b"POST /early HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc".to_vec();
+        let (text, _) = transcript(timers, vec![request]).await;
+        assert_eq!(
+            text,
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_response_that_falls_short_cuts_the_connection() {
+    local(|timers| async move {
+        let request = b"GET /cut HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n".to_vec();
+        let (text, _) = transcript(timers, vec![request]).await;
+        assert_eq!(text, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_noticed() {
+    local(|timers| async move {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let served = spawn_local(serve(
+            Stream::Unix(server),
+            Rc::new(options(&timers)),
+            Rc::new(Echo),
+        ));
+        client
+            .write_all(b"GET /never HTTP/1.1\r\n\r\n")
+            .await
+            .unwrap();
+        tokio::task::yield_now().await;
+        drop(client);
+        assert_eq!(served.await.unwrap().active_streams, 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_heads_and_idle_connections_time_out() {
+    local(|timers| async move {
+        let mut options = options(&timers);
+        options.request_headers_timeout = Some(Duration::from_secs(2));
+        options.idle_timeout = Some(Duration::from_secs(5));
+        let options = Rc::new(options);
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let served = spawn_local(serve(Stream::Unix(server), options.clone(), Rc::new(Echo)));
+        client.write_all(b"GET / HT").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+            "{answer}"
+        );
+        served.await.unwrap();
+        let (_client, server) = UnixStream::pair().unwrap();
+        serve(Stream::Unix(server), options.clone(), Rc::new(Echo)).await;
+        assert_eq!(options.stats.downstream_cx_idle_timeout.value(), 1);
+    })
+    .await;
+}
+
+/// A client connection to an [`Echo`] server.
+fn client_of(timers: &Timers) -> crate::Client {
+    let (near, far) = UnixStream::pair().unwrap();
+    spawn_local(serve(
+        Stream::Unix(far),
+        Rc::new(options(timers)),
+        Rc::new(Echo),
+    ));
+    let bytes = std::sync::Arc::new(ConnectionStats::default());
+    let client_options = Rc::new(ClientOptions::new(timers.clone(), bytes));
+    let (client, run) = connect_http1(Stream::Unix(near), client_options, Rc::new(|| ()));
+    spawn_local(run);
+    client
+}
+
+async fn call(
+    client: &crate::Client,
+    path: &str,
+    body: Body,
+) -> Result<(u16, String), StreamError> {
+    let request = Request::builder()
+        .method("POST")
+        .uri(path)
+        .body(body)
+        .unwrap();
+    let mut exchange = client.send(request)?;
+    let head = poll_fn(|cx| exchange.poll_response(cx)).await?;
+    let text = read_all(&mut exchange.into_body()).await?;
+    Ok((head.status().as_u16(), String::from_utf8(text).unwrap()))
+}
+
+#[tokio::test]
+async fn a_client_connection_is_used_again() {
+    local(|timers| async move {
+        let client = client_of(&timers);
+        for _ in 0..3 {
+            assert_eq!(client.capacity(), 1);
+            let (status, text) = call(&client, "/x", Body::Empty).await.unwrap();
+            assert_eq!(
+                (status, text.as_str()),
+                (200, "/x for Some(Authority(\"\"))")
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn large_bodies_flow_both_ways_and_the_last_answer_ends_the_connection() {
+    local(|timers| async move {
+        let client = client_of(&timers);
+        let large = "0123456789".repeat(500_000);
+        let (status, text) = call(&client, "/stream", Body::full(large.clone()))
+            .await
+            .unwrap();
+        assert_eq!((status, text == large), (200, true));
+        assert!(client.is_draining());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cut_answer_is_an_error_and_ends_the_connection() {
+    local(|timers| async move {
+        let client = client_of(&timers);
+        let error = call(&client, "/cut", Body::Empty).await.unwrap_err();
+        assert_eq!(error, StreamError::ProtocolError("http1.codec_error"));
+        assert_eq!((client.capacity(), client.is_draining()), (0, true));
+    })
+    .await;
+}
