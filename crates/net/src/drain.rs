@@ -1,10 +1,12 @@
-//! "Please finish": a flag on one worker that connections look at and wait for.
+//! "Please finish": a state on one worker that connections look at and wait for.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Says that a listener, or the whole server, drains. Clones share one state; all stay on one worker.
 #[derive(Clone, Debug, Default)]
@@ -12,8 +14,18 @@ pub struct Drain(Rc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    draining: Cell<bool>,
+    phase: Cell<Phase>,
     begun: Notify,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Phase {
+    #[default]
+    Off,
+    /// Everything is asked to finish.
+    On,
+    /// `--drain-strategy gradual`: the longer it lasts, the more of those who look are asked to finish.
+    Growing { began: Instant, lasts: Duration },
 }
 
 impl Drain {
@@ -23,23 +35,39 @@ impl Drain {
         Drain::default()
     }
 
-    /// Begins; everybody who waits is woken. There is no way back.
+    /// Begins; everybody who waits is woken.
     pub fn begin(&self) {
-        self.0.draining.set(true);
+        self.0.phase.set(Phase::On);
         self.0.begun.notify_waiters();
     }
 
-    /// Whether it has begun.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.0.draining.get()
+    /// Begins gradually: [`is_draining`](Drain::is_draining) is true ever more often, and always after `lasts`. Nobody
+    /// who waits is woken.
+    pub fn begin_gradually(&self, lasts: Duration) {
+        let began = Instant::now();
+        self.0.phase.set(Phase::Growing { began, lasts });
     }
 
-    /// Waits until it begins.
+    /// Calls it off: `/healthcheck/ok` takes `/healthcheck/fail` back.
+    pub fn call_off(&self) {
+        self.0.phase.set(Phase::Off);
+    }
+
+    /// Whether whoever asks is to finish now.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        match self.0.phase.get() {
+            Phase::Off => false,
+            Phase::On => true,
+            Phase::Growing { began, lasts } => began.elapsed() >= lasts.mul_f64(fastrand::f64()),
+        }
+    }
+
+    /// Waits until everything is asked to finish.
     pub fn wait(&self) -> impl Future<Output = ()> + 'static {
         let state = self.0.clone();
         async move {
-            while !state.draining.get() {
+            while !matches!(state.phase.get(), Phase::On) {
                 state.begun.notified().await;
             }
         }
@@ -58,5 +86,19 @@ mod tests {
         waiting.await;
         drain.wait().await;
         assert!(drain.clone().is_draining());
+        drain.call_off();
+        assert!(!drain.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gradual_drain_grows() {
+        let drain = Drain::new();
+        drain.begin_gradually(Duration::from_secs(100));
+        let asked = || (0..1000).filter(|_| drain.is_draining()).count();
+        assert!(asked() < 50);
+        tokio::time::advance(Duration::from_secs(50)).await;
+        assert!((350..650).contains(&asked()));
+        tokio::time::advance(Duration::from_secs(51)).await;
+        assert_eq!(asked(), 1000);
     }
 }

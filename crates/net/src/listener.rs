@@ -19,6 +19,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3 as core;
 use outrider_config::api::envoy::config::core::v3::TrafficDirection;
 use outrider_config::api::envoy::config::listener::v3 as api;
+use outrider_config::api::envoy::config::listener::v3::listener::DrainType;
 use outrider_config::api::envoy::config::listener::v3::listener::connection_balance_config::BalanceType;
 use outrider_stats::Scope;
 
@@ -48,6 +49,8 @@ pub struct ListenerConfig {
     pub buffer_limit: u32,
     /// `ignore_global_conn_limit`
     pub ignores_global_limit: bool,
+    /// `drain_type` is `DEFAULT`: its connections also drain while `/healthcheck/fail` is in force.
+    pub drains_on_failing_health_checks: bool,
     /// The first address, as the config writes it; errors and stats name the listener by it.
     pub address: Address,
     stat_name: String,
@@ -120,6 +123,7 @@ impl ListenerConfig {
                 .per_connection_buffer_limit_bytes
                 .unwrap_or(DEFAULT_BUFFER_LIMIT),
             ignores_global_limit: listener.ignore_global_conn_limit,
+            drains_on_failing_health_checks: listener.drain_type() == DrainType::Default,
             address: first.address.clone(),
             stat_name: match listener.stat_prefix.as_str() {
                 "" => first.address.to_string(),
@@ -144,6 +148,12 @@ impl ListenerConfig {
     #[must_use]
     pub fn scope(&self) -> Scope {
         Scope::new("listener").name(&self.stat_name)
+    }
+
+    /// Whether `traffic_direction` is `INBOUND`.
+    #[must_use]
+    pub fn is_inbound(&self) -> bool {
+        self.direction == TrafficDirection::Inbound
     }
 
     /// All addresses, as the config writes them; none when `bind_to_port` is off.
