@@ -39,8 +39,6 @@ pub struct Stream {
     pub protocol: Version,
     /// The request head, as the last filter left it.
     pub request: RequestHead,
-    /// The client's trailers, those that are captured.
-    pub request_trailers: Option<HeaderMap>,
     /// The response head, once there is one.
     pub response: Option<ResponseHead>,
     /// The response's trailers, those that are captured.
@@ -70,8 +68,8 @@ pub struct Stream {
 pub struct RequestHead {
     /// `:method`.
     pub method: Method,
-    /// `:scheme`.
-    pub scheme: Scheme,
+    /// `:scheme`; HTTP/1 has none until the connection manager sets it.
+    pub scheme: Option<Scheme>,
     /// `:authority`, or HTTP/1's `host`; empty when there was none, and never in `headers`.
     pub authority: HeaderValue,
     /// `:path`; only CONNECT has none.
@@ -166,7 +164,19 @@ impl RequestHead {
     }
 }
 
-/// The names of the headers that some formatter of a configuration reads after the head was sent on.
+/// Which headers the formatters of a configuration read after the heads were sent on. Whoever compiles a formatter
+/// adds what it names.
+#[derive(Clone, Debug, Default)]
+pub struct Captures {
+    /// Of the request, read when the response comes or the stream ends.
+    pub request: Capture,
+    /// Of the response, read when the stream ends.
+    pub response: Capture,
+    /// Of the response's trailers.
+    pub trailers: Capture,
+}
+
+/// The names of the headers of one head that stay behind when it is sent on.
 #[derive(Clone, Debug, Default)]
 pub struct Capture(Vec<HeaderName>);
 

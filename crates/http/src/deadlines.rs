@@ -1,0 +1,237 @@
+//! The timeouts of one stream, on one timer.
+//!
+//! Deadlines move far more often than they pass: the idle one with every frame. So the timer is armed for the earliest
+//! one and left alone when that moves back; only when it fires is it armed anew for what is still ahead.
+
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::StatusCode;
+use outrider_codec::Meter;
+use outrider_net::Timer;
+use tokio::time::Instant;
+
+use crate::ResponseFlag;
+use crate::local_reply::LocalReply;
+
+/// Which timeout passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expired {
+    /// `stream_idle_timeout`, or the route's `idle_timeout`.
+    Idle,
+    /// `request_timeout`
+    Request,
+    /// `max_stream_duration`, also by `grpc-timeout`.
+    Duration,
+    /// The route's `timeout`.
+    Response,
+    /// `x-envoy-upstream-rq-per-try-timeout-ms`
+    PerTry,
+    /// The cluster's `max_stream_duration`.
+    UpstreamDuration,
+}
+
+/// The deadlines of one stream.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    timer: Timer,
+    armed: Option<Instant>,
+    /// Both directions' frames on the client's side, when last looked.
+    activity: u64,
+    idle_since: Instant,
+    idle: Option<Duration>,
+    request: Option<Instant>,
+    duration: Option<Instant>,
+    response: Option<Duration>,
+    per_try: Option<Duration>,
+    upstream_duration: Option<Instant>,
+}
+
+impl Deadlines {
+    /// No deadline yet, for a stream that began at `now`.
+    pub(crate) fn new(timer: Timer, now: Instant) -> Deadlines {
+        Deadlines {
+            timer,
+            armed: None,
+            activity: 0,
+            idle_since: now,
+            idle: None,
+            request: None,
+            duration: None,
+            response: None,
+            per_try: None,
+            upstream_duration: None,
+        }
+    }
+
+    /// Sets how long nothing may move; none for ever.
+    pub(crate) fn set_idle(&mut self, idle: Option<Duration>) {
+        self.idle = idle;
+    }
+
+    /// Sets when the request must have come in.
+    pub(crate) fn set_request(&mut self, deadline: Option<Instant>) {
+        self.request = deadline;
+    }
+
+    /// Sets when the stream must be over.
+    pub(crate) fn set_duration(&mut self, deadline: Option<Instant>) {
+        self.duration = deadline;
+    }
+
+    /// Sets how long after the request's end the response must have ended, altogether and for each try.
+    pub(crate) fn set_response(&mut self, timeout: Option<Duration>, per_try: Option<Duration>) {
+        self.response = timeout;
+        self.per_try = per_try;
+    }
+
+    /// Sets when the upstream stream must be over.
+    pub(crate) fn set_upstream_duration(&mut self, deadline: Option<Instant>) {
+        self.upstream_duration = deadline;
+    }
+
+    /// Ready when a deadline has passed. `meter` is the client's side of the stream.
+    pub(crate) fn poll_expired(&mut self, meter: &Meter, cx: &mut Context<'_>) -> Poll<Expired> {
+        if self.idle.is_some() && self.activity != meter.activity() {
+            self.activity = meter.activity();
+            self.idle_since = Instant::now();
+        }
+        loop {
+            let Some((next, what)) = self.earliest(meter) else {
+                return Poll::Pending;
+            };
+            if self.armed.is_none_or(|armed| next < armed) {
+                self.arm(next);
+            }
+            std::task::ready!(self.timer.poll_elapsed(cx));
+            if Instant::now() >= next {
+                return Poll::Ready(what);
+            }
+            self.arm(next);
+        }
+    }
+
+    fn arm(&mut self, deadline: Instant) {
+        self.armed = Some(deadline);
+        self.timer.set(Some(deadline));
+    }
+
+    fn earliest(&self, meter: &Meter) -> Option<(Instant, Expired)> {
+        let requested = meter.receive_ended();
+        let after_request = |timeout: Option<Duration>| Some(requested? + timeout?);
+        [
+            (self.idle.map(|idle| self.idle_since + idle), Expired::Idle),
+            (
+                self.request.filter(|_| requested.is_none()),
+                Expired::Request,
+            ),
+            (self.duration, Expired::Duration),
+            (after_request(self.response), Expired::Response),
+            (after_request(self.per_try), Expired::PerTry),
+            (self.upstream_duration, Expired::UpstreamDuration),
+        ]
+        .into_iter()
+        .filter_map(|(deadline, what)| Some((deadline?, what)))
+        .min_by_key(|(deadline, _)| *deadline)
+    }
+}
+
+impl Expired {
+    /// What the client is told, if it was told nothing yet.
+    pub(crate) fn reply(self) -> LocalReply {
+        let reply = |status, body: &'static str| {
+            let reply = LocalReply::new(status, self.details()).body(body);
+            LocalReply {
+                flag: self.flag(),
+                ..reply
+            }
+        };
+        match self {
+            Expired::Idle => reply(StatusCode::GATEWAY_TIMEOUT, "stream timeout"),
+            Expired::Request => reply(StatusCode::REQUEST_TIMEOUT, "request timeout"),
+            Expired::Duration => LocalReply {
+                grpc_status: Some(4), // DEADLINE_EXCEEDED
+                ..reply(StatusCode::GATEWAY_TIMEOUT, "downstream duration timeout")
+            },
+            Expired::Response | Expired::PerTry => {
+                reply(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
+            }
+            Expired::UpstreamDuration => reply(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream max stream duration reached",
+            ),
+        }
+    }
+
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub(crate) fn details(self) -> &'static str {
+        match self {
+            Expired::Idle => "stream_idle_timeout",
+            Expired::Request => "request_overall_timeout",
+            Expired::Duration => "max_duration_timeout",
+            Expired::Response => "response_timeout",
+            Expired::PerTry => "upstream_per_try_timeout",
+            Expired::UpstreamDuration => "upstream_max_stream_duration_reached",
+        }
+    }
+
+    /// The flag of the access log.
+    pub(crate) fn flag(self) -> Option<ResponseFlag> {
+        match self {
+            Expired::Idle => Some(ResponseFlag::StreamIdleTimeout),
+            Expired::Request | Expired::Duration => None,
+            Expired::Response | Expired::PerTry => Some(ResponseFlag::UpstreamRequestTimeout),
+            Expired::UpstreamDuration => Some(ResponseFlag::UpstreamMaxStreamDurationReached),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use outrider_net::Timers;
+
+    use super::*;
+
+    async fn first(set: impl FnOnce(&mut Deadlines, Instant)) -> (Expired, Duration) {
+        let timers = Timers::new();
+        let local = tokio::task::LocalSet::new();
+        local.spawn_local(timers.clone().run());
+        local
+            .run_until(async move {
+                let start = Instant::now();
+                let mut deadlines = Deadlines::new(timers.timer(), start);
+                set(&mut deadlines, start);
+                let meter = Meter::default();
+                let expired = poll_fn(|cx| deadlines.poll_expired(&meter, cx)).await;
+                (expired, start.elapsed())
+            })
+            .await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_deadline_counts() {
+        let seconds = Duration::from_secs;
+        let (expired, after) = first(|deadlines, start| {
+            deadlines.set_idle(Some(seconds(300)));
+            deadlines.set_duration(Some(start + seconds(20)));
+            deadlines.set_request(Some(start + seconds(10)));
+        })
+        .await;
+        assert_eq!(expired, Expired::Request);
+        assert!(after >= seconds(10) && after < seconds(11), "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_route_timeout_waits_for_the_request() {
+        let seconds = Duration::from_secs;
+        let (expired, _) = first(|deadlines, _| {
+            deadlines.set_response(Some(seconds(1)), Some(seconds(1)));
+            deadlines.set_idle(Some(seconds(300)));
+        })
+        .await;
+        assert_eq!(expired, Expired::Idle);
+    }
+}

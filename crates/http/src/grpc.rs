@@ -1,0 +1,159 @@
+//! What a proxy must know of gRPC: which requests are, how its statuses and HTTP's map, and its timeout header.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::HeaderValue;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+
+use crate::names;
+
+/// Whether the request with these headers is gRPC: `application/grpc`, or that with a `+` suffix. gRPC-Web is not.
+pub(crate) fn is_request(headers: &HeaderMap) -> bool {
+    let Some(rest) = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+    else {
+        return false;
+    };
+    matches!(rest.first(), None | Some(b'+'))
+}
+
+/// The gRPC status that stands for an HTTP status.
+pub(crate) fn status_of(http: StatusCode) -> u8 {
+    match http.as_u16() {
+        400 => 13,                   // INTERNAL
+        401 => 16,                   // UNAUTHENTICATED
+        403 => 7,                    // PERMISSION_DENIED
+        404 => 12,                   // UNIMPLEMENTED
+        429 | 502 | 503 | 504 => 14, // UNAVAILABLE
+        _ => 2,                      // UNKNOWN
+    }
+}
+
+/// Whether a call that ended with this `grpc-status` counts as a failure of the host, as a 5xx answer does.
+pub(crate) fn is_server_error(status: &HeaderValue) -> bool {
+    // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; and what is no status at all.
+    !matches!(
+        status.as_bytes(),
+        b"0" | b"1" | b"3" | b"5" | b"6" | b"7" | b"8" | b"9" | b"10" | b"11" | b"16"
+    )
+}
+
+/// `text` as `grpc-message` carries it: percent-encoded where it is not printable ASCII.
+pub(crate) fn encode_message(text: &str) -> HeaderValue {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static("")) // all of it is printable
+}
+
+/// The `grpc-timeout` header: at most eight digits and a unit. Less than a millisecond counts as one.
+pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(&names::GRPC_TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit())
+    {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    let millis = match unit {
+        "H" => number * 3_600_000,
+        "M" => number * 60_000,
+        "S" => number * 1000,
+        "m" => number,
+        "u" => number.div_ceil(1000),
+        "n" => number.div_ceil(1_000_000),
+        _ => return None,
+    };
+    Some(Duration::from_millis(millis))
+}
+
+/// `timeout` as a `grpc-timeout` header, in the finest unit that eight digits can hold.
+pub(crate) fn timeout_value(timeout: Duration) -> HeaderValue {
+    const LIMIT: u128 = 99_999_999;
+    let millis = timeout.as_millis();
+    let text = match millis {
+        0..=LIMIT => format!("{millis}m"),
+        _ if millis / 1000 <= LIMIT => format!("{}S", millis / 1000),
+        _ if millis / 60_000 <= LIMIT => format!("{}M", millis / 60_000),
+        _ => format!("{}H", (millis / 3_600_000).min(LIMIT)),
+    };
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("")) // digits and a letter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(
+            http::HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )])
+    }
+
+    #[test]
+    fn tells_grpc_from_its_lookalikes() {
+        for (content_type, want) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/grpcx", false),
+            ("text/plain", false),
+        ] {
+            assert_eq!(
+                is_request(&headers("content-type", content_type)),
+                want,
+                "{content_type}"
+            );
+        }
+        assert!(!is_request(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn reads_timeouts() {
+        for (text, millis) in [
+            ("5S", Some(5000)),
+            ("2H", Some(7_200_000)),
+            ("3M", Some(180_000)),
+            ("100m", Some(100)),
+            ("0m", Some(0)),
+            ("1500u", Some(2)),
+            ("1n", Some(1)),
+            ("99999999H", Some(99_999_999 * 3_600_000)),
+            ("999999999S", None),
+            ("5", None),
+            ("S", None),
+            ("-5S", None),
+            ("5x", None),
+            ("", None),
+        ] {
+            let want = millis.map(Duration::from_millis);
+            assert_eq!(timeout(&headers("grpc-timeout", text)), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn writes_timeouts_in_eight_digits() {
+        for (millis, want) in [
+            (0, "0m"),
+            (99_999_999, "99999999m"),
+            (100_000_000, "100000S"),
+            (100_000_000_000, "1666666M"),
+        ] {
+            assert_eq!(timeout_value(Duration::from_millis(millis)), want);
+        }
+    }
+
+    #[test]
+    fn encodes_messages() {
+        assert_eq!(encode_message("a b\nc%é\""), "a b%0Ac%25%C3%A9\"");
+    }
+}

@@ -1,0 +1,372 @@
+//! Who the client is, and what the upstream is told about it: `x-forwarded-*`, `x-envoy-*`, `x-request-id`, `via`.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::header;
+use http::uri::Scheme;
+use outrider_net::Address;
+use outrider_net::ConnectionInfo;
+
+use crate::names;
+use crate::stream::RequestHead;
+
+/// What the config says about it (`envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`).
+#[derive(Debug)]
+pub(crate) struct Forwarding {
+    /// `use_remote_address`
+    pub(crate) use_remote_address: bool,
+    /// `xff_num_trusted_hops`
+    pub(crate) xff_num_trusted_hops: u32,
+    /// `skip_xff_append`
+    pub(crate) skip_xff_append: bool,
+    /// `append_x_forwarded_port`
+    pub(crate) append_port: bool,
+    /// `internal_address_config`
+    pub(crate) internal: InternalAddresses,
+    /// `via`
+    pub(crate) via: Option<HeaderValue>,
+    /// `generate_request_id`
+    pub(crate) generate_request_id: bool,
+    /// `preserve_external_request_id`
+    pub(crate) preserve_external_request_id: bool,
+    /// `add_user_agent`: the node's cluster and id.
+    pub(crate) user_agent: Option<UserAgent>,
+    /// `forward_client_cert_details` is `ALWAYS_FORWARD_ONLY`; without TLS all else removes the header.
+    pub(crate) keep_client_cert: bool,
+    /// `scheme_header_transformation`
+    pub(crate) scheme: Option<Scheme>,
+    /// What stands in `x-forwarded-for` for clients on the loopback: an address of this machine.
+    pub(crate) local_address: IpAddr,
+    /// `RouteConfiguration.internal_only_headers`
+    pub(crate) internal_only_headers: Vec<HeaderName>,
+}
+
+/// What `add_user_agent` tells the upstream.
+#[derive(Debug)]
+pub(crate) struct UserAgent {
+    pub(crate) cluster: HeaderValue,
+    pub(crate) node: Option<HeaderValue>,
+}
+
+/// `HttpConnectionManager.InternalAddressConfig`. Empty: nobody is internal, not even the loopback.
+#[derive(Debug, Default)]
+pub(crate) struct InternalAddresses {
+    pub(crate) unix_sockets: bool,
+    pub(crate) ranges: Vec<(IpAddr, u32)>,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// From inside, by `internal_address_config`.
+    Internal,
+    /// From outside, through a trusted proxy.
+    External,
+    /// From outside, straight to us.
+    Edge,
+}
+
+/// What one look at all headers tells, so that most lookups can be skipped.
+#[derive(Debug, Default)]
+struct Present {
+    envoy: bool,
+    hop_by_hop: bool,
+}
+
+impl Present {
+    fn scan(headers: &HeaderMap) -> Present {
+        let mut present = Present::default();
+        for name in headers.keys() {
+            match name.as_str().as_bytes() {
+                [b'x', b'-', b'e', b'n', b'v', b'o', b'y', b'-', ..] => present.envoy = true,
+                b"connection" | b"upgrade" | b"keep-alive" | b"proxy-connection"
+                | b"transfer-encoding" | b"te" => {
+                    present.hop_by_hop = true;
+                }
+                _ => {}
+            }
+        }
+        present
+    }
+}
+
+impl Forwarding {
+    /// Makes the head fit for the upstream, and tells where the request came from and from whom.
+    ///
+    /// `id` are random bits for the request's id.
+    pub(crate) fn apply(
+        &self,
+        head: &mut RequestHead,
+        is_upgrade: bool,
+        connection: &ConnectionInfo,
+        id: impl FnOnce() -> (u64, u64),
+    ) -> (Origin, Address) {
+        let present = Present::scan(&head.headers);
+        if present.hop_by_hop {
+            remove_hop_by_hop(&mut head.headers, is_upgrade);
+        }
+        let headers = &mut head.headers;
+        let (trusted, single) = self.client(headers, connection);
+        self.forward(headers, connection);
+        self.set_scheme(head);
+        let headers = &mut head.headers;
+
+        let internal = single
+            && trusted
+                .as_ref()
+                .is_some_and(|address| self.internal.contains(address));
+        let origin = match (internal, self.use_remote_address) {
+            (true, _) => Origin::Internal,
+            (false, true) => Origin::Edge,
+            (false, false) => Origin::External,
+        };
+        let remote = trusted.unwrap_or_else(|| connection.remote.clone());
+        if present.envoy || !self.internal_only_headers.is_empty() {
+            self.sanitize(headers, origin);
+        }
+        if origin == Origin::Internal {
+            headers.insert(&names::INTERNAL, HeaderValue::from_static("true"));
+        }
+        self.introduce(headers);
+        if origin == Origin::Edge
+            && let Some(address) = remote.ip()
+            && let Ok(value) = HeaderValue::try_from(address.ip().to_string())
+        {
+            headers.insert(&names::EXTERNAL_ADDRESS, value);
+        }
+        self.set_request_id(headers, origin, id);
+        if !self.keep_client_cert {
+            headers.remove(&names::CLIENT_CERT);
+        }
+        (origin, remote)
+    }
+
+    /// The client's address if it can be told, and whether it stands alone in `x-forwarded-for`.
+    fn client(&self, headers: &HeaderMap, connection: &ConnectionInfo) -> (Option<Address>, bool) {
+        if !self.use_remote_address {
+            return address_in(headers, self.xff_num_trusted_hops);
+        }
+        let single = !headers.contains_key(&names::FORWARDED_FOR);
+        let trusted = match self.xff_num_trusted_hops {
+            0 => None,
+            hops => address_in(headers, hops - 1).0,
+        };
+        (
+            Some(trusted.unwrap_or_else(|| connection.remote.clone())),
+            single,
+        )
+    }
+
+    /// `x-forwarded-for`, `-port` and `-proto`.
+    fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo) {
+        let first_hop = self.xff_num_trusted_hops == 0;
+        if self.use_remote_address && !self.skip_xff_append {
+            let address = match connection.remote.ip() {
+                Some(address) if address.ip().is_loopback() => self.local_address.to_string(),
+                _ => connection.remote.host(),
+            };
+            append(headers, &names::FORWARDED_FOR, &address, ",");
+        }
+        if self.append_port
+            && (self.use_remote_address && first_hop
+                || !headers.contains_key(&names::FORWARDED_PORT))
+            && let Some(local) = connection.local.ip()
+        {
+            headers.insert(&names::FORWARDED_PORT, HeaderValue::from(local.port()));
+        }
+        if self.use_remote_address && first_hop || !headers.contains_key(&names::FORWARDED_PROTO) {
+            headers.insert(&names::FORWARDED_PROTO, HeaderValue::from_static("http"));
+        }
+    }
+
+    fn set_scheme(&self, head: &mut RequestHead) {
+        if let Some(scheme) = &self.scheme {
+            head.scheme = Some(scheme.clone());
+            if let Ok(value) = HeaderValue::from_str(scheme.as_str()) {
+                head.headers.insert(&names::FORWARDED_PROTO, value);
+            }
+        } else if head.scheme.is_none() {
+            let https = head
+                .headers
+                .get(&names::FORWARDED_PROTO)
+                .is_some_and(|proto| proto == "https");
+            head.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
+        }
+    }
+
+    /// Takes away what a client may not say.
+    fn sanitize(&self, headers: &mut HeaderMap, origin: Origin) {
+        headers.remove(&names::INTERNAL);
+        if origin == Origin::Internal {
+            return;
+        }
+        if origin == Origin::Edge {
+            for name in &names::NOT_ACROSS_THE_EDGE {
+                headers.remove(name);
+            }
+        }
+        for name in names::INTERNAL_ONLY
+            .iter()
+            .chain(&self.internal_only_headers)
+        {
+            headers.remove(name);
+        }
+    }
+
+    /// `add_user_agent` and `via`.
+    fn introduce(&self, headers: &mut HeaderMap) {
+        if let Some(agent) = &self.user_agent {
+            headers.insert(&names::DOWNSTREAM_SERVICE_CLUSTER, agent.cluster.clone());
+            if headers
+                .get(header::USER_AGENT)
+                .is_none_or(HeaderValue::is_empty)
+            {
+                headers.insert(header::USER_AGENT, agent.cluster.clone());
+            }
+            if let Some(node) = &agent.node {
+                headers.insert(&names::DOWNSTREAM_SERVICE_NODE, node.clone());
+            }
+        }
+        if let Some(via) = &self.via {
+            append_value(headers, &header::VIA, via);
+        }
+    }
+
+    fn set_request_id(
+        &self,
+        headers: &mut HeaderMap,
+        origin: Origin,
+        id: impl FnOnce() -> (u64, u64),
+    ) {
+        if !self.generate_request_id {
+            return;
+        }
+        let replace = origin == Origin::Edge && !self.preserve_external_request_id;
+        if replace
+            || headers
+                .get(&names::REQUEST_ID)
+                .is_none_or(HeaderValue::is_empty)
+        {
+            let (high, low) = id();
+            headers.insert(&names::REQUEST_ID, super::id::uuid(high, low));
+        }
+    }
+}
+
+impl InternalAddresses {
+    fn contains(&self, address: &Address) -> bool {
+        match address.ip() {
+            None => self.unix_sockets,
+            Some(address) => self
+                .ranges
+                .iter()
+                .any(|&(prefix, length)| covers(prefix, length, address.ip())),
+        }
+    }
+}
+
+/// Whether `address` is in `prefix/length`.
+fn covers(prefix: IpAddr, length: u32, address: IpAddr) -> bool {
+    match (prefix, address) {
+        (IpAddr::V4(prefix), IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - length.min(32)).unwrap_or(0);
+            prefix.to_bits() & mask == address.to_bits() & mask
+        }
+        (IpAddr::V6(prefix), IpAddr::V6(address)) => {
+            let mask = u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0);
+            prefix.to_bits() & mask == address.to_bits() & mask
+        }
+        _ => false,
+    }
+}
+
+/// The address before the last `skip` ones of `x-forwarded-for`, and whether it is the only one there.
+fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
+    let mut values = headers.get_all(&names::FORWARDED_FOR).iter().rev();
+    let Some(last) = values.next() else {
+        return (None, false);
+    };
+    let mut count = 0;
+    for value in std::iter::once(last).chain(values) {
+        for text in value.as_bytes().rsplit(|byte| *byte == b',') {
+            if count < skip {
+                count += 1;
+                continue;
+            }
+            let single = skip == 0
+                && headers
+                    .get_all(&names::FORWARDED_FOR)
+                    .iter()
+                    .nth(1)
+                    .is_none()
+                && !value.as_bytes().contains(&b',');
+            let address = std::str::from_utf8(text)
+                .ok()
+                .and_then(|text| text.trim().parse::<IpAddr>().ok());
+            return match address {
+                Some(address) => (
+                    Some(Address::from(std::net::SocketAddr::new(address, 0))),
+                    single,
+                ),
+                None => (None, false),
+            };
+        }
+    }
+    (None, false)
+}
+
+/// Removes what belongs to one hop only. An upgrade keeps what it consists of.
+fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
+    if !is_upgrade {
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+        if let Some(te) = headers.get(header::TE) {
+            let trailers = te
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+            if !trailers {
+                headers.remove(header::TE);
+            } else if te != "trailers" {
+                headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            }
+        }
+    }
+    headers.remove(&names::KEEP_ALIVE);
+    headers.remove(&names::PROXY_CONNECTION);
+    headers.remove(header::TRANSFER_ENCODING);
+}
+
+/// Appends `value` to the list in `name`: Envoy keeps such lists in one header, however many came in.
+pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str, separator: &str) {
+    let mut list: Vec<u8> = Vec::new();
+    for old in headers.get_all(name) {
+        if !list.is_empty() {
+            list.extend_from_slice(separator.as_bytes());
+        }
+        list.extend_from_slice(old.as_bytes());
+    }
+    if !list.is_empty() {
+        list.extend_from_slice(separator.as_bytes());
+    }
+    list.extend_from_slice(value.as_bytes());
+    if let Ok(list) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, list);
+    }
+}
+
+/// Appends a prebuilt value to the list in `name`, as `via` has them: with a comma and a space.
+pub(crate) fn append_value(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+    if headers.contains_key(name) {
+        append(headers, name, value.to_str().unwrap_or_default(), ", ");
+    } else {
+        headers.insert(name, value.clone());
+    }
+}
+
+#[cfg(test)]
+#[path = "forwarding_tests.rs"]
+mod tests;

@@ -1,0 +1,17 @@
+//! What the connection manager makes of a request's head before any filter sees it.
+
+mod forwarding;
+mod host;
+mod id;
+mod path;
+
+pub(crate) use forwarding::Forwarding;
+pub(crate) use forwarding::InternalAddresses;
+pub(crate) use forwarding::Origin;
+pub(crate) use forwarding::UserAgent;
+pub(crate) use forwarding::append_value;
+pub(crate) use host::HostOptions;
+pub(crate) use host::StripPort;
+pub(crate) use path::EscapedSlashes;
+pub(crate) use path::Normalized;
+pub(crate) use path::PathOptions;

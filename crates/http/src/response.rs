@@ -1,0 +1,161 @@
+//! What the connection manager makes of a response's head, whoever gave it: `server`, `date`, `via`, `x-request-id`.
+
+use http::HeaderMap;
+use http::HeaderValue;
+use http::header;
+use outrider_config::ConfigError;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ServerHeaderTransformation;
+
+use crate::names;
+use crate::request;
+
+/// What the config says about responses.
+#[derive(Debug)]
+pub(crate) struct ResponseOptions {
+    server: HeaderValue,
+    transformation: ServerHeaderTransformation,
+    via: Option<HeaderValue>,
+    always_set_request_id: bool,
+}
+
+impl ResponseOptions {
+    pub(crate) fn build(
+        message: &Message,
+        path: &FieldPath,
+        via: Option<HeaderValue>,
+    ) -> Result<ResponseOptions, ConfigError> {
+        let name = match message.server_name.as_str() {
+            "" => "envoy",
+            name => name,
+        };
+        let server = HeaderValue::from_str(name).map_err(|_| {
+            ConfigError::new(
+                &path.field("server_name"),
+                format!("{name:?} is no header value"),
+            )
+        })?;
+        Ok(ResponseOptions {
+            server,
+            transformation: message.server_header_transformation(),
+            via,
+            always_set_request_id: message.always_set_request_id_in_response,
+        })
+    }
+
+    /// Makes a final response's head fit for the client. `date` is the time now; `request` what is left of the
+    /// request's headers.
+    pub(crate) fn apply(
+        &self,
+        headers: &mut HeaderMap,
+        request: &HeaderMap,
+        is_upgraded: bool,
+        date: HeaderValue,
+    ) {
+        headers.entry(header::DATE).or_insert(date);
+        match self.transformation {
+            ServerHeaderTransformation::Overwrite => {
+                headers.insert(header::SERVER, self.server.clone());
+            }
+            ServerHeaderTransformation::AppendIfAbsent => {
+                headers.entry(header::SERVER).or_insert(self.server.clone());
+            }
+            ServerHeaderTransformation::PassThrough => {}
+        }
+        self.apply_to_any(headers, request, is_upgraded);
+    }
+
+    /// The part of it that interim responses (1xx) get too.
+    pub(crate) fn apply_to_any(
+        &self,
+        headers: &mut HeaderMap,
+        request: &HeaderMap,
+        is_upgraded: bool,
+    ) {
+        if !is_upgraded {
+            headers.remove(header::CONNECTION);
+            headers.remove(header::UPGRADE);
+        }
+        headers.remove(header::TRANSFER_ENCODING);
+        headers.remove(&names::KEEP_ALIVE);
+        headers.remove(&names::PROXY_CONNECTION);
+        if (self.always_set_request_id || request.contains_key(&names::FORCE_TRACE))
+            && let Some(id) = request.get(&names::REQUEST_ID)
+        {
+            headers.insert(&names::REQUEST_ID, id.clone());
+        }
+        if let Some(via) = &self.via {
+            request::append_value(headers, &header::VIA, via);
+        }
+    }
+
+    /// Whether the request's id is needed when the response comes.
+    pub(crate) fn needs_request_id(&self) -> bool {
+        self.always_set_request_id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(options: &Message, sent: &[(http::HeaderName, &'static str)]) -> HeaderMap {
+        let via = (!options.via.is_empty()).then(|| HeaderValue::from_str(&options.via).unwrap());
+        let options = ResponseOptions::build(options, &FieldPath::root(), via).unwrap();
+        let sent = sent
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+        let mut headers: HeaderMap = sent.collect();
+        let request =
+            HeaderMap::from_iter([(names::REQUEST_ID.clone(), HeaderValue::from_static("id"))]);
+        options.apply(
+            &mut headers,
+            &request,
+            false,
+            HeaderValue::from_static("now"),
+        );
+        headers
+    }
+
+    #[test]
+    fn keeps_the_date_and_overwrites_the_server() {
+        let headers = apply(
+            &Message::default(),
+            &[
+                (header::DATE, "then"),
+                (header::SERVER, "back"),
+                (header::CONNECTION, "close"),
+            ],
+        );
+        assert_eq!(
+            (&headers["date"], &headers["server"]),
+            (
+                &HeaderValue::from_static("then"),
+                &HeaderValue::from_static("envoy")
+            )
+        );
+        assert_eq!(headers.len(), 2);
+        assert_eq!(apply(&Message::default(), &[])["date"], "now");
+    }
+
+    #[test]
+    fn obeys_its_options() {
+        let mut message = Message {
+            server_name: "mine".to_owned(),
+            via: "proxy".to_owned(),
+            always_set_request_id_in_response: true,
+            ..Message::default()
+        };
+        message.set_server_header_transformation(ServerHeaderTransformation::AppendIfAbsent);
+        let headers = apply(
+            &message,
+            &[(header::SERVER, "back"), (header::VIA, "before")],
+        );
+        assert_eq!(headers["server"], "back");
+        assert_eq!(headers["via"], "before, proxy");
+        assert_eq!(headers["x-request-id"], "id");
+        message.set_server_header_transformation(ServerHeaderTransformation::PassThrough);
+        assert!(!apply(&message, &[]).contains_key("server"));
+    }
+}
