@@ -1,6 +1,6 @@
 //! The bytes of one connection, between its socket and its codec.
 //!
-//! A codec may read and write in small pieces; here they become few system calls: reads of up to [`CHUNK`], and writes that
+//! A codec may read and write in small pieces; here they become few system calls: reads of up to 16 KiB, and writes that
 //! are gathered and go out together when the connection's task calls [`Io::poll_drain`] at the end of its turn. Buffers
 //! belong to a connection only while they hold something, so an idle connection owns none.
 
@@ -20,8 +20,11 @@ use tokio::io::ReadBuf;
 
 use crate::stats::ByteCounts;
 
-/// The most that one read takes, and the least that makes gathered writes go out before the end of a turn.
-const CHUNK: usize = 64 * 1024;
+/// The most that one read takes, bytes. More means fewer system calls, but also more data under way that has left the
+/// processor's cache by the time it is written: 8 MiB downloads cost 4 % more with 32 KiB, 20 % more with 64 KiB.
+const CHUNK: usize = 16 * 1024;
+/// What makes gathered writes go out before the end of a turn, bytes. 64 KiB cost 15 % more.
+const GATHER: usize = 32 * 1024;
 /// Buffers that a worker keeps for its connections.
 const KEPT: usize = 4;
 
@@ -189,15 +192,62 @@ impl<W: Watch> State<W> {
         }
     }
 
-    /// Makes room for gathering; pending only when the socket takes nothing more.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Takes `slices` to be written: gathers them, or, when there is enough for a system call, writes them with what was
+    /// gathered before, so that the last and largest piece is not copied. Pending only when the socket takes nothing.
+    fn poll_take(
+        &mut self,
+        slices: &[io::IoSlice<'_>],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         if let Some(kind) = self.failed {
             return Poll::Ready(Err(kind.into()));
         }
-        if self.write.pending().len() >= CHUNK {
-            return self.poll_drain(cx);
+        let count = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        let gathered = self.write.pending().len();
+        let mut written = 0;
+        if gathered + count >= GATHER {
+            match self.poll_write_now(slices, cx) {
+                Poll::Ready(Ok(sent)) => written = sent,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if gathered >= GATHER => return Poll::Pending,
+                Poll::Pending => {}
+            }
         }
-        Poll::Ready(Ok(()))
+        for slice in slices {
+            self.watch.outbound(slice);
+            let skip = written.min(slice.len());
+            written -= skip;
+            self.write.append(&slice[skip..]);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes what was gathered and then `slices`; returns how much went out of `slices`.
+    fn poll_write_now(
+        &mut self,
+        slices: &[io::IoSlice<'_>],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let gathered = self.write.pending().len();
+        let mut all = [io::IoSlice::new(&[]); 4];
+        all[0] = io::IoSlice::new(self.write.pending());
+        let mut used = 1;
+        for (to, slice) in all[1..].iter_mut().zip(slices) {
+            *to = io::IoSlice::new(slice);
+            used += 1;
+        }
+        let result = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, &all[..used]));
+        Poll::Ready(match result {
+            Ok(sent) => {
+                self.counts.sent(sent as u64);
+                self.write.consume(sent.min(gathered));
+                Ok(sent.saturating_sub(gathered))
+            }
+            Err(error) => {
+                self.failed = Some(error.kind());
+                Err(error)
+            }
+        })
     }
 }
 
@@ -233,10 +283,7 @@ impl<W: Watch + Unpin> AsyncWrite for Io<W> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let state = &mut *self.0.borrow_mut();
-        ready!(state.poll_room(cx))?;
-        state.watch.outbound(bytes);
-        state.write.append(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        state.poll_take(&[io::IoSlice::new(bytes)], cx)
     }
 
     fn poll_write_vectored(
@@ -244,15 +291,7 @@ impl<W: Watch + Unpin> AsyncWrite for Io<W> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let state = &mut *self.0.borrow_mut();
-        ready!(state.poll_room(cx))?;
-        let mut count = 0;
-        for slice in slices {
-            state.watch.outbound(slice);
-            state.write.append(slice);
-            count += slice.len();
-        }
-        Poll::Ready(Ok(count))
+        self.0.borrow_mut().poll_take(slices, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -325,11 +364,11 @@ impl Buffer {
 mod buffers {
     use std::cell::RefCell;
 
-    use super::CHUNK;
+    use super::GATHER;
     use super::KEPT;
 
-    /// A chunk, and room for the frame that makes it full.
-    const LENGTH: usize = CHUNK + 32 * 1024;
+    /// What is gathered, and the frame that makes it enough.
+    const LENGTH: usize = GATHER + 32 * 1024;
 
     thread_local! {
         // Not state that anybody could see: only memory that is not given back to the allocator.
