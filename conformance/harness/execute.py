@@ -238,9 +238,11 @@ class Run:
 
 
 def label(step) -> str:
-    """A step's name in what is recorded: its word and its value when that is short."""
+    """A step's name in what is recorded: its `what`, or its word and its value when that is short."""
     if isinstance(step, str):
         return step
+    if "what" in step:
+        return step["what"]
     word = next(key for key in step if key in steps.WORDS)
     return f"{word} {step[word]}" if isinstance(step[word], (str, int)) else word
 

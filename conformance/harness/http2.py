@@ -408,11 +408,11 @@ FRAMES = {
     "CONTINUATION": send_continuation,
     "DATA": send_data,
     "PRIORITY": lambda conn, v: conn.frame(2, 0, v["stream"], struct.pack(">IB", v.get("depends", 0), v.get("weight", 16) - 1)),
-    "RST_STREAM": lambda conn, v: conn.frame(3, 0, v["stream"], struct.pack(">I", code_of(v.get("code", "CANCEL")))),
-    "PING": lambda conn, v: conn.frame(6, 0, 0, (v or "12345678").encode()),
+    "RST_STREAM": lambda conn, v: conn.frame(3, 0, v.get("stream", conn.next_stream - 2), struct.pack(">I", code_of(v.get("code", "CANCEL")))),
+    "PING": lambda conn, v: conn.frame(6, 0, 0, str(v or "12345678").encode()),
     "GOAWAY": lambda conn, v: conn.frame(7, 0, 0, struct.pack(">II", v.get("last", 0), code_of(v.get("code", 0))) + v.get("debug", "").encode()),
     "WINDOW_UPDATE": lambda conn, v: conn.frame(8, 0, v.get("stream", 0), struct.pack(">I", v["increment"])),
-    "FRAME": lambda conn, v: conn.frame(v["type"], flags_of(v, []), v.get("stream", 0), bytes.fromhex(v.get("hex", ""))),
+    "FRAME": lambda conn, v: conn.frame(v["type"], flags_of(v, []), v.get("stream", 0), bytes.fromhex(v.get("hex", "")) or b"\0" * v.get("size", 0)),
 }
 
 
@@ -427,7 +427,7 @@ def transcript(events: list[Event], show: tuple = ()) -> list:
     while at < len(events):
         event = events[at]
         at += 1
-        if event.kind in ("SETTINGS", "WINDOW_UPDATE", "PING") and event.kind not in show:
+        if skipped(event, show):
             continue
         head = " ".join(str(w) for w in [event.kind, event.stream or "", "ACK" if event.ack else "", event.code] if w != "")
         if event.kind == "DATA":
@@ -441,7 +441,7 @@ def transcript(events: list[Event], show: tuple = ()) -> list:
         elif event.kind == "HTTP/1":
             lines.append({"HTTP/1": text.lines(event.data)})
         elif event.fields:
-            lines.append({head + (" END_STREAM" if event.end else ""): [f"{n}: {v}" for n, v in event.fields]})
+            lines.append({head + (" END_STREAM" if event.end else ""): [f"{n}: {v}" for n, v in sorted(event.fields, key=lambda f: f[0])]})
         else:
             extra = f" last={event.number}" if event.kind == "GOAWAY" else f" {event.number}" if event.kind == "WINDOW_UPDATE" else ""
             lines.append(head + extra + (f" {text.shown(event.data)}" if event.kind == "GOAWAY" and event.data else ""))
@@ -455,4 +455,4 @@ def follows(event: Event, first: Event) -> bool:
 
 def skipped(event: Event, show: tuple) -> bool:
     """Whether the transcript leaves this frame out."""
-    return event.kind in ("SETTINGS", "WINDOW_UPDATE", "PING") and event.kind not in show
+    return event.kind in ("SETTINGS", "WINDOW_UPDATE", "PING") and event.kind not in show or event.kind == "SETTINGS" and event.ack
