@@ -135,9 +135,7 @@ impl Cluster {
         for host in seen.iter() {
             kept.extend(pools.remove_entry(&Arc::as_ptr(host)));
         }
-        std::mem::replace(&mut *pools, kept)
-            .into_values()
-            .collect()
+        std::mem::replace(&mut *pools, kept).into_values().collect()
     }
 }
 

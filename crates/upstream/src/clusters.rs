@@ -32,9 +32,7 @@ impl Clusters {
             updates: OnceCell::new(),
         });
         let updates = tokio::task::spawn_local(follow(Rc::downgrade(&clusters), changed));
-        clusters
-            .updates
-            .get_or_init(|| updates.abort_handle());
+        clusters.updates.get_or_init(|| updates.abort_handle());
         clusters
     }
 

@@ -19,7 +19,7 @@ pub struct Host {
 }
 
 /// What the config says of a host, apart from its address: all hosts of one name share it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct HostDescription {
     /// `Endpoint.hostname`, or else the name that was resolved; empty for a STATIC host without one.
     pub hostname: String,

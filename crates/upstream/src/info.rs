@@ -134,7 +134,9 @@ fn connect_options(
             time: seconds(message.keepalive_time),
             interval: seconds(message.keepalive_interval),
         }),
-        source: bind.and_then(|bind| source(bind, &bind_path).transpose()).transpose()?,
+        source: bind
+            .and_then(|bind| source(bind, &bind_path).transpose())
+            .transpose()?,
     })
 }
 
@@ -184,7 +186,10 @@ fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, Confi
         ),
         None => Ok(config),
         Some(policy) => {
-            let path = path.field("policies").index(0).field("typed_extension_config");
+            let path = path
+                .field("policies")
+                .index(0)
+                .field("typed_extension_config");
             let extension = policy.typed_extension_config.as_ref();
             let any = extension.and_then(|extension| extension.typed_config.as_ref());
             let path = path.field("typed_config");

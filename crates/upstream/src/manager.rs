@@ -52,13 +52,16 @@ impl ClusterManager {
     pub fn build(bootstrap: &Bootstrap, store: &Arc<Store>) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let stats: Arc<ClusterManagerStats> = store.register(Scope::new("cluster_manager"));
-        let resolvers = Resolvers::new(bootstrap, store);
+        let resolvers = Resolvers::new(bootstrap, store)?;
         let manager = bootstrap.cluster_manager.as_ref();
         let bind = manager.and_then(|manager| manager.upstream_bind_config.as_ref());
         let list = bootstrap.static_resources.as_ref();
         let messages: &[ClusterMessage] = list.map_or(&[], |resources| &resources.clusters);
-        let path = FieldPath::root().field("static_resources").field("clusters");
+        let path = FieldPath::root()
+            .field("static_resources")
+            .field("clusters");
 
+        let connection_ids = Arc::default();
         let changed = watch::Sender::new(());
         let uninitialized = watch::Sender::new(0);
         let mut clusters = Vec::with_capacity(messages.len());
@@ -79,7 +82,7 @@ impl ClusterManager {
                     format!("cluster manager: duplicate cluster '{name}'"),
                 );
             }
-            let cluster = Arc::new(SharedCluster::new(info, store));
+            let cluster = Arc::new(SharedCluster::new(info, store, Arc::clone(&connection_ids)));
             let publisher =
                 HostsPublisher::new(cluster.clone(), changed.clone(), uninitialized.clone());
             discoveries.push((discovery, publisher));
@@ -102,7 +105,10 @@ impl ClusterManager {
     pub async fn run(&self) {
         let mut tasks = JoinSet::new();
         let discoveries = std::mem::take(
-            &mut *self.discoveries.lock().unwrap_or_else(PoisonError::into_inner),
+            &mut *self
+                .discoveries
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
         );
         for (discovery, publisher) in discoveries {
             tasks.spawn_local(discovery.run(publisher));

@@ -228,7 +228,10 @@ fn build_parts(parts: Parts<'_>, cluster: &Cluster) -> Result<HttpProtocolOption
         )?,
         max_headers_count: common.max_headers_count.unwrap_or(100),
         max_response_headers_kb: common.max_response_headers_kb,
-        http1: Http1Options::build(parts.http1.unwrap_or(&Http1ProtocolOptions::default()), false),
+        http1: Http1Options::build(
+            parts.http1.unwrap_or(&Http1ProtocolOptions::default()),
+            false,
+        ),
         http2: Http2Options::build(parts.http2.unwrap_or(&http2_default), &http2_path, false)?,
     })
 }

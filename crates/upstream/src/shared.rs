@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use outrider_net::Address;
@@ -30,10 +31,16 @@ pub struct SharedCluster {
     /// Lists the workers' stats before any worker has made its own copy.
     pub(crate) stats: Arc<ClusterStats>,
     pub(crate) membership: Arc<MembershipStats>,
+    /// Numbers the upstream connections of the process.
+    pub(crate) connection_ids: Arc<AtomicU64>,
 }
 
 impl SharedCluster {
-    pub(crate) fn new(info: ClusterInfo, store: &Store) -> SharedCluster {
+    pub(crate) fn new(
+        info: ClusterInfo,
+        store: &Store,
+        connection_ids: Arc<AtomicU64>,
+    ) -> SharedCluster {
         let scope = scope(&info);
         let breakers = Breakers::new(
             *info.thresholds(Priority::Default),
@@ -45,6 +52,7 @@ impl SharedCluster {
             breakers: Arc::new(breakers),
             stats: store.register(scope.clone()),
             membership: store.register(scope),
+            connection_ids,
             info: Arc::new(info),
         }
     }

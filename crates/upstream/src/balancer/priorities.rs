@@ -28,9 +28,6 @@ pub struct BalancerConfig {
     pub weighted_priority_health: bool,
 }
 
-/// Cursor slots of one priority: for each locality of each tier, its rotation, and a rotation of the localities.
-const TIERS: usize = 3;
-
 #[derive(Debug)]
 pub(crate) struct Priorities {
     priorities: Vec<PriorityLevel>,

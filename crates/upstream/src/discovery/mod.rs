@@ -39,7 +39,9 @@ const DNS: &str = "envoy.cluster.dns";
 enum Kind {
     Static,
     /// By the fields of `Cluster` itself.
-    LegacyDns { logical: bool },
+    LegacyDns {
+        logical: bool,
+    },
     Dns(DnsCluster, FieldPath),
 }
 

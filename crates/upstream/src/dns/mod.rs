@@ -1,0 +1,97 @@
+//! Resolving names as Envoy's resolver library (c-ares) does: which answers count as failures, which servers are asked
+//! how often, search domains, `/etc/hosts`, names that need no server.
+//!
+//! hickory speaks the protocol (UDP, TCP on truncation, EDNS, matching of answers to questions); what is asked of whom, and
+//! what an answer means, is decided here. Nothing is cached.
+
+mod resolver;
+mod settings;
+mod system;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use outrider_config::ConfigError;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::extensions::clusters::dns::v3::DnsCluster;
+use outrider_stats::Scope;
+use outrider_stats::Store;
+
+pub(crate) use resolver::Answer;
+pub(crate) use resolver::Family;
+pub(crate) use resolver::Resolver;
+pub(crate) use settings::Settings;
+
+use crate::stats::DnsStats;
+
+/// The resolvers of all clusters: one for each set of settings.
+#[derive(Debug)]
+pub(crate) struct Resolvers {
+    /// Those of the bootstrap, for clusters without their own.
+    default: Settings,
+    stats: Arc<DnsStats>,
+    made: Mutex<HashMap<Settings, Arc<Resolver>>>,
+}
+
+impl Resolvers {
+    pub(crate) fn new(bootstrap: &Bootstrap, store: &Store) -> Result<Resolvers, ConfigError> {
+        #[expect(deprecated, reason = "old but live fields of Bootstrap")]
+        let (tcp, old) = (
+            bootstrap.use_tcp_for_dns_lookups,
+            bootstrap.dns_resolution_config.as_ref(),
+        );
+        let typed = bootstrap.typed_dns_resolver_config.as_ref();
+        let default = Settings::build(typed, old, tcp, &FieldPath::root())?;
+        Ok(Resolvers {
+            default: default.unwrap_or_default(),
+            stats: store.register(Scope::new("dns").name("cares")),
+            made: Mutex::default(),
+        })
+    }
+
+    /// The resolver that the fields of `cluster` itself ask for.
+    pub(crate) fn of_cluster(
+        &self,
+        cluster: &Cluster,
+        path: &FieldPath,
+    ) -> Result<Arc<Resolver>, ConfigError> {
+        #[expect(deprecated, reason = "old but live fields of Cluster")]
+        let (tcp, old, oldest) = (
+            cluster.use_tcp_for_dns_lookups,
+            cluster.dns_resolution_config.as_ref(),
+            &cluster.dns_resolvers,
+        );
+        let typed = cluster.typed_dns_resolver_config.as_ref();
+        let mut settings = Settings::build(typed, old, tcp, path)?;
+        if settings.is_none() && !oldest.is_empty() {
+            let servers = settings::servers(oldest, &path.field("dns_resolvers"))?;
+            settings = Some(Settings::of_servers(servers));
+        }
+        Ok(self.get(settings))
+    }
+
+    /// The resolver that a `DnsCluster` asks for.
+    pub(crate) fn of_dns_cluster(
+        &self,
+        cluster: &DnsCluster,
+        path: &FieldPath,
+    ) -> Result<Arc<Resolver>, ConfigError> {
+        let typed = cluster.typed_dns_resolver_config.as_ref();
+        Ok(self.get(Settings::build(typed, None, false, path)?))
+    }
+
+    fn get(&self, settings: Option<Settings>) -> Arc<Resolver> {
+        let settings = settings.unwrap_or_else(|| self.default.clone());
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.entry(settings.clone())
+            .or_insert_with(|| Arc::new(Resolver::new(settings, self.stats.clone())))
+            .clone()
+    }
+}

@@ -1,0 +1,159 @@
+//! What the config says of a resolver, in any of its spellings.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use outrider_config::ConfigError;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::Address as AddressMessage;
+use outrider_config::api::envoy::config::core::v3::DnsResolutionConfig;
+use outrider_config::api::envoy::config::core::v3::DnsResolverOptions;
+use outrider_config::api::envoy::config::core::v3::TypedExtensionConfig;
+use outrider_config::api::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+use outrider_config::api::envoy::extensions::network::dns_resolver::getaddrinfo::v3::GetAddrInfoDnsResolverConfig;
+use outrider_config::type_name;
+use outrider_config::unpack;
+use outrider_net::Address;
+use prost::Name;
+
+/// How names are resolved. Clusters with equal settings share a resolver.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Settings {
+    /// Servers to ask; empty for those of `/etc/resolv.conf`.
+    pub(super) servers: Vec<SocketAddr>,
+    /// The servers of `/etc/resolv.conf` come before these, if it names any.
+    pub(super) servers_are_fallback: bool,
+    /// Search domains are not used.
+    pub(super) no_search: bool,
+    /// Servers are asked by TCP only.
+    pub(super) tcp_only: bool,
+    /// Addresses of a family that this machine has no address of are not asked for.
+    pub(super) filter_unroutable: bool,
+    /// How long a server has for its answer the first time; doubled each time round.
+    pub(super) timeout: Duration,
+    /// How often each server is asked.
+    pub(super) tries: u32,
+    /// Each lookup begins with another server.
+    pub(super) rotate: bool,
+    /// The largest answer by UDP, bytes.
+    pub(super) udp_payload: u16,
+    /// What all addresses are taken to live for; none for what their records say.
+    pub(super) fixed_ttl: Option<Duration>,
+}
+
+impl Default for Settings {
+    /// Envoy's, which differ from its library's.
+    fn default() -> Settings {
+        Settings {
+            servers: Vec::new(),
+            servers_are_fallback: false,
+            no_search: false,
+            tcp_only: false,
+            filter_unroutable: false,
+            timeout: Duration::from_secs(5),
+            tries: 4,
+            rotate: false,
+            udp_payload: 1232,
+            fixed_ttl: None,
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn of_servers(servers: Vec<SocketAddr>) -> Settings {
+        Settings {
+            servers,
+            ..Settings::default()
+        }
+    }
+
+    /// The settings in `typed_dns_resolver_config`, or else in `dns_resolution_config` or `use_tcp_for_dns_lookups` of the
+    /// message at `path`; none if it has none of them.
+    pub(super) fn build(
+        typed: Option<&TypedExtensionConfig>,
+        old: Option<&DnsResolutionConfig>,
+        tcp: bool,
+        path: &FieldPath,
+    ) -> Result<Option<Settings>, ConfigError> {
+        if let Some(extension) = typed {
+            let path = path.field("typed_dns_resolver_config");
+            return Settings::of_extension(extension, &path).map(Some);
+        }
+        if let Some(old) = old {
+            let path = path.field("dns_resolution_config");
+            let servers = servers(&old.resolvers, &path.field("resolvers"))?;
+            let mut settings = Settings::of_servers(servers);
+            settings.obey(old.dns_resolver_options.as_ref());
+            return Ok(Some(settings));
+        }
+        let of_tcp = Settings {
+            tcp_only: true,
+            ..Settings::default()
+        };
+        Ok(tcp.then_some(of_tcp))
+    }
+
+    fn of_extension(
+        extension: &TypedExtensionConfig,
+        path: &FieldPath,
+    ) -> Result<Settings, ConfigError> {
+        let path = path.field("typed_config");
+        let Some(any) = &extension.typed_config else {
+            return Err(ConfigError::new(&path, "expected the config of a resolver"));
+        };
+        if type_name(any) == GetAddrInfoDnsResolverConfig::full_name() {
+            return Ok(Settings {
+                // The C library does not tell, so Envoy assumes a minute.
+                fixed_ttl: Some(Duration::from_secs(60)),
+                ..Settings::default()
+            });
+        }
+        let cares: CaresDnsResolverConfig = unpack(any, &path)?;
+        let default = Settings::default();
+        let mut settings = Settings {
+            servers: servers(&cares.resolvers, &path.field("resolvers"))?,
+            servers_are_fallback: cares.use_resolvers_as_fallback,
+            filter_unroutable: cares.filter_unroutable_families,
+            timeout: cares
+                .query_timeout_seconds
+                .map_or(default.timeout, Duration::from_secs),
+            tries: cares.query_tries.unwrap_or(default.tries),
+            rotate: cares.rotate_nameservers,
+            udp_payload: cares
+                .edns0_max_payload_size
+                .and_then(|size| u16::try_from(size).ok())
+                .unwrap_or(default.udp_payload),
+            ..default
+        };
+        settings.obey(cares.dns_resolver_options.as_ref());
+        Ok(settings)
+    }
+
+    fn obey(&mut self, options: Option<&DnsResolverOptions>) {
+        if let Some(options) = options {
+            self.tcp_only = options.use_tcp_for_dns_lookups;
+            self.no_search = options.no_default_search_domain;
+        }
+    }
+}
+
+/// The addresses of servers; port 53 where none is given.
+pub(super) fn servers(
+    messages: &[AddressMessage],
+    path: &FieldPath,
+) -> Result<Vec<SocketAddr>, ConfigError> {
+    let mut servers = Vec::with_capacity(messages.len());
+    for (index, message) in messages.iter().enumerate() {
+        let path = path.index(index);
+        let address = Address::build(message, &path)?;
+        let Some(mut server) = address.ip() else {
+            let message = format!("DNS resolver '{address}' is not an IP address");
+            return Err(ConfigError::new(&path, message));
+        };
+        if server.port() == 0 {
+            server.set_port(53);
+        }
+        servers.push(server);
+    }
+    Ok(servers)
+}

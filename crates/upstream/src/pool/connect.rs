@@ -1,0 +1,130 @@
+//! Opening a socket to a host: to its only address, or to the first of several that answers (RFC 8305).
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use outrider_net::Address;
+use outrider_net::Stream;
+
+use super::PoolCx;
+use super::PoolFailure;
+use crate::Host;
+
+/// How long an address has before the next one is tried beside it. Envoy's value, which RFC 8305 leaves open.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(300);
+
+/// The ends of a connection.
+#[derive(Debug)]
+pub(super) struct Connected {
+    /// None for a UNIX socket.
+    pub(super) local: Option<Address>,
+    pub(super) remote: Address,
+}
+
+/// Connects to `host`. The caller limits the time.
+pub(super) async fn connect(host: &Host, cx: &PoolCx) -> Result<(Connected, Stream), PoolFailure> {
+    let (remote, stream) = match host.addresses() {
+        [only] => (only, connect_to(only, cx).await?),
+        several => connect_to_any(several, cx).await?,
+    };
+    let local = match &stream {
+        Stream::Tcp(socket) => socket.local_addr().ok().map(Address::from),
+        Stream::Unix(_) => None,
+    };
+    let connected = Connected {
+        local,
+        remote: remote.clone(),
+    };
+    Ok((connected, stream))
+}
+
+async fn connect_to(address: &Address, cx: &PoolCx) -> Result<Stream, PoolFailure> {
+    let options = &cx.info.connect;
+    let result = outrider_net::connect(address, options).await;
+    result.map_err(|error| {
+        if options.source.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable {
+            cx.stats.bind_errors.inc();
+            let text = format!("failed to bind to {:?}: {}", options.source, reason(&error));
+            return PoolFailure::LocalConnectionFailure(text.into());
+        }
+        let when = if is_immediate(address, &error) {
+            "immediate"
+        } else {
+            "delayed"
+        };
+        let text = format!("{when} connect error: {}", reason(&error));
+        PoolFailure::RemoteConnectionFailure(text.into())
+    })
+}
+
+type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Stream, PoolFailure>> + 'a>>;
+
+/// By hand, because the attempts race: each begins when the one before has failed or has had its time.
+async fn connect_to_any<'a>(
+    addresses: &'a [Address],
+    cx: &PoolCx,
+) -> Result<(&'a Address, Stream), PoolFailure> {
+    let mut untried = addresses.iter();
+    let mut attempts: Vec<(&Address, Attempt<'_>)> = Vec::with_capacity(addresses.len());
+    let mut failure = PoolFailure::LocalConnectionFailure("no address".into());
+    let mut timer = cx.worker.timers.timer();
+    let mut next = true;
+    poll_fn(|task| {
+        loop {
+            if std::mem::take(&mut next)
+                && let Some(address) = untried.next()
+            {
+                attempts.push((address, Box::pin(connect_to(address, cx))));
+                timer.set(Some(cx.worker.timers.now() + NEXT_ADDRESS_AFTER));
+            }
+            let mut index = 0;
+            while let Some((address, attempt)) = attempts.get_mut(index) {
+                match attempt.as_mut().poll(task) {
+                    Poll::Ready(Ok(stream)) => return Poll::Ready(Ok((*address, stream))),
+                    Poll::Ready(Err(error)) => {
+                        failure = error;
+                        next = true;
+                        drop(attempts.swap_remove(index));
+                    }
+                    Poll::Pending => index += 1,
+                }
+            }
+            if timer.poll_elapsed(task).is_ready() {
+                timer.set(None);
+                next = true;
+            }
+            if attempts.is_empty() && untried.len() == 0 {
+                return Poll::Ready(Err(failure.clone()));
+            }
+            if !next || untried.len() == 0 {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+/// Whether the kernel said so at once, or after having tried: Envoy words the two differently.
+fn is_immediate(address: &Address, error: &io::Error) -> bool {
+    use io::ErrorKind::ConnectionRefused;
+    use io::ErrorKind::ConnectionReset;
+    use io::ErrorKind::HostUnreachable;
+    use io::ErrorKind::TimedOut;
+    address.ip().is_none()
+        || !matches!(
+            error.kind(),
+            ConnectionRefused | ConnectionReset | HostUnreachable | TimedOut
+        )
+}
+
+/// The system's words for an error, without its number.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}

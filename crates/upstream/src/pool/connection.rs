@@ -1,0 +1,163 @@
+//! One connection of a pool, once it is made.
+//!
+//! ```text
+//! open ──► draining ──► closed
+//!   └───────────────────►┘
+//! ```
+//! Draining: it takes no new requests, and is closed with its last one.
+
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::Version;
+use outrider_codec::Client;
+use outrider_net::Address;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::PoolCx;
+
+/// A connection, as its pool sees it.
+pub(super) struct Connection {
+    cx: Rc<PoolCx>,
+    pub(super) client: Client,
+    pub(super) info: Rc<ConnectionInfo>,
+    state: Cell<State>,
+    /// Requests that have a place.
+    active: Cell<usize>,
+    /// Of those, how many the codec does not know of yet.
+    unsent: Cell<usize>,
+    /// Requests that it had so far.
+    requests: Cell<u64>,
+    idle_since: Cell<Instant>,
+    /// Whether it is on its pool's list of connections with a free place.
+    pub(super) in_ready: Cell<bool>,
+    /// Wakes the task to close it.
+    pub(super) closing: Notify,
+}
+
+/// What is known of a connection to a host.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// Unlike that of any other upstream connection of this process.
+    pub id: u64,
+    /// Its address on this side; none for a UNIX socket.
+    pub local: Option<Address>,
+    /// The address that it was made to.
+    pub remote: Address,
+    /// HTTP/1.1 or HTTP/2.
+    pub protocol: Version,
+    /// How long it took to connect.
+    pub connect_time: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Draining,
+    /// To be closed, or closed.
+    Closed,
+}
+
+impl Connection {
+    pub(super) fn new(cx: Rc<PoolCx>, client: Client, info: ConnectionInfo) -> Rc<Connection> {
+        Rc::new(Connection {
+            client,
+            info: Rc::new(info),
+            state: Cell::new(State::Open),
+            active: Cell::new(0),
+            unsent: Cell::new(0),
+            requests: Cell::new(0),
+            idle_since: Cell::new(cx.worker.timers.now()),
+            in_ready: Cell::new(false),
+            closing: Notify::new(),
+            cx,
+        })
+    }
+
+    /// Whether a request may be given a place now.
+    pub(super) fn has_place(&self) -> bool {
+        self.state.get() == State::Open && self.client.capacity() > self.unsent.get()
+    }
+
+    /// Whether it takes no more requests and has none.
+    pub(super) fn is_finished(&self) -> bool {
+        let stopped = self.state.get() != State::Open || self.client.is_draining();
+        stopped && self.active.get() == 0
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.state.get() == State::Open
+    }
+
+    /// Gives a place to a request.
+    pub(super) fn take_place(&self) {
+        self.active.set(self.active.get() + 1);
+        self.unsent.set(self.unsent.get() + 1);
+        self.requests.set(self.requests.get() + 1);
+        let max = self.cx.info.http.max_requests_per_connection;
+        if max.is_some_and(|max| self.requests.get() >= u64::from(max)) {
+            self.cx.stats.upstream_cx_max_requests.inc();
+            self.drain();
+        }
+    }
+
+    /// The request of a place was sent, or never will be: from now on the codec counts it, or nobody.
+    pub(super) fn sent(&self) {
+        self.unsent.set(self.unsent.get() - 1);
+    }
+
+    /// A request is over.
+    pub(super) fn give_back(&self) {
+        self.active.set(self.active.get() - 1);
+        if self.active.get() == 0 {
+            self.idle_since.set(self.cx.worker.timers.now());
+        }
+    }
+
+    /// Takes no new requests.
+    pub(super) fn drain(&self) {
+        if self.state.get() == State::Open {
+            self.state.set(State::Draining);
+        }
+    }
+
+    /// Closes it, whatever is on it.
+    pub(super) fn close(&self) {
+        if self.state.replace(State::Closed) != State::Closed {
+            self.closing.notify_one();
+        }
+    }
+
+    /// Requests that it had so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Requests that it has.
+    pub(super) fn active(&self) -> usize {
+        self.active.get()
+    }
+
+    /// When it will have been idle for too long, if nothing comes; none without such a limit.
+    pub(super) fn idle_deadline(&self, now: Instant) -> Option<Instant> {
+        let timeout = self.cx.info.http.idle_timeout?;
+        let since = match self.active.get() {
+            0 => self.idle_since.get(),
+            _ => now,
+        };
+        Some(since + timeout)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("info", &self.info)
+            .field("state", &self.state)
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,89 @@
+//! What all pools of a cluster on one worker have in common.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use outrider_codec::ClientOptions;
+use outrider_codec::stats::ByteCounts;
+use outrider_net::WorkerCx;
+
+use crate::Breakers;
+use crate::ClusterInfo;
+use crate::SharedCluster;
+use crate::shared::scope;
+use crate::stats::ClusterStats;
+
+/// A cluster's settings, counters and limits, at hand on one worker.
+#[derive(Debug)]
+pub(crate) struct PoolCx {
+    pub(crate) info: Arc<ClusterInfo>,
+    pub(crate) stats: Arc<ClusterStats>,
+    pub(crate) breakers: Arc<Breakers>,
+    pub(crate) worker: Rc<WorkerCx>,
+    connection_ids: Arc<AtomicU64>,
+    http1: OnceCell<Rc<ClientOptions>>,
+    http2: OnceCell<Rc<ClientOptions>>,
+}
+
+impl PoolCx {
+    pub(crate) fn new(shared: &SharedCluster, worker: Rc<WorkerCx>) -> Rc<PoolCx> {
+        Rc::new(PoolCx {
+            info: shared.info.clone(),
+            stats: worker.store.register(scope(&shared.info)),
+            breakers: shared.breakers.clone(),
+            connection_ids: shared.connection_ids.clone(),
+            worker,
+            http1: OnceCell::new(),
+            http2: OnceCell::new(),
+        })
+    }
+
+    /// What the codec is told. Made with the first connection of its kind: from then on `cluster.<name>.http1.*` or
+    /// `cluster.<name>.http2.*` is listed.
+    pub(super) fn client_options(&self, http2: bool) -> &Rc<ClientOptions> {
+        let cell = if http2 { &self.http2 } else { &self.http1 };
+        cell.get_or_init(|| {
+            let (info, store) = (&self.info, &self.worker.store);
+            let mut options = ClientOptions::new(self.worker.timers.clone(), self.stats.clone());
+            options.http1 = info.http.http1.clone();
+            options.http2 = info.http.http2.clone();
+            options.max_headers_count = info.http.max_headers_count;
+            options.max_response_headers_kb = info.http.max_response_headers_kb;
+            options.buffer_limit = info.per_connection_buffer_limit_bytes;
+            if http2 {
+                options.http2_stats = store.register(scope(info).name("http2"));
+            } else {
+                options.http1_stats = store.register(scope(info).name("http1"));
+            }
+            Rc::new(options)
+        })
+    }
+
+    /// A number for a new connection, unlike any other's of this process.
+    pub(super) fn connection_id(&self) -> u64 {
+        self.connection_ids.fetch_add(1, Relaxed)
+    }
+}
+
+impl ByteCounts for ClusterStats {
+    fn received(&self, bytes: u64) {
+        self.upstream_cx_rx_bytes_total.add(bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.upstream_cx_tx_bytes_total.add(bytes);
+    }
+
+    fn receive_buffered(&self, before: u64, after: u64) {
+        self.upstream_cx_rx_bytes_buffered.add(after);
+        self.upstream_cx_rx_bytes_buffered.sub(before);
+    }
+
+    fn send_buffered(&self, before: u64, after: u64) {
+        self.upstream_cx_tx_bytes_buffered.add(after);
+        self.upstream_cx_tx_bytes_buffered.sub(before);
+    }
+}

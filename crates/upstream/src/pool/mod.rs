@@ -1,0 +1,374 @@
+//! Connection pools: per worker, host, priority and codec.
+//!
+//! A request takes a place on a connection that has one free; otherwise it waits, and as many connections are opened as
+//! those that wait need. Places are given out in the order of arrival. What is counted of a request lives in its
+//! [`Lease`](stream::Lease), of a connection in its task, so no path forgets to count back.
+
+mod connect;
+mod connection;
+mod cx;
+mod pending;
+mod stream;
+mod task;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::rc::Weak;
+use std::sync::Arc;
+
+use http::Version;
+use outrider_codec::StreamError;
+
+use crate::Host;
+use crate::Permit;
+use crate::Priority;
+use crate::Resource;
+
+use connection::Connection;
+pub use connection::ConnectionInfo;
+pub(crate) use cx::PoolCx;
+use pending::Queue;
+pub use stream::UpstreamStream;
+use task::Attempt;
+
+/// Why a request got no place on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolFailure {
+    /// A circuit breaker is open (response flag `UO`).
+    Overflow,
+    /// There may be no further pool (`max_connection_pools`): to the router, as if there were no host.
+    PoolOverflow,
+    /// The connection was not made within `connect_timeout` (`UF`).
+    Timeout,
+    /// The host refused or broke the connection (`UF`); in Envoy's words, with spaces.
+    RemoteConnectionFailure(Arc<str>),
+    /// The connection could not be opened on this side (`UF`); in Envoy's words, with spaces.
+    LocalConnectionFailure(Arc<str>),
+}
+
+impl PoolFailure {
+    /// What the failure is to the stream: its reset reason.
+    #[must_use]
+    pub fn reset_reason(&self) -> StreamError {
+        match self {
+            PoolFailure::Overflow | PoolFailure::PoolOverflow => StreamError::Overflow,
+            PoolFailure::Timeout => StreamError::ConnectionTimeout,
+            PoolFailure::RemoteConnectionFailure(why)
+            | PoolFailure::LocalConnectionFailure(why) => {
+                StreamError::ConnectionFailure(why.to_string())
+            }
+        }
+    }
+
+    /// What Envoy calls the transport failure reason; empty if there is none.
+    #[must_use]
+    pub fn transport_failure_reason(&self) -> &str {
+        match self {
+            PoolFailure::RemoteConnectionFailure(why)
+            | PoolFailure::LocalConnectionFailure(why) => why,
+            PoolFailure::Overflow | PoolFailure::PoolOverflow | PoolFailure::Timeout => "",
+        }
+    }
+}
+
+/// A host's pools on one worker.
+pub(crate) struct HostPools {
+    cx: Rc<PoolCx>,
+    host: Arc<Host>,
+    pools: RefCell<Vec<Rc<Pool>>>,
+}
+
+impl HostPools {
+    pub(crate) fn new(cx: Rc<PoolCx>, host: Arc<Host>) -> Rc<HostPools> {
+        Rc::new(HostPools {
+            cx,
+            host,
+            pools: RefCell::default(),
+        })
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// The pool for requests of this priority that came in by `downstream`.
+    pub(crate) fn pool(
+        &self,
+        priority: Priority,
+        downstream: Version,
+    ) -> Result<Rc<Pool>, PoolFailure> {
+        let http2 = self.cx.info.http.protocol.is_http2(downstream);
+        let mut pools = self.pools.borrow_mut();
+        let same = |pool: &&Rc<Pool>| pool.priority == priority && pool.http2 == http2;
+        if let Some(pool) = pools.iter().find(same) {
+            return Ok(pool.clone());
+        }
+        let breakers = &self.cx.breakers;
+        let Some(permit) = breakers.enter(priority, Resource::ConnectionPools) else {
+            self.cx.stats.upstream_cx_pool_overflow.inc();
+            return Err(PoolFailure::PoolOverflow);
+        };
+        let pool = Pool::new(self, priority, http2, permit);
+        pools.push(pool.clone());
+        Ok(pool)
+    }
+
+    /// Finishes what is under way, and closes.
+    pub(crate) fn drain(&self) {
+        for pool in self.pools.take() {
+            pool.drain();
+        }
+    }
+}
+
+impl fmt::Debug for HostPools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostPools")
+            .field("host", &self.host.address())
+            .field("pools", &self.pools.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The connections to one host that requests of one priority and codec share.
+pub(crate) struct Pool {
+    cx: Rc<PoolCx>,
+    host: Arc<Host>,
+    priority: Priority,
+    http2: bool,
+    _permit: Permit,
+    state: RefCell<State>,
+    queue: Queue,
+    this: Weak<Pool>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Connections that are being made.
+    attempts: Vec<Rc<Attempt>>,
+    /// Those that are made and live.
+    connections: Vec<Rc<Connection>>,
+    /// Those with a free place; the last is used first.
+    ready: Vec<Rc<Connection>>,
+    /// The host has gone: what becomes idle is closed.
+    draining: bool,
+}
+
+impl Pool {
+    fn new(host: &HostPools, priority: Priority, http2: bool, permit: Permit) -> Rc<Pool> {
+        Rc::new_cyclic(|this| Pool {
+            cx: host.cx.clone(),
+            host: host.host.clone(),
+            priority,
+            http2,
+            _permit: permit,
+            state: RefCell::default(),
+            queue: Queue::default(),
+            this: this.clone(),
+        })
+    }
+
+    /// A place on a connection: at once if there is one, else in turn.
+    pub(crate) async fn open(self: &Rc<Self>) -> Result<UpstreamStream, PoolFailure> {
+        if let Some(connection) = self.ready() {
+            return self.attach(connection);
+        }
+        let breakers = &self.cx.breakers;
+        let Some(permit) = breakers.enter(self.priority, Resource::PendingRequests) else {
+            self.cx.stats.upstream_rq_pending_overflow.inc();
+            return Err(PoolFailure::Overflow);
+        };
+        self.cx.stats.upstream_rq_pending_total.inc();
+        let turn = self.queue.join(self, permit);
+        self.open_connections();
+        turn.await
+    }
+
+    /// A connection with a free place.
+    fn ready(&self) -> Option<Rc<Connection>> {
+        let mut state = self.state.borrow_mut();
+        while let Some(connection) = state.ready.last() {
+            if connection.has_place() {
+                return Some(connection.clone());
+            }
+            connection.in_ready.set(false);
+            state.ready.pop();
+        }
+        None
+    }
+
+    /// Gives a place on `connection` to a request.
+    fn attach(self: &Rc<Self>, connection: Rc<Connection>) -> Result<UpstreamStream, PoolFailure> {
+        let breakers = &self.cx.breakers;
+        let Some(permit) = breakers.enter(self.priority, Resource::Requests) else {
+            self.cx.stats.upstream_rq_pending_overflow.inc();
+            return Err(PoolFailure::Overflow);
+        };
+        Ok(UpstreamStream::new(self.clone(), connection, permit))
+    }
+
+    /// Gives free places to those that wait.
+    fn hand_out(self: &Rc<Self>) {
+        while !self.queue.is_empty()
+            && let Some(connection) = self.ready()
+        {
+            let Some(waiting) = self.queue.pop() else {
+                return;
+            };
+            waiting.answer(self.attach(connection));
+        }
+    }
+
+    /// Opens the connections that those who wait need, three at most at a time, as Envoy does.
+    fn open_connections(&self) {
+        for _ in 0..3 {
+            let mut state = self.state.borrow_mut();
+            if self.queue.len() <= state.attempts.len() * self.capacity_of_new() {
+                return;
+            }
+            let room = self.connection_permit();
+            let has_room = room.is_some();
+            let permit = match room {
+                Some(permit) => permit,
+                // Without any connection those who wait would wait for ever.
+                None if state.attempts.is_empty() && state.connections.is_empty() => {
+                    let breakers = &self.cx.breakers;
+                    breakers.enter_always(self.priority, Resource::Connections)
+                }
+                None => return,
+            };
+            let attempt = Rc::new(Attempt::default());
+            state.attempts.push(attempt.clone());
+            drop(state);
+            task::spawn(self, attempt, permit);
+            if !has_room {
+                return;
+            }
+        }
+    }
+
+    /// How many requests a connection is expected to take at once, before it is made.
+    fn capacity_of_new(&self) -> usize {
+        if !self.http2 {
+            return 1;
+        }
+        let http = &self.cx.info.http;
+        let max = http.max_requests_per_connection.unwrap_or(u32::MAX);
+        http.http2.max_concurrent_streams.min(max) as usize
+    }
+
+    fn connection_permit(&self) -> Option<Permit> {
+        let breakers = &self.cx.breakers;
+        let per_host = breakers.thresholds(self.priority).max_connections_per_host;
+        let active = u64::try_from(self.host.stats.cx_active.value()).unwrap_or(0);
+        let permit = if active < per_host {
+            breakers.enter(self.priority, Resource::Connections)
+        } else {
+            None
+        };
+        if permit.is_none() {
+            self.cx.stats.upstream_cx_overflow.inc();
+        }
+        permit
+    }
+
+    /// What was attempted is made.
+    fn on_connected(self: &Rc<Self>, attempt: &Rc<Attempt>, connection: &Rc<Connection>) {
+        let mut state = self.state.borrow_mut();
+        state.attempts.retain(|a| !Rc::ptr_eq(a, attempt));
+        state.connections.push(connection.clone());
+        drop(state);
+        self.on_change(connection);
+    }
+
+    /// A connection could not be made: all that wait are told, as in Envoy.
+    fn on_connect_failed(self: &Rc<Self>, attempt: &Rc<Attempt>, failure: &PoolFailure) {
+        let mut state = self.state.borrow_mut();
+        state.attempts.retain(|a| !Rc::ptr_eq(a, attempt));
+        drop(state);
+        for waiting in self.queue.take_all() {
+            self.cx.stats.upstream_rq_pending_failure_eject.inc();
+            waiting.answer(Err(failure.clone()));
+        }
+    }
+
+    /// A connection has ended.
+    fn on_closed(&self, connection: &Rc<Connection>) {
+        let mut state = self.state.borrow_mut();
+        state.connections.retain(|c| !Rc::ptr_eq(c, connection));
+        state.ready.retain(|c| !Rc::ptr_eq(c, connection));
+        drop(state);
+        self.open_connections();
+    }
+
+    /// Places on `connection` may have become free, or it takes no more.
+    fn on_change(self: &Rc<Self>, connection: &Rc<Connection>) {
+        if connection.has_place() && !connection.in_ready.replace(true) {
+            self.state.borrow_mut().ready.push(connection.clone());
+        }
+        self.hand_out();
+        // The connection may take fewer than it was thought to.
+        self.open_connections();
+        if self.state.borrow().draining && self.queue.is_empty() {
+            connection.drain();
+        }
+        if connection.is_finished() {
+            connection.close();
+        }
+    }
+
+    /// Takes no new requests but those that wait already; connections close as they become idle.
+    fn drain(&self) {
+        self.state.borrow_mut().draining = true;
+        self.close_if_drained();
+    }
+
+    /// In a draining pool for which nobody waits any more, closes what has nothing to do.
+    fn close_if_drained(&self) {
+        let state = self.state.borrow();
+        if !state.draining || !self.queue.is_empty() {
+            return;
+        }
+        for attempt in &state.attempts {
+            attempt.cancel();
+        }
+        for connection in &state.connections {
+            connection.drain();
+            if connection.is_finished() {
+                connection.close();
+            }
+        }
+    }
+
+    fn cx(&self) -> &Rc<PoolCx> {
+        &self.cx
+    }
+
+    fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    fn is_http2(&self) -> bool {
+        self.http2
+    }
+
+    fn this(&self) -> Weak<Pool> {
+        self.this.clone()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        for attempt in &state.attempts {
+            attempt.cancel();
+        }
+        for connection in &state.connections {
+            connection.close();
+        }
+    }
+}

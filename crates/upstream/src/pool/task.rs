@@ -1,0 +1,314 @@
+//! The task of one connection: makes it, drives it, closes it in time, and counts its life.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::pin::pin;
+use std::rc::Rc;
+use std::rc::Weak;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+
+use http::Version;
+use outrider_codec::Client;
+use outrider_codec::ConnectionEnd;
+use outrider_codec::EndCause;
+use outrider_codec::StreamError;
+use outrider_codec::connect_http1;
+use outrider_codec::connect_http2;
+use outrider_net::Stream;
+use outrider_net::Timer;
+use outrider_stats::Held;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Pool;
+use super::PoolCx;
+use super::PoolFailure;
+use super::connect;
+use super::connect::Connected;
+use super::connection::Connection;
+use super::connection::ConnectionInfo;
+use crate::Host;
+use crate::Permit;
+use crate::stats::ClusterStats;
+
+/// A connection that is being made.
+#[derive(Debug, Default)]
+pub(super) struct Attempt {
+    cancelled: Notify,
+}
+
+impl Attempt {
+    /// Gives up.
+    pub(super) fn cancel(&self) {
+        self.cancelled.notify_one();
+    }
+}
+
+/// What is counted of a connection from its first packet to its last.
+struct Life {
+    cx: Rc<PoolCx>,
+    host: Arc<Host>,
+    started: Instant,
+    _permit: Permit,
+    _active: Held<ClusterStats>,
+}
+
+/// Starts the task. It ends with the connection, which its pool closes at the latest when it is dropped itself.
+pub(super) fn spawn(pool: &Pool, attempt: Rc<Attempt>, permit: Permit) {
+    let life = Life::new(pool, permit);
+    drop(tokio::task::spawn_local(run(
+        pool.this(),
+        life,
+        attempt,
+        pool.is_http2(),
+    )));
+}
+
+async fn run(pool: Weak<Pool>, life: Life, attempt: Rc<Attempt>, http2: bool) {
+    let (connected, client, driver) = match make(&life, &attempt, http2).await {
+        Ok(made) => made,
+        Err(failure) => {
+            life.end_unmade(&failure);
+            if let Some(pool) = pool.upgrade() {
+                pool.on_connect_failed(&attempt, &failure);
+            }
+            return;
+        }
+    };
+    let connect_time = life.started.elapsed();
+    let stats = &life.cx.stats;
+    stats
+        .upstream_cx_connect_ms
+        .record(u64::try_from(connect_time.as_millis()).unwrap_or(u64::MAX));
+    let info = ConnectionInfo {
+        id: life.cx.connection_id(),
+        local: connected.local,
+        remote: connected.remote,
+        protocol: if http2 {
+            Version::HTTP_2
+        } else {
+            Version::HTTP_11
+        },
+        connect_time,
+    };
+    let connection = Connection::new(life.cx.clone(), client, info);
+    if let Some(pool) = pool.upgrade() {
+        pool.on_connected(&attempt, &connection);
+    }
+    let end = drive(&pool, &life, &connection, driver).await;
+    life.end(&connection, end);
+    connection.close();
+    if let Some(pool) = pool.upgrade() {
+        pool.on_closed(&connection);
+    }
+}
+
+/// The codec's future, which drives the connection.
+type Driver = Pin<Box<dyn Future<Output = ConnectionEnd>>>;
+
+/// Connects, within `connect_timeout`.
+async fn make(
+    life: &Life,
+    attempt: &Attempt,
+    http2: bool,
+) -> Result<(Connected, Client, Driver), PoolFailure> {
+    let cx = &life.cx;
+    let connected = tokio::select! {
+        biased;
+        connected = connect::connect(&life.host, cx) => connected?,
+        () = attempt.cancelled.notified() => {
+            return Err(PoolFailure::LocalConnectionFailure("".into()));
+        }
+        () = cx.worker.timers.sleep(cx.info.connect_timeout) => {
+            cx.stats.upstream_cx_connect_timeout.inc();
+            return Err(PoolFailure::Timeout);
+        }
+    };
+    let (connected, socket) = connected;
+    let (client, driver) = speak(socket, cx, http2).await?;
+    Ok((connected, client, driver))
+}
+
+/// Starts the codec on a connected socket.
+async fn speak(socket: Stream, cx: &PoolCx, http2: bool) -> Result<(Client, Driver), PoolFailure> {
+    let options = cx.client_options(http2).clone();
+    // Whatever changes, changes while this task polls the driver, or while a request gives its place back; the pool
+    // looks at the codec after both.
+    let on_change = Rc::new(|| ());
+    if !http2 {
+        let (client, driver) = connect_http1(socket, options, on_change);
+        return Ok((client, Box::pin(driver)));
+    }
+    let failed =
+        |error: StreamError| PoolFailure::RemoteConnectionFailure(error.to_string().into());
+    let (client, driver) = connect_http2(socket, options, on_change)
+        .await
+        .map_err(failed)?;
+    Ok((client, Box::pin(driver)))
+}
+
+/// Drives the connection to its end.
+async fn drive(
+    pool: &Weak<Pool>,
+    life: &Life,
+    connection: &Rc<Connection>,
+    mut driver: Driver,
+) -> ConnectionEnd {
+    let mut limits = Limits::new(life);
+    let mut closing = pin!(connection.closing.notified());
+    let mut noticed = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(end) = driver.as_mut().poll(cx) {
+            return Poll::Ready(end);
+        }
+        limits.poll(life, connection, cx);
+        if closing.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(ConnectionEnd {
+                cause: EndCause::Local,
+                active_streams: connection.active(),
+            });
+        }
+        let draining = connection.client.is_draining();
+        if draining && connection.is_open() {
+            life.cx.stats.upstream_cx_close_notify.inc();
+            connection.drain();
+        }
+        let gained = connection.has_place() && !connection.in_ready.get();
+        let changed = gained || draining != noticed;
+        noticed = draining;
+        if changed && let Some(pool) = pool.upgrade() {
+            pool.on_change(connection);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// How long a connection may live, and live idle.
+struct Limits {
+    idle: Timer,
+    age: Timer,
+}
+
+impl Limits {
+    fn new(life: &Life) -> Limits {
+        let timers = &life.cx.worker.timers;
+        let options = &life.cx.info.http;
+        let (mut idle, mut age) = (timers.timer(), timers.timer());
+        idle.set(options.idle_timeout.map(|limit| timers.now() + limit));
+        age.set(
+            options
+                .max_connection_duration
+                .map(|limit| timers.now() + limit),
+        );
+        Limits { idle, age }
+    }
+
+    /// Closes or drains the connection when its time has come. The idle timer is not moved with every request: when it
+    /// fires, it is set again to when the connection will have been idle for long enough.
+    fn poll(&mut self, life: &Life, connection: &Connection, cx: &mut Context<'_>) {
+        let stats = &life.cx.stats;
+        while self.idle.poll_elapsed(cx).is_ready() {
+            let now = life.cx.worker.timers.now();
+            match connection.idle_deadline(now) {
+                Some(deadline) if deadline > now => self.idle.set(Some(deadline)),
+                _ => {
+                    self.idle.set(None);
+                    stats.upstream_cx_idle_timeout.inc();
+                    connection.close();
+                }
+            }
+        }
+        while self.age.poll_elapsed(cx).is_ready() {
+            self.age.set(None);
+            stats.upstream_cx_max_duration_reached.inc();
+            connection.drain();
+            if connection.is_finished() {
+                connection.close();
+            }
+        }
+    }
+}
+
+impl Life {
+    fn new(pool: &Pool, permit: Permit) -> Life {
+        let (cx, host) = (pool.cx().clone(), pool.host().clone());
+        let stats = &cx.stats;
+        stats.upstream_cx_total.inc();
+        if pool.is_http2() {
+            stats.upstream_cx_http2_total.inc();
+        } else {
+            stats.upstream_cx_http1_total.inc();
+        }
+        host.stats.cx_total.inc();
+        host.stats.cx_active.inc();
+        Life {
+            started: cx.worker.timers.now(),
+            _permit: permit,
+            _active: stats.hold(|stats| &stats.upstream_cx_active),
+            cx,
+            host,
+        }
+    }
+
+    /// The connection could not be made.
+    fn end_unmade(&self, failure: &PoolFailure) {
+        self.cx.stats.upstream_cx_connect_fail.inc();
+        self.host.stats.cx_connect_fail.inc();
+        self.destroyed(!matches!(failure, PoolFailure::RemoteConnectionFailure(_)));
+    }
+
+    /// The connection, once made, has ended.
+    fn end(&self, connection: &Connection, end: ConnectionEnd) {
+        let stats = &self.cx.stats;
+        stats.upstream_rq_per_cx.record(connection.requests());
+        let local = end.cause.is_local();
+        // An HTTP/1 answer said `connection: close`: nobody on this side has asked for the end.
+        if connection.is_open() && end.cause == EndCause::Local && end.active_streams == 0 {
+            stats.upstream_cx_close_notify.inc();
+        }
+        if matches!(end.cause, EndCause::ProtocolError(_)) {
+            stats.upstream_cx_protocol_error.inc();
+        }
+        if end.active_streams > 0 {
+            stats.upstream_cx_destroy_with_active_rq.inc();
+            if local {
+                stats.upstream_cx_destroy_local_with_active_rq.inc();
+            } else {
+                stats.upstream_cx_destroy_remote_with_active_rq.inc();
+            }
+        }
+        self.destroyed(local);
+    }
+
+    fn destroyed(&self, local: bool) {
+        let stats = &self.cx.stats;
+        stats.upstream_cx_destroy.inc();
+        if local {
+            stats.upstream_cx_destroy_local.inc();
+        } else {
+            stats.upstream_cx_destroy_remote.inc();
+        }
+        let length = self.started.elapsed().as_millis();
+        stats
+            .upstream_cx_length_ms
+            .record(u64::try_from(length).unwrap_or(u64::MAX));
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.host.stats.cx_active.dec();
+    }
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Life")
+            .field("host", self.host.address())
+            .finish_non_exhaustive()
+    }
+}
