@@ -1,1 +1,80 @@
 //! The admin server: one table of endpoints.
+//!
+//! [`Admin`] answers on the main thread. What it shows of the rest of the process comes through [`ServerControl`]; the
+//! stats come from the store. It speaks HTTP/1.1 by itself, so that it stays reachable whatever the data path does.
+
+mod config;
+mod connection;
+mod control;
+mod endpoints;
+mod head;
+mod listener;
+mod process;
+mod request;
+mod response;
+mod stats;
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrider_stats::Store;
+
+pub use config::AdminConfig;
+pub use control::ConfigDump;
+pub use control::DrainListeners;
+pub use control::Dumped;
+pub use control::ListenerView;
+pub use control::NoAdminLayer;
+pub use control::RuntimeView;
+pub use control::ServerControl;
+pub use control::ServerInfo;
+pub use control::ServerState;
+pub use control::UnreadyTargets;
+pub use listener::Listener;
+pub use listener::serve;
+pub use process::ListenerManagerStats;
+pub use process::ProcessStats;
+pub use process::RuntimeStats;
+pub use process::ServerStats;
+pub use request::AdminRequest;
+
+/// What the admin server serves. One for the process, on the main thread.
+pub struct Admin {
+    config: AdminConfig,
+    store: Arc<Store>,
+    control: Rc<dyn ServerControl>,
+    access_log: Box<dyn Fn(&AdminRequest)>,
+    stats: stats::AdminStats,
+}
+
+impl Admin {
+    /// An admin server that shows `store`, and the rest of the process through `control`.
+    pub fn new(config: AdminConfig, store: Arc<Store>, control: Rc<dyn ServerControl>) -> Self {
+        Self {
+            config,
+            stats: stats::AdminStats::new(&store),
+            store,
+            control,
+            access_log: Box::new(|_| {}),
+        }
+    }
+
+    /// Calls `log` after each answer (`admin.access_log`).
+    #[must_use]
+    pub fn with_access_log(mut self, log: Box<dyn Fn(&AdminRequest)>) -> Self {
+        self.access_log = log;
+        self
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! `/clusters`.
+
+use std::fmt::Write;
+
+use outrider_stats::Counter;
+use outrider_stats::Gauge;
+use outrider_upstream::ClusterView;
+use outrider_upstream::HealthStatus;
+use outrider_upstream::Host;
+use outrider_upstream::Locality;
+use outrider_upstream::Thresholds;
+use regex::Regex;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use super::Parameter;
+use super::ParameterKind::Text;
+use super::listeners::address;
+use crate::Admin;
+use crate::request::Request;
+use crate::response::Response;
+
+pub(super) const PARAMETERS: &[Parameter] = &[Parameter {
+    name: "filter",
+    help: "Regular expression (Google re2) for filtering clusters by name",
+    kind: Text,
+}];
+
+pub(super) fn clusters(request: &Request, admin: &Admin) -> Response {
+    let filter = request.parameter("filter").filter(|f| !f.is_empty());
+    let Ok(filter) = filter.map(|filter| Regex::new(&filter)).transpose() else {
+        return Response::error(400, "Invalid re2 regex");
+    };
+    let mut clusters = admin.control.clusters();
+    clusters.retain(|cluster| {
+        filter
+            .as_ref()
+            .is_none_or(|filter| filter.is_match(&cluster.info.name))
+    });
+    if request.parameter("format").as_deref() == Some("json") {
+        let statuses: Vec<_> = clusters.iter().map(status).collect();
+        return match statuses.is_empty() {
+            true => Response::json(&json!({})),
+            false => Response::json(&json!({ "cluster_statuses": statuses })),
+        };
+    }
+    Response::pieces(clusters.into_iter().map(|cluster| {
+        let mut text = String::new();
+        write(&cluster, &mut text).unwrap_or_default(); // a String takes everything
+        text
+    }))
+}
+
+fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
+    let name = &cluster.info.name;
+    writeln!(
+        to,
+        "{name}::observability_name::{}",
+        cluster.info.observability_name
+    )?;
+    for (priority, limits) in ["default", "high"].iter().zip(&cluster.info.thresholds) {
+        for (limit, value) in limits_of(limits) {
+            writeln!(to, "{name}::{priority}_priority::{limit}::{value}")?;
+        }
+    }
+    writeln!(to, "{name}::added_via_api::false")?;
+    for host in cluster.hosts() {
+        let row = format!("{name}::{}", host.address());
+        for (stat, value) in stats_by_name(host) {
+            writeln!(to, "{row}::{stat}::{value}")?;
+        }
+        let Locality {
+            region,
+            zone,
+            sub_zone,
+        } = &**host.locality();
+        writeln!(to, "{row}::hostname::{}", host.hostname())?;
+        writeln!(to, "{row}::health_flags::{}", health_flags(host.health()))?;
+        writeln!(to, "{row}::weight::{}", host.weight())?;
+        writeln!(to, "{row}::region::{region}")?;
+        writeln!(to, "{row}::zone::{zone}")?;
+        writeln!(to, "{row}::sub_zone::{sub_zone}")?;
+        writeln!(to, "{row}::canary::{}", host.is_canary())?;
+        writeln!(to, "{row}::priority::{}", host.priority())?;
+        // Without outlier detection there are no rates.
+        writeln!(to, "{row}::success_rate::-1")?;
+        writeln!(to, "{row}::local_origin_success_rate::-1")?;
+    }
+    Ok(())
+}
+
+fn limits_of(limits: &Thresholds) -> [(&'static str, u64); 4] {
+    [
+        ("max_connections", limits.max_connections),
+        ("max_pending_requests", limits.max_pending_requests),
+        ("max_requests", limits.max_requests),
+        ("max_retries", limits.max_retries),
+    ]
+}
+
+fn counters(host: &Host) -> [(&'static str, &Counter); 6] {
+    let stats = &host.stats;
+    [
+        ("cx_connect_fail", &stats.cx_connect_fail),
+        ("cx_total", &stats.cx_total),
+        ("rq_error", &stats.rq_error),
+        ("rq_success", &stats.rq_success),
+        ("rq_timeout", &stats.rq_timeout),
+        ("rq_total", &stats.rq_total),
+    ]
+}
+
+fn gauges(host: &Host) -> [(&'static str, &Gauge); 3] {
+    let stats = &host.stats;
+    [
+        ("cx_active", &stats.cx_active),
+        ("rq_active", &stats.rq_active),
+        ("rq_pending_active", &stats.rq_pending_active),
+    ]
+}
+
+fn level(gauge: &Gauge) -> u64 {
+    gauge.value().max(0).cast_unsigned()
+}
+
+fn stats_by_name(host: &Host) -> Vec<(&'static str, u64)> {
+    let counters = counters(host).map(|(name, counter)| (name, counter.value()));
+    let gauges = gauges(host).map(|(name, gauge)| (name, level(gauge)));
+    let mut all = [counters.as_slice(), &gauges].concat();
+    all.sort_unstable();
+    all
+}
+
+fn health_flags(health: HealthStatus) -> &'static str {
+    match health {
+        HealthStatus::Healthy => "healthy",
+        HealthStatus::Degraded => "/degraded_eds_health",
+        HealthStatus::Unhealthy => "/failed_eds_health",
+        HealthStatus::Draining => "/eds_status_draining",
+    }
+}
+
+/// `envoy.config.core.v3.HealthStatus`
+pub(super) fn health_status(health: HealthStatus) -> &'static str {
+    match health {
+        HealthStatus::Healthy => "HEALTHY",
+        HealthStatus::Degraded => "DEGRADED",
+        HealthStatus::Unhealthy => "UNHEALTHY",
+        HealthStatus::Draining => "DRAINING",
+    }
+}
+
+/// `envoy.admin.v3.ClusterStatus`
+fn status(cluster: &ClusterView) -> Value {
+    let mut status = json!({ "name": *cluster.info.name });
+    let hosts: Vec<_> = cluster.hosts().map(|host| host_status(host)).collect();
+    if !hosts.is_empty() {
+        status["host_statuses"] = hosts.into();
+    }
+    let priorities = [None, Some("HIGH")]
+        .into_iter()
+        .zip(&cluster.info.thresholds);
+    let thresholds: Vec<_> = priorities
+        .map(|(priority, limits)| {
+            let mut shown = Map::new();
+            if let Some(priority) = priority {
+                shown.insert("priority".to_owned(), priority.into());
+            }
+            let limits = limits_of(limits);
+            shown.extend(limits.map(|(name, value)| (name.to_owned(), value.into())));
+            shown
+        })
+        .collect();
+    status["circuit_breakers"] = json!({ "thresholds": thresholds });
+    status["observability_name"] = (*cluster.info.observability_name).into();
+    status
+}
+
+/// `envoy.admin.v3.HostStatus`; as everywhere in protobuf's JSON, fields at their default are left out.
+fn host_status(host: &Host) -> Value {
+    let counters = counters(host).map(|(name, counter)| (None, name, counter.value()));
+    let gauges = gauges(host).map(|(name, gauge)| (Some("GAUGE"), name, level(gauge)));
+    let metrics = counters.into_iter().chain(gauges);
+    let metrics: Vec<_> = metrics
+        .map(|(kind, name, value)| {
+            let mut metric = Map::new();
+            if let Some(kind) = kind {
+                metric.insert("type".to_owned(), kind.into());
+            }
+            if value != 0 {
+                metric.insert("value".to_owned(), value.to_string().into());
+            }
+            metric.insert("name".to_owned(), name.into());
+            metric
+        })
+        .collect();
+    let mut status = json!({
+        "address": address(host.address()),
+        "stats": metrics,
+        "health_status": { "eds_health_status": health_status(host.health()) },
+        "weight": host.weight(),
+    });
+    if !host.hostname().is_empty() {
+        status["hostname"] = host.hostname().into();
+    }
+    if host.priority() != 0 {
+        status["priority"] = host.priority().into();
+    }
+    status["locality"] = locality(host.locality());
+    status
+}
+
+/// `envoy.config.core.v3.Locality`
+pub(super) fn locality(locality: &Locality) -> Value {
+    let Locality {
+        region,
+        zone,
+        sub_zone,
+    } = locality;
+    let parts = [("region", region), ("zone", zone), ("sub_zone", sub_zone)].into_iter();
+    let parts = parts.filter(|(_, value)| !value.is_empty());
+    let parts: Map<_, _> = parts
+        .map(|(name, value)| (name.to_owned(), value.as_str().into()))
+        .collect();
+    parts.into()
+}

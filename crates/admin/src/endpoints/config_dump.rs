@@ -1,0 +1,456 @@
+//! `/config_dump`: the config as it was loaded, as messages of `envoy.admin.v3`.
+
+use std::time::SystemTime;
+
+use outrider_upstream::ClusterView;
+use outrider_upstream::Host;
+use regex::Regex;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use super::Parameter;
+use super::ParameterKind::Flag;
+use super::ParameterKind::Text;
+use super::clusters::health_status;
+use super::clusters::locality;
+use super::listeners::address;
+use crate::Admin;
+use crate::Dumped;
+use crate::request::Request;
+use crate::response::Response;
+
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "resource",
+        help: "The resource to dump",
+        kind: Text,
+    },
+    Parameter {
+        name: "mask",
+        help: "The mask to apply. When both resource and mask are specified, the mask is applied to every element in the desired repeated field so that only a subset of fields are returned. The mask is parsed as a Protobuf::FieldMask",
+        kind: Text,
+    },
+    Parameter {
+        name: "name_regex",
+        help: "Dump only the currently loaded configurations whose names match the specified regex. Can be used with both resource and mask query parameters.",
+        kind: Text,
+    },
+    Parameter {
+        name: "include_eds",
+        help: "Dump currently loaded configuration including EDS. See the response definition for more information",
+        kind: Flag,
+    },
+];
+
+/// One message of the dump: its type, the fields it can have, and those it has.
+struct Section {
+    message: &'static str,
+    /// Lists, each with the fields of its elements and the elements' type.
+    lists: &'static [List],
+    /// Fields that are no lists.
+    singles: &'static [&'static str],
+    fields: Vec<(&'static str, Value)>,
+}
+
+struct List {
+    name: &'static str,
+    element: &'static str,
+    element_fields: &'static [&'static str],
+}
+
+const fn list(
+    name: &'static str,
+    element: &'static str,
+    element_fields: &'static [&'static str],
+) -> List {
+    List {
+        name,
+        element,
+        element_fields,
+    }
+}
+
+const CLUSTER_LISTS: &[List] = &[
+    list(
+        "static_clusters",
+        "StaticCluster",
+        &["cluster", "last_updated"],
+    ),
+    list("dynamic_active_clusters", "DynamicCluster", DYNAMIC_CLUSTER),
+    list(
+        "dynamic_warming_clusters",
+        "DynamicCluster",
+        DYNAMIC_CLUSTER,
+    ),
+];
+const DYNAMIC_CLUSTER: &[&str] = &[
+    "version_info",
+    "cluster",
+    "last_updated",
+    "error_state",
+    "client_status",
+];
+const ENDPOINT_LISTS: &[List] = &[
+    list(
+        "static_endpoint_configs",
+        "StaticEndpointConfig",
+        &["endpoint_config", "last_updated"],
+    ),
+    list("dynamic_endpoint_configs", "DynamicEndpointConfig", &[]),
+];
+const LISTENER_LISTS: &[List] = &[
+    list(
+        "static_listeners",
+        "StaticListener",
+        &["listener", "last_updated"],
+    ),
+    list("dynamic_listeners", "DynamicListener", &[]),
+];
+const SCOPED_ROUTE_LISTS: &[List] = &[
+    list(
+        "inline_scoped_route_configs",
+        "InlineScopedRouteConfigs",
+        &[],
+    ),
+    list(
+        "dynamic_scoped_route_configs",
+        "DynamicScopedRouteConfigs",
+        &[],
+    ),
+];
+const ROUTE_LISTS: &[List] = &[
+    list(
+        "static_route_configs",
+        "StaticRouteConfig",
+        &["route_config", "last_updated"],
+    ),
+    list("dynamic_route_configs", "DynamicRouteConfig", &[]),
+];
+const SECRET_LISTS: &[List] = &[
+    list("static_secrets", "StaticSecret", &[]),
+    list("dynamic_active_secrets", "DynamicSecret", &[]),
+    list("dynamic_warming_secrets", "DynamicSecret", &[]),
+];
+
+pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
+    let non_empty = |name| request.parameter(name).filter(|value| !value.is_empty());
+    let resource = non_empty("resource");
+    let mask = non_empty("mask");
+    let names = match non_empty("name_regex") {
+        None => None,
+        Some(pattern) => match Regex::new(&format!("^(?:{pattern})$")) {
+            Ok(regex) => Some(regex),
+            Err(_) => {
+                let text = format!(
+                    "INVALID_ARGUMENT: Error while parsing name_regex from {pattern}: not a regular expression"
+                );
+                return refuse(400, text);
+            }
+        },
+    };
+    let sections = sections(admin, names.as_ref(), request.has("include_eds"));
+    let configs = match resource {
+        Some(resource) => elements(&sections, &resource, mask.as_deref()),
+        None => whole(sections, mask.as_deref()),
+    };
+    match configs {
+        Ok(configs) if configs.is_empty() => Response::json(&json!({})),
+        Ok(configs) => Response::json(&json!({ "configs": configs })),
+        Err(response) => response,
+    }
+}
+
+fn refuse(status: u16, text: String) -> Response {
+    Response::error(status, text).with_type("text/plain")
+}
+
+/// Everything, by sections, in Envoy's order.
+fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Section> {
+    let dump = admin.control.config_dump();
+    let empty = |message, lists| Section {
+        message,
+        lists,
+        singles: &[],
+        fields: Vec::new(),
+    };
+    let of = |message, lists: &'static [List], field, kind: &str, dumped: Vec<Dumped>| {
+        let elements: Vec<_> = dumped
+            .into_iter()
+            .filter(|dumped| is_named(&dumped.message["name"], names))
+            .map(|dumped| {
+                let mut element = Map::new();
+                element.insert(String::from(field), typed(kind, dumped.message));
+                element.insert("last_updated".to_owned(), timestamp(dumped.last_updated));
+                Value::from(element)
+            })
+            .collect();
+        let mut section = empty(message, lists);
+        if let Some(first) = lists.first().filter(|_| !elements.is_empty()) {
+            section.fields.push((first.name, elements.into()));
+        }
+        section
+    };
+    let mut sections = vec![
+        Section {
+            message: "BootstrapConfigDump",
+            lists: &[],
+            singles: &["bootstrap", "last_updated"],
+            fields: vec![
+                ("bootstrap", dump.bootstrap.message),
+                ("last_updated", timestamp(dump.bootstrap.last_updated)),
+            ],
+        },
+        of(
+            "ClustersConfigDump",
+            CLUSTER_LISTS,
+            "cluster",
+            "envoy.config.cluster.v3.Cluster",
+            dump.clusters,
+        ),
+    ];
+    if endpoints {
+        let clusters = admin.control.clusters().into_iter();
+        let assignments: Vec<_> = clusters
+            .map(|cluster| assignment(&cluster))
+            .filter(|assignment| is_named(&assignment["cluster_name"], names))
+            .map(|assignment| {
+                let kind = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+                json!({ "endpoint_config": typed(kind, assignment) })
+            })
+            .collect();
+        let mut section = empty("EndpointsConfigDump", ENDPOINT_LISTS);
+        let fields = [("static_endpoint_configs", assignments.into())];
+        section.fields.extend(fields);
+        sections.push(section);
+    }
+    sections.push(of(
+        "ListenersConfigDump",
+        LISTENER_LISTS,
+        "listener",
+        "envoy.config.listener.v3.Listener",
+        dump.listeners,
+    ));
+    sections.push(empty("ScopedRoutesConfigDump", SCOPED_ROUTE_LISTS));
+    sections.push(of(
+        "RoutesConfigDump",
+        ROUTE_LISTS,
+        "route_config",
+        "envoy.config.route.v3.RouteConfiguration",
+        dump.routes,
+    ));
+    sections.push(empty("SecretsConfigDump", SECRET_LISTS));
+    sections
+}
+
+fn is_named(name: &Value, names: Option<&Regex>) -> bool {
+    names.is_none_or(|names| names.is_match(name.as_str().unwrap_or_default()))
+}
+
+fn typed(kind: &str, message: Value) -> Value {
+    let mut typed = Map::new();
+    let url = format!("type.googleapis.com/{kind}");
+    typed.insert("@type".to_owned(), url.into());
+    if let Value::Object(fields) = message {
+        typed.extend(fields);
+    }
+    typed.into()
+}
+
+/// All sections; with a mask, only those that have all its fields, cut down to them.
+fn whole(sections: Vec<Section>, mask: Option<&str>) -> Result<Vec<Value>, Response> {
+    let paths: Option<Vec<&str>> = mask.map(|mask| mask.split(',').collect());
+    let shown = sections.into_iter().filter_map(|section| {
+        let has = |path: &str| match path.split_once('.') {
+            // A path cannot lead into a list.
+            Some((first, _)) => section.singles.contains(&first),
+            None => {
+                section.singles.contains(&path)
+                    || section.lists.iter().any(|list| list.name == path)
+            }
+        };
+        if paths
+            .as_ref()
+            .is_some_and(|paths| !paths.iter().all(|path| has(path)))
+        {
+            return None;
+        }
+        let fields = section.fields.into_iter();
+        let fields: Map<_, _> = fields
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        let mut message = Value::from(fields);
+        if let Some(paths) = &paths {
+            message = masked(&message, paths);
+        }
+        Some(typed(
+            &format!("envoy.admin.v3.{}", section.message),
+            message,
+        ))
+    });
+    let shown: Vec<_> = shown.collect();
+    match mask {
+        Some(mask) if shown.is_empty() => Err(refuse(
+            400,
+            format!("FieldMask {mask} could not be successfully applied to any configs."),
+        )),
+        _ => Ok(shown),
+    }
+}
+
+/// The elements of one list, each cut down to a mask.
+fn elements(
+    sections: &[Section],
+    resource: &str,
+    mask: Option<&str>,
+) -> Result<Vec<Value>, Response> {
+    for section in sections {
+        if section.singles.contains(&resource) {
+            let text = format!(
+                "{resource} is not a repeated field. Use ?mask={resource} to get only this field"
+            );
+            return Err(refuse(400, text));
+        }
+        let Some(list) = section.lists.iter().find(|list| list.name == resource) else {
+            continue;
+        };
+        let paths: Option<Vec<&str>> = mask.map(|mask| mask.split(',').collect());
+        let is_known = |path: &&str| {
+            let first = path.split('.').next().unwrap_or_default();
+            list.element_fields.contains(&first)
+        };
+        if let Some(unknown) = paths.iter().flatten().find(|path| !is_known(path)) {
+            let text = format!("FieldMask paths: \"{unknown}\"\n could not be successfully used.");
+            return Err(refuse(400, text));
+        }
+        let kind = format!("envoy.admin.v3.{}.{}", section.message, list.element);
+        let found = section.fields.iter().find(|(name, _)| *name == resource);
+        let elements = found.and_then(|(_, elements)| elements.as_array());
+        let elements = elements.into_iter().flatten().map(|element| {
+            let element = match &paths {
+                Some(paths) => masked(element, paths),
+                None => element.clone(),
+            };
+            typed(&kind, element)
+        });
+        return Ok(elements.collect());
+    }
+    Err(refuse(404, format!("{resource} not found in config dump")))
+}
+
+/// `message` with only the fields that `paths` lead to, and the types of the messages on the way.
+fn masked(message: &Value, paths: &[&str]) -> Value {
+    let Value::Object(fields) = message else {
+        return message.clone();
+    };
+    let kept = fields.iter().filter_map(|(name, value)| {
+        let mut below = Vec::new();
+        for path in paths {
+            match path.split_once('.') {
+                None if path == name => return Some((name.clone(), value.clone())),
+                Some((first, rest)) if first == name => below.push(rest),
+                _ => {}
+            }
+        }
+        let keeps_type = name == "@type";
+        let value = match below.is_empty() {
+            true => value.clone(),
+            false => masked(value, &below),
+        };
+        (keeps_type || !below.is_empty()).then(|| (name.clone(), value))
+    });
+    kept.collect::<Map<_, _>>().into()
+}
+
+/// `envoy.config.endpoint.v3.ClusterLoadAssignment` of the hosts there are now.
+fn assignment(cluster: &ClusterView) -> Value {
+    let mut localities: Vec<(u32, Value, Vec<Value>)> = Vec::new();
+    for host in cluster.hosts() {
+        let (priority, place) = (host.priority(), locality(host.locality()));
+        let known = localities
+            .iter()
+            .position(|(p, known, _)| *p == priority && *known == place);
+        let at = known.unwrap_or_else(|| {
+            localities.push((priority, place, Vec::new()));
+            localities.len() - 1
+        });
+        localities[at].2.push(endpoint(host));
+    }
+    let endpoints: Vec<_> = localities
+        .into_iter()
+        .map(|(priority, locality, hosts)| {
+            let mut shown =
+                json!({ "locality": locality, "lb_endpoints": hosts, "load_balancing_weight": 0 });
+            if priority != 0 {
+                shown["priority"] = priority.into();
+            }
+            shown
+        })
+        .collect();
+    let mut shown = json!({ "cluster_name": *cluster.info.name });
+    if !endpoints.is_empty() {
+        shown["endpoints"] = endpoints.into();
+    }
+    shown["policy"] = json!({ "overprovisioning_factor": 140 });
+    shown
+}
+
+fn endpoint(host: &Host) -> Value {
+    let mut endpoint = json!({ "address": address(host.address()), "health_check_config": {} });
+    if !host.hostname().is_empty() {
+        endpoint["hostname"] = host.hostname().into();
+    }
+    json!({
+        "endpoint": endpoint,
+        "health_status": health_status(host.health()),
+        "load_balancing_weight": host.weight(),
+    })
+}
+
+/// As `2026-11-22T18:41:32.961Z`.
+fn timestamp(time: SystemTime) -> Value {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or_default();
+    // RFC 3339 to the second is what httpdate's parts are for; it prints another form, so take the calendar from there.
+    let http = httpdate::HttpDate::from(time).to_string();
+    let mut parts = http
+        .split([' ', ','])
+        .filter(|part| !part.is_empty())
+        .skip(1);
+    let mut next = || parts.next().unwrap_or_default().to_owned();
+    let (day, month, year, clock) = (next(), next(), next(), next());
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let month = MONTHS.iter().position(|name| *name == month);
+    let month = month.map_or(1, |index| index + 1);
+    format!(
+        "{year}-{month:02}-{day}T{clock}.{:03}Z",
+        since.subsec_millis()
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn timestamps_are_protobufs() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_372_892_961);
+        assert_eq!(timestamp(time), "2026-11-22T18:41:32.961Z");
+    }
+
+    #[test]
+    fn masks_keep_types() {
+        let message = json!({
+            "cluster": { "@type": "t", "name": "a", "type": "STATIC" }, "last_updated": "x",
+        });
+        let kept = masked(&message, &["cluster.name"]);
+        assert_eq!(kept, json!({ "cluster": { "@type": "t", "name": "a" } }));
+        let kept = masked(&message, &["cluster", "last_updated"]);
+        assert_eq!(kept, message);
+    }
+}

@@ -1,0 +1,56 @@
+//! Whether the server is ready, and what ends it.
+
+use super::Parameter;
+use super::ParameterKind::Flag;
+use crate::Admin;
+use crate::DrainListeners;
+use crate::ServerState;
+use crate::request::Request;
+use crate::response::Response;
+
+pub(super) fn ready(_: &Request, admin: &Admin) -> Response {
+    let state = admin.control.state();
+    let status = if state == ServerState::Live { 200 } else { 503 };
+    Response::error(status, format!("{}\n", state.name()))
+}
+
+pub(super) fn healthcheck_fail(_: &Request, admin: &Admin) -> Response {
+    admin.control.fail_health_checks(true);
+    Response::done()
+}
+
+pub(super) fn healthcheck_ok(_: &Request, admin: &Admin) -> Response {
+    admin.control.fail_health_checks(false);
+    Response::done()
+}
+
+pub(super) const DRAIN_PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "graceful",
+        help: "When draining listeners, enter a graceful drain period prior to closing listeners. This behaviour and duration is configurable via server options or CLI",
+        kind: Flag,
+    },
+    Parameter {
+        name: "skip_exit",
+        help: "When draining listeners, drain the connections but never stop the listeners. The graceful parameter has no effect when this is set, since the drain period only delays stopping the listeners",
+        kind: Flag,
+    },
+    Parameter {
+        name: "inboundonly",
+        help: "Drains all inbound listeners. traffic_direction field in envoy_v3_api_msg_config.listener.v3.Listener is used to determine whether a listener is inbound or outbound.",
+        kind: Flag,
+    },
+];
+
+pub(super) fn drain_listeners(request: &Request, admin: &Admin) -> Response {
+    admin.control.drain_listeners(DrainListeners {
+        graceful: request.has("graceful"),
+        skip_exit: request.has("skip_exit"),
+        inbound_only: request.has("inboundonly"),
+    });
+    Response::done()
+}
+
+pub(super) fn quitquitquit(_: &Request, _: &Admin) -> Response {
+    Response::done().then_quit()
+}

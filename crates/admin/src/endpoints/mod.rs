@@ -1,0 +1,266 @@
+//! The endpoints: one table, from which requests are dispatched and `/` and `/help` are printed.
+
+mod clusters;
+mod config_dump;
+mod home;
+mod lifecycle;
+mod listeners;
+mod logging;
+mod profilers;
+mod runtime;
+mod server;
+mod stats;
+
+use crate::Admin;
+use crate::request::Request;
+use crate::response::Response;
+
+/// One endpoint.
+pub(crate) struct Endpoint {
+    pub(crate) path: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) parameters: &'static [Parameter],
+    /// Whether it needs POST, because it changes something. The others answer any method.
+    pub(crate) mutates: bool,
+    pub(crate) handle: fn(&Request, &Admin) -> Response,
+}
+
+/// A parameter of a query, as the help describes it.
+pub(crate) struct Parameter {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) kind: ParameterKind,
+}
+
+/// What may be given for it.
+pub(crate) enum ParameterKind {
+    Flag,
+    Text,
+    OneOf(&'static [&'static str]),
+}
+
+const fn get(
+    path: &'static str,
+    help: &'static str,
+    parameters: &'static [Parameter],
+    handle: fn(&Request, &Admin) -> Response,
+) -> Endpoint {
+    Endpoint {
+        path,
+        help,
+        parameters,
+        mutates: false,
+        handle,
+    }
+}
+
+const fn post(
+    path: &'static str,
+    help: &'static str,
+    parameters: &'static [Parameter],
+    handle: fn(&Request, &Admin) -> Response,
+) -> Endpoint {
+    Endpoint {
+        path,
+        help,
+        parameters,
+        mutates: true,
+        handle,
+    }
+}
+
+/// All endpoints, in the order of the help. Names and descriptions are Envoy's interface: tools read `/help`.
+pub(crate) const ENDPOINTS: &[Endpoint] = &[
+    get("/", "Admin home page", &[], home::home),
+    post(
+        "/allocprofiler",
+        "enable/disable the allocation profiler (if supported)",
+        profilers::ALLOCATION_PARAMETERS,
+        profilers::allocation,
+    ),
+    get("/certs", "print certs on machine", &[], server::certs),
+    get(
+        "/clusters",
+        "upstream cluster status",
+        clusters::PARAMETERS,
+        clusters::clusters,
+    ),
+    get(
+        "/config_dump",
+        "dump current Envoy configs",
+        config_dump::PARAMETERS,
+        config_dump::config_dump,
+    ),
+    get(
+        "/contention",
+        "dump current Envoy mutex contention stats (if enabled)",
+        &[],
+        profilers::contention,
+    ),
+    post(
+        "/cpuprofiler",
+        "enable/disable the CPU profiler",
+        profilers::CPU_PARAMETERS,
+        profilers::cpu,
+    ),
+    post(
+        "/drain_listeners",
+        "drain listeners",
+        lifecycle::DRAIN_PARAMETERS,
+        lifecycle::drain_listeners,
+    ),
+    post(
+        "/healthcheck/fail",
+        "cause the server to fail health checks",
+        &[],
+        lifecycle::healthcheck_fail,
+    ),
+    post(
+        "/healthcheck/ok",
+        "cause the server to pass health checks",
+        &[],
+        lifecycle::healthcheck_ok,
+    ),
+    get(
+        "/heap_dump",
+        "dump current Envoy heap (if supported)",
+        &[],
+        profilers::heap_dump,
+    ),
+    post(
+        "/heapprofiler",
+        "enable/disable the heap profiler",
+        profilers::HEAP_PARAMETERS,
+        profilers::heap,
+    ),
+    get("/help", "print out list of admin commands", &[], home::help),
+    get(
+        "/hot_restart_version",
+        "print the hot restart compatibility version",
+        &[],
+        server::hot_restart_version,
+    ),
+    get(
+        "/init_dump",
+        "dump current Envoy init manager information (experimental)",
+        server::INIT_PARAMETERS,
+        server::init_dump,
+    ),
+    get(
+        "/listeners",
+        "print listener info",
+        listeners::PARAMETERS,
+        listeners::listeners,
+    ),
+    post(
+        "/logging",
+        "query/change logging levels",
+        logging::PARAMETERS,
+        logging::logging,
+    ),
+    get(
+        "/memory",
+        "print current allocation/heap usage",
+        &[],
+        server::memory,
+    ),
+    get(
+        "/memory/tcmalloc",
+        "print TCMalloc stats",
+        &[],
+        profilers::tcmalloc,
+    ),
+    get(
+        "/peak_heap_dump",
+        "dump peak Envoy heap (if supported)",
+        &[],
+        profilers::heap_dump,
+    ),
+    post(
+        "/quitquitquit",
+        "exit the server",
+        &[],
+        lifecycle::quitquitquit,
+    ),
+    get(
+        "/ready",
+        "print server state, return 200 if LIVE, otherwise return 503",
+        &[],
+        lifecycle::ready,
+    ),
+    post(
+        "/reopen_logs",
+        "reopen access logs",
+        &[],
+        logging::reopen_logs,
+    ),
+    post(
+        "/reset_counters",
+        "reset all counters to zero",
+        &[],
+        stats::reset_counters,
+    ),
+    get("/runtime", "print runtime values", &[], runtime::runtime),
+    post(
+        "/runtime_modify",
+        "Adds or modifies runtime values as passed in query parameters. To delete a previously added key, use an empty string as the value. Note that deletion only applies to overrides added via this endpoint; values loaded from disk can be modified via override but not deleted. E.g. ?key1=value1&key2=value2...",
+        &[],
+        runtime::modify,
+    ),
+    get(
+        "/server_info",
+        "print server version/status information",
+        &[],
+        server::server_info,
+    ),
+    get(
+        "/stats",
+        "print server stats",
+        stats::PARAMETERS,
+        stats::stats,
+    ),
+    get(
+        "/stats/prometheus",
+        "print server stats in prometheus format",
+        stats::PROMETHEUS_PARAMETERS,
+        stats::prometheus,
+    ),
+    get(
+        "/stats/recentlookups",
+        "Show recent stat-name lookups",
+        &[],
+        stats::recent_lookups,
+    ),
+    post(
+        "/stats/recentlookups/clear",
+        "clear list of stat-name lookups and counter",
+        &[],
+        stats::change_recent_lookups,
+    ),
+    post(
+        "/stats/recentlookups/disable",
+        "disable recording of reset stat-name lookup names",
+        &[],
+        stats::change_recent_lookups,
+    ),
+    post(
+        "/stats/recentlookups/enable",
+        "enable recording of reset stat-name lookup names",
+        &[],
+        stats::change_recent_lookups,
+    ),
+];
+
+/// Answers `request`.
+pub(crate) fn answer(request: &Request, admin: &Admin) -> Response {
+    let path = request.path();
+    let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) else {
+        return Response::error(404, format!("invalid path. {}", home::commands()));
+    };
+    if endpoint.mutates && request.method != "POST" {
+        let method = &request.method;
+        let text = format!("Method {method} not allowed, POST required.");
+        return Response::error(405, text);
+    }
+    (endpoint.handle)(request, admin)
+}

@@ -1,0 +1,62 @@
+//! What looks into Envoy's own allocator and threads, and has no counterpart here: each says so.
+
+use super::Parameter;
+use super::ParameterKind::OneOf;
+use crate::Admin;
+use crate::request::Request;
+use crate::response::Response;
+
+const fn switch(help: &'static str) -> Parameter {
+    Parameter {
+        name: "enable",
+        help,
+        kind: OneOf(&["y", "n"]),
+    }
+}
+
+pub(super) const ALLOCATION_PARAMETERS: &[Parameter] =
+    &[switch("enable/disable the allocation profiler")];
+pub(super) const CPU_PARAMETERS: &[Parameter] = &[switch("enables the CPU profiler")];
+pub(super) const HEAP_PARAMETERS: &[Parameter] = &[switch("enable/disable the heap profiler")];
+
+pub(super) fn allocation(request: &Request, _: &Admin) -> Response {
+    switched(request, "allocation profiler")
+}
+
+pub(super) fn cpu(request: &Request, _: &Admin) -> Response {
+    switched(request, "CPU profiler")
+}
+
+pub(super) fn heap(_: &Request, _: &Admin) -> Response {
+    unsupported("heap profiler")
+}
+
+pub(super) fn heap_dump(_: &Request, _: &Admin) -> Response {
+    unsupported("heap dump")
+}
+
+pub(super) fn tcmalloc(_: &Request, _: &Admin) -> Response {
+    unsupported("tcmalloc stats")
+}
+
+pub(super) fn contention(_: &Request, _: &Admin) -> Response {
+    Response::text(
+        "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.",
+    )
+}
+
+fn switched(request: &Request, what: &str) -> Response {
+    let parameters = request.parameters();
+    let valid = match parameters.as_slice() {
+        [(name, value)] => name == "enable" && (value == "y" || value == "n"),
+        _ => false,
+    };
+    match valid {
+        true => unsupported(what),
+        false => Response::error(400, "?enable=<y|n>\n"),
+    }
+}
+
+fn unsupported(what: &str) -> Response {
+    Response::error(501, format!("The current build does not support {what}"))
+}

@@ -1,0 +1,69 @@
+//! The process: version, memory, certificates, start-up.
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::Parameter;
+use super::ParameterKind::Text;
+use crate::Admin;
+use crate::process::Memory;
+use crate::request::Request;
+use crate::response::Response;
+
+pub(super) fn server_info(_: &Request, admin: &Admin) -> Response {
+    let info = admin.control.info();
+    // Whole seconds: Envoy counts no finer here.
+    let uptime = format!("{}s", info.uptime.as_secs());
+    Response::json(&json!({
+        "version": info.version,
+        "state": admin.control.state().name(),
+        "uptime_current_epoch": uptime,
+        "uptime_all_epochs": uptime,
+        "hot_restart_version": HOT_RESTART_VERSION,
+        "command_line_options": info.command_line_options,
+        "node": info.node,
+        "hot_restart_initializing": false,
+    }))
+}
+
+/// What Envoy says under `--disable-hot-restart`: there is no hot restart here.
+const HOT_RESTART_VERSION: &str = "disabled";
+
+pub(super) fn hot_restart_version(_: &Request, _: &Admin) -> Response {
+    Response::text(HOT_RESTART_VERSION)
+}
+
+pub(super) fn memory(_: &Request, _: &Admin) -> Response {
+    let memory = Memory::read();
+    Response::json(&json!({
+        "allocated": memory.allocated.to_string(),
+        "heap_size": memory.heap.to_string(),
+        "pageheap_unmapped": "0",
+        "pageheap_free": "0",
+        "total_thread_cache": "0",
+        "total_physical_bytes": memory.physical.to_string(),
+    }))
+}
+
+/// No listener and no cluster has TLS yet.
+pub(super) fn certs(_: &Request, _: &Admin) -> Response {
+    Response::json(&json!({ "certificates": [] }))
+}
+
+pub(super) const INIT_PARAMETERS: &[Parameter] = &[Parameter {
+    name: "mask",
+    help: "The desired component to dump unready targets. The mask is parsed as a Protobuf::FieldMask. For example, get the unready targets of all listeners with /init_dump?mask=listener`",
+    kind: Text,
+}];
+
+pub(super) fn init_dump(_: &Request, admin: &Admin) -> Response {
+    let unready = admin.control.unready_targets();
+    if unready.is_empty() {
+        return Response::json(&json!({}));
+    }
+    let dumps: Vec<Value> = unready
+        .into_iter()
+        .map(|unready| json!({ "name": unready.name, "target_names": unready.target_names }))
+        .collect();
+    Response::json(&json!({ "unready_targets_dumps": dumps }))
+}

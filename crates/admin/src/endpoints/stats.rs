@@ -1,0 +1,241 @@
+//! `/stats` and what belongs to it.
+
+use std::sync::Arc;
+
+use outrider_stats::Filter;
+use outrider_stats::Kind;
+use outrider_stats::Store;
+use outrider_stats::render::Histograms;
+use outrider_stats::render::Json;
+use outrider_stats::render::Prometheus;
+use outrider_stats::render::PrometheusHistograms;
+use outrider_stats::render::Text as TextStats;
+use regex::Regex;
+
+use super::Parameter;
+use super::ParameterKind::Flag;
+use super::ParameterKind::OneOf;
+use super::ParameterKind::Text;
+use super::home::escape;
+use crate::Admin;
+use crate::request::Request;
+use crate::response::HTML;
+use crate::response::JSON;
+use crate::response::Response;
+
+const USED_ONLY: Parameter = Parameter {
+    name: "usedonly",
+    help: "Only include stats that have been written by system since restart",
+    kind: Flag,
+};
+const FILTER: Parameter = Parameter {
+    name: "filter",
+    help: "Regular expression (Google re2) for filtering stats",
+    kind: Text,
+};
+const INVERT_FILTER: Parameter = Parameter {
+    name: "invert_filter",
+    help: "Invert the filter regex",
+    kind: Flag,
+};
+
+pub(super) const PARAMETERS: &[Parameter] = &[
+    USED_ONLY,
+    FILTER,
+    INVERT_FILTER,
+    Parameter {
+        name: "format",
+        help: "Format to use",
+        kind: OneOf(&["html", "active-html", "text", "json"]),
+    },
+    Parameter {
+        name: "type",
+        help: "Stat types to include.",
+        kind: OneOf(&["All", "Counters", "Histograms", "Gauges", "TextReadouts"]),
+    },
+    Parameter {
+        name: "histogram_buckets",
+        help: "Histogram bucket display mode",
+        kind: OneOf(&["cumulative", "disjoint", "detailed", "summary"]),
+    },
+];
+
+pub(super) const PROMETHEUS_PARAMETERS: &[Parameter] = &[
+    USED_ONLY,
+    Parameter {
+        name: "text_readouts",
+        help: "Render text_readouts as new gaugues with value 0 (increases Prometheus data size)",
+        kind: Flag,
+    },
+    FILTER,
+    INVERT_FILTER,
+    Parameter {
+        name: "histogram_buckets",
+        help: "Histogram bucket display mode",
+        kind: OneOf(&["cumulative", "summary"]),
+    },
+];
+
+pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
+    match request.parameter("format").as_deref() {
+        Some("prometheus") => return prometheus(request, admin),
+        None | Some("" | "text" | "json" | "html" | "active-html") => {}
+        Some(_) => {
+            return Response::error(
+                400,
+                "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n",
+            );
+        }
+    }
+    let filter = match filter(request) {
+        Ok(filter) => filter,
+        Err(refused) => return refused,
+    };
+    let histograms = match histogram_buckets(request) {
+        Err(refused) => return refused,
+        Ok(Buckets::PrometheusNative) => {
+            let text = "Invalid histogram_buckets type for non prometheus stats type";
+            return Response::error(400, text);
+        }
+        Ok(Buckets::Default) => Histograms::Summary,
+        Ok(Buckets::Shown(histograms)) => histograms,
+    };
+    let store = store(admin);
+    let is_json = request.parameter("format").as_deref() == Some("json");
+    if is_json {
+        let json = move || Json::new(store.clone(), store.snapshot(&filter), histograms);
+        return Response::pieces(lazily(json)).with_type(JSON);
+    }
+    let text = lazily(move || TextStats::new(store.clone(), store.snapshot(&filter), histograms));
+    match request.parameter("format").as_deref() {
+        Some("html" | "active-html") => page(text),
+        _ => Response::pieces(text),
+    }
+}
+
+pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
+    let filter = match filter(request) {
+        Ok(filter) => filter,
+        Err(refused) => return refused,
+    };
+    let histograms = match histogram_buckets(request) {
+        Err(refused) => return refused,
+        Ok(Buckets::Default | Buckets::Shown(Histograms::Cumulative)) => {
+            PrometheusHistograms::Cumulative
+        }
+        Ok(Buckets::Shown(Histograms::Summary)) => PrometheusHistograms::Summary,
+        Ok(Buckets::Shown(_)) => {
+            return Response::error(400, "unsupported prometheus histogram bucket mode");
+        }
+        Ok(Buckets::PrometheusNative) => {
+            return Response::error(
+                400,
+                "unsupported prometheusnative histogram type when not using protobuf exposition format",
+            );
+        }
+    };
+    let text_readouts = request.has("text_readouts");
+    let store = store(admin);
+    Response::pieces(lazily(move || {
+        let snapshot = store.snapshot(&filter);
+        Prometheus::new(store.clone(), snapshot, histograms, text_readouts)
+    }))
+}
+
+fn store(admin: &Admin) -> Arc<Store> {
+    if admin.config.flushes_on_request() {
+        admin.store.flush();
+    }
+    admin.store.clone()
+}
+
+/// Takes the snapshot when the first piece is sent, so that it counts the request which asked for it, as Envoy's does.
+fn lazily<I: Iterator<Item = String>>(make: impl FnOnce() -> I) -> impl Iterator<Item = String> {
+    std::iter::once_with(make).flatten()
+}
+
+fn filter(request: &Request) -> Result<Filter, Response> {
+    let name = request.parameter("filter").filter(|f| !f.is_empty());
+    let name = match name.map(|pattern| (Regex::new(&pattern), pattern)) {
+        None => None,
+        Some((Ok(regex), _)) => Some(regex),
+        Some((Err(_), pattern)) => {
+            return Err(Response::error(
+                400,
+                format!("Invalid re2 regex: {pattern}"),
+            ));
+        }
+    };
+    let kind = match request.parameter("type").as_deref() {
+        None | Some("" | "All") => None,
+        Some("Counters") => Some(Kind::Counter),
+        Some("Gauges") => Some(Kind::Gauge),
+        Some("Histograms") => Some(Kind::Histogram),
+        Some("TextReadouts") => Some(Kind::Text),
+        Some(_) => return Err(Response::error(400, "invalid &type= param")),
+    };
+    match request.parameter("hidden").as_deref() {
+        // No stat is hidden here.
+        None | Some("" | "include" | "exclude") => {}
+        Some("only") => return Err(Response::text("")),
+        Some(_) => {
+            let text = "usage: /stats?hidden=(include|only|exclude)\n\n";
+            return Err(Response::error(400, text));
+        }
+    }
+    Ok(Filter {
+        used_only: request.has("usedonly"),
+        name,
+        invert: request.has("invert_filter"),
+        kind,
+    })
+}
+
+/// `histogram_buckets`
+enum Buckets {
+    Default,
+    Shown(Histograms),
+    PrometheusNative,
+}
+
+fn histogram_buckets(request: &Request) -> Result<Buckets, Response> {
+    Ok(match request.parameter("histogram_buckets").as_deref() {
+        None | Some("") => Buckets::Default,
+        Some("summary") => Buckets::Shown(Histograms::Summary),
+        Some("cumulative") => Buckets::Shown(Histograms::Cumulative),
+        Some("disjoint") => Buckets::Shown(Histograms::Disjoint),
+        Some("detailed") => Buckets::Shown(Histograms::Detailed),
+        Some("prometheusnative") => Buckets::PrometheusNative,
+        Some(_) => {
+            return Err(Response::error(
+                400,
+                "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n",
+            ));
+        }
+    })
+}
+
+/// The text as a page: for people who clicked their way here. It does not refresh itself.
+fn page(text: impl Iterator<Item = String> + 'static) -> Response {
+    let head = "<!DOCTYPE html>\n<html lang='en'>\n<head><title>Envoy Admin</title></head>\n<body>\n<pre>\n";
+    let head = std::iter::once(head.to_owned());
+    let tail = std::iter::once("</pre>\n</body>\n</html>\n".to_owned());
+    let pieces = head.chain(text.map(|piece| escape(&piece))).chain(tail);
+    Response::pieces(pieces).with_type(HTML)
+}
+
+pub(super) fn reset_counters(_: &Request, admin: &Admin) -> Response {
+    admin.store.reset_counters();
+    Response::done()
+}
+
+/// Names are never looked up here: a stat is a field.
+pub(super) fn recent_lookups(_: &Request, _: &Admin) -> Response {
+    Response::text(
+        "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n",
+    )
+}
+
+pub(super) fn change_recent_lookups(_: &Request, _: &Admin) -> Response {
+    Response::done()
+}

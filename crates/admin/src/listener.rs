@@ -1,0 +1,112 @@
+//! The admin server's own socket. One thread serves it, so it needs none of the data path's machinery.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::rc::Rc;
+
+use outrider_net::Address;
+use outrider_net::PipeAddress;
+use outrider_net::Stream;
+use tokio::net::TcpListener;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+
+use crate::Admin;
+use crate::connection;
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Binds `address`. A socket file that is left over is replaced.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn bind(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Ip(address) => {
+                let listener = TcpListener::bind(address).await?;
+                let address = Address::from(listener.local_addr()?);
+                let socket = Socket::Tcp(listener);
+                Ok(Self { socket, address })
+            }
+            Address::Pipe(pipe) => Ok(Self {
+                socket: Socket::Unix(bind_pipe(pipe)?),
+                address: address.clone(),
+            }),
+        }
+    }
+
+    /// The address that was bound: with its port, where the config left that to the kernel.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Address)> {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                let (stream, remote) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Stream::Tcp(stream), remote.into()))
+            }
+            Socket::Unix(listener) => {
+                let (stream, _unnamed) = listener.accept().await?;
+                Ok((Stream::Unix(stream), Address::pipe("", 0)))
+            }
+        }
+    }
+}
+
+fn bind_pipe(pipe: &PipeAddress) -> io::Result<UnixListener> {
+    let listener = match pipe {
+        PipeAddress::Path { path, mode } => {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            if *mode != 0 {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(*mode))?;
+            }
+            listener
+        }
+        PipeAddress::Abstract(name) => {
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+            std::os::unix::net::UnixListener::bind_addr(&address)?
+        }
+    };
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Serves connections until dropped; then they close. To be run inside a `LocalSet`.
+pub async fn serve(listener: Listener, admin: Rc<Admin>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, remote)) => {
+                    let ends = [listener.address.clone(), remote];
+                    connections.spawn_local(connection::serve(stream, ends, admin.clone()));
+                }
+                // The client went away, or this process is out of descriptors: leave room for others.
+                Err(error) => {
+                    log::debug!(target: "admin", "accept: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+            },
+            Some(_ended) = connections.join_next() => {}
+        }
+    }
+}

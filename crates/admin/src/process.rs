@@ -1,0 +1,179 @@
+//! The stats of the process as a whole: `server.*`, `runtime.*`, `listener_manager.*`, watchdogs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_stats::Counter;
+use outrider_stats::Gauge;
+use outrider_stats::Histogram;
+use outrider_stats::Scope;
+use outrider_stats::Store;
+
+use crate::ServerState;
+
+outrider_stats::group! {
+    /// `server.*`
+    pub struct ServerStats {
+        #[name("compilation_settings.fips_mode")]
+        fips_mode: Gauge,
+        concurrency: Gauge,
+        days_until_first_cert_expiring: Gauge,
+        debug_assertion_failures: Counter,
+        dropped_stat_flushes: Counter,
+        dynamic_unknown_fields: Counter,
+        envoy_bug_failures: Counter,
+        envoy_notifications: Counter,
+        hot_restart_epoch: Gauge,
+        initialization_time_ms: Histogram,
+        live: Gauge,
+        #[name("main_thread")]
+        main_thread: WatchdogStats,
+        memory_allocated: Gauge,
+        memory_heap_size: Gauge,
+        memory_physical_size: Gauge,
+        parent_connections: Gauge,
+        seconds_until_first_ocsp_response_expiring: Gauge,
+        state: Gauge,
+        static_unknown_fields: Counter,
+        stats_recent_lookups: Gauge,
+        total_connections: Gauge,
+        uptime: Gauge,
+        version: Gauge,
+        wip_protos: Counter,
+    }
+}
+
+outrider_stats::group! {
+    /// `main_thread.*`, `workers.*`, `server.worker_<n>.*`: no thread here has a watchdog, so none ever misses.
+    pub struct WatchdogStats { watchdog_mega_miss: Counter, watchdog_miss: Counter }
+}
+
+outrider_stats::group! {
+    /// `runtime.*`
+    pub struct RuntimeStats {
+        admin_overrides_active: Gauge,
+        deprecated_feature_seen_since_process_start: Gauge,
+        deprecated_feature_use: Counter,
+        load_error: Counter,
+        load_success: Counter,
+        num_keys: Gauge,
+        num_layers: Gauge,
+        override_dir_exists: Counter,
+        override_dir_not_exists: Counter,
+    }
+}
+
+outrider_stats::group! {
+    /// `listener_manager.*`
+    pub struct ListenerManagerStats {
+        listener_added: Counter,
+        listener_create_failure: Counter,
+        listener_create_success: Counter,
+        listener_in_place_updated: Counter,
+        listener_modified: Counter,
+        listener_removed: Counter,
+        listener_stopped: Counter,
+        total_filter_chains_draining: Gauge,
+        total_listeners_active: Gauge,
+        total_listeners_draining: Gauge,
+        total_listeners_warming: Gauge,
+        workers_pinned: Gauge,
+        workers_started: Gauge,
+    }
+}
+
+/// What Envoy reports for its build: a checksum of it. Ours is the version that is spoken, 1.40.0.
+const VERSION_NUMBER: u64 = 0x01_28_00;
+/// No certificate is loaded.
+const NO_CERTIFICATE: u64 = u32::MAX as u64;
+
+/// The stats of the process, on the main thread.
+#[derive(Debug)]
+pub struct ProcessStats {
+    /// `server.*`
+    pub server: Arc<ServerStats>,
+    /// `runtime.*`
+    pub runtime: Arc<RuntimeStats>,
+    /// `listener_manager.*`
+    pub listener_manager: Arc<ListenerManagerStats>,
+    _watchdogs: Vec<Arc<WatchdogStats>>,
+}
+
+impl ProcessStats {
+    /// Registers them for a process with `concurrency` workers.
+    pub fn new(store: &Store, concurrency: u32) -> Self {
+        let server = store.register::<ServerStats>(Scope::new("server"));
+        server.concurrency.set(concurrency.into());
+        server.days_until_first_cert_expiring.set(NO_CERTIFICATE);
+        server.hot_restart_epoch.set(0);
+        server.version.set(VERSION_NUMBER);
+        let worker = |index| Scope::new("server").name(&format!("worker_{index}"));
+        let threads = [Scope::new("main_thread"), Scope::new("workers")];
+        let threads = threads.into_iter().chain((0..concurrency).map(worker));
+        Self {
+            server,
+            runtime: store.register(Scope::new("runtime")),
+            listener_manager: store.register(Scope::new("listener_manager")),
+            _watchdogs: threads.map(|scope| store.register(scope)).collect(),
+        }
+    }
+
+    /// Brings up to date what changes by itself. To be called before each flush.
+    pub fn refresh(&self, uptime: Duration, state: ServerState) {
+        let server = &self.server;
+        let memory = Memory::read();
+        server.uptime.set(uptime.as_secs());
+        server.state.set(state.number());
+        server.live.set(u64::from(state == ServerState::Live));
+        server.memory_allocated.set(memory.allocated);
+        server.memory_heap_size.set(memory.heap);
+        server.memory_physical_size.set(memory.physical);
+    }
+}
+
+/// The process's memory in bytes, as the kernel counts it: the allocator keeps no counts of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    /// Private and resident.
+    pub(crate) allocated: u64,
+    /// Private, resident or not.
+    pub(crate) heap: u64,
+    /// Resident.
+    pub(crate) physical: u64,
+}
+
+impl Memory {
+    /// All zero where the kernel has no `/proc`.
+    pub(crate) fn read() -> Self {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self::parse(&text)
+    }
+
+    fn parse(status: &str) -> Self {
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            kibibytes.unwrap_or(0u64) * 1024
+        };
+        Self {
+            allocated: bytes("RssAnon:"),
+            heap: bytes("VmData:"),
+            physical: bytes("VmRSS:"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_kernels_counts() {
+        let memory =
+            Memory::parse("Name:\tx\nVmRSS:\t    9000 kB\nRssAnon:\t    4000 kB\nVmData:\t5 kB\n");
+        assert_eq!(memory.physical, 9000 * 1024);
+        assert_eq!(memory.allocated, 4000 * 1024);
+        assert_eq!(memory.heap, 5 * 1024);
+        assert_eq!(Memory::parse("").physical, 0);
+    }
+}

@@ -1,0 +1,155 @@
+//! A request to the admin server.
+
+use std::borrow::Cow;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use outrider_net::Address;
+
+/// A request, as the endpoints see it.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Path and query as sent, but for doubled slashes and escaped letters.
+    pub(crate) target: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// One request and its answer, for the access log.
+#[derive(Debug)]
+pub struct AdminRequest {
+    /// When the request began.
+    pub started: SystemTime,
+    /// From then to the end of the answer.
+    pub duration: Duration,
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Names in lower case and values.
+    pub headers: Vec<(String, String)>,
+    /// The answer's status.
+    pub status: u16,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+    /// The admin server's address.
+    pub local: Address,
+    /// The client's.
+    pub remote: Address,
+}
+
+impl Request {
+    pub(crate) fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let header = self.headers.iter().find(|(known, _)| known == name);
+        header.map(|(_, value)| value.as_str())
+    }
+
+    /// The parameters of the query, in order.
+    pub(crate) fn parameters(&self) -> Vec<(String, String)> {
+        let query = self.target.split_once('?');
+        query.map_or_else(Vec::new, |(_, query)| parse_parameters(query))
+    }
+
+    /// The parameters of a form in the body.
+    pub(crate) fn form(&self) -> Vec<(String, String)> {
+        let is_form = self.header("content-type") == Some("application/x-www-form-urlencoded");
+        match is_form {
+            true => parse_parameters(&String::from_utf8_lossy(&self.body)),
+            false => Vec::new(),
+        }
+    }
+
+    /// The first value of a parameter; empty when it has none.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        let mut parameters = self.parameters().into_iter();
+        let found = parameters.find(|(known, _)| known == name);
+        found.map(|(_, value)| value)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.parameter(name).is_some()
+    }
+}
+
+fn parse_parameters(text: &str) -> Vec<(String, String)> {
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (unescape(name).into_owned(), unescape(value).into_owned())
+        })
+        .collect()
+}
+
+/// Replaces `%41` by `A`. A `+` stays one: filters are regular expressions.
+pub(crate) fn unescape(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return text.into();
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let escaped = match rest {
+            [b'%', high, low, ..] => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        match escaped {
+            Some((high, low)) => {
+                bytes.push(high * 16 + low);
+                rest = &rest[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned().into()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_unescaped_and_the_first_wins() {
+        let request = Request {
+            method: "GET".into(),
+            target: "/stats?filter=%73erver%2Elive&filter=x&usedonly&a=b+c&bad=%zz%4".into(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        assert_eq!(request.path(), "/stats");
+        assert_eq!(request.parameter("filter").unwrap(), "server.live");
+        assert_eq!(request.parameter("usedonly").unwrap(), "");
+        assert_eq!(request.parameter("a").unwrap(), "b+c");
+        assert_eq!(request.parameter("bad").unwrap(), "%zz%4");
+        assert!(!request.has("file"));
+    }
+
+    #[test]
+    fn a_form_needs_its_content_type() {
+        let mut request = Request {
+            method: "POST".into(),
+            target: "/".into(),
+            headers: Vec::new(),
+            body: b"a=1&b=%32".to_vec(),
+        };
+        assert!(request.form().is_empty());
+        let form = "application/x-www-form-urlencoded";
+        request.headers.push(("content-type".into(), form.into()));
+        let want = [("a", "1"), ("b", "2")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(request.form(), want);
+    }
+}
