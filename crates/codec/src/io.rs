@@ -49,7 +49,11 @@ struct State<W> {
     counts: Arc<dyn ByteCounts>,
     /// The error of the socket, or of the watch; said again to whoever asks.
     failed: Option<io::ErrorKind>,
+    /// The peer has closed.
     ended: bool,
+    /// The socket itself has failed.
+    broken: bool,
+    said_end: bool,
     buffered: (u64, u64),
 }
 
@@ -70,6 +74,8 @@ impl<W: Watch> Io<W> {
             counts,
             failed: None,
             ended: false,
+            broken: false,
+            said_end: false,
             buffered: (0, 0),
         })))
     }
@@ -89,15 +95,23 @@ impl<W: Watch> Io<W> {
         drained
     }
 
-    /// Reads and forgets until the peer closes: the peer must get to read our last words before a reset can destroy them.
+    /// Says that nothing more will be sent, then reads and forgets until the peer closes: closing with unread bytes would
+    /// reset the connection, and could destroy our last words before the peer has read them.
     pub(crate) fn poll_linger(&self, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.0.borrow_mut();
         state.read.clear();
+        if state.ended || state.broken || ready!(state.poll_say_end(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        let mut waste = [0; 1024];
         loop {
-            match ready!(state.poll_fill(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_) => state.read.clear(),
+            let mut space = ReadBuf::new(&mut waste);
+            let read = ready!(Pin::new(&mut state.socket).poll_read(cx, &mut space));
+            if read.is_err() || space.filled().is_empty() {
+                state.ended = true;
+                return Poll::Ready(());
             }
+            state.counts.received(space.filled().len() as u64);
         }
     }
 
@@ -156,11 +170,29 @@ impl<W: Watch> State<W> {
         buffers::give(chunk);
         if let Poll::Ready(Err(error)) = &result {
             self.failed = Some(error.kind());
+            self.broken |= count == 0;
         }
         result
     }
 
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn break_off(&mut self, kind: io::ErrorKind) {
+        self.failed = Some(kind);
+        self.broken = true;
+    }
+
+    fn poll_say_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_out(cx));
+        if self.broken {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if !self.said_end {
+            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+            self.said_end = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.write.is_empty() {
             let pending = self.write.pending();
             match ready!(Pin::new(&mut self.socket).poll_write(cx, pending)) {
@@ -169,15 +201,20 @@ impl<W: Watch> State<W> {
                     self.write.consume(count);
                     continue;
                 }
-                Ok(_) => self.failed = Some(io::ErrorKind::WriteZero),
-                Err(error) => self.failed = Some(error.kind()),
+                Ok(_) => self.break_off(io::ErrorKind::WriteZero),
+                Err(error) => self.break_off(error.kind()),
             }
             self.write.clear();
         }
-        match self.failed {
-            Some(kind) => Poll::Ready(Err(kind.into())),
-            None => Poll::Ready(Ok(())),
-        }
+        Poll::Ready(())
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_out(cx));
+        Poll::Ready(match self.failed {
+            Some(kind) => Err(kind.into()),
+            None => Ok(()),
+        })
     }
 
     fn note_buffered(&mut self) {
@@ -244,7 +281,7 @@ impl<W: Watch> State<W> {
                 Ok(sent.saturating_sub(gathered))
             }
             Err(error) => {
-                self.failed = Some(error.kind());
+                self.break_off(error.kind());
                 Err(error)
             }
         })
@@ -307,9 +344,7 @@ impl<W: Watch + Unpin> AsyncWrite for Io<W> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let state = &mut *self.0.borrow_mut();
-        ready!(state.poll_drain(cx))?;
-        Pin::new(&mut state.socket).poll_shutdown(cx)
+        self.0.borrow_mut().poll_say_end(cx)
     }
 }
 

@@ -73,11 +73,18 @@ pub async fn serve<H: Handler>(
     handler: Rc<H>,
 ) -> ConnectionEnd {
     let counted = Counted::new(&options);
+    let stats = &options.stats;
     let end = match sniff(&mut socket, &options).await {
         Ok((CodecType::Http1, already)) => {
+            stats.downstream_cx_http1_total.inc();
+            let _active = stats.hold(|stats| &stats.downstream_cx_http1_active);
             h1::server::serve(socket, &already, options.clone(), handler).await
         }
-        Ok((_, already)) => h2::server::serve(socket, &already, options.clone(), handler).await,
+        Ok((_, already)) => {
+            stats.downstream_cx_http2_total.inc();
+            let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
+            h2::server::serve(socket, &already, options.clone(), handler).await
+        }
         Err(cause) => ConnectionEnd {
             cause,
             active_streams: 0,

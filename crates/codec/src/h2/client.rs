@@ -14,6 +14,7 @@ use std::task::Waker;
 use std::task::ready;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::client::Builder;
 use h2::client::ResponseFuture;
 use h2::client::SendRequest;
@@ -168,15 +169,13 @@ impl Connection {
             .map_err(|error| stream_error(&error))?;
         let meter = Rc::new(Meter::default());
         meter.add_headers_sent(size, size + FRAME_HEAD);
-        let pump = if ends {
+        if ends {
             meter.end_send();
-            None
-        } else {
-            Some(Pump::new(stream, body, meter.clone()))
-        };
+        }
         self.note_request();
         Ok(Exchange {
-            pump,
+            pump: Pump::new(stream, body, meter.clone()),
+            sent: ends,
             answer: Answer::Head(response),
             active: ActiveStream::new(self.clone()),
             meter,
@@ -336,7 +335,9 @@ impl Driver {
 
 /// One request on a connection. Dropping it before both messages have ended resets the stream.
 pub(crate) struct Exchange {
-    pump: Option<Pump>,
+    pump: Pump,
+    /// The pump is done.
+    sent: bool,
     answer: Answer,
     active: ActiveStream,
     meter: Rc<Meter>,
@@ -355,7 +356,7 @@ impl Exchange {
     }
 
     pub(crate) fn request_sent(&self) -> bool {
-        self.pump.is_none()
+        self.sent
     }
 
     pub(crate) fn poll_response(
@@ -427,13 +428,13 @@ impl Exchange {
     }
 
     fn poll_pump(&mut self, cx: &mut Context<'_>) -> Result<(), StreamError> {
-        let Some(pump) = &mut self.pump else {
+        if self.sent {
             return Ok(());
-        };
-        match pump.poll(cx) {
+        }
+        match self.pump.poll(cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(result) => {
-                self.pump = None;
+                self.sent = true;
                 result
             }
         }
@@ -450,6 +451,15 @@ impl Exchange {
             return Err(StreamError::ProtocolError("http2.too_many_headers"));
         }
         Ok(response)
+    }
+}
+
+impl Drop for Exchange {
+    /// Tells the peer that nobody waits any more, with the code that Envoy gives.
+    fn drop(&mut self) {
+        if !self.sent || !self.is_end_stream() {
+            self.pump.reset(Reason::INTERNAL_ERROR);
+        }
     }
 }
 

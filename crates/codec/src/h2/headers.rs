@@ -27,7 +27,7 @@ pub(super) fn size(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-/// Turns a received request's head into the shared shape; `Err` when the stream must be reset.
+/// Turns a received request's head into the shared shape.
 ///
 /// `bytes` is the size of its header fields.
 pub(super) fn accept(
@@ -46,11 +46,11 @@ pub(super) fn accept(
             .map_or(0, |host| host.as_str().len());
     if total > options.max_request_headers_kb as usize * 1024 {
         stats.header_overflow.inc();
-        return Err(Refused);
+        return Err(Refused::Stream);
     }
     if head.headers.len() > options.max_headers_count as usize {
         stats.header_overflow.inc();
-        return Err(Refused);
+        return Err(Refused::Stream);
     }
     check_underscores(&mut head.headers, options.underscores, stats)?;
     join_cookies(&mut head.headers);
@@ -59,9 +59,8 @@ pub(super) fn accept(
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => host,
     };
-    if let Some(authority) = authority {
-        head.extensions.insert(Authority(authority));
-    }
+    let authority = authority.ok_or(Refused::Message)?;
+    head.extensions.insert(Authority(authority));
     if let Some(scheme) = target.scheme
         && scheme != Scheme::HTTP
     {
@@ -74,9 +73,14 @@ pub(super) fn accept(
     Ok(())
 }
 
-/// The stream must be reset.
-#[derive(Debug)]
-pub(super) struct Refused;
+/// A request that is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It breaks a limit: its stream is reset.
+    Stream,
+    /// It breaks the rules of messages, as if the `h2` crate had found out.
+    Message,
+}
 
 fn check_underscores(
     headers: &mut HeaderMap,
@@ -93,7 +97,7 @@ fn check_underscores(
         .collect();
     if !names.is_empty() && action == UnderscoresAction::Reject {
         stats.requests_rejected_with_underscores_in_headers.inc();
-        return Err(Refused);
+        return Err(Refused::Stream);
     }
     for name in names {
         while headers.remove(&name).is_some() {}
@@ -201,7 +205,7 @@ mod tests {
 
     #[test]
     fn cookies_are_joined() {
-        let request = Request::get("/")
+        let request = Request::get("http://a/")
             .header("cookie", "a=1")
             .header("cookie", "b=2");
         let head = accepted(request.body(()).unwrap(), |_| {}).unwrap();
@@ -211,13 +215,18 @@ mod tests {
 
     #[test]
     fn limits_and_underscores_are_enforced() {
-        let many = (0..101).fold(Request::get("/"), |request, i| {
+        let many = (0..101).fold(Request::get("http://a/"), |request, i| {
             request.header(format!("x{i}"), "1")
         });
         assert!(accepted(many.body(()).unwrap(), |_| {}).is_none());
-        let large = Request::get("/").header("x", "1".repeat(61 * 1024));
+        let large = Request::get("http://a/").header("x", "1".repeat(61 * 1024));
         assert!(accepted(large.body(()).unwrap(), |_| {}).is_none());
-        let request = || Request::get("/").header("a_b", "1").body(()).unwrap();
+        let request = || {
+            Request::get("http://a/")
+                .header("a_b", "1")
+                .body(())
+                .unwrap()
+        };
         let headers = |action| {
             accepted(request(), |options| options.underscores = action)
                 .map(|head| head.headers.len())

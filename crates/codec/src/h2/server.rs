@@ -38,6 +38,7 @@ use crate::stats::Http2Stats;
 use super::FRAME_HEAD;
 use super::RecvBody;
 use super::headers;
+use super::headers::Refused;
 use super::keepalive::Pinger;
 use super::respond;
 use super::watch::FrameWatch;
@@ -135,17 +136,17 @@ async fn linger(io: &Io<FrameWatch>, options: &ServerOptions) {
     let Some(timeout) = options.delayed_close_timeout else {
         return;
     };
-    if io.is_over() {
-        return;
-    }
     let mut timer = options.timers.timer();
     timer.set(Some(options.timers.now() + timeout));
     poll_fn(|cx| {
-        if timer.poll_elapsed(cx).is_ready() {
-            options.stats.downstream_cx_delayed_close_timeout.inc();
+        if io.poll_linger(cx).is_ready() {
             return Poll::Ready(());
         }
-        io.poll_linger(cx)
+        let elapsed = timer.poll_elapsed(cx);
+        if elapsed.is_ready() {
+            options.stats.downstream_cx_delayed_close_timeout.inc();
+        }
+        elapsed
     })
     .await;
 }
@@ -266,9 +267,11 @@ impl<H: Handler> Connection<H> {
         let (mut head, body) = request.into_parts();
         let size = headers::size(&head.headers);
         let stats = &self.options.http2_stats;
-        if headers::accept(&mut head, size, &self.options, stats).is_err() {
-            respond.send_reset(Reason::INTERNAL_ERROR);
-            return;
+        match headers::accept(&mut head, size, &self.options, stats) {
+            Ok(()) => {}
+            // The frame watch takes this reset for the crate's, and counts it as such.
+            Err(Refused::Message) => return respond.send_reset(Reason::PROTOCOL_ERROR),
+            Err(Refused::Stream) => return respond.send_reset(Reason::INTERNAL_ERROR),
         }
         let meter = Rc::new(Meter::default());
         meter.add_headers_received(size, size + FRAME_HEAD);
