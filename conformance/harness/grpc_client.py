@@ -79,15 +79,17 @@ def grpcio_call(channel, call: Call) -> dict:
         pass
     finally:
         more.set()
-    return {"status": running.code().name, "message": running.details() or "", **seen(call, running.initial_metadata(), got, running.trailing_metadata())}
+    if call.cancel == "begin":
+        return {"status": running.code().name}  # how much came before is a race
+    return {"status": running.code().name, "message": running.details() or "", **seen(running.initial_metadata(), got, running.trailing_metadata())}
 
 
-def seen(call: Call, initial, messages, trailing) -> dict:
+def seen(initial, messages, trailing) -> dict:
     """The rest of an observation; empty parts are left out.
 
-    The proxy knows the service time only when the request ended before the answer began: a race in a stream.
+    The proxy knows the service time only when the request ended before the answer began, which is a race in most calls.
     """
-    initial = [(k, v) for k, v in initial or () if not (call.streams_in and k == "x-envoy-upstream-service-time")]
+    initial, trailing = ([(k, v) for k, v in both or () if k != "x-envoy-upstream-service-time"] for both in (initial, trailing))
     parts = {"initial": shown_metadata(initial), "messages": [shown_message(m) for m in messages], "trailing": shown_metadata(trailing)}
     return {k: v for k, v in parts.items() if v}
 
@@ -125,7 +127,7 @@ async def grpclib_call(address, call: Call) -> dict:
                 await stream.send_message(one, end=at == len(call.messages) - 1 and not call.cancel)
             if call.cancel == "begin":
                 await stream.cancel()
-                status = "CANCELLED"
+                return {"status": "CANCELLED"}
             elif not call.messages and not call.cancel:
                 await stream.end()
             while call.cancel != "begin":
@@ -151,7 +153,7 @@ async def grpclib_call(address, call: Call) -> dict:
         channel.close()
     initial = stream.initial_metadata if stream is not None else None
     trailing = stream.trailing_metadata if stream is not None else None
-    return {"status": status, "message": message, **seen(call, (initial or {}).items(), got, (trailing or {}).items())}
+    return {"status": status, "message": message, **seen((initial or {}).items(), got, (trailing or {}).items())}
 
 
 CARDINALITIES = {"unary": const.Cardinality.UNARY_UNARY, "client": const.Cardinality.STREAM_UNARY,
