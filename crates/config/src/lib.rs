@@ -1,13 +1,33 @@
 //! Bootstrap YAML and JSON to checked Envoy API messages, with positions and diagnostics.
 
 pub mod api;
+mod check;
+mod diagnostic;
+mod document;
 pub mod duration;
 mod error;
+mod load;
+mod merge;
 mod path;
+mod position;
+mod reader;
+mod schema;
 mod unpack;
+mod value;
+mod wire;
 
+pub use diagnostic::Diagnostic;
+pub use diagnostic::Diagnostics;
 pub use error::ConfigError;
 pub use error::ConfigErrors;
+pub use load::Format;
+pub use load::Loaded;
+pub use load::Source;
+pub use load::Sources;
+pub use load::load;
+pub use load::load_texts;
 pub use path::FieldPath;
+pub use position::Position;
+pub use position::Positions;
 pub use unpack::type_name;
 pub use unpack::unpack;

@@ -53,9 +53,13 @@ impl FieldPath {
         })))
     }
 
-    /// The message, list or map that holds this value; `None` at the root.
+    /// The path of the message, list or map that holds this value, and the step from there; `None` at the root.
+    pub(crate) fn last(&self) -> Option<(&Self, &Step)> {
+        self.0.as_deref().map(|node| (&node.parent, &node.step))
+    }
+
     pub(crate) fn parent(&self) -> Option<&Self> {
-        self.0.as_deref().map(|node| &node.parent)
+        self.last().map(|(parent, _)| parent)
     }
 
     /// Whether this is the empty path.

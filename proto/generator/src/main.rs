@@ -19,15 +19,15 @@ mod descriptor;
 #[path = "../../../crates/config/build/prune.rs"]
 mod prune;
 
-const ROOTS: [&str; 4] = [
+const ROOTS: [&str; 2] = [
     "envoy.config.bootstrap.v3.Bootstrap",
     "envoy.config.route.v3.RouteConfiguration",
-    "udpa.type.v1.TypedStruct",
-    "xds.type.v3.TypedStruct",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let out = std::env::args().nth(1).ok_or("usage: outrider-proto-generator OUT")?;
+    let out = std::env::args()
+        .nth(1)
+        .ok_or("usage: outrider-proto-generator OUT")?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let set = FileSet::decode(std::fs::read(descriptor_set(here)?)?.as_slice())?;
     let extensions = std::fs::read_to_string(here.join("../support/extensions.txt"))?;
@@ -44,13 +44,17 @@ fn descriptor_set(here: &Path) -> Result<PathBuf, Box<dyn Error>> {
         .arg(here.join("Cargo.toml"))
         .output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
+    let packages = metadata["packages"]
+        .as_array()
+        .ok_or("cargo metadata lists no packages")?;
     let manifest = packages
         .iter()
         .find(|package| package["name"] == "envoy-types")
         .and_then(|package| package["manifest_path"].as_str())
         .ok_or("cargo metadata does not list envoy-types")?;
-    Ok(Path::new(manifest).with_file_name("src").join("generated/types.bin"))
+    Ok(Path::new(manifest)
+        .with_file_name("src")
+        .join("generated/types.bin"))
 }
 
 /// The message types in a list of extensions: the third word of each line.

@@ -1,0 +1,344 @@
+//! What can be wrong with a message whose fields are all well-formed: the API's constraint rules, deprecated fields,
+//! and what is not supported here.
+//!
+//! One walk over the merged configuration does it all, so that no field can be forgotten. It goes into the payload of
+//! every `Any` that is supported; what is refused is not looked into.
+
+use crate::FieldPath;
+use crate::position::Mark;
+use crate::reader::Problem;
+use crate::schema::Cardinality;
+use crate::schema::Deprecated;
+use crate::schema::EnumRow;
+use crate::schema::FieldRow;
+use crate::schema::Kind;
+use crate::schema::Support;
+use crate::schema::WellKnown;
+use crate::value::Any;
+use crate::value::FieldValue;
+use crate::value::Message;
+use crate::value::Payload;
+use crate::value::Value;
+
+mod extension;
+mod rules;
+
+/// What the walk found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// Checks `message`, the root of a configuration.
+pub(crate) fn check(message: &Message) -> Findings {
+    let mut checker = Checker::default();
+    let root = FieldPath::root();
+    checker.message(
+        message,
+        Place {
+            mark: message.mark,
+            path: &root,
+            inert: false,
+            category: "",
+        },
+    );
+    checker.findings
+}
+
+#[derive(Default)]
+struct Checker {
+    findings: Findings,
+}
+
+/// Where a value is, and what is known of it from the fields around it.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    mark: Mark,
+    path: &'a FieldPath,
+    /// Inside a field without effect here: rules hold, but support does not matter.
+    inert: bool,
+    /// The category of the extension that an `Any`, or the `TypedExtensionConfig` around it, selects.
+    category: &'static str,
+}
+
+impl Checker {
+    fn problem(&mut self, mark: Mark, path: &FieldPath, message: impl Into<String>) {
+        self.findings.problems.push(Problem {
+            mark,
+            path: path.clone(),
+            message: message.into(),
+        });
+    }
+
+    fn message(&mut self, message: &Message, place: Place<'_>) {
+        if message.message_type.well_known() == WellKnown::Duration {
+            self.duration(message, place.path);
+        }
+        for value in &message.fields {
+            let field = value.field;
+            let path = place.path.field(field.name());
+            let inert = place.inert || field.support == Support::NoEffect;
+            let category = if field.category().is_empty() {
+                place.category
+            } else {
+                field.category()
+            };
+            let place = Place {
+                mark: value.mark,
+                path: &path,
+                inert,
+                category,
+            };
+            if field.deprecated != Deprecated::No {
+                let name = format!("{}.{}", message.message_type.name(), field.name());
+                self.deprecation(field.deprecated, &name, message.message_type.file(), place);
+            }
+            if inert || self.is_supported(value, &path) {
+                for broken in rules::broken(field, &value.value) {
+                    self.problem(value.mark, &path.at(&broken), broken.text);
+                }
+                self.value(field, &value.value, place);
+            }
+        }
+        self.absent(message, place);
+    }
+
+    /// What must be there and is not.
+    fn absent(&mut self, message: &Message, place: Place<'_>) {
+        for field in message.message_type.fields() {
+            if message
+                .fields
+                .iter()
+                .any(|value| value.field.number == field.number)
+            {
+                continue;
+            }
+            for broken in rules::broken_by_absence(field) {
+                self.problem(message.mark, &place.path.field(field.name()), broken);
+            }
+            if !place.inert && extension::is_needed(message, field, place.category) {
+                let text = extension::missing(message, field, place.category);
+                self.problem(message.mark, &place.path.field(field.name()), text);
+            }
+        }
+        for (index, oneof) in message.message_type.oneofs().iter().enumerate() {
+            let is_member = |field: &FieldRow| field.oneof.map(usize::from) == Some(index);
+            if oneof.is_required() && !message.fields.iter().any(|value| is_member(value.field)) {
+                let members = message
+                    .message_type
+                    .fields()
+                    .iter()
+                    .filter(|field| is_member(field));
+                let names: Vec<&str> = members.map(|field| field.name()).collect();
+                let text = format!(
+                    "{} is required: set one of {}",
+                    oneof.name(),
+                    names.join(", ")
+                );
+                self.problem(message.mark, place.path, text);
+            }
+        }
+    }
+
+    /// The elements of a list or map, or the value itself.
+    fn value(&mut self, field: &'static FieldRow, value: &Value, place: Place<'_>) {
+        match value {
+            Value::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let path = place.path.index(index);
+                    self.single(
+                        field.kind,
+                        &item.value,
+                        Place {
+                            mark: item.mark,
+                            path: &path,
+                            ..place
+                        },
+                    );
+                }
+            }
+            Value::Map(entries) => {
+                let kind = field
+                    .message()
+                    .and_then(|entry| entry.field("value"))
+                    .map(|field| field.kind);
+                for entry in entries {
+                    if let (Value::String(key), Some(kind)) = (&entry.key, kind) {
+                        let path = place.path.key(key);
+                        self.single(
+                            kind,
+                            &entry.value,
+                            Place {
+                                mark: entry.mark,
+                                path: &path,
+                                ..place
+                            },
+                        );
+                    }
+                }
+            }
+            single => self.single(field.kind, single, place),
+        }
+    }
+
+    fn single(&mut self, kind: Kind, value: &Value, place: Place<'_>) {
+        match (value, kind) {
+            (Value::Message(message), _) => self.message(message, place),
+            (Value::Any(any), _) => self.any(any, place),
+            (Value::Enum(number), Kind::Enum(row)) => {
+                self.enumeration(EnumRow::at(row), *number, place)
+            }
+            _ => {}
+        }
+    }
+
+    fn any(&mut self, any: &Any, place: Place<'_>) {
+        if !place.inert
+            && !place.category.is_empty()
+            && extension::find(any, place.category).is_none()
+        {
+            let text = extension::refusal(any, place.category);
+            return self.problem(place.mark, place.path, text);
+        }
+        if let Payload::Message(message) = &any.payload {
+            self.message(
+                message,
+                Place {
+                    category: "",
+                    ..place
+                },
+            );
+        }
+    }
+
+    fn enumeration(&mut self, row: &EnumRow, number: i32, place: Place<'_>) {
+        // A number without a name is for the rules to judge.
+        let Some(value) = row.value(number) else {
+            return;
+        };
+        if value.deprecated != Deprecated::No {
+            let name = format!("{}.{}", row.name(), value.name());
+            self.deprecation(value.deprecated, &name, row.file(), place);
+        }
+        if !place.inert && value.support == Support::Refused {
+            let supported = row
+                .values()
+                .iter()
+                .filter(|value| value.support != Support::Refused);
+            let supported: Vec<&str> = supported.map(|value| value.name()).collect();
+            let mut text = format!(
+                "{} is not supported here; supported: {}",
+                value.name(),
+                supported.join(", ")
+            );
+            add_note(&mut text, value.note());
+            self.problem(place.mark, place.path, text);
+        }
+    }
+
+    fn is_supported(&mut self, value: &FieldValue, path: &FieldPath) -> bool {
+        let field = value.field;
+        // A default without presence is the same as nothing.
+        let is_unset = field.cardinality != Cardinality::Explicit && value.value.is_default();
+        let mut text = match field.support {
+            Support::Implemented | Support::NoEffect => return true,
+            _ if is_unset => return true,
+            Support::Refused => "not supported here".to_owned(),
+            Support::Only => {
+                let (values, _) = split_only(field.note());
+                let given = spell(field, &value.value);
+                if given
+                    .as_deref()
+                    .is_some_and(|given| values.split('|').any(|value| value.trim() == given))
+                {
+                    return true;
+                }
+                let given = given.unwrap_or_else(|| "this value".to_owned());
+                format!(
+                    "{given} is not supported here; supported: {}",
+                    values.replace('|', ", ")
+                )
+            }
+        };
+        let note = if field.support == Support::Only {
+            split_only(field.note()).1
+        } else {
+            field.note()
+        };
+        add_note(&mut text, note);
+        self.problem(value.mark, path, text);
+        false
+    }
+
+    fn deprecation(&mut self, deprecated: Deprecated, name: &str, file: &str, place: Place<'_>) {
+        let (list, text) = match deprecated {
+            Deprecated::No => return,
+            Deprecated::Warn => (
+                &mut self.findings.warnings,
+                format!(
+                    "Deprecated field: using deprecated option '{name}' from file {file}. This configuration will be \
+                     removed from Envoy soon."
+                ),
+            ),
+            Deprecated::Disallowed => (
+                &mut self.findings.problems,
+                format!("the deprecated option '{name}' is no longer allowed, as in Envoy"),
+            ),
+        };
+        list.push(Problem {
+            mark: place.mark,
+            path: place.path.clone(),
+            message: text,
+        });
+    }
+
+    fn duration(&mut self, message: &Message, path: &FieldPath) {
+        // What Envoy can count in nanoseconds.
+        const MAX_SECONDS: i64 = i64::MAX / 1_000_000_000;
+        let part = |name: &str| match message.get(name).map(|value| &value.value) {
+            Some(Value::Int(value)) => *value,
+            _ => 0,
+        };
+        let (seconds, nanos) = (part("seconds"), part("nanos"));
+        if seconds < 0 || nanos < 0 {
+            self.problem(message.mark, path, "expected a positive duration");
+        } else if seconds > MAX_SECONDS || nanos > 999_999_999 {
+            self.problem(message.mark, path, "duration out of range");
+        }
+    }
+}
+
+fn add_note(text: &mut String, note: &str) {
+    if !note.is_empty() {
+        text.push_str(": ");
+        text.push_str(note);
+    }
+}
+
+/// The values that an `only` line allows, and the reason after the colon.
+fn split_only(note: &str) -> (&str, &str) {
+    let (values, reason) = note.split_once(':').unwrap_or((note, ""));
+    (values.trim(), reason.trim())
+}
+
+/// A scalar, or one in a wrapper, as the support table spells it.
+fn spell(field: &FieldRow, value: &Value) -> Option<String> {
+    Some(match value {
+        Value::Bool(value) => value.to_string(),
+        Value::Int(value) => value.to_string(),
+        Value::Uint(value) => value.to_string(),
+        Value::Float(value) => value.to_string(),
+        Value::Double(value) => value.to_string(),
+        Value::String(value) => value.clone(),
+        Value::Enum(number) => match field.kind {
+            Kind::Enum(row) => EnumRow::at(row).value(*number)?.name().to_owned(),
+            _ => return None,
+        },
+        Value::Message(message) if message.message_type.well_known() == WellKnown::Wrapper => {
+            let value = message.fields.first()?;
+            spell(value.field, &value.value)?
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,437 @@
+//! YAML, event by event: the first document of the text.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use saphyr_parser::Event;
+use saphyr_parser::Marker;
+use saphyr_parser::Parser;
+use saphyr_parser::ScalarStyle;
+use saphyr_parser::Tag;
+
+use super::Key;
+use super::MAX_DEPTH;
+use super::MAX_NODES;
+use super::Node;
+use super::NodeKind;
+use super::SyntaxError;
+use super::keep_last;
+use super::plain;
+use crate::position::Mark;
+
+/// Reads the first document of `text`; `None` when there is none.
+pub(crate) fn parse(text: &str, source: u8) -> Result<Option<Node>, SyntaxError> {
+    let mut text = Cow::Borrowed(text);
+    let mut budget = RETRY_BYTES;
+    loop {
+        match parse_strictly(&text, source) {
+            Err(Failure {
+                error,
+                after_tab: Some(index),
+            }) => {
+                budget = budget.checked_sub(text.len()).ok_or(error)?;
+                text = Cow::Owned(without_tabs_before(&text, index));
+            }
+            Err(Failure {
+                error,
+                after_tab: None,
+            }) => return Err(error),
+            Ok(root) => return Ok(root),
+        }
+    }
+}
+
+/// `key:<tab>value` is YAML to yaml-cpp but not to our parser: such a tab is made a space and the text read again, until
+/// this much was read.
+const RETRY_BYTES: usize = 64 << 20;
+
+struct Failure {
+    error: SyntaxError,
+    /// The character behind a tab that should have been a space.
+    after_tab: Option<usize>,
+}
+
+impl From<SyntaxError> for Failure {
+    fn from(error: SyntaxError) -> Self {
+        Self {
+            error,
+            after_tab: None,
+        }
+    }
+}
+
+fn parse_strictly(text: &str, source: u8) -> Result<Option<Node>, Failure> {
+    let mut builder = Builder {
+        source,
+        ..Builder::default()
+    };
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| {
+            let index = error.marker().index();
+            let is_tab = error
+                .info()
+                .contains("must be followed by a valid YAML whitespace");
+            Failure {
+                error: SyntaxError {
+                    mark: builder.mark(*error.marker()),
+                    message: format!("malformed YAML: {}", error.info()),
+                },
+                after_tab: Some(index).filter(|_| is_tab && has_tab_before(text, index)),
+            }
+        })?;
+        let mark = builder.mark(span.start);
+        builder.event(event, mark)?;
+        if builder.root.is_some() {
+            break;
+        }
+    }
+    Ok(builder.root)
+}
+
+fn has_tab_before(text: &str, index: usize) -> bool {
+    blanks_before(text, index).contains('\t')
+}
+
+/// The run of tabs and spaces before character `index`.
+fn blanks_before(text: &str, index: usize) -> &str {
+    let end = text
+        .char_indices()
+        .nth(index)
+        .map_or(text.len(), |(offset, _)| offset);
+    let before = &text[..end];
+    &before[before.trim_end_matches(['\t', ' ']).len()..]
+}
+
+/// The text with spaces for that run.
+fn without_tabs_before(text: &str, index: usize) -> String {
+    let end = text
+        .char_indices()
+        .nth(index)
+        .map_or(text.len(), |(offset, _)| offset);
+    let blanks = blanks_before(text, index).len();
+    [&text[..end - blanks], &" ".repeat(blanks), &text[end..]].concat()
+}
+
+#[derive(Default)]
+struct Builder {
+    source: u8,
+    root: Option<Node>,
+    stack: Vec<Frame>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+}
+
+/// A list or mapping that has not ended.
+struct Frame {
+    anchor: usize,
+    mark: Mark,
+    open: Open,
+}
+
+enum Open {
+    List(Vec<Node>),
+    Mapping {
+        entries: Vec<(Key, Node)>,
+        key: Option<PendingKey>,
+    },
+}
+
+/// A key whose value comes next.
+enum PendingKey {
+    Keep(Key),
+    /// Tagged `!ignore`: the entry is left out.
+    Ignore,
+}
+
+impl Builder {
+    fn mark(&self, at: Marker) -> Mark {
+        let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Mark {
+            source: self.source,
+            line: clamp(at.line()),
+            column: clamp(at.col().saturating_add(1)),
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>, mark: Mark) -> Result<(), SyntaxError> {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                self.scalar(Scalar { text, style, tag }, anchor, mark)
+            }
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor) else {
+                    return Err(error(mark, "an alias inside what it stands for"));
+                };
+                // Counted before the copy: nested aliases can stand for more than any memory holds.
+                let size = node.size();
+                self.count(size, mark)?;
+                self.anchors
+                    .get(&anchor)
+                    .cloned()
+                    .map_or(Ok(()), |node| self.add(node))
+            }
+            Event::SequenceStart(anchor, _) => self.open(anchor, mark, Open::List(Vec::new())),
+            Event::MappingStart(anchor, _) => self.open(
+                anchor,
+                mark,
+                Open::Mapping {
+                    entries: Vec::new(),
+                    key: None,
+                },
+            ),
+            Event::SequenceEnd | Event::MappingEnd => self.close(),
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd => Ok(()),
+        }
+    }
+
+    fn scalar(&mut self, scalar: Scalar<'_>, anchor: usize, mark: Mark) -> Result<(), SyntaxError> {
+        self.count(1, mark)?;
+        if let Some(Frame {
+            open: Open::Mapping {
+                key: key @ None, ..
+            },
+            ..
+        }) = self.stack.last_mut()
+        {
+            *key = Some(if scalar.has_tag("ignore") {
+                PendingKey::Ignore
+            } else {
+                PendingKey::Keep(Key {
+                    mark,
+                    name: scalar.text.into_owned(),
+                })
+            });
+            return Ok(());
+        }
+        let node = Node {
+            mark,
+            kind: scalar.resolve(),
+        };
+        self.complete(node, anchor)
+    }
+
+    fn open(&mut self, anchor: usize, mark: Mark, open: Open) -> Result<(), SyntaxError> {
+        self.count(1, mark)?;
+        if self.stack.len() >= MAX_DEPTH {
+            return Err(error(
+                mark,
+                format!("more than {MAX_DEPTH} lists and mappings inside one another"),
+            ));
+        }
+        if let Some(Frame {
+            open: Open::Mapping { key: None, .. },
+            ..
+        }) = self.stack.last()
+        {
+            return Err(error(
+                mark,
+                "expected a plain text as key, got a list or a mapping",
+            ));
+        }
+        self.stack.push(Frame { anchor, mark, open });
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), SyntaxError> {
+        let Some(Frame { anchor, mark, open }) = self.stack.pop() else {
+            return Ok(());
+        };
+        let kind = match open {
+            Open::List(items) => NodeKind::List(items),
+            Open::Mapping { entries, .. } => NodeKind::Mapping(keep_last(entries)),
+        };
+        self.complete(Node { mark, kind }, anchor)
+    }
+
+    fn complete(&mut self, node: Node, anchor: usize) -> Result<(), SyntaxError> {
+        // The parser counts anchors from 1.
+        if anchor > 0 {
+            self.count(node.size(), node.mark)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        self.add(node)
+    }
+
+    fn add(&mut self, node: Node) -> Result<(), SyntaxError> {
+        match self.stack.last_mut().map(|frame| &mut frame.open) {
+            None => self.root = Some(node),
+            Some(Open::List(items)) => items.push(node),
+            Some(Open::Mapping { entries, key }) => match (key.take(), node.kind) {
+                (Some(PendingKey::Keep(key)), kind) => entries.push((
+                    key,
+                    Node {
+                        mark: node.mark,
+                        kind,
+                    },
+                )),
+                (Some(PendingKey::Ignore), _) => {}
+                // An alias as a key.
+                (None, NodeKind::String(name)) => {
+                    *key = Some(PendingKey::Keep(Key {
+                        mark: node.mark,
+                        name,
+                    }));
+                }
+                (None, _) => return Err(error(node.mark, "expected a plain text as key")),
+            },
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, nodes: usize, mark: Mark) -> Result<(), SyntaxError> {
+        self.nodes = self.nodes.saturating_add(nodes);
+        if self.nodes > MAX_NODES {
+            return Err(error(
+                mark,
+                format!("more than {MAX_NODES} values, aliases expanded"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+struct Scalar<'a> {
+    text: Cow<'a, str>,
+    style: ScalarStyle,
+    tag: Option<Cow<'a, Tag>>,
+}
+
+impl Scalar<'_> {
+    fn has_tag(&self, suffix: &str) -> bool {
+        self.tag
+            .as_ref()
+            .is_some_and(|tag| tag.handle == "!" && tag.suffix == suffix)
+    }
+
+    fn resolve(self) -> NodeKind {
+        let is_quoted = !matches!(self.style, ScalarStyle::Plain);
+        match &self.tag {
+            None if is_quoted => NodeKind::String(self.text.into_owned()),
+            None => plain::resolve(self.text.into_owned()),
+            // The tag `!` alone says "a string".
+            Some(tag) if tag.suffix.is_empty() || tag.suffix == "!" => {
+                NodeKind::String(self.text.into_owned())
+            }
+            Some(_) => plain::resolve_tagged(self.text.into_owned()),
+        }
+    }
+}
+
+impl Node {
+    /// How many values it is made of.
+    fn size(&self) -> usize {
+        1 + match &self.kind {
+            NodeKind::List(items) => items.iter().map(Self::size).sum(),
+            NodeKind::Mapping(entries) => entries.iter().map(|(_, value)| value.size() + 1).sum(),
+            _ => 0,
+        }
+    }
+}
+
+fn error(mark: Mark, message: impl Into<String>) -> SyntaxError {
+    SyntaxError {
+        mark,
+        message: message.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> String {
+        fn write(node: &Node, out: &mut String) {
+            match &node.kind {
+                NodeKind::Null => out.push('~'),
+                NodeKind::Bool(flag, _) => out.push_str(if *flag { "T" } else { "F" }),
+                NodeKind::Number(number, _) => out.push_str(number),
+                NodeKind::String(text) => out.push_str(&format!("{text:?}")),
+                NodeKind::List(items) => {
+                    out.push('[');
+                    items.iter().for_each(|item| {
+                        write(item, out);
+                        out.push(' ');
+                    });
+                    out.push(']');
+                }
+                NodeKind::Mapping(entries) => {
+                    out.push('{');
+                    entries.iter().for_each(|(key, value)| {
+                        out.push_str(&format!("{}:", key.name));
+                        write(value, out);
+                        out.push(' ');
+                    });
+                    out.push('}');
+                }
+            }
+        }
+        match parse(text, 0) {
+            Ok(Some(node)) => {
+                let mut out = String::new();
+                write(&node, &mut out);
+                out
+            }
+            Ok(None) => "nothing".to_owned(),
+            Err(error) => format!(
+                "{}:{}: {}",
+                error.mark.line, error.mark.column, error.message
+            ),
+        }
+    }
+
+    #[test]
+    fn reads_what_yaml_cpp_reads() {
+        for (text, expected) in [
+            ("", "nothing"),
+            ("# only a comment\n", "nothing"),
+            (
+                "a: 1\nb: [x, 'y', \"n\", n]\n",
+                r#"{a:1 b:["x" "y" "n" F ] }"#,
+            ),
+            ("a: 1\nb: 2\na: 3\n", "{b:2 a:3 }"),
+            ("a: 1\n---\n: : garbage [", "{a:1 }"),
+            ("--- \na: 1\n", "{a:1 }"),
+            ("a: 1\r\nb: 2\r\n", "{a:1 b:2 }"),
+            ("a:\t1\nb:\t\n  c: 2\n", "{a:1 b:{c:2 } }"),
+            ("a: &x {b: 1}\nc: *x\n", "{a:{b:1 } c:{b:1 } }"),
+            ("a: &x {b: 1}\nc: {<<: *x}\n", "{a:{b:1 } c:{<<:{b:1 } } }"),
+            ("!ignore a: [1]\nb: 2\n", "{b:2 }"),
+            ("a: !ignore 1\n", "{a:1 }"),
+            (
+                "a: !!str 12\nb: !!str \"on\"\nc: ! 12\n",
+                "{a:12 b:T c:\"12\" }",
+            ),
+            (
+                "a: |\n  x\n  y\nb: >-\n  x\n  y\n",
+                r#"{a:"x\ny\n" b:"x y" }"#,
+            ),
+            ("{\"a\": [1, 2,], \"b\": ~,}", "{a:[1 2 ] b:~ }"),
+        ] {
+            assert_eq!(json(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn limits_depth_and_aliases() {
+        assert!(json(&format!("{}1", "- ".repeat(120))).contains("more than 100 lists"));
+        assert!(json(&"[".repeat(100_000)).contains("recursion limit"));
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for level in 1..12 {
+            let before = level - 1;
+            bomb.push_str(&format!(
+                "a{level}: &a{level} [{}]\n",
+                vec![format!("*a{before}"); 10].join(",")
+            ));
+        }
+        assert!(json(&bomb).contains("aliases expanded"), "{}", json(&bomb));
+        assert!(
+            json("a: &a [*a]").contains("an alias inside what it stands for"),
+            "{}",
+            json("a: &a [*a]")
+        );
+    }
+}

@@ -1,0 +1,263 @@
+//! From files and options to a checked bootstrap.
+
+use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use crate::Diagnostic;
+use crate::Diagnostics;
+use crate::Positions;
+use crate::api::envoy::config::bootstrap::v3::Bootstrap;
+use crate::check;
+use crate::document::json;
+use crate::document::yaml;
+use crate::merge::merge;
+use crate::position::Mark;
+use crate::reader::Problem;
+use crate::reader::Reader;
+use crate::schema::MessageType;
+use crate::value::Message;
+use crate::wire;
+
+const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
+
+/// A bootstrap is a few kilobytes, a generated one a few megabytes; what is larger is no bootstrap.
+const MAX_BYTES: usize = 64 << 20;
+
+/// Where the configuration comes from, as the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config-path`
+    pub config_path: Option<PathBuf>,
+    /// `--config-yaml`: merged over the file, or the whole configuration when there is no file.
+    pub config_yaml: Option<String>,
+    /// `--allow-unknown-static-fields`: what Envoy's API does not have is a warning.
+    pub allow_unknown_static_fields: bool,
+}
+
+/// One text to read, with the name that messages call it by.
+#[derive(Clone)]
+pub struct Source {
+    /// The path of the file or the name of the option.
+    pub name: String,
+    /// Its content.
+    pub text: Vec<u8>,
+    /// How to read it.
+    pub format: Format,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Source({}, {:?}, {} bytes)",
+            self.name,
+            self.format,
+            self.text.len()
+        )
+    }
+}
+
+/// How a source is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `.yaml` and `.yml`
+    Yaml,
+    /// `.json`, and every name that says nothing else
+    Json,
+    /// `.pb`
+    Protobuf,
+}
+
+/// A configuration without errors.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub bootstrap: Bootstrap,
+    /// The same as protobuf bytes, with the fields that have no effect here too: `/config_dump` shows it.
+    pub wire: Vec<u8>,
+    /// Where its fields stand; to be dropped once everything is built.
+    pub positions: Positions,
+    /// Deprecated fields and the like.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads, merges and checks the configuration.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the files.
+pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
+    let mut texts = Vec::new();
+    if let Some(path) = &sources.config_path {
+        texts.push(read_file(path)?);
+    }
+    if let Some(yaml) = &sources.config_yaml {
+        let text = yaml.clone().into_bytes();
+        texts.push(Source {
+            name: "--config-yaml".to_owned(),
+            text,
+            format: Format::Yaml,
+        });
+    }
+    if texts.is_empty() {
+        let text = "no configuration: give --config-path, --config-yaml or both";
+        return Err(Diagnostics(vec![Diagnostic {
+            position: None,
+            path: Default::default(),
+            message: text.to_owned(),
+        }]));
+    }
+    load_texts(&texts, sources.allow_unknown_static_fields)
+}
+
+/// Like [`load`] for texts at hand; later ones are merged over earlier ones.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagnostics> {
+    let names: Vec<Arc<str>> = texts.iter().map(|text| text.name.as_str().into()).collect();
+    let mut reader = Reader {
+        allow_unknown,
+        ..Reader::default()
+    };
+    let mut merged: Option<Message> = None;
+    for (index, source) in texts.iter().enumerate() {
+        let message = read(source, u8::try_from(index).unwrap_or(u8::MAX), &mut reader)
+            .map_err(|problem| located(vec![problem], &Positions::unplaced(names.clone())))?;
+        match &mut merged {
+            None => merged = Some(message),
+            Some(merged) => merge(merged, message),
+        }
+    }
+    let Some(message) = merged else {
+        return Err(Diagnostics::default());
+    };
+    let findings = check::check(&message);
+    let positions = Positions::of(&message, names);
+    let problems: Vec<Problem> = reader
+        .problems
+        .into_iter()
+        .chain(findings.problems)
+        .collect();
+    if !problems.is_empty() {
+        return Err(located(problems, &positions));
+    }
+    let wire = wire::encode(&message);
+    let bootstrap = Bootstrap::decode(wire.as_slice()).map_err(|error| {
+        Diagnostics::about(
+            BOOTSTRAP,
+            format!("the configuration does not decode: {error}"),
+        )
+    })?;
+    let warnings = reader
+        .warnings
+        .into_iter()
+        .chain(findings.warnings)
+        .collect();
+    Ok(Loaded {
+        bootstrap,
+        wire,
+        warnings: located(warnings, &positions).0,
+        positions,
+    })
+}
+
+fn read_file(path: &Path) -> Result<Source, Diagnostics> {
+    let name = path.display().to_string();
+    let fail = |text: String| Diagnostics::about(&name, text);
+    let format = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("yaml" | "yml") => Format::Yaml,
+        Some("pb") => Format::Protobuf,
+        Some("pb_text") => {
+            return Err(fail(
+                "text protobuf files are not supported here: write YAML or JSON".to_owned(),
+            ));
+        }
+        _ => Format::Json,
+    };
+    // A pipe or device has no size to check beforehand.
+    let mut text = Vec::new();
+    let file =
+        std::fs::File::open(path).map_err(|error| fail(format!("cannot be opened: {error}")))?;
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(file, MAX_BYTES as u64 + 1),
+        &mut text,
+    )
+    .map_err(|error| fail(format!("cannot be read: {error}")))?;
+    Ok(Source { name, text, format })
+}
+
+fn read(source: &Source, index: u8, reader: &mut Reader) -> Result<Message, Problem> {
+    let at = |line, column| Mark {
+        source: index,
+        line,
+        column,
+    };
+    let problem = |mark, text: String| Problem {
+        mark,
+        path: Default::default(),
+        message: text,
+    };
+    let whole = |text: &str| problem(at(0, 0), text.to_owned());
+    let message_type =
+        MessageType::find(BOOTSTRAP).ok_or_else(|| whole("the tables have no bootstrap"))?;
+    if source.text.len() > MAX_BYTES {
+        return Err(whole(&format!("larger than {} MiB", MAX_BYTES >> 20)));
+    }
+    if source.format == Format::Protobuf {
+        return wire::decode(message_type, &source.text, at(0, 0))
+            .map_err(|text| problem(at(0, 0), text));
+    }
+    let text = std::str::from_utf8(&source.text).map_err(|error| {
+        let before = source.text.get(..error.valid_up_to()).unwrap_or_default();
+        let line = before
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            .saturating_add(1);
+        problem(
+            at(u32::try_from(line).unwrap_or(u32::MAX), 1),
+            "not UTF-8".to_owned(),
+        )
+    })?;
+    let node = match source.format {
+        Format::Json => {
+            let node = json::parse(text, index).map_err(|error| {
+                let hint = hint_for_json(source, text);
+                problem(error.mark, format!("{}{hint}", error.message))
+            })?;
+            Some(node)
+        }
+        _ => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+            yaml::parse(text, index).map_err(|error| problem(error.mark, error.message))?
+        }
+    };
+    let node =
+        node.ok_or_else(|| whole("empty: expected a bootstrap with static_resources or admin"))?;
+    Ok(reader.root(message_type, node))
+}
+
+/// Envoy reads a file of any other name as JSON, to the surprise of those who wrote YAML.
+fn hint_for_json(source: &Source, text: &str) -> &'static str {
+    let is_json = source.name.ends_with(".json") || text.trim_start().starts_with('{');
+    if is_json {
+        ""
+    } else {
+        "; only files named .yaml or .yml are read as YAML, as in Envoy"
+    }
+}
+
+/// The problems with their places, in the order of the files.
+fn located(mut problems: Vec<Problem>, positions: &Positions) -> Diagnostics {
+    problems.sort_by_key(|problem| (problem.mark.source, problem.mark.line, problem.mark.column));
+    let diagnostics = problems.into_iter().map(|problem| Diagnostic {
+        position: positions.position(problem.mark),
+        path: problem.path,
+        message: problem.message,
+    });
+    Diagnostics(diagnostics.collect())
+}
