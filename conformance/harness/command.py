@@ -92,7 +92,7 @@ def record_one(case: Case, binary: str) -> tuple:
         if problem:
             break
         again = attempt(case, binary, first.observed)
-        problem = difference(first.observed, again.observed, ("first run", "again"))
+        problem = difference(first.observed, again.observed, ("first run", "again")) if again.observed != first.observed else ""
     return first.observed, problem
 
 

@@ -148,7 +148,7 @@ def admin_body(step: dict, body: bytes):
         return {path: pick(tree, path.split(".")) for path in ([step["pick"]] if isinstance(step["pick"], str) else step["pick"])}
     whole = body.decode("latin-1")
     if whole.startswith("{") and "grep" not in step:
-        return json.loads(whole)  # Envoy shuffles the keys of its objects
+        return json.loads(json.dumps(json.loads(whole), sort_keys=True))  # Envoy shuffles the keys of its objects
     if "grep" in step:
         found = [line for line in whole.split("\n") if re.search(step["grep"], line)]
         found = [line.rpartition(": ")[0] for line in found] if step.get("names") else found
