@@ -54,6 +54,8 @@ impl Http2Options {
         path: &FieldPath,
         stream_error_on_invalid_message: bool,
     ) -> Result<Self, ConfigError> {
+        #[expect(deprecated, reason = "an old but live field")]
+        let old_setting = message.stream_error_on_invalid_http_messaging;
         let default = Http2Options::default();
         let keepalive = message.connection_keepalive.as_ref();
         let keepalive_path = path.field("connection_keepalive");
@@ -92,10 +94,7 @@ impl Http2Options {
                 .unwrap_or(default.stream_reset_rate),
             stream_error_on_invalid_message: message
                 .override_stream_error_on_invalid_http_message
-                .unwrap_or(
-                    message.stream_error_on_invalid_http_messaging
-                        || stream_error_on_invalid_message,
-                ),
+                .unwrap_or(old_setting || stream_error_on_invalid_message),
             keepalive: keepalive
                 .map(|message| Keepalive::build(message, &keepalive_path))
                 .transpose()?,

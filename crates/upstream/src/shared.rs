@@ -29,7 +29,7 @@ pub struct SharedCluster {
     pub(crate) hosts: Arc<ArcSwap<HostSet>>,
     pub(crate) breakers: Arc<Breakers>,
     /// Lists the workers' stats before any worker has made its own copy.
-    pub(crate) stats: Arc<ClusterStats>,
+    _listed: Arc<ClusterStats>,
     pub(crate) membership: Arc<MembershipStats>,
     /// Numbers the upstream connections of the process.
     pub(crate) connection_ids: Arc<AtomicU64>,
@@ -50,7 +50,7 @@ impl SharedCluster {
         SharedCluster {
             hosts: Arc::new(ArcSwap::from_pointee(host_set(Vec::new(), &info))),
             breakers: Arc::new(breakers),
-            stats: store.register(scope.clone()),
+            _listed: store.register(scope.clone()),
             membership: store.register(scope),
             connection_ids,
             info: Arc::new(info),

@@ -42,7 +42,7 @@ enum Kind {
     LegacyDns {
         logical: bool,
     },
-    Dns(DnsCluster, FieldPath),
+    Dns(Box<DnsCluster>, FieldPath),
 }
 
 /// The discovery of `cluster`, found at `path`.
@@ -90,13 +90,13 @@ fn custom_kind(custom: &CustomClusterType, path: &FieldPath) -> Result<Kind, Con
     if let Some(any) = &custom.typed_config
         && type_name(any) == DnsCluster::full_name()
     {
-        return Ok(Kind::Dns(unpack(any, &config)?, config));
+        return Ok(Kind::Dns(Box::new(unpack(any, &config)?), config));
     }
     match custom.name.as_str() {
         STATIC => Ok(Kind::Static),
         STRICT_DNS => Ok(Kind::LegacyDns { logical: false }),
         LOGICAL_DNS => Ok(Kind::LegacyDns { logical: true }),
-        DNS => Ok(Kind::Dns(DnsCluster::default(), config)),
+        DNS => Ok(Kind::Dns(Box::default(), config)),
         name => {
             let known = [STATIC, STRICT_DNS, LOGICAL_DNS, DNS].join(", ");
             let message = format!("{name:?} is not supported; known: {known}");

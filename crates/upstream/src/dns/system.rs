@@ -90,7 +90,7 @@ pub(super) fn read_resolv_conf(path: &Path) -> ResolvConf {
             }
             // The last of the two counts.
             Some("search" | "domain") => {
-                conf.search = words.filter_map(|domain| fully_qualified(domain)).collect();
+                conf.search = words.filter_map(fully_qualified).collect();
             }
             Some("options") => {
                 for option in words {

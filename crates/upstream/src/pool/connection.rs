@@ -82,10 +82,9 @@ impl Connection {
         self.state.get() == State::Open && self.client.capacity() > self.unsent.get()
     }
 
-    /// Whether it takes no more requests and has none.
+    /// Whether it takes no more requests and has none. One that the peer is about to close is not: the codec closes it.
     pub(super) fn is_finished(&self) -> bool {
-        let stopped = self.state.get() != State::Open || self.client.is_draining();
-        stopped && self.active.get() == 0
+        self.state.get() != State::Open && self.active.get() == 0
     }
 
     pub(super) fn is_open(&self) -> bool {
