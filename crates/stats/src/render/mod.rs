@@ -27,7 +27,7 @@ pub enum Histograms {
     Detailed,
 }
 
-/// A renderer stops at the end of the line, or metric, that passes this many bytes.
+/// A renderer stops at the end of the stat that passes this many bytes.
 const PIECE: usize = 16 * 1024;
 
 /// The values between one bound and the next, from the values up to each.

@@ -10,6 +10,7 @@ use super::number::general;
 use crate::Kind;
 use crate::QUANTILES;
 use crate::Recorded;
+use crate::Row;
 use crate::Snapshot;
 use crate::Store;
 use crate::Value;
@@ -33,6 +34,9 @@ pub struct Prometheus {
     kinds: std::vec::IntoIter<Kind>,
     kind: Kind,
     metrics: btree_map::IntoIter<String, Vec<u32>>,
+    /// The metric being written, and its rows to come.
+    metric: String,
+    rows: std::vec::IntoIter<u32>,
 }
 
 /// Enough digits for any double, as Envoy prints them.
@@ -55,6 +59,8 @@ impl Prometheus {
             kinds: kinds.into_iter(),
             kind: Kind::Counter,
             metrics: BTreeMap::new().into_iter(),
+            metric: String::new(),
+            rows: Vec::new().into_iter(),
         }
     }
 
@@ -71,47 +77,43 @@ impl Prometheus {
         metrics
     }
 
-    fn write(&self, metric: &str, rows: &[u32], to: &mut String) -> std::fmt::Result {
-        let metric = format!("envoy_{}", sanitize(metric));
+    fn write_type(&self, to: &mut String) -> std::fmt::Result {
         let kind = match (self.kind, self.histograms) {
             (Kind::Counter, _) => "counter",
             (Kind::Gauge | Kind::Text, _) => "gauge",
             (Kind::Histogram, PrometheusHistograms::Cumulative) => "histogram",
             (Kind::Histogram, PrometheusHistograms::Summary) => "summary",
         };
-        writeln!(to, "# TYPE {metric} {kind}")?;
-        for row in rows
-            .iter()
-            .filter_map(|row| self.snapshot.row(*row as usize))
-        {
-            let name = row.name();
-            let labels = self.labels(&name);
-            match row.value() {
-                Value::Counter(value) | Value::Gauge(value) => {
-                    writeln!(to, "{metric}{{{labels}}} {value}")?;
-                }
-                Value::Text(text) => {
-                    let text = with("text_value", &escape(text), &labels);
-                    writeln!(to, "{metric}{{{text}}} 0")?;
-                }
-                Value::Histogram(recorded) => {
-                    let nothing = Recorded::default();
-                    let recorded = recorded.unwrap_or(&nothing);
-                    let shown = Shown {
-                        metric: &metric,
-                        labels: &labels,
-                        recorded,
-                    };
-                    match self.histograms {
-                        PrometheusHistograms::Cumulative => {
-                            shown.histogram(self.store.options().bounds(&name), to)?;
-                        }
-                        PrometheusHistograms::Summary => shown.summary(to)?,
+        writeln!(to, "# TYPE {} {kind}", self.metric)
+    }
+
+    fn write_row(&self, row: Row<'_>, to: &mut String) -> std::fmt::Result {
+        let metric = &self.metric;
+        let name = row.name();
+        let labels = self.labels(&name);
+        match row.value() {
+            Value::Counter(value) | Value::Gauge(value) => {
+                writeln!(to, "{metric}{{{labels}}} {value}")
+            }
+            Value::Text(text) => {
+                let labels = with("text_value", &escape(text), &labels);
+                writeln!(to, "{metric}{{{labels}}} 0")
+            }
+            Value::Histogram(recorded) => {
+                let nothing = Recorded::default();
+                let shown = Shown {
+                    metric,
+                    labels: &labels,
+                    recorded: recorded.unwrap_or(&nothing),
+                };
+                match self.histograms {
+                    PrometheusHistograms::Cumulative => {
+                        shown.histogram(self.store.options().bounds(&name), to)
                     }
+                    PrometheusHistograms::Summary => shown.summary(to),
                 }
             }
         }
-        Ok(())
     }
 
     fn labels(&self, name: &str) -> String {
@@ -130,8 +132,13 @@ impl Iterator for Prometheus {
     fn next(&mut self) -> Option<String> {
         let mut piece = String::new();
         while piece.len() < PIECE {
-            if let Some((metric, rows)) = self.metrics.next() {
-                self.write(&metric, &rows, &mut piece).unwrap_or_default(); // a String takes everything
+            if let Some(index) = self.rows.next() {
+                let row = self.snapshot.row(index as usize)?;
+                self.write_row(row, &mut piece).unwrap_or_default(); // a String takes everything
+            } else if let Some((metric, rows)) = self.metrics.next() {
+                self.metric = format!("envoy_{}", sanitize(&metric));
+                self.rows = rows.into_iter();
+                self.write_type(&mut piece).unwrap_or_default();
             } else if let Some(kind) = self.kinds.next() {
                 self.kind = kind;
                 self.metrics = self.metrics(kind).into_iter();

@@ -224,5 +224,14 @@ fn a_large_store_comes_in_pieces() {
         Histograms::Summary,
     ));
     assert!(pieces > 10 && longest < 2 * PIECE, "{pieces} {longest}");
+    let snapshot = snapshot();
+    let mut pieces = Prometheus::new(
+        store.clone(),
+        snapshot,
+        PrometheusHistograms::Cumulative,
+        false,
+    );
+    let (pieces, longest) = lengths(&mut pieces);
+    assert!(pieces > 10 && longest < 2 * PIECE, "{pieces} {longest}");
     drop(held);
 }
