@@ -1,7 +1,7 @@
 //! The bare pipe: every stream that comes in goes to one upstream over one connection, with two added headers and no policy.
 //!
 //! It is what the proxy could cost at best, so it is what profiles of the codec are taken from:
-//! `pipe <listen port> <upstream port> <1|2: the upstream's HTTP version>`.
+//! `pipe <listen port> <upstream port> <1|2>`, the last being the HTTP version that the upstream speaks.
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -36,6 +36,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct Pipe {
     upstream: Address,
+    http2: bool,
     options: Rc<ClientOptions>,
     clients: RefCell<Vec<Client>>,
 }
@@ -53,8 +54,16 @@ impl Pipe {
             .await
             .map_err(|error| StreamError::ConnectionFailure(error.to_string()))?;
         let options = self.options.clone();
-        let (client, run) = outrider_codec::connect_http2(socket, options, Rc::new(|| {})).await?;
-        tokio::task::spawn_local(run);
+        let client = if self.http2 {
+            let (client, run) =
+                outrider_codec::connect_http2(socket, options, Rc::new(|| {})).await?;
+            tokio::task::spawn_local(run);
+            client
+        } else {
+            let (client, run) = outrider_codec::connect_http1(socket, options, Rc::new(|| {}));
+            tokio::task::spawn_local(run);
+            client
+        };
         self.clients.borrow_mut().push(client.clone());
         Ok(client)
     }
@@ -97,7 +106,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .skip(1)
         .map(|argument| argument.parse())
         .collect::<Result<_, _>>()?;
-    let [listen, upstream] = ports[..] else {
+    let [listen, upstream, version] = ports[..] else {
         return Err("usage: pipe <listen port> <upstream port> <1|2>".into());
     };
     let local = tokio::task::LocalSet::new();
@@ -108,6 +117,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let counts = Arc::new(ConnectionStats::default());
             let pipe = Rc::new(Pipe {
                 upstream: Address::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, upstream))),
+                http2: version == 2,
                 options: Rc::new(ClientOptions::new(timers.clone(), counts)),
                 clients: RefCell::default(),
             });

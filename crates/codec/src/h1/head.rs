@@ -66,6 +66,8 @@ pub(crate) struct HeadError {
 
 impl HeadError {
     pub(crate) const CODEC: HeadError = HeadError::bad_request("http1.codec_error");
+    pub(crate) const INVALID_URL: HeadError = HeadError::bad_request("http1.invalid_url");
+    pub(crate) const INVALID_SCHEME: HeadError = HeadError::bad_request("http1.invalid_scheme");
     const TOO_LARGE: HeadError = HeadError {
         status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         details: "http1.headers_too_large",
@@ -143,8 +145,7 @@ pub(crate) fn take_request(
     fields.remove_hop_by_hop(upgrade);
 
     let mut request = Request::new(());
-    let parsed =
-        target::parse(&method, &target, options.allow_absolute_url).ok_or(HeadError::CODEC)?;
+    let parsed = target::parse(&method, &target, options.allow_absolute_url)?;
     if let Some(named) = parsed.authority {
         authority = Some(named);
     }

@@ -45,10 +45,6 @@ pub(crate) async fn serve<H: Handler>(
     options: Rc<ServerOptions>,
     handler: Rc<H>,
 ) -> ConnectionEnd {
-    options.stats.downstream_cx_http1_total.inc();
-    let _active = options
-        .stats
-        .hold(|stats| &stats.downstream_cx_http1_active);
     let shared = Rc::new(Shared {
         transport: RefCell::new(Transport::new(socket, options.stats.clone(), already)),
         framing: RefCell::new(Framing::None),

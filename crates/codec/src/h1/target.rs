@@ -4,7 +4,9 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::Method;
 use http::Uri;
+use memchr::memchr;
 
+use super::head::HeadError;
 use super::head::origin_form;
 
 /// What a target says.
@@ -68,52 +70,80 @@ pub(crate) fn known_method(name: &[u8]) -> Option<Method> {
     })
 }
 
-/// Takes a target apart; none when it has no form that a request may have.
-pub(crate) fn parse(method: &Method, target: &Bytes, allow_absolute: bool) -> Option<Target> {
+/// Takes a target apart, or says with Envoy's name why no request may have it.
+pub(crate) fn parse(
+    method: &Method,
+    target: &Bytes,
+    allow_absolute: bool,
+) -> Result<Target, HeadError> {
     if *method == Method::CONNECT {
-        let authority = HeaderValue::from_maybe_shared(target.clone()).ok()?;
-        return Some(Target {
+        return Ok(Target {
             uri: Uri::from_static("/"),
-            authority: Some(authority),
+            authority: Some(named_authority(target.clone(), true)?),
         });
     }
     if target.starts_with(b"/") {
-        return Some(Target {
-            uri: origin_form(target.clone())?,
+        return Ok(Target {
+            uri: origin_form(target.clone()).ok_or(HeadError::CODEC)?,
             authority: None,
         });
     }
     if target.as_ref() == b"*" {
-        return Some(Target {
+        if *method != Method::OPTIONS {
+            return Err(HeadError::INVALID_URL);
+        }
+        return Ok(Target {
             uri: Uri::from_static("*"),
             authority: None,
         });
     }
     if !allow_absolute {
-        return None;
+        return Err(HeadError::CODEC);
     }
-    let lower = target.get(..8)?.to_ascii_lowercase();
-    let start = if lower.starts_with(b"http://") {
-        7
-    } else if lower.starts_with(b"https://") {
-        8
-    } else {
-        return None;
-    };
+    absolute_form(target)
+}
+
+fn absolute_form(target: &Bytes) -> Result<Target, HeadError> {
+    let scheme = memchr::memmem::find(target, b"://").ok_or(HeadError::CODEC)?;
+    if !target[..scheme].eq_ignore_ascii_case(b"http")
+        && !target[..scheme].eq_ignore_ascii_case(b"https")
+    {
+        return Err(HeadError::INVALID_SCHEME);
+    }
+    let start = scheme + 3;
     let end = target[start..]
         .iter()
         .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
         .map_or(target.len(), |at| start + at);
-    let authority = HeaderValue::from_maybe_shared(target.slice(start..end)).ok()?;
     let uri = match target.get(end) {
-        Some(b'/') => origin_form(target.slice(end..))?,
-        Some(_) => origin_form([b"/", &target[end..]].concat().into())?,
-        None => Uri::from_static("/"),
+        Some(b'/') => origin_form(target.slice(end..)),
+        Some(_) => origin_form([b"/", &target[end..]].concat().into()),
+        None => Some(Uri::from_static("/")),
     };
-    Some(Target {
-        uri,
-        authority: Some(authority),
+    Ok(Target {
+        uri: uri.ok_or(HeadError::CODEC)?,
+        authority: Some(named_authority(target.slice(start..end), false)?),
     })
+}
+
+/// The authority that a target names: a host and, after a colon, a port, which a CONNECT must have.
+fn named_authority(authority: Bytes, needs_port: bool) -> Result<HeaderValue, HeadError> {
+    let from = memchr::memrchr(b'@', &authority).map_or(0, |at| at + 1);
+    let host_and_port = &authority[from..];
+    let host_end = match host_and_port.first() {
+        Some(b'[') => memchr(b']', host_and_port).map(|at| at + 1),
+        _ => memchr(b':', host_and_port),
+    };
+    let (host, port) = host_and_port.split_at(host_end.unwrap_or(host_and_port.len()));
+    let port = match port {
+        [] => !needs_port,
+        [b':', digits @ ..] => std::str::from_utf8(digits).is_ok_and(|d| d.parse::<u16>().is_ok()),
+        _ => false,
+    };
+    if host.is_empty() || !port || !is_valid_authority(&authority) {
+        return Err(HeadError::INVALID_URL);
+    }
+    HeaderValue::from_maybe_shared(authority).map_err(|_| HeadError::INVALID_URL)
 }
 
 /// Whether only bytes stand in it that a host, a port and user information may have (RFC 3986 section 3.2).
@@ -130,32 +160,36 @@ mod tests {
     #[test]
     fn every_form_of_target() {
         for (method, target, expected) in [
-            ("GET", "/a?b", Some(("/a?b", None))),
+            ("GET", "/a?b", Ok(("/a?b", None))),
+            ("GET", "http://other:81/p?q", Ok(("/p?q", Some("other:81")))),
+            ("GET", "HTTPS://other", Ok(("/", Some("other")))),
+            ("GET", "http://other?q", Ok(("/?q", Some("other")))),
             (
                 "GET",
-                "http://other:81/p?q",
-                Some(("/p?q", Some("other:81"))),
+                "http://u:p@[::1]:80/",
+                Ok(("/", Some("u:p@[::1]:80"))),
             ),
-            ("GET", "HTTPS://other", Some(("/", Some("other")))),
-            ("GET", "http://other?q", Some(("/?q", Some("other")))),
-            ("OPTIONS", "*", Some(("*", None))),
-            ("CONNECT", "h:80", Some(("/", Some("h:80")))),
-            ("GET", "foo", None),
-            ("GET", "ftp://other/", None),
+            ("OPTIONS", "*", Ok(("*", None))),
+            ("CONNECT", "h:80", Ok(("/", Some("h:80")))),
+            ("GET", "foo", Err("http1.codec_error")),
+            ("GET", "ftp://other/", Err("http1.invalid_scheme")),
+            ("GET", "*", Err("http1.invalid_url")),
+            ("GET", "http:///x", Err("http1.invalid_url")),
+            ("GET", "http://a:99999/x", Err("http1.invalid_url")),
+            ("CONNECT", "h", Err("http1.invalid_url")),
+            ("CONNECT", ":80", Err("http1.invalid_url")),
+            ("CONNECT", "h:", Err("http1.invalid_url")),
+            ("CONNECT", "h:80/x", Err("http1.invalid_url")),
         ] {
-            let parsed = parse(
-                &known_method(method.as_bytes()).unwrap(),
-                &Bytes::from(target),
-                true,
-            );
-            let seen = parsed
-                .as_ref()
-                .map(|t| (t.uri.to_string(), t.authority.clone()));
+            let method = known_method(method.as_bytes()).unwrap();
+            let parsed = parse(&method, &Bytes::from(target), true)
+                .map(|target| (target.uri.to_string(), target.authority))
+                .map_err(|error| error.details);
             let expected =
                 expected.map(|(uri, a)| (uri.to_owned(), a.map(|a: &str| a.parse().unwrap())));
-            assert_eq!(seen, expected, "{method} {target}");
+            assert_eq!(parsed, expected, "{method} {target}");
         }
-        assert!(parse(&Method::GET, &Bytes::from("http://other/"), false).is_none());
+        assert!(parse(&Method::GET, &Bytes::from("http://other/"), false).is_err());
     }
 
     #[test]
