@@ -225,3 +225,143 @@ pub(super) fn locality(locality: &Locality) -> Value {
         .collect();
     parts.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use outrider_config::Format;
+    use outrider_config::Source;
+    use outrider_config::load_texts;
+    use outrider_stats::Store;
+    use outrider_upstream::ClusterManager;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    const BOOTSTRAP: &str = r#"
+static_resources:
+  clusters:
+  - name: c
+    alt_stat_name: alt
+    circuit_breakers: { thresholds: [ { max_connections: 5, max_requests: 7 } ] }
+    load_assignment:
+      cluster_name: c
+      endpoints:
+      - locality: { region: r, zone: z, sub_zone: s }
+        lb_endpoints:
+        - health_status: DRAINING
+          load_balancing_weight: 3
+          metadata: { filter_metadata: { envoy.lb: { canary: true } } }
+          endpoint: { hostname: hn, address: { socket_address: { address: 127.0.0.1, port_value: 18091 } } }
+        - endpoint: { address: { pipe: { path: /tmp/x.sock } } }
+        - health_status: UNHEALTHY
+          endpoint: { address: { socket_address: { address: "::1", port_value: 81 } } }
+        - health_status: DEGRADED
+          endpoint: { address: { socket_address: { address: 127.0.0.3, port_value: 1 } } }
+"#;
+
+    fn cluster() -> ClusterView {
+        let source = Source {
+            name: "test".into(),
+            text: BOOTSTRAP.into(),
+            format: Format::Yaml,
+        };
+        let loaded = load_texts(&[source], false).unwrap();
+        let manager = ClusterManager::build(&loaded.bootstrap, &Store::new()).unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            tokio::select! {
+                biased;
+                () = manager.run() => {}
+                () = manager.initialized() => {}
+            }
+        });
+        manager.view().remove(0)
+    }
+
+    /// As Envoy 1.40 prints the same cluster, but that its first host has been used here.
+    #[test]
+    fn a_cluster_as_text() {
+        let cluster = cluster();
+        let host = cluster.hosts().next().unwrap();
+        host.stats.cx_total.inc();
+        host.stats.rq_active.inc();
+        let mut text = String::new();
+        write(&cluster, &mut text).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        let want = "c::observability_name::alt
+c::default_priority::max_connections::5
+c::default_priority::max_pending_requests::1024
+c::default_priority::max_requests::7
+c::default_priority::max_retries::3
+c::high_priority::max_connections::1024
+c::high_priority::max_pending_requests::1024
+c::high_priority::max_requests::1024
+c::high_priority::max_retries::3
+c::added_via_api::false
+c::127.0.0.1:18091::cx_active::0
+c::127.0.0.1:18091::cx_connect_fail::0
+c::127.0.0.1:18091::cx_total::1
+c::127.0.0.1:18091::rq_active::1
+c::127.0.0.1:18091::rq_error::0
+c::127.0.0.1:18091::rq_pending_active::0
+c::127.0.0.1:18091::rq_success::0
+c::127.0.0.1:18091::rq_timeout::0
+c::127.0.0.1:18091::rq_total::0
+c::127.0.0.1:18091::hostname::hn
+c::127.0.0.1:18091::health_flags::/eds_status_draining
+c::127.0.0.1:18091::weight::3
+c::127.0.0.1:18091::region::r
+c::127.0.0.1:18091::zone::z
+c::127.0.0.1:18091::sub_zone::s
+c::127.0.0.1:18091::canary::true
+c::127.0.0.1:18091::priority::0
+c::127.0.0.1:18091::success_rate::-1
+c::127.0.0.1:18091::local_origin_success_rate::-1
+c::/tmp/x.sock::cx_active::0";
+        let want: Vec<_> = want.lines().collect();
+        assert_eq!(lines[..want.len()], want);
+        for line in [
+            "c::/tmp/x.sock::health_flags::healthy",
+            "c::[::1]:81::health_flags::/failed_eds_health",
+            "c::127.0.0.3:1::health_flags::/degraded_eds_health",
+        ] {
+            assert!(lines.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_as_json() {
+        let cluster = cluster();
+        let first = cluster.hosts().next().unwrap();
+        first.stats.rq_success.add(252);
+        let shown = status(&cluster);
+        let host = &shown["host_statuses"][0];
+        let want = json!({
+            "address": { "socket_address": { "address": "127.0.0.1", "port_value": 18091 } },
+            "stats": [
+                { "name": "cx_connect_fail" },
+                { "name": "cx_total" },
+                { "name": "rq_error" },
+                { "value": "252", "name": "rq_success" },
+                { "name": "rq_timeout" },
+                { "name": "rq_total" },
+                { "type": "GAUGE", "name": "cx_active" },
+                { "type": "GAUGE", "name": "rq_active" },
+                { "type": "GAUGE", "name": "rq_pending_active" },
+            ],
+            "health_status": { "eds_health_status": "DRAINING" },
+            "weight": 3,
+            "hostname": "hn",
+            "locality": { "region": "r", "zone": "z", "sub_zone": "s" },
+        });
+        assert_eq!(host.to_string(), want.to_string());
+        let high = &shown["circuit_breakers"]["thresholds"][1];
+        let want = json!({
+            "priority": "HIGH", "max_connections": 1024, "max_pending_requests": 1024,
+            "max_requests": 1024, "max_retries": 3,
+        });
+        assert_eq!(high.to_string(), want.to_string());
+        assert_eq!(shown["observability_name"], "alt");
+    }
+}
