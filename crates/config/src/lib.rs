@@ -6,6 +6,7 @@ mod diagnostic;
 mod document;
 pub mod duration;
 mod error;
+pub mod json;
 mod load;
 mod merge;
 mod path;

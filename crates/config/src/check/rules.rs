@@ -248,7 +248,7 @@ fn length(rule: &Rule, bytes: usize) -> Option<String> {
 /// An optional colon, then the token characters of RFC 9110; or anything without line ends and nulls.
 fn is_header_name(text: &str, strict: bool) -> bool {
     if !strict {
-        return !text.is_empty() && !text.contains(['\0', '\n', '\r']);
+        return !text.contains(['\0', '\n', '\r']);
     }
     let name = text.strip_prefix(':').unwrap_or(text);
     !name.is_empty()
