@@ -82,7 +82,7 @@ outrider_stats::group! {
     }
 }
 
-/// What Envoy reports for its build: a checksum of it. Ours is the version that is spoken, 1.40.0.
+/// Envoy reports the first six digits of its commit. Ours is the version that is spoken, 1.40.0.
 const VERSION_NUMBER: u64 = 0x01_28_00;
 /// No certificate is loaded.
 const NO_CERTIFICATE: u64 = u32::MAX as u64;
