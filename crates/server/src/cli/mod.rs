@@ -9,7 +9,6 @@ mod help;
 use std::time::Duration;
 
 use crate::cli::flags::FLAGS;
-use crate::cli::flags::Flag;
 use crate::cli::flags::Set;
 use crate::logging::Level;
 use crate::logging::Levels;

@@ -1,0 +1,229 @@
+//! The process as the admin server sees and steers it.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use outrider_admin::ConfigDump;
+use outrider_admin::DrainListeners;
+use outrider_admin::ListenerView;
+use outrider_admin::NoAdminLayer;
+use outrider_admin::ProcessStats;
+use outrider_admin::RuntimeView;
+use outrider_admin::ServerControl;
+use outrider_admin::ServerInfo;
+use outrider_admin::ServerState;
+use outrider_admin::UnreadyTargets;
+use outrider_upstream::ClusterManager;
+use outrider_upstream::ClusterView;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::sync::mpsc;
+
+use crate::cli::DrainStrategy;
+use crate::cli::Options;
+use crate::cli::VERSION;
+use crate::dump;
+use crate::logging::Level;
+use crate::logging::Logging;
+use crate::runtime::Runtime;
+use crate::worker::How;
+use crate::worker::Order;
+use crate::worker::Which;
+
+/// The state of the process. Lives on the main thread.
+pub(crate) struct Control {
+    pub(crate) options: Options,
+    pub(crate) logging: Arc<Logging>,
+    pub(crate) started: Instant,
+    pub(crate) config: dump::Source,
+    pub(crate) node: Value,
+    pub(crate) clusters: Arc<ClusterManager>,
+    pub(crate) runtime: Rc<Runtime>,
+    pub(crate) stats: ProcessStats,
+    pub(crate) listeners: Vec<ListenerView>,
+    pub(crate) phase: Cell<Phase>,
+    pub(crate) health_checks_fail: Cell<bool>,
+    pub(crate) draining: Cell<bool>,
+    pub(crate) workers: RefCell<Vec<mpsc::UnboundedSender<Order>>>,
+    pub(crate) quit: Notify,
+}
+
+/// How far start-up has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Some cluster waits for its first hosts.
+    Clusters,
+    /// Workers start.
+    Listeners,
+    /// Serving.
+    Running,
+}
+
+impl Control {
+    /// Tells every worker.
+    pub(crate) fn order(&self, order: Order) {
+        for worker in self.workers.borrow().iter() {
+            // A worker that has ended has nothing to obey.
+            let _ = worker.send(order);
+        }
+    }
+
+    /// Brings up to date what changes by itself; before each flush.
+    pub(crate) fn refresh_stats(&self) {
+        self.stats.refresh(self.started.elapsed(), self.state());
+    }
+
+    /// Counts the runtime's values anew.
+    pub(crate) fn count_runtime(&self) {
+        let (keys, overrides) = self.runtime.key_counts();
+        let stats = &self.stats.runtime;
+        stats.num_keys.set(keys as u64);
+        stats.admin_overrides_active.set(u64::from(overrides > 0));
+        stats.num_layers.set(self.runtime.layer_count() as u64);
+        stats.load_success.inc();
+    }
+
+    fn drain_time(&self) -> How {
+        match self.options.drain_strategy {
+            DrainStrategy::Gradual => How::Gradually(self.options.drain_time),
+            DrainStrategy::Immediate => How::AtOnce,
+        }
+    }
+
+    /// Stops listening: no new connections; those that are open go on.
+    fn stop_listeners(&self, which: Which) {
+        self.order(Order::StopListening(which));
+        self.stats.listener_manager.listener_stopped.inc();
+    }
+}
+
+/// The control that the admin server holds.
+pub(crate) struct Handle(pub(crate) Rc<Control>);
+
+impl ServerControl for Handle {
+    fn state(&self) -> ServerState {
+        self.0.state()
+    }
+
+    fn info(&self) -> ServerInfo {
+        ServerInfo {
+            version: VERSION.to_owned(),
+            uptime: self.0.started.elapsed(),
+            command_line_options: dump::command_line_options(&self.0.options),
+            node: self.0.node.clone(),
+        }
+    }
+
+    fn listeners(&self) -> Vec<ListenerView> {
+        self.0.listeners.clone()
+    }
+
+    fn clusters(&self) -> Vec<ClusterView> {
+        self.0.clusters.view()
+    }
+
+    fn config_dump(&self) -> ConfigDump {
+        self.0.config.dump()
+    }
+
+    fn unready_targets(&self) -> Vec<UnreadyTargets> {
+        match self.0.phase.get() {
+            Phase::Clusters => vec![UnreadyTargets {
+                name: "Server".to_owned(),
+                target_names: vec!["clusters".to_owned()],
+            }],
+            Phase::Listeners | Phase::Running => Vec::new(),
+        }
+    }
+
+    fn loggers(&self) -> Vec<(&'static str, &'static str)> {
+        self.0
+            .logging
+            .levels()
+            .into_iter()
+            .map(|(logger, level)| (logger, level.name()))
+            .collect()
+    }
+
+    fn set_log_level(&self, logger: Option<&str>, level: &str) {
+        let Some(level) = Level::parse(level) else {
+            return;
+        };
+        match logger {
+            Some(logger) => {
+                self.0.logging.set_level(logger, level);
+            }
+            None => self.0.logging.set_all(level),
+        }
+    }
+
+    fn reopen_logs(&self) {
+        self.0.reopen_logs();
+    }
+
+    fn runtime(&self) -> RuntimeView {
+        self.0.runtime.view()
+    }
+
+    fn modify_runtime(&self, values: &[(String, String)]) -> Result<(), NoAdminLayer> {
+        self.0.runtime.modify(values)?;
+        self.0.count_runtime();
+        Ok(())
+    }
+
+    fn fail_health_checks(&self, fail: bool) {
+        self.0.health_checks_fail.set(fail);
+        self.0.order(Order::Drain(
+            Which::Default,
+            if fail { How::AtOnce } else { How::NoLonger },
+        ));
+    }
+
+    fn drain_listeners(&self, drain: DrainListeners) {
+        let which = if drain.inbound_only {
+            Which::Inbound
+        } else {
+            Which::All
+        };
+        if !drain.graceful && !drain.skip_exit {
+            return self.0.stop_listeners(which);
+        }
+        if self.0.draining.replace(true) {
+            return;
+        }
+        self.0.order(Order::Drain(which, self.0.drain_time()));
+        if !drain.skip_exit {
+            let control = self.0.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(control.options.drain_time).await;
+                control.stop_listeners(which);
+            });
+        }
+    }
+
+    fn quit(&self) {
+        self.0.quit.notify_one();
+    }
+}
+
+impl Control {
+    /// What `/ready` says.
+    pub(crate) fn state(&self) -> ServerState {
+        match self.phase.get() {
+            Phase::Clusters => ServerState::PreInitializing,
+            Phase::Listeners => ServerState::Initializing,
+            Phase::Running if self.health_checks_fail.get() => ServerState::Draining,
+            Phase::Running => ServerState::Live,
+        }
+    }
+
+    /// Opens the log file and the access logs anew.
+    pub(crate) fn reopen_logs(&self) {
+        if let Err(error) = self.logging.reopen() {
+            log::error!(target: "main", "cannot reopen the log: {error}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What the admin server prints of the options and the config, in Envoy's fields and order.
+
+use std::time::SystemTime;
+
+use outrider_admin::ConfigDump;
+use outrider_admin::Dumped;
+use outrider_config::api::envoy::config::core::v3::Node;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::cli::DrainStrategy;
+use crate::cli::IpVersion;
+use crate::cli::Mode;
+use crate::cli::Options;
+
+/// The config as it was loaded, to be printed when somebody asks.
+pub(crate) struct Source {
+    /// The bootstrap as protobuf bytes.
+    wire: Vec<u8>,
+    loaded_at: SystemTime,
+}
+
+impl Source {
+    pub(crate) fn new(wire: Vec<u8>, loaded_at: SystemTime) -> Source {
+        Source { wire, loaded_at }
+    }
+
+    /// What `/config_dump` shows.
+    pub(crate) fn dump(&self) -> ConfigDump {
+        let dumped = |message| Dumped {
+            message,
+            last_updated: self.loaded_at,
+        };
+        ConfigDump {
+            bootstrap: dumped(Value::Null),
+            clusters: Vec::new(),
+            listeners: Vec::new(),
+            routes: Vec::new(),
+        }
+    }
+}
+
+/// `envoy.config.core.v3.Node` as `/server_info` shows it, completed by the command line.
+pub(crate) fn node(node: Option<&Node>, options: &Options) -> Value {
+    let node = node.cloned().unwrap_or_default();
+    let or = |configured: String, flag: &str| {
+        if configured.is_empty() {
+            flag.to_owned()
+        } else {
+            configured
+        }
+    };
+    let locality = node.locality.unwrap_or_default();
+    let mut value = json!({
+        "id": or(node.id, &options.service_node),
+        "cluster": or(node.cluster, &options.service_cluster),
+    });
+    let zone = or(locality.zone, &options.service_zone);
+    if !(locality.region.is_empty() && zone.is_empty() && locality.sub_zone.is_empty()) {
+        value["locality"] =
+            json!({ "region": locality.region, "zone": zone, "sub_zone": locality.sub_zone });
+    }
+    value["user_agent_name"] = "outrider".into();
+    value["user_agent_version"] = env!("CARGO_PKG_VERSION").into();
+    value
+}
+
+/// `envoy.admin.v3.CommandLineOptions`
+pub(crate) fn command_line_options(options: &Options) -> Value {
+    let seconds = |duration: std::time::Duration| format!("{}s", duration.as_secs_f64());
+    let disabled: Vec<&str> = options
+        .disabled_extensions
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .collect();
+    let tags: Vec<String> = options
+        .stats_tags
+        .iter()
+        .map(|(name, value)| format!("{name}:{value}"))
+        .collect();
+    json!({
+        "base_id": options.base_id.to_string(),
+        "concurrency": options.concurrency,
+        "config_path": options.config_path,
+        "config_yaml": options.config_yaml,
+        "allow_unknown_static_fields": options.allow_unknown_static_fields,
+        "admin_address_path": options.admin_address_path,
+        "local_address_ip_version": match options.local_address_ip_version {
+            IpVersion::V4 => "v4",
+            IpVersion::V6 => "v6",
+        },
+        "log_level": options.log_level.name(),
+        "component_log_level": options.component_log_level,
+        "log_format": options.log_format(),
+        "log_path": options.log_path,
+        "service_cluster": options.service_cluster,
+        "service_node": options.service_node,
+        "service_zone": options.service_zone,
+        "file_flush_interval": seconds(options.file_flush_interval),
+        "drain_time": seconds(options.drain_time),
+        "parent_shutdown_time": seconds(options.parent_shutdown_time),
+        "mode": match options.mode {
+            Mode::Serve => "Serve",
+            Mode::Validate => "Validate",
+            Mode::InitOnly => "InitOnly",
+        },
+        "disable_hot_restart": options.disable_hot_restart,
+        "enable_mutex_tracing": options.enable_mutex_tracing,
+        "restart_epoch": options.restart_epoch,
+        "cpuset_threads": options.cpuset_threads,
+        "reject_unknown_dynamic_fields": options.reject_unknown_dynamic_fields,
+        "log_format_escaped": options.log_format_escaped,
+        "disabled_extensions": disabled,
+        "ignore_unknown_dynamic_fields": options.ignore_unknown_dynamic_fields,
+        "use_dynamic_base_id": options.use_dynamic_base_id,
+        "base_id_path": options.base_id_path,
+        "drain_strategy": match options.drain_strategy {
+            DrainStrategy::Gradual => "Gradual",
+            DrainStrategy::Immediate => "Immediate",
+        },
+        "enable_fine_grain_logging": options.enable_fine_grain_logging,
+        "socket_path": options.socket_path,
+        "socket_mode": options.socket_mode,
+        "enable_core_dump": options.enable_core_dump,
+        "stats_tag": tags,
+        "skip_hot_restart_on_no_parent": options.skip_hot_restart_on_no_parent,
+        "skip_hot_restart_parent_stats": options.skip_hot_restart_parent_stats,
+        "skip_deprecated_logs": options.skip_deprecated_logs,
+        "file_flush_min_size": options.file_flush_min_size_kb,
+        "log_stacktrace_single_entry": options.log_stacktrace_single_entry,
+    })
+}

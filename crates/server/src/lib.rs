@@ -1,0 +1,77 @@
+//! The Outrider server: builds everything from the config, starts workers, drains.
+//!
+//! A library only so that the demo and the tests can be the proxy themselves; the binary is [`run`] and an allocator.
+
+mod application_log;
+mod build;
+mod cli;
+mod control;
+mod dump;
+mod logging;
+mod runtime;
+mod signals;
+mod startup;
+mod worker;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::cli::Command;
+use crate::cli::Mode;
+use crate::cli::Options;
+use crate::logging::Logging;
+
+/// Does what the command line says, to the end: `program` is the name that messages use, `arguments` come after it.
+pub fn run(program: &str, arguments: &[String]) -> ExitCode {
+    match cli::parse(program, arguments) {
+        Ok(Command::Run(options)) if options.hot_restart_version => {
+            say(&mut std::io::stderr(), "disabled\n", 0)
+        }
+        Ok(Command::Run(options)) => obey(*options),
+        Ok(Command::Print(text)) => say(&mut std::io::stdout(), &text, 0),
+        Err(refused) => say(&mut std::io::stderr(), &refused.0, 1),
+    }
+}
+
+fn obey(options: Options) -> ExitCode {
+    let logging = Logging::new(
+        &options.levels,
+        options.log_format(),
+        options.log_format_escaped,
+    );
+    logging.install();
+    if !options.log_path.is_empty()
+        && let Err(error) = logging.open(&options.log_path)
+    {
+        let message = format!("failed to open log file '{}': {error}\n", options.log_path);
+        return say(&mut std::io::stderr(), &message, 1);
+    }
+    let (mode, path) = (options.mode, options.config_path.clone());
+    let result = match mode {
+        Mode::Validate => startup::validate(&options, &logging),
+        Mode::Serve | Mode::InitOnly => startup::serve(options, logging.clone()),
+    };
+    match result {
+        Ok(()) if mode == Mode::Validate => say(
+            &mut std::io::stdout(),
+            &format!("configuration '{path}' OK\n"),
+            0,
+        ),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            logging.critical(
+                "main",
+                file!(),
+                line!(),
+                format_args!("error initializing configuration '{path}'"),
+            );
+            say(&mut std::io::stderr(), &format!("{fatal}\n"), 1)
+        }
+    }
+}
+
+/// Writes `text`. Nobody is left to hear that it could not be written.
+fn say(stream: &mut impl Write, text: &str, code: u8) -> ExitCode {
+    let _ = stream.write_all(text.as_bytes());
+    ExitCode::from(code)
+}

@@ -1,0 +1,47 @@
+//! Signals: SIGTERM and SIGINT end the process, SIGUSR1 opens log files anew, SIGHUP is logged and eaten, as in Envoy.
+//! SIGPIPE is ignored by Rust's own start-up code.
+
+use std::io;
+use std::rc::Rc;
+
+use tokio::signal::unix::Signal;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+use crate::control::Control;
+
+/// The signals that are listened to from now on.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user1: Signal,
+}
+
+impl Signals {
+    /// Takes over from the system's default, which would end the process.
+    pub(crate) fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Obeys signals; ends with the one that ends the process.
+    pub(crate) async fn run(mut self, control: Rc<Control>) {
+        loop {
+            tokio::select! {
+                Some(()) = self.terminate.recv() => return log::warn!(target: "main", "caught SIGTERM"),
+                Some(()) = self.interrupt.recv() => return log::warn!(target: "main", "caught SIGINT"),
+                Some(()) = self.hangup.recv() => log::warn!(target: "main", "caught and eating SIGHUP"),
+                Some(()) = self.user1.recv() => {
+                    log::info!(target: "main", "caught SIGUSR1. Reopening access logs.");
+                    control.reopen_logs();
+                }
+                else => return std::future::pending().await,
+            }
+        }
+    }
+}
