@@ -157,6 +157,12 @@ impl Stream {
 }
 
 impl RequestHead {
+    /// `:scheme`, plain http as long as there is none.
+    #[must_use]
+    pub fn scheme(&self) -> &str {
+        self.scheme.as_ref().map_or("http", Scheme::as_str)
+    }
+
     /// `:path` with its query, empty for CONNECT.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -1,1 +1,190 @@
-//! Command operators: what `%START_TIME%` and its like print.
+//! Command operators: what `%START_TIME%` and its like print, in access logs, header values and bodies.
+//!
+//! A format is compiled when the configuration is loaded; writing one appends to a buffer that the caller reuses. A new
+//! operator is one line in [`operators`]' tables.
+
+mod command;
+pub(crate) mod data_source;
+mod grpc_status;
+mod headers;
+mod json;
+mod metadata;
+mod operators;
+mod substitution;
+mod time;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use outrider_config::ConfigError;
+use outrider_config::FieldPath;
+
+use crate::Captures;
+use crate::Stream;
+use crate::format::command::Command;
+pub(crate) use crate::format::json::JsonFormatter;
+use crate::format::operators::Operator;
+pub use crate::format::substitution::SubstitutionFormat;
+
+/// What Envoy's access log prints when its configuration has no format.
+pub const DEFAULT_FORMAT: &str = concat!(
+    "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" ",
+    "%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
+    "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" ",
+    "\"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n"
+);
+
+/// What an operator may read.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The request and its response.
+    pub stream: &'a Stream,
+    /// `%LOCAL_REPLY_BODY%`: the body of a reply of our own, while it is being made.
+    pub local_reply_body: &'a [u8],
+    /// `%RESPONSE_CODE%`, where it is not the stream's: Envoy prints 0 while it makes a reply of its own.
+    pub response_code: Option<u16>,
+}
+
+impl<'a> Context<'a> {
+    /// Reads `stream`, outside of any local reply.
+    #[must_use]
+    pub fn new(stream: &'a Stream) -> Context<'a> {
+        Context {
+            stream,
+            local_reply_body: b"",
+            response_code: None,
+        }
+    }
+
+    /// Reads `stream` while a reply with `body` is being made for it.
+    #[must_use]
+    pub fn local_reply(stream: &'a Stream, body: &'a [u8]) -> Context<'a> {
+        Context {
+            stream,
+            local_reply_body: body,
+            response_code: Some(0),
+        }
+    }
+}
+
+impl<'a> From<&'a Stream> for Context<'a> {
+    fn from(stream: &'a Stream) -> Context<'a> {
+        Context::new(stream)
+    }
+}
+
+/// What an operator appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing: `-` in a text, `null` in JSON.
+    Absent,
+    /// Text, which JSON has to quote.
+    Text,
+    /// A number, or what else is already JSON.
+    Json,
+}
+
+/// A compiled text format.
+#[derive(Clone, Debug)]
+pub struct Formatter {
+    parts: Box<[Part]>,
+    /// What stands for an absent value: `-`, or nothing with `omit_empty_values`.
+    absent: &'static str,
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Literal(Box<str>),
+    Operator(Operator),
+}
+
+impl Formatter {
+    /// Compiles `format`, found at `path`; an absent value prints as `-`.
+    ///
+    /// # Errors
+    /// Envoy's own words where an operator is unknown, malformed or badly used.
+    pub fn compile(format: &str, path: &FieldPath) -> Result<Formatter, ConfigError> {
+        Formatter::parse(format, "-").map_err(|error| ConfigError::new(path, error))
+    }
+
+    /// Like [`Formatter::compile`]; an absent value prints as nothing.
+    ///
+    /// # Errors
+    /// As [`Formatter::compile`].
+    pub fn compile_omitting(format: &str, path: &FieldPath) -> Result<Formatter, ConfigError> {
+        Formatter::parse(format, "").map_err(|error| ConfigError::new(path, error))
+    }
+
+    fn parse(format: &str, absent: &'static str) -> Result<Formatter, String> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut at = 0;
+        while let Some(next) = format[at..].chars().next() {
+            if next != '%' {
+                literal.push(next);
+                at += next.len_utf8();
+            } else if format[at + 1..].starts_with('%') {
+                literal.push('%');
+                at += 2;
+            } else {
+                let (command, length) = Command::parse(&format[at..]).ok_or_else(|| {
+                    format!("Incorrect configuration: {format}. Couldn't find valid command at position {at}")
+                })?;
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+                }
+                parts.push(Part::Operator(Operator::build(&command)?));
+                at += length;
+            }
+        }
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal.into()));
+        }
+        Ok(Formatter {
+            parts: parts.into(),
+            absent,
+        })
+    }
+
+    /// Appends the format's text to `out`.
+    pub fn write<'a>(&self, context: impl Into<Context<'a>>, out: &mut Vec<u8>) {
+        let context = context.into();
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                Part::Operator(operator) => {
+                    if operator.write(&context, out) == Kind::Absent {
+                        out.extend_from_slice(self.absent.as_bytes());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the headers that this format reads.
+    pub fn capture(&self, captures: &mut Captures) {
+        for part in &self.parts {
+            if let Part::Operator(operator) = part {
+                operator.capture(captures);
+            }
+        }
+    }
+
+    /// The text, when it is the same for every stream.
+    pub(crate) fn constant(&self) -> Option<&str> {
+        match &*self.parts {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The operator, when it is all of the format: JSON then keeps the type of its value.
+    fn only_operator(&self) -> Option<&Operator> {
+        match &*self.parts {
+            [Part::Operator(operator)] => Some(operator),
+            _ => None,
+        }
+    }
+}

@@ -1,8 +1,116 @@
 //! Which route a request takes, and what the route says.
+//!
+//! A [`RouteTable`] is built once from a `RouteConfiguration` and shared by all workers. [`RouteTable::find`] gives the
+//! [`Route`] of a request; everything the request then needs of the configuration is in it, already merged: a weighted
+//! cluster is a route of its own.
+
+mod direct_response;
+mod domains;
+mod forward;
+mod header_mutation;
+mod index;
+mod re2;
+mod redirect;
+mod rewrite;
+mod route_match;
+mod string_matcher;
+mod table;
+mod virtual_host;
+mod weighted;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::sync::Arc;
+
+use outrider_config::api::envoy::config::core::v3::Metadata;
+
+use crate::Captures;
+use crate::RequestHead;
+use crate::Stream;
+pub use crate::route::direct_response::DirectResponse;
+pub use crate::route::forward::ClusterSpecifier;
+pub use crate::route::forward::ForwardAction;
+pub use crate::route::forward::MaxStreamDuration;
+pub use crate::route::forward::Priority;
+pub use crate::route::forward::Upgrade;
+pub use crate::route::header_mutation::HeaderMutations;
+pub use crate::route::redirect::Redirect;
+pub(crate) use crate::route::route_match::is_grpc;
+pub(crate) use crate::route::string_matcher::query_value;
+pub use crate::route::table::RouteTable;
+pub use crate::route::virtual_host::VirtualHost;
+
+/// What a route is looked up by.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    /// The request head.
+    pub head: &'a RequestHead,
+    /// The request's random number, for runtime fractions and weighted clusters.
+    pub random: u64,
+}
+
+/// What a build needs to know of the rest of the configuration.
+#[derive(Clone, Copy)]
+pub struct RouteCx<'a> {
+    /// Whether there is a cluster of that name.
+    pub has_cluster: &'a dyn Fn(&str) -> bool,
+}
 
 /// What to do with the requests that a `RouteMatch` matches (`envoy.config.route.v3.Route`).
 #[derive(Debug)]
 pub struct Route {
     /// `%ROUTE_NAME%`.
     pub name: String,
+    /// The virtual host that the route is in.
+    pub virtual_host: Arc<VirtualHost>,
+    /// What to do.
+    pub action: Action,
+    /// `Route.metadata`.
+    pub metadata: Option<Arc<Metadata>>,
+    /// Request header mutations of all levels, in the order in which they apply.
+    pub(crate) request_mutations: Box<[Arc<HeaderMutations>]>,
+    /// Response header mutations, likewise.
+    pub(crate) response_mutations: Box<[Arc<HeaderMutations>]>,
+}
+
+/// `Route.action`.
+#[derive(Debug)]
+pub enum Action {
+    /// Sends the request on to a cluster.
+    Forward(ForwardAction),
+    /// Answers with a `location`.
+    Redirect(Redirect),
+    /// Answers with a fixed response.
+    DirectResponse(DirectResponse),
+    /// Nothing: filters have to answer, the router cannot.
+    NonForwarding,
+}
+
+impl Route {
+    /// Applies the request header mutations of all levels.
+    pub fn mutate_request(&self, stream: &mut Stream) {
+        for mutations in &self.request_mutations {
+            mutations.apply_to_request(stream);
+        }
+    }
+
+    /// Applies the response header mutations of all levels. `local_reply`: the response is of our own making.
+    pub fn mutate_response(&self, stream: &mut Stream, local_reply: bool) {
+        for mutations in &self.response_mutations {
+            mutations.apply_to_response(stream, local_reply);
+        }
+    }
+
+    /// Adds the headers that the response's mutations and a body format read: the request's have gone by then.
+    pub fn capture(&self, captures: &mut Captures) {
+        for mutations in &self.response_mutations {
+            mutations.capture(captures);
+        }
+        if let Action::DirectResponse(response) = &self.action
+            && let Some(format) = &response.body_format
+        {
+            format.capture(captures);
+        }
+    }
 }

@@ -1,0 +1,129 @@
+//! `%GRPC_STATUS%`: the status of a gRPC call as a number or a name.
+
+use http::HeaderName;
+use http::header::CONTENT_TYPE;
+
+use crate::Captures;
+use crate::Stream;
+use crate::format::Kind;
+use crate::format::command::Command;
+use crate::format::operators::Operator;
+use crate::format::values;
+use crate::route::is_grpc;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// The names of the statuses 0 to 16, in both spellings.
+const NAMES: [(&str, &str); 17] = [
+    ("OK", "OK"),
+    ("Canceled", "CANCELLED"),
+    ("Unknown", "UNKNOWN"),
+    ("InvalidArgument", "INVALID_ARGUMENT"),
+    ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
+    ("NotFound", "NOT_FOUND"),
+    ("AlreadyExists", "ALREADY_EXISTS"),
+    ("PermissionDenied", "PERMISSION_DENIED"),
+    ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
+    ("FailedPrecondition", "FAILED_PRECONDITION"),
+    ("Aborted", "ABORTED"),
+    ("OutOfRange", "OUT_OF_RANGE"),
+    ("Unimplemented", "UNIMPLEMENTED"),
+    ("Internal", "INTERNAL"),
+    ("Unavailable", "UNAVAILABLE"),
+    ("DataLoss", "DATA_LOSS"),
+    ("Unauthenticated", "UNAUTHENTICATED"),
+];
+
+/// How the status is spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrpcStatus {
+    Camel,
+    Snake,
+    Number,
+}
+
+impl GrpcStatus {
+    /// `%GRPC_STATUS(X)%`.
+    pub(crate) fn build(command: &Command<'_>) -> Result<Operator, String> {
+        command.takes_no_length()?;
+        let spelling = match command.param {
+            "" | "CAMEL_STRING" => GrpcStatus::Camel,
+            "SNAKE_STRING" => GrpcStatus::Snake,
+            "NUMBER" => GrpcStatus::Number,
+            other => {
+                return Err(format!(
+                    "GrpcStatusFormatter only supports CAMEL_STRING, SNAKE_STRING or NUMBER. Got: {other}"
+                ));
+            }
+        };
+        Ok(Operator::GrpcStatus(spelling))
+    }
+
+    /// `%GRPC_STATUS_NUMBER%`.
+    pub(crate) fn build_number(command: &Command<'_>) -> Result<Operator, String> {
+        command.takes_nothing()?;
+        Ok(Operator::GrpcStatus(GrpcStatus::Number))
+    }
+
+    pub(crate) fn write(self, stream: &Stream, out: &mut Vec<u8>) -> Kind {
+        if !is_grpc(&stream.request) {
+            return Kind::Absent;
+        }
+        let Some(status) = grpc_status(stream) else {
+            return Kind::Absent;
+        };
+        let names = usize::try_from(status).ok().and_then(|at| NAMES.get(at));
+        match (self, names) {
+            (GrpcStatus::Number, _) => values::number(status, out),
+            (GrpcStatus::Camel, Some((camel, _))) => values::text(Some(camel), out),
+            (GrpcStatus::Snake, Some((_, snake))) => values::text(Some(snake), out),
+            (_, None) => {
+                values::number(status, out);
+                Kind::Text
+            }
+        }
+    }
+
+    /// Adds the headers that tell the status.
+    pub(crate) fn capture(captures: &mut Captures) {
+        captures.request.add(&CONTENT_TYPE);
+        captures.response.add(&GRPC_STATUS);
+        captures.trailers.add(&GRPC_STATUS);
+    }
+}
+
+/// The status of a gRPC call: of the trailers, of a head that is all of the answer, or what the HTTP status amounts to.
+pub(crate) fn grpc_status(stream: &Stream) -> Option<u64> {
+    let trailers = stream.response_trailers.as_ref();
+    let headers = stream.response.as_ref().map(|response| &response.headers);
+    let told = [trailers, headers]
+        .into_iter()
+        .flatten()
+        .find_map(|headers| headers.get(GRPC_STATUS));
+    match told {
+        // A status that is no number is an unknown one; Envoy shows it as such.
+        Some(value) => Some(
+            value
+                .to_str()
+                .ok()
+                .and_then(|value| value.parse().ok())
+                .unwrap_or(2),
+        ),
+        None => stream
+            .response
+            .as_ref()
+            .map(|response| of_http(response.status.as_u16())),
+    }
+}
+
+/// What gRPC's specification makes of an answer that has no status of its own.
+fn of_http(status: u16) -> u64 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}

@@ -1,0 +1,319 @@
+//! Operators that read headers, and those made of `:path` and `:authority`.
+
+use http::HeaderName;
+use http::header::HeaderMap;
+
+use crate::Captures;
+use crate::Stream;
+use crate::format::Kind;
+use crate::format::command::Command;
+use crate::format::operators::Operator;
+use crate::format::values;
+use crate::route::query_value;
+
+/// What is read, and how much of it is printed.
+#[derive(Clone, Debug)]
+pub(crate) struct HeaderOperator {
+    source: Source,
+    max_length: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// Of the request: the first name that there is.
+    Request(Box<[Name]>),
+    Response(Box<[Name]>),
+    Trailer(Box<[Name]>),
+    /// One query parameter, decoded.
+    QueryParameter(Box<str>),
+    /// All of the query.
+    Query {
+        decoded: bool,
+    },
+    /// The first of these that there is, perhaps without its query.
+    Path {
+        names: Box<[Name]>,
+        with_query: bool,
+    },
+}
+
+/// A header's name. Pseudo-headers are not in the map.
+#[derive(Clone, Debug)]
+enum Name {
+    Method,
+    Scheme,
+    Authority,
+    Path,
+    Status,
+    /// A pseudo-header that there is not.
+    Unknown,
+    Header(HeaderName),
+}
+
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+impl HeaderOperator {
+    /// `%REQ(X?Y):Z%`.
+    pub(crate) fn build_request(command: &Command<'_>) -> Result<Operator, String> {
+        let names = names(command)?;
+        Ok(HeaderOperator::of(
+            Source::Request(names),
+            command.max_length,
+        ))
+    }
+
+    /// `%RESP(X?Y):Z%`.
+    pub(crate) fn build_response(command: &Command<'_>) -> Result<Operator, String> {
+        let names = names(command)?;
+        Ok(HeaderOperator::of(
+            Source::Response(names),
+            command.max_length,
+        ))
+    }
+
+    /// `%TRAILER(X?Y):Z%`.
+    pub(crate) fn build_trailer(command: &Command<'_>) -> Result<Operator, String> {
+        let names = names(command)?;
+        Ok(HeaderOperator::of(
+            Source::Trailer(names),
+            command.max_length,
+        ))
+    }
+
+    /// `%QUERY_PARAM(X):Z%`.
+    pub(crate) fn build_query_parameter(command: &Command<'_>) -> Result<Operator, String> {
+        let name = command.required_param()?;
+        let source = Source::QueryParameter(name.into());
+        Ok(HeaderOperator::of(source, command.max_length))
+    }
+
+    /// `%QUERY_PARAMS(X):Z%`.
+    pub(crate) fn build_query(command: &Command<'_>) -> Result<Operator, String> {
+        let decoded = match command.param {
+            "" | "ORIG" => false,
+            "DECODED" => true,
+            other => {
+                return Err(format!(
+                    "Invalid QUERY_PARAMS option: '{other}', only 'ORIG'/'DECODED' are allowed"
+                ));
+            }
+        };
+        Ok(HeaderOperator::of(
+            Source::Query { decoded },
+            command.max_length,
+        ))
+    }
+
+    /// `%PATH(X:Y):Z%`.
+    pub(crate) fn build_path(command: &Command<'_>) -> Result<Operator, String> {
+        let (query, source) = command.param.split_once(':').unwrap_or((command.param, ""));
+        let with_query = match query {
+            "" | "WQ" => true,
+            "NQ" => false,
+            other => {
+                return Err(format!(
+                    "Invalid PATH option: '{other}', only 'WQ'/'NQ' are allowed"
+                ));
+            }
+        };
+        let original = Name::Header(ORIGINAL_PATH);
+        let names: Box<[Name]> = match source {
+            "ORIG" => [original].into(),
+            "PATH" => [Name::Path].into(),
+            "" | "ORIG_OR_PATH" => [original, Name::Path].into(),
+            other => {
+                return Err(format!(
+                    "Invalid PATH option: '{other}', only 'ORIG'/'PATH'/'ORIG_OR_PATH' are allowed"
+                ));
+            }
+        };
+        Ok(HeaderOperator::of(
+            Source::Path { names, with_query },
+            command.max_length,
+        ))
+    }
+
+    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without TLS there is no SNI, only the host to fall back to.
+    pub(crate) fn build_server_name(command: &Command<'_>) -> Result<Operator, String> {
+        command.takes_no_length()?;
+        let (kind, source) = command.param.split_once(':').unwrap_or((command.param, ""));
+        let original = Name::Header(ORIGINAL_HOST);
+        let names: Box<[Name]> = match source {
+            "ORIG" => [original].into(),
+            "HOST" => [Name::Authority].into(),
+            "" | "ORIG_OR_HOST" => [original, Name::Authority].into(),
+            other => {
+                return Err(format!(
+                    "Invalid REQUESTED_SERVER_NAME option: '{other}', only 'ORIG_OR_HOST'/'HOST'/'ORIG' are allowed"
+                ));
+            }
+        };
+        match kind {
+            "" | "SNI_ONLY" => Ok(Operator::Simple(values::absent)),
+            "SNI_FIRST" | "HOST_FIRST" => Ok(HeaderOperator::of(Source::Request(names), None)),
+            other => Err(format!(
+                "Invalid REQUESTED_SERVER_NAME option: '{other}', only 'SNI_ONLY'/'SNI_FIRST'/'HOST_FIRST' are allowed"
+            )),
+        }
+    }
+
+    /// `%STREAM_ID%`: the request's id.
+    pub(crate) fn build_stream_id(command: &Command<'_>) -> Result<Operator, String> {
+        command.takes_nothing()?;
+        let names = [Name::Header(REQUEST_ID)];
+        Ok(HeaderOperator::of(Source::Request(names.into()), None))
+    }
+
+    fn of(source: Source, max_length: Option<usize>) -> Operator {
+        Operator::Header(HeaderOperator { source, max_length })
+    }
+
+    pub(crate) fn write(&self, stream: &Stream, out: &mut Vec<u8>) -> Kind {
+        let start = out.len();
+        let request = |names: &[Name]| names.iter().find_map(|name| name.of_request(stream));
+        let value = match &self.source {
+            Source::Request(names) => request(names),
+            Source::Response(names) => names.iter().find_map(|name| name.of_response(stream)),
+            Source::Trailer(names) => {
+                let trailers = stream.response_trailers.as_ref();
+                names.iter().find_map(|name| name.of_map(trailers?))
+            }
+            Source::QueryParameter(name) => {
+                let query = stream.request.path.as_ref().and_then(|path| path.query());
+                let Some(value) = query.and_then(|query| query_value(query, name)) else {
+                    return Kind::Absent;
+                };
+                percent_decode(value.as_bytes(), out);
+                values::truncate(out, start, self.max_length);
+                return Kind::Text;
+            }
+            Source::Query { decoded } => {
+                let query = stream.request.path.as_ref().and_then(|path| path.query());
+                let Some(query) = query else {
+                    return Kind::Absent;
+                };
+                if *decoded {
+                    percent_decode(query.as_bytes(), out);
+                } else {
+                    out.extend_from_slice(query.as_bytes());
+                }
+                values::truncate(out, start, self.max_length);
+                return Kind::Text;
+            }
+            Source::Path { names, with_query } => request(names).map(|path| {
+                let end = memchr::memchr(b'?', path).filter(|_| !with_query);
+                &path[..end.unwrap_or(path.len())]
+            }),
+        };
+        let Some(value) = value else {
+            return Kind::Absent;
+        };
+        out.extend_from_slice(value);
+        values::truncate(out, start, self.max_length);
+        Kind::Text
+    }
+
+    pub(crate) fn capture(&self, captures: &mut Captures) {
+        let (names, capture) = match &self.source {
+            Source::Request(names) | Source::Path { names, .. } => (names, &mut captures.request),
+            Source::Response(names) => (names, &mut captures.response),
+            Source::Trailer(names) => (names, &mut captures.trailers),
+            Source::QueryParameter(_) | Source::Query { .. } => return,
+        };
+        for name in names {
+            if let Name::Header(name) = name {
+                capture.add(name);
+            }
+        }
+    }
+}
+
+/// Reads `X?Y`.
+fn names(command: &Command<'_>) -> Result<Box<[Name]>, String> {
+    let param = command.required_param()?;
+    let mut names = Vec::new();
+    for name in param.split('?') {
+        if names.len() == 2 {
+            return Err(format!(
+                "More than 1 alternative header specified in token: {param}"
+            ));
+        }
+        names.push(name);
+    }
+    names
+        .into_iter()
+        .filter(|name| !name.is_empty())
+        .map(Name::parse)
+        .collect()
+}
+
+impl Name {
+    fn parse(name: &str) -> Result<Name, String> {
+        match name.to_ascii_lowercase().as_str() {
+            ":method" => Ok(Name::Method),
+            ":scheme" => Ok(Name::Scheme),
+            ":authority" | "host" => Ok(Name::Authority),
+            ":path" => Ok(Name::Path),
+            ":status" => Ok(Name::Status),
+            other if other.len() > 1 && other.starts_with(':') => Ok(Name::Unknown),
+            other => other.parse().map(Name::Header).map_err(|_| {
+                "Invalid header configuration. Format string contains invalid characters."
+                    .to_owned()
+            }),
+        }
+    }
+
+    fn of_request<'s>(&self, stream: &'s Stream) -> Option<&'s [u8]> {
+        let request = &stream.request;
+        match self {
+            Name::Method => Some(request.method.as_str().as_bytes()),
+            Name::Scheme => request
+                .scheme
+                .as_ref()
+                .map(|scheme| scheme.as_str().as_bytes()),
+            Name::Authority => Some(request.authority.as_bytes()).filter(|host| !host.is_empty()),
+            Name::Path => request.path.as_ref().map(|path| path.as_str().as_bytes()),
+            Name::Status | Name::Unknown => None,
+            Name::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
+        }
+    }
+
+    fn of_response<'s>(&self, stream: &'s Stream) -> Option<&'s [u8]> {
+        let response = stream.response.as_ref()?;
+        match self {
+            Name::Status => Some(response.status.as_str().as_bytes()),
+            other => other.of_map(&response.headers),
+        }
+    }
+
+    fn of_map<'m>(&self, headers: &'m HeaderMap) -> Option<&'m [u8]> {
+        match self {
+            Name::Header(name) => headers.get(name).map(|value| value.as_bytes()),
+            _ => None,
+        }
+    }
+}
+
+/// Appends `text` with each `%XX` as the byte that it stands for; a `%` that is none stays.
+fn percent_decode(text: &[u8], out: &mut Vec<u8>) {
+    let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let mut at = 0;
+    while at < text.len() {
+        let decoded = match text[at] {
+            b'%' => hex(text.get(at + 1)).zip(hex(text.get(at + 2))),
+            _ => None,
+        };
+        match decoded.and_then(|(high, low)| u8::try_from(high << 4 | low).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(text[at]);
+                at += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! `%METADATA(TYPE:NAMESPACE:KEY*)%` and its older spellings, and `%FILTER_STATE(…)%`.
+
+use outrider_config::api::envoy::config::core::v3::Metadata;
+use prost_types::Struct;
+use prost_types::Value;
+use prost_types::value::Kind as ValueKind;
+
+use crate::Stream;
+use crate::format::Kind;
+use crate::format::command::Command;
+use crate::format::json::write_string;
+use crate::format::operators::Operator;
+use crate::format::values;
+
+/// Which metadata, and the path to a value in it.
+#[derive(Clone, Debug)]
+pub(crate) struct MetadataOperator {
+    of: Of,
+    namespace: Box<str>,
+    keys: Box<[Box<str>]>,
+    /// At most so many bytes of a value that is neither a struct nor a list.
+    max_length: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    Route,
+    VirtualHost,
+}
+
+impl MetadataOperator {
+    /// `%METADATA(TYPE:NAMESPACE:KEY*):Z%`.
+    pub(crate) fn build_any(command: &Command<'_>) -> Result<Operator, String> {
+        let mut parts = command.param.split(':');
+        let kind = parts.next().unwrap_or_default();
+        let of = match kind {
+            "ROUTE" => Of::Route,
+            "VIRTUAL_HOST" => Of::VirtualHost,
+            // No filter sets any.
+            "DYNAMIC" => return Ok(Operator::Simple(values::absent)),
+            "CLUSTER" | "UPSTREAM_HOST" | "LISTENER" | "LISTENER_FILTER_CHAIN" => {
+                return Err(format!("METADATA of {kind} is not supported"));
+            }
+            other => return Err(format!("{other} is not supported type of metadata")),
+        };
+        Ok(Operator::Metadata(MetadataOperator {
+            of,
+            namespace: parts.next().unwrap_or_default().into(),
+            keys: parts.map(Into::into).collect(),
+            max_length: command.max_length,
+        }))
+    }
+
+    /// `%DYNAMIC_METADATA(NAMESPACE:KEY*):Z%`: no filter sets any.
+    pub(crate) fn build_dynamic(command: &Command<'_>) -> Result<Operator, String> {
+        command.required_param()?;
+        Ok(Operator::Simple(values::absent))
+    }
+
+    /// `%FILTER_STATE(KEY:F:FIELD?):Z%`: no filter sets any.
+    pub(crate) fn build_filter_state(command: &Command<'_>) -> Result<Operator, String> {
+        let mut parts = command.param.split(':');
+        if parts.next().is_none_or(str::is_empty) {
+            return Err("Invalid filter state configuration, key cannot be empty.".to_owned());
+        }
+        match (parts.next(), parts.next()) {
+            (None | Some("PLAIN" | "TYPED"), None) | (Some("FIELD"), Some(_)) => {
+                Ok(Operator::Simple(values::absent))
+            }
+            (Some("PLAIN" | "TYPED" | "FIELD"), _) => Err(
+                "Invalid filter state serialize type, FIELD should be used with the field name."
+                    .to_owned(),
+            ),
+            _ => Err(
+                "Invalid filter state serialize type, only support PLAIN/TYPED/FIELD.".to_owned(),
+            ),
+        }
+    }
+
+    pub(crate) fn write(&self, stream: &Stream, out: &mut Vec<u8>) -> Kind {
+        let route = stream.route.as_ref();
+        let metadata = route.and_then(|route| match self.of {
+            Of::Route => route.metadata.as_deref(),
+            Of::VirtualHost => route.virtual_host.metadata.as_deref(),
+        });
+        match metadata.and_then(|metadata| self.find(metadata)) {
+            Some(Found::Struct(fields)) => {
+                write_struct(fields, out);
+                Kind::Json
+            }
+            Some(Found::Value(value)) => self.write_value(value, out),
+            None => Kind::Absent,
+        }
+    }
+
+    fn find<'m>(&self, metadata: &'m Metadata) -> Option<Found<'m>> {
+        let mut found = Found::Struct(metadata.filter_metadata.get(&*self.namespace)?);
+        for key in &self.keys {
+            let fields = match found {
+                Found::Struct(fields) => fields,
+                Found::Value(Value {
+                    kind: Some(ValueKind::StructValue(fields)),
+                }) => fields,
+                Found::Value(_) => return None,
+            };
+            found = Found::Value(fields.fields.get(&**key)?);
+        }
+        Some(found)
+    }
+
+    fn write_value(&self, value: &Value, out: &mut Vec<u8>) -> Kind {
+        let start = out.len();
+        match &value.kind {
+            None | Some(ValueKind::NullValue(_)) => Kind::Absent,
+            Some(ValueKind::StringValue(text)) => {
+                out.extend_from_slice(text.as_bytes());
+                values::truncate(out, start, self.max_length);
+                Kind::Text
+            }
+            Some(_) => {
+                write_json(value, out);
+                Kind::Json
+            }
+        }
+    }
+}
+
+enum Found<'m> {
+    Struct(&'m Struct),
+    Value(&'m Value),
+}
+
+/// Appends `value` as JSON. Its depth is that of the configuration, which the loader bounds.
+pub(crate) fn write_json(value: &Value, out: &mut Vec<u8>) {
+    match &value.kind {
+        None | Some(ValueKind::NullValue(_)) => out.extend_from_slice(b"null"),
+        Some(ValueKind::NumberValue(number)) => values::float(*number, out),
+        Some(ValueKind::StringValue(text)) => write_string(text.as_bytes(), out),
+        Some(ValueKind::BoolValue(true)) => out.extend_from_slice(b"true"),
+        Some(ValueKind::BoolValue(false)) => out.extend_from_slice(b"false"),
+        Some(ValueKind::StructValue(fields)) => write_struct(fields, out),
+        Some(ValueKind::ListValue(list)) => {
+            out.push(b'[');
+            for (at, value) in list.values.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                write_json(value, out);
+            }
+            out.push(b']');
+        }
+    }
+}
+
+fn write_struct(fields: &Struct, out: &mut Vec<u8>) {
+    out.push(b'{');
+    for (at, (key, value)) in fields.fields.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write_string(key.as_bytes(), out);
+        out.push(b':');
+        write_json(value, out);
+    }
+    out.push(b'}');
+}

@@ -1,0 +1,287 @@
+//! Values as text: each function appends one and says what it appended.
+
+use std::fmt;
+use std::io::Write;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use http::Version;
+use outrider_net::Address;
+use tokio::time::Instant;
+
+use crate::ResponseFlag;
+use crate::Stream;
+use crate::format::Context;
+use crate::format::Kind;
+use crate::format::operators::Precision;
+
+/// What there never is on a plaintext connection.
+pub(crate) fn absent(_: &Context<'_>, _: &mut Vec<u8>) -> Kind {
+    Kind::Absent
+}
+
+pub(crate) fn number(value: u64, out: &mut Vec<u8>) -> Kind {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    Kind::Json
+}
+
+pub(crate) fn text(value: Option<&str>, out: &mut Vec<u8>) -> Kind {
+    match value {
+        Some(value) => {
+            out.extend_from_slice(value.as_bytes());
+            Kind::Text
+        }
+        None => Kind::Absent,
+    }
+}
+
+/// A name, of which the empty one is none.
+pub(crate) fn name(value: &str, out: &mut Vec<u8>) -> Kind {
+    text(Some(value).filter(|value| !value.is_empty()), out)
+}
+
+pub(crate) fn display(value: &impl fmt::Display, out: &mut Vec<u8>) -> Kind {
+    #[expect(clippy::expect_used, reason = "writing to a Vec does not fail")]
+    write!(out, "{value}").expect("a Vec takes every byte");
+    Kind::Text
+}
+
+pub(crate) fn milliseconds(duration: Option<Duration>, out: &mut Vec<u8>) -> Kind {
+    match duration {
+        Some(duration) => number(saturated(duration.as_millis()), out),
+        None => Kind::Absent,
+    }
+}
+
+fn saturated(value: u128) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+/// From one point in time to another; a point that was not reached, or reached too early, leaves it absent.
+pub(crate) fn difference(
+    from: Option<Instant>,
+    to: Option<Instant>,
+    precision: Precision,
+    out: &mut Vec<u8>,
+) -> Kind {
+    let Some(duration) = from
+        .zip(to)
+        .and_then(|(from, to)| to.checked_duration_since(from))
+    else {
+        return Kind::Absent;
+    };
+    let value = match precision {
+        Precision::Milliseconds => duration.as_millis(),
+        Precision::Microseconds => duration.as_micros(),
+        Precision::Nanoseconds => duration.as_nanos(),
+    };
+    number(saturated(value), out)
+}
+
+pub(crate) fn protocol(version: Option<Version>, out: &mut Vec<u8>) -> Kind {
+    let name = version.map(|version| match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP/1.1",
+    });
+    text(name, out)
+}
+
+pub(crate) fn address(address: Option<&Address>, out: &mut Vec<u8>) -> Kind {
+    match address {
+        Some(address) => display(address, out),
+        None => Kind::Absent,
+    }
+}
+
+pub(crate) fn port(address: Option<&Address>, out: &mut Vec<u8>) -> Kind {
+    match address.and_then(Address::ip) {
+        Some(address) => number(address.port().into(), out),
+        None => Kind::Absent,
+    }
+}
+
+/// The address without its port, or with `prefix` the network that it is in (`10.1.0.0/16`).
+pub(crate) fn host(address: Option<&Address>, prefix: Option<u8>, out: &mut Vec<u8>) -> Kind {
+    let Some(address) = address else {
+        return Kind::Absent;
+    };
+    let Some(ip) = address.ip() else {
+        return display(address, out);
+    };
+    match (ip.ip(), prefix) {
+        (ip, None) => display(&ip, out),
+        (IpAddr::V4(ip), Some(prefix)) => {
+            let prefix = prefix.min(32);
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            display(&Ipv4Addr::from_bits(ip.to_bits() & mask), out);
+            display(&format_args!("/{prefix}"), out)
+        }
+        (IpAddr::V6(ip), Some(prefix)) => {
+            let prefix = prefix.min(128);
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            display(&Ipv6Addr::from_bits(ip.to_bits() & mask), out);
+            display(&format_args!("/{prefix}"), out)
+        }
+    }
+}
+
+/// The host's name, or its address when it has none.
+pub(crate) fn upstream_host_name(context: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+    let Some(upstream) = &context.stream.upstream else {
+        return Kind::Absent;
+    };
+    match upstream.host_name.as_deref() {
+        Some(name) if !name.is_empty() => text(Some(name), out),
+        _ => address(upstream.host.as_ref(), out),
+    }
+}
+
+pub(crate) fn upstream_host_name_without_port(context: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+    let Some(upstream) = &context.stream.upstream else {
+        return Kind::Absent;
+    };
+    match upstream.host_name.as_deref() {
+        Some(name) if !name.is_empty() => {
+            let name = name.rsplit_once(':').map_or(name, |(name, _)| name);
+            text(Some(name), out)
+        }
+        _ => host(upstream.host.as_ref(), None, out),
+    }
+}
+
+pub(crate) fn long_flags(context: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+    let flags = &context.stream.flags;
+    if flags.is_empty() {
+        return text(Some("-"), out);
+    }
+    for (at, flag) in flags.iter().map(ResponseFlag::long).enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(flag.as_bytes());
+    }
+    Kind::Text
+}
+
+/// `%RESPONSE_CODE_DETAILS%`: whitespace would break a log line into other fields.
+pub(crate) fn details(stream: &Stream, keep_whitespace: bool, out: &mut Vec<u8>) -> Kind {
+    let start = out.len();
+    let kind = text(stream.details.as_deref(), out);
+    if !keep_whitespace {
+        for byte in &mut out[start..] {
+            if byte.is_ascii_whitespace() {
+                *byte = b'_';
+            }
+        }
+    }
+    kind
+}
+
+/// A random UUID (version 4).
+pub(crate) fn unique_id(_: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut bytes = fastrand::u128(..).to_be_bytes();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    for (at, byte) in bytes.iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            out.push(b'-');
+        }
+        out.push(HEX[usize::from(byte >> 4)]);
+        out.push(HEX[usize::from(byte & 15)]);
+    }
+    Kind::Text
+}
+
+/// Cuts what was appended since `start` to at most `max` bytes, not inside of a character.
+pub(crate) fn truncate(out: &mut Vec<u8>, start: usize, max: Option<usize>) {
+    let Some(max) = max else { return };
+    if out.len() - start > max {
+        out.truncate(start + max);
+    }
+}
+
+/// A JSON number as Envoy prints it: the shorter of decimal and scientific notation.
+pub(crate) fn float(value: f64, out: &mut Vec<u8>) {
+    let decimal = if value.fract() == 0.0 && value.abs() >= 9_007_199_254_740_992.0 {
+        format!("{value:.0}")
+    } else {
+        value.to_string()
+    };
+    let shortest = format!("{value:e}");
+    let scientific = match shortest.split_once('e') {
+        Some((digits, exponent)) => {
+            let (sign, exponent) = match exponent.strip_prefix('-') {
+                Some(exponent) => ('-', exponent),
+                None => ('+', exponent),
+            };
+            format!("{digits}e{sign}{exponent:0>2}")
+        }
+        None => shortest,
+    };
+    let text = if scientific.len() < decimal.len() {
+        scientific
+    } else {
+        decimal
+    };
+    out.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_print_as_in_envoy() {
+        for (value, expected) in [
+            (1e15, "1e+15"),
+            (123_456_789_012_345_680_000.0, "123456789012345683968"),
+            (1e21, "1e+21"),
+            (123_456.789, "123456.789"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (1e-4, "1e-04"),
+            (0.000_012_34, "1.234e-05"),
+            (1.0 / 3.0, "0.3333333333333333"),
+            (100.0, "100"),
+            (-5.0, "-5"),
+            (9_007_199_254_740_992.0, "9007199254740992"),
+            (18_446_744_073_709_551_616.0, "18446744073709551616"),
+            (f64::MAX, "1.7976931348623157e+308"),
+            (5e-324, "5e-324"),
+            (-0.0, "-0"),
+            (0.1, "0.1"),
+        ] {
+            let mut out = Vec::new();
+            float(value, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_prefix_length_masks_the_address() {
+        let v4 = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 80)));
+        let v6 = Address::from(
+            "[2001:db8:1:2::9]:80"
+                .parse::<std::net::SocketAddr>()
+                .unwrap(),
+        );
+        let pipe = Address::pipe("/run/x.sock", 0);
+        for (address, prefix, expected) in [
+            (&v4, None, "127.0.0.1"),
+            (&v4, Some(5), "120.0.0.0/5"),
+            (&v4, Some(0), "0.0.0.0/0"),
+            (&v4, Some(33), "127.0.0.1/32"),
+            (&v6, Some(48), "2001:db8:1::/48"),
+            (&v6, Some(0), "::/0"),
+            (&pipe, Some(8), "/run/x.sock"),
+        ] {
+            let mut out = Vec::new();
+            host(Some(address), prefix, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+}

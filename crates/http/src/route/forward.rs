@@ -1,0 +1,322 @@
+//! `RouteAction`: the request goes on to a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use http::HeaderValue;
+use http::StatusCode;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::RoutingPriority;
+use outrider_config::api::envoy::config::route::v3::RouteAction;
+use outrider_config::api::envoy::config::route::v3::route_action;
+use outrider_config::api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode;
+use outrider_config::api::envoy::config::route::v3::route_action::HostRewriteSpecifier;
+use outrider_config::duration;
+
+use crate::RequestHead;
+use crate::Stream;
+use crate::format::Formatter;
+use crate::route::header_mutation::header_name;
+use crate::route::rewrite;
+use crate::route::rewrite::HostRewrite;
+use crate::route::rewrite::PathRewrite;
+use crate::route::rewrite::Substitution;
+use crate::route::route_match::PathMatch;
+
+/// `RouteAction.timeout` when it is not set.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Sends the request on.
+#[derive(Clone, Debug)]
+pub struct ForwardAction {
+    /// Which cluster.
+    pub cluster: ClusterSpecifier,
+    /// The answer's status when there is no such cluster.
+    pub cluster_not_found_status: StatusCode,
+    /// How long the whole answer may take; zero for ever.
+    pub timeout: Duration,
+    /// How long nothing may move on the stream, zero for ever; the connection manager's `stream_idle_timeout` by default.
+    pub idle_timeout: Option<Duration>,
+    /// How long the rest of an answer may wait for the client; the stream's idle timeout by default.
+    pub flush_timeout: Option<Duration>,
+    /// `max_stream_duration`, which goes before the connection manager's.
+    pub max_stream_duration: Option<MaxStreamDuration>,
+    /// `max_grpc_timeout`: the deprecated form of [`MaxStreamDuration::grpc_timeout_header_max`].
+    pub max_grpc_timeout: Option<Duration>,
+    /// `grpc_timeout_offset`: taken off a `grpc-timeout` that [`Self::max_grpc_timeout`] allows.
+    pub grpc_timeout_offset: Option<Duration>,
+    /// Which circuit breakers count.
+    pub priority: Priority,
+    /// The upgrades that the connection manager's list does not decide for this route.
+    pub upgrades: Box<[Upgrade]>,
+    /// `:authority` becomes the name of the host that is chosen.
+    pub auto_host_rewrite: bool,
+    path_rewrite: Option<PathRewrite>,
+    host_rewrite: Option<HostRewrite>,
+    append_x_forwarded_host: bool,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub enum ClusterSpecifier {
+    /// To this cluster.
+    Name(Arc<str>),
+    /// To the cluster that a header names.
+    Header(ClusterHeader),
+}
+
+/// The header that names the cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterHeader(Option<HeaderName>);
+
+/// `RouteAction.max_stream_duration`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaxStreamDuration {
+    /// How long a stream may take; zero for ever.
+    pub max_stream_duration: Option<Duration>,
+    /// `grpc-timeout` counts, up to this; zero without limit.
+    pub grpc_timeout_header_max: Option<Duration>,
+    /// Taken off a `grpc-timeout`.
+    pub grpc_timeout_header_offset: Option<Duration>,
+}
+
+/// `envoy.config.core.v3.RoutingPriority`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// `DEFAULT`
+    #[default]
+    Default,
+    /// `HIGH`
+    High,
+}
+
+/// `RouteAction.upgrade_configs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The protocol, in lower case.
+    pub protocol: Box<str>,
+    /// Whether it is allowed.
+    pub enabled: bool,
+}
+
+impl ForwardAction {
+    /// `cluster`: which, where it is not `weighted_clusters`; those take a copy each.
+    pub(crate) fn build(
+        config: &RouteAction,
+        cluster: ClusterSpecifier,
+        matched: &PathMatch,
+        path: &FieldPath,
+    ) -> Result<ForwardAction, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let mut optional = |value: &Option<prost_types::Duration>, field: &'static str| {
+            let value = duration::optional(value.as_ref(), &path.field(field));
+            errors.collect(value).flatten()
+        };
+        let timeout = optional(&config.timeout, "timeout").unwrap_or(DEFAULT_TIMEOUT);
+        let idle_timeout = optional(&config.idle_timeout, "idle_timeout");
+        let flush_timeout = optional(&config.flush_timeout, "flush_timeout");
+        #[expect(deprecated, reason = "Envoy still obeys them")]
+        let (max_grpc_timeout, grpc_timeout_offset) = (
+            optional(&config.max_grpc_timeout, "max_grpc_timeout"),
+            optional(&config.grpc_timeout_offset, "grpc_timeout_offset"),
+        );
+        let max_stream_duration = config.max_stream_duration.as_ref().and_then(|durations| {
+            let path = path.field("max_stream_duration");
+            errors.collect(MaxStreamDuration::build(durations, &path))
+        });
+        let upgrades = upgrades(&config.upgrade_configs, path, &mut errors);
+        let path_rewrite = errors.collect(path_rewrite(config, matched, path));
+        let host_rewrite = config
+            .host_rewrite_specifier
+            .as_ref()
+            .and_then(|specifier| errors.collect(HostRewrite::build(specifier, path)));
+        let action = ForwardAction {
+            cluster,
+            cluster_not_found_status: match config.cluster_not_found_response_code() {
+                ClusterNotFoundResponseCode::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+                ClusterNotFoundResponseCode::NotFound => StatusCode::NOT_FOUND,
+                ClusterNotFoundResponseCode::InternalServerError => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
+            },
+            timeout,
+            idle_timeout,
+            flush_timeout,
+            max_stream_duration,
+            max_grpc_timeout,
+            grpc_timeout_offset,
+            priority: match config.priority() {
+                RoutingPriority::Default => Priority::Default,
+                RoutingPriority::High => Priority::High,
+            },
+            upgrades,
+            auto_host_rewrite: matches!(
+                config.host_rewrite_specifier,
+                Some(HostRewriteSpecifier::AutoHostRewrite(true))
+            ),
+            path_rewrite: path_rewrite.flatten(),
+            host_rewrite: host_rewrite.flatten(),
+            append_x_forwarded_host: config.append_x_forwarded_host,
+        };
+        errors.finish(action)
+    }
+
+    /// The same action for one of several weighted clusters.
+    pub(crate) fn with_cluster(
+        &self,
+        cluster: ClusterSpecifier,
+        host_rewrite: Option<HostRewrite>,
+    ) -> ForwardAction {
+        let mut action = self.clone();
+        action.cluster = cluster;
+        if host_rewrite.is_some() {
+            action.host_rewrite = host_rewrite;
+        }
+        action
+    }
+
+    /// The name of the cluster for a request; none when the header that names it is missing.
+    #[must_use]
+    pub fn cluster_name<'a>(&'a self, head: &'a RequestHead) -> Option<&'a str> {
+        match &self.cluster {
+            ClusterSpecifier::Name(name) => Some(name),
+            ClusterSpecifier::Header(ClusterHeader(None)) => {
+                head.authority.to_str().ok().filter(|host| !host.is_empty())
+            }
+            ClusterSpecifier::Header(ClusterHeader(Some(name))) => head
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .filter(|name| !name.is_empty()),
+        }
+    }
+
+    /// Rewrites `:authority` and `:path`. `keep_originals`: in `x-envoy-original-host` and `x-envoy-original-path`, which
+    /// the router's `suppress_envoy_headers` forbids.
+    pub fn rewrite(&self, stream: &mut Stream, keep_originals: bool) {
+        if let Some(host) = self
+            .host_rewrite
+            .as_ref()
+            .and_then(|rewrite| rewrite.apply(stream))
+        {
+            self.set_host(stream, host, keep_originals);
+        }
+        if let Some(path) = self
+            .path_rewrite
+            .as_ref()
+            .and_then(|rewrite| rewrite.apply(stream))
+        {
+            rewrite::set_path(&mut stream.request, path, keep_originals);
+        }
+    }
+
+    /// Rewrites `:authority` to `host`, as `auto_host_rewrite` does with the name of the chosen host.
+    pub fn set_host(&self, stream: &mut Stream, host: HeaderValue, keep_original: bool) {
+        let forward_original = self.append_x_forwarded_host;
+        rewrite::set_host(&mut stream.request, host, keep_original, forward_original);
+    }
+}
+
+impl ClusterSpecifier {
+    /// The cluster that the header `name` names.
+    pub(crate) fn header(
+        name: &str,
+        path: &FieldPath,
+    ) -> Result<ClusterSpecifier, outrider_config::ConfigError> {
+        let header = match name.to_ascii_lowercase().as_str() {
+            ":authority" | "host" => None,
+            name => Some(header_name(name, path)?),
+        };
+        Ok(ClusterSpecifier::Header(ClusterHeader(header)))
+    }
+}
+
+impl MaxStreamDuration {
+    fn build(
+        config: &route_action::MaxStreamDuration,
+        path: &FieldPath,
+    ) -> Result<MaxStreamDuration, ConfigErrors> {
+        let optional = |value: &Option<prost_types::Duration>, field: &'static str| {
+            duration::optional(value.as_ref(), &path.field(field))
+        };
+        Ok(MaxStreamDuration {
+            max_stream_duration: optional(&config.max_stream_duration, "max_stream_duration")?,
+            grpc_timeout_header_max: optional(
+                &config.grpc_timeout_header_max,
+                "grpc_timeout_header_max",
+            )?,
+            grpc_timeout_header_offset: optional(
+                &config.grpc_timeout_header_offset,
+                "grpc_timeout_header_offset",
+            )?,
+        })
+    }
+}
+
+fn upgrades(
+    config: &[route_action::UpgradeConfig],
+    path: &FieldPath,
+    errors: &mut ConfigErrors,
+) -> Box<[Upgrade]> {
+    let mut upgrades: Vec<Upgrade> = Vec::with_capacity(config.len());
+    for (at, upgrade) in config.iter().enumerate() {
+        let path = path.field("upgrade_configs").index(at);
+        let protocol = upgrade.upgrade_type.to_ascii_lowercase();
+        if upgrades.iter().any(|other| *other.protocol == protocol) {
+            errors.push(&path, format!("Duplicate upgrade {}", upgrade.upgrade_type));
+        }
+        if upgrade.connect_config.is_some() {
+            let message = if protocol == "connect" {
+                "ending a CONNECT here is not supported".to_owned()
+            } else {
+                format!(
+                    "Non-CONNECT upgrade type {} has ConnectConfig",
+                    upgrade.upgrade_type
+                )
+            };
+            errors.push(&path.field("connect_config"), message);
+        }
+        upgrades.push(Upgrade {
+            protocol: protocol.into(),
+            enabled: upgrade.enabled.unwrap_or(true),
+        });
+    }
+    upgrades.into()
+}
+
+fn path_rewrite(
+    config: &RouteAction,
+    matched: &PathMatch,
+    path: &FieldPath,
+) -> Result<Option<PathRewrite>, ConfigErrors> {
+    let set = [
+        !config.prefix_rewrite.is_empty(),
+        config.regex_rewrite.is_some(),
+        !config.path_rewrite.is_empty(),
+    ];
+    if set.iter().filter(|set| **set).count() > 1 {
+        let mut errors = ConfigErrors::new();
+        errors.push(
+            path,
+            "Specify only one of prefix_rewrite, regex_rewrite or path_rewrite_policy",
+        );
+        return Err(errors);
+    }
+    Ok(if let Some(regex) = &config.regex_rewrite {
+        let substitution = Substitution::build(regex, &path.field("regex_rewrite"))?;
+        Some(PathRewrite::Regex(substitution))
+    } else if !config.path_rewrite.is_empty() {
+        let path = path.field("path_rewrite");
+        let formatter = Formatter::compile_omitting(&config.path_rewrite, &path)?;
+        Some(PathRewrite::Format(formatter))
+    } else if !config.prefix_rewrite.is_empty() {
+        Some(PathRewrite::Prefix {
+            matched: matched.clone(),
+            with: config.prefix_rewrite.as_str().into(),
+        })
+    } else {
+        None
+    })
+}

@@ -1,0 +1,239 @@
+//! Headers that the configuration adds, changes and removes.
+//!
+//! One level (route, virtual host, …) first removes, then evaluates every value from the headers as they are, then
+//! overwrites, then appends: in Envoy no value sees another of its own level.
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::HeaderValueOption;
+use outrider_config::api::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use smallvec::SmallVec;
+
+use crate::Captures;
+use crate::Stream;
+use crate::format::Context;
+use crate::format::Formatter;
+
+/// The mutations of one level, of the request or of the response.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderMutations {
+    remove: Box<[HeaderName]>,
+    add: Box<[Addition]>,
+}
+
+#[derive(Clone, Debug)]
+struct Addition {
+    name: HeaderName,
+    value: Value,
+    action: HeaderAppendAction,
+    keep_empty: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    Constant(HeaderValue),
+    Format(Formatter),
+}
+
+/// Evaluated, to be written once all of its level are.
+struct Pending<'m> {
+    name: &'m HeaderName,
+    value: HeaderValue,
+    overwrite: bool,
+}
+
+impl HeaderMutations {
+    /// Builds the fields `<prefix>_headers_to_add` and `<prefix>_headers_to_remove` of the message at `path`.
+    pub(crate) fn build(
+        prefix: &str,
+        add: &[HeaderValueOption],
+        remove: &[String],
+        path: &FieldPath,
+    ) -> Result<HeaderMutations, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let add_path = path.field(format!("{prefix}_headers_to_add"));
+        let mut additions = Vec::with_capacity(add.len());
+        for (at, option) in add.iter().enumerate() {
+            additions.extend(errors.collect(Addition::build(option, &add_path.index(at))));
+        }
+        let remove_path = path.field(format!("{prefix}_headers_to_remove"));
+        let mut removals = Vec::with_capacity(remove.len());
+        for (at, name) in remove.iter().enumerate() {
+            removals.extend(errors.collect(removable(name, &remove_path.index(at))));
+        }
+        errors.finish(HeaderMutations {
+            remove: removals.into(),
+            add: additions.into(),
+        })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.add.is_empty()
+    }
+
+    pub(crate) fn apply_to_request(&self, stream: &mut Stream) {
+        self.remove_from(&mut stream.request.headers);
+        let pending = self.evaluate(&Context::new(stream), &stream.request.headers);
+        write(pending, &mut stream.request.headers);
+    }
+
+    pub(crate) fn apply_to_response(&self, stream: &mut Stream, local_reply: bool) {
+        let Some(response) = &mut stream.response else {
+            return;
+        };
+        self.remove_from(&mut response.headers);
+        let Some(response) = &stream.response else {
+            return;
+        };
+        let context = if local_reply {
+            Context::local_reply(stream, b"")
+        } else {
+            Context::new(stream)
+        };
+        let pending = self.evaluate(&context, &response.headers);
+        if let Some(response) = &mut stream.response {
+            write(pending, &mut response.headers);
+        }
+    }
+
+    /// Adds the headers that values are made of.
+    pub(crate) fn capture(&self, captures: &mut Captures) {
+        for addition in &self.add {
+            if let Value::Format(formatter) = &addition.value {
+                formatter.capture(captures);
+            }
+        }
+    }
+
+    fn remove_from(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+    }
+
+    fn evaluate<'m>(
+        &'m self,
+        context: &Context<'_>,
+        headers: &HeaderMap,
+    ) -> SmallVec<[Pending<'m>; 8]> {
+        let mut text = Vec::new();
+        let pending = self.add.iter().filter_map(|addition| {
+            let exists = || headers.contains_key(&addition.name);
+            let overwrite = match addition.action {
+                HeaderAppendAction::AppendIfExistsOrAdd => false,
+                HeaderAppendAction::AddIfAbsent if exists() => return None,
+                HeaderAppendAction::AddIfAbsent => false,
+                HeaderAppendAction::OverwriteIfExistsOrAdd => true,
+                HeaderAppendAction::OverwriteIfExists if exists() => true,
+                HeaderAppendAction::OverwriteIfExists => return None,
+            };
+            let value = match &addition.value {
+                Value::Constant(value) => value.clone(),
+                Value::Format(formatter) => {
+                    text.clear();
+                    formatter.write(*context, &mut text);
+                    // What a header cannot hold is not added.
+                    HeaderValue::from_bytes(&text).ok()?
+                }
+            };
+            (addition.keep_empty || !value.is_empty()).then_some(Pending {
+                name: &addition.name,
+                value,
+                overwrite,
+            })
+        });
+        pending.collect()
+    }
+}
+
+fn write(pending: SmallVec<[Pending<'_>; 8]>, headers: &mut HeaderMap) {
+    for header in pending.iter().filter(|header| header.overwrite) {
+        headers.insert(header.name, header.value.clone());
+    }
+    for header in pending.into_iter().filter(|header| !header.overwrite) {
+        headers.append(header.name, header.value);
+    }
+}
+
+impl Addition {
+    fn build(config: &HeaderValueOption, path: &FieldPath) -> Result<Addition, ConfigError> {
+        let header = config
+            .header
+            .as_ref()
+            .ok_or_else(|| ConfigError::new(&path.field("header"), "value is required"))?;
+        let header_path = path.field("header");
+        let key_path = header_path.field("key");
+        if header.key.starts_with(':') || header.key.eq_ignore_ascii_case("host") {
+            return Err(ConfigError::new(
+                &key_path,
+                ":-prefixed or host headers may not be modified",
+            ));
+        }
+        let name = header_name(&header.key, &key_path)?;
+        let raw = if header.value.is_empty() {
+            header.raw_value.as_slice()
+        } else {
+            header.value.as_bytes()
+        };
+        let value_path = header_path.field("value");
+        let text = std::str::from_utf8(raw)
+            .map_err(|_| ConfigError::new(&value_path, "expected text in UTF-8"))?;
+        // The older spelling of a filter state.
+        let text = text.replace("%PER_REQUEST_STATE(", "%FILTER_STATE(");
+        let formatter = Formatter::compile_omitting(&text, &value_path)?;
+        let value = match formatter.constant() {
+            Some(text) => Value::Constant(
+                HeaderValue::from_str(text)
+                    .map_err(|_| ConfigError::new(&value_path, "not a header value"))?,
+            ),
+            None => Value::Format(formatter),
+        };
+        Ok(Addition {
+            name,
+            value,
+            action: append_action(config, path)?,
+            keep_empty: config.keep_empty_value,
+        })
+    }
+}
+
+/// `append_action`, or the deprecated `append` that it replaces.
+#[expect(deprecated, reason = "Envoy still reads append")]
+fn append_action(
+    config: &HeaderValueOption,
+    path: &FieldPath,
+) -> Result<HeaderAppendAction, ConfigError> {
+    let action = config.append_action();
+    match config.append {
+        None => Ok(action),
+        Some(_) if action != HeaderAppendAction::AppendIfExistsOrAdd => Err(ConfigError::new(
+            &path.field("append"),
+            "Both append and append_action are set and it's not allowed",
+        )),
+        Some(true) => Ok(HeaderAppendAction::AppendIfExistsOrAdd),
+        Some(false) => Ok(HeaderAppendAction::OverwriteIfExistsOrAdd),
+    }
+}
+
+fn removable(name: &str, path: &FieldPath) -> Result<HeaderName, ConfigError> {
+    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+        return Err(ConfigError::new(
+            path,
+            ":-prefixed or host headers may not be removed",
+        ));
+    }
+    header_name(name, path)
+}
+
+/// A header's name from the configuration.
+pub(crate) fn header_name(name: &str, path: &FieldPath) -> Result<HeaderName, ConfigError> {
+    name.parse()
+        .map_err(|_| ConfigError::new(path, format!("{name:?} is not a header name")))
+}
+
+#[cfg(test)]
+mod tests;

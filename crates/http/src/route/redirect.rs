@@ -1,0 +1,211 @@
+//! `RedirectAction`: the `location` that a request is sent to.
+
+use http::StatusCode;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::route::v3::RedirectAction;
+use outrider_config::api::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
+use outrider_config::api::envoy::config::route::v3::redirect_action::RedirectResponseCode;
+use outrider_config::api::envoy::config::route::v3::redirect_action::SchemeRewriteSpecifier;
+
+use crate::RequestHead;
+use crate::Stream;
+use crate::format::Formatter;
+use crate::route::rewrite::PathRewrite;
+use crate::route::rewrite::Substitution;
+use crate::route::route_match::PathMatch;
+
+/// Answers with a redirect.
+#[derive(Debug)]
+pub struct Redirect {
+    /// The status, 301 by default.
+    pub status: StatusCode,
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
+    /// The same address by https, for `VirtualHost.require_tls`.
+    Https,
+    Changed {
+        scheme: Option<Box<str>>,
+        host: Box<str>,
+        port: u32,
+        path: Option<NewPath>,
+        strip_query: bool,
+    },
+}
+
+#[derive(Debug)]
+enum NewPath {
+    /// `path_redirect`, and whether it has a query, which then takes the place of the request's.
+    Fixed {
+        path: Box<str>,
+        has_query: bool,
+    },
+    Rewritten(PathRewrite),
+}
+
+impl Redirect {
+    /// To the same address by https.
+    pub(crate) fn to_https() -> Redirect {
+        Redirect {
+            status: StatusCode::MOVED_PERMANENTLY,
+            target: Target::Https,
+        }
+    }
+
+    pub(crate) fn build(
+        config: &RedirectAction,
+        matched: &PathMatch,
+        path: &FieldPath,
+    ) -> Result<Redirect, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let scheme = match &config.scheme_rewrite_specifier {
+            Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
+            Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) if !scheme.is_empty() => {
+                Some(scheme.as_str().into())
+            }
+            _ => None,
+        };
+        let new_path = errors.collect(NewPath::build(config, matched, path));
+        errors.finish(Redirect {
+            status: match config.response_code() {
+                RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
+                RedirectResponseCode::Found => StatusCode::FOUND,
+                RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
+                RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
+                RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
+            },
+            target: Target::Changed {
+                scheme,
+                host: config.host_redirect.as_str().into(),
+                port: config.port_redirect,
+                path: new_path.flatten(),
+                strip_query: config.strip_query,
+            },
+        })
+    }
+
+    /// Where `stream`'s request is sent.
+    #[must_use]
+    pub fn location(&self, stream: &Stream) -> String {
+        let head = &stream.request;
+        let Target::Changed {
+            scheme,
+            host,
+            port,
+            path,
+            strip_query,
+        } = &self.target
+        else {
+            return format!("https://{}{}", authority(head), head.path());
+        };
+        let old_scheme = head.scheme();
+        let scheme = scheme.as_deref().unwrap_or(old_scheme);
+        let port = match port {
+            0 => String::new(),
+            port => format!(":{port}"),
+        };
+        let host = if host.is_empty() {
+            let drops_port = !port.is_empty() || scheme != old_scheme;
+            without_port(
+                authority(head),
+                drops_port,
+                port.is_empty().then_some(old_scheme),
+            )
+        } else {
+            host
+        };
+        let mut location = format!("{scheme}://{host}{port}");
+        push_path(&mut location, stream, path.as_ref(), *strip_query);
+        location
+    }
+}
+
+fn push_path(location: &mut String, stream: &Stream, path: Option<&NewPath>, strip_query: bool) {
+    let head = &stream.request;
+    let start = location.len();
+    let mut keeps_query = false;
+    match path {
+        Some(NewPath::Fixed { path, has_query }) => {
+            location.push_str(path);
+            keeps_query = *has_query;
+            if !has_query {
+                let old = head.path();
+                location.push_str(&old[old.find('?').unwrap_or(old.len())..]);
+            }
+        }
+        Some(NewPath::Rewritten(rewrite)) => match rewrite.apply(stream) {
+            Some(path) => location.push_str(&path),
+            None => location.push_str(head.path()),
+        },
+        None => location.push_str(head.path()),
+    }
+    if strip_query
+        && !keeps_query
+        && let Some(at) = location[start..].find('?')
+    {
+        location.truncate(start + at);
+    }
+}
+
+fn authority(head: &RequestHead) -> &str {
+    head.authority.to_str().unwrap_or_default()
+}
+
+/// `host` without its port, if `drop`. With `default_of`, only the default port of that scheme is dropped.
+fn without_port<'h>(host: &'h str, drop: bool, default_of: Option<&str>) -> &'h str {
+    let split = if host.starts_with('[') {
+        host.rfind("]:").map(|at| at + 1)
+    } else {
+        host.rfind(':')
+    };
+    let Some(at) = split.filter(|_| drop) else {
+        return host;
+    };
+    let dropped = match default_of {
+        None => true,
+        Some("https") => &host[at..] == ":443",
+        Some("http") => &host[at..] == ":80",
+        Some(_) => false,
+    };
+    if dropped { &host[..at] } else { host }
+}
+
+impl NewPath {
+    fn build(
+        config: &RedirectAction,
+        matched: &PathMatch,
+        path: &FieldPath,
+    ) -> Result<Option<NewPath>, ConfigErrors> {
+        Ok(match &config.path_rewrite_specifier {
+            None => None,
+            Some(PathRewriteSpecifier::PathRedirect(to)) if to.is_empty() => None,
+            Some(PathRewriteSpecifier::PathRedirect(to)) => {
+                let slash = if to.starts_with('/') { "" } else { "/" };
+                Some(NewPath::Fixed {
+                    path: format!("{slash}{to}").into(),
+                    has_query: to.contains('?'),
+                })
+            }
+            Some(PathRewriteSpecifier::PrefixRewrite(with)) => {
+                Some(NewPath::Rewritten(PathRewrite::Prefix {
+                    matched: matched.clone(),
+                    with: with.as_str().into(),
+                }))
+            }
+            Some(PathRewriteSpecifier::RegexRewrite(regex)) => {
+                let substitution = Substitution::build(regex, &path.field("regex_rewrite"))?;
+                Some(NewPath::Rewritten(PathRewrite::Regex(substitution)))
+            }
+            Some(PathRewriteSpecifier::PathRewrite(format)) => {
+                let format = Formatter::compile_omitting(format, &path.field("path_rewrite"))?;
+                Some(NewPath::Rewritten(PathRewrite::Format(format)))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! `RouteMatch`: whether a route is for a request.
+
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::RuntimeFractionalPercent;
+use outrider_config::api::envoy::config::route::v3 as api;
+use outrider_config::api::envoy::r#type::v3::FractionalPercent;
+use outrider_config::api::envoy::r#type::v3::fractional_percent::DenominatorType;
+
+use crate::RequestHead;
+use crate::route::RequestView;
+use crate::route::re2::FullRegex;
+use crate::route::string_matcher::CookieMatcher;
+use crate::route::string_matcher::HeaderMatcher;
+use crate::route::string_matcher::QueryMatcher;
+
+/// A built `RouteMatch`. All of it must hold.
+#[derive(Debug)]
+pub(crate) struct RouteMatch {
+    pub(crate) path: PathMatch,
+    conditions: Option<Box<Conditions>>,
+}
+
+/// How the path, without its query, must look.
+#[derive(Clone, Debug)]
+pub(crate) enum PathMatch {
+    /// `prefix`.
+    Prefix(Box<str>),
+    /// `path`.
+    Exact(Box<str>),
+    /// `path_separated_prefix`: ends at a `/` or where the path ends.
+    SeparatedPrefix(Box<str>),
+    /// `safe_regex`: all of the path.
+    Regex(FullRegex),
+    /// `connect_matcher`: the method, whatever the path.
+    Connect,
+    /// One of the texts above with `case_sensitive: false`; the text is lower case.
+    IgnoreCase(Box<PathMatch>),
+}
+
+/// What else a route may ask for.
+#[derive(Debug, Default)]
+struct Conditions {
+    fraction: Option<Fraction>,
+    grpc: bool,
+    /// A plaintext connection presents and validates no certificate.
+    needs_certificate: bool,
+    headers: Vec<HeaderMatcher>,
+    query: Vec<QueryMatcher>,
+    cookies: Vec<CookieMatcher>,
+}
+
+/// A share of the requests (`FractionalPercent`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fraction {
+    numerator: u64,
+    denominator: u64,
+}
+
+impl RouteMatch {
+    pub(crate) fn build(
+        config: &api::RouteMatch,
+        path: &FieldPath,
+    ) -> Result<RouteMatch, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let path_match = errors.collect(build_path(config, path));
+        let conditions = build_conditions(config, path, &mut errors);
+        for (set, field) in [
+            (!config.dynamic_metadata.is_empty(), "dynamic_metadata"),
+            (!config.filter_state.is_empty(), "filter_state"),
+        ] {
+            if set {
+                errors.push(&path.field(field), "matching on it is not supported");
+            }
+        }
+        let route_match = RouteMatch {
+            path: path_match.unwrap_or(PathMatch::Connect),
+            conditions,
+        };
+        errors.finish(route_match)
+    }
+
+    /// Whether the route is for `request`, whose path without query and parameters is `path`.
+    pub(crate) fn matches(&self, request: &RequestView<'_>, path: &str) -> bool {
+        self.path.matches(request.head, path) && self.conditions_hold(request)
+    }
+
+    /// Whether all but the path matches.
+    pub(crate) fn conditions_hold(&self, request: &RequestView<'_>) -> bool {
+        self.conditions
+            .as_ref()
+            .is_none_or(|conditions| conditions.hold(request))
+    }
+}
+
+fn build_path(config: &api::RouteMatch, path: &FieldPath) -> Result<PathMatch, ConfigErrors> {
+    use api::route_match::PathSpecifier;
+    let case_sensitive = config.case_sensitive.unwrap_or(true);
+    let text = |text: &str| -> Box<str> {
+        if case_sensitive {
+            text.into()
+        } else {
+            text.to_ascii_lowercase().into()
+        }
+    };
+    let path_match = match &config.path_specifier {
+        Some(PathSpecifier::Prefix(prefix)) => PathMatch::Prefix(text(prefix)),
+        Some(PathSpecifier::Path(exact)) => PathMatch::Exact(text(exact)),
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
+            PathMatch::SeparatedPrefix(text(prefix))
+        }
+        // Case is the expression's own affair.
+        Some(PathSpecifier::SafeRegex(regex)) => {
+            let regex = FullRegex::build(regex, &path.field("safe_regex"))?;
+            return Ok(PathMatch::Regex(regex));
+        }
+        Some(PathSpecifier::ConnectMatcher(_)) => return Ok(PathMatch::Connect),
+        Some(PathSpecifier::PathMatchPolicy(_)) => {
+            let mut errors = ConfigErrors::new();
+            errors.push(
+                &path.field("path_match_policy"),
+                "path match policies are not supported",
+            );
+            return Err(errors);
+        }
+        None => {
+            let mut errors = ConfigErrors::new();
+            errors.push(path, "a path specifier is required");
+            return Err(errors);
+        }
+    };
+    Ok(if case_sensitive {
+        path_match
+    } else {
+        PathMatch::IgnoreCase(Box::new(path_match))
+    })
+}
+
+fn build_conditions(
+    config: &api::RouteMatch,
+    path: &FieldPath,
+    errors: &mut ConfigErrors,
+) -> Option<Box<Conditions>> {
+    let mut conditions = Conditions {
+        grpc: config.grpc.is_some(),
+        needs_certificate: config
+            .tls_context
+            .is_some_and(|tls| tls.presented.unwrap_or(false) || tls.validated.unwrap_or(false)),
+        fraction: config.runtime_fraction.as_ref().map(Fraction::of_runtime),
+        ..Conditions::default()
+    };
+    conditions.headers = header_matchers(&config.headers, &path.field("headers"), errors);
+    for (at, parameter) in config.query_parameters.iter().enumerate() {
+        let path = path.field("query_parameters").index(at);
+        conditions
+            .query
+            .extend(errors.collect(QueryMatcher::build(parameter, &path)));
+    }
+    for (at, cookie) in config.cookies.iter().enumerate() {
+        let path = path.field("cookies").index(at);
+        conditions
+            .cookies
+            .extend(errors.collect(CookieMatcher::build(cookie, &path)));
+    }
+    conditions.is_some().then(|| Box::new(conditions))
+}
+
+/// Builds a list of header matchers, all of which must hold.
+pub(crate) fn header_matchers(
+    config: &[api::HeaderMatcher],
+    path: &FieldPath,
+    errors: &mut ConfigErrors,
+) -> Vec<HeaderMatcher> {
+    let mut matchers = Vec::with_capacity(config.len());
+    for (at, header) in config.iter().enumerate() {
+        matchers.extend(errors.collect(HeaderMatcher::build(header, &path.index(at))));
+    }
+    matchers
+}
+
+impl Conditions {
+    fn is_some(&self) -> bool {
+        self.fraction.is_some()
+            || self.grpc
+            || self.needs_certificate
+            || !self.headers.is_empty()
+            || !self.query.is_empty()
+            || !self.cookies.is_empty()
+    }
+
+    fn hold(&self, request: &RequestView<'_>) -> bool {
+        let head = request.head;
+        self.fraction
+            .is_none_or(|fraction| fraction.holds(request.random))
+            && (!self.grpc || is_grpc(head))
+            && !self.needs_certificate
+            && self.headers.iter().all(|header| header.matches(head))
+            && (self.query.is_empty() || {
+                let query = head.path.as_ref().and_then(|path| path.query());
+                self.query
+                    .iter()
+                    .all(|parameter| parameter.matches(query.unwrap_or_default()))
+            })
+            && self.cookies.iter().all(|cookie| cookie.matches(head))
+    }
+}
+
+impl PathMatch {
+    /// Whether `path`, which has no query, is as asked for.
+    pub(crate) fn matches(&self, head: &RequestHead, path: &str) -> bool {
+        match self {
+            PathMatch::Prefix(prefix) => path.starts_with(&**prefix),
+            PathMatch::Exact(exact) => path == &**exact,
+            PathMatch::SeparatedPrefix(prefix) => path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            PathMatch::Regex(regex) => regex.is_match(path.as_bytes()),
+            PathMatch::Connect => head.method == http::Method::CONNECT,
+            PathMatch::IgnoreCase(inner) => inner.matches_ignoring_case(path),
+        }
+    }
+
+    fn matches_ignoring_case(&self, path: &str) -> bool {
+        match self {
+            PathMatch::Prefix(prefix) => starts_with_ignoring_case(path, prefix),
+            PathMatch::Exact(exact) => path.eq_ignore_ascii_case(exact),
+            PathMatch::SeparatedPrefix(prefix) => {
+                starts_with_ignoring_case(path, prefix)
+                    && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
+            }
+            PathMatch::Regex(_) | PathMatch::Connect | PathMatch::IgnoreCase(_) => false,
+        }
+    }
+
+    /// How many bytes of `path`, which matched, a `prefix_rewrite` replaces: the prefix, or all of it.
+    pub(crate) fn matched_length(&self, path: &str) -> usize {
+        match self {
+            PathMatch::Prefix(prefix) | PathMatch::SeparatedPrefix(prefix) => prefix.len(),
+            PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => path.len(),
+            PathMatch::IgnoreCase(inner) => inner.matched_length(path),
+        }
+    }
+}
+
+fn starts_with_ignoring_case(path: &str, prefix: &str) -> bool {
+    path.as_bytes()
+        .get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+}
+
+impl Fraction {
+    /// The default value: no runtime layer can override it.
+    fn of_runtime(config: &RuntimeFractionalPercent) -> Fraction {
+        Fraction::new(&config.default_value.unwrap_or_default())
+    }
+
+    pub(crate) fn new(config: &FractionalPercent) -> Fraction {
+        Fraction {
+            numerator: config.numerator.into(),
+            denominator: match config.denominator() {
+                DenominatorType::Hundred => 100,
+                DenominatorType::TenThousand => 10_000,
+                DenominatorType::Million => 1_000_000,
+            },
+        }
+    }
+
+    /// Whether a request with this random number is in the share.
+    pub(crate) fn holds(self, random: u64) -> bool {
+        random % self.denominator < self.numerator
+    }
+}
+
+/// Whether a request is gRPC: `content-type: application/grpc` or `application/grpc+…`.
+pub(crate) fn is_grpc(head: &RequestHead) -> bool {
+    head.headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
+}
+
+#[cfg(test)]
+mod tests {
+    use api::route_match::PathSpecifier;
+    use outrider_config::api::envoy::r#type::matcher::v3::RegexMatcher;
+
+    use super::*;
+    use crate::route::tests::head;
+    use crate::route::tests::view;
+
+    const PATHS: [&str; 10] = [
+        "/a", "/a/", "/ab", "/A", "/a?x", "/a/b", "/a;x", "/", "/a%2fb", "/a/b?c/d",
+    ];
+
+    fn bits(config: &api::RouteMatch) -> String {
+        let built = RouteMatch::build(config, &FieldPath::root()).unwrap();
+        PATHS
+            .iter()
+            .map(|path| {
+                let head = head("GET", "h", path, &[]);
+                let path = path.split('?').next().unwrap();
+                if built.matches(&view(&head), path) {
+                    '1'
+                } else {
+                    '0'
+                }
+            })
+            .collect()
+    }
+
+    /// What Envoy 1.40.0 matched.
+    #[test]
+    fn paths_match_as_in_envoy() {
+        let text = str::to_owned;
+        let regex = |regex: &str| {
+            PathSpecifier::SafeRegex(RegexMatcher {
+                regex: text(regex),
+                ..Default::default()
+            })
+        };
+        for (specifier, case_sensitive, expected) in [
+            (PathSpecifier::Prefix(text("/a")), None, "1110111011"),
+            (PathSpecifier::Path(text("/a")), None, "1000100000"),
+            (
+                PathSpecifier::PathSeparatedPrefix(text("/a")),
+                None,
+                "1100110001",
+            ),
+            (PathSpecifier::Path(text("/a")), Some(false), "1001100000"),
+            (PathSpecifier::Prefix(text("/a")), Some(false), "1111111011"),
+            (
+                PathSpecifier::PathSeparatedPrefix(text("/A")),
+                Some(false),
+                "1101110001",
+            ),
+            (regex("/a"), None, "1000100000"),
+            (regex("/a.*"), None, "1110111011"),
+            (regex("/A"), Some(false), "0001000000"),
+            (PathSpecifier::Prefix(text("/a?x")), None, "0000000000"),
+            (PathSpecifier::Path(text("/a?x")), None, "0000000000"),
+            (PathSpecifier::Prefix(text("")), None, "1111111111"),
+            (PathSpecifier::Path(text("")), None, "0000000000"),
+            (regex("/a\\?x"), None, "0000000000"),
+            (
+                PathSpecifier::ConnectMatcher(api::route_match::ConnectMatcher {}),
+                None,
+                "0000000000",
+            ),
+        ] {
+            let config = api::RouteMatch {
+                path_specifier: Some(specifier),
+                case_sensitive,
+                ..Default::default()
+            };
+            assert_eq!(bits(&config), expected, "{config:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        for (content_type, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/grpc;x", false),
+            ("Application/grpc", false),
+        ] {
+            let head = head("POST", "h", "/", &[("content-type", content_type)]);
+            assert_eq!(is_grpc(&head), grpc, "{content_type}");
+        }
+        assert!(!is_grpc(&head("POST", "h", "/", &[])));
+    }
+
+    #[test]
+    fn a_fraction_takes_its_share_of_random_numbers() {
+        let fraction = Fraction::new(&FractionalPercent {
+            numerator: 25,
+            denominator: DenominatorType::TenThousand.into(),
+        });
+        let taken = (0..20_000).filter(|random| fraction.holds(*random)).count();
+        assert_eq!(taken, 50);
+    }
+
+    #[test]
+    fn unsupported_conditions_are_refused_by_name() {
+        let config = api::RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            dynamic_metadata: vec![Default::default()],
+            filter_state: vec![Default::default()],
+            ..Default::default()
+        };
+        let errors = RouteMatch::build(&config, &FieldPath::root()).unwrap_err();
+        assert_eq!(
+            errors.to_string(),
+            "dynamic_metadata: matching on it is not supported\nfilter_state: matching on it is not supported"
+        );
+    }
+}

@@ -1,0 +1,355 @@
+//! `StringMatcher`, and the header, query parameter and cookie matchers made of it.
+
+#![expect(deprecated, reason = "Envoy still obeys its deprecated fields")]
+
+use std::ops::Range;
+
+use http::HeaderName;
+use outrider_config::ConfigError;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::route::v3 as api;
+use outrider_config::api::envoy::r#type::matcher::v3 as matcher;
+
+use crate::RequestHead;
+use crate::route::re2::FullRegex;
+
+/// What a text must look like (`envoy.type.matcher.v3.StringMatcher`).
+#[derive(Clone, Debug)]
+pub(crate) enum StringMatcher {
+    Exact(Text),
+    Prefix(Text),
+    Suffix(Text),
+    Contains(Text),
+    Regex(FullRegex),
+}
+
+/// A text to compare with, lower-cased when case is to be ignored (ASCII only, as in Envoy).
+#[derive(Clone, Debug)]
+pub(crate) struct Text {
+    text: Box<[u8]>,
+    ignore_case: bool,
+}
+
+impl StringMatcher {
+    pub(crate) fn build(
+        config: &matcher::StringMatcher,
+        path: &FieldPath,
+    ) -> Result<StringMatcher, ConfigError> {
+        use matcher::string_matcher::MatchPattern;
+        let text = |text: &str| Text::new(text, config.ignore_case);
+        Ok(match &config.match_pattern {
+            Some(MatchPattern::Exact(exact)) => StringMatcher::Exact(text(exact)),
+            Some(MatchPattern::Prefix(prefix)) => StringMatcher::Prefix(text(prefix)),
+            Some(MatchPattern::Suffix(suffix)) => StringMatcher::Suffix(text(suffix)),
+            Some(MatchPattern::Contains(part)) => StringMatcher::Contains(text(part)),
+            Some(MatchPattern::SafeRegex(_)) if config.ignore_case => {
+                return Err(ConfigError::new(
+                    &path.field("ignore_case"),
+                    "ignore_case has no effect for safe_regex.",
+                ));
+            }
+            Some(MatchPattern::SafeRegex(regex)) => {
+                StringMatcher::Regex(FullRegex::build(regex, &path.field("safe_regex"))?)
+            }
+            Some(MatchPattern::Custom(_)) => {
+                return Err(ConfigError::new(
+                    &path.field("custom"),
+                    "custom string matchers are not supported",
+                ));
+            }
+            None => {
+                return Err(ConfigError::new(
+                    path,
+                    "one of exact, prefix, suffix, safe_regex or contains is required",
+                ));
+            }
+        })
+    }
+
+    pub(crate) fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            StringMatcher::Exact(text) => text.equals(value),
+            StringMatcher::Prefix(text) => value
+                .get(..text.text.len())
+                .is_some_and(|start| text.equals(start)),
+            StringMatcher::Suffix(text) => value
+                .len()
+                .checked_sub(text.text.len())
+                .is_some_and(|at| text.equals(&value[at..])),
+            StringMatcher::Contains(text) => text.is_in(value),
+            StringMatcher::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+impl Text {
+    fn new(text: &str, ignore_case: bool) -> Text {
+        let text = if ignore_case {
+            text.to_ascii_lowercase()
+        } else {
+            text.to_owned()
+        };
+        Text {
+            text: text.into_bytes().into(),
+            ignore_case,
+        }
+    }
+
+    fn equals(&self, value: &[u8]) -> bool {
+        if self.ignore_case {
+            self.text.eq_ignore_ascii_case(value)
+        } else {
+            *self.text == *value
+        }
+    }
+
+    fn is_in(&self, value: &[u8]) -> bool {
+        if self.ignore_case {
+            value.windows(self.text.len()).any(|part| self.equals(part))
+        } else {
+            memchr::memmem::find(value, &self.text).is_some()
+        }
+    }
+}
+
+/// A condition on one header (`HeaderMatcher`). Where a header has several values, one that matches is enough.
+#[derive(Clone, Debug)]
+pub(crate) struct HeaderMatcher {
+    name: Name,
+    condition: Condition,
+    invert: bool,
+    missing_is_empty: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Condition {
+    Present(bool),
+    Range(Range<i64>),
+    Text(StringMatcher),
+}
+
+/// The header a matcher reads. Pseudo-headers are not in the map.
+#[derive(Clone, Debug)]
+enum Name {
+    Method,
+    Scheme,
+    Authority,
+    Path,
+    Header(HeaderName),
+    /// No header can have this name.
+    Impossible,
+}
+
+impl HeaderMatcher {
+    pub(crate) fn build(
+        config: &api::HeaderMatcher,
+        path: &FieldPath,
+    ) -> Result<HeaderMatcher, ConfigError> {
+        use api::header_matcher::HeaderMatchSpecifier as Specifier;
+        let text = |text: &str| Text::new(text, false);
+        let condition = match &config.header_match_specifier {
+            None => Condition::Present(true),
+            Some(Specifier::PresentMatch(present)) => Condition::Present(*present),
+            // The deprecated form with an empty value asks for nothing but the header.
+            Some(Specifier::ExactMatch(exact)) if exact.is_empty() => Condition::Present(true),
+            Some(Specifier::ExactMatch(exact)) => {
+                Condition::Text(StringMatcher::Exact(text(exact)))
+            }
+            Some(Specifier::PrefixMatch(prefix)) => {
+                Condition::Text(StringMatcher::Prefix(text(prefix)))
+            }
+            Some(Specifier::SuffixMatch(suffix)) => {
+                Condition::Text(StringMatcher::Suffix(text(suffix)))
+            }
+            Some(Specifier::ContainsMatch(part)) => {
+                Condition::Text(StringMatcher::Contains(text(part)))
+            }
+            Some(Specifier::SafeRegexMatch(regex)) => Condition::Text(StringMatcher::Regex(
+                FullRegex::build(regex, &path.field("safe_regex_match"))?,
+            )),
+            Some(Specifier::RangeMatch(range)) => Condition::Range(range.start..range.end),
+            Some(Specifier::StringMatch(string)) => {
+                Condition::Text(StringMatcher::build(string, &path.field("string_match"))?)
+            }
+        };
+        Ok(HeaderMatcher {
+            name: Name::new(&config.name),
+            condition,
+            invert: config.invert_match,
+            missing_is_empty: config.treat_missing_header_as_empty,
+        })
+    }
+
+    pub(crate) fn matches(&self, head: &RequestHead) -> bool {
+        match &self.name {
+            Name::Method => self.holds(std::iter::once(head.method.as_str().as_bytes())),
+            Name::Scheme => self.holds(
+                head.scheme
+                    .as_ref()
+                    .map(|s| s.as_str().as_bytes())
+                    .into_iter(),
+            ),
+            Name::Authority => self.holds(
+                Some(head.authority.as_bytes())
+                    .filter(|a| !a.is_empty())
+                    .into_iter(),
+            ),
+            Name::Path => self.holds(
+                head.path
+                    .as_ref()
+                    .map(|p| p.as_str().as_bytes())
+                    .into_iter(),
+            ),
+            Name::Header(name) => self.holds(
+                head.headers
+                    .get_all(name)
+                    .iter()
+                    .map(|value| value.as_bytes()),
+            ),
+            Name::Impossible => self.holds(std::iter::empty()),
+        }
+    }
+
+    fn holds<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> bool {
+        let mut values = values.peekable();
+        if let Condition::Present(present) = &self.condition {
+            let here = values.peek().is_some() || self.missing_is_empty;
+            return (here == *present) != self.invert;
+        }
+        let matched = if values.peek().is_some() {
+            values.any(|value| self.condition.matches(value))
+        } else if self.missing_is_empty {
+            self.condition.matches(b"")
+        } else {
+            return false;
+        };
+        matched != self.invert
+    }
+}
+
+impl Name {
+    fn new(name: &str) -> Name {
+        match name.to_ascii_lowercase().as_str() {
+            ":method" => Name::Method,
+            ":scheme" => Name::Scheme,
+            ":authority" | "host" => Name::Authority,
+            ":path" => Name::Path,
+            other => other.parse().map_or(Name::Impossible, Name::Header),
+        }
+    }
+}
+
+impl Condition {
+    fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Condition::Present(present) => *present,
+            Condition::Range(range) => std::str::from_utf8(value)
+                .ok()
+                .and_then(|value| value.trim().parse().ok())
+                .is_some_and(|number| range.contains(&number)),
+            Condition::Text(matcher) => matcher.matches(value),
+        }
+    }
+}
+
+/// A condition on one query parameter (`QueryParameterMatcher`): on its first value, not decoded.
+#[derive(Clone, Debug)]
+pub(crate) struct QueryMatcher {
+    name: String,
+    condition: QueryCondition,
+}
+
+#[derive(Clone, Debug)]
+enum QueryCondition {
+    Present(bool),
+    Text(StringMatcher),
+}
+
+impl QueryMatcher {
+    pub(crate) fn build(
+        config: &api::QueryParameterMatcher,
+        path: &FieldPath,
+    ) -> Result<QueryMatcher, ConfigError> {
+        use api::query_parameter_matcher::QueryParameterMatchSpecifier as Specifier;
+        let condition = match &config.query_parameter_match_specifier {
+            None => QueryCondition::Present(true),
+            Some(Specifier::PresentMatch(present)) => QueryCondition::Present(*present),
+            Some(Specifier::StringMatch(string)) => {
+                QueryCondition::Text(StringMatcher::build(string, &path.field("string_match"))?)
+            }
+        };
+        Ok(QueryMatcher {
+            name: config.name.clone(),
+            condition,
+        })
+    }
+
+    /// Whether `query`, what follows the `?`, fulfils the condition.
+    pub(crate) fn matches(&self, query: &str) -> bool {
+        let value = query_value(query, &self.name);
+        match (&self.condition, value) {
+            (QueryCondition::Present(present), value) => value.is_some() == *present,
+            (QueryCondition::Text(matcher), Some(value)) => matcher.matches(value.as_bytes()),
+            (QueryCondition::Text(_), None) => false,
+        }
+    }
+}
+
+/// The first value of the parameter `name`, not decoded; empty when it has no `=`.
+pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// A condition on one cookie (`CookieMatcher`): on its first value.
+#[derive(Clone, Debug)]
+pub(crate) struct CookieMatcher {
+    name: String,
+    value: StringMatcher,
+    invert: bool,
+}
+
+impl CookieMatcher {
+    pub(crate) fn build(
+        config: &api::CookieMatcher,
+        path: &FieldPath,
+    ) -> Result<CookieMatcher, ConfigError> {
+        let path = path.field("string_match");
+        let value = match &config.string_match {
+            Some(string) => StringMatcher::build(string, &path)?,
+            None => return Err(ConfigError::new(&path, "value is required")),
+        };
+        Ok(CookieMatcher {
+            name: config.name.clone(),
+            value,
+            invert: config.invert_match,
+        })
+    }
+
+    pub(crate) fn matches(&self, head: &RequestHead) -> bool {
+        let matched = head
+            .headers
+            .get_all(http::header::COOKIE)
+            .iter()
+            .find_map(|cookies| cookie_value(cookies.as_bytes(), self.name.as_bytes()))
+            .is_some_and(|value| self.value.matches(value));
+        matched != self.invert
+    }
+}
+
+/// The first value of the cookie `name`, without the quotes around it.
+fn cookie_value<'c>(cookies: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
+    cookies.split(|&byte| byte == b';').find_map(|cookie| {
+        let cookie = cookie.trim_ascii_start();
+        let value = cookie.strip_prefix(name)?.strip_prefix(b"=")?;
+        let unquoted = value
+            .strip_prefix(b"\"")
+            .and_then(|v| v.strip_suffix(b"\""));
+        Some(unquoted.unwrap_or(value))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! `RouteConfiguration`: all virtual hosts of a connection manager.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
+
+use crate::Captures;
+use crate::route::RequestView;
+use crate::route::Route;
+use crate::route::RouteCx;
+use crate::route::domains::Domains;
+use crate::route::domains::Duplicate;
+use crate::route::header_mutation::header_name;
+use crate::route::virtual_host::Level;
+use crate::route::virtual_host::Routes;
+
+/// `max_direct_response_body_size_bytes` when it is not set.
+const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
+
+/// A built `RouteConfiguration`.
+#[derive(Debug)]
+pub struct RouteTable {
+    /// `RouteConfiguration.name`.
+    pub name: String,
+    /// Headers that only internal requests may carry.
+    pub internal_only_headers: Box<[HeaderName]>,
+    domains: Domains,
+    hosts: Box<[Routes]>,
+    /// The header that takes the place of `:authority`.
+    vhost_header: Option<HeaderName>,
+    ignore_path_parameters: bool,
+}
+
+/// What the routes of a table are built with.
+pub(crate) struct TableCx<'a> {
+    pub(crate) has_cluster: &'a dyn Fn(&str) -> bool,
+    pub(crate) validate_clusters: bool,
+    pub(crate) max_direct_response_body: u32,
+    pub(crate) most_specific_wins: bool,
+    pub(crate) level: Level,
+}
+
+impl RouteTable {
+    /// Builds the `RouteConfiguration` found at `path`.
+    ///
+    /// # Errors
+    /// Everything in it that is wrong or not supported, in Envoy's words where it has some.
+    pub fn build(
+        config: &RouteConfiguration,
+        path: &FieldPath,
+        cx: &RouteCx<'_>,
+    ) -> Result<Arc<RouteTable>, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let level = errors.collect(Level::build(config, path));
+        let table_cx = TableCx {
+            has_cluster: cx.has_cluster,
+            validate_clusters: config.validate_clusters.unwrap_or(true),
+            max_direct_response_body: config
+                .max_direct_response_body_size_bytes
+                .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),
+            most_specific_wins: config.most_specific_header_mutations_wins,
+            level: level.unwrap_or_default(),
+        };
+        let mut domains = Domains::new(config.ignore_port_in_host_matching);
+        let mut hosts = Vec::with_capacity(config.virtual_hosts.len());
+        for (at, host) in config.virtual_hosts.iter().enumerate() {
+            let path = path.field("virtual_hosts").index(at);
+            hosts.extend(errors.collect(Routes::build(host, &table_cx, &path)));
+            for (nth, domain) in host.domains.iter().enumerate() {
+                if let Err(duplicate) = domains.add(domain, at) {
+                    let path = path.field("domains").index(nth);
+                    errors.push(&path, duplicate.message(domain, &config.name));
+                }
+            }
+        }
+        let vhost_header = Some(config.vhost_header.as_str())
+            .filter(|name| !name.is_empty())
+            .and_then(|name| errors.collect(header_name(name, &path.field("vhost_header"))));
+        // A name that no header can have is in no request.
+        let internal_only_headers = config.internal_only_headers.iter();
+        let internal_only_headers = internal_only_headers.filter_map(|name| name.parse().ok());
+        errors.finish(Arc::new(RouteTable {
+            name: config.name.clone(),
+            internal_only_headers: internal_only_headers.collect(),
+            domains,
+            hosts: hosts.into(),
+            vhost_header,
+            ignore_path_parameters: config.ignore_path_parameters_in_path_matching,
+        }))
+    }
+
+    /// The route of `request`: its virtual host by domain, then the first of the host's routes that matches.
+    #[must_use]
+    pub fn find(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
+        let head = request.head;
+        let authority = match &self.vhost_header {
+            None => &head.authority,
+            Some(name) => head.headers.get(name)?,
+        };
+        let host = self.hosts.get(self.domains.find(authority.as_bytes())?)?;
+        let path = head.path.as_ref().map_or("", |path| path.path());
+        let path = if self.ignore_path_parameters {
+            path.split(';').next().unwrap_or_default()
+        } else {
+            path
+        };
+        host.find(request, path)
+    }
+
+    /// Adds the headers that the routes' response mutations and body formats read after the request has gone.
+    pub fn capture(&self, captures: &mut Captures) {
+        for host in &self.hosts {
+            host.capture(captures);
+        }
+    }
+}
+
+impl Duplicate {
+    fn message(self, domain: &str, table: &str) -> String {
+        match self {
+            Duplicate::Domain => format!(
+                "Only unique values for domains are permitted. Duplicate entry of domain {} in route {table}",
+                domain.to_ascii_lowercase()
+            ),
+            Duplicate::Wildcard => {
+                format!("Only a single wildcard domain is permitted in route {table}")
+            }
+        }
+    }
+}

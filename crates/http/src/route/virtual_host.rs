@@ -1,0 +1,396 @@
+//! `VirtualHost`: the routes for some domains.
+
+use std::sync::Arc;
+
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::Metadata;
+use outrider_config::api::envoy::config::route::v3 as api;
+use outrider_config::api::envoy::config::route::v3::virtual_host::TlsRequirementType;
+
+use crate::Captures;
+use crate::RequestHead;
+use crate::route::Action;
+use crate::route::RequestView;
+use crate::route::Route;
+use crate::route::direct_response::DirectResponse;
+use crate::route::forward::ClusterSpecifier;
+use crate::route::forward::ForwardAction;
+use crate::route::header_mutation::HeaderMutations;
+use crate::route::index::RouteIndex;
+use crate::route::redirect::Redirect;
+use crate::route::rewrite::HostRewrite;
+use crate::route::route_match::RouteMatch;
+use crate::route::table::TableCx;
+use crate::route::weighted::WeightedRoutes;
+
+/// What the routes of a virtual host have in common.
+#[derive(Debug)]
+pub struct VirtualHost {
+    /// The name, for logs and stats.
+    pub name: String,
+    /// Requests carry `x-envoy-attempt-count`.
+    pub include_request_attempt_count: bool,
+    /// Responses carry `x-envoy-attempt-count`.
+    pub include_attempt_count_in_response: bool,
+    /// `VirtualHost.metadata`.
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+/// A virtual host's routes.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    routes: Box<[Entry]>,
+    index: RouteIndex,
+    /// Where requests without TLS are sent, unless they need none.
+    to_https: Option<(TlsRequirementType, Arc<Route>)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    matches: RouteMatch,
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
+    Route(Arc<Route>),
+    Weighted(WeightedRoutes),
+}
+
+/// The header mutations of one level.
+#[derive(Clone, Default)]
+pub(crate) struct Level {
+    request: Option<Arc<HeaderMutations>>,
+    response: Option<Arc<HeaderMutations>>,
+}
+
+impl Routes {
+    pub(crate) fn build(
+        config: &api::VirtualHost,
+        cx: &TableCx<'_>,
+        path: &FieldPath,
+    ) -> Result<Routes, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let host = Arc::new(VirtualHost {
+            name: config.name.clone(),
+            include_request_attempt_count: config.include_request_attempt_count,
+            include_attempt_count_in_response: config.include_attempt_count_in_response,
+            metadata: config.metadata.clone().map(Arc::new),
+        });
+        if !config.virtual_clusters.is_empty() {
+            errors.push(
+                &path.field("virtual_clusters"),
+                "virtual clusters are not supported",
+            );
+        }
+        let level = Level::build(config, path);
+        let level = errors.collect(level).unwrap_or_default();
+        let builder = RouteBuilder {
+            cx,
+            host: &host,
+            level,
+        };
+        let mut entries = Vec::with_capacity(config.routes.len());
+        for (at, route) in config.routes.iter().enumerate() {
+            let path = path.field("routes").index(at);
+            entries.extend(errors.collect(builder.entry(route, &path)));
+        }
+        let to_https = match config.require_tls() {
+            TlsRequirementType::None => None,
+            required => Some((required, Arc::new(https_redirect(&host)))),
+        };
+        errors.finish(Routes {
+            index: RouteIndex::new(entries.iter().map(|entry| &entry.matches)),
+            routes: entries.into(),
+            to_https,
+        })
+    }
+
+    /// The route for a request whose path, without query, is `path`.
+    pub(crate) fn find(&self, request: &RequestView<'_>, path: &str) -> Option<&Arc<Route>> {
+        if let Some((required, route)) = &self.to_https
+            && !is_https(request.head)
+            && (*required == TlsRequirementType::All || !is_internal(request.head))
+        {
+            return Some(route);
+        }
+        let matches = |at: usize| {
+            self.routes
+                .get(at)
+                .is_some_and(|entry| entry.matches.matches(request, path))
+        };
+        let found = self.index.first(request, path, matches)?;
+        match &self.routes.get(found)?.target {
+            Target::Route(route) => Some(route),
+            Target::Weighted(routes) => routes.choose(request),
+        }
+    }
+}
+
+impl Routes {
+    /// Adds the headers that the routes read after the request has gone.
+    pub(crate) fn capture(&self, captures: &mut Captures) {
+        for entry in &self.routes {
+            match &entry.target {
+                Target::Route(route) => route.capture(captures),
+                Target::Weighted(routes) => routes.capture(captures),
+            }
+        }
+    }
+}
+
+fn https_redirect(host: &Arc<VirtualHost>) -> Route {
+    Route {
+        name: String::new(),
+        virtual_host: Arc::clone(host),
+        action: Action::Redirect(Redirect::to_https()),
+        metadata: None,
+        request_mutations: Box::default(),
+        response_mutations: Box::default(),
+    }
+}
+
+/// Whether the client came by https, which is what `x-forwarded-proto` says.
+fn is_https(head: &RequestHead) -> bool {
+    head.headers
+        .get("x-forwarded-proto")
+        .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
+fn is_internal(head: &RequestHead) -> bool {
+    head.headers
+        .get("x-envoy-internal")
+        .is_some_and(|internal| internal == "true")
+}
+
+/// What a message with header mutations has, whichever it is.
+pub(crate) trait HasMutations {
+    fn request(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors>;
+    fn response(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors>;
+}
+
+macro_rules! has_mutations {
+    ($($message:ty,)*) => {
+        $(impl HasMutations for $message {
+            fn request(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors> {
+                let (add, remove) = (&self.request_headers_to_add, &self.request_headers_to_remove);
+                HeaderMutations::build("request", add, remove, path)
+            }
+
+            fn response(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors> {
+                let (add, remove) = (&self.response_headers_to_add, &self.response_headers_to_remove);
+                HeaderMutations::build("response", add, remove, path)
+            }
+        })*
+    };
+}
+
+has_mutations! {
+    api::RouteConfiguration,
+    api::VirtualHost,
+    api::Route,
+    api::weighted_cluster::ClusterWeight,
+}
+
+impl Level {
+    pub(crate) fn build(
+        config: &impl HasMutations,
+        path: &FieldPath,
+    ) -> Result<Level, ConfigErrors> {
+        let some =
+            |mutations: HeaderMutations| (!mutations.is_empty()).then(|| Arc::new(mutations));
+        let mut errors = ConfigErrors::new();
+        let request = errors.collect(config.request(path)).and_then(some);
+        let response = errors.collect(config.response(path)).and_then(some);
+        errors.finish(Level { request, response })
+    }
+}
+
+struct RouteBuilder<'a> {
+    cx: &'a TableCx<'a>,
+    host: &'a Arc<VirtualHost>,
+    level: Level,
+}
+
+impl RouteBuilder<'_> {
+    fn entry(&self, config: &api::Route, path: &FieldPath) -> Result<Entry, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let default_match = api::RouteMatch::default();
+        let route_match = config.r#match.as_ref().unwrap_or(&default_match);
+        let matches = errors.collect(RouteMatch::build(route_match, &path.field("match")));
+        let level = errors.collect(Level::build(config, path));
+        let (Some(matches), Some(level)) = (matches, level) else {
+            return Err(errors);
+        };
+        let target = self.target(config, &matches, &level, path)?;
+        errors.finish(Entry { matches, target })
+    }
+
+    fn target(
+        &self,
+        config: &api::Route,
+        matches: &RouteMatch,
+        level: &Level,
+        path: &FieldPath,
+    ) -> Result<Target, ConfigErrors> {
+        use api::route::Action as Specifier;
+        let mut errors = ConfigErrors::new();
+        let action = match &config.action {
+            Some(Specifier::Route(action)) => {
+                let path = path.field("route");
+                return self.forward(config, action, (matches, level), &path);
+            }
+            Some(Specifier::Redirect(redirect)) => {
+                let redirect = Redirect::build(redirect, &matches.path, &path.field("redirect"));
+                Action::Redirect(redirect?)
+            }
+            Some(Specifier::DirectResponse(response)) => {
+                let max = self.cx.max_direct_response_body;
+                let path = path.field("direct_response");
+                Action::DirectResponse(DirectResponse::build(response, max, &path)?)
+            }
+            Some(Specifier::NonForwardingAction(_)) => Action::NonForwarding,
+            Some(Specifier::FilterAction(_)) => {
+                errors.push(
+                    &path.field("filter_action"),
+                    "filter actions are not supported",
+                );
+                return Err(errors);
+            }
+            None => {
+                errors.push(path, "an action is required");
+                return Err(errors);
+            }
+        };
+        Ok(Target::Route(self.route(config, action, level, None)))
+    }
+
+    fn forward(
+        &self,
+        config: &api::Route,
+        action: &api::RouteAction,
+        (matches, level): (&RouteMatch, &Level),
+        path: &FieldPath,
+    ) -> Result<Target, ConfigErrors> {
+        use api::route_action::ClusterSpecifier as Specifier;
+        let mut errors = ConfigErrors::new();
+        let cluster = match &action.cluster_specifier {
+            Some(Specifier::Cluster(name)) => {
+                self.check_cluster(name, "route: unknown cluster", &path.field("cluster"))?;
+                ClusterSpecifier::Name(name.as_str().into())
+            }
+            Some(Specifier::ClusterHeader(name)) => {
+                ClusterSpecifier::header(name, &path.field("cluster_header"))?
+            }
+            // Each of the weighted clusters puts its own in the place of this one.
+            Some(Specifier::WeightedClusters(_)) => ClusterSpecifier::Name("".into()),
+            Some(_) => {
+                errors.push(path, "cluster specifier plugins are not supported");
+                return Err(errors);
+            }
+            None => {
+                errors.push(path, "a cluster specifier is required");
+                return Err(errors);
+            }
+        };
+        let forward = ForwardAction::build(action, cluster, &matches.path, path)?;
+        let Some(Specifier::WeightedClusters(weighted)) = &action.cluster_specifier else {
+            let action = Action::Forward(forward);
+            return Ok(Target::Route(self.route(config, action, level, None)));
+        };
+        let path = path.field("weighted_clusters");
+        let mut routes = Vec::with_capacity(weighted.clusters.len());
+        for (at, cluster) in weighted.clusters.iter().enumerate() {
+            let path = path.field("clusters").index(at);
+            let built = self.weighted_action(cluster, &forward, &path);
+            let weight_level = errors.collect(Level::build(cluster, &path));
+            if let (Some(action), Some(weight)) = (errors.collect(built), weight_level) {
+                routes.push(self.route(config, action, level, Some(&weight)));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        WeightedRoutes::build(weighted, routes, &config.name, &path).map(Target::Weighted)
+    }
+
+    fn weighted_action(
+        &self,
+        config: &api::weighted_cluster::ClusterWeight,
+        forward: &ForwardAction,
+        path: &FieldPath,
+    ) -> Result<Action, ConfigErrors> {
+        use api::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+        let cluster = match (config.name.as_str(), config.cluster_header.as_str()) {
+            ("", "") => {
+                let mut errors = ConfigErrors::new();
+                errors.push(
+                    path,
+                    "At least one of name or cluster_header need to be specified",
+                );
+                return Err(errors);
+            }
+            (name, "") => {
+                let path = path.field("name");
+                self.check_cluster(name, "route: unknown weighted cluster", &path)?;
+                ClusterSpecifier::Name(name.into())
+            }
+            ("", header) => ClusterSpecifier::header(header, &path.field("cluster_header"))?,
+            _ => {
+                let mut errors = ConfigErrors::new();
+                errors.push(path, "Only one of name or cluster_header can be specified");
+                return Err(errors);
+            }
+        };
+        let host_rewrite = match &config.host_rewrite_specifier {
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(HostRewrite::literal(
+                host,
+                &path.field("host_rewrite_literal"),
+            )?),
+            None => None,
+        };
+        Ok(Action::Forward(forward.with_cluster(cluster, host_rewrite)))
+    }
+
+    fn check_cluster(
+        &self,
+        name: &str,
+        problem: &str,
+        path: &FieldPath,
+    ) -> Result<(), ConfigErrors> {
+        if !self.cx.validate_clusters || (self.cx.has_cluster)(name) {
+            return Ok(());
+        }
+        let mut errors = ConfigErrors::new();
+        errors.push(path, format!("{problem} '{name}'"));
+        Err(errors)
+    }
+
+    /// The levels in Envoy's order: a weighted cluster's first, then from the route up, or with
+    /// `most_specific_header_mutations_wins` from the table down.
+    fn route(
+        &self,
+        config: &api::Route,
+        action: Action,
+        level: &Level,
+        weight: Option<&Level>,
+    ) -> Arc<Route> {
+        let mut levels = [level, &self.level, &self.cx.level];
+        if self.cx.most_specific_wins {
+            levels.reverse();
+        }
+        let levels = weight.into_iter().chain(levels);
+        Arc::new(Route {
+            name: config.name.clone(),
+            virtual_host: Arc::clone(self.host),
+            action,
+            metadata: config.metadata.clone().map(Arc::new),
+            request_mutations: levels
+                .clone()
+                .filter_map(|level| level.request.clone())
+                .collect(),
+            response_mutations: levels.filter_map(|level| level.response.clone()).collect(),
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! `WeightedCluster`: one of several clusters, by chance. Each is a route of its own.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::route::v3::WeightedCluster;
+use outrider_config::api::envoy::config::route::v3::weighted_cluster::RandomValueSpecifier;
+
+use crate::Captures;
+use crate::RequestHead;
+use crate::route::RequestView;
+use crate::route::Route;
+use crate::route::header_mutation::header_name;
+
+/// Routes that differ in their cluster, and the share of each.
+#[derive(Debug)]
+pub(crate) struct WeightedRoutes {
+    /// With the sum of the weights up to and including each.
+    routes: Box<[(u64, Arc<Route>)]>,
+    /// The header that holds the random number.
+    header: Option<HeaderName>,
+}
+
+impl WeightedRoutes {
+    /// Checks the weights; `route_name` is for the messages.
+    pub(crate) fn build(
+        config: &WeightedCluster,
+        routes: Vec<Arc<Route>>,
+        route_name: &str,
+        path: &FieldPath,
+    ) -> Result<WeightedRoutes, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let mut total = 0;
+        let mut cumulative = Vec::with_capacity(routes.len());
+        for (at, (cluster, route)) in config.clusters.iter().zip(routes).enumerate() {
+            match cluster.weight {
+                Some(weight) => total += u64::from(weight),
+                None => errors.push(
+                    &path.field("clusters").index(at).field("weight"),
+                    "value is required",
+                ),
+            }
+            cumulative.push((total, route));
+        }
+        if total == 0 && errors.is_empty() {
+            errors.push(
+                path,
+                "Sum of weights in the weighted_cluster must be greater than 0.",
+            );
+        }
+        if total > u64::from(u32::MAX) {
+            errors.push(
+                path,
+                format!(
+                    "The sum of weights of all weighted clusters of route {route_name} exceeds {}",
+                    u32::MAX
+                ),
+            );
+        }
+        let header = match &config.random_value_specifier {
+            Some(RandomValueSpecifier::HeaderName(name)) => {
+                errors.collect(header_name(name, &path.field("header_name")))
+            }
+            Some(RandomValueSpecifier::UseHashPolicy(true)) => {
+                errors.push(
+                    &path.field("use_hash_policy"),
+                    "hash policies are not supported",
+                );
+                None
+            }
+            Some(RandomValueSpecifier::UseHashPolicy(false)) | None => None,
+        };
+        errors.finish(WeightedRoutes {
+            routes: cumulative.into(),
+            header,
+        })
+    }
+
+    /// The route for a request.
+    pub(crate) fn choose(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
+        let (total, _) = self.routes.last()?;
+        let random = self.random_of(request.head).unwrap_or(request.random);
+        let chosen = random.checked_rem(*total)?;
+        let at = self.routes.partition_point(|(up_to, _)| *up_to <= chosen);
+        self.routes.get(at).map(|(_, route)| route)
+    }
+
+    pub(crate) fn capture(&self, captures: &mut Captures) {
+        for (_, route) in &self.routes {
+            route.capture(captures);
+        }
+    }
+
+    /// The random number in the request's header, when that is a number.
+    fn random_of(&self, head: &RequestHead) -> Option<u64> {
+        let value = head.headers.get(self.header.as_ref()?)?;
+        value.to_str().ok()?.parse().ok()
+    }
+}
