@@ -129,7 +129,7 @@ impl Checker {
                     .message_type
                     .fields()
                     .iter()
-                    .filter(|field| is_member(field));
+                    .filter(|field| is_member(field) && field.support != Support::Refused);
                 let names: Vec<&str> = members.map(|field| field.name()).collect();
                 let text = format!(
                     "{} is required: set one of {}",
