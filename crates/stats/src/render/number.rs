@@ -28,6 +28,9 @@ pub(super) fn general(value: f64, digits: usize) -> String {
     if value.is_nan() {
         return "nan".to_owned();
     }
+    if value.fract() == 0.0 && value.abs() < 100_000.0 {
+        return value.to_string(); // most bounds of buckets, and much cheaper
+    }
     let scientific = format!("{value:.*e}", digits - 1);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or_default(); // it is always a number

@@ -160,14 +160,17 @@ struct Shown<'a> {
 impl Shown<'_> {
     fn histogram(&self, bounds: &[f64], to: &mut String) -> std::fmt::Result {
         let Self { metric, labels, .. } = self;
+        let comma = if labels.is_empty() { "" } else { "," };
         let all = &self.recorded.cumulative;
         let total = all.count();
         for (bound, count) in bounds.iter().zip(all.cumulative(bounds)) {
-            let le = with("le", &general(*bound, DIGITS), labels);
-            writeln!(to, "{metric}_bucket{{{le}}} {count}")?;
+            let bound = general(*bound, DIGITS);
+            writeln!(
+                to,
+                "{metric}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}"
+            )?;
         }
-        let le = with("le", "+Inf", labels);
-        writeln!(to, "{metric}_bucket{{{le}}} {total}")?;
+        writeln!(to, "{metric}_bucket{{{labels}{comma}le=\"+Inf\"}} {total}")?;
         writeln!(
             to,
             "{metric}_sum{{{labels}}} {}",
