@@ -1,11 +1,13 @@
 //! Opening a connection to an upstream host.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::time::Duration;
 
+use outrider_config::api::envoy::config::core::v3::socket_option::SocketState;
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::Socket;
@@ -16,6 +18,7 @@ use tokio::net::UnixStream;
 
 use crate::Address;
 use crate::PipeAddress;
+use crate::SocketOptions;
 use crate::Stream;
 
 /// How connections to a cluster's hosts are opened.
@@ -25,7 +28,29 @@ pub struct ConnectOptions {
     pub keepalive: Option<KeepAlive>,
     /// The address to connect from (`BindConfig.source_address`).
     pub source: Option<SocketAddr>,
+    /// `BindConfig.freebind`: the source address need not be one of this machine.
+    pub freebind: bool,
+    /// `BindConfig.socket_options`
+    pub options: SocketOptions,
 }
+
+/// Why a connection could not be opened.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The socket could not be made ready, or not bound to its source address.
+    Local(io::Error),
+    /// The other side, or the way to it.
+    Remote(io::Error),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ConnectError::Local(error) | ConnectError::Remote(error)) = self;
+        error.fmt(f)
+    }
+}
+
+impl std::error::Error for ConnectError {}
 
 /// TCP keep-alive (`envoy.config.core.v3.TcpKeepalive`). What is not set stays the system's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,23 +82,41 @@ impl KeepAlive {
 }
 
 /// Connects to `address`. The caller limits the time (`Cluster.connect_timeout`).
-pub async fn connect(address: &Address, options: &ConnectOptions) -> io::Result<Stream> {
+///
+/// # Errors
+/// The system's, and which side it is about.
+pub async fn connect(address: &Address, options: &ConnectOptions) -> Result<Stream, ConnectError> {
     match address {
-        Address::Ip(address) => connect_tcp(*address, options).await,
-        Address::Pipe(PipeAddress::Path { path, .. }) => {
-            Ok(Stream::Unix(UnixStream::connect(path).await?))
+        Address::Ip(address) => {
+            let socket = open_tcp(*address, options).map_err(ConnectError::Local)?;
+            let connected = TcpSocket::from_std_stream(socket.into())
+                .connect(*address)
+                .await;
+            connected.map(Stream::Tcp).map_err(ConnectError::Remote)
         }
-        Address::Pipe(PipeAddress::Abstract(name)) => {
-            let address = UnixAddress::from_abstract_name(name)?;
-            // A local connect never waits: the kernel answers at once or says that the backlog is full.
-            let socket = std::os::unix::net::UnixStream::connect_addr(&address)?;
-            socket.set_nonblocking(true)?;
-            Ok(Stream::Unix(UnixStream::from_std(socket)?))
+        Address::Pipe(address) => {
+            let connected = connect_pipe(address).await;
+            connected.map(Stream::Unix).map_err(ConnectError::Remote)
         }
     }
 }
 
-async fn connect_tcp(address: SocketAddr, options: &ConnectOptions) -> io::Result<Stream> {
+async fn connect_pipe(address: &PipeAddress) -> io::Result<UnixStream> {
+    match address {
+        PipeAddress::Path { path, .. } => UnixStream::connect(path).await,
+        PipeAddress::Abstract(name) => {
+            let address = UnixAddress::from_abstract_name(name)?;
+            // A local connect never waits: the kernel answers at once or says that the backlog is full.
+            let socket = std::os::unix::net::UnixStream::connect_addr(&address)?;
+            socket.set_nonblocking(true)?;
+            UnixStream::from_std(socket)
+        }
+    }
+}
+
+/// A socket that is ready to connect to `address`.
+fn open_tcp(address: SocketAddr, options: &ConnectOptions) -> io::Result<Socket> {
+    let is_ipv6 = address.is_ipv6();
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -84,11 +127,22 @@ async fn connect_tcp(address: SocketAddr, options: &ConnectOptions) -> io::Resul
     if let Some(keepalive) = &options.keepalive {
         keepalive.apply(&socket)?;
     }
+    let own = &options.options;
+    own.apply(&socket, SocketState::StatePrebind, is_ipv6)?;
     if let Some(source) = options.source {
+        if options.freebind {
+            set_freebind(&socket, is_ipv6)?;
+        }
         socket.bind(&source.into())?;
+        own.apply(&socket, SocketState::StateBound, is_ipv6)?;
     }
-    let stream = TcpSocket::from_std_stream(socket.into())
-        .connect(address)
-        .await?;
-    Ok(Stream::Tcp(stream))
+    Ok(socket)
+}
+
+fn set_freebind(socket: &Socket, is_ipv6: bool) -> io::Result<()> {
+    if is_ipv6 {
+        socket.set_freebind_v6(true)
+    } else {
+        socket.set_freebind_v4(true)
+    }
 }

@@ -15,6 +15,7 @@ mod worker;
 
 pub use address::Address;
 pub use address::PipeAddress;
+pub use connect::ConnectError;
 pub use connect::ConnectOptions;
 pub use connect::KeepAlive;
 pub use connect::connect;

@@ -22,6 +22,7 @@ use outrider_config::duration;
 use outrider_config::unpack;
 use outrider_net::ConnectOptions;
 use outrider_net::KeepAlive;
+use outrider_net::SocketOptions;
 
 use crate::Priority;
 use crate::Thresholds;
@@ -115,29 +116,29 @@ fn connect_options(
     message: &Cluster,
     path: &FieldPath,
     bind: Option<&BindConfig>,
-) -> Result<ConnectOptions, ConfigError> {
+) -> Result<ConnectOptions, ConfigErrors> {
     let options = message.upstream_connection_options.as_ref();
     let keepalive = options.and_then(|options| options.tcp_keepalive.as_ref());
-    let (bind, bind_path) = match &message.upstream_bind_config {
-        Some(own) => (Some(own), path.field("upstream_bind_config")),
-        None => (
-            bind,
-            FieldPath::root()
-                .field("cluster_manager")
-                .field("upstream_bind_config"),
-        ),
-    };
     let seconds = |value: Option<u32>| value.map(|s| Duration::from_secs(u64::from(s)));
-    Ok(ConnectOptions {
+    let mut connect = ConnectOptions {
         keepalive: keepalive.map(|message| KeepAlive {
             probes: message.keepalive_probes,
             time: seconds(message.keepalive_time),
             interval: seconds(message.keepalive_interval),
         }),
-        source: bind
-            .and_then(|bind| source(bind, &bind_path).transpose())
-            .transpose()?,
-    })
+        ..ConnectOptions::default()
+    };
+    let (bind, path) = match (&message.upstream_bind_config, bind) {
+        (Some(own), _) => (own, path.clone()),
+        (None, Some(of_all)) => (of_all, FieldPath::root().field("cluster_manager")),
+        (None, None) => return Ok(connect),
+    };
+    let path = path.field("upstream_bind_config");
+    connect.source = source(bind, &path)?;
+    connect.freebind = bind.freebind.unwrap_or(false);
+    let options = path.field("socket_options");
+    connect.options = SocketOptions::build(&bind.socket_options, &options)?;
+    Ok(connect)
 }
 
 /// `BindConfig.source_address`
@@ -173,6 +174,10 @@ fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, Confi
             locality,
             Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
         ),
+        fail_traffic_on_panic: matches!(
+            locality,
+            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) if zones.fail_traffic_on_panic
+        ),
         overprovisioning_factor: policy
             .and_then(|policy| policy.overprovisioning_factor)
             .unwrap_or(140),
@@ -194,18 +199,25 @@ fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, Confi
             let any = extension.and_then(|extension| extension.typed_config.as_ref());
             let path = path.field("typed_config");
             let any = any.ok_or_else(|| ConfigError::new(&path, "expected a policy"))?;
-            // Its own setting counts, and `common_lb_config`'s does not.
-            config.locality_weighted = locality_weighted(&unpack(any, &path)?);
+            config.obey_policy(&unpack(any, &path)?);
             Ok(config)
         }
     }
 }
 
-fn locality_weighted(policy: &RoundRobin) -> bool {
-    use locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig;
-    let config = policy.locality_lb_config.as_ref();
-    let specifier = config.and_then(|config| config.locality_config_specifier.as_ref());
-    matches!(specifier, Some(LocalityWeightedLbConfig(_)))
+impl BalancerConfig {
+    /// The policy's own settings count, and those of `common_lb_config` do not.
+    fn obey_policy(&mut self, policy: &RoundRobin) {
+        use locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig;
+        use locality_lb_config::LocalityConfigSpecifier::ZoneAwareLbConfig;
+        let config = policy.locality_lb_config.as_ref();
+        let specifier = config.and_then(|config| config.locality_config_specifier.as_ref());
+        self.locality_weighted = matches!(specifier, Some(LocalityWeightedLbConfig(_)));
+        self.fail_traffic_on_panic = matches!(
+            specifier,
+            Some(ZoneAwareLbConfig(zones)) if zones.fail_traffic_on_panic
+        );
+    }
 }
 
 fn factory(

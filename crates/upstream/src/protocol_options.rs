@@ -27,6 +27,8 @@ pub struct HttpProtocolOptions {
     pub idle_timeout: Option<Duration>,
     /// `max_connection_duration`
     pub max_connection_duration: Option<Duration>,
+    /// `max_connection_duration_jitter`: up to so much more, percent.
+    pub max_connection_duration_jitter: f64,
     /// `max_requests_per_connection`; none for no limit.
     pub max_requests_per_connection: Option<u32>,
     /// `max_stream_duration` of the cluster's own; kept by the router.
@@ -218,6 +220,10 @@ fn build_parts(parts: Parts<'_>, cluster: &Cluster) -> Result<HttpProtocolOption
             common.max_connection_duration.as_ref(),
             &path.field("max_connection_duration"),
         )?,
+        max_connection_duration_jitter: common
+            .max_connection_duration_jitter
+            .as_ref()
+            .map_or(0.0, |percent| percent.value),
         max_requests_per_connection: common
             .max_requests_per_connection
             .or(of_cluster)

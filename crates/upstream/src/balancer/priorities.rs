@@ -22,6 +22,8 @@ pub struct BalancerConfig {
     pub panic_threshold: u32,
     /// `CommonLbConfig.locality_weighted_lb_config`
     pub locality_weighted: bool,
+    /// `ZoneAwareLbConfig.fail_traffic_on_panic`: in panic no host is used, rather than all.
+    pub fail_traffic_on_panic: bool,
     /// `ClusterLoadAssignment.Policy.overprovisioning_factor`, percent.
     pub overprovisioning_factor: u32,
     /// `ClusterLoadAssignment.Policy.weighted_priority_health`
@@ -34,6 +36,7 @@ pub(crate) struct Priorities {
     /// Shares of the requests, percent; they add up to 100 unless there is no host.
     healthy_load: Vec<u32>,
     degraded_load: Vec<u32>,
+    fail_on_panic: bool,
 }
 
 /// One priority's hosts by what may be asked of them.
@@ -85,6 +88,7 @@ impl Priorities {
             priorities,
             healthy_load,
             degraded_load,
+            fail_on_panic: config.fail_traffic_on_panic,
         }
     }
 
@@ -112,6 +116,9 @@ impl LoadBalancer for Priorities {
         let tier = match (level.panic, degraded) {
             (true, _) => {
                 cx.stats.lb_healthy_panic.inc();
+                if self.fail_on_panic {
+                    return None;
+                }
                 &level.all
             }
             (false, true) => &level.degraded,

@@ -40,6 +40,7 @@ fn config() -> BalancerConfig {
         factory: &FACTORIES[0],
         panic_threshold: 50,
         locality_weighted: false,
+        fail_traffic_on_panic: false,
         overprovisioning_factor: 140,
         weighted_priority_health: false,
     }
@@ -124,6 +125,11 @@ fn in_panic_health_is_ignored() {
         ..config()
     };
     assert_eq!(picks(&set, &off, 30)[&1], 30);
+    let failing = BalancerConfig {
+        fail_traffic_on_panic: true,
+        ..config()
+    };
+    assert_eq!(picks(&set, &failing, 5)[&0], 5);
     let all_unhealthy = [priority(vec![locality(1, 0, &[(1, Unhealthy)])])];
     assert_eq!(picks(&all_unhealthy, &off, 5)[&0], 5);
 }

@@ -102,10 +102,15 @@ impl Settings {
             return Err(ConfigError::new(&path, "expected the config of a resolver"));
         };
         if type_name(any) == GetAddrInfoDnsResolverConfig::full_name() {
+            let library: GetAddrInfoDnsResolverConfig = unpack(any, &path)?;
+            let default = Settings::default();
             return Ok(Settings {
+                tries: library
+                    .num_retries
+                    .map_or(default.tries, |retries| retries + 1),
                 // The C library does not tell, so Envoy assumes a minute.
                 fixed_ttl: Some(Duration::from_secs(60)),
-                ..Settings::default()
+                ..default
             });
         }
         let cares: CaresDnsResolverConfig = unpack(any, &path)?;

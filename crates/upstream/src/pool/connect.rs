@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use outrider_net::Address;
+use outrider_net::ConnectError;
 use outrider_net::Stream;
 
 use super::PoolCx;
@@ -43,21 +44,26 @@ pub(super) async fn connect(host: &Host, cx: &PoolCx) -> Result<(Connected, Stre
 
 async fn connect_to(address: &Address, cx: &PoolCx) -> Result<Stream, PoolFailure> {
     let options = &cx.info.connect;
-    let result = outrider_net::connect(address, options).await;
-    result.map_err(|error| {
-        if options.source.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable {
-            cx.stats.bind_errors.inc();
-            let text = format!("failed to bind to {:?}: {}", options.source, reason(&error));
-            return PoolFailure::LocalConnectionFailure(text.into());
-        }
-        let when = if is_immediate(address, &error) {
-            "immediate"
-        } else {
-            "delayed"
-        };
-        let text = format!("{when} connect error: {}", reason(&error));
-        PoolFailure::RemoteConnectionFailure(text.into())
-    })
+    outrider_net::connect(address, options)
+        .await
+        .map_err(|error| match error {
+            ConnectError::Local(error) => {
+                let source = options.source.map(Address::from);
+                let source = source.map_or_else(|| "a socket".to_owned(), |s| s.to_string());
+                cx.stats.bind_errors.inc();
+                let text = format!("failed to bind to {source}: {}", reason(&error));
+                PoolFailure::LocalConnectionFailure(text.into())
+            }
+            ConnectError::Remote(error) => {
+                let text = if is_immediate(address, &error) {
+                    let why = reason(&error);
+                    format!("immediate connect error: {why}|remote address:{address}")
+                } else {
+                    format!("delayed connect error: {}", reason(&error))
+                };
+                PoolFailure::RemoteConnectionFailure(text.into())
+            }
+        })
 }
 
 type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Stream, PoolFailure>> + 'a>>;
@@ -77,6 +83,10 @@ async fn connect_to_any<'a>(
             if std::mem::take(&mut next)
                 && let Some(address) = untried.next()
             {
+                if address != &addresses[0] {
+                    // Envoy counts each attempt as a connection.
+                    cx.stats.upstream_cx_total.inc();
+                }
                 attempts.push((address, Box::pin(connect_to(address, cx))));
                 timer.set(Some(cx.worker.timers.now() + NEXT_ADDRESS_AFTER));
             }

@@ -38,8 +38,10 @@ use task::Attempt;
 /// Why a request got no place on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolFailure {
-    /// A circuit breaker is open (response flag `UO`).
+    /// No more requests may wait (response flag `UO`); no host was asked.
     Overflow,
+    /// No more requests may be under way (`UO`).
+    ActiveOverflow,
     /// There may be no further pool (`max_connection_pools`): to the router, as if there were no host.
     PoolOverflow,
     /// The connection was not made within `connect_timeout` (`UF`).
@@ -55,7 +57,9 @@ impl PoolFailure {
     #[must_use]
     pub fn reset_reason(&self) -> StreamError {
         match self {
-            PoolFailure::Overflow | PoolFailure::PoolOverflow => StreamError::Overflow,
+            PoolFailure::Overflow | PoolFailure::ActiveOverflow | PoolFailure::PoolOverflow => {
+                StreamError::Overflow
+            }
             PoolFailure::Timeout => StreamError::ConnectionTimeout,
             PoolFailure::RemoteConnectionFailure(why)
             | PoolFailure::LocalConnectionFailure(why) => {
@@ -70,7 +74,10 @@ impl PoolFailure {
         match self {
             PoolFailure::RemoteConnectionFailure(why)
             | PoolFailure::LocalConnectionFailure(why) => why,
-            PoolFailure::Overflow | PoolFailure::PoolOverflow | PoolFailure::Timeout => "",
+            PoolFailure::Overflow
+            | PoolFailure::ActiveOverflow
+            | PoolFailure::PoolOverflow
+            | PoolFailure::Timeout => "",
         }
     }
 }
@@ -205,8 +212,8 @@ impl Pool {
     fn attach(self: &Rc<Self>, connection: Rc<Connection>) -> Result<UpstreamStream, PoolFailure> {
         let breakers = &self.cx.breakers;
         let Some(permit) = breakers.enter(self.priority, Resource::Requests) else {
-            self.cx.stats.upstream_rq_pending_overflow.inc();
-            return Err(PoolFailure::Overflow);
+            self.cx.stats.upstream_rq_active_overflow.inc();
+            return Err(PoolFailure::ActiveOverflow);
         };
         Ok(UpstreamStream::new(self.clone(), connection, permit))
     }

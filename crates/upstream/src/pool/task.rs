@@ -199,11 +199,9 @@ impl Limits {
         let options = &life.cx.info.http;
         let (mut idle, mut age) = (timers.timer(), timers.timer());
         idle.set(options.idle_timeout.map(|limit| timers.now() + limit));
-        age.set(
-            options
-                .max_connection_duration
-                .map(|limit| timers.now() + limit),
-        );
+        let jitter = options.max_connection_duration_jitter / 100.0 * fastrand::f64();
+        let oldest = options.max_connection_duration;
+        age.set(oldest.map(|limit| timers.now() + limit + limit.mul_f64(jitter)));
         Limits { idle, age }
     }
 

@@ -6,11 +6,20 @@ use std::time::Duration;
 use outrider_config::api::envoy::config::cluster::v3::CircuitBreakers;
 use outrider_config::api::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_config::api::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use outrider_config::api::envoy::config::core::v3::Address;
+use outrider_config::api::envoy::config::core::v3::BindConfig;
 use outrider_config::api::envoy::config::core::v3::HttpProtocolOptions;
+use outrider_config::api::envoy::config::core::v3::Pipe;
+use outrider_config::api::envoy::config::core::v3::SocketAddress;
+use outrider_config::api::envoy::config::core::v3::address::Address as AddressKind;
+use outrider_config::api::envoy::config::endpoint::v3::endpoint::AdditionalAddress;
 use outrider_upstream::PoolFailure;
 
 use crate::support::Proxy;
+use crate::support::address;
+use crate::support::at;
 use crate::support::backend::Http2;
+use crate::support::endpoint;
 use crate::support::fixed_http2;
 use crate::support::run;
 use crate::support::seconds;
@@ -209,7 +218,8 @@ fn requests_beyond_the_breaker_fail() {
         let proxy = Proxy::start(vec![with_breakers(&[backend.address], thresholds)]).await;
         let first = proxy.open().await.unwrap();
         assert_eq!(proxy.stat("circuit_breakers.default.rq_open"), 1);
-        assert_eq!(proxy.open().await.unwrap_err(), PoolFailure::Overflow);
+        assert_eq!(proxy.open().await.unwrap_err(), PoolFailure::ActiveOverflow);
+        assert_eq!(proxy.stat("upstream_rq_active_overflow"), 1);
         drop(first);
         assert_eq!(proxy.stat("circuit_breakers.default.rq_open"), 0);
         proxy.call().await;
@@ -295,5 +305,70 @@ fn a_cluster_without_hosts_picks_none() {
         let proxy = Proxy::start(vec![fixed_http2(&[])]).await;
         assert!(proxy.cluster().pick().is_err());
         assert_eq!(proxy.stat("upstream_cx_none_healthy"), 1);
+    });
+}
+
+#[test]
+fn failures_are_worded_as_envoy_words_them() {
+    run(async {
+        let backend = Http2::start(100).await;
+        let from = |source: &str| BindConfig {
+            source_address: Some(SocketAddress {
+                address: source.to_owned(),
+                ..SocketAddress::default()
+            }),
+            ..BindConfig::default()
+        };
+        let nowhere = "/nonexistent/outrider.sock";
+        let pipe = Address {
+            address: Some(AddressKind::Pipe(Pipe {
+                path: nowhere.to_owned(),
+                mode: 0,
+            })),
+        };
+        let local = |text: &str| PoolFailure::LocalConnectionFailure(text.into());
+        let remote = |text: &str| PoolFailure::RemoteConnectionFailure(text.into());
+        let bound = |source| ClusterMessage {
+            upstream_bind_config: Some(from(source)),
+            ..fixed_http2(&[backend.address])
+        };
+        for (cluster, want) in [
+            (
+                bound("192.0.2.77"),
+                local("failed to bind to 192.0.2.77:0: Cannot assign requested address"),
+            ),
+            (
+                bound("::1"),
+                local("failed to bind to [::1]:0: Address family not supported by protocol"),
+            ),
+            (
+                at(pipe),
+                remote(
+                    "immediate connect error: No such file or directory|remote address:/nonexistent/outrider.sock",
+                ),
+            ),
+        ] {
+            let proxy = Proxy::start(vec![cluster]).await;
+            assert_eq!(proxy.open().await.unwrap_err(), want);
+        }
+    });
+}
+
+#[test]
+fn the_next_address_is_used_when_the_first_refuses() {
+    run(async {
+        let backend = Http2::start(100).await;
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let refusing = closed.local_addr().unwrap();
+        drop(closed);
+        let mut cluster = fixed_http2(&[refusing]);
+        endpoint(&mut cluster).additional_addresses = vec![AdditionalAddress {
+            address: Some(address("127.0.0.1", backend.address.port())),
+        }];
+        let proxy = Proxy::start(vec![cluster]).await;
+        let answer = proxy.request().await;
+        assert_eq!(answer.host, refusing.to_string());
+        assert_eq!(proxy.stat("upstream_cx_total"), 2);
+        assert_eq!(proxy.stat("upstream_cx_active"), 1);
     });
 }

@@ -186,6 +186,23 @@ pub(crate) fn fixed_http2(hosts: &[SocketAddr]) -> ClusterMessage {
     }
 }
 
+/// A STATIC cluster `c` with one host at `address`.
+pub(crate) fn at(address: Address) -> ClusterMessage {
+    let mut cluster = fixed(&[SocketAddr::from(([127, 0, 0, 1], 1))]);
+    endpoint(&mut cluster).address = Some(address);
+    cluster
+}
+
+/// The first endpoint of a cluster.
+pub(crate) fn endpoint(cluster: &mut ClusterMessage) -> &mut Endpoint {
+    let assignment = cluster.load_assignment.as_mut().unwrap();
+    let endpoint = &mut assignment.endpoints[0].lb_endpoints[0];
+    match endpoint.host_identifier.as_mut().unwrap() {
+        HostIdentifier::Endpoint(endpoint) => endpoint,
+        HostIdentifier::EndpointName(name) => panic!("a name: {name}"),
+    }
+}
+
 /// A cluster `c` of these names or addresses.
 pub(crate) fn cluster(kind: DiscoveryType, endpoints: Vec<(String, u16)>) -> ClusterMessage {
     let lb_endpoints = endpoints.into_iter().map(|(name, port)| LbEndpoint {
