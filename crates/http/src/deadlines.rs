@@ -46,6 +46,7 @@ pub(crate) struct Deadlines {
     response: Option<Duration>,
     per_try: Option<Duration>,
     upstream_duration: Option<Instant>,
+    waiting_since: Option<Instant>,
 }
 
 impl Deadlines {
@@ -62,6 +63,7 @@ impl Deadlines {
             response: None,
             per_try: None,
             upstream_duration: None,
+            waiting_since: None,
         }
     }
 
@@ -84,6 +86,16 @@ impl Deadlines {
     pub(crate) fn set_response(&mut self, timeout: Option<Duration>, per_try: Option<Duration>) {
         self.response = timeout;
         self.per_try = per_try;
+    }
+
+    /// The request waits for a connection from `now` on; the response's timeouts run as if it had ended.
+    pub(crate) fn wait_for_upstream(&mut self, now: Instant) {
+        self.waiting_since = Some(now);
+    }
+
+    /// The request has its connection.
+    pub(crate) fn go_on(&mut self) {
+        self.waiting_since = None;
     }
 
     /// Sets when the upstream stream must be over.
@@ -119,7 +131,8 @@ impl Deadlines {
 
     fn earliest(&self, meter: &Meter) -> Option<(Instant, Expired)> {
         let requested = meter.receive_ended();
-        let after_request = |timeout: Option<Duration>| Some(requested? + timeout?);
+        let ended = requested.or(self.waiting_since);
+        let after_request = |timeout: Option<Duration>| Some(ended? + timeout?);
         [
             (self.idle.map(|idle| self.idle_since + idle), Expired::Idle),
             (

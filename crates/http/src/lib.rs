@@ -3,23 +3,31 @@
 //! The codecs are in `outrider-codec`, connections to hosts in `outrider-upstream`; here is what happens between them.
 
 pub mod access_log;
+mod build;
 mod date;
 mod deadlines;
+pub mod filters;
 pub mod format;
 mod grpc;
 mod local_reply;
+pub mod manager;
 mod names;
 mod request;
 mod response;
 mod response_flags;
 pub mod route;
+pub mod router;
 mod stats;
 mod stream;
 #[cfg(test)]
 mod testing;
 mod upgrade;
+mod wait;
 
+pub use build::BuildCx;
 pub use local_reply::LocalReply;
+pub use manager::ConnectionManager;
+pub use manager::ConnectionManagerConfig;
 pub use response_flags::ResponseFlag;
 pub use response_flags::ResponseFlags;
 pub use stats::ListenerStats;

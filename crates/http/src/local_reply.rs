@@ -2,19 +2,24 @@
 //! here, it becomes a response: HTTP with a text body, or a trailers-only answer to a gRPC call.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
-use http::Response;
 use http::StatusCode;
 use http::header;
 use outrider_codec::Body;
 
 use crate::ResponseFlag;
+use crate::ResponseHead;
+use crate::Stream;
+use crate::format::Context;
+use crate::format::SubstitutionFormat;
 use crate::grpc;
 use crate::names;
+use crate::route::Action;
+use crate::route::Route;
 
 /// What to answer, and why.
 #[derive(Clone, Debug)]
@@ -27,6 +32,8 @@ pub struct LocalReply {
     pub details: Cow<'static, str>,
     /// The flag to set, if any.
     pub flag: Option<ResponseFlag>,
+    /// The route whose response headers are added, where the router replies.
+    pub route: Option<Arc<Route>>,
     /// Headers of its own.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The text; becomes `grpc-message` for gRPC.
@@ -42,6 +49,7 @@ impl LocalReply {
             grpc_status: None,
             details: details.into(),
             flag: None,
+            route: None,
             headers: Vec::new(),
             body: Bytes::new(),
         }
@@ -72,15 +80,31 @@ impl LocalReply {
         self
     }
 
-    /// The response itself. `edit` changes its headers before those that describe the body are added.
-    pub(crate) fn render(self, is_grpc: bool, edit: impl FnOnce(&mut HeaderMap)) -> Response<Body> {
-        let mut response = Response::new(Body::Empty);
-        let headers = response.headers_mut();
-        for (name, value) in self.headers {
-            headers.append(name, value);
+    /// Makes this the response of `stream`; returns its body.
+    pub(crate) fn write(self, stream: &mut Stream) -> Body {
+        if let Some(flag) = self.flag {
+            stream.flags.set(flag);
         }
-        edit(headers);
-        if is_grpc {
+        stream.details = Some(self.details);
+        stream.response = Some(ResponseHead {
+            status: self.status,
+            headers: self.headers.into_iter().collect(),
+        });
+        let mut body = self.body;
+        if let Some(route) = &self.route {
+            route.mutate_response(stream, true);
+            if let Action::DirectResponse(direct) = &route.action
+                && let Some(format) = &direct.body_format
+            {
+                body = formatted(format, stream, &body);
+            }
+        }
+        let Some(response) = &mut stream.response else {
+            return Body::Empty;
+        };
+        let headers = &mut response.headers;
+        if stream.is_grpc {
+            response.status = StatusCode::OK;
             let status = self
                 .grpc_status
                 .unwrap_or_else(|| grpc::status_of(self.status));
@@ -89,35 +113,51 @@ impl LocalReply {
                 HeaderValue::from_static("application/grpc"),
             );
             headers.insert(&names::GRPC_STATUS, HeaderValue::from(u16::from(status)));
-            if !self.body.is_empty() {
-                let message = grpc::encode_message(&String::from_utf8_lossy(&self.body));
+            if !body.is_empty() {
+                let message = grpc::encode_message(&String::from_utf8_lossy(&body));
                 headers.insert(&names::GRPC_MESSAGE, message);
             }
-            return response;
+            return Body::Empty;
         }
-        if self.body.is_empty() {
+        if body.is_empty() {
             headers.remove(header::CONTENT_LENGTH);
             headers.remove(header::CONTENT_TYPE);
         } else {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
             headers
                 .entry(header::CONTENT_TYPE)
                 .or_insert(HeaderValue::from_static("text/plain"));
         }
-        *response.status_mut() = self.status;
-        *response.body_mut() = Body::full(self.body);
-        response
+        Body::full(body)
     }
+}
+
+/// `body` in the format that the config gives; its content type goes into the response's head.
+fn formatted(format: &SubstitutionFormat, stream: &mut Stream, body: &[u8]) -> Bytes {
+    let mut text = Vec::new();
+    format.write(Context::local_reply(stream, body), &mut text);
+    if let (Some(response), Ok(kind)) = (
+        &mut stream.response,
+        HeaderValue::from_str(format.content_type()),
+    ) {
+        response.headers.insert(header::CONTENT_TYPE, kind);
+    }
+    Bytes::from(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
-    fn shown(response: &Response<Body>) -> Vec<String> {
-        let headers = response.headers().iter();
+    fn shown(reply: LocalReply, is_grpc: bool) -> Vec<String> {
+        let mut stream = testing::stream();
+        stream.is_grpc = is_grpc;
+        let _ = reply.write(&mut stream);
+        let response = stream.response.unwrap();
+        let headers = response.headers.iter();
         let headers = headers.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
-        std::iter::once(response.status().as_str().to_owned())
+        std::iter::once(response.status.as_str().to_owned())
             .chain(headers)
             .collect()
     }
@@ -128,7 +168,7 @@ mod tests {
             .header(names::OVERLOADED.clone(), HeaderValue::from_static("true"))
             .body("overflow 100%");
         assert_eq!(
-            shown(&reply.clone().render(false, |_| {})),
+            shown(reply.clone(), false),
             [
                 "503",
                 "x-envoy-overloaded: true",
@@ -143,22 +183,16 @@ mod tests {
             "grpc-status: 14",
             "grpc-message: overflow 100%25",
         ];
-        assert_eq!(shown(&reply.render(true, |_| {})), want);
+        assert_eq!(shown(reply, true), want);
     }
 
     #[test]
     fn keeps_a_content_type_but_none_without_a_body() {
-        let json = |headers: &mut HeaderMap| {
-            headers.insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/json"),
-            );
-        };
-        let reply = LocalReply::new(StatusCode::OK, "direct_response");
-        assert_eq!(shown(&reply.clone().render(false, json)), ["200"]);
+        let json = HeaderValue::from_static("application/json");
+        let reply = LocalReply::new(StatusCode::OK, "x").header(header::CONTENT_TYPE, json);
+        assert_eq!(shown(reply.clone(), false), ["200"]);
         assert!(
-            shown(&reply.body("{}").render(false, json))
-                .contains(&"content-type: application/json".to_owned())
+            shown(reply.body("{}"), false).contains(&"content-type: application/json".to_owned())
         );
     }
 
@@ -168,6 +202,6 @@ mod tests {
             grpc_status: Some(4),
             ..LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "max_duration_timeout")
         };
-        assert_eq!(reply.render(true, |_| {}).headers()["grpc-status"], "4");
+        assert!(shown(reply, true).contains(&"grpc-status: 4".to_owned()));
     }
 }

@@ -11,7 +11,6 @@ macro_rules! names {
 names! {
     CLIENT_CERT = "x-forwarded-client-cert";
     FORWARDED_FOR = "x-forwarded-for";
-    FORWARDED_HOST = "x-forwarded-host";
     FORWARDED_PORT = "x-forwarded-port";
     FORWARDED_PROTO = "x-forwarded-proto";
     GRPC_MESSAGE = "grpc-message";
@@ -29,8 +28,6 @@ names! {
     EXTERNAL_ADDRESS = "x-envoy-external-address";
     FORCE_TRACE = "x-envoy-force-trace";
     INTERNAL = "x-envoy-internal";
-    ORIGINAL_HOST = "x-envoy-original-host";
-    ORIGINAL_PATH = "x-envoy-original-path";
     OVERLOADED = "x-envoy-overloaded";
     PER_TRY_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms";
     SERVICE_TIME = "x-envoy-upstream-service-time";

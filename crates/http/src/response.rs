@@ -8,6 +8,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ServerHeaderTransformation;
 
+use crate::Captures;
 use crate::names;
 use crate::request;
 
@@ -90,9 +91,12 @@ impl ResponseOptions {
         }
     }
 
-    /// Whether the request's id is needed when the response comes.
-    pub(crate) fn needs_request_id(&self) -> bool {
-        self.always_set_request_id
+    /// Adds the request's headers that are needed when the response comes.
+    pub(crate) fn capture(&self, captures: &mut Captures) {
+        captures.request.add(&names::FORCE_TRACE);
+        if self.always_set_request_id {
+            captures.request.add(&names::REQUEST_ID);
+        }
     }
 }
 

@@ -15,14 +15,26 @@ use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::Version;
+use http::request;
 use http::uri::PathAndQuery;
 use http::uri::Scheme;
+use outrider_codec::Authority;
+use outrider_codec::Meter;
+use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
+use outrider_stats::Held;
+use outrider_upstream::ClusterIndex;
 use tokio::time::Instant;
 
+use crate::ManagerStats;
+use crate::grpc;
+use crate::manager::ConnectionManager;
+use crate::request::Origin;
+use crate::response_flags::ResponseFlag;
 use crate::response_flags::ResponseFlags;
 use crate::route::Route;
+use crate::router::UpstreamRequest;
 
 /// Everything known of one request.
 #[derive(Debug)]
@@ -53,6 +65,16 @@ pub struct Stream {
     pub details: Option<Cow<'static, str>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`.
     pub connection_termination_details: Option<Cow<'static, str>>,
+    /// Whether the client named a host, be it an empty one.
+    pub(crate) names_host: bool,
+    /// Whether the request asks for another protocol: CONNECT, or an upgrade.
+    pub(crate) is_upgrade: bool,
+    /// Whether the request is gRPC.
+    pub(crate) is_grpc: bool,
+    /// Where the request came from.
+    pub(crate) origin: Origin,
+    /// The cluster that the route chose for this request, if there is one of that name.
+    pub(crate) cluster: Option<ClusterIndex>,
     /// The upstream side, once a cluster was chosen.
     pub upstream: Option<Box<Upstream>>,
     /// Bytes and moments on the client's side.
@@ -112,6 +134,8 @@ pub struct Upstream {
     pub traffic: Traffic,
     /// How long it took to get a connection from the pool.
     pub pool_ready: Option<Duration>,
+    /// The request to the host, once one was picked.
+    pub(crate) request: Option<Rc<UpstreamRequest>>,
 }
 
 /// Bytes and moments of one side of a stream. "Received" and "sent" are as seen from the proxy.
@@ -140,6 +164,41 @@ pub struct Traffic {
 }
 
 impl Stream {
+    /// A stream that begins now, with this head; `id` is a random number.
+    pub(crate) fn new(
+        connection: Rc<ConnectionInfo>,
+        head: request::Parts,
+        protocol: Version,
+        id: u64,
+    ) -> Stream {
+        let names_host = head.extensions.get::<Authority>().is_some();
+        let request = RequestHead::new(head, protocol);
+        Stream {
+            remote_address: connection.remote.clone(),
+            connection,
+            id,
+            start_time: SystemTime::now(),
+            started: Instant::now(),
+            protocol,
+            is_grpc: grpc::is_request(&request.headers),
+            request,
+            response: None,
+            response_trailers: None,
+            route: None,
+            flags: ResponseFlags::default(),
+            details: None,
+            connection_termination_details: None,
+            names_host,
+            is_upgrade: false,
+            origin: Origin::External,
+            cluster: None,
+            upstream: None,
+            traffic: Traffic::default(),
+            ended: None,
+            extensions: http::Extensions::new(),
+        }
+    }
+
     /// The response's status, 0 when there was none (`%RESPONSE_CODE%`).
     #[must_use]
     pub fn response_code(&self) -> u16 {
@@ -157,6 +216,21 @@ impl Stream {
 }
 
 impl RequestHead {
+    fn new(mut head: request::Parts, protocol: Version) -> RequestHead {
+        let scheme = head.extensions.remove();
+        let is_http2 = protocol == Version::HTTP_2;
+        let authority = head.extensions.remove();
+        RequestHead {
+            method: head.method,
+            scheme: scheme.or(is_http2.then_some(Scheme::HTTP)),
+            authority: authority.map_or(HeaderValue::from_static(""), |Authority(authority)| {
+                authority
+            }),
+            path: head.uri.into_parts().path_and_query,
+            headers: head.headers,
+        }
+    }
+
     /// `:scheme`, plain http as long as there is none.
     #[must_use]
     pub fn scheme(&self) -> &str {
@@ -167,6 +241,124 @@ impl RequestHead {
     #[must_use]
     pub fn path(&self) -> &str {
         self.path.as_ref().map_or("", PathAndQuery::as_str)
+    }
+}
+
+impl Traffic {
+    /// What the codec has counted so far of a side whose first byte came or went at `began`.
+    fn server(meter: &Meter, began: Instant) -> Traffic {
+        Traffic {
+            first_received: Some(began),
+            last_received: meter.receive_ended(),
+            first_sent: meter.send_began(),
+            last_sent: meter.send_ended(),
+            ..Traffic::counts(meter)
+        }
+    }
+
+    fn client(meter: &Meter, response_began: Option<Instant>) -> Traffic {
+        Traffic {
+            first_received: response_began,
+            last_received: meter.receive_ended(),
+            first_sent: meter.send_began(),
+            last_sent: meter.send_ended(),
+            ..Traffic::counts(meter)
+        }
+    }
+
+    fn counts(meter: &Meter) -> Traffic {
+        Traffic {
+            body_received: meter.body_bytes_received(),
+            body_sent: meter.body_bytes_sent(),
+            header_received: meter.header_bytes_received(),
+            header_sent: meter.header_bytes_sent(),
+            wire_received: meter.wire_bytes_received(),
+            wire_sent: meter.wire_bytes_sent(),
+            ..Traffic::default()
+        }
+    }
+}
+
+/// A stream until its end, however that comes: when this is dropped, the stream is counted and logged, once.
+///
+/// A future that is dropped at any `.await` drops it too; then the client's connection has died.
+#[derive(Debug)]
+pub(crate) struct StreamEnd {
+    pub(crate) stream: Stream,
+    manager: Rc<ConnectionManager>,
+    meter: Rc<Meter>,
+    /// Whether it is known how the stream ended.
+    settled: bool,
+    _active: Held<ManagerStats>,
+}
+
+impl StreamEnd {
+    pub(crate) fn new(
+        stream: Stream,
+        manager: Rc<ConnectionManager>,
+        meter: Rc<Meter>,
+    ) -> StreamEnd {
+        let active = manager.stats().hold(|stats| &stats.downstream_rq_active);
+        StreamEnd {
+            stream,
+            manager,
+            meter,
+            settled: false,
+            _active: active,
+        }
+    }
+
+    /// The response was sent to its end, or broke off for a reason that was noted.
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// The client reset the stream or went away.
+    pub(crate) fn client_gone(&mut self, error: &StreamError) {
+        self.settled = true;
+        self.manager.stats().downstream_rq_rx_reset.inc();
+        let (flag, details) = match error {
+            StreamError::RemoteReset(_) | StreamError::RemoteRefused => {
+                (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset")
+            }
+            StreamError::ProtocolError(details) => {
+                (ResponseFlag::DownstreamProtocolError, *details)
+            }
+            _ => (
+                ResponseFlag::DownstreamConnectionTermination,
+                "downstream_remote_disconnect",
+            ),
+        };
+        self.stream.flags.set(flag);
+        self.stream.details = Some(Cow::Borrowed(details));
+    }
+
+    /// Reads the codec's counts into the stream.
+    pub(crate) fn read_meters(&mut self) {
+        let stream = &mut self.stream;
+        stream.traffic = Traffic::server(&self.meter, stream.started);
+        if let Some(upstream) = &mut stream.upstream
+            && let Some(request) = &upstream.request
+            && let Some(meter) = request.meter()
+        {
+            upstream.traffic = Traffic::client(&meter, request.response_began());
+        }
+    }
+}
+
+impl Drop for StreamEnd {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.client_gone(&StreamError::ConnectionTermination);
+        }
+        let ended = Instant::now();
+        self.stream.ended = Some(ended);
+        self.read_meters();
+        let took = ended
+            .saturating_duration_since(self.stream.started)
+            .as_millis();
+        let took = u64::try_from(took).unwrap_or(u64::MAX);
+        self.manager.stats().downstream_rq_time.record(took);
     }
 }
 

@@ -1,10 +1,13 @@
 //! What the tests of several modules build.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 use tokio::time::Instant;
+
+use crate::Stream;
 
 /// A connection between these two.
 pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> ConnectionInfo {
@@ -16,4 +19,12 @@ pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> ConnectionInf
         listener: "".into(),
         filter_chain: "".into(),
     }
+}
+
+/// A `GET /` from the loopback.
+pub(crate) fn stream() -> Stream {
+    let local = SocketAddr::from(([127, 0, 0, 1], 80));
+    let connection = Rc::new(connection(local, local));
+    let (head, ()) = http::Request::new(()).into_parts();
+    Stream::new(connection, head, http::Version::HTTP_2, 1)
 }

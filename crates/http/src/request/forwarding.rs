@@ -96,7 +96,7 @@ impl Present {
 impl Forwarding {
     /// Makes the head fit for the upstream, and tells where the request came from and from whom.
     ///
-    /// `id` are random bits for the request's id.
+    /// `is_upgrade`: hop-by-hop headers are to pass. `id` gives random bits for the request's id.
     pub(crate) fn apply(
         &self,
         head: &mut RequestHead,
@@ -189,10 +189,8 @@ impl Forwarding {
                 head.headers.insert(&names::FORWARDED_PROTO, value);
             }
         } else if head.scheme.is_none() {
-            let https = head
-                .headers
-                .get(&names::FORWARDED_PROTO)
-                .is_some_and(|proto| proto == "https");
+            let proto = head.headers.get(&names::FORWARDED_PROTO);
+            let https = proto.is_some_and(|proto| proto == "https");
             head.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
         }
     }

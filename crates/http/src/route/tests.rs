@@ -9,12 +9,9 @@ use http::HeaderValue;
 use http::Version;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3 as api;
-use outrider_net::Address;
-use tokio::time::Instant;
 
 use super::*;
 use crate::ResponseHead;
-use crate::Traffic;
 use crate::testing::connection;
 
 /// A request head with plain http.
@@ -43,24 +40,12 @@ pub(crate) fn view(head: &RequestHead) -> RequestView<'_> {
 /// A stream that has only just begun.
 pub(crate) fn stream(request: RequestHead) -> Stream {
     let [local, remote] = ["127.0.0.1:8080", "10.0.0.9:40000"].map(|text| text.parse().unwrap());
+    let (head, ()) = http::Request::new(()).into_parts();
+    let connection = Rc::new(connection(local, remote));
     Stream {
-        connection: Rc::new(connection(local, remote)),
-        id: 7,
         start_time: SystemTime::UNIX_EPOCH,
-        started: Instant::now(),
-        protocol: Version::HTTP_11,
         request,
-        response: None,
-        response_trailers: None,
-        remote_address: Address::from(remote),
-        route: None,
-        flags: crate::ResponseFlags::default(),
-        details: None,
-        connection_termination_details: None,
-        upstream: None,
-        traffic: Traffic::default(),
-        ended: None,
-        extensions: http::Extensions::new(),
+        ..Stream::new(connection, head, Version::HTTP_11, 7)
     }
 }
 

@@ -1,0 +1,270 @@
+//! HTTP filters: what stands between the connection manager and the router.
+//!
+//! A new filter is a file beside this one and a line in [`FACTORIES`]. The router is no filter here: it is taken off
+//! the end of `http_filters` when the chain is built, so that there is at most one, and that it is last.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use outrider_codec::Body;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter as HttpFilterMessage;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
+use outrider_config::type_name;
+use prost::Name;
+use prost_types::Any;
+
+use crate::Stream;
+use crate::local_reply::LocalReply;
+use crate::router::Router;
+
+/// One configured filter, shared by all streams. The heads are in the stream. What a filter must remember of one goes
+/// into `stream.extensions`; what it must see of a body, into a wrapper.
+pub trait HttpFilter: fmt::Debug + Send + Sync {
+    /// Looks at the request's head.
+    fn on_request(&self, stream: &mut Stream) -> Flow {
+        let _ = stream;
+        Flow::Continue
+    }
+
+    /// Sees the request's body on its way up.
+    fn wrap_request_body(&self, stream: &mut Stream, body: Body) -> Body {
+        let _ = stream;
+        body
+    }
+
+    /// Looks at the response's head; also at those that the proxy gives itself.
+    fn on_response(&self, stream: &mut Stream) -> Flow {
+        let _ = stream;
+        Flow::Continue
+    }
+
+    /// Sees the response's body on its way down.
+    fn wrap_response_body(&self, stream: &mut Stream, body: Body) -> Body {
+        let _ = stream;
+        body
+    }
+}
+
+/// How a stream goes on after a filter.
+pub enum Flow {
+    /// With the next filter.
+    Continue,
+    /// With this answer.
+    Reply(LocalReply),
+    /// With the next filter, but the filter changed what routes match on, so that the route is found again.
+    Reroute,
+    /// When this is done: a timer, an RPC. The only boxed case, and the only slow one.
+    Wait(Pin<Box<dyn Future<Output = Verdict>>>),
+}
+
+/// What a filter waited for.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go on, with these changes to the head.
+    Continue(HeaderEdits),
+    /// Answer this.
+    Reply(LocalReply),
+}
+
+/// Changes to a head that could not be borrowed while a filter waited.
+#[derive(Debug, Default)]
+pub struct HeaderEdits {
+    /// Headers to take away.
+    pub remove: Vec<HeaderName>,
+    /// Headers to set, after that.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderEdits {
+    fn apply(self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in self.set {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// What the config calls a filter, and how it is built from its message.
+struct Factory {
+    /// The full name of the message.
+    message: &'static str,
+    build: fn(&Any, &FieldPath) -> Result<Arc<dyn HttpFilter>, ConfigErrors>,
+}
+
+/// Every filter but the router.
+const FACTORIES: &[Factory] = &[];
+
+/// The filters of a connection manager, in the order of the config.
+#[derive(Debug, Default)]
+pub struct Chain(Vec<Arc<dyn HttpFilter>>);
+
+/// What `http_filters` makes: the filters, and the router at their end.
+#[derive(Debug)]
+pub(crate) struct Filters {
+    pub(crate) chain: Chain,
+    /// None only when the config names no filter at all: Envoy accepts that, and never answers.
+    pub(crate) router: Option<Router>,
+}
+
+impl Filters {
+    pub(crate) fn build(
+        filters: &[HttpFilterMessage],
+        path: &FieldPath,
+    ) -> Result<Filters, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let mut chain = Chain::default();
+        let mut router = None;
+        for (index, filter) in filters.iter().enumerate() {
+            let path = path.index(index);
+            let Some(config) = errors.collect(typed_config(filter, &path)) else {
+                continue;
+            };
+            let last = index + 1 == filters.len();
+            let path = path.field("typed_config");
+            if type_name(config) == RouterMessage::full_name() {
+                if !last {
+                    errors.push(
+                        &path,
+                        "the router ends the filter chain, so it must come last",
+                    );
+                }
+                router = errors.collect(Router::build(config, &path));
+            } else if let Some(filter) = errors.collect(build_filter(config, &path)) {
+                chain.0.push(filter);
+                if last {
+                    errors.push(&path, "the last filter must be envoy.filters.http.router");
+                }
+            }
+        }
+        errors.finish(Filters { chain, router })
+    }
+}
+
+/// A filter's own message.
+fn typed_config<'a>(
+    filter: &'a HttpFilterMessage,
+    path: &FieldPath,
+) -> Result<&'a Any, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    if filter.disabled {
+        errors.push(
+            &path.field("disabled"),
+            "not supported: a filter that only some routes enable",
+        );
+    }
+    let config = match &filter.config_type {
+        Some(ConfigType::TypedConfig(config)) => Some(config),
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            errors.push(
+                &path.field("config_discovery"),
+                "not supported: filter configuration from a server",
+            );
+            None
+        }
+        None => {
+            errors.push(
+                &path.field("typed_config"),
+                format!(
+                    "expected the configuration of {:?} with its @type",
+                    filter.name
+                ),
+            );
+            None
+        }
+    };
+    match config {
+        Some(config) => errors.finish(config),
+        None => Err(errors),
+    }
+}
+
+fn build_filter(config: &Any, path: &FieldPath) -> Result<Arc<dyn HttpFilter>, ConfigErrors> {
+    let name = type_name(config);
+    match FACTORIES.iter().find(|factory| factory.message == name) {
+        Some(factory) => (factory.build)(config, path),
+        None => {
+            let known: Vec<_> = FACTORIES.iter().map(|factory| factory.message).collect();
+            let router = RouterMessage::full_name();
+            let mut errors = ConfigErrors::new();
+            errors.push(
+                path,
+                format!(
+                    "not supported: HTTP filter {name}; known: {}",
+                    [known, vec![&router]].concat().join(", ")
+                ),
+            );
+            Err(errors)
+        }
+    }
+}
+
+impl Chain {
+    /// Runs the request through the filters. `reroute` finds the route again.
+    ///
+    /// # Errors
+    /// The answer of a filter that gave one.
+    pub async fn request(
+        &self,
+        stream: &mut Stream,
+        mut body: Body,
+        reroute: impl Fn(&mut Stream),
+    ) -> Result<Body, LocalReply> {
+        for filter in &self.0 {
+            match filter.on_request(stream) {
+                Flow::Continue => {}
+                Flow::Reply(reply) => return Err(reply),
+                Flow::Reroute => reroute(stream),
+                Flow::Wait(wait) => match wait.await {
+                    Verdict::Continue(edits) => edits.apply(&mut stream.request.headers),
+                    Verdict::Reply(reply) => return Err(reply),
+                },
+            }
+            body = filter.wrap_request_body(stream, body);
+        }
+        Ok(body)
+    }
+
+    /// Runs the response, whose head is in the stream, through the filters, the last one first.
+    ///
+    /// # Errors
+    /// The answer of a filter that gave another one.
+    pub async fn response(&self, stream: &mut Stream, mut body: Body) -> Result<Body, LocalReply> {
+        for filter in self.0.iter().rev() {
+            match filter.on_response(stream) {
+                Flow::Continue | Flow::Reroute => {}
+                Flow::Reply(reply) => return Err(reply),
+                Flow::Wait(wait) => match wait.await {
+                    Verdict::Continue(edits) => {
+                        if let Some(response) = &mut stream.response {
+                            edits.apply(&mut response.headers);
+                        }
+                    }
+                    Verdict::Reply(reply) => return Err(reply),
+                },
+            }
+            body = filter.wrap_response_body(stream, body);
+        }
+        Ok(body)
+    }
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Flow::Continue => "Continue",
+            Flow::Reply(_) => "Reply",
+            Flow::Reroute => "Reroute",
+            Flow::Wait(_) => "Wait",
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! What the connection manager's message says to the codec.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrider_codec::CodecType;
+use outrider_codec::Http1Options;
+use outrider_codec::Http2Options;
+use outrider_codec::ServerOptions;
+use outrider_codec::UnderscoresAction;
+use outrider_codec::stats::Http1Stats;
+use outrider_codec::stats::Http2Stats;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
+use outrider_config::duration;
+use outrider_net::Drain;
+use outrider_net::WorkerCx;
+use outrider_stats::Scope;
+
+use crate::manager::config::codec_type;
+
+/// The codec's part of the configuration, before it is given a worker.
+#[derive(Clone, Debug)]
+pub(super) struct CodecOptions {
+    codec: CodecType,
+    http1: Http1Options,
+    http2: Http2Options,
+    max_request_headers_kb: u32,
+    max_headers_count: u32,
+    underscores: UnderscoresAction,
+    idle_timeout: Option<Duration>,
+    max_connection_duration: Option<Duration>,
+    max_connection_duration_jitter_percent: f64,
+    max_requests_per_connection: Option<u32>,
+    request_headers_timeout: Option<Duration>,
+    drain_timeout: Duration,
+    delayed_close_timeout: Option<Duration>,
+    buffer_limit: u32,
+}
+
+impl CodecOptions {
+    pub(super) fn build(
+        message: &Message,
+        path: &FieldPath,
+        buffer_limit: u32,
+    ) -> Result<CodecOptions, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let stream_error = message
+            .stream_error_on_invalid_http_message
+            .unwrap_or(false);
+        let common = message.common_http_protocol_options.unwrap_or_default();
+        let common_path = path.field("common_http_protocol_options");
+        let http1 = message.http_protocol_options.clone().unwrap_or_default();
+        let http2 = message.http2_protocol_options.clone().unwrap_or_default();
+        let http2 =
+            Http2Options::build(&http2, &path.field("http2_protocol_options"), stream_error);
+        let http2 = errors.collect(http2).unwrap_or_default();
+        let codec = errors
+            .collect(codec_type(message, path))
+            .unwrap_or_default();
+        let mut optional = |field: Option<&prost_types::Duration>, path: FieldPath| {
+            errors.collect(duration::optional(field, &path)).flatten()
+        };
+        let idle_timeout = optional(
+            common.idle_timeout.as_ref(),
+            common_path.field("idle_timeout"),
+        );
+        let max_connection_duration = optional(
+            common.max_connection_duration.as_ref(),
+            common_path.field("max_connection_duration"),
+        );
+        let request_headers_timeout = optional(
+            message.request_headers_timeout.as_ref(),
+            path.field("request_headers_timeout"),
+        );
+        let drain_timeout = optional(message.drain_timeout.as_ref(), path.field("drain_timeout"));
+        let delayed_close = optional(
+            message.delayed_close_timeout.as_ref(),
+            path.field("delayed_close_timeout"),
+        );
+        let unless_zero = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
+        let options = CodecOptions {
+            codec,
+            http1: Http1Options::build(&http1, stream_error),
+            http2,
+            max_request_headers_kb: message.max_request_headers_kb.unwrap_or(60),
+            max_headers_count: common.max_headers_count.unwrap_or(100),
+            underscores: common.headers_with_underscores_action().into(),
+            idle_timeout: unless_zero(Some(idle_timeout.unwrap_or(Duration::from_secs(3600)))),
+            max_connection_duration: unless_zero(max_connection_duration),
+            max_connection_duration_jitter_percent: common
+                .max_connection_duration_jitter
+                .map_or(0.0, |jitter| jitter.value),
+            max_requests_per_connection: common
+                .max_requests_per_connection
+                .filter(|requests| *requests > 0),
+            request_headers_timeout: unless_zero(request_headers_timeout),
+            drain_timeout: drain_timeout.unwrap_or(Duration::from_secs(5)),
+            delayed_close_timeout: unless_zero(Some(
+                delayed_close.unwrap_or(Duration::from_secs(1)),
+            )),
+            buffer_limit,
+        };
+        errors.finish(options)
+    }
+
+    /// The options for the connections of one worker, which count in `http.<stat_prefix>`.
+    pub(super) fn worker(&self, cx: &WorkerCx, scope: &Scope, drain: &Drain) -> Rc<ServerOptions> {
+        let CodecOptions {
+            codec,
+            http1,
+            http2,
+            ..
+        } = self.clone();
+        Rc::new(ServerOptions {
+            codec,
+            http1,
+            http2,
+            max_request_headers_kb: self.max_request_headers_kb,
+            max_headers_count: self.max_headers_count,
+            underscores: self.underscores,
+            idle_timeout: self.idle_timeout,
+            max_connection_duration: self.max_connection_duration,
+            max_connection_duration_jitter_percent: self.max_connection_duration_jitter_percent,
+            max_requests_per_connection: self.max_requests_per_connection,
+            request_headers_timeout: self.request_headers_timeout,
+            drain_timeout: self.drain_timeout,
+            delayed_close_timeout: self.delayed_close_timeout,
+            buffer_limit: self.buffer_limit,
+            stats: cx.store.register(scope.clone()),
+            http1_stats: cx.store.register::<Http1Stats>(Scope::new("http1")),
+            http2_stats: cx.store.register::<Http2Stats>(Scope::new("http2")),
+            drain: drain.clone(),
+            timers: cx.timers.clone(),
+        })
+    }
+}

@@ -1,0 +1,390 @@
+//! The connection manager's configuration: from Envoy's message to what all workers share.
+
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::uri::Scheme;
+use outrider_codec::CodecType;
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::scheme_header_transformation::Transformation;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType as CodecTypeMessage;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ForwardClientCertDetails;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::InternalAddressConfig;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::PathWithEscapedSlashesAction;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::StripPortMode;
+use outrider_config::duration;
+use outrider_stats::Scope;
+
+use crate::BuildCx;
+use crate::Captures;
+use crate::filters::Filters;
+use crate::manager::codec_options::CodecOptions;
+use crate::request::EscapedSlashes;
+use crate::request::Forwarding;
+use crate::request::HostOptions;
+use crate::request::InternalAddresses;
+use crate::request::PathOptions;
+use crate::request::StripPort;
+use crate::request::UserAgent;
+use crate::response::ResponseOptions;
+use crate::route::RouteCx;
+use crate::route::RouteTable;
+use crate::upgrade::UpgradeTypes;
+
+/// A connection manager as configured, shared by all workers
+/// (`envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`).
+#[derive(Debug)]
+pub struct ConnectionManagerConfig {
+    /// `http.<stat_prefix>`
+    pub(super) scope: Scope,
+    /// `listener.<address>.http.<stat_prefix>`
+    pub(super) listener_scope: Scope,
+    pub(super) codec: CodecOptions,
+    pub(super) timeouts: StreamTimeouts,
+    pub(super) paths: PathOptions,
+    pub(super) hosts: HostOptions,
+    pub(super) forwarding: Forwarding,
+    pub(super) response: ResponseOptions,
+    pub(super) upgrades: UpgradeTypes,
+    /// `proxy_100_continue`
+    pub(super) proxy_100_continue: bool,
+    pub(super) routes: Arc<RouteTable>,
+    pub(super) filters: Filters,
+    /// What of the heads is read after they were sent on.
+    pub(super) captures: Arc<Captures>,
+}
+
+/// How long streams may take; none for ever.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamTimeouts {
+    /// `stream_idle_timeout`, 5 minutes by default.
+    pub(super) idle: Option<Duration>,
+    /// `request_timeout`
+    pub(super) request: Option<Duration>,
+    /// `common_http_protocol_options.max_stream_duration`
+    pub(super) max_duration: Option<Duration>,
+}
+
+impl ConnectionManagerConfig {
+    /// The connection manager of `message`, found at `path`.
+    ///
+    /// # Errors
+    /// All that cannot run, in one go.
+    pub fn build(
+        message: &Message,
+        path: &FieldPath,
+        cx: &BuildCx<'_>,
+    ) -> Result<Arc<Self>, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        refuse(message, path, &mut errors);
+        let codec = errors.collect(CodecOptions::build(message, path, cx.buffer_limit));
+        let timeouts = errors.collect(StreamTimeouts::build(message, path));
+        let filters = errors.collect(Filters::build(
+            &message.http_filters,
+            &path.field("http_filters"),
+        ));
+        let upgrades = errors.collect(UpgradeTypes::build(
+            &message.upgrade_configs,
+            &path.field("upgrade_configs"),
+        ));
+        let routes = errors.collect(routes(message, path, cx));
+        let via = errors
+            .collect(optional_value(&message.via, &path.field("via")))
+            .flatten();
+        let response = errors.collect(ResponseOptions::build(message, path, via.clone()));
+        let forwarding = errors.collect(forwarding(message, path, via, cx));
+        let (Some(codec), Some(timeouts), Some(filters), Some(upgrades)) =
+            (codec, timeouts, filters, upgrades)
+        else {
+            return Err(errors);
+        };
+        let (Some(routes), Some(response), Some(mut forwarding)) = (routes, response, forwarding)
+        else {
+            return Err(errors);
+        };
+        forwarding.internal_only_headers = routes.internal_only_headers.to_vec();
+        let captures = captures(&routes, &response);
+        errors.finish(Arc::new(ConnectionManagerConfig {
+            scope: Scope::new("http").name(&message.stat_prefix),
+            listener_scope: cx.listener.clone().name("http").name(&message.stat_prefix),
+            codec,
+            timeouts,
+            paths: paths(message),
+            hosts: hosts(message),
+            forwarding,
+            response,
+            upgrades,
+            proxy_100_continue: message.proxy_100_continue,
+            routes,
+            filters,
+            captures: Arc::new(captures),
+        }))
+    }
+}
+
+impl StreamTimeouts {
+    fn build(message: &Message, path: &FieldPath) -> Result<StreamTimeouts, ConfigErrors> {
+        const IDLE: Duration = Duration::from_secs(300);
+        let common = message.common_http_protocol_options.unwrap_or_default();
+        let common_path = path.field("common_http_protocol_options");
+        let mut errors = ConfigErrors::new();
+        let mut optional = |field: Option<&prost_types::Duration>, path: FieldPath| {
+            errors.collect(duration::optional(field, &path)).flatten()
+        };
+        let idle = optional(
+            message.stream_idle_timeout.as_ref(),
+            path.field("stream_idle_timeout"),
+        );
+        let request = optional(
+            message.request_timeout.as_ref(),
+            path.field("request_timeout"),
+        );
+        let max_duration = optional(
+            common.max_stream_duration.as_ref(),
+            common_path.field("max_stream_duration"),
+        );
+        errors.finish(StreamTimeouts {
+            idle: Some(idle.unwrap_or(IDLE)).filter(|idle| !idle.is_zero()),
+            request: request.filter(|timeout| !timeout.is_zero()),
+            max_duration: max_duration.filter(|timeout| !timeout.is_zero()),
+        })
+    }
+}
+
+fn routes(
+    message: &Message,
+    path: &FieldPath,
+    cx: &BuildCx<'_>,
+) -> Result<Arc<RouteTable>, ConfigErrors> {
+    let refused = |field: &'static str, what: &str| {
+        Err(ConfigErrors::from(ConfigError::new(
+            &path.field(field),
+            format!("not supported: {what}"),
+        )))
+    };
+    match &message.route_specifier {
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            let has_cluster = |name: &str| cx.clusters.has(name);
+            let cx = RouteCx {
+                has_cluster: &has_cluster,
+            };
+            RouteTable::build(config, &path.field("route_config"), &cx)
+        }
+        Some(RouteSpecifier::Rds(_)) => refused("rds", "routes from a server"),
+        Some(RouteSpecifier::ScopedRoutes(_)) => refused("scoped_routes", "scoped routes"),
+        None => Err(ConfigErrors::from(ConfigError::new(
+            path,
+            "expected route_config",
+        ))),
+    }
+}
+
+fn captures(routes: &RouteTable, response: &ResponseOptions) -> Captures {
+    let mut captures = Captures::default();
+    routes.capture(&mut captures);
+    response.capture(&mut captures);
+    captures
+}
+
+/// What is not done here.
+#[expect(deprecated, reason = "what is refused may be deprecated too")]
+fn refuse(message: &Message, path: &FieldPath, errors: &mut ConfigErrors) {
+    let refused = [
+        ("access_log", !message.access_log.is_empty()),
+        ("tracing", message.tracing.is_some()),
+        ("local_reply_config", message.local_reply_config.is_some()),
+        (
+            "original_ip_detection_extensions",
+            !message.original_ip_detection_extensions.is_empty(),
+        ),
+        (
+            "early_header_mutation_extensions",
+            !message.early_header_mutation_extensions.is_empty(),
+        ),
+        (
+            "forward_client_cert_matcher",
+            message.forward_client_cert_matcher.is_some(),
+        ),
+        ("proxy_status_config", message.proxy_status_config.is_some()),
+        (
+            "typed_header_validation_config",
+            message.typed_header_validation_config.is_some(),
+        ),
+        (
+            "path_normalization_options",
+            message.path_normalization_options.is_some(),
+        ),
+        (
+            "forward_proto_config",
+            message.forward_proto_config.is_some(),
+        ),
+        (
+            "access_log_flush_interval",
+            message.access_log_flush_interval.is_some(),
+        ),
+        (
+            "flush_access_log_on_new_request",
+            message.flush_access_log_on_new_request,
+        ),
+        ("access_log_options", message.access_log_options.is_some()),
+        (
+            "stream_flush_timeout",
+            message.stream_flush_timeout.is_some(),
+        ),
+        (
+            "drain_timeout_jitter",
+            message.drain_timeout_jitter.is_some(),
+        ),
+        (
+            "http1_safe_max_connection_duration",
+            message.http1_safe_max_connection_duration,
+        ),
+    ];
+    for (field, set) in refused {
+        if set {
+            errors.push(&path.field(field), "not supported");
+        }
+    }
+}
+
+fn paths(message: &Message) -> PathOptions {
+    PathOptions {
+        normalize: message.normalize_path.unwrap_or(false),
+        merge_slashes: message.merge_slashes,
+        escaped_slashes: match message.path_with_escaped_slashes_action() {
+            PathWithEscapedSlashesAction::ImplementationSpecificDefault
+            | PathWithEscapedSlashesAction::KeepUnchanged => EscapedSlashes::Keep,
+            PathWithEscapedSlashesAction::RejectRequest => EscapedSlashes::Reject,
+            PathWithEscapedSlashesAction::UnescapeAndRedirect => EscapedSlashes::Redirect,
+            PathWithEscapedSlashesAction::UnescapeAndForward => EscapedSlashes::Forward,
+        },
+    }
+}
+
+fn hosts(message: &Message) -> HostOptions {
+    HostOptions {
+        strip_port: match message.strip_port_mode {
+            Some(StripPortMode::StripAnyHostPort(true)) => StripPort::Any,
+            _ if message.strip_matching_host_port => StripPort::Matching,
+            _ => StripPort::Never,
+        },
+        strip_trailing_dot: message.strip_trailing_host_dot,
+    }
+}
+
+fn forwarding(
+    message: &Message,
+    path: &FieldPath,
+    via: Option<HeaderValue>,
+    cx: &BuildCx<'_>,
+) -> Result<Forwarding, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let internal = message.internal_address_config.as_ref();
+    let internal =
+        internal.map(|config| internal_addresses(config, &path.field("internal_address_config")));
+    let internal = internal
+        .and_then(|internal| errors.collect(internal))
+        .unwrap_or_default();
+    let user_agent = message.add_user_agent.unwrap_or(false).then(|| {
+        let cluster = errors.collect(value(cx.node_cluster, path))?;
+        let node = errors.collect(optional_value(cx.node_id, path))?;
+        Some(UserAgent { cluster, node })
+    });
+    let scheme = message.scheme_header_transformation.as_ref();
+    let scheme = scheme.and_then(|scheme| scheme.transformation.as_ref());
+    errors.finish(Forwarding {
+        use_remote_address: message.use_remote_address.unwrap_or(false),
+        xff_num_trusted_hops: message.xff_num_trusted_hops,
+        skip_xff_append: message.skip_xff_append,
+        append_port: message.append_x_forwarded_port,
+        internal,
+        via,
+        generate_request_id: message.generate_request_id.unwrap_or(true),
+        preserve_external_request_id: message.preserve_external_request_id,
+        user_agent: user_agent.flatten(),
+        keep_client_cert: message.forward_client_cert_details()
+            == ForwardClientCertDetails::AlwaysForwardOnly,
+        scheme: scheme.map(
+            |Transformation::SchemeToOverwrite(scheme)| match scheme.as_str() {
+                "https" => Scheme::HTTPS,
+                _ => Scheme::HTTP,
+            },
+        ),
+        local_address: local_address(),
+        internal_only_headers: Vec::new(),
+    })
+}
+
+fn internal_addresses(
+    config: &InternalAddressConfig,
+    path: &FieldPath,
+) -> Result<InternalAddresses, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let path = path.field("cidr_ranges");
+    let mut ranges = Vec::new();
+    for (index, range) in config.cidr_ranges.iter().enumerate() {
+        let path = path.index(index);
+        let length = range.prefix_len.unwrap_or(0);
+        match range.address_prefix.parse::<IpAddr>() {
+            Ok(address) if length <= if address.is_ipv4() { 32 } else { 128 } => {
+                ranges.push((address, length))
+            }
+            _ => errors.push(
+                &path,
+                format!(
+                    "expected an address and a prefix length, got {}/{length}",
+                    range.address_prefix
+                ),
+            ),
+        }
+    }
+    errors.finish(InternalAddresses {
+        unix_sockets: config.unix_sockets,
+        ranges,
+    })
+}
+
+/// The address that others reach this machine by, as far as its routes tell: nothing is sent.
+fn local_address() -> IpAddr {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .and_then(|socket| {
+            socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+            socket.local_addr()
+        })
+        .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+}
+
+fn value(text: &str, path: &FieldPath) -> Result<HeaderValue, ConfigError> {
+    HeaderValue::from_str(text)
+        .map_err(|_| ConfigError::new(path, format!("{text:?} is no header value")))
+}
+
+/// `text` as a header value; none when it is empty.
+fn optional_value(text: &str, path: &FieldPath) -> Result<Option<HeaderValue>, ConfigError> {
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        value(text, path).map(Some)
+    }
+}
+
+/// The codec to serve connections with.
+pub(super) fn codec_type(message: &Message, path: &FieldPath) -> Result<CodecType, ConfigError> {
+    match message.codec_type() {
+        CodecTypeMessage::Auto => Ok(CodecType::Auto),
+        CodecTypeMessage::Http1 => Ok(CodecType::Http1),
+        CodecTypeMessage::Http2 => Ok(CodecType::Http2),
+        CodecTypeMessage::Http3 => Err(ConfigError::new(
+            &path.field("codec_type"),
+            "not supported: HTTP/3",
+        )),
+    }
+}

@@ -1,0 +1,286 @@
+//! One request in, one response out.
+
+use std::future::pending;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::header;
+use outrider_codec::Body;
+use outrider_codec::Respond;
+use outrider_net::ConnectionInfo;
+
+use crate::Stream;
+use crate::Upstream;
+use crate::deadlines::Deadlines;
+use crate::grpc;
+use crate::local_reply::LocalReply;
+use crate::manager::ConnectionManager;
+use crate::names;
+use crate::request::Normalized;
+use crate::route::Action;
+use crate::route::MaxStreamDuration;
+use crate::route::RequestView;
+use crate::router::RouterCx;
+use crate::stream::StreamEnd;
+use crate::upgrade;
+use crate::wait::Stop;
+use crate::wait::Wait;
+
+impl ConnectionManager {
+    /// Serves one stream to its end.
+    pub(super) async fn handle(
+        self: Rc<Self>,
+        connection: Rc<ConnectionInfo>,
+        request: Request<Body>,
+        mut respond: Respond,
+    ) {
+        let (head, body) = request.into_parts();
+        let stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
+        self.count_request(stream.protocol);
+        let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
+        let mut deadlines = Deadlines::new(self.worker.timers.timer(), end.stream.started);
+        let mut wait = Wait {
+            respond: &mut respond,
+            deadlines: &mut deadlines,
+        };
+        let answered = self.answer(&mut end.stream, body, &mut wait).await;
+        let body = match answered {
+            Ok(body) => body,
+            Err(Stop::Reply(reply)) => self.reply(&mut end.stream, *reply, wait.respond),
+            Err(Stop::Expired(expired)) => {
+                self.count_expired(expired);
+                self.reply(&mut end.stream, expired.reply(), wait.respond)
+            }
+            Err(Stop::Gone(error)) => return end.client_gone(&error),
+        };
+        self.send(&mut end, body, &mut wait).await;
+    }
+}
+
+impl ConnectionManager {
+    /// The response, with its head in the stream.
+    async fn answer(
+        &self,
+        stream: &mut Stream,
+        body: Body,
+        wait: &mut Wait<'_>,
+    ) -> Result<Body, Stop> {
+        self.continue_early(stream, wait.respond);
+        self.admit(stream, wait)?;
+        let filters = &self.config.filters;
+        let reroute = |stream: &mut Stream| self.find_route(stream);
+        let filtered = wait
+            .until(filters.chain.request(stream, body, reroute))
+            .await?;
+        let body = filtered?;
+        let Some(router) = &filters.router else {
+            // Envoy accepts a chain without filters, and never answers.
+            return wait.until(pending()).await;
+        };
+        let mut cx = RouterCx {
+            clusters: &self.clusters,
+            stats: &self.stats,
+            captures: &self.config.captures,
+            response: &self.config.response,
+            proxy_100_continue: self.config.proxy_100_continue,
+            wait: Wait {
+                respond: wait.respond,
+                deadlines: wait.deadlines,
+            },
+        };
+        router.forward(stream, body, &mut cx).await
+    }
+
+    /// Answers `expect: 100-continue` ourselves, unless the upstream is to.
+    fn continue_early(&self, stream: &mut Stream, respond: &mut Respond) {
+        if self.config.proxy_100_continue {
+            return;
+        }
+        let headers = &mut stream.request.headers;
+        let expects = headers.get(header::EXPECT);
+        if expects.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            headers.remove(header::EXPECT);
+            let mut head = Response::new(());
+            *head.status_mut() = StatusCode::CONTINUE;
+            if let Err(error) = respond.informational(head) {
+                log::debug!("100 Continue not sent: {error}");
+            }
+        }
+    }
+
+    /// All that happens to a request before the first filter sees it; an error is the answer to a request that goes no
+    /// further.
+    fn admit(&self, stream: &mut Stream, wait: &mut Wait<'_>) -> Result<(), LocalReply> {
+        let is_connect = stream.request.method == Method::CONNECT;
+        self.check_target(stream, is_connect)?;
+        let upgrade = upgrade::requested(&stream.request.headers).cloned();
+        let is_upgrade = is_connect || upgrade.is_some();
+        stream.is_upgrade = is_upgrade;
+        let local_port = stream.connection.local.ip().map(|address| address.port());
+        if !is_connect
+            && let Some(host) = self
+                .config
+                .hosts
+                .apply(&stream.request.authority, local_port)
+        {
+            stream.request.authority = host;
+        }
+        let random = || (self.worker.random(), self.worker.random());
+        let (origin, remote) = self.config.forwarding.apply(
+            &mut stream.request,
+            upgrade.is_some(),
+            &stream.connection,
+            random,
+        );
+        stream.origin = origin;
+        stream.remote_address = remote;
+        self.find_route(stream);
+        self.set_deadlines(stream, wait.deadlines);
+        let protocol = if is_connect {
+            Some(HeaderValue::from_static("connect"))
+        } else {
+            upgrade
+        };
+        match (&stream.route, protocol) {
+            (Some(route), Some(protocol)) if !self.allows_upgrade(&route.action, &protocol) => {
+                self.stats.downstream_rq_ws_on_non_ws_route.inc();
+                Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The host must be named, and the path be a path; it is normalised here.
+    fn check_target(&self, stream: &mut Stream, is_connect: bool) -> Result<(), LocalReply> {
+        if !stream.names_host {
+            return Err(LocalReply::new(
+                StatusCode::BAD_REQUEST,
+                "missing_host_header",
+            ));
+        }
+        let Some(path) = &stream.request.path else {
+            let reply = LocalReply::new(StatusCode::NOT_FOUND, "missing_path_rejected");
+            return if is_connect { Ok(()) } else { Err(reply) };
+        };
+        if !path.as_str().starts_with('/') {
+            self.stats.downstream_rq_non_relative_path.inc();
+            return Err(LocalReply::new(
+                StatusCode::NOT_FOUND,
+                "absolute_path_rejected",
+            ));
+        }
+        let failed = |status| LocalReply::new(status, "path_normalization_failed");
+        match self.config.paths.apply(path) {
+            Normalized::Unchanged => Ok(()),
+            Normalized::Changed(path) => {
+                stream.request.path = Some(path);
+                Ok(())
+            }
+            Normalized::Redirect(path) => {
+                self.stats
+                    .downstream_rq_redirected_with_normalized_path
+                    .inc();
+                let location = HeaderValue::from_str(path.as_str());
+                let location = location.unwrap_or(HeaderValue::from_static("/")); // a path is always a legal value
+                stream.request.path = Some(path);
+                Err(failed(StatusCode::TEMPORARY_REDIRECT).header(header::LOCATION, location))
+            }
+            Normalized::Rejected => {
+                self.stats.downstream_rq_failed_path_normalization.inc();
+                Err(failed(StatusCode::BAD_REQUEST))
+            }
+        }
+    }
+
+    /// Finds the route, and the cluster that it chooses.
+    fn find_route(&self, stream: &mut Stream) {
+        let view = RequestView {
+            head: &stream.request,
+            random: stream.id,
+        };
+        stream.route = self.config.routes.find(&view).cloned();
+        stream.cluster = None;
+        stream.upstream = None;
+        let Some(route) = &stream.route else {
+            return;
+        };
+        if let Action::Forward(forward) = &route.action
+            && let Some(name) = forward.cluster_name(&stream.request)
+            && let Some(index) = self.clusters.manager().index(name)
+        {
+            let info = self.clusters.at(index).info();
+            stream.cluster = Some(index);
+            stream.upstream = Some(Box::new(Upstream {
+                cluster: info.observability_name.clone(),
+                cluster_raw: info.name.clone(),
+                ..Upstream::default()
+            }));
+        }
+    }
+
+    fn allows_upgrade(&self, action: &Action, protocol: &HeaderValue) -> bool {
+        let by_route = match action {
+            Action::Forward(forward) => forward.upgrades.iter().find(|upgrade| {
+                upgrade
+                    .protocol
+                    .as_bytes()
+                    .eq_ignore_ascii_case(protocol.as_bytes())
+            }),
+            _ => None,
+        };
+        match by_route {
+            Some(upgrade) => upgrade.enabled,
+            None => self.config.upgrades.allow(protocol),
+        }
+    }
+
+    fn set_deadlines(&self, stream: &mut Stream, deadlines: &mut Deadlines) {
+        let timeouts = &self.config.timeouts;
+        let forward = match stream.route.as_deref().map(|route| &route.action) {
+            Some(Action::Forward(forward)) => Some(forward),
+            _ => None,
+        };
+        let idle = forward
+            .and_then(|forward| forward.idle_timeout)
+            .or(timeouts.idle);
+        deadlines.set_idle(idle.filter(|idle| !idle.is_zero()));
+        deadlines.set_request(timeouts.request.map(|timeout| stream.started + timeout));
+        let limits = forward.and_then(|forward| forward.max_stream_duration);
+        let headers = &mut stream.request.headers;
+        let duration = max_duration(limits, timeouts.max_duration, headers);
+        deadlines.set_duration(duration.map(|duration| stream.started + duration));
+    }
+}
+
+/// How long the stream may take: by the request's `grpc-timeout`, if the route obeys it, else by the route, else by the
+/// connection manager. What is made of a `grpc-timeout` is told the upstream.
+fn max_duration(
+    route: Option<MaxStreamDuration>,
+    manager: Option<Duration>,
+    headers: &mut HeaderMap,
+) -> Option<Duration> {
+    let limits = route.unwrap_or_default();
+    let asked = limits
+        .grpc_timeout_header_max
+        .and_then(|max| Some((max, grpc::timeout(headers)?)));
+    let Some((max, mut timeout)) = asked else {
+        return match limits.max_stream_duration {
+            Some(duration) => (!duration.is_zero()).then_some(duration),
+            None => manager,
+        };
+    };
+    if !max.is_zero() && timeout > max {
+        timeout = max;
+    }
+    if let Some(offset) = limits.grpc_timeout_header_offset {
+        timeout = timeout.saturating_sub(offset);
+    }
+    headers.insert(&names::GRPC_TIMEOUT, grpc::timeout_value(timeout));
+    Some(timeout)
+}

@@ -1,0 +1,118 @@
+//! The HTTP connection manager on one worker: connections in, streams through the filters, answers out.
+
+mod codec_options;
+mod config;
+mod exchange;
+mod sending;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::Request;
+use outrider_codec::Body;
+use outrider_codec::Handler;
+use outrider_codec::MalformedRequest;
+use outrider_codec::Respond;
+use outrider_codec::ServerOptions;
+use outrider_net::Connection;
+use outrider_net::ConnectionHandler;
+use outrider_net::ConnectionInfo;
+use outrider_net::Drain;
+use outrider_net::WorkerCx;
+use outrider_upstream::Clusters;
+
+use crate::ListenerStats;
+use crate::ManagerStats;
+use crate::date::DateCache;
+
+pub use config::ConnectionManagerConfig;
+
+/// A connection manager on one worker.
+pub struct ConnectionManager {
+    config: Arc<ConnectionManagerConfig>,
+    codec: Rc<ServerOptions>,
+    stats: Arc<ManagerStats>,
+    listener_stats: Arc<ListenerStats>,
+    clusters: Rc<Clusters>,
+    worker: Rc<WorkerCx>,
+    dates: DateCache,
+}
+
+impl ConnectionManagerConfig {
+    /// This connection manager on a worker. `drain` tells its connections to finish.
+    #[must_use]
+    pub fn worker(
+        self: &Arc<Self>,
+        worker: &Rc<WorkerCx>,
+        clusters: &Rc<Clusters>,
+        drain: &Drain,
+    ) -> Rc<ConnectionManager> {
+        Rc::new(ConnectionManager {
+            config: self.clone(),
+            codec: self.codec.worker(worker, &self.scope, drain),
+            stats: worker.store.register(self.scope.clone()),
+            listener_stats: worker.store.register(self.listener_scope.clone()),
+            clusters: clusters.clone(),
+            worker: worker.clone(),
+            dates: DateCache::new(),
+        })
+    }
+}
+
+impl ConnectionManager {
+    /// `http.<stat_prefix>.*`
+    pub(crate) fn stats(&self) -> &Arc<ManagerStats> {
+        &self.stats
+    }
+}
+
+impl ConnectionHandler for ConnectionManager {
+    fn serve(self: Rc<Self>, connection: Connection) -> Pin<Box<dyn Future<Output = ()>>> {
+        let options = self.codec.clone();
+        let streams = Rc::new(Downstream {
+            manager: self,
+            connection: connection.info,
+        });
+        Box::pin(async move {
+            let end = outrider_codec::serve(connection.stream, options, streams).await;
+            log::debug!("connection ended: {end:?}");
+        })
+    }
+}
+
+/// The streams of one connection.
+struct Downstream {
+    manager: Rc<ConnectionManager>,
+    connection: Rc<ConnectionInfo>,
+}
+
+impl Handler for Downstream {
+    fn serve(
+        self: Rc<Self>,
+        request: Request<Body>,
+        respond: Respond,
+    ) -> impl Future<Output = ()> + 'static {
+        let connection = self.connection.clone();
+        self.manager.clone().handle(connection, request, respond)
+    }
+
+    fn malformed(
+        self: Rc<Self>,
+        error: MalformedRequest,
+        respond: Respond,
+    ) -> impl Future<Output = ()> + 'static {
+        let connection = self.connection.clone();
+        self.manager.clone().refuse(connection, error, respond)
+    }
+}
+
+impl fmt::Debug for ConnectionManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionManager")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,237 @@
+//! The way of a response to the client, and how a stream ends.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::SystemTime;
+
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::Version;
+use outrider_codec::Body;
+use outrider_codec::MalformedRequest;
+use outrider_codec::Respond;
+use outrider_codec::StreamError;
+use outrider_net::ConnectionInfo;
+
+use crate::ResponseFlag;
+use crate::Stream;
+use crate::deadlines::Deadlines;
+use crate::deadlines::Expired;
+use crate::local_reply::LocalReply;
+use crate::manager::ConnectionManager;
+use crate::router;
+use crate::stream::StreamEnd;
+use crate::wait::Wait;
+
+/// The details of a request whose head did not come in time.
+const HEADER_TIMEOUT: &str = "request_header_timeout";
+
+impl ConnectionManager {
+    /// Makes `reply` the response of `stream`; returns its body.
+    pub(super) fn reply(&self, stream: &mut Stream, reply: LocalReply, respond: &Respond) -> Body {
+        if reply.status == StatusCode::BAD_REQUEST {
+            close_http1(stream, respond);
+        }
+        reply.write(stream)
+    }
+
+    /// Sends the response whose head is in the stream, and settles how the stream ended.
+    pub(super) async fn send(&self, end: &mut StreamEnd, body: Body, wait: &mut Wait<'_>) {
+        let stream = &mut end.stream;
+        let body = match self.config.filters.chain.response(stream, body).await {
+            Ok(body) => body,
+            Err(reply) => self.reply(stream, reply, wait.respond),
+        };
+        let Some(response) = self.finish_head(stream, body, wait.respond) else {
+            return;
+        };
+        let early = wait.respond.meter().receive_ended().is_none();
+        if early {
+            self.stats.downstream_rq_response_before_rq_complete.inc();
+        }
+        match send_until(response, wait.respond, wait.deadlines).await {
+            Sent::All => {
+                end.settle();
+                if early {
+                    self.stats.downstream_rq_rx_reset.inc();
+                }
+            }
+            Sent::Failed(error) => match upstream_error(&end.stream) {
+                Some(error) => self.upstream_broke(end, &error, wait.respond),
+                None => end.client_gone(&error),
+            },
+            Sent::Expired(expired) => self.expire(end, expired, wait.respond),
+        }
+        if let Some(request) = end
+            .stream
+            .upstream
+            .as_ref()
+            .and_then(|upstream| upstream.request.clone())
+        {
+            end.stream.response_trailers = request.take_trailers();
+        }
+    }
+
+    /// Takes the finished head out of the stream, where only what is captured of it stays, and counts its status.
+    fn finish_head(
+        &self,
+        stream: &mut Stream,
+        body: Body,
+        respond: &Respond,
+    ) -> Option<Response<Body>> {
+        let head = stream.response.as_mut()?;
+        let upgraded = stream.is_upgrade && is_upgraded(&stream.request.method, head.status);
+        if stream.is_upgrade && !upgraded {
+            // What follows on the connection may be meant for the other protocol.
+            close_http1(stream, respond);
+        }
+        let head = stream.response.as_mut()?;
+        let date = self.dates.value(SystemTime::now());
+        self.config
+            .response
+            .apply(&mut head.headers, &stream.request.headers, upgraded, date);
+        let captured = self.config.captures.response.from(&head.headers);
+        let headers = std::mem::replace(&mut head.headers, captured);
+        let status = head.status.as_u16();
+        self.stats.downstream_rq.record(status);
+        self.listener_stats.downstream_rq.record(status);
+        let mut response = Response::new(body);
+        *response.status_mut() = head.status;
+        *response.headers_mut() = headers;
+        Some(response)
+    }
+
+    /// The upstream failed in the middle of its response.
+    fn upstream_broke(&self, end: &mut StreamEnd, error: &StreamError, respond: &mut Respond) {
+        end.stream.flags.set(router::flag(error));
+        end.stream.details = Some(Cow::Owned(router::after_response(error)));
+        self.stats
+            .router
+            .rq_reset_after_downstream_response_started
+            .inc();
+        self.abort(end, respond);
+    }
+
+    /// A deadline passed in the middle of the response.
+    fn expire(&self, end: &mut StreamEnd, expired: Expired, respond: &mut Respond) {
+        if let Some(flag) = expired.flag() {
+            end.stream.flags.set(flag);
+        }
+        end.stream.details = Some(Cow::Borrowed(expired.details()));
+        let upstream = end.stream.upstream.as_ref();
+        let request = upstream.and_then(|upstream| upstream.request.as_ref());
+        if request.is_some_and(|request| request.expired(expired)) {
+            self.stats
+                .router
+                .rq_reset_after_downstream_response_started
+                .inc();
+        } else {
+            self.count_expired(expired);
+        }
+        self.abort(end, respond);
+    }
+
+    /// Tells the client that no more will come.
+    fn abort(&self, end: &mut StreamEnd, respond: &mut Respond) {
+        respond.reset(h2::Reason::INTERNAL_ERROR);
+        self.stats.downstream_rq_tx_reset.inc();
+        self.stats.downstream_rq_rx_reset.inc();
+        end.settle();
+    }
+
+    /// Counts a timeout of the connection manager's own.
+    pub(super) fn count_expired(&self, expired: Expired) {
+        match expired {
+            Expired::Idle => self.stats.downstream_rq_idle_timeout.inc(),
+            Expired::Request => self.stats.downstream_rq_timeout.inc(),
+            Expired::Duration => self.stats.downstream_rq_max_duration_reached.inc(),
+            Expired::Response | Expired::PerTry | Expired::UpstreamDuration => {}
+        }
+    }
+
+    /// Counts a request that came in.
+    pub(super) fn count_request(&self, protocol: Version) {
+        self.stats.downstream_rq_total.inc();
+        if protocol == Version::HTTP_2 {
+            self.stats.downstream_rq_http2_total.inc();
+        } else {
+            self.stats.downstream_rq_http1_total.inc();
+        }
+    }
+
+    /// Answers a request that the codec could not make sense of.
+    pub(super) async fn refuse(
+        self: Rc<Self>,
+        connection: Rc<ConnectionInfo>,
+        error: MalformedRequest,
+        mut respond: Respond,
+    ) {
+        let (mut head, ()) = Request::new(()).into_parts();
+        // There is no method to log; this is how an absent one prints.
+        head.method = Method::from_bytes(b"-").unwrap_or_default();
+        head.uri = http::Uri::default();
+        let mut stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
+        stream.request.path = None;
+        self.count_request(stream.protocol);
+        let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
+        let reply = LocalReply::new(error.status, error.details).body(error.body.into_owned());
+        let reply = if error.details == HEADER_TIMEOUT {
+            self.stats.downstream_rq_header_timeout.inc();
+            reply
+        } else {
+            reply.flag(ResponseFlag::DownstreamProtocolError)
+        };
+        let body = self.reply(&mut end.stream, reply, &respond);
+        let mut deadlines = Deadlines::new(self.worker.timers.timer(), end.stream.started);
+        deadlines.set_idle(self.config.timeouts.idle);
+        let mut wait = Wait {
+            respond: &mut respond,
+            deadlines: &mut deadlines,
+        };
+        self.send(&mut end, body, &mut wait).await;
+    }
+}
+
+/// What became of a response.
+enum Sent {
+    All,
+    Failed(StreamError),
+    Expired(Expired),
+}
+
+/// Sends `response` until a deadline passes.
+async fn send_until(
+    response: Response<Body>,
+    respond: &mut Respond,
+    deadlines: &mut Deadlines,
+) -> Sent {
+    let meter = respond.meter().clone();
+    let mut sending = pin!(respond.send(response));
+    poll_fn(|cx| match sending.as_mut().poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Sent::All),
+        Poll::Ready(Err(error)) => Poll::Ready(Sent::Failed(error)),
+        Poll::Pending => deadlines.poll_expired(&meter, cx).map(Sent::Expired),
+    })
+    .await
+}
+
+fn upstream_error(stream: &Stream) -> Option<StreamError> {
+    stream.upstream.as_ref()?.request.as_ref()?.error()
+}
+
+/// Whether the response lets the client have its upgrade.
+fn is_upgraded(method: &Method, status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || *method == Method::CONNECT && status.is_success()
+}
+
+fn close_http1(stream: &Stream, respond: &Respond) {
+    if stream.protocol != Version::HTTP_2 {
+        respond.close_connection_after();
+    }
+}

@@ -1,0 +1,347 @@
+//! One attempt to have a host answer: its timeouts, a place on a connection, the exchange.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::Uri;
+use http::uri::Scheme;
+use outrider_codec::Authority;
+use outrider_codec::Body;
+use outrider_codec::Exchange;
+use outrider_codec::StreamError;
+use outrider_upstream::Cluster;
+use outrider_upstream::Host;
+use outrider_upstream::Pick;
+use outrider_upstream::PoolFailure;
+use outrider_upstream::Priority;
+use outrider_upstream::UpstreamStream;
+use tokio::time::Instant;
+
+use crate::ResponseHead;
+use crate::Stream;
+use crate::deadlines::Expired;
+use crate::grpc;
+use crate::local_reply::LocalReply;
+use crate::names;
+use crate::route;
+use crate::route::ForwardAction;
+use crate::route::Route;
+use crate::router::Router;
+use crate::router::RouterCx;
+use crate::router::failure;
+use crate::router::timeouts::Timeouts;
+use crate::router::upstream_request::ResponseBody;
+use crate::router::upstream_request::UpstreamRequest;
+use crate::wait::Stop;
+
+/// An attempt under way.
+pub(super) struct Attempt<'a> {
+    router: &'a Router,
+    request: Rc<UpstreamRequest>,
+    timeouts: Timeouts,
+    /// `x-envoy-upstream-rq-timeout-alt-response`: a timeout is answered with 204.
+    alternative_on_timeout: bool,
+    /// `include_attempt_count_in_response`
+    tell_attempts: bool,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn new(
+        router: &'a Router,
+        cluster: &Rc<Cluster>,
+        host: &Arc<Host>,
+        stream: &mut Stream,
+        cx: &RouterCx<'_>,
+    ) -> Attempt<'a> {
+        let request = Rc::new(UpstreamRequest {
+            cluster: cluster.clone(),
+            host: host.clone(),
+            origin: stream.origin,
+            captures: cx.captures.clone(),
+            dynamic_stats: router.dynamic_stats,
+            canary: Cell::new(host.is_canary()),
+            downstream: cx.wait.respond.meter().clone(),
+            meter: RefCell::default(),
+            http2: Cell::new(false),
+            awaits_grpc_status: Cell::new(false),
+            complete: Cell::new(false),
+            response_began: Cell::new(None),
+            response_ended: Cell::new(None),
+            error: RefCell::default(),
+            trailers: RefCell::default(),
+        });
+        if let Some(upstream) = &mut stream.upstream {
+            upstream.host = Some(host.address().clone());
+            upstream.host_name = (!host.hostname().is_empty()).then(|| host.hostname().into());
+            upstream.attempts += 1;
+            upstream.request = Some(request.clone());
+        }
+        Attempt {
+            router,
+            request,
+            timeouts: Timeouts::default(),
+            alternative_on_timeout: false,
+            tell_attempts: false,
+        }
+    }
+
+    /// Makes the request's head the upstream's: timeouts, rewrites, header mutations.
+    pub(super) fn prepare(&mut self, stream: &mut Stream, route: &Route, forward: &ForwardAction) {
+        let headers = &mut stream.request.headers;
+        self.alternative_on_timeout = headers.remove(&names::ALT_RESPONSE).is_some();
+        self.timeouts = self.router.timeouts(forward, headers, stream.is_grpc);
+        let host = &route.virtual_host;
+        self.tell_attempts = host.include_attempt_count_in_response;
+        if host.include_request_attempt_count {
+            headers.insert(&names::ATTEMPT_COUNT, HeaderValue::from_static("1"));
+        }
+        let keep_originals = !self.router.suppress_envoy_headers;
+        route.mutate_request(stream);
+        forward.rewrite(stream, keep_originals);
+        let name = self.request.host.hostname();
+        if forward.auto_host_rewrite
+            && !name.is_empty()
+            && let Ok(name) = HeaderValue::from_str(name)
+        {
+            forward.set_host(stream, name, keep_originals);
+        }
+    }
+
+    /// A place on a connection to the picked host.
+    pub(super) async fn open(
+        &self,
+        stream: &mut Stream,
+        forward: &ForwardAction,
+        pick: &Pick,
+        cx: &mut RouterCx<'_>,
+    ) -> Result<UpstreamStream, Stop> {
+        let deadlines = &mut *cx.wait.deadlines;
+        deadlines.set_response(self.timeouts.response, self.timeouts.per_try);
+        // Nobody reads the request's body while there is no place for it, so its end cannot be seen.
+        deadlines.wait_for_upstream(Instant::now());
+        let waiting = pick.open(priority(forward.priority), stream.protocol);
+        let opened = cx.wait.until(waiting).await;
+        cx.wait.deadlines.go_on();
+        let opened = opened.map_err(|stop| self.stopped(stop))?;
+        let place = match opened {
+            Ok(place) => place,
+            Err(PoolFailure::PoolOverflow) => {
+                self.request.count_status(503);
+                return Err(failure::no_healthy_upstream().into());
+            }
+            Err(error) => return Err(self.pool_failed(stream, &error)),
+        };
+        if let Some(upstream) = &mut stream.upstream {
+            let connection = place.connection();
+            upstream.local_address = connection.local.clone();
+            upstream.connection_id = Some(connection.id);
+            upstream.protocol = Some(connection.protocol);
+            self.request.set_protocol(connection.protocol);
+        }
+        let limit = self
+            .timeouts
+            .stream
+            .or(self.request.cluster.info().http.max_stream_duration);
+        let limit = limit.filter(|limit| !limit.is_zero());
+        cx.wait
+            .deadlines
+            .set_upstream_duration(limit.map(|limit| Instant::now() + limit));
+        Ok(place)
+    }
+
+    fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> Stop {
+        let transport = error.transport_failure_reason();
+        if let Some(upstream) = &mut stream.upstream
+            && !transport.is_empty()
+        {
+            upstream.transport_failure = Some(Cow::Owned(transport.replace(' ', "_")));
+        }
+        self.failed(&error.reset_reason(), transport)
+    }
+
+    /// The reply to a request that failed before its response.
+    fn failed(&self, error: &StreamError, transport: &str) -> Stop {
+        self.request.fail(error);
+        let reply = failure::before_response(error, transport, self.router.suppress_envoy_headers);
+        self.request.count_status(reply.status.as_u16());
+        reply.into()
+    }
+
+    /// Sends the request: from here on, only what is captured of its headers stays in the stream.
+    pub(super) fn send(
+        &self,
+        stream: &mut Stream,
+        body: Body,
+        place: UpstreamStream,
+        cx: &RouterCx<'_>,
+    ) -> Result<Exchange, Stop> {
+        let captured = cx.captures.request.from(&stream.request.headers);
+        let headers = std::mem::replace(&mut stream.request.headers, captured);
+        let mut request = Request::new(body);
+        *request.method_mut() = stream.request.method.clone();
+        *request.headers_mut() = headers;
+        *request.version_mut() = stream.protocol;
+        *request.uri_mut() = target(stream);
+        let extensions = request.extensions_mut();
+        extensions.insert(Authority(stream.request.authority.clone()));
+        if let Some(scheme) = stream
+            .request
+            .scheme
+            .clone()
+            .filter(|scheme| *scheme != Scheme::HTTP)
+        {
+            extensions.insert(scheme);
+        }
+        let exchange = place
+            .send(request)
+            .map_err(|error| self.failed(&error, ""))?;
+        self.request.started(exchange.meter());
+        Ok(exchange)
+    }
+
+    /// The response's head. `100 Continue` passes if the config says so; other interim responses are only counted.
+    pub(super) async fn response(
+        &self,
+        stream: &mut Stream,
+        exchange: &mut Exchange,
+        cx: &mut RouterCx<'_>,
+    ) -> Result<Response<()>, Stop> {
+        loop {
+            let head = cx
+                .wait
+                .until(poll_fn(|task| poll_head(exchange, task)))
+                .await;
+            match head.map_err(|stop| self.stopped(stop))? {
+                Ok(Head::Final(head)) => return Ok(head),
+                Ok(Head::Interim(head)) => self.interim(stream, head, cx),
+                Err(error) => return Err(self.failed(&error, "")),
+            }
+        }
+    }
+
+    fn interim(&self, stream: &Stream, mut head: Response<()>, cx: &mut RouterCx<'_>) {
+        self.request.count_status(head.status().as_u16());
+        if head.status() != StatusCode::CONTINUE || !cx.proxy_100_continue {
+            return;
+        }
+        cx.response
+            .apply_to_any(head.headers_mut(), &stream.request.headers, false);
+        if let Err(error) = cx.wait.respond.informational(head) {
+            log::debug!("100 Continue not sent: {error}");
+        }
+    }
+
+    /// Puts the response's head into the stream and counts it; returns its body.
+    pub(super) fn accept(
+        &self,
+        stream: &mut Stream,
+        head: Response<()>,
+        exchange: Exchange,
+    ) -> Body {
+        let (mut head, ()) = head.into_parts();
+        let request = &self.request;
+        let status = head.status;
+        request.response_began.set(Some(Instant::now()));
+        if head
+            .headers
+            .get(&names::CANARY)
+            .is_some_and(|value| value == "true")
+            || request.host.is_canary()
+        {
+            request.canary.set(true);
+        }
+        request.count_status(status.as_u16());
+        let body = exchange.into_body();
+        match head.headers.get(&names::GRPC_STATUS) {
+            _ if !stream.is_grpc => request.count_host(status.is_server_error()),
+            Some(grpc_status) => request.count_host(grpc::is_server_error(grpc_status)),
+            None if body.is_end_stream() => request.count_host(true),
+            None => request.awaits_grpc_status.set(true),
+        }
+        if !self.router.suppress_envoy_headers
+            && let Some(requested) = request.downstream.receive_ended()
+        {
+            let millis = u64::try_from(requested.elapsed().as_millis()).unwrap_or(u64::MAX);
+            head.headers
+                .insert(&names::SERVICE_TIME, HeaderValue::from(millis));
+        }
+        if self.tell_attempts {
+            head.headers
+                .insert(&names::ATTEMPT_COUNT, HeaderValue::from_static("1"));
+        }
+        stream.details = Some(Cow::Borrowed("via_upstream"));
+        stream.response = Some(ResponseHead {
+            status,
+            headers: head.headers,
+        });
+        let body = ResponseBody::new(body, request.clone());
+        if body.ends_with_head() {
+            Body::Empty
+        } else {
+            Body::wrap(body)
+        }
+    }
+
+    /// What a wait that came to nothing means: the router's own timeouts are counted and answered here.
+    fn stopped(&self, stop: Stop) -> Stop {
+        let Stop::Expired(expired) = stop else {
+            return stop;
+        };
+        if !self.request.expired(expired) {
+            return Stop::Expired(expired);
+        }
+        let reply = match (self.alternative_on_timeout, expired) {
+            (true, Expired::Response | Expired::PerTry) => LocalReply {
+                flag: expired.flag(),
+                ..LocalReply::new(StatusCode::NO_CONTENT, expired.details())
+            },
+            _ => expired.reply(),
+        };
+        self.request.count_status(reply.status.as_u16());
+        reply.into()
+    }
+}
+
+/// A head that the upstream sent.
+enum Head {
+    /// 1xx
+    Interim(Response<()>),
+    Final(Response<()>),
+}
+
+/// The next head. Both polls are needed: only that of the final one also sends the request's body.
+fn poll_head(exchange: &mut Exchange, task: &mut Context<'_>) -> Poll<Result<Head, StreamError>> {
+    if let Poll::Ready(Some(interim)) = exchange.poll_informational(task) {
+        return Poll::Ready(interim.map(Head::Interim));
+    }
+    exchange.poll_response(task).map_ok(Head::Final)
+}
+
+/// The request's target, as the codecs take it: the path, and nothing for CONNECT.
+fn target(stream: &Stream) -> Uri {
+    let head = &stream.request;
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query.clone_from(&head.path);
+    if head.method == Method::CONNECT {
+        return Uri::default();
+    }
+    Uri::from_parts(parts).unwrap_or_default() // a path alone is always a legal target
+}
+
+fn priority(priority: route::Priority) -> Priority {
+    match priority {
+        route::Priority::Default => Priority::Default,
+        route::Priority::High => Priority::High,
+    }
+}

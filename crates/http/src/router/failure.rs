@@ -1,0 +1,100 @@
+//! What a failed upstream request is to the client: status, text, flag and details, in Envoy's words.
+
+use http::HeaderValue;
+use http::StatusCode;
+use outrider_codec::StreamError;
+
+use crate::ResponseFlag;
+use crate::local_reply::LocalReply;
+use crate::names;
+
+/// The cluster has no host that may be used.
+pub(super) fn no_healthy_upstream() -> LocalReply {
+    LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
+        .body("no healthy upstream")
+        .flag(ResponseFlag::NoHealthyUpstream)
+}
+
+/// The request failed before a response began. `transport` says what the connection said, if anything.
+pub(super) fn before_response(
+    error: &StreamError,
+    transport: &str,
+    suppress_envoy_headers: bool,
+) -> LocalReply {
+    let status = match error {
+        StreamError::ProtocolError(_) => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let separator = if transport.is_empty() { "" } else { "|" };
+    let details =
+        format!("upstream_reset_before_response_started{{{error}{separator}{transport}}}");
+    let body =
+        format!("upstream connect error or disconnect/reset before headers. reset reason: {error}");
+    let reply = LocalReply::new(status, details.replace(' ', "_"))
+        .body(body)
+        .flag(flag(error));
+    if *error == StreamError::Overflow && !suppress_envoy_headers {
+        return reply.header(names::OVERLOADED.clone(), HeaderValue::from_static("true"));
+    }
+    reply
+}
+
+/// `%RESPONSE_CODE_DETAILS%` of a response that broke off.
+pub(crate) fn after_response(error: &StreamError) -> String {
+    format!("upstream_reset_after_response_started{{{error}}}").replace(' ', "_")
+}
+
+/// The flag of the access log.
+pub(crate) fn flag(error: &StreamError) -> ResponseFlag {
+    match error {
+        StreamError::LocalReset | StreamError::LocalRefused => ResponseFlag::LocalReset,
+        StreamError::RemoteReset(_) | StreamError::RemoteRefused | StreamError::ConnectError => {
+            ResponseFlag::UpstreamRemoteReset
+        }
+        StreamError::ConnectionFailure(_) | StreamError::ConnectionTimeout => {
+            ResponseFlag::UpstreamConnectionFailure
+        }
+        StreamError::ConnectionTermination => ResponseFlag::UpstreamConnectionTermination,
+        StreamError::Overflow => ResponseFlag::UpstreamOverflow,
+        StreamError::ProtocolError(_) => ResponseFlag::UpstreamProtocolError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_envoy_says() {
+        let reason = |error: StreamError, transport| {
+            let reply = before_response(&error, transport, false);
+            (
+                reply.status.as_u16(),
+                reply.flag.unwrap().short(),
+                reply.details.into_owned(),
+            )
+        };
+        assert_eq!(
+            reason(StreamError::ConnectionFailure("x".into()), "delayed connect error: Connection refused"),
+            (
+                503,
+                "UF",
+                "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
+                    .to_owned()
+            )
+        );
+        let (status, flag, details) = reason(StreamError::ProtocolError("http1.codec_error"), "");
+        assert_eq!((status, flag), (502, "UPE"));
+        assert_eq!(
+            details,
+            "upstream_reset_before_response_started{protocol_error}"
+        );
+        let overflow = before_response(&StreamError::Overflow, "", false);
+        assert_eq!(overflow.headers[0].0, "x-envoy-overloaded");
+        assert!(
+            before_response(&StreamError::Overflow, "", true)
+                .headers
+                .is_empty()
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! The router: the end of the filter chain, which answers by the route or has an upstream answer
+//! (`envoy.extensions.filters.http.router.v3.Router`).
+
+mod attempt;
+mod failure;
+mod timeouts;
+mod upstream_request;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::StatusCode;
+use http::header;
+use outrider_codec::Body;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
+use outrider_config::unpack;
+use outrider_upstream::Clusters;
+use prost_types::Any;
+
+use crate::Captures;
+use crate::ManagerStats;
+use crate::ResponseFlag;
+use crate::Stream;
+use crate::local_reply::LocalReply;
+use crate::response::ResponseOptions;
+use crate::route::Action;
+use crate::route::Route;
+use crate::wait::Stop;
+use crate::wait::Wait;
+
+use attempt::Attempt;
+pub(crate) use failure::after_response;
+pub(crate) use failure::flag;
+pub(crate) use upstream_request::UpstreamRequest;
+
+/// The router as configured.
+#[derive(Debug)]
+pub struct Router {
+    /// `dynamic_stats`: whether statuses and times are counted for clusters.
+    dynamic_stats: bool,
+    /// `suppress_envoy_headers`
+    suppress_envoy_headers: bool,
+    /// `respect_expected_rq_timeout`
+    respect_expected_rq_timeout: bool,
+    /// `strict_check_headers`
+    strict_check_headers: Vec<HeaderName>,
+}
+
+/// What the router works with on behalf of one stream.
+pub(crate) struct RouterCx<'a> {
+    pub(crate) clusters: &'a Rc<Clusters>,
+    pub(crate) stats: &'a ManagerStats,
+    pub(crate) captures: &'a Arc<Captures>,
+    pub(crate) response: &'a ResponseOptions,
+    /// `proxy_100_continue`
+    pub(crate) proxy_100_continue: bool,
+    pub(crate) wait: Wait<'a>,
+}
+
+impl Router {
+    pub(crate) fn build(config: &Any, path: &FieldPath) -> Result<Router, ConfigErrors> {
+        let message: RouterMessage = unpack(config, path)?;
+        let mut errors = ConfigErrors::new();
+        let strict_path = path.field("strict_check_headers");
+        let strict = message
+            .strict_check_headers
+            .iter()
+            .enumerate()
+            .filter_map(|(index, name)| {
+                let name =
+                    HeaderName::try_from(name).map_err(|_| format!("{name:?} is no header name"));
+                name.map_err(|error| errors.push(&strict_path.index(index), error))
+                    .ok()
+            });
+        let strict_check_headers = strict.collect();
+        if !message.upstream_log.is_empty() {
+            errors.push(
+                &path.field("upstream_log"),
+                "not supported: access logs of upstream requests",
+            );
+        }
+        if !message.upstream_http_filters.is_empty() {
+            errors.push(
+                &path.field("upstream_http_filters"),
+                "not supported: upstream HTTP filters",
+            );
+        }
+        if message.suppress_grpc_request_failure_code_stats {
+            let path = path.field("suppress_grpc_request_failure_code_stats");
+            errors.push(
+                &path,
+                "not supported: leaving gRPC failures out of the status counts",
+            );
+        }
+        errors.finish(Router {
+            dynamic_stats: message.dynamic_stats.unwrap_or(true),
+            suppress_envoy_headers: message.suppress_envoy_headers,
+            respect_expected_rq_timeout: message.respect_expected_rq_timeout,
+            strict_check_headers,
+        })
+    }
+
+    /// Answers the request by its route.
+    pub(crate) async fn forward(
+        &self,
+        stream: &mut Stream,
+        body: Body,
+        cx: &mut RouterCx<'_>,
+    ) -> Result<Body, Stop> {
+        let stats = &cx.stats.router;
+        stats.rq_total.inc();
+        let Some(route) = stream.route.clone() else {
+            stats.no_route.inc();
+            return Err(not_found().into());
+        };
+        let reply = match &route.action {
+            Action::Forward(_) => {
+                let answer = self.proxy(stream, body, &route, cx).await;
+                return answer.map_err(|stop| stop.with_route(&route));
+            }
+            Action::Redirect(redirect) => {
+                stats.rq_direct_response.inc();
+                let reply = LocalReply::new(redirect.status, "direct_response");
+                with_location(reply, redirect.location(stream))
+            }
+            Action::DirectResponse(direct) => {
+                stats.rq_direct_response.inc();
+                let reply =
+                    LocalReply::new(direct.status, "direct_response").body(direct.body.clone());
+                match direct.location(stream) {
+                    Some(location) => with_location(reply, location),
+                    None => reply,
+                }
+            }
+            // Only filters answer on such a route, and none did.
+            Action::NonForwarding => not_found(),
+        };
+        Err(Stop::from(reply).with_route(&route))
+    }
+
+    /// Has a host of the route's cluster answer. The response's head ends up in the stream.
+    async fn proxy(
+        &self,
+        stream: &mut Stream,
+        body: Body,
+        route: &Route,
+        cx: &mut RouterCx<'_>,
+    ) -> Result<Body, Stop> {
+        let Action::Forward(forward) = &route.action else {
+            return Err(not_found().into());
+        };
+        let Some(index) = stream.cluster else {
+            cx.stats.router.no_cluster.inc();
+            let reply = LocalReply::new(forward.cluster_not_found_status, "cluster_not_found");
+            return Err(reply.flag(ResponseFlag::NoClusterFound).into());
+        };
+        self.check_strictly(&stream.request.headers)?;
+        let cluster = cx.clusters.at(index);
+        let Ok(pick) = cluster.pick() else {
+            upstream_request::count_status(cluster, stream.origin, self.dynamic_stats, 503);
+            return Err(failure::no_healthy_upstream().into());
+        };
+        let mut attempt = Attempt::new(self, cluster, pick.host(), stream, cx);
+        attempt.prepare(stream, route, forward);
+        let place = attempt.open(stream, forward, &pick, cx).await?;
+        let mut exchange = attempt.send(stream, body, place, cx)?;
+        let head = attempt.response(stream, &mut exchange, cx).await?;
+        let body = attempt.accept(stream, head, exchange);
+        route.mutate_response(stream, false);
+        Ok(body)
+    }
+
+    /// `strict_check_headers`: refuses a request whose `x-envoy-…` headers hold nonsense.
+    fn check_strictly(&self, headers: &HeaderMap) -> Result<(), LocalReply> {
+        for name in &self.strict_check_headers {
+            let Some(value) = headers.get(name) else {
+                continue;
+            };
+            if timeouts::parse_millis(value).is_none() {
+                let shown = String::from_utf8_lossy(value.as_bytes());
+                let body = format!("invalid header '{name}' with value '{shown}'");
+                let details = format!("request_headers_failed_strict_check{{{name}}}");
+                let reply = LocalReply::new(StatusCode::BAD_REQUEST, details).body(body);
+                return Err(reply.flag(ResponseFlag::InvalidEnvoyRequestHeaders));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_found() -> LocalReply {
+    LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag(ResponseFlag::NoRouteFound)
+}
+
+fn with_location(reply: LocalReply, location: String) -> LocalReply {
+    match HeaderValue::try_from(location) {
+        Ok(location) => reply.header(header::LOCATION, location),
+        Err(_) => reply,
+    }
+}

@@ -1,0 +1,249 @@
+//! One request to an upstream host: what is counted of it, and its response's body on the way down.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+
+use http::HeaderMap;
+use http::Version;
+use outrider_codec::Body;
+use outrider_codec::BodyStream;
+use outrider_codec::Frame;
+use outrider_codec::Meter;
+use outrider_codec::StreamError;
+use outrider_upstream::Cluster;
+use outrider_upstream::Host;
+use tokio::time::Instant;
+
+use crate::Captures;
+use crate::deadlines::Expired;
+use crate::grpc;
+use crate::names;
+use crate::request::Origin;
+
+/// What is known of the request; shared by the response's body, which travels with the codec, and the stream.
+#[derive(Debug)]
+pub(crate) struct UpstreamRequest {
+    pub(super) cluster: Rc<Cluster>,
+    pub(super) host: Arc<Host>,
+    pub(super) origin: Origin,
+    /// What formatters read of it later.
+    pub(super) captures: Arc<Captures>,
+    /// `dynamic_stats`: whether statuses and times are counted.
+    pub(super) dynamic_stats: bool,
+    /// Whether the host or the response is marked as a canary.
+    pub(super) canary: Cell<bool>,
+    /// The client's side, which knows when the request ended.
+    pub(super) downstream: Rc<Meter>,
+    /// This side, once the request is on a connection.
+    pub(super) meter: RefCell<Option<Rc<Meter>>>,
+    /// HTTP/2 resets are counted.
+    pub(super) http2: Cell<bool>,
+    /// Whether the host's success is told by the trailers.
+    pub(super) awaits_grpc_status: Cell<bool>,
+    /// Whether both request and response went through to their ends.
+    pub(super) complete: Cell<bool>,
+    pub(super) response_began: Cell<Option<Instant>>,
+    pub(super) response_ended: Cell<Option<Instant>>,
+    pub(super) error: RefCell<Option<StreamError>>,
+    pub(super) trailers: RefCell<Option<HeaderMap>>,
+}
+
+impl UpstreamRequest {
+    /// Counts a response, ours or the host's, by its status.
+    pub(super) fn count_status(&self, status: u16) {
+        count_status(&self.cluster, self.origin, self.dynamic_stats, status);
+        if self.dynamic_stats && self.canary.get() {
+            self.cluster.stats().canary.get().upstream_rq.record(status);
+        }
+    }
+
+    /// Notes that the connection failed the request.
+    pub(super) fn fail(&self, error: &StreamError) {
+        let stats = self.cluster.stats();
+        if self.http2.get()
+            && matches!(
+                error,
+                StreamError::RemoteReset(_) | StreamError::RemoteRefused
+            )
+        {
+            stats.upstream_rq_rx_reset.inc();
+            if matches!(error, StreamError::RemoteReset(h2::Reason::NO_ERROR)) {
+                stats.upstream_rq_rx_reset_no_error.inc();
+            }
+        }
+        self.host.stats.rq_error.inc();
+        self.error.replace(Some(error.clone()));
+    }
+
+    /// Why the response broke off, if it did.
+    pub(crate) fn error(&self) -> Option<StreamError> {
+        self.error.borrow().clone()
+    }
+
+    /// The response's trailers, if they came.
+    pub(crate) fn take_trailers(&self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
+    /// The upstream side's counts.
+    pub(crate) fn meter(&self) -> Option<Rc<Meter>> {
+        self.meter.borrow().clone()
+    }
+
+    /// Notes the response's end: the time it took, and whether the host did well if only trailers can tell.
+    pub(super) fn end(&self, request_sent: bool, trailers: Option<&HeaderMap>) {
+        if self.response_ended.get().is_some() {
+            return;
+        }
+        let now = Instant::now();
+        self.response_ended.set(Some(now));
+        self.complete.set(request_sent);
+        if self.awaits_grpc_status.get() {
+            let status = trailers.and_then(|trailers| trailers.get(&names::GRPC_STATUS));
+            self.count_host(status.is_none_or(grpc::is_server_error));
+        }
+        let Some(requested) = self
+            .downstream
+            .receive_ended()
+            .filter(|_| self.dynamic_stats)
+        else {
+            return;
+        };
+        let time = now.saturating_duration_since(requested).as_millis();
+        let time = u64::try_from(time).unwrap_or(u64::MAX);
+        let stats = self.cluster.stats();
+        stats.upstream_rq_time.get().record(time);
+        let origin = match self.origin {
+            Origin::Internal => stats.internal.get(),
+            Origin::External | Origin::Edge => stats.external.get(),
+        };
+        origin.upstream_rq_time.get().record(time);
+        if self.canary.get() {
+            stats.canary.get().upstream_rq_time.get().record(time);
+        }
+    }
+
+    /// The request has a place on a connection of this protocol.
+    pub(super) fn set_protocol(&self, protocol: Version) {
+        self.http2.set(protocol == Version::HTTP_2);
+    }
+
+    /// The request is on its way.
+    pub(super) fn started(&self, meter: &Rc<Meter>) {
+        self.meter.replace(Some(meter.clone()));
+    }
+
+    /// When the response's head came.
+    pub(crate) fn response_began(&self) -> Option<Instant> {
+        self.response_began.get()
+    }
+
+    /// Counts a timeout, if it is one of the router's own; tells whether it is.
+    pub(crate) fn expired(&self, expired: Expired) -> bool {
+        let stats = self.cluster.stats();
+        match expired {
+            Expired::Response => stats.upstream_rq_timeout.inc(),
+            Expired::PerTry => stats.upstream_rq_per_try_timeout.inc(),
+            Expired::UpstreamDuration => stats.upstream_rq_max_duration_reached.inc(),
+            Expired::Idle | Expired::Request | Expired::Duration => return false,
+        }
+        if expired != Expired::UpstreamDuration {
+            self.host.stats.rq_timeout.inc();
+        }
+        self.host.stats.rq_error.inc();
+        true
+    }
+
+    /// Counts how the host did.
+    pub(super) fn count_host(&self, failed: bool) {
+        let stats = &self.host.stats;
+        if failed {
+            &stats.rq_error
+        } else {
+            &stats.rq_success
+        }
+        .inc();
+    }
+}
+
+/// A request that ends before its time was reset by us, unless the host did so itself.
+impl Drop for UpstreamRequest {
+    fn drop(&mut self) {
+        if self.http2.get()
+            && !self.complete.get()
+            && self.error.borrow().is_none()
+            && self.meter.borrow().is_some()
+        {
+            self.cluster.stats().upstream_rq_tx_reset.inc();
+        }
+    }
+}
+
+/// Counts a response of `cluster` by its status.
+pub(super) fn count_status(cluster: &Cluster, origin: Origin, dynamic_stats: bool, status: u16) {
+    if !dynamic_stats {
+        return;
+    }
+    let stats = cluster.stats();
+    stats.upstream_rq.record(status);
+    let origin = match origin {
+        Origin::Internal => stats.internal.get(),
+        Origin::External | Origin::Edge => stats.external.get(),
+    };
+    origin.upstream_rq.record(status);
+}
+
+/// A response's body, watched for its end, its trailers and its failure.
+#[derive(Debug)]
+pub(super) struct ResponseBody {
+    body: Body,
+    request: Rc<UpstreamRequest>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(body: Body, request: Rc<UpstreamRequest>) -> ResponseBody {
+        ResponseBody { body, request }
+    }
+
+    /// Whether the response has no body; if so, this was its end.
+    pub(super) fn ends_with_head(&self) -> bool {
+        let ends = self.body.is_end_stream();
+        if ends {
+            self.end(None);
+        }
+        ends
+    }
+
+    fn end(&self, trailers: Option<&HeaderMap>) {
+        let sent = match &self.body {
+            Body::Exchange(exchange) => exchange.request_sent(),
+            _ => true,
+        };
+        self.request.end(sent, trailers);
+    }
+}
+
+impl BodyStream for ResponseBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        let frame = std::task::ready!(self.body.poll_frame(cx));
+        match &frame {
+            Some(Ok(Frame::Data(_))) if !self.body.is_end_stream() => {}
+            Some(Ok(Frame::Data(_))) | None => self.end(None),
+            Some(Ok(Frame::Trailers(trailers))) => {
+                self.end(Some(trailers));
+                let captured = self.request.captures.trailers.from(trailers);
+                self.request.trailers.replace(Some(captured));
+            }
+            Some(Err(error)) => self.request.fail(error),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}

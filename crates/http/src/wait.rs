@@ -1,0 +1,68 @@
+//! Waiting on behalf of a stream: for as long as the client is there and no deadline has passed.
+
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use outrider_codec::Respond;
+use outrider_codec::StreamError;
+
+use crate::deadlines::Deadlines;
+use crate::deadlines::Expired;
+use crate::local_reply::LocalReply;
+use crate::route::Route;
+
+/// Why a stream goes no further.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// It is answered here.
+    Reply(Box<LocalReply>),
+    /// A deadline passed.
+    Expired(Expired),
+    /// The client reset it, or went away.
+    Gone(StreamError),
+}
+
+impl From<LocalReply> for Stop {
+    fn from(reply: LocalReply) -> Stop {
+        Stop::Reply(Box::new(reply))
+    }
+}
+
+impl Stop {
+    /// The same, with the headers that `route` adds to responses: the router's own replies carry them.
+    pub(crate) fn with_route(mut self, route: &Arc<Route>) -> Stop {
+        if let Stop::Reply(reply) = &mut self {
+            reply.route = Some(route.clone());
+        }
+        self
+    }
+}
+
+/// The client and the deadlines of one stream.
+#[derive(Debug)]
+pub(crate) struct Wait<'a> {
+    pub(crate) respond: &'a mut Respond,
+    pub(crate) deadlines: &'a mut Deadlines,
+}
+
+impl Wait<'_> {
+    /// What `future` comes to, unless the client goes or a deadline passes before.
+    pub(crate) async fn until<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if let Poll::Ready(error) = self.respond.poll_reset(cx) {
+                return Poll::Ready(Err(Stop::Gone(error)));
+            }
+            self.deadlines
+                .poll_expired(self.respond.meter(), cx)
+                .map(|expired| Err(Stop::Expired(expired)))
+        })
+        .await
+    }
+}
