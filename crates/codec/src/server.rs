@@ -74,16 +74,19 @@ pub async fn serve<H: Handler>(
 ) -> ConnectionEnd {
     let counted = Counted::new(&options);
     let stats = &options.stats;
+    // Boxed, so that a connection of one codec is not as large as one of the other, with the handler's future inside.
     let end = match sniff(&mut socket, &options).await {
         Ok((CodecType::Http1, already)) => {
             stats.downstream_cx_http1_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http1_active);
-            h1::server::serve(socket, &already, options.clone(), handler).await
+            let served = h1::server::serve(socket, already, options.clone(), handler);
+            Box::pin(served).await
         }
         Ok((_, already)) => {
             stats.downstream_cx_http2_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
-            h2::server::serve(socket, &already, options.clone(), handler).await
+            let served = h2::server::serve(socket, already, options.clone(), handler);
+            Box::pin(served).await
         }
         Err(cause) => ConnectionEnd {
             cause,

@@ -41,12 +41,12 @@ use super::transport::Transport;
 /// Serves an HTTP/1 connection, of which `already` was read before, to its end.
 pub(crate) async fn serve<H: Handler>(
     socket: Stream,
-    already: &[u8],
+    already: Vec<u8>,
     options: Rc<ServerOptions>,
     handler: Rc<H>,
 ) -> ConnectionEnd {
     let shared = Rc::new(Shared {
-        transport: RefCell::new(Transport::new(socket, options.stats.clone(), already)),
+        transport: RefCell::new(Transport::new(socket, options.stats.clone(), &already)),
         framing: RefCell::new(Framing::None),
         limits: Limits {
             bytes: options.max_request_headers_kb as usize * 1024,
@@ -57,6 +57,8 @@ pub(crate) async fn serve<H: Handler>(
         closing: Cell::new(false),
         broken: Cell::new(false),
     });
+    // Not held for as long as the connection lives.
+    drop(already);
     let mut connection = Connection {
         waiting: Waiting {
             life: Life::new(&options),

@@ -49,7 +49,7 @@ const MAX_STREAM_BUFFER: u32 = 256 * 1024;
 /// Serves an HTTP/2 connection, of which `already` was read before, to its end.
 pub(crate) async fn serve<H: Handler>(
     socket: Stream,
-    already: &[u8],
+    already: Vec<u8>,
     options: Rc<ServerOptions>,
     handler: Rc<H>,
 ) -> ConnectionEnd {
@@ -57,7 +57,10 @@ pub(crate) async fn serve<H: Handler>(
     let io = Io::new(socket, watch, options.stats.clone());
     options.http2_stats.nghttp2_downstream_connections.inc();
     let streams = Rc::new(Streams::new(io.clone()));
-    let cause = match io.unread(already) {
+    let unread = io.unread(&already);
+    // Not held for as long as the connection lives.
+    drop(already);
+    let cause = match unread {
         Ok(()) => run(&io, &streams, &options, handler).await,
         Err(_) => EndCause::Remote,
     };
@@ -74,21 +77,9 @@ async fn run<H: Handler>(
     handler: Rc<H>,
 ) -> EndCause {
     let mut life = Life::new(options);
-    let mut handshake = pin!(builder(options).handshake::<_, Bytes>(io.clone()));
-    let h2 = poll_fn(|cx| {
-        let ready = handshake.as_mut().poll(cx);
-        // An error comes out of the handshake's next read.
-        drop(io.poll_drain(cx));
-        if ready.is_pending() && life.poll(0, cx).is_some() {
-            return Poll::Ready(None);
-        }
-        ready.map(Some)
-    });
-    let mut h2 = match h2.await {
-        Some(Ok(h2)) => h2,
-        Some(Err(_)) if io.is_over() => return EndCause::Remote,
-        Some(Err(_)) => return EndCause::ProtocolError("http2.bad_preface"),
-        None => return EndCause::Local,
+    let mut h2 = match handshake(io, &mut life, options).await {
+        Ok(h2) => h2,
+        Err(cause) => return cause,
     };
     let pinger = match (&options.http2.keepalive, h2.ping_pong()) {
         (Some(settings), Some(pings)) => {
@@ -112,6 +103,28 @@ async fn run<H: Handler>(
     drop(connection);
     linger(io, options).await;
     cause
+}
+
+/// Exchanges prefaces. A function of its own, so that its state is not part of the connection's.
+async fn handshake(
+    io: &Io<FrameWatch>,
+    life: &mut Life,
+    options: &ServerOptions,
+) -> Result<h2::server::Connection<Io<FrameWatch>, Bytes>, EndCause> {
+    let mut handshake = pin!(builder(options).handshake::<_, Bytes>(io.clone()));
+    poll_fn(|cx| {
+        let ready = handshake.as_mut().poll(cx);
+        // An error comes out of the handshake's next read.
+        drop(io.poll_drain(cx));
+        match ready {
+            Poll::Ready(Ok(h2)) => Poll::Ready(Ok(h2)),
+            Poll::Ready(Err(_)) if io.is_over() => Poll::Ready(Err(EndCause::Remote)),
+            Poll::Ready(Err(_)) => Poll::Ready(Err(EndCause::ProtocolError("http2.bad_preface"))),
+            Poll::Pending if life.poll(0, cx).is_some() => Poll::Ready(Err(EndCause::Local)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 fn builder(options: &ServerOptions) -> Builder {
