@@ -1,1 +1,310 @@
-//! The access log.
+//! The access log: one line for each stream that ends.
+//!
+//! An [`AccessLog`] is built on the main thread; each worker makes its own [`WorkerLog`] of it, which formats lines into a
+//! buffer of its own and now and then hands that to the file's writer thread. So a worker never waits for a disk, and
+//! lines of one worker stay in order.
+
+mod files;
+mod filter;
+mod stats;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::rc::Weak;
+use std::sync::Arc;
+
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::accesslog::v3 as api;
+use outrider_config::api::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+use outrider_config::api::envoy::extensions::access_loggers::file::v3::file_access_log;
+use outrider_config::api::envoy::extensions::access_loggers::stream::v3 as stream;
+use outrider_config::type_name;
+use outrider_config::unpack;
+use outrider_net::WorkerCx;
+use prost_types::Any;
+
+use crate::Captures;
+use crate::Stream;
+use crate::access_log::files::Destination;
+pub use crate::access_log::files::FlushOptions;
+use crate::access_log::files::LogFile;
+pub use crate::access_log::files::LogFiles;
+use crate::access_log::filter::Filter;
+use crate::format::DEFAULT_FORMAT;
+use crate::format::SubstitutionFormat;
+
+/// Builds a logger from its `typed_config`.
+type Build = fn(&Any, &FieldPath) -> Result<(Destination, SubstitutionFormat), ConfigErrors>;
+
+/// The access loggers, by the message that configures them.
+const LOGGERS: &[(&str, Build)] = &[
+    (
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        build_file,
+    ),
+    (
+        "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+        build_stderr,
+    ),
+    (
+        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+        build_stdout,
+    ),
+];
+
+/// A configured access log (`envoy.config.accesslog.v3.AccessLog`), shared by all workers.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    filter: Option<Arc<Filter>>,
+    format: Arc<SubstitutionFormat>,
+    file: Arc<LogFile>,
+}
+
+impl AccessLog {
+    /// Builds the `AccessLog` found at `path`, and opens its file.
+    ///
+    /// # Errors
+    /// Where a format or filter is wrong, the file cannot be opened, or the logger is none of ours.
+    pub fn build(
+        config: &api::AccessLog,
+        path: &FieldPath,
+        files: &LogFiles,
+    ) -> Result<AccessLog, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let filter = config
+            .filter
+            .as_ref()
+            .and_then(|filter| errors.collect(Filter::build(filter, &path.field("filter"))));
+        let logger = errors.collect(logger(config, path));
+        let Some((destination, format)) = logger else {
+            return Err(errors);
+        };
+        let typed_config = path.field("typed_config");
+        let Some(file) = errors.collect(open(destination, &typed_config.field("path"), files))
+        else {
+            return Err(errors);
+        };
+        errors.finish(AccessLog {
+            filter: filter.map(Arc::new),
+            format: Arc::new(format),
+            file,
+        })
+    }
+
+    /// A log in the default format to the file `name`, which the field at `path` gives (`admin.access_log_path`).
+    ///
+    /// # Errors
+    /// Where the file cannot be opened.
+    pub fn to_file(
+        name: &str,
+        path: &FieldPath,
+        files: &LogFiles,
+    ) -> Result<AccessLog, ConfigErrors> {
+        Ok(AccessLog {
+            filter: None,
+            format: Arc::new(SubstitutionFormat::text(DEFAULT_FORMAT, path)?),
+            file: open(Destination::File(name.to_owned()), path, files)?,
+        })
+    }
+
+    /// Adds the headers that the filter and the format read.
+    pub fn capture(&self, captures: &mut Captures) {
+        if let Some(filter) = &self.filter {
+            filter.capture(captures);
+        }
+        self.format.capture(captures);
+    }
+
+    /// This log on a worker, or on the main thread. Spawns the task that hands lines over in time.
+    #[must_use]
+    pub fn worker(&self, cx: &Rc<WorkerCx>) -> WorkerLog {
+        let buffer = Rc::new(Buffer {
+            lines: RefCell::default(),
+            file: Arc::clone(&self.file),
+        });
+        tokio::task::spawn_local(hand_over_in_time(Rc::downgrade(&buffer), Rc::clone(cx)));
+        WorkerLog {
+            filter: self.filter.clone(),
+            format: Arc::clone(&self.format),
+            buffer,
+        }
+    }
+}
+
+fn logger(
+    config: &api::AccessLog,
+    path: &FieldPath,
+) -> Result<(Destination, SubstitutionFormat), ConfigErrors> {
+    let path = path.field("typed_config");
+    let Some(api::access_log::ConfigType::TypedConfig(typed)) = &config.config_type else {
+        return Err(ConfigErrors::from(ConfigError::new(
+            &path,
+            "a typed_config is required",
+        )));
+    };
+    let name = type_name(typed);
+    match LOGGERS.iter().find(|(known, _)| *known == name) {
+        Some((_, build)) => build(typed, &path),
+        None => Err(ConfigErrors::from(ConfigError::new(
+            &path,
+            format!("the access logger {name} is not supported"),
+        ))),
+    }
+}
+
+fn open(
+    destination: Destination,
+    path: &FieldPath,
+    files: &LogFiles,
+) -> Result<Arc<LogFile>, ConfigErrors> {
+    files
+        .open(destination)
+        .map_err(|error| ConfigErrors::from(ConfigError::new(path, error)))
+}
+
+#[expect(deprecated, reason = "Envoy still obeys the older formats")]
+fn build_file(
+    typed: &Any,
+    path: &FieldPath,
+) -> Result<(Destination, SubstitutionFormat), ConfigErrors> {
+    use file_access_log::AccessLogFormat;
+    let config: FileAccessLog = unpack(typed, path)?;
+    let format = match &config.access_log_format {
+        Some(AccessLogFormat::LogFormat(format)) => {
+            SubstitutionFormat::build(format, &path.field("log_format"))
+        }
+        Some(AccessLogFormat::JsonFormat(format)) => {
+            SubstitutionFormat::json(format, &path.field("json_format"))
+        }
+        Some(AccessLogFormat::TypedJsonFormat(format)) => {
+            SubstitutionFormat::json(format, &path.field("typed_json_format"))
+        }
+        Some(AccessLogFormat::Format(format)) if !format.is_empty() => {
+            SubstitutionFormat::text(format, &path.field("format"))
+        }
+        Some(AccessLogFormat::Format(_)) | None => SubstitutionFormat::text(DEFAULT_FORMAT, path),
+    };
+    Ok((Destination::File(config.path), format?))
+}
+
+fn build_stdout(
+    typed: &Any,
+    path: &FieldPath,
+) -> Result<(Destination, SubstitutionFormat), ConfigErrors> {
+    use stream::stdout_access_log::AccessLogFormat;
+    let config: stream::StdoutAccessLog = unpack(typed, path)?;
+    let format = match &config.access_log_format {
+        Some(AccessLogFormat::LogFormat(format)) => {
+            SubstitutionFormat::build(format, &path.field("log_format"))?
+        }
+        None => SubstitutionFormat::text(DEFAULT_FORMAT, path)?,
+    };
+    Ok((Destination::Stdout, format))
+}
+
+fn build_stderr(
+    typed: &Any,
+    path: &FieldPath,
+) -> Result<(Destination, SubstitutionFormat), ConfigErrors> {
+    use stream::stderr_access_log::AccessLogFormat;
+    let config: stream::StderrAccessLog = unpack(typed, path)?;
+    let format = match &config.access_log_format {
+        Some(AccessLogFormat::LogFormat(format)) => {
+            SubstitutionFormat::build(format, &path.field("log_format"))?
+        }
+        None => SubstitutionFormat::text(DEFAULT_FORMAT, path)?,
+    };
+    Ok((Destination::Stderr, format))
+}
+
+/// An access log on one worker.
+pub struct WorkerLog {
+    filter: Option<Arc<Filter>>,
+    format: Arc<SubstitutionFormat>,
+    buffer: Rc<Buffer>,
+}
+
+impl WorkerLog {
+    /// Writes a stream that has ended. Never waits; a line for a file that cannot keep up is dropped and counted.
+    pub fn log(&self, stream: &Stream) {
+        if let Some(filter) = &self.filter
+            && !filter.passes(stream)
+        {
+            return;
+        }
+        self.buffer.add(|out| self.format.write(stream, out));
+    }
+}
+
+impl fmt::Debug for WorkerLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerLog")
+            .field("filter", &self.filter)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Lines that wait to be handed to the writer: until there are enough, for the flush interval, or until the end.
+struct Buffer {
+    lines: RefCell<Lines>,
+    file: Arc<LogFile>,
+}
+
+#[derive(Default)]
+struct Lines {
+    text: Vec<u8>,
+    count: u64,
+}
+
+impl Buffer {
+    fn add(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut lines = self.lines.borrow_mut();
+        let before = lines.text.len();
+        write(&mut lines.text);
+        if lines.text.len() == before {
+            return;
+        }
+        lines.count += 1;
+        if lines.text.len() >= self.file.flush_size() {
+            let lines = std::mem::take(&mut *lines);
+            self.file.write(lines.text, lines.count);
+        }
+    }
+
+    fn hand_over(&self) -> bool {
+        let lines = self.lines.take();
+        let any = lines.count > 0;
+        if any {
+            self.file.write(lines.text, lines.count);
+        }
+        any
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+/// Hands lines over at least once in each flush interval, as long as the log lives.
+async fn hand_over_in_time(buffer: Weak<Buffer>, cx: Rc<WorkerCx>) {
+    let Some(interval) = buffer.upgrade().map(|buffer| buffer.file.flush_interval()) else {
+        return;
+    };
+    loop {
+        cx.timers.sleep(interval).await;
+        let Some(buffer) = buffer.upgrade() else {
+            return;
+        };
+        if buffer.hand_over() {
+            buffer.file.flushed_by_timer();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -74,26 +74,26 @@ impl GrpcStatus {
         };
         let names = usize::try_from(status).ok().and_then(|at| NAMES.get(at));
         match (self, names) {
-            (GrpcStatus::Number, _) => values::number(status, out),
+            (GrpcStatus::Number, _) => values::signed(status, out),
             (GrpcStatus::Camel, Some((camel, _))) => values::text(Some(camel), out),
             (GrpcStatus::Snake, Some((_, snake))) => values::text(Some(snake), out),
             (_, None) => {
-                values::number(status, out);
+                values::signed(status, out);
                 Kind::Text
             }
         }
     }
+}
 
-    /// Adds the headers that tell the status.
-    pub(crate) fn capture(captures: &mut Captures) {
-        captures.request.add(&CONTENT_TYPE);
-        captures.response.add(&GRPC_STATUS);
-        captures.trailers.add(&GRPC_STATUS);
-    }
+/// Adds the headers that tell a call's status.
+pub(crate) fn capture_grpc_status(captures: &mut Captures) {
+    captures.request.add(&CONTENT_TYPE);
+    captures.response.add(&GRPC_STATUS);
+    captures.trailers.add(&GRPC_STATUS);
 }
 
 /// The status of a gRPC call: of the trailers, of a head that is all of the answer, or what the HTTP status amounts to.
-pub(crate) fn grpc_status(stream: &Stream) -> Option<u64> {
+pub(crate) fn grpc_status(stream: &Stream) -> Option<i64> {
     let trailers = stream.response_trailers.as_ref();
     let headers = stream.response.as_ref().map(|response| &response.headers);
     let told = [trailers, headers]
@@ -101,13 +101,13 @@ pub(crate) fn grpc_status(stream: &Stream) -> Option<u64> {
         .flatten()
         .find_map(|headers| headers.get(GRPC_STATUS));
     match told {
-        // A status that is no number is an unknown one; Envoy shows it as such.
+        // Envoy's number for what is none.
         Some(value) => Some(
             value
                 .to_str()
                 .ok()
                 .and_then(|value| value.parse().ok())
-                .unwrap_or(2),
+                .unwrap_or(-1),
         ),
         None => stream
             .response
@@ -117,7 +117,7 @@ pub(crate) fn grpc_status(stream: &Stream) -> Option<u64> {
 }
 
 /// What gRPC's specification makes of an answer that has no status of its own.
-fn of_http(status: u16) -> u64 {
+fn of_http(status: u16) -> i64 {
     match status {
         400 => 13,
         401 => 16,

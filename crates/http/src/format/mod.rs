@@ -23,6 +23,8 @@ use outrider_config::FieldPath;
 use crate::Captures;
 use crate::Stream;
 use crate::format::command::Command;
+pub(crate) use crate::format::grpc_status::capture_grpc_status;
+pub(crate) use crate::format::grpc_status::grpc_status;
 pub(crate) use crate::format::json::JsonFormatter;
 use crate::format::operators::Operator;
 pub use crate::format::substitution::SubstitutionFormat;

@@ -16,6 +16,7 @@ use crate::format::Context;
 use crate::format::Kind;
 use crate::format::command::Command;
 use crate::format::grpc_status::GrpcStatus;
+use crate::format::grpc_status::capture_grpc_status;
 use crate::format::headers::HeaderOperator;
 use crate::format::metadata::MetadataOperator;
 use crate::format::time::TimeFormat;
@@ -433,7 +434,7 @@ impl Operator {
     pub(crate) fn capture(&self, captures: &mut Captures) {
         match self {
             Operator::Header(header) => header.capture(captures),
-            Operator::GrpcStatus(_) => GrpcStatus::capture(captures),
+            Operator::GrpcStatus(_) => capture_grpc_status(captures),
             Operator::Coalesce(operators, _) => {
                 for operator in operators {
                     operator.capture(captures);

@@ -27,6 +27,11 @@ pub(crate) fn number(value: u64, out: &mut Vec<u8>) -> Kind {
     Kind::Json
 }
 
+pub(crate) fn signed(value: i64, out: &mut Vec<u8>) -> Kind {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    Kind::Json
+}
+
 pub(crate) fn text(value: Option<&str>, out: &mut Vec<u8>) -> Kind {
     match value {
         Some(value) => {

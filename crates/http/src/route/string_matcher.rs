@@ -10,6 +10,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3 as api;
 use outrider_config::api::envoy::r#type::matcher::v3 as matcher;
 
+use crate::Capture;
 use crate::RequestHead;
 use crate::route::re2::FullRegex;
 
@@ -207,6 +208,13 @@ impl HeaderMatcher {
                     .map(|value| value.as_bytes()),
             ),
             Name::Impossible => self.holds(std::iter::empty()),
+        }
+    }
+
+    /// Adds the header that is read.
+    pub(crate) fn capture(&self, capture: &mut Capture) {
+        if let Name::Header(name) = &self.name {
+            capture.add(name);
         }
     }
 

@@ -1,0 +1,262 @@
+//! Log files and the threads that write them.
+//!
+//! Each file has a thread of its own: one that stands still (a full pipe, a slow disk) holds up no other. What waits for
+//! it is bounded; beyond that lines are dropped and counted.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::Duration;
+
+use outrider_stats::Scope;
+use outrider_stats::Store;
+
+use crate::access_log::stats::AccessLogStats;
+use crate::access_log::stats::FilesystemStats;
+
+/// How many buffers may wait for a file's thread: with 64 KiB each, 8 MiB.
+const MAX_WAITING: usize = 128;
+
+/// A writer does little: 64 KiB of stack are plenty.
+const STACK: usize = 64 * 1024;
+
+/// How long the end of the process waits for each file.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// When lines are handed to the writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushOptions {
+    /// `--file-flush-interval-msec`
+    pub interval: Duration,
+    /// `--file-flush-min-size-kb`, in bytes.
+    pub min_size: usize,
+}
+
+impl Default for FlushOptions {
+    fn default() -> FlushOptions {
+        FlushOptions {
+            interval: Duration::from_secs(10),
+            min_size: 64 * 1024,
+        }
+    }
+}
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Destination {
+    File(String),
+    Stdout,
+    Stderr,
+}
+
+/// All log files of the process. Belongs to the main thread.
+#[derive(Debug)]
+pub struct LogFiles {
+    options: FlushOptions,
+    stats: Arc<FilesystemStats>,
+    access_log_stats: Arc<AccessLogStats>,
+    files: RefCell<HashMap<Destination, Arc<LogFile>>>,
+}
+
+/// One open file: what workers hold of it.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    options: FlushOptions,
+    pub(super) stats: Arc<FilesystemStats>,
+    pub(super) access_log_stats: Arc<AccessLogStats>,
+    /// Set to have the file opened again before the next write.
+    reopen: Arc<AtomicBool>,
+    messages: SyncSender<Message>,
+}
+
+enum Message {
+    Write(Vec<u8>),
+    /// To open the file again without anything to write.
+    Wake,
+    /// Writes what came before, then ends.
+    End(mpsc::Sender<()>),
+}
+
+impl LogFiles {
+    /// No file is open yet.
+    #[must_use]
+    pub fn new(options: FlushOptions, store: &Arc<Store>) -> LogFiles {
+        LogFiles {
+            options,
+            stats: store.register(Scope::new("filesystem")),
+            access_log_stats: store.register(Scope::new("access_log")),
+            files: RefCell::default(),
+        }
+    }
+
+    /// Opens `destination`, or gives the file that is already open.
+    pub(crate) fn open(&self, destination: Destination) -> Result<Arc<LogFile>, String> {
+        if let Some(file) = self.files.borrow().get(&destination) {
+            return Ok(Arc::clone(file));
+        }
+        let output = Output::open(&destination).map_err(|error| unable(&destination, &error))?;
+        let (messages, received) = mpsc::sync_channel(MAX_WAITING);
+        let reopen = Arc::new(AtomicBool::new(false));
+        let writer = Writer {
+            output,
+            destination: destination.clone(),
+            stats: Arc::clone(&self.stats),
+            reopen: Arc::clone(&reopen),
+        };
+        thread::Builder::new()
+            .name("access_log".to_owned())
+            .stack_size(STACK)
+            .spawn(move || writer.run(&received))
+            .map_err(|error| format!("unable to start a log writer: {error}"))?;
+        let file = Arc::new(LogFile {
+            options: self.options,
+            stats: Arc::clone(&self.stats),
+            access_log_stats: Arc::clone(&self.access_log_stats),
+            reopen,
+            messages,
+        });
+        self.files
+            .borrow_mut()
+            .insert(destination, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Opens every file again, for whoever rotates them (SIGUSR1).
+    pub fn reopen(&self) {
+        for file in self.files.borrow().values() {
+            file.reopen.store(true, Ordering::Relaxed);
+            // A writer with messages waiting needs no waking.
+            file.messages.try_send(Message::Wake).ok();
+        }
+    }
+
+    /// Waits, for a short while, until all that was handed over is written. Workers must have ended before.
+    pub fn finish(&self) {
+        for file in self.files.borrow().values() {
+            let (done, wait) = mpsc::channel();
+            if file.messages.try_send(Message::End(done)).is_ok() {
+                // After the wait there is nobody left to tell.
+                wait.recv_timeout(LAST_WAIT).ok();
+            }
+        }
+    }
+}
+
+fn unable(destination: &Destination, error: &io::Error) -> String {
+    let reason = error.to_string();
+    let reason = reason.split(" (os error").next().unwrap_or_default();
+    match destination {
+        Destination::File(name) => format!("unable to open file '{name}': {reason}"),
+        Destination::Stdout => format!("unable to open stdout: {reason}"),
+        Destination::Stderr => format!("unable to open stderr: {reason}"),
+    }
+}
+
+impl LogFile {
+    pub(crate) fn flush_size(&self) -> usize {
+        self.options.min_size
+    }
+
+    pub(crate) fn flush_interval(&self) -> Duration {
+        self.options.interval
+    }
+
+    pub(crate) fn flushed_by_timer(&self) {
+        self.stats.flushed_by_timer.inc();
+    }
+
+    /// Hands `count` lines to the writer, or drops them if it has too many.
+    pub(crate) fn write(&self, lines: Vec<u8>, count: u64) {
+        let size = lines.len() as u64;
+        self.stats.write_total_buffered.add(size);
+        if self.messages.try_send(Message::Write(lines)).is_ok() {
+            self.stats.write_buffered.add(count);
+        } else {
+            self.stats.write_total_buffered.sub(size);
+            self.access_log_stats.lines_dropped.add(count);
+        }
+    }
+}
+
+struct Writer {
+    output: Output,
+    destination: Destination,
+    stats: Arc<FilesystemStats>,
+    reopen: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// Ends when it is told to, or when nobody can write any more.
+    fn run(mut self, messages: &Receiver<Message>) {
+        while let Ok(message) = messages.recv() {
+            if self.reopen.swap(false, Ordering::Relaxed) {
+                self.open_again();
+            }
+            match message {
+                Message::Write(lines) => self.write(&lines),
+                Message::Wake => {}
+                Message::End(done) => {
+                    // Who asked may have stopped waiting.
+                    done.send(()).ok();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) {
+        match self.output.write(lines) {
+            Ok(()) => self.stats.write_completed.inc(),
+            Err(_) => self.stats.write_failed.inc(),
+        }
+        self.stats.write_total_buffered.sub(lines.len() as u64);
+    }
+
+    fn open_again(&mut self) {
+        match Output::open(&self.destination) {
+            Ok(output) => self.output = output,
+            // The old one goes on.
+            Err(_) => self.stats.reopen_failed.inc(),
+        }
+    }
+}
+
+enum Output {
+    File(File),
+    Stdout,
+    Stderr,
+}
+
+impl Output {
+    fn open(destination: &Destination) -> io::Result<Output> {
+        Ok(match destination {
+            Destination::File(name) => {
+                Output::File(OpenOptions::new().append(true).create(true).open(name)?)
+            }
+            Destination::Stdout => Output::Stdout,
+            Destination::Stderr => Output::Stderr,
+        })
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Output::File(file) => file.write_all(lines),
+            Output::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(lines)?;
+                stdout.flush()
+            }
+            Output::Stderr => io::stderr().lock().write_all(lines),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use outrider_stats::Store;
+use prost::Message;
+use prost::Name;
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::route::tests::head;
+use crate::route::tests::stream as new_stream;
+
+/// A directory of its own for a test, removed when it ends.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(test: &str) -> Directory {
+        let path = std::env::temp_dir().join(format!("outrider-{test}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Directory(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn config(path: &str, format: &str) -> api::AccessLog {
+    #[expect(deprecated, reason = "the shortest way to configure a format")]
+    let format = file_access_log::AccessLogFormat::Format(format.to_owned());
+    let file = FileAccessLog {
+        path: path.to_owned(),
+        access_log_format: Some(format),
+    };
+    api::AccessLog {
+        config_type: Some(api::access_log::ConfigType::TypedConfig(Any {
+            type_url: FileAccessLog::type_url(),
+            value: file.encode_to_vec(),
+        })),
+        ..Default::default()
+    }
+}
+
+fn build(config: &api::AccessLog, files: &LogFiles) -> Result<AccessLog, String> {
+    AccessLog::build(config, &FieldPath::root(), files).map_err(|errors| errors.to_string())
+}
+
+fn on_a_worker<T>(store: &Arc<Store>, test: impl AsyncFnOnce(Rc<WorkerCx>) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let cx = Rc::new(WorkerCx::new(0, Arc::clone(store), 1));
+    LocalSet::new().block_on(&runtime, async {
+        tokio::task::spawn_local(cx.timers.clone().run());
+        test(cx).await
+    })
+}
+
+#[test]
+fn lines_are_written_when_the_log_ends() {
+    let directory = Directory::new("lines");
+    let store = Store::new();
+    let files = LogFiles::new(FlushOptions::default(), &store);
+    let path = directory.file("log");
+    let log = build(&config(&path, "%REQ(:PATH)%\n"), &files).unwrap();
+    on_a_worker(&store, async |cx| {
+        let worker = log.worker(&cx);
+        for path in ["/a", "/b"] {
+            worker.log(&new_stream(head("GET", "h", path, &[])));
+        }
+    });
+    files.finish();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "/a\n/b\n");
+}
+
+#[test]
+fn lines_are_handed_over_within_the_flush_interval() {
+    let directory = Directory::new("interval");
+    let store = Store::new();
+    let files = LogFiles::new(FlushOptions::default(), &store);
+    let path = directory.file("log");
+    let log = build(&config(&path, "%REQ(:PATH)%\n"), &files).unwrap();
+    on_a_worker(&store, async |cx| {
+        let worker = log.worker(&cx);
+        worker.log(&new_stream(head("GET", "h", "/a", &[])));
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        worker.log(&new_stream(head("GET", "h", "/later", &[])));
+        files.finish();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "/a\n");
+        drop(worker);
+    });
+}
+
+#[test]
+fn one_file_serves_all_logs_that_name_it() {
+    let directory = Directory::new("shared");
+    let store = Store::new();
+    let files = LogFiles::new(FlushOptions::default(), &store);
+    let path = directory.file("log");
+    let first = build(&config(&path, "1\n"), &files).unwrap();
+    let second = build(&config(&path, "2\n"), &files).unwrap();
+    assert!(Arc::ptr_eq(&first.file, &second.file));
+}
+
+#[test]
+fn a_rotated_file_is_opened_again() {
+    let directory = Directory::new("rotated");
+    let store = Store::new();
+    let files = LogFiles::new(FlushOptions::default(), &store);
+    let path = directory.file("log");
+    let log = build(&config(&path, "line\n"), &files).unwrap();
+    log.file.write(b"old\n".to_vec(), 1);
+    // The channel is in order: once the second write is seen, so is what came before it.
+    fs::rename(&path, directory.file("log.1")).unwrap();
+    files.reopen();
+    log.file.write(b"new\n".to_vec(), 1);
+    files.finish();
+    let both =
+        fs::read_to_string(directory.file("log.1")).unwrap() + &fs::read_to_string(&path).unwrap();
+    assert!(both.ends_with("new\n") && both.len() == 8, "{both:?}");
+    assert!(fs::read_to_string(&path).unwrap().ends_with("new\n"));
+}
+
+#[test]
+fn lines_that_cannot_be_handed_over_are_counted() {
+    let directory = Directory::new("dropped");
+    let store = Store::new();
+    let files = LogFiles::new(FlushOptions::default(), &store);
+    let log = build(&config(&directory.file("log"), "line\n"), &files).unwrap();
+    // The writer has ended: nothing takes messages any more.
+    files.finish();
+    log.file.write(b"1\n2\n".to_vec(), 2);
+    assert_eq!(log.file.access_log_stats.lines_dropped.value(), 2);
+    assert_eq!(log.file.stats.write_total_buffered.value(), 0);
+}
+
+#[test]
+fn what_cannot_be_opened_is_refused_in_envoys_words() {
+    let store = Store::new();
+    let files = LogFiles::new(FlushOptions::default(), &store);
+    for (path, message) in [
+        (
+            "/nope/x.log",
+            "unable to open file '/nope/x.log': No such file or directory",
+        ),
+        ("/tmp", "unable to open file '/tmp': Is a directory"),
+    ] {
+        let error = build(&config(path, ""), &files).unwrap_err();
+        assert_eq!(error, format!("typed_config.path: {message}"));
+    }
+}
