@@ -223,7 +223,7 @@ def wait(run, step: dict):
     def met():
         return all(CONDITIONS[key](run, value) for key, value in conditions.items())
 
-    came = backends.wait_until(met, step["wait"].get("for", 8))
+    came = backends.wait_until(met, 2 if run.differs else step["wait"].get("for", 8))
     return None if came else f"did not come: {conditions}, but {run.facts(conditions)}"
 
 
