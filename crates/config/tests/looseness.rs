@@ -373,6 +373,36 @@ fn documents() {
 }
 
 #[test]
+fn runtime_layers() {
+    let layer = |layer: &str| format!("layered_runtime: {{layers: [{{name: a, {layer}}}]}}");
+    let cases = [
+        ("static_layer: {}", Accepts),
+        (
+            "static_layer: ~",
+            Rejects("layers[0]: layer_specifier is required: set one of static_layer, admin_layer"),
+        ),
+        (
+            "static_layer: {re2: {max_program_size: {error_level: 100}}}",
+            Accepts,
+        ),
+        (
+            "static_layer: {a: {b.c: 1}}",
+            Rejects("static_layer[\"a.b.c\"]: not supported here"),
+        ),
+        (
+            "static_layer: {a: {numerator: 1}}",
+            Rejects("static_layer[\"a\"]: not supported here"),
+        ),
+        ("admin_layer: {}", Accepts),
+        (
+            "disk_layer: {symlink_root: /x}",
+            Rejects("disk_layer: not supported here"),
+        ),
+    ];
+    check(&cases, layer);
+}
+
+#[test]
 fn json_files() {
     for (text, verdict) in [
         ("{\"node\": {\"id\": 'a', cluster: \"b\"},}", Accepts),

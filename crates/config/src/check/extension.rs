@@ -14,6 +14,15 @@ pub(super) fn find(any: &Any, category: &str) -> Option<&'static ExtensionRow> {
     of(category).find(|row| row.is_implemented() && row.type_name() == any.type_name())
 }
 
+/// Whether Envoy knows the type of `any`, for some extension or as one of protobuf's own.
+pub(super) fn is_known(any: &Any) -> bool {
+    let name = any.type_name();
+    name.starts_with("google.protobuf.")
+        || ExtensionRow::all()
+            .iter()
+            .any(|row| row.type_name() == name)
+}
+
 /// Why `any` is no extension of `category` that we have.
 pub(super) fn refusal(any: &Any, category: &str) -> String {
     let name = any.type_name();

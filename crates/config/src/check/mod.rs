@@ -22,6 +22,10 @@ use crate::value::Value;
 
 mod extension;
 mod rules;
+mod runtime;
+
+/// The one field of this name in the API.
+const STATIC_LAYER: &str = "static_layer";
 
 /// What the walk found.
 #[derive(Default)]
@@ -99,6 +103,9 @@ impl Checker {
                     self.problem(value.mark, &path.at(&broken), broken.text);
                 }
                 self.value(field, &value.value, place);
+            }
+            if let (STATIC_LAYER, Value::Message(layer)) = (field.name(), &value.value) {
+                runtime::refuse_keys(layer, &path, &mut self.findings.problems);
             }
         }
         self.absent(message, place);
@@ -201,14 +208,22 @@ impl Checker {
             let text = extension::refusal(any, place.category);
             return self.problem(place.mark, place.path, text);
         }
-        if let Payload::Message(message) = &any.payload {
-            self.message(
+        match &any.payload {
+            Payload::Message(message) => self.message(
                 message,
                 Place {
                     category: "",
                     ..place
                 },
-            );
+            ),
+            Payload::Opaque(_) if any.type_url.is_empty() || extension::is_known(any) => {}
+            Payload::Opaque(_) => {
+                self.problem(
+                    place.mark,
+                    place.path,
+                    format!("unknown type {}", any.type_name()),
+                );
+            }
         }
     }
 
