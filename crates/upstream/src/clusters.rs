@@ -6,12 +6,14 @@ use std::rc::Weak;
 use std::sync::Arc;
 
 use outrider_net::WorkerCx;
+use outrider_stats::Scope;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::Cluster;
 use crate::ClusterIndex;
 use crate::ClusterManager;
+use crate::stats::ThreadLocalClusterManagerStats;
 
 /// All clusters, as one worker uses them.
 #[derive(Debug)]
@@ -20,14 +22,18 @@ pub struct Clusters {
     worker: Rc<WorkerCx>,
     clusters: Box<[OnceCell<Rc<Cluster>>]>,
     updates: OnceCell<AbortHandle>,
+    stats: Arc<ThreadLocalClusterManagerStats>,
 }
 
 impl Clusters {
     pub(crate) fn new(manager: Arc<ClusterManager>, worker: Rc<WorkerCx>) -> Rc<Clusters> {
         let changed = manager.changed.subscribe();
+        let thread = format!("worker_{}", worker.index);
+        let scope = Scope::new("thread_local_cluster_manager").name(&thread);
         let clusters = Rc::new(Clusters {
             clusters: manager.clusters.iter().map(|_| OnceCell::new()).collect(),
             manager,
+            stats: worker.store.register(scope),
             worker,
             updates: OnceCell::new(),
         });
@@ -46,7 +52,10 @@ impl Clusters {
     #[must_use]
     pub fn at(&self, index: ClusterIndex) -> &Rc<Cluster> {
         let shared = &self.manager.clusters[index.0];
-        self.clusters[index.0].get_or_init(|| Cluster::new(shared, self.worker.clone()))
+        self.clusters[index.0].get_or_init(|| {
+            self.stats.clusters_inflated.inc();
+            Cluster::new(shared, self.worker.clone())
+        })
     }
 
     /// The main thread's side.

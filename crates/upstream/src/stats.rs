@@ -66,7 +66,7 @@ outrider_stats::group! {
         upstream_http3_broken: Counter,
         upstream_internal_redirect_failed_total: Counter,
         upstream_internal_redirect_succeeded_total: Counter,
-        upstream_queue_overloaded: Counter,
+        upstream_queue_overloaded: Gauge,
         /// Counted by the router.
         upstream_rq: ResponseCodes,
         upstream_rq_0rtt: Counter,
@@ -195,4 +195,9 @@ outrider_stats::group! {
         resolve_total: Counter,
         timeouts: Counter,
     }
+}
+
+outrider_stats::group! {
+    /// `thread_local_cluster_manager.<thread>.*`
+    pub struct ThreadLocalClusterManagerStats { clusters_inflated: Gauge }
 }
