@@ -136,7 +136,7 @@ impl ProcessStats {
 pub(crate) struct Memory {
     /// Private and resident.
     pub(crate) allocated: u64,
-    /// Private, resident or not.
+    /// Private, resident or swapped out.
     pub(crate) heap: u64,
     /// Resident.
     pub(crate) physical: u64,
@@ -157,7 +157,7 @@ impl Memory {
         };
         Self {
             allocated: bytes("RssAnon:"),
-            heap: bytes("VmData:"),
+            heap: bytes("RssAnon:") + bytes("VmSwap:"),
             physical: bytes("VmRSS:"),
         }
     }
@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn reads_the_kernels_counts() {
         let memory =
-            Memory::parse("Name:\tx\nVmRSS:\t    9000 kB\nRssAnon:\t    4000 kB\nVmData:\t5 kB\n");
+            Memory::parse("Name:\tx\nVmRSS:\t    9000 kB\nRssAnon:\t    4000 kB\nVmSwap:\t5 kB\n");
         assert_eq!(memory.physical, 9000 * 1024);
         assert_eq!(memory.allocated, 4000 * 1024);
-        assert_eq!(memory.heap, 5 * 1024);
+        assert_eq!(memory.heap, 4005 * 1024);
         assert_eq!(Memory::parse("").physical, 0);
     }
 }

@@ -100,11 +100,22 @@ outrider_stats::group! {
     }
 }
 
-/// Both groups.
+outrider_stats::group! {
+    /// `http1.*`, which the data path's codec counts too: in Envoy the first connection to the admin port lists them.
+    pub(crate) struct CodecStats {
+        dropped_headers_with_underscores: Counter,
+        metadata_not_supported_error: Counter,
+        requests_rejected_with_underscores_in_headers: Counter,
+        response_flood: Counter,
+    }
+}
+
+/// What this server counts.
 #[derive(Clone, Debug)]
 pub(crate) struct AdminStats {
     http: Arc<HttpStats>,
     listener: Arc<ListenerStats>,
+    _codec: Arc<CodecStats>,
 }
 
 impl AdminStats {
@@ -112,12 +123,13 @@ impl AdminStats {
         Self {
             http: store.register(Scope::new("http").name("admin")),
             listener: store.register(Scope::new("listener").name("admin")),
+            _codec: store.register(Scope::new("http1")),
         }
     }
 
     /// Counts a connection that was accepted, until the result is dropped.
     pub(crate) fn open(&self) -> OpenConnection {
-        let Self { http, listener } = self;
+        let Self { http, listener, .. } = self;
         http.downstream_cx_total.inc();
         http.downstream_cx_http1_total.inc();
         listener.downstream_cx_total.inc();
@@ -183,7 +195,7 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        let AdminStats { http, listener } = &self.stats;
+        let AdminStats { http, listener, .. } = &self.stats;
         let length = self.started.elapsed().as_millis() as u64;
         http.downstream_cx_destroy.inc();
         match self.closed_locally {
