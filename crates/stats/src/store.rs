@@ -27,11 +27,12 @@ pub struct Store {
 pub(crate) type Scopes = BTreeMap<Box<str>, Vec<Registered>>;
 
 /// One kind of group under one scope: a copy for each worker that registered it.
+#[derive(Clone)]
 pub(crate) struct Registered {
     kind: TypeId,
     pub(crate) copies: Vec<Arc<dyn Group>>,
     /// The histograms of all copies as of the last flush, by name; only those that ever recorded something.
-    pub(crate) recorded: BTreeMap<Box<str>, Recorded>,
+    pub(crate) recorded: Arc<BTreeMap<Box<str>, Recorded>>,
 }
 
 /// One histogram, summed over its copies.
@@ -51,7 +52,8 @@ impl Registered {
     }
 
     fn flush(&mut self) {
-        for recorded in self.recorded.values_mut() {
+        let all = Arc::make_mut(&mut self.recorded);
+        for recorded in all.values_mut() {
             recorded.interval.clear();
         }
         for copy in &self.copies {
@@ -60,10 +62,10 @@ impl Registered {
                     return;
                 };
                 histogram.drain(|lower, count| {
-                    if !self.recorded.contains_key(name) {
-                        self.recorded.insert(name.into(), Recorded::default());
+                    if !all.contains_key(name) {
+                        all.insert(name.into(), Recorded::default());
                     }
-                    if let Some(recorded) = self.recorded.get_mut(name) {
+                    if let Some(recorded) = all.get_mut(name) {
                         recorded.interval.add(lower, count.into());
                         recorded.cumulative.add(lower, count.into());
                     }
@@ -99,7 +101,7 @@ impl Store {
             None => groups.push(Registered {
                 kind,
                 copies: vec![copy.clone()],
-                recorded: BTreeMap::new(),
+                recorded: Arc::default(),
             }),
         }
         copy
@@ -131,7 +133,9 @@ impl Store {
 
     /// The present values of all stats that `filter` lets through, in the order of their names.
     pub fn snapshot(&self, filter: &Filter) -> Snapshot {
-        Snapshot::take(&self.lock(), &self.options, filter)
+        // A worker that registers meanwhile must not wait for all of this.
+        let scopes = self.lock().clone();
+        Snapshot::take(&scopes, &self.options, filter)
     }
 
     /// How stats are labelled, chosen and bucketed.
