@@ -12,15 +12,23 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::listener::v3 as listener;
 use outrider_config::api::envoy::config::listener::v3::filter::ConfigType;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_config::type_name;
+use outrider_config::unpack;
+use outrider_http::BuildCx;
+use outrider_http::ConnectionManagerConfig;
 use outrider_net::Address;
 use outrider_net::Connection;
 use outrider_net::ConnectionHandler;
 use outrider_net::ConnectionLimit;
+use outrider_net::Drain;
 use outrider_net::Limits;
 use outrider_net::ListenerConfig;
+use outrider_net::WorkerCx;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
+use outrider_upstream::Clusters;
+use prost::Name as _;
 
 use crate::cli::Options;
 use crate::runtime::Runtime;
@@ -41,6 +49,8 @@ pub(crate) struct ListenerPlan {
 
 /// What serves the connections of a filter chain.
 enum ChainPlan {
+    /// `envoy.filters.network.http_connection_manager`
+    Http(Arc<ConnectionManagerConfig>),
     /// No filters: connections are closed.
     Close,
 }
@@ -145,6 +155,15 @@ impl ListenerPlan {
         let Some(config) = errors.collect(ListenerConfig::build(message, path)) else {
             return Err(errors);
         };
+        let scope = config.scope();
+        let http = BuildCx {
+            store: cx.store,
+            clusters: cx.clusters,
+            listener: &scope,
+            buffer_limit: config.buffer_limit,
+            node_cluster: cx.node_cluster,
+            node_id: cx.node_id,
+        };
         let chains_path = path.field("filter_chains");
         let numbered = message.filter_chains.iter().enumerate();
         let numbered = numbered.map(|(index, chain)| (chain, chains_path.index(index)));
@@ -154,7 +173,7 @@ impl ListenerPlan {
             .map(|chain| (chain, path.field("default_filter_chain")));
         let chains = numbered
             .chain(default)
-            .filter_map(|(chain, path)| errors.collect(ChainPlan::build(chain, &path)))
+            .filter_map(|(chain, path)| errors.collect(ChainPlan::build(chain, &path, &http)))
             .collect();
         let limit_key = format!(
             "envoy.resource_limits.listener.{}.connection_limit",
@@ -172,9 +191,15 @@ impl ListenerPlan {
     }
 
     /// A worker's handlers of the filter chains, by number.
-    pub(crate) fn worker(&self) -> Vec<Rc<dyn ConnectionHandler>> {
+    pub(crate) fn worker(
+        &self,
+        cx: &Rc<WorkerCx>,
+        clusters: &Rc<Clusters>,
+        drain: &Drain,
+    ) -> Vec<Rc<dyn ConnectionHandler>> {
         let handler = |chain: &ChainPlan| -> Rc<dyn ConnectionHandler> {
             match chain {
+                ChainPlan::Http(config) => config.worker(cx, clusters, drain),
                 ChainPlan::Close => Rc::new(Close),
             }
         };
@@ -194,7 +219,11 @@ fn refuse_unsupported(message: &listener::Listener, path: &FieldPath, errors: &m
 }
 
 impl ChainPlan {
-    fn build(chain: &listener::FilterChain, path: &FieldPath) -> Result<ChainPlan, ConfigErrors> {
+    fn build(
+        chain: &listener::FilterChain,
+        path: &FieldPath,
+        cx: &BuildCx<'_>,
+    ) -> Result<ChainPlan, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         if let Some(socket) = &chain.transport_socket
             && !socket.name.ends_with("raw_buffer")
@@ -224,8 +253,20 @@ impl ChainPlan {
             };
             let path = path.field("typed_config");
             match type_name(any) {
+                name if name == HttpConnectionManager::full_name() => {
+                    let message = errors.collect(unpack::<HttpConnectionManager>(any, &path));
+                    let built =
+                        message.map(|message| ConnectionManagerConfig::build(&message, &path, cx));
+                    if let Some(config) = errors.collect(built.transpose()).flatten() {
+                        plan = ChainPlan::Http(config);
+                    }
+                }
                 name => {
-                    errors.push(&path, format!("not supported: network filter {name}"));
+                    let known = HttpConnectionManager::full_name();
+                    errors.push(
+                        &path,
+                        format!("not supported: network filter {name}; known is {known}"),
+                    );
                 }
             }
         }

@@ -4,7 +4,10 @@ use std::time::SystemTime;
 
 use outrider_admin::ConfigDump;
 use outrider_admin::Dumped;
+use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::core::v3::Node;
+use outrider_config::json::to_json;
+use prost::Name as _;
 use serde_json::Value;
 use serde_json::json;
 
@@ -27,17 +30,32 @@ impl Source {
 
     /// What `/config_dump` shows.
     pub(crate) fn dump(&self) -> ConfigDump {
-        let dumped = |message| Dumped {
-            message,
+        // The bytes are those that the bootstrap was decoded from, so they can be read again.
+        let bootstrap = to_json(&Bootstrap::full_name(), &self.wire).unwrap_or_default();
+        let dumped = |message: &Value| Dumped {
+            message: message.clone(),
             last_updated: self.loaded_at,
         };
+        let resources = &bootstrap["static_resources"];
+        let listeners = items(&resources["listeners"]);
+        let chains = listeners.iter().flat_map(|listener| {
+            items(&listener["filter_chains"])
+                .iter()
+                .chain(listener.get("default_filter_chain"))
+        });
+        let filters = chains.flat_map(|chain| items(&chain["filters"]));
+        let routes = filters.filter_map(|filter| filter["typed_config"].get("route_config"));
         ConfigDump {
-            bootstrap: dumped(Value::Null),
-            clusters: Vec::new(),
-            listeners: Vec::new(),
-            routes: Vec::new(),
+            clusters: items(&resources["clusters"]).iter().map(dumped).collect(),
+            listeners: listeners.iter().map(dumped).collect(),
+            routes: routes.map(dumped).collect(),
+            bootstrap: dumped(&bootstrap),
         }
     }
+}
+
+fn items(list: &Value) -> &[Value] {
+    list.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// `envoy.config.core.v3.Node` as `/server_info` shows it, completed by the command line.

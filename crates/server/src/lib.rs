@@ -7,6 +7,7 @@ mod build;
 mod cli;
 mod control;
 mod dump;
+mod entry_point;
 mod logging;
 mod runtime;
 mod signals;
@@ -23,7 +24,12 @@ use crate::logging::Logging;
 
 /// Does what the command line says, to the end: `program` is the name that messages use, `arguments` come after it.
 pub fn run(program: &str, arguments: &[String]) -> ExitCode {
-    match cli::parse(program, arguments) {
+    let level = std::env::var("loglevel").ok();
+    let arguments = match entry_point::translate(program, arguments, level.as_deref()) {
+        Ok(arguments) => arguments,
+        Err(message) => return say(&mut std::io::stderr(), &message, 1),
+    };
+    match cli::parse(program, &arguments) {
         Ok(Command::Run(options)) if options.hot_restart_version => {
             say(&mut std::io::stderr(), "disabled\n", 0)
         }

@@ -84,11 +84,11 @@ impl Worker {
     async fn run(mut self) {
         let cx = Rc::new(WorkerCx::new(self.index, self.store, fastrand::u64(..)));
         tokio::task::spawn_local(cx.timers.clone().run());
-        let _clusters = self.clusters.worker(&cx);
+        let clusters = self.clusters.worker(&cx);
         let mut running = Vec::new();
         for (plan, sockets) in self.listeners {
             let (drain, stop) = (Drain::new(), Drain::new());
-            let handlers = plan.worker();
+            let handlers = plan.worker(&cx, &clusters, &drain);
             let listener = Listener::new(plan.config.clone(), handlers, plan.limits.clone(), &cx);
             let (name, accepting) = (
                 plan.config.name.clone(),

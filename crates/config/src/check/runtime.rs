@@ -14,6 +14,12 @@ const WITHOUT_EFFECT: [&str; 2] = [
     "re2.max_program_size.warn_level",
 ];
 
+/// Keys that are read: the limits on downstream connections, which no field can set.
+fn is_obeyed(key: &str) -> bool {
+    key == "overload.global_downstream_max_connections"
+        || key.starts_with("envoy.resource_limits.listener.") && key.ends_with(".connection_limit")
+}
+
 /// Refuses the keys of a `static_layer`, a `google.protobuf.Struct`.
 pub(super) fn refuse_keys(layer: &Message, path: &FieldPath, problems: &mut Vec<Problem>) {
     add_keys("", layer, path, problems);
@@ -32,7 +38,7 @@ fn add_keys(prefix: &str, layer: &Message, path: &FieldPath, problems: &mut Vec<
             Some(Value::Message(nested)) if !is_fraction(nested) => {
                 add_keys(&format!("{key}."), nested, path, problems);
             }
-            _ if WITHOUT_EFFECT.contains(&key.as_str()) => {}
+            _ if WITHOUT_EFFECT.contains(&key.as_str()) || is_obeyed(&key) => {}
             _ => problems.push(Problem {
                 mark: entry.mark,
                 path: path.key(key.as_str()),
