@@ -56,10 +56,11 @@ pub(crate) fn build<T>(
     let list = path.field("endpoints");
     for (index, locality) in message.endpoints.iter().enumerate() {
         let path = list.index(index).field("lb_endpoints");
-        let place = Arc::new(locality.locality.as_ref().map(Locality::from));
+        let place = locality.locality.as_ref().map(Locality::from);
+        let place = Arc::new(place.unwrap_or_default());
         let mut endpoints = Vec::with_capacity(locality.lb_endpoints.len());
         for (index, endpoint) in locality.lb_endpoints.iter().enumerate() {
-            let place = place.as_ref().clone().unwrap_or_default();
+            let place = place.clone();
             let built = build_endpoint(endpoint, &path.index(index), read, |hostname| {
                 describe(endpoint, locality, place, hostname)
             });
@@ -93,16 +94,16 @@ fn build_endpoint<T>(
 fn describe(
     endpoint: &LbEndpoint,
     locality: &LocalityLbEndpoints,
-    place: Locality,
+    place: Arc<Locality>,
     hostname: String,
 ) -> HostDescription {
     HostDescription {
         hostname,
-        locality: Arc::new(place),
+        locality: place,
         priority: locality.priority,
         weight: endpoint.load_balancing_weight.unwrap_or(1).max(1),
         health: HealthStatus::from(endpoint.health_status()),
-        metadata: endpoint.metadata.clone(),
+        metadata: endpoint.metadata.clone().map(Box::new),
     }
 }
 

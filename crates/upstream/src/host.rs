@@ -32,7 +32,7 @@ pub struct HostDescription {
     /// `LbEndpoint.health_status`
     pub health: HealthStatus,
     /// `LbEndpoint.metadata`
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<Box<Metadata>>,
 }
 
 /// Where a host is (`envoy.config.core.v3.Locality`).
@@ -139,7 +139,7 @@ impl Host {
     /// `LbEndpoint.metadata`
     #[must_use]
     pub fn metadata(&self) -> Option<&Metadata> {
-        self.description.metadata.as_ref()
+        self.description.metadata.as_deref()
     }
 
     /// Whether the config marks it as a canary (`envoy.lb` metadata `canary: true`).

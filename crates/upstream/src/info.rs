@@ -51,7 +51,7 @@ pub struct ClusterInfo {
     /// `common_lb_config.close_connections_on_host_set_change`
     pub close_connections_on_host_set_change: bool,
     /// `metadata`
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<Box<Metadata>>,
     /// Circuit breakers of the default and of the high priority.
     pub thresholds: [Thresholds; 2],
 }
@@ -97,7 +97,7 @@ impl ClusterInfo {
                 .common_lb_config
                 .as_ref()
                 .is_some_and(|config| config.close_connections_on_host_set_change),
-            metadata: message.metadata.clone(),
+            metadata: message.metadata.clone().map(Box::new),
             thresholds,
         })
     }

@@ -41,12 +41,15 @@ pub(crate) struct Priorities {
 
 /// One priority's hosts by what may be asked of them.
 #[derive(Debug)]
-struct PriorityLevel {
+enum PriorityLevel {
+    Normal {
+        healthy: Tier,
+        degraded: Tier,
+    },
     /// Health is ignored.
-    panic: bool,
-    healthy: Tier,
-    degraded: Tier,
-    all: Tier,
+    Panic {
+        all: Tier,
+    },
 }
 
 /// Some hosts of one priority: by locality if localities have weights, else all in one.
@@ -113,16 +116,16 @@ impl Priorities {
 impl LoadBalancer for Priorities {
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<Arc<Host>> {
         let (level, degraded) = self.choose(cx)?;
-        let tier = match (level.panic, degraded) {
-            (true, _) => {
+        let tier = match level {
+            PriorityLevel::Normal { healthy, .. } if !degraded => healthy,
+            PriorityLevel::Normal { degraded, .. } => degraded,
+            PriorityLevel::Panic { all } => {
                 cx.stats.lb_healthy_panic.inc();
                 if self.fail_on_panic {
                     return None;
                 }
-                &level.all
+                all
             }
-            (false, true) => &level.degraded,
-            (false, false) => &level.healthy,
         };
         tier.pick(cx)
     }
@@ -131,11 +134,15 @@ impl LoadBalancer for Priorities {
 impl PriorityLevel {
     fn new(hosts: &PriorityHosts, panic: bool, config: &BalancerConfig, slots: &mut Slots) -> Self {
         let mut tier = |usable: fn(HealthStatus) -> bool| Tier::new(hosts, usable, config, slots);
-        PriorityLevel {
-            panic,
-            healthy: tier(|health| health == HealthStatus::Healthy),
-            degraded: tier(|health| health == HealthStatus::Degraded),
-            all: tier(|_| true),
+        if panic {
+            PriorityLevel::Panic {
+                all: tier(|_| true),
+            }
+        } else {
+            PriorityLevel::Normal {
+                healthy: tier(|health| health == HealthStatus::Healthy),
+                degraded: tier(|health| health == HealthStatus::Degraded),
+            }
         }
     }
 }
@@ -164,7 +171,8 @@ impl Tier {
         // Without any weight, localities play no part, as in Envoy.
         if weights.iter().all(|weight| *weight == 0) {
             groups = vec![priority.localities.iter().flat_map(of).collect()];
-            weights = vec![1];
+            groups.retain(|hosts: &Vec<_>| !hosts.is_empty());
+            weights = vec![1; groups.len()];
         }
         Tier {
             localities: groups

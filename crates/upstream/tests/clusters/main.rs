@@ -1,6 +1,8 @@
 //! Clusters against real sockets: scripted backends and a scripted DNS server on loopback.
 
 #[cfg(test)]
+mod config;
+#[cfg(test)]
 mod dns;
 #[cfg(test)]
 mod http1;
