@@ -41,6 +41,7 @@ pub(crate) struct Deadlines {
     activity: u64,
     idle_since: Instant,
     idle: Option<Duration>,
+    flush: Option<Duration>,
     request: Option<Instant>,
     duration: Option<Instant>,
     response: Option<Duration>,
@@ -58,6 +59,7 @@ impl Deadlines {
             activity: 0,
             idle_since: now,
             idle: None,
+            flush: None,
             request: None,
             duration: None,
             response: None,
@@ -70,6 +72,16 @@ impl Deadlines {
     /// Sets how long nothing may move; none for ever.
     pub(crate) fn set_idle(&mut self, idle: Option<Duration>) {
         self.idle = idle;
+    }
+
+    /// Sets how long nothing may move once the whole response waits for the client; none for ever.
+    pub(crate) fn set_flush(&mut self, flush: Option<Duration>) {
+        self.flush = flush;
+    }
+
+    /// The whole response is there: from now on it only has to reach the client.
+    pub(crate) fn begin_flush(&mut self) {
+        self.idle = self.flush;
     }
 
     /// Sets when the request must have come in.

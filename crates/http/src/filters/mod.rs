@@ -12,6 +12,7 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use outrider_codec::Body;
+use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
@@ -94,11 +95,14 @@ impl HeaderEdits {
     }
 }
 
+/// A filter, or what is wrong with its configuration.
+type Built = Result<Arc<dyn HttpFilter>, ConfigErrors>;
+
 /// What the config calls a filter, and how it is built from its message.
 struct Factory {
     /// The full name of the message.
     message: &'static str,
-    build: fn(&Any, &FieldPath) -> Result<Arc<dyn HttpFilter>, ConfigErrors>,
+    build: fn(&Any, &FieldPath) -> Built,
 }
 
 /// Every filter but the router.
@@ -154,41 +158,24 @@ impl Filters {
 fn typed_config<'a>(
     filter: &'a HttpFilterMessage,
     path: &FieldPath,
-) -> Result<&'a Any, ConfigErrors> {
-    let mut errors = ConfigErrors::new();
-    if filter.disabled {
-        errors.push(
-            &path.field("disabled"),
-            "not supported: a filter that only some routes enable",
-        );
-    }
-    let config = match &filter.config_type {
-        Some(ConfigType::TypedConfig(config)) => Some(config),
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            errors.push(
-                &path.field("config_discovery"),
-                "not supported: filter configuration from a server",
-            );
-            None
-        }
-        None => {
-            errors.push(
-                &path.field("typed_config"),
-                format!(
-                    "expected the configuration of {:?} with its @type",
-                    filter.name
-                ),
-            );
-            None
-        }
-    };
-    match config {
-        Some(config) => errors.finish(config),
-        None => Err(errors),
+) -> Result<&'a Any, ConfigError> {
+    match &filter.config_type {
+        Some(ConfigType::TypedConfig(config)) => Ok(config),
+        Some(ConfigType::ConfigDiscovery(_)) => Err(ConfigError::new(
+            &path.field("config_discovery"),
+            "not supported: filter configuration from a server",
+        )),
+        None => Err(ConfigError::new(
+            &path.field("typed_config"),
+            format!(
+                "expected the configuration of {:?} with its @type",
+                filter.name
+            ),
+        )),
     }
 }
 
-fn build_filter(config: &Any, path: &FieldPath) -> Result<Arc<dyn HttpFilter>, ConfigErrors> {
+fn build_filter(config: &Any, path: &FieldPath) -> Built {
     let name = type_name(config);
     match FACTORIES.iter().find(|factory| factory.message == name) {
         Some(factory) => (factory.build)(config, path),
@@ -268,3 +255,6 @@ impl fmt::Debug for Flow {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

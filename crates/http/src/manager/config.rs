@@ -67,6 +67,8 @@ pub struct ConnectionManagerConfig {
 pub(super) struct StreamTimeouts {
     /// `stream_idle_timeout`, 5 minutes by default.
     pub(super) idle: Option<Duration>,
+    /// `stream_flush_timeout`; that of idle streams by default.
+    pub(super) flush: Option<Duration>,
     /// `request_timeout`
     pub(super) request: Option<Duration>,
     /// `common_http_protocol_options.max_stream_duration`
@@ -84,7 +86,9 @@ impl ConnectionManagerConfig {
         cx: &BuildCx<'_>,
     ) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        refuse(message, path, &mut errors);
+        if !message.access_log.is_empty() {
+            errors.push(&path.field("access_log"), "not supported");
+        }
         let codec = errors.collect(CodecOptions::build(message, path, cx.buffer_limit));
         let timeouts = errors.collect(StreamTimeouts::build(message, path));
         let filters = errors.collect(Filters::build(
@@ -143,6 +147,10 @@ impl StreamTimeouts {
             message.stream_idle_timeout.as_ref(),
             path.field("stream_idle_timeout"),
         );
+        let flush = optional(
+            message.stream_flush_timeout.as_ref(),
+            path.field("stream_flush_timeout"),
+        );
         let request = optional(
             message.request_timeout.as_ref(),
             path.field("request_timeout"),
@@ -153,6 +161,7 @@ impl StreamTimeouts {
         );
         errors.finish(StreamTimeouts {
             idle: Some(idle.unwrap_or(IDLE)).filter(|idle| !idle.is_zero()),
+            flush,
             request: request.filter(|timeout| !timeout.is_zero()),
             max_duration: max_duration.filter(|timeout| !timeout.is_zero()),
         })
@@ -192,67 +201,6 @@ fn captures(routes: &RouteTable, response: &ResponseOptions) -> Captures {
     routes.capture(&mut captures);
     response.capture(&mut captures);
     captures
-}
-
-/// What is not done here.
-#[expect(deprecated, reason = "what is refused may be deprecated too")]
-fn refuse(message: &Message, path: &FieldPath, errors: &mut ConfigErrors) {
-    let refused = [
-        ("access_log", !message.access_log.is_empty()),
-        ("tracing", message.tracing.is_some()),
-        ("local_reply_config", message.local_reply_config.is_some()),
-        (
-            "original_ip_detection_extensions",
-            !message.original_ip_detection_extensions.is_empty(),
-        ),
-        (
-            "early_header_mutation_extensions",
-            !message.early_header_mutation_extensions.is_empty(),
-        ),
-        (
-            "forward_client_cert_matcher",
-            message.forward_client_cert_matcher.is_some(),
-        ),
-        ("proxy_status_config", message.proxy_status_config.is_some()),
-        (
-            "typed_header_validation_config",
-            message.typed_header_validation_config.is_some(),
-        ),
-        (
-            "path_normalization_options",
-            message.path_normalization_options.is_some(),
-        ),
-        (
-            "forward_proto_config",
-            message.forward_proto_config.is_some(),
-        ),
-        (
-            "access_log_flush_interval",
-            message.access_log_flush_interval.is_some(),
-        ),
-        (
-            "flush_access_log_on_new_request",
-            message.flush_access_log_on_new_request,
-        ),
-        ("access_log_options", message.access_log_options.is_some()),
-        (
-            "stream_flush_timeout",
-            message.stream_flush_timeout.is_some(),
-        ),
-        (
-            "drain_timeout_jitter",
-            message.drain_timeout_jitter.is_some(),
-        ),
-        (
-            "http1_safe_max_connection_duration",
-            message.http1_safe_max_connection_duration,
-        ),
-    ];
-    for (field, set) in refused {
-        if set {
-            errors.push(&path.field(field), "not supported");
-        }
-    }
 }
 
 fn paths(message: &Message) -> PathOptions {
@@ -304,6 +252,7 @@ fn forwarding(
         use_remote_address: message.use_remote_address.unwrap_or(false),
         xff_num_trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
+        mapped_ipv4: message.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
         append_port: message.append_x_forwarded_port,
         internal,
         via,

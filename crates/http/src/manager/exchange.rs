@@ -250,6 +250,13 @@ impl ConnectionManager {
             .and_then(|forward| forward.idle_timeout)
             .or(timeouts.idle);
         deadlines.set_idle(idle.filter(|idle| !idle.is_zero()));
+        let flush = forward.and_then(|forward| forward.flush_timeout);
+        deadlines.set_flush(
+            flush
+                .or(timeouts.flush)
+                .or(idle)
+                .filter(|flush| !flush.is_zero()),
+        );
         deadlines.set_request(timeouts.request.map(|timeout| stream.started + timeout));
         let limits = forward.and_then(|forward| forward.max_stream_duration);
         let headers = &mut stream.request.headers;

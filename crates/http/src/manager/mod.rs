@@ -116,3 +116,26 @@ impl fmt::Debug for ConnectionManager {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that `make` makes, without making one.
+    fn size_of_output<A, F>(
+        _make: fn(Rc<ConnectionManager>, Rc<ConnectionInfo>, A, Respond) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_stream_stays_small() {
+        let size = size_of_output::<Request<Body>, _>(ConnectionManager::handle);
+        assert!(size <= 4096, "the future of a stream takes {size} bytes");
+        let size = size_of_output::<MalformedRequest, _>(ConnectionManager::refuse);
+        assert!(
+            size <= 4096,
+            "the future of a refused stream takes {size} bytes"
+        );
+    }
+}

@@ -26,6 +26,7 @@ use crate::deadlines::Expired;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
 use crate::router;
+use crate::router::UpstreamRequest;
 use crate::stream::StreamEnd;
 use crate::wait::Wait;
 
@@ -55,27 +56,27 @@ impl ConnectionManager {
         if early {
             self.stats.downstream_rq_response_before_rq_complete.inc();
         }
-        match send_until(response, wait.respond, wait.deadlines).await {
+        let upstream = stream
+            .upstream
+            .as_ref()
+            .and_then(|upstream| upstream.request.clone());
+        let answered = upstream
+            .clone()
+            .filter(|request| request.response_began().is_some());
+        match send_until(response, answered, wait).await {
             Sent::All => {
                 end.settle();
                 if early {
                     self.stats.downstream_rq_rx_reset.inc();
                 }
             }
-            Sent::Failed(error) => match upstream_error(&end.stream) {
+            Sent::Failed(error) => match upstream.as_ref().and_then(|request| request.error()) {
                 Some(error) => self.upstream_broke(end, &error, wait.respond),
                 None => end.client_gone(&error),
             },
             Sent::Expired(expired) => self.expire(end, expired, wait.respond),
         }
-        if let Some(request) = end
-            .stream
-            .upstream
-            .as_ref()
-            .and_then(|upstream| upstream.request.clone())
-        {
-            end.stream.response_trailers = request.take_trailers();
-        }
+        end.stream.response_trailers = upstream.and_then(|request| request.take_trailers());
     }
 
     /// Takes the finished head out of the stream, where only what is captured of it stays, and counts its status.
@@ -205,24 +206,26 @@ enum Sent {
     Expired(Expired),
 }
 
-/// Sends `response` until a deadline passes.
+/// Sends `response` until a deadline passes. `upstream` tells when all of it is there; without one it is from the start.
 async fn send_until(
     response: Response<Body>,
-    respond: &mut Respond,
-    deadlines: &mut Deadlines,
+    upstream: Option<Rc<UpstreamRequest>>,
+    wait: &mut Wait<'_>,
 ) -> Sent {
-    let meter = respond.meter().clone();
-    let mut sending = pin!(respond.send(response));
-    poll_fn(|cx| match sending.as_mut().poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Sent::All),
-        Poll::Ready(Err(error)) => Poll::Ready(Sent::Failed(error)),
-        Poll::Pending => deadlines.poll_expired(&meter, cx).map(Sent::Expired),
+    let meter = wait.respond.meter().clone();
+    let mut sending = pin!(wait.respond.send(response));
+    poll_fn(|cx| {
+        match sending.as_mut().poll(cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Sent::All),
+            Poll::Ready(Err(error)) => return Poll::Ready(Sent::Failed(error)),
+            Poll::Pending => {}
+        }
+        if upstream.as_ref().is_none_or(|request| request.has_ended()) {
+            wait.deadlines.begin_flush();
+        }
+        wait.deadlines.poll_expired(&meter, cx).map(Sent::Expired)
     })
     .await
-}
-
-fn upstream_error(stream: &Stream) -> Option<StreamError> {
-    stream.upstream.as_ref()?.request.as_ref()?.error()
 }
 
 /// Whether the response lets the client have its upgrade.

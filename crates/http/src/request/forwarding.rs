@@ -22,6 +22,8 @@ pub(crate) struct Forwarding {
     pub(crate) xff_num_trusted_hops: u32,
     /// `skip_xff_append`
     pub(crate) skip_xff_append: bool,
+    /// `represent_ipv4_remote_address_as_ipv4_mapped_ipv6`
+    pub(crate) mapped_ipv4: bool,
     /// `append_x_forwarded_port`
     pub(crate) append_port: bool,
     /// `internal_address_config`
@@ -166,6 +168,9 @@ impl Forwarding {
         if self.use_remote_address && !self.skip_xff_append {
             let address = match connection.remote.ip() {
                 Some(address) if address.ip().is_loopback() => self.local_address.to_string(),
+                Some(address) if self.mapped_ipv4 && address.is_ipv4() => {
+                    format!("::FFFF:{}", address.ip())
+                }
                 _ => connection.remote.host(),
             };
             append(headers, &names::FORWARDED_FOR, &address, ",");

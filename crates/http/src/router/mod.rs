@@ -78,25 +78,6 @@ impl Router {
                     .ok()
             });
         let strict_check_headers = strict.collect();
-        if !message.upstream_log.is_empty() {
-            errors.push(
-                &path.field("upstream_log"),
-                "not supported: access logs of upstream requests",
-            );
-        }
-        if !message.upstream_http_filters.is_empty() {
-            errors.push(
-                &path.field("upstream_http_filters"),
-                "not supported: upstream HTTP filters",
-            );
-        }
-        if message.suppress_grpc_request_failure_code_stats {
-            let path = path.field("suppress_grpc_request_failure_code_stats");
-            errors.push(
-                &path,
-                "not supported: leaving gRPC failures out of the status counts",
-            );
-        }
         errors.finish(Router {
             dynamic_stats: message.dynamic_stats.unwrap_or(true),
             suppress_envoy_headers: message.suppress_envoy_headers,

@@ -94,6 +94,11 @@ impl UpstreamRequest {
         self.meter.borrow().clone()
     }
 
+    /// Whether the response has come to its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.response_ended.get().is_some()
+    }
+
     /// Notes the response's end: the time it took, and whether the host did well if only trailers can tell.
     pub(super) fn end(&self, request_sent: bool, trailers: Option<&HeaderMap>) {
         if self.response_ended.get().is_some() {

@@ -1,0 +1,152 @@
+//! How a chain goes through its filters, and what the config may say of them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use http::StatusCode;
+
+use super::*;
+use crate::ResponseHead;
+use crate::testing;
+
+/// What the filters of a test did, in order.
+type Steps = Rc<RefCell<Vec<String>>>;
+
+/// Writes down that it was asked, and does what it was made for.
+#[derive(Debug)]
+struct Scripted {
+    name: &'static str,
+    flow: fn() -> Flow,
+}
+
+impl HttpFilter for Scripted {
+    fn on_request(&self, stream: &mut Stream) -> Flow {
+        note(stream, self.name);
+        (self.flow)()
+    }
+
+    fn on_response(&self, stream: &mut Stream) -> Flow {
+        note(stream, self.name);
+        (self.flow)()
+    }
+}
+
+/// What a scripted filter does.
+type Act = fn() -> Flow;
+
+fn note(stream: &mut Stream, name: &str) {
+    let steps = stream
+        .request
+        .headers
+        .entry("x-steps")
+        .or_insert(HeaderValue::from_static(""));
+    *steps = HeaderValue::try_from(format!("{}{name}", steps.to_str().unwrap())).unwrap();
+}
+
+fn chain(filters: &[(&'static str, Act)]) -> Chain {
+    let filters = filters
+        .iter()
+        .map(|&(name, flow)| -> Arc<dyn HttpFilter> { Arc::new(Scripted { name, flow }) });
+    Chain(filters.collect())
+}
+
+fn wait(verdict: Verdict) -> Flow {
+    Flow::Wait(Box::pin(std::future::ready(verdict)))
+}
+
+fn edits() -> Verdict {
+    Verdict::Continue(HeaderEdits {
+        remove: vec![HeaderName::from_static("x-old")],
+        set: vec![(
+            HeaderName::from_static("x-new"),
+            HeaderValue::from_static("1"),
+        )],
+    })
+}
+
+#[tokio::test]
+async fn a_request_goes_down_and_a_response_up() {
+    let chain = chain(&[
+        ("a", || Flow::Continue),
+        ("b", || Flow::Reroute),
+        ("c", || wait(edits())),
+    ]);
+    let steps = Steps::default();
+    let mut stream = testing::stream();
+    stream
+        .request
+        .headers
+        .insert("x-old", HeaderValue::from_static("1"));
+    let reroute = |_: &mut Stream| steps.borrow_mut().push("reroute".to_owned());
+    chain
+        .request(&mut stream, Body::Empty, reroute)
+        .await
+        .unwrap();
+    assert_eq!(stream.request.headers["x-steps"], "abc");
+    assert_eq!(*steps.borrow(), ["reroute"]);
+    assert_eq!(stream.request.headers["x-new"], "1");
+    assert!(!stream.request.headers.contains_key("x-old"));
+
+    stream.response = Some(ResponseHead {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+    });
+    chain.response(&mut stream, Body::Empty).await.unwrap();
+    assert_eq!(stream.request.headers["x-steps"], "abccba");
+    assert_eq!(stream.response.unwrap().headers["x-new"], "1");
+}
+
+#[tokio::test]
+async fn a_reply_ends_the_chain() {
+    let forbidden = || LocalReply::new(StatusCode::FORBIDDEN, "no");
+    for stop in [
+        (|| Flow::Reply(LocalReply::new(StatusCode::FORBIDDEN, "no"))) as fn() -> Flow,
+        || wait(Verdict::Reply(LocalReply::new(StatusCode::FORBIDDEN, "no"))),
+    ] {
+        let chain = chain(&[
+            ("a", || Flow::Continue),
+            ("b", stop),
+            ("c", || Flow::Continue),
+        ]);
+        let mut stream = testing::stream();
+        let reply = chain
+            .request(&mut stream, Body::Empty, |_| {})
+            .await
+            .unwrap_err();
+        assert_eq!(reply.status, forbidden().status);
+        assert_eq!(stream.request.headers["x-steps"], "ab");
+    }
+}
+
+#[test]
+fn the_router_is_last_and_others_are_refused_by_name() {
+    let filter = |name: &str, message: &str| HttpFilterMessage {
+        name: name.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(Any {
+            type_url: format!("type.googleapis.com/{message}"),
+            value: Vec::new(),
+        })),
+        ..HttpFilterMessage::default()
+    };
+    let router = || filter("router", "envoy.extensions.filters.http.router.v3.Router");
+    let cors = || filter("cors", "envoy.extensions.filters.http.cors.v3.Cors");
+    let errors = |filters: &[HttpFilterMessage]| match Filters::build(
+        filters,
+        &FieldPath::root().field("http_filters"),
+    ) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.0.iter().map(ToString::to_string).collect(),
+    };
+    assert!(errors(&[router()]).is_empty());
+    assert!(errors(&[]).is_empty());
+    let refused = errors(&[cors(), router()]);
+    assert_eq!(
+        refused,
+        [
+            "http_filters[0].typed_config: not supported: HTTP filter envoy.extensions.filters.http.cors.v3.Cors; \
+          known: envoy.extensions.filters.http.router.v3.Router"
+        ]
+    );
+    assert_eq!(errors(&[router(), router()]).len(), 1);
+    assert_eq!(errors(&[HttpFilterMessage::default()]).len(), 1);
+}
