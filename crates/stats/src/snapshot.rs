@@ -232,7 +232,11 @@ impl Taking<'_> {
                 at += 1;
             }));
         }
-        self.drop_unwanted(first, prefix, &used);
+        if group.unlisted && !used.contains(&true) {
+            self.snapshot.entries.truncate(first);
+        } else {
+            self.drop_unwanted(first, prefix, &used);
+        }
     }
 
     fn text(&mut self) -> u32 {

@@ -30,6 +30,8 @@ pub(crate) type Scopes = BTreeMap<Box<str>, Vec<Registered>>;
 #[derive(Clone)]
 pub(crate) struct Registered {
     kind: TypeId,
+    /// Listed only once something in it was counted.
+    pub(crate) unlisted: bool,
     pub(crate) copies: Vec<Arc<dyn Group>>,
     /// The histograms of all copies as of the last flush, by name; only those that ever recorded something.
     pub(crate) recorded: Arc<BTreeMap<Box<str>, Recorded>>,
@@ -91,6 +93,16 @@ impl Store {
 
     /// A new copy of `G` under `scope`, for one worker (or the main thread) to write to.
     pub fn register<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
+        self.add(scope, false)
+    }
+
+    /// Like [`register`](Self::register) for a group that Envoy makes when it is first needed, such as `http2.*`: it
+    /// is listed once something in it was counted.
+    pub fn register_unlisted<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
+        self.add(scope, true)
+    }
+
+    fn add<G: Group + Default>(&self, scope: Scope, unlisted: bool) -> Arc<G> {
         let copy = Arc::new(G::default());
         let mut scopes = self.lock();
         let groups = scopes.entry(scope.into_prefix()).or_default();
@@ -100,6 +112,7 @@ impl Store {
             Some(group) => group.copies.push(copy.clone()),
             None => groups.push(Registered {
                 kind,
+                unlisted,
                 copies: vec![copy.clone()],
                 recorded: Arc::default(),
             }),
@@ -215,6 +228,15 @@ mod tests {
         store.flush();
         assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));
         drop(held);
+    }
+
+    #[test]
+    fn an_unlisted_group_appears_when_used() {
+        let store = Store::new();
+        let copies = [(); 2].map(|()| store.register_unlisted::<Sample>(scope()));
+        assert_eq!(counter(&store, "cluster.x.cx_total"), None);
+        copies[1].cx_active.inc();
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));
     }
 
     #[test]

@@ -130,7 +130,9 @@ impl CodecOptions {
             buffer_limit: self.buffer_limit,
             stats: cx.store.register(scope.clone()),
             http1_stats: cx.store.register::<Http1Stats>(Scope::new("http1")),
-            http2_stats: cx.store.register::<Http2Stats>(Scope::new("http2")),
+            http2_stats: cx
+                .store
+                .register_unlisted::<Http2Stats>(Scope::new("http2")),
             drain: drain.clone(),
             timers: cx.timers.clone(),
         })
