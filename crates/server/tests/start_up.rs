@@ -174,8 +174,8 @@ fn a_runtime_layer_is_shown_and_overridden() {
         "2"
     );
     assert_eq!(
-        runtime["entries"]["c"]["layer_values"],
-        serde_json::json!(["true", ""])
+        runtime["entries"]["re2.max_program_size.error_level"]["layer_values"],
+        serde_json::json!(["9", ""])
     );
 }
 

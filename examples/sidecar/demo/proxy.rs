@@ -54,7 +54,7 @@ impl Proxy {
         let started = Instant::now();
         let child = Command::new(std::env::current_exe()?)
             .arg(BE_THE_PROXY)
-            .args(["--concurrency", "2", "-l", "warning", "--log-path"])
+            .args(["--concurrency", "2", "-l", "info", "--log-path"])
             .arg(folder.join("log"))
             .arg("--admin-address-path")
             .arg(&admin_file)
@@ -73,7 +73,8 @@ impl Proxy {
         };
         while !proxy.is_ready(&admin_file).await? {
             if started.elapsed() > Duration::from_secs(10) {
-                return Err("the proxy is not ready after 10 s".into());
+                let log = fs::read_to_string(proxy.folder.join("log")).unwrap_or_default();
+                return Err(format!("the proxy is not ready after 10 s; its log:\n{log}").into());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -108,7 +109,8 @@ impl Proxy {
         let (_, body) = answer
             .split_once("\r\n\r\n")
             .ok_or("no answer from the admin server")?;
-        Ok(body.to_owned())
+        unchunk(body)
+            .ok_or_else(|| format!("a strange answer from the admin server: {answer}").into())
     }
 
     /// Prints the line of an admin page that has `part` in it.
@@ -145,6 +147,20 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The admin server sends its pages in chunks: a length in hexadecimal, a line end, the chunk, a line end.
+fn unchunk(mut body: &str) -> Option<String> {
+    let mut page = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n")?;
+        let length = usize::from_str_radix(length, 16).ok()?;
+        if length == 0 {
+            return Some(page);
+        }
+        page.push_str(rest.get(..length)?);
+        body = rest.get(length..)?.strip_prefix("\r\n")?;
     }
 }
 
