@@ -77,27 +77,10 @@ async fn run<H: Handler>(
     handler: Rc<H>,
 ) -> EndCause {
     let mut life = Life::new(options);
-    let mut h2 = match handshake(io, &mut life, options).await {
-        Ok(h2) => h2,
+    // Boxed, because it is over soon and as large as all the rest.
+    let mut connection = match Box::pin(handshake(io, &mut life, options)).await {
+        Ok(h2) => Connection::new(h2, life, streams, handler, options),
         Err(cause) => return cause,
-    };
-    let pinger = match (&options.http2.keepalive, h2.ping_pong()) {
-        (Some(settings), Some(pings)) => {
-            Some(Pinger::new(pings, settings.clone(), &options.timers))
-        }
-        _ => None,
-    };
-    let mut connection = Connection {
-        h2,
-        io: io.clone(),
-        streams: streams.clone(),
-        handler,
-        draining: Some(Box::pin(options.drain.wait())),
-        life,
-        pinger,
-        options: options.clone(),
-        leaving: false,
-        cut: None,
     };
     let cause = poll_fn(|cx| connection.poll(cx)).await;
     drop(connection);
@@ -105,7 +88,7 @@ async fn run<H: Handler>(
     cause
 }
 
-/// Exchanges prefaces. A function of its own, so that its state is not part of the connection's.
+/// Exchanges prefaces.
 async fn handshake(
     io: &Io<FrameWatch>,
     life: &mut Life,
@@ -242,6 +225,33 @@ struct Connection<H> {
 }
 
 impl<H: Handler> Connection<H> {
+    fn new(
+        mut h2: h2::server::Connection<Io<FrameWatch>, Bytes>,
+        life: Life,
+        streams: &Rc<Streams>,
+        handler: Rc<H>,
+        options: &Rc<ServerOptions>,
+    ) -> Connection<H> {
+        let pinger = match (&options.http2.keepalive, h2.ping_pong()) {
+            (Some(settings), Some(pings)) => {
+                Some(Pinger::new(pings, settings.clone(), &options.timers))
+            }
+            _ => None,
+        };
+        Connection {
+            h2,
+            io: streams.io.clone(),
+            streams: streams.clone(),
+            handler,
+            draining: Some(Box::pin(options.drain.wait())),
+            life,
+            pinger,
+            options: options.clone(),
+            leaving: false,
+            cut: None,
+        }
+    }
+
     /// One turn: takes what came in, looks at the clock, then writes everything that the turn has made, at once.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
         self.remember_task(cx);
