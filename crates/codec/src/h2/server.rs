@@ -315,11 +315,12 @@ impl<H: Handler> Connection<H> {
             .handler
             .clone()
             .serve(Request::from_parts(head, body), respond);
-        tokio::task::spawn_local(async move {
+        // Boxed: the runtime copies a task's future some five times from spawn to end, and a manager's is large.
+        tokio::task::spawn_local(Box::pin(async move {
             // Held in the task, so that the stream counts until its handler is done.
             let _active = active;
             served.await;
-        });
+        }));
     }
 
     /// Obeys limits and wishes; true when that changed the connection's state.
