@@ -107,10 +107,6 @@ pub struct Http2Options {
     pub initial_connection_window_size: u32,
     /// `allow_connect`
     pub allow_connect: bool,
-    /// `max_outbound_frames`
-    pub max_outbound_frames: u32,
-    /// `max_outbound_control_frames`
-    pub max_outbound_control_frames: u32,
     /// `max_consecutive_inbound_frames_with_empty_payload`
     pub max_consecutive_inbound_frames_with_empty_payload: u32,
     /// `max_inbound_priority_frames_per_stream`
@@ -135,8 +131,6 @@ impl Default for Http2Options {
             initial_stream_window_size: 16 << 20,
             initial_connection_window_size: 24 << 20,
             allow_connect: false,
-            max_outbound_frames: 10_000,
-            max_outbound_control_frames: 1_000,
             max_consecutive_inbound_frames_with_empty_payload: 1,
             max_inbound_priority_frames_per_stream: 100,
             max_inbound_window_update_frames_per_data_frame_sent: 10,
