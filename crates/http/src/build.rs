@@ -6,6 +6,8 @@ use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
 
+use crate::access_log::LogFiles;
+
 /// The surroundings of a connection manager while it is built on the main thread.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildCx<'a> {
@@ -13,6 +15,8 @@ pub struct BuildCx<'a> {
     pub store: &'a Arc<Store>,
     /// The clusters that routes may name.
     pub clusters: &'a Arc<ClusterManager>,
+    /// The files of access logs.
+    pub log_files: &'a LogFiles,
     /// `listener.<address>`, the scope of the listener's stats.
     pub listener: &'a Scope,
     /// `per_connection_buffer_limit_bytes` of the listener.

@@ -359,6 +359,7 @@ impl Drop for StreamEnd {
             .as_millis();
         let took = u64::try_from(took).unwrap_or(u64::MAX);
         self.manager.stats().downstream_rq_time.record(took);
+        self.manager.log(&self.stream);
     }
 }
 

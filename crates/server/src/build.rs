@@ -17,6 +17,7 @@ use outrider_config::type_name;
 use outrider_config::unpack;
 use outrider_http::BuildCx;
 use outrider_http::ConnectionManagerConfig;
+use outrider_http::access_log::LogFiles;
 use outrider_net::Address;
 use outrider_net::Connection;
 use outrider_net::ConnectionHandler;
@@ -62,6 +63,7 @@ impl Plan {
         options: &Options,
         runtime: &Runtime,
         store: &Arc<Store>,
+        log_files: &LogFiles,
     ) -> Result<Plan, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let resources = bootstrap.static_resources.clone().unwrap_or_default();
@@ -78,6 +80,7 @@ impl Plan {
         let cx = ListenerCx {
             store,
             clusters: &clusters,
+            log_files,
             node_cluster: first_of(&node.cluster, &options.service_cluster),
             node_id: first_of(&node.id, &options.service_node),
             runtime,
@@ -138,6 +141,7 @@ fn refuse_shared_addresses(
 struct ListenerCx<'a> {
     store: &'a Arc<Store>,
     clusters: &'a Arc<ClusterManager>,
+    log_files: &'a LogFiles,
     node_cluster: &'a str,
     node_id: &'a str,
     runtime: &'a Runtime,
@@ -159,6 +163,7 @@ impl ListenerPlan {
         let http = BuildCx {
             store: cx.store,
             clusters: cx.clusters,
+            log_files: cx.log_files,
             listener: &scope,
             buffer_limit: config.buffer_limit,
             node_cluster: cx.node_cluster,

@@ -16,6 +16,7 @@ use outrider_admin::ServerControl;
 use outrider_admin::ServerInfo;
 use outrider_admin::ServerState;
 use outrider_admin::UnreadyTargets;
+use outrider_http::access_log::LogFiles;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterView;
 use serde_json::Value;
@@ -42,6 +43,7 @@ pub(crate) struct Control {
     pub(crate) node: Value,
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) runtime: Rc<Runtime>,
+    pub(crate) log_files: Rc<LogFiles>,
     pub(crate) stats: ProcessStats,
     pub(crate) listeners: Vec<ListenerView>,
     pub(crate) phase: Cell<Phase>,
@@ -225,5 +227,6 @@ impl Control {
         if let Err(error) = self.logging.reopen() {
             log::error!(target: "main", "cannot reopen the log: {error}");
         }
+        self.log_files.reopen();
     }
 }

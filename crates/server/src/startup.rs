@@ -24,13 +24,18 @@ use outrider_config::Loaded;
 use outrider_config::Sources;
 use outrider_config::api::envoy::config::bootstrap::v3::bootstrap::StatsFlush;
 use outrider_config::duration;
+use outrider_http::access_log::AccessLog;
+use outrider_http::access_log::FlushOptions;
+use outrider_http::access_log::LogFiles;
 use outrider_net::BoundListener;
+use outrider_net::Timers;
 use outrider_stats::Store;
 use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use crate::admin_log;
 use crate::application_log;
 use crate::build::ListenerPlan;
 use crate::build::Plan;
@@ -73,6 +78,8 @@ struct Built {
     admin: AdminConfig,
     runtime: Rc<Runtime>,
     store: Arc<Store>,
+    log_files: Rc<LogFiles>,
+    admin_logs: Vec<AccessLog>,
     loaded: Loaded,
     flush_interval: Duration,
 }
@@ -130,14 +137,23 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         &root.field("stats_config"),
     );
     let store = Store::with_options(stats.map_err(diagnose)?);
+    let log_files = LogFiles::new(
+        FlushOptions {
+            interval: options.file_flush_interval,
+            min_size: options.file_flush_min_size_kb as usize * 1024,
+        },
+        &store,
+    );
     let admin = bootstrap.admin.clone().unwrap_or_default();
+    let admin_logs =
+        admin_log::build(&admin, &root.field("admin"), &log_files).map_err(diagnose)?;
     let admin = AdminConfig::build(&admin, &root.field("admin")).map_err(diagnose)?;
     let interval = bootstrap.stats_flush_interval.as_ref();
     let interval = duration::optional(interval, &root.field("stats_flush_interval"));
     let flush_interval = interval
         .map_err(|error| diagnose(error.into()))?
         .unwrap_or(STATS_FLUSH_INTERVAL);
-    let plan = Plan::build(bootstrap, options, &runtime, &store).map_err(diagnose)?;
+    let plan = Plan::build(bootstrap, options, &runtime, &store, &log_files).map_err(diagnose)?;
     Ok(Built {
         admin: admin.flush_on_request(matches!(
             bootstrap.stats_flush,
@@ -146,6 +162,8 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         plan,
         runtime: Rc::new(runtime),
         store,
+        log_files: Rc::new(log_files),
+        admin_logs,
         flush_interval,
         loaded,
     })
@@ -181,7 +199,12 @@ impl Process {
         let admin_listener = self.bind_admin(&built.admin).await?;
         let (control, store) = (self.control(&built, &bound), built.store.clone());
         if let Some(listener) = admin_listener {
-            let admin = Admin::new(built.admin, store.clone(), Rc::new(Handle(control.clone())));
+            let timers = Timers::new();
+            tokio::task::spawn_local(timers.clone().run());
+            let logs = built.admin_logs.iter().map(|log| log.worker(&timers));
+            let logs: Vec<_> = logs.collect();
+            let admin = Admin::new(built.admin, store.clone(), Rc::new(Handle(control.clone())))
+                .with_access_log(Box::new(move |request| admin_log::write(&logs, request)));
             tokio::task::spawn_local(outrider_admin::serve(listener, Rc::new(admin)));
         }
         let clusters = built.plan.clusters.clone();
@@ -216,6 +239,7 @@ impl Process {
             // A worker that panicked has ended all the same.
             let _ = worker.join();
         }
+        control.log_files.finish();
         log::info!(target: "main", "main dispatch loop exited");
         Ok(())
     }
@@ -264,6 +288,7 @@ impl Process {
             config: dump::Source::new(built.loaded.wire.clone(), SystemTime::now()),
             clusters: built.plan.clusters.clone(),
             runtime: built.runtime.clone(),
+            log_files: built.log_files.clone(),
             phase: Cell::new(Phase::Clusters),
             health_checks_fail: Cell::new(false),
             draining: Cell::new(false),

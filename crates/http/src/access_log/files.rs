@@ -116,7 +116,7 @@ impl LogFiles {
         thread::Builder::new()
             .name("access_log".to_owned())
             .stack_size(STACK)
-            .spawn(move || writer.run(&received))
+            .spawn(move || writer.run(received))
             .map_err(|error| format!("unable to start a log writer: {error}"))?;
         let file = Arc::new(LogFile {
             options: self.options,
@@ -197,7 +197,7 @@ struct Writer {
 
 impl Writer {
     /// Ends when it is told to, or when nobody can write any more.
-    fn run(mut self, messages: &Receiver<Message>) {
+    fn run(mut self, messages: Receiver<Message>) {
         while let Ok(message) = messages.recv() {
             if self.reopen.swap(false, Ordering::Relaxed) {
                 self.open_again();
@@ -206,6 +206,7 @@ impl Writer {
                 Message::Write(lines) => self.write(&lines),
                 Message::Wake => {}
                 Message::End(done) => {
+                    drop(messages);
                     // Who asked may have stopped waiting.
                     done.send(()).ok();
                     return;

@@ -4,6 +4,7 @@
 //! buffer of its own and now and then hands that to the file's writer thread. So a worker never waits for a disk, and
 //! lines of one worker stay in order.
 
+mod exchange;
 mod files;
 mod filter;
 mod stats;
@@ -23,11 +24,12 @@ use outrider_config::api::envoy::extensions::access_loggers::file::v3::file_acce
 use outrider_config::api::envoy::extensions::access_loggers::stream::v3 as stream;
 use outrider_config::type_name;
 use outrider_config::unpack;
-use outrider_net::WorkerCx;
+use outrider_net::Timers;
 use prost_types::Any;
 
 use crate::Captures;
 use crate::Stream;
+pub use crate::access_log::exchange::Exchange;
 use crate::access_log::files::Destination;
 pub use crate::access_log::files::FlushOptions;
 use crate::access_log::files::LogFile;
@@ -120,12 +122,12 @@ impl AccessLog {
 
     /// This log on a worker, or on the main thread. Spawns the task that hands lines over in time.
     #[must_use]
-    pub fn worker(&self, cx: &Rc<WorkerCx>) -> WorkerLog {
+    pub fn worker(&self, timers: &Timers) -> WorkerLog {
         let buffer = Rc::new(Buffer {
             lines: RefCell::default(),
             file: Arc::clone(&self.file),
         });
-        tokio::task::spawn_local(hand_over_in_time(Rc::downgrade(&buffer), Rc::clone(cx)));
+        tokio::task::spawn_local(hand_over_in_time(Rc::downgrade(&buffer), timers.clone()));
         WorkerLog {
             filter: self.filter.clone(),
             format: Arc::clone(&self.format),
@@ -237,6 +239,11 @@ impl WorkerLog {
         }
         self.buffer.add(|out| self.format.write(stream, out));
     }
+
+    /// Writes a request that no connection manager served.
+    pub fn log_exchange(&self, exchange: &Exchange<'_>) {
+        self.log(&exchange.stream());
+    }
 }
 
 impl fmt::Debug for WorkerLog {
@@ -291,12 +298,12 @@ impl Drop for Buffer {
 }
 
 /// Hands lines over at least once in each flush interval, as long as the log lives.
-async fn hand_over_in_time(buffer: Weak<Buffer>, cx: Rc<WorkerCx>) {
+async fn hand_over_in_time(buffer: Weak<Buffer>, timers: Timers) {
     let Some(interval) = buffer.upgrade().map(|buffer| buffer.file.flush_interval()) else {
         return;
     };
     loop {
-        cx.timers.sleep(interval).await;
+        timers.sleep(interval).await;
         let Some(buffer) = buffer.upgrade() else {
             return;
         };

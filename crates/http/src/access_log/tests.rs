@@ -2,6 +2,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outrider_net::WorkerCx;
 use outrider_stats::Store;
 use prost::Message;
 use prost::Name;
@@ -73,7 +74,7 @@ fn lines_are_written_when_the_log_ends() {
     let path = directory.file("log");
     let log = build(&config(&path, "%REQ(:PATH)%\n"), &files).unwrap();
     on_a_worker(&store, async |cx| {
-        let worker = log.worker(&cx);
+        let worker = log.worker(&cx.timers);
         for path in ["/a", "/b"] {
             worker.log(&new_stream(head("GET", "h", path, &[])));
         }
@@ -90,7 +91,7 @@ fn lines_are_handed_over_within_the_flush_interval() {
     let path = directory.file("log");
     let log = build(&config(&path, "%REQ(:PATH)%\n"), &files).unwrap();
     on_a_worker(&store, async |cx| {
-        let worker = log.worker(&cx);
+        let worker = log.worker(&cx.timers);
         worker.log(&new_stream(head("GET", "h", "/a", &[])));
         tokio::time::sleep(Duration::from_secs(11)).await;
         worker.log(&new_stream(head("GET", "h", "/later", &[])));
@@ -157,4 +158,35 @@ fn what_cannot_be_opened_is_refused_in_envoys_words() {
         let error = build(&config(path, ""), &files).unwrap_err();
         assert_eq!(error, format!("typed_config.path: {message}"));
     }
+}
+
+#[test]
+fn an_exchange_prints_in_the_default_format() {
+    let directory = Directory::new("exchange");
+    let store = Store::new();
+    let files = LogFiles::new(FlushOptions::default(), &store);
+    let path = directory.file("log");
+    let log = AccessLog::to_file(&path, &FieldPath::root(), &files).unwrap();
+    let address = outrider_net::Address::pipe("/run/admin.sock", 0);
+    let headers = [("host", "admin"), ("user-agent", "curl")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    on_a_worker(&store, async |cx| {
+        log.worker(&cx.timers).log_exchange(&Exchange {
+            started: std::time::UNIX_EPOCH,
+            duration: Duration::from_millis(3),
+            method: "GET",
+            target: "/stats?usedonly",
+            headers: &headers,
+            status: 200,
+            received: 0,
+            sent: 17,
+            local: &address,
+            remote: &address,
+        });
+    });
+    files.finish();
+    assert_eq!(
+        fs::read_to_string(&path).unwrap(),
+        "[1970-01-01T00:00:00.000Z] \"GET /stats?usedonly HTTP/1.1\" 200 - 0 17 3 - \"-\" \"curl\" \"-\" \"admin\" \"-\"\n"
+    );
 }

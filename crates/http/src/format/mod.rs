@@ -5,11 +5,13 @@
 
 mod command;
 pub(crate) mod data_source;
+mod facts;
 mod grpc_status;
 mod headers;
 mod json;
 mod metadata;
 mod operators;
+mod simple;
 mod substitution;
 mod time;
 mod values;

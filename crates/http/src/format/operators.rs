@@ -1,24 +1,23 @@
 //! Every command operator, by name.
 //!
-//! Two tables: operators without parameters are a function; the others are built from their parameter. What has no
-//! meaning without TLS prints as absent, as it does in Envoy on a plaintext connection. A name that is in neither table is
-//! an error in Envoy's words.
+//! Two tables: those without parameters are in [`SIMPLE`], the others here, built from their parameter. A name that is in
+//! neither is an error in Envoy's words.
 
-use std::time::Duration;
 use std::time::SystemTime;
 
-use outrider_net::Address;
-use tokio::time::Instant;
-
 use crate::Captures;
-use crate::Stream;
 use crate::format::Context;
 use crate::format::Kind;
 use crate::format::command::Command;
+use crate::format::facts;
+use crate::format::facts::AddressOf;
+use crate::format::facts::Point;
 use crate::format::grpc_status::GrpcStatus;
 use crate::format::grpc_status::capture_grpc_status;
 use crate::format::headers::HeaderOperator;
 use crate::format::metadata::MetadataOperator;
+use crate::format::simple::SIMPLE;
+use crate::format::simple::Simple;
 use crate::format::time::TimeFormat;
 use crate::format::values;
 
@@ -45,10 +44,6 @@ pub(crate) enum Operator {
     Coalesce(Box<[Operator]>, Option<usize>),
 }
 
-/// Appends a value.
-type Simple = fn(&Context<'_>, &mut Vec<u8>) -> Kind;
-type AddressOf = fn(&Stream) -> Option<&Address>;
-type Point = fn(&Stream) -> Option<Instant>;
 type Build = fn(&Command<'_>) -> Result<Operator, String>;
 
 #[derive(Clone, Copy, Debug)]
@@ -58,261 +53,6 @@ pub(crate) enum Precision {
     Nanoseconds,
 }
 
-const SIMPLE: &[(&str, Simple)] = &[
-    ("BYTES_RECEIVED", |cx, out| {
-        values::number(cx.stream.traffic.body_received, out)
-    }),
-    ("BYTES_RETRANSMITTED", |_, out| values::number(0, out)),
-    ("BYTES_SENT", |cx, out| {
-        values::number(cx.stream.traffic.body_sent, out)
-    }),
-    ("CONNECTION_ID", |cx, out| {
-        values::number(cx.stream.connection.id, out)
-    }),
-    ("CONNECTION_TERMINATION_DETAILS", |cx, out| {
-        values::text(cx.stream.connection_termination_details.as_deref(), out)
-    }),
-    ("CUSTOM_FLAGS", |_, _| Kind::Text),
-    (
-        "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
-        |cx, out| values::number(cx.stream.traffic.header_received, out),
-    ),
-    ("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |cx, out| {
-        values::number(cx.stream.traffic.header_sent, out)
-    }),
-    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", |cx, out| {
-        values::address(local(cx.stream), out)
-    }),
-    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| {
-        Kind::Text
-    }),
-    ("DOWNSTREAM_DIRECT_LOCAL_PORT", |cx, out| {
-        values::port(local(cx.stream), out)
-    }),
-    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", |cx, out| {
-        values::address(direct_remote(cx.stream), out)
-    }),
-    ("DOWNSTREAM_DIRECT_REMOTE_PORT", |cx, out| {
-        values::port(direct_remote(cx.stream), out)
-    }),
-    ("DOWNSTREAM_HANDSHAKE_DURATION", values::absent),
-    ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |cx, out| {
-        values::number(cx.stream.traffic.header_received, out)
-    }),
-    ("DOWNSTREAM_HEADER_BYTES_SENT", |cx, out| {
-        values::number(cx.stream.traffic.header_sent, out)
-    }),
-    ("DOWNSTREAM_LOCAL_ADDRESS", |cx, out| {
-        values::address(local(cx.stream), out)
-    }),
-    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| Kind::Text),
-    ("DOWNSTREAM_LOCAL_DNS_SAN", values::absent),
-    ("DOWNSTREAM_LOCAL_EMAIL_SAN", values::absent),
-    ("DOWNSTREAM_LOCAL_IP_SAN", values::absent),
-    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", values::absent),
-    ("DOWNSTREAM_LOCAL_PORT", |cx, out| {
-        values::port(local(cx.stream), out)
-    }),
-    ("DOWNSTREAM_LOCAL_SUBJECT", values::absent),
-    ("DOWNSTREAM_LOCAL_URI_SAN", values::absent),
-    ("DOWNSTREAM_PEER_CERT", values::absent),
-    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", values::absent),
-    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", values::absent),
-    ("DOWNSTREAM_PEER_CHAIN_SERIALS", values::absent),
-    ("DOWNSTREAM_PEER_DNS_SAN", values::absent),
-    ("DOWNSTREAM_PEER_EMAIL_SAN", values::absent),
-    ("DOWNSTREAM_PEER_FINGERPRINT_1", values::absent),
-    ("DOWNSTREAM_PEER_FINGERPRINT_256", values::absent),
-    ("DOWNSTREAM_PEER_IP_SAN", values::absent),
-    ("DOWNSTREAM_PEER_ISSUER", values::absent),
-    ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", values::absent),
-    ("DOWNSTREAM_PEER_ISSUER_SERIAL", values::absent),
-    ("DOWNSTREAM_PEER_OTHERNAME_SAN", values::absent),
-    ("DOWNSTREAM_PEER_SERIAL", values::absent),
-    ("DOWNSTREAM_PEER_SUBJECT", values::absent),
-    ("DOWNSTREAM_PEER_URI_SAN", values::absent),
-    ("DOWNSTREAM_REMOTE_ADDRESS", |cx, out| {
-        values::address(remote(cx.stream), out)
-    }),
-    ("DOWNSTREAM_REMOTE_PORT", |cx, out| {
-        values::port(remote(cx.stream), out)
-    }),
-    ("DOWNSTREAM_TLS_CIPHER", values::absent),
-    ("DOWNSTREAM_TLS_GROUP", values::absent),
-    ("DOWNSTREAM_TLS_SESSION_ID", values::absent),
-    ("DOWNSTREAM_TLS_VERSION", values::absent),
-    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", values::absent),
-    ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |cx, out| {
-        values::number(cx.stream.traffic.wire_received, out)
-    }),
-    ("DOWNSTREAM_WIRE_BYTES_SENT", |cx, out| {
-        values::number(cx.stream.traffic.wire_sent, out)
-    }),
-    ("DURATION", |cx, out| {
-        values::milliseconds(Some(cx.stream.duration()), out)
-    }),
-    ("FILTER_CHAIN_NAME", |cx, out| {
-        values::name(&cx.stream.connection.filter_chain, out)
-    }),
-    ("LOCAL_REPLY_BODY", |cx, out| {
-        out.extend_from_slice(cx.local_reply_body);
-        Kind::Text
-    }),
-    ("PACKETS_RETRANSMITTED", |_, out| values::number(0, out)),
-    ("PROTOCOL", |cx, out| {
-        values::protocol(Some(cx.stream.protocol), out)
-    }),
-    ("REQUEST_DURATION", |cx, out| {
-        values::milliseconds(between(cx.stream, started, received_end), out)
-    }),
-    ("REQUEST_TX_DURATION", |cx, out| {
-        values::milliseconds(between(cx.stream, started, upstream_sent_end), out)
-    }),
-    ("RESPONSE_CODE", |cx, out| {
-        let code = cx
-            .response_code
-            .unwrap_or_else(|| cx.stream.response_code());
-        values::number(code.into(), out)
-    }),
-    ("RESPONSE_DURATION", |cx, out| {
-        values::milliseconds(between(cx.stream, started, upstream_received), out)
-    }),
-    ("RESPONSE_FLAGS", |cx, out| {
-        values::display(&cx.stream.flags, out)
-    }),
-    ("RESPONSE_FLAGS_LONG", values::long_flags),
-    ("RESPONSE_TX_DURATION", |cx, out| {
-        values::milliseconds(between(cx.stream, upstream_received, sent_end), out)
-    }),
-    ("ROUNDTRIP_DURATION", values::absent),
-    ("ROUTE_NAME", |cx, out| {
-        values::name(
-            cx.stream.route.as_ref().map_or("", |route| &route.name),
-            out,
-        )
-    }),
-    ("SPAN_ID", values::absent),
-    ("TLS_JA3_FINGERPRINT", values::absent),
-    ("TLS_JA4_FINGERPRINT", values::absent),
-    ("TRACE_ID", values::absent),
-    ("UNIQUE_ID", values::unique_id),
-    ("UPSTREAM_CLUSTER", |cx, out| {
-        values::text(cx.stream.upstream.as_ref().map(|up| &*up.cluster), out)
-    }),
-    ("UPSTREAM_CLUSTER_RAW", |cx, out| {
-        values::text(cx.stream.upstream.as_ref().map(|up| &*up.cluster_raw), out)
-    }),
-    ("UPSTREAM_CONNECTION_ID", |cx, out| {
-        values::number(connection_id(cx).unwrap_or(0), out)
-    }),
-    (
-        "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
-        |cx, out| match connection_id(cx) {
-            Some(id) => {
-                values::number(id, out);
-                Kind::Text
-            }
-            None => Kind::Absent,
-        },
-    ),
-    ("UPSTREAM_CONNECTION_POOL_READY_DURATION", |cx, out| {
-        values::milliseconds(
-            cx.stream.upstream.as_ref().and_then(|up| up.pool_ready),
-            out,
-        )
-    }),
-    ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", |cx, out| {
-        values::number(upstream_bytes(cx, |up| up.header_received), out)
-    }),
-    ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |cx, out| {
-        values::number(upstream_bytes(cx, |up| up.header_sent), out)
-    }),
-    ("UPSTREAM_HEADER_BYTES_RECEIVED", |cx, out| {
-        values::number(upstream_bytes(cx, |up| up.header_received), out)
-    }),
-    ("UPSTREAM_HEADER_BYTES_SENT", |cx, out| {
-        values::number(upstream_bytes(cx, |up| up.header_sent), out)
-    }),
-    ("UPSTREAM_HOST", |cx, out| {
-        values::address(upstream_host(cx.stream), out)
-    }),
-    ("UPSTREAM_HOSTS_ATTEMPTED", |cx, out| {
-        values::address(upstream_host(cx.stream), out)
-    }),
-    ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", |cx, out| {
-        values::host(upstream_host(cx.stream), None, out)
-    }),
-    ("UPSTREAM_HOST_NAME", values::upstream_host_name),
-    ("UPSTREAM_HOST_NAMES_ATTEMPTED", values::upstream_host_name),
-    (
-        "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT",
-        values::upstream_host_name_without_port,
-    ),
-    (
-        "UPSTREAM_HOST_NAME_WITHOUT_PORT",
-        values::upstream_host_name_without_port,
-    ),
-    ("UPSTREAM_LOCAL_ADDRESS", |cx, out| {
-        values::address(upstream_local(cx.stream), out)
-    }),
-    ("UPSTREAM_LOCAL_DNS_SAN", values::absent),
-    ("UPSTREAM_LOCAL_IP_SAN", values::absent),
-    ("UPSTREAM_LOCAL_PORT", |cx, out| {
-        values::port(upstream_local(cx.stream), out)
-    }),
-    ("UPSTREAM_LOCAL_URI_SAN", values::absent),
-    ("UPSTREAM_PEER_CERT", values::absent),
-    ("UPSTREAM_PEER_DNS_SAN", values::absent),
-    ("UPSTREAM_PEER_IP_SAN", values::absent),
-    ("UPSTREAM_PEER_ISSUER", values::absent),
-    ("UPSTREAM_PEER_SUBJECT", values::absent),
-    ("UPSTREAM_PEER_URI_SAN", values::absent),
-    ("UPSTREAM_PROTOCOL", |cx, out| {
-        values::protocol(cx.stream.upstream.as_ref().and_then(|up| up.protocol), out)
-    }),
-    ("UPSTREAM_REMOTE_ADDRESS", |cx, out| {
-        values::address(upstream_remote(cx.stream), out)
-    }),
-    (
-        "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID",
-        |cx, _| match upstream_remote(cx.stream) {
-            Some(_) => Kind::Text,
-            None => Kind::Absent,
-        },
-    ),
-    ("UPSTREAM_REMOTE_PORT", |cx, out| {
-        values::port(upstream_remote(cx.stream), out)
-    }),
-    ("UPSTREAM_REQUEST_ATTEMPT_COUNT", |cx, out| {
-        values::number(
-            cx.stream
-                .upstream
-                .as_ref()
-                .map_or(0, |up| up.attempts.into()),
-            out,
-        )
-    }),
-    ("UPSTREAM_SERVER_NAME", values::absent),
-    ("UPSTREAM_TLS_CIPHER", values::absent),
-    ("UPSTREAM_TLS_GROUP", values::absent),
-    ("UPSTREAM_TLS_SESSION_ID", values::absent),
-    ("UPSTREAM_TLS_VERSION", values::absent),
-    ("UPSTREAM_TRANSPORT_FAILURE_REASON", |cx, out| {
-        let upstream = cx.stream.upstream.as_ref();
-        values::text(upstream.and_then(|up| up.transport_failure.as_deref()), out)
-    }),
-    ("UPSTREAM_WIRE_BYTES_RECEIVED", |cx, out| {
-        values::number(upstream_bytes(cx, |up| up.wire_received), out)
-    }),
-    ("UPSTREAM_WIRE_BYTES_SENT", |cx, out| {
-        values::number(upstream_bytes(cx, |up| up.wire_sent), out)
-    }),
-    ("VIRTUAL_CLUSTER_NAME", values::absent),
-    ("ACCESS_LOG_TYPE", |_, out| {
-        values::text(Some("DownstreamEnd"), out)
-    }),
-];
-
 const PARAMETERIZED: &[(&str, Build)] = &[
     ("CLUSTER_METADATA", unsupported),
     ("COALESCE", coalesce),
@@ -320,17 +60,19 @@ const PARAMETERIZED: &[(&str, Build)] = &[
     ("CEL", unsupported),
     ("DOWNSTREAM_DETECTED_CLOSE_TYPE", unsupported),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, local)
+        host(c, facts::local)
     }),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, direct_remote)
+        host(c, facts::direct_remote)
     }),
-    ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |c| host(c, local)),
+    ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |c| {
+        host(c, facts::local)
+    }),
     ("DOWNSTREAM_LOCAL_CLOSE_REASON", unsupported),
     ("DOWNSTREAM_PEER_CERT_V_END", certificate_time),
     ("DOWNSTREAM_PEER_CERT_V_START", certificate_time),
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, remote)
+        host(c, facts::remote)
     }),
     ("DYNAMIC_METADATA", MetadataOperator::build_dynamic),
     ("EMIT_TIME", |c| time_format(c).map(Operator::EmitTime)),
@@ -365,14 +107,14 @@ const PARAMETERIZED: &[(&str, Build)] = &[
         MetadataOperator::build_filter_state,
     ),
     ("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, upstream_local)
+        host(c, facts::upstream_local)
     }),
     ("UPSTREAM_LOCAL_CLOSE_REASON", unsupported),
     ("UPSTREAM_METADATA", unsupported),
     ("UPSTREAM_PEER_CERT_V_END", certificate_time),
     ("UPSTREAM_PEER_CERT_V_START", certificate_time),
     ("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, upstream_remote)
+        host(c, facts::upstream_remote)
     }),
 ];
 
@@ -443,6 +185,13 @@ impl Operator {
             _ => {}
         }
     }
+}
+
+/// Every operator's name.
+#[cfg(test)]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    let simple = SIMPLE.iter().map(|(name, _)| *name);
+    simple.chain(PARAMETERIZED.iter().map(|(name, _)| *name))
 }
 
 fn unsupported(command: &Command<'_>) -> Result<Operator, String> {
@@ -518,14 +267,14 @@ fn common_duration(command: &Command<'_>) -> Result<Operator, String> {
 
 fn point(name: &str) -> Result<Point, String> {
     Ok(match name {
-        "DS_RX_BEG" => started,
-        "DS_RX_END" => received_end,
+        "DS_RX_BEG" => facts::started,
+        "DS_RX_END" => facts::received_end,
         "US_TX_BEG" => |stream| stream.upstream.as_ref()?.traffic.first_sent,
-        "US_TX_END" => upstream_sent_end,
-        "US_RX_BEG" => upstream_received,
+        "US_TX_END" => facts::upstream_sent_end,
+        "US_RX_BEG" => facts::upstream_received,
         "US_RX_END" => |stream| stream.upstream.as_ref()?.traffic.last_received,
         "DS_TX_BEG" => |stream| stream.traffic.first_sent,
-        "DS_TX_END" => sent_end,
+        "DS_TX_END" => facts::sent_end,
         "US_CX_BEG" | "US_CX_END" | "US_HS_END" | "US_RX_BODY_BEG" => {
             return Err(format!("the time point {name} is not supported"));
         }
@@ -580,69 +329,4 @@ fn coalesced(config: &serde_json::Value) -> Result<Operator, String> {
         param: text("param").unwrap_or_default(),
         max_length,
     })
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "an AddressOf")]
-fn local(stream: &Stream) -> Option<&Address> {
-    Some(&stream.connection.local)
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "an AddressOf")]
-fn remote(stream: &Stream) -> Option<&Address> {
-    Some(&stream.remote_address)
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "an AddressOf")]
-fn direct_remote(stream: &Stream) -> Option<&Address> {
-    Some(&stream.connection.remote)
-}
-
-fn upstream_host(stream: &Stream) -> Option<&Address> {
-    stream.upstream.as_ref()?.host.as_ref()
-}
-
-fn upstream_local(stream: &Stream) -> Option<&Address> {
-    stream.upstream.as_ref()?.local_address.as_ref()
-}
-
-/// The other end of the upstream connection, once there is one: the host's address.
-fn upstream_remote(stream: &Stream) -> Option<&Address> {
-    upstream_local(stream).and_then(|_| upstream_host(stream))
-}
-
-fn connection_id(context: &Context<'_>) -> Option<u64> {
-    context.stream.upstream.as_ref()?.connection_id
-}
-
-fn upstream_bytes(context: &Context<'_>, bytes: impl Fn(&crate::Traffic) -> u64) -> u64 {
-    context
-        .stream
-        .upstream
-        .as_ref()
-        .map_or(0, |up| bytes(&up.traffic))
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "a Point")]
-fn started(stream: &Stream) -> Option<Instant> {
-    Some(stream.started)
-}
-
-fn received_end(stream: &Stream) -> Option<Instant> {
-    stream.traffic.last_received
-}
-
-fn sent_end(stream: &Stream) -> Option<Instant> {
-    stream.traffic.last_sent
-}
-
-fn upstream_sent_end(stream: &Stream) -> Option<Instant> {
-    stream.upstream.as_ref()?.traffic.last_sent
-}
-
-fn upstream_received(stream: &Stream) -> Option<Instant> {
-    stream.upstream.as_ref()?.traffic.first_received
-}
-
-fn between(stream: &Stream, from: Point, to: Point) -> Option<Duration> {
-    Some(to(stream)?.saturating_duration_since(from(stream)?))
 }

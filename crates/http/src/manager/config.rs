@@ -25,6 +25,7 @@ use outrider_stats::Scope;
 
 use crate::BuildCx;
 use crate::Captures;
+use crate::access_log::AccessLog;
 use crate::filters::Filters;
 use crate::manager::codec_options::CodecOptions;
 use crate::request::EscapedSlashes;
@@ -58,6 +59,7 @@ pub struct ConnectionManagerConfig {
     pub(super) proxy_100_continue: bool,
     pub(super) routes: Arc<RouteTable>,
     pub(super) filters: Filters,
+    pub(super) access_logs: Vec<AccessLog>,
     /// What of the heads is read after they were sent on.
     pub(super) captures: Arc<Captures>,
 }
@@ -86,9 +88,7 @@ impl ConnectionManagerConfig {
         cx: &BuildCx<'_>,
     ) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        if !message.access_log.is_empty() {
-            errors.push(&path.field("access_log"), "not supported");
-        }
+        let access_logs = access_logs(message, path, cx, &mut errors);
         let codec = errors.collect(CodecOptions::build(message, path, cx.buffer_limit));
         let timeouts = errors.collect(StreamTimeouts::build(message, path));
         let filters = errors.collect(Filters::build(
@@ -115,7 +115,7 @@ impl ConnectionManagerConfig {
             return Err(errors);
         };
         forwarding.internal_only_headers = routes.internal_only_headers.to_vec();
-        let captures = captures(&routes, &response);
+        let captures = captures(&routes, &response, &access_logs);
         errors.finish(Arc::new(ConnectionManagerConfig {
             scope: Scope::new("http").name(&message.stat_prefix),
             listener_scope: cx.listener.clone().name("http").name(&message.stat_prefix),
@@ -129,6 +129,7 @@ impl ConnectionManagerConfig {
             proxy_100_continue: message.proxy_100_continue,
             routes,
             filters,
+            access_logs,
             captures: Arc::new(captures),
         }))
     }
@@ -196,10 +197,31 @@ fn routes(
     }
 }
 
-fn captures(routes: &RouteTable, response: &ResponseOptions) -> Captures {
+fn access_logs(
+    message: &Message,
+    path: &FieldPath,
+    cx: &BuildCx<'_>,
+    errors: &mut ConfigErrors,
+) -> Vec<AccessLog> {
+    let path = path.field("access_log");
+    let logs = message.access_log.iter().enumerate();
+    logs.filter_map(|(index, log)| {
+        errors.collect(AccessLog::build(log, &path.index(index), cx.log_files))
+    })
+    .collect()
+}
+
+fn captures(
+    routes: &RouteTable,
+    response: &ResponseOptions,
+    access_logs: &[AccessLog],
+) -> Captures {
     let mut captures = Captures::default();
     routes.capture(&mut captures);
     response.capture(&mut captures);
+    for log in access_logs {
+        log.capture(&mut captures);
+    }
     captures
 }
 

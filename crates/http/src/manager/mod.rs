@@ -26,6 +26,8 @@ use outrider_upstream::Clusters;
 
 use crate::ListenerStats;
 use crate::ManagerStats;
+use crate::Stream;
+use crate::access_log::WorkerLog;
 use crate::date::DateCache;
 
 pub use config::ConnectionManagerConfig;
@@ -39,6 +41,7 @@ pub struct ConnectionManager {
     clusters: Rc<Clusters>,
     worker: Rc<WorkerCx>,
     dates: DateCache,
+    access_logs: Vec<WorkerLog>,
 }
 
 impl ConnectionManagerConfig {
@@ -58,6 +61,11 @@ impl ConnectionManagerConfig {
             clusters: clusters.clone(),
             worker: worker.clone(),
             dates: DateCache::new(),
+            access_logs: self
+                .access_logs
+                .iter()
+                .map(|log| log.worker(&worker.timers))
+                .collect(),
         })
     }
 }
@@ -66,6 +74,13 @@ impl ConnectionManager {
     /// `http.<stat_prefix>.*`
     pub(crate) fn stats(&self) -> &Arc<ManagerStats> {
         &self.stats
+    }
+
+    /// Writes a stream that has ended to the access logs.
+    pub(crate) fn log(&self, stream: &Stream) {
+        for log in &self.access_logs {
+            log.log(stream);
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use outrider_config::load_texts;
 use outrider_config::unpack;
 use outrider_http::BuildCx;
 use outrider_http::ConnectionManagerConfig;
+use outrider_http::access_log::FlushOptions;
+use outrider_http::access_log::LogFiles;
 use outrider_net::Address;
 use outrider_net::Connection;
 use outrider_net::ConnectionHandler;
@@ -306,6 +308,7 @@ fn build(
     let cx = BuildCx {
         store,
         clusters: &clusters,
+        log_files: &LogFiles::new(FlushOptions::default(), store),
         listener: &Scope::new("listener").name("test"),
         buffer_limit: 1 << 20,
         node_cluster: "",

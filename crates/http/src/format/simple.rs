@@ -1,0 +1,280 @@
+//! The operators without parameters, each a function.
+//!
+//! What has no meaning without TLS is absent, as it is in Envoy on a plaintext connection. With one attempt a request at
+//! most, the lists of what was attempted have one element.
+
+use crate::format::Context;
+use crate::format::Kind;
+use crate::format::facts;
+use crate::format::values;
+
+/// Appends a value.
+pub(crate) type Simple = fn(&Context<'_>, &mut Vec<u8>) -> Kind;
+
+/// By name.
+pub(crate) const SIMPLE: &[(&str, Simple)] = &[
+    ("BYTES_RECEIVED", |cx, out| {
+        values::number(cx.stream.traffic.body_received, out)
+    }),
+    ("BYTES_RETRANSMITTED", |_, out| values::number(0, out)),
+    ("BYTES_SENT", |cx, out| {
+        values::number(cx.stream.traffic.body_sent, out)
+    }),
+    ("CONNECTION_ID", |cx, out| {
+        values::number(cx.stream.connection.id, out)
+    }),
+    ("CONNECTION_TERMINATION_DETAILS", |cx, out| {
+        values::text(cx.stream.connection_termination_details.as_deref(), out)
+    }),
+    ("CUSTOM_FLAGS", |_, _| Kind::Text),
+    (
+        "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
+        |cx, out| values::number(cx.stream.traffic.header_received, out),
+    ),
+    ("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |cx, out| {
+        values::number(cx.stream.traffic.header_sent, out)
+    }),
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", |cx, out| {
+        values::address(facts::local(cx.stream), out)
+    }),
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| {
+        Kind::Text
+    }),
+    ("DOWNSTREAM_DIRECT_LOCAL_PORT", |cx, out| {
+        values::port(facts::local(cx.stream), out)
+    }),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", |cx, out| {
+        values::address(facts::direct_remote(cx.stream), out)
+    }),
+    ("DOWNSTREAM_DIRECT_REMOTE_PORT", |cx, out| {
+        values::port(facts::direct_remote(cx.stream), out)
+    }),
+    ("DOWNSTREAM_HANDSHAKE_DURATION", values::absent),
+    ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |cx, out| {
+        values::number(cx.stream.traffic.header_received, out)
+    }),
+    ("DOWNSTREAM_HEADER_BYTES_SENT", |cx, out| {
+        values::number(cx.stream.traffic.header_sent, out)
+    }),
+    ("DOWNSTREAM_LOCAL_ADDRESS", |cx, out| {
+        values::address(facts::local(cx.stream), out)
+    }),
+    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| Kind::Text),
+    ("DOWNSTREAM_LOCAL_DNS_SAN", values::absent),
+    ("DOWNSTREAM_LOCAL_EMAIL_SAN", values::absent),
+    ("DOWNSTREAM_LOCAL_IP_SAN", values::absent),
+    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", values::absent),
+    ("DOWNSTREAM_LOCAL_PORT", |cx, out| {
+        values::port(facts::local(cx.stream), out)
+    }),
+    ("DOWNSTREAM_LOCAL_SUBJECT", values::absent),
+    ("DOWNSTREAM_LOCAL_URI_SAN", values::absent),
+    ("DOWNSTREAM_PEER_CERT", values::absent),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", values::absent),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", values::absent),
+    ("DOWNSTREAM_PEER_CHAIN_SERIALS", values::absent),
+    ("DOWNSTREAM_PEER_DNS_SAN", values::absent),
+    ("DOWNSTREAM_PEER_EMAIL_SAN", values::absent),
+    ("DOWNSTREAM_PEER_FINGERPRINT_1", values::absent),
+    ("DOWNSTREAM_PEER_FINGERPRINT_256", values::absent),
+    ("DOWNSTREAM_PEER_IP_SAN", values::absent),
+    ("DOWNSTREAM_PEER_ISSUER", values::absent),
+    ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", values::absent),
+    ("DOWNSTREAM_PEER_ISSUER_SERIAL", values::absent),
+    ("DOWNSTREAM_PEER_OTHERNAME_SAN", values::absent),
+    ("DOWNSTREAM_PEER_SERIAL", values::absent),
+    ("DOWNSTREAM_PEER_SUBJECT", values::absent),
+    ("DOWNSTREAM_PEER_URI_SAN", values::absent),
+    ("DOWNSTREAM_REMOTE_ADDRESS", |cx, out| {
+        values::address(facts::remote(cx.stream), out)
+    }),
+    ("DOWNSTREAM_REMOTE_PORT", |cx, out| {
+        values::port(facts::remote(cx.stream), out)
+    }),
+    ("DOWNSTREAM_TLS_CIPHER", values::absent),
+    ("DOWNSTREAM_TLS_GROUP", values::absent),
+    ("DOWNSTREAM_TLS_SESSION_ID", values::absent),
+    ("DOWNSTREAM_TLS_VERSION", values::absent),
+    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", values::absent),
+    ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |cx, out| {
+        values::number(cx.stream.traffic.wire_received, out)
+    }),
+    ("DOWNSTREAM_WIRE_BYTES_SENT", |cx, out| {
+        values::number(cx.stream.traffic.wire_sent, out)
+    }),
+    ("DURATION", |cx, out| {
+        values::milliseconds(Some(cx.stream.duration()), out)
+    }),
+    ("FILTER_CHAIN_NAME", |cx, out| {
+        values::name(&cx.stream.connection.filter_chain, out)
+    }),
+    ("LOCAL_REPLY_BODY", |cx, out| {
+        out.extend_from_slice(cx.local_reply_body);
+        Kind::Text
+    }),
+    ("PACKETS_RETRANSMITTED", |_, out| values::number(0, out)),
+    ("PROTOCOL", |cx, out| {
+        values::protocol(Some(cx.stream.protocol), out)
+    }),
+    ("REQUEST_DURATION", |cx, out| {
+        values::milliseconds(
+            facts::between(cx.stream, facts::started, facts::received_end),
+            out,
+        )
+    }),
+    ("REQUEST_TX_DURATION", |cx, out| {
+        values::milliseconds(
+            facts::between(cx.stream, facts::started, facts::upstream_sent_end),
+            out,
+        )
+    }),
+    ("RESPONSE_CODE", |cx, out| {
+        let code = cx
+            .response_code
+            .unwrap_or_else(|| cx.stream.response_code());
+        values::number(code.into(), out)
+    }),
+    ("RESPONSE_DURATION", |cx, out| {
+        values::milliseconds(
+            facts::between(cx.stream, facts::started, facts::upstream_received),
+            out,
+        )
+    }),
+    ("RESPONSE_FLAGS", |cx, out| {
+        values::display(&cx.stream.flags, out)
+    }),
+    ("RESPONSE_FLAGS_LONG", values::long_flags),
+    ("RESPONSE_TX_DURATION", |cx, out| {
+        values::milliseconds(
+            facts::between(cx.stream, facts::upstream_received, facts::sent_end),
+            out,
+        )
+    }),
+    ("ROUNDTRIP_DURATION", values::absent),
+    ("ROUTE_NAME", |cx, out| {
+        values::name(
+            cx.stream.route.as_ref().map_or("", |route| &route.name),
+            out,
+        )
+    }),
+    ("SPAN_ID", values::absent),
+    ("TLS_JA3_FINGERPRINT", values::absent),
+    ("TLS_JA4_FINGERPRINT", values::absent),
+    ("TRACE_ID", values::absent),
+    ("UNIQUE_ID", values::unique_id),
+    ("UPSTREAM_CLUSTER", |cx, out| {
+        values::text(cx.stream.upstream.as_ref().map(|up| &*up.cluster), out)
+    }),
+    ("UPSTREAM_CLUSTER_RAW", |cx, out| {
+        values::text(cx.stream.upstream.as_ref().map(|up| &*up.cluster_raw), out)
+    }),
+    ("UPSTREAM_CONNECTION_ID", |cx, out| {
+        values::number(facts::connection_id(cx).unwrap_or(0), out)
+    }),
+    (
+        "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
+        |cx, out| match facts::connection_id(cx) {
+            Some(id) => {
+                values::number(id, out);
+                Kind::Text
+            }
+            None => Kind::Absent,
+        },
+    ),
+    ("UPSTREAM_CONNECTION_POOL_READY_DURATION", |cx, out| {
+        values::milliseconds(
+            cx.stream.upstream.as_ref().and_then(|up| up.pool_ready),
+            out,
+        )
+    }),
+    ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", |cx, out| {
+        values::number(facts::upstream_bytes(cx, |up| up.header_received), out)
+    }),
+    ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |cx, out| {
+        values::number(facts::upstream_bytes(cx, |up| up.header_sent), out)
+    }),
+    ("UPSTREAM_HEADER_BYTES_RECEIVED", |cx, out| {
+        values::number(facts::upstream_bytes(cx, |up| up.header_received), out)
+    }),
+    ("UPSTREAM_HEADER_BYTES_SENT", |cx, out| {
+        values::number(facts::upstream_bytes(cx, |up| up.header_sent), out)
+    }),
+    ("UPSTREAM_HOST", |cx, out| {
+        values::address(facts::upstream_host(cx.stream), out)
+    }),
+    ("UPSTREAM_HOSTS_ATTEMPTED", |cx, out| {
+        values::address(facts::upstream_host(cx.stream), out)
+    }),
+    ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", |cx, out| {
+        values::host(facts::upstream_host(cx.stream), None, out)
+    }),
+    ("UPSTREAM_HOST_NAME", values::upstream_host_name),
+    ("UPSTREAM_HOST_NAMES_ATTEMPTED", values::upstream_host_name),
+    (
+        "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT",
+        values::upstream_host_name_without_port,
+    ),
+    (
+        "UPSTREAM_HOST_NAME_WITHOUT_PORT",
+        values::upstream_host_name_without_port,
+    ),
+    ("UPSTREAM_LOCAL_ADDRESS", |cx, out| {
+        values::address(facts::upstream_local(cx.stream), out)
+    }),
+    ("UPSTREAM_LOCAL_DNS_SAN", values::absent),
+    ("UPSTREAM_LOCAL_IP_SAN", values::absent),
+    ("UPSTREAM_LOCAL_PORT", |cx, out| {
+        values::port(facts::upstream_local(cx.stream), out)
+    }),
+    ("UPSTREAM_LOCAL_URI_SAN", values::absent),
+    ("UPSTREAM_PEER_CERT", values::absent),
+    ("UPSTREAM_PEER_DNS_SAN", values::absent),
+    ("UPSTREAM_PEER_IP_SAN", values::absent),
+    ("UPSTREAM_PEER_ISSUER", values::absent),
+    ("UPSTREAM_PEER_SUBJECT", values::absent),
+    ("UPSTREAM_PEER_URI_SAN", values::absent),
+    ("UPSTREAM_PROTOCOL", |cx, out| {
+        values::protocol(cx.stream.upstream.as_ref().and_then(|up| up.protocol), out)
+    }),
+    ("UPSTREAM_REMOTE_ADDRESS", |cx, out| {
+        values::address(facts::upstream_remote(cx.stream), out)
+    }),
+    (
+        "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID",
+        |cx, _| match facts::upstream_remote(cx.stream) {
+            Some(_) => Kind::Text,
+            None => Kind::Absent,
+        },
+    ),
+    ("UPSTREAM_REMOTE_PORT", |cx, out| {
+        values::port(facts::upstream_remote(cx.stream), out)
+    }),
+    ("UPSTREAM_REQUEST_ATTEMPT_COUNT", |cx, out| {
+        values::number(
+            cx.stream
+                .upstream
+                .as_ref()
+                .map_or(0, |up| up.attempts.into()),
+            out,
+        )
+    }),
+    ("UPSTREAM_SERVER_NAME", values::absent),
+    ("UPSTREAM_TLS_CIPHER", values::absent),
+    ("UPSTREAM_TLS_GROUP", values::absent),
+    ("UPSTREAM_TLS_SESSION_ID", values::absent),
+    ("UPSTREAM_TLS_VERSION", values::absent),
+    ("UPSTREAM_TRANSPORT_FAILURE_REASON", |cx, out| {
+        let upstream = cx.stream.upstream.as_ref();
+        values::text(upstream.and_then(|up| up.transport_failure.as_deref()), out)
+    }),
+    ("UPSTREAM_WIRE_BYTES_RECEIVED", |cx, out| {
+        values::number(facts::upstream_bytes(cx, |up| up.wire_received), out)
+    }),
+    ("UPSTREAM_WIRE_BYTES_SENT", |cx, out| {
+        values::number(facts::upstream_bytes(cx, |up| up.wire_sent), out)
+    }),
+    ("VIRTUAL_CLUSTER_NAME", values::absent),
+    ("ACCESS_LOG_TYPE", |_, out| {
+        values::text(Some("DownstreamEnd"), out)
+    }),
+];
