@@ -82,6 +82,16 @@ outrider_stats::group! {
     }
 }
 
+outrider_stats::group! {
+    /// `overload.*` and what the overload manager's actions count: there is none here, so nothing is ever recorded.
+    pub struct OverloadStats { refresh_interval_delay: Histogram }
+}
+
+outrider_stats::group! {
+    /// `envoy.overload_actions.reset_high_memory_stream.*`
+    pub struct ResetStreamStats { count: Counter }
+}
+
 /// Envoy reports the first six digits of its commit. Ours is the version that is spoken, 1.40.0.
 const VERSION_NUMBER: u64 = 0x01_28_00;
 /// No certificate is loaded.
@@ -97,6 +107,8 @@ pub struct ProcessStats {
     /// `listener_manager.*`
     pub listener_manager: Arc<ListenerManagerStats>,
     _watchdogs: Vec<Arc<WatchdogStats>>,
+    _overload: Arc<OverloadStats>,
+    _reset_stream: Arc<ResetStreamStats>,
 }
 
 impl ProcessStats {
@@ -115,6 +127,10 @@ impl ProcessStats {
             runtime: store.register(Scope::new("runtime")),
             listener_manager: store.register(Scope::new("listener_manager")),
             _watchdogs: threads.map(|scope| store.register(scope)).collect(),
+            _overload: store.register(Scope::new("overload")),
+            _reset_stream: store.register(Scope::new(
+                "envoy.overload_actions.reset_high_memory_stream",
+            )),
         }
     }
 

@@ -83,9 +83,19 @@ pub(crate) fn node(node: Option<&Node>, options: &Options) -> Value {
     value
 }
 
+/// A duration as protobuf's JSON has it: without a fraction, or with 3, 6 or 9 digits of it.
+fn seconds(duration: std::time::Duration) -> String {
+    let (whole, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    match nanos {
+        0 => format!("{whole}s"),
+        _ if nanos % 1_000_000 == 0 => format!("{whole}.{:03}s", nanos / 1_000_000),
+        _ if nanos % 1_000 == 0 => format!("{whole}.{:06}s", nanos / 1_000),
+        _ => format!("{whole}.{nanos:09}s"),
+    }
+}
+
 /// `envoy.admin.v3.CommandLineOptions`
 pub(crate) fn command_line_options(options: &Options) -> Value {
-    let seconds = |duration: std::time::Duration| format!("{}s", duration.as_secs_f64());
     let disabled: Vec<&str> = options
         .disabled_extensions
         .split(',')

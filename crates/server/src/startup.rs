@@ -274,6 +274,9 @@ impl Process {
             .server
             .hot_restart_epoch
             .set(self.options.restart_epoch.into());
+        if let Some(version) = built.loaded.bootstrap.stats_server_version_override {
+            stats.server.version.set(version);
+        }
         stats
             .runtime
             .deprecated_feature_use

@@ -15,9 +15,11 @@ use super::ParameterKind::Text;
 use super::clusters::health_status;
 use super::clusters::locality;
 use super::listeners::address;
+use super::regular_expression;
 use crate::Admin;
 use crate::Dumped;
 use crate::request::Request;
+use crate::response::PLAIN;
 use crate::response::Response;
 
 pub(super) const PARAMETERS: &[Parameter] = &[
@@ -139,13 +141,14 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
     let mask = non_empty("mask");
     let names = match non_empty("name_regex") {
         None => None,
-        Some(pattern) => match Regex::new(&format!("^(?:{pattern})$")) {
+        // To be compiled alone first: its mistakes must be its own.
+        Some(pattern) => match regular_expression::compile(&pattern)
+            .and_then(|_| regular_expression::compile(&format!("^(?:{pattern})$")))
+        {
             Ok(regex) => Some(regex),
-            Err(_) => {
-                let text = format!(
-                    "INVALID_ARGUMENT: Error while parsing name_regex from {pattern}: not a regular expression"
-                );
-                return refuse(400, text);
+            Err(error) => {
+                let text = "INVALID_ARGUMENT: Error while parsing name_regex from";
+                return refuse(400, format!("{text} {pattern}: {error}"));
             }
         },
     };
@@ -162,7 +165,7 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
 }
 
 fn refuse(status: u16, text: String) -> Response {
-    Response::error(status, text).with_type("text/plain")
+    Response::error(status, text).with_type(PLAIN)
 }
 
 /// Everything, by sections, in Envoy's order.

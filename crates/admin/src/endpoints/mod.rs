@@ -7,6 +7,7 @@ mod lifecycle;
 mod listeners;
 mod logging;
 mod profilers;
+mod regular_expression;
 mod runtime;
 mod server;
 mod stats;

@@ -10,13 +10,13 @@ use outrider_stats::render::Json;
 use outrider_stats::render::Prometheus;
 use outrider_stats::render::PrometheusHistograms;
 use outrider_stats::render::Text as TextStats;
-use regex::Regex;
 
 use super::Parameter;
 use super::ParameterKind::Flag;
 use super::ParameterKind::OneOf;
 use super::ParameterKind::Text;
 use super::home::escape;
+use super::regular_expression;
 use crate::Admin;
 use crate::request::Request;
 use crate::response::HTML;
@@ -156,16 +156,10 @@ fn lazily<I: Iterator<Item = String>>(make: impl FnOnce() -> I) -> impl Iterator
 
 fn filter(request: &Request) -> Result<Filter, Response> {
     let name = request.parameter("filter").filter(|f| !f.is_empty());
-    let name = match name.map(|pattern| (Regex::new(&pattern), pattern)) {
-        None => None,
-        Some((Ok(regex), _)) => Some(regex),
-        Some((Err(_), pattern)) => {
-            return Err(Response::error(
-                400,
-                format!("Invalid re2 regex: {pattern}"),
-            ));
-        }
-    };
+    let name = name.map(|pattern| regular_expression::compile(&pattern));
+    let name = name
+        .transpose()
+        .map_err(|error| Response::error(400, format!("Invalid re2 regex: {error}")))?;
     let kind = match request.parameter("type").as_deref() {
         None | Some("" | "All") => None,
         Some("Counters") => Some(Kind::Counter),

@@ -51,7 +51,7 @@ impl Resolvers {
         let default = Settings::build(typed, old, tcp, &FieldPath::root())?;
         Ok(Resolvers {
             default: default.unwrap_or_default(),
-            stats: store.register(Scope::new("dns").name("cares")),
+            stats: store.register_unlisted(Scope::new("dns").name("cares")),
             made: Mutex::default(),
         })
     }
