@@ -5,6 +5,7 @@
 //! [`Authority`] among the request's extensions. Bodies are [`Body`]; every wait is bounded by back-pressure, never by a buffer.
 
 mod body;
+mod buffer;
 mod client;
 mod config;
 mod error;

@@ -1,4 +1,4 @@
-//! The client role of HTTP/2: a connection's task, its handle, and the requests on it.
+//! The client role of HTTP/2: a connection's task, and its handle.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -11,15 +11,11 @@ use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
-use std::task::ready;
 
 use bytes::Bytes;
-use h2::Reason;
 use h2::client::Builder;
-use h2::client::ResponseFuture;
 use h2::client::SendRequest;
 use http::Request;
-use http::Response;
 use outrider_net::Stream;
 use outrider_stats::Held;
 use tokio::time::Instant;
@@ -28,14 +24,13 @@ use crate::Body;
 use crate::ClientOptions;
 use crate::ConnectionEnd;
 use crate::EndCause;
-use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
 use crate::io::Io;
 use crate::stats::Http2Stats;
 
+use super::Exchange;
 use super::FRAME_HEAD;
-use super::RecvBody;
 use super::headers;
 use super::keepalive::Pinger;
 use super::pump::Pump;
@@ -173,13 +168,9 @@ impl Connection {
             meter.end_send();
         }
         self.note_request();
-        Ok(Exchange {
-            pump: Pump::new(stream, body, meter.clone()),
-            sent: ends,
-            answer: Answer::Head(response),
-            active: ActiveStream::new(self.clone()),
-            meter,
-        })
+        let pump = Pump::new(stream, body, meter.clone());
+        let active = ActiveStream::new(self.clone());
+        Ok(Exchange::new(pump, ends, response, active, meter))
     }
 
     /// Pings before the first request after a pause (`connection_idle_interval`).
@@ -224,7 +215,7 @@ impl fmt::Debug for Connection {
 }
 
 /// Counts one stream for as long as its exchange lives.
-struct ActiveStream {
+pub(super) struct ActiveStream {
     connection: Rc<Connection>,
     _gauge: Held<Http2Stats>,
 }
@@ -240,6 +231,10 @@ impl ActiveStream {
             connection,
             _gauge: gauge,
         }
+    }
+
+    pub(super) fn options(&self) -> &ClientOptions {
+        &self.connection.options
     }
 }
 
@@ -330,141 +325,5 @@ impl Driver {
             None if self.connection.is_draining() && !self.io.is_over() => EndCause::Local,
             None => EndCause::Remote,
         }
-    }
-}
-
-/// One request on a connection. Dropping it before both messages have ended resets the stream.
-pub(crate) struct Exchange {
-    pump: Pump,
-    /// The pump is done.
-    sent: bool,
-    answer: Answer,
-    active: ActiveStream,
-    meter: Rc<Meter>,
-}
-
-/// What is awaited of the answer.
-enum Answer {
-    Head(ResponseFuture),
-    Body(RecvBody),
-    Ended,
-}
-
-impl Exchange {
-    pub(crate) fn meter(&self) -> &Rc<Meter> {
-        &self.meter
-    }
-
-    pub(crate) fn request_sent(&self) -> bool {
-        self.sent
-    }
-
-    pub(crate) fn poll_response(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<()>, StreamError>> {
-        let pumped = self.poll_pump(cx);
-        let Answer::Head(response) = &mut self.answer else {
-            return Poll::Ready(Err(StreamError::LocalReset));
-        };
-        match Pin::new(response).poll(cx) {
-            Poll::Ready(Ok(response)) => {
-                let (head, body) = response.into_parts();
-                let size = headers::size(&head.headers);
-                self.meter.add_headers_received(size, size + FRAME_HEAD);
-                self.answer = Answer::Body(RecvBody::new(
-                    body,
-                    self.meter.clone(),
-                    self.active.connection.options.http2_stats.clone(),
-                ));
-                Poll::Ready(self.check(Response::from_parts(head, ())))
-            }
-            Poll::Ready(Err(error)) => {
-                self.answer = Answer::Ended;
-                Poll::Ready(Err(stream_error(&error)))
-            }
-            // The request failed by its own source, and the stream was reset: no answer will come.
-            Poll::Pending => match pumped {
-                Err(error) => Poll::Ready(Err(error)),
-                Ok(()) => Poll::Pending,
-            },
-        }
-    }
-
-    pub(crate) fn poll_informational(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        match &mut self.answer {
-            Answer::Head(response) => response
-                .poll_informational(cx)
-                .map_err(|error| stream_error(&error)),
-            Answer::Body(_) | Answer::Ended => Poll::Ready(None),
-        }
-    }
-
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame, StreamError>>> {
-        // An error of the request shows in the answer, or the peer did not care for the rest of it.
-        drop(self.poll_pump(cx));
-        let Answer::Body(body) = &mut self.answer else {
-            return Poll::Ready(None);
-        };
-        let frame = ready!(body.poll_frame(cx));
-        if body.is_end_stream() && frame.is_none() {
-            self.answer = Answer::Ended;
-        }
-        Poll::Ready(frame)
-    }
-
-    pub(crate) fn is_end_stream(&self) -> bool {
-        match &self.answer {
-            Answer::Head(_) => false,
-            Answer::Body(body) => body.is_end_stream(),
-            Answer::Ended => true,
-        }
-    }
-
-    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Result<(), StreamError> {
-        if self.sent {
-            return Ok(());
-        }
-        match self.pump.poll(cx) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(result) => {
-                self.sent = true;
-                result
-            }
-        }
-    }
-
-    /// `max_headers_count` and `max_response_headers_kb`.
-    fn check(&self, response: Response<()>) -> Result<Response<()>, StreamError> {
-        let options = &self.active.connection.options;
-        let limit = options.max_response_headers_kb.unwrap_or(60) as usize * 1024;
-        if headers::size(response.headers()) > limit
-            || response.headers().len() > options.max_headers_count as usize
-        {
-            options.http2_stats.header_overflow.inc();
-            return Err(StreamError::ProtocolError("http2.too_many_headers"));
-        }
-        Ok(response)
-    }
-}
-
-impl Drop for Exchange {
-    /// Tells the peer that nobody waits any more, with the code that Envoy gives.
-    fn drop(&mut self) {
-        if !self.sent || !self.is_end_stream() {
-            self.pump.reset(Reason::INTERNAL_ERROR);
-        }
-    }
-}
-
-impl fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").finish_non_exhaustive()
     }
 }

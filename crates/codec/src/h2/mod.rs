@@ -2,6 +2,7 @@
 //! time, stats and Envoy's policy.
 
 pub(crate) mod client;
+mod exchange;
 mod headers;
 mod keepalive;
 mod pump;
@@ -10,7 +11,7 @@ pub(crate) mod respond;
 pub(crate) mod server;
 mod watch;
 
-pub(crate) use client::Exchange;
+pub(crate) use exchange::Exchange;
 pub(crate) use recv::RecvBody;
 
 use h2::Reason;
