@@ -201,6 +201,26 @@ fn a_json_log_has_its_fields() {
 }
 
 #[test]
+fn every_example_is_a_good_file() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let mut files = 0;
+    for entry in fs::read_dir(examples).unwrap() {
+        let file = entry.unwrap().path().join("envoy.yaml");
+        if file.exists() {
+            let output = outrider(&["-c", file.to_str().unwrap(), "--mode", "validate"]);
+            assert!(
+                output.status.success(),
+                "{}: {}",
+                file.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+            files += 1;
+        }
+    }
+    assert!(files >= 4);
+}
+
+#[test]
 fn the_manifest_carries_the_very_file() {
     let file = include_str!("../../../examples/sidecar/envoy.yaml");
     let manifest = include_str!("../../../examples/sidecar/kubernetes.yaml");
