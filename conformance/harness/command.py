@@ -121,13 +121,22 @@ def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
     expected = case.expected(who)
     passed = expected is not None and outcome.observed == expected
     if not passed:
-        why = outcome.observed.get("harness") or ("nothing recorded yet" if expected is None else difference(expected, outcome.observed, ("recorded", who)))
+        why = outcome.observed.get("harness") or explanation(expected, outcome, who)
         shown = why if args.v else "\n".join(why.splitlines()[:args.lines])
         print(f"--- FAILED {case.name}\n{shown}")
         if outcome.notes.strip() and args.v:
             print(f"--- the proxy said:\n{outcome.notes[-2000:]}")
         sys.stdout.flush()
     return {"case": case.name, "area": case.name.split("/")[0], "passed": passed, "differs": case.spec.get("differs"), "seconds": round(outcome.seconds, 2)}
+
+
+def explanation(expected: dict | None, outcome: Outcome, who: str) -> str:
+    """Why a case failed: the difference, or what the proxy said when it did not even start."""
+    if expected is None:
+        return "nothing recorded yet"
+    if "start" in outcome.observed and "start" not in expected:
+        return f"{outcome.observed['start']}\n{outcome.notes.strip()[-1500:]}"
+    return difference(expected, outcome.observed, ("recorded", who))
 
 
 def summary(rows: list, seconds: float) -> None:
