@@ -28,13 +28,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = std::env::args()
         .nth(1)
         .ok_or("usage: outrider-proto-generator OUT")?;
+    std::fs::write(out, generate()?)?;
+    Ok(())
+}
+
+/// The bytes of the file.
+fn generate() -> Result<Vec<u8>, Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let set = FileSet::decode(std::fs::read(descriptor_set(here)?)?.as_slice())?;
     let extensions = std::fs::read_to_string(here.join("../support/extensions.txt"))?;
     let mut roots: Vec<String> = ROOTS.iter().map(|&root| root.to_owned()).collect();
     roots.extend(extension_types(&extensions));
-    std::fs::write(out, prune::prune(set, roots).encode_to_vec())?;
-    Ok(())
+    Ok(prune::prune(set, roots).encode_to_vec())
 }
 
 /// Where Cargo has put `envoy-types`.
@@ -63,4 +68,16 @@ fn extension_types(list: &str) -> impl Iterator<Item = String> + '_ {
         .filter(|line| !line.starts_with('#'))
         .flat_map(|line| line.split_whitespace().skip(2))
         .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_file_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy-v3.binpb");
+        assert!(
+            super::generate().unwrap() == std::fs::read(path).unwrap(),
+            "run `just proto`"
+        );
+    }
 }

@@ -24,6 +24,9 @@ mod well_known;
 
 pub(crate) use suggest::nearest;
 
+/// So many unknown fields get a suggestion: looking for the nearest name takes time, and nobody reads more.
+const SUGGESTIONS: usize = 200;
+
 /// Something wrong at a place.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
@@ -99,7 +102,11 @@ impl Reader {
                     }
                 }
                 None => {
-                    let text = suggest::no_such_field(message_type, &key.name);
+                    let text = if self.problems.len() + self.warnings.len() < SUGGESTIONS {
+                        suggest::no_such_field(message_type, &key.name)
+                    } else {
+                        format!("no such field in {}", message_type.name())
+                    };
                     self.unknown(key.mark, &path.field(key.name), text);
                 }
             }
