@@ -3,7 +3,7 @@
 //! The source is the descriptor set inside the crate `envoy-types`. Kept are `Bootstrap`, every extension message that
 //! `proto/support/extensions.txt` names, and whatever these refer to; comments, services and file options go.
 //!
-//! `outrider-proto-generator OUT` writes the file OUT.
+//! `just proto` runs it; its test compares.
 
 use std::error::Error;
 use std::path::Path;
@@ -19,16 +19,16 @@ mod descriptor;
 #[path = "../../../crates/config/build/prune.rs"]
 mod prune;
 
+/// What it writes.
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy-v3.binpb");
+
 const ROOTS: [&str; 2] = [
     "envoy.config.bootstrap.v3.Bootstrap",
     "envoy.config.route.v3.RouteConfiguration",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let out = std::env::args()
-        .nth(1)
-        .ok_or("usage: outrider-proto-generator OUT")?;
-    std::fs::write(out, generate()?)?;
+    std::fs::write(FILE, generate()?)?;
     Ok(())
 }
 
@@ -74,9 +74,8 @@ fn extension_types(list: &str) -> impl Iterator<Item = String> + '_ {
 mod tests {
     #[test]
     fn the_file_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy-v3.binpb");
         assert!(
-            super::generate().unwrap() == std::fs::read(path).unwrap(),
+            super::generate().unwrap() == std::fs::read(super::FILE).unwrap(),
             "run `just proto`"
         );
     }
