@@ -27,6 +27,7 @@ use outrider_config::duration;
 use outrider_http::access_log::AccessLog;
 use outrider_http::access_log::FlushOptions;
 use outrider_http::access_log::LogFiles;
+use outrider_http::access_log::WorkerLog;
 use outrider_net::BoundListener;
 use outrider_net::Timers;
 use outrider_stats::Store;
@@ -198,11 +199,12 @@ impl Process {
         let signals = Signals::new().map_err(system("cannot listen to signals"))?;
         let admin_listener = self.bind_admin(&built.admin).await?;
         let (control, store) = (self.control(&built, &bound), built.store.clone());
+        let timers = Timers::new();
+        tokio::task::spawn_local(timers.clone().run());
+        let admin_logs = built.admin_logs.iter().map(|log| log.worker(&timers));
+        let admin_logs: Rc<[WorkerLog]> = admin_logs.collect();
         if let Some(listener) = admin_listener {
-            let timers = Timers::new();
-            tokio::task::spawn_local(timers.clone().run());
-            let logs = built.admin_logs.iter().map(|log| log.worker(&timers));
-            let logs: Vec<_> = logs.collect();
+            let logs = admin_logs.clone();
             let admin = Admin::new(built.admin, store.clone(), Rc::new(Handle(control.clone())))
                 .with_access_log(Box::new(move |request| admin_log::write(&logs, request)));
             tokio::task::spawn_local(outrider_admin::serve(listener, Rc::new(admin)));
@@ -239,6 +241,7 @@ impl Process {
             // A worker that panicked has ended all the same.
             let _ = worker.join();
         }
+        admin_logs.iter().for_each(WorkerLog::flush);
         control.log_files.finish();
         log::info!(target: "main", "main dispatch loop exited");
         Ok(())

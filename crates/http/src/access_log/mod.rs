@@ -240,6 +240,11 @@ impl WorkerLog {
         self.buffer.add(|out| self.format.write(stream, out));
     }
 
+    /// Hands over what there is, for whoever cannot let go of the log before [`LogFiles::finish`].
+    pub fn flush(&self) {
+        self.buffer.hand_over();
+    }
+
     /// Writes a request that no connection manager served.
     pub fn log_exchange(&self, exchange: &Exchange<'_>) {
         self.log(&exchange.stream());

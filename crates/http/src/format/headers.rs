@@ -195,7 +195,7 @@ impl HeaderOperator {
                     return Kind::Absent;
                 };
                 if *decoded {
-                    percent_decode(query.as_bytes(), out);
+                    decode_legal(query.as_bytes(), out);
                 } else {
                     out.extend_from_slice(query.as_bytes());
                 }
@@ -294,6 +294,33 @@ impl Name {
             _ => None,
         }
     }
+}
+
+/// Appends a query as Envoy's `DECODED` shows it: `%XX` as the character only where a URL may hold that as it is; a `%` that
+/// begins no escape is left out, unless the query ends in it.
+fn decode_legal(query: &[u8], out: &mut Vec<u8>) {
+    let mut rest = query;
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        let Some(escape) = rest.get(..3) else { break };
+        let mut byte = Vec::new();
+        percent_decode(escape, &mut byte);
+        match *byte {
+            [byte]
+                if byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&byte) =>
+            {
+                out.push(byte);
+                rest = &rest[3..];
+            }
+            [_] => {
+                out.extend_from_slice(escape);
+                rest = &rest[3..];
+            }
+            _ => rest = &rest[1..],
+        }
+    }
+    out.extend_from_slice(rest);
 }
 
 /// Appends `text` with each `%XX` as the byte that it stands for; a `%` that is none stays.

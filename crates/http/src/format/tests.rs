@@ -123,6 +123,20 @@ fn headers_paths_and_queries() {
 }
 
 #[test]
+fn a_decoded_query_keeps_what_a_url_may_not_hold() {
+    for (query, expected) in [
+        ("a=%41%20%2B%26%3D%25", "a=A%20+&=%"),
+        ("a+b=%e2%82%ac", "a+b=%e2%82%ac"),
+        ("x=%zz&y=%4", "x=zz&y=%4"),
+        ("a=%7e%00x", "a=~%00x"),
+        ("a=%5B%22%3C%2f%3a%3F%40", "a=[%22%3C/:?@"),
+    ] {
+        let stream = stream(head("GET", "h", &format!("/?{query}"), &[]));
+        assert_eq!(print("%QUERY_PARAMS(DECODED)%", &stream), expected);
+    }
+}
+
+#[test]
 fn facts_of_a_reply_of_our_own() {
     let stream = direct();
     for (format, expected) in [
