@@ -14,7 +14,8 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
     (r"(x-envoy-expected-rq-timeout-ms: )(?!15000\b)\d+", r"\1<ms>"),
     (r"(user-agent: grpc-python)[^\n\"]*", r"\1"),
     (r"(user-agent: grpc-\w+)/[\w.+ ()/;-]*", r"\1"),
-    (r"[0-9a-f]{40}/1\.\d+\.\d+/[A-Za-z-]+/[A-Z]+/[A-Za-z0-9-]+", "<version>"),
+    (r"(?:[0-9a-f]{40}|outrider-\d+\.\d+\.\d+)/1\.\d+\.\d+/[A-Za-z-]+/[A-Z]+/[A-Za-z0-9-]+", "<version>"),
+    (r"\S+(  version: <version>)", r"<program>\1"),
     (r"\b(127\.\d+\.\d+\.\d+|\[::1\]):\d{4,5}\b", r"\1:<port>"),
 ]]
 

@@ -57,8 +57,8 @@ pub struct ListenerConfig {
     /// By chain number; the default chain is the last.
     chain_names: Vec<Arc<str>>,
     chains: FilterChains,
-    /// Empty when `bind_to_port` is off.
     binds: Vec<Bind>,
+    bind_to_port: bool,
     reuse_port: bool,
     exact_balance: bool,
     /// The kernel cuts it to `net.core.somaxconn`.
@@ -131,7 +131,8 @@ impl ListenerConfig {
             },
             chain_names,
             chains,
-            binds: if bound { binds } else { Vec::new() },
+            binds,
+            bind_to_port: bound,
             reuse_port: listener.enable_reuse_port.unwrap_or(true),
             exact_balance: listener.connection_balance_config.is_some(),
             backlog: i32::try_from(backlog).unwrap_or(i32::MAX),
@@ -156,7 +157,7 @@ impl ListenerConfig {
         self.direction == TrafficDirection::Inbound
     }
 
-    /// All addresses, as the config writes them; none when `bind_to_port` is off.
+    /// All addresses, as the config writes them.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.binds.iter().map(|bind| &bind.address)
     }

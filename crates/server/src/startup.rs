@@ -286,7 +286,7 @@ impl Process {
             .add(built.loaded.warnings.len() as u64);
         let listeners = bound.iter().map(|(plan, sockets)| ListenerView {
             name: plan.config.name.to_string(),
-            addresses: sockets.addresses().cloned().collect(),
+            addresses: sockets.addresses(),
         });
         let control = Control {
             listeners: listeners.collect(),

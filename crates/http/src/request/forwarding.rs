@@ -165,13 +165,15 @@ impl Forwarding {
     /// `x-forwarded-for`, `-port` and `-proto`.
     fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo) {
         let first_hop = self.xff_num_trusted_hops == 0;
-        if self.use_remote_address && !self.skip_xff_append {
-            let address = match connection.remote.ip() {
-                Some(address) if address.ip().is_loopback() => self.local_address.to_string(),
-                Some(address) if self.mapped_ipv4 && address.is_ipv4() => {
-                    format!("::FFFF:{}", address.ip())
-                }
-                _ => connection.remote.host(),
+        // A client on a UNIX socket has no address to forward.
+        if self.use_remote_address
+            && !self.skip_xff_append
+            && let Some(address) = connection.remote.ip()
+        {
+            let address = match address.ip() {
+                ip if ip.is_loopback() => self.local_address.to_string(),
+                ip if self.mapped_ipv4 && ip.is_ipv4() => format!("::FFFF:{ip}"),
+                ip => ip.to_string(),
             };
             append(headers, &names::FORWARDED_FOR, &address, ",");
         }

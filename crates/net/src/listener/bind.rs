@@ -64,13 +64,13 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 impl ListenerConfig {
-    /// Binds all addresses, once for each of `workers` workers.
+    /// Binds all addresses, once for each of `workers` workers; none when `bind_to_port` is off.
     ///
     /// # Errors
     /// The first address that cannot be bound.
     pub fn bind(self: &Arc<ListenerConfig>, workers: u32) -> Result<BoundListener, BindError> {
         let mut binds = Vec::new();
-        for bind in &self.binds {
+        for bind in self.binds.iter().filter(|_| self.bind_to_port) {
             binds.push(self.bind_one(bind, workers).map_err(|error| BindError {
                 listener: self.name.clone(),
                 message: format!("cannot bind '{}': {}", bind.address, plain(&error)),
@@ -168,9 +168,12 @@ impl BoundListener {
         &self.config
     }
 
-    /// The addresses, with the ports that the kernel chose.
-    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.binds.iter().map(|bind| &bind.address)
+    /// The addresses, with the ports that the kernel chose; as the config writes them when `bind_to_port` is off.
+    pub fn addresses(&self) -> Vec<Address> {
+        if self.binds.is_empty() {
+            return self.config.addresses().cloned().collect();
+        }
+        self.binds.iter().map(|bind| bind.address.clone()).collect()
     }
 
     /// Lets the kernel take connections. Until workers accept, they wait in its queue.

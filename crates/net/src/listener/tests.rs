@@ -70,7 +70,7 @@ async fn with_listener<F: Future<Output = ()>>(
     let store = Store::new();
     let config = build(&listener).unwrap();
     let bound = config.bind(workers).unwrap();
-    let addresses = bound.addresses().cloned().collect();
+    let addresses = bound.addresses();
     bound.listen().unwrap();
     let local = tokio::task::LocalSet::new();
     let stop = Drain::new();
@@ -295,7 +295,7 @@ async fn stopping_closes_the_sockets_and_keeps_connections() {
     let config = build(&listener(socket_address("127.0.0.1", false))).unwrap();
     let bound = config.bind(1).unwrap();
     bound.listen().unwrap();
-    let address = bound.addresses().next().unwrap().clone();
+    let address = bound.addresses().remove(0);
     let cx = Rc::new(WorkerCx::new(0, Store::new(), 1));
     let stop = Drain::new();
     let listener = Listener::new(config, vec![Rc::new(Teller(0))], Limits::default(), &cx);
