@@ -232,6 +232,17 @@ impl Respond {
         }
     }
 
+    /// What is wrong with the request's body, as long as the client can be told: what to answer, whatever else the
+    /// request's handling came to because of it.
+    #[must_use]
+    pub fn malformed_body(&self) -> Option<MalformedRequest> {
+        match &self.0 {
+            Kind::H1(respond) => respond.malformed_body(),
+            // The crate has reset the stream.
+            Kind::H2(_) => None,
+        }
+    }
+
     /// Sends an interim answer: 100, 103.
     pub fn informational(&mut self, head: Response<()>) -> Result<(), StreamError> {
         match &mut self.0 {

@@ -9,6 +9,7 @@ use std::task::Poll;
 use outrider_codec::Respond;
 use outrider_codec::StreamError;
 
+use crate::ResponseFlag;
 use crate::deadlines::Deadlines;
 use crate::deadlines::Expired;
 use crate::local_reply::LocalReply;
@@ -53,7 +54,15 @@ impl Wait<'_> {
     pub(crate) async fn until<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stop> {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            let outcome = future.as_mut().poll(cx);
+            if let Some(error) = self.respond.malformed_body() {
+                // Whatever came out is only what the broken body has led to.
+                let reply = LocalReply::new(error.status, error.details)
+                    .body(error.body.into_owned())
+                    .flag(ResponseFlag::DownstreamProtocolError);
+                return Poll::Ready(Err(Stop::from(reply)));
+            }
+            if let Poll::Ready(output) = outcome {
                 return Poll::Ready(Ok(output));
             }
             if let Poll::Ready(error) = self.respond.poll_reset(cx) {

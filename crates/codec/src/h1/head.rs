@@ -272,11 +272,12 @@ fn split_line(bytes: &[u8], from: usize) -> (std::ops::Range<usize>, usize) {
 
 fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), HeadError> {
     let mut parts = line.splitn(3, |&byte| byte == b' ');
-    let (Some(method), Some(target), Some(version)) = (parts.next(), parts.next(), parts.next())
-    else {
+    let (Some(method), Some(target)) = (parts.next(), parts.next()) else {
         return Err(HeadError::CODEC);
     };
     let method = target::known_method(method).ok_or(HeadError::CODEC)?;
+    // Without a version, the line is one of HTTP/0.9.
+    let version = parts.next().ok_or(HeadError::LOW_VERSION)?;
     if target.is_empty() || target.iter().any(|&byte| byte <= b' ' || byte >= 0x7f) {
         return Err(HeadError::CODEC);
     }

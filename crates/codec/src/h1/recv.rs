@@ -14,6 +14,7 @@ use crate::StreamError;
 
 use super::framing::Framing;
 use super::framing::Piece;
+use super::head::HeadError;
 use super::head::Limits;
 use super::transport::Filled;
 use super::transport::Transport;
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) closing: Cell<bool>,
     /// Nothing that follows on the connection can be trusted, in either direction.
     pub(super) broken: Cell<bool>,
+    /// The current request's body broke its framing: the client gets an answer if it has none yet, then the end.
+    pub(super) malformed: Cell<bool>,
 }
 
 impl Shared {
@@ -46,6 +49,9 @@ impl Shared {
         loop {
             if transport.ended || transport.has_failed() || self.broken.get() {
                 return Poll::Ready(StreamError::ConnectionTermination);
+            }
+            if self.malformed.get() {
+                return Poll::Ready(StreamError::ProtocolError(HeadError::CODEC.details));
             }
             if !self.is_request_read() || transport.input.len() >= READ_AHEAD {
                 return Poll::Pending;
@@ -63,8 +69,10 @@ impl Shared {
                 Ok(Some(piece)) => return Poll::Ready(Ok(piece)),
                 Ok(None) => {}
                 Err(_) => {
-                    self.broken.set(true);
-                    return Poll::Ready(Err(StreamError::ProtocolError("http1.codec_error")));
+                    self.malformed.set(true);
+                    self.closing.set(true);
+                    let details = HeadError::CODEC.details;
+                    return Poll::Ready(Err(StreamError::ProtocolError(details)));
                 }
             }
             match ready!(transport.poll_fill(cx, true)) {

@@ -15,6 +15,7 @@ use http::header;
 
 use crate::Body;
 use crate::Frame;
+use crate::MalformedRequest;
 use crate::Meter;
 use crate::ServerOptions;
 use crate::StreamError;
@@ -22,6 +23,7 @@ use crate::StreamError;
 use super::encode;
 use super::encode::BodyCoding;
 use super::encode::ResponseContext;
+use super::head::HeadError;
 use super::recv::Shared;
 use super::sink::BodySink;
 
@@ -72,6 +74,10 @@ impl Respond {
 
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         self.shared.poll_gone(cx)
+    }
+
+    pub(crate) fn malformed_body(&self) -> Option<MalformedRequest> {
+        (self.shared.malformed.get() && !self.begun).then(|| HeadError::CODEC.into_malformed())
     }
 
     pub(crate) fn informational(&mut self, head: &Response<()>) {

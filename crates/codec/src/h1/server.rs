@@ -30,6 +30,7 @@ use crate::life::Life;
 
 use super::framing::Framing;
 use super::head;
+use super::head::HeadError;
 use super::head::Limits;
 use super::head::RequestHead;
 use super::recv::RecvBody;
@@ -56,6 +57,7 @@ pub(crate) async fn serve<H: Handler>(
         keep_trailers: options.http1.enable_trailers,
         closing: Cell::new(false),
         broken: Cell::new(false),
+        malformed: Cell::new(false),
     });
     // Not held for as long as the connection lives.
     drop(already);
@@ -76,10 +78,13 @@ pub(crate) async fn serve<H: Handler>(
             Next::Request(head) => match connection.serve(head).await {
                 After::KeepAlive => {}
                 After::Closed => return connection.close(false, EndCause::Local).await,
-                After::ClosedEarly => return connection.close(true, EndCause::Local).await,
+                After::ClosedEarly => {
+                    let cause = connection.body_fault().unwrap_or(EndCause::Local);
+                    return connection.close(true, cause).await;
+                }
                 After::Gone => {
                     return ConnectionEnd {
-                        cause: EndCause::Remote,
+                        cause: connection.body_fault().unwrap_or(EndCause::Remote),
                         active_streams: 1,
                     };
                 }
@@ -230,6 +235,15 @@ impl<H: Handler> Connection<H> {
         } else {
             After::KeepAlive
         }
+    }
+
+    /// The end that a broken request body leads to.
+    fn body_fault(&self) -> Option<EndCause> {
+        let details = HeadError::CODEC.details;
+        self.shared
+            .malformed
+            .get()
+            .then_some(EndCause::ProtocolError(details))
     }
 
     /// Closes; when the client may still be sending, lets it read our last words first (`delayed_close_timeout`).

@@ -41,10 +41,10 @@ impl Handler for Echo {
         let response = match head.uri.path() {
             "/echo" => match read_all(&mut body).await {
                 Ok(bytes) => Response::new(Body::full(bytes)),
-                Err(error) => Response::builder()
-                    .status(400)
-                    .body(Body::full(error.to_string()))
-                    .unwrap(),
+                Err(error) => match respond.malformed_body() {
+                    Some(malformed) => return self.malformed(malformed, respond).await,
+                    None => Response::new(Body::full(error.to_string())),
+                },
             },
             "/stream" => Response::new(body),
             "/early" => Response::builder()
@@ -159,6 +159,21 @@ async fn a_malformed_request_is_answered_and_is_the_last() {
             text,
             "HTTP/1.1 400 Bad Request\r\ncontent-length: 11\r\nconnection: close\r\n\r\nBad Request"
         );
+        assert_eq!(
+            end.cause,
+            crate::EndCause::ProtocolError("http1.codec_error")
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_malformed_body_is_answered_while_nothing_was_sent() {
+    local(|timers| async move {
+        let request = b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n";
+        let (text, end) = transcript(timers, vec![request.to_vec()]).await;
+        assert!(text.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{text}");
+        assert!(text.ends_with("Bad Request"), "{text}");
         assert_eq!(
             end.cause,
             crate::EndCause::ProtocolError("http1.codec_error")

@@ -77,6 +77,7 @@ fn refuses_with_envoys_status_and_details() {
         ("GET /\u{e9} HTTP/1.1\r\n\r\n", 400, "http1.codec_error"),
         ("GET foo HTTP/1.1\r\n\r\n", 400, "http1.codec_error"),
         ("GET / HTTP/1.0\r\n\r\n", 426, "low_version"),
+        ("GET /\r\n\r\n", 426, "low_version"),
         ("GET / HTTP/2.0\r\n\r\n", 426, "low_version"),
         (
             "GET / HTTP/1.1\r\nX-A : b\r\n\r\n",
