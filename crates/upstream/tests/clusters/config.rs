@@ -90,6 +90,16 @@ fn what_envoy_refuses_is_refused() {
                 "{path}.common_http_protocol_options.max_requests_per_connection: Only one of max_requests_per_connection from Cluster or HttpProtocolOptions can be specified"
             ),
         ),
+    ] {
+        assert_eq!(errors(&[cluster(&fields)]), want);
+    }
+}
+
+#[test]
+fn what_envoy_refuses_of_balancing_and_connecting_is_refused() {
+    let one = hosts(&["1.2.3.4"]);
+    let path = "static_resources.clusters[0]";
+    for (fields, want) in [
         (
             format!("{one}, lb_policy: CLUSTER_PROVIDED"),
             format!(
