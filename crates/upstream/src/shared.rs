@@ -117,6 +117,7 @@ impl HostsPublisher {
         stats.membership_change.add(changes);
         stats.membership_healthy.set(count(HealthStatus::Healthy));
         stats.membership_degraded.set(count(HealthStatus::Degraded));
+        stats.membership_excluded.set(count(HealthStatus::Draining));
         stats.membership_total.set(set.iter().count() as u64);
         self.cluster.hosts.store(Arc::new(set));
         self.changed.send_replace(());

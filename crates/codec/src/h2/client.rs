@@ -101,12 +101,15 @@ pub(crate) async fn connect(
     };
     let run = async move {
         let cause = poll_fn(|cx| driver.poll(cx)).await;
-        let end = ConnectionEnd {
-            cause,
-            active_streams: driver.connection.active.get(),
-        };
         driver.connection.stop();
-        end
+        ConnectionEnd {
+            cause,
+            active_streams: match cause {
+                // It waited for its streams, though their exchanges may not have been dropped yet.
+                EndCause::Local => 0,
+                _ => driver.connection.active.get(),
+            },
+        }
     };
     Ok((connection, run))
 }
@@ -269,6 +272,17 @@ impl Driver {
             if let Poll::Ready(result) = Pin::new(&mut self.h2).poll(cx) {
                 return Poll::Ready(self.end(result.err().as_ref()));
             }
+            if self.io.with_watch(|watch| watch.counts().malformed)
+                && !self
+                    .connection
+                    .options
+                    .http2
+                    .stream_error_on_invalid_message
+            {
+                // As in Envoy, a malformed answer ends its connection.
+                let details = "http2.violation.of.messaging.rule";
+                return Poll::Ready(EndCause::ProtocolError(details));
+            }
             if !self.poll_policy(cx) {
                 break;
             }
@@ -316,12 +330,18 @@ impl Driver {
     }
 
     fn end(&self, error: Option<&h2::Error>) -> EndCause {
-        match self.io.with_watch(|watch| watch.counts().violation) {
+        let (violation, goaway) = self.io.with_watch(|watch| {
+            let counts = watch.counts();
+            (counts.violation, counts.goaway_received)
+        });
+        match violation {
             _ if self.dead => EndCause::KeepaliveTimeout,
             Some(details) => EndCause::ProtocolError(details),
             None if error.is_some_and(h2::Error::is_library) => {
                 EndCause::ProtocolError("http2.protocol_error")
             }
+            // The peer said when to close, and it was this side that did.
+            None if goaway && error.is_none() => EndCause::Local,
             None if self.connection.is_draining() && !self.io.is_over() => EndCause::Local,
             None => EndCause::Remote,
         }

@@ -198,6 +198,8 @@ impl Counts {
                     self.malformed = true;
                 }
             }
+            // The `h2` crate answers GOAWAY with its own, which Envoy does not send.
+            GOAWAY if self.goaway_received => {}
             GOAWAY => stats.goaway_sent.inc(),
             _ => {}
         }

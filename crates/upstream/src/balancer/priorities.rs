@@ -223,7 +223,8 @@ impl Availability {
                 })
                 .sum()
         };
-        let total = sum(|_| true).max(1);
+        // Hosts that are told to drain are no sign of trouble.
+        let total = sum(|health| health != HealthStatus::Draining).max(1);
         let healthy = sum(|health| health == HealthStatus::Healthy);
         let degraded = sum(|health| health == HealthStatus::Degraded);
         let factor = u64::from(config.overprovisioning_factor);

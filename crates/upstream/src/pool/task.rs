@@ -264,7 +264,7 @@ impl Life {
         let stats = &self.cx.stats;
         stats.upstream_rq_per_cx.record(connection.requests());
         let local = end.cause.is_local();
-        // An HTTP/1 answer said `connection: close`: nobody on this side has asked for the end.
+        // The peer said so, by `connection: close` or GOAWAY: nobody on this side has asked for the end.
         if connection.is_open() && end.cause == EndCause::Local && end.active_streams == 0 {
             stats.upstream_cx_close_notify.inc();
         }
