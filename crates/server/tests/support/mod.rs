@@ -1,5 +1,7 @@
 //! The binary as a child process, for tests.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::fs;
 use std::io::Read;
 use std::io::Write;
