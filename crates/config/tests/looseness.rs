@@ -359,6 +359,18 @@ fn documents() {
         ),
         ("- a", Rejects("got a list")),
         ("{}", Accepts),
+        (
+            "stats_config: {histogram_bucket_settings: {match: {prefix: a}, buckets: [1, 2]}}",
+            Accepts,
+        ),
+        (
+            "stats_config: {histogram_bucket_settings: {match: {prefix: a}, buckets: [1, 1]}}",
+            Rejects("unique items"),
+        ),
+        (
+            "stats_config: {histogram_bucket_settings: {match: {prefix: a}, buckets: [0]}}",
+            Rejects("buckets[0]: value must be greater than 0"),
+        ),
         ("node: {id: 1}", Rejects("node.id: expected a string")),
         (
             "node: {id: no}",

@@ -115,6 +115,9 @@ impl Options {
 
 fn add_tag(tags: &mut TagRules, tag: &TagSpecifier, path: &FieldPath, errors: &mut ConfigErrors) {
     let name = &tag.tag_name;
+    if name.is_empty() {
+        return errors.push(&path.field("tag_name"), "tag_name cannot be empty");
+    }
     match &tag.tag_value {
         Some(TagValue::FixedValue(value)) => tags.add_fixed(name, value),
         Some(TagValue::Regex(regex)) if !regex.is_empty() => match Regex::new(regex) {
@@ -309,6 +312,7 @@ mod tests {
         };
         let config = StatsConfig {
             stats_tags: vec![
+                tag("", Some(TagValue::FixedValue("x".into()))),
                 tag("foo", None),
                 tag("bar", Some(TagValue::Regex("(".into()))),
                 tag("envoy.cluster_name", None),
@@ -318,7 +322,11 @@ mod tests {
         let path = FieldPath::root().field("stats_config");
         let errors = Options::build(&config, &[], &path).unwrap_err();
         let paths: Vec<_> = errors.0.iter().map(|e| e.path.to_string()).collect();
-        let want = ["stats_tags[0].tag_name", "stats_tags[1].regex"];
+        let want = [
+            "stats_tags[0].tag_name",
+            "stats_tags[1].tag_name",
+            "stats_tags[2].regex",
+        ];
         assert_eq!(paths, want.map(|field| format!("stats_config.{field}")));
     }
 }

@@ -401,6 +401,7 @@ fn list(rule: &Rule, items: &[Item]) -> Option<String> {
             let is_new = |item: &Item| match &item.value {
                 Value::Message(message) => seen.insert(wire::encode(message)),
                 Value::String(text) => seen.insert(text.clone().into_bytes()),
+                Value::Double(number) => seen.insert(number.to_le_bytes().to_vec()),
                 Value::Enum(number) => seen.insert(number.to_le_bytes().to_vec()),
                 Value::Uint(number) => seen.insert(number.to_le_bytes().to_vec()),
                 _ => true,
