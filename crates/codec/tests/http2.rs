@@ -209,12 +209,13 @@ async fn a_dropped_exchange_resets_the_stream() {
 async fn draining_lets_open_streams_finish_and_takes_no_new_ones() {
     on_worker(|timers| async move {
         let options = server_options(&timers);
-        let drain = options.drain.clone();
+        let (drain, stats) = (options.drain.clone(), options.stats.clone());
         let (client, _) = connected(&timers, options).await;
         let mut exchange = client.send(request("/large", Body::Empty)).unwrap();
         poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         drain.begin();
         settle().await;
+        assert_eq!(stats.downstream_cx_drain_close.value(), 1);
         assert!(client.is_draining());
         assert_eq!(client.capacity(), 0);
         let (bytes, _) = collect(exchange.into_body()).await.unwrap();
@@ -361,6 +362,26 @@ async fn an_idle_connection_is_told_to_go() {
         drop(raw);
         assert_eq!(served.await.unwrap().cause, EndCause::Local);
         assert_eq!(stats.downstream_cx_idle_timeout.value(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stays_is_left_after_the_drain_timeout() {
+    on_worker(|timers| async move {
+        let options = server_options(&timers);
+        let drain = options.drain.clone();
+        let (mut raw, _, served) = raw_client(options).await;
+        settle().await;
+        drain.begin();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(raw.next().await.unwrap().kind, GOAWAY);
+        assert_eq!(raw.next().await.unwrap().kind, PING);
+        assert_eq!(raw.next().await.unwrap().kind, GOAWAY);
+        assert!(begun.elapsed() >= Duration::from_secs(5));
+        assert_eq!(raw.next().await, None);
+        drop(raw);
+        assert_eq!(served.await.unwrap().cause, EndCause::Local);
     })
     .await;
 }

@@ -120,6 +120,10 @@ impl Respond {
         if !shared.is_request_read() {
             shared.closing.set(true);
         }
+        if !shared.closing.get() && self.options.drain.is_draining() {
+            self.options.stats.downstream_cx_drain_close.inc();
+            shared.closing.set(true);
+        }
         let has_length = head.headers().contains_key(header::CONTENT_LENGTH);
         if self.of.version == Version::HTTP_10 && !ends && !has_length {
             shared.closing.set(true);

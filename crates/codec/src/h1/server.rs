@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::Future;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Context;
@@ -64,7 +63,6 @@ pub(crate) async fn serve<H: Handler>(
     let mut connection = Connection {
         waiting: Waiting {
             life: Life::new(&options),
-            draining: Some(Box::pin(options.drain.wait())),
             head_timer: options.timers.timer(),
             head_begun: false,
             searched: 0,
@@ -137,7 +135,6 @@ struct Connection<H> {
 /// What is looked at while no request is being served.
 struct Waiting {
     life: Life,
-    draining: Option<Pin<Box<dyn Future<Output = ()>>>>,
     /// `request_headers_timeout`, from a head's first byte.
     head_timer: Timer,
     head_begun: bool,
@@ -282,12 +279,6 @@ impl Waiting {
         options: &ServerOptions,
         cx: &mut Context<'_>,
     ) -> Poll<Next> {
-        if let Some(drain) = &mut self.draining
-            && drain.as_mut().poll(cx).is_ready()
-        {
-            self.draining = None;
-            shared.closing.set(true);
-        }
         let mut transport = shared.transport.borrow_mut();
         loop {
             let taken = head::take_request(

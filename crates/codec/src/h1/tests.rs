@@ -225,6 +225,23 @@ async fn a_client_that_leaves_is_noticed() {
     .await;
 }
 
+#[tokio::test]
+async fn a_draining_server_closes_after_the_next_response() {
+    local(|timers| async move {
+        let options = Rc::new(options(&timers));
+        options.drain.begin();
+        let (mut client, server) = UnixStream::pair().unwrap();
+        spawn_local(serve(Stream::Unix(server), options.clone(), Rc::new(Echo)));
+        let request = b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert_eq!(options.stats.downstream_cx_drain_close.value(), 1);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn slow_heads_and_idle_connections_time_out() {
     local(|timers| async move {

@@ -82,6 +82,7 @@ impl Respond {
         let Phase::Head(respond) = &mut self.phase else {
             return Err(StreamError::LocalReset);
         };
+        self.streams.close_if_draining();
         let (head, body) = response.into_parts();
         let ends = self.head_request || body.is_end_stream();
         let size = headers::size(&head.headers);

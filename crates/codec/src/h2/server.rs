@@ -21,6 +21,7 @@ use h2::server::SendResponse;
 use http::Method;
 use http::Request;
 use outrider_net::Stream;
+use outrider_net::Timer;
 use outrider_stats::Held;
 
 use crate::Body;
@@ -56,7 +57,7 @@ pub(crate) async fn serve<H: Handler>(
     let watch = FrameWatch::server(&options.http2, options.http2_stats.clone());
     let io = Io::new(socket, watch, options.stats.clone());
     options.http2_stats.nghttp2_downstream_connections.inc();
-    let streams = Rc::new(Streams::new(io.clone()));
+    let streams = Rc::new(Streams::new(io.clone(), options.clone()));
     let unread = io.unread(&already);
     // Not held for as long as the connection lives.
     drop(already);
@@ -154,11 +155,13 @@ pub(super) struct Streams {
     closing: Cell<bool>,
     task: RefCell<Option<Waker>>,
     io: Io<FrameWatch>,
+    options: Rc<ServerOptions>,
 }
 
 impl Streams {
-    fn new(io: Io<FrameWatch>) -> Streams {
+    fn new(io: Io<FrameWatch>, options: Rc<ServerOptions>) -> Streams {
         Streams {
+            options,
             active: Cell::new(0),
             closing: Cell::new(false),
             task: RefCell::new(None),
@@ -171,6 +174,14 @@ impl Streams {
         self.closing.set(true);
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
+        }
+    }
+
+    /// The same, when the server drains; looked at with each response, as a gradual drain asks ever more often.
+    pub(super) fn close_if_draining(&self) {
+        if !self.closing.get() && self.options.drain.is_draining() {
+            self.options.stats.downstream_cx_drain_close.inc();
+            self.close();
         }
     }
 
@@ -218,8 +229,9 @@ struct Connection<H> {
     life: Life,
     pinger: Option<Pinger>,
     options: Rc<ServerOptions>,
-    /// GOAWAY was sent.
-    leaving: bool,
+    /// Set with the first GOAWAY: after `drain_timeout` the connection goes as soon as it has no streams, whatever the
+    /// client makes of the GOAWAY.
+    leaving: Option<Timer>,
     /// Why this side has cut the connection off.
     cut: Option<EndCause>,
 }
@@ -247,7 +259,7 @@ impl<H: Handler> Connection<H> {
             life,
             pinger,
             options: options.clone(),
-            leaving: false,
+            leaving: None,
             cut: None,
         }
     }
@@ -349,6 +361,7 @@ impl<H: Handler> Connection<H> {
         };
         if drained {
             self.draining = None;
+            self.streams.close_if_draining();
         }
         let stats = &self.options.stats;
         let expired = match self.life.poll(self.streams.active.get(), cx) {
@@ -362,19 +375,35 @@ impl<H: Handler> Connection<H> {
             }
             None => false,
         };
-        if drained || expired || self.streams.closing.get() {
-            return self.leave();
+        if expired || self.streams.closing.get() {
+            return self.leave() || self.poll_left(cx);
         }
         false
     }
 
     /// Begins the two steps of GOAWAY; true unless they had begun.
     fn leave(&mut self) -> bool {
-        if self.leaving {
+        if self.leaving.is_some() {
             return false;
         }
-        self.leaving = true;
+        self.streams.closing.set(true);
+        let mut timer = self.options.timers.timer();
+        timer.set(Some(self.options.timers.now() + self.options.drain_timeout));
+        self.leaving = Some(timer);
         self.h2.graceful_shutdown();
+        true
+    }
+
+    /// Ends a connection whose client stays after `drain_timeout`; true when that was now.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(timer) = &mut self.leaving else {
+            return false;
+        };
+        if timer.poll_elapsed(cx).is_pending() || self.streams.active.get() > 0 {
+            return false;
+        }
+        timer.set(None);
+        self.h2.abrupt_shutdown(Reason::NO_ERROR);
         true
     }
 
@@ -393,7 +422,7 @@ impl<H: Handler> Connection<H> {
             (None, None) if error.is_some_and(h2::Error::is_library) => {
                 EndCause::ProtocolError("http2.protocol_error")
             }
-            (None, None) if self.leaving && !self.io.is_over() => EndCause::Local,
+            (None, None) if self.leaving.is_some() && !self.io.is_over() => EndCause::Local,
             (None, None) => EndCause::Remote,
         }
     }
