@@ -271,15 +271,31 @@ impl Life {
         if matches!(end.cause, EndCause::ProtocolError(_)) {
             stats.upstream_cx_protocol_error.inc();
         }
-        if end.active_streams > 0 {
-            stats.upstream_cx_destroy_with_active_rq.inc();
-            if local {
-                stats.upstream_cx_destroy_local_with_active_rq.inc();
-            } else {
-                stats.upstream_cx_destroy_remote_with_active_rq.inc();
-            }
-        }
+        self.cut_off(connection, &end);
         self.destroyed(local);
+    }
+
+    /// Counts the requests that the end cut off.
+    fn cut_off(&self, connection: &Connection, end: &ConnectionEnd) {
+        if end.active_streams == 0 {
+            return;
+        }
+        let stats = &self.cx.stats;
+        if connection.info.protocol == Version::HTTP_2 {
+            let cut = end.active_streams as u64;
+            if matches!(end.cause, EndCause::ProtocolError(_)) {
+                // Envoy resets the streams first, and then closes a connection without any.
+                stats.upstream_rq_tx_reset.add(cut);
+                return;
+            }
+            stats.upstream_rq_pending_failure_eject.add(cut);
+        }
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        if end.cause.is_local() {
+            stats.upstream_cx_destroy_local_with_active_rq.inc();
+        } else {
+            stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        }
     }
 
     fn destroyed(&self, local: bool) {
