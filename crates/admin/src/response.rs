@@ -14,8 +14,8 @@ pub(crate) struct Response {
 }
 
 pub(crate) const TEXT: &str = "text/plain; charset=UTF-8";
-/// What Envoy's `/config_dump` calls its errors. It also says twice not to sniff.
-pub(crate) const PLAIN: &str = "text/plain\r\nx-content-type-options: nosniff";
+/// Most errors of Envoy's `/config_dump`: it says twice not to sniff.
+pub(crate) const TEXT_TWICE_UNSNIFFED: &str = "text/plain\r\nx-content-type-options: nosniff";
 pub(crate) const HTML: &str = "text/html; charset=UTF-8";
 pub(crate) const JSON: &str = "application/json";
 

@@ -19,8 +19,8 @@ use super::regular_expression;
 use crate::Admin;
 use crate::Dumped;
 use crate::request::Request;
-use crate::response::PLAIN;
 use crate::response::Response;
+use crate::response::TEXT_TWICE_UNSNIFFED;
 
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter {
@@ -148,7 +148,8 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
             Ok(regex) => Some(regex),
             Err(error) => {
                 let text = "INVALID_ARGUMENT: Error while parsing name_regex from";
-                return refuse(400, format!("{text} {pattern}: {error}"));
+                return Response::error(400, format!("{text} {pattern}: {error}"))
+                    .with_type("text/plain");
             }
         },
     };
@@ -165,7 +166,7 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
 }
 
 fn refuse(status: u16, text: String) -> Response {
-    Response::error(status, text).with_type(PLAIN)
+    Response::error(status, text).with_type(TEXT_TWICE_UNSNIFFED)
 }
 
 /// Everything, by sections, in Envoy's order.

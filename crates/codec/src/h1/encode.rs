@@ -227,9 +227,12 @@ fn field(name: &HeaderName, value: &[u8], case: HeaderCase, out: &mut BytesMut) 
 /// Envoy's reason phrases, which are the registry's but for a few.
 fn reason(status: StatusCode) -> &'static str {
     match status.as_u16() {
+        203 => "Non-Authoritative Information",
         302 => "Found",
         413 => "Payload Too Large",
+        418 | 451 => "Unknown",
         422 => "Unprocessable Entity",
+        599 => "Last Unassigned Server Error Code",
         _ => status.canonical_reason().unwrap_or("Unknown"),
     }
 }
