@@ -3,7 +3,9 @@
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
 use outrider_stats::Histogram;
+use outrider_stats::Lazy;
 use outrider_stats::ResponseClasses;
+use outrider_stats::ResponseCodes;
 
 outrider_stats::group! {
     /// `http.<stat_prefix>.*`, apart from what the codec counts of connections.
@@ -72,5 +74,19 @@ outrider_stats::group! {
     /// `listener.<address>.http.<stat_prefix>.*`
     pub struct ListenerStats {
         downstream_rq: ResponseClasses,
+    }
+}
+
+outrider_stats::group! {
+    /// `vhost.<name>.vcluster.<name>.*` and `vhost.<name>.route.<stat_prefix>.*`
+    pub struct VirtualClusterStats {
+        upstream_rq: Lazy<ResponseCodes>,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_limit_exceeded: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_rq_retry_success: Counter,
+        upstream_rq_time: Lazy<Histogram>,
+        upstream_rq_timeout: Counter,
+        upstream_rq_total: Counter,
     }
 }

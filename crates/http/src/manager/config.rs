@@ -185,6 +185,7 @@ fn routes(
             let has_cluster = |name: &str| cx.clusters.has(name);
             let cx = RouteCx {
                 has_cluster: &has_cluster,
+                store: cx.store,
             };
             RouteTable::build(config, &path.field("route_config"), &cx)
         }

@@ -15,6 +15,7 @@ mod rewrite;
 mod route_match;
 mod string_matcher;
 mod table;
+mod virtual_cluster;
 mod virtual_host;
 mod weighted;
 
@@ -24,6 +25,7 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 use outrider_config::api::envoy::config::core::v3::Metadata;
+use outrider_stats::Store;
 
 use crate::Captures;
 use crate::RequestHead;
@@ -41,7 +43,9 @@ pub(crate) use crate::route::route_match::is_grpc;
 pub(crate) use crate::route::string_matcher::HeaderMatcher;
 pub(crate) use crate::route::string_matcher::query_value;
 pub use crate::route::table::RouteTable;
+pub use crate::route::virtual_cluster::VirtualClusters;
 pub use crate::route::virtual_host::VirtualHost;
+use crate::stats::VirtualClusterStats;
 
 /// What a route is looked up by.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +61,8 @@ pub struct RequestView<'a> {
 pub struct RouteCx<'a> {
     /// Whether there is a cluster of that name.
     pub has_cluster: &'a dyn Fn(&str) -> bool,
+    /// Where stats are registered.
+    pub store: &'a Store,
 }
 
 /// What to do with the requests that a `RouteMatch` matches (`envoy.config.route.v3.Route`).
@@ -70,6 +76,8 @@ pub struct Route {
     pub action: Action,
     /// `Route.metadata`.
     pub metadata: Option<Arc<Metadata>>,
+    /// The stats that `Route.stat_prefix` asks for.
+    pub(crate) stats: Option<Arc<VirtualClusterStats>>,
     /// Request header mutations of all levels, in the order in which they apply.
     pub(crate) request_mutations: Box<[Arc<HeaderMutations>]>,
     /// Response header mutations, likewise.

@@ -6,6 +6,7 @@ use http::HeaderName;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
+use outrider_stats::Store;
 
 use crate::Captures;
 use crate::route::RequestView;
@@ -37,6 +38,7 @@ pub struct RouteTable {
 /// What the routes of a table are built with.
 pub(crate) struct TableCx<'a> {
     pub(crate) has_cluster: &'a dyn Fn(&str) -> bool,
+    pub(crate) store: &'a Store,
     pub(crate) validate_clusters: bool,
     pub(crate) max_direct_response_body: u32,
     pub(crate) most_specific_wins: bool,
@@ -57,6 +59,7 @@ impl RouteTable {
         let level = errors.collect(Level::build(config, path));
         let table_cx = TableCx {
             has_cluster: cx.has_cluster,
+            store: cx.store,
             validate_clusters: config.validate_clusters.unwrap_or(true),
             max_direct_response_body: config
                 .max_direct_response_body_size_bytes

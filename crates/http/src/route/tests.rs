@@ -61,6 +61,7 @@ fn build(config: &api::RouteConfiguration) -> Result<Arc<RouteTable>, String> {
     let has_cluster = |name: &str| name != "unknown";
     let cx = RouteCx {
         has_cluster: &has_cluster,
+        store: &outrider_stats::Store::new(),
     };
     RouteTable::build(config, &FieldPath::root(), &cx).map_err(|errors| errors.to_string())
 }

@@ -22,6 +22,8 @@ use crate::route::redirect::Redirect;
 use crate::route::rewrite::HostRewrite;
 use crate::route::route_match::RouteMatch;
 use crate::route::table::TableCx;
+use crate::route::virtual_cluster::VirtualClusters;
+use crate::route::virtual_cluster::route_stats;
 use crate::route::weighted::WeightedRoutes;
 
 /// What the routes of a virtual host have in common.
@@ -35,6 +37,8 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// `VirtualHost.metadata`.
     pub metadata: Option<Arc<Metadata>>,
+    /// `VirtualHost.virtual_clusters`.
+    pub(crate) clusters: VirtualClusters,
 }
 
 /// A virtual host's routes.
@@ -72,18 +76,14 @@ impl Routes {
         path: &FieldPath,
     ) -> Result<Routes, ConfigErrors> {
         let mut errors = ConfigErrors::new();
+        let clusters = VirtualClusters::build(config, cx.store, path);
         let host = Arc::new(VirtualHost {
+            clusters: errors.collect(clusters).unwrap_or_default(),
             name: config.name.clone(),
             include_request_attempt_count: config.include_request_attempt_count,
             include_attempt_count_in_response: config.include_attempt_count_in_response,
             metadata: config.metadata.clone().map(Arc::new),
         });
-        if !config.virtual_clusters.is_empty() {
-            errors.push(
-                &path.field("virtual_clusters"),
-                "virtual clusters are not supported",
-            );
-        }
         let level = Level::build(config, path);
         let level = errors.collect(level).unwrap_or_default();
         let builder = RouteBuilder {
@@ -146,6 +146,7 @@ fn https_redirect(host: &Arc<VirtualHost>) -> Route {
         virtual_host: Arc::clone(host),
         action: Action::Redirect(Redirect::to_https()),
         metadata: None,
+        stats: None,
         request_mutations: Box::default(),
         response_mutations: Box::default(),
     }
@@ -386,6 +387,7 @@ impl RouteBuilder<'_> {
             virtual_host: Arc::clone(self.host),
             action,
             metadata: config.metadata.clone().map(Arc::new),
+            stats: route_stats(self.cx.store, &self.host.name, config),
             request_mutations: levels
                 .clone()
                 .filter_map(|level| level.request.clone())

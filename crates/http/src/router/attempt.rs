@@ -41,6 +41,7 @@ use crate::router::Router;
 use crate::router::RouterCx;
 use crate::router::failure;
 use crate::router::timeouts::Timeouts;
+use crate::router::upstream_request::AlsoCounted;
 use crate::router::upstream_request::ResponseBody;
 use crate::router::upstream_request::UpstreamRequest;
 use crate::wait::Stop;
@@ -68,6 +69,7 @@ impl<'a> Attempt<'a> {
             cluster: cluster.clone(),
             host: host.clone(),
             origin: stream.origin,
+            also: AlsoCounted::of(stream),
             captures: cx.captures.clone(),
             dynamic_stats: router.dynamic_stats,
             canary: Cell::new(host.is_canary()),

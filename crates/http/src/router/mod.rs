@@ -36,6 +36,7 @@ use crate::wait::Wait;
 use attempt::Attempt;
 pub(crate) use failure::after_response;
 pub(crate) use failure::flag;
+use upstream_request::AlsoCounted;
 pub(crate) use upstream_request::UpstreamRequest;
 
 /// The router as configured.
@@ -143,6 +144,9 @@ impl Router {
         self.check_strictly(&stream.request.headers)?;
         let cluster = cx.clusters.at(index);
         let Ok(pick) = cluster.pick() else {
+            if self.dynamic_stats {
+                AlsoCounted::of(stream).count_status(503);
+            }
             upstream_request::count_status(cluster, stream.origin, self.dynamic_stats, 503);
             return Err(failure::no_healthy_upstream().into());
         };

@@ -19,10 +19,12 @@ use outrider_upstream::Host;
 use tokio::time::Instant;
 
 use crate::Captures;
+use crate::Stream;
 use crate::deadlines::Expired;
 use crate::grpc;
 use crate::names;
 use crate::request::Origin;
+use crate::stats::VirtualClusterStats;
 
 /// What is known of the request; shared by the response's body, which travels with the codec, and the stream.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(crate) struct UpstreamRequest {
     pub(super) cluster: Rc<Cluster>,
     pub(super) host: Arc<Host>,
     pub(super) origin: Origin,
+    /// The stats of the request's virtual cluster and route, if they have some.
+    pub(super) also: AlsoCounted,
     /// What formatters read of it later.
     pub(super) captures: Arc<Captures>,
     /// `dynamic_stats`: whether statuses and times are counted.
@@ -56,6 +60,9 @@ impl UpstreamRequest {
     /// Counts a response, ours or the host's, by its status.
     pub(super) fn count_status(&self, status: u16) {
         count_status(&self.cluster, self.origin, self.dynamic_stats, status);
+        if self.dynamic_stats {
+            self.also.count_status(status);
+        }
         if self.dynamic_stats && self.canary.get() {
             self.cluster.stats().canary.get().upstream_rq.record(status);
         }
@@ -130,6 +137,9 @@ impl UpstreamRequest {
         if self.canary.get() {
             stats.canary.get().upstream_rq_time.get().record(time);
         }
+        for stats in self.also.iter() {
+            stats.upstream_rq_time.get().record(time);
+        }
     }
 
     /// The request has a place on a connection of this protocol.
@@ -140,6 +150,9 @@ impl UpstreamRequest {
     /// The request is on its way.
     pub(super) fn started(&self, meter: &Rc<Meter>) {
         self.meter.replace(Some(meter.clone()));
+        for stats in self.also.iter() {
+            stats.upstream_rq_total.inc();
+        }
     }
 
     /// When the response's head came.
@@ -151,7 +164,10 @@ impl UpstreamRequest {
     pub(crate) fn expired(&self, expired: Expired) -> bool {
         let stats = self.cluster.stats();
         match expired {
-            Expired::Response => stats.upstream_rq_timeout.inc(),
+            Expired::Response => {
+                stats.upstream_rq_timeout.inc();
+                self.also.iter().for_each(|s| s.upstream_rq_timeout.inc());
+            }
             Expired::PerTry => stats.upstream_rq_per_try_timeout.inc(),
             Expired::UpstreamDuration => stats.upstream_rq_max_duration_reached.inc(),
             Expired::Idle | Expired::Request | Expired::Duration => return false,
@@ -185,6 +201,31 @@ impl Drop for UpstreamRequest {
         {
             self.cluster.stats().upstream_rq_tx_reset.inc();
         }
+    }
+}
+
+/// Where a request is counted besides its cluster.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AlsoCounted([Option<Arc<VirtualClusterStats>>; 2]);
+
+impl AlsoCounted {
+    /// For a request that is not rewritten yet.
+    pub(super) fn of(stream: &Stream) -> AlsoCounted {
+        let Some(route) = &stream.route else {
+            return AlsoCounted::default();
+        };
+        let cluster = route.virtual_host.clusters.find(&stream.request);
+        AlsoCounted([cluster.cloned(), route.stats.clone()])
+    }
+
+    pub(super) fn count_status(&self, status: u16) {
+        for stats in self.iter() {
+            stats.upstream_rq.get().record(status);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<VirtualClusterStats>> {
+        self.0.iter().flatten()
     }
 }
 
