@@ -234,9 +234,11 @@ fn start_remaining(thresholds: &Thresholds, stats: &PriorityBreakerStats) {
     if thresholds.track_remaining {
         let stats = stats.remaining.get();
         stats.remaining_cx.set(thresholds.max_connections);
-        stats
-            .remaining_cx_pools
-            .set(thresholds.max_connection_pools);
+        // A gauge goes up to i64::MAX; without a limit, that stands for it.
+        let pools = thresholds
+            .max_connection_pools
+            .min(i64::MAX.cast_unsigned());
+        stats.remaining_cx_pools.set(pools);
         stats.remaining_pending.set(thresholds.max_pending_requests);
         stats.remaining_retries.set(thresholds.max_retries);
         stats.remaining_rq.set(thresholds.max_requests);
@@ -267,6 +269,8 @@ mod tests {
         let remaining = || breakers.stats.default.remaining.get().remaining_rq.value();
         let enter = || breakers.enter(Priority::Default, Resource::Requests);
         assert_eq!((open(), remaining()), (0, 2));
+        let pools = &breakers.stats.default.remaining.get().remaining_cx_pools;
+        assert_eq!(pools.value(), i64::MAX);
         let first = enter().unwrap();
         let second = enter().unwrap();
         assert_eq!((open(), remaining()), (1, 0));
