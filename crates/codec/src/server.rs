@@ -243,6 +243,15 @@ impl Respond {
         }
     }
 
+    /// Whether an invalid message ends only its stream, not its connection (`stream_error_on_invalid_http_message`).
+    #[must_use]
+    pub fn has_stream_error_on_invalid_message(&self) -> bool {
+        match &self.0 {
+            Kind::H1(respond) => respond.has_stream_error_on_invalid_message(),
+            Kind::H2(respond) => respond.has_stream_error_on_invalid_message(),
+        }
+    }
+
     /// Sends an interim answer: 100, 103.
     pub fn informational(&mut self, head: Response<()>) -> Result<(), StreamError> {
         match &mut self.0 {

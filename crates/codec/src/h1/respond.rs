@@ -76,6 +76,10 @@ impl Respond {
         self.shared.poll_gone(cx)
     }
 
+    pub(crate) fn has_stream_error_on_invalid_message(&self) -> bool {
+        self.options.http1.stream_error_on_invalid_message
+    }
+
     pub(crate) fn malformed_body(&self) -> Option<MalformedRequest> {
         (self.shared.malformed.get() && !self.begun).then(|| HeadError::CODEC.into_malformed())
     }

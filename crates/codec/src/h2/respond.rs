@@ -61,6 +61,10 @@ impl Respond {
         &self.meter
     }
 
+    pub(crate) fn has_stream_error_on_invalid_message(&self) -> bool {
+        self.streams.has_stream_error_on_invalid_message()
+    }
+
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &mut self.phase {
             Phase::Head(respond) => respond.poll_reset(cx).map(|reason| reset_error(&reason)),

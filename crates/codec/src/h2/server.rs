@@ -185,6 +185,10 @@ impl Streams {
         }
     }
 
+    pub(super) fn has_stream_error_on_invalid_message(&self) -> bool {
+        self.options.http2.stream_error_on_invalid_message
+    }
+
     /// The next reset with PROTOCOL_ERROR is the manager's, not the codec's.
     pub(super) fn note_own_reset(&self) {
         self.io.with_watch(|watch| watch.counts().own_resets += 1);

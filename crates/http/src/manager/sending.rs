@@ -36,7 +36,8 @@ const HEADER_TIMEOUT: &str = "request_header_timeout";
 impl ConnectionManager {
     /// Makes `reply` the response of `stream`; returns its body.
     pub(super) fn reply(&self, stream: &mut Stream, reply: LocalReply, respond: &Respond) -> Body {
-        if reply.status == StatusCode::BAD_REQUEST {
+        let invalid = reply.status == StatusCode::BAD_REQUEST;
+        if invalid && !respond.has_stream_error_on_invalid_message() {
             close_http1(stream, respond);
         }
         reply.write(stream)
