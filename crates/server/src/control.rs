@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
+use crate::build::ListenerPlan;
 use crate::cli::DrainStrategy;
 use crate::cli::Options;
 use crate::cli::VERSION;
@@ -46,6 +47,7 @@ pub(crate) struct Control {
     pub(crate) log_files: Rc<LogFiles>,
     pub(crate) stats: ProcessStats,
     pub(crate) listeners: Vec<ListenerView>,
+    pub(crate) plans: Vec<Arc<ListenerPlan>>,
     pub(crate) phase: Cell<Phase>,
     pub(crate) health_checks_fail: Cell<bool>,
     pub(crate) draining: Cell<bool>,
@@ -98,7 +100,15 @@ impl Control {
     /// Stops listening: no new connections; those that are open go on.
     fn stop_listeners(&self, which: Which) {
         self.order(Order::StopListening(which));
-        self.stats.listener_manager.listener_stopped.inc();
+        let stopped = self
+            .plans
+            .iter()
+            .filter(|plan| which.includes(plan))
+            .count();
+        self.stats
+            .listener_manager
+            .listener_stopped
+            .add(stopped as u64);
     }
 }
 
