@@ -20,6 +20,7 @@ use http::uri::PathAndQuery;
 use http::uri::Scheme;
 use outrider_codec::Authority;
 use outrider_codec::Meter;
+use outrider_codec::RawTarget;
 use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
@@ -67,6 +68,8 @@ pub struct Stream {
     pub connection_termination_details: Option<Cow<'static, str>>,
     /// Whether the client named a host, be it an empty one.
     pub(crate) names_host: bool,
+    /// The target held a `#`, which a request's target never may.
+    pub(crate) has_fragment: bool,
     /// Whether the request asks for another protocol: CONNECT, or an upgrade.
     pub(crate) is_upgrade: bool,
     /// Whether the request is gRPC.
@@ -172,6 +175,7 @@ impl Stream {
         id: u64,
     ) -> Stream {
         let names_host = head.extensions.get::<Authority>().is_some();
+        let has_fragment = head.extensions.get::<RawTarget>().is_some();
         let request = RequestHead::new(head, protocol);
         Stream {
             remote_address: connection.remote.clone(),
@@ -189,6 +193,7 @@ impl Stream {
             details: None,
             connection_termination_details: None,
             names_host,
+            has_fragment,
             is_upgrade: false,
             origin: Origin::External,
             cluster: None,

@@ -176,6 +176,10 @@ impl ConnectionManager {
             ));
         }
         let failed = |status| LocalReply::new(status, "path_normalization_failed");
+        if stream.has_fragment {
+            self.stats.downstream_rq_failed_path_normalization.inc();
+            return Err(failed(StatusCode::BAD_REQUEST));
+        }
         match self.config.paths.apply(path) {
             Normalized::Unchanged => Ok(()),
             Normalized::Changed(path) => {
