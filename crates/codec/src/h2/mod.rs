@@ -9,6 +9,7 @@ mod pump;
 mod recv;
 pub(crate) mod respond;
 pub(crate) mod server;
+mod streams;
 mod watch;
 
 pub(crate) use exchange::Exchange;

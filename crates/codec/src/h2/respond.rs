@@ -18,8 +18,8 @@ use super::FRAME_HEAD;
 use super::headers;
 use super::pump::Pump;
 use super::pump::reset_error;
-use super::server::Streams;
 use super::stream_error;
+use super::streams::Streams;
 
 /// One stream's answer. Dropping it unfinished resets the stream.
 #[derive(Debug)]

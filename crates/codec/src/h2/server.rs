@@ -1,17 +1,13 @@
 //! The server role of HTTP/2: one task a connection, one a stream.
 
-use std::cell::Cell;
-use std::cell::RefCell;
 use std::future::Future;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
-use std::task::Waker;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -22,7 +18,6 @@ use http::Method;
 use http::Request;
 use outrider_net::Stream;
 use outrider_net::Timer;
-use outrider_stats::Held;
 
 use crate::Body;
 use crate::ConnectionEnd;
@@ -34,7 +29,6 @@ use crate::ServerOptions;
 use crate::io::Io;
 use crate::life::Expiry;
 use crate::life::Life;
-use crate::stats::Http2Stats;
 
 use super::FRAME_HEAD;
 use super::RecvBody;
@@ -42,6 +36,8 @@ use super::headers;
 use super::headers::Refused;
 use super::keepalive::Pinger;
 use super::respond;
+use super::streams::ActiveStream;
+use super::streams::Streams;
 use super::watch::FrameWatch;
 
 /// The most that a stream may have waiting in the connection, bytes.
@@ -67,7 +63,7 @@ pub(crate) async fn serve<H: Handler>(
     };
     ConnectionEnd {
         cause,
-        active_streams: streams.active.get(),
+        active_streams: streams.active(),
     }
 }
 
@@ -148,82 +144,6 @@ async fn linger(io: &Io<FrameWatch>, options: &ServerOptions) {
     .await;
 }
 
-/// What the connection's task and its streams' tasks share.
-#[derive(Debug)]
-pub(super) struct Streams {
-    active: Cell<usize>,
-    closing: Cell<bool>,
-    task: RefCell<Option<Waker>>,
-    io: Io<FrameWatch>,
-    options: Rc<ServerOptions>,
-}
-
-impl Streams {
-    fn new(io: Io<FrameWatch>, options: Rc<ServerOptions>) -> Streams {
-        Streams {
-            options,
-            active: Cell::new(0),
-            closing: Cell::new(false),
-            task: RefCell::new(None),
-            io,
-        }
-    }
-
-    /// Lets the connection finish once its streams have.
-    pub(super) fn close(&self) {
-        self.closing.set(true);
-        if let Some(task) = &*self.task.borrow() {
-            task.wake_by_ref();
-        }
-    }
-
-    /// The same, when the server drains; looked at with each response, as a gradual drain asks ever more often.
-    pub(super) fn close_if_draining(&self) {
-        if !self.closing.get() && self.options.drain.is_draining() {
-            self.options.stats.downstream_cx_drain_close.inc();
-            self.close();
-        }
-    }
-
-    pub(super) fn has_stream_error_on_invalid_message(&self) -> bool {
-        self.options.http2.stream_error_on_invalid_message
-    }
-
-    /// The next reset with PROTOCOL_ERROR is the manager's, not the codec's.
-    pub(super) fn note_own_reset(&self) {
-        self.io.with_watch(|watch| watch.counts().own_resets += 1);
-    }
-}
-
-/// Counts one stream for as long as it is served.
-struct ActiveStream {
-    streams: Rc<Streams>,
-    _gauge: Held<Http2Stats>,
-}
-
-impl ActiveStream {
-    fn new(streams: Rc<Streams>, stats: &Arc<Http2Stats>) -> ActiveStream {
-        streams.active.set(streams.active.get() + 1);
-        ActiveStream {
-            streams,
-            _gauge: stats.hold(|stats| &stats.streams_active),
-        }
-    }
-}
-
-impl Drop for ActiveStream {
-    fn drop(&mut self) {
-        let left = self.streams.active.get() - 1;
-        self.streams.active.set(left);
-        // The idle time begins now: the connection's task must look.
-        if left == 0
-            && let Some(task) = &*self.streams.task.borrow()
-        {
-            task.wake_by_ref();
-        }
-    }
-}
-
 struct Connection<H> {
     h2: h2::server::Connection<Io<FrameWatch>, Bytes>,
     io: Io<FrameWatch>,
@@ -256,7 +176,7 @@ impl<H: Handler> Connection<H> {
         };
         Connection {
             h2,
-            io: streams.io.clone(),
+            io: streams.io().clone(),
             streams: streams.clone(),
             handler,
             draining: Some(Box::pin(options.drain.wait())),
@@ -270,7 +190,7 @@ impl<H: Handler> Connection<H> {
 
     /// One turn: takes what came in, looks at the clock, then writes everything that the turn has made, at once.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
-        self.remember_task(cx);
+        self.streams.remember_task(cx);
         loop {
             while let Poll::Ready(accepted) = self.h2.poll_accept(cx) {
                 match accepted {
@@ -289,13 +209,6 @@ impl<H: Handler> Connection<H> {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
-    }
-
-    fn remember_task(&self, cx: &Context<'_>) {
-        let mut task = self.streams.task.borrow_mut();
-        if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-            *task = Some(cx.waker().clone());
-        }
     }
 
     fn start(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
@@ -368,7 +281,7 @@ impl<H: Handler> Connection<H> {
             self.streams.close_if_draining();
         }
         let stats = &self.options.stats;
-        let expired = match self.life.poll(self.streams.active.get(), cx) {
+        let expired = match self.life.poll(self.streams.active(), cx) {
             Some(Expiry::Idle) => {
                 stats.downstream_cx_idle_timeout.inc();
                 true
@@ -379,7 +292,7 @@ impl<H: Handler> Connection<H> {
             }
             None => false,
         };
-        if expired || self.streams.closing.get() {
+        if expired || self.streams.is_closing() {
             return self.leave() || self.poll_left(cx);
         }
         false
@@ -390,7 +303,7 @@ impl<H: Handler> Connection<H> {
         if self.leaving.is_some() {
             return false;
         }
-        self.streams.closing.set(true);
+        self.streams.close();
         let mut timer = self.options.timers.timer();
         timer.set(Some(self.options.timers.now() + self.options.drain_timeout));
         self.leaving = Some(timer);
@@ -403,7 +316,7 @@ impl<H: Handler> Connection<H> {
         let Some(timer) = &mut self.leaving else {
             return false;
         };
-        if timer.poll_elapsed(cx).is_pending() || self.streams.active.get() > 0 {
+        if timer.poll_elapsed(cx).is_pending() || self.streams.active() > 0 {
             return false;
         }
         timer.set(None);
