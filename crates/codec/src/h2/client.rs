@@ -71,7 +71,6 @@ pub(crate) async fn connect(
         .handshake::<_, Bytes>(io.clone())
         .await
         .map_err(|error| stream_error(&error))?;
-    options.http2_stats.nghttp2_upstream_connections.inc();
     let pinger = match (&options.http2.keepalive, h2.ping_pong()) {
         (Some(settings), Some(pings)) => {
             Some(Pinger::new(pings, settings.clone(), &options.timers))

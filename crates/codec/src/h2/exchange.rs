@@ -78,11 +78,7 @@ impl Exchange {
                 let (head, body) = response.into_parts();
                 let size = headers::size(&head.headers);
                 self.meter.add_headers_received(size, size + FRAME_HEAD);
-                self.answer = Answer::Body(RecvBody::new(
-                    body,
-                    self.meter.clone(),
-                    self.active.options().http2_stats.clone(),
-                ));
+                self.answer = Answer::Body(RecvBody::new(body, self.meter.clone(), None));
                 Poll::Ready(self.check(Response::from_parts(head, ())))
             }
             Poll::Ready(Err(error)) => {

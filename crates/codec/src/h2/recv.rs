@@ -22,7 +22,8 @@ use super::stream_error;
 pub struct RecvBody {
     stream: RecvStream,
     meter: Rc<Meter>,
-    stats: Arc<Http2Stats>,
+    /// Where a request's trailers are counted; a response's are not.
+    stats: Option<Arc<Http2Stats>>,
     phase: Phase,
 }
 
@@ -34,7 +35,11 @@ enum Phase {
 }
 
 impl RecvBody {
-    pub(super) fn new(stream: RecvStream, meter: Rc<Meter>, stats: Arc<Http2Stats>) -> RecvBody {
+    pub(super) fn new(
+        stream: RecvStream,
+        meter: Rc<Meter>,
+        stats: Option<Arc<Http2Stats>>,
+    ) -> RecvBody {
         let mut body = RecvBody {
             stream,
             meter,
@@ -74,7 +79,9 @@ impl RecvBody {
                 Ok(Some(trailers)) => {
                     let size = headers::size(&trailers);
                     self.meter.add_headers_received(size, size + FRAME_HEAD);
-                    self.stats.trailers.inc();
+                    if let Some(stats) = &self.stats {
+                        stats.trailers.inc();
+                    }
                     return Poll::Ready(Some(Ok(Frame::Trailers(trailers))));
                 }
                 Ok(None) => {}

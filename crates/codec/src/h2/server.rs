@@ -227,7 +227,7 @@ impl<H: Handler> Connection<H> {
         }
         let meter = Rc::new(Meter::default());
         meter.add_headers_received(size, size + FRAME_HEAD);
-        let body = RecvBody::new(body, meter.clone(), stats.clone());
+        let body = RecvBody::new(body, meter.clone(), Some(stats.clone()));
         let body = if body.is_end_stream() {
             Body::Empty
         } else {

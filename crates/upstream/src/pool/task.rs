@@ -236,7 +236,10 @@ impl Life {
         let (cx, host) = (pool.cx().clone(), pool.host().clone());
         let stats = &cx.stats;
         stats.upstream_cx_total.inc();
+        // Also for a connection that will fail: the codec's stats are listed from the first attempt on.
+        let codec = cx.client_options(pool.is_http2());
         if pool.is_http2() {
+            codec.http2_stats.nghttp2_upstream_connections.inc();
             stats.upstream_cx_http2_total.inc();
         } else {
             stats.upstream_cx_http1_total.inc();
