@@ -21,6 +21,8 @@ pub struct BuildCx<'a> {
     pub listener: &'a Scope,
     /// `per_connection_buffer_limit_bytes` of the listener.
     pub buffer_limit: u32,
+    /// `--local-address-ip-version v6`: the machine's own address in `x-forwarded-for` is an IPv6 one.
+    pub prefers_ipv6: bool,
     /// `node.cluster`, or `--service-cluster`; empty for none.
     pub node_cluster: &'a str,
     /// `node.id`, or `--service-node`; empty for none.

@@ -31,6 +31,7 @@ use outrider_upstream::ClusterManager;
 use outrider_upstream::Clusters;
 use prost::Name as _;
 
+use crate::cli::IpVersion;
 use crate::cli::Options;
 use crate::runtime::Runtime;
 
@@ -38,6 +39,31 @@ use crate::runtime::Runtime;
 pub(crate) struct Plan {
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) listeners: Vec<Arc<ListenerPlan>>,
+    pub(crate) connections: Connections,
+}
+
+/// The downstream connections of all listeners, counted.
+#[derive(Clone)]
+pub(crate) struct Connections {
+    /// Those that the global limit is for.
+    limited: Arc<ConnectionLimit>,
+    /// Those of listeners with `ignore_global_conn_limit`.
+    unlimited: Arc<ConnectionLimit>,
+}
+
+impl Connections {
+    fn of(&self, ignores_limit: bool) -> Arc<ConnectionLimit> {
+        if ignores_limit {
+            self.unlimited.clone()
+        } else {
+            self.limited.clone()
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn active(&self) -> u64 {
+        self.limited.active() + self.unlimited.active()
+    }
 }
 
 /// A listener, and what serves its filter chains.
@@ -71,9 +97,11 @@ impl Plan {
         let clusters = ClusterManager::build(bootstrap, store)?;
         log::info!(target: "config", "loading {} listener(s)", resources.listeners.len());
         let node = bootstrap.node.clone().unwrap_or_default();
-        let global = runtime
-            .number("overload.global_downstream_max_connections")
-            .map(ConnectionLimit::new);
+        let global = runtime.number("overload.global_downstream_max_connections");
+        let connections = Connections {
+            limited: ConnectionLimit::new(global.unwrap_or(u64::MAX)),
+            unlimited: ConnectionLimit::new(u64::MAX),
+        };
         let path = FieldPath::root()
             .field("static_resources")
             .field("listeners");
@@ -84,7 +112,8 @@ impl Plan {
             node_cluster: first_of(&node.cluster, &options.service_cluster),
             node_id: first_of(&node.id, &options.service_node),
             runtime,
-            global,
+            connections: &connections,
+            prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
         };
         let mut listeners: Vec<Arc<ListenerPlan>> = Vec::new();
         for (index, message) in resources.listeners.iter().enumerate() {
@@ -104,6 +133,7 @@ impl Plan {
         errors.finish(Plan {
             clusters,
             listeners,
+            connections,
         })
     }
 }
@@ -145,7 +175,8 @@ struct ListenerCx<'a> {
     node_cluster: &'a str,
     node_id: &'a str,
     runtime: &'a Runtime,
-    global: Option<Arc<ConnectionLimit>>,
+    connections: &'a Connections,
+    prefers_ipv6: bool,
 }
 
 impl ListenerPlan {
@@ -166,6 +197,7 @@ impl ListenerPlan {
             log_files: cx.log_files,
             listener: &scope,
             buffer_limit: config.buffer_limit,
+            prefers_ipv6: cx.prefers_ipv6,
             node_cluster: cx.node_cluster,
             node_id: cx.node_id,
         };
@@ -186,7 +218,7 @@ impl ListenerPlan {
         );
         let limits = Limits {
             listener: cx.runtime.number(&limit_key).map(ConnectionLimit::new),
-            global: cx.global.clone().filter(|_| !config.ignores_global_limit),
+            global: Some(cx.connections.of(config.ignores_global_limit)),
         };
         errors.finish(ListenerPlan {
             config: Arc::new(config),

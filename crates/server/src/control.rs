@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
+use crate::build::Connections;
 use crate::build::ListenerPlan;
 use crate::cli::DrainStrategy;
 use crate::cli::Options;
@@ -48,6 +49,7 @@ pub(crate) struct Control {
     pub(crate) stats: ProcessStats,
     pub(crate) listeners: Vec<ListenerView>,
     pub(crate) plans: Vec<Arc<ListenerPlan>>,
+    pub(crate) connections: Connections,
     pub(crate) phase: Cell<Phase>,
     pub(crate) health_checks_fail: Cell<bool>,
     pub(crate) draining: Cell<bool>,
@@ -77,6 +79,10 @@ impl Control {
 
     /// Brings up to date what changes by itself; before each flush.
     pub(crate) fn refresh_stats(&self) {
+        self.stats
+            .server
+            .total_connections
+            .set(self.connections.active());
         self.stats.refresh(self.started.elapsed(), self.state());
     }
 

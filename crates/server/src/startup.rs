@@ -291,6 +291,7 @@ impl Process {
         let control = Control {
             listeners: listeners.collect(),
             plans: built.plan.listeners.clone(),
+            connections: built.plan.connections.clone(),
             node: dump::node(built.loaded.bootstrap.node.as_ref(), &self.options),
             config: dump::Source::new(built.loaded.wire.clone(), SystemTime::now()),
             clusters: built.plan.clusters.clone(),

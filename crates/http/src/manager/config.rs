@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,7 +291,7 @@ fn forwarding(
                 _ => Scheme::HTTP,
             },
         ),
-        local_address: local_address(),
+        local_address: local_address(cx.prefers_ipv6),
         internal_only_headers: Vec::new(),
     })
 }
@@ -325,13 +326,28 @@ fn internal_addresses(
 }
 
 /// The address that others reach this machine by, as far as its routes tell: nothing is sent.
-fn local_address() -> IpAddr {
-    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+fn local_address(prefers_ipv6: bool) -> IpAddr {
+    // Connecting a datagram socket sends nothing: the kernel only chooses where packets would leave.
+    let (any, far): (IpAddr, IpAddr) = if prefers_ipv6 {
+        let documentation = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+        (Ipv6Addr::UNSPECIFIED.into(), documentation.into())
+    } else {
+        (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+        )
+    };
+    let loopback: IpAddr = if prefers_ipv6 {
+        Ipv6Addr::LOCALHOST.into()
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    };
+    UdpSocket::bind((any, 0))
         .and_then(|socket| {
-            socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+            socket.connect((far, 9))?;
             socket.local_addr()
         })
-        .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+        .map_or(loopback, |address| address.ip())
 }
 
 fn value(text: &str, path: &FieldPath) -> Result<HeaderValue, ConfigError> {

@@ -311,6 +311,7 @@ fn build(
         log_files: &LogFiles::new(FlushOptions::default(), store),
         listener: &Scope::new("listener").name("test"),
         buffer_limit: 1 << 20,
+        prefers_ipv6: false,
         node_cluster: "",
         node_id: "",
     };

@@ -25,6 +25,12 @@ impl ConnectionLimit {
         })
     }
 
+    /// How many there are now.
+    #[must_use]
+    pub fn active(&self) -> u64 {
+        self.active.load(Ordering::Relaxed)
+    }
+
     /// Takes a share, or `None` when the limit is reached.
     pub(super) fn enter(self: &Arc<ConnectionLimit>) -> Option<Share> {
         let share = Share(self.clone());
@@ -44,7 +50,7 @@ impl Drop for Share {
 pub struct Limits {
     /// On this listener's (runtime key `envoy.resource_limits.listener.<name>.connection_limit`).
     pub listener: Option<Arc<ConnectionLimit>>,
-    /// On all listeners' together, unless this one ignores it.
+    /// On all listeners' together, or on all of those that ignore that limit.
     pub global: Option<Arc<ConnectionLimit>>,
 }
 
