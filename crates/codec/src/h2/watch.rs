@@ -52,6 +52,7 @@ pub(super) struct Counts {
     /// Resets with PROTOCOL_ERROR by our own hand that are still to come by; they do not tell of malformed messages.
     pub(super) own_resets: u64,
     opened_streams: u64,
+    newest_stream: u32,
     data_sent: u64,
     priority_received: u64,
     window_updates_received: u64,
@@ -140,6 +141,9 @@ impl Watch for FrameWatch {
 impl Counts {
     fn see_inbound(&mut self, frame: &Frame, limits: &mut Limits, stats: &Http2Stats) {
         self.frames_received += 1;
+        if frame.kind == HEADERS {
+            self.open(frame.stream);
+        }
         match frame.kind {
             DATA | HEADERS | CONTINUATION => {
                 let ends = frame.kind != CONTINUATION && frame.flags & END_STREAM != 0;
@@ -182,10 +186,18 @@ impl Counts {
         }
     }
 
+    /// Counts a stream at its first HEADERS, whichever side sends it: ids only grow.
+    fn open(&mut self, stream: u32) {
+        if stream > self.newest_stream {
+            self.newest_stream = stream;
+            self.opened_streams += 1;
+        }
+    }
+
     fn see_outbound(&mut self, frame: &Frame, stats: &Http2Stats) {
         match frame.kind {
             DATA => self.data_sent += 1,
-            HEADERS => self.opened_streams += 1,
+            HEADERS => self.open(frame.stream),
             RST_STREAM => {
                 stats.tx_reset.inc();
                 if frame.error_code != PROTOCOL_ERROR {
@@ -212,6 +224,7 @@ struct Frame {
     length: usize,
     kind: u8,
     flags: u8,
+    stream: u32,
     error_code: u32,
 }
 
@@ -239,7 +252,7 @@ impl Splitter {
             self.filled += count;
             bytes = &bytes[count..];
             if self.filled == self.wanted() {
-                let [a, b, c, kind, flags, _, _, _, _, error_code @ ..] = self.head;
+                let [a, b, c, kind, flags, s, t, u, v, error_code @ ..] = self.head;
                 let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
                 self.skip = FRAME_HEAD + length - self.filled;
                 self.filled = 0;
@@ -247,6 +260,7 @@ impl Splitter {
                     length,
                     kind,
                     flags,
+                    stream: u32::from_be_bytes([s & 0x7f, t, u, v]),
                     error_code: u32::from_be_bytes(error_code),
                 });
             }
@@ -376,6 +390,20 @@ mod tests {
             assert!(watch.inbound(&frame).is_err(), "{violation}");
             assert_eq!(watch.counts().violation, Some(violation));
         }
+    }
+
+    #[test]
+    fn lets_a_client_update_the_windows_of_the_streams_it_opens() {
+        let mut watch = FrameWatch::server(&Http2Options::default(), Arc::default());
+        watch.inbound(&[0; PREFACE]).unwrap();
+        for stream in (1..200).step_by(2) {
+            let mut headers = frame(HEADERS, 4, b"x");
+            headers[8] = stream;
+            watch.inbound(&headers).unwrap();
+            watch.inbound(&frame(WINDOW_UPDATE, 0, &[0; 4])).unwrap();
+            watch.inbound(&frame(WINDOW_UPDATE, 0, &[0; 4])).unwrap();
+        }
+        assert_eq!(watch.counts().violation, None);
     }
 
     #[test]
