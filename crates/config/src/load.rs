@@ -1,5 +1,6 @@
 //! From files and options to a checked bootstrap.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -137,11 +138,7 @@ pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagn
     };
     let findings = check::check(&message);
     let positions = Positions::of(&message, names);
-    let problems: Vec<Problem> = reader
-        .problems
-        .into_iter()
-        .chain(findings.problems)
-        .collect();
+    let problems = without_echoes(reader.problems, findings.problems);
     if !problems.is_empty() {
         return Err(located(problems, &positions));
     }
@@ -249,6 +246,29 @@ fn hint_for_json(source: &Source, text: &str) -> &'static str {
     } else {
         "; only files named .yaml or .yml are read as YAML, as in Envoy"
     }
+}
+
+/// All problems, but for what is missing only because it could not be read.
+fn without_echoes(read: Vec<Problem>, checked: Vec<Problem>) -> Vec<Problem> {
+    let unread: HashSet<String> = read
+        .iter()
+        .map(|problem| problem.path.to_string())
+        .collect();
+    let around: HashSet<String> = read
+        .iter()
+        .filter_map(|problem| problem.path.parent())
+        .map(ToString::to_string)
+        .collect();
+    let is_echo = |problem: &Problem| {
+        let path = problem.path.to_string();
+        unread.contains(&path)
+            || (around.contains(&path) && problem.message.contains(" is required"))
+    };
+    let checked: Vec<Problem> = checked
+        .into_iter()
+        .filter(|problem| !is_echo(problem))
+        .collect();
+    read.into_iter().chain(checked).collect()
 }
 
 /// The problems with their places, in the order of the files.

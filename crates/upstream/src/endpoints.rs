@@ -83,7 +83,10 @@ fn build_endpoint<T>(
 ) -> Result<Endpoint<T>, ConfigError> {
     let path = path.field("endpoint");
     let Some(HostIdentifier::Endpoint(endpoint)) = &message.host_identifier else {
-        return Err(ConfigError::new(&path, "expected an endpoint"));
+        return Err(ConfigError::new(
+            &path,
+            "an entry without an endpoint is not supported",
+        ));
     };
     Ok(Endpoint {
         target: read(endpoint, &path)?,
@@ -131,7 +134,7 @@ pub(crate) fn dns_target(
     let Some(address::Address::SocketAddress(address)) = address else {
         return Err(ConfigError::new(
             &path,
-            "expected a socket_address with a name to resolve",
+            "an endpoint without a socket_address to resolve is not supported",
         ));
     };
     let path = path.field("socket_address");

@@ -189,7 +189,16 @@ fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, Confi
         None if message.lb_policy() == LbPolicy::LoadBalancingPolicyConfig => Err(
             ConfigError::new(&path, "field load_balancing_policy need to be set"),
         ),
+        None if policies.is_some() => Err(ConfigError::new(
+            &path.field("policies"),
+            "expected a policy: a list without one chooses nothing",
+        )),
         None => Ok(config),
+        Some(_) if locality.is_some() || has_consistent_hashing(message) => Err(ConfigError::new(
+            &path,
+            "cannot be combined with partial fields (zone_aware_lb_config, \
+                 locality_weighted_lb_config, consistent_hashing_lb_config) of common_lb_config",
+        )),
         Some(policy) => {
             let path = path
                 .field("policies")
@@ -203,6 +212,11 @@ fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, Confi
             Ok(config)
         }
     }
+}
+
+fn has_consistent_hashing(message: &Cluster) -> bool {
+    let common = message.common_lb_config.as_ref();
+    common.is_some_and(|common| common.consistent_hashing_lb_config.is_some())
 }
 
 impl BalancerConfig {

@@ -232,7 +232,7 @@ fn removable(name: &str, path: &FieldPath) -> Result<HeaderName, ConfigError> {
 /// A header's name from the configuration.
 pub(crate) fn header_name(name: &str, path: &FieldPath) -> Result<HeaderName, ConfigError> {
     name.parse()
-        .map_err(|_| ConfigError::new(path, format!("{name:?} is not a header name")))
+        .map_err(|_| ConfigError::new(path, format!("{name:?} is not supported as a header name")))
 }
 
 #[cfg(test)]
