@@ -47,7 +47,6 @@ pub(crate) struct Deadlines {
     response: Option<Duration>,
     per_try: Option<Duration>,
     upstream_duration: Option<Instant>,
-    waiting_since: Option<Instant>,
 }
 
 impl Deadlines {
@@ -65,7 +64,6 @@ impl Deadlines {
             response: None,
             per_try: None,
             upstream_duration: None,
-            waiting_since: None,
         }
     }
 
@@ -98,16 +96,6 @@ impl Deadlines {
     pub(crate) fn set_response(&mut self, timeout: Option<Duration>, per_try: Option<Duration>) {
         self.response = timeout;
         self.per_try = per_try;
-    }
-
-    /// The request waits for a connection from `now` on; the response's timeouts run as if it had ended.
-    pub(crate) fn wait_for_upstream(&mut self, now: Instant) {
-        self.waiting_since = Some(now);
-    }
-
-    /// The request has its connection.
-    pub(crate) fn go_on(&mut self) {
-        self.waiting_since = None;
     }
 
     /// Sets when the upstream stream must be over.
@@ -143,8 +131,7 @@ impl Deadlines {
 
     fn earliest(&self, meter: &Meter) -> Option<(Instant, Expired)> {
         let requested = meter.receive_ended();
-        let ended = requested.or(self.waiting_since);
-        let after_request = |timeout: Option<Duration>| Some(ended? + timeout?);
+        let after_request = |timeout: Option<Duration>| Some(requested? + timeout?);
         [
             (self.idle.map(|idle| self.idle_since + idle), Expired::Idle),
             (

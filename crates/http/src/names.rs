@@ -53,6 +53,16 @@ pub(crate) static INTERNAL_ONLY: [HeaderName; 14] = [
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
 ];
 
+/// What asks the router for retries; it goes no further.
+pub(crate) static RETRY: [HeaderName; 6] = [
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+];
+
 /// What an edge takes from its clients besides [`INTERNAL_ONLY`].
 pub(crate) static NOT_ACROSS_THE_EDGE: [HeaderName; 5] = [
     HeaderName::from_static("x-envoy-decorator-operation"),

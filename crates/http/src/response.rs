@@ -65,6 +65,9 @@ impl ResponseOptions {
             ServerHeaderTransformation::PassThrough => {}
         }
         self.apply_to_any(headers, request, is_upgraded);
+        if let Some(via) = &self.via {
+            request::append_value(headers, &header::VIA, via);
+        }
     }
 
     /// The part of it that interim responses (1xx) get too.
@@ -85,9 +88,6 @@ impl ResponseOptions {
             && let Some(id) = request.get(&names::REQUEST_ID)
         {
             headers.insert(&names::REQUEST_ID, id.clone());
-        }
-        if let Some(via) = &self.via {
-            request::append_value(headers, &header::VIA, via);
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Stream {
     pub(crate) has_fragment: bool,
     /// Whether the request asks for another protocol: CONNECT, or an upgrade.
     pub(crate) is_upgrade: bool,
+    /// Whether it asks for WebSocket.
+    pub(crate) is_websocket: bool,
     /// Whether the request is gRPC.
     pub(crate) is_grpc: bool,
     /// Where the request came from.
@@ -195,6 +197,7 @@ impl Stream {
             names_host,
             has_fragment,
             is_upgrade: false,
+            is_websocket: false,
             origin: Origin::External,
             cluster: None,
             upstream: None,

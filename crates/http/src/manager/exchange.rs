@@ -122,6 +122,9 @@ impl ConnectionManager {
         let upgrade = upgrade::requested(&stream.request.headers).cloned();
         let is_upgrade = is_connect || upgrade.is_some();
         stream.is_upgrade = is_upgrade;
+        stream.is_websocket = upgrade
+            .as_ref()
+            .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let local_port = stream.connection.local.ip().map(|address| address.port());
         if !is_connect
             && let Some(host) = self
@@ -264,7 +267,7 @@ impl ConnectionManager {
         deadlines.set_request(timeouts.request.map(|timeout| stream.started + timeout));
         let limits = forward.and_then(|forward| forward.max_stream_duration);
         let headers = &mut stream.request.headers;
-        let duration = max_duration(limits, timeouts.max_duration, headers);
+        let duration = max_duration(limits, timeouts.max_duration, stream.is_grpc, headers);
         deadlines.set_duration(duration.map(|duration| stream.started + duration));
     }
 }
@@ -274,6 +277,7 @@ impl ConnectionManager {
 fn max_duration(
     route: Option<MaxStreamDuration>,
     manager: Option<Duration>,
+    is_grpc: bool,
     headers: &mut HeaderMap,
 ) -> Option<Duration> {
     let limits = route.unwrap_or_default();
@@ -282,7 +286,13 @@ fn max_duration(
         .and_then(|max| Some((max, grpc::timeout(headers)?)));
     let Some((max, mut timeout)) = asked else {
         return match limits.max_stream_duration {
-            Some(duration) => (!duration.is_zero()).then_some(duration),
+            Some(duration) if duration.is_zero() => None,
+            Some(duration) => {
+                if is_grpc {
+                    headers.insert(&names::GRPC_TIMEOUT, grpc::timeout_value(duration));
+                }
+                Some(duration)
+            }
             None => manager,
         };
     };

@@ -53,6 +53,7 @@ impl ConnectionManager {
         let Some(response) = self.finish_head(stream, body, wait.respond) else {
             return;
         };
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let early = wait.respond.meter().receive_ended().is_none();
         if early {
             self.stats.downstream_rq_response_before_rq_complete.inc();
@@ -66,8 +67,12 @@ impl ConnectionManager {
             .filter(|request| request.response_began().is_some());
         match send_until(response, answered, wait).await {
             Sent::All => {
+                if upgraded {
+                    // What was tunnelled ends with the upstream's connection, which Envoy calls a reset.
+                    note_upstream_error(&mut end.stream, &StreamError::ConnectionTermination);
+                }
                 end.settle();
-                if early {
+                if early && !upgraded {
                     self.stats.downstream_rq_rx_reset.inc();
                 }
             }
@@ -111,8 +116,7 @@ impl ConnectionManager {
 
     /// The upstream failed in the middle of its response.
     fn upstream_broke(&self, end: &mut StreamEnd, error: &StreamError, respond: &mut Respond) {
-        end.stream.flags.set(router::flag(error));
-        end.stream.details = Some(Cow::Owned(router::after_response(error)));
+        note_upstream_error(&mut end.stream, error);
         self.stats
             .router
             .rq_reset_after_downstream_response_started
@@ -128,12 +132,7 @@ impl ConnectionManager {
         end.stream.details = Some(Cow::Borrowed(expired.details()));
         let upstream = end.stream.upstream.as_ref();
         let request = upstream.and_then(|upstream| upstream.request.as_ref());
-        if request.is_some_and(|request| request.expired(expired)) {
-            self.stats
-                .router
-                .rq_reset_after_downstream_response_started
-                .inc();
-        } else {
+        if !request.is_some_and(|request| request.expired(expired)) {
             self.count_expired(expired);
         }
         self.abort(end, respond);
@@ -227,6 +226,11 @@ async fn send_until(
         wait.deadlines.poll_expired(&meter, cx).map(Sent::Expired)
     })
     .await
+}
+
+fn note_upstream_error(stream: &mut Stream, error: &StreamError) {
+    stream.flags.set(router::flag(error));
+    stream.details = Some(Cow::Owned(router::after_response(error)));
 }
 
 /// Whether the response lets the client have its upgrade.

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::future::Future;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -34,11 +36,13 @@ use crate::deadlines::Expired;
 use crate::grpc;
 use crate::local_reply::LocalReply;
 use crate::names;
+use crate::request::Origin;
 use crate::route;
 use crate::route::ForwardAction;
 use crate::route::Route;
 use crate::router::Router;
 use crate::router::RouterCx;
+use crate::router::early_body::EarlyBody;
 use crate::router::failure;
 use crate::router::timeouts::Timeouts;
 use crate::router::upstream_request::AlsoCounted;
@@ -51,6 +55,7 @@ pub(super) struct Attempt<'a> {
     router: &'a Router,
     request: Rc<UpstreamRequest>,
     timeouts: Timeouts,
+    priority: Priority,
     /// `x-envoy-upstream-rq-timeout-alt-response`: a timeout is answered with 204.
     alternative_on_timeout: bool,
     /// `include_attempt_count_in_response`
@@ -93,6 +98,7 @@ impl<'a> Attempt<'a> {
             router,
             request,
             timeouts: Timeouts::default(),
+            priority: Priority::Default,
             alternative_on_timeout: false,
             tell_attempts: false,
         }
@@ -103,6 +109,12 @@ impl<'a> Attempt<'a> {
         let headers = &mut stream.request.headers;
         self.alternative_on_timeout = headers.remove(&names::ALT_RESPONSE).is_some();
         self.timeouts = self.router.timeouts(forward, headers, stream.is_grpc);
+        self.priority = priority(forward.priority);
+        if stream.origin == Origin::Internal {
+            for name in &names::RETRY {
+                headers.remove(name);
+            }
+        }
         let host = &route.virtual_host;
         self.tell_attempts = host.include_attempt_count_in_response;
         if host.include_request_attempt_count {
@@ -120,22 +132,36 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// A place on a connection to the picked host.
+    /// A place on a connection to the picked host, and the request's body.
     pub(super) async fn open(
         &self,
         stream: &mut Stream,
-        forward: &ForwardAction,
+        body: Body,
         pick: &Pick,
         cx: &mut RouterCx<'_>,
-    ) -> Result<UpstreamStream, Stop> {
+    ) -> Result<(UpstreamStream, Body), Stop> {
         let deadlines = &mut *cx.wait.deadlines;
         deadlines.set_response(self.timeouts.response, self.timeouts.per_try);
-        // Nobody reads the request's body while there is no place for it, so its end cannot be seen.
-        deadlines.wait_for_upstream(Instant::now());
-        let waiting = pick.open(priority(forward.priority), stream.protocol);
-        let opened = cx.wait.until(waiting).await;
-        cx.wait.deadlines.go_on();
-        let opened = opened.map_err(|stop| self.stopped(stop))?;
+        let limit = self
+            .request
+            .cluster
+            .info()
+            .per_connection_buffer_limit_bytes as usize;
+        let mut body = EarlyBody::new(body, limit);
+        let opened = {
+            let mut opening = pin!(pick.open(self.priority, stream.protocol));
+            let waiting = poll_fn(|task| {
+                let opened = opening.as_mut().poll(task);
+                if opened.is_pending() {
+                    body.read_ahead(task);
+                }
+                opened
+            });
+            cx.wait
+                .until(waiting)
+                .await
+                .map_err(|stop| self.stopped(stop))?
+        };
         let place = match opened {
             Ok(place) => place,
             Err(PoolFailure::PoolOverflow) => {
@@ -159,7 +185,7 @@ impl<'a> Attempt<'a> {
         cx.wait
             .deadlines
             .set_upstream_duration(limit.map(|limit| Instant::now() + limit));
-        Ok(place)
+        Ok((place, body.into_body()))
     }
 
     fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> Stop {
@@ -174,6 +200,7 @@ impl<'a> Attempt<'a> {
 
     /// The reply to a request that failed before its response.
     fn failed(&self, error: &StreamError, transport: &str) -> Stop {
+        let error = &failure::by_meaning(error.clone());
         self.request.fail(error);
         let reply = failure::before_response(error, transport, self.router.suppress_envoy_headers);
         self.request.count_status(reply.status.as_u16());

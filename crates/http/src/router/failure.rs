@@ -1,5 +1,6 @@
 //! What a failed upstream request is to the client: status, text, flag and details, in Envoy's words.
 
+use h2::Reason;
 use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::StreamError;
@@ -37,6 +38,23 @@ pub(super) fn before_response(
         return reply.header(names::OVERLOADED.clone(), HeaderValue::from_static("true"));
     }
     reply
+}
+
+/// Whether an answer to a WebSocket request is neither an upgrade nor an error: what came with it is not passed on.
+pub(super) fn is_failed_handshake(status: StatusCode) -> bool {
+    status != StatusCode::SWITCHING_PROTOCOLS
+        && !status.is_client_error()
+        && !status.is_server_error()
+}
+
+/// What Envoy takes an error for: a reset with PROTOCOL_ERROR is one.
+pub(super) fn by_meaning(error: StreamError) -> StreamError {
+    match error {
+        StreamError::RemoteReset(Reason::PROTOCOL_ERROR) => {
+            StreamError::ProtocolError("http2.remote_reset")
+        }
+        error => error,
+    }
 }
 
 /// `%RESPONSE_CODE_DETAILS%` of a response that broke off.

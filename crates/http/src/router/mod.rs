@@ -2,6 +2,7 @@
 //! (`envoy.extensions.filters.http.router.v3.Router`).
 
 mod attempt;
+mod early_body;
 mod failure;
 mod timeouts;
 mod upstream_request;
@@ -152,9 +153,12 @@ impl Router {
         };
         let mut attempt = Attempt::new(self, cluster, pick.host(), stream, cx);
         attempt.prepare(stream, route, forward);
-        let place = attempt.open(stream, forward, &pick, cx).await?;
+        let (place, body) = attempt.open(stream, body, &pick, cx).await?;
         let mut exchange = attempt.send(stream, body, place, cx)?;
         let head = attempt.response(stream, &mut exchange, cx).await?;
+        if stream.is_websocket && failure::is_failed_handshake(head.status()) {
+            return Err(LocalReply::new(head.status(), "websocket_handshake_unsuccessful").into());
+        }
         let body = attempt.accept(stream, head, exchange);
         route.mutate_response(stream, false);
         Ok(body)

@@ -30,8 +30,11 @@ impl Router {
         headers: &mut HeaderMap,
         is_grpc: bool,
     ) -> Timeouts {
-        let by_grpc = route.max_grpc_timeout.filter(|_| is_grpc);
+        // With max_stream_duration the older fields count no more.
+        let old = route.max_stream_duration.is_none();
+        let by_grpc = route.max_grpc_timeout.filter(|_| is_grpc && old);
         let mut response = match by_grpc {
+            _ if !old => Duration::ZERO,
             Some(max) => grpc_timeout(headers, max, route.grpc_timeout_offset),
             None => route.timeout,
         };

@@ -24,6 +24,7 @@ use crate::deadlines::Expired;
 use crate::grpc;
 use crate::names;
 use crate::request::Origin;
+use crate::router::failure;
 use crate::stats::VirtualClusterStats;
 
 /// What is known of the request; shared by the response's body, which travels with the codec, and the stream.
@@ -71,15 +72,18 @@ impl UpstreamRequest {
     /// Notes that the connection failed the request.
     pub(super) fn fail(&self, error: &StreamError) {
         let stats = self.cluster.stats();
-        if self.http2.get()
-            && matches!(
-                error,
-                StreamError::RemoteReset(_) | StreamError::RemoteRefused
-            )
-        {
-            stats.upstream_rq_rx_reset.inc();
-            if matches!(error, StreamError::RemoteReset(h2::Reason::NO_ERROR)) {
-                stats.upstream_rq_rx_reset_no_error.inc();
+        if self.http2.get() {
+            match error {
+                StreamError::RemoteReset(reason) => {
+                    stats.upstream_rq_rx_reset.inc();
+                    if *reason == h2::Reason::NO_ERROR {
+                        stats.upstream_rq_rx_reset_no_error.inc();
+                    }
+                }
+                StreamError::RemoteRefused | StreamError::ProtocolError(_) => {
+                    stats.upstream_rq_tx_reset.inc()
+                }
+                _ => {}
             }
         }
         self.host.stats.rq_error.inc();
@@ -284,7 +288,11 @@ impl BodyStream for ResponseBody {
                 let captured = self.request.captures.trailers.from(trailers);
                 self.request.trailers.replace(Some(captured));
             }
-            Some(Err(error)) => self.request.fail(error),
+            Some(Err(error)) => {
+                self.request.fail(&failure::by_meaning(error.clone()));
+                // To the client it is our reset, whatever the upstream's was.
+                return Poll::Ready(Some(Err(StreamError::LocalReset)));
+            }
         }
         Poll::Ready(frame)
     }

@@ -1,0 +1,133 @@
+//! A request's body that came in while its request waited for a connection.
+//!
+//! It is read up to a limit, as Envoy does: a client that has sent all of a small request is then answered as one that has,
+//! and its connection can be used again, even if no host was reached.
+
+use std::collections::VecDeque;
+use std::task::Context;
+use std::task::Poll;
+
+use outrider_codec::Body;
+use outrider_codec::BodyStream;
+use outrider_codec::Frame;
+use outrider_codec::StreamError;
+
+/// What was read, and the rest.
+#[derive(Debug)]
+pub(super) struct EarlyBody {
+    read: VecDeque<Result<Frame, StreamError>>,
+    bytes: usize,
+    limit: usize,
+    ended: bool,
+    rest: Body,
+}
+
+impl EarlyBody {
+    /// Nothing of `rest` was read. At most `limit` bytes will be, and one frame more.
+    pub(super) fn new(rest: Body, limit: usize) -> EarlyBody {
+        EarlyBody {
+            read: VecDeque::new(),
+            bytes: 0,
+            limit,
+            ended: rest.is_end_stream(),
+            rest,
+        }
+    }
+
+    /// Reads what has come.
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) {
+        while !self.ended && self.bytes < self.limit {
+            let Poll::Ready(frame) = self.rest.poll_frame(cx) else {
+                return;
+            };
+            match &frame {
+                Some(Ok(Frame::Data(data))) => {
+                    self.bytes += data.len();
+                    self.ended = self.rest.is_end_stream();
+                }
+                Some(Ok(Frame::Trailers(_)) | Err(_)) | None => self.ended = true,
+            }
+            self.read.extend(frame);
+        }
+    }
+
+    /// The whole body again.
+    pub(super) fn into_body(self) -> Body {
+        match (self.read.is_empty(), self.ended) {
+            (true, true) => Body::Empty,
+            (true, false) => self.rest,
+            _ => Body::wrap(self),
+        }
+    }
+}
+
+impl BodyStream for EarlyBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        match self.read.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None if self.ended => Poll::Ready(None),
+            None => self.rest.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && (self.ended || self.rest.is_end_stream())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::*;
+
+    /// Gives its frames one by one.
+    struct Frames(VecDeque<Frame>);
+
+    impl BodyStream for Frames {
+        fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_empty()
+        }
+    }
+
+    #[tokio::test]
+    async fn gives_back_all_that_came_and_reads_no_more_than_its_limit() {
+        for limit in [0, 4, 6, 100] {
+            let data = |text: &'static str| Frame::Data(Bytes::from_static(text.as_bytes()));
+            let frames = [
+                data("abc"),
+                data("def"),
+                data("ghi"),
+                Frame::Trailers(HeaderMap::new()),
+            ];
+            let mut early = EarlyBody::new(Body::wrap(Frames(frames.into())), limit);
+            poll_fn(|cx| Poll::Ready(early.read_ahead(cx))).await;
+            assert!(
+                early.bytes <= limit + 2,
+                "{} bytes with a limit of {limit}",
+                early.bytes
+            );
+            let mut body = early.into_body();
+            let mut text = Vec::new();
+            let mut trailers = 0;
+            while let Some(frame) = body.frame().await {
+                match frame.unwrap() {
+                    Frame::Data(data) => text.extend_from_slice(&data),
+                    Frame::Trailers(_) => trailers += 1,
+                }
+            }
+            assert_eq!(
+                (text.as_slice(), trailers),
+                (&b"abcdefghi"[..], 1),
+                "limit {limit}"
+            );
+        }
+    }
+}
