@@ -94,9 +94,7 @@ impl ResponseOptions {
     /// Adds the request's headers that are needed when the response comes.
     pub(crate) fn capture(&self, captures: &mut Captures) {
         captures.request.add(&names::FORCE_TRACE);
-        if self.always_set_request_id {
-            captures.request.add(&names::REQUEST_ID);
-        }
+        captures.request.add(&names::REQUEST_ID);
     }
 }
 

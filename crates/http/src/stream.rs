@@ -228,13 +228,14 @@ impl RequestHead {
         let scheme = head.extensions.remove();
         let is_http2 = protocol == Version::HTTP_2;
         let authority = head.extensions.remove();
+        let path = head.uri.into_parts().path_and_query;
         RequestHead {
+            path: path.filter(|_| head.method != Method::CONNECT),
             method: head.method,
             scheme: scheme.or(is_http2.then_some(Scheme::HTTP)),
             authority: authority.map_or(HeaderValue::from_static(""), |Authority(authority)| {
                 authority
             }),
-            path: head.uri.into_parts().path_and_query,
             headers: head.headers,
         }
     }

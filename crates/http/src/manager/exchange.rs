@@ -189,6 +189,12 @@ impl ConnectionManager {
                 stream.request.path = Some(path);
                 Ok(())
             }
+            // A gRPC client would not follow.
+            Normalized::Redirect(path) if stream.is_grpc => {
+                self.stats.downstream_rq_failed_path_normalization.inc();
+                stream.request.path = Some(path);
+                Err(failed(StatusCode::BAD_REQUEST))
+            }
             Normalized::Redirect(path) => {
                 self.stats
                     .downstream_rq_redirected_with_normalized_path
@@ -198,7 +204,10 @@ impl ConnectionManager {
                 stream.request.path = Some(path);
                 Err(failed(StatusCode::TEMPORARY_REDIRECT).header(header::LOCATION, location))
             }
-            Normalized::Rejected => {
+            Normalized::Rejected(path) => {
+                if path.is_some() {
+                    stream.request.path = path;
+                }
                 self.stats.downstream_rq_failed_path_normalization.inc();
                 Err(failed(StatusCode::BAD_REQUEST))
             }

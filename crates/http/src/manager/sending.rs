@@ -117,10 +117,14 @@ impl ConnectionManager {
     /// The upstream failed in the middle of its response.
     fn upstream_broke(&self, end: &mut StreamEnd, error: &StreamError, respond: &mut Respond) {
         note_upstream_error(&mut end.stream, error);
-        self.stats
-            .router
-            .rq_reset_after_downstream_response_started
-            .inc();
+        let upstream = end.stream.upstream.as_ref();
+        let request = upstream.and_then(|upstream| upstream.request.as_ref());
+        if request.is_some_and(|request| request.awaits_grpc_status()) {
+            self.stats
+                .router
+                .rq_reset_after_downstream_response_started
+                .inc();
+        }
         self.abort(end, respond);
     }
 

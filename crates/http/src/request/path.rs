@@ -39,8 +39,8 @@ pub(crate) enum Normalized {
     Changed(PathAndQuery),
     /// The client is to come again with this one.
     Redirect(PathAndQuery),
-    /// It cannot be made sense of.
-    Rejected,
+    /// It cannot be made sense of, or must not be; this is how it reads by then, if that is another way.
+    Rejected(Option<PathAndQuery>),
 }
 
 impl PathOptions {
@@ -56,7 +56,7 @@ impl PathOptions {
             && let Some(unescaped) = unescape_slashes(&text)
         {
             if self.escaped_slashes == EscapedSlashes::Reject {
-                return Normalized::Rejected;
+                return Normalized::Rejected(PathAndQuery::try_from(unescaped + query).ok());
             }
             redirect = self.escaped_slashes == EscapedSlashes::Redirect;
             text = unescaped;
@@ -64,7 +64,7 @@ impl PathOptions {
         if self.normalize {
             match normalize(&text) {
                 Some(normal) => text = normal,
-                None => return Normalized::Rejected,
+                None => return Normalized::Rejected(None),
             }
         }
         if self.merge_slashes && text.contains("//") {
@@ -77,7 +77,7 @@ impl PathOptions {
         match PathAndQuery::try_from(text) {
             Ok(path) if redirect => Normalized::Redirect(path),
             Ok(path) => Normalized::Changed(path),
-            Err(_) => Normalized::Rejected,
+            Err(_) => Normalized::Rejected(None),
         }
     }
 }
@@ -206,7 +206,7 @@ mod tests {
             Normalized::Unchanged => path.to_string(),
             Normalized::Changed(path) => path.to_string(),
             Normalized::Redirect(path) => format!("redirect {path}"),
-            Normalized::Rejected => "rejected".to_owned(),
+            Normalized::Rejected(_) => "rejected".to_owned(),
         }
     }
 

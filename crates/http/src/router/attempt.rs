@@ -232,9 +232,13 @@ impl<'a> Attempt<'a> {
         {
             extensions.insert(scheme);
         }
-        let exchange = place
-            .send(request)
-            .map_err(|error| self.failed(&error, ""))?;
+        let exchange = place.send(request).map_err(|error| match error {
+            // There was a place, so what is full is closing: the host sent something before it was asked.
+            StreamError::Overflow => {
+                self.failed(&StreamError::ProtocolError("http1.codec_error"), "")
+            }
+            error => self.failed(&error, ""),
+        })?;
         self.request.started(exchange.meter());
         Ok(exchange)
     }

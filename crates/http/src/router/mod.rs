@@ -120,8 +120,12 @@ impl Router {
                     None => reply,
                 }
             }
-            // Only filters answer on such a route, and none did.
-            Action::NonForwarding => not_found(),
+            // Only filters answer on such a route, and none did: to the router it is one without a cluster.
+            Action::NonForwarding => {
+                stats.no_cluster.inc();
+                LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found")
+                    .flag(ResponseFlag::NoClusterFound)
+            }
         };
         Err(Stop::from(reply).with_route(&route))
     }

@@ -69,25 +69,24 @@ impl UpstreamRequest {
         }
     }
 
-    /// Notes that the connection failed the request.
+    /// Notes that the connection failed the request. Of a host that has already done well, only a gRPC call can still
+    /// say otherwise.
     pub(super) fn fail(&self, error: &StreamError) {
         let stats = self.cluster.stats();
-        if self.http2.get() {
-            match error {
-                StreamError::RemoteReset(reason) => {
-                    stats.upstream_rq_rx_reset.inc();
-                    if *reason == h2::Reason::NO_ERROR {
-                        stats.upstream_rq_rx_reset_no_error.inc();
-                    }
-                }
-                StreamError::RemoteRefused | StreamError::ProtocolError(_) => {
-                    stats.upstream_rq_tx_reset.inc()
-                }
-                _ => {}
-            }
+        match error {
+            StreamError::RemoteReset(_) if self.http2.get() => stats.upstream_rq_rx_reset.inc(),
+            StreamError::ProtocolError(_) if self.http2.get() => stats.upstream_rq_tx_reset.inc(),
+            _ => {}
         }
-        self.host.stats.rq_error.inc();
+        if self.response_began.get().is_none() || self.awaits_grpc_status.get() {
+            self.host.stats.rq_error.inc();
+        }
         self.error.replace(Some(error.clone()));
+    }
+
+    /// Whether the host's success is still open: gRPC tells it at the end.
+    pub(crate) fn awaits_grpc_status(&self) -> bool {
+        self.awaits_grpc_status.get()
     }
 
     /// Why the response broke off, if it did.
