@@ -11,6 +11,7 @@ use crate::schema::Cardinality;
 use crate::schema::FieldRow;
 use crate::schema::Kind;
 use crate::schema::MessageType;
+use crate::schema::WellKnown;
 use crate::value::Entry;
 use crate::value::FieldValue;
 use crate::value::Item;
@@ -155,14 +156,22 @@ impl Reader {
         message.fields.push(value);
     }
 
+    /// A list, or the one element of it; lists inside are part of it.
     fn list(&mut self, field: &'static FieldRow, node: Node, path: &FieldPath) -> Value {
-        let nodes = match node {
-            Node {
-                kind: NodeKind::List(nodes),
-                ..
-            } => nodes,
-            single => vec![single],
-        };
+        let mut nodes = Vec::new();
+        match (field.message().map(MessageType::well_known), node) {
+            // Here a list is an element.
+            (
+                Some(WellKnown::Value | WellKnown::ListValue),
+                Node {
+                    kind: NodeKind::List(elements),
+                    ..
+                },
+            ) => {
+                nodes = elements;
+            }
+            (_, node) => flatten(node, &mut nodes),
+        }
         let items = nodes.into_iter().enumerate().filter_map(|(index, node)| {
             let mark = node.mark;
             let value = self.element(field.kind, node, &path.index(index))?;
@@ -228,6 +237,14 @@ impl Reader {
                 }
             }
         }
+    }
+}
+
+/// The elements of `node`, and of the lists among them.
+fn flatten(node: Node, elements: &mut Vec<Node>) {
+    match node.kind {
+        NodeKind::List(nodes) => nodes.into_iter().for_each(|node| flatten(node, elements)),
+        _ => elements.push(node),
     }
 }
 
