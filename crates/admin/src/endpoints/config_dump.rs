@@ -411,28 +411,18 @@ fn endpoint(host: &Host) -> Value {
     })
 }
 
-/// As `2026-11-22T18:41:32.961Z`.
+/// As `2026-11-22T18:41:32.961Z`. The calendar is httpdate's: `Sun, 22 Nov 2026 18:41:32 GMT`.
 fn timestamp(time: SystemTime) -> Value {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    let since = since.unwrap_or_default();
-    // RFC 3339 to the second is what httpdate's parts are for; it prints another form, so take the calendar from there.
-    let http = httpdate::HttpDate::from(time).to_string();
-    let mut parts = http
-        .split([' ', ','])
-        .filter(|part| !part.is_empty())
-        .skip(1);
-    let mut next = || parts.next().unwrap_or_default().to_owned();
-    let (day, month, year, clock) = (next(), next(), next(), next());
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let month = MONTHS.iter().position(|name| *name == month);
-    let month = month.map_or(1, |index| index + 1);
-    format!(
-        "{year}-{month:02}-{day}T{clock}.{:03}Z",
-        since.subsec_millis()
-    )
-    .into()
+    let millis = since.unwrap_or_default().subsec_millis();
+    let http = httpdate::fmt_http_date(time);
+    let parts: Vec<&str> = http.split(' ').collect();
+    let [_, day, month, year, clock, _] = parts.as_slice() else {
+        return Value::Null; // httpdate always prints six parts
+    };
+    let month = MONTHS.find(month).unwrap_or_default() / 3 + 1;
+    format!("{year}-{month:02}-{day}T{clock}.{millis:03}Z").into()
 }
 
 #[cfg(test)]
