@@ -1,6 +1,7 @@
 //! The binary as a child process, for tests.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::fs;
 use std::io::Read;
