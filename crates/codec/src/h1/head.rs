@@ -184,6 +184,10 @@ pub(crate) fn take_response(
     options: &Http1Options,
     method: &Method,
 ) -> Result<Option<ResponseHead>, HeadError> {
+    // A server of another protocol may never send the end of a head.
+    if buffer.iter().zip(b"HTTP/1.").any(|(got, want)| got != want) {
+        return Err(HeadError::CODEC);
+    }
     let Some(bytes) = take_block(buffer, searched, limits)? else {
         return Ok(None);
     };

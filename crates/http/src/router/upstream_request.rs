@@ -250,12 +250,18 @@ pub(super) fn count_status(cluster: &Cluster, origin: Origin, dynamic_stats: boo
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     body: Body,
+    /// The response has failed, and the client is to be told at the next turn: what came before that leaves first.
+    failed: bool,
     request: Rc<UpstreamRequest>,
 }
 
 impl ResponseBody {
     pub(super) fn new(body: Body, request: Rc<UpstreamRequest>) -> ResponseBody {
-        ResponseBody { body, request }
+        ResponseBody {
+            body,
+            failed: false,
+            request,
+        }
     }
 
     /// Whether the response has no body; if so, this was its end.
@@ -278,6 +284,10 @@ impl ResponseBody {
 
 impl BodyStream for ResponseBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        if self.failed {
+            // To the client it is our reset, whatever the upstream's was.
+            return Poll::Ready(Some(Err(StreamError::LocalReset)));
+        }
         let frame = std::task::ready!(self.body.poll_frame(cx));
         match &frame {
             Some(Ok(Frame::Data(_))) if !self.body.is_end_stream() => {}
@@ -289,8 +299,9 @@ impl BodyStream for ResponseBody {
             }
             Some(Err(error)) => {
                 self.request.fail(&failure::by_meaning(error.clone()));
-                // To the client it is our reset, whatever the upstream's was.
-                return Poll::Ready(Some(Err(StreamError::LocalReset)));
+                self.failed = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
         Poll::Ready(frame)

@@ -287,3 +287,24 @@ fn a_response_says_where_its_body_ends() {
         );
     }
 }
+
+#[test]
+fn a_server_of_another_protocol_is_found_out_at_once() {
+    let http2_settings = &b"\0\0\x06\x04\0\0\0\0\0"[..];
+    for (bytes, fails) in [
+        (http2_settings, true),
+        (b"HTTP/2 200", true),
+        (b"HTT", false),
+        (b"HTTP/1.1 200 O", false),
+    ] {
+        let mut buffer = BytesMut::from(bytes);
+        let head = take_response(
+            &mut buffer,
+            &mut 0,
+            LIMITS,
+            &Http1Options::default(),
+            &Method::GET,
+        );
+        assert_eq!(head.is_err(), fails, "{bytes:?}");
+    }
+}
