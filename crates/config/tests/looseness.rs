@@ -347,6 +347,15 @@ fn documents() {
         ("admin: {}\r\nnode: {id: x1}\r\n", Accepts),
         ("header_prefix:\t~\nadmin:\t\n  {}", Accepts),
         ("node:\n\tid: a", Rejects("envoy.yaml:")),
+        ("node: {id: aa}\n\t\nadmin: {}", Accepts),
+        (
+            "node:\n  id: aa\n\t\nadmin: {}",
+            Rejects("envoy.yaml:3:1: malformed YAML: a tab"),
+        ),
+        (
+            "{\n\t\"node\": {\n\t\t\"metadata\": {\"a\": 1\n\t\t}\n\t}\n}",
+            Accepts,
+        ),
         ("{\"node\": {\"id\": \"a\",},}", Accepts),
         ("// comment\n{}", Rejects("envoy.yaml:1:1: ")),
         ("", Rejects("empty: expected a bootstrap")),

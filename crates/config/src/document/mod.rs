@@ -9,6 +9,7 @@ use crate::position::Mark;
 
 pub(crate) mod json;
 mod plain;
+mod tabs;
 pub(crate) mod yaml;
 
 /// Lists and mappings inside one another; protobuf's own JSON reader stops at 100.

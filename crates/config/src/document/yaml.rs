@@ -7,6 +7,8 @@ use saphyr_parser::Event;
 use saphyr_parser::Marker;
 use saphyr_parser::Parser;
 use saphyr_parser::ScalarStyle;
+use saphyr_parser::ScanError;
+use saphyr_parser::Span;
 use saphyr_parser::Tag;
 
 use super::Key;
@@ -17,6 +19,7 @@ use super::NodeKind;
 use super::SyntaxError;
 use super::keep_last;
 use super::plain;
+use super::tabs::Lines;
 use crate::position::Mark;
 
 /// Reads the first document of `text`; `None` when there is none.
@@ -65,31 +68,25 @@ fn parse_strictly(text: &str, source: u8) -> Result<Option<Node>, Failure> {
         source,
         ..Builder::default()
     };
+    let lines = Lines::with_tabs(text);
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| {
-            let index = error.marker().index();
-            let is_tab = error
-                .info()
-                .contains("must be followed by a valid YAML whitespace");
-            Failure {
-                error: SyntaxError {
-                    mark: builder.mark(*error.marker()),
-                    message: format!("malformed YAML: {}", error.info()),
-                },
-                after_tab: Some(index).filter(|_| is_tab && has_tab_before(text, index)),
-            }
+        let (event, span) = event.map_err(|error| Failure {
+            after_tab: builder.tolerable_tab(&error, text),
+            error: SyntaxError {
+                mark: builder.mark(*error.marker()),
+                message: format!("malformed YAML: {}", error.info()),
+            },
         })?;
         let mark = builder.mark(span.start);
+        if let Some(lines) = &lines {
+            builder.look_for_tabs(&event, span, lines)?;
+        }
         builder.event(event, mark)?;
         if builder.root.is_some() {
             break;
         }
     }
     Ok(builder.root)
-}
-
-fn has_tab_before(text: &str, index: usize) -> bool {
-    blanks_before(text, index).contains('\t')
 }
 
 /// The run of tabs and spaces before character `index`.
@@ -119,6 +116,8 @@ struct Builder {
     stack: Vec<Frame>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    /// The indentation that each open list or mapping asks for; 0 in brackets. Kept for texts with tabs only.
+    indents: Vec<usize>,
 }
 
 /// A list or mapping that has not ended.
@@ -186,6 +185,63 @@ impl Builder {
             | Event::DocumentStart(_)
             | Event::DocumentEnd => Ok(()),
         }
+    }
+
+    /// The character behind a tab that our parser minds and yaml-cpp does not: after the colon of a key, and before
+    /// the line that ends a plain text in brackets.
+    fn tolerable_tab(&self, error: &ScanError, text: &str) -> Option<usize> {
+        let index = error.marker().index();
+        if error
+            .info()
+            .contains("must be followed by a valid YAML whitespace")
+        {
+            return Some(index).filter(|index| blanks_before(text, *index).contains('\t'));
+        }
+        let is_in_brackets = self.indents.last() == Some(&0);
+        if !is_in_brackets || !error.info().contains("found a tab") {
+            return None;
+        }
+        let rest = text.chars().enumerate().skip(index);
+        let mut next_lines = rest.skip_while(|(_, letter)| *letter != '\n');
+        let (end, _) = next_lines.find(|(_, letter)| !letter.is_whitespace())?;
+        Some(end).filter(|end| blanks_before(text, *end).contains('\t'))
+    }
+
+    /// Keeps the columns of the lists and mappings that are open, and refuses a tab where a plain text could go on.
+    fn look_for_tabs(
+        &mut self,
+        event: &Event<'_>,
+        span: Span,
+        lines: &Lines<'_>,
+    ) -> Result<(), SyntaxError> {
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => {
+                // In brackets there is no indentation.
+                let is_flow = lines.is_flow(span.start) || self.indents.last() == Some(&0);
+                self.indents
+                    .push(if is_flow { 0 } else { span.start.col() + 1 });
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                self.indents.pop();
+            }
+            Event::Scalar(_, ScalarStyle::Plain, ..) => {
+                let indent = self.indents.last().copied().unwrap_or_default();
+                if let Some(line) = lines.tab_after(span.end, indent) {
+                    let line = u32::try_from(line).unwrap_or(u32::MAX);
+                    let mark = Mark {
+                        source: self.source,
+                        line,
+                        column: 1,
+                    };
+                    return Err(error(
+                        mark,
+                        "malformed YAML: a tab in the place of indentation",
+                    ));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn scalar(&mut self, scalar: Scalar<'_>, anchor: usize, mark: Mark) -> Result<(), SyntaxError> {
@@ -412,6 +468,31 @@ mod tests {
             ("{\"a\": [1, 2,], \"b\": ~,}", "{a:[1 2 ] b:~ }"),
         ] {
             assert_eq!(json(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_tabs_where_yaml_cpp_looks_for_indentation() {
+        for (text, line) in [
+            ("a:\n  b: c\n\t\nd: e\n", Some(3)),
+            ("a:\n  b: c\n\n \t# x\nd: e\n", Some(4)),
+            ("a: b\n\t\n", Some(2)),
+            ("a: 'b'\n\t\nc: d\n", None),
+            ("a: b # x\n\t\nc: d\n", None),
+            ("a:\n\t\n  b: c\n", None),
+            ("a:\n  b: c\n    \t\nd: e\n", None),
+            ("a: {b: c\n\t}\nd: e\n", None),
+            ("a: [b\n\t\t, c\n\t]\n", None),
+            ("a: b\t\nc: d\n", None),
+        ] {
+            let expected = line
+                .map(|line| format!("{line}:1: malformed YAML: a tab in the place of indentation"));
+            let read = json(text);
+            assert_eq!(
+                Some(read.as_str()).filter(|read| read.contains("tab")),
+                expected.as_deref(),
+                "{text:?}: {read}"
+            );
         }
     }
 
