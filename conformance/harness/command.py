@@ -84,7 +84,8 @@ def record_one(case: Case, binary: str) -> tuple:
     """The observation and, when a second or third run gave another, the difference."""
     first = attempt(case, binary, None)
     problem = first.observed.get("harness", "")
-    if not problem and not first.observed.get("steps") and case.spec.get("traffic"):
+    refused = "differs" in case.spec and "not supported" in first.notes
+    if not problem and not first.observed.get("steps") and case.spec.get("traffic") and not refused:
         problem = f"nothing observed: {first.observed}\n{first.notes[:1500]}"
     failed = [s for s in first.observed.get("steps", []) if str(s["saw"]).startswith(("failed: ", "did not come"))]
     problem = problem or "".join(f"{s}\n{first.notes[:1500]}" for s in failed)
