@@ -1,5 +1,6 @@
 //! The header names that Envoy has of its own, made once.
 
+use http::HeaderMap;
 use http::HeaderName;
 
 macro_rules! names {
@@ -33,6 +34,22 @@ names! {
     SERVICE_TIME = "x-envoy-upstream-service-time";
     STREAM_DURATION = "x-envoy-upstream-stream-duration-ms";
     UPSTREAM_TIMEOUT = "x-envoy-upstream-rq-timeout-ms";
+}
+
+/// Whether any header is one of Envoy's own: looking through the few that there are is cheaper than asking the map for
+/// each that may be.
+pub(crate) fn any_of_envoy(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("x-envoy-"))
+}
+
+/// Whether any header belongs to one hop only (RFC 9110 section 7.6.1), `te` apart.
+pub(crate) fn any_hop_by_hop(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        matches!(
+            name.as_str(),
+            "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade"
+        )
+    })
 }
 
 /// What only an internal client may say; taken from all others.

@@ -77,13 +77,9 @@ impl ResponseOptions {
         request: &HeaderMap,
         is_upgraded: bool,
     ) {
-        if !is_upgraded {
-            headers.remove(header::CONNECTION);
-            headers.remove(header::UPGRADE);
+        if names::any_hop_by_hop(headers) {
+            remove_hop_by_hop(headers, is_upgraded);
         }
-        headers.remove(header::TRANSFER_ENCODING);
-        headers.remove(&names::KEEP_ALIVE);
-        headers.remove(&names::PROXY_CONNECTION);
         if (self.always_set_request_id || request.contains_key(&names::FORCE_TRACE))
             && let Some(id) = request.get(&names::REQUEST_ID)
         {
@@ -96,6 +92,17 @@ impl ResponseOptions {
         captures.request.add(&names::FORCE_TRACE);
         captures.request.add(&names::REQUEST_ID);
     }
+}
+
+/// Removes what belongs to one hop only. An upgrade keeps what it consists of.
+fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgraded: bool) {
+    if !is_upgraded {
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+    }
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(&names::KEEP_ALIVE);
+    headers.remove(&names::PROXY_CONNECTION);
 }
 
 #[cfg(test)]

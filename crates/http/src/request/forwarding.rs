@@ -81,13 +81,13 @@ struct Present {
 impl Present {
     fn scan(headers: &HeaderMap) -> Present {
         let mut present = Present::default();
-        for name in headers.keys() {
+        for (name, value) in headers {
             match name.as_str().as_bytes() {
                 [b'x', b'-', b'e', b'n', b'v', b'o', b'y', b'-', ..] => present.envoy = true,
                 b"connection" | b"upgrade" | b"keep-alive" | b"proxy-connection"
-                | b"transfer-encoding" | b"te" => {
-                    present.hop_by_hop = true;
-                }
+                | b"transfer-encoding" => present.hop_by_hop = true,
+                // Every gRPC request has this one, and it stays.
+                b"te" => present.hop_by_hop |= value != "trailers",
                 _ => {}
             }
         }

@@ -5,6 +5,9 @@ use http::HeaderValue;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// A version 4 UUID of these random bits, six of which are overwritten.
+///
+/// Marked as sensitive, so that HPACK never puts it into the dynamic table: no other request repeats it, but each would
+/// push out, and make the encoder write again, what all requests have in common.
 pub(super) fn uuid(high: u64, low: u64) -> HeaderValue {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&high.to_be_bytes());
@@ -21,7 +24,9 @@ pub(super) fn uuid(high: u64, low: u64) -> HeaderValue {
         text[at + 1] = HEX[usize::from(byte & 15)];
         at += 2;
     }
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("")) // hex digits are always legal
+    let mut id = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("")); // hex digits are always legal
+    id.set_sensitive(true);
+    id
 }
 
 #[cfg(test)]

@@ -107,7 +107,8 @@ impl<'a> Attempt<'a> {
     /// Makes the request's head the upstream's: timeouts, rewrites, header mutations.
     pub(super) fn prepare(&mut self, stream: &mut Stream, route: &Route, forward: &ForwardAction) {
         let headers = &mut stream.request.headers;
-        self.alternative_on_timeout = headers.remove(&names::ALT_RESPONSE).is_some();
+        self.alternative_on_timeout =
+            names::any_of_envoy(headers) && headers.remove(&names::ALT_RESPONSE).is_some();
         self.timeouts = self.router.timeouts(forward, headers, stream.is_grpc);
         self.priority = priority(forward.priority);
         if stream.origin == Origin::Internal {

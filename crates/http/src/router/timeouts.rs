@@ -30,6 +30,7 @@ impl Router {
         headers: &mut HeaderMap,
         is_grpc: bool,
     ) -> Timeouts {
+        let asks = names::any_of_envoy(headers);
         // With max_stream_duration the older fields count no more.
         let old = route.max_stream_duration.is_none();
         let by_grpc = route.max_grpc_timeout.filter(|_| is_grpc && old);
@@ -45,13 +46,13 @@ impl Router {
                 .get(&names::EXPECTED_TIMEOUT)
                 .and_then(parse_millis)
                 .unwrap_or(response);
-        } else if let Some(asked) = take_millis(headers, &names::UPSTREAM_TIMEOUT) {
+        } else if let Some(asked) = take_millis(headers, &names::UPSTREAM_TIMEOUT, asks) {
             response = asked.unwrap_or(response);
         }
-        let per_try = take_millis(headers, &names::PER_TRY_TIMEOUT).flatten();
+        let per_try = take_millis(headers, &names::PER_TRY_TIMEOUT, asks).flatten();
         let per_try = per_try.filter(|per_try| !per_try.is_zero());
         let per_try = per_try.filter(|per_try| response.is_zero() || *per_try < response);
-        let stream = take_millis(headers, &names::STREAM_DURATION).flatten();
+        let stream = take_millis(headers, &names::STREAM_DURATION, asks).flatten();
 
         let told = per_try.unwrap_or(response);
         if !told.is_zero() {
@@ -86,9 +87,13 @@ fn grpc_timeout(headers: &HeaderMap, max: Duration, offset: Option<Duration>) ->
     timeout
 }
 
-/// The header taken away, and its number if it holds one.
-fn take_millis(headers: &mut HeaderMap, name: &HeaderName) -> Option<Option<Duration>> {
-    let value = headers.remove(name)?;
+/// The header taken away, and its number if it holds one. `asks`: whether it is worth looking.
+fn take_millis(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    asks: bool,
+) -> Option<Option<Duration>> {
+    let value = asks.then(|| headers.remove(name)).flatten()?;
     Some(parse_millis(&value))
 }
 
