@@ -76,7 +76,7 @@ impl<'a> Attempt<'a> {
             origin: stream.origin,
             also: AlsoCounted::of(stream),
             captures: cx.captures.clone(),
-            dynamic_stats: router.dynamic_stats,
+            counting: router.counting(stream.is_grpc),
             canary: Cell::new(host.is_canary()),
             downstream: cx.wait.respond.meter().clone(),
             meter: RefCell::default(),

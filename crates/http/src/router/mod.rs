@@ -38,6 +38,7 @@ use attempt::Attempt;
 pub(crate) use failure::after_response;
 pub(crate) use failure::flag;
 use upstream_request::AlsoCounted;
+use upstream_request::Counting;
 pub(crate) use upstream_request::UpstreamRequest;
 
 /// The router as configured.
@@ -45,6 +46,8 @@ pub(crate) use upstream_request::UpstreamRequest;
 pub struct Router {
     /// `dynamic_stats`: whether statuses and times are counted for clusters.
     dynamic_stats: bool,
+    /// `suppress_grpc_request_failure_code_stats`
+    suppress_grpc_codes: bool,
     /// `suppress_envoy_headers`
     suppress_envoy_headers: bool,
     /// `respect_expected_rq_timeout`
@@ -82,6 +85,7 @@ impl Router {
         let strict_check_headers = strict.collect();
         errors.finish(Router {
             dynamic_stats: message.dynamic_stats.unwrap_or(true),
+            suppress_grpc_codes: message.suppress_grpc_request_failure_code_stats,
             suppress_envoy_headers: message.suppress_envoy_headers,
             respect_expected_rq_timeout: message.respect_expected_rq_timeout,
             strict_check_headers,
@@ -149,10 +153,11 @@ impl Router {
         self.check_strictly(&stream.request.headers)?;
         let cluster = cx.clusters.at(index);
         let Ok(pick) = cluster.pick() else {
-            if self.dynamic_stats {
+            let counting = self.counting(stream.is_grpc);
+            if counting != Counting::Off {
                 AlsoCounted::of(stream).count_status(503);
             }
-            upstream_request::count_status(cluster, stream.origin, self.dynamic_stats, 503);
+            counting.count(cluster, stream.origin, 503);
             return Err(failure::no_healthy_upstream().into());
         };
         let mut attempt = Attempt::new(self, cluster, pick.host(), stream, cx);
@@ -166,6 +171,14 @@ impl Router {
         let body = attempt.accept(stream, head, exchange);
         route.mutate_response(stream, false);
         Ok(body)
+    }
+
+    fn counting(&self, is_grpc: bool) -> Counting {
+        match (self.dynamic_stats, self.suppress_grpc_codes && is_grpc) {
+            (false, _) => Counting::Off,
+            (true, true) => Counting::WithoutStatus,
+            (true, false) => Counting::Full,
+        }
     }
 
     /// `strict_check_headers`: refuses a request whose `x-envoy-…` headers hold nonsense.

@@ -37,8 +37,7 @@ pub(crate) struct UpstreamRequest {
     pub(super) also: AlsoCounted,
     /// What formatters read of it later.
     pub(super) captures: Arc<Captures>,
-    /// `dynamic_stats`: whether statuses and times are counted.
-    pub(super) dynamic_stats: bool,
+    pub(super) counting: Counting,
     /// Whether the host or the response is marked as a canary.
     pub(super) canary: Cell<bool>,
     /// The client's side, which knows when the request ended.
@@ -60,11 +59,12 @@ pub(crate) struct UpstreamRequest {
 impl UpstreamRequest {
     /// Counts a response, ours or the host's, by its status.
     pub(super) fn count_status(&self, status: u16) {
-        count_status(&self.cluster, self.origin, self.dynamic_stats, status);
-        if self.dynamic_stats {
-            self.also.count_status(status);
+        self.counting.count(&self.cluster, self.origin, status);
+        if self.counting == Counting::Off {
+            return;
         }
-        if self.dynamic_stats && self.canary.get() {
+        self.also.count_status(status);
+        if self.canary.get() {
             self.cluster.stats().canary.get().upstream_rq.record(status);
         }
     }
@@ -124,7 +124,7 @@ impl UpstreamRequest {
         let Some(requested) = self
             .downstream
             .receive_ended()
-            .filter(|_| self.dynamic_stats)
+            .filter(|_| self.counting != Counting::Off)
         else {
             return;
         };
@@ -232,18 +232,34 @@ impl AlsoCounted {
     }
 }
 
-/// Counts a response of `cluster` by its status.
-pub(super) fn count_status(cluster: &Cluster, origin: Origin, dynamic_stats: bool, status: u16) {
-    if !dynamic_stats {
-        return;
+/// What the router's options leave of the counts of statuses and times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counting {
+    /// All of them.
+    Full,
+    /// `suppress_grpc_request_failure_code_stats`: those of the cluster as a whole without the status of gRPC requests.
+    WithoutStatus,
+    /// Without `dynamic_stats`, none.
+    Off,
+}
+
+impl Counting {
+    /// Counts a response of `cluster` by its status.
+    pub(super) fn count(self, cluster: &Cluster, origin: Origin, status: u16) {
+        /// No status: counts as completed only.
+        const NONE: u16 = 0;
+        let stats = cluster.stats();
+        match self {
+            Counting::Off => return,
+            Counting::WithoutStatus => stats.upstream_rq.record(NONE),
+            Counting::Full => stats.upstream_rq.record(status),
+        }
+        let origin = match origin {
+            Origin::Internal => stats.internal.get(),
+            Origin::External | Origin::Edge => stats.external.get(),
+        };
+        origin.upstream_rq.record(status);
     }
-    let stats = cluster.stats();
-    stats.upstream_rq.record(status);
-    let origin = match origin {
-        Origin::Internal => stats.internal.get(),
-        Origin::External | Origin::Edge => stats.external.get(),
-    };
-    origin.upstream_rq.record(status);
 }
 
 /// A response's body, watched for its end, its trailers and its failure.
