@@ -39,7 +39,9 @@ names! {
 /// Whether any header is one of Envoy's own: looking through the few that there are is cheaper than asking the map for
 /// each that may be.
 pub(crate) fn any_of_envoy(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| name.as_str().starts_with("x-envoy-"))
+    headers
+        .keys()
+        .any(|name| name.as_str().starts_with("x-envoy-"))
 }
 
 /// Whether any header belongs to one hop only (RFC 9110 section 7.6.1), `te` apart.

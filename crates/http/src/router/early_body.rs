@@ -108,7 +108,11 @@ mod tests {
                 Frame::Trailers(HeaderMap::new()),
             ];
             let mut early = EarlyBody::new(Body::wrap(Frames(frames.into())), limit);
-            poll_fn(|cx| Poll::Ready(early.read_ahead(cx))).await;
+            poll_fn(|cx| {
+                early.read_ahead(cx);
+                Poll::Ready(())
+            })
+            .await;
             assert!(
                 early.bytes <= limit + 2,
                 "{} bytes with a limit of {limit}",

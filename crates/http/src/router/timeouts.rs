@@ -88,11 +88,7 @@ fn grpc_timeout(headers: &HeaderMap, max: Duration, offset: Option<Duration>) ->
 }
 
 /// The header taken away, and its number if it holds one. `asks`: whether it is worth looking.
-fn take_millis(
-    headers: &mut HeaderMap,
-    name: &HeaderName,
-    asks: bool,
-) -> Option<Option<Duration>> {
+fn take_millis(headers: &mut HeaderMap, name: &HeaderName, asks: bool) -> Option<Option<Duration>> {
     let value = asks.then(|| headers.remove(name)).flatten()?;
     Some(parse_millis(&value))
 }

@@ -107,6 +107,27 @@ impl Proxy {
 
     /// Sends one HTTP/2 request, and reads the response to its end.
     pub(crate) async fn h2(&self, request: Request<&'static [u8]>) -> Result<Answer, h2::Error> {
+        let (head, rest) = self.h2_parts(request).await?;
+        let (body, trailers) = rest?;
+        Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: String::from_utf8(body).unwrap(),
+            trailers,
+        })
+    }
+
+    /// Sends one HTTP/2 request; the response's head, and what came of its body and trailers.
+    pub(crate) async fn h2_parts(
+        &self,
+        request: Request<&'static [u8]>,
+    ) -> Result<
+        (
+            http::response::Parts,
+            Result<(Vec<u8>, HeaderMap), h2::Error>,
+        ),
+        h2::Error,
+    > {
         let socket = TcpStream::connect(self.address).await.unwrap();
         let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
         spawn_local(async move {
@@ -114,24 +135,13 @@ impl Proxy {
             let _ended = connection.await;
         });
         let (head, body) = request.into_parts();
-        let (response, mut send) = client
-            .send_request(Request::from_parts(head, ()), body.is_empty())
-            .unwrap();
+        let request = Request::from_parts(head, ());
+        let (response, mut send) = client.send_request(request, body.is_empty()).unwrap();
         if !body.is_empty() {
             send.send_data(Bytes::from_static(body), true).unwrap();
         }
-        let (head, mut stream) = response.await?.into_parts();
-        let mut body = Vec::new();
-        while let Some(data) = stream.data().await {
-            body.extend_from_slice(&data?);
-        }
-        let trailers = stream.trailers().await?.unwrap_or_default();
-        Ok(Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: String::from_utf8(body).unwrap(),
-            trailers,
-        })
+        let (head, stream) = response.await?.into_parts();
+        Ok((head, read(stream).await))
     }
 
     /// Sends bytes, and returns what comes until the proxy closes or sends nothing more for a while.
@@ -148,6 +158,18 @@ impl Proxy {
         }
         String::from_utf8(answer).unwrap()
     }
+}
+
+/// A response's body and trailers, or what cut them off.
+type Rest = Result<(Vec<u8>, HeaderMap), h2::Error>;
+
+async fn read(mut stream: h2::RecvStream) -> Rest {
+    let mut body = Vec::new();
+    while let Some(data) = stream.data().await {
+        body.extend_from_slice(&data?);
+    }
+    let trailers = stream.trailers().await?.unwrap_or_default();
+    Ok((body, trailers))
 }
 
 /// A response as the client saw it.

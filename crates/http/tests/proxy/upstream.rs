@@ -65,6 +65,8 @@ fn a_refused_connection_is_a_503() {
             ("14", text)
         );
         assert_eq!(proxy.stat("cluster.back.upstream_rq_503"), 2);
+        // Both requests were read to their ends while there was no connection.
+        assert_eq!(proxy.stat("http.test.downstream_rq_rx_reset"), 0);
     });
 }
 
@@ -84,5 +86,29 @@ fn the_route_timeout_is_a_504() {
         );
         assert_eq!(proxy.stat("cluster.back.upstream_rq_timeout"), 1);
         assert_eq!(proxy.stat("cluster.back.upstream_rq_tx_reset"), 1);
+    });
+}
+
+#[test]
+fn a_response_that_breaks_off_arrives_as_far_as_it_came() {
+    run(async {
+        let host = h2_host(|mut call| async move {
+            let mut stream = call
+                .respond
+                .send_response(Response::new(()), false)
+                .unwrap();
+            stream.send_data(b"half"[..].into(), false).unwrap();
+            // The codec would drop what is queued before a reset.
+            tokio::task::yield_now().await;
+            stream.send_reset(h2::Reason::CANCEL);
+        })
+        .await;
+        let proxy = Proxy::start(&routes(TO_BACK), &h2_cluster("back", host)).await;
+        let (head, body) = proxy.h2_parts(get("/")).await.unwrap();
+        assert_eq!(head.status, 200);
+        assert_eq!(body.unwrap_err().reason(), Some(h2::Reason::INTERNAL_ERROR));
+        assert_eq!(proxy.stat("cluster.back.upstream_rq_rx_reset"), 1);
+        assert_eq!(proxy.stat("http.test.downstream_rq_tx_reset"), 1);
+        assert_eq!(proxy.stat("http.test.downstream_rq_active"), 0);
     });
 }
