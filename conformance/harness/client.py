@@ -142,4 +142,4 @@ def answer(status, fields: list, body: bytes, trailers: list) -> dict:
 
 def listed(fields: list) -> list:
     """Fields as lines, sorted by name; values of one name keep their order."""
-    return [f"{n}: {v}" for n, v in sorted(fields, key=lambda f: f[0].lower())]
+    return [f"{n}: {v if len(v) <= 1500 else f'({len(v)} characters)'}" for n, v in sorted(fields, key=lambda f: f[0].lower())]
