@@ -17,6 +17,7 @@ from .case import Case, ROOT, load, select
 from .execute import Outcome, run_case
 
 TARGET = ROOT.parent / "target"
+OPEN = ROOT / "open.txt"
 
 
 def envoy_binary() -> str:
@@ -108,13 +109,43 @@ def check(args) -> int:
         running = {workers.submit(attempt, case, binary, case.expected(who)): case for case in cases}
         for done in concurrent.futures.as_completed(running):
             rows.append(judged(running[done], done.result(), who, args))
+    if args.again:
+        known = {} if args.envoy else known_open()
+        rows = [row if row["passed"] or row["case"] in known else run_again(row, cases, binary, who, args) for row in rows]
     rows.sort(key=lambda row: row["case"])
     summary(rows, time.monotonic() - began)
     TARGET.mkdir(exist_ok=True)
     Path(args.json or TARGET / f"conformance-{who}.json").write_text(json.dumps(rows, indent=1))
-    failed = sum(not row["passed"] for row in rows)
-    print(f"{len(rows) - failed} passed, {failed} failed")
+    waiting = {} if args.envoy else still_open(rows)
+    failed = sum(not row["passed"] and row["case"] not in waiting for row in rows)
+    print(f"{sum(row['passed'] for row in rows)} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def run_again(row: dict, cases: list, binary: str, who: str, args) -> dict:
+    """A failure on a busy machine gets a second run with the machine to itself, and is named if that passes."""
+    case = next(case for case in cases if case.name == row["case"])
+    second = judged(case, attempt(case, binary, case.expected(who)), who, args)
+    if second["passed"]:
+        print(f"!!! {case.name} failed among others and passed alone: a race in the case or in the proxy")
+    return second
+
+
+def known_open() -> dict:
+    """The cases in which Outrider is known not to be like Envoy yet, each with what differs."""
+    return dict(line.split(maxsplit=1) for line in OPEN.read_text().splitlines() if line and not line.startswith("#"))
+
+
+def still_open(rows: list) -> dict:
+    """Those of them that failed, said aloud."""
+    known = known_open()
+    for row in rows:
+        if row["passed"] and row["case"] in known:
+            print(f"!!! {row['case']} passes: take it out of {OPEN.name}")
+    waiting = {row["case"]: known[row["case"]] for row in rows if not row["passed"] and row["case"] in known}
+    if waiting:
+        print(f"open, not yet as Envoy: {len(waiting)} of {len(rows)} ({OPEN.name})")
+    return waiting
 
 
 def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
@@ -198,6 +229,7 @@ def main() -> None:
     common.add_argument("--lines", type=int, default=40, help="lines of a difference to print")
     common.add_argument("--bin", help="the proxy to run")
     common.add_argument("--envoy", action="store_true", help="real Envoy 1.40.0 is the proxy to run")
+    common.add_argument("--again", action="store_true", help="run what failed once more, alone")
     common.add_argument("--json", help="where the result file goes")
     for word, act, takes_name in [("record", record, False), ("check", check, False), ("list", names, False), ("diff", diff, True), ("show", show, True),
                                   ("docs", document.write, False), ("coverage", coverage.report, False)]:
