@@ -31,6 +31,9 @@ use super::sink::BodySink;
 use super::transport::Filled;
 use super::transport::Transport;
 
+/// Envoy's default of `max_response_headers_kb` for HTTP/1, KiB.
+const MAX_RESPONSE_HEADERS_KB: u32 = 80;
+
 /// ```text
 /// Idle <--answer complete-- Busy --cut, or the last--> Over
 ///   '--------send----------^                            ^
@@ -103,7 +106,11 @@ impl Connection {
 
     pub(super) fn limits(&self) -> Limits {
         Limits {
-            bytes: self.options.max_response_headers_kb.unwrap_or(60) as usize * 1024,
+            bytes: self
+                .options
+                .max_response_headers_kb
+                .unwrap_or(MAX_RESPONSE_HEADERS_KB) as usize
+                * 1024,
             fields: self.options.max_headers_count as usize,
             underscores: UnderscoresAction::Allow,
         }

@@ -65,8 +65,8 @@ pub(crate) fn response(
         }
         field(name, value.as_bytes(), cx.options.header_case, out);
     }
-    if cx.close && !switches {
-        field(&header::CONNECTION, b"close", cx.options.header_case, out);
+    if let Some(connection) = connection_field(cx).filter(|_| !switches) {
+        field(&header::CONNECTION, connection, cx.options.header_case, out);
     }
     let coding = if switches {
         BodyCoding::Plain
@@ -78,10 +78,19 @@ pub(crate) fn response(
         } else {
             BodyCoding::Plain
         }
-    } else if cx.ends {
-        if *cx.method != Method::HEAD {
-            field(&header::CONTENT_LENGTH, b"0", cx.options.header_case, out);
+    } else if *cx.method == Method::HEAD {
+        // What the answer to a GET would have had, as Envoy sees it.
+        if cx.version != Version::HTTP_10 {
+            field(
+                &header::TRANSFER_ENCODING,
+                b"chunked",
+                cx.options.header_case,
+                out,
+            );
         }
+        BodyCoding::None
+    } else if cx.ends {
+        field(&header::CONTENT_LENGTH, b"0", cx.options.header_case, out);
         BodyCoding::None
     } else if cx.version == Version::HTTP_10 {
         BodyCoding::Plain
@@ -92,14 +101,19 @@ pub(crate) fn response(
             cx.options.header_case,
             out,
         );
-        if *cx.method == Method::HEAD {
-            BodyCoding::None
-        } else {
-            BodyCoding::Chunked
-        }
+        BodyCoding::Chunked
     };
     out.extend_from_slice(b"\r\n");
     coding
+}
+
+/// What `connection` says, where it is not what the version implies.
+fn connection_field(cx: ResponseContext<'_>) -> Option<&'static [u8]> {
+    if cx.close {
+        Some(b"close")
+    } else {
+        (cx.version == Version::HTTP_10).then_some(b"keep-alive")
+    }
 }
 
 /// Writes an interim response's head.
@@ -293,7 +307,7 @@ mod tests {
                 &get,
                 Version::HTTP_10,
                 false,
-                format!("{ok}\r\n"),
+                format!("{ok}connection: keep-alive\r\n\r\n"),
                 BodyCoding::Plain,
             ),
             (
@@ -301,7 +315,7 @@ mod tests {
                 &head,
                 Version::HTTP_11,
                 true,
-                format!("{ok}\r\n"),
+                format!("{ok}transfer-encoding: chunked\r\n\r\n"),
                 BodyCoding::None,
             ),
             (

@@ -163,6 +163,13 @@ impl Exchange {
             }
             match ready!(transport.poll_fill(cx, true)) {
                 Ok(Filled::Some) => {}
+                Ok(Filled::End) if *framing == Framing::Raw => {
+                    drop(transport);
+                    self.meter.end_receive();
+                    self.released = true;
+                    self.connection.cut(EndCause::Remote);
+                    return Poll::Ready(None);
+                }
                 Ok(Filled::End) if framing.may_close() => {
                     drop(transport);
                     self.keep_alive = false;

@@ -13,6 +13,7 @@ use http::StatusCode;
 use http::Uri;
 use http::Version;
 use http::header;
+use http::header::AsHeaderName;
 use memchr::memchr;
 
 use super::framing::Framing;
@@ -142,6 +143,7 @@ pub(crate) fn take_request(
     };
     let keep_alive = fields.keep_alive(version);
     let mut authority = fields.host.take();
+    fields.remove_named_by_connection();
     fields.remove_hop_by_hop(upgrade);
 
     let mut request = Request::new(());
@@ -275,17 +277,22 @@ fn split_line(bytes: &[u8], from: usize) -> (std::ops::Range<usize>, usize) {
 }
 
 fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), HeadError> {
-    let mut parts = line.splitn(3, |&byte| byte == b' ');
-    let (Some(method), Some(target)) = (parts.next(), parts.next()) else {
-        return Err(HeadError::CODEC);
-    };
+    let (method, rest) = split_word(line).ok_or(HeadError::CODEC)?;
     let method = target::known_method(method).ok_or(HeadError::CODEC)?;
     // Without a version, the line is one of HTTP/0.9.
-    let version = parts.next().ok_or(HeadError::LOW_VERSION)?;
+    let (target, version) = split_word(rest).ok_or(HeadError::LOW_VERSION)?;
     if target.is_empty() || target.iter().any(|&byte| byte <= b' ' || byte >= 0x7f) {
         return Err(HeadError::CODEC);
     }
     Ok((method, target, version_of(version)?))
+}
+
+/// The bytes before a run of spaces, and those after it.
+fn split_word(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr(b' ', line)?;
+    let (word, rest) = line.split_at(end);
+    let next = rest.iter().position(|&byte| byte != b' ');
+    Some((word, &rest[next.unwrap_or(rest.len())..]))
 }
 
 fn status_line(line: &[u8]) -> Result<(Version, StatusCode), HeadError> {
@@ -416,20 +423,23 @@ impl Fields {
             return Ok(self.length_framing());
         }
         let mut encodings = self.map.get_all(header::TRANSFER_ENCODING).iter();
-        match (encodings.next(), encodings.next()) {
-            (None, _) => Ok(self.length_framing()),
-            (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-                if self.content_length.is_some() {
-                    if !allow_chunked_length {
-                        return Err(HeadError::bad_request(
-                            "http1.content_length_and_chunked_not_allowed",
-                        ));
-                    }
-                    self.map.remove(header::CONTENT_LENGTH);
-                }
-                Ok(Some(Framing::chunked()))
+        let Some(first) = encodings.next() else {
+            return Ok(self.length_framing());
+        };
+        let is_chunked =
+            encodings.next().is_none() && first.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if self.content_length.is_some() {
+            if !(is_chunked && allow_chunked_length) {
+                return Err(HeadError::bad_request(
+                    "http1.content_length_and_chunked_not_allowed",
+                ));
             }
-            _ => Err(HeadError::TRANSFER_ENCODING),
+            self.map.remove(header::CONTENT_LENGTH);
+        }
+        if is_chunked {
+            Ok(Some(Framing::chunked()))
+        } else {
+            Err(HeadError::TRANSFER_ENCODING)
         }
     }
 
@@ -440,26 +450,30 @@ impl Fields {
         })
     }
 
-    fn connection_tokens(&self) -> impl Iterator<Item = &[u8]> {
+    fn tokens(&self, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
         self.map
-            .get_all(header::CONNECTION)
+            .get_all(name)
             .iter()
             .flat_map(|value| value.as_bytes().split(|&byte| byte == b',').map(trim))
     }
 
+    /// Whether `connection` holds `token`.
     fn has_token(&self, token: &[u8]) -> bool {
         self.hop_by_hop
             && self
-                .connection_tokens()
+                .tokens(header::CONNECTION)
                 .any(|found| found.eq_ignore_ascii_case(token))
     }
 
     fn keep_alive(&self, version: Version) -> bool {
-        if version == Version::HTTP_11 {
+        let by_version = if version == Version::HTTP_11 {
             !self.has_token(b"close")
         } else {
             self.has_token(b"keep-alive")
-        }
+        };
+        // No standard's field, but old clients use it, and Envoy obeys it.
+        let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
+        by_version && !(self.hop_by_hop && self.tokens("proxy-connection").any(closes))
     }
 
     /// An upgrade to anything but `h2c`, which Envoy ignores.
@@ -472,28 +486,37 @@ impl Fields {
             && self.has_token(b"upgrade")
     }
 
-    /// Removes what belongs to this connection only (RFC 9110 section 7.6.1), but for `te`, which is looked at later.
+    /// Removes the fields that a client's `connection` names (RFC 9110 section 7.6.1), but for `te`, which is looked at
+    /// later. Envoy lets those that an upstream names pass.
+    fn remove_named_by_connection(&mut self) {
+        if !self.hop_by_hop || !self.map.contains_key(header::CONNECTION) {
+            return;
+        }
+        let named: Vec<HeaderName> = self
+            .tokens(header::CONNECTION)
+            .filter(|token| {
+                !token.eq_ignore_ascii_case(b"te") && !token.eq_ignore_ascii_case(b"upgrade")
+            })
+            .filter_map(|token| HeaderName::from_bytes(token).ok())
+            .filter(|name| !is_routing_header(name))
+            .collect();
+        for name in named {
+            self.map.remove(name);
+        }
+    }
+
+    /// Removes what belongs to this connection only, but for an upgrade's `connection: upgrade`, in the peer's spelling.
     fn remove_hop_by_hop(&mut self, upgrade: bool) {
         if !self.hop_by_hop {
             return;
         }
-        if self.map.contains_key(header::CONNECTION) {
-            let named: Vec<HeaderName> = self
-                .connection_tokens()
-                .filter(|token| {
-                    !token.eq_ignore_ascii_case(b"te") && !token.eq_ignore_ascii_case(b"upgrade")
-                })
-                .filter_map(|token| HeaderName::from_bytes(token).ok())
-                .filter(|name| !is_routing_header(name))
-                .collect();
-            for name in named {
-                self.map.remove(name);
-            }
-            self.map.remove(header::CONNECTION);
-            if upgrade {
-                self.map
-                    .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            }
+        let spelling = self
+            .tokens(header::CONNECTION)
+            .find(|token| upgrade && token.eq_ignore_ascii_case(b"upgrade"))
+            .and_then(|token| HeaderValue::from_bytes(token).ok());
+        self.map.remove(header::CONNECTION);
+        if let Some(spelling) = spelling {
+            self.map.insert(header::CONNECTION, spelling);
         }
         if !upgrade && self.map.remove(header::UPGRADE).is_some() {
             self.map.remove("http2-settings");

@@ -78,9 +78,8 @@ impl Shared {
             match ready!(transport.poll_fill(cx, true)) {
                 Ok(Filled::Some) => {}
                 Ok(Filled::End) if framing.may_close() => return Poll::Ready(Ok(Piece::End)),
-                Ok(Filled::End) | Err(_) => {
-                    return Poll::Ready(Err(StreamError::ConnectionTermination));
-                }
+                // `poll_gone` tells: the request's handling ends with its client, not with an error of its own.
+                Ok(Filled::End) | Err(_) => return Poll::Pending,
             }
         }
     }

@@ -10,6 +10,7 @@ use std::task::ready;
 
 use http::Method;
 use http::Response;
+use http::StatusCode;
 use http::Version;
 use http::header;
 
@@ -43,6 +44,8 @@ pub(crate) struct Respond {
     ended: Rc<Cell<bool>>,
     sink: Option<(BodySink, Body)>,
     begun: bool,
+    /// The client was told to continue: one 100 is all it waits for.
+    continued: bool,
 }
 
 impl Respond {
@@ -61,6 +64,7 @@ impl Respond {
             ended,
             sink: None,
             begun: false,
+            continued: false,
         }
     }
 
@@ -85,7 +89,9 @@ impl Respond {
     }
 
     pub(crate) fn informational(&mut self, head: &Response<()>) {
-        if !self.begun && self.of.version == Version::HTTP_11 {
+        let repeated =
+            head.status() == StatusCode::CONTINUE && std::mem::replace(&mut self.continued, true);
+        if !repeated && !self.begun && self.of.version == Version::HTTP_11 {
             let options = &self.options.http1;
             self.shared
                 .transport

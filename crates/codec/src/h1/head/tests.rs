@@ -121,6 +121,11 @@ fn refuses_with_envoys_status_and_details() {
             400,
             "http1.content_length_and_chunked_not_allowed",
         ),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: identity\r\n\r\n",
+            400,
+            "http1.content_length_and_chunked_not_allowed",
+        ),
         (&many, 431, "http1.too_many_headers"),
         (&large, 431, "http1.headers_too_large"),
     ] {
@@ -151,7 +156,7 @@ fn what_belongs_to_the_connection_stays_on_it() {
         request_of("GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
     assert_eq!(
         (headers_of(&upgrade).as_str(), upgrade.framing),
-        ("upgrade=websocket connection=upgrade ", Framing::Raw)
+        ("upgrade=websocket connection=Upgrade ", Framing::Raw)
     );
     let ignored = request_of(
         "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n",
@@ -161,11 +166,23 @@ fn what_belongs_to_the_connection_stays_on_it() {
         (headers_of(&ignored).as_str(), ignored.framing),
         ("", Framing::None)
     );
-    assert!(
-        !request_of("GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
-            .unwrap()
-            .keep_alive
-    );
+    for closing in ["Connection: x, Close", "Proxy-Connection: close"] {
+        let head = request_of(&format!("GET / HTTP/1.1\r\n{closing}\r\n\r\n")).unwrap();
+        assert!(!head.keep_alive, "{closing}");
+    }
+}
+
+#[test]
+fn words_of_a_request_line_may_be_spaces_apart() {
+    let head = request_of("GET  /a   HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(head.request.uri(), "/a");
+    for refused in [
+        "GET /a HTTP/1.1 \r\n\r\n",
+        "GET /a  \r\n\r\n",
+        " GET /a HTTP/1.1\r\n\r\n",
+    ] {
+        assert!(request_of(refused).is_err(), "{refused:?}");
+    }
 }
 
 #[test]
