@@ -197,7 +197,11 @@ impl Drop for Counted {
 
 /// The way back to the client for one stream. Dropping it before [`Respond::send`] has ended resets the stream.
 #[derive(Debug)]
-pub struct Respond(Kind);
+pub struct Respond {
+    kind: Kind,
+    /// The stream is a tunnel, and counted as one.
+    upgrade: Option<Held<ConnectionStats>>,
+}
 
 /// Which codec the stream is on.
 #[derive(Debug)]
@@ -207,10 +211,27 @@ enum Kind {
 }
 
 impl Respond {
+    fn new(kind: Kind) -> Respond {
+        Respond {
+            kind,
+            upgrade: None,
+        }
+    }
+
+    /// Counts the stream as an upgrade that the config allows, for as long as it lives.
+    pub fn accept_upgrade(&mut self) {
+        let stats = match &self.kind {
+            Kind::H1(respond) => respond.stats(),
+            Kind::H2(respond) => respond.stats(),
+        };
+        stats.downstream_cx_upgrades_total.inc();
+        self.upgrade = Some(stats.hold(|stats| &stats.downstream_cx_upgrades_active));
+    }
+
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     #[must_use]
     pub fn protocol(&self) -> Version {
-        match &self.0 {
+        match &self.kind {
             Kind::H1(respond) => respond.protocol(),
             Kind::H2(_) => Version::HTTP_2,
         }
@@ -219,7 +240,7 @@ impl Respond {
     /// The stream's counts.
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
-        match &self.0 {
+        match &self.kind {
             Kind::H1(respond) => respond.meter(),
             Kind::H2(respond) => respond.meter(),
         }
@@ -227,7 +248,7 @@ impl Respond {
 
     /// Ready when the client has reset the stream or its connection is gone.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::H1(respond) => respond.poll_reset(cx),
             Kind::H2(respond) => respond.poll_reset(cx),
         }
@@ -237,7 +258,7 @@ impl Respond {
     /// request's handling came to because of it.
     #[must_use]
     pub fn malformed_body(&self) -> Option<MalformedRequest> {
-        match &self.0 {
+        match &self.kind {
             Kind::H1(respond) => respond.malformed_body(),
             // The crate has reset the stream.
             Kind::H2(_) => None,
@@ -247,7 +268,7 @@ impl Respond {
     /// Whether an invalid message ends only its stream, not its connection (`stream_error_on_invalid_http_message`).
     #[must_use]
     pub fn has_stream_error_on_invalid_message(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::H1(respond) => respond.has_stream_error_on_invalid_message(),
             Kind::H2(respond) => respond.has_stream_error_on_invalid_message(),
         }
@@ -255,7 +276,7 @@ impl Respond {
 
     /// Sends an interim answer: 100, 103.
     pub fn informational(&mut self, head: Response<()>) -> Result<(), StreamError> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::H1(respond) => {
                 respond.informational(&head);
                 Ok(())
@@ -266,7 +287,7 @@ impl Respond {
 
     /// Sends head, body and trailers; ends when the last byte was handed to the connection, or the client has reset the stream.
     pub async fn send(&mut self, response: Response<Body>) -> Result<(), StreamError> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::H1(respond) => respond.send(response).await,
             Kind::H2(respond) => respond.send(response).await,
         }
@@ -274,7 +295,7 @@ impl Respond {
 
     /// Resets the stream; on HTTP/1, closes the connection.
     pub fn reset(&mut self, reason: ::h2::Reason) {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::H1(respond) => respond.reset(),
             Kind::H2(respond) => respond.reset(reason),
         }
@@ -282,7 +303,7 @@ impl Respond {
 
     /// Closes the connection once its streams are done: `connection: close`, or GOAWAY.
     pub fn close_connection_after(&self) {
-        match &self.0 {
+        match &self.kind {
             Kind::H1(respond) => respond.close_connection_after(),
             Kind::H2(respond) => respond.close_connection_after(),
         }
@@ -291,12 +312,12 @@ impl Respond {
 
 impl From<h1::Respond> for Respond {
     fn from(respond: h1::Respond) -> Respond {
-        Respond(Kind::H1(respond))
+        Respond::new(Kind::H1(respond))
     }
 }
 
 impl From<h2::respond::Respond> for Respond {
     fn from(respond: h2::respond::Respond) -> Respond {
-        Respond(Kind::H2(respond))
+        Respond::new(Kind::H2(respond))
     }
 }

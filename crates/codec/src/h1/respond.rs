@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -20,6 +21,7 @@ use crate::MalformedRequest;
 use crate::Meter;
 use crate::ServerOptions;
 use crate::StreamError;
+use crate::stats::ConnectionStats;
 
 use super::encode;
 use super::encode::BodyCoding;
@@ -74,6 +76,10 @@ impl Respond {
 
     pub(crate) fn meter(&self) -> &Rc<Meter> {
         &self.meter
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<ConnectionStats> {
+        &self.options.stats
     }
 
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {

@@ -159,12 +159,6 @@ impl<H: Handler> Connection<H> {
         if !head.keep_alive {
             self.shared.closing.set(true);
         }
-        let _upgrade = (head.framing == Framing::Raw).then(|| {
-            self.options.stats.downstream_cx_upgrades_total.inc();
-            self.options
-                .stats
-                .hold(|stats| &stats.downstream_cx_upgrades_active)
-        });
         let meter = Rc::new(Meter::default());
         meter.add_headers_received(head.bytes, head.bytes);
         let body = if head.framing.is_done() {

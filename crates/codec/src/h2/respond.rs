@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
@@ -13,6 +14,7 @@ use http::Response;
 use crate::Body;
 use crate::Meter;
 use crate::StreamError;
+use crate::stats::ConnectionStats;
 
 use super::FRAME_HEAD;
 use super::headers;
@@ -59,6 +61,10 @@ impl Respond {
 
     pub(crate) fn meter(&self) -> &Rc<Meter> {
         &self.meter
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<ConnectionStats> {
+        self.streams.stats()
     }
 
     pub(crate) fn has_stream_error_on_invalid_message(&self) -> bool {

@@ -11,6 +11,7 @@ use outrider_stats::Held;
 
 use crate::ServerOptions;
 use crate::io::Io;
+use crate::stats::ConnectionStats;
 use crate::stats::Http2Stats;
 
 use super::watch::FrameWatch;
@@ -34,6 +35,10 @@ impl Streams {
             task: RefCell::new(None),
             io,
         }
+    }
+
+    pub(super) fn stats(&self) -> &Arc<ConnectionStats> {
+        &self.options.stats
     }
 
     pub(super) fn io(&self) -> &Io<FrameWatch> {

@@ -150,13 +150,15 @@ impl ConnectionManager {
         } else {
             upgrade
         };
-        match (&stream.route, protocol) {
-            (Some(route), Some(protocol)) if !self.allows_upgrade(&route.action, &protocol) => {
-                self.stats.downstream_rq_ws_on_non_ws_route.inc();
-                Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed"))
-            }
-            _ => Ok(()),
+        let (Some(route), Some(protocol)) = (&stream.route, protocol) else {
+            return Ok(());
+        };
+        if self.allows_upgrade(&route.action, &protocol) {
+            wait.respond.accept_upgrade();
+            return Ok(());
         }
+        self.stats.downstream_rq_ws_on_non_ws_route.inc();
+        Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed"))
     }
 
     /// The host must be named, and the path be a path; it is normalised here.
