@@ -76,6 +76,15 @@ pub async fn serve<H: Handler>(
     let stats = &options.stats;
     // Boxed, so that a connection of one codec is not as large as one of the other, with the handler's future inside.
     let end = match sniff(&mut socket, &options).await {
+        Ok((CodecType::Http1, _)) if options.codec == CodecType::Http2 => {
+            stats.downstream_cx_http2_total.inc();
+            let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
+            linger(&mut socket, &options).await;
+            ConnectionEnd {
+                cause: EndCause::ProtocolError("http2.bad_preface"),
+                active_streams: 0,
+            }
+        }
         Ok((CodecType::Http1, already)) => {
             stats.downstream_cx_http1_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http1_active);
@@ -106,8 +115,8 @@ async fn sniff(
     options: &ServerOptions,
 ) -> Result<(CodecType, Vec<u8>), EndCause> {
     let mut already = Vec::new();
-    if options.codec != CodecType::Auto {
-        return Ok((options.codec, already));
+    if options.codec == CodecType::Http1 {
+        return Ok((CodecType::Http1, already));
     }
     let mut timer = options.timers.timer();
     timer.set(options.idle_timeout.map(|idle| options.timers.now() + idle));
@@ -135,6 +144,22 @@ async fn sniff(
         if seen == PREFACE.len() {
             return Ok((CodecType::Http2, already));
         }
+    }
+}
+
+/// Lets a client that does not speak HTTP/2 close first, for `delayed_close_timeout`: whatever it says is dropped.
+async fn linger(socket: &mut Stream, options: &ServerOptions) {
+    let Some(timeout) = options.delayed_close_timeout else {
+        return;
+    };
+    let mut timer = options.timers.timer();
+    timer.set(Some(options.timers.now() + timeout));
+    let mut dropped = vec![0; FIRST_READ];
+    let gone = async { while matches!(socket.read(&mut dropped).await, Ok(1..)) {} };
+    tokio::select! {
+        biased;
+        () = gone => {}
+        () = timer.elapsed() => options.stats.downstream_cx_delayed_close_timeout.inc(),
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use outrider_codec::Body;
 use outrider_codec::Client;
+use outrider_codec::CodecType;
 use outrider_codec::ConnectionEnd;
 use outrider_codec::EndCause;
 use outrider_codec::Keepalive;
@@ -459,6 +460,29 @@ async fn the_peers_stream_limit_is_the_capacity() {
         assert_eq!(third.unwrap_err(), StreamError::Overflow);
         drop((first, second));
         assert_eq!((client.capacity(), changes.get()), (2, 3));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_another_protocol_is_left_without_a_word() {
+    on_worker(|timers| async move {
+        let mut options = server_options(&timers);
+        options.codec = CodecType::Http2;
+        let stats = options.stats.clone();
+        let (socket, mut client) = sockets();
+        let served = spawn_local(outrider_codec::serve(
+            socket,
+            Rc::new(options),
+            Rc::new(Script::default()),
+        ));
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.is_empty());
+        let end = served.await.unwrap();
+        assert_eq!(end.cause, EndCause::ProtocolError("http2.bad_preface"));
+        assert_eq!(stats.downstream_cx_delayed_close_timeout.value(), 1);
     })
     .await;
 }
