@@ -55,6 +55,8 @@ pub struct ForwardAction {
     pub auto_host_rewrite: bool,
     path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
+    /// The rewrite is a weighted cluster's own: as in Envoy, the host that it replaces is kept nowhere.
+    forgets_host: bool,
     append_x_forwarded_host: bool,
 }
 
@@ -158,6 +160,7 @@ impl ForwardAction {
             ),
             path_rewrite: path_rewrite.flatten(),
             host_rewrite: host_rewrite.flatten(),
+            forgets_host: false,
             append_x_forwarded_host: config.append_x_forwarded_host,
         };
         errors.finish(action)
@@ -173,6 +176,7 @@ impl ForwardAction {
         action.cluster = cluster;
         if host_rewrite.is_some() {
             action.host_rewrite = host_rewrite;
+            action.forgets_host = true;
         }
         action
     }
@@ -201,7 +205,11 @@ impl ForwardAction {
             .as_ref()
             .and_then(|rewrite| rewrite.apply(stream))
         {
-            self.set_host(stream, host, keep_originals);
+            if self.forgets_host {
+                rewrite::set_host(&mut stream.request, host, false, false);
+            } else {
+                self.set_host(stream, host, keep_originals);
+            }
         }
         if let Some(path) = self
             .path_rewrite

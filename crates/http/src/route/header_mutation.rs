@@ -174,16 +174,11 @@ impl Addition {
             ));
         }
         let name = header_name(&header.key, &key_path)?;
-        let raw = if header.value.is_empty() {
-            header.raw_value.as_slice()
-        } else {
-            header.value.as_bytes()
-        };
         let value_path = header_path.field("value");
-        let text = std::str::from_utf8(raw)
-            .map_err(|_| ConfigError::new(&value_path, "expected text in UTF-8"))?;
-        // The older spelling of a filter state.
-        let text = text.replace("%PER_REQUEST_STATE(", "%FILTER_STATE(");
+        // The older spelling of a filter state. As in Envoy, `raw_value` is not looked at.
+        let text = header
+            .value
+            .replace("%PER_REQUEST_STATE(", "%FILTER_STATE(");
         let formatter = Formatter::compile_omitting(&text, &value_path)?;
         let value = match formatter.constant() {
             Some(text) => Value::Constant(

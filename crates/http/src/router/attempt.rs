@@ -190,6 +190,13 @@ impl<'a> Attempt<'a> {
     }
 
     fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> Stop {
+        // No host was asked, so none is logged.
+        if *error == PoolFailure::Overflow
+            && let Some(upstream) = &mut stream.upstream
+        {
+            upstream.host = None;
+            upstream.host_name = None;
+        }
         let transport = error.transport_failure_reason();
         if let Some(upstream) = &mut stream.upstream
             && !transport.is_empty()

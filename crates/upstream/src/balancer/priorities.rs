@@ -62,6 +62,13 @@ struct Tier {
 
 impl Priorities {
     pub(crate) fn new(priorities: &[PriorityHosts], config: &BalancerConfig) -> Priorities {
+        // There always is a first priority, and an empty one is in panic.
+        let first = [PriorityHosts::default()];
+        let priorities = if priorities.is_empty() {
+            &first
+        } else {
+            priorities
+        };
         let availability: Vec<Availability> = priorities
             .iter()
             .map(|priority| Availability::of(priority, config))
@@ -75,7 +82,7 @@ impl Priorities {
             .iter()
             .map(|a| total < 100 && a.usable_percent < config.panic_threshold)
             .collect();
-        let everywhere = !panics.is_empty() && panics.iter().all(|panic| *panic);
+        let everywhere = panics.iter().all(|panic| *panic);
         let (healthy_load, degraded_load) = if everywhere {
             (panic_load(priorities), vec![0; priorities.len()])
         } else {
