@@ -7,6 +7,7 @@ use outrider_admin::Dumped;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::core::v3::Node;
 use outrider_config::json::to_json;
+use prost::Message as _;
 use prost::Name as _;
 use serde_json::Value;
 use serde_json::json;
@@ -61,6 +62,7 @@ fn items(list: &Value) -> &[Value] {
 /// `envoy.config.core.v3.Node` as `/server_info` shows it, completed by the command line.
 pub(crate) fn node(node: Option<&Node>, options: &Options) -> Value {
     let node = node.cloned().unwrap_or_default();
+    let printed = to_json(&Node::full_name(), &node.encode_to_vec()).unwrap_or_default();
     let or = |configured: String, flag: &str| {
         if configured.is_empty() {
             flag.to_owned()
@@ -73,6 +75,9 @@ pub(crate) fn node(node: Option<&Node>, options: &Options) -> Value {
         "id": or(node.id, &options.service_node),
         "cluster": or(node.cluster, &options.service_cluster),
     });
+    if let Some(metadata) = printed.get("metadata") {
+        value["metadata"] = metadata.clone();
+    }
     let zone = or(locality.zone, &options.service_zone);
     if !(locality.region.is_empty() && zone.is_empty() && locality.sub_zone.is_empty()) {
         value["locality"] =

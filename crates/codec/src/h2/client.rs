@@ -49,6 +49,8 @@ pub(crate) struct Connection {
     active: Cell<usize>,
     limit: Cell<usize>,
     draining: Cell<bool>,
+    /// An answer was malformed, though perhaps no frame says so: the crate only tells the stream of a missing status.
+    malformed: Cell<bool>,
     last_request: Cell<Option<Instant>>,
     task: RefCell<Option<Waker>>,
     ping_wanted: Cell<bool>,
@@ -84,6 +86,7 @@ pub(crate) async fn connect(
             STREAMS_BEFORE_SETTINGS.min(options.http2.max_concurrent_streams as usize),
         ),
         draining: Cell::new(false),
+        malformed: Cell::new(false),
         last_request: Cell::new(None),
         task: RefCell::new(None),
         ping_wanted: Cell::new(false),
@@ -238,6 +241,12 @@ impl ActiveStream {
     pub(super) fn options(&self) -> &ClientOptions {
         &self.connection.options
     }
+
+    /// The answer is malformed.
+    pub(super) fn malformed(&self) {
+        self.connection.malformed.set(true);
+        self.connection.wake();
+    }
 }
 
 impl Drop for ActiveStream {
@@ -271,13 +280,7 @@ impl Driver {
             if let Poll::Ready(result) = Pin::new(&mut self.h2).poll(cx) {
                 return Poll::Ready(self.end(result.err().as_ref()));
             }
-            if self.io.with_watch(|watch| watch.counts().malformed)
-                && !self
-                    .connection
-                    .options
-                    .http2
-                    .stream_error_on_invalid_message
-            {
+            if self.is_malformed() {
                 // As in Envoy, a malformed answer ends its connection.
                 let details = "http2.violation.of.messaging.rule";
                 return Poll::Ready(EndCause::ProtocolError(details));
@@ -326,6 +329,17 @@ impl Driver {
             return true;
         }
         false
+    }
+
+    /// Whether an answer was malformed, and that ends the connection.
+    fn is_malformed(&self) -> bool {
+        let options = &self.connection.options;
+        let seen = self.io.with_watch(|watch| watch.counts().malformed);
+        let told = self.connection.malformed.take();
+        if told && !seen {
+            options.http2_stats.rx_messaging_error.inc();
+        }
+        (seen || told) && !options.http2.stream_error_on_invalid_message
     }
 
     fn end(&self, error: Option<&h2::Error>) -> EndCause {

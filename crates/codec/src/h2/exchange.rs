@@ -83,7 +83,7 @@ impl Exchange {
             }
             Poll::Ready(Err(error)) => {
                 self.answer = Answer::Ended;
-                Poll::Ready(Err(stream_error(&error)))
+                Poll::Ready(Err(self.failure(&error)))
             }
             // The request failed by its own source, and the stream was reset: no answer will come.
             Poll::Pending => match pumped {
@@ -100,7 +100,7 @@ impl Exchange {
         match &mut self.answer {
             Answer::Head(response) => response
                 .poll_informational(cx)
-                .map_err(|error| stream_error(&error)),
+                .map_err(|error| self.failure(&error)),
             Answer::Body(_) | Answer::Ended => Poll::Ready(None),
         }
     }
@@ -140,6 +140,14 @@ impl Exchange {
                 result
             }
         }
+    }
+
+    /// What the crate's error means. One that is the crate's own tells of a malformed head.
+    fn failure(&self, error: &h2::Error) -> StreamError {
+        if error.is_reset() && error.is_library() {
+            self.active.malformed();
+        }
+        stream_error(error)
     }
 
     /// `max_headers_count` and `max_response_headers_kb`.
