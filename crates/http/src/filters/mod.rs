@@ -1,6 +1,6 @@
 //! HTTP filters: what stands between the connection manager and the router.
 //!
-//! A new filter is a file beside this one and a line in [`FACTORIES`]. The router is no filter here: it is taken off
+//! A new filter is a file beside this one and a line in `FACTORIES`. The router is no filter here: it is taken off
 //! the end of `http_filters` when the chain is built, so that there is at most one, and that it is last.
 
 use std::fmt;

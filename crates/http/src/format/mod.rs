@@ -1,7 +1,7 @@
 //! Command operators: what `%START_TIME%` and its like print, in access logs, header values and bodies.
 //!
 //! A format is compiled when the configuration is loaded; writing one appends to a buffer that the caller reuses. A new
-//! operator is one line in [`operators`]' tables.
+//! operator is one line in `operators`' tables.
 
 mod command;
 pub(crate) mod data_source;
