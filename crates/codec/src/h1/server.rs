@@ -92,12 +92,7 @@ pub(crate) async fn serve<H: Handler>(
                 connection.refuse(error).await;
                 return connection.close(true, cause).await;
             }
-            Next::Close(cause) => {
-                return ConnectionEnd {
-                    cause,
-                    active_streams: 0,
-                };
-            }
+            Next::Close(cause) => return connection.close(cause.is_local(), cause).await,
         }
     }
 }
@@ -215,7 +210,19 @@ impl<H: Handler> Connection<H> {
 
     fn after(&self, response_ended: bool) -> After {
         let shared = &self.shared;
-        if !response_ended || shared.transport.borrow().has_failed() {
+        let gone = {
+            let transport = shared.transport.borrow();
+            transport.ended || transport.has_failed()
+        };
+        if !response_ended {
+            // What we cut ourselves is closed by us, after the client had time to read what there is of it.
+            return if shared.broken.get() && !gone {
+                After::ClosedEarly
+            } else {
+                After::Gone
+            };
+        }
+        if shared.transport.borrow().has_failed() {
             return After::Gone;
         }
         if !shared.is_request_read() {
@@ -284,12 +291,14 @@ impl Waiting {
             );
             match taken {
                 Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
-                Ok(None) => {}
+                Ok(None) if transport.input.is_empty() => {}
+                // The first bytes may have come with the look at which codec this is.
+                Ok(None) => self.begin_head(options),
                 Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
             }
             let filled = transport.poll_fill(cx, false);
             match filled {
-                Poll::Ready(Ok(Filled::Some)) => self.begin_head(options),
+                Poll::Ready(Ok(Filled::Some)) => {}
                 Poll::Ready(Ok(Filled::End) | Err(_)) => {
                     return Poll::Ready(Next::Close(EndCause::Remote));
                 }
