@@ -11,6 +11,11 @@ mod config;
 mod error;
 mod h1;
 mod h2;
+#[allow(
+    dead_code,
+    reason = "the HTTP/2 codec is to use it in place of the crate's"
+)]
+mod hpack;
 mod io;
 mod life;
 mod meter;

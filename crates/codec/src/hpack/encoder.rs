@@ -1,0 +1,372 @@
+//! Header blocks written (RFC 7541 section 6).
+
+use std::collections::VecDeque;
+
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::StatusCode;
+
+use super::huffman;
+use super::integer;
+use super::seen::Found;
+use super::seen::Insertions;
+use super::seen::Place;
+use super::seen::Seen;
+use super::static_table;
+use super::static_table::Indexing;
+use super::table::OVERHEAD;
+
+/// What a peer's table holds before it says otherwise (RFC 9113 section 6.5.2).
+const INITIAL_TABLE_SIZE: usize = 4096;
+
+/// Strings of up to so many bytes are compressed when they go into the table, not when they are spelled out: the Huffman
+/// code saves a quarter of the bytes, and costs both sides more instructions than all the rest of the field does.
+const RAW_BYTES: usize = 128;
+
+/// Shorter cookies are kept out of tables, as a guess at one would show in the length of the block; the bound is nghttp2's.
+const SHORT_SECRET: usize = 20;
+
+/// Encodes the header blocks of one connection.
+///
+/// A field goes into the table when it comes the second time. So what each request has of its own (identifiers, dates,
+/// lengths) neither pushes out what repeats, nor costs an insertion; and what repeats is one byte from the third time on.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    /// The dynamic table, the newest entry first.
+    entries: VecDeque<Entry>,
+    size: usize,
+    /// The size that the table may have: no more than we want and the peer allows.
+    max_size: usize,
+    wanted_size: usize,
+    /// The lowest size since the last block, which the peer has to hear of.
+    lowest_size: Option<usize>,
+    /// Insertions so far, modulo 2³².
+    insertions: u32,
+    seen: Seen,
+    /// Makes hashes differ between connections.
+    seed: u64,
+}
+
+/// A field of the dynamic table: its own copy, so that the table does not hold the buffers that fields came in.
+#[derive(Debug)]
+struct Entry {
+    /// The name, then the value.
+    text: Box<[u8]>,
+    name_len: usize,
+}
+
+/// A pseudo-header field whose value is text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pseudo {
+    Scheme,
+    Authority,
+    Path,
+    Protocol,
+}
+
+/// A field that is to be encoded, and what is known of its name.
+#[derive(Clone, Copy)]
+struct Field<'a> {
+    name: &'a [u8],
+    value: &'a [u8],
+    /// The name's index in the static table, or zero.
+    index: u8,
+}
+
+impl Encoder {
+    /// An encoder that wants to use a table of no more than `max_table_size`. Allocates nothing before the first block.
+    pub(crate) fn new(max_table_size: usize) -> Encoder {
+        let max_size = max_table_size.min(INITIAL_TABLE_SIZE);
+        Encoder {
+            entries: VecDeque::new(),
+            size: 0,
+            max_size,
+            wanted_size: max_table_size,
+            lowest_size: (max_size < INITIAL_TABLE_SIZE).then_some(max_size),
+            insertions: 0,
+            seen: Seen::default(),
+            seed: fastrand::u64(..),
+        }
+    }
+
+    /// Follows the peer's `SETTINGS_HEADER_TABLE_SIZE`, from the next block on.
+    pub(crate) fn set_peer_table_size(&mut self, size: u32) {
+        let size = self.wanted_size.min(size as usize);
+        if size == self.max_size {
+            return;
+        }
+        self.lowest_size = Some(self.lowest_size.map_or(size, |lowest| lowest.min(size)));
+        self.max_size = size;
+        self.evict_to(size);
+        self.seen.clear();
+    }
+
+    /// Begins a block.
+    pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
+        if let Some(lowest) = self.lowest_size.take() {
+            // A table that shrank and grew again has lost entries, which the peer's must lose as well.
+            if lowest < self.max_size {
+                integer::encode(lowest, 5, 0x20, out);
+            }
+            integer::encode(self.max_size, 5, 0x20, out);
+        }
+    }
+
+    /// Appends `:status`.
+    pub(crate) fn status(&mut self, status: StatusCode, out: &mut Vec<u8>) {
+        let index = match status.as_u16() {
+            200 => 8,
+            204 => 9,
+            206 => 10,
+            304 => 11,
+            400 => 12,
+            404 => 13,
+            500 => 14,
+            _ => {
+                let value = status.as_str().as_bytes();
+                return self.pseudo_field(b":status", static_table::STATUS, value, out);
+            }
+        };
+        out.push(0x80 | index);
+    }
+
+    /// Appends `:method`.
+    pub(crate) fn method(&mut self, method: &Method, out: &mut Vec<u8>) {
+        match *method {
+            Method::GET => out.push(0x82),
+            Method::POST => out.push(0x83),
+            _ => {
+                let value = method.as_str().as_bytes();
+                self.pseudo_field(b":method", static_table::METHOD, value, out);
+            }
+        }
+    }
+
+    /// Appends another pseudo-header field.
+    pub(crate) fn pseudo(&mut self, name: Pseudo, value: &[u8], out: &mut Vec<u8>) {
+        match (name, value) {
+            (Pseudo::Path, b"/") => out.push(0x84),
+            (Pseudo::Path, b"/index.html") => out.push(0x85),
+            (Pseudo::Scheme, b"http") => out.push(0x86),
+            (Pseudo::Scheme, b"https") => out.push(0x87),
+            (Pseudo::Path, _) => self.pseudo_field(b":path", static_table::PATH, value, out),
+            (Pseudo::Scheme, _) => self.pseudo_field(b":scheme", static_table::SCHEME, value, out),
+            (Pseudo::Authority, _) => {
+                self.pseudo_field(b":authority", static_table::AUTHORITY, value, out);
+            }
+            (Pseudo::Protocol, _) => self.pseudo_field(b":protocol", 0, value, out),
+        }
+    }
+
+    /// Appends a header field.
+    pub(crate) fn header(&mut self, name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
+        let name = name.as_str().as_bytes();
+        let name_hash = static_table::hash(name);
+        let sensitive = value.is_sensitive();
+        let value = value.as_bytes();
+        let hash = self.hash(name_hash, value);
+        let found = if sensitive {
+            Found::Never
+        } else {
+            self.find(hash, name, value)
+        };
+        if let Found::InTable(age) = found {
+            return indexed(age, out);
+        }
+        let known = static_table::known(name, name_hash);
+        let index = known.map_or(0, |known| known.index);
+        let field = Field { name, value, index };
+        match known.map_or(Indexing::Adaptive, |known| known.indexing) {
+            _ if sensitive => field.spell_out(Literal::NEVER_INDEXED, out),
+            Indexing::Secret => field.spell_out(Literal::NEVER_INDEXED, out),
+            Indexing::SecretIfShort if value.len() < SHORT_SECRET => {
+                field.spell_out(Literal::NEVER_INDEXED, out);
+            }
+            Indexing::Unique => field.spell_out(Literal::NOT_INDEXED, out),
+            Indexing::Adaptive | Indexing::SecretIfShort => self.adaptive(field, hash, found, out),
+        }
+    }
+
+    #[inline]
+    fn pseudo_field(&mut self, name: &'static [u8], index: u8, value: &[u8], out: &mut Vec<u8>) {
+        let hash = self.hash(static_table::hash(name), value);
+        match self.find(hash, name, value) {
+            Found::InTable(age) => indexed(age, out),
+            found => self.adaptive(Field { name, value, index }, hash, found, out),
+        }
+    }
+
+    /// Appends a field that is not in the dynamic table, and may come into it.
+    fn adaptive(&mut self, field: Field, hash: u64, found: Found, out: &mut Vec<u8>) {
+        if field.index == static_table::ACCEPT_ENCODING && field.value == b"gzip, deflate" {
+            return out.push(0x80 | field.index);
+        }
+        match found {
+            // One field is not to push all others out; and a table of no size takes none.
+            _ if field.size() > self.max_size / 4 * 3 => {
+                field.spell_out(Literal::NOT_INDEXED, out);
+            }
+            Found::Before(place) => {
+                field.spell_out(Literal::INDEXED, out);
+                self.insert(field, place);
+            }
+            _ => {
+                self.seen.record(hash, self.insertions(), self.max_size);
+                field.spell_out(Literal::NOT_INDEXED, out);
+            }
+        }
+    }
+
+    fn insert(&mut self, field: Field, place: Place) {
+        self.evict_to(self.max_size.saturating_sub(field.size()));
+        self.size += field.size();
+        self.entries.push_front(Entry {
+            text: [field.name, field.value].concat().into(),
+            name_len: field.name.len(),
+        });
+        self.insertions = self.insertions.wrapping_add(1);
+        self.seen.inserted(place, self.insertions);
+    }
+
+    fn evict_to(&mut self, size: usize) {
+        while self.size > size {
+            let Some(entry) = self.entries.pop_back() else {
+                break;
+            };
+            self.size -= entry.text.len() + OVERHEAD;
+        }
+    }
+
+    #[inline]
+    fn find(&self, hash: u64, name: &[u8], value: &[u8]) -> Found {
+        self.seen.find(hash, self.insertions(), |age| {
+            let entry = self.entries.get(age);
+            entry.is_some_and(|entry| entry.is(name, value))
+        })
+    }
+
+    #[inline]
+    fn insertions(&self) -> Insertions {
+        Insertions {
+            last: self.insertions,
+            kept: self.entries.len(),
+        }
+    }
+
+    /// The hash of a field by its name's and its value.
+    #[inline]
+    fn hash(&self, name: u64, value: &[u8]) -> u64 {
+        let mut hash = name ^ self.seed;
+        let (words, rest) = value.as_chunks();
+        for word in words {
+            hash = mix(hash ^ u64::from_le_bytes(*word));
+        }
+        let last = tail_word(value, rest);
+        mix(hash ^ last ^ (value.len() as u64) << 56)
+    }
+
+    /// Bytes and number of the table's entries.
+    #[cfg(test)]
+    pub(super) fn extent(&self) -> (usize, usize) {
+        (self.size, self.entries.len())
+    }
+}
+
+impl Entry {
+    #[inline]
+    fn is(&self, name: &[u8], value: &[u8]) -> bool {
+        self.text.split_at_checked(self.name_len) == Some((name, value))
+    }
+}
+
+/// How a field that is spelled out begins: the bits above its index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Literal {
+    flags: u8,
+    prefix: u32,
+}
+
+impl Literal {
+    const INDEXED: Literal = Literal {
+        flags: 0x40,
+        prefix: 6,
+    };
+    const NOT_INDEXED: Literal = Literal {
+        flags: 0,
+        prefix: 4,
+    };
+    const NEVER_INDEXED: Literal = Literal {
+        flags: 0x10,
+        prefix: 4,
+    };
+}
+
+impl Field<'_> {
+    fn size(&self) -> usize {
+        self.name.len() + self.value.len() + OVERHEAD
+    }
+
+    #[inline]
+    fn spell_out(&self, literal: Literal, out: &mut Vec<u8>) {
+        // Who meets an entry of the table decodes it once, and sends it in one byte from then on.
+        let raw_bytes = if literal == Literal::INDEXED {
+            0
+        } else {
+            RAW_BYTES
+        };
+        integer::encode(usize::from(self.index), literal.prefix, literal.flags, out);
+        if self.index == 0 {
+            string(self.name, raw_bytes, out);
+        }
+        string(self.value, raw_bytes, out);
+    }
+}
+
+/// Appends the dynamic table's entry of so many insertions ago.
+#[inline]
+fn indexed(age: usize, out: &mut Vec<u8>) {
+    integer::encode(static_table::LENGTH + 1 + age, 7, 0x80, out);
+}
+
+#[inline]
+fn string(text: &[u8], raw_bytes: usize, out: &mut Vec<u8>) {
+    if text.len() > raw_bytes {
+        return shortest_string(text, out);
+    }
+    integer::encode(text.len(), 7, 0, out);
+    out.extend_from_slice(text);
+}
+
+#[inline(never)]
+fn shortest_string(text: &[u8], out: &mut Vec<u8>) {
+    let length = huffman::encoded_len(text);
+    if length < text.len() {
+        integer::encode(length, 7, 0x80, out);
+        huffman::encode(text, out);
+    } else {
+        integer::encode(text.len(), 7, 0, out);
+        out.extend_from_slice(text);
+    }
+}
+
+/// The last eight bytes of `text`, or all if there are fewer; `rest` is what is left of it after whole words.
+///
+/// Those that are in the last whole word are read once more, which is quicker than to read the others one by one.
+#[inline]
+fn tail_word(text: &[u8], rest: &[u8]) -> u64 {
+    if let Some(last) = text.last_chunk() {
+        u64::from_le_bytes(*last)
+    } else if let (Some(first), Some(last)) = (rest.first_chunk(), rest.last_chunk()) {
+        u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
+    } else {
+        rest.iter()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte))
+    }
+}
+
+#[inline]
+fn mix(hash: u64) -> u64 {
+    let product = u128::from(hash) * 0x9e37_79b9_7f4a_7c15;
+    product as u64 ^ (product >> 64) as u64
+}

@@ -1,0 +1,54 @@
+//! Integers of HPACK (RFC 7541 section 5.1): in the low bits of a byte, or from there on in as many as needed.
+
+use super::DecodeError;
+
+/// Bytes after the first that an integer may have: enough for 32 bits.
+const MOST_BYTES: u32 = 5;
+
+/// Appends `value` with `prefix` bits of a byte, whose others are `flags`.
+#[inline]
+pub(super) fn encode(value: usize, prefix: u32, flags: u8, out: &mut Vec<u8>) {
+    let most = (1 << prefix) - 1;
+    if value < most {
+        out.push(flags | value as u8);
+    } else {
+        encode_long(value - most, flags | most as u8, out);
+    }
+}
+
+#[inline(never)]
+fn encode_long(mut rest: usize, first: u8, out: &mut Vec<u8>) {
+    out.push(first);
+    while rest >= 128 {
+        out.push(rest as u8 | 128);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+/// Reads the integer in the low `prefix` bits of `first` and maybe in `rest`, which it advances.
+#[inline]
+pub(super) fn decode(first: u8, prefix: u32, rest: &mut &[u8]) -> Result<usize, DecodeError> {
+    let most = (1 << prefix) - 1;
+    let value = usize::from(first) & most;
+    if value < most {
+        Ok(value)
+    } else {
+        decode_long(most, rest)
+    }
+}
+
+#[inline(never)]
+fn decode_long(most: usize, rest: &mut &[u8]) -> Result<usize, DecodeError> {
+    let mut value = most as u64;
+    for place in 0..MOST_BYTES {
+        let (&byte, after) = rest.split_first().ok_or(DecodeError)?;
+        *rest = after;
+        value += u64::from(byte & 127) << (7 * place);
+        if byte < 128 {
+            let value = u32::try_from(value).map_err(|_| DecodeError)?;
+            return Ok(value as usize);
+        }
+    }
+    Err(DecodeError)
+}
