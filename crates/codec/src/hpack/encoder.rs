@@ -240,10 +240,15 @@ impl Encoder {
 
     #[inline]
     fn find(&self, hash: u64, name: &[u8], value: &[u8]) -> Found {
-        self.seen.find(hash, self.insertions(), |age| {
-            let entry = self.entries.get(age);
-            entry.is_some_and(|entry| entry.is(name, value))
-        })
+        let found = self.seen.find(hash, self.insertions());
+        match found {
+            Found::InTable(age) => {
+                let entry = self.entries.get(age);
+                let is_it = entry.is_some_and(|entry| entry.is(name, value));
+                if is_it { found } else { Found::Never }
+            }
+            _ => found,
+        }
     }
 
     #[inline]
@@ -360,8 +365,8 @@ fn tail_word(text: &[u8], rest: &[u8]) -> u64 {
     } else if let (Some(first), Some(last)) = (rest.first_chunk(), rest.last_chunk()) {
         u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
     } else {
-        rest.iter()
-            .fold(0, |word, &byte| word << 8 | u64::from(byte))
+        let byte = |at| u64::from(rest.get(at).copied().unwrap_or_default());
+        byte(0) | byte(1) << 8 | byte(2) << 16
     }
 }
 

@@ -33,9 +33,9 @@ pub(super) struct Seen {
 /// What [`Seen::find`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// The field is the table's, this many insertions ago.
+    /// The field, if not another with its hash, is the table's, this many insertions ago.
     InTable(usize),
-    /// The field, or one with its hash, has been met.
+    /// The field, if not another with its hash, has been met.
     Before(Place),
     Never,
 }
@@ -64,29 +64,21 @@ impl Insertions {
 }
 
 impl Seen {
-    /// Looks for the field of `hash`, for which `is_at` tells whether it is the one inserted so long ago.
+    /// Looks for the field of `hash`.
     #[inline]
-    pub(super) fn find(
-        &self,
-        hash: u64,
-        insertions: Insertions,
-        is_at: impl Fn(usize) -> bool,
-    ) -> Found {
+    pub(super) fn find(&self, hash: u64, insertions: Insertions) -> Found {
         let group = self.group_of(hash);
         let Some(slots) = self.groups.get(group) else {
             return Found::Never;
         };
         let tag = tag_of(hash);
-        for (way, slot) in slots.iter().enumerate() {
-            if slot.tag == tag {
-                match insertions.age(slot.number) {
-                    Some(age) if is_at(age) => return Found::InTable(age),
-                    Some(_) => {}
-                    None => return Found::Before(Place { group, way }),
-                }
-            }
+        let Some(way) = slots.iter().position(|slot| slot.tag == tag) else {
+            return Found::Never;
+        };
+        match insertions.age(slots[way].number) {
+            Some(age) => Found::InTable(age),
+            None => Found::Before(Place { group, way }),
         }
-        Found::Never
     }
 
     /// Remembers the field of `hash` as met, in the place of one that is not in the table.
