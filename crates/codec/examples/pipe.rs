@@ -20,6 +20,7 @@ use outrider_codec::Client;
 use outrider_codec::ClientOptions;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
+use outrider_codec::Refused;
 use outrider_codec::Respond;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
@@ -55,8 +56,7 @@ impl Pipe {
             .map_err(|error| StreamError::ConnectionFailure(error.to_string()))?;
         let options = self.options.clone();
         let client = if self.http2 {
-            let (client, run) =
-                outrider_codec::connect_http2(socket, options, Rc::new(|| {})).await?;
+            let (client, run) = outrider_codec::connect_http2(socket, options, Rc::new(|| {}));
             tokio::task::spawn_local(run);
             client
         } else {
@@ -92,6 +92,8 @@ impl Handler for Pipe {
         // The client may have gone: nobody is left to be told.
         respond.send(response).await.unwrap_or_default();
     }
+
+    fn refused(self: Rc<Self>, _refused: Refused) {}
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
         let mut response = Response::new(Body::full(error.body.into_owned()));

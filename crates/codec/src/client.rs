@@ -20,17 +20,17 @@ use crate::StreamError;
 use crate::h1;
 use crate::h2;
 
-/// Opens HTTP/2 on a connected socket: the connection, and the future that drives it, to be spawned. Does not wait.
+/// Opens HTTP/2 on a connected socket: the connection, and the future that drives it, to be spawned.
 ///
 /// `on_change` is called whenever [`Client::capacity`] may have grown or [`Client::is_draining`] has become true, also
 /// while an [`Exchange`] is dropped: it must only take note and wake whoever acts on it.
-pub async fn connect_http2(
+pub fn connect_http2(
     socket: Stream,
     options: Rc<ClientOptions>,
     on_change: Rc<dyn Fn()>,
-) -> Result<(Client, impl Future<Output = ConnectionEnd>), StreamError> {
-    let (connection, run) = h2::client::connect(socket, options, on_change).await?;
-    Ok((Client(ClientKind::H2(connection)), run))
+) -> (Client, impl Future<Output = ConnectionEnd>) {
+    let (connection, run) = h2::client::connect(socket, options, on_change);
+    (Client(ClientKind::H2(connection)), run)
 }
 
 /// Opens HTTP/1 on a connected socket; otherwise as [`connect_http2`].

@@ -80,6 +80,12 @@ impl Http2Options {
             max_inbound_window_update_frames_per_data_frame_sent: message
                 .max_inbound_window_update_frames_per_data_frame_sent
                 .unwrap_or(default.max_inbound_window_update_frames_per_data_frame_sent),
+            max_outbound_frames: message
+                .max_outbound_frames
+                .unwrap_or(default.max_outbound_frames),
+            max_outbound_control_frames: message
+                .max_outbound_control_frames
+                .unwrap_or(default.max_outbound_control_frames),
             stream_reset_burst: message
                 .stream_reset_burst
                 .unwrap_or(default.stream_reset_burst),

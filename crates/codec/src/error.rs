@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use h2::Reason;
+use crate::Reason;
 
 /// Why a stream ended before its time. `Display` is the phrase that Envoy puts after `reset reason: `.
 #[derive(Clone, Debug, PartialEq, Eq)]

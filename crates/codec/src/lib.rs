@@ -5,21 +5,16 @@
 //! [`Authority`] among the request's extensions. Bodies are [`Body`]; every wait is bounded by back-pressure, never by a buffer.
 
 mod body;
-mod buffer;
 mod client;
 mod config;
 mod error;
 mod h1;
 mod h2;
-#[allow(
-    dead_code,
-    reason = "the HTTP/2 codec is to use it in place of the crate's"
-)]
 mod hpack;
-mod io;
 mod life;
 mod meter;
 mod options;
+mod reason;
 mod server;
 pub mod stats;
 
@@ -42,9 +37,11 @@ pub use options::Http2Options;
 pub use options::Keepalive;
 pub use options::ServerOptions;
 pub use options::UnderscoresAction;
+pub use reason::Reason;
 pub use server::Authority;
 pub use server::Handler;
 pub use server::MalformedRequest;
 pub use server::RawTarget;
+pub use server::Refused;
 pub use server::Respond;
 pub use server::serve;

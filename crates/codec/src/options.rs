@@ -113,6 +113,10 @@ pub struct Http2Options {
     pub max_inbound_priority_frames_per_stream: u32,
     /// `max_inbound_window_update_frames_per_data_frame_sent`
     pub max_inbound_window_update_frames_per_data_frame_sent: u32,
+    /// `max_outbound_frames`
+    pub max_outbound_frames: u32,
+    /// `max_outbound_control_frames`
+    pub max_outbound_control_frames: u32,
     /// `stream_reset_burst`, on servers
     pub stream_reset_burst: u64,
     /// `stream_reset_rate`, resets a second, on servers
@@ -134,6 +138,8 @@ impl Default for Http2Options {
             max_consecutive_inbound_frames_with_empty_payload: 1,
             max_inbound_priority_frames_per_stream: 100,
             max_inbound_window_update_frames_per_data_frame_sent: 10,
+            max_outbound_frames: 10_000,
+            max_outbound_control_frames: 1_000,
             stream_reset_burst: 1_000,
             stream_reset_rate: 33,
             stream_error_on_invalid_message: false,

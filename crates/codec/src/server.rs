@@ -23,6 +23,7 @@ use crate::CodecType;
 use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Meter;
+use crate::Reason;
 use crate::ServerOptions;
 use crate::StreamError;
 use crate::h1;
@@ -49,6 +50,15 @@ pub struct MalformedRequest {
     pub details: &'static str,
 }
 
+/// Why a request ended before its head was complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Its head passes a limit of this side; the text is Envoy's name for it, such as `http2.too_many_headers`.
+    Limit(&'static str),
+    /// The client broke the protocol, or went away.
+    Error(StreamError),
+}
+
 /// Serves the streams of connections: the HTTP connection manager.
 pub trait Handler: 'static {
     /// Serves one stream to its end. Dropped when the connection dies.
@@ -57,6 +67,9 @@ pub trait Handler: 'static {
         request: Request<Body>,
         respond: Respond,
     ) -> impl Future<Output = ()> + 'static;
+
+    /// Counts and logs a request that ended before its head was complete; there is nobody to answer to.
+    fn refused(self: Rc<Self>, refused: Refused);
 
     /// Answers a request that the codec could not parse.
     fn malformed(
@@ -285,7 +298,7 @@ impl Respond {
     pub fn malformed_body(&self) -> Option<MalformedRequest> {
         match &self.kind {
             Kind::H1(respond) => respond.malformed_body(),
-            // The crate has reset the stream.
+            // The codec has reset the stream.
             Kind::H2(_) => None,
         }
     }
@@ -306,7 +319,10 @@ impl Respond {
                 respond.informational(&head);
                 Ok(())
             }
-            Kind::H2(respond) => respond.informational(head),
+            Kind::H2(respond) => {
+                respond.informational(&head);
+                Ok(())
+            }
         }
     }
 
@@ -319,7 +335,7 @@ impl Respond {
     }
 
     /// Resets the stream; on HTTP/1, closes the connection.
-    pub fn reset(&mut self, reason: ::h2::Reason) {
+    pub fn reset(&mut self, reason: Reason) {
         match &mut self.kind {
             Kind::H1(respond) => respond.reset(),
             Kind::H2(respond) => respond.reset(reason),

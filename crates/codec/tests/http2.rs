@@ -16,6 +16,7 @@ use outrider_codec::CodecType;
 use outrider_codec::ConnectionEnd;
 use outrider_codec::EndCause;
 use outrider_codec::Keepalive;
+use outrider_codec::Reason;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
 use outrider_net::Timers;
@@ -124,9 +125,7 @@ async fn connected(timers: &Timers, options: ServerOptions) -> (Client, Rc<Scrip
     let (theirs, script, _served) = serve(options);
     let options = Rc::new(client_options(timers));
     let (client, run) =
-        outrider_codec::connect_http2(outrider_net::Stream::Unix(theirs), options, Rc::new(|| {}))
-            .await
-            .unwrap();
+        outrider_codec::connect_http2(outrider_net::Stream::Unix(theirs), options, Rc::new(|| {}));
     spawn_local(run);
     (client, script)
 }
@@ -134,9 +133,7 @@ async fn connected(timers: &Timers, options: ServerOptions) -> (Client, Rc<Scrip
 async fn raw_server(timers: &Timers) -> (Client, Raw, JoinHandle<ConnectionEnd>) {
     let (ours, theirs) = sockets();
     let options = Rc::new(client_options(timers));
-    let (client, run) = outrider_codec::connect_http2(ours, options, Rc::new(|| {}))
-        .await
-        .unwrap();
+    let (client, run) = outrider_codec::connect_http2(ours, options, Rc::new(|| {}));
     let driven = spawn_local(run);
     let mut raw = Raw(theirs);
     raw.0.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
@@ -200,7 +197,7 @@ async fn a_dropped_exchange_resets_the_stream() {
         assert_eq!(client.active(), 0);
         assert_eq!(
             *script.resets.borrow(),
-            [StreamError::RemoteReset(h2::Reason::INTERNAL_ERROR)]
+            [StreamError::RemoteReset(Reason::INTERNAL_ERROR)]
         );
     })
     .await;
@@ -416,10 +413,7 @@ async fn resets_and_a_lost_connection_are_told_apart() {
     on_worker(|timers| async move {
         let cases: [(Option<u8>, StreamError); 3] = [
             (Some(7), StreamError::RemoteRefused),
-            (
-                Some(2),
-                StreamError::RemoteReset(h2::Reason::INTERNAL_ERROR),
-            ),
+            (Some(2), StreamError::RemoteReset(Reason::INTERNAL_ERROR)),
             (None, StreamError::ConnectionTermination),
         ];
         for (code, expected) in cases {
@@ -445,11 +439,9 @@ async fn the_peers_stream_limit_is_the_capacity() {
         let counter = changes.clone();
         let on_change = Rc::new(move || counter.set(counter.get() + 1));
         let options = Rc::new(client_options(&timers));
-        let (client, run) = outrider_codec::connect_http2(ours, options, on_change)
-            .await
-            .unwrap();
+        let (client, run) = outrider_codec::connect_http2(ours, options, on_change);
         spawn_local(run);
-        assert_eq!(client.capacity(), 100);
+        assert_eq!(client.capacity(), 1024);
         let mut raw = Raw(theirs);
         raw.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 2]).await;
         settle().await;

@@ -24,6 +24,7 @@ use crate::ConnectionEnd;
 use crate::Frame;
 use crate::Handler;
 use crate::MalformedRequest;
+use crate::Refused;
 use crate::Respond;
 use crate::ServerOptions;
 use crate::StreamError;
@@ -66,6 +67,8 @@ impl Handler for Echo {
         };
         drop(respond.send(response).await);
     }
+
+    fn refused(self: Rc<Self>, _refused: Refused) {}
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
         let response = Response::builder()

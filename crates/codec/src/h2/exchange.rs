@@ -1,59 +1,54 @@
 //! One request on an HTTP/2 connection, as the client sees it.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use h2::Reason;
-use h2::client::ResponseFuture;
 use http::Response;
 
 use crate::Frame;
 use crate::Meter;
+use crate::Reason;
 use crate::StreamError;
 
-use super::FRAME_HEAD;
-use super::RecvBody;
 use super::client::ActiveStream;
-use super::headers;
 use super::pump::Pump;
-use super::stream_error;
+use super::session::StreamRef;
 
 /// One request on a connection. Dropping it before both messages have ended resets the stream.
+#[derive(Debug)]
 pub(crate) struct Exchange {
-    pump: Pump,
-    /// The pump is done.
-    sent: bool,
+    stream: StreamRef,
+    /// None once the request was handed to the connection.
+    pump: Option<Pump>,
     answer: Answer,
-    active: ActiveStream,
     meter: Rc<Meter>,
+    /// Declared last: the stream is reset before its place is given away.
+    _active: ActiveStream,
 }
 
 /// What is awaited of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
-    Head(ResponseFuture),
-    Body(RecvBody),
+    Head,
+    Body,
     Ended,
 }
 
 impl Exchange {
     pub(super) fn new(
-        pump: Pump,
-        sent: bool,
-        response: ResponseFuture,
-        active: ActiveStream,
+        stream: StreamRef,
+        pump: Option<Pump>,
         meter: Rc<Meter>,
+        active: ActiveStream,
     ) -> Exchange {
         Exchange {
+            stream,
             pump,
-            sent,
-            answer: Answer::Head(response),
-            active,
+            answer: Answer::Head,
             meter,
+            _active: active,
         }
     }
 
@@ -62,7 +57,7 @@ impl Exchange {
     }
 
     pub(crate) fn request_sent(&self) -> bool {
-        self.sent
+        self.pump.is_none()
     }
 
     pub(crate) fn poll_response(
@@ -70,20 +65,18 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, StreamError>> {
         let pumped = self.poll_pump(cx);
-        let Answer::Head(response) = &mut self.answer else {
+        if self.answer != Answer::Head {
             return Poll::Ready(Err(StreamError::LocalReset));
-        };
-        match Pin::new(response).poll(cx) {
-            Poll::Ready(Ok(response)) => {
-                let (head, body) = response.into_parts();
-                let size = headers::size(&head.headers);
-                self.meter.add_headers_received(size, size + FRAME_HEAD);
-                self.answer = Answer::Body(RecvBody::new(body, self.meter.clone(), None));
-                Poll::Ready(self.check(Response::from_parts(head, ())))
+        }
+        match self.stream.poll_head(cx) {
+            Poll::Ready(Some(Ok(response))) => {
+                self.answer = Answer::Body;
+                Poll::Ready(Ok(response))
             }
-            Poll::Ready(Err(error)) => {
+            Poll::Ready(other) => {
                 self.answer = Answer::Ended;
-                Poll::Ready(Err(self.failure(&error)))
+                let error = other.and_then(Result::err);
+                Poll::Ready(Err(error.unwrap_or(StreamError::ConnectionTermination)))
             }
             // The request failed by its own source, and the stream was reset: no answer will come.
             Poll::Pending => match pumped {
@@ -97,11 +90,9 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        match &mut self.answer {
-            Answer::Head(response) => response
-                .poll_informational(cx)
-                .map_err(|error| self.failure(&error)),
-            Answer::Body(_) | Answer::Ended => Poll::Ready(None),
+        match self.answer {
+            Answer::Head => self.stream.poll_interim(cx),
+            Answer::Body | Answer::Ended => Poll::Ready(None),
         }
     }
 
@@ -111,70 +102,43 @@ impl Exchange {
     ) -> Poll<Option<Result<Frame, StreamError>>> {
         // An error of the request shows in the answer, or the peer did not care for the rest of it.
         drop(self.poll_pump(cx));
-        let Answer::Body(body) = &mut self.answer else {
+        if self.answer != Answer::Body {
             return Poll::Ready(None);
-        };
-        let frame = ready!(body.poll_frame(cx));
-        if body.is_end_stream() && frame.is_none() {
+        }
+        let frame = ready!(self.stream.poll_frame(cx));
+        if !matches!(frame, Some(Ok(Frame::Data(_)))) {
             self.answer = Answer::Ended;
         }
         Poll::Ready(frame)
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        match &self.answer {
-            Answer::Head(_) => false,
-            Answer::Body(body) => body.is_end_stream(),
+        match self.answer {
+            Answer::Head => false,
+            Answer::Body => self.stream.is_drained(),
             Answer::Ended => true,
         }
     }
 
     fn poll_pump(&mut self, cx: &mut Context<'_>) -> Result<(), StreamError> {
-        if self.sent {
+        let Some(pump) = &mut self.pump else {
             return Ok(());
-        }
-        match self.pump.poll(cx) {
+        };
+        match pump.poll(&self.stream, cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(result) => {
-                self.sent = true;
+                self.pump = None;
                 result
             }
         }
-    }
-
-    /// What the crate's error means. One that is the crate's own tells of a malformed head.
-    fn failure(&self, error: &h2::Error) -> StreamError {
-        if error.is_reset() && error.is_library() {
-            self.active.malformed();
-        }
-        stream_error(error)
-    }
-
-    /// `max_headers_count` and `max_response_headers_kb`.
-    fn check(&self, response: Response<()>) -> Result<Response<()>, StreamError> {
-        let options = self.active.options();
-        let limit = options.max_response_headers_kb.unwrap_or(60) as usize * 1024;
-        if headers::size(response.headers()) > limit
-            || response.headers().len() > options.max_headers_count as usize
-        {
-            options.http2_stats.header_overflow.inc();
-            return Err(StreamError::ProtocolError("http2.too_many_headers"));
-        }
-        Ok(response)
     }
 }
 
 impl Drop for Exchange {
     /// Tells the peer that nobody waits any more, with the code that Envoy gives.
     fn drop(&mut self) {
-        if !self.sent || !self.is_end_stream() {
-            self.pump.reset(Reason::INTERNAL_ERROR);
+        if self.pump.is_some() || !self.is_end_stream() {
+            self.stream.reset(Reason::INTERNAL_ERROR);
         }
-    }
-}
-
-impl fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").finish_non_exhaustive()
     }
 }

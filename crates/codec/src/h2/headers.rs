@@ -1,23 +1,22 @@
-//! Between the `h2` crate's messages and the one shape that both codecs share.
+//! Between heads on the wire and the one shape that both codecs share.
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
 use http::Uri;
 use http::header;
 use http::request;
-use http::uri;
 use http::uri::PathAndQuery;
 use http::uri::Scheme;
 
 use crate::Authority;
-use crate::ServerOptions;
-use crate::StreamError;
-use crate::UnderscoresAction;
-use crate::stats::Http2Stats;
+use crate::RawTarget;
+use crate::hpack::Encoder;
+use crate::hpack::Pseudo;
+
+use super::message::RequestHead;
 
 /// Bytes of names and values.
 pub(super) fn size(headers: &HeaderMap) -> usize {
@@ -27,238 +26,67 @@ pub(super) fn size(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-/// Turns a received request's head into the shared shape.
-///
-/// `bytes` is the size of its header fields.
-pub(super) fn accept(
-    head: &mut request::Parts,
-    bytes: usize,
-    options: &ServerOptions,
-    stats: &Http2Stats,
-) -> Result<(), Refused> {
-    let target = std::mem::take(&mut head.uri).into_parts();
-    let path = target.path_and_query.as_ref();
-    let total = bytes
-        + path.map_or(0, |path| path.as_str().len())
-        + target
-            .authority
-            .as_ref()
-            .map_or(0, |host| host.as_str().len());
-    if total > options.max_request_headers_kb as usize * 1024 {
-        stats.header_overflow.inc();
-        return Err(Refused::Stream);
+/// A received request's head in the shared shape; an extended CONNECT (RFC 8441) is the HTTP/1 upgrade that it stands for.
+pub(super) fn accept(head: RequestHead) -> Option<request::Parts> {
+    let mut request = Request::new(());
+    *request.method_mut() = head.method;
+    *request.headers_mut() = head.headers;
+    if let Some(authority) = head.authority {
+        request.extensions_mut().insert(Authority(authority));
     }
-    if head.headers.len() > options.max_headers_count as usize {
-        stats.header_overflow.inc();
-        return Err(Refused::Stream);
-    }
-    check_underscores(&mut head.headers, options.underscores, stats)?;
-    join_cookies(&mut head.headers);
-    let host = head.headers.remove(header::HOST);
-    let authority = match target.authority {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => host,
-    };
-    let authority = authority.ok_or(Refused::Message)?;
-    head.extensions.insert(Authority(authority));
-    if let Some(scheme) = target.scheme
-        && scheme != Scheme::HTTP
+    if let Some(scheme) = head.scheme
+        && scheme != "http"
+        && let Ok(scheme) = Scheme::try_from(scheme.as_bytes())
     {
-        head.extensions.insert(scheme);
+        request.extensions_mut().insert(scheme);
     }
-    if let Some(path) = target.path_and_query {
-        head.uri = Uri::from(path);
-    }
-    upgrade_from_connect(head);
-    Ok(())
-}
-
-/// A request that is not served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// It breaks a limit: its stream is reset.
-    Stream,
-    /// It breaks the rules of messages, as if the `h2` crate had found out.
-    Message,
-}
-
-fn check_underscores(
-    headers: &mut HeaderMap,
-    action: UnderscoresAction,
-    stats: &Http2Stats,
-) -> Result<(), Refused> {
-    if action == UnderscoresAction::Allow {
-        return Ok(());
-    }
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().contains('_'))
-        .cloned()
-        .collect();
-    if !names.is_empty() && action == UnderscoresAction::Reject {
-        stats.requests_rejected_with_underscores_in_headers.inc();
-        return Err(Refused::Stream);
-    }
-    for name in names {
-        while headers.remove(&name).is_some() {}
-        stats.dropped_headers_with_underscores.inc();
-    }
-    Ok(())
-}
-
-/// RFC 9113 § 8.2.3: cookie pairs that came as fields of their own become one field again.
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(header::COOKIE).iter();
-    if cookies.nth(1).is_none() {
-        return;
-    }
-    let mut joined = Vec::new();
-    for cookie in headers.get_all(header::COOKIE) {
-        if !joined.is_empty() {
-            joined.extend_from_slice(b"; ");
+    if let Some(path) = head.path {
+        let bytes = Bytes::copy_from_slice(path.as_bytes());
+        if bytes.contains(&b'#') {
+            request.extensions_mut().insert(RawTarget(bytes.clone()));
         }
-        joined.extend_from_slice(cookie.as_bytes());
+        *request.uri_mut() = Uri::from(PathAndQuery::from_maybe_shared(bytes).ok()?);
     }
-    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
-        headers.insert(header::COOKIE, joined);
+    if let Some(protocol) = head.protocol {
+        *request.method_mut() = Method::GET;
+        let headers = request.headers_mut();
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
+    Some(request.into_parts().0)
 }
 
-/// Shows an extended CONNECT (RFC 8441) as the HTTP/1 upgrade that it stands for.
-fn upgrade_from_connect(head: &mut request::Parts) {
-    if let Some(protocol) = head.extensions.remove::<h2::ext::Protocol>()
-        && let Ok(protocol) = HeaderValue::from_str(protocol.as_str())
-    {
-        head.method = Method::GET;
-        head.headers.insert(header::UPGRADE, protocol);
-        head.headers
-            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-}
-
-/// Makes the head that the `h2` crate sends for a request in the shared shape.
-pub(super) fn send(mut head: request::Parts) -> Result<Request<()>, StreamError> {
-    let plain_connect = head.method == Method::CONNECT;
-    if let Some(protocol) = head.headers.remove(header::UPGRADE) {
-        let protocol = protocol.to_str().map_err(|_| INVALID)?;
-        head.extensions.insert(h2::ext::Protocol::from(protocol));
-        head.method = Method::CONNECT;
-    }
-    head.headers.remove(header::CONNECTION);
-    let mut target = uri::Parts::default();
-    if let Some(Authority(authority)) = head.extensions.remove() {
-        target.authority =
-            Some(uri::Authority::try_from(authority.as_bytes()).map_err(|_| INVALID)?);
+/// Writes the header block of a request in the shared shape.
+pub(super) fn encode_request(head: &request::Parts, encoder: &mut Encoder, out: &mut Vec<u8>) {
+    let upgrade = head.headers.get(header::UPGRADE);
+    let plain_connect = head.method == Method::CONNECT && upgrade.is_none();
+    match upgrade {
+        Some(_) => encoder.method(&Method::CONNECT, out),
+        None => encoder.method(&head.method, out),
     }
     if !plain_connect {
-        let scheme = head.extensions.remove().unwrap_or(Scheme::HTTP);
-        target.scheme = target.authority.is_some().then_some(scheme);
-        let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
-        target.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        let scheme = head
+            .extensions
+            .get::<Scheme>()
+            .map_or("http", Scheme::as_str);
+        encoder.pseudo(Pseudo::Scheme, scheme.as_bytes(), out);
+        let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        encoder.pseudo(Pseudo::Path, path.as_bytes(), out);
     }
-    head.uri = Uri::from_parts(target).map_err(|_| INVALID)?;
-    // Without an authority, the crate takes the request only as one that is forwarded from HTTP/1.
-    head.version = match head.uri.authority() {
-        Some(_) => http::Version::HTTP_2,
-        None => http::Version::HTTP_11,
-    };
-    Ok(Request::from_parts(head, ()))
+    if let Some(Authority(authority)) = head.extensions.get() {
+        encoder.pseudo(Pseudo::Authority, authority.as_bytes(), out);
+    }
+    if let Some(protocol) = upgrade {
+        encoder.pseudo(Pseudo::Protocol, protocol.as_bytes(), out);
+    }
+    encode_fields(&head.headers, encoder, out);
 }
 
-/// A head that HTTP/2 has no form for.
-const INVALID: StreamError = StreamError::ProtocolError("http2.invalid_header");
-
-#[cfg(test)]
-mod tests {
-    use outrider_net::Drain;
-    use outrider_net::Timers;
-
-    use super::*;
-
-    fn accepted(
-        request: Request<()>,
-        change: impl FnOnce(&mut ServerOptions),
-    ) -> Option<request::Parts> {
-        let mut options = ServerOptions::new(Timers::new(), Drain::new());
-        change(&mut options);
-        let (mut head, ()) = request.into_parts();
-        let bytes = size(&head.headers);
-        accept(&mut head, bytes, &options, &Http2Stats::default())
-            .ok()
-            .map(|()| head)
-    }
-
-    #[test]
-    fn the_authority_goes_apart_and_comes_back() {
-        let request = Request::get("https://a.example:8080/x?y=z")
-            .body(())
-            .unwrap();
-        let head = accepted(request, |_| {}).unwrap();
-        assert_eq!(head.uri, "/x?y=z");
-        assert_eq!(
-            head.extensions.get::<Authority>().unwrap().0,
-            "a.example:8080"
-        );
-        let sent = send(head).unwrap();
-        assert_eq!(sent.uri(), "https://a.example:8080/x?y=z");
-    }
-
-    #[test]
-    fn cookies_are_joined() {
-        let request = Request::get("http://a/")
-            .header("cookie", "a=1")
-            .header("cookie", "b=2");
-        let head = accepted(request.body(()).unwrap(), |_| {}).unwrap();
-        let cookies: Vec<_> = head.headers.get_all("cookie").iter().collect();
-        assert_eq!(cookies, ["a=1; b=2"]);
-    }
-
-    #[test]
-    fn limits_and_underscores_are_enforced() {
-        let many = (0..101).fold(Request::get("http://a/"), |request, i| {
-            request.header(format!("x{i}"), "1")
-        });
-        assert!(accepted(many.body(()).unwrap(), |_| {}).is_none());
-        let large = Request::get("http://a/").header("x", "1".repeat(61 * 1024));
-        assert!(accepted(large.body(()).unwrap(), |_| {}).is_none());
-        let request = || {
-            Request::get("http://a/")
-                .header("a_b", "1")
-                .body(())
-                .unwrap()
-        };
-        let headers = |action| {
-            accepted(request(), |options| options.underscores = action)
-                .map(|head| head.headers.len())
-        };
-        assert_eq!(headers(UnderscoresAction::Allow), Some(1));
-        assert_eq!(headers(UnderscoresAction::Drop), Some(0));
-        assert_eq!(headers(UnderscoresAction::Reject), None);
-    }
-
-    #[test]
-    fn an_extended_connect_is_an_upgrade() {
-        let mut request = Request::builder()
-            .method("CONNECT")
-            .uri("http://a/chat")
-            .body(())
-            .unwrap();
-        request
-            .extensions_mut()
-            .insert(h2::ext::Protocol::from_static("websocket"));
-        let head = accepted(request, |_| {}).unwrap();
-        assert_eq!(
-            (head.method.as_str(), head.headers["upgrade"].as_bytes()),
-            ("GET", &b"websocket"[..])
-        );
-        let sent = send(head).unwrap();
-        assert_eq!(sent.method(), Method::CONNECT);
-        assert_eq!(
-            sent.extensions()
-                .get::<h2::ext::Protocol>()
-                .unwrap()
-                .as_str(),
-            "websocket"
-        );
+/// Writes the fields of a message, but for those that only HTTP/1 has.
+pub(super) fn encode_fields(headers: &HeaderMap, encoder: &mut Encoder, out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        if *name != header::CONNECTION && *name != header::UPGRADE {
+            encoder.header(name, value, out);
+        }
     }
 }

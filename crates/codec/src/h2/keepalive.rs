@@ -3,13 +3,16 @@
 use std::task::Context;
 use std::task::Poll;
 
-use h2::Ping;
-use h2::PingPong;
 use outrider_net::Timer;
 use outrider_net::Timers;
 use tokio::time::Instant;
 
 use crate::Keepalive;
+
+use super::session::Session;
+
+/// What our pings carry; any acknowledgement is one of them.
+const OPAQUE: [u8; 8] = *b"outrider";
 
 /// Pings a connection and says when it is dead.
 ///
@@ -19,7 +22,6 @@ use crate::Keepalive;
 /// ```
 #[derive(Debug)]
 pub(super) struct Pinger {
-    pings: PingPong,
     settings: Keepalive,
     timers: Timers,
     timer: Timer,
@@ -27,17 +29,21 @@ pub(super) struct Pinger {
     wanted: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum State {
     Resting,
-    /// For an answer; holds how many frames had been received when the timer was set.
-    Waiting(u64),
+    /// For an acknowledgement.
+    Waiting {
+        /// Frames received when the timer was set.
+        frames: u64,
+        /// Acknowledgements received when the ping was sent.
+        pongs: u64,
+    },
 }
 
 impl Pinger {
-    pub(super) fn new(pings: PingPong, settings: Keepalive, timers: &Timers) -> Pinger {
+    pub(super) fn new(settings: Keepalive, timers: &Timers) -> Pinger {
         let mut pinger = Pinger {
-            pings,
             settings,
             timers: timers.clone(),
             timer: timers.timer(),
@@ -53,8 +59,9 @@ impl Pinger {
         self.wanted = true;
     }
 
-    /// Ready when the connection is dead. `received` is the number of frames received until now.
-    pub(super) fn poll_dead(&mut self, received: u64, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the connection is dead.
+    pub(super) fn poll_dead(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<()> {
+        let (frames, pongs) = session.signs_of_life();
         loop {
             match self.state {
                 State::Resting => {
@@ -62,28 +69,19 @@ impl Pinger {
                         return Poll::Pending;
                     }
                     self.wanted = false;
-                    if self.pings.send_ping(Ping::opaque()).is_err() {
-                        // The connection is closing; its end comes by another way.
-                        self.timer.set(None);
-                        return Poll::Pending;
-                    }
-                    self.wait(received);
+                    session.ping(OPAQUE);
+                    self.wait(frames, pongs);
                 }
-                State::Waiting(seen) => {
-                    if let Poll::Ready(answer) = self.pings.poll_pong(cx) {
-                        if answer.is_err() {
-                            self.timer.set(None);
-                            return Poll::Pending;
-                        }
-                        self.rest();
-                    } else if self.timer.poll_elapsed(cx).is_pending() {
+                State::Waiting { pongs: sent, .. } if pongs != sent => self.rest(),
+                State::Waiting { frames: seen, .. } => {
+                    if self.timer.poll_elapsed(cx).is_pending() {
                         return Poll::Pending;
-                    } else if seen == received {
-                        return Poll::Ready(());
-                    } else {
-                        // Something else came in: the peer lives, its answer is stuck behind data.
-                        self.wait(received);
                     }
+                    if seen == frames {
+                        return Poll::Ready(());
+                    }
+                    // Something else came in: the peer lives, its answer is stuck behind data.
+                    self.wait(frames, pongs);
                 }
             }
         }
@@ -99,8 +97,8 @@ impl Pinger {
         self.timer.set(next);
     }
 
-    fn wait(&mut self, received: u64) {
-        self.state = State::Waiting(received);
+    fn wait(&mut self, frames: u64, pongs: u64) {
+        self.state = State::Waiting { frames, pongs };
         self.timer
             .set(Some(self.timers.now() + self.settings.timeout));
     }

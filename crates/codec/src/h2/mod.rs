@@ -1,40 +1,30 @@
-//! HTTP/2, both roles, on the `h2` crate: the crate keeps the protocol's state, this module gives it sockets, limits,
-//! time, stats and Envoy's policy.
+//! HTTP/2 (RFC 9113), both roles.
+//!
+//! A codec of our own, because this is what the proxy spends its time with: one thread, no locks, header blocks decoded
+//! straight into the map that travels on, and frames written straight into the buffer that goes out. What is an error, and
+//! what becomes of it, is as in Envoy, down to who is told what.
+//!
+//! ```text
+//! socket → input → session::receive → StreamState → StreamRef → RecvBody, Exchange → stream's task
+//! socket ← output ← session::send ← StreamRef ← Pump ← Respond, Exchange ← stream's task
+//! ```
 
 pub(crate) mod client;
 mod exchange;
+mod frame;
 mod headers;
+mod input;
 mod keepalive;
+mod limits;
+mod message;
+mod output;
 mod pump;
 mod recv;
 pub(crate) mod respond;
 pub(crate) mod server;
-mod streams;
-mod watch;
+mod session;
+mod stream;
+mod window;
 
 pub(crate) use exchange::Exchange;
 pub(crate) use recv::RecvBody;
-
-use h2::Reason;
-
-use crate::StreamError;
-
-/// Bytes of a frame's head.
-const FRAME_HEAD: usize = 9;
-
-/// What an error of the `h2` crate means for the stream that met it.
-fn stream_error(error: &h2::Error) -> StreamError {
-    match error.reason() {
-        Some(Reason::REFUSED_STREAM) => StreamError::RemoteRefused,
-        // Only streams that the peer says it has not looked at meet its GOAWAY.
-        Some(_) if error.is_go_away() && error.is_remote() => StreamError::RemoteRefused,
-        Some(reason) if error.is_reset() && error.is_remote() => StreamError::RemoteReset(reason),
-        Some(_) if error.is_reset() && error.is_library() => {
-            StreamError::ProtocolError("http2.violation.of.messaging.rule")
-        }
-        Some(_) if error.is_go_away() && error.is_library() => {
-            StreamError::ProtocolError("http2.protocol_error")
-        }
-        Some(_) | None => StreamError::ConnectionTermination,
-    }
-}

@@ -6,31 +6,28 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
-use bytes::Bytes;
-use h2::Reason;
-use h2::server::SendResponse;
 use http::Response;
 
 use crate::Body;
 use crate::Meter;
+use crate::Reason;
 use crate::StreamError;
 use crate::stats::ConnectionStats;
 
-use super::FRAME_HEAD;
 use super::headers;
 use super::pump::Pump;
-use super::pump::reset_error;
-use super::stream_error;
-use super::streams::Streams;
+use super::server::Connection;
+use super::session::StreamRef;
 
 /// One stream's answer. Dropping it unfinished resets the stream.
 #[derive(Debug)]
 pub(crate) struct Respond {
+    stream: StreamRef,
     phase: Phase,
     /// The answer to a HEAD request has no body, whatever it is given.
     head_request: bool,
     meter: Rc<Meter>,
-    streams: Rc<Streams>,
+    connection: Rc<Connection>,
 }
 
 /// ```text
@@ -39,23 +36,24 @@ pub(crate) struct Respond {
 /// ```
 #[derive(Debug)]
 enum Phase {
-    Head(SendResponse<Bytes>),
+    Head,
     Body(Pump),
     Ended,
 }
 
 impl Respond {
     pub(super) fn new(
-        respond: SendResponse<Bytes>,
+        stream: StreamRef,
         head_request: bool,
         meter: Rc<Meter>,
-        streams: Rc<Streams>,
+        connection: Rc<Connection>,
     ) -> Respond {
         Respond {
-            phase: Phase::Head(respond),
+            stream,
+            phase: Phase::Head,
             head_request,
             meter,
-            streams,
+            connection,
         }
     }
 
@@ -64,56 +62,55 @@ impl Respond {
     }
 
     pub(crate) fn stats(&self) -> &Arc<ConnectionStats> {
-        self.streams.stats()
+        self.connection.stats()
     }
 
     pub(crate) fn has_stream_error_on_invalid_message(&self) -> bool {
-        self.streams.has_stream_error_on_invalid_message()
+        self.connection.has_stream_error_on_invalid_message()
     }
 
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        match &mut self.phase {
-            Phase::Head(respond) => respond.poll_reset(cx).map(|reason| reset_error(&reason)),
-            Phase::Body(pump) => pump.poll_reset(cx),
+        match &self.phase {
+            Phase::Head | Phase::Body(_) => self.stream.poll_broken(cx),
             Phase::Ended => Poll::Pending,
         }
     }
 
-    pub(crate) fn informational(&mut self, head: Response<()>) -> Result<(), StreamError> {
-        match &mut self.phase {
-            Phase::Head(respond) => respond
-                .send_informational(head)
-                .map_err(|error| stream_error(&error)),
-            Phase::Body(_) | Phase::Ended => Ok(()),
+    pub(crate) fn informational(&mut self, head: &Response<()>) {
+        if matches!(self.phase, Phase::Head) {
+            self.send_head(head, false);
         }
     }
 
     pub(crate) async fn send(&mut self, response: Response<Body>) -> Result<(), StreamError> {
-        let Phase::Head(respond) = &mut self.phase else {
+        if !matches!(self.phase, Phase::Head) {
             return Err(StreamError::LocalReset);
-        };
-        self.streams.close_if_draining();
+        }
+        self.connection.close_if_draining();
         let (head, body) = response.into_parts();
         let ends = self.head_request || body.is_end_stream();
-        let size = headers::size(&head.headers);
-        let stream = respond
-            .send_response(Response::from_parts(head, ()), ends)
-            .map_err(|error| stream_error(&error))?;
-        self.meter.add_headers_sent(size, size + FRAME_HEAD);
+        self.send_head(&Response::from_parts(head, ()), ends);
         if ends {
             self.phase = Phase::Ended;
-            self.meter.end_send();
             return Ok(());
         }
-        self.phase = Phase::Body(Pump::new(stream, body, self.meter.clone()));
+        self.phase = Phase::Body(Pump::new(body));
         poll_fn(|cx| self.poll_body(cx)).await
+    }
+
+    fn send_head(&self, head: &Response<()>, ends: bool) {
+        let size = headers::size(head.headers());
+        self.stream.send_head(ends, size, |encoder, out| {
+            encoder.status(head.status(), out);
+            headers::encode_fields(head.headers(), encoder, out);
+        });
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         let Phase::Body(pump) = &mut self.phase else {
             return Poll::Ready(Ok(()));
         };
-        let sent = pump.poll(cx);
+        let sent = pump.poll(&self.stream, cx);
         if sent.is_ready() {
             self.phase = Phase::Ended;
         }
@@ -121,17 +118,13 @@ impl Respond {
     }
 
     pub(crate) fn reset(&mut self, reason: Reason) {
-        if reason == Reason::PROTOCOL_ERROR {
-            self.streams.note_own_reset();
-        }
-        match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Head(mut respond) => respond.send_reset(reason),
-            Phase::Body(mut pump) => pump.reset(reason),
-            Phase::Ended => {}
+        if !matches!(self.phase, Phase::Ended) {
+            self.stream.reset(reason);
+            self.phase = Phase::Ended;
         }
     }
 
     pub(crate) fn close_connection_after(&self) {
-        self.streams.close();
+        self.connection.close();
     }
 }

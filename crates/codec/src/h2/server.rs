@@ -1,23 +1,19 @@
 //! The server role of HTTP/2: one task a connection, one a stream.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
-use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
-use bytes::Bytes;
-use h2::Reason;
-use h2::RecvStream;
-use h2::server::Builder;
-use h2::server::SendResponse;
 use http::Method;
 use http::Request;
 use outrider_net::Stream;
 use outrider_net::Timer;
+use outrider_stats::Held;
 
 use crate::Body;
 use crate::ConnectionEnd;
@@ -26,22 +22,23 @@ use crate::Handler;
 use crate::Meter;
 use crate::Respond;
 use crate::ServerOptions;
-use crate::io::Io;
 use crate::life::Expiry;
 use crate::life::Life;
+use crate::stats::ConnectionStats;
+use crate::stats::Http2Stats;
 
-use super::FRAME_HEAD;
 use super::RecvBody;
 use super::headers;
-use super::headers::Refused;
 use super::keepalive::Pinger;
+use super::message::RequestHead;
+use super::message::Rules;
 use super::respond;
-use super::streams::ActiveStream;
-use super::streams::Streams;
-use super::watch::FrameWatch;
-
-/// The most that a stream may have waiting in the connection, bytes.
-const MAX_STREAM_BUFFER: u32 = 256 * 1024;
+use super::session::Accepted;
+use super::session::Fault;
+use super::session::Role;
+use super::session::Session;
+use super::session::Setup;
+use super::session::StreamRef;
 
 /// Serves an HTTP/2 connection, of which `already` was read before, to its end.
 pub(crate) async fn serve<H: Handler>(
@@ -50,89 +47,56 @@ pub(crate) async fn serve<H: Handler>(
     options: Rc<ServerOptions>,
     handler: Rc<H>,
 ) -> ConnectionEnd {
-    let watch = FrameWatch::server(&options.http2, options.http2_stats.clone());
-    let io = Io::new(socket, watch, options.stats.clone());
     options.http2_stats.nghttp2_downstream_connections.inc();
-    let streams = Rc::new(Streams::new(io.clone(), options.clone()));
-    let unread = io.unread(&already);
+    let session = session(socket, &options);
+    let connection = Rc::new(Connection {
+        active: Cell::new(0),
+        closing: Cell::new(false),
+        session: session.clone(),
+        options: options.clone(),
+    });
+    let mut driver = Driver::new(connection.clone(), handler);
+    driver.unread(&already);
     // Not held for as long as the connection lives.
     drop(already);
-    let cause = match unread {
-        Ok(()) => run(&io, &streams, &options, handler).await,
-        Err(_) => EndCause::Remote,
-    };
+    let cause = poll_fn(|cx| driver.poll(cx)).await;
+    drop(driver);
+    let active_streams = connection.active.get();
+    if cause.is_local() && cause != EndCause::KeepaliveTimeout {
+        linger(&session, &options).await;
+    }
     ConnectionEnd {
         cause,
-        active_streams: streams.active(),
+        active_streams,
     }
 }
 
-async fn run<H: Handler>(
-    io: &Io<FrameWatch>,
-    streams: &Rc<Streams>,
-    options: &Rc<ServerOptions>,
-    handler: Rc<H>,
-) -> EndCause {
-    let mut life = Life::new(options);
-    // Boxed, because it is over soon and as large as all the rest.
-    let mut connection = match Box::pin(handshake(io, &mut life, options)).await {
-        Ok(h2) => Connection::new(h2, life, streams, handler, options),
-        Err(cause) => return cause,
+fn session(socket: Stream, options: &ServerOptions) -> Session {
+    let rules = Rules {
+        max_bytes: options.max_request_headers_kb as usize * 1024,
+        max_count: options.max_headers_count as usize,
+        underscores: options.underscores,
+        extended_connect: options.http2.allow_connect,
     };
-    let cause = poll_fn(|cx| connection.poll(cx)).await;
-    drop(connection);
-    linger(io, options).await;
-    cause
-}
-
-/// Exchanges prefaces.
-async fn handshake(
-    io: &Io<FrameWatch>,
-    life: &mut Life,
-    options: &ServerOptions,
-) -> Result<h2::server::Connection<Io<FrameWatch>, Bytes>, EndCause> {
-    let mut handshake = pin!(builder(options).handshake::<_, Bytes>(io.clone()));
-    poll_fn(|cx| {
-        let ready = handshake.as_mut().poll(cx);
-        // An error comes out of the handshake's next read.
-        drop(io.poll_drain(cx));
-        match ready {
-            Poll::Ready(Ok(h2)) => Poll::Ready(Ok(h2)),
-            Poll::Ready(Err(_)) if io.is_over() => Poll::Ready(Err(EndCause::Remote)),
-            Poll::Ready(Err(_)) => Poll::Ready(Err(EndCause::ProtocolError("http2.bad_preface"))),
-            Poll::Pending if life.poll(0, cx).is_some() => Poll::Ready(Err(EndCause::Local)),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
-fn builder(options: &ServerOptions) -> Builder {
-    let http2 = &options.http2;
-    let mut builder = Builder::new();
-    builder
-        .header_table_size(http2.hpack_table_size)
-        .max_concurrent_streams(http2.max_concurrent_streams)
-        .initial_window_size(http2.initial_stream_window_size)
-        .initial_connection_window_size(http2.initial_connection_window_size)
-        .max_send_buffer_size(options.buffer_limit.min(MAX_STREAM_BUFFER) as usize)
-        // The frame watch counts resets, as configured.
-        .max_pending_accept_reset_streams(usize::MAX);
-    if http2.allow_connect {
-        builder.enable_connect_protocol();
-    }
-    builder
+    let setup = Setup {
+        role: Role::Server,
+        options: &options.http2,
+        rules,
+        stats: options.http2_stats.clone(),
+        counts: options.stats.clone(),
+    };
+    Session::new(socket, setup)
 }
 
 /// After our last word, waits for the peer to close, so that the word is read: `delayed_close_timeout`.
-async fn linger(io: &Io<FrameWatch>, options: &ServerOptions) {
+async fn linger(session: &Session, options: &ServerOptions) {
     let Some(timeout) = options.delayed_close_timeout else {
         return;
     };
     let mut timer = options.timers.timer();
     timer.set(Some(options.timers.now() + timeout));
     poll_fn(|cx| {
-        if io.poll_linger(cx).is_ready() {
+        if session.poll_linger(cx).is_ready() {
             return Poll::Ready(());
         }
         let elapsed = timer.poll_elapsed(cx);
@@ -144,106 +108,174 @@ async fn linger(io: &Io<FrameWatch>, options: &ServerOptions) {
     .await;
 }
 
-struct Connection<H> {
-    h2: h2::server::Connection<Io<FrameWatch>, Bytes>,
-    io: Io<FrameWatch>,
-    streams: Rc<Streams>,
+/// What the connection's task shares with the tasks of its streams.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Streams that are served.
+    active: Cell<usize>,
+    closing: Cell<bool>,
+    session: Session,
+    options: Rc<ServerOptions>,
+}
+
+impl Connection {
+    pub(super) fn stats(&self) -> &Arc<ConnectionStats> {
+        &self.options.stats
+    }
+
+    /// Lets the connection finish once its streams have.
+    pub(super) fn close(&self) {
+        self.closing.set(true);
+        self.session.wake();
+    }
+
+    /// The same, when the server drains; looked at with each response, as a gradual drain asks ever more often.
+    pub(super) fn close_if_draining(&self) {
+        if !self.closing.get() && self.options.drain.is_draining() {
+            self.options.stats.downstream_cx_drain_close.inc();
+            self.close();
+        }
+    }
+
+    pub(super) fn has_stream_error_on_invalid_message(&self) -> bool {
+        self.options.http2.stream_error_on_invalid_message
+    }
+}
+
+/// Counts one stream for as long as it is served.
+struct ActiveStream {
+    connection: Rc<Connection>,
+    _gauge: Held<Http2Stats>,
+}
+
+impl ActiveStream {
+    fn new(connection: Rc<Connection>) -> ActiveStream {
+        connection.active.set(connection.active.get() + 1);
+        let stats = &connection.options.http2_stats;
+        ActiveStream {
+            _gauge: stats.hold(|stats| &stats.streams_active),
+            connection,
+        }
+    }
+}
+
+impl Drop for ActiveStream {
+    fn drop(&mut self) {
+        let left = self.connection.active.get() - 1;
+        self.connection.active.set(left);
+        // The idle time begins now: the connection's task must look.
+        if left == 0 {
+            self.connection.session.wake();
+        }
+    }
+}
+
+/// How far the connection is on its way out.
+#[derive(Debug)]
+enum Leaving {
+    No,
+    /// The client was told; until the timer fires it may still open streams.
+    Noticed(Timer),
+    /// What is open is served to its end.
+    Closing,
+}
+
+/// The connection's task.
+struct Driver<H> {
+    connection: Rc<Connection>,
     handler: Rc<H>,
     draining: Option<Pin<Box<dyn Future<Output = ()>>>>,
     life: Life,
     pinger: Option<Pinger>,
-    options: Rc<ServerOptions>,
-    /// Set with the first GOAWAY: after `drain_timeout` the connection goes as soon as it has no streams, whatever the
-    /// client makes of the GOAWAY.
-    leaving: Option<Timer>,
-    /// Why this side has cut the connection off.
-    cut: Option<EndCause>,
+    leaving: Leaving,
 }
 
-impl<H: Handler> Connection<H> {
-    fn new(
-        mut h2: h2::server::Connection<Io<FrameWatch>, Bytes>,
-        life: Life,
-        streams: &Rc<Streams>,
-        handler: Rc<H>,
-        options: &Rc<ServerOptions>,
-    ) -> Connection<H> {
-        let pinger = match (&options.http2.keepalive, h2.ping_pong()) {
-            (Some(settings), Some(pings)) => {
-                Some(Pinger::new(pings, settings.clone(), &options.timers))
-            }
-            _ => None,
-        };
-        Connection {
-            h2,
-            io: streams.io().clone(),
-            streams: streams.clone(),
-            handler,
+impl<H: Handler> Driver<H> {
+    fn new(connection: Rc<Connection>, handler: Rc<H>) -> Driver<H> {
+        let options = connection.options.clone();
+        let keepalive = options.http2.keepalive.as_ref();
+        Driver {
             draining: Some(Box::pin(options.drain.wait())),
-            life,
-            pinger,
-            options: options.clone(),
-            leaving: None,
-            cut: None,
+            life: Life::new(&options),
+            pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
+            leaving: Leaving::No,
+            connection,
+            handler,
         }
     }
 
-    /// One turn: takes what came in, looks at the clock, then writes everything that the turn has made, at once.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
-        self.streams.remember_task(cx);
-        loop {
-            while let Poll::Ready(accepted) = self.h2.poll_accept(cx) {
-                match accepted {
-                    Some(Ok((request, respond))) => self.start(request, respond),
-                    Some(Err(error)) => return Poll::Ready(self.end(Some(&error))),
-                    None => return Poll::Ready(self.end(None)),
-                }
-            }
-            // A change of state makes frames: the crate must be polled again to write them.
-            if !self.poll_policy(cx) {
-                break;
-            }
+    fn unread(&mut self, already: &[u8]) {
+        for accepted in self.connection.session.unread(already) {
+            self.start(accepted);
         }
-        if let Poll::Ready(Err(_)) = self.io.poll_drain(cx) {
-            // The crate finds the error when it reads, and tells the streams.
+    }
+
+    /// One turn: takes what came in, looks at the clock, then writes everything that was made since the last turn, at once.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
+        let session = self.connection.session.clone();
+        session.remember_task(cx);
+        let (accepted, more) = session.read(cx);
+        for accepted in accepted {
+            self.start(accepted);
+        }
+        if session.fault().is_none() {
+            self.poll_policy(cx);
+        }
+        let flushed = session.poll_flush(cx);
+        if let Some(fault) = session.fault() {
+            return Poll::Ready(self.end(fault));
+        }
+        let idle = self.connection.active.get() == 0 && session.open_streams() == 0;
+        if matches!(self.leaving, Leaving::Closing) && idle && flushed.is_ready() {
+            return Poll::Ready(EndCause::Local);
+        }
+        if more {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
-    fn start(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    fn end(&mut self, fault: Fault) -> EndCause {
+        for accepted in self.connection.session.take_refused() {
+            self.start(accepted);
+        }
+        fault.cause(Role::Server)
+    }
+
+    fn start(&mut self, accepted: Accepted) {
+        let (stream, head, ends, meter) = match accepted {
+            Accepted::Request {
+                stream,
+                head,
+                ends,
+                meter,
+            } => (stream, head, ends, meter),
+            Accepted::Refused(refused) => return self.handler.clone().refused(refused),
+        };
+        let options = &self.connection.options;
         if self.life.note_request() {
-            self.options.stats.downstream_cx_max_requests_reached.inc();
+            options.stats.downstream_cx_max_requests_reached.inc();
             self.leave();
         }
-        let (mut head, body) = request.into_parts();
-        let size = headers::size(&head.headers);
-        let stats = &self.options.http2_stats;
-        match headers::accept(&mut head, size, &self.options, stats) {
-            Ok(()) => {}
-            // The frame watch takes this reset for the crate's, and counts it as such.
-            Err(Refused::Message) => return respond.send_reset(Reason::PROTOCOL_ERROR),
-            Err(Refused::Stream) => return respond.send_reset(Reason::INTERNAL_ERROR),
-        }
-        let meter = Rc::new(Meter::default());
-        meter.add_headers_received(size, size + FRAME_HEAD);
-        let body = RecvBody::new(body, meter.clone(), Some(stats.clone()));
-        let body = if body.is_end_stream() {
+        self.serve(stream, *head, ends, meter);
+    }
+
+    fn serve(&self, stream: StreamRef, head: RequestHead, ends: bool, meter: Rc<Meter>) {
+        let head_request = head.method == Method::HEAD;
+        let Some(head) = headers::accept(head) else {
+            return stream.reset(crate::Reason::PROTOCOL_ERROR);
+        };
+        let body = if ends {
             Body::Empty
         } else {
-            Body::H2(body)
+            Body::H2(RecvBody::new(stream.share()))
         };
-        let active = ActiveStream::new(self.streams.clone(), stats);
-        let respond = Respond::from(respond::Respond::new(
-            respond,
-            head.method == Method::HEAD,
-            meter,
-            self.streams.clone(),
-        ));
+        let active = ActiveStream::new(self.connection.clone());
+        let respond = respond::Respond::new(stream, head_request, meter, self.connection.clone());
         let served = self
             .handler
             .clone()
-            .serve(Request::from_parts(head, body), respond);
+            .serve(Request::from_parts(head, body), Respond::from(respond));
         // Boxed: the runtime copies a task's future some five times from spawn to end, and a manager's is large.
         tokio::task::spawn_local(Box::pin(async move {
             // Held in the task, so that the stream counts until its handler is done.
@@ -252,95 +284,52 @@ impl<H: Handler> Connection<H> {
         }));
     }
 
-    /// Obeys limits and wishes; true when that changed the connection's state.
-    fn poll_policy(&mut self, cx: &mut Context<'_>) -> bool {
-        let counts = self.io.with_watch(|watch| {
-            let counts = watch.counts();
-            (
-                counts.frames_received,
-                std::mem::take(&mut counts.malformed),
-            )
-        });
-        let (received, malformed) = counts;
-        if malformed && !self.options.http2.stream_error_on_invalid_message {
-            // As in Envoy, a malformed message ends its connection, without GOAWAY.
-            return self.cut(EndCause::ProtocolError("http2.violation.of.messaging.rule"));
-        }
+    /// Obeys limits and wishes.
+    fn poll_policy(&mut self, cx: &mut Context<'_>) {
+        let options = self.connection.options.clone();
         if let Some(pinger) = &mut self.pinger
-            && pinger.poll_dead(received, cx).is_ready()
+            && pinger.poll_dead(&self.connection.session, cx).is_ready()
         {
-            self.options.http2_stats.keepalive_timeout.inc();
-            return self.cut(EndCause::KeepaliveTimeout);
+            options.http2_stats.keepalive_timeout.inc();
+            return self.connection.session.fail(Fault::KeepaliveTimeout);
         }
-        let drained = match &mut self.draining {
-            Some(drain) => drain.as_mut().poll(cx).is_ready(),
-            None => false,
-        };
-        if drained {
+        if let Some(drain) = &mut self.draining
+            && drain.as_mut().poll(cx).is_ready()
+        {
             self.draining = None;
-            self.streams.close_if_draining();
+            self.connection.close_if_draining();
         }
-        let stats = &self.options.stats;
-        let expired = match self.life.poll(self.streams.active(), cx) {
+        let stats = &options.stats;
+        match self.life.poll(self.connection.active.get(), cx) {
             Some(Expiry::Idle) => {
                 stats.downstream_cx_idle_timeout.inc();
-                true
+                self.leave();
             }
             Some(Expiry::Duration) => {
                 stats.downstream_cx_max_duration_reached.inc();
-                true
+                self.leave();
             }
-            None => false,
-        };
-        if expired || self.streams.is_closing() {
-            return self.leave() || self.poll_left(cx);
+            None if self.connection.closing.get() => self.leave(),
+            None => {}
         }
-        false
+        if let Leaving::Noticed(timer) = &mut self.leaving
+            && timer.poll_elapsed(cx).is_ready()
+        {
+            self.connection.session.goaway();
+            self.leaving = Leaving::Closing;
+        }
     }
 
-    /// Begins the two steps of GOAWAY; true unless they had begun.
-    fn leave(&mut self) -> bool {
-        if self.leaving.is_some() {
-            return false;
+    /// Begins the two steps of GOAWAY, unless they have begun.
+    fn leave(&mut self) {
+        if !matches!(self.leaving, Leaving::No) {
+            return;
         }
-        self.streams.close();
-        let mut timer = self.options.timers.timer();
-        timer.set(Some(self.options.timers.now() + self.options.drain_timeout));
-        self.leaving = Some(timer);
-        self.h2.graceful_shutdown();
-        true
-    }
-
-    /// Ends a connection whose client stays after `drain_timeout`; true when that was now.
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(timer) = &mut self.leaving else {
-            return false;
-        };
-        if timer.poll_elapsed(cx).is_pending() || self.streams.active() > 0 {
-            return false;
-        }
-        timer.set(None);
-        self.h2.abrupt_shutdown(Reason::NO_ERROR);
-        true
-    }
-
-    /// Ends the connection with all its streams, as a failure of its socket would.
-    fn cut(&mut self, cause: EndCause) -> bool {
-        self.cut.get_or_insert(cause);
-        self.io.fail(io::ErrorKind::InvalidData);
-        true
-    }
-
-    fn end(&mut self, error: Option<&h2::Error>) -> EndCause {
-        let violation = self.io.with_watch(|watch| watch.counts().violation);
-        match (self.cut, violation) {
-            (Some(cause), _) => cause,
-            (None, Some(details)) => EndCause::ProtocolError(details),
-            (None, None) if error.is_some_and(h2::Error::is_library) => {
-                EndCause::ProtocolError("http2.protocol_error")
-            }
-            (None, None) if self.leaving.is_some() && !self.io.is_over() => EndCause::Local,
-            (None, None) => EndCause::Remote,
-        }
+        let options = &self.connection.options;
+        let mut timer = options.timers.timer();
+        timer.set(Some(options.timers.now() + options.drain_timeout));
+        self.leaving = Leaving::Noticed(timer);
+        self.connection.closing.set(true);
+        self.connection.session.shutdown_notice();
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Decoder {
     table: Table,
     /// The largest size of the table that the peer may choose.
     allowed_size: usize,
+    /// The same once it knows our settings.
+    max_size: usize,
 }
 
 impl Decoder {
@@ -33,7 +35,13 @@ impl Decoder {
             table: Table::new(INITIAL_TABLE_SIZE),
             // A peer that has not read our settings yet is not wrong.
             allowed_size: max_table_size.max(INITIAL_TABLE_SIZE),
+            max_size: max_table_size,
         }
+    }
+
+    /// The peer has read our settings: from now on it may choose no larger table than they say.
+    pub(crate) fn settings_acknowledged(&mut self) {
+        self.allowed_size = self.max_size;
     }
 
     /// Decodes one whole header block, and calls `sink` with each field and its bytes of name and value together.

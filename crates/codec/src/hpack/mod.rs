@@ -17,11 +17,8 @@ use bytes::Bytes;
 use http::HeaderName;
 use http::HeaderValue;
 
-#[allow(unused_imports, reason = "the HTTP/2 codec is to use it")]
 pub(crate) use decoder::Decoder;
-#[allow(unused_imports, reason = "the HTTP/2 codec is to use it")]
 pub(crate) use encoder::Encoder;
-#[allow(unused_imports, reason = "the HTTP/2 codec is to use it")]
 pub(crate) use encoder::Pseudo;
 
 /// A field's name as HPACK carries it.

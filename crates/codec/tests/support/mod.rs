@@ -23,6 +23,7 @@ use outrider_codec::ClientOptions;
 use outrider_codec::Frame;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
+use outrider_codec::Refused;
 use outrider_codec::Respond;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
@@ -61,6 +62,7 @@ pub(crate) fn client_options(timers: &Timers) -> ClientOptions {
 pub(crate) struct Script {
     pub(crate) resets: RefCell<Vec<StreamError>>,
     pub(crate) malformed: RefCell<Vec<MalformedRequest>>,
+    pub(crate) refusals: RefCell<Vec<Refused>>,
     pub(crate) produced: Rc<Cell<usize>>,
 }
 
@@ -91,6 +93,10 @@ impl Handler for Script {
         if let Err(error) = respond.send(response).await {
             self.resets.borrow_mut().push(error);
         }
+    }
+
+    fn refused(self: Rc<Self>, refused: Refused) {
+        self.refusals.borrow_mut().push(refused);
     }
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {

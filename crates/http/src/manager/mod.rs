@@ -15,6 +15,7 @@ use http::Request;
 use outrider_codec::Body;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
+use outrider_codec::Refused;
 use outrider_codec::Respond;
 use outrider_codec::ServerOptions;
 use outrider_net::Connection;
@@ -112,6 +113,11 @@ impl Handler for Downstream {
     ) -> impl Future<Output = ()> + 'static {
         let connection = self.connection.clone();
         self.manager.clone().handle(connection, request, respond)
+    }
+
+    fn refused(self: Rc<Self>, refused: Refused) {
+        let connection = self.connection.clone();
+        self.manager.clone().end_headless(connection, refused);
     }
 
     fn malformed(

@@ -15,6 +15,8 @@ use http::StatusCode;
 use http::Version;
 use outrider_codec::Body;
 use outrider_codec::MalformedRequest;
+use outrider_codec::Reason;
+use outrider_codec::Refused;
 use outrider_codec::Respond;
 use outrider_codec::StreamError;
 use outrider_net::ConnectionInfo;
@@ -144,7 +146,7 @@ impl ConnectionManager {
 
     /// Tells the client that no more will come.
     fn abort(&self, end: &mut StreamEnd, respond: &mut Respond) {
-        respond.reset(h2::Reason::INTERNAL_ERROR);
+        respond.reset(Reason::INTERNAL_ERROR);
         self.stats.downstream_rq_tx_reset.inc();
         self.stats.downstream_rq_rx_reset.inc();
         end.settle();
@@ -170,6 +172,31 @@ impl ConnectionManager {
         }
     }
 
+    /// Counts and logs a request that ended before its head was complete.
+    pub(super) fn end_headless(self: Rc<Self>, connection: Rc<ConnectionInfo>, refused: Refused) {
+        let stream = self.headless_stream(connection, Version::HTTP_2);
+        let mut end = StreamEnd::new(stream, self, Rc::default());
+        match refused {
+            Refused::Error(error) => end.client_gone(&error),
+            Refused::Limit(details) => {
+                end.client_gone(&StreamError::RemoteReset(Reason::INTERNAL_ERROR));
+                end.stream.details = Some(Cow::Borrowed(details));
+            }
+        }
+    }
+
+    /// A stream of which no head is known, counted.
+    fn headless_stream(&self, connection: Rc<ConnectionInfo>, protocol: Version) -> Stream {
+        let (mut head, ()) = Request::new(()).into_parts();
+        // There is no method to log; this is how an absent one prints.
+        head.method = Method::from_bytes(b"-").unwrap_or_default();
+        head.uri = http::Uri::default();
+        let mut stream = Stream::new(connection, head, protocol, self.worker.random());
+        stream.request.path = None;
+        self.count_request(stream.protocol);
+        stream
+    }
+
     /// Answers a request that the codec could not make sense of.
     pub(super) async fn refuse(
         self: Rc<Self>,
@@ -177,13 +204,7 @@ impl ConnectionManager {
         error: MalformedRequest,
         mut respond: Respond,
     ) {
-        let (mut head, ()) = Request::new(()).into_parts();
-        // There is no method to log; this is how an absent one prints.
-        head.method = Method::from_bytes(b"-").unwrap_or_default();
-        head.uri = http::Uri::default();
-        let mut stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
-        stream.request.path = None;
-        self.count_request(stream.protocol);
+        let stream = self.headless_stream(connection, respond.protocol());
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
         let reply = LocalReply::new(error.status, error.details).body(error.body.into_owned());
         let reply = if error.details == HEADER_TIMEOUT {

@@ -1,8 +1,8 @@
 //! What a failed upstream request is to the client: status, text, flag and details, in Envoy's words.
 
-use h2::Reason;
 use http::HeaderValue;
 use http::StatusCode;
+use outrider_codec::Reason;
 use outrider_codec::StreamError;
 
 use crate::ResponseFlag;

@@ -14,7 +14,6 @@ use http::Version;
 use outrider_codec::Client;
 use outrider_codec::ConnectionEnd;
 use outrider_codec::EndCause;
-use outrider_codec::StreamError;
 use outrider_codec::connect_http1;
 use outrider_codec::connect_http2;
 use outrider_net::Stream;
@@ -128,26 +127,22 @@ async fn make(
         }
     };
     let (connected, socket) = connected;
-    let (client, driver) = speak(socket, cx, http2).await?;
+    let (client, driver) = speak(socket, cx, http2);
     Ok((connected, client, driver))
 }
 
 /// Starts the codec on a connected socket.
-async fn speak(socket: Stream, cx: &PoolCx, http2: bool) -> Result<(Client, Driver), PoolFailure> {
+fn speak(socket: Stream, cx: &PoolCx, http2: bool) -> (Client, Driver) {
     let options = cx.client_options(http2).clone();
     // Whatever changes, changes while this task polls the driver, or while a request gives its place back; the pool
     // looks at the codec after both.
     let on_change = Rc::new(|| ());
     if !http2 {
         let (client, driver) = connect_http1(socket, options, on_change);
-        return Ok((client, Box::pin(driver)));
+        return (client, Box::pin(driver));
     }
-    let failed =
-        |error: StreamError| PoolFailure::RemoteConnectionFailure(error.to_string().into());
-    let (client, driver) = connect_http2(socket, options, on_change)
-        .await
-        .map_err(failed)?;
-    Ok((client, Box::pin(driver)))
+    let (client, driver) = connect_http2(socket, options, on_change);
+    (client, Box::pin(driver))
 }
 
 /// Drives the connection to its end.

@@ -1,0 +1,132 @@
+//! What a connection has read: chunks of the socket's bytes, and the frame that is not complete yet.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::pin::pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use bytes::BufMut;
+use bytes::BytesMut;
+use outrider_net::Stream;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
+
+use crate::stats::ByteCounts;
+
+use super::frame;
+use super::message::Fields;
+
+/// The most that one read takes, bytes. More means fewer system calls, but also more data under way that has left the
+/// processor's cache by the time it is written.
+const CHUNK: usize = 16 * 1024 + frame::HEAD;
+/// Reads before a connection lets others have their turn.
+pub(super) const READS: usize = 4;
+
+/// What is known of the frame that comes in.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    /// Bytes of the client's preface that are still to come.
+    pub(super) preface: usize,
+    /// Whether the first frame was seen.
+    pub(super) begun: bool,
+    /// The beginning of a frame that is taken as a whole.
+    pub(super) partial: Vec<u8>,
+    /// A DATA frame whose payload comes in.
+    pub(super) data: Option<DataRest>,
+    /// A header block that goes on in CONTINUATION frames.
+    pub(super) block: Option<Block>,
+}
+
+/// The rest of a DATA frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DataRest {
+    pub(super) stream: u32,
+    /// Bytes of data still to come.
+    pub(super) left: usize,
+    /// Bytes of padding after them.
+    pub(super) padding: usize,
+    pub(super) ends: bool,
+}
+
+/// A header block that is not complete.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) stream: u32,
+    pub(super) ends: bool,
+    /// What it is to be; none if it is decoded only to keep the table.
+    pub(super) fields: Option<Fields>,
+    /// It opens a stream.
+    pub(super) opens: bool,
+    pub(super) bytes: Vec<u8>,
+    pub(super) continuations: usize,
+    /// Bytes of its frames.
+    pub(super) wire: usize,
+}
+
+impl Input {
+    pub(super) fn new(is_server: bool) -> Input {
+        Input {
+            preface: if is_server { frame::PREFACE.len() } else { 0 },
+            ..Input::default()
+        }
+    }
+
+    /// Whether a request's head has begun and not ended.
+    pub(super) fn has_open_request(&self) -> bool {
+        self.block.as_ref().is_some_and(|block| block.opens)
+    }
+}
+
+thread_local! {
+    // Not state that anybody could see: the memory that this worker reads into.
+    static SPARE: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// An empty chunk to read into. Streams may keep parts of what was read into the one before.
+pub(super) fn take_chunk() -> BytesMut {
+    let mut chunk = SPARE.with_borrow_mut(std::mem::take);
+    chunk.clear();
+    if chunk.capacity() < CHUNK {
+        chunk.reserve(CHUNK);
+    }
+    chunk
+}
+
+/// Gives a chunk back.
+pub(super) fn give_chunk(chunk: BytesMut) {
+    SPARE.with_borrow_mut(|spare| *spare = chunk);
+}
+
+/// Reads into `chunk`; 0 is the end.
+pub(super) fn poll_read(
+    socket: &mut Stream,
+    chunk: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut limited = chunk.limit(CHUNK);
+    pin!(socket.read_buf(&mut limited)).poll(cx)
+}
+
+/// Says that nothing more will be sent, then reads and forgets until the peer closes.
+pub(super) fn poll_say_end_and_drain(
+    socket: &mut Stream,
+    counts: &dyn ByteCounts,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    // Saying it again does nothing.
+    if ready!(Pin::new(&mut *socket).poll_shutdown(cx)).is_err() {
+        return Poll::Ready(());
+    }
+    let mut waste = BytesMut::with_capacity(1024);
+    loop {
+        waste.clear();
+        match ready!(poll_read(socket, &mut waste, cx)) {
+            Ok(0) | Err(_) => return Poll::Ready(()),
+            Ok(count) => counts.received(count as u64),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What a connection bears of frames that cost this side more than their sender: Envoy's flood limits.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::Http2Options;
+use crate::stats::Http2Stats;
+
+use super::frame;
+use super::frame::Head;
+
+/// The limits of one connection, and what was seen so far.
+#[derive(Debug)]
+pub(super) struct Limits {
+    empty_in_a_row: u32,
+    max_empty_in_a_row: u32,
+    priorities: u64,
+    max_priorities_per_stream: u32,
+    window_updates: u64,
+    max_window_updates_per_data: u32,
+    /// Streams that either side opened.
+    streams: u64,
+    /// DATA frames that this side sent.
+    data_sent: u64,
+    max_frames: u32,
+    max_control_frames: u32,
+    /// Streams that the peer may reset; servers only.
+    resets: Option<TokenBucket>,
+}
+
+/// A limit that was passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flood {
+    /// `max_consecutive_inbound_frames_with_empty_payload`
+    EmptyFrames,
+    /// `max_inbound_priority_frames_per_stream`
+    Priorities,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`
+    WindowUpdates,
+    /// `max_outbound_frames`
+    Frames,
+    /// `max_outbound_control_frames`
+    ControlFrames,
+    /// `stream_reset_burst` and `stream_reset_rate`
+    Resets,
+}
+
+impl Limits {
+    pub(super) fn new(options: &Http2Options, is_server: bool) -> Limits {
+        let resets = || TokenBucket::new(options.stream_reset_burst, options.stream_reset_rate);
+        Limits {
+            empty_in_a_row: 0,
+            max_empty_in_a_row: options.max_consecutive_inbound_frames_with_empty_payload,
+            priorities: 0,
+            max_priorities_per_stream: options.max_inbound_priority_frames_per_stream,
+            window_updates: 0,
+            max_window_updates_per_data: options
+                .max_inbound_window_update_frames_per_data_frame_sent,
+            streams: 0,
+            data_sent: 0,
+            max_frames: options.max_outbound_frames,
+            max_control_frames: options.max_outbound_control_frames,
+            resets: is_server.then(resets),
+        }
+    }
+
+    pub(super) fn note_stream(&mut self) {
+        self.streams += 1;
+    }
+
+    pub(super) fn note_data_sent(&mut self) {
+        self.data_sent += 1;
+    }
+
+    /// Looks at a frame that came in, `padding` bytes of whose payload say nothing.
+    pub(super) fn note_frame(&mut self, head: Head, padding: usize) -> Result<(), Flood> {
+        match head.kind {
+            frame::DATA | frame::HEADERS | frame::CONTINUATION => {
+                let ends = head.kind != frame::CONTINUATION && head.has(frame::END_STREAM);
+                if head.length > padding || ends {
+                    self.empty_in_a_row = 0;
+                    return Ok(());
+                }
+                self.empty_in_a_row += 1;
+                within(
+                    self.empty_in_a_row <= self.max_empty_in_a_row,
+                    Flood::EmptyFrames,
+                )
+            }
+            frame::PRIORITY => {
+                self.priorities += 1;
+                let max = u64::from(self.max_priorities_per_stream) * (1 + self.streams);
+                within(self.priorities <= max, Flood::Priorities)
+            }
+            frame::WINDOW_UPDATE => {
+                self.window_updates += 1;
+                let per_data = u64::from(self.max_window_updates_per_data);
+                let max = 5 + 2 * (self.streams + per_data * self.data_sent);
+                within(self.window_updates <= max, Flood::WindowUpdates)
+            }
+            frame::RST_STREAM => match &mut self.resets {
+                Some(resets) => within(resets.take(), Flood::Resets),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at the frames that wait to be sent: all of them, and the control frames.
+    pub(super) fn check_waiting(&self, (frames, control): (u32, u32)) -> Result<(), Flood> {
+        within(frames <= self.max_frames, Flood::Frames)?;
+        within(control <= self.max_control_frames, Flood::ControlFrames)
+    }
+}
+
+impl Flood {
+    /// Counts it.
+    pub(super) fn count(self, stats: &Http2Stats) {
+        match self {
+            Flood::EmptyFrames => stats.inbound_empty_frames_flood.inc(),
+            Flood::Priorities => stats.inbound_priority_frames_flood.inc(),
+            Flood::WindowUpdates => stats.inbound_window_update_frames_flood.inc(),
+            Flood::Frames => stats.outbound_flood.inc(),
+            Flood::ControlFrames => stats.outbound_control_flood.inc(),
+            Flood::Resets => {}
+        }
+    }
+
+    /// What becomes `%RESPONSE_CODE_DETAILS%` of the streams that the connection takes with it.
+    pub(super) fn details(self) -> &'static str {
+        match self {
+            Flood::EmptyFrames => "codec_error:Too_many_consecutive_frames_with_an_empty_payload",
+            Flood::Priorities => "codec_error:Too_many_PRIORITY_frames",
+            Flood::WindowUpdates => "codec_error:Too_many_WINDOW_UPDATE_frames",
+            Flood::Frames => "codec_error:Too_many_frames_in_the_outbound_queue.",
+            Flood::ControlFrames => "codec_error:Too_many_control_frames_in_the_outbound_queue.",
+            Flood::Resets => "codec_error:The_user_callback_function_failed",
+        }
+    }
+}
+
+fn within(good: bool, flood: Flood) -> Result<(), Flood> {
+    if good { Ok(()) } else { Err(flood) }
+}
+
+/// A limit on RST_STREAM frames: a burst, and so many more a second.
+#[derive(Debug)]
+struct TokenBucket {
+    tokens: u64,
+    burst: u64,
+    rate: u64,
+    refilled: Option<Instant>,
+}
+
+impl TokenBucket {
+    fn new(burst: u64, rate: u64) -> TokenBucket {
+        TokenBucket {
+            tokens: burst,
+            burst,
+            rate,
+            refilled: None,
+        }
+    }
+
+    /// Takes one; false when there is none.
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let since = *self.refilled.get_or_insert(now);
+        let seconds = now.saturating_duration_since(since).as_secs();
+        if seconds > 0 {
+            self.refilled = Some(since + Duration::from_secs(seconds));
+            let gained = self.rate.saturating_mul(seconds);
+            self.tokens = self.tokens.saturating_add(gained).min(self.burst);
+        }
+        match self.tokens.checked_sub(1) {
+            Some(left) => {
+                self.tokens = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, length: usize) -> Head {
+        Head {
+            length,
+            kind,
+            flags,
+            stream: 1,
+        }
+    }
+
+    #[test]
+    fn each_limit_holds_at_envoys_number() {
+        let cases = [
+            (frame(frame::DATA, 0, 0), 1, Flood::EmptyFrames),
+            (frame(frame::PRIORITY, 0, 5), 100, Flood::Priorities),
+            (frame(frame::WINDOW_UPDATE, 0, 4), 5, Flood::WindowUpdates),
+            (frame(frame::RST_STREAM, 0, 4), 1000, Flood::Resets),
+        ];
+        for (head, allowed, flood) in cases {
+            let mut limits = Limits::new(&Http2Options::default(), true);
+            for _ in 0..allowed {
+                assert_eq!(limits.note_frame(head, 0), Ok(()), "{flood:?}");
+            }
+            assert_eq!(limits.note_frame(head, 0), Err(flood));
+        }
+    }
+
+    #[test]
+    fn streams_and_data_allow_more_window_updates() {
+        let mut limits = Limits::new(&Http2Options::default(), true);
+        limits.note_stream();
+        limits.note_data_sent();
+        for _ in 0..5 + 2 + 20 {
+            assert_eq!(
+                limits.note_frame(frame(frame::WINDOW_UPDATE, 0, 4), 0),
+                Ok(())
+            );
+        }
+        assert!(
+            limits
+                .note_frame(frame(frame::WINDOW_UPDATE, 0, 4), 0)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn only_empty_frames_in_a_row_count() {
+        let mut limits = Limits::new(&Http2Options::default(), true);
+        for _ in 0..10 {
+            assert_eq!(limits.note_frame(frame(frame::DATA, 0, 0), 0), Ok(()));
+            assert_eq!(limits.note_frame(frame(frame::DATA, 0, 1), 0), Ok(()));
+        }
+        assert_eq!(
+            limits.note_frame(frame(frame::DATA, frame::PADDED, 3), 3),
+            Ok(())
+        );
+        assert!(limits.note_frame(frame(frame::DATA, 0, 0), 0).is_err());
+    }
+
+    #[test]
+    fn frames_that_wait_are_limited() {
+        let limits = Limits::new(&Http2Options::default(), true);
+        assert_eq!(limits.check_waiting((10_000, 1_000)), Ok(()));
+        assert_eq!(limits.check_waiting((10_001, 0)), Err(Flood::Frames));
+        assert_eq!(
+            limits.check_waiting((1_001, 1_001)),
+            Err(Flood::ControlFrames)
+        );
+    }
+}

@@ -1,0 +1,545 @@
+//! From the fields of a header block to a message's head, and what HTTP/2 forbids in between (RFC 9113, section 8), as
+//! strictly as Envoy's codec.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::StatusCode;
+use http::header;
+
+use crate::UnderscoresAction;
+use crate::hpack::Name;
+use crate::hpack::Value;
+use crate::stats::Http2Stats;
+
+/// Which message a header block belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Request,
+    Response,
+    Trailers,
+}
+
+/// Fields that a block is expected to have, to make room for them at once.
+const ROOM: usize = 12;
+
+/// What is allowed in header blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Bytes of names and values of one block.
+    pub(super) max_bytes: usize,
+    /// Fields of one block.
+    pub(super) max_count: usize,
+    pub(super) underscores: UnderscoresAction,
+    /// Whether requests may have `:protocol` (RFC 8441).
+    pub(super) extended_connect: bool,
+}
+
+/// Why a header block is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// A field is not what it may be.
+    Field,
+    /// The fields together are no message, or the message not as long as it says.
+    Message,
+    /// `max_headers_count`
+    TooManyFields,
+    /// `max_request_headers_kb`, or its like for answers.
+    TooLarge,
+    /// `headers_with_underscores_action`
+    Underscore,
+}
+
+impl Flaw {
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub(super) fn details(self) -> &'static str {
+        match self {
+            Flaw::Field => "http2.invalid.header.field",
+            Flaw::Message => "http2.violation.of.messaging.rule",
+            Flaw::TooManyFields => "http2.too_many_headers",
+            Flaw::TooLarge => "http2.header_list_size_too_large",
+            Flaw::Underscore => "http2.unexpected_underscore",
+        }
+    }
+
+    /// Whether the peer broke the protocol; otherwise it only passed a limit of ours.
+    pub(super) fn is_violation(self) -> bool {
+        matches!(self, Flaw::Field | Flaw::Message)
+    }
+}
+
+/// The fields of one block.
+#[derive(Debug)]
+pub(super) struct Fields {
+    kind: Kind,
+    pub(super) headers: HeaderMap,
+    method: Option<Method>,
+    scheme: Option<HeaderValue>,
+    authority: Option<HeaderValue>,
+    path: Option<HeaderValue>,
+    protocol: Option<HeaderValue>,
+    status: Option<StatusCode>,
+    host: Option<HeaderValue>,
+    cookies: Vec<HeaderValue>,
+    /// What `content-length` says.
+    pub(super) content_length: Option<u64>,
+    /// Bytes of names and values.
+    pub(super) bytes: usize,
+    count: usize,
+    regular: bool,
+    flaw: Option<Flaw>,
+}
+
+/// A request's head.
+#[derive(Debug)]
+pub(super) struct RequestHead {
+    pub(super) method: Method,
+    pub(super) scheme: Option<HeaderValue>,
+    pub(super) authority: Option<HeaderValue>,
+    pub(super) path: Option<HeaderValue>,
+    pub(super) protocol: Option<HeaderValue>,
+    pub(super) headers: HeaderMap,
+}
+
+impl Fields {
+    pub(super) fn new(kind: Kind) -> Fields {
+        Fields {
+            kind,
+            headers: HeaderMap::with_capacity(ROOM),
+            method: None,
+            scheme: None,
+            authority: None,
+            path: None,
+            protocol: None,
+            status: None,
+            host: None,
+            cookies: Vec::new(),
+            content_length: None,
+            bytes: 0,
+            count: 0,
+            regular: false,
+            flaw: None,
+        }
+    }
+
+    /// Takes the next field, of `size` bytes. After a flaw the rest is only counted.
+    pub(super) fn add(
+        &mut self,
+        name: Name,
+        value: Value,
+        size: usize,
+        rules: &Rules,
+        stats: &Http2Stats,
+    ) {
+        if self.flaw.is_some() {
+            return;
+        }
+        self.flaw = self.take(name, value, size, rules, stats).err();
+    }
+
+    fn take(
+        &mut self,
+        name: Name,
+        value: Value,
+        size: usize,
+        rules: &Rules,
+        stats: &Http2Stats,
+    ) -> Result<(), Flaw> {
+        let Value::Valid(value) = value else {
+            return Err(Flaw::Field);
+        };
+        match name {
+            Name::Header(name) => {
+                self.regular = true;
+                if !self.take_header(name, value, rules, stats)? {
+                    return Ok(());
+                }
+            }
+            Name::UnknownPseudo | Name::Malformed(_) => return Err(Flaw::Field),
+            pseudo => {
+                if self.regular {
+                    return Err(Flaw::Field);
+                }
+                self.take_pseudo(&pseudo, value, rules)?;
+            }
+        }
+        self.bytes += size;
+        self.count += 1;
+        if self.bytes > rules.max_bytes {
+            stats.header_overflow.inc();
+            return Err(Flaw::TooLarge);
+        }
+        if self.count > rules.max_count {
+            stats.header_overflow.inc();
+            return Err(Flaw::TooManyFields);
+        }
+        Ok(())
+    }
+
+    fn take_pseudo(&mut self, name: &Name, value: HeaderValue, rules: &Rules) -> Result<(), Flaw> {
+        let bytes = value.as_bytes();
+        if bytes.is_empty() {
+            return Err(Flaw::Field);
+        }
+        let fits = match self.kind {
+            Kind::Request => !matches!(name, Name::Status),
+            Kind::Response => matches!(name, Name::Status),
+            Kind::Trailers => false,
+        };
+        if !fits {
+            return Err(Flaw::Field);
+        }
+        match name {
+            Name::Method => {
+                let method = Method::from_bytes(bytes).map_err(|_| Flaw::Field)?;
+                once(&mut self.method, method)
+            }
+            Name::Status => {
+                let status = StatusCode::from_bytes(bytes).map_err(|_| Flaw::Field)?;
+                // RFC 9113, section 8.6: there is no upgrade by 101.
+                if status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Err(Flaw::Field);
+                }
+                once(&mut self.status, status)
+            }
+            Name::Scheme => {
+                check(bytes, |i, byte| {
+                    byte.is_ascii_alphabetic()
+                        || i > 0 && (byte.is_ascii_digit() || b"+-.".contains(&byte))
+                })?;
+                once(&mut self.scheme, value)
+            }
+            Name::Authority => {
+                check_authority(bytes)?;
+                once(&mut self.authority, value)
+            }
+            Name::Path => {
+                check(bytes, |_, byte| byte > b' ' && byte != 0x7f)?;
+                once(&mut self.path, value)
+            }
+            Name::Protocol if rules.extended_connect => once(&mut self.protocol, value),
+            _ => Err(Flaw::Field),
+        }
+    }
+
+    /// Takes a regular field; false if it is to be forgotten.
+    fn take_header(
+        &mut self,
+        name: HeaderName,
+        value: HeaderValue,
+        rules: &Rules,
+        stats: &Http2Stats,
+    ) -> Result<bool, Flaw> {
+        if rules.underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
+            return match rules.underscores {
+                UnderscoresAction::Reject => {
+                    stats.requests_rejected_with_underscores_in_headers.inc();
+                    Err(Flaw::Underscore)
+                }
+                _ => {
+                    stats.dropped_headers_with_underscores.inc();
+                    Ok(false)
+                }
+            };
+        }
+        if name == header::HOST && self.kind == Kind::Request {
+            check_authority(value.as_bytes())?;
+            once(&mut self.host, value)?;
+            return Ok(self.authority.is_none());
+        }
+        if name == header::COOKIE && self.kind == Kind::Request {
+            self.cookies.push(value);
+            return Ok(true);
+        }
+        if name == header::CONTENT_LENGTH {
+            let length = parse_length(value.as_bytes()).ok_or(Flaw::Field)?;
+            once(&mut self.content_length, length)?;
+        } else if name == header::TE && self.kind != Kind::Trailers {
+            if !value.as_bytes().eq_ignore_ascii_case(b"trailers") {
+                return Err(Flaw::Field);
+            }
+        } else if is_connection_specific(&name) {
+            return Err(Flaw::Field);
+        }
+        self.headers.append(name, value);
+        Ok(true)
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The request that the fields make.
+    pub(super) fn request(mut self, ends: bool) -> Result<RequestHead, Flaw> {
+        if let Some(flaw) = self.flaw {
+            return Err(flaw);
+        }
+        let method = self.method.take().ok_or(Flaw::Message)?;
+        let authority = self.authority.take().or(self.host.take());
+        let plain_connect = method == Method::CONNECT && self.protocol.is_none();
+        if plain_connect {
+            if self.scheme.is_some() || self.path.is_some() || authority.is_none() {
+                return Err(Flaw::Message);
+            }
+        } else {
+            if self.protocol.is_some() && method != Method::CONNECT {
+                return Err(Flaw::Message);
+            }
+            let scheme = self.scheme.as_ref().ok_or(Flaw::Message)?;
+            let path = self.path.as_ref().ok_or(Flaw::Message)?.as_bytes();
+            let is_http = scheme == "http" || scheme == "https";
+            let good_path = path.starts_with(b"/") || path == b"*" && method == Method::OPTIONS;
+            if authority.is_none() || is_http && !good_path {
+                return Err(Flaw::Message);
+            }
+        }
+        if ends && self.content_length.is_some_and(|length| length > 0) {
+            return Err(Flaw::Message);
+        }
+        join_cookies(&mut self.headers, &self.cookies);
+        Ok(RequestHead {
+            method,
+            scheme: self.scheme,
+            authority,
+            path: self.path,
+            protocol: self.protocol,
+            headers: self.headers,
+        })
+    }
+
+    /// The answer that the fields make. One that is interim never ends a stream.
+    pub(super) fn response(self, ends: bool) -> Result<(StatusCode, HeaderMap), Flaw> {
+        if let Some(flaw) = self.flaw {
+            return Err(flaw);
+        }
+        let status = self.status.ok_or(Flaw::Message)?;
+        if status.is_informational() && (ends || self.content_length.is_some()) {
+            return Err(Flaw::Message);
+        }
+        Ok((status, self.headers))
+    }
+
+    /// The trailers that the fields make, which end the stream.
+    pub(super) fn trailers(self, ends: bool) -> Result<HeaderMap, Flaw> {
+        match self.flaw {
+            Some(flaw) => Err(flaw),
+            None if ends => Ok(self.headers),
+            None => Err(Flaw::Message),
+        }
+    }
+}
+
+/// RFC 9113, section 8.2.3: cookie pairs that came as fields of their own become one field again.
+fn join_cookies(headers: &mut HeaderMap, cookies: &[HeaderValue]) {
+    match cookies {
+        [] => {}
+        [cookie] => {
+            headers.insert(header::COOKIE, cookie.clone());
+        }
+        cookies => {
+            let parts: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
+            // Made of legal values, so it is one.
+            if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(parts.join(&b"; "[..])))
+            {
+                headers.insert(header::COOKIE, joined);
+            }
+        }
+    }
+}
+
+fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Flaw> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Flaw::Field),
+    }
+}
+
+fn check(bytes: &[u8], legal: impl Fn(usize, u8) -> bool) -> Result<(), Flaw> {
+    let good = bytes.iter().enumerate().all(|(i, byte)| legal(i, *byte));
+    if good { Ok(()) } else { Err(Flaw::Field) }
+}
+
+fn check_authority(bytes: &[u8]) -> Result<(), Flaw> {
+    if bytes.is_empty() {
+        return Err(Flaw::Field);
+    }
+    check(bytes, |_, byte| {
+        byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
+    })
+}
+
+fn parse_length(bytes: &[u8]) -> Option<u64> {
+    if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// RFC 9113, section 8.2.2.
+fn is_connection_specific(name: &HeaderName) -> bool {
+    *name == header::CONNECTION
+        || *name == header::TRANSFER_ENCODING
+        || *name == header::UPGRADE
+        || *name == "keep-alive"
+        || *name == "proxy-connection"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        max_bytes: 1000,
+        max_count: 10,
+        underscores: UnderscoresAction::Allow,
+        extended_connect: true,
+    };
+
+    fn fields(kind: Kind, rules: &Rules, list: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::new(kind);
+        for (name, value) in list {
+            let size = name.len() + value.len();
+            let name = match *name {
+                ":method" => Name::Method,
+                ":scheme" => Name::Scheme,
+                ":authority" => Name::Authority,
+                ":path" => Name::Path,
+                ":protocol" => Name::Protocol,
+                ":status" => Name::Status,
+                name if name.starts_with(':') => Name::UnknownPseudo,
+                name => match HeaderName::from_lowercase(name.as_bytes()) {
+                    Ok(name) => Name::Header(name),
+                    Err(_) => Name::Malformed(Bytes::copy_from_slice(name.as_bytes())),
+                },
+            };
+            let value = match HeaderValue::from_str(value) {
+                Ok(value) => Value::Valid(value),
+                Err(_) => Value::Malformed(Bytes::copy_from_slice(value.as_bytes())),
+            };
+            fields.add(name, value, size, rules, &Http2Stats::default());
+        }
+        fields
+    }
+
+    const GET: [(&str, &str); 4] = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "a"),
+        (":path", "/"),
+    ];
+
+    fn flaw_with(extra: &[(&str, &str)]) -> Option<Flaw> {
+        let list = [&GET[..], extra].concat();
+        fields(Kind::Request, &RULES, &list).request(true).err()
+    }
+
+    #[test]
+    fn a_request_is_taken_apart() {
+        let extra = [
+            ("cookie", "a=1"),
+            ("te", "trailers"),
+            ("host", "b"),
+            ("cookie", "b=2"),
+        ];
+        let list = [&GET[..], &extra].concat();
+        let head = fields(Kind::Request, &RULES, &list).request(true).unwrap();
+        assert_eq!(
+            (head.method, head.path.unwrap()),
+            (Method::GET, "/".parse().unwrap())
+        );
+        assert_eq!(head.authority.unwrap(), "a");
+        assert_eq!(head.headers["cookie"], "a=1; b=2");
+        assert!(!head.headers.contains_key("host"));
+    }
+
+    #[test]
+    fn fields_that_may_not_be_there_are_flaws() {
+        for extra in [
+            ("connection", "close"),
+            ("keep-alive", "5"),
+            ("proxy-connection", "a"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("te", "gzip"),
+            ("X-Upper", "a"),
+            ("a b", "c"),
+            ("", "c"),
+            ("x", "a\nb"),
+            ("host", ""),
+            ("host", "a@b"),
+            (":status", "200"),
+            (":bogus", "a"),
+            (":path", "/"),
+            ("content-length", "1x"),
+        ] {
+            assert_eq!(flaw_with(&[extra]), Some(Flaw::Field), "{extra:?}");
+        }
+        assert_eq!(
+            flaw_with(&[("x", "y"), (":protocol", "a")]),
+            Some(Flaw::Field)
+        );
+        assert_eq!(flaw_with(&[("content-length", "2")]), Some(Flaw::Message));
+        assert_eq!(flaw_with(&[("content-length", "0")]), None);
+    }
+
+    #[test]
+    fn requests_need_their_pseudo_fields() {
+        for missing in 0..GET.len() {
+            let mut list = GET.to_vec();
+            list.remove(missing);
+            let result = fields(Kind::Request, &RULES, &list).request(true);
+            assert_eq!(result.err(), Some(Flaw::Message), "{list:?}");
+        }
+        let connect = [(":method", "CONNECT"), (":authority", "a:80")];
+        assert!(
+            fields(Kind::Request, &RULES, &connect)
+                .request(false)
+                .is_ok()
+        );
+        let star = [GET[0], GET[1], GET[2], (":path", "*")];
+        assert_eq!(
+            fields(Kind::Request, &RULES, &star).request(true).err(),
+            Some(Flaw::Message)
+        );
+    }
+
+    #[test]
+    fn limits_and_underscores_are_enforced() {
+        let large = "x".repeat(1000);
+        assert_eq!(flaw_with(&[("x", &large)]), Some(Flaw::TooLarge));
+        assert_eq!(flaw_with(&[("x", "y"); 7]), Some(Flaw::TooManyFields));
+        let list = [&GET[..], &[("a_b", "1")]].concat();
+        let with = |underscores| {
+            let rules = Rules {
+                underscores,
+                ..RULES
+            };
+            let head = fields(Kind::Request, &rules, &list).request(true);
+            head.map(|head| head.headers.len())
+        };
+        assert_eq!(with(UnderscoresAction::Allow), Ok(1));
+        assert_eq!(with(UnderscoresAction::Drop), Ok(0));
+        assert_eq!(with(UnderscoresAction::Reject), Err(Flaw::Underscore));
+    }
+
+    #[test]
+    fn answers_need_a_status_and_trailers_an_end() {
+        let answer = |list: &[_]| fields(Kind::Response, &RULES, list).response(false).err();
+        assert_eq!(answer(&[(":status", "200")]), None);
+        assert_eq!(answer(&[("x", "y")]), Some(Flaw::Message));
+        assert_eq!(answer(&[(":status", "101")]), Some(Flaw::Field));
+        assert_eq!(answer(&[(":status", "2000")]), Some(Flaw::Field));
+        assert_eq!(answer(&[(":method", "GET")]), Some(Flaw::Field));
+        let trailers = |ends| {
+            fields(Kind::Trailers, &RULES, &[("x", "y")])
+                .trailers(ends)
+                .err()
+        };
+        assert_eq!(
+            (trailers(true), trailers(false)),
+            (None, Some(Flaw::Message))
+        );
+    }
+}

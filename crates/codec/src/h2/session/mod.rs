@@ -1,0 +1,676 @@
+//! The state of one HTTP/2 connection, in either role: what its task and its streams' tasks share.
+//!
+//! The connection's task reads, and writes at the end of its turn; streams' tasks take what came in and queue what goes out.
+//! All of them run on one thread, so a `RefCell` is all it takes, and it is borrowed only for as long as a call lasts.
+//! Wakers are called once nothing is borrowed: one may be the last hold on a task whose streams then end, right here.
+
+mod receive;
+mod send;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::task::ready;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use http::Response;
+use outrider_net::Stream;
+
+use crate::EndCause;
+use crate::Frame;
+use crate::Http2Options;
+use crate::Meter;
+use crate::Reason;
+use crate::Refused;
+use crate::StreamError;
+use crate::hpack::Decoder;
+use crate::hpack::Encoder;
+use crate::stats::ByteCounts;
+use crate::stats::Http2Stats;
+
+use super::frame;
+use super::input;
+use super::input::Input;
+use super::limits::Flood;
+use super::limits::Limits;
+use super::message::Flaw;
+use super::message::RequestHead;
+use super::message::Rules;
+use super::output::Output;
+use super::stream::StreamState;
+use super::stream::Streams;
+use super::window::Window;
+
+/// What a stream may have waiting in its connection before it must ask again, bytes.
+const HIGH: usize = 64 * 1024;
+/// What a peer may count on before it has seen our SETTINGS (RFC 9113, section 6.5.2).
+const DEFAULT_WINDOW: u32 = 65_535;
+/// How Envoy words the end of a stream that its connection's codec took along.
+const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
+
+/// A connection's state; clones are the same connection.
+#[derive(Clone, Debug)]
+pub(super) struct Session(Rc<RefCell<State>>);
+
+/// Which end of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Server,
+    Client,
+}
+
+/// What a session is made with.
+pub(super) struct Setup<'a> {
+    pub(super) role: Role,
+    pub(super) options: &'a Http2Options,
+    pub(super) rules: Rules,
+    pub(super) stats: Arc<Http2Stats>,
+    pub(super) counts: Arc<dyn ByteCounts>,
+}
+
+/// A request that came in, or what is left of one that cannot be served.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    Request {
+        stream: StreamRef,
+        head: Box<RequestHead>,
+        /// It has no body.
+        ends: bool,
+        meter: Rc<Meter>,
+    },
+    Refused(Refused),
+}
+
+impl From<Flaw> for Refused {
+    fn from(flaw: Flaw) -> Refused {
+        if flaw.is_violation() {
+            Refused::Error(StreamError::ProtocolError(flaw.details()))
+        } else {
+            Refused::Limit(flaw.details())
+        }
+    }
+}
+
+/// Why a connection must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The peer broke the protocol where Envoy says so by a GOAWAY.
+    GoAway(Reason),
+    /// The peer broke the protocol where Envoy closes without a word.
+    Silent,
+    /// The peer passed a limit.
+    Flood(Flood),
+    /// A ping was not answered.
+    KeepaliveTimeout,
+    /// The socket failed, or the peer closed it.
+    Gone,
+}
+
+/// What both sides announced.
+#[derive(Debug)]
+struct Settings {
+    /// The window of each stream that is configured; announced, and in force once acknowledged.
+    window: u32,
+    max_streams: u32,
+    acknowledged: bool,
+    peer_window: u32,
+    peer_max_streams: u32,
+    peer_seen: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    role: Role,
+    socket: Stream,
+    input: Input,
+    output: Output,
+    decoder: Decoder,
+    encoder: Encoder,
+    settings: Settings,
+    rules: Rules,
+    /// `override_stream_error_on_invalid_http_message`
+    stream_error: bool,
+    streams: Streams,
+    window: Window,
+    send_window: i64,
+    limits: Limits,
+    /// The highest number of a stream that the peer opened.
+    newest_stream: u32,
+    /// The number of the next stream that this side opens.
+    next_stream: u32,
+    /// The last stream that our GOAWAY lets the peer open.
+    goaway_sent: Option<u32>,
+    goaway_received: bool,
+    fault: Option<Fault>,
+    /// Streams that wait for room in the connection.
+    blocked: Vec<usize>,
+    accepted: Vec<Accepted>,
+    task: Option<Waker>,
+    wakers: Vec<Waker>,
+    /// Frames received: grows with any sign of life.
+    frames_received: u64,
+    pongs_received: u64,
+    stats: Arc<Http2Stats>,
+    counts: Arc<dyn ByteCounts>,
+    /// What the gauges say of this connection.
+    published: Published,
+}
+
+/// A connection's share of gauges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Published {
+    buffered: u64,
+    frames: u64,
+    control: u64,
+}
+
+impl Session {
+    /// Begins a connection on `socket`; its preface is queued.
+    pub(super) fn new(socket: Stream, setup: Setup<'_>) -> Session {
+        let options = setup.options;
+        let is_server = setup.role == Role::Server;
+        let mut state = State {
+            role: setup.role,
+            socket,
+            input: Input::new(is_server),
+            output: Output::default(),
+            decoder: Decoder::new(options.hpack_table_size as usize),
+            encoder: Encoder::new(options.hpack_table_size as usize),
+            settings: Settings {
+                window: options.initial_stream_window_size,
+                max_streams: options.max_concurrent_streams,
+                acknowledged: false,
+                peer_window: DEFAULT_WINDOW,
+                peer_max_streams: u32::MAX,
+                peer_seen: false,
+            },
+            rules: setup.rules,
+            stream_error: options.stream_error_on_invalid_message,
+            streams: Streams::default(),
+            window: Window::new(options.initial_connection_window_size),
+            send_window: DEFAULT_WINDOW.into(),
+            limits: Limits::new(options, is_server),
+            newest_stream: 0,
+            next_stream: 1,
+            goaway_sent: None,
+            goaway_received: false,
+            fault: None,
+            blocked: Vec::new(),
+            accepted: Vec::new(),
+            task: None,
+            wakers: Vec::new(),
+            frames_received: 0,
+            pongs_received: 0,
+            stats: setup.stats,
+            counts: setup.counts,
+            published: Published::default(),
+        };
+        state.send_preface(options);
+        Session(Rc::new(RefCell::new(state)))
+    }
+
+    /// Runs `work` on the state, and wakes whom it named once that is not borrowed any more.
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.0.borrow_mut();
+        let result = work(&mut state);
+        if state.wakers.is_empty() {
+            return result;
+        }
+        let mut wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        for waker in wakers.drain(..) {
+            waker.wake();
+        }
+        if let Ok(mut state) = self.0.try_borrow_mut()
+            && state.wakers.is_empty()
+        {
+            state.wakers = wakers;
+        }
+        result
+    }
+
+    /// Takes bytes that were read to find out which codec to use. Already counted.
+    pub(super) fn unread(&self, bytes: &[u8]) -> Vec<Accepted> {
+        self.with(|state| {
+            let mut chunk = BytesMut::from(bytes);
+            state.receive(&mut chunk);
+            self.take_accepted(state)
+        })
+    }
+
+    /// Reads what there is, but not more than a turn's share; returns new requests, and whether there may be more to read.
+    ///
+    /// A fault is kept, to be found in [`Session::fault`] afterwards.
+    pub(super) fn read(&self, cx: &mut Context<'_>) -> (Vec<Accepted>, bool) {
+        self.with(|state| {
+            let more = state.read(cx);
+            (self.take_accepted(state), more)
+        })
+    }
+
+    /// What was refused when the connection failed.
+    pub(super) fn take_refused(&self) -> Vec<Accepted> {
+        std::mem::take(&mut self.0.borrow_mut().accepted)
+    }
+
+    /// Gives new streams their handles.
+    fn take_accepted(&self, state: &mut State) -> Vec<Accepted> {
+        let mut accepted = std::mem::take(&mut state.accepted);
+        for request in &mut accepted {
+            if let Accepted::Request { stream, .. } = request {
+                stream.session = Some(self.clone());
+            }
+        }
+        accepted
+    }
+
+    /// Writes out what is queued; pending while the socket takes nothing. An error ends the connection.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state| state.poll_flush(cx))
+    }
+
+    /// Who drives the connection, to be woken when there is something to write.
+    pub(super) fn remember_task(&self, cx: &Context<'_>) {
+        let mut state = self.0.borrow_mut();
+        if !state
+            .task
+            .as_ref()
+            .is_some_and(|task| task.will_wake(cx.waker()))
+        {
+            state.task = Some(cx.waker().clone());
+        }
+    }
+
+    /// Gives the connection's task a turn.
+    pub(super) fn wake(&self) {
+        self.0.borrow().wake_task();
+    }
+
+    /// Why the connection must end, if it must.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.0.borrow().fault
+    }
+
+    /// Ends the connection and all its streams.
+    pub(super) fn fail(&self, fault: Fault) {
+        self.with(|state| state.fail(fault));
+    }
+
+    /// Streams that are open.
+    pub(super) fn open_streams(&self) -> usize {
+        self.0.borrow().streams.open()
+    }
+
+    /// Frames and acknowledged pings received until now.
+    pub(super) fn signs_of_life(&self) -> (u64, u64) {
+        let state = self.0.borrow();
+        (state.frames_received, state.pongs_received)
+    }
+
+    /// How many streams the peer lets this side have; none before its SETTINGS came.
+    pub(super) fn peer_max_streams(&self) -> Option<u32> {
+        let state = self.0.borrow();
+        state
+            .settings
+            .peer_seen
+            .then_some(state.settings.peer_max_streams)
+    }
+
+    /// Whether the peer takes no new streams any more.
+    pub(super) fn goaway_received(&self) -> bool {
+        self.0.borrow().goaway_received
+    }
+
+    /// Says that nothing more will be sent, then reads and forgets until the peer closes: closing with unread bytes would
+    /// reset the connection, and could destroy our last words before the peer has read them.
+    pub(super) fn poll_linger(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.borrow_mut().poll_linger(cx)
+    }
+}
+
+impl Fault {
+    /// The end of the connection, as its owner counts it.
+    pub(super) fn cause(self, role: Role) -> EndCause {
+        match (self, role) {
+            (Fault::GoAway(_) | Fault::Silent, _) => EndCause::ProtocolError(CODEC_ERROR),
+            // Envoy counts a flood as no error of the protocol, on servers.
+            (Fault::Flood(_), Role::Server) => EndCause::Local,
+            (Fault::Flood(flood), Role::Client) => EndCause::ProtocolError(flood.details()),
+            (Fault::KeepaliveTimeout, _) => EndCause::KeepaliveTimeout,
+            (Fault::Gone, _) => EndCause::Remote,
+        }
+    }
+
+    fn stream_error(self) -> StreamError {
+        match self {
+            Fault::GoAway(_) | Fault::Silent => StreamError::ProtocolError(CODEC_ERROR),
+            Fault::Flood(flood) => StreamError::ProtocolError(flood.details()),
+            Fault::KeepaliveTimeout | Fault::Gone => StreamError::ConnectionTermination,
+        }
+    }
+}
+
+impl State {
+    fn is_server(&self) -> bool {
+        self.role == Role::Server
+    }
+
+    fn wake_task(&self) {
+        if let Some(task) = &self.task {
+            task.wake_by_ref();
+        }
+    }
+
+    /// One turn's reading; true when there may be more.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        for _ in 0..input::READS {
+            if self.fault.is_some() {
+                return false;
+            }
+            let mut chunk = input::take_chunk();
+            let read = input::poll_read(&mut self.socket, &mut chunk, cx);
+            match read {
+                Poll::Ready(Ok(0) | Err(_)) => self.fail(Fault::Gone),
+                Poll::Ready(Ok(count)) => {
+                    self.counts.received(count as u64);
+                    self.receive(&mut chunk);
+                }
+                Poll::Pending => {}
+            }
+            input::give_chunk(chunk);
+            if read.is_pending() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes the frames in `chunk`. After a fault only what was said before stands.
+    fn receive(&mut self, chunk: &mut BytesMut) {
+        if self.fault.is_some() {
+            return;
+        }
+        let mark = self.output.mark();
+        if let Err(fault) = self.feed(chunk) {
+            if fault == Fault::Silent {
+                // Envoy's last words are those of the turn before.
+                self.output.take_back(mark);
+            }
+            self.fail(fault);
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.output.waiting() == 0 {
+            return Poll::Ready(());
+        }
+        let flushed = self.output.poll_flush(&mut self.socket, &*self.counts, cx);
+        self.publish();
+        if let Poll::Ready(Err(_)) = flushed {
+            self.output.clear();
+            self.fail(Fault::Gone);
+        }
+        if self.output.waiting() < HIGH && self.send_window > 0 {
+            self.unblock();
+        }
+        if flushed.is_pending()
+            && let Err(flood) = self.limits.check_waiting(self.output.frames_waiting())
+        {
+            self.output.clear();
+            flood.count(&self.stats);
+            self.fail(Fault::Flood(flood));
+        }
+        flushed.map(drop)
+    }
+
+    fn unblock(&mut self) {
+        for key in std::mem::take(&mut self.blocked) {
+            if let Some(stream) = self.streams.get(key) {
+                stream.wake_writer(&mut self.wakers);
+            }
+        }
+    }
+
+    /// Ends the connection: the first fault is the one that counts.
+    fn fail(&mut self, fault: Fault) {
+        if self.fault.is_some() {
+            return;
+        }
+        self.fault = Some(fault);
+        if let Fault::GoAway(reason) = fault {
+            let frame = frame::goaway(self.newest_stream, reason);
+            self.output.frame(&frame, false);
+        }
+        if self.is_server() && self.input.has_open_request() {
+            let error = fault.stream_error();
+            self.accepted.push(Accepted::Refused(Refused::Error(error)));
+        }
+        let error = fault.stream_error();
+        for stream in self.streams.iter_mut() {
+            if stream.receiving || stream.sending {
+                stream.fail(error.clone(), &mut self.wakers);
+            }
+        }
+        self.wake_task();
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.fault == Some(Fault::Gone) {
+            return Poll::Ready(());
+        }
+        if ready!(self.output.poll_flush(&mut self.socket, &*self.counts, cx)).is_err() {
+            return Poll::Ready(());
+        }
+        self.publish();
+        input::poll_say_end_and_drain(&mut self.socket, &*self.counts, cx)
+    }
+
+    /// Moves the gauges to what waits now.
+    fn publish(&mut self) {
+        let (frames, control) = self.output.frames_waiting();
+        let now = Published {
+            buffered: self.output.waiting() as u64,
+            frames: frames.into(),
+            control: control.into(),
+        };
+        if now == self.published {
+            return;
+        }
+        let before = std::mem::replace(&mut self.published, now);
+        self.counts.send_buffered(before.buffered, now.buffered);
+        let stats = &self.stats;
+        crate::stats::shift(&stats.outbound_frames_active, before.frames, now.frames);
+        crate::stats::shift(
+            &stats.outbound_control_frames_active,
+            before.control,
+            now.control,
+        );
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.output.clear();
+        self.publish();
+    }
+}
+
+/// A hold on a stream. Without any, what still comes in on it is thrown away.
+#[derive(Debug)]
+pub(super) struct StreamRef {
+    /// None only while the session itself holds it.
+    session: Option<Session>,
+    key: usize,
+}
+
+impl StreamRef {
+    /// Another hold on the same stream.
+    pub(super) fn share(&self) -> StreamRef {
+        self.with(|state, key| {
+            if let Some(stream) = state.streams.get(key) {
+                stream.handles += 1;
+            }
+        });
+        StreamRef {
+            session: self.session.clone(),
+            key: self.key,
+        }
+    }
+
+    fn with<T: Default>(&self, work: impl FnOnce(&mut State, usize) -> T) -> T {
+        match &self.session {
+            Some(session) => session.with(|state| work(state, self.key)),
+            None => T::default(),
+        }
+    }
+
+    /// The next piece of the body, then the trailers; none at its end.
+    pub(super) fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        self.look(cx, |state, key| {
+            let stream = state.streams.get(key)?;
+            let Some(bytes) = stream.data.pop() else {
+                return stream.trailers.take().map(Frame::Trailers);
+            };
+            state.release(key, bytes.len());
+            Some(Frame::Data(bytes))
+        })
+    }
+
+    /// The next interim answer; none once there can be none.
+    pub(super) fn poll_interim(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
+        let complete = self.with(|state, key| {
+            let stream = state.streams.get(key);
+            stream.is_none_or(|stream| stream.heads.complete && stream.heads.interim.is_empty())
+        });
+        if complete {
+            return Poll::Ready(None);
+        }
+        self.look(cx, |state, key| {
+            state.streams.get(key)?.heads.interim.pop_front()
+        })
+    }
+
+    /// The head of the final answer; never none.
+    pub(super) fn poll_head(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
+        self.look(cx, |state, key| state.streams.get(key)?.heads.last.take())
+    }
+
+    /// Takes something that came in; if there is nothing yet, waits for it. What came before an error comes out before it.
+    fn look<T>(
+        &self,
+        cx: &Context<'_>,
+        take: impl FnOnce(&mut State, usize) -> Option<T>,
+    ) -> Poll<Option<Result<T, StreamError>>> {
+        let Some(session) = &self.session else {
+            return Poll::Ready(None);
+        };
+        session.with(|state| {
+            if let Some(taken) = take(state, self.key) {
+                return Poll::Ready(Some(Ok(taken)));
+            }
+            let Some(stream) = state.streams.get(self.key) else {
+                return Poll::Ready(None);
+            };
+            if let Some(error) = &stream.error {
+                return Poll::Ready(Some(Err(error.clone())));
+            }
+            if !stream.receiving {
+                return Poll::Ready(None);
+            }
+            stream.wait_to_read(cx);
+            Poll::Pending
+        })
+    }
+
+    /// Whether all that will come has been taken.
+    pub(super) fn is_drained(&self) -> bool {
+        self.with(|state, key| {
+            state
+                .streams
+                .get(key)
+                .is_none_or(|stream| stream.is_drained())
+        })
+    }
+
+    /// Nobody will read what comes in from now on.
+    pub(super) fn stop_reading(&self) {
+        self.with(|state, key| state.stop_reading(key));
+    }
+
+    /// Ready when the stream was broken off, by the peer or with the connection.
+    pub(super) fn poll_broken(&self, cx: &Context<'_>) -> Poll<StreamError> {
+        let Some(session) = &self.session else {
+            return Poll::Ready(StreamError::ConnectionTermination);
+        };
+        let mut state = session.0.borrow_mut();
+        match state.streams.get(self.key) {
+            Some(stream) => match &stream.error {
+                Some(error) => Poll::Ready(error.clone()),
+                None => {
+                    stream.wait_to_write(cx);
+                    Poll::Pending
+                }
+            },
+            None => Poll::Ready(StreamError::ConnectionTermination),
+        }
+    }
+
+    /// How much the connection takes of this stream now; at least one byte.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, StreamError>> {
+        let Some(session) = &self.session else {
+            return Poll::Ready(Err(StreamError::ConnectionTermination));
+        };
+        session.0.borrow_mut().poll_room(self.key, cx)
+    }
+
+    /// Queues a piece of the body, no more than there is room for.
+    pub(super) fn send_data(&self, bytes: Bytes, ends: bool) {
+        self.with(|state, key| state.send_data(key, bytes, ends));
+    }
+
+    /// Queues a header block that `encode` writes, of `size` bytes of names and values.
+    pub(super) fn send_head(
+        &self,
+        ends: bool,
+        size: usize,
+        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
+    ) {
+        self.with(|state, key| state.send_head(key, ends, size, encode));
+    }
+
+    /// Ends the stream in both directions, unless they had ended.
+    pub(super) fn reset(&self, reason: Reason) {
+        self.with(|state, key| state.reset(key, reason));
+    }
+}
+
+impl Drop for StreamRef {
+    fn drop(&mut self) {
+        self.with(|state, key| {
+            if let Some(stream) = state.streams.get(key) {
+                stream.handles = stream.handles.saturating_sub(1);
+                if stream.handles == 0 {
+                    state.abandon(key);
+                }
+            }
+        });
+    }
+}
+
+impl StreamState {
+    /// A first hold on the stream that was stored under `key`; the session puts itself in when it hands it out.
+    fn hold(&mut self, key: usize) -> StreamRef {
+        self.handles += 1;
+        StreamRef { session: None, key }
+    }
+}

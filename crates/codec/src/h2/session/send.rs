@@ -1,0 +1,322 @@
+//! Frames that go out, and the windows that let them.
+
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use crate::Http2Options;
+use crate::Meter;
+use crate::Reason;
+use crate::StreamError;
+use crate::hpack::Encoder;
+
+use super::super::frame;
+use super::super::frame::HEAD;
+use super::super::frame::Head;
+use super::super::stream::StreamState;
+use super::super::window::Window;
+use super::DEFAULT_WINDOW;
+use super::HIGH;
+use super::Role;
+use super::Session;
+use super::Settings;
+use super::State;
+use super::StreamRef;
+
+/// The last stream number there is.
+const LAST_STREAM: u32 = 0x7fff_ffff;
+
+impl Session {
+    /// Opens a stream, with a hold on it. None once the connection takes no more.
+    ///
+    /// `bodiless` says that the answer will have no body: the request is HEAD.
+    pub(in crate::h2) fn open(&self, meter: &Rc<Meter>, bodiless: bool) -> Option<StreamRef> {
+        let mut state = self.0.borrow_mut();
+        let id = state.next_stream;
+        if state.fault.is_some() || state.goaway_received || id > LAST_STREAM {
+            return None;
+        }
+        state.next_stream += 2;
+        state.limits.note_stream();
+        let window = Window::new(state.settings.window_now());
+        let send_window = state.settings.peer_window.into();
+        let mut stream = StreamState::new(id, meter.clone(), window, send_window);
+        stream.bodiless = bodiless;
+        let key = state.streams.insert(stream);
+        let mut hold = state.streams.get(key)?.hold(key);
+        hold.session = Some(self.clone());
+        Some(hold)
+    }
+
+    /// Tells a client that the connection will end: it may still open streams.
+    pub(in crate::h2) fn shutdown_notice(&self) {
+        self.with(|state| {
+            let frame = frame::goaway(LAST_STREAM, Reason::NO_ERROR);
+            state.output.frame(&frame, false);
+            state.wake_task();
+        });
+    }
+
+    /// Tells a client that no further streams are served.
+    pub(in crate::h2) fn goaway(&self) {
+        self.with(|state| {
+            let last = state.newest_stream;
+            state.goaway_sent = Some(last);
+            state.stats.goaway_sent.inc();
+            let frame = frame::goaway(last, Reason::NO_ERROR);
+            state.output.frame(&frame, false);
+            state.wake_task();
+        });
+    }
+
+    /// Asks for a sign of life.
+    pub(in crate::h2) fn ping(&self, opaque: [u8; 8]) {
+        self.with(|state| {
+            state.output.frame(&frame::ping(false, opaque), false);
+            state.wake_task();
+        });
+    }
+}
+
+impl Settings {
+    /// The window that a stream begins with: a peer that has not seen our SETTINGS may use what the RFC gives it.
+    pub(super) fn window_now(&self) -> u32 {
+        if self.acknowledged {
+            self.window
+        } else {
+            self.window.max(DEFAULT_WINDOW)
+        }
+    }
+}
+
+impl State {
+    /// Queues what this side sends first.
+    pub(super) fn send_preface(&mut self, options: &Http2Options) {
+        let mut values = Vec::with_capacity(5);
+        if self.role == Role::Client {
+            self.output.frame(frame::PREFACE, false);
+            values.push((frame::ENABLE_PUSH, 0));
+        }
+        values.push((frame::HEADER_TABLE_SIZE, options.hpack_table_size));
+        values.push((frame::ENABLE_CONNECT_PROTOCOL, options.allow_connect.into()));
+        values.push((
+            frame::MAX_CONCURRENT_STREAMS,
+            options.max_concurrent_streams,
+        ));
+        values.push((
+            frame::INITIAL_WINDOW_SIZE,
+            options.initial_stream_window_size,
+        ));
+        self.output.frame(&frame::settings(&values), false);
+        let window = options.initial_connection_window_size;
+        if let Some(more) = window.checked_sub(DEFAULT_WINDOW).filter(|more| *more > 0) {
+            self.output.frame(&frame::window_update(0, more), false);
+        }
+    }
+
+    pub(super) fn queue_reset(&mut self, id: u32, reason: Reason) {
+        self.stats.tx_reset.inc();
+        self.output.frame(&frame::rst_stream(id, reason), true);
+        self.wake_task();
+    }
+
+    /// Received bytes of a stream are out of the way.
+    pub(super) fn release(&mut self, key: usize, count: usize) {
+        if let Some(stream) = self.streams.get(key)
+            && stream.receiving
+            && let Some(increment) = stream.window.consume(count)
+        {
+            let frame = frame::window_update(stream.id, increment);
+            self.output.frame(&frame, false);
+            self.wake_task();
+        }
+        self.release_connection(count);
+    }
+
+    /// Received bytes are out of the way, of a stream that gets no more.
+    pub(super) fn release_connection(&mut self, count: usize) {
+        if let Some(increment) = self.window.consume(count) {
+            self.output
+                .frame(&frame::window_update(0, increment), false);
+            self.wake_task();
+        }
+    }
+
+    pub(super) fn stop_reading(&mut self, key: usize) {
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        stream.unread = true;
+        stream.trailers = None;
+        let count = stream.data.clear();
+        self.release(key, count);
+    }
+
+    pub(super) fn poll_room(
+        &mut self,
+        key: usize,
+        cx: &Context<'_>,
+    ) -> Poll<Result<usize, StreamError>> {
+        let full = self.output.waiting() >= HIGH || self.send_window <= 0;
+        let connection = usize::try_from(self.send_window).unwrap_or(0).min(HIGH);
+        let Some(stream) = self.streams.get(key) else {
+            return Poll::Ready(Err(StreamError::ConnectionTermination));
+        };
+        if let Some(error) = &stream.broken {
+            return Poll::Ready(Err(error.clone()));
+        }
+        if !stream.sending {
+            return Poll::Ready(Err(StreamError::LocalReset));
+        }
+        if full {
+            stream.wait_to_write(cx);
+            if !std::mem::replace(&mut stream.blocked, true) {
+                self.blocked.push(key);
+            }
+            return Poll::Pending;
+        }
+        match usize::try_from(stream.send_window) {
+            Ok(room) if room > 0 => Poll::Ready(Ok(room.min(connection))),
+            _ => {
+                stream.wait_to_write(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(super) fn send_data(&mut self, key: usize, mut bytes: Bytes, ends: bool) {
+        let Some(stream) = self.streams.get(key).filter(|stream| stream.sending) else {
+            return;
+        };
+        let count = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+        stream.send_window -= count;
+        self.send_window -= count;
+        loop {
+            let piece = bytes.split_to(bytes.len().min(frame::MAX_PAYLOAD));
+            let is_last = bytes.is_empty();
+            let head = Head {
+                length: piece.len(),
+                kind: frame::DATA,
+                flags: if ends && is_last {
+                    frame::END_STREAM
+                } else {
+                    0
+                },
+                stream: stream.id,
+            };
+            stream.meter.add_body_sent(piece.len(), piece.len() + HEAD);
+            self.output.data(&head.bytes(), piece);
+            self.limits.note_data_sent();
+            if is_last {
+                break;
+            }
+        }
+        if ends {
+            self.end_sending(key);
+        }
+        self.wake_task();
+    }
+
+    pub(super) fn send_head(
+        &mut self,
+        key: usize,
+        ends: bool,
+        size: usize,
+        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
+    ) {
+        let Some(stream) = self.streams.get(key).filter(|stream| stream.sending) else {
+            return;
+        };
+        let (id, encoder) = (stream.id, &mut self.encoder);
+        let wire = self.output.append(false, |buffer| {
+            let start = buffer.len();
+            buffer.extend_from_slice(&[0; HEAD]);
+            encoder.begin(buffer);
+            encode(encoder, buffer);
+            finish_block(buffer, start, id, ends);
+            buffer.len() - start
+        });
+        stream.meter.add_headers_sent(size, wire);
+        if ends {
+            self.end_sending(key);
+        }
+        self.wake_task();
+    }
+
+    fn end_sending(&mut self, key: usize) {
+        if let Some(stream) = self.streams.get(key) {
+            stream.sending = false;
+            stream.meter.end_send();
+        }
+        self.streams.settle(key);
+    }
+
+    /// Ends a stream in both directions, unless they had ended.
+    pub(super) fn reset(&mut self, key: usize, reason: Reason) {
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        if !stream.sending && !stream.receiving {
+            return;
+        }
+        let id = stream.id;
+        let unread = stream.data.clear();
+        stream.fail(StreamError::LocalReset, &mut self.wakers);
+        self.release_connection(unread);
+        if self.fault.is_none() {
+            self.queue_reset(id, reason);
+        }
+        self.streams.settle(key);
+    }
+
+    /// The last hold on a stream is gone.
+    pub(super) fn abandon(&mut self, key: usize) {
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        // A request that was answered in full needs no rest: that is no error.
+        let reason = if !stream.sending && self.role == Role::Server {
+            Reason::NO_ERROR
+        } else {
+            Reason::INTERNAL_ERROR
+        };
+        let unread = stream.data.clear();
+        self.release_connection(unread);
+        self.reset(key, reason);
+        self.streams.settle(key);
+    }
+}
+
+/// Writes the head of the header block that follows `start`, and cuts it into CONTINUATION frames if it must be.
+fn finish_block(buffer: &mut Vec<u8>, start: usize, stream: u32, ends: bool) {
+    let length = buffer.len() - start - HEAD;
+    let end_stream = if ends { frame::END_STREAM } else { 0 };
+    let mut head = Head {
+        length,
+        kind: frame::HEADERS,
+        flags: end_stream | frame::END_HEADERS,
+        stream,
+    };
+    if length <= frame::MAX_PAYLOAD {
+        if let Some(place) = buffer.get_mut(start..start + HEAD) {
+            place.copy_from_slice(&head.bytes());
+        }
+        return;
+    }
+    let block = buffer.split_off(start + HEAD);
+    buffer.truncate(start);
+    let mut pieces = block.chunks(frame::MAX_PAYLOAD).peekable();
+    head.flags = end_stream;
+    while let Some(piece) = pieces.next() {
+        head.length = piece.len();
+        if pieces.peek().is_none() {
+            head.flags |= frame::END_HEADERS;
+        }
+        buffer.extend_from_slice(&head.bytes());
+        buffer.extend_from_slice(piece);
+        head.kind = frame::CONTINUATION;
+        head.flags = 0;
+    }
+}

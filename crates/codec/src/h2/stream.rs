@@ -1,0 +1,285 @@
+//! One stream of a connection: what came in and waits, what may go out, and who is to be woken.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::hash::BuildHasherDefault;
+use std::hash::Hasher;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Waker;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::Response;
+use slab::Slab;
+
+use crate::Meter;
+use crate::StreamError;
+
+use super::window::Window;
+
+/// A stream's state.
+#[derive(Debug)]
+pub(super) struct StreamState {
+    pub(super) id: u32,
+    /// Handles that refer to it; without any, and closed, it goes.
+    pub(super) handles: u8,
+    pub(super) meter: Rc<Meter>,
+    /// The peer may still send.
+    pub(super) receiving: bool,
+    /// This side may still send.
+    pub(super) sending: bool,
+    /// Why what comes in broke off. A message that was complete before stays so.
+    pub(super) error: Option<StreamError>,
+    /// Why the stream broke off, for whoever sends.
+    pub(super) broken: Option<StreamError>,
+    /// Heads of answers, in the order they came: interim ones, then the final one. On clients only.
+    pub(super) heads: Heads,
+    pub(super) data: Chunks,
+    pub(super) trailers: Option<HeaderMap>,
+    /// What comes in is thrown away: nobody is left to read it.
+    pub(super) unread: bool,
+    pub(super) window: Window,
+    /// What `content-length` still lets come.
+    pub(super) content_left: Option<u64>,
+    /// The answer has no body, whatever its head says: it is one to HEAD.
+    pub(super) bodiless: bool,
+    /// What the peer lets this side send, bytes. Below zero when SETTINGS reduced it.
+    pub(super) send_window: i64,
+    /// It is in the list of those that wait for room in the connection.
+    pub(super) blocked: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// Heads of answers that were not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    pub(super) interim: VecDeque<Response<()>>,
+    pub(super) last: Option<Response<()>>,
+    /// The final one has come, be it taken or not.
+    pub(super) complete: bool,
+}
+
+impl StreamState {
+    pub(super) fn new(id: u32, meter: Rc<Meter>, window: Window, send_window: i64) -> StreamState {
+        StreamState {
+            id,
+            handles: 0,
+            meter,
+            receiving: true,
+            sending: true,
+            error: None,
+            broken: None,
+            heads: Heads::default(),
+            data: Chunks::default(),
+            trailers: None,
+            unread: false,
+            window,
+            content_left: None,
+            bodiless: false,
+            send_window,
+            blocked: false,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    /// Whether all that will come has been taken.
+    pub(super) fn is_drained(&self) -> bool {
+        !self.receiving && self.data.is_empty() && self.trailers.is_none() && self.error.is_none()
+    }
+
+    /// Takes note of who waits for what comes in.
+    pub(super) fn wait_to_read(&mut self, cx: &Context<'_>) {
+        remember(&mut self.reader, cx);
+    }
+
+    /// Takes note of who waits for room, or for a reset.
+    pub(super) fn wait_to_write(&mut self, cx: &Context<'_>) {
+        remember(&mut self.writer, cx);
+    }
+
+    /// Hands over whoever waits to read; woken by the caller, once nothing is borrowed.
+    pub(super) fn wake_reader(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.reader.take());
+    }
+
+    /// The same for whoever waits to write.
+    pub(super) fn wake_writer(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.writer.take());
+    }
+
+    /// Ends both directions for `error`, unless they had ended.
+    pub(super) fn fail(&mut self, error: StreamError, wakers: &mut Vec<Waker>) {
+        if self.receiving {
+            self.error.get_or_insert_with(|| error.clone());
+        }
+        self.receiving = false;
+        self.sending = false;
+        self.broken.get_or_insert(error);
+        self.wake_reader(wakers);
+        self.wake_writer(wakers);
+    }
+}
+
+fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
+    if !place
+        .as_ref()
+        .is_some_and(|waker| waker.will_wake(cx.waker()))
+    {
+        *place = Some(cx.waker().clone());
+    }
+}
+
+/// Pieces of a body, in order. Most bodies have one, which needs no list.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    first: Bytes,
+    rest: VecDeque<Bytes>,
+}
+
+impl Chunks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    /// `bytes` may be empty, and is nothing then.
+    pub(super) fn push(&mut self, bytes: Bytes) {
+        if self.first.is_empty() {
+            self.first = bytes;
+        } else if !bytes.is_empty() {
+            self.rest.push_back(bytes);
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        if self.first.is_empty() {
+            return None;
+        }
+        let next = self.rest.pop_front().unwrap_or_default();
+        Some(std::mem::replace(&mut self.first, next))
+    }
+
+    /// Drops everything; returns how many bytes that were.
+    pub(super) fn clear(&mut self) -> usize {
+        let count = self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>();
+        *self = Chunks::default();
+        count
+    }
+}
+
+/// The streams of a connection, by key; those that are open by their numbers as well.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    slab: Slab<StreamState>,
+    keys: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
+}
+
+/// How many free places a connection without streams keeps.
+const KEPT: usize = 4;
+
+impl Streams {
+    pub(super) fn insert(&mut self, stream: StreamState) -> usize {
+        let id = stream.id;
+        let key = self.slab.insert(stream);
+        self.keys.insert(id, key);
+        key
+    }
+
+    pub(super) fn get(&mut self, key: usize) -> Option<&mut StreamState> {
+        self.slab.get_mut(key)
+    }
+
+    /// The key of the open stream with this number.
+    pub(super) fn key(&self, id: u32) -> Option<usize> {
+        self.keys.get(&id).copied()
+    }
+
+    /// Streams that are open.
+    pub(super) fn open(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// All streams to which somebody still refers.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut StreamState> {
+        self.slab.iter_mut().map(|(_, stream)| stream)
+    }
+
+    /// The same with their keys.
+    pub(super) fn iter_keys(&mut self) -> impl Iterator<Item = (usize, &mut StreamState)> {
+        self.slab.iter_mut()
+    }
+
+    /// Forgets what is over of a stream: its number once both directions have ended, all of it once no handle is left.
+    pub(super) fn settle(&mut self, key: usize) {
+        let Some(stream) = self.slab.get(key) else {
+            return;
+        };
+        if stream.receiving || stream.sending {
+            return;
+        }
+        self.keys.remove(&stream.id);
+        if stream.handles == 0 {
+            self.slab.remove(key);
+            if self.slab.is_empty() && self.slab.capacity() > KEPT {
+                *self = Streams::default();
+            }
+        }
+    }
+}
+
+/// Spreads stream numbers, which grow by two. Collisions that a peer could choose cost it as many open streams, and those
+/// are limited.
+#[derive(Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte) ^ u32::try_from(self.0 & 0xffff_ffff).unwrap_or(0));
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_come_out_in_order() {
+        let mut chunks = Chunks::default();
+        for piece in ["a", "", "bc", "d"] {
+            chunks.push(Bytes::from_static(piece.as_bytes()));
+        }
+        assert_eq!(chunks.pop().unwrap(), "a");
+        assert_eq!(chunks.clear(), 3);
+        assert!(chunks.is_empty() && chunks.pop().is_none());
+    }
+
+    #[test]
+    fn a_stream_goes_when_it_is_closed_and_nobody_refers_to_it() {
+        let mut streams = Streams::default();
+        let new = |id| StreamState::new(id, Rc::default(), Window::new(10), 10);
+        let key = streams.insert(new(1));
+        streams.get(key).unwrap().handles = 1;
+        streams.settle(key);
+        assert_eq!((streams.open(), streams.key(1)), (1, Some(key)));
+        let stream = streams.get(key).unwrap();
+        (stream.receiving, stream.sending) = (false, false);
+        streams.settle(key);
+        assert_eq!((streams.open(), streams.key(1)), (0, None));
+        assert!(streams.get(key).is_some());
+        streams.get(key).unwrap().handles = 0;
+        streams.settle(key);
+        assert!(streams.get(key).is_none());
+    }
+}
