@@ -62,11 +62,12 @@ impl Wait<'_> {
                     .flag(ResponseFlag::DownstreamProtocolError);
                 return Poll::Ready(Err(Stop::from(reply)));
             }
-            if let Poll::Ready(output) = outcome {
-                return Poll::Ready(Ok(output));
-            }
+            // The client first: what came of its request may be only what its end has led to.
             if let Poll::Ready(error) = self.respond.poll_reset(cx) {
                 return Poll::Ready(Err(Stop::Gone(error)));
+            }
+            if let Poll::Ready(output) = outcome {
+                return Poll::Ready(Ok(output));
             }
             self.deadlines
                 .poll_expired(self.respond.meter(), cx)

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::pin::pin;
 use std::task::Context;
 use std::task::Poll;
@@ -13,7 +12,6 @@ use bytes::BufMut;
 use bytes::BytesMut;
 use outrider_net::Stream;
 use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWrite;
 
 use crate::stats::ByteCounts;
 
@@ -111,16 +109,12 @@ pub(super) fn poll_read(
     pin!(socket.read_buf(&mut limited)).poll(cx)
 }
 
-/// Says that nothing more will be sent, then reads and forgets until the peer closes.
-pub(super) fn poll_say_end_and_drain(
+/// Reads and forgets until the peer closes.
+pub(super) fn poll_drain(
     socket: &mut Stream,
     counts: &dyn ByteCounts,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    // Saying it again does nothing.
-    if ready!(Pin::new(&mut *socket).poll_shutdown(cx)).is_err() {
-        return Poll::Ready(());
-    }
     let mut waste = BytesMut::with_capacity(1024);
     loop {
         waste.clear();

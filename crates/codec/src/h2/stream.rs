@@ -37,6 +37,9 @@ pub(super) struct StreamState {
     pub(super) heads: Heads,
     pub(super) data: Chunks,
     pub(super) trailers: Option<HeaderMap>,
+    /// The message ended with its head, or some of its body was taken. Until then an end is not seen before it is asked
+    /// for: a head that promises a body is passed on as one that does.
+    pub(super) begun: bool,
     /// What comes in is thrown away: nobody is left to read it.
     pub(super) unread: bool,
     pub(super) window: Window,
@@ -74,6 +77,7 @@ impl StreamState {
             heads: Heads::default(),
             data: Chunks::default(),
             trailers: None,
+            begun: false,
             unread: false,
             window,
             content_left: None,
@@ -87,7 +91,19 @@ impl StreamState {
 
     /// Whether all that will come has been taken.
     pub(super) fn is_drained(&self) -> bool {
-        !self.receiving && self.data.is_empty() && self.trailers.is_none() && self.error.is_none()
+        self.begun
+            && !self.receiving
+            && self.data.is_empty()
+            && self.trailers.is_none()
+            && self.error.is_none()
+    }
+
+    /// Takes note of when the peer's message was over: not when its last byte came, but when it was taken.
+    pub(super) fn note_end(&self) {
+        if !self.receiving && self.data.is_empty() && self.trailers.is_none() && self.error.is_none()
+        {
+            self.meter.end_receive();
+        }
     }
 
     /// Takes note of who waits for what comes in.

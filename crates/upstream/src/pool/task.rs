@@ -280,13 +280,11 @@ impl Life {
         }
         let stats = &self.cx.stats;
         if connection.info.protocol == Version::HTTP_2 {
-            let cut = end.active_streams as u64;
             if matches!(end.cause, EndCause::ProtocolError(_)) {
                 // Envoy resets the streams first, and then closes a connection without any.
-                stats.upstream_rq_tx_reset.add(cut);
                 return;
             }
-            stats.upstream_rq_pending_failure_eject.add(cut);
+            stats.upstream_rq_pending_failure_eject.add(end.active_streams as u64);
         }
         stats.upstream_cx_destroy_with_active_rq.inc();
         if end.cause.is_local() {

@@ -325,7 +325,7 @@ impl Session {
         self.0.borrow().goaway_received
     }
 
-    /// Says that nothing more will be sent, then reads and forgets until the peer closes: closing with unread bytes would
+    /// Reads and forgets until the peer closes, as Envoy does for `delayed_close_timeout`: closing with unread bytes would
     /// reset the connection, and could destroy our last words before the peer has read them.
     pub(super) fn poll_linger(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.borrow_mut().poll_linger(cx)
@@ -430,6 +430,7 @@ impl State {
     fn unblock(&mut self) {
         for key in std::mem::take(&mut self.blocked) {
             if let Some(stream) = self.streams.get(key) {
+                stream.blocked = false;
                 stream.wake_writer(&mut self.wakers);
             }
         }
@@ -466,7 +467,7 @@ impl State {
             return Poll::Ready(());
         }
         self.publish();
-        input::poll_say_end_and_drain(&mut self.socket, &*self.counts, cx)
+        input::poll_drain(&mut self.socket, &*self.counts, cx)
     }
 
     /// Moves the gauges to what waits now.
@@ -532,9 +533,14 @@ impl StreamRef {
     pub(super) fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         self.look(cx, |state, key| {
             let stream = state.streams.get(key)?;
-            let Some(bytes) = stream.data.pop() else {
-                return stream.trailers.take().map(Frame::Trailers);
+            let data = stream.data.pop();
+            stream.begun |= data.is_some();
+            let Some(bytes) = data else {
+                let trailers = stream.trailers.take();
+                stream.note_end();
+                return trailers.map(Frame::Trailers);
             };
+            stream.note_end();
             state.release(key, bytes.len());
             Some(Frame::Data(bytes))
         })
@@ -614,7 +620,7 @@ impl StreamRef {
         };
         let mut state = session.0.borrow_mut();
         match state.streams.get(self.key) {
-            Some(stream) => match &stream.error {
+            Some(stream) => match &stream.broken {
                 Some(error) => Poll::Ready(error.clone()),
                 None => {
                     stream.wait_to_write(cx);

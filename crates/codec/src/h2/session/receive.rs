@@ -146,6 +146,19 @@ impl State {
 
     /// A whole frame, or the beginning of a DATA frame.
     fn frame(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+        let result = self.dispatch(head, payload);
+        if result == Err(Fault::Silent)
+            && let Some(key) = self.streams.key(head.stream)
+            && let Some(stream) = self.streams.get(key)
+        {
+            // The stream that is to blame, unless more is known of it already.
+            let error = StreamError::ProtocolError("http2.unknown.nghttp2.error");
+            stream.fail(error, &mut self.wakers);
+        }
+        result
+    }
+
+    fn dispatch(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         match head.kind {
             frame::DATA => self.begin_data(head, payload.first().copied()),
             frame::HEADERS => self.headers(head, payload),
@@ -309,7 +322,9 @@ impl State {
     fn end_receiving(&mut self, key: usize) {
         if let Some(stream) = self.streams.get(key) {
             stream.receiving = false;
-            stream.meter.end_receive();
+            if stream.begun && stream.trailers.is_none() && stream.data.is_empty() {
+                stream.meter.end_receive();
+            }
             stream.wake_reader(&mut self.wakers);
         }
         self.streams.settle(key);
@@ -547,6 +562,7 @@ impl State {
         stream.heads.complete = true;
         stream.heads.last = Some(response);
         stream.wake_reader(&mut self.wakers);
+        stream.begun = block.ends;
         if block.ends {
             if stream.content_left.is_some_and(|left| left > 0) {
                 return self.flaw(key, Flaw::Message);
