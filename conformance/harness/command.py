@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from . import coverage, document
+from . import corpus, coverage, document
 from .case import Case, ROOT, load, select
 from .execute import Outcome, run_case
 
@@ -231,13 +231,14 @@ def main() -> None:
     common.add_argument("--envoy", action="store_true", help="real Envoy 1.40.0 is the proxy to run")
     common.add_argument("--again", action="store_true", help="run what failed once more, alone")
     common.add_argument("--json", help="where the result file goes")
+    common.add_argument("--shared", default=str(ROOT.parent.parent / "shared" / "corpus"), help="where the published configs are")
     for word, act, takes_name in [("record", record, False), ("check", check, False), ("list", names, False), ("diff", diff, True), ("show", show, True),
-                                  ("docs", document.write, False), ("coverage", coverage.report, False)]:
+                                  ("docs", document.write, False), ("coverage", coverage.report, False), ("corpus", corpus.run, False)]:
         command = commands.add_parser(word, parents=[common], help=act.__doc__.splitlines()[0])
         command.set_defaults(act=act)
         if takes_name:
             command.add_argument("name")
     args = parser.parse_args()
-    if args.act in (check, diff) and not args.envoy and not args.bin:
+    if args.act in (check, diff, corpus.run) and not args.envoy and not args.bin:
         args.bin = str(TARGET / "release" / "outrider")
     sys.exit(args.act(args))
