@@ -62,6 +62,13 @@ impl FieldPath {
         self.last().map(|(parent, _)| parent)
     }
 
+    /// Whether it leads through the configuration of an extension, which Envoy reads when it makes the extension.
+    pub fn is_in_extension(&self) -> bool {
+        self.last().is_some_and(|(parent, step)| {
+            matches!(step, Step::Field(name) if name.starts_with("typed_")) || parent.is_in_extension()
+        })
+    }
+
     /// Whether this is the empty path.
     pub fn is_root(&self) -> bool {
         self.0.is_none()

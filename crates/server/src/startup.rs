@@ -280,10 +280,15 @@ impl Process {
         if let Some(version) = built.loaded.bootstrap.stats_server_version_override {
             stats.server.version.set(version);
         }
+        // Only what is read once there is a runtime is counted there.
+        let warnings = built.loaded.warnings.iter();
+        let counted = warnings.filter(|warning| warning.path.is_in_extension());
+        let deprecated = counted.count() as u64;
+        stats.runtime.deprecated_feature_use.add(deprecated);
         stats
             .runtime
-            .deprecated_feature_use
-            .add(built.loaded.warnings.len() as u64);
+            .deprecated_feature_seen_since_process_start
+            .set(deprecated);
         let listeners = bound.iter().map(|(plan, sockets)| ListenerView {
             name: plan.config.name.to_string(),
             addresses: sockets.addresses(),
@@ -307,6 +312,8 @@ impl Process {
             started: self.started,
             stats,
         };
+        // Envoy loads its runtime twice: before and after the clusters are there.
+        control.count_runtime();
         control.count_runtime();
         control.refresh_stats();
         Rc::new(control)
