@@ -102,7 +102,7 @@ def check(args) -> int:
     """Runs the cases and compares; the last line is the verdict."""
     cases = select(args.k)
     who = "envoy" if args.envoy else "outrider"
-    binary = envoy_binary() if args.envoy else str(Path(args.bin).resolve())
+    binary = envoy_binary() if args.envoy else args.bin
     began = time.monotonic()
     rows = []
     with pool(args.j) as workers:
@@ -118,8 +118,11 @@ def check(args) -> int:
     Path(args.json or TARGET / f"conformance-{who}.json").write_text(json.dumps(rows, indent=1))
     waiting = {} if args.envoy else still_open(rows)
     failed = sum(not row["passed"] and row["case"] not in waiting for row in rows)
-    print(f"{sum(row['passed'] for row in rows)} passed, {failed} failed")
-    return 1 if failed else 0
+    uncovered = [] if args.k else coverage.gaps()[0]
+    for line in uncovered:
+        print(f"--- FAILED coverage: {line}")
+    print(f"{sum(row['passed'] for row in rows)} passed, {failed} failed" + (f", {len(uncovered)} gaps in coverage" if uncovered else ""))
+    return 1 if failed or uncovered else 0
 
 
 def run_again(row: dict, cases: list, binary: str, who: str, args) -> dict:
@@ -187,11 +190,10 @@ def summary(rows: list, seconds: float) -> None:
 
 def diff(args) -> int:
     """Both binaries now, side by side with what differs."""
-    binary = str(Path(args.bin).resolve())
     same = True
     for case in select([args.name]):
         truth = attempt(case, envoy_binary(), case.expected("envoy"))
-        ours = attempt(case, binary, truth.observed)
+        ours = attempt(case, args.bin, truth.observed)
         shown = difference(truth.observed, ours.observed, ("envoy", "outrider"))
         same = same and not shown
         print(f"=== {case.name}\n{shown or 'the same'}")
@@ -239,6 +241,7 @@ def main() -> None:
         if takes_name:
             command.add_argument("name")
     args = parser.parse_args()
+    args.bin = args.bin and str(Path(args.bin).resolve())  # a proxy runs in the folder of its case
     if args.act in (check, diff, corpus.run) and not args.envoy and not args.bin:
         args.bin = str(TARGET / "release" / "outrider")
     sys.exit(args.act(args))

@@ -64,8 +64,17 @@ impl FieldPath {
 
     /// Whether it leads through the configuration of an extension, which Envoy reads when it makes the extension.
     pub fn is_in_extension(&self) -> bool {
+        self.has_field(&|name| name.starts_with("typed_"))
+    }
+
+    /// Whether it leads through a field of this name.
+    pub fn passes(&self, field: &str) -> bool {
+        self.has_field(&|name| name == field)
+    }
+
+    fn has_field(&self, wanted: &dyn Fn(&str) -> bool) -> bool {
         self.last().is_some_and(|(parent, step)| {
-            matches!(step, Step::Field(name) if name.starts_with("typed_")) || parent.is_in_extension()
+            matches!(step, Step::Field(name) if wanted(name)) || parent.has_field(wanted)
         })
     }
 

@@ -282,8 +282,12 @@ impl Process {
         }
         // Only what is read once there is a runtime is counted there.
         let warnings = built.loaded.warnings.iter();
-        let counted = warnings.filter(|warning| warning.path.is_in_extension());
-        let deprecated = counted.count() as u64;
+        // Envoy reads routes twice: with the connection manager and by themselves.
+        let times = |path: &FieldPath| match path.is_in_extension() {
+            true => 1 + u64::from(path.passes("route_config")),
+            false => 0,
+        };
+        let deprecated = warnings.map(|warning| times(&warning.path)).sum();
         stats.runtime.deprecated_feature_use.add(deprecated);
         stats
             .runtime
