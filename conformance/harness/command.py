@@ -155,7 +155,11 @@ def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
     """Compares one outcome; a failure is printed at once."""
     expected = case.expected(who)
     passed = expected is not None and outcome.observed == expected
-    if not passed:
+    unlike = verdicts(case) if passed and who == "outrider" else ""
+    if unlike:
+        print(f"--- FAILED {case.name}\n{unlike}")
+        passed = False
+    elif not passed:
         why = outcome.observed.get("harness") or explanation(expected, outcome, who)
         shown = why if args.v else "\n".join(why.splitlines()[:args.lines])
         print(f"--- FAILED {case.name}\n{shown}")
@@ -163,6 +167,22 @@ def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
             print(f"--- the proxy said:\n{outcome.notes[-2000:]}")
         sys.stdout.flush()
     return {"case": case.name, "area": case.name.split("/")[0], "passed": passed, "differs": case.spec.get("differs"), "seconds": round(outcome.seconds, 2)}
+
+
+def verdicts(case: Case) -> str:
+    """Where the two recordings of `validate` steps do not have the same exit code, or ours does not name what it must."""
+    problems = []
+    steps = [step for step in case.spec.get("traffic", []) if isinstance(step, dict) and "validate" in step]
+    if not steps:
+        return ""
+    seen = [[one["saw"] for one in case.expected(who)["steps"] if isinstance(one["saw"], dict) and "names" in one["saw"]] for who in ("envoy", "outrider")]
+    for step, envoy, ours in zip(steps, *seen, strict=False):
+        if envoy["exit"] != ours["exit"] and "stricter" not in step:
+            problems.append(f"{step['what']}: exit code {ours['exit']}, Envoy's is {envoy['exit']}")
+        missing = set(step.get("names", "").split()) - set(ours["names"])
+        if missing and ours["exit"]:
+            problems.append(f"{step['what']}: the message does not name {sorted(missing)}: {ours['said']}")
+    return "\n".join(problems)
 
 
 def explanation(expected: dict | None, outcome: Outcome, who: str) -> str:
