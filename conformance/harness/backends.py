@@ -26,7 +26,7 @@ class Listener:
         self.stopped = threading.Event()
         self.path = None
         if spec.get("unix"):
-            self.path = str(folder / f"{name}.sock")
+            self.path = spec["unix"] if isinstance(spec["unix"], str) else str(folder / f"{name}.sock")
             self.port = 0
             self.bind(socket.AF_UNIX, self.path)
             return
@@ -37,7 +37,7 @@ class Listener:
     def bind_all(self, hosts: list, down: list) -> int:
         """The same port on each address; another try when one of them is taken."""
         while True:
-            port = 0
+            port = self.spec.get("port", 0)
             try:
                 for host in hosts:
                     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -47,6 +47,8 @@ class Listener:
                 for sock in self.sockets:
                     sock.close()
                 self.sockets.clear()
+                if "port" in self.spec:
+                    raise
 
     def bind(self, family, address, listening: bool = True) -> socket.socket:
         """Binds one address."""
@@ -160,7 +162,8 @@ class Http(Listener):
         return replies.get(f"{method} {plain}") or replies.get(plain) or replies.get("*") or {}
 
     def serve(self, conn: socket.socket, number: int) -> None:
-        if self.codec == "http2":
+        codec = spoken(conn) if self.codec == "any" else self.codec
+        if codec == "http2":
             Http2Server(self, conn).run()
         else:
             self.serve_http1(http1.Stream(conn, patience=60))
@@ -234,6 +237,11 @@ class Http(Listener):
         if reply.get("then") == "reset":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return "then" not in reply
+
+
+def spoken(conn: socket.socket) -> str:
+    """The codec that a peer begins to speak, by what HTTP/2's preface begins with."""
+    return "http2" if conn.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"PRI" else "http1"
 
 
 def read_request_body(stream: http1.Stream, message: http1.Message) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from . import coverage, document
+from . import corpus, coverage, document
 from .case import Case, ROOT, load, select
 from .execute import Outcome, run_case
 
@@ -102,7 +102,7 @@ def check(args) -> int:
     """Runs the cases and compares; the last line is the verdict."""
     cases = select(args.k)
     who = "envoy" if args.envoy else "outrider"
-    binary = envoy_binary() if args.envoy else str(Path(args.bin).resolve())
+    binary = envoy_binary() if args.envoy else args.bin
     began = time.monotonic()
     rows = []
     with pool(args.j) as workers:
@@ -118,8 +118,11 @@ def check(args) -> int:
     Path(args.json or TARGET / f"conformance-{who}.json").write_text(json.dumps(rows, indent=1))
     waiting = {} if args.envoy else still_open(rows)
     failed = sum(not row["passed"] and row["case"] not in waiting for row in rows)
-    print(f"{sum(row['passed'] for row in rows)} passed, {failed} failed")
-    return 1 if failed else 0
+    uncovered = [] if args.k else coverage.gaps()[0]
+    for line in uncovered:
+        print(f"--- FAILED coverage: {line}")
+    print(f"{sum(row['passed'] for row in rows)} passed, {failed} failed" + (f", {len(uncovered)} gaps in coverage" if uncovered else ""))
+    return 1 if failed or uncovered else 0
 
 
 def run_again(row: dict, cases: list, binary: str, who: str, args) -> dict:
@@ -152,7 +155,11 @@ def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
     """Compares one outcome; a failure is printed at once."""
     expected = case.expected(who)
     passed = expected is not None and outcome.observed == expected
-    if not passed:
+    unlike = verdicts(case) if passed and who == "outrider" else ""
+    if unlike:
+        print(f"--- FAILED {case.name}\n{unlike}")
+        passed = False
+    elif not passed:
         why = outcome.observed.get("harness") or explanation(expected, outcome, who)
         shown = why if args.v else "\n".join(why.splitlines()[:args.lines])
         print(f"--- FAILED {case.name}\n{shown}")
@@ -160,6 +167,22 @@ def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
             print(f"--- the proxy said:\n{outcome.notes[-2000:]}")
         sys.stdout.flush()
     return {"case": case.name, "area": case.name.split("/")[0], "passed": passed, "differs": case.spec.get("differs"), "seconds": round(outcome.seconds, 2)}
+
+
+def verdicts(case: Case) -> str:
+    """Where the two recordings of `validate` steps do not have the same exit code, or ours does not name what it must."""
+    problems = []
+    steps = [step for step in case.spec.get("traffic", []) if isinstance(step, dict) and "validate" in step]
+    if not steps:
+        return ""
+    seen = [[one["saw"] for one in case.expected(who)["steps"] if isinstance(one["saw"], dict) and "names" in one["saw"]] for who in ("envoy", "outrider")]
+    for step, envoy, ours in zip(steps, *seen, strict=False):
+        if envoy["exit"] != ours["exit"] and "stricter" not in step:
+            problems.append(f"{step['what']}: exit code {ours['exit']}, Envoy's is {envoy['exit']}")
+        missing = set(step.get("names", "").split()) - set(ours["names"])
+        if missing and ours["exit"]:
+            problems.append(f"{step['what']}: the message does not name {sorted(missing)}: {ours['said']}")
+    return "\n".join(problems)
 
 
 def explanation(expected: dict | None, outcome: Outcome, who: str) -> str:
@@ -187,11 +210,10 @@ def summary(rows: list, seconds: float) -> None:
 
 def diff(args) -> int:
     """Both binaries now, side by side with what differs."""
-    binary = str(Path(args.bin).resolve())
     same = True
     for case in select([args.name]):
         truth = attempt(case, envoy_binary(), case.expected("envoy"))
-        ours = attempt(case, binary, truth.observed)
+        ours = attempt(case, args.bin, truth.observed)
         shown = difference(truth.observed, ours.observed, ("envoy", "outrider"))
         same = same and not shown
         print(f"=== {case.name}\n{shown or 'the same'}")
@@ -231,13 +253,15 @@ def main() -> None:
     common.add_argument("--envoy", action="store_true", help="real Envoy 1.40.0 is the proxy to run")
     common.add_argument("--again", action="store_true", help="run what failed once more, alone")
     common.add_argument("--json", help="where the result file goes")
+    common.add_argument("--shared", default=str(ROOT.parent.parent / "shared" / "corpus"), help="where the published configs are")
     for word, act, takes_name in [("record", record, False), ("check", check, False), ("list", names, False), ("diff", diff, True), ("show", show, True),
-                                  ("docs", document.write, False), ("coverage", coverage.report, False)]:
+                                  ("docs", document.write, False), ("coverage", coverage.report, False), ("corpus", corpus.run, False)]:
         command = commands.add_parser(word, parents=[common], help=act.__doc__.splitlines()[0])
         command.set_defaults(act=act)
         if takes_name:
             command.add_argument("name")
     args = parser.parse_args()
-    if args.act in (check, diff) and not args.envoy and not args.bin:
+    args.bin = args.bin and str(Path(args.bin).resolve())  # a proxy runs in the folder of its case
+    if args.act in (check, diff, corpus.run) and not args.envoy and not args.bin:
         args.bin = str(TARGET / "release" / "outrider")
     sys.exit(args.act(args))

@@ -24,7 +24,7 @@ class DnsBackend:
         self.stopped = threading.Event()
         while True:
             self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self.udp.bind(("127.0.0.1", 0))
+            self.udp.bind(("127.0.0.1", spec.get("port", 0)))
             self.port = self.udp.getsockname()[1]
             self.tcp = socket.socket()
             try:

@@ -12,11 +12,12 @@ from . import backends, client, http1, http2, steps
 from .case import Case, fill
 from .dns_backend import DnsBackend
 from .grpc_backend import GrpcBackend
+from .interop import InteropBackend
 from .grpc_client import grpcio_channel
 from .normalise import Normaliser
 from .proxy import NotStarted, Proxy
 
-KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Closed, "blackhole": backends.Blackhole, "grpc": GrpcBackend, "dns": DnsBackend}
+KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Closed, "blackhole": backends.Blackhole, "grpc": GrpcBackend, "interop": InteropBackend, "dns": DnsBackend}
 # An observation that may lag (stats, logs) is looked at until it is the expected one, for at most this long …
 SETTLE = 4.0
 # … or, when nothing is expected yet, until it stays the same for this long.

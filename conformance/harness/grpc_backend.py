@@ -16,7 +16,7 @@ from . import text
 OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
            ("grpc.max_concurrent_streams", 1000)]
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-KNOWN = {"Unary", "ClientStream", "ServerStream", "Bidi", "Hang", "UnaryCall", "EmptyCall"}
+KNOWN = {"Unary", "ClientStream", "ServerStream", "Bidi", "Hang"}
 
 
 class GrpcBackend:
@@ -48,7 +48,7 @@ class GrpcBackend:
     def start_pod(self, host: str) -> None:
         """A pod comes up."""
         options = [*OPTIONS, *self.spec.get("options", {}).items()]
-        server = grpc.server(futures.ThreadPoolExecutor(160), handlers=[Handler(self, host)], options=options)
+        server = grpc.server(futures.ThreadPoolExecutor(160), handlers=[self.handler(host)], options=options)
         self.port = server.add_insecure_port(f"{host}:{self.port}")
         server.start()
         self.servers[host] = server
@@ -56,6 +56,10 @@ class GrpcBackend:
     def stop_pod(self, host: str) -> None:
         """A pod dies: its calls are cut."""
         self.servers.pop(host).stop(0).wait()
+
+    def handler(self, host: str) -> grpc.GenericRpcHandler:
+        """What a pod does."""
+        return Handler(self, host)
 
     def start(self) -> None:
         """It serves since it was bound."""

@@ -7,7 +7,7 @@ from grpclib import const, exceptions
 from grpclib.client import Channel
 from grpclib.encoding.base import CodecBase
 
-from . import text
+from . import interop, text
 from .grpc_backend import shown_message, shown_metadata
 
 KINDS = {"ClientStream": "client", "ServerStream": "server", "Bidi": "bidi", "Hang": "bidi"}
@@ -21,15 +21,23 @@ class Call:
     def __init__(self, step: dict):
         method = step["grpc"]
         self.method = method if method.startswith("/") else f"/conformance.Test/{method}"
-        self.kind = step.get("kind", KINDS.get(method.rpartition("/")[2], "unary"))
-        sent = step.get("send", "")
-        self.messages = [text.payload(one) for one in (sent if isinstance(sent, list) else [sent])]
+        known = interop.types_of(self.method)
+        self.kind = step.get("kind", known[2] if known else KINDS.get(method.rpartition("/")[2], "unary"))
+        sent = step.get("send", {} if known else "")
+        sent = sent if isinstance(sent, list) else [sent]
+        self.messages = [interop.encode(self.method, one) if known else text.payload(one) for one in sent]
+        self.alternate = step.get("alternate", False)
         self.metadata = [(k, bytes.fromhex(v) if k.endswith("-bin") else str(v)) for k, v in step.get("metadata", {}).items()]
         self.timeout = step.get("timeout", 10)
         self.cancel = step.get("cancel")
         self.compress = step.get("compress")
         self.streams_in = self.kind in ("client", "bidi")
         self.streams_out = self.kind in ("server", "bidi")
+        self.known = known is not None
+
+    def shown(self, message: bytes):
+        """A response in an observation."""
+        return interop.shown(self.method, message) if self.known else shown_message(message)
 
 
 def grpcio(address, call: Call, channel=None) -> dict:
@@ -54,8 +62,13 @@ def grpcio_call(channel, call: Call) -> dict:
     make = {"unary": channel.unary_unary, "client": channel.stream_unary, "server": channel.unary_stream, "bidi": channel.stream_stream}
     more = threading.Event()
 
+    turn = threading.Semaphore(1)
+
     def requests():
-        yield from call.messages
+        for message in call.messages:
+            if call.alternate:
+                turn.acquire(timeout=10)
+            yield message
         if call.cancel:
             more.wait(10)
 
@@ -71,6 +84,7 @@ def grpcio_call(channel, call: Call) -> dict:
         if call.streams_out:
             for message in running:
                 got.append(message)
+                turn.release()
                 if call.cancel == "first":
                     running.cancel()
         else:
@@ -81,16 +95,16 @@ def grpcio_call(channel, call: Call) -> dict:
         more.set()
     if call.cancel == "begin":
         return {"status": running.code().name}  # how much came before is a race
-    return {"status": running.code().name, "message": running.details() or "", **seen(running.initial_metadata(), got, running.trailing_metadata())}
+    return {"status": running.code().name, "message": running.details() or "", **seen(call, running.initial_metadata(), got, running.trailing_metadata())}
 
 
-def seen(initial, messages, trailing) -> dict:
+def seen(call: Call, initial, messages, trailing) -> dict:
     """The rest of an observation; empty parts are left out.
 
     The proxy knows the service time only when the request ended before the answer began, which is a race in most calls.
     """
     initial, trailing = ([(k, v) for k, v in both or () if k != "x-envoy-upstream-service-time"] for both in (initial, trailing))
-    parts = {"initial": shown_metadata(initial), "messages": [shown_message(m) for m in messages], "trailing": shown_metadata(trailing)}
+    parts = {"initial": shown_metadata(initial), "messages": [call.shown(m) for m in messages], "trailing": shown_metadata(trailing)}
     return {k: v for k, v in parts.items() if v}
 
 
@@ -125,6 +139,8 @@ async def grpclib_call(address, call: Call) -> dict:
             await stream.send_request()
             for at, one in enumerate(call.messages):
                 await stream.send_message(one, end=at == len(call.messages) - 1 and not call.cancel)
+                if call.alternate:
+                    got.append(await stream.recv_message())
             if call.cancel == "begin":
                 await stream.cancel()
                 return {"status": "CANCELLED"}
@@ -153,7 +169,7 @@ async def grpclib_call(address, call: Call) -> dict:
         channel.close()
     initial = stream.initial_metadata if stream is not None else None
     trailing = stream.trailing_metadata if stream is not None else None
-    return {"status": status, "message": message, **seen((initial or {}).items(), got, (trailing or {}).items())}
+    return {"status": status, "message": message, **seen(call, (initial or {}).items(), got, (trailing or {}).items())}
 
 
 CARDINALITIES = {"unary": const.Cardinality.UNARY_UNARY, "client": const.Cardinality.STREAM_UNARY,

@@ -12,6 +12,7 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
     (r"(?i)(x-envoy-upstream-service-time: )\d+", r"\1<ms>"),
     (r"(grpc-timeout: )\d+[nuSmMH]", r"\1<timeout>"),
     (r"(x-envoy-expected-rq-timeout-ms: )(?!15000\b)\d+", r"\1<ms>"),
+    (r"Stream removed \(Deadline Exceeded\)", "Deadline Exceeded"),  # grpcio's own words, whichever of its timers is first
     (r"(user-agent: grpc-python)[^\n\"]*", r"\1"),
     (r"(user-agent: grpc-\w+)/[\w.+ ()/;-]*", r"\1"),
     (r"(?:[0-9a-f]{40}|outrider-\d+\.\d+\.\d+)/1\.\d+\.\d+/[A-Za-z-]+/[A-Z]+/[A-Za-z0-9-]+", "<version>"),

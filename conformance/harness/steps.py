@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 
-from . import backends, client, grpc_client, http1, http2, text
+from . import backends, bootstrap, client, grpc_client, http1, http2, text
 from .proxy import die_with_parent
 
 
@@ -308,6 +308,35 @@ def execute(run, step: dict) -> dict:
     return result
 
 
+def validate(run, step: dict) -> dict:
+    """`validate:` a config with a mistake, as `proxy:` (the short form), `config:` or `text:`, or the `file:` that is not there; `names` are
+    words that the message must hold. Nothing is compared word by word: each proxy's message is recorded for itself."""
+    what = step["validate"]
+    name = what.get("file", "bad.yaml")
+    if "text" in what:
+        (run.folder / name).write_bytes(text.payload(what["text"]))
+    elif "file" not in what:
+        whole = what["config"] if "config" in what else bootstrap.expand({"log": False, **what["proxy"]}, {})
+        (run.folder / name).write_text(json.dumps(whole, indent=1))
+    words = [run.binary, "--mode", "validate", "-l", "critical", "-c", str(run.folder / name), *what.get("flags", [])]
+    done = subprocess.run(words, cwd=run.folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, preexec_fn=die_with_parent)
+    said = message_of((done.stdout + done.stderr).decode("utf-8", "replace"))
+    plain = "".join(said).replace(str(run.folder), "").lower().replace("_", "")
+    named = [word for word in step.get("names", "").split() if word.lower().replace("_", "") in plain]
+    return {"exit": done.returncode, "names": named, "said": said}
+
+
+def message_of(said: str) -> list:
+    """A config error in lines: without the log's prefix, and without the dumps in Envoy's, whose order and white space are random."""
+    said = re.sub(r"(?m)^\[[^]]*\]\[\d+\]\[critical\]\[\w+\] \[[^]]*\] ", "", said).strip()
+    said = re.sub(r"goo\.gle/debug\w+.*?(?=Proto constraint|$)", "", said, flags=re.DOTALL)
+    said = re.sub(r"(?s)\): \{\".*$", ")", said)
+    said = re.sub(r"near\s+\d+:\d+\s+\(offset\s+\d+\)", "near <place>", said)
+    lines = [re.sub(r"\s+", " ", line).strip() for line in said.split("\n") if line.strip()]
+    lines = [re.sub(r"\.\w+: [^:]*, near <place>: '\w+' has already", ".<either>: near <place>: '<either>' has already", line) for line in lines]
+    return lines
+
+
 def write(run, step: dict) -> None:
     """`write: {name: text}`: a file in the case's folder."""
     for name, content in step["write"].items():
@@ -360,7 +389,7 @@ def perform(run, step):
 WORDS = {
     "http": http, "requests": requests, "raw": raw, "h2": frames, "grpc": grpc, "admin": admin, "stats": stats, "seen": seen, "queries": queries,
     "connections": connections, "log": log, "wait": wait, "dns": dns, "stop": pod, "start": pod, "signal": send_signal, "exit": ended,
-    "run": execute, "write": write, "rename": rename, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
+    "run": execute, "validate": validate, "write": write, "rename": rename, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
 }

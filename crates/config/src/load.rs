@@ -146,7 +146,7 @@ pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagn
     let bootstrap = Bootstrap::decode(wire.as_slice()).map_err(|error| {
         Diagnostics::about(
             BOOTSTRAP,
-            format!("the configuration does not decode: {error}"),
+            format!("the configuration does not decode: {}", undecoded(&error)),
         )
     })?;
     let warnings = reader
@@ -236,6 +236,18 @@ fn read(source: &Source, index: u8, reader: &mut Reader) -> Result<Message, Prob
     let node =
         node.ok_or_else(|| whole("empty: expected a bootstrap with static_resources or admin"))?;
     Ok(reader.root(message_type, node))
+}
+
+/// Why a configuration does not decode. The decoder names every level of a value that is nested too deeply; the outermost says it.
+fn undecoded(error: &prost::DecodeError) -> String {
+    let text = error.to_string();
+    let levels: Vec<&str> = text.split(": ").collect();
+    match levels.as_slice() {
+        [.., outermost, "recursion limit reached"] => {
+            format!("{outermost} holds too many mappings inside one another")
+        }
+        _ => text,
+    }
 }
 
 /// Envoy reads a file of any other name as JSON, to the surprise of those who wrote YAML.

@@ -62,6 +62,22 @@ impl FieldPath {
         self.last().map(|(parent, _)| parent)
     }
 
+    /// Whether it leads through the configuration of an extension, which Envoy reads when it makes the extension.
+    pub fn is_in_extension(&self) -> bool {
+        self.has_field(&|name| name.starts_with("typed_"))
+    }
+
+    /// Whether it leads through a field of this name.
+    pub fn passes(&self, field: &str) -> bool {
+        self.has_field(&|name| name == field)
+    }
+
+    fn has_field(&self, wanted: &dyn Fn(&str) -> bool) -> bool {
+        self.last().is_some_and(|(parent, step)| {
+            matches!(step, Step::Field(name) if wanted(name)) || parent.has_field(wanted)
+        })
+    }
+
     /// Whether this is the empty path.
     pub fn is_root(&self) -> bool {
         self.0.is_none()

@@ -94,6 +94,7 @@ impl Control {
         stats.admin_overrides_active.set(u64::from(overrides > 0));
         stats.num_layers.set(self.runtime.layer_count() as u64);
         stats.load_success.inc();
+        stats.override_dir_not_exists.inc();
     }
 
     fn drain_time(&self) -> How {

@@ -280,10 +280,19 @@ impl Process {
         if let Some(version) = built.loaded.bootstrap.stats_server_version_override {
             stats.server.version.set(version);
         }
+        // Only what is read once there is a runtime is counted there.
+        let warnings = built.loaded.warnings.iter();
+        // Envoy reads routes twice: with the connection manager and by themselves.
+        let times = |path: &FieldPath| match path.is_in_extension() {
+            true => 1 + u64::from(path.passes("route_config")),
+            false => 0,
+        };
+        let deprecated = warnings.map(|warning| times(&warning.path)).sum();
+        stats.runtime.deprecated_feature_use.add(deprecated);
         stats
             .runtime
-            .deprecated_feature_use
-            .add(built.loaded.warnings.len() as u64);
+            .deprecated_feature_seen_since_process_start
+            .set(deprecated);
         let listeners = bound.iter().map(|(plan, sockets)| ListenerView {
             name: plan.config.name.to_string(),
             addresses: sockets.addresses(),
@@ -307,6 +316,8 @@ impl Process {
             started: self.started,
             stats,
         };
+        // Envoy loads its runtime twice: before and after the clusters are there.
+        control.count_runtime();
         control.count_runtime();
         control.refresh_stats();
         Rc::new(control)

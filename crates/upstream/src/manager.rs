@@ -83,8 +83,12 @@ impl ClusterManager {
                 );
             }
             let cluster = Arc::new(SharedCluster::new(info, store, Arc::clone(&connection_ids)));
-            let publisher =
-                HostsPublisher::new(cluster.clone(), changed.clone(), uninitialized.clone());
+            let publisher = HostsPublisher::new(
+                cluster.clone(),
+                changed.clone(),
+                uninitialized.clone(),
+                stats.clone(),
+            );
             discoveries.push((discovery, publisher));
             clusters.push(cluster);
         }

@@ -19,6 +19,7 @@ use crate::HostSet;
 use crate::Priority;
 use crate::PriorityHosts;
 use crate::balancer::Priorities;
+use crate::stats::ClusterManagerStats;
 use crate::stats::ClusterStats;
 use crate::stats::MembershipStats;
 
@@ -74,6 +75,7 @@ pub struct HostsPublisher {
     changed: watch::Sender<()>,
     /// How many clusters still wait for their first hosts; none once this one does not.
     uninitialized: Option<watch::Sender<usize>>,
+    manager: Arc<ClusterManagerStats>,
 }
 
 impl HostsPublisher {
@@ -81,12 +83,14 @@ impl HostsPublisher {
         cluster: Arc<SharedCluster>,
         changed: watch::Sender<()>,
         uninitialized: watch::Sender<usize>,
+        manager: Arc<ClusterManagerStats>,
     ) -> HostsPublisher {
         uninitialized.send_modify(|clusters| *clusters += 1);
         HostsPublisher {
             cluster,
             changed,
             uninitialized: Some(uninitialized),
+            manager,
         }
     }
 
@@ -115,6 +119,9 @@ impl HostsPublisher {
         let count = |health| set.count(health) as u64;
         let stats = self.stats();
         stats.membership_change.add(changes);
+        if self.uninitialized.is_none() {
+            self.manager.cluster_updated.inc();
+        }
         stats.membership_healthy.set(count(HealthStatus::Healthy));
         stats.membership_degraded.set(count(HealthStatus::Degraded));
         stats.membership_excluded.set(count(HealthStatus::Draining));

@@ -111,7 +111,7 @@ pub(super) fn missing(message: &Message, field: &FieldRow, category: &str) -> St
                 " (which is not supported here)"
             };
             format!(
-                "an extension is chosen by its type, not by its name: add typed_config: {{\"@type\": \
+                "an extension is chosen by its type, not by its name {name}: add typed_config: {{\"@type\": \
                  type.googleapis.com/{}}}{unsupported}",
                 row.type_name()
             )

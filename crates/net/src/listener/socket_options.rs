@@ -157,9 +157,13 @@ impl SocketOptions {
                 errors.push(&path.field("name"), message);
                 continue;
             };
-            let value = match option.value {
-                Some(Value::IntValue(value)) => u32::try_from(value).ok(),
-                Some(Value::BufValue(_)) | None => None,
+            let value = match &option.value {
+                Some(Value::IntValue(value)) => u32::try_from(*value).ok(),
+                // As the kernel would read it: all known options are numbers.
+                Some(Value::BufValue(bytes)) => {
+                    bytes.as_slice().try_into().map(u32::from_ne_bytes).ok()
+                }
+                None => None,
             };
             match value {
                 Some(value) => built.push(SocketOption {
@@ -170,7 +174,10 @@ impl SocketOptions {
                 }),
                 None => errors.push(
                     &path,
-                    format!("expected an int_value from 0 on for {}", known.words),
+                    format!(
+                        "expected an int_value from 0 on, or a buf_value of four bytes, for {}",
+                        known.words
+                    ),
                 ),
             }
         }

@@ -296,11 +296,11 @@ impl Progress {
                 }
             }
         }
-        let weight = hosts.iter().map(|host| host.weight()).max().unwrap_or(1);
-        self.publisher
-            .stats()
-            .max_host_weight
-            .set(u64::from(weight));
+        if !dns.logical {
+            let weight = hosts.iter().map(|host| host.weight()).max().unwrap_or(1);
+            let stats = self.publisher.stats();
+            stats.max_host_weight.set(u64::from(weight));
+        }
         if !changed {
             self.publisher.stats().update_no_rebuild.inc();
             return;

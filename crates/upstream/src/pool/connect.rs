@@ -29,7 +29,7 @@ pub(super) struct Connected {
 pub(super) async fn connect(host: &Host, cx: &PoolCx) -> Result<(Connected, Stream), PoolFailure> {
     let (remote, stream) = match host.addresses() {
         [only] => (only, connect_to(only, cx).await?),
-        several => connect_to_any(several, cx).await?,
+        several => connect_to_any(host, several, cx).await?,
     };
     let local = match &stream {
         Stream::Tcp(socket) => socket.local_addr().ok().map(Address::from),
@@ -70,6 +70,7 @@ type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Stream, PoolFailure>> + 'a
 
 /// By hand, because the attempts race: each begins when the one before has failed or has had its time.
 async fn connect_to_any<'a>(
+    host: &Host,
     addresses: &'a [Address],
     cx: &PoolCx,
 ) -> Result<(&'a Address, Stream), PoolFailure> {
@@ -86,6 +87,7 @@ async fn connect_to_any<'a>(
                 if address != &addresses[0] {
                     // Envoy counts each attempt as a connection.
                     cx.stats.upstream_cx_total.inc();
+                    host.stats.cx_total.inc();
                 }
                 attempts.push((address, Box::pin(connect_to(address, cx))));
                 timer.set(Some(cx.worker.timers.now() + NEXT_ADDRESS_AFTER));
