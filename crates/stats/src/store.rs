@@ -107,6 +107,7 @@ impl Store {
         let mut scopes = self.lock();
         let groups = scopes.entry(scope.into_prefix()).or_default();
         groups.retain(Registered::is_alive); // of a cluster that was removed and is added again
+        groups.reserve_exact(1); // a scope has one or two, and there are thousands of scopes
         let kind = TypeId::of::<G>();
         match groups.iter_mut().find(|group| group.kind == kind) {
             Some(group) => group.copies.push(copy.clone()),
