@@ -108,13 +108,18 @@ def idle_connections(name, binary, backends, folder, count=2000):
         proxy.stop()
 
 
+SETTLED = 3  # seconds
+
+
 def many_clusters(name, binary, backends, folder, count=1000):
-    """Start-up and memory with `count` idle clusters, against none."""
+    """Start-up and memory with `count` idle clusters, against none, once what loading took was given back."""
     proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True)
+    time.sleep(SETTLED)
     few = proxy.process.rss_kb()
     proxy.stop()
     proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True, clusters=count)
     try:
+        time.sleep(SETTLED)
         return {"cluster_kb": (proxy.process.rss_kb() - few) / count, "ready_ms": proxy.ready_ms, "rss_idle_kb": few, "rss_after_kb": proxy.process.rss_kb()}
     finally:
         proxy.stop()

@@ -6,6 +6,7 @@ use outrider_stats::Histogram;
 use outrider_stats::Lazy;
 use outrider_stats::ResponseClasses;
 use outrider_stats::ResponseCodes;
+use outrider_stats::SharedCounter;
 
 outrider_stats::group! {
     /// `http.<stat_prefix>.*`, apart from what the codec counts of connections.
@@ -78,15 +79,15 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `vhost.<name>.vcluster.<name>.*` and `vhost.<name>.route.<stat_prefix>.*`
+    /// `vhost.<name>.vcluster.<name>.*` and `vhost.<name>.route.<stat_prefix>.*`: shared by all workers.
     pub struct VirtualClusterStats {
-        upstream_rq: Lazy<ResponseCodes>,
-        upstream_rq_retry: Counter,
-        upstream_rq_retry_limit_exceeded: Counter,
-        upstream_rq_retry_overflow: Counter,
-        upstream_rq_retry_success: Counter,
+        upstream_rq: Lazy<ResponseCodes<SharedCounter>>,
+        upstream_rq_retry: SharedCounter,
+        upstream_rq_retry_limit_exceeded: SharedCounter,
+        upstream_rq_retry_overflow: SharedCounter,
+        upstream_rq_retry_success: SharedCounter,
         upstream_rq_time: Lazy<Histogram>,
-        upstream_rq_timeout: Counter,
-        upstream_rq_total: Counter,
+        upstream_rq_timeout: SharedCounter,
+        upstream_rq_total: SharedCounter,
     }
 }

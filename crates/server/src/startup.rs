@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
@@ -119,7 +120,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         config_yaml: (!options.config_yaml.is_empty()).then(|| options.config_yaml.clone()),
         allow_unknown_static_fields: options.allow_unknown_static_fields,
     };
-    let loaded = outrider_config::load(&sources).map_err(Fatal::Config)?;
+    let loaded = load(&sources)?;
     if !options.skip_deprecated_logs {
         for warning in &loaded.warnings {
             log::warn!(target: "misc", "{warning}");
@@ -170,6 +171,15 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     })
 }
 
+/// Reads the config, on a thread of its own: what is read is dropped once everything is built, and its pages, which
+/// then hold nothing else, go back to the system.
+fn load(sources: &Sources) -> Result<Loaded, Fatal> {
+    let loaded = thread::scope(|scope| scope.spawn(|| outrider_config::load(sources)).join());
+    loaded
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        .map_err(Fatal::Config)
+}
+
 /// Binds every listener, so that an address in use ends start-up before anything is accepted.
 fn bind(plan: &Plan, workers: u32) -> Result<Vec<(Arc<ListenerPlan>, BoundListener)>, Fatal> {
     let mut bound = Vec::new();
@@ -198,22 +208,27 @@ impl Process {
     ) -> Result<(), Fatal> {
         let signals = Signals::new().map_err(system("cannot listen to signals"))?;
         let admin_listener = self.bind_admin(&built.admin).await?;
-        let (control, store) = (self.control(&built, &bound), built.store.clone());
+        let control = self.control(&built, &bound);
+        let (store, flush_interval) = (built.store, built.flush_interval);
+        let (admin, clusters) = (built.admin, built.plan.clusters);
+        // What was read is many times as large as what was built of it.
+        drop(built.loaded);
         let timers = Timers::new();
         tokio::task::spawn_local(timers.clone().run());
         let admin_logs = built.admin_logs.iter().map(|log| log.worker(&timers));
         let admin_logs: Rc<[WorkerLog]> = admin_logs.collect();
         if let Some(listener) = admin_listener {
             let logs = admin_logs.clone();
-            let admin = Admin::new(built.admin, store.clone(), Rc::new(Handle(control.clone())))
+            let admin = Admin::new(admin, store.clone(), Rc::new(Handle(control.clone())))
                 .with_access_log(Box::new(move |request| admin_log::write(&logs, request)));
             tokio::task::spawn_local(outrider_admin::serve(listener, Rc::new(admin)));
         }
-        let clusters = built.plan.clusters.clone();
-        tokio::task::spawn_local(async move { clusters.run().await });
-        tokio::task::spawn_local(flush(control.clone(), store.clone(), built.flush_interval));
+        let running = clusters.clone();
+        tokio::task::spawn_local(async move { running.run().await });
+        tokio::task::spawn_local(flush(control.clone(), store.clone(), flush_interval));
+        tokio::task::spawn_local(settle());
         if control.options.mode == Mode::InitOnly {
-            built.plan.clusters.initialized().await;
+            clusters.initialized().await;
             return Ok(());
         }
         let ended = async {
@@ -223,7 +238,7 @@ impl Process {
             }
         };
         let started = async {
-            built.plan.clusters.initialized().await;
+            clusters.initialized().await;
             log::info!(target: "upstream", "cm init: all clusters initialized");
             log::info!(target: "main", "all clusters initialized. initializing init manager");
             start_workers(&control, &store, bound)
@@ -374,6 +389,17 @@ async fn flush(control: Rc<Control>, store: Arc<Store>, interval: Duration) {
         control.refresh_stats();
         store.flush();
     }
+}
+
+/// Lets the memory that loading took go back to the system.
+///
+/// The allocator keeps freed memory for a second, and looks for what it has kept for longer only when it makes or frees
+/// a page: on a thread that sleeps, never. A block with pages of its own makes it look.
+async fn settle() {
+    const KEPT: Duration = Duration::from_millis(1100);
+    const BLOCK: usize = 1 << 20;
+    tokio::time::sleep(KEPT).await;
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(BLOCK)));
 }
 
 /// Writes a file that an option asks for; no path, no file.

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use crate::Count;
 use crate::Counter;
 use crate::Metric;
 use crate::Stat;
@@ -9,9 +10,9 @@ use crate::Visitor;
 
 /// Answers by status: `<name>_completed`, and from the first such answer on `<name>_200`, `<name>_2xx` and so on.
 #[derive(Debug, Default)]
-pub struct ResponseCodes {
-    completed: Counter,
-    seen: OnceLock<Box<Seen>>,
+pub struct ResponseCodes<C = Counter> {
+    completed: C,
+    seen: OnceLock<Box<Seen<C>>>,
 }
 
 /// Statuses are 100 to 599; others count as completed only, as in Envoy.
@@ -20,12 +21,12 @@ const STATUSES: std::ops::Range<u16> = 100..600;
 const BLOCK: usize = 25;
 
 #[derive(Debug, Default)]
-struct Seen {
-    classes: [Counter; 5],
-    blocks: [OnceLock<Box<[Counter; BLOCK]>>; 20],
+struct Seen<C> {
+    classes: [C; 5],
+    blocks: [OnceLock<Box<[C; BLOCK]>>; 20],
 }
 
-impl ResponseCodes {
+impl<C: Count> ResponseCodes<C> {
     /// Counts one answer with `status`.
     pub fn record(&self, status: u16) {
         self.completed.inc();
@@ -39,25 +40,27 @@ impl ResponseCodes {
     }
 }
 
-impl Stat for ResponseCodes {
+impl<C: Count> Stat for ResponseCodes<C> {
     fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
         visitor.member(
             name,
             format_args!("completed"),
-            Metric::Counter(&self.completed),
+            Metric::Counter(self.completed.counter()),
         );
         let Some(seen) = self.seen.get() else {
             return;
         };
         for (class, counter) in (1..).zip(&seen.classes) {
-            if counter.is_used() {
+            let counter = counter.counter();
+            if counter.value() > 0 {
                 visitor.member(name, format_args!("{class}xx"), Metric::Counter(counter));
             }
         }
         for (index, block) in seen.blocks.iter().enumerate() {
             let first = usize::from(STATUSES.start) + index * BLOCK;
             for (status, counter) in (first..).zip(block.get().into_iter().flat_map(|b| b.iter())) {
-                if counter.is_used() {
+                let counter = counter.counter();
+                if counter.value() > 0 {
                     visitor.member(name, format_args!("{status}"), Metric::Counter(counter));
                 }
             }
@@ -115,7 +118,7 @@ mod tests {
 
     #[test]
     fn codes_appear_with_their_first_answer() {
-        let codes = ResponseCodes::default();
+        let codes = ResponseCodes::<Counter>::default();
         assert_eq!(values(&codes), BTreeMap::from([("rq_completed".into(), 0)]));
         for status in [200, 200, 299, 503, 100, 599, 99, 600, u16::MAX] {
             codes.record(status);

@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use crate::Counter;
 use crate::Gauge;
 use crate::Histogram;
+use crate::SharedCounter;
+use crate::SharedGauge;
 use crate::TextReadout;
 
 /// A struct of stats, made by [`group!`](crate::group!).
@@ -101,6 +103,18 @@ macro_rules! metric {
     )*};
 }
 metric!(Counter => Counter, Gauge => Gauge, Histogram => Histogram, TextReadout => Text);
+
+impl Stat for SharedCounter {
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+        self.0.visit_as(name, visitor);
+    }
+}
+
+impl Stat for SharedGauge {
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+        self.0.visit_as(name, visitor);
+    }
+}
 
 /// A part of a group that exists, and is listed, only from its first use on, such as a cluster's `external.*`.
 #[derive(Debug)]

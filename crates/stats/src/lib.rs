@@ -2,7 +2,8 @@
 //!
 //! A group is a plain struct of atomics; [`group!`] adds only what the renderers need to walk it. Every worker
 //! [registers](Store::register) a copy of its own under the same [`Scope`], and the store sums the copies when
-//! somebody looks. So a handle is a field access, and no worker touches another's cache lines:
+//! somebody looks. So a handle is a field access, no worker touches another's cache lines, and counting takes no locked
+//! instruction. What several threads do write together is made of [`SharedCounter`]s and [`SharedGauge`]s.
 //!
 //! ```
 //! use outrider_stats::{Counter, Gauge, Scope, Store};
@@ -48,8 +49,11 @@ pub use histogram::Histogram;
 pub use options::NameMatcher;
 pub use options::Options;
 pub use options::name_matcher;
+pub use scalar::Count;
 pub use scalar::Counter;
 pub use scalar::Gauge;
+pub use scalar::SharedCounter;
+pub use scalar::SharedGauge;
 pub use scalar::TextReadout;
 pub use scope::Scope;
 pub use snapshot::Filter;

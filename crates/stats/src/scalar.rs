@@ -6,42 +6,80 @@ use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// A count of events since the start, or since `/reset_counters`.
+/// A count of events since the start. Only one thread writes it, so that counting takes no locked instruction, of which
+/// a request would take some twenty; who shares one takes a [`SharedCounter`].
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
-
-/// Set by a reset, so that a counter which was used stays so (`usedonly`) at 0.
-const WAS_RESET: u64 = 1 << 63;
 
 impl Counter {
     /// Adds one.
     pub fn inc(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.add(1);
     }
 
     /// Adds `amount`.
     pub fn add(&self, amount: u64) {
-        self.0.fetch_add(amount, Relaxed);
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
     }
 
     /// The events counted so far.
     pub fn value(&self) -> u64 {
-        self.0.load(Relaxed) & !WAS_RESET
-    }
-
-    pub(crate) fn is_used(&self) -> bool {
-        self.0.load(Relaxed) != 0
-    }
-
-    /// Back to 0. An increment in the same instant counts on one side or the other, never on both.
-    pub(crate) fn reset(&self) {
-        if self.is_used() {
-            self.0.store(WAS_RESET, Relaxed);
-        }
+        self.0.load(Relaxed)
     }
 }
 
-/// A level that goes up and down.
+/// A counter that several threads write.
+#[derive(Debug, Default)]
+pub struct SharedCounter(pub(crate) Counter);
+
+impl SharedCounter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `amount`.
+    pub fn add(&self, amount: u64) {
+        self.0.0.fetch_add(amount, Relaxed);
+    }
+
+    /// The events counted so far.
+    pub fn value(&self) -> u64 {
+        self.0.value()
+    }
+}
+
+/// What a family of counters is made of.
+pub trait Count: Default {
+    /// Adds one.
+    fn inc(&self);
+
+    /// As whoever shows it sees it.
+    fn counter(&self) -> &Counter;
+}
+
+impl Count for Counter {
+    fn inc(&self) {
+        self.add(1);
+    }
+
+    fn counter(&self) -> &Counter {
+        self
+    }
+}
+
+impl Count for SharedCounter {
+    fn inc(&self) {
+        self.add(1);
+    }
+
+    fn counter(&self) -> &Counter {
+        &self.0
+    }
+}
+
+/// A level that goes up and down. Only one thread writes it; who shares one takes a [`SharedGauge`].
 ///
 /// One copy may go below zero when another thread's copy took the matching increment; the sum is what counts.
 #[derive(Debug)]
@@ -77,7 +115,7 @@ impl Gauge {
         self.shift(amount.cast_signed().wrapping_neg());
     }
 
-    /// Replaces the level. Only for a gauge that one thread alone writes.
+    /// Replaces the level.
     pub fn set(&self, value: u64) {
         self.0.store(value.cast_signed(), Relaxed);
     }
@@ -95,11 +133,52 @@ impl Gauge {
     }
 
     fn shift(&self, by: i64) {
-        if self.0.load(Relaxed) == UNUSED {
+        self.0.store(self.value().wrapping_add(by), Relaxed);
+    }
+}
+
+/// A gauge that several threads write.
+#[derive(Debug, Default)]
+pub struct SharedGauge(pub(crate) Gauge);
+
+impl SharedGauge {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.shift(1);
+    }
+
+    /// Subtracts one.
+    pub fn dec(&self) {
+        self.shift(-1);
+    }
+
+    /// Adds `amount`.
+    pub fn add(&self, amount: u64) {
+        self.shift(amount.cast_signed());
+    }
+
+    /// Subtracts `amount`.
+    pub fn sub(&self, amount: u64) {
+        self.shift(amount.cast_signed().wrapping_neg());
+    }
+
+    /// Replaces the level, before it is shared.
+    pub fn set(&self, value: u64) {
+        self.0.set(value);
+    }
+
+    /// The level.
+    pub fn value(&self) -> i64 {
+        self.0.value()
+    }
+
+    fn shift(&self, by: i64) {
+        let level = &self.0.0;
+        if level.load(Relaxed) == UNUSED {
             // Losing this race means that another thread has just done the same.
-            let _lost = self.0.compare_exchange(UNUSED, 0, Relaxed, Relaxed);
+            let _lost = level.compare_exchange(UNUSED, 0, Relaxed, Relaxed);
         }
-        self.0.fetch_add(by, Relaxed);
+        level.fetch_add(by, Relaxed);
     }
 }
 
@@ -127,16 +206,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counter_stays_used_when_reset() {
-        let counter = Counter::default();
-        counter.reset();
-        assert!(!counter.is_used());
-        counter.add(3);
-        counter.reset();
-        assert!(counter.is_used());
-        assert_eq!(counter.value(), 0);
-        counter.inc();
-        assert_eq!(counter.value(), 1);
+    fn shared_stats_lose_nothing() {
+        let (counter, gauge) = (SharedCounter::default(), SharedGauge::default());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..10_000 {
+                        counter.inc();
+                        gauge.add(2);
+                        gauge.dec();
+                    }
+                });
+            }
+        });
+        assert_eq!((counter.value(), gauge.value()), (40_000, 40_000));
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Taking<'_> {
                 let found = (at..known).chain(0..at.min(known)).find(|i| is_here(*i));
                 at = found.unwrap_or_else(|| {
                     let value = match metric {
-                        Metric::Counter(_) => Held::Counter(0),
+                        Metric::Counter(_) => Held::Counter(group.discounted(name).wrapping_neg()),
                         Metric::Gauge(_) => Held::Gauge(0),
                         Metric::Text(_) => Held::Text(self.text()),
                         Metric::Histogram(_) => Held::Histogram(self.recorded(name, group)),
@@ -212,8 +212,8 @@ impl Taking<'_> {
                 let entry = &mut self.snapshot.entries[first + at];
                 used[at] |= match (&mut entry.value, metric) {
                     (Held::Counter(sum), Metric::Counter(counter)) => {
-                        *sum += counter.value();
-                        counter.is_used()
+                        *sum = sum.wrapping_add(counter.value());
+                        counter.value() > 0
                     }
                     (Held::Gauge(sum), Metric::Gauge(gauge)) => {
                         *sum += gauge.value();

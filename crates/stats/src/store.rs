@@ -35,6 +35,8 @@ pub(crate) struct Registered {
     pub(crate) copies: Vec<Arc<dyn Group>>,
     /// The histograms of all copies as of the last flush, by name; only those that ever recorded something.
     pub(crate) recorded: Arc<BTreeMap<Box<str>, Recorded>>,
+    /// What the counters had reached, all copies together, when they were last reset.
+    discounted: Option<Arc<BTreeMap<Box<str>, u64>>>,
 }
 
 /// One histogram, summed over its copies.
@@ -47,6 +49,27 @@ pub struct Recorded {
 }
 
 impl Registered {
+    /// What does not count any more of the counter of this name.
+    pub(crate) fn discounted(&self, name: &str) -> u64 {
+        let all = self.discounted.as_ref();
+        all.and_then(|all| all.get(name)).copied().unwrap_or(0)
+    }
+
+    /// Sets the counters to 0. Only their thread may write them, so it is what they show that starts anew: one that was
+    /// used stays so (`usedonly`), and an event in the same instant counts on one side or the other.
+    fn reset_counters(&mut self) {
+        let mut reached = BTreeMap::<Box<str>, u64>::new();
+        for copy in &self.copies {
+            copy.visit(&mut Visitor::new(&mut |name, metric| {
+                if let Metric::Counter(counter) = metric {
+                    *reached.entry(name.into()).or_default() += counter.value();
+                }
+            }));
+        }
+        reached.retain(|_, value| *value > 0);
+        self.discounted = Some(Arc::new(reached));
+    }
+
     /// Whether some handle is still held outside the store. While one is, the other copies stay too: their counts
     /// belong to the sum.
     fn is_alive(&self) -> bool {
@@ -107,6 +130,7 @@ impl Store {
         let mut scopes = self.lock();
         let groups = scopes.entry(scope.into_prefix()).or_default();
         groups.retain(Registered::is_alive); // of a cluster that was removed and is added again
+        groups.reserve_exact(1); // a scope has one or two, and there are thousands of scopes
         let kind = TypeId::of::<G>();
         match groups.iter_mut().find(|group| group.kind == kind) {
             Some(group) => group.copies.push(copy.clone()),
@@ -115,6 +139,7 @@ impl Store {
                 unlisted,
                 copies: vec![copy.clone()],
                 recorded: Arc::default(),
+                discounted: None,
             }),
         }
         copy
@@ -132,16 +157,9 @@ impl Store {
 
     /// Sets all counters to 0 (`/reset_counters`). Gauges and histograms stay.
     pub fn reset_counters(&self) {
-        let mut reset = |_: &str, metric: Metric<'_>| {
-            if let Metric::Counter(counter) = metric {
-                counter.reset();
-            }
-        };
-        for group in self.lock().values().flatten() {
-            for copy in &group.copies {
-                copy.visit(&mut Visitor::new(&mut reset));
-            }
-        }
+        let mut scopes = self.lock();
+        let groups = scopes.values_mut().flatten();
+        groups.for_each(Registered::reset_counters);
     }
 
     /// The present values of all stats that `filter` lets through, in the order of their names.
@@ -245,9 +263,22 @@ mod tests {
         let stats = store.register::<Sample>(scope());
         stats.cx_total.inc();
         stats.cx_active.inc();
+        let other = store.register::<Sample>(scope());
+        other.cx_total.add(2);
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(3));
         store.reset_counters();
-        assert_eq!(stats.cx_total.value(), 0);
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));
+        stats.cx_total.inc();
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(1));
+        store.reset_counters();
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));
         assert_eq!(stats.cx_active.value(), 1);
+        let used = Filter {
+            used_only: true,
+            ..Filter::default()
+        };
+        let used = store.snapshot(&used);
+        assert!(used.rows().any(|row| row.name() == "cluster.x.cx_total"));
     }
 
     #[test]

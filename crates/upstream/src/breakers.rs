@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use outrider_stats::Gauge;
 use outrider_stats::Lazy;
+use outrider_stats::SharedGauge;
 
 use crate::stats::BreakerStats;
 use crate::stats::PriorityBreakerStats;
@@ -209,7 +209,7 @@ impl Drop for Permit {
     }
 }
 
-fn open_gauge(stats: &PriorityBreakerStats, resource: Resource) -> &Gauge {
+fn open_gauge(stats: &PriorityBreakerStats, resource: Resource) -> &SharedGauge {
     match resource {
         Resource::Connections => &stats.cx_open,
         Resource::PendingRequests => &stats.rq_pending_open,
@@ -219,7 +219,7 @@ fn open_gauge(stats: &PriorityBreakerStats, resource: Resource) -> &Gauge {
     }
 }
 
-fn remaining_gauge(stats: &Lazy<RemainingStats>, resource: Resource) -> &Gauge {
+fn remaining_gauge(stats: &Lazy<RemainingStats>, resource: Resource) -> &SharedGauge {
     let stats = stats.get();
     match resource {
         Resource::Connections => &stats.remaining_cx,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use outrider_config::api::envoy::config::core::v3::Metadata;
 use outrider_net::Address;
-use outrider_stats::Counter;
-use outrider_stats::Gauge;
+use outrider_stats::SharedCounter;
+use outrider_stats::SharedGauge;
 
 /// One endpoint of a cluster.
 ///
@@ -22,7 +22,7 @@ pub struct Host {
 #[derive(Clone, Debug, Default)]
 pub struct HostDescription {
     /// `Endpoint.hostname`, or else the name that was resolved; empty for a STATIC host without one.
-    pub hostname: String,
+    pub hostname: Arc<str>,
     /// `LocalityLbEndpoints.locality`
     pub locality: Arc<Locality>,
     /// `LocalityLbEndpoints.priority`
@@ -64,23 +64,23 @@ pub enum HealthStatus {
 #[derive(Debug, Default)]
 pub struct HostStats {
     /// Connections open.
-    pub cx_active: Gauge,
+    pub cx_active: SharedGauge,
     /// Connections that could not be made.
-    pub cx_connect_fail: Counter,
+    pub cx_connect_fail: SharedCounter,
     /// Connections opened.
-    pub cx_total: Counter,
+    pub cx_total: SharedCounter,
     /// Requests under way.
-    pub rq_active: Gauge,
+    pub rq_active: SharedGauge,
     /// Answers with a 5xx status, and resets; counted by the router.
-    pub rq_error: Counter,
+    pub rq_error: SharedCounter,
     /// Requests that wait for a connection.
-    pub rq_pending_active: Gauge,
+    pub rq_pending_active: SharedGauge,
     /// Answers without a 5xx status; counted by the router.
-    pub rq_success: Counter,
+    pub rq_success: SharedCounter,
     /// Timeouts; counted by the router.
-    pub rq_timeout: Counter,
+    pub rq_timeout: SharedCounter,
     /// Requests.
-    pub rq_total: Counter,
+    pub rq_total: SharedCounter,
 }
 
 impl Host {
@@ -108,7 +108,7 @@ impl Host {
 
     /// `Endpoint.hostname`, or else the name that was resolved.
     #[must_use]
-    pub fn hostname(&self) -> &str {
+    pub fn hostname(&self) -> &Arc<str> {
         &self.description.hostname
     }
 

@@ -8,6 +8,7 @@ use outrider_stats::Gauge;
 use outrider_stats::Histogram;
 use outrider_stats::Lazy;
 use outrider_stats::ResponseCodes;
+use outrider_stats::SharedGauge;
 
 outrider_stats::group! {
     /// `cluster.<name>.*`, as far as it is counted by workers.
@@ -148,11 +149,11 @@ outrider_stats::group! {
 outrider_stats::group! {
     /// `cluster.<name>.circuit_breakers.<priority>.*`: 1 while a breaker has no room.
     pub struct PriorityBreakerStats {
-        cx_open: Gauge,
-        cx_pool_open: Gauge,
-        rq_open: Gauge,
-        rq_pending_open: Gauge,
-        rq_retry_open: Gauge,
+        cx_open: SharedGauge,
+        cx_pool_open: SharedGauge,
+        rq_open: SharedGauge,
+        rq_pending_open: SharedGauge,
+        rq_retry_open: SharedGauge,
         /// With `track_remaining` only.
         #[name("")]
         remaining: Lazy<RemainingStats>,
@@ -162,11 +163,11 @@ outrider_stats::group! {
 outrider_stats::group! {
     /// What each breaker of one priority still has room for.
     pub struct RemainingStats {
-        remaining_cx: Gauge,
-        remaining_cx_pools: Gauge,
-        remaining_pending: Gauge,
-        remaining_retries: Gauge,
-        remaining_rq: Gauge,
+        remaining_cx: SharedGauge,
+        remaining_cx_pools: SharedGauge,
+        remaining_pending: SharedGauge,
+        remaining_retries: SharedGauge,
+        remaining_rq: SharedGauge,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use outrider_stats::Counter;
-use outrider_stats::Gauge;
+use outrider_stats::SharedCounter;
+use outrider_stats::SharedGauge;
 use outrider_upstream::ClusterView;
 use outrider_upstream::HealthStatus;
 use outrider_upstream::Host;
@@ -99,7 +99,7 @@ fn limits_of(limits: &Thresholds) -> [(&'static str, u64); 4] {
     ]
 }
 
-fn counters(host: &Host) -> [(&'static str, &Counter); 6] {
+fn counters(host: &Host) -> [(&'static str, &SharedCounter); 6] {
     let stats = &host.stats;
     [
         ("cx_connect_fail", &stats.cx_connect_fail),
@@ -111,7 +111,7 @@ fn counters(host: &Host) -> [(&'static str, &Counter); 6] {
     ]
 }
 
-fn gauges(host: &Host) -> [(&'static str, &Gauge); 3] {
+fn gauges(host: &Host) -> [(&'static str, &SharedGauge); 3] {
     let stats = &host.stats;
     [
         ("cx_active", &stats.cx_active),
@@ -120,7 +120,7 @@ fn gauges(host: &Host) -> [(&'static str, &Gauge); 3] {
     ]
 }
 
-fn level(gauge: &Gauge) -> u64 {
+fn level(gauge: &SharedGauge) -> u64 {
     gauge.value().max(0).cast_unsigned()
 }
 
@@ -202,7 +202,7 @@ fn host_status(host: &Host) -> Value {
         "weight": host.weight(),
     });
     if !host.hostname().is_empty() {
-        status["hostname"] = host.hostname().into();
+        status["hostname"] = host.hostname().as_ref().into();
     }
     if host.priority() != 0 {
         status["priority"] = host.priority().into();

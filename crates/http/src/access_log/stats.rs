@@ -1,17 +1,17 @@
-//! What is counted of log files.
+//! What is counted of log files: by the workers that write lines and by the threads that write the files.
 
-use outrider_stats::Counter;
-use outrider_stats::Gauge;
+use outrider_stats::SharedCounter;
+use outrider_stats::SharedGauge;
 
 outrider_stats::group! {
     /// `filesystem.*`
     pub struct FilesystemStats {
-        flushed_by_timer: Counter,
-        reopen_failed: Counter,
-        write_buffered: Counter,
-        write_completed: Counter,
-        write_failed: Counter,
-        write_total_buffered: Gauge,
+        flushed_by_timer: SharedCounter,
+        reopen_failed: SharedCounter,
+        write_buffered: SharedCounter,
+        write_completed: SharedCounter,
+        write_failed: SharedCounter,
+        write_total_buffered: SharedGauge,
     }
 }
 
@@ -19,6 +19,6 @@ outrider_stats::group! {
     /// `access_log.*`: lines that were dropped because their file could not keep up. Envoy, which has no bound, has no such
     /// counter.
     pub struct AccessLogStats {
-        lines_dropped: Counter,
+        lines_dropped: SharedCounter,
     }
 }
