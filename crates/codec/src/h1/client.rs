@@ -10,9 +10,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
-use http::Method;
 use http::Request;
-use http::header;
 use outrider_net::Stream;
 
 use crate::Body;
@@ -129,29 +127,17 @@ impl Connection {
         let head = Request::from_parts(head, ());
         let meter = Rc::new(Meter::default());
         let mut transport = self.transport.borrow_mut();
-        let mut coding = BodyCoding::None;
-        transport.write(|out| coding = encode::request(&head, &self.options.http1, ends, out));
+        let encoded = transport.write(|out| encode::request(&head, &self.options.http1, ends, out));
         meter.add_headers_sent(transport.queued(), transport.queued());
         drop(transport);
-        let length = head
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .filter(|_| coding == BodyCoding::Plain);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        let upload = (coding != BodyCoding::None).then(|| {
-            (
-                BodySink::new(coding, length, self.options.buffer_limit),
-                body,
-            )
-        });
-        let tunnel =
-            *head.method() == Method::CONNECT || head.headers().contains_key(header::UPGRADE);
+        let upload = (encoded.coding != BodyCoding::None)
+            .then(|| (BodySink::new(encoded, self.options.buffer_limit), body));
         Ok(Exchange::new(
             self.clone(),
             head.method().clone(),
             upload,
             meter,
-            tunnel,
+            encoded.tunnel,
         ))
     }
 
@@ -162,7 +148,7 @@ impl Connection {
             return;
         }
         self.state.set(State::Idle);
-        self.wake();
+        self.watch_again();
         (self.on_change)();
     }
 
@@ -178,6 +164,17 @@ impl Connection {
         (self.on_change)();
     }
 
+    /// Has the socket wake the watching task, which the exchange has waited in place of. The task itself need not run for
+    /// this, unless there is something to see already.
+    fn watch_again(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            let mut cx = Context::from_waker(task);
+            if self.transport.borrow().poll_readable(&mut cx).is_ready() {
+                task.wake_by_ref();
+            }
+        }
+    }
+
     fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
@@ -185,13 +182,16 @@ impl Connection {
     }
 
     fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<EndCause> {
-        *self.task.borrow_mut() = Some(cx.waker().clone());
+        self.task
+            .borrow_mut()
+            .get_or_insert_with(|| cx.waker().clone())
+            .clone_from(cx.waker());
         match self.state.get() {
             State::Busy => return Poll::Pending,
             State::Over(cause) => return Poll::Ready(cause),
             State::Idle => {}
         }
-        let filled = self.transport.borrow_mut().poll_fill(cx, false);
+        let filled = self.transport.borrow_mut().poll_fill(cx);
         let cause = match filled {
             Poll::Pending => return Poll::Pending,
             // Nobody has asked for this.

@@ -266,6 +266,25 @@ async fn slow_heads_and_idle_connections_time_out() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_begins_the_idle_time_anew() {
+    local(|timers| async move {
+        let mut options = options(&timers);
+        options.idle_timeout = Some(Duration::from_secs(5));
+        let started = tokio::time::Instant::now();
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let served = spawn_local(serve(Stream::Unix(server), Rc::new(options), Rc::new(Echo)));
+        timers.sleep(Duration::from_secs(4)).await;
+        client
+            .write_all(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+            .await
+            .unwrap();
+        served.await.unwrap();
+        assert!(started.elapsed() >= Duration::from_secs(9));
+    })
+    .await;
+}
+
 /// A client connection to an [`Echo`] server.
 fn client_of(timers: &Timers) -> crate::Client {
     let (near, far) = UnixStream::pair().unwrap();
