@@ -188,7 +188,7 @@ impl Counted {
     fn end(&self, end: &ConnectionEnd) {
         let stats = &self.stats;
         let active = end.active_streams > 0;
-        if matches!(end.cause, EndCause::ProtocolError(_)) {
+        if end.cause.is_protocol_error() {
             stats.downstream_cx_protocol_error.inc();
         }
         let (side, with_requests) = if end.cause.is_local() {

@@ -143,10 +143,16 @@ impl Connection {
 
     /// The answer is complete: the connection may be used again, unless something speaks against it.
     pub(super) fn give_back(&self, reusable: bool) {
-        if !reusable || self.draining.get() || !self.transport.borrow().input.is_empty() {
-            self.finish(EndCause::Local);
-            return;
+        let transport = self.transport.borrow();
+        if transport.ended {
+            drop(transport);
+            return self.finish(EndCause::Remote);
         }
+        if !reusable || self.draining.get() || !transport.input.is_empty() {
+            drop(transport);
+            return self.finish(EndCause::Local);
+        }
+        drop(transport);
         self.state.set(State::Idle);
         self.watch_again();
         (self.on_change)();

@@ -70,11 +70,7 @@ impl Noted {
 }
 
 /// Writes a response's head to `out`, and says how its body goes.
-pub(crate) fn response(
-    head: &Response<()>,
-    cx: ResponseContext<'_>,
-    out: &mut Vec<u8>,
-) -> Encoded {
+pub(crate) fn response(head: &Response<()>, cx: ResponseContext<'_>, out: &mut Vec<u8>) -> Encoded {
     let status = head.status();
     status_line(status, out);
     let case = cx.options.header_case;
@@ -399,10 +395,7 @@ mod tests {
             .insert(Authority(HeaderValue::from_static("h")));
         let mut out = Vec::new();
         request(&message, &options, true, &mut out);
-        assert_eq!(
-            out,
-            b"GET /p HTTP/1.1\r\nHost: h\r\nX-A-Bc: v\r\n\r\n"
-        );
+        assert_eq!(out, b"GET /p HTTP/1.1\r\nHost: h\r\nX-A-Bc: v\r\n\r\n");
     }
 
     #[test]

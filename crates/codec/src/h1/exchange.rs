@@ -181,7 +181,7 @@ impl Exchange {
                     drop(transport);
                     let error = self.fail(
                         StreamError::ProtocolError("http1.codec_error"),
-                        EndCause::Remote,
+                        EndCause::CutOff,
                     );
                     return Poll::Ready(Some(Err(error)));
                 }

@@ -114,7 +114,9 @@ pub(crate) fn take_request(
     stats: &Http1Stats,
 ) -> Result<Option<RequestHead>, HeadError> {
     // A robust server skips empty lines before a request (RFC 9112 section 2.2).
-    let blank = buffer.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+    let blank = buffer
+        .iter()
+        .position(|byte| !matches!(byte, b'\r' | b'\n'));
     let blank = blank.unwrap_or(buffer.len());
     if blank > 0 {
         drop(buffer.split_to(blank));

@@ -271,7 +271,7 @@ impl Life {
         if connection.is_open() && end.cause == EndCause::Local && end.active_streams == 0 {
             stats.upstream_cx_close_notify.inc();
         }
-        if matches!(end.cause, EndCause::ProtocolError(_)) {
+        if end.cause.is_protocol_error() {
             stats.upstream_cx_protocol_error.inc();
         }
         self.cut_off(connection, &end);
