@@ -5,6 +5,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use outrider_net::Timer;
+use outrider_net::clock;
 use tokio::time::Instant;
 
 use crate::ServerOptions;
@@ -53,10 +54,10 @@ impl Life {
         if active > 0 {
             self.idle_since = None;
         } else if self.idle_since.is_none() {
-            self.idle_since = Some(Instant::now());
+            self.idle_since = Some(clock::now());
         }
         while self.timer.poll_elapsed(cx).is_ready() {
-            let now = Instant::now();
+            let now = clock::now();
             if self.expires.is_some_and(|expires| expires <= now) {
                 self.expires = None;
                 self.arm(now);

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use outrider_net::clock;
 use tokio::time::Instant;
 
 /// Counts of one stream on one connection. "Received" and "sent" are this process's view.
@@ -91,7 +92,7 @@ impl Meter {
 
     pub(crate) fn add_headers_sent(&self, fields: usize, wire: usize) {
         if self.send_began.get().is_none() {
-            self.send_began.set(Some(Instant::now()));
+            self.send_began.set(Some(clock::now()));
         }
         add(&self.header_bytes_sent, fields);
         add(&self.wire_bytes_sent, wire);
@@ -112,13 +113,13 @@ impl Meter {
 
     pub(crate) fn end_receive(&self) {
         if self.receive_ended.get().is_none() {
-            self.receive_ended.set(Some(Instant::now()));
+            self.receive_ended.set(Some(clock::now()));
         }
     }
 
     pub(crate) fn end_send(&self) {
         if self.send_ended.get().is_none() {
-            self.send_ended.set(Some(Instant::now()));
+            self.send_ended.set(Some(clock::now()));
         }
     }
 }

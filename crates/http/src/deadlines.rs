@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::StatusCode;
 use outrider_codec::Meter;
 use outrider_net::Timer;
+use outrider_net::clock;
 use tokio::time::Instant;
 
 use crate::ResponseFlag;
@@ -107,7 +108,7 @@ impl Deadlines {
     pub(crate) fn poll_expired(&mut self, meter: &Meter, cx: &mut Context<'_>) -> Poll<Expired> {
         if self.idle.is_some() && self.activity != meter.activity() {
             self.activity = meter.activity();
-            self.idle_since = Instant::now();
+            self.idle_since = clock::now();
         }
         loop {
             let Some((next, what)) = self.earliest(meter) else {

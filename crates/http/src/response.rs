@@ -8,7 +8,6 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ServerHeaderTransformation;
 
-use crate::Captures;
 use crate::names;
 use crate::request;
 
@@ -87,10 +86,16 @@ impl ResponseOptions {
         }
     }
 
-    /// Adds the request's headers that are needed when the response comes.
-    pub(crate) fn capture(&self, captures: &mut Captures) {
-        captures.request.add(&names::FORCE_TRACE);
-        captures.request.add(&names::REQUEST_ID);
+    /// Keeps in `captured` what the response will be given of the `request`'s headers, which are about to be sent on.
+    pub(crate) fn keep_request_id(&self, request: &HeaderMap, captured: &mut HeaderMap) {
+        let names = [&names::REQUEST_ID, &names::FORCE_TRACE];
+        if self.always_set_request_id || request.contains_key(&names::FORCE_TRACE) {
+            for name in names {
+                if let Some(value) = request.get(name) {
+                    captured.insert(name, value.clone());
+                }
+            }
+        }
     }
 }
 

@@ -24,11 +24,10 @@ use outrider_codec::RawTarget;
 use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
-use outrider_stats::Held;
+use outrider_net::clock;
 use outrider_upstream::ClusterIndex;
 use tokio::time::Instant;
 
-use crate::ManagerStats;
 use crate::grpc;
 use crate::manager::ConnectionManager;
 use crate::request::Origin;
@@ -183,8 +182,8 @@ impl Stream {
             remote_address: connection.remote.clone(),
             connection,
             id,
-            start_time: SystemTime::now(),
-            started: Instant::now(),
+            start_time: clock::wall(),
+            started: clock::now(),
             protocol,
             is_grpc: grpc::is_request(&request.headers),
             request,
@@ -218,7 +217,7 @@ impl Stream {
     /// How long the stream took so far, or altogether when it ended (`%DURATION%`).
     #[must_use]
     pub fn duration(&self) -> Duration {
-        let end = self.ended.unwrap_or_else(Instant::now);
+        let end = self.ended.unwrap_or_else(clock::now);
         end.saturating_duration_since(self.started)
     }
 }
@@ -298,7 +297,6 @@ pub(crate) struct StreamEnd {
     meter: Rc<Meter>,
     /// Whether it is known how the stream ended.
     settled: bool,
-    _active: Held<ManagerStats>,
 }
 
 impl StreamEnd {
@@ -307,13 +305,12 @@ impl StreamEnd {
         manager: Rc<ConnectionManager>,
         meter: Rc<Meter>,
     ) -> StreamEnd {
-        let active = manager.stats().hold(|stats| &stats.downstream_rq_active);
+        manager.stats().downstream_rq_active.inc();
         StreamEnd {
             stream,
             manager,
             meter,
             settled: false,
-            _active: active,
         }
     }
 
@@ -360,15 +357,17 @@ impl Drop for StreamEnd {
         if !self.settled {
             self.client_gone(&StreamError::ConnectionTermination);
         }
-        let ended = Instant::now();
+        let ended = clock::now();
         self.stream.ended = Some(ended);
         self.read_meters();
         let took = ended
             .saturating_duration_since(self.stream.started)
             .as_millis();
         let took = u64::try_from(took).unwrap_or(u64::MAX);
-        self.manager.stats().downstream_rq_time.record(took);
+        let stats = self.manager.stats();
+        stats.downstream_rq_time.record(took);
         self.manager.log(&self.stream);
+        stats.downstream_rq_active.dec();
     }
 }
 

@@ -12,7 +12,9 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
-/// A connected socket. TLS will be a third variant.
+use crate::clock;
+
+/// A connected socket. TLS will be a third variant. Reading lets the worker's clock expire: what comes in, comes now.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP, with `TCP_NODELAY` set.
@@ -24,6 +26,7 @@ pub enum Stream {
 impl Stream {
     /// Reads what is there without waiting; `WouldBlock` when nothing is.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        clock::expire();
         match self {
             Stream::Tcp(stream) => stream.try_read(buffer),
             Stream::Unix(stream) => stream.try_read(buffer),
@@ -32,6 +35,7 @@ impl Stream {
 
     /// Reads what is there into the spare room of `buffer`, without waiting; `WouldBlock` when nothing is.
     pub fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        clock::expire();
         match self {
             Stream::Tcp(stream) => stream.try_read_buf(buffer),
             Stream::Unix(stream) => stream.try_read_buf(buffer),
@@ -53,6 +57,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        clock::expire();
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),

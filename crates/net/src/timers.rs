@@ -18,6 +18,8 @@ use slab::Slab;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use crate::clock;
+
 const TICK_MILLIS: u64 = 2;
 /// Slots of the wheel: 4 s in all. A timer further away stays in its slot and is looked at once a turn.
 const SLOTS: usize = 2048;
@@ -87,10 +89,10 @@ impl Timers {
         }))
     }
 
-    /// The time now.
+    /// The time now, from the worker's clock.
     #[must_use]
     pub fn now(&self) -> Instant {
-        Instant::now()
+        clock::now()
     }
 
     /// A timer that is not armed yet.
@@ -156,7 +158,9 @@ impl Shared {
 
     /// Fires what is due and returns whom to wake; waking happens outside the borrow.
     fn advance(&self) -> Vec<Waker> {
-        let elapsed = Instant::now().saturating_duration_since(self.origin);
+        // Whoever is woken now shall not see the time before.
+        clock::expire();
+        let elapsed = clock::now().saturating_duration_since(self.origin);
         let until = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX) / TICK_MILLIS;
         self.wheel.borrow_mut().fire_until(until)
     }

@@ -11,6 +11,7 @@ use outrider_net::Drain;
 use outrider_net::Listener;
 use outrider_net::WorkerCx;
 use outrider_net::WorkerSockets;
+use outrider_net::clock;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
 use tokio::runtime;
@@ -70,9 +71,11 @@ impl Worker {
 
     fn run_thread(self) {
         let index = self.index;
+        clock::share_readings();
         match runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .on_thread_unpark(clock::expire)
             .build()
         {
             Ok(runtime) => LocalSet::new().block_on(&runtime, self.run()),

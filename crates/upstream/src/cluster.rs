@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
+use foldhash::fast::FixedState;
 use http::Version;
 use outrider_net::WorkerCx;
 
@@ -35,7 +36,7 @@ pub struct Cluster {
     seen: RefCell<Arc<HostSet>>,
     cursors: RefCell<Cursors>,
     /// Pools by host; the key is the host's address in memory, which is taken while the pools hold the host.
-    pools: RefCell<HashMap<*const Host, Rc<HostPools>>>,
+    pools: RefCell<HashMap<*const Host, Rc<HostPools>, FixedState>>,
 }
 
 /// Why no host was picked.
@@ -45,8 +46,8 @@ pub enum PickError {
     NoHealthyUpstream,
 }
 
-/// A host for one attempt.
-#[derive(Debug)]
+/// A host for one attempt, on the worker that picked it.
+#[derive(Clone, Debug)]
 pub struct Pick {
     pools: Rc<HostPools>,
 }
@@ -131,7 +132,7 @@ impl Cluster {
             return pools.drain().map(|(_, pools)| pools).collect();
         }
         let seen = self.seen.borrow();
-        let mut kept = HashMap::with_capacity(pools.len());
+        let mut kept = HashMap::with_capacity_and_hasher(pools.len(), FixedState::default());
         for host in seen.iter() {
             kept.extend(pools.remove_entry(&Arc::as_ptr(host)));
         }

@@ -101,7 +101,7 @@ fn describe(
     hostname: String,
 ) -> HostDescription {
     HostDescription {
-        hostname,
+        hostname: hostname.into(),
         locality: place,
         priority: locality.priority,
         weight: endpoint.load_balancing_weight.unwrap_or(1).max(1),

@@ -22,7 +22,7 @@ pub struct Host {
 #[derive(Clone, Debug, Default)]
 pub struct HostDescription {
     /// `Endpoint.hostname`, or else the name that was resolved; empty for a STATIC host without one.
-    pub hostname: String,
+    pub hostname: Arc<str>,
     /// `LocalityLbEndpoints.locality`
     pub locality: Arc<Locality>,
     /// `LocalityLbEndpoints.priority`
@@ -108,7 +108,7 @@ impl Host {
 
     /// `Endpoint.hostname`, or else the name that was resolved.
     #[must_use]
-    pub fn hostname(&self) -> &str {
+    pub fn hostname(&self) -> &Arc<str> {
         &self.description.hostname
     }
 

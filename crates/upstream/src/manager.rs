@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use foldhash::fast::FixedState;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
@@ -30,7 +31,8 @@ use crate::dns::Resolvers;
 #[derive(Debug)]
 pub struct ClusterManager {
     pub(crate) clusters: Vec<Arc<SharedCluster>>,
-    by_name: HashMap<Arc<str>, ClusterIndex>,
+    /// Hashed fast: the names are the config's, and nobody can add others.
+    by_name: HashMap<Arc<str>, ClusterIndex, FixedState>,
     /// Taken by [`ClusterManager::run`].
     discoveries: Mutex<Vec<(Box<dyn Discovery>, HostsPublisher)>>,
     /// Wakes the workers when some cluster's hosts have changed.
@@ -65,7 +67,7 @@ impl ClusterManager {
         let changed = watch::Sender::new(());
         let uninitialized = watch::Sender::new(0);
         let mut clusters = Vec::with_capacity(messages.len());
-        let mut by_name = HashMap::with_capacity(messages.len());
+        let mut by_name = HashMap::with_capacity_and_hasher(messages.len(), FixedState::default());
         let mut discoveries = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
             let path = path.index(index);

@@ -202,7 +202,7 @@ fn host_status(host: &Host) -> Value {
         "weight": host.weight(),
     });
     if !host.hostname().is_empty() {
-        status["hostname"] = host.hostname().into();
+        status["hostname"] = host.hostname().as_ref().into();
     }
     if host.priority() != 0 {
         status["priority"] = host.priority().into();

@@ -402,7 +402,7 @@ fn assignment(cluster: &ClusterView) -> Value {
 fn endpoint(host: &Host) -> Value {
     let mut endpoint = json!({ "address": address(host.address()), "health_check_config": {} });
     if !host.hostname().is_empty() {
-        endpoint["hostname"] = host.hostname().into();
+        endpoint["hostname"] = host.hostname().as_ref().into();
     }
     json!({
         "endpoint": endpoint,

@@ -62,7 +62,7 @@ pub struct ConnectionManagerConfig {
     pub(super) filters: Filters,
     pub(super) access_logs: Vec<AccessLog>,
     /// What of the heads is read after they were sent on.
-    pub(super) captures: Arc<Captures>,
+    pub(super) captures: Captures,
 }
 
 /// How long streams may take; none for ever.
@@ -116,7 +116,7 @@ impl ConnectionManagerConfig {
             return Err(errors);
         };
         forwarding.internal_only_headers = routes.internal_only_headers.to_vec();
-        let captures = captures(&routes, &response, &access_logs);
+        let captures = captures(&routes, &access_logs);
         errors.finish(Arc::new(ConnectionManagerConfig {
             scope: Scope::new("http").name(&message.stat_prefix),
             listener_scope: cx.listener.clone().name("http").name(&message.stat_prefix),
@@ -131,7 +131,7 @@ impl ConnectionManagerConfig {
             routes,
             filters,
             access_logs,
-            captures: Arc::new(captures),
+            captures,
         }))
     }
 }
@@ -213,14 +213,9 @@ fn access_logs(
     .collect()
 }
 
-fn captures(
-    routes: &RouteTable,
-    response: &ResponseOptions,
-    access_logs: &[AccessLog],
-) -> Captures {
+fn captures(routes: &RouteTable, access_logs: &[AccessLog]) -> Captures {
     let mut captures = Captures::default();
     routes.capture(&mut captures);
-    response.capture(&mut captures);
     for log in access_logs {
         log.capture(&mut captures);
     }

@@ -86,7 +86,7 @@ impl ConnectionManager {
         let mut cx = RouterCx {
             clusters: &self.clusters,
             stats: &self.stats,
-            captures: &self.config.captures,
+            captures: &self.captures,
             response: &self.config.response,
             proxy_100_continue: self.config.proxy_100_continue,
             wait: Wait {

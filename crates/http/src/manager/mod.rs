@@ -24,6 +24,7 @@ use outrider_net::Drain;
 use outrider_net::WorkerCx;
 use outrider_upstream::Clusters;
 
+use crate::Captures;
 use crate::ListenerStats;
 use crate::ManagerStats;
 use crate::Stream;
@@ -41,6 +42,7 @@ pub struct ConnectionManager {
     clusters: Rc<Clusters>,
     worker: Rc<WorkerCx>,
     dates: DateCache,
+    captures: Rc<Captures>,
     access_logs: Vec<WorkerLog>,
 }
 
@@ -61,6 +63,7 @@ impl ConnectionManagerConfig {
             clusters: clusters.clone(),
             worker: worker.clone(),
             dates: DateCache::new(),
+            captures: Rc::new(self.captures.clone()),
             access_logs: self
                 .access_logs
                 .iter()

@@ -6,7 +6,6 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::SystemTime;
 
 use http::Method;
 use http::Request;
@@ -18,6 +17,7 @@ use outrider_codec::MalformedRequest;
 use outrider_codec::Respond;
 use outrider_codec::StreamError;
 use outrider_net::ConnectionInfo;
+use outrider_net::clock;
 
 use crate::ResponseFlag;
 use crate::Stream;
@@ -99,11 +99,11 @@ impl ConnectionManager {
             close_http1(stream, respond);
         }
         let head = stream.response.as_mut()?;
-        let date = self.dates.value(SystemTime::now());
+        let date = self.dates.value(clock::wall());
         self.config
             .response
             .apply(&mut head.headers, &stream.request.headers, upgraded, date);
-        let captured = self.config.captures.response.from(&head.headers);
+        let captured = self.captures.response.from(&head.headers);
         let headers = std::mem::replace(&mut head.headers, captured);
         let status = head.status.as_u16();
         self.stats.downstream_rq.record(status);

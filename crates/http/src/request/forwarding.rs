@@ -76,6 +76,10 @@ pub(crate) enum Origin {
 struct Present {
     envoy: bool,
     hop_by_hop: bool,
+    client_cert: bool,
+    forwarded_for: bool,
+    forwarded_proto: bool,
+    request_id: bool,
 }
 
 impl Present {
@@ -86,6 +90,10 @@ impl Present {
                 [b'x', b'-', b'e', b'n', b'v', b'o', b'y', b'-', ..] => present.envoy = true,
                 b"connection" | b"upgrade" | b"keep-alive" | b"proxy-connection"
                 | b"transfer-encoding" => present.hop_by_hop = true,
+                b"x-forwarded-client-cert" => present.client_cert = true,
+                b"x-forwarded-for" => present.forwarded_for = true,
+                b"x-forwarded-proto" => present.forwarded_proto = true,
+                b"x-request-id" => present.request_id |= !value.is_empty(),
                 // Every gRPC request has this one, and it stays.
                 b"te" => present.hop_by_hop |= value != "trailers",
                 _ => {}
@@ -111,8 +119,8 @@ impl Forwarding {
             remove_hop_by_hop(&mut head.headers, is_upgrade);
         }
         let headers = &mut head.headers;
-        let (trusted, single) = self.client(headers, connection);
-        self.forward(headers, connection);
+        let (trusted, single) = self.client(headers, connection, &present);
+        self.forward(headers, connection, &present);
         self.set_scheme(head);
         let headers = &mut head.headers;
 
@@ -139,22 +147,30 @@ impl Forwarding {
         {
             headers.insert(&names::EXTERNAL_ADDRESS, value);
         }
-        self.set_request_id(headers, origin, id);
-        if !self.keep_client_cert {
+        self.set_request_id(headers, origin, &present, id);
+        if present.client_cert && !self.keep_client_cert {
             headers.remove(&names::CLIENT_CERT);
         }
         (origin, remote)
     }
 
     /// The client's address if it can be told, and whether it stands alone in `x-forwarded-for`.
-    fn client(&self, headers: &HeaderMap, connection: &ConnectionInfo) -> (Option<Address>, bool) {
+    fn client(
+        &self,
+        headers: &HeaderMap,
+        connection: &ConnectionInfo,
+        present: &Present,
+    ) -> (Option<Address>, bool) {
+        let list = present.forwarded_for.then_some(headers);
         if !self.use_remote_address {
-            return address_in(headers, self.xff_num_trusted_hops);
+            return list.map_or((None, false), |headers| {
+                address_in(headers, self.xff_num_trusted_hops)
+            });
         }
-        let single = !headers.contains_key(&names::FORWARDED_FOR);
-        let trusted = match self.xff_num_trusted_hops {
-            0 => None,
-            hops => address_in(headers, hops - 1).0,
+        let single = !present.forwarded_for;
+        let trusted = match (list, self.xff_num_trusted_hops) {
+            (None, _) | (_, 0) => None,
+            (Some(headers), hops) => address_in(headers, hops - 1).0,
         };
         (
             Some(trusted.unwrap_or_else(|| connection.remote.clone())),
@@ -163,7 +179,7 @@ impl Forwarding {
     }
 
     /// `x-forwarded-for`, `-port` and `-proto`.
-    fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo) {
+    fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo, present: &Present) {
         let first_hop = self.xff_num_trusted_hops == 0;
         // A client on a UNIX socket has no address to forward.
         if self.use_remote_address
@@ -184,7 +200,7 @@ impl Forwarding {
         {
             headers.insert(&names::FORWARDED_PORT, HeaderValue::from(local.port()));
         }
-        if self.use_remote_address && first_hop || !headers.contains_key(&names::FORWARDED_PROTO) {
+        if self.use_remote_address && first_hop || !present.forwarded_proto {
             headers.insert(&names::FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
     }
@@ -244,17 +260,14 @@ impl Forwarding {
         &self,
         headers: &mut HeaderMap,
         origin: Origin,
+        present: &Present,
         id: impl FnOnce() -> (u64, u64),
     ) {
         if !self.generate_request_id {
             return;
         }
         let replace = origin == Origin::Edge && !self.preserve_external_request_id;
-        if replace
-            || headers
-                .get(&names::REQUEST_ID)
-                .is_none_or(HeaderValue::is_empty)
-        {
+        if replace || !present.request_id {
             let (high, low) = id();
             headers.insert(&names::REQUEST_ID, super::id::uuid(high, low));
         }

@@ -7,7 +7,6 @@ use std::future::Future;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
@@ -22,13 +21,12 @@ use outrider_codec::Authority;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
 use outrider_codec::StreamError;
+use outrider_net::clock;
 use outrider_upstream::Cluster;
-use outrider_upstream::Host;
 use outrider_upstream::Pick;
 use outrider_upstream::PoolFailure;
 use outrider_upstream::Priority;
 use outrider_upstream::UpstreamStream;
-use tokio::time::Instant;
 
 use crate::ResponseHead;
 use crate::Stream;
@@ -66,13 +64,14 @@ impl<'a> Attempt<'a> {
     pub(super) fn new(
         router: &'a Router,
         cluster: &Rc<Cluster>,
-        host: &Arc<Host>,
+        pick: &Pick,
         stream: &mut Stream,
         cx: &RouterCx<'_>,
     ) -> Attempt<'a> {
+        let host = pick.host();
         let request = Rc::new(UpstreamRequest {
             cluster: cluster.clone(),
-            host: host.clone(),
+            pick: pick.clone(),
             origin: stream.origin,
             also: AlsoCounted::of(stream),
             captures: cx.captures.clone(),
@@ -90,7 +89,7 @@ impl<'a> Attempt<'a> {
         });
         if let Some(upstream) = &mut stream.upstream {
             upstream.host = Some(host.address().clone());
-            upstream.host_name = (!host.hostname().is_empty()).then(|| host.hostname().into());
+            upstream.host_name = (!host.hostname().is_empty()).then(|| host.hostname().clone());
             upstream.attempts += 1;
             upstream.request = Some(request.clone());
         }
@@ -107,11 +106,11 @@ impl<'a> Attempt<'a> {
     /// Makes the request's head the upstream's: timeouts, rewrites, header mutations.
     pub(super) fn prepare(&mut self, stream: &mut Stream, route: &Route, forward: &ForwardAction) {
         let headers = &mut stream.request.headers;
-        self.alternative_on_timeout =
-            names::any_of_envoy(headers) && headers.remove(&names::ALT_RESPONSE).is_some();
-        self.timeouts = self.router.timeouts(forward, headers, stream.is_grpc);
+        let asks = names::any_of_envoy(headers);
+        self.alternative_on_timeout = asks && headers.remove(&names::ALT_RESPONSE).is_some();
+        self.timeouts = self.router.timeouts(forward, headers, asks, stream.is_grpc);
         self.priority = priority(forward.priority);
-        if stream.origin == Origin::Internal {
+        if asks && stream.origin == Origin::Internal {
             for name in &names::RETRY {
                 headers.remove(name);
             }
@@ -124,7 +123,7 @@ impl<'a> Attempt<'a> {
         let keep_originals = !self.router.suppress_envoy_headers;
         route.mutate_request(stream);
         forward.rewrite(stream, keep_originals);
-        let name = self.request.host.hostname();
+        let name = self.request.host().hostname();
         if forward.auto_host_rewrite
             && !name.is_empty()
             && let Ok(name) = HeaderValue::from_str(name)
@@ -185,7 +184,7 @@ impl<'a> Attempt<'a> {
         let limit = limit.filter(|limit| !limit.is_zero());
         cx.wait
             .deadlines
-            .set_upstream_duration(limit.map(|limit| Instant::now() + limit));
+            .set_upstream_duration(limit.map(|limit| clock::now() + limit));
         Ok((place, body.into_body()))
     }
 
@@ -223,7 +222,9 @@ impl<'a> Attempt<'a> {
         place: UpstreamStream,
         cx: &RouterCx<'_>,
     ) -> Result<Exchange, Stop> {
-        let captured = cx.captures.request.from(&stream.request.headers);
+        let mut captured = cx.captures.request.from(&stream.request.headers);
+        cx.response
+            .keep_request_id(&stream.request.headers, &mut captured);
         let headers = std::mem::replace(&mut stream.request.headers, captured);
         let mut request = Request::new(body);
         *request.method_mut() = stream.request.method.clone();
@@ -293,12 +294,12 @@ impl<'a> Attempt<'a> {
         let (mut head, ()) = head.into_parts();
         let request = &self.request;
         let status = head.status;
-        request.response_began.set(Some(Instant::now()));
+        request.response_began.set(Some(clock::now()));
         if head
             .headers
             .get(&names::CANARY)
             .is_some_and(|value| value == "true")
-            || request.host.is_canary()
+            || request.host().is_canary()
         {
             request.canary.set(true);
         }
@@ -313,9 +314,9 @@ impl<'a> Attempt<'a> {
         if !self.router.suppress_envoy_headers
             && let Some(requested) = request.downstream.receive_ended()
         {
-            let millis = u64::try_from(requested.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let millis = clock::since(requested).as_millis();
             head.headers
-                .insert(&names::SERVICE_TIME, HeaderValue::from(millis));
+                .insert(&names::SERVICE_TIME, service_time(millis));
         }
         if self.tell_attempts {
             head.headers
@@ -380,9 +381,39 @@ fn target(stream: &Stream) -> Uri {
     Uri::from_parts(parts).unwrap_or_default() // a path alone is always a legal target
 }
 
+/// A number of milliseconds as a header's value; what is usual is not written anew each time.
+fn service_time(millis: u128) -> HeaderValue {
+    const USUAL: &str = "0123456789\
+        10111213141516171819202122232425262728293031323334353637383940414243444546474849\
+        50515253545556575859606162636465666768697071727374757677787980818283848586878889\
+        90919293949596979899";
+    let usual = match millis {
+        0..10 => USUAL.get(millis as usize..=millis as usize),
+        10..100 => USUAL.get(2 * millis as usize - 10..2 * millis as usize - 8),
+        _ => None,
+    };
+    match usual {
+        Some(text) => HeaderValue::from_static(text),
+        None => HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX)),
+    }
+}
+
 fn priority(priority: route::Priority) -> Priority {
     match priority {
         route::Priority::Default => Priority::Default,
         route::Priority::High => Priority::High,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_times_are_decimal_numbers() {
+        for millis in [0, 1, 9, 10, 11, 50, 89, 90, 99, 100, 101, 65_536] {
+            assert_eq!(service_time(millis), millis.to_string().as_str());
+        }
+        assert_eq!(service_time(u128::MAX), u64::MAX.to_string().as_str());
     }
 }

@@ -8,7 +8,6 @@ mod timeouts;
 mod upstream_request;
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::HeaderMap;
 use http::HeaderName;
@@ -60,7 +59,7 @@ pub struct Router {
 pub(crate) struct RouterCx<'a> {
     pub(crate) clusters: &'a Rc<Clusters>,
     pub(crate) stats: &'a ManagerStats,
-    pub(crate) captures: &'a Arc<Captures>,
+    pub(crate) captures: &'a Rc<Captures>,
     pub(crate) response: &'a ResponseOptions,
     /// `proxy_100_continue`
     pub(crate) proxy_100_continue: bool,
@@ -160,7 +159,7 @@ impl Router {
             counting.count(cluster, stream.origin, 503);
             return Err(failure::no_healthy_upstream().into());
         };
-        let mut attempt = Attempt::new(self, cluster, pick.host(), stream, cx);
+        let mut attempt = Attempt::new(self, cluster, &pick, stream, cx);
         attempt.prepare(stream, route, forward);
         let (place, body) = attempt.open(stream, body, &pick, cx).await?;
         let mut exchange = attempt.send(stream, body, place, cx)?;

@@ -23,14 +23,15 @@ pub(super) struct Timeouts {
 }
 
 impl Router {
-    /// Reads the timeouts that the request asks for, and tells the upstream what was decided.
+    /// Reads the timeouts that the request asks for, and tells the upstream what was decided. `asks`: whether any of
+    /// the headers is one of Envoy's own.
     pub(super) fn timeouts(
         &self,
         route: &ForwardAction,
         headers: &mut HeaderMap,
+        asks: bool,
         is_grpc: bool,
     ) -> Timeouts {
-        let asks = names::any_of_envoy(headers);
         // With max_stream_duration the older fields count no more.
         let old = route.max_stream_duration.is_none();
         let by_grpc = route.max_grpc_timeout.filter(|_| is_grpc && old);

@@ -14,8 +14,10 @@ use outrider_codec::BodyStream;
 use outrider_codec::Frame;
 use outrider_codec::Meter;
 use outrider_codec::StreamError;
+use outrider_net::clock;
 use outrider_upstream::Cluster;
 use outrider_upstream::Host;
+use outrider_upstream::Pick;
 use tokio::time::Instant;
 
 use crate::Captures;
@@ -31,12 +33,12 @@ use crate::stats::VirtualClusterStats;
 #[derive(Debug)]
 pub(crate) struct UpstreamRequest {
     pub(super) cluster: Rc<Cluster>,
-    pub(super) host: Arc<Host>,
+    pub(super) pick: Pick,
     pub(super) origin: Origin,
     /// The stats of the request's virtual cluster and route, if they have some.
     pub(super) also: AlsoCounted,
     /// What formatters read of it later.
-    pub(super) captures: Arc<Captures>,
+    pub(super) captures: Rc<Captures>,
     pub(super) counting: Counting,
     /// Whether the host or the response is marked as a canary.
     pub(super) canary: Cell<bool>,
@@ -57,6 +59,11 @@ pub(crate) struct UpstreamRequest {
 }
 
 impl UpstreamRequest {
+    /// The host.
+    pub(super) fn host(&self) -> &Host {
+        self.pick.host()
+    }
+
     /// Counts a response, ours or the host's, by its status.
     pub(super) fn count_status(&self, status: u16) {
         self.counting.count(&self.cluster, self.origin, status);
@@ -79,7 +86,7 @@ impl UpstreamRequest {
             _ => {}
         }
         if self.response_began.get().is_none() || self.awaits_grpc_status.get() {
-            self.host.stats.rq_error.inc();
+            self.host().stats.rq_error.inc();
         }
         self.error.replace(Some(error.clone()));
     }
@@ -114,7 +121,7 @@ impl UpstreamRequest {
         if self.response_ended.get().is_some() {
             return;
         }
-        let now = Instant::now();
+        let now = clock::now();
         self.response_ended.set(Some(now));
         self.complete.set(request_sent);
         if self.awaits_grpc_status.get() {
@@ -176,15 +183,15 @@ impl UpstreamRequest {
             Expired::Idle | Expired::Request | Expired::Duration => return false,
         }
         if expired != Expired::UpstreamDuration {
-            self.host.stats.rq_timeout.inc();
+            self.host().stats.rq_timeout.inc();
         }
-        self.host.stats.rq_error.inc();
+        self.host().stats.rq_error.inc();
         true
     }
 
     /// Counts how the host did.
     pub(super) fn count_host(&self, failed: bool) {
-        let stats = &self.host.stats;
+        let stats = &self.host().stats;
         if failed {
             &stats.rq_error
         } else {

@@ -1,6 +1,8 @@
 //! Requests through a connection manager, with real sockets on both sides.
 
 #[cfg(test)]
+mod allocations;
+#[cfg(test)]
 mod answers;
 #[cfg(test)]
 mod support;

@@ -334,7 +334,7 @@ fn describe(description: &Arc<HostDescription>, target: &DnsTarget) -> Arc<HostD
         return description.clone();
     }
     Arc::new(HostDescription {
-        hostname: target.name.clone(),
+        hostname: target.name.as_str().into(),
         ..HostDescription::clone(description)
     })
 }

@@ -8,14 +8,12 @@ use http::Request;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
 use outrider_codec::StreamError;
-use outrider_stats::Held;
 
 use super::Pool;
 use super::connection::Connection;
 use super::connection::ConnectionInfo;
 use crate::Host;
 use crate::Permit;
-use crate::stats::ClusterStats;
 
 /// A place on a connection to a host, kept until the request on it is over.
 pub struct UpstreamStream {
@@ -29,14 +27,13 @@ impl UpstreamStream {
         host.rq_total.inc();
         host.rq_active.inc();
         pool.cx.stats.upstream_rq_total.inc();
-        let active = pool.cx.stats.hold(|stats| &stats.upstream_rq_active);
+        pool.cx.stats.upstream_rq_active.inc();
         UpstreamStream {
             lease: Lease {
                 pool,
                 connection,
                 sent: false,
                 _permit: permit,
-                _active: active,
             },
         }
     }
@@ -79,7 +76,6 @@ pub(super) struct Lease {
     connection: Rc<Connection>,
     sent: bool,
     _permit: Permit,
-    _active: Held<ClusterStats>,
 }
 
 impl Lease {
@@ -94,6 +90,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.mark_sent();
         self.pool.host.stats.rq_active.dec();
+        self.pool.cx.stats.upstream_rq_active.dec();
         self.connection.give_back();
         self.pool.on_change(&self.connection);
     }

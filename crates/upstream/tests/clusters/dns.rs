@@ -110,7 +110,7 @@ fn a_logical_host_has_all_addresses_and_survives_an_empty_answer() {
         assert_eq!(hosts, ["10.0.0.1:80"]);
         let host = proxy.manager.view()[0].hosts().next().unwrap().clone();
         assert_eq!(host.addresses().len(), 2);
-        assert_eq!(host.hostname(), "a.test");
+        assert_eq!(&**host.hostname(), "a.test");
         assert!(proxy.stat("update_failure") >= 1);
         let (hosts, proxy) = outcome(DiscoveryType::LogicalDns, &[TWO, OTHERS]).await;
         assert_eq!(hosts, ["10.0.0.3:80"]);
