@@ -7,9 +7,6 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
-use bytes::Bytes;
-use http::HeaderValue;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
@@ -23,20 +20,13 @@ use crate::CodecType;
 use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Meter;
+use crate::RequestHead;
 use crate::ServerOptions;
 use crate::StreamError;
 use crate::h1;
 use crate::h2;
 use crate::stats::ByteCounts;
 use crate::stats::ConnectionStats;
-
-/// Whom a request is for: `:authority`, or `host`, or the authority of an absolute target. An extension of the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authority(pub HeaderValue);
-
-/// A target that holds a `#`, as it came: the URI has lost the fragment, and with it what a manager must refuse.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawTarget(pub Bytes);
 
 /// A request that the codec could not make sense of, to be answered as a stream of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +44,8 @@ pub trait Handler: 'static {
     /// Serves one stream to its end. Dropped when the connection dies.
     fn serve(
         self: Rc<Self>,
-        request: Request<Body>,
+        head: RequestHead,
+        body: Body,
         respond: Respond,
     ) -> impl Future<Output = ()> + 'static;
 

@@ -10,7 +10,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
-use http::Request;
 use outrider_net::Stream;
 
 use crate::Body;
@@ -18,6 +17,7 @@ use crate::ClientOptions;
 use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Meter;
+use crate::RequestHead;
 use crate::StreamError;
 use crate::UnderscoresAction;
 
@@ -116,15 +116,14 @@ impl Connection {
 
     pub(crate) fn send(
         self: &Rc<Connection>,
-        request: Request<Body>,
+        head: RequestHead,
+        body: Body,
     ) -> Result<Exchange, StreamError> {
         if self.capacity() == 0 {
             return Err(StreamError::Overflow);
         }
         self.state.set(State::Busy);
-        let (head, body) = request.into_parts();
         let ends = body.is_end_stream();
-        let head = Request::from_parts(head, ());
         let meter = Rc::new(Meter::default());
         let mut transport = self.transport.borrow_mut();
         let encoded = transport.write(|out| encode::request(&head, &self.options.http1, ends, out));
@@ -134,7 +133,7 @@ impl Connection {
             .then(|| (BodySink::new(encoded, self.options.buffer_limit), body));
         Ok(Exchange::new(
             self.clone(),
-            head.method().clone(),
+            head.method,
             upload,
             meter,
             encoded.tunnel,

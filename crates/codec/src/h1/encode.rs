@@ -6,14 +6,14 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
 use http::header;
 
-use crate::Authority;
 use crate::Http1Options;
+use crate::RequestHead;
+use crate::Target;
 use crate::options::HeaderCase;
 
 /// How the body after a head is written.
@@ -139,16 +139,15 @@ pub(crate) fn informational(head: &Response<()>, options: &Http1Options, out: &m
 }
 
 /// Writes a request's head to `out`, and says how its body goes. `ends`: the body is known to be empty.
-pub(crate) fn request<B>(
-    head: &Request<B>,
+pub(crate) fn request(
+    head: &RequestHead,
     options: &Http1Options,
     ends: bool,
     out: &mut Vec<u8>,
 ) -> Encoded {
-    let method = head.method();
+    let method = &head.method;
     let case = options.header_case;
-    let authority = head.extensions().get::<Authority>();
-    let authority = authority.map_or(b"".as_slice(), |authority| authority.0.as_bytes());
+    let authority = head.authority();
     out.extend_from_slice(method.as_str().as_bytes());
     out.extend_from_slice(b" ");
     if *method == Method::CONNECT {
@@ -156,22 +155,19 @@ pub(crate) fn request<B>(
     } else {
         if options.send_fully_qualified_url {
             let scheme = head
-                .headers()
+                .headers
                 .get("x-forwarded-proto")
                 .map_or(b"http".as_slice(), HeaderValue::as_bytes);
             out.extend_from_slice(scheme);
             out.extend_from_slice(b"://");
             out.extend_from_slice(authority);
         }
-        let target = head
-            .uri()
-            .path_and_query()
-            .map_or("/", http::uri::PathAndQuery::as_str);
-        out.extend_from_slice(target.as_bytes());
+        let target = head.path.as_ref().map_or(b"/".as_slice(), Target::as_bytes);
+        out.extend_from_slice(target);
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     field(&header::HOST, authority, case, out);
-    let noted = fields(head.headers(), case, true, out);
+    let noted = fields(&head.headers, case, true, out);
     let tunnel = *method == Method::CONNECT || noted.has_upgrade;
     let coding = if tunnel {
         BodyCoding::Plain
@@ -385,14 +381,14 @@ mod tests {
             header_case: HeaderCase::ProperWords,
             ..Http1Options::default()
         };
-        let mut message = Request::builder()
-            .uri("/p")
-            .header("x-a-bc", "v")
-            .body(())
-            .unwrap();
+        let mut message = RequestHead {
+            authority: Some(HeaderValue::from_static("h")),
+            path: Target::try_from("/p").ok(),
+            ..RequestHead::default()
+        };
         message
-            .extensions_mut()
-            .insert(Authority(HeaderValue::from_static("h")));
+            .headers
+            .insert("x-a-bc", HeaderValue::from_static("v"));
         let mut out = Vec::new();
         request(&message, &options, true, &mut out);
         assert_eq!(out, b"GET /p HTTP/1.1\r\nHost: h\r\nX-A-Bc: v\r\n\r\n");

@@ -1,4 +1,4 @@
-//! Message heads: from bytes to [`http::Request`] and [`http::Response`] (RFC 9112 sections 2 to 6), as lenient and as
+//! Message heads: from bytes to [`crate::RequestHead`] and [`http::Response`] (RFC 9112 sections 2 to 6), as lenient and as
 //! strict as Envoy's parser: bare LF ends a line, a folded line is joined, and whatever makes framing ambiguous is refused.
 
 use bytes::Bytes;
@@ -7,10 +7,8 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
-use http::Uri;
 use http::Version;
 use http::header;
 use http::header::AsHeaderName;
@@ -18,17 +16,17 @@ use memchr::memchr;
 
 use super::framing::Framing;
 use super::target;
-use crate::Authority;
 use crate::Http1Options;
 use crate::MalformedRequest;
-use crate::RawTarget;
+use crate::RequestHead;
 use crate::UnderscoresAction;
 use crate::stats::Http1Stats;
 
 /// A request's head, and what it says of the connection.
 #[derive(Debug)]
-pub(crate) struct RequestHead {
-    pub(crate) request: Request<()>,
+pub(crate) struct Received {
+    pub(crate) head: RequestHead,
+    pub(crate) version: Version,
     pub(crate) framing: Framing,
     /// Whether the client wants to go on using the connection.
     pub(crate) keep_alive: bool,
@@ -112,7 +110,7 @@ pub(crate) fn take_request(
     limits: Limits,
     options: &Http1Options,
     stats: &Http1Stats,
-) -> Result<Option<RequestHead>, HeadError> {
+) -> Result<Option<Received>, HeadError> {
     // A robust server skips empty lines before a request (RFC 9112 section 2.2).
     let blank = buffer
         .iter()
@@ -146,7 +144,6 @@ pub(crate) fn take_request(
     fields.remove_named_by_connection();
     fields.remove_hop_by_hop(upgrade);
 
-    let mut request = Request::new(());
     let parsed = target::parse(&method, &target, options.allow_absolute_url)?;
     if let Some(named) = parsed.authority {
         authority = Some(named);
@@ -157,21 +154,20 @@ pub(crate) fn take_request(
     {
         authority = HeaderValue::from_str(&options.default_host_for_http_10).ok();
     }
-    if let Some(authority) = authority {
-        if !target::is_valid_authority(authority.as_bytes()) {
-            return Err(HeadError::bad_request("http.invalid_authority"));
-        }
-        request.extensions_mut().insert(Authority(authority));
+    if let Some(authority) = &authority
+        && !target::is_valid_authority(authority.as_bytes())
+    {
+        return Err(HeadError::bad_request("http.invalid_authority"));
     }
-    if memchr(b'#', &target).is_some() {
-        request.extensions_mut().insert(RawTarget(target));
-    }
-    *request.uri_mut() = parsed.uri;
-    *request.method_mut() = method;
-    *request.version_mut() = version;
-    *request.headers_mut() = fields.map;
-    Ok(Some(RequestHead {
-        request,
+    Ok(Some(Received {
+        head: RequestHead {
+            method,
+            scheme: None,
+            authority,
+            path: parsed.path,
+            headers: fields.map,
+        },
+        version,
         framing,
         keep_alive,
         bytes: size,
@@ -598,11 +594,6 @@ fn trim(bytes: &[u8]) -> &[u8] {
         .rposition(|byte| !blank(byte))
         .map_or(start, |at| at + 1);
     &bytes[start..end]
-}
-
-/// The origin form of `path`, as the URI of a request.
-pub(crate) fn origin_form(path: Bytes) -> Option<Uri> {
-    Uri::from_maybe_shared(path).ok()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use super::framing::Framing;
 use super::head;
 use super::head::HeadError;
 use super::head::Limits;
-use super::head::RequestHead;
+use super::head::Received;
 use super::recv::RecvBody;
 use super::recv::Shared;
 use super::respond;
@@ -104,7 +104,7 @@ pub(crate) async fn serve<H: Handler>(
     reason = "it lives for one move; a box would cost every request an allocation"
 )]
 enum Next {
-    Request(RequestHead),
+    Request(Received),
     Malformed(MalformedRequest),
     Close(EndCause),
 }
@@ -148,26 +148,26 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Serves one request, from its head to the last byte of its response.
-    async fn serve(&mut self, head: RequestHead) -> After {
+    async fn serve(&mut self, request: Received) -> After {
         if self.waiting.life.note_request() {
             self.options.stats.downstream_cx_max_requests_reached.inc();
             self.shared.closing.set(true);
         }
-        if !head.keep_alive {
+        if !request.keep_alive {
             self.shared.closing.set(true);
         }
         let meter = Rc::new(Meter::default());
-        meter.add_headers_received(head.bytes, head.bytes);
-        let body = if head.framing.is_done() {
+        meter.add_headers_received(request.bytes, request.bytes);
+        let body = if request.framing.is_done() {
             meter.end_receive();
             Body::Empty
         } else {
             Body::H1(RecvBody::new(self.shared.clone(), meter.clone()))
         };
-        *self.shared.framing.borrow_mut() = head.framing;
-        let request = head.request.map(|()| body);
-        let respond = self.respond(request.method().clone(), request.version(), meter);
-        let served = self.handler.clone().serve(request, respond);
+        *self.shared.framing.borrow_mut() = request.framing;
+        let head = request.head;
+        let respond = self.respond(head.method.clone(), request.version, meter);
+        let served = self.handler.clone().serve(head, body, respond);
         self.drive(served).await;
         self.after(self.shared.answered.get())
     }

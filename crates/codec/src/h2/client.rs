@@ -15,7 +15,6 @@ use std::task::Waker;
 use bytes::Bytes;
 use h2::client::Builder;
 use h2::client::SendRequest;
-use http::Request;
 use outrider_net::Stream;
 use outrider_stats::Held;
 use tokio::time::Instant;
@@ -25,6 +24,7 @@ use crate::ClientOptions;
 use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Meter;
+use crate::RequestHead;
 use crate::StreamError;
 use crate::io::Io;
 use crate::stats::Http2Stats;
@@ -153,12 +153,12 @@ impl Connection {
 
     pub(crate) fn send(
         self: &Rc<Connection>,
-        request: Request<Body>,
+        head: RequestHead,
+        body: Body,
     ) -> Result<Exchange, StreamError> {
         if self.capacity() == 0 {
             return Err(StreamError::Overflow);
         }
-        let (head, body) = request.into_parts();
         let size = headers::size(&head.headers);
         let head = headers::send(head)?;
         let ends = body.is_end_stream();

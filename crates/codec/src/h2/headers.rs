@@ -13,9 +13,10 @@ use http::uri;
 use http::uri::PathAndQuery;
 use http::uri::Scheme;
 
-use crate::Authority;
+use crate::RequestHead;
 use crate::ServerOptions;
 use crate::StreamError;
+use crate::Target;
 use crate::UnderscoresAction;
 use crate::stats::Http2Stats;
 
@@ -31,11 +32,11 @@ pub(super) fn size(headers: &HeaderMap) -> usize {
 ///
 /// `bytes` is the size of its header fields.
 pub(super) fn accept(
-    head: &mut request::Parts,
+    mut head: request::Parts,
     bytes: usize,
     options: &ServerOptions,
     stats: &Http2Stats,
-) -> Result<(), Refused> {
+) -> Result<RequestHead, Refused> {
     let target = std::mem::take(&mut head.uri).into_parts();
     let path = target.path_and_query.as_ref();
     let total = bytes
@@ -60,17 +61,17 @@ pub(super) fn accept(
         None => host,
     };
     let authority = authority.ok_or(Refused::Message)?;
-    head.extensions.insert(Authority(authority));
-    if let Some(scheme) = target.scheme
-        && scheme != Scheme::HTTP
-    {
-        head.extensions.insert(scheme);
-    }
-    if let Some(path) = target.path_and_query {
-        head.uri = Uri::from(path);
-    }
-    upgrade_from_connect(head);
-    Ok(())
+    upgrade_from_connect(&mut head);
+    let path = target
+        .path_and_query
+        .filter(|_| head.method != Method::CONNECT);
+    Ok(RequestHead {
+        method: head.method,
+        scheme: Some(target.scheme.unwrap_or(Scheme::HTTP)),
+        authority: Some(authority),
+        path: path.and_then(|path| Target::try_from(path.as_str()).ok()),
+        headers: head.headers,
+    })
 }
 
 /// A request that is not served.
@@ -137,8 +138,11 @@ fn upgrade_from_connect(head: &mut request::Parts) {
 }
 
 /// Makes the head that the `h2` crate sends for a request in the shared shape.
-pub(super) fn send(mut head: request::Parts) -> Result<Request<()>, StreamError> {
-    let plain_connect = head.method == Method::CONNECT;
+pub(super) fn send(shared: RequestHead) -> Result<Request<()>, StreamError> {
+    let plain_connect = shared.method == Method::CONNECT;
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = shared.method;
+    head.headers = shared.headers;
     if let Some(protocol) = head.headers.remove(header::UPGRADE) {
         let protocol = protocol.to_str().map_err(|_| INVALID)?;
         head.extensions.insert(h2::ext::Protocol::from(protocol));
@@ -146,15 +150,15 @@ pub(super) fn send(mut head: request::Parts) -> Result<Request<()>, StreamError>
     }
     head.headers.remove(header::CONNECTION);
     let mut target = uri::Parts::default();
-    if let Some(Authority(authority)) = head.extensions.remove() {
+    if let Some(authority) = shared.authority.filter(|authority| !authority.is_empty()) {
         target.authority =
             Some(uri::Authority::try_from(authority.as_bytes()).map_err(|_| INVALID)?);
     }
     if !plain_connect {
-        let scheme = head.extensions.remove().unwrap_or(Scheme::HTTP);
+        let scheme = shared.scheme.unwrap_or(Scheme::HTTP);
         target.scheme = target.authority.is_some().then_some(scheme);
-        let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
-        target.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        let path = shared.path.unwrap_or_else(Target::root);
+        target.path_and_query = Some(PathAndQuery::try_from(path.as_bytes()).map_err(|_| INVALID)?);
     }
     head.uri = Uri::from_parts(target).map_err(|_| INVALID)?;
     // Without an authority, the crate takes the request only as one that is forwarded from HTTP/1.
@@ -178,14 +182,12 @@ mod tests {
     fn accepted(
         request: Request<()>,
         change: impl FnOnce(&mut ServerOptions),
-    ) -> Option<request::Parts> {
+    ) -> Option<RequestHead> {
         let mut options = ServerOptions::new(Timers::new(), Drain::new());
         change(&mut options);
-        let (mut head, ()) = request.into_parts();
+        let (head, ()) = request.into_parts();
         let bytes = size(&head.headers);
-        accept(&mut head, bytes, &options, &Http2Stats::default())
-            .ok()
-            .map(|()| head)
+        accept(head, bytes, &options, &Http2Stats::default()).ok()
     }
 
     #[test]
@@ -194,11 +196,8 @@ mod tests {
             .body(())
             .unwrap();
         let head = accepted(request, |_| {}).unwrap();
-        assert_eq!(head.uri, "/x?y=z");
-        assert_eq!(
-            head.extensions.get::<Authority>().unwrap().0,
-            "a.example:8080"
-        );
+        assert_eq!(head.path(), "/x?y=z");
+        assert_eq!(head.host(), "a.example:8080");
         let sent = send(head).unwrap();
         assert_eq!(sent.uri(), "https://a.example:8080/x?y=z");
     }

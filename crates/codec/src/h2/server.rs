@@ -216,15 +216,15 @@ impl<H: Handler> Connection<H> {
             self.options.stats.downstream_cx_max_requests_reached.inc();
             self.leave();
         }
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let size = headers::size(&head.headers);
         let stats = &self.options.http2_stats;
-        match headers::accept(&mut head, size, &self.options, stats) {
-            Ok(()) => {}
+        let head = match headers::accept(head, size, &self.options, stats) {
+            Ok(head) => head,
             // The frame watch takes this reset for the crate's, and counts it as such.
             Err(Refused::Message) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             Err(Refused::Stream) => return respond.send_reset(Reason::INTERNAL_ERROR),
-        }
+        };
         let meter = Rc::new(Meter::default());
         meter.add_headers_received(size, size + FRAME_HEAD);
         let body = RecvBody::new(body, meter.clone(), Some(stats.clone()));
@@ -240,10 +240,7 @@ impl<H: Handler> Connection<H> {
             meter,
             self.streams.clone(),
         ));
-        let served = self
-            .handler
-            .clone()
-            .serve(Request::from_parts(head, body), respond);
+        let served = self.handler.clone().serve(head, body, respond);
         // Boxed: the runtime copies a task's future some five times from spawn to end, and a manager's is large.
         tokio::task::spawn_local(Box::pin(async move {
             // Held in the task, so that the stream counts until its handler is done.

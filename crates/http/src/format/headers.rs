@@ -273,8 +273,8 @@ impl Name {
                 .scheme
                 .as_ref()
                 .map(|scheme| scheme.as_str().as_bytes()),
-            Name::Authority => Some(request.authority.as_bytes()).filter(|host| !host.is_empty()),
-            Name::Path => request.path.as_ref().map(|path| path.as_str().as_bytes()),
+            Name::Authority => Some(request.authority()).filter(|host| !host.is_empty()),
+            Name::Path => request.path.as_ref().map(|path| path.as_bytes()),
             Name::Status | Name::Unknown => None,
             Name::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
         }

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
@@ -19,6 +18,7 @@ use outrider_codec::StreamError;
 use outrider_net::ConnectionInfo;
 use outrider_net::clock;
 
+use crate::RequestHead;
 use crate::ResponseFlag;
 use crate::Stream;
 use crate::deadlines::Deadlines;
@@ -177,12 +177,12 @@ impl ConnectionManager {
         error: MalformedRequest,
         mut respond: Respond,
     ) {
-        let (mut head, ()) = Request::new(()).into_parts();
-        // There is no method to log; this is how an absent one prints.
-        head.method = Method::from_bytes(b"-").unwrap_or_default();
-        head.uri = http::Uri::default();
-        let mut stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
-        stream.request.path = None;
+        let head = RequestHead {
+            // There is no method to log; this is how an absent one prints.
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            ..RequestHead::default()
+        };
+        let stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
         self.count_request(stream.protocol);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
         let reply = LocalReply::new(error.status, error.details).body(error.body.into_owned());

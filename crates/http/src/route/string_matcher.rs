@@ -190,11 +190,9 @@ impl HeaderMatcher {
                     .map(|s| s.as_str().as_bytes())
                     .into_iter(),
             ),
-            Name::Authority => self.holds(
-                Some(head.authority.as_bytes())
-                    .filter(|a| !a.is_empty())
-                    .into_iter(),
-            ),
+            Name::Authority => {
+                self.holds(Some(head.authority()).filter(|a| !a.is_empty()).into_iter())
+            }
             Name::Path => self.holds(
                 head.path
                     .as_ref()

@@ -11,13 +11,8 @@ use std::task::Context;
 use std::task::Poll;
 
 use http::HeaderValue;
-use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
-use http::Uri;
-use http::uri::Scheme;
-use outrider_codec::Authority;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
 use outrider_codec::StreamError;
@@ -28,6 +23,7 @@ use outrider_upstream::PoolFailure;
 use outrider_upstream::Priority;
 use outrider_upstream::UpstreamStream;
 
+use crate::RequestHead;
 use crate::ResponseHead;
 use crate::Stream;
 use crate::deadlines::Expired;
@@ -225,23 +221,14 @@ impl<'a> Attempt<'a> {
         let mut captured = cx.captures.request.from(&stream.request.headers);
         cx.response
             .keep_request_id(&stream.request.headers, &mut captured);
-        let headers = std::mem::replace(&mut stream.request.headers, captured);
-        let mut request = Request::new(body);
-        *request.method_mut() = stream.request.method.clone();
-        *request.headers_mut() = headers;
-        *request.version_mut() = stream.protocol;
-        *request.uri_mut() = target(stream);
-        let extensions = request.extensions_mut();
-        extensions.insert(Authority(stream.request.authority.clone()));
-        if let Some(scheme) = stream
-            .request
-            .scheme
-            .clone()
-            .filter(|scheme| *scheme != Scheme::HTTP)
-        {
-            extensions.insert(scheme);
-        }
-        let exchange = place.send(request).map_err(|error| match error {
+        let head = RequestHead {
+            headers: std::mem::replace(&mut stream.request.headers, captured),
+            method: stream.request.method.clone(),
+            scheme: stream.request.scheme.clone(),
+            authority: stream.request.authority.clone(),
+            path: stream.request.path.clone(),
+        };
+        let exchange = place.send(head, body).map_err(|error| match error {
             // There was a place, so what is full is closing: the host sent something before it was asked.
             StreamError::Overflow => {
                 self.failed(&StreamError::ProtocolError("http1.codec_error"), "")
@@ -368,17 +355,6 @@ fn poll_head(exchange: &mut Exchange, task: &mut Context<'_>) -> Poll<Result<Hea
         return Poll::Ready(interim.map(Head::Interim));
     }
     exchange.poll_response(task).map_ok(Head::Final)
-}
-
-/// The request's target, as the codecs take it: the path, and nothing for CONNECT.
-fn target(stream: &Stream) -> Uri {
-    let head = &stream.request;
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query.clone_from(&head.path);
-    if head.method == Method::CONNECT {
-        return Uri::default();
-    }
-    Uri::from_parts(parts).unwrap_or_default() // a path alone is always a legal target
 }
 
 /// A number of milliseconds as a header's value; what is usual is not written anew each time.
