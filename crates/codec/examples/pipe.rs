@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use http::Request;
 use http::Response;
 use http::header;
 use outrider_codec::Body;
@@ -21,6 +20,7 @@ use outrider_codec::ClientOptions;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Refused;
+use outrider_codec::RequestHead;
 use outrider_codec::Respond;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
@@ -68,11 +68,15 @@ impl Pipe {
         Ok(client)
     }
 
-    async fn forward(&self, mut request: Request<Body>) -> Result<Response<Body>, StreamError> {
+    async fn forward(
+        &self,
+        mut head: RequestHead,
+        body: Body,
+    ) -> Result<Response<Body>, StreamError> {
         let proto = HeaderValue::from_static("http");
-        request.headers_mut().insert("x-forwarded-proto", proto);
-        request.headers_mut().remove(header::TRANSFER_ENCODING);
-        let mut exchange = self.client().await?.send(request)?;
+        head.headers.insert("x-forwarded-proto", proto);
+        head.headers.remove(header::TRANSFER_ENCODING);
+        let mut exchange = self.client().await?.send(&head, body)?;
         let mut response = poll_fn(|cx| exchange.poll_response(cx)).await?;
         response.headers_mut().remove(header::TRANSFER_ENCODING);
         response
@@ -83,8 +87,8 @@ impl Pipe {
 }
 
 impl Handler for Pipe {
-    async fn serve(self: Rc<Self>, request: Request<Body>, mut respond: Respond) {
-        let response = self.forward(request).await.unwrap_or_else(|error| {
+    async fn serve(self: Rc<Self>, head: RequestHead, body: Body, mut respond: Respond) {
+        let response = self.forward(head, body).await.unwrap_or_else(|error| {
             let mut response = Response::new(Body::full(error.to_string()));
             *response.status_mut() = http::StatusCode::BAD_GATEWAY;
             response

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 
-use http::Request;
 use http::Response;
 use http::Version;
 use outrider_net::Stream;
@@ -16,6 +15,7 @@ use crate::ClientOptions;
 use crate::ConnectionEnd;
 use crate::Frame;
 use crate::Meter;
+use crate::RequestHead;
 use crate::StreamError;
 use crate::h1;
 use crate::h2;
@@ -95,13 +95,13 @@ impl Client {
     ///
     /// # Errors
     /// [`StreamError::Overflow`] without capacity, [`StreamError::RemoteRefused`] after GOAWAY, or what is wrong with the head.
-    pub fn send(&self, request: Request<Body>) -> Result<Exchange, StreamError> {
+    pub fn send(&self, head: &RequestHead, body: Body) -> Result<Exchange, StreamError> {
         match &self.0 {
             ClientKind::H1(connection) => connection
-                .send(request)
+                .send(head, body)
                 .map(|exchange| ExchangeKind::H1(Box::new(exchange))),
             ClientKind::H2(connection) => connection
-                .send(request)
+                .send(head, body)
                 .map(|exchange| ExchangeKind::H2(Box::new(exchange))),
         }
         .map(|kind| Exchange { kind, guard: None })

@@ -62,6 +62,8 @@ pub struct ConnectionEnd {
 pub enum EndCause {
     /// The peer closed or reset it.
     Remote,
+    /// The peer closed it in the middle of an answer, which breaks the protocol.
+    CutOff,
     /// This side closed it: drained, idle, or told to.
     Local,
     /// This side closed it because the peer broke the protocol; the text is Envoy's name for the fault.
@@ -74,7 +76,13 @@ impl EndCause {
     /// Whether this side closed the connection (`…_cx_destroy_local`).
     #[must_use]
     pub fn is_local(self) -> bool {
-        !matches!(self, EndCause::Remote)
+        !matches!(self, EndCause::Remote | EndCause::CutOff)
+    }
+
+    /// Whether the peer broke the protocol (`…_cx_protocol_error`).
+    #[must_use]
+    pub fn is_protocol_error(self) -> bool {
+        matches!(self, EndCause::CutOff | EndCause::ProtocolError(_))
     }
 }
 

@@ -1,8 +1,8 @@
 //! HTTP/1.1 and HTTP/2 on the wire, in both roles: connections in, streams of messages out.
 //!
-//! Both codecs give and take one shape of message, so that nothing above knows which one it talks to: header names in
-//! lower case, the target's path and query as the URI, and the authority (`:authority` or `host`) apart from both, as an
-//! [`Authority`] among the request's extensions. Bodies are [`Body`]; every wait is bounded by back-pressure, never by a buffer.
+//! Both codecs give and take one shape of message, so that nothing above knows which one it talks to: [`RequestHead`] has
+//! header names in lower case, and method, target and authority (`:authority` or `host`) apart from them. Bodies are
+//! [`Body`]; every wait is bounded by back-pressure, never by a buffer.
 
 mod body;
 mod client;
@@ -15,6 +15,7 @@ mod life;
 mod meter;
 mod options;
 mod reason;
+mod request;
 mod server;
 pub mod stats;
 
@@ -38,10 +39,11 @@ pub use options::Keepalive;
 pub use options::ServerOptions;
 pub use options::UnderscoresAction;
 pub use reason::Reason;
-pub use server::Authority;
+pub use request::InvalidTarget;
+pub use request::RequestHead;
+pub use request::Target;
 pub use server::Handler;
 pub use server::MalformedRequest;
-pub use server::RawTarget;
 pub use server::Refused;
 pub use server::Respond;
 pub use server::serve;

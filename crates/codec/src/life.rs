@@ -73,8 +73,9 @@ impl Life {
         None
     }
 
-    /// Counts a request; true when it is the last that the connection may carry.
+    /// Counts a request, which ends the time without one; true when it is the last that the connection may carry.
     pub(crate) fn note_request(&mut self) -> bool {
+        self.idle_since = None;
         match &mut self.requests_left {
             Some(left) => {
                 *left = left.saturating_sub(1);

@@ -7,9 +7,6 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
-use bytes::Bytes;
-use http::HeaderValue;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
@@ -24,20 +21,13 @@ use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Meter;
 use crate::Reason;
+use crate::RequestHead;
 use crate::ServerOptions;
 use crate::StreamError;
 use crate::h1;
 use crate::h2;
 use crate::stats::ByteCounts;
 use crate::stats::ConnectionStats;
-
-/// Whom a request is for: `:authority`, or `host`, or the authority of an absolute target. An extension of the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authority(pub HeaderValue);
-
-/// A target that holds a `#`, as it came: the URI has lost the fragment, and with it what a manager must refuse.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawTarget(pub Bytes);
 
 /// A request that the codec could not make sense of, to be answered as a stream of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +54,8 @@ pub trait Handler: 'static {
     /// Serves one stream to its end. Dropped when the connection dies.
     fn serve(
         self: Rc<Self>,
-        request: Request<Body>,
+        head: RequestHead,
+        body: Body,
         respond: Respond,
     ) -> impl Future<Output = ()> + 'static;
 
@@ -201,7 +192,7 @@ impl Counted {
     fn end(&self, end: &ConnectionEnd) {
         let stats = &self.stats;
         let active = end.active_streams > 0;
-        if matches!(end.cause, EndCause::ProtocolError(_)) {
+        if end.cause.is_protocol_error() {
             stats.downstream_cx_protocol_error.inc();
         }
         let (side, with_requests) = if end.cause.is_local() {

@@ -146,7 +146,7 @@ async fn body_and_trailers_travel_both_ways() {
     on_worker(|timers| async move {
         let (client, _) = connected(&timers, server_options(&timers)).await;
         let body = WithTrailers::body("ping", "x-end", "1");
-        let mut exchange = client.send(request("/echo", body)).unwrap();
+        let mut exchange = client.send(&request("/echo"), body).unwrap();
         let response = poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         assert_eq!(response.headers()["x-authority"], "a.example");
         let meter = exchange.meter().clone();
@@ -167,7 +167,7 @@ async fn body_and_trailers_travel_both_ways() {
 async fn a_reader_that_takes_nothing_stops_the_writer() {
     on_worker(|timers| async move {
         let (client, script) = connected(&timers, server_options(&timers)).await;
-        let mut exchange = client.send(request("/large", Body::Empty)).unwrap();
+        let mut exchange = client.send(&request("/large"), Body::Empty).unwrap();
         poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         settle().await;
         let (bytes, _) = collect(exchange.into_body()).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_reader_that_takes_nothing_stops_the_writer() {
 async fn a_dropped_exchange_resets_the_stream() {
     on_worker(|timers| async move {
         let (client, script) = connected(&timers, server_options(&timers)).await;
-        let mut exchange = client.send(request("/hang", Body::Empty)).unwrap();
+        let mut exchange = client.send(&request("/hang"), Body::Empty).unwrap();
         assert_eq!(client.active(), 1);
         let answer = poll_fn(|cx| Poll::Ready(exchange.poll_response(cx))).await;
         assert!(answer.is_pending());
@@ -209,7 +209,7 @@ async fn draining_lets_open_streams_finish_and_takes_no_new_ones() {
         let options = server_options(&timers);
         let (drain, stats) = (options.drain.clone(), options.stats.clone());
         let (client, _) = connected(&timers, options).await;
-        let mut exchange = client.send(request("/large", Body::Empty)).unwrap();
+        let mut exchange = client.send(&request("/large"), Body::Empty).unwrap();
         poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         drain.begin();
         settle().await;
@@ -388,8 +388,8 @@ async fn a_client_that_stays_is_left_after_the_drain_timeout() {
 async fn streams_beyond_a_goaway_are_refused_and_the_others_finish() {
     on_worker(|timers| async move {
         let (client, mut raw, _driven) = raw_server(&timers).await;
-        let mut first = client.send(request("/", Body::Empty)).unwrap();
-        let mut second = client.send(request("/", Body::Empty)).unwrap();
+        let mut first = client.send(&request("/"), Body::Empty).unwrap();
+        let mut second = client.send(&request("/"), Body::Empty).unwrap();
         while raw.next().await.unwrap().stream != 3 {}
         raw.send(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]).await;
         let refused = poll_fn(|cx| second.poll_response(cx)).await;
@@ -418,7 +418,7 @@ async fn resets_and_a_lost_connection_are_told_apart() {
         ];
         for (code, expected) in cases {
             let (client, mut raw, _driven) = raw_server(&timers).await;
-            let mut exchange = client.send(request("/", Body::Empty)).unwrap();
+            let mut exchange = client.send(&request("/"), Body::Empty).unwrap();
             while raw.next().await.unwrap().kind != HEADERS {}
             match code {
                 Some(code) => raw.send(RST_STREAM, 0, 1, &[0, 0, 0, code]).await,
@@ -446,9 +446,9 @@ async fn the_peers_stream_limit_is_the_capacity() {
         raw.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 2]).await;
         settle().await;
         assert_eq!((client.capacity(), changes.get()), (2, 1));
-        let first = client.send(request("/", Body::Empty)).unwrap();
-        let second = client.send(request("/", Body::Empty)).unwrap();
-        let third = client.send(request("/", Body::Empty));
+        let first = client.send(&request("/"), Body::Empty).unwrap();
+        let second = client.send(&request("/"), Body::Empty).unwrap();
+        let third = client.send(&request("/"), Body::Empty);
         assert_eq!(third.unwrap_err(), StreamError::Overflow);
         drop((first, second));
         assert_eq!((client.capacity(), changes.get()), (2, 3));

@@ -85,18 +85,6 @@ impl ResponseOptions {
             headers.insert(&names::REQUEST_ID, id.clone());
         }
     }
-
-    /// Keeps in `captured` what the response will be given of the `request`'s headers, which are about to be sent on.
-    pub(crate) fn keep_request_id(&self, request: &HeaderMap, captured: &mut HeaderMap) {
-        let names = [&names::REQUEST_ID, &names::FORCE_TRACE];
-        if self.always_set_request_id || request.contains_key(&names::FORCE_TRACE) {
-            for name in names {
-                if let Some(value) = request.get(name) {
-                    captured.insert(name, value.clone());
-                }
-            }
-        }
-    }
 }
 
 /// Removes what belongs to one hop only. An upgrade keeps what it consists of.

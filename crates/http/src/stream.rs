@@ -1,7 +1,7 @@
 //! One request and its response: all that filters, formatters and the access log read of it.
 //!
-//! The request's header map lives in [`Stream::request`] until the router sends it on. From then on only the headers
-//! that a formatter of this configuration asks for ([`Capture`]) stay behind; the map itself travels, it is never copied.
+//! The request's head stays in [`Stream::request`]: a codec writes it from there. The response's header map travels with the
+//! response; only what a formatter of this configuration asks for ([`Capture`]) stays behind.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -11,16 +11,10 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::HeaderName;
-use http::HeaderValue;
-use http::Method;
 use http::StatusCode;
 use http::Version;
-use http::request;
-use http::uri::PathAndQuery;
-use http::uri::Scheme;
-use outrider_codec::Authority;
 use outrider_codec::Meter;
-use outrider_codec::RawTarget;
+use outrider_codec::RequestHead;
 use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
@@ -65,10 +59,6 @@ pub struct Stream {
     pub details: Option<Cow<'static, str>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`.
     pub connection_termination_details: Option<Cow<'static, str>>,
-    /// Whether the client named a host, be it an empty one.
-    pub(crate) names_host: bool,
-    /// The target held a `#`, which a request's target never may.
-    pub(crate) has_fragment: bool,
     /// Whether the request asks for another protocol: CONNECT, or an upgrade.
     pub(crate) is_upgrade: bool,
     /// Whether it asks for WebSocket.
@@ -87,21 +77,6 @@ pub struct Stream {
     pub ended: Option<Instant>,
     /// What filters remember of this stream, by type.
     pub extensions: http::Extensions,
-}
-
-/// A request head in HTTP/2's shape, whichever protocol it came by.
-#[derive(Clone, Debug)]
-pub struct RequestHead {
-    /// `:method`.
-    pub method: Method,
-    /// `:scheme`; HTTP/1 has none until the connection manager sets it.
-    pub scheme: Option<Scheme>,
-    /// `:authority`, or HTTP/1's `host`; empty when there was none, and never in `headers`.
-    pub authority: HeaderValue,
-    /// `:path`; only CONNECT has none.
-    pub path: Option<PathAndQuery>,
-    /// The other headers, in the order they came.
-    pub headers: HeaderMap,
 }
 
 /// A response head.
@@ -171,13 +146,10 @@ impl Stream {
     /// A stream that begins now, with this head; `id` is a random number.
     pub(crate) fn new(
         connection: Rc<ConnectionInfo>,
-        head: request::Parts,
+        request: RequestHead,
         protocol: Version,
         id: u64,
     ) -> Stream {
-        let names_host = head.extensions.get::<Authority>().is_some();
-        let has_fragment = head.extensions.get::<RawTarget>().is_some();
-        let request = RequestHead::new(head, protocol);
         Stream {
             remote_address: connection.remote.clone(),
             connection,
@@ -193,8 +165,6 @@ impl Stream {
             flags: ResponseFlags::default(),
             details: None,
             connection_termination_details: None,
-            names_host,
-            has_fragment,
             is_upgrade: false,
             is_websocket: false,
             origin: Origin::External,
@@ -219,36 +189,6 @@ impl Stream {
     pub fn duration(&self) -> Duration {
         let end = self.ended.unwrap_or_else(clock::now);
         end.saturating_duration_since(self.started)
-    }
-}
-
-impl RequestHead {
-    fn new(mut head: request::Parts, protocol: Version) -> RequestHead {
-        let scheme = head.extensions.remove();
-        let is_http2 = protocol == Version::HTTP_2;
-        let authority = head.extensions.remove();
-        let path = head.uri.into_parts().path_and_query;
-        RequestHead {
-            path: path.filter(|_| head.method != Method::CONNECT),
-            method: head.method,
-            scheme: scheme.or(is_http2.then_some(Scheme::HTTP)),
-            authority: authority.map_or(HeaderValue::from_static(""), |Authority(authority)| {
-                authority
-            }),
-            headers: head.headers,
-        }
-    }
-
-    /// `:scheme`, plain http as long as there is none.
-    #[must_use]
-    pub fn scheme(&self) -> &str {
-        self.scheme.as_ref().map_or("http", Scheme::as_str)
-    }
-
-    /// `:path` with its query, empty for CONNECT.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        self.path.as_ref().map_or("", PathAndQuery::as_str)
     }
 }
 
@@ -375,8 +315,6 @@ impl Drop for StreamEnd {
 /// adds what it names.
 #[derive(Clone, Debug, Default)]
 pub struct Captures {
-    /// Of the request, read when the response comes or the stream ends.
-    pub request: Capture,
     /// Of the response, read when the stream ends.
     pub response: Capture,
     /// Of the response's trailers.

@@ -7,6 +7,7 @@ use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 use tokio::time::Instant;
 
+use crate::RequestHead;
 use crate::Stream;
 
 /// A connection between these two.
@@ -25,6 +26,10 @@ pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> ConnectionInf
 pub(crate) fn stream() -> Stream {
     let local = SocketAddr::from(([127, 0, 0, 1], 80));
     let connection = Rc::new(connection(local, local));
-    let (head, ()) = http::Request::new(()).into_parts();
+    let head = RequestHead {
+        scheme: Some(http::uri::Scheme::HTTP),
+        path: Some(outrider_codec::Target::root()),
+        ..RequestHead::default()
+    };
     Stream::new(connection, head, http::Version::HTTP_2, 1)
 }

@@ -10,9 +10,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
-use http::Method;
-use http::Request;
-use http::header;
 use outrider_net::Stream;
 
 use crate::Body;
@@ -20,6 +17,7 @@ use crate::ClientOptions;
 use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Meter;
+use crate::RequestHead;
 use crate::StreamError;
 use crate::UnderscoresAction;
 
@@ -118,51 +116,44 @@ impl Connection {
 
     pub(crate) fn send(
         self: &Rc<Connection>,
-        request: Request<Body>,
+        head: &RequestHead,
+        body: Body,
     ) -> Result<Exchange, StreamError> {
         if self.capacity() == 0 {
             return Err(StreamError::Overflow);
         }
         self.state.set(State::Busy);
-        let (head, body) = request.into_parts();
         let ends = body.is_end_stream();
-        let head = Request::from_parts(head, ());
         let meter = Rc::new(Meter::default());
         let mut transport = self.transport.borrow_mut();
-        let mut coding = BodyCoding::None;
-        transport.write(|out| coding = encode::request(&head, &self.options.http1, ends, out));
+        let encoded = transport.write(|out| encode::request(head, &self.options.http1, ends, out));
         meter.add_headers_sent(transport.queued(), transport.queued());
         drop(transport);
-        let length = head
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .filter(|_| coding == BodyCoding::Plain);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        let upload = (coding != BodyCoding::None).then(|| {
-            (
-                BodySink::new(coding, length, self.options.buffer_limit),
-                body,
-            )
-        });
-        let tunnel =
-            *head.method() == Method::CONNECT || head.headers().contains_key(header::UPGRADE);
+        let upload = (encoded.coding != BodyCoding::None)
+            .then(|| (BodySink::new(encoded, self.options.buffer_limit), body));
         Ok(Exchange::new(
             self.clone(),
-            head.method().clone(),
+            head.method.clone(),
             upload,
             meter,
-            tunnel,
+            encoded.tunnel,
         ))
     }
 
     /// The answer is complete: the connection may be used again, unless something speaks against it.
     pub(super) fn give_back(&self, reusable: bool) {
-        if !reusable || self.draining.get() || !self.transport.borrow().input.is_empty() {
-            self.finish(EndCause::Local);
-            return;
+        let transport = self.transport.borrow();
+        if transport.ended {
+            drop(transport);
+            return self.finish(EndCause::Remote);
         }
+        if !reusable || self.draining.get() || !transport.input.is_empty() {
+            drop(transport);
+            return self.finish(EndCause::Local);
+        }
+        drop(transport);
         self.state.set(State::Idle);
-        self.wake();
+        self.watch_again();
         (self.on_change)();
     }
 
@@ -178,6 +169,17 @@ impl Connection {
         (self.on_change)();
     }
 
+    /// Has the socket wake the watching task, which the exchange has waited in place of. The task itself need not run for
+    /// this, unless there is something to see already.
+    fn watch_again(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            let mut cx = Context::from_waker(task);
+            if self.transport.borrow().poll_readable(&mut cx).is_ready() {
+                task.wake_by_ref();
+            }
+        }
+    }
+
     fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
@@ -185,13 +187,16 @@ impl Connection {
     }
 
     fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<EndCause> {
-        *self.task.borrow_mut() = Some(cx.waker().clone());
+        self.task
+            .borrow_mut()
+            .get_or_insert_with(|| cx.waker().clone())
+            .clone_from(cx.waker());
         match self.state.get() {
             State::Busy => return Poll::Pending,
             State::Over(cause) => return Poll::Ready(cause),
             State::Idle => {}
         }
-        let filled = self.transport.borrow_mut().poll_fill(cx, false);
+        let filled = self.transport.borrow_mut().poll_fill(cx);
         let cause = match filled {
             Poll::Pending => return Poll::Pending,
             // Nobody has asked for this.

@@ -2,19 +2,18 @@
 
 use std::io::Write;
 
-use bytes::BytesMut;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
 use http::header;
 
-use crate::Authority;
 use crate::Http1Options;
+use crate::RequestHead;
+use crate::Target;
 use crate::options::HeaderCase;
 
 /// How the body after a head is written.
@@ -42,37 +41,52 @@ pub(crate) struct ResponseContext<'a> {
     pub(crate) close: bool,
 }
 
+/// What was written of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) coding: BodyCoding,
+    /// The length that `content-length` announces for the body that is to be written.
+    pub(crate) length: Option<u64>,
+    /// Whether a request asks for a tunnel.
+    pub(crate) tunnel: bool,
+}
+
+/// What the fields of a message say of its body.
+#[derive(Clone, Copy, Debug, Default)]
+struct Noted {
+    has_length: bool,
+    length: Option<u64>,
+    has_upgrade: bool,
+}
+
+impl Noted {
+    fn encoded(self, coding: BodyCoding, tunnel: bool) -> Encoded {
+        Encoded {
+            coding,
+            length: self.length.filter(|_| coding == BodyCoding::Plain),
+            tunnel,
+        }
+    }
+}
+
 /// Writes a response's head to `out`, and says how its body goes.
-pub(crate) fn response(
-    head: &Response<()>,
-    cx: ResponseContext<'_>,
-    out: &mut BytesMut,
-) -> BodyCoding {
+pub(crate) fn response(head: &Response<()>, cx: ResponseContext<'_>, out: &mut Vec<u8>) -> Encoded {
     let status = head.status();
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.extend_from_slice(b" ");
-    out.extend_from_slice(reason(status).as_bytes());
-    out.extend_from_slice(b"\r\n");
+    status_line(status, out);
+    let case = cx.options.header_case;
     let switches = status == StatusCode::SWITCHING_PROTOCOLS
         || (*cx.method == Method::CONNECT && status.is_success());
     let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
-    let has_length = head.headers().contains_key(header::CONTENT_LENGTH);
-    for (name, value) in head.headers() {
-        // RFC 9110 section 8.6: neither 1xx nor 204 nor a tunnel has a length.
-        if *name == header::CONTENT_LENGTH && (switches || bodiless) {
-            continue;
-        }
-        field(name, value.as_bytes(), cx.options.header_case, out);
-    }
+    // RFC 9110 section 8.6: neither 1xx nor 204 nor a tunnel has a length.
+    let noted = fields(head.headers(), case, !switches && !bodiless, out);
     if let Some(connection) = connection_field(cx).filter(|_| !switches) {
-        field(&header::CONNECTION, connection, cx.options.header_case, out);
+        field(&header::CONNECTION, connection, case, out);
     }
     let coding = if switches {
         BodyCoding::Plain
     } else if bodiless || status == StatusCode::NOT_MODIFIED {
         BodyCoding::None
-    } else if has_length {
+    } else if noted.has_length {
         if cx.ends || *cx.method == Method::HEAD {
             BodyCoding::None
         } else {
@@ -81,30 +95,31 @@ pub(crate) fn response(
     } else if *cx.method == Method::HEAD {
         // What the answer to a GET would have had, as Envoy sees it.
         if cx.version != Version::HTTP_10 {
-            field(
-                &header::TRANSFER_ENCODING,
-                b"chunked",
-                cx.options.header_case,
-                out,
-            );
+            field(&header::TRANSFER_ENCODING, b"chunked", case, out);
         }
         BodyCoding::None
     } else if cx.ends {
-        field(&header::CONTENT_LENGTH, b"0", cx.options.header_case, out);
+        field(&header::CONTENT_LENGTH, b"0", case, out);
         BodyCoding::None
     } else if cx.version == Version::HTTP_10 {
         BodyCoding::Plain
     } else {
-        field(
-            &header::TRANSFER_ENCODING,
-            b"chunked",
-            cx.options.header_case,
-            out,
-        );
+        field(&header::TRANSFER_ENCODING, b"chunked", case, out);
         BodyCoding::Chunked
     };
     out.extend_from_slice(b"\r\n");
-    coding
+    noted.encoded(coding, false)
+}
+
+fn status_line(status: StatusCode, out: &mut Vec<u8>) {
+    if status == StatusCode::OK {
+        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(reason(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What `connection` says, where it is not what the version implies.
@@ -117,26 +132,22 @@ fn connection_field(cx: ResponseContext<'_>) -> Option<&'static [u8]> {
 }
 
 /// Writes an interim response's head.
-pub(crate) fn informational(head: &Response<()>, options: &Http1Options, out: &mut BytesMut) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(head.status().as_str().as_bytes());
-    out.extend_from_slice(b" ");
-    out.extend_from_slice(reason(head.status()).as_bytes());
-    out.extend_from_slice(b"\r\n");
-    fields(head.headers(), options.header_case, out);
+pub(crate) fn informational(head: &Response<()>, options: &Http1Options, out: &mut Vec<u8>) {
+    status_line(head.status(), out);
+    fields(head.headers(), options.header_case, true, out);
     out.extend_from_slice(b"\r\n");
 }
 
 /// Writes a request's head to `out`, and says how its body goes. `ends`: the body is known to be empty.
-pub(crate) fn request<B>(
-    head: &Request<B>,
+pub(crate) fn request(
+    head: &RequestHead,
     options: &Http1Options,
     ends: bool,
-    out: &mut BytesMut,
-) -> BodyCoding {
-    let method = head.method();
-    let authority = head.extensions().get::<Authority>();
-    let authority = authority.map_or(b"".as_slice(), |authority| authority.0.as_bytes());
+    out: &mut Vec<u8>,
+) -> Encoded {
+    let method = &head.method;
+    let case = options.header_case;
+    let authority = head.authority();
     out.extend_from_slice(method.as_str().as_bytes());
     out.extend_from_slice(b" ");
     if *method == Method::CONNECT {
@@ -144,26 +155,23 @@ pub(crate) fn request<B>(
     } else {
         if options.send_fully_qualified_url {
             let scheme = head
-                .headers()
+                .headers
                 .get("x-forwarded-proto")
                 .map_or(b"http".as_slice(), HeaderValue::as_bytes);
             out.extend_from_slice(scheme);
             out.extend_from_slice(b"://");
             out.extend_from_slice(authority);
         }
-        let target = head
-            .uri()
-            .path_and_query()
-            .map_or("/", http::uri::PathAndQuery::as_str);
-        out.extend_from_slice(target.as_bytes());
+        let target = head.path.as_ref().map_or(b"/".as_slice(), Target::as_bytes);
+        out.extend_from_slice(target);
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    field(&header::HOST, authority, options.header_case, out);
-    fields(head.headers(), options.header_case, out);
-    let tunnel = *method == Method::CONNECT || head.headers().contains_key(header::UPGRADE);
+    field(&header::HOST, authority, case, out);
+    let noted = fields(&head.headers, case, true, out);
+    let tunnel = *method == Method::CONNECT || noted.has_upgrade;
     let coding = if tunnel {
         BodyCoding::Plain
-    } else if head.headers().contains_key(header::CONTENT_LENGTH) {
+    } else if noted.has_length {
         if ends {
             BodyCoding::None
         } else {
@@ -175,24 +183,19 @@ pub(crate) fn request<B>(
             *method,
             Method::GET | Method::HEAD | Method::DELETE | Method::TRACE
         ) {
-            field(&header::CONTENT_LENGTH, b"0", options.header_case, out);
+            field(&header::CONTENT_LENGTH, b"0", case, out);
         }
         BodyCoding::None
     } else {
-        field(
-            &header::TRANSFER_ENCODING,
-            b"chunked",
-            options.header_case,
-            out,
-        );
+        field(&header::TRANSFER_ENCODING, b"chunked", case, out);
         BodyCoding::Chunked
     };
     out.extend_from_slice(b"\r\n");
-    coding
+    noted.encoded(coding, tunnel)
 }
 
 /// Writes the line before a chunk.
-pub(crate) fn push_chunk_line(size: usize, out: &mut BytesMut) {
+pub(crate) fn push_chunk_line(size: usize, out: &mut Vec<u8>) {
     let mut text = [0u8; 18];
     let mut rest = text.as_mut_slice();
     // 16 digits and a line end always fit.
@@ -201,36 +204,53 @@ pub(crate) fn push_chunk_line(size: usize, out: &mut BytesMut) {
 }
 
 /// Writes the last chunk, with the trailers if the options allow them.
-pub(crate) fn last_chunk(trailers: Option<&HeaderMap>, options: &Http1Options, out: &mut BytesMut) {
+pub(crate) fn last_chunk(trailers: Option<&HeaderMap>, options: &Http1Options, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
     if let Some(trailers) = trailers
         && options.enable_trailers
     {
-        fields(trailers, options.header_case, out);
+        fields(trailers, options.header_case, true, out);
     }
     out.extend_from_slice(b"\r\n");
 }
 
-fn fields(map: &HeaderMap, case: HeaderCase, out: &mut BytesMut) {
+/// Writes the fields, of which the first `content-length` and `upgrade` are noted on the way; looking them up would cost
+/// more.
+fn fields(map: &HeaderMap, case: HeaderCase, with_length: bool, out: &mut Vec<u8>) -> Noted {
+    let mut noted = Noted::default();
     for (name, value) in map {
+        if *name == header::CONTENT_LENGTH {
+            if !noted.has_length {
+                noted.has_length = true;
+                noted.length = value.to_str().ok().and_then(|text| text.parse().ok());
+            }
+            if !with_length {
+                continue;
+            }
+        } else if *name == header::UPGRADE {
+            noted.has_upgrade = true;
+        }
         field(name, value.as_bytes(), case, out);
     }
+    noted
 }
 
-fn field(name: &HeaderName, value: &[u8], case: HeaderCase, out: &mut BytesMut) {
-    out.reserve(name.as_str().len() + value.len() + 4);
+fn field(name: &HeaderName, value: &[u8], case: HeaderCase, out: &mut Vec<u8>) {
+    let name = name.as_str().as_bytes();
+    out.reserve(name.len() + value.len() + 4);
     match case {
-        HeaderCase::Lower => out.extend_from_slice(name.as_str().as_bytes()),
+        HeaderCase::Lower => out.extend_from_slice(name),
         HeaderCase::ProperWords => {
             let mut upper = true;
-            for byte in name.as_str().bytes() {
-                out.extend_from_slice(&[if upper {
+            out.extend(name.iter().map(|byte| {
+                let written = if upper {
                     byte.to_ascii_uppercase()
                 } else {
-                    byte
-                }]);
+                    *byte
+                };
                 upper = !byte.is_ascii_alphanumeric();
-            }
+                written
+            }));
         }
     }
     out.extend_from_slice(b": ");
@@ -263,7 +283,7 @@ mod tests {
         close: bool,
     ) -> (String, BodyCoding) {
         let options = Http1Options::default();
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         let cx = ResponseContext {
             options: &options,
             method,
@@ -271,8 +291,8 @@ mod tests {
             ends,
             close,
         };
-        let coding = response(head, cx, &mut out);
-        (String::from_utf8(out.to_vec()).unwrap(), coding)
+        let encoded = response(head, cx, &mut out);
+        (String::from_utf8(out).unwrap(), encoded.coding)
     }
 
     #[test]
@@ -361,27 +381,24 @@ mod tests {
             header_case: HeaderCase::ProperWords,
             ..Http1Options::default()
         };
-        let mut message = Request::builder()
-            .uri("/p")
-            .header("x-a-bc", "v")
-            .body(())
-            .unwrap();
+        let mut message = RequestHead {
+            authority: Some(HeaderValue::from_static("h")),
+            path: Target::try_from("/p").ok(),
+            ..RequestHead::default()
+        };
         message
-            .extensions_mut()
-            .insert(Authority(HeaderValue::from_static("h")));
-        let mut out = BytesMut::new();
+            .headers
+            .insert("x-a-bc", HeaderValue::from_static("v"));
+        let mut out = Vec::new();
         request(&message, &options, true, &mut out);
-        assert_eq!(
-            out.as_ref(),
-            b"GET /p HTTP/1.1\r\nHost: h\r\nX-A-Bc: v\r\n\r\n"
-        );
+        assert_eq!(out, b"GET /p HTTP/1.1\r\nHost: h\r\nX-A-Bc: v\r\n\r\n");
     }
 
     #[test]
     fn chunk_lines_are_hexadecimal() {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         push_chunk_line(255, &mut out);
         push_chunk_line(usize::MAX, &mut out);
-        assert_eq!(out.as_ref(), b"ff\r\nffffffffffffffff\r\n");
+        assert_eq!(out, b"ff\r\nffffffffffffffff\r\n");
     }
 }

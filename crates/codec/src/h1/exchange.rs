@@ -161,7 +161,7 @@ impl Exchange {
                     return Poll::Ready(Some(Err(error)));
                 }
             }
-            match ready!(transport.poll_fill(cx, true)) {
+            match ready!(transport.poll_fill(cx)) {
                 Ok(Filled::Some) => {}
                 Ok(Filled::End) if *framing == Framing::Raw => {
                     drop(transport);
@@ -181,7 +181,7 @@ impl Exchange {
                     drop(transport);
                     let error = self.fail(
                         StreamError::ProtocolError("http1.codec_error"),
-                        EndCause::Remote,
+                        EndCause::CutOff,
                     );
                     return Poll::Ready(Some(Err(error)));
                 }
@@ -224,7 +224,7 @@ impl Exchange {
                     ));
                 }
             }
-            if !matches!(ready!(transport.poll_fill(cx, false)), Ok(Filled::Some)) {
+            if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
                 drop(transport);
                 return Poll::Ready(Err(
                     self.fail(StreamError::ConnectionTermination, EndCause::Remote)

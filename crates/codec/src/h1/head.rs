@@ -1,4 +1,4 @@
-//! Message heads: from bytes to [`http::Request`] and [`http::Response`] (RFC 9112 sections 2 to 6), as lenient and as
+//! Message heads: from bytes to [`crate::RequestHead`] and [`http::Response`] (RFC 9112 sections 2 to 6), as lenient and as
 //! strict as Envoy's parser: bare LF ends a line, a folded line is joined, and whatever makes framing ambiguous is refused.
 
 use bytes::Bytes;
@@ -7,10 +7,8 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
-use http::Uri;
 use http::Version;
 use http::header;
 use http::header::AsHeaderName;
@@ -18,17 +16,17 @@ use memchr::memchr;
 
 use super::framing::Framing;
 use super::target;
-use crate::Authority;
 use crate::Http1Options;
 use crate::MalformedRequest;
-use crate::RawTarget;
+use crate::RequestHead;
 use crate::UnderscoresAction;
 use crate::stats::Http1Stats;
 
 /// A request's head, and what it says of the connection.
 #[derive(Debug)]
-pub(crate) struct RequestHead {
-    pub(crate) request: Request<()>,
+pub(crate) struct Received {
+    pub(crate) head: RequestHead,
+    pub(crate) version: Version,
     pub(crate) framing: Framing,
     /// Whether the client wants to go on using the connection.
     pub(crate) keep_alive: bool,
@@ -112,12 +110,12 @@ pub(crate) fn take_request(
     limits: Limits,
     options: &Http1Options,
     stats: &Http1Stats,
-) -> Result<Option<RequestHead>, HeadError> {
+) -> Result<Option<Received>, HeadError> {
     // A robust server skips empty lines before a request (RFC 9112 section 2.2).
     let blank = buffer
         .iter()
-        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-        .count();
+        .position(|byte| !matches!(byte, b'\r' | b'\n'));
+    let blank = blank.unwrap_or(buffer.len());
     if blank > 0 {
         drop(buffer.split_to(blank));
         *searched = 0;
@@ -146,7 +144,6 @@ pub(crate) fn take_request(
     fields.remove_named_by_connection();
     fields.remove_hop_by_hop(upgrade);
 
-    let mut request = Request::new(());
     let parsed = target::parse(&method, &target, options.allow_absolute_url)?;
     if let Some(named) = parsed.authority {
         authority = Some(named);
@@ -157,21 +154,20 @@ pub(crate) fn take_request(
     {
         authority = HeaderValue::from_str(&options.default_host_for_http_10).ok();
     }
-    if let Some(authority) = authority {
-        if !target::is_valid_authority(authority.as_bytes()) {
-            return Err(HeadError::bad_request("http.invalid_authority"));
-        }
-        request.extensions_mut().insert(Authority(authority));
+    if let Some(authority) = &authority
+        && !target::is_valid_authority(authority.as_bytes())
+    {
+        return Err(HeadError::bad_request("http.invalid_authority"));
     }
-    if memchr(b'#', &target).is_some() {
-        request.extensions_mut().insert(RawTarget(target));
-    }
-    *request.uri_mut() = parsed.uri;
-    *request.method_mut() = method;
-    *request.version_mut() = version;
-    *request.headers_mut() = fields.map;
-    Ok(Some(RequestHead {
-        request,
+    Ok(Some(Received {
+        head: RequestHead {
+            method,
+            scheme: None,
+            authority,
+            path: parsed.path,
+            headers: fields.map,
+        },
+        version,
         framing,
         keep_alive,
         bytes: size,
@@ -187,7 +183,8 @@ pub(crate) fn take_response(
     method: &Method,
 ) -> Result<Option<ResponseHead>, HeadError> {
     // A server of another protocol may never send the end of a head.
-    if buffer.iter().zip(b"HTTP/1.").any(|(got, want)| got != want) {
+    let known = buffer.len().min(b"HTTP/1.".len());
+    if buffer[..known] != b"HTTP/1."[..known] {
         return Err(HeadError::CODEC);
     }
     let Some(bytes) = take_block(buffer, searched, limits)? else {
@@ -242,7 +239,13 @@ fn take_block(
         Some(end) if end > limits.bytes => Err(HeadError::TOO_LARGE),
         Some(end) => {
             *searched = 0;
-            Ok(Some(buffer.split_to(end).freeze()))
+            // All of it, mostly: then the buffer need not become a shared one.
+            let block = if end == buffer.len() {
+                std::mem::take(buffer)
+            } else {
+                buffer.split_to(end)
+            };
+            Ok(Some(block.freeze()))
         }
         None if buffer.len() > limits.bytes => Err(HeadError::TOO_LARGE),
         None => {
@@ -319,14 +322,30 @@ fn version_of(text: &[u8]) -> Result<Version, HeadError> {
     }
 }
 
+/// Header fields that a map has room for from the beginning: those of most messages, and what we add.
+const CAPACITY: usize = 12;
+
 /// The header fields of a head, and what was seen among them.
 struct Fields {
     map: HeaderMap,
     content_length: Option<u64>,
     /// `host`, which never enters the map; several are joined as Envoy joins them.
     host: Option<HeaderValue>,
-    /// Whether any field of this connection only came: most messages have none, and are not searched.
+    /// `connection: close` or `connection: keep-alive` came, the fields in which nothing else stands. They never enter the
+    /// map, and neither does `transfer-encoding`: what most messages have of this connection is known without a search.
+    closes: bool,
+    keeps_alive: bool,
+    encoding: Option<Encoding>,
+    /// Whether any other field of this connection only is in the map.
     hop_by_hop: bool,
+}
+
+/// What `transfer-encoding` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Chunked,
+    /// Anything else, or several.
+    Unsupported,
 }
 
 impl Fields {
@@ -337,9 +356,12 @@ impl Fields {
         requests: Option<&Http1Stats>,
     ) -> Result<Fields, HeadError> {
         let mut fields = Fields {
-            map: HeaderMap::with_capacity(16),
+            map: HeaderMap::with_capacity(CAPACITY),
             content_length: None,
             host: None,
+            closes: false,
+            keeps_alive: false,
+            encoding: None,
             hop_by_hop: false,
         };
         let mut next = from;
@@ -363,19 +385,29 @@ impl Fields {
             if count > limits.fields {
                 return Err(HeadError::TOO_MANY);
             }
-            let line = folded.map_or_else(|| bytes.slice(line), Bytes::from);
-            fields.add(&line, limits.underscores, requests)?;
+            match folded {
+                None => fields.add(bytes, line, limits.underscores, requests)?,
+                Some(joined) => {
+                    let all = 0..joined.len();
+                    fields.add(&joined.into(), all, limits.underscores, requests)?;
+                }
+            }
         }
         Ok(fields)
     }
 
+    /// Adds the field of the line at `line` of `bytes`, which its value shares.
     fn add(
         &mut self,
-        line: &Bytes,
+        bytes: &Bytes,
+        line: std::ops::Range<usize>,
         underscores: UnderscoresAction,
         requests: Option<&Http1Stats>,
     ) -> Result<(), HeadError> {
-        let colon = memchr(b':', line).ok_or(HeadError::CODEC)?;
+        let line = &bytes[line];
+        // Names are too short for a search by vectors to pay.
+        let colon = line.iter().position(|&byte| byte == b':');
+        let colon = colon.ok_or(HeadError::CODEC)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| HeadError::CODEC)?;
         if let Some(stats) = requests
             && underscores != UnderscoresAction::Allow
@@ -388,7 +420,7 @@ impl Fields {
             stats.requests_rejected_with_underscores_in_headers.inc();
             return Err(HeadError::bad_request("http1.unexpected_underscore"));
         }
-        let value = line.slice_ref(trim(&line[colon + 1..]));
+        let value = bytes.slice_ref(trim(&line[colon + 1..]));
         let value = HeaderValue::from_maybe_shared(value)
             .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;
         match name {
@@ -408,9 +440,23 @@ impl Fields {
                 }
                 self.content_length = Some(parse_length(value.as_bytes()).ok_or(HeadError::CODEC)?);
             }
-            header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE => {
-                self.hop_by_hop = true
+            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => {
+                self.keeps_alive = true;
+                return Ok(());
             }
+            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"close") => {
+                self.closes = true;
+                return Ok(());
+            }
+            header::TRANSFER_ENCODING => {
+                let is_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+                self.encoding = Some(match self.encoding {
+                    None if is_chunked => Encoding::Chunked,
+                    _ => Encoding::Unsupported,
+                });
+                return Ok(());
+            }
+            header::CONNECTION | header::UPGRADE => self.hop_by_hop = true,
             _ => self.hop_by_hop |= matches!(name.as_str(), "keep-alive" | "proxy-connection"),
         }
         self.map.append(name, value);
@@ -419,15 +465,10 @@ impl Fields {
 
     /// How the body is framed; none when no field says so. RFC 9112 section 6.3.
     fn body_framing(&mut self, allow_chunked_length: bool) -> Result<Option<Framing>, HeadError> {
-        if !self.hop_by_hop {
-            return Ok(self.length_framing());
-        }
-        let mut encodings = self.map.get_all(header::TRANSFER_ENCODING).iter();
-        let Some(first) = encodings.next() else {
+        let Some(encoding) = self.encoding else {
             return Ok(self.length_framing());
         };
-        let is_chunked =
-            encodings.next().is_none() && first.as_bytes().eq_ignore_ascii_case(b"chunked");
+        let is_chunked = encoding == Encoding::Chunked;
         if self.content_length.is_some() {
             if !(is_chunked && allow_chunked_length) {
                 return Err(HeadError::bad_request(
@@ -467,9 +508,9 @@ impl Fields {
 
     fn keep_alive(&self, version: Version) -> bool {
         let by_version = if version == Version::HTTP_11 {
-            !self.has_token(b"close")
+            !self.closes && !self.has_token(b"close")
         } else {
-            self.has_token(b"keep-alive")
+            self.keeps_alive || self.has_token(b"keep-alive")
         };
         // No standard's field, but old clients use it, and Envoy obeys it.
         let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
@@ -523,7 +564,6 @@ impl Fields {
         }
         self.map.remove("keep-alive");
         self.map.remove("proxy-connection");
-        self.map.remove(header::TRANSFER_ENCODING);
     }
 }
 
@@ -554,11 +594,6 @@ fn trim(bytes: &[u8]) -> &[u8] {
         .rposition(|byte| !blank(byte))
         .map_or(start, |at| at + 1);
     &bytes[start..end]
-}
-
-/// The origin form of `path`, as the URI of a request.
-pub(crate) fn origin_form(path: Bytes) -> Option<Uri> {
-    Uri::from_maybe_shared(path).ok()
 }
 
 #[cfg(test)]

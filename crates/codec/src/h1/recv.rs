@@ -29,6 +29,8 @@ pub(super) struct Shared {
     pub(super) framing: RefCell<Framing>,
     pub(super) limits: Limits,
     pub(super) keep_trailers: bool,
+    /// All of the current response was written.
+    pub(super) answered: Cell<bool>,
     /// The connection closes after the current response.
     pub(super) closing: Cell<bool>,
     /// Nothing that follows on the connection can be trusted, in either direction.
@@ -57,7 +59,7 @@ impl Shared {
                 return Poll::Pending;
             }
             // An error shows in `has_failed`.
-            drop(ready!(transport.poll_fill(cx, false)));
+            drop(ready!(transport.poll_fill(cx)));
         }
     }
 
@@ -75,7 +77,7 @@ impl Shared {
                     return Poll::Ready(Err(StreamError::ProtocolError(details)));
                 }
             }
-            match ready!(transport.poll_fill(cx, true)) {
+            match ready!(transport.poll_fill(cx)) {
                 Ok(Filled::Some) => {}
                 Ok(Filled::End) if framing.may_close() => return Poll::Ready(Ok(Piece::End)),
                 // `poll_gone` tells: the request's handling ends with its client, not with an error of its own.

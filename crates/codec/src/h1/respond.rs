@@ -1,6 +1,5 @@
 //! The way back to the client of one HTTP/1 request.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -25,6 +24,7 @@ use crate::stats::ConnectionStats;
 
 use super::encode;
 use super::encode::BodyCoding;
+use super::encode::Encoded;
 use super::encode::ResponseContext;
 use super::head::HeadError;
 use super::recv::Shared;
@@ -42,8 +42,6 @@ pub(crate) struct Respond {
     options: Rc<ServerOptions>,
     of: Of,
     meter: Rc<Meter>,
-    /// Tells the connection that all of the answer was written.
-    ended: Rc<Cell<bool>>,
     sink: Option<(BodySink, Body)>,
     begun: bool,
     /// The client was told to continue: one 100 is all it waits for.
@@ -56,14 +54,12 @@ impl Respond {
         options: Rc<ServerOptions>,
         of: Of,
         meter: Rc<Meter>,
-        ended: Rc<Cell<bool>>,
     ) -> Respond {
         Respond {
             shared,
             options,
             of,
             meter,
-            ended,
             sink: None,
             begun: false,
             continued: false,
@@ -113,24 +109,16 @@ impl Respond {
         self.begun = true;
         let (head, body) = response.into_parts();
         let head = Response::from_parts(head, ());
-        let coding = self.send_head(&head, body.is_end_stream());
-        if coding == BodyCoding::None {
+        let encoded = self.send_head(&head, body.is_end_stream());
+        if encoded.coding == BodyCoding::None {
             self.end();
             return Ok(());
         }
-        let length = head
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .filter(|_| coding == BodyCoding::Plain);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        self.sink = Some((
-            BodySink::new(coding, length, self.options.buffer_limit),
-            body,
-        ));
+        self.sink = Some((BodySink::new(encoded, self.options.buffer_limit), body));
         poll_fn(|cx| self.poll_body(cx)).await
     }
 
-    fn send_head(&mut self, head: &Response<()>, ends: bool) -> BodyCoding {
+    fn send_head(&mut self, head: &Response<()>, ends: bool) -> Encoded {
         let shared = &self.shared;
         // A client that may still be sending cannot be told where the next request begins.
         if !shared.is_request_read() {
@@ -140,8 +128,10 @@ impl Respond {
             self.options.stats.downstream_cx_drain_close.inc();
             shared.closing.set(true);
         }
-        let has_length = head.headers().contains_key(header::CONTENT_LENGTH);
-        if self.of.version == Version::HTTP_10 && !ends && !has_length {
+        if self.of.version == Version::HTTP_10
+            && !ends
+            && !head.headers().contains_key(header::CONTENT_LENGTH)
+        {
             shared.closing.set(true);
         }
         let cx = ResponseContext {
@@ -153,11 +143,10 @@ impl Respond {
         };
         let mut transport = shared.transport.borrow_mut();
         let before = transport.queued();
-        let mut coding = BodyCoding::None;
-        transport.write(|out| coding = encode::response(head, cx, out));
+        let encoded = transport.write(|out| encode::response(head, cx, out));
         let size = transport.queued() - before;
         self.meter.add_headers_sent(size, size);
-        coding
+        encoded
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
@@ -200,7 +189,7 @@ impl Respond {
 
     fn end(&mut self) {
         self.sink = None;
-        self.ended.set(true);
+        self.shared.answered.set(true);
         self.meter.end_send();
     }
 

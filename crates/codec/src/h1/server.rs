@@ -31,7 +31,7 @@ use super::framing::Framing;
 use super::head;
 use super::head::HeadError;
 use super::head::Limits;
-use super::head::RequestHead;
+use super::head::Received;
 use super::recv::RecvBody;
 use super::recv::Shared;
 use super::respond;
@@ -54,6 +54,7 @@ pub(crate) async fn serve<H: Handler>(
             underscores: options.underscores,
         },
         keep_trailers: options.http1.enable_trailers,
+        answered: Cell::new(false),
         closing: Cell::new(false),
         broken: Cell::new(false),
         malformed: Cell::new(false),
@@ -103,7 +104,7 @@ pub(crate) async fn serve<H: Handler>(
     reason = "it lives for one move; a box would cost every request an allocation"
 )]
 enum Next {
-    Request(RequestHead),
+    Request(Received),
     Malformed(MalformedRequest),
     Close(EndCause),
 }
@@ -140,59 +141,55 @@ impl<H: Handler> Connection<H> {
     async fn next(&mut self) -> Next {
         let (shared, options) = (&self.shared, &self.options);
         let waiting = &mut self.waiting;
-        waiting.head_begun = false;
-        waiting.head_timer.set(None);
+        if std::mem::take(&mut waiting.head_begun) {
+            waiting.head_timer.set(None);
+        }
         poll_fn(|cx| waiting.poll_next(shared, options, cx)).await
     }
 
     /// Serves one request, from its head to the last byte of its response.
-    async fn serve(&mut self, head: RequestHead) -> After {
+    async fn serve(&mut self, request: Received) -> After {
         if self.waiting.life.note_request() {
             self.options.stats.downstream_cx_max_requests_reached.inc();
             self.shared.closing.set(true);
         }
-        if !head.keep_alive {
+        if !request.keep_alive {
             self.shared.closing.set(true);
         }
         let meter = Rc::new(Meter::default());
-        meter.add_headers_received(head.bytes, head.bytes);
-        let body = if head.framing.is_done() {
+        meter.add_headers_received(request.bytes, request.bytes);
+        let body = if request.framing.is_done() {
             meter.end_receive();
             Body::Empty
         } else {
             Body::H1(RecvBody::new(self.shared.clone(), meter.clone()))
         };
-        *self.shared.framing.borrow_mut() = head.framing;
-        let request = head.request.map(|()| body);
-        let (respond, ended) = self.respond(request.method().clone(), request.version(), meter);
-        let served = self.handler.clone().serve(request, respond);
+        *self.shared.framing.borrow_mut() = request.framing;
+        let head = request.head;
+        let respond = self.respond(head.method.clone(), request.version, meter);
+        let served = self.handler.clone().serve(head, body, respond);
         self.drive(served).await;
-        self.after(ended.get())
+        self.after(self.shared.answered.get())
     }
 
     /// Answers what could not be parsed.
     async fn refuse(&mut self, error: MalformedRequest) {
         self.shared.closing.set(true);
-        let (respond, _) = self.respond(Method::GET, Version::HTTP_11, Rc::new(Meter::default()));
+        let respond = self.respond(Method::GET, Version::HTTP_11, Rc::new(Meter::default()));
         let answered = self.handler.clone().malformed(error, respond);
         self.drive(answered).await;
     }
 
-    fn respond(
-        &self,
-        method: Method,
-        version: Version,
-        meter: Rc<Meter>,
-    ) -> (Respond, Rc<Cell<bool>>) {
-        let ended = Rc::new(Cell::new(false));
+    /// The way back for the request that comes next.
+    fn respond(&self, method: Method, version: Version, meter: Rc<Meter>) -> Respond {
+        self.shared.answered.set(false);
         let respond = respond::Respond::new(
             self.shared.clone(),
             self.options.clone(),
             respond::Of { method, version },
             meter,
-            ended.clone(),
         );
-        (Respond::from(respond), ended)
+        Respond::from(respond)
     }
 
     /// Runs a handler in this task, and writes what each of its turns has made with one system call.
@@ -263,7 +260,7 @@ impl<H: Handler> Connection<H> {
             }
             loop {
                 transport.input.clear();
-                if !matches!(ready!(transport.poll_fill(cx, false)), Ok(Filled::Some)) {
+                if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
                     return Poll::Ready(());
                 }
             }
@@ -296,7 +293,7 @@ impl Waiting {
                 Ok(None) => self.begin_head(options),
                 Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
             }
-            let filled = transport.poll_fill(cx, false);
+            let filled = transport.poll_fill(cx);
             match filled {
                 Poll::Ready(Ok(Filled::Some)) => {}
                 Poll::Ready(Ok(Filled::End) | Err(_)) => {

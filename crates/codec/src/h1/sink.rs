@@ -13,6 +13,7 @@ use crate::Meter;
 
 use super::encode;
 use super::encode::BodyCoding;
+use super::encode::Encoded;
 use super::transport::Transport;
 
 /// Writes a body as its head has announced it.
@@ -25,10 +26,10 @@ pub(super) struct BodySink {
 }
 
 impl BodySink {
-    pub(super) fn new(coding: BodyCoding, length: Option<u64>, limit: u32) -> BodySink {
+    pub(super) fn new(head: Encoded, limit: u32) -> BodySink {
         BodySink {
-            coding,
-            left: length,
+            coding: head.coding,
+            left: head.length,
             limit: limit as usize,
         }
     }

@@ -3,17 +3,16 @@
 use bytes::Bytes;
 use http::HeaderValue;
 use http::Method;
-use http::Uri;
 use memchr::memchr;
 
 use super::head::HeadError;
-use super::head::origin_form;
+use crate::Target;
 
 /// What a target says.
 #[derive(Debug)]
-pub(crate) struct Target {
-    /// Path and query.
-    pub(crate) uri: Uri,
+pub(crate) struct Parsed {
+    /// Path and query; CONNECT has none.
+    pub(crate) path: Option<Target>,
     /// The authority of an absolute or a CONNECT target.
     pub(crate) authority: Option<HeaderValue>,
 }
@@ -75,16 +74,16 @@ pub(crate) fn parse(
     method: &Method,
     target: &Bytes,
     allow_absolute: bool,
-) -> Result<Target, HeadError> {
+) -> Result<Parsed, HeadError> {
     if *method == Method::CONNECT {
-        return Ok(Target {
-            uri: Uri::from_static("/"),
+        return Ok(Parsed {
+            path: None,
             authority: Some(named_authority(target.clone(), true)?),
         });
     }
     if target.starts_with(b"/") {
-        return Ok(Target {
-            uri: origin_form(target.clone()).ok_or(HeadError::CODEC)?,
+        return Ok(Parsed {
+            path: Some(origin_form(target.clone())?),
             authority: None,
         });
     }
@@ -92,8 +91,8 @@ pub(crate) fn parse(
         if *method != Method::OPTIONS {
             return Err(HeadError::INVALID_URL);
         }
-        return Ok(Target {
-            uri: Uri::from_static("*"),
+        return Ok(Parsed {
+            path: Some(Target::asterisk()),
             authority: None,
         });
     }
@@ -103,7 +102,7 @@ pub(crate) fn parse(
     absolute_form(target)
 }
 
-fn absolute_form(target: &Bytes) -> Result<Target, HeadError> {
+fn absolute_form(target: &Bytes) -> Result<Parsed, HeadError> {
     let scheme = memchr::memmem::find(target, b"://").ok_or(HeadError::CODEC)?;
     if !target[..scheme].eq_ignore_ascii_case(b"http")
         && !target[..scheme].eq_ignore_ascii_case(b"https")
@@ -115,15 +114,20 @@ fn absolute_form(target: &Bytes) -> Result<Target, HeadError> {
         .iter()
         .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
         .map_or(target.len(), |at| start + at);
-    let uri = match target.get(end) {
-        Some(b'/') => origin_form(target.slice(end..)),
-        Some(_) => origin_form([b"/", &target[end..]].concat().into()),
-        None => Some(Uri::from_static("/")),
+    let path = match target.get(end) {
+        Some(b'/') => origin_form(target.slice(end..))?,
+        Some(_) => origin_form([b"/", &target[end..]].concat().into())?,
+        None => Target::root(),
     };
-    Ok(Target {
-        uri: uri.ok_or(HeadError::CODEC)?,
+    Ok(Parsed {
+        path: Some(path),
         authority: Some(named_authority(target.slice(start..end), false)?),
     })
+}
+
+/// A path as it came; a request line admits visible ASCII only.
+fn origin_form(path: Bytes) -> Result<Target, HeadError> {
+    Target::try_from(path).map_err(|_| HeadError::CODEC)
 }
 
 /// The authority that a target names: a host and, after a colon, a port, which a CONNECT must have.
@@ -160,17 +164,22 @@ mod tests {
     #[test]
     fn every_form_of_target() {
         for (method, target, expected) in [
-            ("GET", "/a?b", Ok(("/a?b", None))),
-            ("GET", "http://other:81/p?q", Ok(("/p?q", Some("other:81")))),
-            ("GET", "HTTPS://other", Ok(("/", Some("other")))),
-            ("GET", "http://other?q", Ok(("/?q", Some("other")))),
+            ("GET", "/a?b", Ok((Some("/a?b"), None))),
+            (
+                "GET",
+                "http://other:81/p?q",
+                Ok((Some("/p?q"), Some("other:81"))),
+            ),
+            ("GET", "HTTPS://other", Ok((Some("/"), Some("other")))),
+            ("GET", "/<{^`|}>#\"", Ok((Some("/<{^`|}>#\""), None))),
+            ("GET", "http://other?q", Ok((Some("/?q"), Some("other")))),
             (
                 "GET",
                 "http://u:p@[::1]:80/",
-                Ok(("/", Some("u:p@[::1]:80"))),
+                Ok((Some("/"), Some("u:p@[::1]:80"))),
             ),
-            ("OPTIONS", "*", Ok(("*", None))),
-            ("CONNECT", "h:80", Ok(("/", Some("h:80")))),
+            ("OPTIONS", "*", Ok((Some("*"), None))),
+            ("CONNECT", "h:80", Ok((None, Some("h:80")))),
             ("GET", "foo", Err("http1.codec_error")),
             ("GET", "ftp://other/", Err("http1.invalid_scheme")),
             ("GET", "*", Err("http1.invalid_url")),
@@ -183,10 +192,10 @@ mod tests {
         ] {
             let method = known_method(method.as_bytes()).unwrap();
             let parsed = parse(&method, &Bytes::from(target), true)
-                .map(|target| (target.uri.to_string(), target.authority))
+                .map(|target| (target.path.map(|path| path.to_string()), target.authority))
                 .map_err(|error| error.details);
-            let expected =
-                expected.map(|(uri, a)| (uri.to_owned(), a.map(|a: &str| a.parse().unwrap())));
+            let expected = expected
+                .map(|(path, a)| (path.map(str::to_owned), a.map(|a: &str| a.parse().unwrap())));
             assert_eq!(parsed, expected, "{method} {target}");
         }
         assert!(parse(&Method::GET, &Bytes::from("http://other/"), false).is_err());

@@ -1,10 +1,13 @@
 //! The bytes of an HTTP/1 connection: read into a buffer that heads and bodies are cut from without copying, written as
-//! a queue of pieces that one `writev` takes. An idle connection owns no buffer.
+//! a queue of pieces that one `writev` takes. An idle connection owns no buffer, and one with a small message on its way
+//! no more than that message: reads go through a buffer of the worker's, written heads into one that the worker lends.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
@@ -14,17 +17,30 @@ use bytes::Buf;
 use bytes::Bytes;
 use bytes::BytesMut;
 use outrider_net::Stream;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
 
 use crate::stats::ByteCounts;
 
-/// Room for one read while a head is awaited, and while a body flows, in bytes.
-const HEAD_READ: usize = 8 * 1024;
-const BODY_READ: usize = 64 * 1024;
+/// Room for a first read, in the worker's own buffer, in bytes. A read that fills it is followed by larger ones.
+const FIRST_READ: usize = 16 * 1024;
+/// Room for one read while much flows, in bytes.
+const LARGE_READ: usize = 64 * 1024;
 /// Pieces at least this long are queued as they are instead of being copied together.
 const OWN_PIECE: usize = 4 * 1024;
 /// Pieces that one system call takes.
 const SLICES: usize = 16;
+/// The capacity of a buffer for written heads, bytes, and how many a worker keeps for its connections.
+const TAIL: usize = 4 * 1024;
+const KEPT_TAILS: usize = 8;
+
+thread_local! {
+    // Not state that anybody could see: memory that connections of one worker take turns with.
+    static FIRST: RefCell<Vec<u8>> = RefCell::new(vec![0; FIRST_READ]);
+    static TAILS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What a read found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +58,12 @@ pub(crate) struct Transport {
     counts: Arc<dyn ByteCounts>,
     /// Read and not yet parsed.
     pub(crate) input: BytesMut,
+    /// The last read filled its buffer: the next one should be large.
+    flooded: bool,
     pieces: VecDeque<Bytes>,
-    tail: BytesMut,
+    tail: Vec<u8>,
+    /// How much of `tail` was written.
+    tail_sent: usize,
     queued: usize,
     /// The peer has closed its side.
     pub(crate) ended: bool,
@@ -56,8 +76,10 @@ impl Transport {
             socket,
             counts,
             input: BytesMut::from(already),
+            flooded: false,
             pieces: VecDeque::new(),
-            tail: BytesMut::new(),
+            tail: Vec::new(),
+            tail_sent: 0,
             queued: 0,
             ended: false,
             failed: None,
@@ -65,34 +87,63 @@ impl Transport {
     }
 
     /// Reads once, appending to `input`. Pending when nothing is there; the caller bounds `input`.
-    pub(crate) fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        body: bool,
-    ) -> Poll<io::Result<Filled>> {
-        loop {
-            if self.ended {
-                return Poll::Ready(Ok(Filled::End));
-            }
-            if let Some(kind) = self.failed {
-                return Poll::Ready(Err(kind.into()));
-            }
-            if self.input.is_empty() {
-                // Idle until the socket says otherwise: the buffer goes back first.
-                self.input = BytesMut::new();
-            }
-            ready!(self.socket.poll_read_ready(cx))?;
-            self.input.reserve(if body { BODY_READ } else { HEAD_READ });
-            match self.socket.try_read_buf(&mut self.input) {
-                Ok(0) => self.ended = true,
-                Ok(count) => {
-                    self.counts.received(count as u64);
-                    return Poll::Ready(Ok(Filled::Some));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => self.failed = Some(error.kind()),
-            }
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+        if self.ended {
+            return Poll::Ready(Ok(Filled::End));
         }
+        if let Some(kind) = self.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if self.input.is_empty() {
+            // Idle until the socket says otherwise: the buffer goes back first.
+            self.input = BytesMut::new();
+        }
+        let read = if self.flooded {
+            ready!(self.poll_large_read(cx))
+        } else {
+            ready!(self.poll_first_read(cx))
+        };
+        Poll::Ready(match read {
+            Ok(0) => {
+                self.ended = true;
+                Ok(Filled::End)
+            }
+            Ok(count) => {
+                self.flooded = count >= FIRST_READ;
+                self.counts.received(count as u64);
+                Ok(Filled::Some)
+            }
+            Err(error) => {
+                self.failed = Some(error.kind());
+                Err(error)
+            }
+        })
+    }
+
+    /// Takes what mostly is a whole small message, at the price of a copy: its headers keep these bytes for as long as
+    /// the stream lives, and nothing around them. By `poll_read`, which knows from a short read that the socket is empty,
+    /// so that the next poll needs no system call to find out.
+    fn poll_first_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        FIRST.with_borrow_mut(|buffer| {
+            let mut space = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut space))?;
+            self.input.extend_from_slice(space.filled());
+            Poll::Ready(Ok(space.filled().len()))
+        })
+    }
+
+    fn poll_large_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.socket.poll_read_ready(cx))?;
+        self.input.reserve(LARGE_READ);
+        pin!(self.socket.read_buf(&mut self.input)).poll(cx)
+    }
+
+    /// Whether there is something to read; if not, wakes whoever polls as soon as there is.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ended || self.failed.is_some() {
+            return Poll::Ready(());
+        }
+        self.socket.poll_read_ready(cx).map(drop)
     }
 
     /// Bytes that wait to be written.
@@ -101,21 +152,29 @@ impl Transport {
     }
 
     /// Where small pieces, such as heads, are written to.
-    pub(crate) fn write(&mut self, encode: impl FnOnce(&mut BytesMut)) {
+    pub(crate) fn write<T>(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        if self.tail.capacity() == 0 {
+            self.tail = TAILS
+                .with_borrow_mut(Vec::pop)
+                .unwrap_or_else(|| Vec::with_capacity(TAIL));
+        }
         let before = self.tail.len();
-        encode(&mut self.tail);
+        let encoded = encode(&mut self.tail);
         self.queued += self.tail.len() - before;
+        encoded
     }
 
     /// Queues a piece of a body.
     pub(crate) fn write_bytes(&mut self, bytes: Bytes) {
-        self.queued += bytes.len();
         if bytes.len() < OWN_PIECE {
-            self.tail.extend_from_slice(&bytes);
+            self.write(|out| out.extend_from_slice(&bytes));
             return;
         }
+        self.queued += bytes.len();
         if !self.tail.is_empty() {
-            self.pieces.push_back(self.tail.split().freeze());
+            let mut tail = Bytes::from(std::mem::take(&mut self.tail));
+            tail.advance(std::mem::take(&mut self.tail_sent));
+            self.pieces.push_back(tail);
         }
         self.pieces.push_back(bytes);
     }
@@ -126,8 +185,9 @@ impl Transport {
             if let Some(kind) = self.failed {
                 return Poll::Ready(Err(kind.into()));
             }
+            let tail = &self.tail[self.tail_sent..];
             let written = if self.pieces.is_empty() {
-                ready!(Pin::new(&mut self.socket).poll_write(cx, &self.tail))
+                ready!(Pin::new(&mut self.socket).poll_write(cx, tail))
             } else {
                 let mut slices = [IoSlice::new(&[]); SLICES];
                 let mut used = 0;
@@ -136,7 +196,7 @@ impl Transport {
                     used += 1;
                 }
                 if used < SLICES {
-                    slices[used] = IoSlice::new(&self.tail);
+                    slices[used] = IoSlice::new(tail);
                     used += 1;
                 }
                 ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, &slices[..used]))
@@ -166,18 +226,35 @@ impl Transport {
                     self.pieces.pop_front();
                 }
                 None => {
-                    self.tail.advance(count);
+                    self.tail_sent += count;
                     break;
                 }
             }
         }
+        // A peer that is always a little behind must not make the buffer grow with what it has read.
+        if self.tail_sent >= TAIL && self.tail_sent * 2 >= self.tail.len() {
+            self.tail.drain(..std::mem::take(&mut self.tail_sent));
+        }
         if self.queued == 0 {
-            self.tail = BytesMut::new();
+            self.tail_sent = 0;
+            give_back(std::mem::take(&mut self.tail));
         }
     }
 
     /// Whether the socket has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()
+    }
+}
+
+/// Gives a buffer for heads back to the worker; one that has grown goes to the allocator.
+fn give_back(mut tail: Vec<u8>) {
+    if tail.capacity() == TAIL {
+        tail.clear();
+        TAILS.with_borrow_mut(|kept| {
+            if kept.len() < KEPT_TAILS {
+                kept.push(tail);
+            }
+        });
     }
 }

@@ -9,7 +9,6 @@ use std::task::Context;
 use std::task::Poll;
 
 use http::Method;
-use http::Request;
 use outrider_net::Stream;
 use outrider_stats::Held;
 use tokio::time::Instant;
@@ -19,6 +18,7 @@ use crate::ClientOptions;
 use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Meter;
+use crate::RequestHead;
 use crate::StreamError;
 use crate::UnderscoresAction;
 use crate::stats::Http2Stats;
@@ -128,12 +128,12 @@ impl Connection {
 
     pub(crate) fn send(
         self: &Rc<Connection>,
-        request: Request<Body>,
+        head: &RequestHead,
+        body: Body,
     ) -> Result<Exchange, StreamError> {
         if self.capacity() == 0 {
             return Err(StreamError::Overflow);
         }
-        let (head, body) = request.into_parts();
         let ends = body.is_end_stream();
         let meter = Rc::new(Meter::default());
         let bodiless = head.method == Method::HEAD;
@@ -141,7 +141,7 @@ impl Connection {
         let stream = stream.ok_or(StreamError::Overflow)?;
         let size = headers::size(&head.headers);
         stream.send_head(ends, size, |encoder, out| {
-            headers::encode_request(&head, encoder, out);
+            headers::encode_request(head, encoder, out);
         });
         self.note_request();
         let pump = (!ends).then(|| Pump::new(body));

@@ -8,7 +8,10 @@ use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::header;
+use http::uri::Scheme;
 
+use crate::RequestHead;
+use crate::Target;
 use crate::UnderscoresAction;
 use crate::hpack::Name;
 use crate::hpack::Value;
@@ -76,9 +79,9 @@ pub(super) struct Fields {
     kind: Kind,
     pub(super) headers: HeaderMap,
     method: Option<Method>,
-    scheme: Option<HeaderValue>,
+    scheme: Option<Scheme>,
     authority: Option<HeaderValue>,
-    path: Option<HeaderValue>,
+    path: Option<Target>,
     protocol: Option<HeaderValue>,
     status: Option<StatusCode>,
     host: Option<HeaderValue>,
@@ -90,17 +93,6 @@ pub(super) struct Fields {
     count: usize,
     regular: bool,
     flaw: Option<Flaw>,
-}
-
-/// A request's head.
-#[derive(Debug)]
-pub(super) struct RequestHead {
-    pub(super) method: Method,
-    pub(super) scheme: Option<HeaderValue>,
-    pub(super) authority: Option<HeaderValue>,
-    pub(super) path: Option<HeaderValue>,
-    pub(super) protocol: Option<HeaderValue>,
-    pub(super) headers: HeaderMap,
 }
 
 impl Fields {
@@ -204,20 +196,14 @@ impl Fields {
                 }
                 once(&mut self.status, status)
             }
-            Name::Scheme => {
-                check(bytes, |i, byte| {
-                    byte.is_ascii_alphabetic()
-                        || i > 0 && (byte.is_ascii_digit() || b"+-.".contains(&byte))
-                })?;
-                once(&mut self.scheme, value)
-            }
+            Name::Scheme => once(&mut self.scheme, scheme(bytes)?),
             Name::Authority => {
                 check_authority(bytes)?;
                 once(&mut self.authority, value)
             }
             Name::Path => {
-                check(bytes, |_, byte| byte > b' ' && byte != 0x7f)?;
-                once(&mut self.path, value)
+                let target = Target::try_from(Bytes::copy_from_slice(bytes));
+                once(&mut self.path, target.map_err(|_| Flaw::Field)?)
             }
             Name::Protocol if rules.extended_connect => once(&mut self.protocol, value),
             _ => Err(Flaw::Field),
@@ -271,27 +257,28 @@ impl Fields {
         self.kind
     }
 
-    /// The request that the fields make.
+    /// The request that the fields make; an extended CONNECT (RFC 8441) becomes the HTTP/1 upgrade that it stands for.
     pub(super) fn request(mut self, ends: bool) -> Result<RequestHead, Flaw> {
         if let Some(flaw) = self.flaw {
             return Err(flaw);
         }
-        let method = self.method.take().ok_or(Flaw::Message)?;
+        let mut method = self.method.take().ok_or(Flaw::Message)?;
         let authority = self.authority.take().or(self.host.take());
-        let plain_connect = method == Method::CONNECT && self.protocol.is_none();
-        if plain_connect {
-            if self.scheme.is_some() || self.path.is_some() || authority.is_none() {
+        let authority = Some(authority.ok_or(Flaw::Message)?);
+        let is_connect = method == Method::CONNECT;
+        if is_connect && self.protocol.is_none() {
+            if self.scheme.is_some() || self.path.is_some() {
                 return Err(Flaw::Message);
             }
         } else {
-            if self.protocol.is_some() && method != Method::CONNECT {
+            if self.protocol.is_some() && !is_connect {
                 return Err(Flaw::Message);
             }
             let scheme = self.scheme.as_ref().ok_or(Flaw::Message)?;
             let path = self.path.as_ref().ok_or(Flaw::Message)?.as_bytes();
-            let is_http = scheme == "http" || scheme == "https";
+            let is_http = *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS;
             let good_path = path.starts_with(b"/") || path == b"*" && method == Method::OPTIONS;
-            if authority.is_none() || is_http && !good_path {
+            if is_http && !good_path {
                 return Err(Flaw::Message);
             }
         }
@@ -299,12 +286,17 @@ impl Fields {
             return Err(Flaw::Message);
         }
         join_cookies(&mut self.headers, &self.cookies);
+        if let Some(protocol) = self.protocol {
+            method = Method::GET;
+            self.headers.insert(header::UPGRADE, protocol);
+            let upgrade = HeaderValue::from_static("upgrade");
+            self.headers.insert(header::CONNECTION, upgrade);
+        }
         Ok(RequestHead {
             method,
             scheme: self.scheme,
             authority,
             path: self.path,
-            protocol: self.protocol,
             headers: self.headers,
         })
     }
@@ -347,6 +339,18 @@ fn join_cookies(headers: &mut HeaderMap, cookies: &[HeaderValue]) {
             }
         }
     }
+}
+
+fn scheme(bytes: &[u8]) -> Result<Scheme, Flaw> {
+    match bytes {
+        b"http" => return Ok(Scheme::HTTP),
+        b"https" => return Ok(Scheme::HTTPS),
+        _ => {}
+    }
+    check(bytes, |i, byte| {
+        byte.is_ascii_alphabetic() || i > 0 && (byte.is_ascii_digit() || b"+-.".contains(&byte))
+    })?;
+    Scheme::try_from(bytes).map_err(|_| Flaw::Field)
 }
 
 fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Flaw> {
@@ -445,10 +449,7 @@ mod tests {
         ];
         let list = [&GET[..], &extra].concat();
         let head = fields(Kind::Request, &RULES, &list).request(true).unwrap();
-        assert_eq!(
-            (head.method, head.path.unwrap()),
-            (Method::GET, "/".parse().unwrap())
-        );
+        assert_eq!((&head.method, head.path()), (&Method::GET, "/"));
         assert_eq!(head.authority.unwrap(), "a");
         assert_eq!(head.headers["cookie"], "a=1; b=2");
         assert!(!head.headers.contains_key("host"));

@@ -10,7 +10,6 @@ use std::task::Context;
 use std::task::Poll;
 
 use http::Method;
-use http::Request;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use outrider_stats::Held;
@@ -20,6 +19,7 @@ use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Handler;
 use crate::Meter;
+use crate::RequestHead;
 use crate::Respond;
 use crate::ServerOptions;
 use crate::life::Expiry;
@@ -28,9 +28,7 @@ use crate::stats::ConnectionStats;
 use crate::stats::Http2Stats;
 
 use super::RecvBody;
-use super::headers;
 use super::keepalive::Pinger;
-use super::message::RequestHead;
 use super::message::Rules;
 use super::respond;
 use super::session::Accepted;
@@ -262,9 +260,6 @@ impl<H: Handler> Driver<H> {
 
     fn serve(&self, stream: StreamRef, head: RequestHead, ends: bool, meter: Rc<Meter>) {
         let head_request = head.method == Method::HEAD;
-        let Some(head) = headers::accept(head) else {
-            return stream.reset(crate::Reason::PROTOCOL_ERROR);
-        };
         let body = if ends {
             Body::Empty
         } else {
@@ -275,7 +270,7 @@ impl<H: Handler> Driver<H> {
         let served = self
             .handler
             .clone()
-            .serve(Request::from_parts(head, body), Respond::from(respond));
+            .serve(head, body, Respond::from(respond));
         // Boxed: the runtime copies a task's future some five times from spawn to end, and a manager's is large.
         tokio::task::spawn_local(Box::pin(async move {
             // Held in the task, so that the stream counts until its handler is done.

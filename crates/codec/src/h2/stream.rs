@@ -100,7 +100,10 @@ impl StreamState {
 
     /// Takes note of when the peer's message was over: not when its last byte came, but when it was taken.
     pub(super) fn note_end(&self) {
-        if !self.receiving && self.data.is_empty() && self.trailers.is_none() && self.error.is_none()
+        if !self.receiving
+            && self.data.is_empty()
+            && self.trailers.is_none()
+            && self.error.is_none()
         {
             self.meter.end_receive();
         }

@@ -14,9 +14,8 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderValue;
-use http::Request;
+use http::Method;
 use http::Response;
-use outrider_codec::Authority;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::ClientOptions;
@@ -24,9 +23,11 @@ use outrider_codec::Frame;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Refused;
+use outrider_codec::RequestHead;
 use outrider_codec::Respond;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
+use outrider_codec::Target;
 use outrider_codec::stats::ConnectionStats;
 use outrider_net::Drain;
 use outrider_net::Stream;
@@ -67,10 +68,8 @@ pub(crate) struct Script {
 }
 
 impl Handler for Script {
-    async fn serve(self: Rc<Self>, request: Request<Body>, mut respond: Respond) {
-        let authority = request.extensions().get::<Authority>().cloned();
-        let (head, mut body) = request.into_parts();
-        let mut response = match head.uri.path() {
+    async fn serve(self: Rc<Self>, head: RequestHead, mut body: Body, mut respond: Respond) {
+        let mut response = match head.path() {
             "/echo" => Response::new(body),
             "/hang" => {
                 let reset = poll_fn(|cx| respond.poll_reset(cx)).await;
@@ -83,11 +82,11 @@ impl Handler for Script {
             })),
             _ => {
                 while let Some(Ok(_)) = body.frame().await {}
-                Response::new(Body::full(format!("{} {}", head.method, head.uri)))
+                Response::new(Body::full(format!("{} {}", head.method, head.path())))
             }
         };
         let headers = response.headers_mut();
-        if let Some(Authority(authority)) = authority {
+        if let Some(authority) = head.authority {
             headers.insert("x-authority", authority);
         }
         if let Err(error) = respond.send(response).await {
@@ -164,11 +163,13 @@ pub(crate) async fn collect(mut body: Body) -> Result<(Vec<u8>, Option<HeaderMap
 }
 
 /// A request in the shared shape.
-pub(crate) fn request(path: &str, body: Body) -> Request<Body> {
-    let mut request = Request::post(path).body(body).unwrap();
-    let authority = Authority(HeaderValue::from_static("a.example"));
-    request.extensions_mut().insert(authority);
-    request
+pub(crate) fn request(path: &str) -> RequestHead {
+    RequestHead {
+        method: Method::POST,
+        authority: Some(HeaderValue::from_static("a.example")),
+        path: Target::try_from(path).ok(),
+        ..RequestHead::default()
+    }
 }
 
 /// Lets everything that is ready run.

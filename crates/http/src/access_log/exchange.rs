@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
-use http::Request;
 use http::StatusCode;
 use http::Version;
 use http::uri::Scheme;
@@ -56,9 +55,7 @@ impl Exchange<'_> {
             listener: "".into(),
             filter_chain: "".into(),
         };
-        let (head, ()) = Request::new(()).into_parts();
-        let mut stream = Stream::new(Rc::new(connection), head, Version::HTTP_11, 0);
-        stream.request = self.head();
+        let mut stream = Stream::new(Rc::new(connection), self.head(), Version::HTTP_11, 0);
         stream.start_time = self.started;
         stream.started = now.checked_sub(self.duration).unwrap_or(now);
         stream.ended = Some(now);
@@ -72,14 +69,14 @@ impl Exchange<'_> {
     }
 
     fn head(&self) -> RequestHead {
-        let mut authority = HeaderValue::from_static("");
+        let mut authority = None;
         let mut headers = HeaderMap::new();
         for (name, value) in self.headers {
             // What was received is legal; a line does without what is not.
             let name = name.parse::<HeaderName>();
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
                 if name == http::header::HOST {
-                    authority = value;
+                    authority = Some(value);
                 } else {
                     headers.append(name, value);
                 }
@@ -89,7 +86,7 @@ impl Exchange<'_> {
             method: self.method.parse().unwrap_or_default(),
             scheme: Some(Scheme::HTTP),
             authority,
-            path: self.target.parse().ok(),
+            path: self.target.try_into().ok(),
             headers,
         }
     }

@@ -136,7 +136,6 @@ impl Filter {
                     filter.capture(captures);
                 }
             }
-            Filter::Header(header) => header.capture(&mut captures.request),
             Filter::GrpcStatus { .. } => capture_grpc_status(captures),
             _ => {}
         }

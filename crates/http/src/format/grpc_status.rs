@@ -1,7 +1,6 @@
 //! `%GRPC_STATUS%`: the status of a gRPC call as a number or a name.
 
 use http::HeaderName;
-use http::header::CONTENT_TYPE;
 
 use crate::Captures;
 use crate::Stream;
@@ -87,7 +86,6 @@ impl GrpcStatus {
 
 /// Adds the headers that tell a call's status.
 pub(crate) fn capture_grpc_status(captures: &mut Captures) {
-    captures.request.add(&CONTENT_TYPE);
     captures.response.add(&GRPC_STATUS);
     captures.trailers.add(&GRPC_STATUS);
 }

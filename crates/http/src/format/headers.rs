@@ -217,10 +217,12 @@ impl HeaderOperator {
 
     pub(crate) fn capture(&self, captures: &mut Captures) {
         let (names, capture) = match &self.source {
-            Source::Request(names) | Source::Path { names, .. } => (names, &mut captures.request),
             Source::Response(names) => (names, &mut captures.response),
             Source::Trailer(names) => (names, &mut captures.trailers),
-            Source::QueryParameter(_) | Source::Query { .. } => return,
+            Source::Request(_)
+            | Source::Path { .. }
+            | Source::QueryParameter(_)
+            | Source::Query { .. } => return,
         };
         for name in names {
             if let Name::Header(name) = name {
@@ -273,8 +275,8 @@ impl Name {
                 .scheme
                 .as_ref()
                 .map(|scheme| scheme.as_str().as_bytes()),
-            Name::Authority => Some(request.authority.as_bytes()).filter(|host| !host.is_empty()),
-            Name::Path => request.path.as_ref().map(|path| path.as_str().as_bytes()),
+            Name::Authority => Some(request.authority()).filter(|host| !host.is_empty()),
+            Name::Path => request.path.as_ref().map(|path| path.as_bytes()),
             Name::Status | Name::Unknown => None,
             Name::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header;
@@ -15,6 +14,7 @@ use outrider_codec::Body;
 use outrider_codec::Respond;
 use outrider_net::ConnectionInfo;
 
+use crate::RequestHead;
 use crate::Stream;
 use crate::Upstream;
 use crate::deadlines::Deadlines;
@@ -37,10 +37,10 @@ impl ConnectionManager {
     pub(super) async fn handle(
         self: Rc<Self>,
         connection: Rc<ConnectionInfo>,
-        request: Request<Body>,
+        head: RequestHead,
+        body: Body,
         mut respond: Respond,
     ) {
-        let (head, body) = request.into_parts();
         let stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
         self.count_request(stream.protocol);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
@@ -127,12 +127,10 @@ impl ConnectionManager {
             .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let local_port = stream.connection.local.ip().map(|address| address.port());
         if !is_connect
-            && let Some(host) = self
-                .config
-                .hosts
-                .apply(&stream.request.authority, local_port)
+            && let Some(host) = &stream.request.authority
+            && let Some(host) = self.config.hosts.apply(host, local_port)
         {
-            stream.request.authority = host;
+            stream.request.authority = Some(host);
         }
         let random = || (self.worker.random(), self.worker.random());
         let (origin, remote) = self.config.forwarding.apply(
@@ -163,7 +161,7 @@ impl ConnectionManager {
 
     /// The host must be named, and the path be a path; it is normalised here.
     fn check_target(&self, stream: &mut Stream, is_connect: bool) -> Result<(), LocalReply> {
-        if !stream.names_host {
+        if stream.request.authority.is_none() {
             return Err(LocalReply::new(
                 StatusCode::BAD_REQUEST,
                 "missing_host_header",
@@ -181,7 +179,7 @@ impl ConnectionManager {
             ));
         }
         let failed = |status| LocalReply::new(status, "path_normalization_failed");
-        if stream.has_fragment {
+        if path.has_fragment() {
             self.stats.downstream_rq_failed_path_normalization.inc();
             return Err(failed(StatusCode::BAD_REQUEST));
         }

@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Request;
 use outrider_codec::Body;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
@@ -28,6 +27,7 @@ use outrider_upstream::Clusters;
 use crate::Captures;
 use crate::ListenerStats;
 use crate::ManagerStats;
+use crate::RequestHead;
 use crate::Stream;
 use crate::access_log::WorkerLog;
 use crate::date::DateCache;
@@ -111,11 +111,12 @@ struct Downstream {
 impl Handler for Downstream {
     fn serve(
         self: Rc<Self>,
-        request: Request<Body>,
+        head: RequestHead,
+        body: Body,
         respond: Respond,
     ) -> impl Future<Output = ()> + 'static {
         let connection = self.connection.clone();
-        self.manager.clone().handle(connection, request, respond)
+        self.manager.clone().handle(connection, head, body, respond)
     }
 
     fn refused(self: Rc<Self>, refused: Refused) {
@@ -154,7 +155,11 @@ mod tests {
 
     #[test]
     fn a_stream_stays_small() {
-        let size = size_of_output::<Request<Body>, _>(ConnectionManager::handle);
+        let size = size_of_output::<(RequestHead, Body), _>(
+            |manager, connection, (head, body), respond| {
+                manager.handle(connection, head, body, respond)
+            },
+        );
         assert!(size <= 4096, "the future of a stream takes {size} bytes");
         let size = size_of_output::<MalformedRequest, _>(ConnectionManager::refuse);
         assert!(

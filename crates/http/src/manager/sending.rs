@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
@@ -21,6 +20,7 @@ use outrider_codec::StreamError;
 use outrider_net::ConnectionInfo;
 use outrider_net::clock;
 
+use crate::RequestHead;
 use crate::ResponseFlag;
 use crate::Stream;
 use crate::deadlines::Deadlines;
@@ -187,12 +187,12 @@ impl ConnectionManager {
 
     /// A stream of which no head is known, counted.
     fn headless_stream(&self, connection: Rc<ConnectionInfo>, protocol: Version) -> Stream {
-        let (mut head, ()) = Request::new(()).into_parts();
-        // There is no method to log; this is how an absent one prints.
-        head.method = Method::from_bytes(b"-").unwrap_or_default();
-        head.uri = http::Uri::default();
-        let mut stream = Stream::new(connection, head, protocol, self.worker.random());
-        stream.request.path = None;
+        let head = RequestHead {
+            // There is no method to log; this is how an absent one prints.
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            ..RequestHead::default()
+        };
+        let stream = Stream::new(connection, head, protocol, self.worker.random());
         self.count_request(stream.protocol);
         stream
     }

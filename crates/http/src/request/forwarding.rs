@@ -10,8 +10,8 @@ use http::uri::Scheme;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 
+use crate::RequestHead;
 use crate::names;
-use crate::stream::RequestHead;
 
 /// What the config says about it (`envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`).
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
 use http::Method;
-use http::uri::PathAndQuery;
+use outrider_codec::Target;
 
 use super::*;
 
@@ -43,8 +43,8 @@ fn head(headers: &[(&'static str, &'static str)]) -> RequestHead {
     RequestHead {
         method: Method::GET,
         scheme: None,
-        authority: HeaderValue::from_static("h.test"),
-        path: Some(PathAndQuery::from_static("/")),
+        authority: Some(HeaderValue::from_static("h.test")),
+        path: Some(Target::root()),
         headers: headers.collect(),
     }
 }

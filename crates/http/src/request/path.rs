@@ -3,7 +3,7 @@
 //! Routes and upstreams must agree on what a path means, so Envoy rewrites it before any route is looked at. The
 //! rules are those of the URL standard as Envoy's library has them, found by trying: see the table in the tests.
 
-use http::uri::PathAndQuery;
+use outrider_codec::Target;
 
 /// `HttpConnectionManager.PathWithEscapedSlashesAction`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,16 +36,16 @@ pub(crate) enum Normalized {
     /// It was in order.
     Unchanged,
     /// This is it now.
-    Changed(PathAndQuery),
+    Changed(Target),
     /// The client is to come again with this one.
-    Redirect(PathAndQuery),
+    Redirect(Target),
     /// It cannot be made sense of, or must not be; this is how it reads by then, if that is another way.
-    Rejected(Option<PathAndQuery>),
+    Rejected(Option<Target>),
 }
 
 impl PathOptions {
     /// Applies the options to `path`.
-    pub(crate) fn apply(self, path: &PathAndQuery) -> Normalized {
+    pub(crate) fn apply(self, path: &Target) -> Normalized {
         if !(self.normalize || self.merge_slashes || self.escaped_slashes != EscapedSlashes::Keep) {
             return Normalized::Unchanged;
         }
@@ -56,7 +56,7 @@ impl PathOptions {
             && let Some(unescaped) = unescape_slashes(&text)
         {
             if self.escaped_slashes == EscapedSlashes::Reject {
-                return Normalized::Rejected(PathAndQuery::try_from(unescaped + query).ok());
+                return Normalized::Rejected(Target::try_from(unescaped + query).ok());
             }
             redirect = self.escaped_slashes == EscapedSlashes::Redirect;
             text = unescaped;
@@ -74,7 +74,7 @@ impl PathOptions {
             return Normalized::Unchanged;
         }
         text.push_str(query);
-        match PathAndQuery::try_from(text) {
+        match Target::try_from(text) {
             Ok(path) if redirect => Normalized::Redirect(path),
             Ok(path) => Normalized::Changed(path),
             Err(_) => Normalized::Rejected(None),
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     fn apply(path: &str, options: PathOptions) -> String {
-        let path = PathAndQuery::try_from(path).unwrap();
+        let path = Target::try_from(path).unwrap();
         match options.apply(&path) {
             Normalized::Unchanged => path.to_string(),
             Normalized::Changed(path) => path.to_string(),

@@ -63,7 +63,7 @@ impl DirectResponse {
         let head = &stream.request;
         let has_one = self.status.is_redirection() || self.status == StatusCode::CREATED;
         has_one.then(|| {
-            let host = head.authority.to_str().unwrap_or_default();
+            let host = head.host();
             format!("{}://{host}{}", head.scheme(), head.path())
         })
     }

@@ -187,7 +187,7 @@ impl ForwardAction {
         match &self.cluster {
             ClusterSpecifier::Name(name) => Some(name),
             ClusterSpecifier::Header(ClusterHeader(None)) => {
-                head.authority.to_str().ok().filter(|host| !host.is_empty())
+                Some(head.host()).filter(|host| !host.is_empty())
             }
             ClusterSpecifier::Header(ClusterHeader(Some(name))) => head
                 .headers

@@ -151,7 +151,7 @@ fn push_path(location: &mut String, stream: &Stream, path: Option<&NewPath>, str
 }
 
 fn authority(head: &RequestHead) -> &str {
-    head.authority.to_str().unwrap_or_default()
+    head.host()
 }
 
 /// `host` without its port, if `drop`. With `default_of`, only the default port of that scheme is dropped.

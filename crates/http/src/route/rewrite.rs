@@ -2,7 +2,7 @@
 
 use http::HeaderName;
 use http::HeaderValue;
-use http::uri::PathAndQuery;
+use outrider_codec::Target;
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3::route_action::HostRewriteSpecifier;
@@ -84,11 +84,11 @@ impl PathRewrite {
 /// Gives the request its new path. `keep_original`: in `x-envoy-original-path`.
 pub(crate) fn set_path(head: &mut RequestHead, path: String, keep_original: bool) {
     // A path that cannot be sent leaves the request as it was.
-    let Ok(new) = PathAndQuery::try_from(path) else {
+    let Ok(new) = Target::try_from(path) else {
         return;
     };
     let original = head.path.replace(new);
-    let original = original.and_then(|path| HeaderValue::from_str(path.as_str()).ok());
+    let original = original.and_then(|path| HeaderValue::from_bytes(path.as_bytes()).ok());
     if let Some(original) = original.filter(|_| keep_original) {
         head.headers.insert(ORIGINAL_PATH, original);
     }
@@ -153,7 +153,8 @@ pub(crate) fn set_host(
     keep_original: bool,
     forward_original: bool,
 ) {
-    let original = std::mem::replace(&mut head.authority, host);
+    let original = head.authority.replace(host);
+    let original = original.unwrap_or(HeaderValue::from_static(""));
     if keep_original {
         head.headers.insert(ORIGINAL_HOST, original.clone());
     }
@@ -278,7 +279,7 @@ mod tests {
     fn the_original_host_is_kept_and_forwarded_on_request() {
         let mut request = head("GET", "old", "/", &[("x-forwarded-host", "q")]);
         set_host(&mut request, HeaderValue::from_static("new"), false, true);
-        assert_eq!(request.authority, "new");
+        assert_eq!(request.host(), "new");
         assert_eq!(request.headers["x-forwarded-host"], "q,old");
         assert!(!request.headers.contains_key(ORIGINAL_HOST));
         set_host(&mut request, HeaderValue::from_static("newer"), true, false);

@@ -10,7 +10,6 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3 as api;
 use outrider_config::api::envoy::r#type::matcher::v3 as matcher;
 
-use crate::Capture;
 use crate::RequestHead;
 use crate::route::re2::FullRegex;
 
@@ -190,11 +189,9 @@ impl HeaderMatcher {
                     .map(|s| s.as_str().as_bytes())
                     .into_iter(),
             ),
-            Name::Authority => self.holds(
-                Some(head.authority.as_bytes())
-                    .filter(|a| !a.is_empty())
-                    .into_iter(),
-            ),
+            Name::Authority => {
+                self.holds(Some(head.authority()).filter(|a| !a.is_empty()).into_iter())
+            }
             Name::Path => self.holds(
                 head.path
                     .as_ref()
@@ -208,13 +205,6 @@ impl HeaderMatcher {
                     .map(|value| value.as_bytes()),
             ),
             Name::Impossible => self.holds(std::iter::empty()),
-        }
-    }
-
-    /// Adds the header that is read.
-    pub(crate) fn capture(&self, capture: &mut Capture) {
-        if let Name::Header(name) = &self.name {
-            capture.add(name);
         }
     }
 

@@ -100,10 +100,10 @@ impl RouteTable {
     pub fn find(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
         let head = request.head;
         let authority = match &self.vhost_header {
-            None => &head.authority,
-            Some(name) => head.headers.get(name)?,
+            None => head.authority(),
+            Some(name) => head.headers.get(name)?.as_bytes(),
         };
-        let host = self.hosts.get(self.domains.find(authority.as_bytes())?)?;
+        let host = self.hosts.get(self.domains.find(authority)?)?;
         let path = head.path.as_ref().map_or("", |path| path.path());
         let path = if self.ignore_path_parameters {
             path.split(';').next().unwrap_or_default()

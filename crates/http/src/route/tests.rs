@@ -27,8 +27,8 @@ pub(crate) fn head(method: &str, host: &str, path: &str, headers: &[(&str, &str)
     RequestHead {
         method: method.parse().unwrap(),
         scheme: Some(http::uri::Scheme::HTTP),
-        authority: HeaderValue::from_str(host).unwrap(),
-        path: Some(path.parse().unwrap()),
+        authority: HeaderValue::from_str(host).ok(),
+        path: Some(path.try_into().unwrap()),
         headers: map,
     }
 }
@@ -40,12 +40,10 @@ pub(crate) fn view(head: &RequestHead) -> RequestView<'_> {
 /// A stream that has only just begun.
 pub(crate) fn stream(request: RequestHead) -> Stream {
     let [local, remote] = ["127.0.0.1:8080", "10.0.0.9:40000"].map(|text| text.parse().unwrap());
-    let (head, ()) = http::Request::new(()).into_parts();
     let connection = Rc::new(connection(local, remote));
     Stream {
         start_time: SystemTime::UNIX_EPOCH,
-        request,
-        ..Stream::new(connection, head, Version::HTTP_11, 7)
+        ..Stream::new(connection, request, Version::HTTP_11, 7)
     }
 }
 

@@ -11,13 +11,8 @@ use std::task::Context;
 use std::task::Poll;
 
 use http::HeaderValue;
-use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
-use http::Uri;
-use http::uri::Scheme;
-use outrider_codec::Authority;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
 use outrider_codec::StreamError;
@@ -214,40 +209,22 @@ impl<'a> Attempt<'a> {
         reply.into()
     }
 
-    /// Sends the request: from here on, only what is captured of its headers stays in the stream.
+    /// Sends the request.
     pub(super) fn send(
         &self,
-        stream: &mut Stream,
+        stream: &Stream,
         body: Body,
         place: UpstreamStream,
-        cx: &RouterCx<'_>,
     ) -> Result<Exchange, Stop> {
-        let mut captured = cx.captures.request.from(&stream.request.headers);
-        cx.response
-            .keep_request_id(&stream.request.headers, &mut captured);
-        let headers = std::mem::replace(&mut stream.request.headers, captured);
-        let mut request = Request::new(body);
-        *request.method_mut() = stream.request.method.clone();
-        *request.headers_mut() = headers;
-        *request.version_mut() = stream.protocol;
-        *request.uri_mut() = target(stream);
-        let extensions = request.extensions_mut();
-        extensions.insert(Authority(stream.request.authority.clone()));
-        if let Some(scheme) = stream
-            .request
-            .scheme
-            .clone()
-            .filter(|scheme| *scheme != Scheme::HTTP)
-        {
-            extensions.insert(scheme);
-        }
-        let exchange = place.send(request).map_err(|error| match error {
-            // There was a place, so what is full is closing: the host sent something before it was asked.
-            StreamError::Overflow => {
-                self.failed(&StreamError::ProtocolError("http1.codec_error"), "")
-            }
-            error => self.failed(&error, ""),
-        })?;
+        let exchange = place
+            .send(&stream.request, body)
+            .map_err(|error| match error {
+                // There was a place, so what is full is closing: the host sent something before it was asked.
+                StreamError::Overflow => {
+                    self.failed(&StreamError::ProtocolError("http1.codec_error"), "")
+                }
+                error => self.failed(&error, ""),
+            })?;
         self.request.started(exchange.meter());
         Ok(exchange)
     }
@@ -368,17 +345,6 @@ fn poll_head(exchange: &mut Exchange, task: &mut Context<'_>) -> Poll<Result<Hea
         return Poll::Ready(interim.map(Head::Interim));
     }
     exchange.poll_response(task).map_ok(Head::Final)
-}
-
-/// The request's target, as the codecs take it: the path, and nothing for CONNECT.
-fn target(stream: &Stream) -> Uri {
-    let head = &stream.request;
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query.clone_from(&head.path);
-    if head.method == Method::CONNECT {
-        return Uri::default();
-    }
-    Uri::from_parts(parts).unwrap_or_default() // a path alone is always a legal target
 }
 
 /// A number of milliseconds as a header's value; what is usual is not written anew each time.

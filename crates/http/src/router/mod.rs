@@ -162,7 +162,7 @@ impl Router {
         let mut attempt = Attempt::new(self, cluster, &pick, stream, cx);
         attempt.prepare(stream, route, forward);
         let (place, body) = attempt.open(stream, body, &pick, cx).await?;
-        let mut exchange = attempt.send(stream, body, place, cx)?;
+        let mut exchange = attempt.send(stream, body, place)?;
         let head = attempt.response(stream, &mut exchange, cx).await?;
         if stream.is_websocket && failure::is_failed_handshake(head.status()) {
             return Err(LocalReply::new(head.status(), "websocket_handshake_unsuccessful").into());

@@ -4,9 +4,9 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Request;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
+use outrider_codec::RequestHead;
 use outrider_codec::StreamError;
 
 use super::Pool;
@@ -54,9 +54,9 @@ impl UpstreamStream {
     ///
     /// # Errors
     /// When the connection has just gone, or what is wrong with the request's head.
-    pub fn send(mut self, request: Request<Body>) -> Result<Exchange, StreamError> {
+    pub fn send(mut self, head: &RequestHead, body: Body) -> Result<Exchange, StreamError> {
         self.lease.mark_sent();
-        let mut exchange = self.lease.connection.client.send(request)?;
+        let mut exchange = self.lease.connection.client.send(head, body)?;
         exchange.hold(Box::new(self.lease));
         Ok(exchange)
     }

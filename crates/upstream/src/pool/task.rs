@@ -266,7 +266,7 @@ impl Life {
         if connection.is_open() && end.cause == EndCause::Local && end.active_streams == 0 {
             stats.upstream_cx_close_notify.inc();
         }
-        if matches!(end.cause, EndCause::ProtocolError(_)) {
+        if end.cause.is_protocol_error() {
             stats.upstream_cx_protocol_error.inc();
         }
         self.cut_off(connection, &end);
@@ -284,7 +284,9 @@ impl Life {
                 // Envoy resets the streams first, and then closes a connection without any.
                 return;
             }
-            stats.upstream_rq_pending_failure_eject.add(end.active_streams as u64);
+            stats
+                .upstream_rq_pending_failure_eject
+                .add(end.active_streams as u64);
         }
         stats.upstream_cx_destroy_with_active_rq.inc();
         if end.cause.is_local() {

@@ -1,0 +1,200 @@
+//! A request's head and its target, in the one shape that both codecs share.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Method;
+use http::uri::Scheme;
+use memchr::memchr;
+
+/// A request head in HTTP/2's shape, whichever protocol it came by.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHead {
+    /// `:method`.
+    pub method: Method,
+    /// `:scheme`; HTTP/1 has none until the connection manager sets it.
+    pub scheme: Option<Scheme>,
+    /// `:authority`, or HTTP/1's `host`, or the authority of an absolute target; never in `headers`.
+    pub authority: Option<HeaderValue>,
+    /// `:path`; only CONNECT has none.
+    pub path: Option<Target>,
+    /// The other headers, in the order they came.
+    pub headers: HeaderMap,
+}
+
+impl RequestHead {
+    /// `:scheme`, plain http as long as there is none.
+    #[must_use]
+    pub fn scheme(&self) -> &str {
+        self.scheme.as_ref().map_or("http", Scheme::as_str)
+    }
+
+    /// `:authority`, empty when the client named none.
+    #[must_use]
+    pub fn authority(&self) -> &[u8] {
+        self.authority.as_ref().map_or(b"", HeaderValue::as_bytes)
+    }
+
+    /// `:authority` as text, empty when there is none or it is none.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        std::str::from_utf8(self.authority()).unwrap_or_default()
+    }
+
+    /// `:path` with its query, empty for CONNECT.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path.as_ref().map_or("", Target::as_str)
+    }
+}
+
+/// A path with its query, as it came: any bytes but controls, blanks and DEL, as in Envoy, which passes them on untouched.
+/// It shares the buffer that it was read into.
+///
+/// HTTP/1 admits ASCII only; on HTTP/2 a client may send bytes that are no text. They are kept and sent on; whoever reads
+/// text sees U+FFFD in their place, as RE2 does.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Target {
+    bytes: Bytes,
+    /// The text, where the bytes are none.
+    text: Option<Arc<str>>,
+}
+
+/// A target that could not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidTarget;
+
+impl Target {
+    /// `/`
+    #[must_use]
+    pub fn root() -> Target {
+        Target::of_static("/")
+    }
+
+    /// The target of a request to the server itself, `*`.
+    pub(crate) fn asterisk() -> Target {
+        Target::of_static("*")
+    }
+
+    fn of_static(text: &'static str) -> Target {
+        Target {
+            bytes: Bytes::from_static(text.as_bytes()),
+            text: None,
+        }
+    }
+
+    /// What goes over the wire.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match &self.text {
+            Some(text) => text,
+            None => std::str::from_utf8(&self.bytes).unwrap_or_default(), // was looked at when it was made
+        }
+    }
+
+    /// The text up to the question mark.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        let text = self.as_str();
+        memchr(b'?', text.as_bytes()).map_or(text, |at| &text[..at])
+    }
+
+    /// The text after the question mark.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        let text = self.as_str();
+        memchr(b'?', text.as_bytes()).map(|at| &text[at + 1..])
+    }
+
+    /// Whether it holds a `#`, which no request's target may.
+    #[must_use]
+    pub fn has_fragment(&self) -> bool {
+        memchr(b'#', &self.bytes).is_some()
+    }
+}
+
+impl TryFrom<Bytes> for Target {
+    type Error = InvalidTarget;
+
+    fn try_from(bytes: Bytes) -> Result<Target, InvalidTarget> {
+        let mut ascii = true;
+        for &byte in &bytes {
+            if byte <= b' ' || byte == 0x7f {
+                return Err(InvalidTarget);
+            }
+            ascii &= byte.is_ascii();
+        }
+        if bytes.is_empty() {
+            return Err(InvalidTarget);
+        }
+        let text = (!ascii && std::str::from_utf8(&bytes).is_err())
+            .then(|| String::from_utf8_lossy(&bytes).into());
+        Ok(Target { bytes, text })
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = InvalidTarget;
+
+    fn try_from(text: String) -> Result<Target, InvalidTarget> {
+        Target::try_from(Bytes::from(text))
+    }
+}
+
+impl TryFrom<&str> for Target {
+    type Error = InvalidTarget;
+
+    fn try_from(text: &str) -> Result<Target, InvalidTarget> {
+        Target::try_from(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_what_came() {
+        let target = Target::try_from("/a{\"<b>\"}^`|?x=/?y#z").unwrap();
+        assert_eq!(target.path(), "/a{\"<b>\"}^`|");
+        assert_eq!(target.query(), Some("x=/?y#z"));
+        assert!(target.has_fragment());
+        let target = Target::try_from("/ä").unwrap();
+        assert_eq!(
+            (target.as_str(), target.query(), target.has_fragment()),
+            ("/ä", None, false)
+        );
+        for refused in ["", "/a b", "/\t", "/\r\n", "/\0", "/\x7f"] {
+            assert_eq!(Target::try_from(refused), Err(InvalidTarget), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_go_on_as_they_are() {
+        let target = Target::try_from(Bytes::from_static(b"/\xff?\xc3(")).unwrap();
+        assert_eq!(target.as_bytes(), b"/\xff?\xc3(");
+        assert_eq!(target.path(), "/\u{fffd}");
+        assert_eq!(target.query(), Some("\u{fffd}("));
+    }
+}
