@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use crate::stats::ByteCounts;
 
 use super::frame;
-use super::message::Fields;
+use super::message::Kind;
 
 /// The most that one read takes, bytes. More means fewer system calls, but also more data under way that has left the
 /// processor's cache by the time it is written.
@@ -56,9 +56,7 @@ pub(super) struct Block {
     pub(super) stream: u32,
     pub(super) ends: bool,
     /// What it is to be; none if it is decoded only to keep the table.
-    pub(super) fields: Option<Fields>,
-    /// It opens a stream.
-    pub(super) opens: bool,
+    pub(super) kind: Option<Kind>,
     pub(super) bytes: Vec<u8>,
     pub(super) continuations: usize,
     /// Bytes of its frames.
@@ -75,7 +73,9 @@ impl Input {
 
     /// Whether a request's head has begun and not ended.
     pub(super) fn has_open_request(&self) -> bool {
-        self.block.as_ref().is_some_and(|block| block.opens)
+        self.block
+            .as_ref()
+            .is_some_and(|block| block.kind == Some(Kind::Request))
     }
 }
 

@@ -25,9 +25,6 @@ pub(super) enum Kind {
     Trailers,
 }
 
-/// Fields that a block is expected to have, to make room for them at once.
-const ROOM: usize = 12;
-
 /// What is allowed in header blocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
@@ -97,9 +94,15 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn new(kind: Kind) -> Fields {
+        // Room for what such a block mostly has, and for what a proxy adds to it.
+        let room = match kind {
+            Kind::Request => 12,
+            Kind::Response => 6,
+            Kind::Trailers => 3,
+        };
         Fields {
             kind,
-            headers: HeaderMap::with_capacity(ROOM),
+            headers: HeaderMap::with_capacity(room),
             method: None,
             scheme: None,
             authority: None,
@@ -219,42 +222,36 @@ impl Fields {
         stats: &Http2Stats,
     ) -> Result<bool, Flaw> {
         if rules.underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
-            return match rules.underscores {
-                UnderscoresAction::Reject => {
-                    stats.requests_rejected_with_underscores_in_headers.inc();
-                    Err(Flaw::Underscore)
+            return take_underscore(rules.underscores, stats);
+        }
+        // By name, and only names of these lengths: most fields are none of them.
+        match name.as_str() {
+            "host" if self.kind == Kind::Request => {
+                check_authority(value.as_bytes())?;
+                once(&mut self.host, value)?;
+                return Ok(self.authority.is_none());
+            }
+            "cookie" if self.kind == Kind::Request => {
+                self.cookies.push(value);
+                return Ok(true);
+            }
+            "content-length" => {
+                let length = parse_length(value.as_bytes()).ok_or(Flaw::Field)?;
+                once(&mut self.content_length, length)?;
+            }
+            "te" if self.kind != Kind::Trailers => {
+                if !value.as_bytes().eq_ignore_ascii_case(b"trailers") {
+                    return Err(Flaw::Field);
                 }
-                _ => {
-                    stats.dropped_headers_with_underscores.inc();
-                    Ok(false)
-                }
-            };
-        }
-        if name == header::HOST && self.kind == Kind::Request {
-            check_authority(value.as_bytes())?;
-            once(&mut self.host, value)?;
-            return Ok(self.authority.is_none());
-        }
-        if name == header::COOKIE && self.kind == Kind::Request {
-            self.cookies.push(value);
-            return Ok(true);
-        }
-        if name == header::CONTENT_LENGTH {
-            let length = parse_length(value.as_bytes()).ok_or(Flaw::Field)?;
-            once(&mut self.content_length, length)?;
-        } else if name == header::TE && self.kind != Kind::Trailers {
-            if !value.as_bytes().eq_ignore_ascii_case(b"trailers") {
+            }
+            // RFC 9113, section 8.2.2.
+            "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => {
                 return Err(Flaw::Field);
             }
-        } else if is_connection_specific(&name) {
-            return Err(Flaw::Field);
+            _ => {}
         }
         self.headers.append(name, value);
         Ok(true)
-    }
-
-    pub(super) fn kind(&self) -> Kind {
-        self.kind
     }
 
     /// The request that the fields make; an extended CONNECT (RFC 8441) becomes the HTTP/1 upgrade that it stands for.
@@ -381,13 +378,14 @@ fn parse_length(bytes: &[u8]) -> Option<u64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
-/// RFC 9113, section 8.2.2.
-fn is_connection_specific(name: &HeaderName) -> bool {
-    *name == header::CONNECTION
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || *name == "keep-alive"
-        || *name == "proxy-connection"
+/// What becomes of a name with an underscore; false if it is to be forgotten.
+fn take_underscore(action: UnderscoresAction, stats: &Http2Stats) -> Result<bool, Flaw> {
+    if action == UnderscoresAction::Reject {
+        stats.requests_rejected_with_underscores_in_headers.inc();
+        return Err(Flaw::Underscore);
+    }
+    stats.dropped_headers_with_underscores.inc();
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -58,8 +58,8 @@ pub(crate) async fn serve<H: Handler>(
     // Not held for as long as the connection lives.
     drop(already);
     let cause = poll_fn(|cx| driver.poll(cx)).await;
+    let active_streams = connection.active.get() + driver.cut;
     drop(driver);
-    let active_streams = connection.active.get();
     if cause.is_local() && cause != EndCause::KeepaliveTimeout {
         linger(&session, &options).await;
     }
@@ -186,6 +186,8 @@ struct Driver<H> {
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
+    /// Requests that the connection's end cut off before their heads were complete.
+    cut: usize,
 }
 
 impl<H: Handler> Driver<H> {
@@ -197,6 +199,7 @@ impl<H: Handler> Driver<H> {
             life: Life::new(&options),
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
+            cut: 0,
             connection,
             handler,
         }
@@ -213,11 +216,17 @@ impl<H: Handler> Driver<H> {
         let session = self.connection.session.clone();
         session.remember_task(cx);
         let (accepted, more) = session.read(cx);
+        let refused = accepted
+            .iter()
+            .filter(|a| matches!(a, Accepted::Refused(_)));
+        let refused = refused.count();
         for accepted in accepted {
             self.start(accepted);
         }
         if session.fault().is_none() {
             self.poll_policy(cx);
+        } else {
+            self.cut += refused;
         }
         let flushed = session.poll_flush(cx);
         if let Some(fault) = session.fault() {
@@ -235,6 +244,7 @@ impl<H: Handler> Driver<H> {
 
     fn end(&mut self, fault: Fault) -> EndCause {
         for accepted in self.connection.session.take_refused() {
+            self.cut += 1;
             self.start(accepted);
         }
         fault.cause(Role::Server)

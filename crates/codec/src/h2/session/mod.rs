@@ -149,6 +149,8 @@ struct State {
     /// Streams that wait for room in the connection.
     blocked: Vec<usize>,
     accepted: Vec<Accepted>,
+    /// The header block that ended the connection was a request's.
+    unfinished_request: bool,
     task: Option<Waker>,
     wakers: Vec<Waker>,
     /// Frames received: grows with any sign of life.
@@ -201,6 +203,7 @@ impl Session {
             fault: None,
             blocked: Vec::new(),
             accepted: Vec::new(),
+            unfinished_request: false,
             task: None,
             wakers: Vec::new(),
             frames_received: 0,
@@ -446,7 +449,7 @@ impl State {
             let frame = frame::goaway(self.newest_stream, reason);
             self.output.frame(&frame, false);
         }
-        if self.is_server() && self.input.has_open_request() {
+        if self.is_server() && (self.unfinished_request || self.input.has_open_request()) {
             let error = fault.stream_error();
             self.accepted.push(Accepted::Refused(Refused::Error(error)));
         }

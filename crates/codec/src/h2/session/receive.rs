@@ -45,13 +45,6 @@ impl From<Flood> for Fault {
     }
 }
 
-/// What a HEADERS frame begins.
-struct Target {
-    /// None if the block is decoded only to keep the table.
-    fields: Option<Fields>,
-    opens: bool,
-}
-
 impl State {
     /// Takes all of `chunk`.
     pub(super) fn feed(&mut self, chunk: &mut BytesMut) -> Result<(), Fault> {
@@ -358,25 +351,24 @@ impl State {
             dependency = frame::number(unpadded, 0).map(|id| id & 0x7fff_ffff);
             fragment = unpadded.get(5..).ok_or(FRAME_SIZE)?;
         }
-        let target = if self.is_server() {
-            self.request_target(head, dependency)?
+        let kind = if self.is_server() {
+            self.request_kind(head, dependency)?
         } else {
-            self.response_target(head)?
+            self.response_kind(head)?
         };
-        if target.fields.is_some() {
+        if kind.is_some() {
             self.note(head, padding)?;
         }
         let block = Block {
             stream: head.stream,
             ends: head.has(frame::END_STREAM),
-            fields: target.fields,
-            opens: target.opens,
+            kind,
             bytes: Vec::new(),
             continuations: 0,
             wire: HEAD + head.length,
         };
         if head.has(frame::END_HEADERS) {
-            return self.decode(block, fragment);
+            return self.decode(&block, fragment);
         }
         self.input.block = Some(Block {
             bytes: fragment.to_vec(),
@@ -386,32 +378,25 @@ impl State {
     }
 
     /// What a client's HEADERS frame begins.
-    fn request_target(&mut self, head: Head, dependency: Option<u32>) -> Result<Target, Fault> {
+    fn request_kind(&mut self, head: Head, dependency: Option<u32>) -> Result<Option<Kind>, Fault> {
         let id = head.stream;
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return Err(Fault::Silent);
         }
-        let ignored = Target {
-            fields: None,
-            opens: false,
-        };
         if id <= self.newest_stream {
             let key = self.streams.key(id);
             return match key.and_then(|key| self.streams.get(key)) {
                 Some(stream) if stream.receiving => {
                     self.stats.trailers.inc();
-                    Ok(Target {
-                        fields: Some(Fields::new(Kind::Trailers)),
-                        opens: false,
-                    })
+                    Ok(Some(Kind::Trailers))
                 }
                 Some(_) => Err(Fault::Silent),
-                None => Ok(ignored),
+                None => Ok(None),
             };
         }
         self.newest_stream = id;
         if self.goaway_sent.is_some_and(|last| id > last) {
-            return Ok(ignored);
+            return Ok(None);
         }
         let full = self.streams.open() >= self.settings.max_streams as usize;
         if full && self.settings.acknowledged || dependency == Some(id) {
@@ -420,30 +405,23 @@ impl State {
         if full {
             self.stats.stream_refused_errors.inc();
             self.queue_reset(id, Reason::REFUSED_STREAM);
-            return Ok(ignored);
+            return Ok(None);
         }
         self.limits.note_stream();
-        Ok(Target {
-            fields: Some(Fields::new(Kind::Request)),
-            opens: true,
-        })
+        Ok(Some(Kind::Request))
     }
 
     /// What a server's HEADERS frame begins.
-    fn response_target(&mut self, head: Head) -> Result<Target, Fault> {
+    fn response_kind(&mut self, head: Head) -> Result<Option<Kind>, Fault> {
         let key = self.streams.key(head.stream);
         let is_idle = self.is_idle(head.stream);
-        let fields = match key.and_then(|key| self.streams.get(key)) {
-            Some(stream) if !stream.receiving => return Err(Fault::Silent),
-            Some(stream) if stream.heads.complete => Some(Fields::new(Kind::Trailers)),
-            Some(_) => Some(Fields::new(Kind::Response)),
-            None if is_idle => return Err(Fault::Silent),
-            None => None,
-        };
-        Ok(Target {
-            fields,
-            opens: false,
-        })
+        match key.and_then(|key| self.streams.get(key)) {
+            Some(stream) if !stream.receiving => Err(Fault::Silent),
+            Some(stream) if stream.heads.complete => Ok(Some(Kind::Trailers)),
+            Some(_) => Ok(Some(Kind::Response)),
+            None if is_idle => Err(Fault::Silent),
+            None => Ok(None),
+        }
     }
 
     fn continuation(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
@@ -455,7 +433,7 @@ impl State {
         block.bytes.extend_from_slice(payload);
         if head.has(frame::END_HEADERS) {
             let bytes = std::mem::take(&mut block.bytes);
-            return self.decode(block, &bytes);
+            return self.decode(&block, &bytes);
         }
         block.continuations += 1;
         let too_many = block.continuations >= MAX_CONTINUATIONS;
@@ -464,26 +442,25 @@ impl State {
     }
 
     /// Decodes a whole header block, and does what it says.
-    fn decode(&mut self, mut block: Block, bytes: &[u8]) -> Result<(), Fault> {
+    fn decode(&mut self, block: &Block, bytes: &[u8]) -> Result<(), Fault> {
+        let failed = Fault::GoAway(Reason::COMPRESSION_ERROR);
+        let Some(kind) = block.kind else {
+            return self.decoder.decode(bytes, |_, _, _| ()).map_err(|_| failed);
+        };
+        let mut fields = Fields::new(kind);
         let (rules, stats) = (&self.rules, &self.stats);
-        let fields = &mut block.fields;
         let decoded = self.decoder.decode(bytes, |name, value, size| {
-            if let Some(fields) = fields {
-                fields.add(name, value, size, rules, stats);
-            }
+            fields.add(name, value, size, rules, stats);
         });
         if decoded.is_err() {
-            self.input.block = block.opens.then_some(block);
-            return Err(Fault::GoAway(Reason::COMPRESSION_ERROR));
+            self.unfinished_request = kind == Kind::Request;
+            return Err(failed);
         }
-        match (block.fields.take(), block.opens) {
-            (None, _) => Ok(()),
-            (Some(fields), true) => self.begin_request(&block, fields),
-            (Some(fields), false) => match self.streams.key(block.stream) {
-                Some(key) if fields.kind() == Kind::Response => self.response(key, &block, fields),
-                Some(key) => self.trailers(key, &block, fields),
-                None => Ok(()),
-            },
+        match (kind, self.streams.key(block.stream)) {
+            (Kind::Request, _) => self.begin_request(block, fields),
+            (Kind::Response, Some(key)) => self.response(key, block, fields),
+            (Kind::Trailers, Some(key)) => self.trailers(key, block, fields),
+            (_, None) => Ok(()),
         }
     }
 
