@@ -62,16 +62,24 @@ impl Wait<'_> {
                     .flag(ResponseFlag::DownstreamProtocolError);
                 return Poll::Ready(Err(Stop::from(reply)));
             }
-            // The client first: what came of its request may be only what its end has led to.
-            if let Poll::Ready(error) = self.respond.poll_reset(cx) {
-                return Poll::Ready(Err(Stop::Gone(error)));
-            }
             if let Poll::Ready(output) = outcome {
                 return Poll::Ready(Ok(output));
+            }
+            if let Poll::Ready(error) = self.respond.poll_reset(cx) {
+                return Poll::Ready(Err(Stop::Gone(error)));
             }
             self.deadlines
                 .poll_expired(self.respond.meter(), cx)
                 .map(|expired| Err(Stop::Expired(expired)))
+        })
+        .await
+    }
+
+    /// Why the client has gone, if it has: a failure upstream may be only what that has led to.
+    pub(crate) async fn client_gone(&mut self) -> Option<Stop> {
+        poll_fn(|cx| match self.respond.poll_reset(cx) {
+            Poll::Ready(error) => Poll::Ready(Some(Stop::Gone(error))),
+            Poll::Pending => Poll::Ready(None),
         })
         .await
     }

@@ -38,6 +38,9 @@ use super::respond;
 use super::transport::Filled;
 use super::transport::Transport;
 
+/// The details of a request whose head did not come in time: no fault of the protocol.
+const HEADER_TIMEOUT: &str = "request_header_timeout";
+
 /// Serves an HTTP/1 connection, of which `already` was read before, to its end.
 pub(crate) async fn serve<H: Handler>(
     socket: Stream,
@@ -89,7 +92,11 @@ pub(crate) async fn serve<H: Handler>(
                 }
             },
             Next::Malformed(error) => {
-                let cause = EndCause::ProtocolError(error.details);
+                let cause = if error.details == HEADER_TIMEOUT {
+                    EndCause::Local
+                } else {
+                    EndCause::ProtocolError(error.details)
+                };
                 connection.refuse(error).await;
                 return connection.close(true, cause).await;
             }
@@ -325,7 +332,7 @@ impl Waiting {
             return Poll::Ready(Next::Malformed(MalformedRequest {
                 status: StatusCode::REQUEST_TIMEOUT,
                 body: "request header timeout".into(),
-                details: "request_header_timeout",
+                details: HEADER_TIMEOUT,
             }));
         }
         match self.life.poll(0, cx) {

@@ -244,7 +244,10 @@ impl<'a> Attempt<'a> {
             match head.map_err(|stop| self.stopped(stop))? {
                 Ok(Head::Final(head)) => return Ok(head),
                 Ok(Head::Interim(head)) => self.interim(stream, head, cx),
-                Err(error) => return Err(self.failed(&error, "")),
+                Err(error) => {
+                    let gone = cx.wait.client_gone().await;
+                    return Err(gone.unwrap_or_else(|| self.failed(&error, "")));
+                }
             }
         }
     }
