@@ -267,6 +267,10 @@ impl StreamEnd {
             StreamError::RemoteReset(_) | StreamError::RemoteRefused => {
                 (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset")
             }
+            // Trailers beyond a limit are the client's reset to Envoy, not its fault.
+            StreamError::ProtocolError(
+                details @ ("http2.too_many_headers" | "http2.header_list_size_too_large"),
+            ) => (ResponseFlag::DownstreamRemoteReset, *details),
             StreamError::ProtocolError(details) => {
                 (ResponseFlag::DownstreamProtocolError, *details)
             }

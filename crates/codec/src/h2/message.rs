@@ -90,6 +90,8 @@ pub(super) struct Fields {
     pub(super) content_length: Option<u64>,
     /// Bytes of names and values.
     pub(super) bytes: usize,
+    /// The same as the limit sees it.
+    limited_bytes: usize,
     count: usize,
     regular: bool,
     flaw: Option<Flaw>,
@@ -116,6 +118,7 @@ impl Fields {
             cookies: Vec::new(),
             content_length: None,
             bytes: 0,
+            limited_bytes: 0,
             count: 0,
             regular: false,
             flaw: None,
@@ -148,8 +151,14 @@ impl Fields {
         let Value::Valid(value) = value else {
             return Err(Flaw::Field);
         };
+        let mut limited = size;
         match name {
             Name::Header(name) => {
+                if name == header::COOKIE && self.kind == Kind::Request {
+                    // Only what it adds to the one field that they become, as Envoy has it.
+                    let separator = if self.cookies.is_empty() { 0 } else { 2 };
+                    limited = value.len() + separator;
+                }
                 self.regular = true;
                 if !self.take_header(name, value, rules, stats)? {
                     return Ok(());
@@ -164,9 +173,10 @@ impl Fields {
             }
         }
         self.bytes += size;
+        self.limited_bytes += limited;
         self.count += 1;
-        if self.bytes > rules.max_bytes {
-            stats.header_overflow.inc();
+        if self.limited_bytes > rules.max_bytes {
+            stats.header_list_size_too_large.inc();
             return Err(Flaw::TooLarge);
         }
         if self.count > rules.max_count.min(MOST_FIELDS) {
@@ -232,7 +242,7 @@ impl Fields {
             "host" if self.kind == Kind::Request => {
                 check_authority(value.as_bytes())?;
                 once(&mut self.host, value)?;
-                return Ok(self.authority.is_none());
+                return Ok(true);
             }
             "cookie" if self.kind == Kind::Request => {
                 self.cookies.push(value);
@@ -241,6 +251,14 @@ impl Fields {
             "content-length" => {
                 let length = parse_length(value.as_bytes()).ok_or(Flaw::Field)?;
                 once(&mut self.content_length, length)?;
+                if self.status == Some(StatusCode::NO_CONTENT) {
+                    // RFC 9110, section 8.6, forbids it here; zero is forgiven.
+                    return if length == 0 {
+                        Ok(true)
+                    } else {
+                        Err(Flaw::Field)
+                    };
+                }
             }
             "te" if self.kind != Kind::Trailers => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"trailers") {

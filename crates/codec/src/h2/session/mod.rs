@@ -157,7 +157,8 @@ struct State {
     next_stream: u32,
     /// The last stream that our GOAWAY lets the peer open.
     goaway_sent: Option<u32>,
-    goaway_received: bool,
+    /// The last stream that the peer's GOAWAY lets this side have.
+    goaway_received: Option<u32>,
     fault: Option<Fault>,
     accepted: Vec<Accepted>,
     /// The header block that ended the connection was a request's.
@@ -210,7 +211,7 @@ impl Session {
             newest_stream: 0,
             next_stream: 1,
             goaway_sent: None,
-            goaway_received: false,
+            goaway_received: None,
             fault: None,
             accepted: Vec::new(),
             unfinished_request: false,
@@ -363,7 +364,7 @@ impl Session {
 
     /// Whether the peer takes no new streams any more.
     pub(super) fn goaway_received(&self) -> bool {
-        self.0.borrow().goaway_received
+        self.0.borrow().goaway_received.is_some()
     }
 
     /// Reads and forgets until the peer closes, as Envoy does for `delayed_close_timeout`: closing with unread bytes would

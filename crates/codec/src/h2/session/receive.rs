@@ -550,21 +550,21 @@ impl State {
         } else {
             content_length
         };
+        if block.ends && stream.content_left.is_some_and(|left| left > 0) {
+            return self.flaw(key, Flaw::Message);
+        }
         stream.heads.complete = true;
         stream.heads.last = Some(response);
         stream.wake_reader(&mut self.wakers);
         stream.begun = block.ends;
         if block.ends {
-            if stream.content_left.is_some_and(|left| left > 0) {
-                return self.flaw(key, Flaw::Message);
-            }
             self.end_receiving(key);
         }
         Ok(())
     }
 
     fn trailers(&mut self, key: usize, block: &Block, fields: Fields) -> Result<(), Fault> {
-        let bytes = fields.bytes;
+        let (bytes, content_length) = (fields.bytes, fields.content_length);
         let trailers = match fields.trailers(block.ends) {
             Ok(trailers) => trailers,
             Err(flaw) => return self.flaw(key, flaw),
@@ -573,7 +573,15 @@ impl State {
             return Ok(());
         };
         stream.meter.add_headers_received(bytes, block.wire);
-        if stream.content_left.is_some_and(|left| left > 0) {
+        let received = stream.meter.body_bytes_received();
+        let broken = match (stream.content_left, content_length) {
+            // It may not be there twice.
+            (Some(_), Some(_)) => return self.flaw(key, Flaw::Field),
+            (Some(left), None) => left > 0,
+            (None, Some(length)) => length != received,
+            (None, None) => false,
+        };
+        if broken {
             self.break_content_length(key);
             return Ok(());
         }
@@ -734,7 +742,12 @@ impl State {
         if head.stream != 0 {
             return Err(Fault::Silent);
         }
-        self.goaway_received = true;
+        // A stream that this side could have opened, and none beyond what an earlier GOAWAY said.
+        let is_ours = last == 0 || last.is_multiple_of(2) == self.is_server();
+        if !is_ours || last > self.goaway_received.unwrap_or(u32::MAX) {
+            return Err(Fault::Silent);
+        }
+        self.goaway_received = Some(last);
         self.wake_task();
         if self.is_server() {
             return Ok(());

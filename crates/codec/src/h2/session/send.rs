@@ -35,7 +35,7 @@ impl Session {
     pub(in crate::h2) fn open(&self, meter: &Rc<Meter>, bodiless: bool) -> Option<StreamRef> {
         let mut state = self.0.borrow_mut();
         let id = state.next_stream;
-        if state.fault.is_some() || state.goaway_received || id > LAST_STREAM {
+        if state.fault.is_some() || state.goaway_received.is_some() || id > LAST_STREAM {
             return None;
         }
         state.next_stream += 2;
