@@ -582,8 +582,7 @@ impl State {
             (None, None) => false,
         };
         if broken {
-            self.break_content_length(key);
-            return Ok(());
+            return self.flaw(key, Flaw::Message);
         }
         if !stream.unread {
             stream.trailers = Some(trailers);
