@@ -94,9 +94,14 @@ async fn a_connection_that_is_over_is_closed_whoever_still_holds_its_streams() {
         raw.send(DATA, 0, 77, b"x").await;
         driven.await.unwrap();
         let mut last = None;
-        while let Some(frame) = raw.next().await {
-            last = Some(frame.kind);
-        }
+        let heard = async {
+            while let Some(frame) = raw.next().await {
+                last = Some(frame.kind);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), heard)
+            .await
+            .unwrap();
         assert_eq!(last, Some(GOAWAY));
         let mut body = exchange.into_body();
         let frame = body.frame().await.unwrap().unwrap();
