@@ -96,8 +96,7 @@ impl Fields {
     pub(super) fn new(kind: Kind) -> Fields {
         // Room for what such a block mostly has, and for what a proxy adds to it.
         let room = match kind {
-            Kind::Request => 12,
-            Kind::Response => 6,
+            Kind::Request | Kind::Response => 12,
             Kind::Trailers => 3,
         };
         Fields {
@@ -363,12 +362,27 @@ fn check(bytes: &[u8], legal: impl Fn(usize, u8) -> bool) -> Result<(), Flaw> {
 }
 
 fn check_authority(bytes: &[u8]) -> Result<(), Flaw> {
-    if bytes.is_empty() {
-        return Err(Flaw::Field);
+    /// Whether each byte may be part of an authority.
+    const LEGAL: [bool; 256] = {
+        let mut legal = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            legal[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let others = b"!$%&'()*+,-.:;=[]_~";
+        let mut at = 0;
+        while at < others.len() {
+            legal[others[at] as usize] = true;
+            at += 1;
+        }
+        legal
+    };
+    if !bytes.is_empty() && bytes.iter().all(|byte| LEGAL[usize::from(*byte)]) {
+        Ok(())
+    } else {
+        Err(Flaw::Field)
     }
-    check(bytes, |_, byte| {
-        byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
-    })
 }
 
 fn parse_length(bytes: &[u8]) -> Option<u64> {
