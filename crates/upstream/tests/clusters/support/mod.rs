@@ -9,11 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use http::Version;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
 use outrider_codec::Frame;
+use outrider_codec::RequestHead;
+use outrider_codec::Target;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use outrider_config::api::envoy::config::cluster::v3::Cluster as ClusterMessage;
@@ -96,8 +97,11 @@ impl Proxy {
     pub(crate) async fn request(&self) -> Answer {
         let stream = self.open().await.unwrap();
         let host = stream.host().address().to_string();
-        let request = Request::get("/").body(Body::Empty).unwrap();
-        let mut exchange = stream.send(request).unwrap();
+        let head = RequestHead {
+            path: Some(Target::root()),
+            ..RequestHead::default()
+        };
+        let mut exchange = stream.send(head, Body::Empty).unwrap();
         let head = poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         assert_eq!(head.status(), 200);
         Answer { exchange, host }
