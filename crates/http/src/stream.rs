@@ -22,6 +22,7 @@ use outrider_net::clock;
 use outrider_upstream::ClusterIndex;
 use tokio::time::Instant;
 
+use crate::filters::Memory;
 use crate::grpc;
 use crate::manager::ConnectionManager;
 use crate::request::Origin;
@@ -75,8 +76,8 @@ pub struct Stream {
     pub traffic: Traffic,
     /// When the request is over, for `%DURATION%`.
     pub ended: Option<Instant>,
-    /// What filters remember of this stream, by type.
-    pub extensions: http::Extensions,
+    /// What filters remember of this stream.
+    pub memory: Memory,
 }
 
 /// A response head.
@@ -172,7 +173,7 @@ impl Stream {
             upstream: None,
             traffic: Traffic::default(),
             ended: None,
-            extensions: http::Extensions::new(),
+            memory: Memory::default(),
         }
     }
 

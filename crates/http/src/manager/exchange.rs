@@ -73,13 +73,12 @@ impl ConnectionManager {
     ) -> Result<Body, Stop> {
         self.continue_early(stream, wait.respond);
         self.admit(stream, wait)?;
-        let filters = &self.config.filters;
         let reroute = |stream: &mut Stream| self.find_route(stream);
         let filtered = wait
-            .until(filters.chain.request(stream, body, reroute))
+            .until(self.filters.request(stream, body, reroute))
             .await?;
         let body = filtered?;
-        let Some(router) = &filters.router else {
+        let Some(router) = &self.config.filters.router else {
             // Envoy accepts a chain without filters, and never answers.
             return wait.until(pending()).await;
         };
