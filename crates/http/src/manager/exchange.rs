@@ -229,13 +229,12 @@ impl ConnectionManager {
             && let Some(name) = forward.cluster_name(&stream.request)
             && let Some(index) = self.clusters.manager().index(name)
         {
-            let info = self.clusters.at(index).info();
+            let cluster = self.clusters.at(index);
             stream.cluster = Some(index);
-            stream.upstream = Some(Box::new(Upstream {
-                cluster: info.observability_name.clone(),
-                cluster_raw: info.name.clone(),
-                ..Upstream::default()
-            }));
+            stream.upstream = Some(Box::new(Upstream::new(
+                cluster.observability_name().clone(),
+                cluster.name().clone(),
+            )));
         }
     }
 
