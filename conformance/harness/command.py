@@ -147,7 +147,7 @@ def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
     if unlike:
         print(f"--- FAILED {case.name}\n{unlike}")
         passed = False
-    elif not passed:
+    elif not passed and (args.v or who == "envoy" or case.name not in known_open()):
         why = outcome.observed.get("harness") or explanation(expected, outcome, who)
         shown = why if args.v else "\n".join(why.splitlines()[:args.lines])
         print(f"--- FAILED {case.name}\n{shown}")
