@@ -300,7 +300,8 @@ impl Process {
         // Envoy reads routes twice: with the connection manager and by themselves.
         let times = |path: &FieldPath| match path.is_in_extension() {
             true => 1 + u64::from(path.passes("route_config")),
-            false => 0,
+            // It makes an access log of this with an option that is deprecated too.
+            false => u64::from(path.passes("access_log_path")),
         };
         let deprecated = warnings.map(|warning| times(&warning.path)).sum();
         stats.runtime.deprecated_feature_use.add(deprecated);
