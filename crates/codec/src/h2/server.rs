@@ -80,6 +80,7 @@ fn session(socket: Stream, options: &ServerOptions) -> Session {
         role: Role::Server,
         options: &options.http2,
         rules,
+        buffer_limit: options.buffer_limit,
         stats: options.http2_stats.clone(),
         counts: options.stats.clone(),
     };
@@ -186,6 +187,7 @@ struct Driver<H> {
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
+    flush_timer: Option<Timer>,
     /// Requests that the connection's end cut off before their heads were complete.
     cut: usize,
 }
@@ -199,6 +201,7 @@ impl<H: Handler> Driver<H> {
             life: Life::new(&options),
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
+            flush_timer: None,
             cut: 0,
             connection,
             handler,
@@ -317,11 +320,26 @@ impl<H: Handler> Driver<H> {
             None if self.connection.closing.get() => self.leave(),
             None => {}
         }
+        self.poll_flushes(cx);
         if let Leaving::Noticed(timer) = &mut self.leaving
             && timer.poll_elapsed(cx).is_ready()
         {
             self.connection.session.goaway();
             self.leaving = Leaving::Closing;
+        }
+    }
+
+    /// Ends the streams whose clients do not take their answers (`stream_flush_timeout`).
+    fn poll_flushes(&mut self, cx: &mut Context<'_>) {
+        let session = &self.connection.session;
+        while let Some(deadline) = session.next_flush_deadline() {
+            let timers = &self.connection.options.timers;
+            let timer = self.flush_timer.get_or_insert_with(|| timers.timer());
+            timer.set(Some(deadline));
+            if timer.poll_elapsed(cx).is_pending() {
+                break;
+            }
+            session.expire_flushes(deadline);
         }
     }
 

@@ -16,6 +16,7 @@ use slab::Slab;
 use crate::Meter;
 use crate::StreamError;
 
+use super::session::Backlog;
 use super::window::Window;
 
 /// A stream's state.
@@ -49,6 +50,7 @@ pub(super) struct StreamState {
     pub(super) bodiless: bool,
     /// What the peer lets this side send, bytes. Below zero when SETTINGS reduced it.
     pub(super) send_window: i64,
+    pub(super) backlog: Backlog,
     /// It is in the list of those that wait for room in the connection.
     pub(super) blocked: bool,
     reader: Option<Waker>,
@@ -65,7 +67,13 @@ pub(super) struct Heads {
 }
 
 impl StreamState {
-    pub(super) fn new(id: u32, meter: Rc<Meter>, window: Window, send_window: i64) -> StreamState {
+    pub(super) fn new(
+        id: u32,
+        meter: Rc<Meter>,
+        window: Window,
+        send_window: i64,
+        backlog: Backlog,
+    ) -> StreamState {
         StreamState {
             id,
             handles: 0,
@@ -83,6 +91,7 @@ impl StreamState {
             content_left: None,
             bodiless: false,
             send_window,
+            backlog,
             blocked: false,
             reader: None,
             writer: None,
@@ -136,6 +145,7 @@ impl StreamState {
         }
         self.receiving = false;
         self.sending = false;
+        self.backlog.clear();
         self.broken.get_or_insert(error);
         self.wake_reader(wakers);
         self.wake_writer(wakers);
@@ -178,6 +188,14 @@ impl Chunks {
         }
         let next = self.rest.pop_front().unwrap_or_default();
         Some(std::mem::replace(&mut self.first, next))
+    }
+
+    /// The next piece, but no more of it than `max` bytes.
+    pub(super) fn take(&mut self, max: usize) -> Option<Bytes> {
+        if self.first.len() <= max {
+            return self.pop();
+        }
+        Some(self.first.split_to(max))
     }
 
     /// Drops everything; returns how many bytes that were.
@@ -287,7 +305,10 @@ mod tests {
     #[test]
     fn a_stream_goes_when_it_is_closed_and_nobody_refers_to_it() {
         let mut streams = Streams::default();
-        let new = |id| StreamState::new(id, Rc::default(), Window::new(10), 10);
+        let new = |id| {
+            let backlog = Backlog::new(Rc::default());
+            StreamState::new(id, Rc::default(), Window::new(10), 10, backlog)
+        };
         let key = streams.insert(new(1));
         streams.get(key).unwrap().handles = 1;
         streams.settle(key);

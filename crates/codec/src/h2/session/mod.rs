@@ -4,9 +4,13 @@
 //! All of them run on one thread, so a `RefCell` is all it takes, and it is borrowed only for as long as a call lasts.
 //! Wakers are called once nothing is borrowed: one may be the last hold on a task whose streams then end, right here.
 
+mod backlog;
 mod receive;
 mod send;
 
+pub(super) use backlog::Backlog;
+
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +23,7 @@ use bytes::Bytes;
 use bytes::BytesMut;
 use http::Response;
 use outrider_net::Stream;
+use tokio::time::Instant;
 
 use crate::EndCause;
 use crate::Frame;
@@ -68,6 +73,8 @@ pub(super) struct Setup<'a> {
     pub(super) role: Role,
     pub(super) options: &'a Http2Options,
     pub(super) rules: Rules,
+    /// `per_connection_buffer_limit_bytes`
+    pub(super) buffer_limit: u32,
     pub(super) stats: Arc<Http2Stats>,
     pub(super) counts: Arc<dyn ByteCounts>,
 }
@@ -149,6 +156,12 @@ struct State {
     /// Streams that wait for room in the connection.
     blocked: Vec<usize>,
     accepted: Vec<Accepted>,
+    /// The most that waits of one stream, bytes.
+    backlog_limit: usize,
+    /// What waits of all streams, bytes.
+    backlogs: Rc<Cell<usize>>,
+    /// Streams whose whole message waits for no longer than a timeout.
+    flushing: Vec<usize>,
     /// The header block that ended the connection was a request's.
     unfinished_request: bool,
     task: Option<Waker>,
@@ -168,6 +181,7 @@ struct Published {
     buffered: u64,
     frames: u64,
     control: u64,
+    backlog: u64,
 }
 
 impl Session {
@@ -203,6 +217,9 @@ impl Session {
             fault: None,
             blocked: Vec::new(),
             accepted: Vec::new(),
+            backlog_limit: backlog::MAX_BACKLOG.min(setup.buffer_limit as usize),
+            backlogs: Rc::default(),
+            flushing: Vec::new(),
             unfinished_request: false,
             task: None,
             wakers: Vec::new(),
@@ -328,6 +345,16 @@ impl Session {
         self.0.borrow().goaway_received
     }
 
+    /// When the next message has waited long enough for its peer to take it.
+    pub(super) fn next_flush_deadline(&self) -> Option<Instant> {
+        self.0.borrow_mut().next_flush_deadline()
+    }
+
+    /// Resets the streams whose messages have waited too long.
+    pub(super) fn expire_flushes(&self, now: Instant) {
+        self.with(|state| state.expire_flushes(now));
+    }
+
     /// Reads and forgets until the peer closes, as Envoy does for `delayed_close_timeout`: closing with unread bytes would
     /// reset the connection, and could destroy our last words before the peer has read them.
     pub(super) fn poll_linger(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -409,6 +436,7 @@ impl State {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.output.waiting() == 0 {
+            self.publish();
             return Poll::Ready(());
         }
         let flushed = self.output.poll_flush(&mut self.socket, &*self.counts, cx);
@@ -434,7 +462,7 @@ impl State {
         for key in std::mem::take(&mut self.blocked) {
             if let Some(stream) = self.streams.get(key) {
                 stream.blocked = false;
-                stream.wake_writer(&mut self.wakers);
+                self.flush_backlog(key);
             }
         }
     }
@@ -480,6 +508,7 @@ impl State {
             buffered: self.output.waiting() as u64,
             frames: frames.into(),
             control: control.into(),
+            backlog: self.backlogs.get() as u64,
         };
         if now == self.published {
             return;
@@ -488,6 +517,7 @@ impl State {
         self.counts.send_buffered(before.buffered, now.buffered);
         let stats = &self.stats;
         crate::stats::shift(&stats.outbound_frames_active, before.frames, now.frames);
+        crate::stats::shift(&stats.pending_send_bytes, before.backlog, now.backlog);
         crate::stats::shift(
             &stats.outbound_control_frames_active,
             before.control,

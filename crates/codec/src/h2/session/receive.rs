@@ -25,6 +25,7 @@ use super::super::message::Kind;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::Accepted;
+use super::Backlog;
 use super::DEFAULT_WINDOW;
 use super::Fault;
 use super::State;
@@ -477,7 +478,9 @@ impl State {
         meter.add_headers_received(bytes, block.wire);
         let window = Window::new(self.settings.window_now());
         let send_window = self.settings.peer_window.into();
-        let mut stream = StreamState::new(block.stream, meter.clone(), window, send_window);
+        let backlog = Backlog::new(self.backlogs.clone());
+        let mut stream =
+            StreamState::new(block.stream, meter.clone(), window, send_window, backlog);
         if block.ends {
             stream.receiving = false;
             meter.end_receive();
@@ -686,13 +689,17 @@ impl State {
         let change = i64::from(size) - i64::from(self.settings.peer_window);
         self.settings.peer_window = size;
         let mut overflown = Vec::new();
+        let mut grown = Vec::new();
         for (key, stream) in self.streams.iter_keys() {
             stream.send_window += change;
             if stream.send_window > i64::from(i32::MAX) {
                 overflown.push(key);
             } else if change > 0 {
-                stream.wake_writer(&mut self.wakers);
+                grown.push(key);
             }
+        }
+        for key in grown {
+            self.flush_backlog(key);
         }
         for key in overflown {
             let error = StreamError::ProtocolError("http2.remote_reset");
@@ -765,7 +772,9 @@ impl State {
         if stream.send_window > i64::from(i32::MAX) {
             return Err(Fault::Silent);
         }
-        stream.wake_writer(&mut self.wakers);
+        if let Some(key) = key {
+            self.flush_backlog(key);
+        }
         Ok(())
     }
 }

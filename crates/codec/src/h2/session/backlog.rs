@@ -1,0 +1,305 @@
+//! What a stream was handed to send and cannot send yet: the peer's windows are closed, or its socket takes nothing.
+//!
+//! A little of it is kept, so that whoever made it is free to go on: an upstream's connection, a handler that has nothing more
+//! to say. A whole message that waits here outlives its handler, for `stream_flush_timeout` at the most.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use crate::Reason;
+
+use super::super::frame;
+use super::super::frame::HEAD;
+use super::super::frame::Head;
+use super::super::headers;
+use super::super::stream::Chunks;
+use super::HIGH;
+use super::State;
+use super::StreamRef;
+
+/// The most that waits of one stream, bytes; less if the connection's buffer limit is.
+pub(super) const MAX_BACKLOG: usize = 256 * 1024;
+/// The most that waits of all streams of a connection, bytes.
+const MAX_OF_CONNECTION: usize = 4 * 1024 * 1024;
+
+/// One stream's backlog.
+#[derive(Debug)]
+pub(in crate::h2) struct Backlog {
+    data: Chunks,
+    bytes: usize,
+    /// Bytes of all streams of the connection.
+    total: Rc<Cell<usize>>,
+    /// How the message ends; nothing is added after that.
+    end: Option<End>,
+    flush_timeout: Option<Duration>,
+    flush_deadline: Option<Instant>,
+}
+
+/// The end of a message.
+#[derive(Debug)]
+enum End {
+    Data,
+    Trailers(Box<HeaderMap>),
+}
+
+impl Backlog {
+    pub(in crate::h2) fn new(total: Rc<Cell<usize>>) -> Backlog {
+        Backlog {
+            data: Chunks::default(),
+            bytes: 0,
+            total,
+            end: None,
+            flush_timeout: None,
+            flush_deadline: None,
+        }
+    }
+
+    /// Whether nothing waits.
+    pub(in crate::h2) fn is_empty(&self) -> bool {
+        self.bytes == 0 && self.end.is_none()
+    }
+
+    /// Whether the whole message was handed over, and its end still waits.
+    pub(super) fn has_end(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// How much more may wait.
+    pub(super) fn room(&self, limit: usize) -> usize {
+        let of_stream = limit.saturating_sub(self.bytes);
+        of_stream.min(MAX_OF_CONNECTION.saturating_sub(self.total.get()))
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        self.bytes += bytes.len();
+        self.total.set(self.total.get() + bytes.len());
+        self.data.push(bytes);
+    }
+
+    fn take(&mut self, max: usize) -> Option<Bytes> {
+        let bytes = self.data.take(max)?;
+        self.bytes -= bytes.len();
+        self.total.set(self.total.get().saturating_sub(bytes.len()));
+        Some(bytes)
+    }
+
+    /// Forgets all of it.
+    pub(in crate::h2) fn clear(&mut self) {
+        self.data.clear();
+        self.total.set(self.total.get().saturating_sub(self.bytes));
+        self.bytes = 0;
+        self.end = None;
+        self.flush_deadline = None;
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl StreamRef {
+    /// Queues the trailers, which end the message.
+    pub(in crate::h2) fn send_trailers(&self, trailers: HeaderMap) {
+        self.with(|state, key| state.send_trailers(key, trailers));
+    }
+
+    /// The message that comes in on the stream is not read for now, or is read again.
+    pub(in crate::h2) fn note_paused(&self, paused: bool) {
+        self.with(|state, _| state.counts.reading_paused(paused));
+    }
+
+    /// The message that goes out waits for room, or does so no more.
+    pub(in crate::h2) fn note_backed_up(&self, backed_up: bool) {
+        self.with(|state, _| state.counts.backed_up(backed_up));
+    }
+
+    /// How long the whole message may wait for the peer to take it; none for ever.
+    pub(in crate::h2) fn set_flush_timeout(&self, timeout: Option<Duration>) {
+        self.with(|state, key| {
+            if let Some(stream) = state.streams.get(key) {
+                stream.backlog.flush_timeout = timeout;
+            }
+        });
+    }
+}
+
+impl State {
+    /// How much of a stream can leave now.
+    pub(super) fn sendable(&mut self, key: usize) -> usize {
+        if self.output.waiting() >= HIGH {
+            return 0;
+        }
+        let Some(stream) = self.streams.get(key) else {
+            return 0;
+        };
+        let window = stream.send_window.min(self.send_window);
+        usize::try_from(window).unwrap_or(0).min(HIGH)
+    }
+
+    /// Queues a piece of a message, or lets it wait.
+    pub(super) fn send_data(&mut self, key: usize, mut bytes: Bytes, ends: bool) {
+        let room = self.sendable(key);
+        let Some(stream) = self.streams.get(key).filter(|stream| stream.sending) else {
+            return;
+        };
+        stream.meter.add_body_sent(bytes.len(), 0);
+        let room = if stream.backlog.is_empty() { room } else { 0 };
+        let fits = bytes.len() <= room || bytes.is_empty() && stream.backlog.is_empty();
+        if fits {
+            return self.queue_data(key, bytes, ends);
+        }
+        let now = bytes.split_to(room.min(bytes.len()));
+        stream.backlog.push(bytes);
+        if ends {
+            stream.backlog.end = Some(End::Data);
+            stream.meter.end_send();
+        }
+        if !now.is_empty() {
+            self.queue_data(key, now, false);
+        }
+        self.note_waiting(key);
+    }
+
+    fn send_trailers(&mut self, key: usize, trailers: HeaderMap) {
+        let Some(stream) = self.streams.get(key).filter(|stream| stream.sending) else {
+            return;
+        };
+        if stream.backlog.is_empty() {
+            return self.queue_trailers(key, &trailers);
+        }
+        stream.backlog.end = Some(End::Trailers(Box::new(trailers)));
+        stream.meter.end_send();
+        self.note_waiting(key);
+    }
+
+    fn queue_trailers(&mut self, key: usize, trailers: &HeaderMap) {
+        self.send_head(key, true, headers::size(trailers), |encoder, out| {
+            headers::encode_fields(trailers, encoder, out);
+        });
+    }
+
+    /// Queues DATA frames for which there is room.
+    fn queue_data(&mut self, key: usize, mut bytes: Bytes, ends: bool) {
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        let count = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+        stream.send_window -= count;
+        self.send_window -= count;
+        loop {
+            let piece = bytes.split_to(bytes.len().min(frame::MAX_PAYLOAD));
+            let is_last = bytes.is_empty();
+            let head = Head {
+                length: piece.len(),
+                kind: frame::DATA,
+                flags: if ends && is_last {
+                    frame::END_STREAM
+                } else {
+                    0
+                },
+                stream: stream.id,
+            };
+            stream.meter.add_body_sent(0, piece.len() + HEAD);
+            self.output.data(&head.bytes(), piece);
+            self.limits.note_data_sent();
+            if is_last {
+                break;
+            }
+        }
+        if ends {
+            self.end_sending(key);
+        }
+        self.wake_task();
+    }
+
+    /// Sees to it that what waits is looked at when it may leave.
+    fn note_waiting(&mut self, key: usize) {
+        let full = self.output.waiting() >= HIGH || self.send_window <= 0;
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        if full && !std::mem::replace(&mut stream.blocked, true) {
+            self.blocked.push(key);
+        }
+        if stream.backlog.has_end()
+            && stream.backlog.flush_deadline.is_none()
+            && let Some(timeout) = stream.backlog.flush_timeout
+        {
+            stream.backlog.flush_deadline = Some(Instant::now() + timeout);
+            self.flushing.push(key);
+            self.wake_task();
+        }
+    }
+
+    /// Sends what can leave of a stream's backlog, and lets its writer know that there is room.
+    pub(super) fn flush_backlog(&mut self, key: usize) {
+        loop {
+            let room = self.sendable(key);
+            let Some(stream) = self.streams.get(key) else {
+                return;
+            };
+            if stream.backlog.bytes == 0 {
+                break;
+            }
+            let Some(bytes) = (room > 0).then(|| stream.backlog.take(room)).flatten() else {
+                stream.wake_writer(&mut self.wakers);
+                return self.note_waiting(key);
+            };
+            let ends = stream.backlog.bytes == 0 && matches!(stream.backlog.end, Some(End::Data));
+            if ends {
+                stream.backlog.end = None;
+            }
+            self.queue_data(key, bytes, ends);
+        }
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        stream.wake_writer(&mut self.wakers);
+        if let Some(End::Trailers(trailers)) = stream.backlog.end.take() {
+            self.queue_trailers(key, &trailers);
+        }
+        self.settle_flushed(key);
+    }
+
+    /// A stream without handles whose answer has left needs no rest of the request either.
+    fn settle_flushed(&mut self, key: usize) {
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        if stream.handles == 0 && !stream.sending {
+            self.abandon(key);
+        }
+    }
+
+    /// When the next message has waited long enough for its peer.
+    pub(super) fn next_flush_deadline(&mut self) -> Option<Instant> {
+        let streams = &mut self.streams;
+        self.flushing.retain(|key| {
+            let stream = streams.get(*key);
+            stream.is_some_and(|stream| stream.backlog.flush_deadline.is_some())
+        });
+        let deadlines = self.flushing.iter();
+        deadlines
+            .filter_map(|key| streams.get(*key)?.backlog.flush_deadline)
+            .min()
+    }
+
+    /// Resets the streams whose messages have waited too long.
+    pub(super) fn expire_flushes(&mut self, now: Instant) {
+        for key in self.flushing.clone() {
+            let stream = self.streams.get(key);
+            let deadline = stream.and_then(|stream| stream.backlog.flush_deadline);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                self.stats.tx_flush_timeout.inc();
+                self.reset(key, Reason::INTERNAL_ERROR);
+            }
+        }
+    }
+}
