@@ -13,6 +13,7 @@ use http::Method;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use outrider_stats::Held;
+use tokio::time::Instant;
 
 use crate::Body;
 use crate::ConnectionEnd;
@@ -187,7 +188,8 @@ struct Driver<H> {
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
-    flush_timer: Option<Timer>,
+    /// Made when it is first needed, with the deadline that it is set for.
+    flush_timer: Option<(Timer, Option<Instant>)>,
     /// Requests that the connection's end cut off before their heads were complete.
     cut: usize,
 }
@@ -333,13 +335,22 @@ impl<H: Handler> Driver<H> {
     fn poll_flushes(&mut self, cx: &mut Context<'_>) {
         let session = &self.connection.session;
         while let Some(deadline) = session.next_flush_deadline() {
+            let now = Instant::now();
+            if deadline <= now {
+                session.expire_flushes(now);
+                continue;
+            }
             let timers = &self.connection.options.timers;
-            let timer = self.flush_timer.get_or_insert_with(|| timers.timer());
-            timer.set(Some(deadline));
+            let (timer, armed) = self
+                .flush_timer
+                .get_or_insert_with(|| (timers.timer(), None));
+            if armed.replace(deadline) != Some(deadline) {
+                timer.set(Some(deadline));
+            }
             if timer.poll_elapsed(cx).is_pending() {
                 break;
             }
-            session.expire_flushes(deadline);
+            *armed = None;
         }
     }
 
