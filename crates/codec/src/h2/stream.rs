@@ -7,6 +7,7 @@ use std::hash::Hasher;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -50,7 +51,10 @@ pub(super) struct StreamState {
     pub(super) bodiless: bool,
     /// What the peer lets this side send, bytes. Below zero when SETTINGS reduced it.
     pub(super) send_window: i64,
-    pub(super) backlog: Backlog,
+    /// What was handed over and cannot leave yet.
+    pub(super) backlog: Option<Box<Backlog>>,
+    /// How long a whole message may wait there; none for ever.
+    pub(super) flush_timeout: Option<Duration>,
     /// It is in the list of those that wait for room in the connection.
     pub(super) blocked: bool,
     reader: Option<Waker>,
@@ -60,20 +64,14 @@ pub(super) struct StreamState {
 /// Heads of answers that were not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
-    pub(super) interim: VecDeque<Response<()>>,
+    pub(super) interim: Vec<Response<()>>,
     pub(super) last: Option<Response<()>>,
     /// The final one has come, be it taken or not.
     pub(super) complete: bool,
 }
 
 impl StreamState {
-    pub(super) fn new(
-        id: u32,
-        meter: Rc<Meter>,
-        window: Window,
-        send_window: i64,
-        backlog: Backlog,
-    ) -> StreamState {
+    pub(super) fn new(id: u32, meter: Rc<Meter>, window: Window, send_window: i64) -> StreamState {
         StreamState {
             id,
             handles: 0,
@@ -91,7 +89,8 @@ impl StreamState {
             content_left: None,
             bodiless: false,
             send_window,
-            backlog,
+            backlog: None,
+            flush_timeout: None,
             blocked: false,
             reader: None,
             writer: None,
@@ -145,7 +144,7 @@ impl StreamState {
         }
         self.receiving = false;
         self.sending = false;
-        self.backlog.clear();
+        self.backlog = None;
         self.broken.get_or_insert(error);
         self.wake_reader(wakers);
         self.wake_writer(wakers);
@@ -165,7 +164,7 @@ fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     first: Bytes,
-    rest: VecDeque<Bytes>,
+    rest: Option<Box<VecDeque<Bytes>>>,
 }
 
 impl Chunks {
@@ -178,7 +177,7 @@ impl Chunks {
         if self.first.is_empty() {
             self.first = bytes;
         } else if !bytes.is_empty() {
-            self.rest.push_back(bytes);
+            self.rest.get_or_insert_default().push_back(bytes);
         }
     }
 
@@ -186,7 +185,8 @@ impl Chunks {
         if self.first.is_empty() {
             return None;
         }
-        let next = self.rest.pop_front().unwrap_or_default();
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        let next = next.unwrap_or_default();
         Some(std::mem::replace(&mut self.first, next))
     }
 
@@ -200,7 +200,8 @@ impl Chunks {
 
     /// Drops everything; returns how many bytes that were.
     pub(super) fn clear(&mut self) -> usize {
-        let count = self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>();
+        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        let count = self.first.len() + rest.map(Bytes::len).sum::<usize>();
         *self = Chunks::default();
         count
     }
@@ -305,10 +306,7 @@ mod tests {
     #[test]
     fn a_stream_goes_when_it_is_closed_and_nobody_refers_to_it() {
         let mut streams = Streams::default();
-        let new = |id| {
-            let backlog = Backlog::new(Rc::default());
-            StreamState::new(id, Rc::default(), Window::new(10), 10, backlog)
-        };
+        let new = |id| StreamState::new(id, Rc::default(), Window::new(10), 10);
         let key = streams.insert(new(1));
         streams.get(key).unwrap().handles = 1;
         streams.settle(key);

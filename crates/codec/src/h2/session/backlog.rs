@@ -18,6 +18,7 @@ use super::super::frame::HEAD;
 use super::super::frame::Head;
 use super::super::headers;
 use super::super::stream::Chunks;
+use super::super::stream::StreamState;
 use super::HIGH;
 use super::State;
 use super::StreamRef;
@@ -36,7 +37,6 @@ pub(in crate::h2) struct Backlog {
     total: Rc<Cell<usize>>,
     /// How the message ends; nothing is added after that.
     end: Option<End>,
-    flush_timeout: Option<Duration>,
     flush_deadline: Option<Instant>,
 }
 
@@ -48,31 +48,14 @@ enum End {
 }
 
 impl Backlog {
-    pub(in crate::h2) fn new(total: Rc<Cell<usize>>) -> Backlog {
+    fn new(total: Rc<Cell<usize>>) -> Backlog {
         Backlog {
             data: Chunks::default(),
             bytes: 0,
             total,
             end: None,
-            flush_timeout: None,
             flush_deadline: None,
         }
-    }
-
-    /// Whether nothing waits.
-    pub(in crate::h2) fn is_empty(&self) -> bool {
-        self.bytes == 0 && self.end.is_none()
-    }
-
-    /// Whether the whole message was handed over, and its end still waits.
-    pub(super) fn has_end(&self) -> bool {
-        self.end.is_some()
-    }
-
-    /// How much more may wait.
-    pub(super) fn room(&self, limit: usize) -> usize {
-        let of_stream = limit.saturating_sub(self.bytes);
-        of_stream.min(MAX_OF_CONNECTION.saturating_sub(self.total.get()))
     }
 
     fn push(&mut self, bytes: Bytes) {
@@ -87,20 +70,23 @@ impl Backlog {
         self.total.set(self.total.get().saturating_sub(bytes.len()));
         Some(bytes)
     }
-
-    /// Forgets all of it.
-    pub(in crate::h2) fn clear(&mut self) {
-        self.data.clear();
-        self.total.set(self.total.get().saturating_sub(self.bytes));
-        self.bytes = 0;
-        self.end = None;
-        self.flush_deadline = None;
-    }
 }
 
 impl Drop for Backlog {
     fn drop(&mut self) {
-        self.clear();
+        self.total.set(self.total.get().saturating_sub(self.bytes));
+    }
+}
+
+impl StreamState {
+    /// Whether the whole message was handed over, and its end still waits.
+    pub(super) fn has_end_waiting(&self) -> bool {
+        let backlog = self.backlog.as_ref();
+        backlog.is_some_and(|backlog| backlog.end.is_some())
+    }
+
+    fn flush_deadline(&self) -> Option<Instant> {
+        self.backlog.as_ref()?.flush_deadline
     }
 }
 
@@ -124,13 +110,22 @@ impl StreamRef {
     pub(in crate::h2) fn set_flush_timeout(&self, timeout: Option<Duration>) {
         self.with(|state, key| {
             if let Some(stream) = state.streams.get(key) {
-                stream.backlog.flush_timeout = timeout;
+                stream.flush_timeout = timeout;
             }
         });
     }
 }
 
 impl State {
+    /// How much more of a stream may wait.
+    pub(super) fn room_to_wait(&mut self, key: usize) -> usize {
+        let of_connection = MAX_OF_CONNECTION.saturating_sub(self.backlogs.get());
+        let stream = self.streams.get(key);
+        let backlog = stream.and_then(|stream| stream.backlog.as_ref());
+        let used = backlog.map_or(0, |backlog| backlog.bytes);
+        self.backlog_limit.saturating_sub(used).min(of_connection)
+    }
+
     /// How much of a stream can leave now.
     pub(super) fn sendable(&mut self, key: usize) -> usize {
         if self.output.waiting() >= HIGH {
@@ -150,19 +145,26 @@ impl State {
             return;
         };
         stream.meter.add_body_sent(bytes.len(), 0);
-        let room = if stream.backlog.is_empty() { room } else { 0 };
-        let fits = bytes.len() <= room || bytes.is_empty() && stream.backlog.is_empty();
-        if fits {
-            return self.queue_data(key, bytes, ends);
+        if stream.backlog.is_none() {
+            if bytes.len() <= room || bytes.is_empty() {
+                return self.queue_data(key, bytes, ends);
+            }
+            let now = bytes.split_to(room);
+            if !now.is_empty() {
+                self.queue_data(key, now, false);
+            }
         }
-        let now = bytes.split_to(room.min(bytes.len()));
-        stream.backlog.push(bytes);
+        let total = &self.backlogs;
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        let backlog = stream
+            .backlog
+            .get_or_insert_with(|| Box::new(Backlog::new(total.clone())));
+        backlog.push(bytes);
         if ends {
-            stream.backlog.end = Some(End::Data);
+            backlog.end = Some(End::Data);
             stream.meter.end_send();
-        }
-        if !now.is_empty() {
-            self.queue_data(key, now, false);
         }
         self.note_waiting(key);
     }
@@ -171,10 +173,10 @@ impl State {
         let Some(stream) = self.streams.get(key).filter(|stream| stream.sending) else {
             return;
         };
-        if stream.backlog.is_empty() {
+        let Some(backlog) = &mut stream.backlog else {
             return self.queue_trailers(key, &trailers);
-        }
-        stream.backlog.end = Some(End::Trailers(Box::new(trailers)));
+        };
+        backlog.end = Some(End::Trailers(Box::new(trailers)));
         stream.meter.end_send();
         self.note_waiting(key);
     }
@@ -228,11 +230,12 @@ impl State {
         if full && !std::mem::replace(&mut stream.blocked, true) {
             self.blocked.push(key);
         }
-        if stream.backlog.has_end()
-            && stream.backlog.flush_deadline.is_none()
-            && let Some(timeout) = stream.backlog.flush_timeout
+        if let Some(backlog) = &mut stream.backlog
+            && backlog.end.is_some()
+            && backlog.flush_deadline.is_none()
+            && let Some(timeout) = stream.flush_timeout
         {
-            stream.backlog.flush_deadline = Some(Instant::now() + timeout);
+            backlog.flush_deadline = Some(Instant::now() + timeout);
             self.flushing.push(key);
             self.wake_task();
         }
@@ -240,29 +243,31 @@ impl State {
 
     /// Sends what can leave of a stream's backlog, and lets its writer know that there is room.
     pub(super) fn flush_backlog(&mut self, key: usize) {
-        loop {
+        let end = loop {
             let room = self.sendable(key);
             let Some(stream) = self.streams.get(key) else {
                 return;
             };
-            if stream.backlog.bytes == 0 {
-                break;
+            let Some(backlog) = &mut stream.backlog else {
+                return stream.wake_writer(&mut self.wakers);
+            };
+            if backlog.bytes == 0 {
+                let end = backlog.end.take();
+                stream.backlog = None;
+                stream.wake_writer(&mut self.wakers);
+                break end;
             }
-            let Some(bytes) = (room > 0).then(|| stream.backlog.take(room)).flatten() else {
+            let Some(bytes) = (room > 0).then(|| backlog.take(room)).flatten() else {
                 stream.wake_writer(&mut self.wakers);
                 return self.note_waiting(key);
             };
-            let ends = stream.backlog.bytes == 0 && matches!(stream.backlog.end, Some(End::Data));
+            let ends = backlog.bytes == 0 && matches!(backlog.end, Some(End::Data));
             if ends {
-                stream.backlog.end = None;
+                backlog.end = None;
             }
             self.queue_data(key, bytes, ends);
-        }
-        let Some(stream) = self.streams.get(key) else {
-            return;
         };
-        stream.wake_writer(&mut self.wakers);
-        if let Some(End::Trailers(trailers)) = stream.backlog.end.take() {
+        if let Some(End::Trailers(trailers)) = end {
             self.queue_trailers(key, &trailers);
         }
         self.settle_flushed(key);
@@ -283,11 +288,11 @@ impl State {
         let streams = &mut self.streams;
         self.flushing.retain(|key| {
             let stream = streams.get(*key);
-            stream.is_some_and(|stream| stream.backlog.flush_deadline.is_some())
+            stream.is_some_and(|stream| stream.flush_deadline().is_some())
         });
         let deadlines = self.flushing.iter();
         deadlines
-            .filter_map(|key| streams.get(*key)?.backlog.flush_deadline)
+            .filter_map(|key| streams.get(*key)?.flush_deadline())
             .min()
     }
 
@@ -295,7 +300,7 @@ impl State {
     pub(super) fn expire_flushes(&mut self, now: Instant) {
         for key in self.flushing.clone() {
             let stream = self.streams.get(key);
-            let deadline = stream.and_then(|stream| stream.backlog.flush_deadline);
+            let deadline = stream.and_then(|stream| stream.flush_deadline());
             if deadline.is_some_and(|deadline| deadline <= now) {
                 self.stats.tx_flush_timeout.inc();
                 self.reset(key, Reason::INTERNAL_ERROR);

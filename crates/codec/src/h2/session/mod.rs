@@ -592,7 +592,8 @@ impl StreamRef {
             return Poll::Ready(None);
         }
         self.look(cx, |state, key| {
-            state.streams.get(key)?.heads.interim.pop_front()
+            let interim = &mut state.streams.get(key)?.heads.interim;
+            (!interim.is_empty()).then(|| interim.remove(0))
         })
     }
 

@@ -25,7 +25,6 @@ use super::super::message::Kind;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::Accepted;
-use super::Backlog;
 use super::DEFAULT_WINDOW;
 use super::Fault;
 use super::State;
@@ -478,9 +477,7 @@ impl State {
         meter.add_headers_received(bytes, block.wire);
         let window = Window::new(self.settings.window_now());
         let send_window = self.settings.peer_window.into();
-        let backlog = Backlog::new(self.backlogs.clone());
-        let mut stream =
-            StreamState::new(block.stream, meter.clone(), window, send_window, backlog);
+        let mut stream = StreamState::new(block.stream, meter.clone(), window, send_window);
         if block.ends {
             stream.receiving = false;
             meter.end_receive();
@@ -528,7 +525,7 @@ impl State {
         *response.headers_mut() = headers;
         if status.is_informational() {
             if stream.heads.interim.len() < MAX_INTERIM {
-                stream.heads.interim.push_back(response);
+                stream.heads.interim.push(response);
             }
             stream.wake_reader(&mut self.wakers);
             return Ok(());

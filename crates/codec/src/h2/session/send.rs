@@ -22,7 +22,6 @@ use super::Session;
 use super::Settings;
 use super::State;
 use super::StreamRef;
-use super::backlog::Backlog;
 
 /// The last stream number there is.
 const LAST_STREAM: u32 = 0x7fff_ffff;
@@ -41,8 +40,7 @@ impl Session {
         state.limits.note_stream();
         let window = Window::new(state.settings.window_now());
         let send_window = state.settings.peer_window.into();
-        let backlog = Backlog::new(state.backlogs.clone());
-        let mut stream = StreamState::new(id, meter.clone(), window, send_window, backlog);
+        let mut stream = StreamState::new(id, meter.clone(), window, send_window);
         stream.bodiless = bodiless;
         let key = state.streams.insert(stream);
         let mut hold = state.streams.get(key)?.hold(key);
@@ -160,7 +158,6 @@ impl State {
         cx: &Context<'_>,
     ) -> Poll<Result<usize, StreamError>> {
         let sendable = self.sendable(key);
-        let limit = self.backlog_limit;
         let full = self.output.waiting() >= HIGH || self.send_window <= 0;
         let Some(stream) = self.streams.get(key) else {
             return Poll::Ready(Err(StreamError::ConnectionTermination));
@@ -171,13 +168,16 @@ impl State {
         if !stream.sending {
             return Poll::Ready(Err(StreamError::LocalReset));
         }
-        if sendable > 0 && stream.backlog.is_empty() {
+        if sendable > 0 && stream.backlog.is_none() {
             return Poll::Ready(Ok(sendable));
         }
-        let room = stream.backlog.room(limit);
+        let room = self.room_to_wait(key);
         if room > 0 {
             return Poll::Ready(Ok(room));
         }
+        let Some(stream) = self.streams.get(key) else {
+            return Poll::Pending;
+        };
         stream.wait_to_write(cx);
         if full && !std::mem::replace(&mut stream.blocked, true) {
             self.blocked.push(key);
@@ -242,7 +242,7 @@ impl State {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
-        if stream.backlog.has_end() && self.role == Role::Server {
+        if stream.has_end_waiting() && self.role == Role::Server {
             // The answer is still on its way; nobody is needed for that.
             return self.stop_reading(key);
         }
