@@ -229,6 +229,7 @@ impl<H: Handler> Connection<H> {
         if shared.transport.borrow().has_failed() {
             return After::Gone;
         }
+        shared.skip_what_has_come();
         if !shared.is_request_read() {
             return After::ClosedEarly;
         }
