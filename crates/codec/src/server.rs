@@ -41,6 +41,20 @@ pub struct MalformedRequest {
     pub details: &'static str,
 }
 
+impl MalformedRequest {
+    /// The details of a request whose head did not come in time: no fault of the protocol.
+    pub(crate) const HEADER_TIMEOUT: &str = "request_header_timeout";
+
+    /// A request whose head did not come in time.
+    pub(crate) fn slow_head() -> MalformedRequest {
+        MalformedRequest {
+            status: StatusCode::REQUEST_TIMEOUT,
+            body: "request header timeout".into(),
+            details: MalformedRequest::HEADER_TIMEOUT,
+        }
+    }
+}
+
 /// Why a request ended before its head was complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {

@@ -227,9 +227,6 @@ impl State {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
-        if full && !std::mem::replace(&mut stream.blocked, true) {
-            self.blocked.push(key);
-        }
         if let Some(backlog) = &mut stream.backlog
             && backlog.end.is_some()
             && backlog.flush_deadline.is_none()
@@ -238,6 +235,9 @@ impl State {
             backlog.flush_deadline = Some(Instant::now() + timeout);
             self.flushing.push(key);
             self.wake_task();
+        }
+        if full {
+            self.streams.block(key);
         }
     }
 

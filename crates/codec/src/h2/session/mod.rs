@@ -7,6 +7,8 @@
 mod backlog;
 mod receive;
 mod send;
+#[cfg(test)]
+mod tests;
 
 pub(super) use backlog::Backlog;
 
@@ -60,6 +62,16 @@ const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
 /// A connection's state; clones are the same connection.
 #[derive(Clone, Debug)]
 pub(super) struct Session(Rc<RefCell<State>>);
+
+/// Closes a connection when whoever drives it is through, or is dropped: its streams may outlive both.
+#[derive(Debug)]
+pub(super) struct ClosesOnDrop(pub(super) Session);
+
+impl Drop for ClosesOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +144,8 @@ struct Settings {
 #[derive(Debug)]
 struct State {
     role: Role,
-    socket: Stream,
+    /// None once the connection is over, though streams may still hold it.
+    socket: Option<Stream>,
     input: Input,
     output: Output,
     decoder: Decoder,
@@ -153,8 +166,6 @@ struct State {
     goaway_sent: Option<u32>,
     goaway_received: bool,
     fault: Option<Fault>,
-    /// Streams that wait for room in the connection.
-    blocked: Vec<usize>,
     accepted: Vec<Accepted>,
     /// The most that waits of one stream, bytes.
     backlog_limit: usize,
@@ -191,7 +202,7 @@ impl Session {
         let is_server = setup.role == Role::Server;
         let mut state = State {
             role: setup.role,
-            socket,
+            socket: Some(socket),
             input: Input::new(is_server),
             output: Output::default(),
             decoder: Decoder::new(options.hpack_table_size as usize),
@@ -215,7 +226,6 @@ impl Session {
             goaway_sent: None,
             goaway_received: false,
             fault: None,
-            blocked: Vec::new(),
             accepted: Vec::new(),
             backlog_limit: backlog::MAX_BACKLOG.min(setup.buffer_limit as usize),
             backlogs: Rc::default(),
@@ -310,6 +320,13 @@ impl Session {
         self.0.borrow().wake_task();
     }
 
+    /// Closes the socket and ends what streams there are, whoever still holds them.
+    pub(super) fn close(&self) {
+        self.fail(Fault::Gone);
+        let socket = self.0.borrow_mut().socket.take();
+        drop(socket);
+    }
+
     /// Why the connection must end, if it must.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.0.borrow().fault
@@ -323,6 +340,27 @@ impl Session {
     /// Streams that are open.
     pub(super) fn open_streams(&self) -> usize {
         self.0.borrow().streams.open()
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.borrow().output.waiting()
+    }
+
+    /// The stream whose request's head has begun and not ended.
+    pub(super) fn open_request(&self) -> Option<u32> {
+        self.0.borrow().input.open_request()
+    }
+
+    /// Makes a stream of a request whose head does not end, to answer it nevertheless. Whatever the peer says next
+    /// breaks the protocol, as it does in Envoy.
+    pub(super) fn give_up_request(&self) -> Option<(StreamRef, Rc<Meter>)> {
+        let mut state = self.0.borrow_mut();
+        let id = state.input.give_up_request()?;
+        let meter = Rc::new(Meter::default());
+        let mut hold = state.begin_stream(id, meter.clone(), |_| ())?;
+        hold.session = Some(self.clone());
+        Some((hold, meter))
     }
 
     /// Frames and acknowledged pings received until now.
@@ -401,8 +439,11 @@ impl State {
             if self.fault.is_some() {
                 return false;
             }
+            let Some(socket) = &mut self.socket else {
+                return false;
+            };
             let mut chunk = input::take_chunk();
-            let read = input::poll_read(&mut self.socket, &mut chunk, cx);
+            let read = input::poll_read(socket, &mut chunk, cx);
             match read {
                 Poll::Ready(Ok(0) | Err(_)) => self.fail(Fault::Gone),
                 Poll::Ready(Ok(count)) => {
@@ -439,7 +480,10 @@ impl State {
             self.publish();
             return Poll::Ready(());
         }
-        let flushed = self.output.poll_flush(&mut self.socket, &*self.counts, cx);
+        let Some(socket) = &mut self.socket else {
+            return Poll::Ready(());
+        };
+        let flushed = self.output.poll_flush(socket, &*self.counts, cx);
         self.publish();
         if let Poll::Ready(Err(_)) = flushed {
             self.output.clear();
@@ -459,11 +503,8 @@ impl State {
     }
 
     fn unblock(&mut self) {
-        for key in std::mem::take(&mut self.blocked) {
-            if let Some(stream) = self.streams.get(key) {
-                stream.blocked = false;
-                self.flush_backlog(key);
-            }
+        for key in self.streams.take_blocked() {
+            self.flush_backlog(key);
         }
     }
 
@@ -477,7 +518,7 @@ impl State {
             let frame = frame::goaway(self.newest_stream, reason);
             self.output.frame(&frame, false);
         }
-        if self.is_server() && (self.unfinished_request || self.input.has_open_request()) {
+        if self.is_server() && (self.unfinished_request || self.input.open_request().is_some()) {
             let error = fault.stream_error();
             self.accepted.push(Accepted::Refused(Refused::Error(error)));
         }
@@ -494,11 +535,15 @@ impl State {
         if self.fault == Some(Fault::Gone) {
             return Poll::Ready(());
         }
-        if ready!(self.output.poll_flush(&mut self.socket, &*self.counts, cx)).is_err() {
+        let Some(socket) = &mut self.socket else {
+            return Poll::Ready(());
+        };
+        if ready!(self.output.poll_flush(socket, &*self.counts, cx)).is_err() {
             return Poll::Ready(());
         }
+        let drained = input::poll_drain(socket, &*self.counts, cx);
         self.publish();
-        input::poll_drain(&mut self.socket, &*self.counts, cx)
+        drained
     }
 
     /// Moves the gauges to what waits now.

@@ -78,6 +78,13 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Whether there are numbers left for streams that this side opens.
+    pub(in crate::h2) fn is_exhausted(&self) -> bool {
+        self.0.borrow().next_stream > LAST_STREAM
+    }
+}
+
 impl Settings {
     /// The window that a stream begins with: a peer that has not seen our SETTINGS may use what the RFC gives it.
     pub(super) fn window_now(&self) -> u32 {
@@ -122,7 +129,8 @@ impl State {
 
     /// Received bytes of a stream are out of the way.
     pub(super) fn release(&mut self, key: usize, count: usize) {
-        if let Some(stream) = self.streams.get(key)
+        if self.fault.is_none()
+            && let Some(stream) = self.streams.get(key)
             && stream.receiving
             && let Some(increment) = stream.window.consume(count)
         {
@@ -135,7 +143,10 @@ impl State {
 
     /// Received bytes are out of the way, of a stream that gets no more.
     pub(super) fn release_connection(&mut self, count: usize) {
-        if let Some(increment) = self.window.consume(count) {
+        // After the connection's last word, nothing is said any more.
+        if self.fault.is_none()
+            && let Some(increment) = self.window.consume(count)
+        {
             self.output
                 .frame(&frame::window_update(0, increment), false);
             self.wake_task();
@@ -179,8 +190,8 @@ impl State {
             return Poll::Pending;
         };
         stream.wait_to_write(cx);
-        if full && !std::mem::replace(&mut stream.blocked, true) {
-            self.blocked.push(key);
+        if full {
+            self.streams.block(key);
         }
         Poll::Pending
     }
