@@ -225,7 +225,6 @@ impl<H: Handler> Connection<H> {
         if shared.transport.borrow().has_failed() {
             return After::Gone;
         }
-        shared.skip_what_has_come();
         if !shared.is_request_read() {
             return After::ClosedEarly;
         }
@@ -247,7 +246,7 @@ impl<H: Handler> Connection<H> {
 
     /// Closes; when the client may still be sending, lets it read our last words first (`delayed_close_timeout`).
     async fn close(&mut self, early: bool, cause: EndCause) -> ConnectionEnd {
-        let end = ConnectionEnd {
+        let mut end = ConnectionEnd {
             cause,
             active_streams: 0,
         };
@@ -265,6 +264,10 @@ impl<H: Handler> Connection<H> {
             loop {
                 transport.input.clear();
                 if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
+                    if end.cause == EndCause::Local {
+                        // Nobody is to blame, and the client was faster.
+                        end.cause = EndCause::Remote;
+                    }
                     return Poll::Ready(());
                 }
             }
