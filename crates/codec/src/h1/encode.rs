@@ -237,29 +237,25 @@ fn fields(map: &HeaderMap, case: HeaderCase, with_length: bool, out: &mut Vec<u8
 
 fn field(name: &HeaderName, value: &[u8], case: HeaderCase, out: &mut Vec<u8>) {
     let name = name.as_str().as_bytes();
-    // Room for all of it is made at once; what is left are copies.
-    let start = out.len();
-    out.resize(start + name.len() + value.len() + 4, b' ');
-    let (written, rest) = out[start..].split_at_mut(name.len());
-    written.copy_from_slice(name);
-    if case == HeaderCase::ProperWords {
-        capitalise(written);
-    }
-    rest[0] = b':';
-    let (written, end) = rest[2..].split_at_mut(value.len());
-    written.copy_from_slice(value);
-    end.copy_from_slice(b"\r\n");
-}
-
-/// Makes the first letter of each word a capital.
-fn capitalise(name: &mut [u8]) {
-    let mut upper = true;
-    for byte in name {
-        if upper {
-            byte.make_ascii_uppercase();
+    out.reserve(name.len() + value.len() + 4);
+    match case {
+        HeaderCase::Lower => out.extend_from_slice(name),
+        HeaderCase::ProperWords => {
+            let mut upper = true;
+            out.extend(name.iter().map(|byte| {
+                let written = if upper {
+                    byte.to_ascii_uppercase()
+                } else {
+                    *byte
+                };
+                upper = !byte.is_ascii_alphanumeric();
+                written
+            }));
         }
-        upper = !byte.is_ascii_alphanumeric();
     }
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Envoy's reason phrases, which are the registry's but for a few.
