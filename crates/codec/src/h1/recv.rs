@@ -45,6 +45,15 @@ impl Shared {
         self.framing.borrow().is_done()
     }
 
+    /// Passes over what has already come of a body that nobody wants: if that was all of it, the connection goes on.
+    pub(super) fn skip_what_has_come(&self) {
+        let mut transport = self.transport.borrow_mut();
+        let mut framing = self.framing.borrow_mut();
+        while !framing.is_done()
+            && matches!(framing.take(&mut transport.input, self.limits), Ok(Some(_)))
+        {}
+    }
+
     /// Ready when the client is gone. Reads ahead, within a bound, as only reading shows that.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
         let mut transport = self.transport.borrow_mut();

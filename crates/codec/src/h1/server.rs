@@ -12,7 +12,6 @@ use std::task::Poll;
 use std::task::ready;
 
 use http::Method;
-use http::StatusCode;
 use http::Version;
 use outrider_net::Stream;
 use outrider_net::Timer;
@@ -38,9 +37,6 @@ use super::recv::Shared;
 use super::respond;
 use super::transport::Filled;
 use super::transport::Transport;
-
-/// The details of a request whose head did not come in time: no fault of the protocol.
-const HEADER_TIMEOUT: &str = "request_header_timeout";
 
 /// Serves an HTTP/1 connection, of which `already` was read before, to its end.
 pub(crate) async fn serve<H: Handler>(
@@ -93,7 +89,7 @@ pub(crate) async fn serve<H: Handler>(
                 }
             },
             Next::Malformed(error) => {
-                let cause = if error.details == HEADER_TIMEOUT {
+                let cause = if error.details == MalformedRequest::HEADER_TIMEOUT {
                     EndCause::Local
                 } else {
                     EndCause::ProtocolError(error.details)
@@ -229,6 +225,7 @@ impl<H: Handler> Connection<H> {
         if shared.transport.borrow().has_failed() {
             return After::Gone;
         }
+        shared.skip_what_has_come();
         if !shared.is_request_read() {
             return After::ClosedEarly;
         }
@@ -332,11 +329,7 @@ impl Waiting {
         cx: &mut Context<'_>,
     ) -> Poll<Next> {
         if self.head_begun && self.head_timer.poll_elapsed(cx).is_ready() {
-            return Poll::Ready(Next::Malformed(MalformedRequest {
-                status: StatusCode::REQUEST_TIMEOUT,
-                body: "request header timeout".into(),
-                details: HEADER_TIMEOUT,
-            }));
+            return Poll::Ready(Next::Malformed(MalformedRequest::slow_head()));
         }
         match self.life.poll(0, cx) {
             Some(Expiry::Idle) if idle => {

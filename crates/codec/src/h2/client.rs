@@ -29,6 +29,7 @@ use super::keepalive::Pinger;
 use super::message::Rules;
 use super::pump::Pump;
 use super::session::Accepted;
+use super::session::ClosesOnDrop;
 use super::session::Fault;
 use super::session::Role;
 use super::session::Session;
@@ -74,6 +75,7 @@ pub(crate) fn connect(
         pinger,
     };
     let run = async move {
+        let _closes = ClosesOnDrop(driver.connection.session.clone());
         let cause = poll_fn(|cx| driver.poll(cx)).await;
         driver.connection.stop();
         ConnectionEnd {
@@ -99,6 +101,7 @@ fn session(socket: Stream, options: &ClientOptions) -> Session {
         role: Role::Client,
         options: &options.http2,
         rules,
+        buffer_limit: options.buffer_limit,
         stats: options.http2_stats.clone(),
         counts: options.bytes.clone(),
     };
@@ -139,6 +142,9 @@ impl Connection {
         let bodiless = head.method == Method::HEAD;
         let stream = self.session.open(&meter, bodiless);
         let stream = stream.ok_or(StreamError::Overflow)?;
+        if self.session.is_exhausted() {
+            self.stop();
+        }
         let size = headers::size(&head.headers);
         stream.send_head(ends, size, |encoder, out| {
             headers::encode_request(head, encoder, out);

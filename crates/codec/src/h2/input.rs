@@ -24,6 +24,9 @@ const CHUNK: usize = 16 * 1024 + frame::HEAD;
 /// Reads before a connection lets others have their turn.
 pub(super) const READS: usize = 4;
 
+/// A number that no stream has.
+const NO_STREAM: u32 = u32::MAX;
+
 /// What is known of the frame that comes in.
 #[derive(Debug, Default)]
 pub(super) struct Input {
@@ -71,11 +74,25 @@ impl Input {
         }
     }
 
-    /// Whether a request's head has begun and not ended.
-    pub(super) fn has_open_request(&self) -> bool {
-        self.block
-            .as_ref()
-            .is_some_and(|block| block.kind == Some(Kind::Request))
+    /// The stream whose request's head has begun and not ended.
+    pub(super) fn open_request(&self) -> Option<u32> {
+        let block = self.block.as_ref();
+        let block = block.filter(|block| block.kind == Some(Kind::Request));
+        block.map(|block| block.stream)
+    }
+
+    /// Waits for that head no longer: no frame goes on with it. Returns its stream.
+    pub(super) fn give_up_request(&mut self) -> Option<u32> {
+        let stream = self.open_request()?;
+        self.block = Some(Block {
+            stream: NO_STREAM,
+            ends: false,
+            kind: None,
+            bytes: Vec::new(),
+            continuations: 0,
+            wire: 0,
+        });
+        Some(stream)
     }
 }
 

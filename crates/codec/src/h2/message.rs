@@ -37,6 +37,9 @@ pub(super) struct Rules {
     pub(super) extended_connect: bool,
 }
 
+/// The most fields of a block, whatever the config allows: a `HeaderMap` panics at 24,577 names, and a proxy adds some.
+const MOST_FIELDS: usize = 16 * 1024;
+
 /// Why a header block is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
@@ -165,7 +168,7 @@ impl Fields {
             stats.header_overflow.inc();
             return Err(Flaw::TooLarge);
         }
-        if self.count > rules.max_count {
+        if self.count > rules.max_count.min(MOST_FIELDS) {
             stats.header_overflow.inc();
             return Err(Flaw::TooManyFields);
         }
@@ -535,6 +538,19 @@ mod tests {
         assert_eq!(with(UnderscoresAction::Allow), Ok(1));
         assert_eq!(with(UnderscoresAction::Drop), Ok(0));
         assert_eq!(with(UnderscoresAction::Reject), Err(Flaw::Underscore));
+    }
+
+    #[test]
+    fn no_config_allows_more_fields_than_a_map_takes() {
+        let rules = Rules {
+            max_bytes: usize::MAX,
+            max_count: usize::MAX,
+            ..RULES
+        };
+        let names: Vec<String> = (0..30_000).map(|i| format!("x{i}")).collect();
+        let list: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+        let flaw = fields(Kind::Trailers, &rules, &list).trailers(true).err();
+        assert_eq!(flaw, Some(Flaw::TooManyFields));
     }
 
     #[test]

@@ -13,11 +13,13 @@ use http::Method;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use outrider_stats::Held;
+use tokio::time::Instant;
 
 use crate::Body;
 use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Handler;
+use crate::MalformedRequest;
 use crate::Meter;
 use crate::RequestHead;
 use crate::Respond;
@@ -32,6 +34,7 @@ use super::keepalive::Pinger;
 use super::message::Rules;
 use super::respond;
 use super::session::Accepted;
+use super::session::ClosesOnDrop;
 use super::session::Fault;
 use super::session::Role;
 use super::session::Session;
@@ -47,6 +50,7 @@ pub(crate) async fn serve<H: Handler>(
 ) -> ConnectionEnd {
     options.http2_stats.nghttp2_downstream_connections.inc();
     let session = session(socket, &options);
+    let _closes = ClosesOnDrop(session.clone());
     let connection = Rc::new(Connection {
         active: Cell::new(0),
         closing: Cell::new(false),
@@ -80,22 +84,29 @@ fn session(socket: Stream, options: &ServerOptions) -> Session {
         role: Role::Server,
         options: &options.http2,
         rules,
+        buffer_limit: options.buffer_limit,
         stats: options.http2_stats.clone(),
         counts: options.stats.clone(),
     };
     Session::new(socket, setup)
 }
 
-/// After our last word, waits for the peer to close, so that the word is read: `delayed_close_timeout`.
+/// After our last word, waits for the peer to close, so that the word is read: `delayed_close_timeout`, which begins anew
+/// whenever the peer takes something.
 async fn linger(session: &Session, options: &ServerOptions) {
     let Some(timeout) = options.delayed_close_timeout else {
-        return;
+        return poll_fn(|cx| session.poll_flush(cx)).await;
     };
     let mut timer = options.timers.timer();
     timer.set(Some(options.timers.now() + timeout));
+    let mut waiting = session.waiting();
     poll_fn(|cx| {
         if session.poll_linger(cx).is_ready() {
             return Poll::Ready(());
+        }
+        let left = session.waiting();
+        if std::mem::replace(&mut waiting, left) != left {
+            timer.set(Some(options.timers.now() + timeout));
         }
         let elapsed = timer.poll_elapsed(cx);
         if elapsed.is_ready() {
@@ -178,6 +189,13 @@ enum Leaving {
     Closing,
 }
 
+/// The watch on a header block that comes in pieces.
+struct SlowHead {
+    /// The stream that it opens.
+    stream: Option<u32>,
+    timer: Timer,
+}
+
 /// The connection's task.
 struct Driver<H> {
     connection: Rc<Connection>,
@@ -186,6 +204,10 @@ struct Driver<H> {
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
+    /// Made when it is first needed, with the deadline that it is set for.
+    flush_timer: Option<(Timer, Option<Instant>)>,
+    /// Where there is a `request_headers_timeout`.
+    slow_head: Option<SlowHead>,
     /// Requests that the connection's end cut off before their heads were complete.
     cut: usize,
 }
@@ -199,6 +221,11 @@ impl<H: Handler> Driver<H> {
             life: Life::new(&options),
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
+            flush_timer: None,
+            slow_head: options.request_headers_timeout.map(|_| SlowHead {
+                stream: None,
+                timer: options.timers.timer(),
+            }),
             cut: 0,
             connection,
             handler,
@@ -206,9 +233,8 @@ impl<H: Handler> Driver<H> {
     }
 
     fn unread(&mut self, already: &[u8]) {
-        for accepted in self.connection.session.unread(already) {
-            self.start(accepted);
-        }
+        let accepted = self.connection.session.unread(already);
+        self.start_all(accepted);
     }
 
     /// One turn: takes what came in, looks at the clock, then writes everything that was made since the last turn, at once.
@@ -216,24 +242,18 @@ impl<H: Handler> Driver<H> {
         let session = self.connection.session.clone();
         session.remember_task(cx);
         let (accepted, more) = session.read(cx);
-        let refused = accepted
-            .iter()
-            .filter(|a| matches!(a, Accepted::Refused(_)));
-        let refused = refused.count();
-        for accepted in accepted {
-            self.start(accepted);
-        }
+        self.start_all(accepted);
         if session.fault().is_none() {
             self.poll_policy(cx);
-        } else {
-            self.cut += refused;
         }
-        let flushed = session.poll_flush(cx);
+        // Pending or not, what is written from here on is written by the next turn.
+        let _flushed = session.poll_flush(cx);
         if let Some(fault) = session.fault() {
             return Poll::Ready(self.end(fault));
         }
         let idle = self.connection.active.get() == 0 && session.open_streams() == 0;
-        if matches!(self.leaving, Leaving::Closing) && idle && flushed.is_ready() {
+        // What is still to be written is no reason to stay: the peer may never take it.
+        if matches!(self.leaving, Leaving::Closing) && idle {
             return Poll::Ready(EndCause::Local);
         }
         if more {
@@ -250,6 +270,16 @@ impl<H: Handler> Driver<H> {
         fault.cause(Role::Server)
     }
 
+    fn start_all(&mut self, accepted: Vec<Accepted>) {
+        let is_refused = |accepted: &&Accepted| matches!(accepted, Accepted::Refused(_));
+        if self.connection.session.fault().is_some() {
+            self.cut += accepted.iter().filter(is_refused).count();
+        }
+        for accepted in accepted {
+            self.start(accepted);
+        }
+    }
+
     fn start(&mut self, accepted: Accepted) {
         let (stream, head, ends, meter) = match accepted {
             Accepted::Request {
@@ -260,12 +290,16 @@ impl<H: Handler> Driver<H> {
             } => (stream, head, ends, meter),
             Accepted::Refused(refused) => return self.handler.clone().refused(refused),
         };
-        let options = &self.connection.options;
+        self.note_request();
+        self.serve(stream, *head, ends, meter);
+    }
+
+    fn note_request(&mut self) {
         if self.life.note_request() {
-            options.stats.downstream_cx_max_requests_reached.inc();
+            let stats = &self.connection.options.stats;
+            stats.downstream_cx_max_requests_reached.inc();
             self.leave();
         }
-        self.serve(stream, *head, ends, meter);
     }
 
     fn serve(&self, stream: StreamRef, head: RequestHead, ends: bool, meter: Rc<Meter>) {
@@ -289,6 +323,38 @@ impl<H: Handler> Driver<H> {
         }));
     }
 
+    /// Answers a request whose head has not come in time: `request_headers_timeout`.
+    fn poll_slow_head(&mut self, cx: &mut Context<'_>) {
+        let Some(slow) = &mut self.slow_head else {
+            return;
+        };
+        let session = &self.connection.session;
+        let options = &self.connection.options;
+        let open = session.open_request();
+        if std::mem::replace(&mut slow.stream, open) != open {
+            let timeout = options.request_headers_timeout.filter(|_| open.is_some());
+            slow.timer
+                .set(timeout.map(|timeout| options.timers.now() + timeout));
+        }
+        if open.is_none() || slow.timer.poll_elapsed(cx).is_pending() {
+            return;
+        }
+        let Some((stream, meter)) = session.give_up_request() else {
+            return;
+        };
+        let active = ActiveStream::new(self.connection.clone());
+        let respond = respond::Respond::new(stream, false, meter, self.connection.clone());
+        let answered = self
+            .handler
+            .clone()
+            .malformed(MalformedRequest::slow_head(), Respond::from(respond));
+        tokio::task::spawn_local(Box::pin(async move {
+            let _active = active;
+            answered.await;
+        }));
+        self.note_request();
+    }
+
     /// Obeys limits and wishes.
     fn poll_policy(&mut self, cx: &mut Context<'_>) {
         let options = self.connection.options.clone();
@@ -304,6 +370,7 @@ impl<H: Handler> Driver<H> {
             self.draining = None;
             self.connection.close_if_draining();
         }
+        self.poll_slow_head(cx);
         let stats = &options.stats;
         match self.life.poll(self.connection.active.get(), cx) {
             Some(Expiry::Idle) => {
@@ -317,11 +384,35 @@ impl<H: Handler> Driver<H> {
             None if self.connection.closing.get() => self.leave(),
             None => {}
         }
+        self.poll_flushes(cx);
         if let Leaving::Noticed(timer) = &mut self.leaving
             && timer.poll_elapsed(cx).is_ready()
         {
             self.connection.session.goaway();
             self.leaving = Leaving::Closing;
+        }
+    }
+
+    /// Ends the streams whose clients do not take their answers (`stream_flush_timeout`).
+    fn poll_flushes(&mut self, cx: &mut Context<'_>) {
+        let session = &self.connection.session;
+        while let Some(deadline) = session.next_flush_deadline() {
+            let now = Instant::now();
+            if deadline <= now {
+                session.expire_flushes(now);
+                continue;
+            }
+            let timers = &self.connection.options.timers;
+            let (timer, armed) = self
+                .flush_timer
+                .get_or_insert_with(|| (timers.timer(), None));
+            if armed.replace(deadline) != Some(deadline) {
+                timer.set(Some(deadline));
+            }
+            if timer.poll_elapsed(cx).is_pending() {
+                break;
+            }
+            *armed = None;
         }
     }
 

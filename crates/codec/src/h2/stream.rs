@@ -7,8 +7,10 @@ use std::hash::Hasher;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
+use bytes::BytesMut;
 use http::HeaderMap;
 use http::Response;
 use slab::Slab;
@@ -16,6 +18,7 @@ use slab::Slab;
 use crate::Meter;
 use crate::StreamError;
 
+use super::session::Backlog;
 use super::window::Window;
 
 /// A stream's state.
@@ -49,8 +52,12 @@ pub(super) struct StreamState {
     pub(super) bodiless: bool,
     /// What the peer lets this side send, bytes. Below zero when SETTINGS reduced it.
     pub(super) send_window: i64,
+    /// What was handed over and cannot leave yet.
+    pub(super) backlog: Option<Box<Backlog>>,
+    /// How long a whole message may wait there; none for ever.
+    pub(super) flush_timeout: Option<Duration>,
     /// It is in the list of those that wait for room in the connection.
-    pub(super) blocked: bool,
+    blocked: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -58,7 +65,7 @@ pub(super) struct StreamState {
 /// Heads of answers that were not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
-    pub(super) interim: VecDeque<Response<()>>,
+    pub(super) interim: Vec<Response<()>>,
     pub(super) last: Option<Response<()>>,
     /// The final one has come, be it taken or not.
     pub(super) complete: bool,
@@ -83,6 +90,8 @@ impl StreamState {
             content_left: None,
             bodiless: false,
             send_window,
+            backlog: None,
+            flush_timeout: None,
             blocked: false,
             reader: None,
             writer: None,
@@ -136,6 +145,7 @@ impl StreamState {
         }
         self.receiving = false;
         self.sending = false;
+        self.backlog = None;
         self.broken.get_or_insert(error);
         self.wake_reader(wakers);
         self.wake_writer(wakers);
@@ -151,11 +161,14 @@ fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
+/// Pieces that wait are joined up to this size, bytes.
+const JOINED: usize = 8 * 1024;
+
 /// Pieces of a body, in order. Most bodies have one, which needs no list.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     first: Bytes,
-    rest: VecDeque<Bytes>,
+    rest: Option<Box<VecDeque<Bytes>>>,
 }
 
 impl Chunks {
@@ -164,11 +177,27 @@ impl Chunks {
     }
 
     /// `bytes` may be empty, and is nothing then.
+    ///
+    /// Small pieces that nobody takes become one: each costs memory of its own, and may hold on to all that was read with it.
     pub(super) fn push(&mut self, bytes: Bytes) {
         if self.first.is_empty() {
             self.first = bytes;
-        } else if !bytes.is_empty() {
-            self.rest.push_back(bytes);
+            return;
+        }
+        let joins = |last: &mut Bytes| last.len() + bytes.len() <= JOINED;
+        let rest = self.rest.get_or_insert_default();
+        match rest.pop_back_if(joins) {
+            Some(last) => {
+                let mut joined = last.try_into_mut().unwrap_or_else(|last| {
+                    let mut copy = BytesMut::with_capacity(JOINED);
+                    copy.extend_from_slice(&last);
+                    copy
+                });
+                joined.extend_from_slice(&bytes);
+                rest.push_back(joined.freeze());
+            }
+            None if bytes.is_empty() => {}
+            None => rest.push_back(bytes),
         }
     }
 
@@ -176,13 +205,23 @@ impl Chunks {
         if self.first.is_empty() {
             return None;
         }
-        let next = self.rest.pop_front().unwrap_or_default();
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        let next = next.unwrap_or_default();
         Some(std::mem::replace(&mut self.first, next))
+    }
+
+    /// The next piece, but no more of it than `max` bytes.
+    pub(super) fn take(&mut self, max: usize) -> Option<Bytes> {
+        if self.first.len() <= max {
+            return self.pop();
+        }
+        Some(self.first.split_to(max))
     }
 
     /// Drops everything; returns how many bytes that were.
     pub(super) fn clear(&mut self) -> usize {
-        let count = self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>();
+        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        let count = self.first.len() + rest.map(Bytes::len).sum::<usize>();
         *self = Chunks::default();
         count
     }
@@ -193,6 +232,8 @@ impl Chunks {
 pub(super) struct Streams {
     slab: Slab<StreamState>,
     keys: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
+    /// Keys of those that wait for room in the connection, in the order they began to; none twice, and none that is gone.
+    blocked: Vec<usize>,
 }
 
 /// How many free places a connection without streams keeps.
@@ -230,6 +271,30 @@ impl Streams {
         self.slab.iter_mut()
     }
 
+    /// Puts a stream into the list of those that wait for room in the connection.
+    pub(super) fn block(&mut self, key: usize) {
+        if let Some(stream) = self.slab.get_mut(key)
+            && !std::mem::replace(&mut stream.blocked, true)
+        {
+            self.blocked.push(key);
+        }
+    }
+
+    /// Empties that list. The first of it is the one that took the last room there was, mostly: now it is the last to get
+    /// any.
+    pub(super) fn take_blocked(&mut self) -> Vec<usize> {
+        let mut blocked = std::mem::take(&mut self.blocked);
+        if !blocked.is_empty() {
+            blocked.rotate_left(1);
+        }
+        for key in &blocked {
+            if let Some(stream) = self.slab.get_mut(*key) {
+                stream.blocked = false;
+            }
+        }
+        blocked
+    }
+
     /// Forgets what is over of a stream: its number once both directions have ended, all of it once no handle is left.
     pub(super) fn settle(&mut self, key: usize) {
         let Some(stream) = self.slab.get(key) else {
@@ -240,6 +305,9 @@ impl Streams {
         }
         self.keys.remove(&stream.id);
         if stream.handles == 0 {
+            if stream.blocked {
+                self.blocked.retain(|blocked| *blocked != key);
+            }
             self.slab.remove(key);
             if self.slab.is_empty() && self.slab.capacity() > KEPT {
                 *self = Streams::default();
@@ -282,6 +350,47 @@ mod tests {
         assert_eq!(chunks.pop().unwrap(), "a");
         assert_eq!(chunks.clear(), 3);
         assert!(chunks.is_empty() && chunks.pop().is_none());
+    }
+
+    #[test]
+    fn many_small_pieces_become_few() {
+        let mut chunks = Chunks::default();
+        let read = Bytes::from(vec![b'r'; 64 * 1024]);
+        for _ in 0..10_000 {
+            chunks.push(Bytes::copy_from_slice(b"x"));
+        }
+        for piece in 0..16 {
+            chunks.push(read.slice(piece * 4096..piece * 4096 + 2048));
+        }
+        let pieces = chunks.rest.as_ref().map_or(0, |rest| rest.len());
+        assert!(pieces <= 8, "{pieces} pieces");
+        let mut count = 0;
+        while let Some(piece) = chunks.pop() {
+            count += piece.len();
+        }
+        assert_eq!(count, 10_000 + 16 * 2048);
+    }
+
+    #[test]
+    fn those_that_wait_take_turns_and_leave_no_trace() {
+        let mut streams = Streams::default();
+        let new = |id| StreamState::new(id, Rc::default(), Window::new(10), 10);
+        let keys: Vec<usize> = [1, 3, 5].map(|id| streams.insert(new(id))).to_vec();
+        for key in [0, 1, 0, 2].map(|at: usize| keys[at]) {
+            streams.block(key);
+        }
+        assert_eq!(streams.take_blocked(), [keys[1], keys[2], keys[0]]);
+        assert!(streams.take_blocked().is_empty());
+        // Streams that come and go while there is no room for any.
+        streams.block(keys[0]);
+        for id in (7..1000).step_by(2) {
+            let key = streams.insert(new(id));
+            streams.block(key);
+            let stream = streams.get(key).unwrap();
+            (stream.receiving, stream.sending) = (false, false);
+            streams.settle(key);
+        }
+        assert_eq!(streams.take_blocked(), [keys[0]]);
     }
 
     #[test]

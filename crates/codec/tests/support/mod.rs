@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub(crate) mod raw;
+
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::Future;

@@ -425,6 +425,10 @@ impl BodyStream for CountedRequest {
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.body.set_paused(paused);
+    }
 }
 
 /// A response's body, whose messages and trailers are counted.
@@ -461,6 +465,10 @@ impl BodyStream for CountedResponse {
 
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.body.set_paused(paused);
     }
 }
 

@@ -4,9 +4,15 @@
 //! All of them run on one thread, so a `RefCell` is all it takes, and it is borrowed only for as long as a call lasts.
 //! Wakers are called once nothing is borrowed: one may be the last hold on a task whose streams then end, right here.
 
+mod backlog;
 mod receive;
 mod send;
+#[cfg(test)]
+mod tests;
 
+pub(super) use backlog::Backlog;
+
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +25,7 @@ use bytes::Bytes;
 use bytes::BytesMut;
 use http::Response;
 use outrider_net::Stream;
+use tokio::time::Instant;
 
 use crate::EndCause;
 use crate::Frame;
@@ -56,6 +63,16 @@ const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
 #[derive(Clone, Debug)]
 pub(super) struct Session(Rc<RefCell<State>>);
 
+/// Closes a connection when whoever drives it is through, or is dropped: its streams may outlive both.
+#[derive(Debug)]
+pub(super) struct ClosesOnDrop(pub(super) Session);
+
+impl Drop for ClosesOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -68,6 +85,8 @@ pub(super) struct Setup<'a> {
     pub(super) role: Role,
     pub(super) options: &'a Http2Options,
     pub(super) rules: Rules,
+    /// `per_connection_buffer_limit_bytes`
+    pub(super) buffer_limit: u32,
     pub(super) stats: Arc<Http2Stats>,
     pub(super) counts: Arc<dyn ByteCounts>,
 }
@@ -125,7 +144,8 @@ struct Settings {
 #[derive(Debug)]
 struct State {
     role: Role,
-    socket: Stream,
+    /// None once the connection is over, though streams may still hold it.
+    socket: Option<Stream>,
     input: Input,
     output: Output,
     decoder: Decoder,
@@ -146,9 +166,13 @@ struct State {
     goaway_sent: Option<u32>,
     goaway_received: bool,
     fault: Option<Fault>,
-    /// Streams that wait for room in the connection.
-    blocked: Vec<usize>,
     accepted: Vec<Accepted>,
+    /// The most that waits of one stream, bytes.
+    backlog_limit: usize,
+    /// What waits of all streams, bytes.
+    backlogs: Rc<Cell<usize>>,
+    /// Streams whose whole message waits for no longer than a timeout.
+    flushing: Vec<usize>,
     /// The header block that ended the connection was a request's.
     unfinished_request: bool,
     task: Option<Waker>,
@@ -168,6 +192,7 @@ struct Published {
     buffered: u64,
     frames: u64,
     control: u64,
+    backlog: u64,
 }
 
 impl Session {
@@ -177,7 +202,7 @@ impl Session {
         let is_server = setup.role == Role::Server;
         let mut state = State {
             role: setup.role,
-            socket,
+            socket: Some(socket),
             input: Input::new(is_server),
             output: Output::default(),
             decoder: Decoder::new(options.hpack_table_size as usize),
@@ -201,8 +226,10 @@ impl Session {
             goaway_sent: None,
             goaway_received: false,
             fault: None,
-            blocked: Vec::new(),
             accepted: Vec::new(),
+            backlog_limit: backlog::MAX_BACKLOG.min(setup.buffer_limit as usize),
+            backlogs: Rc::default(),
+            flushing: Vec::new(),
             unfinished_request: false,
             task: None,
             wakers: Vec::new(),
@@ -293,6 +320,13 @@ impl Session {
         self.0.borrow().wake_task();
     }
 
+    /// Closes the socket and ends what streams there are, whoever still holds them.
+    pub(super) fn close(&self) {
+        self.fail(Fault::Gone);
+        let socket = self.0.borrow_mut().socket.take();
+        drop(socket);
+    }
+
     /// Why the connection must end, if it must.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.0.borrow().fault
@@ -306,6 +340,27 @@ impl Session {
     /// Streams that are open.
     pub(super) fn open_streams(&self) -> usize {
         self.0.borrow().streams.open()
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.borrow().output.waiting()
+    }
+
+    /// The stream whose request's head has begun and not ended.
+    pub(super) fn open_request(&self) -> Option<u32> {
+        self.0.borrow().input.open_request()
+    }
+
+    /// Makes a stream of a request whose head does not end, to answer it nevertheless. Whatever the peer says next
+    /// breaks the protocol, as it does in Envoy.
+    pub(super) fn give_up_request(&self) -> Option<(StreamRef, Rc<Meter>)> {
+        let mut state = self.0.borrow_mut();
+        let id = state.input.give_up_request()?;
+        let meter = Rc::new(Meter::default());
+        let mut hold = state.begin_stream(id, meter.clone(), |_| ())?;
+        hold.session = Some(self.clone());
+        Some((hold, meter))
     }
 
     /// Frames and acknowledged pings received until now.
@@ -326,6 +381,16 @@ impl Session {
     /// Whether the peer takes no new streams any more.
     pub(super) fn goaway_received(&self) -> bool {
         self.0.borrow().goaway_received
+    }
+
+    /// When the next message has waited long enough for its peer to take it.
+    pub(super) fn next_flush_deadline(&self) -> Option<Instant> {
+        self.0.borrow_mut().next_flush_deadline()
+    }
+
+    /// Resets the streams whose messages have waited too long.
+    pub(super) fn expire_flushes(&self, now: Instant) {
+        self.with(|state| state.expire_flushes(now));
     }
 
     /// Reads and forgets until the peer closes, as Envoy does for `delayed_close_timeout`: closing with unread bytes would
@@ -374,8 +439,11 @@ impl State {
             if self.fault.is_some() {
                 return false;
             }
+            let Some(socket) = &mut self.socket else {
+                return false;
+            };
             let mut chunk = input::take_chunk();
-            let read = input::poll_read(&mut self.socket, &mut chunk, cx);
+            let read = input::poll_read(socket, &mut chunk, cx);
             match read {
                 Poll::Ready(Ok(0) | Err(_)) => self.fail(Fault::Gone),
                 Poll::Ready(Ok(count)) => {
@@ -409,9 +477,13 @@ impl State {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.output.waiting() == 0 {
+            self.publish();
             return Poll::Ready(());
         }
-        let flushed = self.output.poll_flush(&mut self.socket, &*self.counts, cx);
+        let Some(socket) = &mut self.socket else {
+            return Poll::Ready(());
+        };
+        let flushed = self.output.poll_flush(socket, &*self.counts, cx);
         self.publish();
         if let Poll::Ready(Err(_)) = flushed {
             self.output.clear();
@@ -431,11 +503,8 @@ impl State {
     }
 
     fn unblock(&mut self) {
-        for key in std::mem::take(&mut self.blocked) {
-            if let Some(stream) = self.streams.get(key) {
-                stream.blocked = false;
-                stream.wake_writer(&mut self.wakers);
-            }
+        for key in self.streams.take_blocked() {
+            self.flush_backlog(key);
         }
     }
 
@@ -449,7 +518,7 @@ impl State {
             let frame = frame::goaway(self.newest_stream, reason);
             self.output.frame(&frame, false);
         }
-        if self.is_server() && (self.unfinished_request || self.input.has_open_request()) {
+        if self.is_server() && (self.unfinished_request || self.input.open_request().is_some()) {
             let error = fault.stream_error();
             self.accepted.push(Accepted::Refused(Refused::Error(error)));
         }
@@ -466,11 +535,15 @@ impl State {
         if self.fault == Some(Fault::Gone) {
             return Poll::Ready(());
         }
-        if ready!(self.output.poll_flush(&mut self.socket, &*self.counts, cx)).is_err() {
+        let Some(socket) = &mut self.socket else {
+            return Poll::Ready(());
+        };
+        if ready!(self.output.poll_flush(socket, &*self.counts, cx)).is_err() {
             return Poll::Ready(());
         }
+        let drained = input::poll_drain(socket, &*self.counts, cx);
         self.publish();
-        input::poll_drain(&mut self.socket, &*self.counts, cx)
+        drained
     }
 
     /// Moves the gauges to what waits now.
@@ -480,6 +553,7 @@ impl State {
             buffered: self.output.waiting() as u64,
             frames: frames.into(),
             control: control.into(),
+            backlog: self.backlogs.get() as u64,
         };
         if now == self.published {
             return;
@@ -488,6 +562,7 @@ impl State {
         self.counts.send_buffered(before.buffered, now.buffered);
         let stats = &self.stats;
         crate::stats::shift(&stats.outbound_frames_active, before.frames, now.frames);
+        crate::stats::shift(&stats.pending_send_bytes, before.backlog, now.backlog);
         crate::stats::shift(
             &stats.outbound_control_frames_active,
             before.control,
@@ -562,7 +637,8 @@ impl StreamRef {
             return Poll::Ready(None);
         }
         self.look(cx, |state, key| {
-            state.streams.get(key)?.heads.interim.pop_front()
+            let interim = &mut state.streams.get(key)?.heads.interim;
+            (!interim.is_empty()).then(|| interim.remove(0))
         })
     }
 

@@ -28,6 +28,7 @@ use super::Accepted;
 use super::DEFAULT_WINDOW;
 use super::Fault;
 use super::State;
+use super::StreamRef;
 
 /// Pieces of data from this size on are not copied, bytes.
 const SHARED: usize = 2048;
@@ -475,25 +476,38 @@ impl State {
         };
         let meter = Rc::new(Meter::default());
         meter.add_headers_received(bytes, block.wire);
-        let window = Window::new(self.settings.window_now());
-        let send_window = self.settings.peer_window.into();
-        let mut stream = StreamState::new(block.stream, meter.clone(), window, send_window);
-        if block.ends {
-            stream.receiving = false;
-            meter.end_receive();
-        } else {
-            stream.content_left = content_length;
-        }
-        let key = self.streams.insert(stream);
-        if let Some(stream) = self.streams.get(key) {
+        let stream = self.begin_stream(block.stream, meter.clone(), |stream| {
+            if block.ends {
+                stream.receiving = false;
+                stream.meter.end_receive();
+            } else {
+                stream.content_left = content_length;
+            }
+        });
+        if let Some(stream) = stream {
             self.accepted.push(Accepted::Request {
-                stream: stream.hold(key),
+                stream,
                 head: Box::new(head),
                 ends: block.ends,
                 meter,
             });
         }
         Ok(())
+    }
+
+    /// Stores a stream that the peer opened, as `prepare` leaves it, with a first hold on it.
+    pub(super) fn begin_stream(
+        &mut self,
+        id: u32,
+        meter: Rc<Meter>,
+        prepare: impl FnOnce(&mut StreamState),
+    ) -> Option<StreamRef> {
+        let window = Window::new(self.settings.window_now());
+        let send_window = self.settings.peer_window.into();
+        let mut stream = StreamState::new(id, meter, window, send_window);
+        prepare(&mut stream);
+        let key = self.streams.insert(stream);
+        Some(self.streams.get(key)?.hold(key))
     }
 
     /// Turns a stream away that does not exist yet.
@@ -525,7 +539,7 @@ impl State {
         *response.headers_mut() = headers;
         if status.is_informational() {
             if stream.heads.interim.len() < MAX_INTERIM {
-                stream.heads.interim.push_back(response);
+                stream.heads.interim.push(response);
             }
             stream.wake_reader(&mut self.wakers);
             return Ok(());
@@ -686,13 +700,17 @@ impl State {
         let change = i64::from(size) - i64::from(self.settings.peer_window);
         self.settings.peer_window = size;
         let mut overflown = Vec::new();
+        let mut grown = Vec::new();
         for (key, stream) in self.streams.iter_keys() {
             stream.send_window += change;
             if stream.send_window > i64::from(i32::MAX) {
                 overflown.push(key);
             } else if change > 0 {
-                stream.wake_writer(&mut self.wakers);
+                grown.push(key);
             }
+        }
+        for key in grown {
+            self.flush_backlog(key);
         }
         for key in overflown {
             let error = StreamError::ProtocolError("http2.remote_reset");
@@ -765,7 +783,9 @@ impl State {
         if stream.send_window > i64::from(i32::MAX) {
             return Err(Fault::Silent);
         }
-        stream.wake_writer(&mut self.wakers);
+        if let Some(key) = key {
+            self.flush_backlog(key);
+        }
         Ok(())
     }
 }

@@ -1,0 +1,196 @@
+//! What is on the other side of the codec: handlers and requests that read, answer, wait and give up as chance has it.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use outrider_codec::Body;
+use outrider_codec::BodyStream;
+use outrider_codec::Exchange;
+use outrider_codec::Frame;
+use outrider_codec::Handler;
+use outrider_codec::MalformedRequest;
+use outrider_codec::Reason;
+use outrider_codec::Refused;
+use outrider_codec::RequestHead;
+use outrider_codec::Respond;
+use outrider_codec::StreamError;
+
+/// Counts itself.
+struct Running(Rc<Cell<usize>>);
+
+impl Running {
+    fn new(count: &Rc<Cell<usize>>) -> Running {
+        count.set(count.get() + 1);
+        Running(count.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A handler, or whoever has a request, that does anything.
+#[derive(Clone)]
+pub(crate) struct Wild {
+    rng: Rc<RefCell<Rng>>,
+    /// How many streams are in its hands.
+    pub(crate) running: Rc<Cell<usize>>,
+}
+
+impl Wild {
+    pub(crate) fn new(rng: &mut Rng) -> Wild {
+        Wild {
+            rng: Rc::new(RefCell::new(rng.fork())),
+            running: Rc::default(),
+        }
+    }
+
+    fn choose(&self, count: u8) -> u8 {
+        self.rng.borrow_mut().u8(..count)
+    }
+
+    async fn pause(&self) {
+        for _ in 0..self.choose(20) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn read(&self, body: &mut Body, most: u8) {
+        for _ in 0..most {
+            if !matches!(body.frame().await, Some(Ok(_))) {
+                return;
+            }
+            if self.choose(4) == 0 {
+                self.pause().await;
+            }
+        }
+    }
+
+    pub(crate) fn body(&self) -> Body {
+        match self.choose(4) {
+            0 => Body::Empty,
+            1 => Body::full(vec![b'f'; usize::from(self.choose(255)) * 300]),
+            _ => Body::wrap(Made {
+                left: self.choose(40),
+                size: usize::from(self.choose(255)) * 80,
+                ends: self.choose(4),
+                wild: self.clone(),
+            }),
+        }
+    }
+
+    /// Answers, and gives up when the stream is reset.
+    async fn answer(&self, body: Body, respond: &mut Respond) {
+        if self.choose(4) == 0 {
+            let mut head = Response::new(());
+            *head.status_mut() = StatusCode::EARLY_HINTS;
+            drop(respond.informational(head));
+        }
+        drop(respond.send(Response::new(body)).await);
+        if self.choose(4) == 0 {
+            respond.reset(Reason::CANCEL);
+        }
+    }
+
+    pub(crate) async fn exchange(self, mut exchange: Exchange) {
+        let _running = Running::new(&self.running);
+        if self.choose(8) == 0 {
+            return self.pause().await;
+        }
+        while self.choose(2) == 0
+            && poll_fn(|cx| exchange.poll_informational(cx))
+                .await
+                .is_some()
+        {}
+        if poll_fn(|cx| exchange.poll_response(cx)).await.is_ok() {
+            self.pause().await;
+            let most = self.choose(100);
+            self.read(&mut exchange.into_body(), most).await;
+        }
+    }
+}
+
+impl Handler for Wild {
+    async fn serve(self: Rc<Self>, _head: RequestHead, mut body: Body, mut respond: Respond) {
+        let _running = Running::new(&self.running);
+        self.pause().await;
+        match self.choose(8) {
+            0 => {}
+            1 => respond.reset(Reason::REFUSED_STREAM),
+            2 => drop(poll_fn(|cx| respond.poll_reset(cx)).await),
+            3 => {
+                let most = self.choose(100);
+                self.read(&mut body, most).await;
+                self.answer(self.body(), &mut respond).await;
+            }
+            4 => self.answer(body, &mut respond).await,
+            5 => {
+                drop(body);
+                self.answer(self.body(), &mut respond).await;
+            }
+            6 => {
+                self.answer(self.body(), &mut respond).await;
+                self.read(&mut body, 100).await;
+            }
+            _ => {
+                self.answer(self.body(), &mut respond).await;
+                drop(respond);
+                self.pause().await;
+            }
+        }
+    }
+
+    fn refused(self: Rc<Self>, _refused: Refused) {}
+
+    async fn malformed(self: Rc<Self>, _error: MalformedRequest, mut respond: Respond) {
+        let _running = Running::new(&self.running);
+        drop(respond.send(Response::new(Body::full("malformed"))).await);
+    }
+}
+
+/// A body that is made as it is asked for, with pauses.
+struct Made {
+    left: u8,
+    size: usize,
+    /// By nothing, by trailers, or by an error.
+    ends: u8,
+    wild: Wild,
+}
+
+impl BodyStream for Made {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        if self.wild.choose(5) == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            return Poll::Ready(Some(Ok(Frame::Data(Bytes::from(vec![b'm'; self.size])))));
+        }
+        Poll::Ready(match std::mem::take(&mut self.ends) {
+            1 => Some(Err(StreamError::LocalReset)),
+            2 => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("x-end", HeaderValue::from_static("1"));
+                Some(Ok(Frame::Trailers(trailers)))
+            }
+            _ => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0 && self.ends == 0
+    }
+}
