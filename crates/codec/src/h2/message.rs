@@ -40,6 +40,14 @@ pub(super) struct Rules {
 /// The most fields of a block, whatever the config allows: a `HeaderMap` panics at 24,577 names, and a proxy adds some.
 const MOST_FIELDS: usize = 16 * 1024;
 
+/// What decides on each field.
+#[derive(Clone, Copy)]
+pub(super) struct Judge<'a> {
+    pub(super) rules: &'a Rules,
+    /// Where what is turned away is counted.
+    pub(super) stats: &'a Http2Stats,
+}
+
 /// Why a header block is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
@@ -122,18 +130,11 @@ impl Fields {
     }
 
     /// Takes the next field, of `size` bytes. After a flaw the rest is only counted.
-    pub(super) fn add(
-        &mut self,
-        name: Name,
-        value: Value,
-        size: usize,
-        rules: &Rules,
-        stats: &Http2Stats,
-    ) {
+    pub(super) fn add(&mut self, name: Name, value: Value, size: usize, judge: &Judge<'_>) {
         if self.flaw.is_some() {
             return;
         }
-        self.flaw = self.take(name, value, size, rules, stats).err();
+        self.flaw = self.take(name, value, size, judge).err();
     }
 
     fn take(
@@ -141,8 +142,7 @@ impl Fields {
         name: Name,
         value: Value,
         size: usize,
-        rules: &Rules,
-        stats: &Http2Stats,
+        judge: &Judge<'_>,
     ) -> Result<(), Flaw> {
         let Value::Valid(value) = value else {
             return Err(Flaw::Field);
@@ -150,7 +150,7 @@ impl Fields {
         match name {
             Name::Header(name) => {
                 self.regular = true;
-                if !self.take_header(name, value, rules, stats)? {
+                if !self.take_header(name, value, judge)? {
                     return Ok(());
                 }
             }
@@ -159,17 +159,17 @@ impl Fields {
                 if self.regular {
                     return Err(Flaw::Field);
                 }
-                self.take_pseudo(&pseudo, value, rules)?;
+                self.take_pseudo(&pseudo, value, judge.rules)?;
             }
         }
         self.bytes += size;
         self.count += 1;
-        if self.bytes > rules.max_bytes {
-            stats.header_overflow.inc();
+        if self.bytes > judge.rules.max_bytes {
+            judge.stats.header_overflow.inc();
             return Err(Flaw::TooLarge);
         }
-        if self.count > rules.max_count.min(MOST_FIELDS) {
-            stats.header_overflow.inc();
+        if self.count > judge.rules.max_count.min(MOST_FIELDS) {
+            judge.stats.header_overflow.inc();
             return Err(Flaw::TooManyFields);
         }
         Ok(())
@@ -220,11 +220,11 @@ impl Fields {
         &mut self,
         name: HeaderName,
         value: HeaderValue,
-        rules: &Rules,
-        stats: &Http2Stats,
+        judge: &Judge<'_>,
     ) -> Result<bool, Flaw> {
-        if rules.underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
-            return take_underscore(rules.underscores, stats);
+        let underscores = judge.rules.underscores;
+        if underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
+            return take_underscore(underscores, judge.stats);
         }
         // By name, and only names of these lengths: most fields are none of them.
         match name.as_str() {
@@ -241,10 +241,10 @@ impl Fields {
                 let length = parse_length(value.as_bytes()).ok_or(Flaw::Field)?;
                 once(&mut self.content_length, length)?;
             }
-            "te" if self.kind != Kind::Trailers => {
-                if !value.as_bytes().eq_ignore_ascii_case(b"trailers") {
-                    return Err(Flaw::Field);
-                }
+            "te" if self.kind != Kind::Trailers
+                && !value.as_bytes().eq_ignore_ascii_case(b"trailers") =>
+            {
+                return Err(Flaw::Field);
             }
             // RFC 9113, section 8.2.2.
             "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => {
@@ -437,7 +437,8 @@ mod tests {
                 Ok(value) => Value::Valid(value),
                 Err(_) => Value::Malformed(Bytes::copy_from_slice(value.as_bytes())),
             };
-            fields.add(name, value, size, rules, &Http2Stats::default());
+            let stats = &Http2Stats::default();
+            fields.add(name, value, size, &Judge { rules, stats });
         }
         fields
     }

@@ -168,6 +168,8 @@ const JOINED: usize = 8 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     first: Bytes,
+    /// Boxed, because it is rarely there and every stream has room for it.
+    #[expect(clippy::box_collection, reason = "it keeps streams small")]
     rest: Option<Box<VecDeque<Bytes>>>,
 }
 

@@ -15,6 +15,7 @@ use super::super::frame::Head;
 use super::super::input::Block;
 use super::super::message::Fields;
 use super::super::message::Flaw;
+use super::super::message::Judge;
 use super::super::message::Kind;
 use super::super::stream::StreamState;
 use super::super::window::Window;
@@ -141,9 +142,12 @@ impl State {
             return self.decoder.decode(bytes, |_, _, _| ()).map_err(|_| failed);
         };
         let mut fields = Fields::new(kind);
-        let (rules, stats) = (&self.rules, &self.stats);
+        let judge = Judge {
+            rules: &self.rules,
+            stats: &self.stats,
+        };
         let decoded = self.decoder.decode(bytes, |name, value, size| {
-            fields.add(name, value, size, rules, stats);
+            fields.add(name, value, size, &judge);
         });
         if decoded.is_err() {
             self.unfinished_request = kind == Kind::Request;
