@@ -24,6 +24,11 @@ conformance *arguments:
 conformance-envoy *arguments:
     python3 conformance/run.py check --envoy {{arguments}}
 
+# Every published config of ../shared/corpus by both: what they say of it, and what they answer.
+corpus *arguments:
+    cargo build --profile fast --package outrider
+    python3 conformance/run.py corpus --bin target/fast/outrider {{arguments}}
+
 # Outrider beside Envoy and others: cycles and CPU time per request.
 bench *arguments:
     cargo build --release --package outrider

@@ -33,6 +33,8 @@ JOBS = {
     "grpc-1x1": (["-c1", "-m1", "-n{n}", "-d", "{dir}/small", *GRPC], 8000, "/small", True, {}),
     "grpc-rate": (["-c4", "-m32", "-n{n}", "--rps=500", "-d", "{dir}/small", *GRPC], 8000, "/small", True, {}),
     "grpc-json-log": (["-c4", "-m32", "-n{n}", "-d", "{dir}/small", *GRPC], 60000, "/small", True, {"access_log": "{dir}/access.log"}),
+    "grpc-stats": (["-c4", "-m32", "-n{n}", "-d", "{dir}/small", *GRPC], 60000, "/small.Service/Method", True, {"grpc_stats": True}),
+    "grpc-no-stats": (["-c4", "-m32", "-n{n}", "-d", "{dir}/small", *GRPC], 60000, "/small.Service/Method", True, {}),
     "download-8m": (["-c2", "-m2", "-n{n}", "-w24", "-W26"], 120, "/8m", True, {}),
     "upload-4m": (["-c2", "-m2", "-n{n}", "-d", "{dir}/4m"], 120, "/small", True, {}),
     "http1-32": (["--h1", "-c32", "-n{n}"], 40000, "/", False, {}),
@@ -70,7 +72,7 @@ def traffic_round(name, binary, job, backends, folder, scale):
     argv, n, path, h2, how = JOBS[job]
     n = max(int(n * scale), 20)
     fill = lambda args, count: [a.format(n=count, dir=folder) for a in args]
-    how = {k: v.format(dir=folder) for k, v in how.items()}
+    how = {k: v.format(dir=folder) if isinstance(v, str) else v for k, v in how.items()}
     proxy = Proxy(name, binary, folder, backends.h2_port if h2 else backends.h1_port, 0, h2=h2, **how)
     try:
         idle = proxy.process.rss_kb()

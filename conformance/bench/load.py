@@ -1,5 +1,6 @@
 """Load and backends: h2load against nghttpd (gRPC-like, with trailers) and nginx (HTTP/1.1)."""
 
+import os
 import re
 import subprocess
 
@@ -26,6 +27,9 @@ class Backends:
     def __init__(self, folder, cpu, every_address=False):
         self.folder = folder
         with open(f"{folder}/small", "wb") as f:
+            f.write(b"\0\0\0\0\x05hello")
+        os.makedirs(f"{folder}/small.Service", exist_ok=True)
+        with open(f"{folder}/small.Service/Method", "wb") as f:
             f.write(b"\0\0\0\0\x05hello")
         with open(f"{folder}/8m", "wb") as f:
             f.write(b"x" * (8 << 20))

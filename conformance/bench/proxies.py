@@ -97,7 +97,7 @@ H2 = {
 }
 
 
-def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None):
+def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None, grpc_stats=False):
     """The bootstrap that Envoy and Outrider both get."""
     def cluster(name):
         made = {
@@ -122,6 +122,10 @@ def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None):
             "name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend", "timeout": "0s"}}]}]},
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": ROUTER}],
     }
+    if grpc_stats:
+        hcm["http_filters"].insert(0, {"name": "grpc_stats", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+            "stats_for_all_methods": True, "enable_upstream_stats": True}})
     if access_log:
         hcm["access_log"] = [{"name": "file", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
@@ -199,7 +203,7 @@ class Proxy:
 
     start_outrider = start_envoy
 
-    def start_haproxy(self, binary, folder, backend, cpu, h2=True, clusters=0, access_log=None):
+    def start_haproxy(self, binary, folder, backend, cpu, h2=True, clusters=0, access_log=None, grpc_stats=False):
         config = f"{folder}/haproxy.cfg"
         with open(config, "w") as f:
             f.write(HAPROXY.format(listen=self.port, backend=backend, front="proto h2" if h2 else "", back="proto h2" if h2 else ""))
@@ -209,7 +213,7 @@ class Proxy:
         self.ready_ms = (time.monotonic() - begin) * 1000
         return process
 
-    def start_nghttpx(self, binary, folder, backend, cpu, h2=True, clusters=0, access_log=None):
+    def start_nghttpx(self, binary, folder, backend, cpu, h2=True, clusters=0, access_log=None, grpc_stats=False):
         begin = time.monotonic()
         process = Process([binary, "--conf=/dev/null", f"-f127.0.0.1,{self.port};no-tls", f"-b127.0.0.1,{backend};;" + ("proto=h2" if h2 else "proto=http/1.1"),
                            "--workers=1", "--accesslog-file=/dev/null", "--errorlog-file=/dev/null", "--no-ocsp"], f"{folder}/nghttpx.log", cpu)

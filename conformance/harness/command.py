@@ -109,9 +109,6 @@ def check(args) -> int:
         running = {workers.submit(attempt, case, binary, case.expected(who)): case for case in cases}
         for done in concurrent.futures.as_completed(running):
             rows.append(judged(running[done], done.result(), who, args))
-    if args.again:
-        known = {} if args.envoy else known_open()
-        rows = [row if row["passed"] or row["case"] in known else run_again(row, cases, binary, who, args) for row in rows]
     rows.sort(key=lambda row: row["case"])
     summary(rows, time.monotonic() - began)
     TARGET.mkdir(exist_ok=True)
@@ -123,15 +120,6 @@ def check(args) -> int:
         print(f"--- FAILED coverage: {line}")
     print(f"{sum(row['passed'] for row in rows)} passed, {failed} failed" + (f", {len(uncovered)} gaps in coverage" if uncovered else ""))
     return 1 if failed or uncovered else 0
-
-
-def run_again(row: dict, cases: list, binary: str, who: str, args) -> dict:
-    """A failure on a busy machine gets a second run with the machine to itself, and is named if that passes."""
-    case = next(case for case in cases if case.name == row["case"])
-    second = judged(case, attempt(case, binary, case.expected(who)), who, args)
-    if second["passed"]:
-        print(f"!!! {case.name} failed among others and passed alone: a race in the case or in the proxy")
-    return second
 
 
 def known_open() -> dict:
@@ -159,7 +147,7 @@ def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
     if unlike:
         print(f"--- FAILED {case.name}\n{unlike}")
         passed = False
-    elif not passed:
+    elif not passed and (args.v or who == "envoy" or case.name not in known_open()):
         why = outcome.observed.get("harness") or explanation(expected, outcome, who)
         shown = why if args.v else "\n".join(why.splitlines()[:args.lines])
         print(f"--- FAILED {case.name}\n{shown}")
@@ -251,7 +239,6 @@ def main() -> None:
     common.add_argument("--lines", type=int, default=40, help="lines of a difference to print")
     common.add_argument("--bin", help="the proxy to run")
     common.add_argument("--envoy", action="store_true", help="real Envoy 1.40.0 is the proxy to run")
-    common.add_argument("--again", action="store_true", help="run what failed once more, alone")
     common.add_argument("--json", help="where the result file goes")
     common.add_argument("--shared", default=str(ROOT.parent.parent / "shared" / "corpus"), help="where the published configs are")
     for word, act, takes_name in [("record", record, False), ("check", check, False), ("list", names, False), ("diff", diff, True), ("show", show, True),

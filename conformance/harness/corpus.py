@@ -17,6 +17,9 @@ from pathlib import Path
 
 from .case import ROOT
 
+DEPRECATED = re.compile(r"sing deprecated option '([\w.]+)'")
+# Envoy warns of this one also when the file has Admin.access_log_path, of which it makes an access log with that option.
+MADE_BY_ENVOY = "envoy.extensions.access_loggers.file.v3.FileAccessLog.format"
 TABLE = ROOT / "corpus.tsv"
 UNSHARE = ["unshare", "-m", "-n", "-p", "--fork", "--kill-child"]
 NAMED = re.compile(r"^\S+?:\d+:\d+: ([^:\n]+): ([^\n]*not supported[^\n]*)", re.MULTILINE)
@@ -67,6 +70,9 @@ def one(row: dict, shared: Path, binaries: dict, marks: dict, args) -> dict:
         return {"what": "accepted wrongly", "detail": verdicts["envoy"]["said"][-800:]}
     if not accepted["envoy"]:
         return {"what": "same"}
+    warned = {who: sorted(set(DEPRECATED.findall(verdict["said"])) - {MADE_BY_ENVOY}) for who, verdict in verdicts.items()}
+    if warned["envoy"] != warned["outrider"]:
+        return {"what": "differs", "detail": f"deprecated for Envoy: {warned['envoy']}, for Outrider: {warned['outrider']}"}
     return served(row, shared, binaries, marks, args)
 
 

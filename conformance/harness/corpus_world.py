@@ -25,7 +25,7 @@ ETC = ["hosts", "passwd", "group", "nsswitch.conf", "ssl/certs"]
 ADMIN = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}"
 QUIET = 0.3
 COUNTED = re.compile(r"(cluster|http|listener|tcp|vhost|cluster_manager|listener_manager|runtime|filesystem)\.")
-UNCOUNTED = re.compile(r"(listener|http)\.admin\.|_bytes_|response_before_rq_complete|P0\(|No recorded values|^filesystem|update_time|_buffered")
+UNCOUNTED = re.compile(r"downstream_cx_destroy_|(listener|http)\.admin\.|_bytes_|response_before_rq_complete|P0\(|No recorded values|^filesystem|update_time|_buffered")
 ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 

@@ -3,6 +3,7 @@ import concurrent.futures
 import json
 import re
 import shutil
+import socket
 import tempfile
 import time
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Run:
         self.expected = expected
         self.folder = Path(tempfile.mkdtemp(prefix="conf-"))
         self.backends: dict = {}
+        self.held: list[socket.socket] = []
         self.proxy: Proxy | None = None
         self.conns: dict = {}
         self.channels: dict = {}
@@ -57,7 +59,7 @@ class Run:
     def whole(self) -> dict:
         """Everything, in order; the result is already normalised."""
         for name, spec in self.case.backends.items():
-            backend = KINDS[spec["kind"]](name, fill(spec, self.values), self.folder)
+            backend = self.backend(name, fill(spec, self.values))
             self.backends[name] = backend
             self.values[f"{name}.port"] = backend.port
             self.values[f"{name}.path"] = str(self.folder / f"{name}.sock")
@@ -71,6 +73,24 @@ class Run:
         observed["steps"] = self.traffic()
         self.afterwards(observed)
         return observed
+
+    def backend(self, name: str, spec: dict):
+        """A backend whose port no other one has, on whatever address: an observation must tell them apart by it. The port is taken on
+        127.0.0.1 too, so that the proxy does not get it for a listener."""
+        others = {one.port for one in self.backends.values()}
+        while True:
+            made = KINDS[spec["kind"]](name, spec, self.folder)
+            if not made.port or made.port not in others:
+                break
+            made.stop()
+        held = socket.socket()
+        try:
+            held.bind(("127.0.0.1", made.port or 0))
+        except OSError:
+            held.close()  # the backend itself is there
+        else:
+            self.held.append(held)
+        return made
 
     def write_files(self) -> None:
         """The config, and whatever files the case brings."""
@@ -235,6 +255,8 @@ class Run:
             channel.close()
         for backend in self.backends.values():
             backend.stop()
+        for held in self.held:
+            held.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         return said

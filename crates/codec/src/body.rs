@@ -49,6 +49,11 @@ pub trait BodyStream {
 
     /// Whether it is known that no frame is left.
     fn is_end_stream(&self) -> bool;
+
+    /// Whoever takes the frames has no room for more, or has room again: for stats, and passed on to what it is made of.
+    fn set_paused(&mut self, paused: bool) {
+        let _ = paused;
+    }
 }
 
 impl Body {
@@ -86,6 +91,15 @@ impl Body {
     /// The next frame, `None` after the last.
     pub async fn frame(&mut self) -> Option<Result<Frame, StreamError>> {
         poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// Whoever takes the frames has no room for more, or has room again.
+    pub fn set_paused(&mut self, paused: bool) {
+        match self {
+            Body::H2(body) => body.set_paused(paused),
+            Body::Wrapped(stream) => stream.set_paused(paused),
+            Body::Empty | Body::Full(_) | Body::H1(_) | Body::Exchange(_) => {}
+        }
     }
 
     /// Whether it is known that no frame is left; `false` says nothing.

@@ -133,7 +133,7 @@ enum ExchangeKind {
 }
 
 impl Exchange {
-    /// The head of the final answer.
+    /// The head of the final answer; interim ones are skipped.
     pub fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,15 +144,15 @@ impl Exchange {
         }
     }
 
-    /// An interim answer (1xx) that came before the final one; `None` once there can be none. Poll it before
-    /// [`Exchange::poll_response`], or not at all.
-    pub fn poll_informational(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
+    /// The next head of the answer: any interim ones (1xx), then the final one, which may be a 101.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, StreamError>> {
         match &mut self.kind {
-            ExchangeKind::H1(exchange) => exchange.poll_informational(cx),
-            ExchangeKind::H2(exchange) => exchange.poll_informational(cx),
+            ExchangeKind::H1(exchange) => exchange.poll_head(cx),
+            ExchangeKind::H2(exchange) => match exchange.poll_informational(cx) {
+                Poll::Ready(Some(interim)) => Poll::Ready(interim),
+                // Only this poll also sends the request's body.
+                Poll::Ready(None) | Poll::Pending => exchange.poll_response(cx),
+            },
         }
     }
 

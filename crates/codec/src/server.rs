@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::Response;
 use http::StatusCode;
@@ -314,6 +315,15 @@ impl Respond {
         match &self.kind {
             Kind::H1(respond) => respond.has_stream_error_on_invalid_message(),
             Kind::H2(respond) => respond.has_stream_error_on_invalid_message(),
+        }
+    }
+
+    /// How long the client may take to receive an answer that is complete (`stream_flush_timeout`), where it waits in the
+    /// codec: on HTTP/2. None for ever.
+    pub fn set_flush_timeout(&self, timeout: Option<Duration>) {
+        match &self.kind {
+            Kind::H1(_) => {}
+            Kind::H2(respond) => respond.set_flush_timeout(timeout),
         }
     }
 

@@ -89,6 +89,8 @@ outrider_stats::group! {
         downstream_cx_tx_bytes_total: Counter,
         downstream_cx_upgrades_active: Gauge,
         downstream_cx_upgrades_total: Counter,
+        downstream_flow_control_paused_reading_total: Counter,
+        downstream_flow_control_resumed_reading_total: Counter,
     }
 }
 
@@ -102,6 +104,10 @@ pub trait ByteCounts: fmt::Debug {
     fn receive_buffered(&self, before: u64, after: u64);
     /// The bytes that wait for the socket went from `before` to `after`.
     fn send_buffered(&self, before: u64, after: u64);
+    /// A message that comes in is not read for now, because nobody has room for it, or is read again.
+    fn reading_paused(&self, paused: bool);
+    /// A message that goes out waits for the peer, or does so no more.
+    fn backed_up(&self, backed_up: bool);
 }
 
 impl ByteCounts for ConnectionStats {
@@ -120,6 +126,17 @@ impl ByteCounts for ConnectionStats {
     fn send_buffered(&self, before: u64, after: u64) {
         shift(&self.downstream_cx_tx_bytes_buffered, before, after);
     }
+
+    fn reading_paused(&self, paused: bool) {
+        if paused {
+            self.downstream_flow_control_paused_reading_total.inc();
+        } else {
+            self.downstream_flow_control_resumed_reading_total.inc();
+        }
+    }
+
+    // The cluster counts it, as a pause of reading from its host.
+    fn backed_up(&self, _: bool) {}
 }
 
 /// Moves a gauge by the difference between two readings of a connection's own share of it.

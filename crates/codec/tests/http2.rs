@@ -134,8 +134,8 @@ async fn the_servers_settings_are_envoys() {
             [0, 8, 0, 0, 0, 0],
             [0, 3, 0, 0, 4, 0],
             [0, 4, 1, 0, 0, 0],
-        ];
-        let expected = expected.concat();
+        ]
+        .concat();
         assert_eq!((settings.kind, settings.payload), (SETTINGS, expected));
         let update = loop {
             let frame = raw.any().await.unwrap();
@@ -214,6 +214,7 @@ async fn a_flood_of_empty_frames_ends_the_connection() {
             [StreamError::ProtocolError(details)]
         );
         drop(raw);
+        // Envoy counts a flood as no error of the protocol.
         assert_eq!(served.await.unwrap().cause, EndCause::Local);
     })
     .await;

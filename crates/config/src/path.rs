@@ -121,4 +121,17 @@ mod tests {
         );
         assert_eq!(FieldPath::root().to_string(), "");
     }
+
+    #[test]
+    fn knows_what_it_leads_through() {
+        let cluster = FieldPath::root()
+            .field("static_resources")
+            .field("clusters");
+        assert!(!cluster.is_in_extension());
+        assert!(cluster.passes("static_resources"));
+        assert!(!cluster.passes("route_config"));
+        let options = cluster.index(0).field("typed_extension_protocol_options");
+        assert!(options.key("typed").field("a").is_in_extension());
+        assert!(!cluster.key("typed_config").is_in_extension());
+    }
 }

@@ -26,16 +26,15 @@ impl ResponseOptions {
         path: &FieldPath,
         via: Option<HeaderValue>,
     ) -> Result<ResponseOptions, ConfigError> {
-        let name = match message.server_name.as_str() {
-            "" => "envoy",
-            name => name,
+        let server = match message.server_name.as_str() {
+            "" => HeaderValue::from_static("envoy"),
+            name => HeaderValue::from_str(name).map_err(|_| {
+                ConfigError::new(
+                    &path.field("server_name"),
+                    format!("{name:?} is no header value"),
+                )
+            })?,
         };
-        let server = HeaderValue::from_str(name).map_err(|_| {
-            ConfigError::new(
-                &path.field("server_name"),
-                format!("{name:?} is no header value"),
-            )
-        })?;
         Ok(ResponseOptions {
             server,
             transformation: message.server_header_transformation(),

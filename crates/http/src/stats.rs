@@ -33,8 +33,6 @@ outrider_stats::group! {
         downstream_rq_total: Counter,
         downstream_rq_tx_reset: Counter,
         downstream_rq_ws_on_non_ws_route: Counter,
-        downstream_flow_control_paused_reading_total: Counter,
-        downstream_flow_control_resumed_reading_total: Counter,
         rs_too_large: Counter,
         tracing: TracingStats,
         #[name("")]

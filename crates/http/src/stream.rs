@@ -22,6 +22,7 @@ use outrider_net::clock;
 use outrider_upstream::ClusterIndex;
 use tokio::time::Instant;
 
+use crate::filters::Memory;
 use crate::grpc;
 use crate::manager::ConnectionManager;
 use crate::request::Origin;
@@ -75,8 +76,8 @@ pub struct Stream {
     pub traffic: Traffic,
     /// When the request is over, for `%DURATION%`.
     pub ended: Option<Instant>,
-    /// What filters remember of this stream, by type.
-    pub extensions: http::Extensions,
+    /// What filters remember of this stream.
+    pub memory: Memory,
 }
 
 /// A response head.
@@ -89,12 +90,12 @@ pub struct ResponseHead {
 }
 
 /// The upstream side of a stream: the last attempt.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Upstream {
     /// The cluster's name, or its `alt_stat_name` (`%UPSTREAM_CLUSTER%`).
-    pub cluster: Arc<str>,
+    pub cluster: Rc<str>,
     /// The cluster's name (`%UPSTREAM_CLUSTER_RAW%`).
-    pub cluster_raw: Arc<str>,
+    pub cluster_raw: Rc<str>,
     /// The chosen host's address (`%UPSTREAM_HOST%`).
     pub host: Option<Address>,
     /// The chosen host's name (`%UPSTREAM_HOST_NAME%`).
@@ -115,6 +116,26 @@ pub struct Upstream {
     pub pool_ready: Option<Duration>,
     /// The request to the host, once one was picked.
     pub(crate) request: Option<Rc<UpstreamRequest>>,
+}
+
+impl Upstream {
+    /// The side of a cluster, of which no host was picked yet.
+    pub(crate) fn new(cluster: Rc<str>, cluster_raw: Rc<str>) -> Upstream {
+        Upstream {
+            cluster,
+            cluster_raw,
+            host: None,
+            host_name: None,
+            local_address: None,
+            connection_id: None,
+            protocol: None,
+            attempts: 0,
+            transport_failure: None,
+            traffic: Traffic::default(),
+            pool_ready: None,
+            request: None,
+        }
+    }
 }
 
 /// Bytes and moments of one side of a stream. "Received" and "sent" are as seen from the proxy.
@@ -172,7 +193,7 @@ impl Stream {
             upstream: None,
             traffic: Traffic::default(),
             ended: None,
-            extensions: http::Extensions::new(),
+            memory: Memory::default(),
         }
     }
 

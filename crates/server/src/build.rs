@@ -92,10 +92,13 @@ impl Plan {
         log_files: &LogFiles,
     ) -> Result<Plan, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let resources = bootstrap.static_resources.clone().unwrap_or_default();
-        log::info!(target: "config", "loading {} cluster(s)", resources.clusters.len());
+        let resources = bootstrap.static_resources.as_ref();
+        let count = resources.map_or(0, |resources| resources.clusters.len());
+        log::info!(target: "config", "loading {count} cluster(s)");
         let clusters = ClusterManager::build(bootstrap, store)?;
-        log::info!(target: "config", "loading {} listener(s)", resources.listeners.len());
+        let messages: &[listener::Listener] =
+            resources.map_or(&[], |resources| &resources.listeners);
+        log::info!(target: "config", "loading {} listener(s)", messages.len());
         let node = bootstrap.node.clone().unwrap_or_default();
         let global = runtime.number("overload.global_downstream_max_connections");
         let connections = Connections {
@@ -116,7 +119,7 @@ impl Plan {
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
         };
         let mut listeners: Vec<Arc<ListenerPlan>> = Vec::new();
-        for (index, message) in resources.listeners.iter().enumerate() {
+        for (index, message) in messages.iter().enumerate() {
             let path = path.index(index);
             if !message.name.is_empty()
                 && listeners

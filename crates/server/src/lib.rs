@@ -3,6 +3,7 @@
 //! A library only so that the demo and the tests can be the proxy themselves; the binary is [`run`] and an allocator.
 
 mod admin_log;
+mod allocator;
 mod application_log;
 mod build;
 mod cli;

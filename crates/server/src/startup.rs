@@ -38,6 +38,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::admin_log;
+use crate::allocator;
 use crate::application_log;
 use crate::build::ListenerPlan;
 use crate::build::Plan;
@@ -172,9 +173,11 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
 }
 
 /// Reads the config, on a thread of its own: what is read is dropped once everything is built, and its pages, which
-/// then hold nothing else, go back to the system.
+/// then hold nothing else, go back to the system. What reading took besides goes back at once, so that what is built
+/// does not come to lie between it.
 fn load(sources: &Sources) -> Result<Loaded, Fatal> {
     let loaded = thread::scope(|scope| scope.spawn(|| outrider_config::load(sources)).join());
+    allocator::give_back();
     loaded
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         .map_err(Fatal::Config)
@@ -211,7 +214,7 @@ impl Process {
         let control = self.control(&built, &bound);
         let (store, flush_interval) = (built.store, built.flush_interval);
         let (admin, clusters) = (built.admin, built.plan.clusters);
-        // What was read is many times as large as what was built of it.
+        // What was read is many times as large as what was built of it. Its memory is given back once workers run.
         drop(built.loaded);
         let timers = Timers::new();
         tokio::task::spawn_local(timers.clone().run());
@@ -226,7 +229,6 @@ impl Process {
         let running = clusters.clone();
         tokio::task::spawn_local(async move { running.run().await });
         tokio::task::spawn_local(flush(control.clone(), store.clone(), flush_interval));
-        tokio::task::spawn_local(settle());
         if control.options.mode == Mode::InitOnly {
             clusters.initialized().await;
             return Ok(());
@@ -248,6 +250,7 @@ impl Process {
             () = &mut ended => return Ok(()),
             workers = started => workers?,
         };
+        allocator::give_back();
         log::info!(target: "main", "starting main dispatch loop");
         ended.await;
         log::info!(target: "main", "shutting down server instance");
@@ -300,7 +303,8 @@ impl Process {
         // Envoy reads routes twice: with the connection manager and by themselves.
         let times = |path: &FieldPath| match path.is_in_extension() {
             true => 1 + u64::from(path.passes("route_config")),
-            false => 0,
+            // It makes an access log of this with an option that is deprecated too.
+            false => u64::from(path.passes("access_log_path")),
         };
         let deprecated = warnings.map(|warning| times(&warning.path)).sum();
         stats.runtime.deprecated_feature_use.add(deprecated);
@@ -389,17 +393,6 @@ async fn flush(control: Rc<Control>, store: Arc<Store>, interval: Duration) {
         control.refresh_stats();
         store.flush();
     }
-}
-
-/// Lets the memory that loading took go back to the system.
-///
-/// The allocator keeps freed memory for a second, and looks for what it has kept for longer only when it makes or frees
-/// a page: on a thread that sleeps, never. A block with pages of its own makes it look.
-async fn settle() {
-    const KEPT: Duration = Duration::from_millis(1100);
-    const BLOCK: usize = 1 << 20;
-    tokio::time::sleep(KEPT).await;
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(BLOCK)));
 }
 
 /// Writes a file that an option asks for; no path, no file.

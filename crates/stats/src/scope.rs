@@ -23,6 +23,14 @@ impl Scope {
         self
     }
 
+    /// The scope `name` below this one, for a name that a client chose: Envoy keeps it as it is, but for dots at its end.
+    #[must_use]
+    pub fn dynamic(mut self, name: &str) -> Self {
+        self.0.push('.');
+        self.0.push_str(name.trim_end_matches('.'));
+        self
+    }
+
     /// The dotted name.
     pub fn as_str(&self) -> &str {
         &self.0

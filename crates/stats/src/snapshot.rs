@@ -245,7 +245,7 @@ impl Taking<'_> {
     }
 
     fn recorded(&mut self, name: &str, group: &Registered) -> Option<u32> {
-        let recorded = group.recorded.get(name)?;
+        let recorded = group.recorded(name)?;
         self.snapshot.recorded.push(recorded.clone());
         Some(self.snapshot.recorded.len() as u32 - 1)
     }

@@ -33,8 +33,9 @@ pub(crate) struct Registered {
     /// Listed only once something in it was counted.
     pub(crate) unlisted: bool,
     pub(crate) copies: Vec<Arc<dyn Group>>,
-    /// The histograms of all copies as of the last flush, by name; only those that ever recorded something.
-    pub(crate) recorded: Arc<BTreeMap<Box<str>, Recorded>>,
+    /// The histograms of all copies as of the last flush, by name; only those that ever recorded something. Most groups
+    /// never do.
+    recorded: Option<Arc<BTreeMap<Box<str>, Recorded>>>,
     /// What the counters had reached, all copies together, when they were last reset.
     discounted: Option<Arc<BTreeMap<Box<str>, u64>>>,
 }
@@ -49,6 +50,11 @@ pub struct Recorded {
 }
 
 impl Registered {
+    /// The histogram of this name as of the last flush, if it ever recorded something.
+    pub(crate) fn recorded(&self, name: &str) -> Option<&Recorded> {
+        self.recorded.as_ref()?.get(name)
+    }
+
     /// What does not count any more of the counter of this name.
     pub(crate) fn discounted(&self, name: &str) -> u64 {
         let all = self.discounted.as_ref();
@@ -77,9 +83,12 @@ impl Registered {
     }
 
     fn flush(&mut self) {
-        let all = Arc::make_mut(&mut self.recorded);
-        for recorded in all.values_mut() {
-            recorded.interval.clear();
+        let recorded = &mut self.recorded;
+        for earlier in recorded
+            .iter_mut()
+            .flat_map(|all| Arc::make_mut(all).values_mut())
+        {
+            earlier.interval.clear();
         }
         for copy in &self.copies {
             copy.visit(&mut Visitor::new(&mut |name, metric| {
@@ -87,6 +96,7 @@ impl Registered {
                     return;
                 };
                 histogram.drain(|lower, count| {
+                    let all = Arc::make_mut(recorded.get_or_insert_default());
                     if !all.contains_key(name) {
                         all.insert(name.into(), Recorded::default());
                     }
@@ -138,7 +148,7 @@ impl Store {
                 kind,
                 unlisted,
                 copies: vec![copy.clone()],
-                recorded: Arc::default(),
+                recorded: None,
                 discounted: None,
             }),
         }

@@ -31,6 +31,9 @@ use crate::stats::ClusterStats;
 /// A cluster on one worker.
 pub struct Cluster {
     cx: Rc<PoolCx>,
+    /// The settings' names, at hand on the worker: each request takes hold of them.
+    name: Rc<str>,
+    observability_name: Rc<str>,
     hosts: RefCell<Cache<Arc<ArcSwap<HostSet>>, Arc<HostSet>>>,
     /// The set that `pools` was last compared with.
     seen: RefCell<Arc<HostSet>>,
@@ -57,11 +60,25 @@ impl Cluster {
         let seen = shared.hosts.load_full();
         Rc::new(Cluster {
             cx: PoolCx::new(shared, worker),
+            name: shared.info.name.as_ref().into(),
+            observability_name: shared.info.observability_name.as_ref().into(),
             hosts: RefCell::new(Cache::new(shared.hosts.clone())),
             seen: RefCell::new(seen),
             cursors: RefCell::default(),
             pools: RefCell::default(),
         })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Rc<str> {
+        &self.name
+    }
+
+    /// Its name, or its `alt_stat_name`.
+    #[must_use]
+    pub fn observability_name(&self) -> &Rc<str> {
+        &self.observability_name
     }
 
     /// The settings.

@@ -43,7 +43,7 @@ pub struct ClusterManager {
 }
 
 /// A cluster by number: what a route keeps instead of the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClusterIndex(pub(crate) usize);
 
 impl ClusterManager {

@@ -195,7 +195,7 @@ enum Buckets {
 fn histogram_buckets(request: &Request) -> Result<Buckets, Response> {
     Ok(match request.parameter("histogram_buckets").as_deref() {
         None | Some("") => Buckets::Default,
-        Some("summary") => Buckets::Shown(Histograms::Summary),
+        Some("summary" | "none") => Buckets::Shown(Histograms::Summary),
         Some("cumulative") => Buckets::Shown(Histograms::Cumulative),
         Some("disjoint") => Buckets::Shown(Histograms::Disjoint),
         Some("detailed") => Buckets::Shown(Histograms::Detailed),

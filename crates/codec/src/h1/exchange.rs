@@ -30,20 +30,13 @@ pub(crate) struct Exchange {
     method: Method,
     /// What is left of the request; none once it was sent.
     upload: Option<(BodySink, Body)>,
-    answer: Answer,
+    /// How the rest of the answer's body is framed, once its head has come.
+    answer: Option<Framing>,
     searched: usize,
     keep_alive: bool,
     /// The connection was given back, or given up.
     released: bool,
     meter: Rc<Meter>,
-}
-
-/// What is awaited of the answer.
-enum Answer {
-    Head,
-    /// The final head came while interim ones were asked for.
-    HeadRead(Box<ResponseHead>),
-    Body(Framing),
 }
 
 impl Exchange {
@@ -61,7 +54,7 @@ impl Exchange {
             connection,
             method,
             upload,
-            answer: Answer::Head,
+            answer: None,
             searched: 0,
             keep_alive: !tunnel,
             released: false,
@@ -77,40 +70,33 @@ impl Exchange {
         self.upload.is_none()
     }
 
+    /// The head of the final answer.
     pub(crate) fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, StreamError>> {
         loop {
-            let head = match std::mem::replace(&mut self.answer, Answer::Head) {
-                Answer::HeadRead(head) => *head,
-                Answer::Head => ready!(self.poll_head(cx))?,
-                body @ Answer::Body(_) => {
-                    self.answer = body;
-                    return Poll::Ready(Err(StreamError::LocalReset));
-                }
-            };
-            if !is_interim(head.response.status()) {
-                return Poll::Ready(Ok(self.begin_body(head)));
+            let head = ready!(self.poll_head(cx))?;
+            if !is_interim(head.status()) {
+                return Poll::Ready(Ok(head));
             }
         }
     }
 
-    pub(crate) fn poll_informational(
+    /// The next head, interim or final.
+    pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        if !matches!(self.answer, Answer::Head) {
-            return Poll::Ready(None);
+    ) -> Poll<Result<Response<()>, StreamError>> {
+        if self.answer.is_some() {
+            return Poll::Ready(Err(StreamError::LocalReset));
         }
-        match ready!(self.poll_head(cx)) {
-            Ok(head) if is_interim(head.response.status()) => Poll::Ready(Some(Ok(head.response))),
-            Ok(head) => {
-                self.answer = Answer::HeadRead(Box::new(head));
-                Poll::Ready(None)
-            }
-            Err(error) => Poll::Ready(Some(Err(error))),
-        }
+        let head = ready!(self.poll_read_head(cx))?;
+        Poll::Ready(Ok(if is_interim(head.response.status()) {
+            head.response
+        } else {
+            self.begin_body(head)
+        }))
     }
 
     pub(crate) fn poll_frame(
@@ -120,7 +106,7 @@ impl Exchange {
         if let Err(error) = self.poll_upload(cx) {
             return Poll::Ready(Some(Err(self.fail(error, EndCause::Local))));
         }
-        let Answer::Body(framing) = &mut self.answer else {
+        let Some(framing) = &mut self.answer else {
             return Poll::Ready(None);
         };
         if self.released {
@@ -198,30 +184,30 @@ impl Exchange {
         self.released
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, StreamError>> {
+    fn poll_read_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, StreamError>> {
         if let Err(error) = self.poll_upload(cx) {
             return Poll::Ready(Err(self.fail(error, EndCause::Local)));
         }
         let connection = self.connection.clone();
         let mut transport = connection.transport.borrow_mut();
         loop {
-            let options = &connection.options.http1;
-            let taken = head::take_response(
-                &mut transport.input,
-                &mut self.searched,
-                connection.limits(),
-                options,
-                &self.method,
-            );
-            match taken {
-                Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                Ok(None) => {}
-                Err(error) => {
-                    drop(transport);
-                    let cause = EndCause::ProtocolError(error.details);
-                    return Poll::Ready(Err(
-                        self.fail(StreamError::ProtocolError(error.details), cause)
-                    ));
+            if !transport.input.is_empty() {
+                let taken = head::take_response(
+                    &mut transport.input,
+                    &mut self.searched,
+                    connection.limits(),
+                    &connection.options.http1,
+                    &self.method,
+                );
+                match taken {
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Ok(None) => {}
+                    Err(error) => {
+                        drop(transport);
+                        let cause = EndCause::ProtocolError(error.details);
+                        let error = StreamError::ProtocolError(error.details);
+                        return Poll::Ready(Err(self.fail(error, cause)));
+                    }
                 }
             }
             if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
@@ -237,7 +223,7 @@ impl Exchange {
         self.meter.add_headers_received(head.bytes, head.bytes);
         self.keep_alive &= head.keep_alive;
         let ends = head.framing.is_done();
-        self.answer = Answer::Body(head.framing);
+        self.answer = Some(head.framing);
         if ends {
             self.end_answer();
         }

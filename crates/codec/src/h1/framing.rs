@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use http::HeaderMap;
 use memchr::memchr;
 
+use super::fields;
 use super::head;
 use super::head::Limits;
 
@@ -184,7 +185,7 @@ fn take_trailers(buffer: &mut BytesMut, limits: Limits) -> Result<Option<Piece>,
         drop(buffer.split_to(2));
         return Ok(Some(Piece::End));
     }
-    match head::block_end(buffer, 0) {
+    match fields::block_end(buffer, 0) {
         Some(end) if end <= limits.bytes => {
             let block = buffer.split_to(end).freeze();
             let trailers = head::trailers(&block, limits).map_err(|_| BrokenFraming)?;

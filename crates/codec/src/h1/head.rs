@@ -4,16 +4,16 @@
 use bytes::Bytes;
 use bytes::BytesMut;
 use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Response;
 use http::StatusCode;
 use http::Version;
-use http::header;
-use http::header::AsHeaderName;
 use memchr::memchr;
 
+use super::fields::Fields;
+use super::fields::block_end;
+use super::fields::split_line;
 use super::framing::Framing;
 use super::target;
 use crate::Http1Options;
@@ -21,6 +21,10 @@ use crate::MalformedRequest;
 use crate::RequestHead;
 use crate::UnderscoresAction;
 use crate::stats::Http1Stats;
+
+/// How many fields a proxy mostly adds to a head, beyond those that it takes away.
+const ADDED_TO_REQUESTS: usize = 2;
+const ADDED_TO_RESPONSES: usize = 1;
 
 /// A request's head, and what it says of the connection.
 #[derive(Debug)]
@@ -71,11 +75,11 @@ impl HeadError {
         status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         details: "http1.headers_too_large",
     };
-    const TOO_MANY: HeadError = HeadError {
+    pub(super) const TOO_MANY: HeadError = HeadError {
         status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         details: "http1.too_many_headers",
     };
-    const TRANSFER_ENCODING: HeadError = HeadError {
+    pub(super) const TRANSFER_ENCODING: HeadError = HeadError {
         status: StatusCode::NOT_IMPLEMENTED,
         details: "http1.invalid_transfer_encoding",
     };
@@ -84,7 +88,7 @@ impl HeadError {
         details: "low_version",
     };
 
-    const fn bad_request(details: &'static str) -> HeadError {
+    pub(super) const fn bad_request(details: &'static str) -> HeadError {
         HeadError {
             status: StatusCode::BAD_REQUEST,
             details,
@@ -126,7 +130,7 @@ pub(crate) fn take_request(
     let size = bytes.len();
     let (line, rest) = split_line(&bytes, 0);
     let (method, target, version) = request_line(&bytes[line.clone()])?;
-    let mut fields = Fields::parse(&bytes, rest, limits, Some(stats))?;
+    let mut fields = Fields::parse(&bytes, rest, ADDED_TO_REQUESTS, limits, Some(stats))?;
     if version == Version::HTTP_10 && !options.accept_http_10 {
         return Err(HeadError::LOW_VERSION);
     }
@@ -193,7 +197,7 @@ pub(crate) fn take_response(
     let size = bytes.len();
     let (line, rest) = split_line(&bytes, 0);
     let (version, status) = status_line(&bytes[line])?;
-    let mut fields = Fields::parse(&bytes, rest, limits, None)?;
+    let mut fields = Fields::parse(&bytes, rest, ADDED_TO_RESPONSES, limits, None)?;
     let switches = status == StatusCode::SWITCHING_PROTOCOLS
         || (*method == Method::CONNECT && status.is_success());
     let bodiless = *method == Method::HEAD
@@ -226,7 +230,7 @@ pub(crate) fn take_response(
 
 /// Parses the trailer fields of a chunked body, whose block of lines is `bytes`.
 pub(crate) fn trailers(bytes: &Bytes, limits: Limits) -> Result<HeaderMap, HeadError> {
-    Ok(Fields::parse(bytes, 0, limits, None)?.map)
+    Ok(Fields::parse(bytes, 0, 0, limits, None)?.map)
 }
 
 /// Takes all lines up to and with the empty one, once they are there.
@@ -254,29 +258,6 @@ fn take_block(
             Ok(None)
         }
     }
-}
-
-/// Where the block of lines that an empty line closes ends; `from` was reached by an earlier search.
-pub(crate) fn block_end(bytes: &[u8], from: usize) -> Option<usize> {
-    memchr::memchr_iter(b'\n', &bytes[from..]).find_map(|at| {
-        let next = from + at + 1;
-        match bytes.get(next..) {
-            Some([b'\n', ..]) => Some(next + 1),
-            Some([b'\r', b'\n', ..]) => Some(next + 2),
-            _ => None,
-        }
-    })
-}
-
-/// The line that begins at `from`, without its end, and where the next one begins.
-fn split_line(bytes: &[u8], from: usize) -> (std::ops::Range<usize>, usize) {
-    let newline = memchr(b'\n', &bytes[from..]).map_or(bytes.len(), |at| from + at);
-    let end = if newline > from && bytes.get(newline - 1) == Some(&b'\r') {
-        newline - 1
-    } else {
-        newline
-    };
-    (from..end, (newline + 1).min(bytes.len()))
 }
 
 fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), HeadError> {
@@ -320,280 +301,6 @@ fn version_of(text: &[u8]) -> Result<Version, HeadError> {
         }
         _ => Err(HeadError::CODEC),
     }
-}
-
-/// Header fields that a map has room for from the beginning: those of most messages, and what we add.
-const CAPACITY: usize = 12;
-
-/// The header fields of a head, and what was seen among them.
-struct Fields {
-    map: HeaderMap,
-    content_length: Option<u64>,
-    /// `host`, which never enters the map; several are joined as Envoy joins them.
-    host: Option<HeaderValue>,
-    /// `connection: close` or `connection: keep-alive` came, the fields in which nothing else stands. They never enter the
-    /// map, and neither does `transfer-encoding`: what most messages have of this connection is known without a search.
-    closes: bool,
-    keeps_alive: bool,
-    encoding: Option<Encoding>,
-    /// Whether any other field of this connection only is in the map.
-    hop_by_hop: bool,
-}
-
-/// What `transfer-encoding` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
-    Chunked,
-    /// Anything else, or several.
-    Unsupported,
-}
-
-impl Fields {
-    fn parse(
-        bytes: &Bytes,
-        from: usize,
-        limits: Limits,
-        requests: Option<&Http1Stats>,
-    ) -> Result<Fields, HeadError> {
-        let mut fields = Fields {
-            map: HeaderMap::with_capacity(CAPACITY),
-            content_length: None,
-            host: None,
-            closes: false,
-            keeps_alive: false,
-            encoding: None,
-            hop_by_hop: false,
-        };
-        let mut next = from;
-        let mut count = 0;
-        while next < bytes.len() {
-            let (mut line, after) = split_line(bytes, next);
-            next = after;
-            if line.is_empty() {
-                break;
-            }
-            let mut folded = None;
-            while matches!(bytes.get(next), Some(b' ' | b'\t')) {
-                let (more, after) = split_line(bytes, next);
-                let joined = folded.get_or_insert_with(|| bytes[line.clone()].to_vec());
-                joined.push(b' ');
-                joined.extend_from_slice(trim(&bytes[more]));
-                next = after;
-                line.end = line.start; // the joined copy counts from now on
-            }
-            count += 1;
-            if count > limits.fields {
-                return Err(HeadError::TOO_MANY);
-            }
-            match folded {
-                None => fields.add(bytes, line, limits.underscores, requests)?,
-                Some(joined) => {
-                    let all = 0..joined.len();
-                    fields.add(&joined.into(), all, limits.underscores, requests)?;
-                }
-            }
-        }
-        Ok(fields)
-    }
-
-    /// Adds the field of the line at `line` of `bytes`, which its value shares.
-    fn add(
-        &mut self,
-        bytes: &Bytes,
-        line: std::ops::Range<usize>,
-        underscores: UnderscoresAction,
-        requests: Option<&Http1Stats>,
-    ) -> Result<(), HeadError> {
-        let line = &bytes[line];
-        // Names are too short for a search by vectors to pay.
-        let colon = line.iter().position(|&byte| byte == b':');
-        let colon = colon.ok_or(HeadError::CODEC)?;
-        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| HeadError::CODEC)?;
-        if let Some(stats) = requests
-            && underscores != UnderscoresAction::Allow
-            && memchr(b'_', name.as_str().as_bytes()).is_some()
-        {
-            if underscores == UnderscoresAction::Drop {
-                stats.dropped_headers_with_underscores.inc();
-                return Ok(());
-            }
-            stats.requests_rejected_with_underscores_in_headers.inc();
-            return Err(HeadError::bad_request("http1.unexpected_underscore"));
-        }
-        let value = bytes.slice_ref(trim(&line[colon + 1..]));
-        let value = HeaderValue::from_maybe_shared(value)
-            .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;
-        match name {
-            header::HOST => {
-                self.host = Some(match self.host.take() {
-                    None => value,
-                    Some(first) => HeaderValue::from_bytes(
-                        &[first.as_bytes(), b",", value.as_bytes()].concat(),
-                    )
-                    .map_err(|_| HeadError::CODEC)?,
-                });
-                return Ok(());
-            }
-            header::CONTENT_LENGTH => {
-                if self.content_length.is_some() {
-                    return Err(HeadError::CODEC);
-                }
-                self.content_length = Some(parse_length(value.as_bytes()).ok_or(HeadError::CODEC)?);
-            }
-            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => {
-                self.keeps_alive = true;
-                return Ok(());
-            }
-            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"close") => {
-                self.closes = true;
-                return Ok(());
-            }
-            header::TRANSFER_ENCODING => {
-                let is_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
-                self.encoding = Some(match self.encoding {
-                    None if is_chunked => Encoding::Chunked,
-                    _ => Encoding::Unsupported,
-                });
-                return Ok(());
-            }
-            header::CONNECTION | header::UPGRADE => self.hop_by_hop = true,
-            _ => self.hop_by_hop |= matches!(name.as_str(), "keep-alive" | "proxy-connection"),
-        }
-        self.map.append(name, value);
-        Ok(())
-    }
-
-    /// How the body is framed; none when no field says so. RFC 9112 section 6.3.
-    fn body_framing(&mut self, allow_chunked_length: bool) -> Result<Option<Framing>, HeadError> {
-        let Some(encoding) = self.encoding else {
-            return Ok(self.length_framing());
-        };
-        let is_chunked = encoding == Encoding::Chunked;
-        if self.content_length.is_some() {
-            if !(is_chunked && allow_chunked_length) {
-                return Err(HeadError::bad_request(
-                    "http1.content_length_and_chunked_not_allowed",
-                ));
-            }
-            self.map.remove(header::CONTENT_LENGTH);
-        }
-        if is_chunked {
-            Ok(Some(Framing::chunked()))
-        } else {
-            Err(HeadError::TRANSFER_ENCODING)
-        }
-    }
-
-    fn length_framing(&self) -> Option<Framing> {
-        self.content_length.map(|length| match length {
-            0 => Framing::None,
-            length => Framing::Length(length),
-        })
-    }
-
-    fn tokens(&self, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
-        self.map
-            .get_all(name)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|&byte| byte == b',').map(trim))
-    }
-
-    /// Whether `connection` holds `token`.
-    fn has_token(&self, token: &[u8]) -> bool {
-        self.hop_by_hop
-            && self
-                .tokens(header::CONNECTION)
-                .any(|found| found.eq_ignore_ascii_case(token))
-    }
-
-    fn keep_alive(&self, version: Version) -> bool {
-        let by_version = if version == Version::HTTP_11 {
-            !self.closes && !self.has_token(b"close")
-        } else {
-            self.keeps_alive || self.has_token(b"keep-alive")
-        };
-        // No standard's field, but old clients use it, and Envoy obeys it.
-        let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
-        by_version && !(self.hop_by_hop && self.tokens("proxy-connection").any(closes))
-    }
-
-    /// An upgrade to anything but `h2c`, which Envoy ignores.
-    fn is_upgrade(&self) -> bool {
-        self.hop_by_hop
-            && self
-                .map
-                .get(header::UPGRADE)
-                .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
-            && self.has_token(b"upgrade")
-    }
-
-    /// Removes the fields that a client's `connection` names (RFC 9110 section 7.6.1), but for `te`, which is looked at
-    /// later. Envoy lets those that an upstream names pass.
-    fn remove_named_by_connection(&mut self) {
-        if !self.hop_by_hop || !self.map.contains_key(header::CONNECTION) {
-            return;
-        }
-        let named: Vec<HeaderName> = self
-            .tokens(header::CONNECTION)
-            .filter(|token| {
-                !token.eq_ignore_ascii_case(b"te") && !token.eq_ignore_ascii_case(b"upgrade")
-            })
-            .filter_map(|token| HeaderName::from_bytes(token).ok())
-            .filter(|name| !is_routing_header(name))
-            .collect();
-        for name in named {
-            self.map.remove(name);
-        }
-    }
-
-    /// Removes what belongs to this connection only, but for an upgrade's `connection: upgrade`, in the peer's spelling.
-    fn remove_hop_by_hop(&mut self, upgrade: bool) {
-        if !self.hop_by_hop {
-            return;
-        }
-        let spelling = self
-            .tokens(header::CONNECTION)
-            .find(|token| upgrade && token.eq_ignore_ascii_case(b"upgrade"))
-            .and_then(|token| HeaderValue::from_bytes(token).ok());
-        self.map.remove(header::CONNECTION);
-        if let Some(spelling) = spelling {
-            self.map.insert(header::CONNECTION, spelling);
-        }
-        if !upgrade && self.map.remove(header::UPGRADE).is_some() {
-            self.map.remove("http2-settings");
-        }
-        self.map.remove("keep-alive");
-        self.map.remove("proxy-connection");
-    }
-}
-
-/// Fields that say where a message goes or how long it is; a client may not have them removed by naming them.
-fn is_routing_header(name: &HeaderName) -> bool {
-    *name == header::CONTENT_LENGTH
-        || name.as_str().starts_with("x-forwarded")
-        || *name == header::HOST
-}
-
-/// Decimal digits only (RFC 9110 section 8.6).
-fn parse_length(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// Without spaces and tabs at either end.
-fn trim(bytes: &[u8]) -> &[u8] {
-    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = bytes
-        .iter()
-        .position(|byte| !blank(byte))
-        .unwrap_or(bytes.len());
-    let end = bytes
-        .iter()
-        .rposition(|byte| !blank(byte))
-        .map_or(start, |at| at + 1);
-    &bytes[start..end]
 }
 
 #[cfg(test)]

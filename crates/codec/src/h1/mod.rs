@@ -4,6 +4,7 @@
 pub(crate) mod client;
 mod encode;
 mod exchange;
+mod fields;
 mod framing;
 mod head;
 mod recv;

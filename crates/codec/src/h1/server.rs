@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::Future;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Context;
@@ -170,7 +171,7 @@ impl<H: Handler> Connection<H> {
         *self.shared.framing.borrow_mut() = request.framing;
         let head = request.head;
         let respond = self.respond(head.method.clone(), request.version, meter);
-        let served = self.handler.clone().serve(head, body, respond);
+        let served = pin!(self.handler.clone().serve(head, body, respond));
         self.drive(served).await;
         self.after(self.shared.answered.get())
     }
@@ -179,7 +180,7 @@ impl<H: Handler> Connection<H> {
     async fn refuse(&mut self, error: MalformedRequest) {
         self.shared.closing.set(true);
         let respond = self.respond(Method::GET, Version::HTTP_11, Rc::new(Meter::default()));
-        let answered = self.handler.clone().malformed(error, respond);
+        let answered = pin!(self.handler.clone().malformed(error, respond));
         self.drive(answered).await;
     }
 
@@ -196,8 +197,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Runs a handler in this task, and writes what each of its turns has made with one system call.
-    async fn drive(&self, served: impl Future<Output = ()>) {
-        let mut served = pin!(served);
+    async fn drive(&self, mut served: Pin<&mut impl Future<Output = ()>>) {
         poll_fn(|cx| {
             let done = served.as_mut().poll(cx);
             // An error shows in the handler's next look at its client, or in `after`.
@@ -246,7 +246,7 @@ impl<H: Handler> Connection<H> {
 
     /// Closes; when the client may still be sending, lets it read our last words first (`delayed_close_timeout`).
     async fn close(&mut self, early: bool, cause: EndCause) -> ConnectionEnd {
-        let end = ConnectionEnd {
+        let mut end = ConnectionEnd {
             cause,
             active_streams: 0,
         };
@@ -264,6 +264,10 @@ impl<H: Handler> Connection<H> {
             loop {
                 transport.input.clear();
                 if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
+                    if end.cause == EndCause::Local {
+                        // Nobody is to blame, and the client was faster.
+                        end.cause = EndCause::Remote;
+                    }
                     return Poll::Ready(());
                 }
             }
@@ -282,19 +286,22 @@ impl Waiting {
     ) -> Poll<Next> {
         let mut transport = shared.transport.borrow_mut();
         loop {
-            let taken = head::take_request(
-                &mut transport.input,
-                &mut self.searched,
-                shared.limits,
-                &options.http1,
-                &options.http1_stats,
-            );
-            match taken {
-                Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
-                Ok(None) if transport.input.is_empty() => {}
-                // The first bytes may have come with the look at which codec this is.
-                Ok(None) => self.begin_head(options),
-                Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
+            if !transport.input.is_empty() {
+                let taken = head::take_request(
+                    &mut transport.input,
+                    &mut self.searched,
+                    shared.limits,
+                    &options.http1,
+                    &options.http1_stats,
+                );
+                match taken {
+                    Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
+                    // All of it was blank.
+                    Ok(None) if transport.input.is_empty() => {}
+                    // The first bytes may have come with the look at which codec this is.
+                    Ok(None) => self.begin_head(options),
+                    Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
+                }
             }
             let filled = transport.poll_fill(cx);
             match filled {

@@ -101,6 +101,7 @@ fn session(socket: Stream, options: &ClientOptions) -> Session {
         role: Role::Client,
         options: &options.http2,
         rules,
+        buffer_limit: options.buffer_limit,
         stats: options.http2_stats.clone(),
         counts: options.bytes.clone(),
     };

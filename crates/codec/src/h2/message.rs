@@ -40,6 +40,14 @@ pub(super) struct Rules {
 /// The most fields of a block, whatever the config allows: a `HeaderMap` panics at 24,577 names, and a proxy adds some.
 const MOST_FIELDS: usize = 16 * 1024;
 
+/// What decides on each field.
+#[derive(Clone, Copy)]
+pub(super) struct Judge<'a> {
+    pub(super) rules: &'a Rules,
+    /// Where what is turned away is counted.
+    pub(super) stats: &'a Http2Stats,
+}
+
 /// Why a header block is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
@@ -101,8 +109,7 @@ impl Fields {
     pub(super) fn new(kind: Kind) -> Fields {
         // Room for what such a block mostly has, and for what a proxy adds to it.
         let room = match kind {
-            Kind::Request => 12,
-            Kind::Response => 6,
+            Kind::Request | Kind::Response => 12,
             Kind::Trailers => 3,
         };
         Fields {
@@ -126,18 +133,11 @@ impl Fields {
     }
 
     /// Takes the next field, of `size` bytes. After a flaw the rest is only counted.
-    pub(super) fn add(
-        &mut self,
-        name: Name,
-        value: Value,
-        size: usize,
-        rules: &Rules,
-        stats: &Http2Stats,
-    ) {
+    pub(super) fn add(&mut self, name: Name, value: Value, size: usize, judge: &Judge<'_>) {
         if self.flaw.is_some() {
             return;
         }
-        self.flaw = self.take(name, value, size, rules, stats).err();
+        self.flaw = self.take(name, value, size, judge).err();
     }
 
     fn take(
@@ -145,8 +145,7 @@ impl Fields {
         name: Name,
         value: Value,
         size: usize,
-        rules: &Rules,
-        stats: &Http2Stats,
+        judge: &Judge<'_>,
     ) -> Result<(), Flaw> {
         let Value::Valid(value) = value else {
             return Err(Flaw::Field);
@@ -160,7 +159,7 @@ impl Fields {
                     limited = value.len() + separator;
                 }
                 self.regular = true;
-                if !self.take_header(name, value, rules, stats)? {
+                if !self.take_header(name, value, judge)? {
                     return Ok(());
                 }
             }
@@ -169,18 +168,18 @@ impl Fields {
                 if self.regular {
                     return Err(Flaw::Field);
                 }
-                self.take_pseudo(&pseudo, value, rules)?;
+                self.take_pseudo(&pseudo, value, judge.rules)?;
             }
         }
         self.bytes += size;
         self.limited_bytes += limited;
         self.count += 1;
-        if self.limited_bytes > rules.max_bytes {
-            stats.header_list_size_too_large.inc();
+        if self.limited_bytes > judge.rules.max_bytes {
+            judge.stats.header_list_size_too_large.inc();
             return Err(Flaw::TooLarge);
         }
-        if self.count > rules.max_count.min(MOST_FIELDS) {
-            stats.header_overflow.inc();
+        if self.count > judge.rules.max_count.min(MOST_FIELDS) {
+            judge.stats.header_overflow.inc();
             return Err(Flaw::TooManyFields);
         }
         Ok(())
@@ -231,11 +230,11 @@ impl Fields {
         &mut self,
         name: HeaderName,
         value: HeaderValue,
-        rules: &Rules,
-        stats: &Http2Stats,
+        judge: &Judge<'_>,
     ) -> Result<bool, Flaw> {
-        if rules.underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
-            return take_underscore(rules.underscores, stats);
+        let underscores = judge.rules.underscores;
+        if underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
+            return take_underscore(underscores, judge.stats);
         }
         // By name, and only names of these lengths: most fields are none of them.
         match name.as_str() {
@@ -260,10 +259,10 @@ impl Fields {
                     };
                 }
             }
-            "te" if self.kind != Kind::Trailers => {
-                if !value.as_bytes().eq_ignore_ascii_case(b"trailers") {
-                    return Err(Flaw::Field);
-                }
+            "te" if self.kind != Kind::Trailers
+                && !value.as_bytes().eq_ignore_ascii_case(b"trailers") =>
+            {
+                return Err(Flaw::Field);
             }
             // RFC 9113, section 8.2.2.
             "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => {
@@ -384,12 +383,27 @@ fn check(bytes: &[u8], legal: impl Fn(usize, u8) -> bool) -> Result<(), Flaw> {
 }
 
 fn check_authority(bytes: &[u8]) -> Result<(), Flaw> {
-    if bytes.is_empty() {
-        return Err(Flaw::Field);
+    /// Whether each byte may be part of an authority.
+    const LEGAL: [bool; 256] = {
+        let mut legal = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            legal[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let others = b"!$%&'()*+,-.:;=[]_~";
+        let mut at = 0;
+        while at < others.len() {
+            legal[others[at] as usize] = true;
+            at += 1;
+        }
+        legal
+    };
+    if !bytes.is_empty() && bytes.iter().all(|byte| LEGAL[usize::from(*byte)]) {
+        Ok(())
+    } else {
+        Err(Flaw::Field)
     }
-    check(bytes, |_, byte| {
-        byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
-    })
 }
 
 fn parse_length(bytes: &[u8]) -> Option<u64> {
@@ -441,7 +455,8 @@ mod tests {
                 Ok(value) => Value::Valid(value),
                 Err(_) => Value::Malformed(Bytes::copy_from_slice(value.as_bytes())),
             };
-            fields.add(name, value, size, rules, &Http2Stats::default());
+            let stats = &Http2Stats::default();
+            fields.add(name, value, size, &Judge { rules, stats });
         }
         fields
     }

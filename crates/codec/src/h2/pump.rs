@@ -11,7 +11,6 @@ use crate::Frame;
 use crate::Reason;
 use crate::StreamError;
 
-use super::headers;
 use super::session::StreamRef;
 
 /// A body on its way into a stream. At most one frame is held while there is no room for it.
@@ -19,6 +18,8 @@ use super::session::StreamRef;
 pub(super) struct Pump {
     body: Body,
     held: Bytes,
+    /// There is no room, and the body's source knows.
+    paused: bool,
 }
 
 impl Pump {
@@ -26,6 +27,7 @@ impl Pump {
         Pump {
             body,
             held: Bytes::new(),
+            paused: false,
         }
     }
 
@@ -47,9 +49,7 @@ impl Pump {
                 Poll::Ready(Some(Ok(Frame::Data(bytes)))) if bytes.is_empty() => {}
                 Poll::Ready(Some(Ok(Frame::Data(bytes)))) => self.held = bytes,
                 Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
-                    stream.send_head(true, headers::size(&trailers), |encoder, out| {
-                        headers::encode_fields(&trailers, encoder, out);
-                    });
+                    stream.send_trailers(trailers);
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -70,7 +70,13 @@ impl Pump {
         stream: &StreamRef,
         cx: &mut Context<'_>,
     ) -> Poll<Result<bool, StreamError>> {
-        let room = ready!(stream.poll_room(cx))?;
+        let room = stream.poll_room(cx);
+        if self.paused != room.is_pending() {
+            self.paused = room.is_pending();
+            self.body.set_paused(self.paused);
+            stream.note_backed_up(self.paused);
+        }
+        let room = ready!(room)?;
         let piece = self.held.split_to(room.min(self.held.len()));
         let ends = self.held.is_empty() && self.body.is_end_stream();
         stream.send_data(piece, ends);

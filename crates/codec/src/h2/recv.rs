@@ -44,6 +44,10 @@ impl RecvBody {
         Poll::Ready(frame)
     }
 
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.stream.note_paused(paused);
+    }
+
     pub(crate) fn is_end_stream(&self) -> bool {
         self.phase == Phase::Ended || self.stream.is_drained()
     }

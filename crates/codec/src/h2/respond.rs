@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::Response;
 
@@ -74,6 +75,10 @@ impl Respond {
             Phase::Head | Phase::Body(_) => self.stream.poll_broken(cx),
             Phase::Ended => Poll::Pending,
         }
+    }
+
+    pub(crate) fn set_flush_timeout(&self, timeout: Option<Duration>) {
+        self.stream.set_flush_timeout(timeout);
     }
 
     pub(crate) fn informational(&mut self, head: &Response<()>) {

@@ -13,6 +13,7 @@ use http::Method;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use outrider_stats::Held;
+use tokio::time::Instant;
 
 use crate::Body;
 use crate::ConnectionEnd;
@@ -83,6 +84,7 @@ fn session(socket: Stream, options: &ServerOptions) -> Session {
         role: Role::Server,
         options: &options.http2,
         rules,
+        buffer_limit: options.buffer_limit,
         stats: options.http2_stats.clone(),
         counts: options.stats.clone(),
     };
@@ -202,6 +204,8 @@ struct Driver<H> {
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
+    /// Made when it is first needed, with the deadline that it is set for.
+    flush_timer: Option<(Timer, Option<Instant>)>,
     /// Where there is a `request_headers_timeout`.
     slow_head: Option<SlowHead>,
     /// Requests that the connection's end cut off before their heads were complete.
@@ -217,6 +221,7 @@ impl<H: Handler> Driver<H> {
             life: Life::new(&options),
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
+            flush_timer: None,
             slow_head: options.request_headers_timeout.map(|_| SlowHead {
                 stream: None,
                 timer: options.timers.timer(),
@@ -379,11 +384,35 @@ impl<H: Handler> Driver<H> {
             None if self.connection.closing.get() => self.leave(),
             None => {}
         }
+        self.poll_flushes(cx);
         if let Leaving::Noticed(timer) = &mut self.leaving
             && timer.poll_elapsed(cx).is_ready()
         {
             self.connection.session.goaway();
             self.leaving = Leaving::Closing;
+        }
+    }
+
+    /// Ends the streams whose clients do not take their answers (`stream_flush_timeout`).
+    fn poll_flushes(&mut self, cx: &mut Context<'_>) {
+        let session = &self.connection.session;
+        while let Some(deadline) = session.next_flush_deadline() {
+            let now = Instant::now();
+            if deadline <= now {
+                session.expire_flushes(now);
+                continue;
+            }
+            let timers = &self.connection.options.timers;
+            let (timer, armed) = self
+                .flush_timer
+                .get_or_insert_with(|| (timers.timer(), None));
+            if armed.replace(deadline) != Some(deadline) {
+                timer.set(Some(deadline));
+            }
+            if timer.poll_elapsed(cx).is_pending() {
+                break;
+            }
+            *armed = None;
         }
     }
 

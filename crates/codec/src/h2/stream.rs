@@ -7,6 +7,7 @@ use std::hash::Hasher;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use bytes::BytesMut;
@@ -17,6 +18,7 @@ use slab::Slab;
 use crate::Meter;
 use crate::StreamError;
 
+use super::session::Backlog;
 use super::window::Window;
 
 /// A stream's state.
@@ -50,6 +52,10 @@ pub(super) struct StreamState {
     pub(super) bodiless: bool,
     /// What the peer lets this side send, bytes. Below zero when SETTINGS reduced it.
     pub(super) send_window: i64,
+    /// What was handed over and cannot leave yet.
+    pub(super) backlog: Option<Box<Backlog>>,
+    /// How long a whole message may wait there; none for ever.
+    pub(super) flush_timeout: Option<Duration>,
     /// It is in the list of those that wait for room in the connection.
     blocked: bool,
     reader: Option<Waker>,
@@ -59,7 +65,7 @@ pub(super) struct StreamState {
 /// Heads of answers that were not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
-    pub(super) interim: VecDeque<Response<()>>,
+    pub(super) interim: Vec<Response<()>>,
     pub(super) last: Option<Response<()>>,
     /// The final one has come, be it taken or not.
     pub(super) complete: bool,
@@ -84,6 +90,8 @@ impl StreamState {
             content_left: None,
             bodiless: false,
             send_window,
+            backlog: None,
+            flush_timeout: None,
             blocked: false,
             reader: None,
             writer: None,
@@ -137,6 +145,7 @@ impl StreamState {
         }
         self.receiving = false;
         self.sending = false;
+        self.backlog = None;
         self.broken.get_or_insert(error);
         self.wake_reader(wakers);
         self.wake_writer(wakers);
@@ -159,7 +168,9 @@ const JOINED: usize = 8 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     first: Bytes,
-    rest: VecDeque<Bytes>,
+    /// Boxed, because it is rarely there and every stream has room for it.
+    #[expect(clippy::box_collection, reason = "it keeps streams small")]
+    rest: Option<Box<VecDeque<Bytes>>>,
 }
 
 impl Chunks {
@@ -176,7 +187,8 @@ impl Chunks {
             return;
         }
         let joins = |last: &mut Bytes| last.len() + bytes.len() <= JOINED;
-        match self.rest.pop_back_if(joins) {
+        let rest = self.rest.get_or_insert_default();
+        match rest.pop_back_if(joins) {
             Some(last) => {
                 let mut joined = last.try_into_mut().unwrap_or_else(|last| {
                     let mut copy = BytesMut::with_capacity(JOINED);
@@ -184,10 +196,10 @@ impl Chunks {
                     copy
                 });
                 joined.extend_from_slice(&bytes);
-                self.rest.push_back(joined.freeze());
+                rest.push_back(joined.freeze());
             }
             None if bytes.is_empty() => {}
-            None => self.rest.push_back(bytes),
+            None => rest.push_back(bytes),
         }
     }
 
@@ -195,13 +207,23 @@ impl Chunks {
         if self.first.is_empty() {
             return None;
         }
-        let next = self.rest.pop_front().unwrap_or_default();
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        let next = next.unwrap_or_default();
         Some(std::mem::replace(&mut self.first, next))
+    }
+
+    /// The next piece, but no more of it than `max` bytes.
+    pub(super) fn take(&mut self, max: usize) -> Option<Bytes> {
+        if self.first.len() <= max {
+            return self.pop();
+        }
+        Some(self.first.split_to(max))
     }
 
     /// Drops everything; returns how many bytes that were.
     pub(super) fn clear(&mut self) -> usize {
-        let count = self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>();
+        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        let count = self.first.len() + rest.map(Bytes::len).sum::<usize>();
         *self = Chunks::default();
         count
     }
@@ -342,7 +364,8 @@ mod tests {
         for piece in 0..16 {
             chunks.push(read.slice(piece * 4096..piece * 4096 + 2048));
         }
-        assert!(chunks.rest.len() <= 8, "{} pieces", chunks.rest.len());
+        let pieces = chunks.rest.as_ref().map_or(0, |rest| rest.len());
+        assert!(pieces <= 8, "{pieces} pieces");
         let mut count = 0;
         while let Some(piece) = chunks.pop() {
             count += piece.len();

@@ -20,6 +20,7 @@ use http::HeaderValue;
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;
 pub(crate) use encoder::Pseudo;
+pub(crate) use static_table::known_name;
 
 /// A field's name as HPACK carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -60,6 +60,12 @@ pub(super) fn known(name: &[u8], hash: u64) -> Option<&'static Known> {
     }
 }
 
+/// The header of that name, in lower case, if it is known beforehand.
+#[inline]
+pub(crate) fn known_name(name: &[u8]) -> Option<&'static HeaderName> {
+    known(name, hash(name)).map(|known| &known.name)
+}
+
 /// A hash of a name by its length, beginning and end, which is enough to tell names known beforehand apart.
 #[inline]
 pub(super) const fn hash(name: &[u8]) -> u64 {

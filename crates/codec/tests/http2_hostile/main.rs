@@ -44,7 +44,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What may wait for a peer that does not read: the high watermark twice, and what control frames and heads come to.
 const MOST_WAITING: i64 = 512 * 1024;
 /// The longest that anything may take that only waits for other tasks.
-
 const PATIENCE: Duration = Duration::from_secs(20);
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);

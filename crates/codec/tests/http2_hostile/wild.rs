@@ -109,12 +109,15 @@ impl Wild {
         if self.choose(8) == 0 {
             return self.pause().await;
         }
-        while self.choose(2) == 0
-            && poll_fn(|cx| exchange.poll_informational(cx))
-                .await
-                .is_some()
-        {}
-        if poll_fn(|cx| exchange.poll_response(cx)).await.is_ok() {
+        let mut head = poll_fn(|cx| exchange.poll_head(cx)).await;
+        while self.choose(8) > 0
+            && head
+                .as_ref()
+                .is_ok_and(|head| head.status().is_informational())
+        {
+            head = poll_fn(|cx| exchange.poll_head(cx)).await;
+        }
+        if head.is_ok_and(|head| !head.status().is_informational()) {
             self.pause().await;
             let most = self.choose(100);
             self.read(&mut exchange.into_body(), most).await;

@@ -94,7 +94,7 @@ impl Checker {
                 inert,
                 category,
             };
-            if field.deprecated != Deprecated::No {
+            if field.deprecated != Deprecated::No && !is_unset(field, &value.value) {
                 let name = format!("{}.{}", message.message_type.name(), field.name());
                 self.deprecation(field.deprecated, &name, message.message_type.file(), place);
             }
@@ -254,8 +254,7 @@ impl Checker {
 
     fn is_supported(&mut self, value: &FieldValue, path: &FieldPath) -> bool {
         let field = value.field;
-        // A default without presence is the same as nothing.
-        let is_unset = field.cardinality != Cardinality::Explicit && value.value.is_default();
+        let is_unset = is_unset(field, &value.value);
         let mut text = match field.support {
             Support::Implemented | Support::NoEffect => return true,
             _ if is_unset => return true,
@@ -322,6 +321,11 @@ impl Checker {
             self.problem(message.mark, path, "duration out of range");
         }
     }
+}
+
+/// A default without presence is the same as nothing.
+fn is_unset(field: &FieldRow, value: &Value) -> bool {
+    field.cardinality != Cardinality::Explicit && value.is_default()
 }
 
 fn add_note(text: &mut String, note: &str) {

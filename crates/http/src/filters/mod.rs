@@ -3,9 +3,13 @@
 //! A new filter is a file beside this one and a line in `FACTORIES`. The router is no filter here: it is taken off
 //! the end of `http_filters` when the chain is built, so that there is at most one, and that it is last.
 
+mod grpc_stats;
+
+use std::any::Any as StdAny;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -19,6 +23,7 @@ use outrider_config::api::envoy::extensions::filters::http::router::v3::Router a
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter as HttpFilterMessage;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 use outrider_config::type_name;
+use outrider_net::WorkerCx;
 use prost::Name;
 use prost_types::Any;
 
@@ -26,9 +31,15 @@ use crate::Stream;
 use crate::local_reply::LocalReply;
 use crate::router::Router;
 
-/// One configured filter, shared by all streams. The heads are in the stream. What a filter must remember of one goes
-/// into `stream.extensions`; what it must see of a body, into a wrapper.
-pub trait HttpFilter: fmt::Debug + Send + Sync {
+/// One configured filter, shared by all workers.
+pub trait HttpFilterConfig: fmt::Debug + Send + Sync {
+    /// The filter on one worker.
+    fn worker(self: Arc<Self>, worker: &WorkerCx) -> Rc<dyn HttpFilter>;
+}
+
+/// A filter on one worker, shared by its streams. The heads are in the stream. What a filter must remember of one goes
+/// into `stream.memory`; what it must see of a body, into a wrapper.
+pub trait HttpFilter: fmt::Debug {
     /// Looks at the request's head.
     fn on_request(&self, stream: &mut Stream) -> Flow {
         let _ = stream;
@@ -51,6 +62,23 @@ pub trait HttpFilter: fmt::Debug + Send + Sync {
     fn wrap_response_body(&self, stream: &mut Stream, body: Body) -> Body {
         let _ = stream;
         body
+    }
+}
+
+/// What filters remember of one stream. Nothing is allocated until one does.
+#[derive(Debug, Default)]
+pub struct Memory(Vec<Rc<dyn StdAny>>);
+
+impl Memory {
+    /// Remembers `value`.
+    pub fn keep<T: 'static>(&mut self, value: Rc<T>) {
+        self.0.push(value);
+    }
+
+    /// What was remembered of this type, the oldest first.
+    pub fn all<T: 'static>(&self) -> impl Iterator<Item = Rc<T>> + '_ {
+        let values = self.0.iter();
+        values.filter_map(|value| value.clone().downcast().ok())
     }
 }
 
@@ -96,7 +124,7 @@ impl HeaderEdits {
 }
 
 /// A filter, or what is wrong with its configuration.
-type Built = Result<Arc<dyn HttpFilter>, ConfigErrors>;
+type Built = Result<Arc<dyn HttpFilterConfig>, ConfigErrors>;
 
 /// What the config calls a filter, and how it is built from its message.
 struct Factory {
@@ -106,16 +134,19 @@ struct Factory {
 }
 
 /// Every filter but the router.
-const FACTORIES: &[Factory] = &[];
+const FACTORIES: &[Factory] = &[Factory {
+    message: "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+    build: grpc_stats::build,
+}];
 
-/// The filters of a connection manager, in the order of the config.
+/// The filters of a connection manager on one worker, in the order of the config.
 #[derive(Debug, Default)]
-pub struct Chain(Vec<Arc<dyn HttpFilter>>);
+pub struct Chain(Vec<Rc<dyn HttpFilter>>);
 
 /// What `http_filters` makes: the filters, and the router at their end.
 #[derive(Debug)]
 pub(crate) struct Filters {
-    pub(crate) chain: Chain,
+    configs: Vec<Arc<dyn HttpFilterConfig>>,
     /// None only when the config names no filter at all: Envoy accepts that, and never answers.
     pub(crate) router: Option<Router>,
 }
@@ -126,7 +157,7 @@ impl Filters {
         path: &FieldPath,
     ) -> Result<Filters, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let mut chain = Chain::default();
+        let mut configs = Vec::new();
         let mut router = None;
         for (index, filter) in filters.iter().enumerate() {
             let path = path.index(index);
@@ -144,13 +175,23 @@ impl Filters {
                 }
                 router = errors.collect(Router::build(config, &path));
             } else if let Some(filter) = errors.collect(build_filter(config, &path)) {
-                chain.0.push(filter);
+                configs.push(filter);
                 if last {
                     errors.push(&path, "the last filter must be envoy.filters.http.router");
                 }
             }
         }
-        errors.finish(Filters { chain, router })
+        errors.finish(Filters { configs, router })
+    }
+
+    /// The filters on a worker.
+    pub(crate) fn worker(&self, worker: &WorkerCx) -> Chain {
+        let filters = self.configs.iter();
+        Chain(
+            filters
+                .map(|config| config.clone().worker(worker))
+                .collect(),
+        )
     }
 }
 

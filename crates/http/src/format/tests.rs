@@ -40,8 +40,6 @@ fn direct() -> Stream {
 fn forwarded() -> Stream {
     let mut stream = direct();
     let mut upstream = Upstream {
-        cluster: "alt".into(),
-        cluster_raw: "c".into(),
         host: Some(outrider_net::Address::from(
             "127.0.0.1:44293".parse::<std::net::SocketAddr>().unwrap(),
         )),
@@ -49,7 +47,7 @@ fn forwarded() -> Stream {
         attempts: 1,
         protocol: Some(http::Version::HTTP_2),
         connection_id: Some(3),
-        ..Upstream::default()
+        ..Upstream::new("alt".into(), "c".into())
     };
     upstream.local_address.clone_from(&upstream.host);
     upstream.traffic.first_sent = Some(stream.started + Duration::from_micros(100));

@@ -73,13 +73,12 @@ impl ConnectionManager {
     ) -> Result<Body, Stop> {
         self.continue_early(stream, wait.respond);
         self.admit(stream, wait)?;
-        let filters = &self.config.filters;
         let reroute = |stream: &mut Stream| self.find_route(stream);
         let filtered = wait
-            .until(filters.chain.request(stream, body, reroute))
+            .until(self.filters.request(stream, body, reroute))
             .await?;
         let body = filtered?;
-        let Some(router) = &filters.router else {
+        let Some(router) = &self.config.filters.router else {
             // Envoy accepts a chain without filters, and never answers.
             return wait.until(pending()).await;
         };
@@ -142,7 +141,7 @@ impl ConnectionManager {
         stream.origin = origin;
         stream.remote_address = remote;
         self.find_route(stream);
-        self.set_deadlines(stream, wait.deadlines);
+        self.set_deadlines(stream, wait);
         let protocol = if is_connect {
             Some(HeaderValue::from_static("connect"))
         } else {
@@ -230,13 +229,12 @@ impl ConnectionManager {
             && let Some(name) = forward.cluster_name(&stream.request)
             && let Some(index) = self.clusters.manager().index(name)
         {
-            let info = self.clusters.at(index).info();
+            let cluster = self.clusters.at(index);
             stream.cluster = Some(index);
-            stream.upstream = Some(Box::new(Upstream {
-                cluster: info.observability_name.clone(),
-                cluster_raw: info.name.clone(),
-                ..Upstream::default()
-            }));
+            stream.upstream = Some(Box::new(Upstream::new(
+                cluster.observability_name().clone(),
+                cluster.name().clone(),
+            )));
         }
     }
 
@@ -256,7 +254,8 @@ impl ConnectionManager {
         }
     }
 
-    fn set_deadlines(&self, stream: &mut Stream, deadlines: &mut Deadlines) {
+    fn set_deadlines(&self, stream: &mut Stream, wait: &mut Wait<'_>) {
+        let (deadlines, respond) = (&mut *wait.deadlines, &*wait.respond);
         let timeouts = &self.config.timeouts;
         let forward = match stream.route.as_deref().map(|route| &route.action) {
             Some(Action::Forward(forward)) => Some(forward),
@@ -267,12 +266,10 @@ impl ConnectionManager {
             .or(timeouts.idle);
         deadlines.set_idle(idle.filter(|idle| !idle.is_zero()));
         let flush = forward.and_then(|forward| forward.flush_timeout);
-        deadlines.set_flush(
-            flush
-                .or(timeouts.flush)
-                .or(idle)
-                .filter(|flush| !flush.is_zero()),
-        );
+        let flush = flush.or(timeouts.flush).or(idle);
+        let flush = flush.filter(|flush| !flush.is_zero());
+        deadlines.set_flush(flush);
+        respond.set_flush_timeout(flush);
         deadlines.set_request(timeouts.request.map(|timeout| stream.started + timeout));
         let limits = forward.and_then(|forward| forward.max_stream_duration);
         let headers = &mut stream.request.headers;

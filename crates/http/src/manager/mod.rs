@@ -31,6 +31,7 @@ use crate::RequestHead;
 use crate::Stream;
 use crate::access_log::WorkerLog;
 use crate::date::DateCache;
+use crate::filters::Chain;
 
 pub use config::ConnectionManagerConfig;
 
@@ -43,6 +44,7 @@ pub struct ConnectionManager {
     clusters: Rc<Clusters>,
     worker: Rc<WorkerCx>,
     dates: DateCache,
+    filters: Chain,
     captures: Rc<Captures>,
     access_logs: Vec<WorkerLog>,
 }
@@ -64,6 +66,7 @@ impl ConnectionManagerConfig {
             clusters: clusters.clone(),
             worker: worker.clone(),
             dates: DateCache::new(),
+            filters: self.filters.worker(worker),
             captures: Rc::new(self.captures.clone()),
             access_logs: self
                 .access_logs

@@ -48,7 +48,7 @@ impl ConnectionManager {
     /// Sends the response whose head is in the stream, and settles how the stream ended.
     pub(super) async fn send(&self, end: &mut StreamEnd, body: Body, wait: &mut Wait<'_>) {
         let stream = &mut end.stream;
-        let body = match self.config.filters.chain.response(stream, body).await {
+        let body = match self.filters.response(stream, body).await {
             Ok(body) => body,
             Err(reply) => self.reply(stream, reply, wait.respond),
         };

@@ -121,7 +121,7 @@ impl Forwarding {
         let headers = &mut head.headers;
         let (trusted, single) = self.client(headers, connection, &present);
         self.forward(headers, connection, &present);
-        self.set_scheme(head);
+        self.set_scheme(head, &present);
         let headers = &mut head.headers;
 
         let internal = single
@@ -205,15 +205,17 @@ impl Forwarding {
         }
     }
 
-    fn set_scheme(&self, head: &mut RequestHead) {
+    fn set_scheme(&self, head: &mut RequestHead, present: &Present) {
         if let Some(scheme) = &self.scheme {
             head.scheme = Some(scheme.clone());
             if let Ok(value) = HeaderValue::from_str(scheme.as_str()) {
                 head.headers.insert(&names::FORWARDED_PROTO, value);
             }
         } else if head.scheme.is_none() {
-            let proto = head.headers.get(&names::FORWARDED_PROTO);
-            let https = proto.is_some_and(|proto| proto == "https");
+            // Where the client said nothing, we have just said `http`.
+            let https = present.forwarded_proto
+                && (head.headers.get(&names::FORWARDED_PROTO))
+                    .is_some_and(|proto| proto == "https");
             head.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
         }
     }

@@ -2,31 +2,38 @@
 
 use http::HeaderValue;
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
 /// A version 4 UUID of these random bits, six of which are overwritten.
 ///
 /// Marked as sensitive, so that HPACK never puts it into the dynamic table: no other request repeats it, but each would
 /// push out, and make the encoder write again, what all requests have in common.
 pub(super) fn uuid(high: u64, low: u64) -> HeaderValue {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&high.to_be_bytes());
-    bytes[8..].copy_from_slice(&low.to_be_bytes());
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let high = high & !0xf000 | 0x4000;
+    let low = low & (u64::MAX >> 2) | 1 << 63;
     let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (index, byte) in bytes.into_iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            at += 1;
-        }
-        text[at] = HEX[usize::from(byte >> 4)];
-        text[at + 1] = HEX[usize::from(byte & 15)];
-        at += 2;
-    }
+    text[..8].copy_from_slice(&hex((high >> 32) as u32));
+    let middle = hex(high as u32);
+    text[9..13].copy_from_slice(&middle[..4]);
+    text[14..18].copy_from_slice(&middle[4..]);
+    let middle = hex((low >> 32) as u32);
+    text[19..23].copy_from_slice(&middle[..4]);
+    text[24..28].copy_from_slice(&middle[4..]);
+    text[28..].copy_from_slice(&hex(low as u32));
     let mut id = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("")); // hex digits are always legal
     id.set_sensitive(true);
     id
+}
+
+/// Eight digits, all made at once: each has a byte of a word.
+fn hex(number: u32) -> [u8; 8] {
+    const ONES: u64 = u64::MAX / 255;
+    let halves = u64::from(number);
+    let halves = (halves << 16 | halves) & 0x0000_ffff_0000_ffff;
+    let bytes = (halves << 8 | halves) & 0x00ff_00ff_00ff_00ff;
+    let digits = (bytes << 4 | bytes) & 0x0f0f_0f0f_0f0f_0f0f;
+    // Six more carries those from ten on, which are letters, into the upper half of their byte.
+    let letters = (digits + 6 * ONES) >> 4 & ONES;
+    let above = u64::from(b'a' - b'0' - 10);
+    (digits + u64::from(b'0') * ONES + letters * above).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -7,8 +7,6 @@ use std::future::Future;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Context;
-use std::task::Poll;
 
 use http::HeaderValue;
 use http::Response;
@@ -239,11 +237,11 @@ impl<'a> Attempt<'a> {
         loop {
             let head = cx
                 .wait
-                .until(poll_fn(|task| poll_head(exchange, task)))
+                .until(poll_fn(|task| exchange.poll_head(task)))
                 .await;
             match head.map_err(|stop| self.stopped(stop))? {
-                Ok(Head::Final(head)) => return Ok(head),
-                Ok(Head::Interim(head)) => self.interim(stream, head, cx),
+                Ok(head) if is_interim(&head) => self.interim(stream, head, cx),
+                Ok(head) => return Ok(head),
                 Err(error) => {
                     let gone = cx.wait.client_gone().await;
                     return Err(gone.unwrap_or_else(|| self.failed(&error, "")));
@@ -285,11 +283,14 @@ impl<'a> Attempt<'a> {
         }
         request.count_status(status.as_u16());
         let body = exchange.into_body();
-        match head.headers.get(&names::GRPC_STATUS) {
-            _ if !stream.is_grpc => request.count_host(status.is_server_error()),
-            Some(grpc_status) => request.count_host(grpc::is_server_error(grpc_status)),
-            None if body.is_end_stream() => request.count_host(true),
-            None => request.awaits_grpc_status.set(true),
+        if !stream.is_grpc {
+            request.count_host(status.is_server_error());
+        } else if let Some(grpc_status) = head.headers.get(&names::GRPC_STATUS) {
+            request.count_host(grpc::is_server_error(grpc_status));
+        } else if body.is_end_stream() {
+            request.count_host(true);
+        } else {
+            request.awaits_grpc_status.set(true);
         }
         if !self.router.suppress_envoy_headers
             && let Some(requested) = request.downstream.receive_ended()
@@ -335,19 +336,9 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// A head that the upstream sent.
-enum Head {
-    /// 1xx
-    Interim(Response<()>),
-    Final(Response<()>),
-}
-
-/// The next head. Both polls are needed: only that of the final one also sends the request's body.
-fn poll_head(exchange: &mut Exchange, task: &mut Context<'_>) -> Poll<Result<Head, StreamError>> {
-    if let Poll::Ready(Some(interim)) = exchange.poll_informational(task) {
-        return Poll::Ready(interim.map(Head::Interim));
-    }
-    exchange.poll_response(task).map_ok(Head::Final)
+/// An answer before the answer; 101 is a final one.
+fn is_interim(head: &Response<()>) -> bool {
+    head.status().is_informational() && head.status() != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// A number of milliseconds as a header's value; what is usual is not written anew each time.

@@ -73,6 +73,10 @@ impl BodyStream for EarlyBody {
     fn is_end_stream(&self) -> bool {
         self.read.is_empty() && (self.ended || self.rest.is_end_stream())
     }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.rest.set_paused(paused);
+    }
 }
 
 #[cfg(test)]

@@ -333,4 +333,13 @@ impl BodyStream for ResponseBody {
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
+
+    fn set_paused(&mut self, paused: bool) {
+        let stats = self.request.cluster.stats();
+        if paused {
+            stats.upstream_flow_control_paused_reading_total.inc();
+        } else {
+            stats.upstream_flow_control_resumed_reading_total.inc();
+        }
+    }
 }

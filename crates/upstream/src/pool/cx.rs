@@ -86,4 +86,15 @@ impl ByteCounts for ClusterStats {
         self.upstream_cx_tx_bytes_buffered.add(after);
         self.upstream_cx_tx_bytes_buffered.sub(before);
     }
+
+    // Counted by whoever passes the answer on, and so knows why.
+    fn reading_paused(&self, _: bool) {}
+
+    fn backed_up(&self, backed_up: bool) {
+        if backed_up {
+            self.upstream_flow_control_backed_up_total.inc();
+        } else {
+            self.upstream_flow_control_drained_total.inc();
+        }
+    }
 }

@@ -4,11 +4,20 @@
 //! All of them run on one thread, so a `RefCell` is all it takes, and it is borrowed only for as long as a call lasts.
 //! Wakers are called once nothing is borrowed: one may be the last hold on a task whose streams then end, right here.
 
+mod backlog;
+mod control;
+mod data;
+mod headers;
 mod receive;
 mod send;
+mod stream_ref;
 #[cfg(test)]
 mod tests;
 
+pub(super) use backlog::Backlog;
+pub(super) use stream_ref::StreamRef;
+
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,13 +26,11 @@ use std::task::Poll;
 use std::task::Waker;
 use std::task::ready;
 
-use bytes::Bytes;
 use bytes::BytesMut;
-use http::Response;
 use outrider_net::Stream;
+use tokio::time::Instant;
 
 use crate::EndCause;
-use crate::Frame;
 use crate::Http2Options;
 use crate::Meter;
 use crate::Reason;
@@ -43,7 +50,6 @@ use super::limits::Limits;
 use super::message::Flaw;
 use super::message::Rules;
 use super::output::Output;
-use super::stream::StreamState;
 use super::stream::Streams;
 use super::window::Window;
 
@@ -80,6 +86,8 @@ pub(super) struct Setup<'a> {
     pub(super) role: Role,
     pub(super) options: &'a Http2Options,
     pub(super) rules: Rules,
+    /// `per_connection_buffer_limit_bytes`
+    pub(super) buffer_limit: u32,
     pub(super) stats: Arc<Http2Stats>,
     pub(super) counts: Arc<dyn ByteCounts>,
 }
@@ -161,6 +169,12 @@ struct State {
     goaway_received: Option<u32>,
     fault: Option<Fault>,
     accepted: Vec<Accepted>,
+    /// The most that waits of one stream, bytes.
+    backlog_limit: usize,
+    /// What waits of all streams, bytes.
+    backlogs: Rc<Cell<usize>>,
+    /// Streams whose whole message waits for no longer than a timeout.
+    flushing: Vec<usize>,
     /// The header block that ended the connection was a request's.
     unfinished_request: bool,
     task: Option<Waker>,
@@ -180,6 +194,7 @@ struct Published {
     buffered: u64,
     frames: u64,
     control: u64,
+    backlog: u64,
 }
 
 impl Session {
@@ -214,6 +229,9 @@ impl Session {
             goaway_received: None,
             fault: None,
             accepted: Vec::new(),
+            backlog_limit: backlog::MAX_BACKLOG.min(setup.buffer_limit as usize),
+            backlogs: Rc::default(),
+            flushing: Vec::new(),
             unfinished_request: false,
             task: None,
             wakers: Vec::new(),
@@ -367,6 +385,16 @@ impl Session {
         self.0.borrow().goaway_received.is_some()
     }
 
+    /// When the next message has waited long enough for its peer to take it.
+    pub(super) fn next_flush_deadline(&self) -> Option<Instant> {
+        self.0.borrow_mut().next_flush_deadline()
+    }
+
+    /// Resets the streams whose messages have waited too long.
+    pub(super) fn expire_flushes(&self, now: Instant) {
+        self.with(|state| state.expire_flushes(now));
+    }
+
     /// Reads and forgets until the peer closes, as Envoy does for `delayed_close_timeout`: closing with unread bytes would
     /// reset the connection, and could destroy our last words before the peer has read them.
     pub(super) fn poll_linger(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -451,6 +479,7 @@ impl State {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.output.waiting() == 0 {
+            self.publish();
             return Poll::Ready(());
         }
         let Some(socket) = &mut self.socket else {
@@ -477,9 +506,7 @@ impl State {
 
     fn unblock(&mut self) {
         for key in self.streams.take_blocked() {
-            if let Some(stream) = self.streams.get(key) {
-                stream.wake_writer(&mut self.wakers);
-            }
+            self.flush_backlog(key);
         }
     }
 
@@ -528,6 +555,7 @@ impl State {
             buffered: self.output.waiting() as u64,
             frames: frames.into(),
             control: control.into(),
+            backlog: self.backlogs.get() as u64,
         };
         if now == self.published {
             return;
@@ -536,6 +564,7 @@ impl State {
         self.counts.send_buffered(before.buffered, now.buffered);
         let stats = &self.stats;
         crate::stats::shift(&stats.outbound_frames_active, before.frames, now.frames);
+        crate::stats::shift(&stats.pending_send_bytes, before.backlog, now.backlog);
         crate::stats::shift(
             &stats.outbound_control_frames_active,
             before.control,
@@ -548,186 +577,5 @@ impl Drop for State {
     fn drop(&mut self) {
         self.output.clear();
         self.publish();
-    }
-}
-
-/// A hold on a stream. Without any, what still comes in on it is thrown away.
-#[derive(Debug)]
-pub(super) struct StreamRef {
-    /// None only while the session itself holds it.
-    session: Option<Session>,
-    key: usize,
-}
-
-impl StreamRef {
-    /// Another hold on the same stream.
-    pub(super) fn share(&self) -> StreamRef {
-        self.with(|state, key| {
-            if let Some(stream) = state.streams.get(key) {
-                stream.handles += 1;
-            }
-        });
-        StreamRef {
-            session: self.session.clone(),
-            key: self.key,
-        }
-    }
-
-    fn with<T: Default>(&self, work: impl FnOnce(&mut State, usize) -> T) -> T {
-        match &self.session {
-            Some(session) => session.with(|state| work(state, self.key)),
-            None => T::default(),
-        }
-    }
-
-    /// The next piece of the body, then the trailers; none at its end.
-    pub(super) fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
-        self.look(cx, |state, key| {
-            let stream = state.streams.get(key)?;
-            let data = stream.data.pop();
-            stream.begun |= data.is_some();
-            let Some(bytes) = data else {
-                let trailers = stream.trailers.take();
-                stream.note_end();
-                return trailers.map(Frame::Trailers);
-            };
-            stream.note_end();
-            state.release(key, bytes.len());
-            Some(Frame::Data(bytes))
-        })
-    }
-
-    /// The next interim answer; none once there can be none.
-    pub(super) fn poll_interim(
-        &self,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        let complete = self.with(|state, key| {
-            let stream = state.streams.get(key);
-            stream.is_none_or(|stream| stream.heads.complete && stream.heads.interim.is_empty())
-        });
-        if complete {
-            return Poll::Ready(None);
-        }
-        self.look(cx, |state, key| {
-            state.streams.get(key)?.heads.interim.pop_front()
-        })
-    }
-
-    /// The head of the final answer; never none.
-    pub(super) fn poll_head(
-        &self,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        self.look(cx, |state, key| state.streams.get(key)?.heads.last.take())
-    }
-
-    /// Takes something that came in; if there is nothing yet, waits for it. What came before an error comes out before it.
-    fn look<T>(
-        &self,
-        cx: &Context<'_>,
-        take: impl FnOnce(&mut State, usize) -> Option<T>,
-    ) -> Poll<Option<Result<T, StreamError>>> {
-        let Some(session) = &self.session else {
-            return Poll::Ready(None);
-        };
-        session.with(|state| {
-            if let Some(taken) = take(state, self.key) {
-                return Poll::Ready(Some(Ok(taken)));
-            }
-            let Some(stream) = state.streams.get(self.key) else {
-                return Poll::Ready(None);
-            };
-            if let Some(error) = &stream.error {
-                return Poll::Ready(Some(Err(error.clone())));
-            }
-            if !stream.receiving {
-                return Poll::Ready(None);
-            }
-            stream.wait_to_read(cx);
-            Poll::Pending
-        })
-    }
-
-    /// Whether all that will come has been taken.
-    pub(super) fn is_drained(&self) -> bool {
-        self.with(|state, key| {
-            state
-                .streams
-                .get(key)
-                .is_none_or(|stream| stream.is_drained())
-        })
-    }
-
-    /// Nobody will read what comes in from now on.
-    pub(super) fn stop_reading(&self) {
-        self.with(|state, key| state.stop_reading(key));
-    }
-
-    /// Ready when the stream was broken off, by the peer or with the connection.
-    pub(super) fn poll_broken(&self, cx: &Context<'_>) -> Poll<StreamError> {
-        let Some(session) = &self.session else {
-            return Poll::Ready(StreamError::ConnectionTermination);
-        };
-        let mut state = session.0.borrow_mut();
-        match state.streams.get(self.key) {
-            Some(stream) => match &stream.broken {
-                Some(error) => Poll::Ready(error.clone()),
-                None => {
-                    stream.wait_to_write(cx);
-                    Poll::Pending
-                }
-            },
-            None => Poll::Ready(StreamError::ConnectionTermination),
-        }
-    }
-
-    /// How much the connection takes of this stream now; at least one byte.
-    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, StreamError>> {
-        let Some(session) = &self.session else {
-            return Poll::Ready(Err(StreamError::ConnectionTermination));
-        };
-        session.0.borrow_mut().poll_room(self.key, cx)
-    }
-
-    /// Queues a piece of the body, no more than there is room for.
-    pub(super) fn send_data(&self, bytes: Bytes, ends: bool) {
-        self.with(|state, key| state.send_data(key, bytes, ends));
-    }
-
-    /// Queues a header block that `encode` writes, of `size` bytes of names and values.
-    pub(super) fn send_head(
-        &self,
-        ends: bool,
-        size: usize,
-        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
-    ) {
-        self.with(|state, key| state.send_head(key, ends, size, encode));
-    }
-
-    /// Ends the stream in both directions, unless they had ended.
-    pub(super) fn reset(&self, reason: Reason) {
-        self.with(|state, key| state.reset(key, reason));
-    }
-}
-
-impl Drop for StreamRef {
-    fn drop(&mut self) {
-        self.with(|state, key| {
-            if let Some(stream) = state.streams.get(key) {
-                stream.handles = stream.handles.saturating_sub(1);
-                if stream.handles == 0 {
-                    state.abandon(key);
-                }
-            }
-        });
-    }
-}
-
-impl StreamState {
-    /// A first hold on the stream that was stored under `key`; the session puts itself in when it hands it out.
-    fn hold(&mut self, key: usize) -> StreamRef {
-        self.handles += 1;
-        StreamRef { session: None, key }
     }
 }

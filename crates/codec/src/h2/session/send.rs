@@ -4,8 +4,6 @@ use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 
-use bytes::Bytes;
-
 use crate::Http2Options;
 use crate::Meter;
 use crate::Reason;
@@ -170,8 +168,8 @@ impl State {
         key: usize,
         cx: &Context<'_>,
     ) -> Poll<Result<usize, StreamError>> {
+        let sendable = self.sendable(key);
         let full = self.output.waiting() >= HIGH || self.send_window <= 0;
-        let connection = usize::try_from(self.send_window).unwrap_or(0).min(HIGH);
         let Some(stream) = self.streams.get(key) else {
             return Poll::Ready(Err(StreamError::ConnectionTermination));
         };
@@ -181,51 +179,21 @@ impl State {
         if !stream.sending {
             return Poll::Ready(Err(StreamError::LocalReset));
         }
-        if full {
-            stream.wait_to_write(cx);
-            self.streams.block(key);
+        if sendable > 0 && stream.backlog.is_none() {
+            return Poll::Ready(Ok(sendable));
+        }
+        let room = self.room_to_wait(key);
+        if room > 0 {
+            return Poll::Ready(Ok(room));
+        }
+        let Some(stream) = self.streams.get(key) else {
             return Poll::Pending;
-        }
-        match usize::try_from(stream.send_window) {
-            Ok(room) if room > 0 => Poll::Ready(Ok(room.min(connection))),
-            _ => {
-                stream.wait_to_write(cx);
-                Poll::Pending
-            }
-        }
-    }
-
-    pub(super) fn send_data(&mut self, key: usize, mut bytes: Bytes, ends: bool) {
-        let Some(stream) = self.streams.get(key).filter(|stream| stream.sending) else {
-            return;
         };
-        let count = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-        stream.send_window -= count;
-        self.send_window -= count;
-        loop {
-            let piece = bytes.split_to(bytes.len().min(frame::MAX_PAYLOAD));
-            let is_last = bytes.is_empty();
-            let head = Head {
-                length: piece.len(),
-                kind: frame::DATA,
-                flags: if ends && is_last {
-                    frame::END_STREAM
-                } else {
-                    0
-                },
-                stream: stream.id,
-            };
-            stream.meter.add_body_sent(piece.len(), piece.len() + HEAD);
-            self.output.data(&head.bytes(), piece);
-            self.limits.note_data_sent();
-            if is_last {
-                break;
-            }
+        stream.wait_to_write(cx);
+        if full {
+            self.streams.block(key);
         }
-        if ends {
-            self.end_sending(key);
-        }
-        self.wake_task();
+        Poll::Pending
     }
 
     pub(super) fn send_head(
@@ -254,7 +222,7 @@ impl State {
         self.wake_task();
     }
 
-    fn end_sending(&mut self, key: usize) {
+    pub(super) fn end_sending(&mut self, key: usize) {
         if let Some(stream) = self.streams.get(key) {
             stream.sending = false;
             stream.meter.end_send();
@@ -285,6 +253,10 @@ impl State {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
+        if stream.has_end_waiting() && self.role == Role::Server {
+            // The answer is still on its way; nobody is needed for that.
+            return self.stop_reading(key);
+        }
         // A request that was answered in full needs no rest: that is no error.
         let reason = if !stream.sending && self.role == Role::Server {
             Reason::NO_ERROR

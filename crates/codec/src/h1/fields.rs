@@ -1,0 +1,419 @@
+//! The lines of a head, and the header fields in them.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Version;
+use http::header;
+use http::header::AsHeaderName;
+use memchr::memchr;
+
+use super::framing::Framing;
+use super::head::HeadError;
+use super::head::Limits;
+use crate::UnderscoresAction;
+use crate::hpack;
+use crate::stats::Http1Stats;
+
+/// Where the block of lines that an empty line closes ends; `from` was reached by an earlier search.
+pub(super) fn block_end(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from + before_end(bytes.get(from..)?);
+    loop {
+        at += find(b'\n', &bytes[at..])? + 1;
+        match bytes.get(at..) {
+            Some([b'\n', ..]) => return Some(at + 1),
+            Some([b'\r', b'\n', ..]) => return Some(at + 2),
+            _ => {}
+        }
+    }
+}
+
+/// How much at least comes before the end of the block: lines need not be told apart there, which vectors see at once.
+fn before_end(bytes: &[u8]) -> usize {
+    const CHUNK: usize = 32;
+    let (these, _) = bytes.as_chunks::<CHUNK>();
+    let (those, _) = bytes.get(1..).unwrap_or_default().as_chunks::<CHUNK>();
+    let may_end =
+        |(&byte, &next): (&u8, &u8)| (byte == b'\n') & ((next == b'\n') | (next == b'\r'));
+    let without = these.iter().zip(those).position(|(chunk, next)| {
+        (chunk.iter().zip(next)).fold(false, |found, pair| found | may_end(pair))
+    });
+    without.unwrap_or(these.len().min(those.len())) * CHUNK
+}
+
+/// Where `byte` is first found. Eight bytes are looked at in one go: names and lines are too short for a search by vectors
+/// to pay.
+fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let pattern = ONES * u64::from(byte);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let differs = u64::from_le_bytes(*word) ^ pattern;
+        // The lowest bit that is set is that of the first byte of zeros.
+        let zeros = differs.wrapping_sub(ONES) & !differs & HIGH;
+        if zeros != 0 {
+            return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|&other| other == byte)?;
+    Some(words.len() * 8 + at)
+}
+
+/// The line that begins at `from`, without its end, and where the next one begins.
+pub(super) fn split_line(bytes: &[u8], from: usize) -> (Range<usize>, usize) {
+    let newline = find(b'\n', &bytes[from..]).map_or(bytes.len(), |at| from + at);
+    let end = if newline > from && bytes.get(newline - 1) == Some(&b'\r') {
+        newline - 1
+    } else {
+        newline
+    };
+    (from..end, (newline + 1).min(bytes.len()))
+}
+
+/// The least number of header fields that a map has room for from the beginning: it takes no less memory for fewer.
+const MIN_CAPACITY: usize = 6;
+/// The most that it has room for, whatever the length of the head.
+const MAX_CAPACITY: usize = 24;
+/// How long fields are, in bytes: by this their number is guessed.
+const USUAL_LENGTH: usize = 24;
+
+/// As long as the longest name known beforehand.
+const KNOWN_NAME: usize = 40;
+
+/// The header fields of a head, and what was seen among them.
+pub(super) struct Fields {
+    pub(super) map: HeaderMap,
+    pub(super) content_length: Option<u64>,
+    /// `host`, which never enters the map; several are joined as Envoy joins them.
+    pub(super) host: Option<HeaderValue>,
+    /// `connection: close` or `connection: keep-alive` came, the fields in which nothing else stands. They never enter the
+    /// map, and neither does `transfer-encoding`: what most messages have of this connection is known without a search.
+    closes: bool,
+    keeps_alive: bool,
+    encoding: Option<Encoding>,
+    /// Whether any other field of this connection only is in the map.
+    hop_by_hop: bool,
+}
+
+/// What `transfer-encoding` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Chunked,
+    /// Anything else, or several.
+    Unsupported,
+}
+
+impl Fields {
+    /// The fields of the lines of `bytes` that begin at `from`, in a map with room for `more`.
+    pub(super) fn parse(
+        bytes: &Bytes,
+        from: usize,
+        more: usize,
+        limits: Limits,
+        requests: Option<&Http1Stats>,
+    ) -> Result<Fields, HeadError> {
+        let fields = (bytes.len() - from) / USUAL_LENGTH;
+        let mut fields = Fields {
+            map: HeaderMap::with_capacity((fields + more).clamp(MIN_CAPACITY, MAX_CAPACITY)),
+            content_length: None,
+            host: None,
+            closes: false,
+            keeps_alive: false,
+            encoding: None,
+            hop_by_hop: false,
+        };
+        let mut next = from;
+        let mut count = 0;
+        while next < bytes.len() {
+            let (mut line, after) = split_line(bytes, next);
+            next = after;
+            if line.is_empty() {
+                break;
+            }
+            let mut folded = None;
+            while matches!(bytes.get(next), Some(b' ' | b'\t')) {
+                let (more, after) = split_line(bytes, next);
+                let joined = folded.get_or_insert_with(|| bytes[line.clone()].to_vec());
+                joined.push(b' ');
+                joined.extend_from_slice(trim(&bytes[more]));
+                next = after;
+                line.end = line.start; // the joined copy counts from now on
+            }
+            count += 1;
+            if count > limits.fields {
+                return Err(HeadError::TOO_MANY);
+            }
+            match folded {
+                None => fields.add(bytes, line, limits.underscores, requests)?,
+                Some(joined) => {
+                    let all = 0..joined.len();
+                    fields.add(&joined.into(), all, limits.underscores, requests)?;
+                }
+            }
+        }
+        Ok(fields)
+    }
+
+    /// Adds the field of the line at `line` of `bytes`, which its value shares.
+    fn add(
+        &mut self,
+        bytes: &Bytes,
+        line: Range<usize>,
+        underscores: UnderscoresAction,
+        requests: Option<&Http1Stats>,
+    ) -> Result<(), HeadError> {
+        let line = &bytes[line];
+        let colon = find(b':', line).ok_or(HeadError::CODEC)?;
+        let name = field_name(&line[..colon])?;
+        if let Some(stats) = requests
+            && underscores != UnderscoresAction::Allow
+            && memchr(b'_', name.as_str().as_bytes()).is_some()
+        {
+            if underscores == UnderscoresAction::Drop {
+                stats.dropped_headers_with_underscores.inc();
+                return Ok(());
+            }
+            stats.requests_rejected_with_underscores_in_headers.inc();
+            return Err(HeadError::bad_request("http1.unexpected_underscore"));
+        }
+        let value = bytes.slice_ref(trim(&line[colon + 1..]));
+        let value = HeaderValue::from_maybe_shared(value)
+            .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;
+        match name {
+            header::HOST => {
+                self.host = Some(match self.host.take() {
+                    None => value,
+                    Some(first) => HeaderValue::from_bytes(
+                        &[first.as_bytes(), b",", value.as_bytes()].concat(),
+                    )
+                    .map_err(|_| HeadError::CODEC)?,
+                });
+                return Ok(());
+            }
+            header::CONTENT_LENGTH => {
+                if self.content_length.is_some() {
+                    return Err(HeadError::CODEC);
+                }
+                self.content_length = Some(parse_length(value.as_bytes()).ok_or(HeadError::CODEC)?);
+            }
+            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => {
+                self.keeps_alive = true;
+                return Ok(());
+            }
+            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"close") => {
+                self.closes = true;
+                return Ok(());
+            }
+            header::TRANSFER_ENCODING => {
+                let is_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+                self.encoding = Some(match self.encoding {
+                    None if is_chunked => Encoding::Chunked,
+                    _ => Encoding::Unsupported,
+                });
+                return Ok(());
+            }
+            header::CONNECTION | header::UPGRADE => self.hop_by_hop = true,
+            _ => self.hop_by_hop |= matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+        }
+        self.map.append(name, value);
+        Ok(())
+    }
+
+    /// How the body is framed; none when no field says so. RFC 9112 section 6.3.
+    pub(super) fn body_framing(
+        &mut self,
+        allow_chunked_length: bool,
+    ) -> Result<Option<Framing>, HeadError> {
+        let Some(encoding) = self.encoding else {
+            return Ok(self.length_framing());
+        };
+        let is_chunked = encoding == Encoding::Chunked;
+        if self.content_length.is_some() {
+            if !(is_chunked && allow_chunked_length) {
+                return Err(HeadError::bad_request(
+                    "http1.content_length_and_chunked_not_allowed",
+                ));
+            }
+            self.map.remove(header::CONTENT_LENGTH);
+        }
+        if is_chunked {
+            Ok(Some(Framing::chunked()))
+        } else {
+            Err(HeadError::TRANSFER_ENCODING)
+        }
+    }
+
+    fn length_framing(&self) -> Option<Framing> {
+        self.content_length.map(|length| match length {
+            0 => Framing::None,
+            length => Framing::Length(length),
+        })
+    }
+
+    fn tokens(&self, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
+        self.map
+            .get_all(name)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b',').map(trim))
+    }
+
+    /// Whether `connection` holds `token`.
+    fn has_token(&self, token: &[u8]) -> bool {
+        self.hop_by_hop
+            && self
+                .tokens(header::CONNECTION)
+                .any(|found| found.eq_ignore_ascii_case(token))
+    }
+
+    pub(super) fn keep_alive(&self, version: Version) -> bool {
+        let by_version = if version == Version::HTTP_11 {
+            !self.closes && !self.has_token(b"close")
+        } else {
+            self.keeps_alive || self.has_token(b"keep-alive")
+        };
+        // No standard's field, but old clients use it, and Envoy obeys it.
+        let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
+        by_version && !(self.hop_by_hop && self.tokens("proxy-connection").any(closes))
+    }
+
+    /// An upgrade to anything but `h2c`, which Envoy ignores.
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.hop_by_hop
+            && self
+                .map
+                .get(header::UPGRADE)
+                .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
+            && self.has_token(b"upgrade")
+    }
+
+    /// Removes the fields that a client's `connection` names (RFC 9110 section 7.6.1), but for `te`, which is looked at
+    /// later. Envoy lets those that an upstream names pass.
+    pub(super) fn remove_named_by_connection(&mut self) {
+        if !self.hop_by_hop || !self.map.contains_key(header::CONNECTION) {
+            return;
+        }
+        let named: Vec<HeaderName> = self
+            .tokens(header::CONNECTION)
+            .filter(|token| {
+                !token.eq_ignore_ascii_case(b"te") && !token.eq_ignore_ascii_case(b"upgrade")
+            })
+            .filter_map(|token| HeaderName::from_bytes(token).ok())
+            .filter(|name| !is_routing_header(name))
+            .collect();
+        for name in named {
+            self.map.remove(name);
+        }
+    }
+
+    /// Removes what belongs to this connection only, but for an upgrade's `connection: upgrade`, in the peer's spelling.
+    pub(super) fn remove_hop_by_hop(&mut self, upgrade: bool) {
+        if !self.hop_by_hop {
+            return;
+        }
+        let spelling = self
+            .tokens(header::CONNECTION)
+            .find(|token| upgrade && token.eq_ignore_ascii_case(b"upgrade"))
+            .and_then(|token| HeaderValue::from_bytes(token).ok());
+        self.map.remove(header::CONNECTION);
+        if let Some(spelling) = spelling {
+            self.map.insert(header::CONNECTION, spelling);
+        }
+        if !upgrade && self.map.remove(header::UPGRADE).is_some() {
+            self.map.remove("http2-settings");
+        }
+        self.map.remove("keep-alive");
+        self.map.remove("proxy-connection");
+    }
+}
+
+/// A field's name in lower case. Most are found, where HPACK has them, and not made.
+fn field_name(text: &[u8]) -> Result<HeaderName, HeadError> {
+    let mut lower = [0; KNOWN_NAME];
+    if let Some(copy) = lower.get_mut(..text.len()) {
+        copy.copy_from_slice(text);
+        lower.make_ascii_lowercase();
+        if let Some(name) = hpack::known_name(&lower[..text.len()]) {
+            return Ok(name.clone());
+        }
+    }
+    HeaderName::from_bytes(text).map_err(|_| HeadError::CODEC)
+}
+
+/// Fields that say where a message goes or how long it is; a client may not have them removed by naming them.
+fn is_routing_header(name: &HeaderName) -> bool {
+    *name == header::CONTENT_LENGTH
+        || name.as_str().starts_with("x-forwarded")
+        || *name == header::HOST
+}
+
+/// Decimal digits only (RFC 9110 section 8.6).
+fn parse_length(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Without spaces and tabs at either end.
+fn trim(bytes: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = bytes
+        .iter()
+        .position(|byte| !blank(byte))
+        .unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .rposition(|byte| !blank(byte))
+        .map_or(start, |at| at + 1);
+    &bytes[start..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            let mut text = vec![b'\x3b'; length];
+            assert_eq!(find(b':', &text), None);
+            for at in (0..length).rev() {
+                text[at] = b':';
+                assert_eq!(find(b':', &text), Some(at), "{length}");
+                // Neighbours of the byte are not taken for it.
+                text[at] = b"\x39\x3b\xba\0"[at % 4];
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_empty_line_ends_a_block() {
+        for end in ["\n\n", "\n\r\n"] {
+            for before in 0..100 {
+                for after in 0..70 {
+                    let mut text = "a\n\rb".repeat(before / 4) + &"c".repeat(before % 4);
+                    let expected = text.len() + end.len();
+                    text += end;
+                    text += &"\n\n".repeat(after / 2);
+                    let text = text.as_bytes();
+                    assert_eq!(block_end(text, 0), Some(expected), "{before} {after}");
+                    assert_eq!(block_end(&text[..expected - 1], 0), None, "{before}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_in_lower_case_whether_known_or_not() {
+        let long = "X-Long".repeat(9);
+        for name in ["Content-Type", "x-REQUEST-id", "X-Own", &long] {
+            let found = field_name(name.as_bytes()).unwrap();
+            assert_eq!(found.as_str(), name.to_ascii_lowercase());
+        }
+        assert!(field_name(b"").is_err() && field_name(b"a b").is_err());
+    }
+}

@@ -1,0 +1,202 @@
+//! Frames that come in and carry no message (RFC 9113, sections 6.3 to 6.9).
+
+use crate::Reason;
+use crate::StreamError;
+
+use super::super::frame;
+use super::super::frame::Head;
+use super::DEFAULT_WINDOW;
+use super::Fault;
+use super::State;
+use super::receive::FRAME_SIZE;
+
+impl State {
+    pub(super) fn priority(&mut self, head: Head) -> Result<(), Fault> {
+        if head.length != 5 {
+            return Err(FRAME_SIZE);
+        }
+        self.note(head, 0)
+    }
+
+    pub(super) fn rst_stream(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+        let code = frame::number(payload, 0).filter(|_| head.length == 4);
+        let reason = Reason::from(code.ok_or(FRAME_SIZE)?);
+        if self.is_idle(head.stream) {
+            return Err(Fault::Silent);
+        }
+        self.note(head, 0)?;
+        let Some(key) = self.streams.key(head.stream) else {
+            return Ok(());
+        };
+        self.stats.rx_reset.inc();
+        let error = if reason == Reason::REFUSED_STREAM {
+            StreamError::RemoteRefused
+        } else {
+            StreamError::RemoteReset(reason)
+        };
+        if let Some(stream) = self.streams.get(key) {
+            stream.fail(error, &mut self.wakers);
+        }
+        self.streams.settle(key);
+        Ok(())
+    }
+
+    pub(super) fn settings(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+        let (values, rest) = payload.as_chunks::<6>();
+        if !rest.is_empty() || head.has(frame::ACK) && !payload.is_empty() {
+            return Err(FRAME_SIZE);
+        }
+        if head.stream != 0 {
+            return Err(Fault::Silent);
+        }
+        if head.has(frame::ACK) {
+            return self.settings_acknowledged();
+        }
+        for [a, b, value @ ..] in values {
+            self.setting(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
+        }
+        self.settings.peer_seen = true;
+        self.output.frame(&frame::settings_ack(), true);
+        self.wake_task();
+        Ok(())
+    }
+
+    pub(super) fn settings_acknowledged(&mut self) -> Result<(), Fault> {
+        if self.settings.acknowledged {
+            return Err(Fault::Silent);
+        }
+        self.settings.acknowledged = true;
+        self.decoder.settings_acknowledged();
+        let window = self.settings.window;
+        if window < DEFAULT_WINDOW {
+            for stream in self.streams.iter_mut() {
+                stream.window.resize(window);
+            }
+        }
+        Ok(())
+    }
+
+    /// One value of the peer's SETTINGS.
+    pub(super) fn setting(&mut self, id: u16, value: u32) -> Result<(), Fault> {
+        const MAX_WINDOW: u32 = 0x7fff_ffff;
+        let good = match id {
+            frame::HEADER_TABLE_SIZE => {
+                self.encoder.set_peer_table_size(value);
+                true
+            }
+            frame::ENABLE_PUSH => value == 0 || value == 1 && self.is_server(),
+            frame::MAX_CONCURRENT_STREAMS => {
+                self.settings.peer_max_streams = value;
+                true
+            }
+            frame::INITIAL_WINDOW_SIZE if value <= MAX_WINDOW => {
+                self.resize_send_windows(value);
+                true
+            }
+            frame::INITIAL_WINDOW_SIZE => false,
+            frame::MAX_FRAME_SIZE => (16_384..=0xff_ffff).contains(&value),
+            frame::ENABLE_CONNECT_PROTOCOL | frame::NO_RFC7540_PRIORITIES => value <= 1,
+            _ => true,
+        };
+        if good { Ok(()) } else { Err(Fault::Silent) }
+    }
+
+    /// The peer has changed the window that each of its streams begins with.
+    pub(super) fn resize_send_windows(&mut self, size: u32) {
+        let change = i64::from(size) - i64::from(self.settings.peer_window);
+        self.settings.peer_window = size;
+        let mut overflown = Vec::new();
+        let mut grown = Vec::new();
+        for (key, stream) in self.streams.iter_keys() {
+            stream.send_window += change;
+            if stream.send_window > i64::from(i32::MAX) {
+                overflown.push(key);
+            } else if change > 0 {
+                grown.push(key);
+            }
+        }
+        for key in grown {
+            self.flush_backlog(key);
+        }
+        for key in overflown {
+            let error = StreamError::ProtocolError("http2.remote_reset");
+            self.break_stream(key, error, Reason::FLOW_CONTROL_ERROR);
+        }
+    }
+
+    pub(super) fn ping(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+        let opaque: [u8; 8] = payload.try_into().map_err(|_| FRAME_SIZE)?;
+        if head.stream != 0 {
+            return Err(Fault::Silent);
+        }
+        if head.has(frame::ACK) {
+            self.pongs_received += 1;
+        } else {
+            self.output.frame(&frame::ping(true, opaque), true);
+        }
+        self.wake_task();
+        Ok(())
+    }
+
+    pub(super) fn goaway(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+        let last = frame::number(payload, 0).filter(|_| head.length >= 8);
+        let last = last.ok_or(FRAME_SIZE)? & 0x7fff_ffff;
+        if head.stream != 0 {
+            return Err(Fault::Silent);
+        }
+        // A stream that this side could have opened, and none beyond what an earlier GOAWAY said.
+        let is_ours = last == 0 || last.is_multiple_of(2) == self.is_server();
+        if !is_ours || last > self.goaway_received.unwrap_or(u32::MAX) {
+            return Err(Fault::Silent);
+        }
+        self.goaway_received = Some(last);
+        self.wake_task();
+        if self.is_server() {
+            return Ok(());
+        }
+        let mut closed = Vec::new();
+        for (key, stream) in self.streams.iter_keys() {
+            if stream.id > last && (stream.receiving || stream.sending) {
+                stream.fail(StreamError::RemoteRefused, &mut self.wakers);
+                closed.push(key);
+            }
+        }
+        for key in closed {
+            self.streams.settle(key);
+        }
+        Ok(())
+    }
+
+    pub(super) fn window_update(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+        let increment = frame::number(payload, 0).filter(|_| head.length == 4);
+        let increment = i64::from(increment.ok_or(FRAME_SIZE)? & 0x7fff_ffff);
+        self.note(head, 0)?;
+        if increment == 0 {
+            return Err(Fault::Silent);
+        }
+        if head.stream == 0 {
+            self.send_window += increment;
+            if self.send_window > i64::from(i32::MAX) {
+                return Err(Fault::Silent);
+            }
+            self.unblock();
+            return Ok(());
+        }
+        let key = self.streams.key(head.stream);
+        let Some(stream) = key.and_then(|key| self.streams.get(key)) else {
+            return if self.is_idle(head.stream) {
+                Err(Fault::Silent)
+            } else {
+                Ok(())
+            };
+        };
+        stream.send_window += increment;
+        if stream.send_window > i64::from(i32::MAX) {
+            return Err(Fault::Silent);
+        }
+        if let Some(key) = key {
+            self.flush_backlog(key);
+        }
+        Ok(())
+    }
+}

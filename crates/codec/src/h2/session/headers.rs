@@ -1,0 +1,320 @@
+//! Header blocks that come in (RFC 9113, sections 6.2 and 6.10): requests, answers, trailers.
+
+use std::rc::Rc;
+
+use http::Response;
+use http::StatusCode;
+
+use crate::Meter;
+use crate::Reason;
+use crate::StreamError;
+
+use super::super::frame;
+use super::super::frame::HEAD;
+use super::super::frame::Head;
+use super::super::input::Block;
+use super::super::message::Fields;
+use super::super::message::Flaw;
+use super::super::message::Judge;
+use super::super::message::Kind;
+use super::super::stream::StreamState;
+use super::super::window::Window;
+use super::Accepted;
+use super::Fault;
+use super::State;
+use super::StreamRef;
+use super::receive::FRAME_SIZE;
+use super::receive::PROTOCOL;
+
+/// CONTINUATION frames of one header block, as nghttp2 limits them.
+const MAX_CONTINUATIONS: usize = 8;
+/// Interim answers that wait to be read; what comes beyond is dropped.
+const MAX_INTERIM: usize = 16;
+
+impl State {
+    pub(super) fn headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+        let unpadded = frame::unpad(head, payload).ok_or(PROTOCOL)?;
+        let padding = payload.len() - unpadded.len();
+        let mut fragment = unpadded;
+        let mut dependency = None;
+        if head.has(frame::WITH_PRIORITY) {
+            dependency = frame::number(unpadded, 0).map(|id| id & 0x7fff_ffff);
+            fragment = unpadded.get(5..).ok_or(FRAME_SIZE)?;
+        }
+        let kind = if self.is_server() {
+            self.request_kind(head, dependency)?
+        } else {
+            self.response_kind(head)?
+        };
+        if kind.is_some() {
+            self.note(head, padding)?;
+        }
+        let block = Block {
+            stream: head.stream,
+            ends: head.has(frame::END_STREAM),
+            kind,
+            bytes: Vec::new(),
+            continuations: 0,
+            wire: HEAD + head.length,
+        };
+        if head.has(frame::END_HEADERS) {
+            return self.decode(&block, fragment);
+        }
+        self.input.block = Some(Block {
+            bytes: fragment.to_vec(),
+            ..block
+        });
+        Ok(())
+    }
+
+    /// What a client's HEADERS frame begins.
+    pub(super) fn request_kind(
+        &mut self,
+        head: Head,
+        dependency: Option<u32>,
+    ) -> Result<Option<Kind>, Fault> {
+        let id = head.stream;
+        if id.is_multiple_of(2) {
+            return Err(Fault::Silent);
+        }
+        if id <= self.newest_stream {
+            let key = self.streams.key(id);
+            return match key.and_then(|key| self.streams.get(key)) {
+                Some(stream) if stream.receiving => {
+                    self.stats.trailers.inc();
+                    Ok(Some(Kind::Trailers))
+                }
+                Some(_) => Err(Fault::Silent),
+                None => Ok(None),
+            };
+        }
+        self.newest_stream = id;
+        if self.goaway_sent.is_some_and(|last| id > last) {
+            return Ok(None);
+        }
+        let full = self.streams.open() >= self.settings.max_streams as usize;
+        if full && self.settings.acknowledged || dependency == Some(id) {
+            return Err(Fault::Silent);
+        }
+        if full {
+            self.stats.stream_refused_errors.inc();
+            self.queue_reset(id, Reason::REFUSED_STREAM);
+            return Ok(None);
+        }
+        self.limits.note_stream();
+        Ok(Some(Kind::Request))
+    }
+
+    /// What a server's HEADERS frame begins.
+    pub(super) fn response_kind(&mut self, head: Head) -> Result<Option<Kind>, Fault> {
+        let key = self.streams.key(head.stream);
+        let is_idle = self.is_idle(head.stream);
+        match key.and_then(|key| self.streams.get(key)) {
+            Some(stream) if !stream.receiving => Err(Fault::Silent),
+            Some(stream) if stream.heads.complete => Ok(Some(Kind::Trailers)),
+            Some(_) => Ok(Some(Kind::Response)),
+            None if is_idle => Err(Fault::Silent),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn continuation(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+        let Some(mut block) = self.input.block.take() else {
+            return Err(PROTOCOL);
+        };
+        self.note(head, 0)?;
+        block.wire += HEAD + head.length;
+        block.bytes.extend_from_slice(payload);
+        if head.has(frame::END_HEADERS) {
+            let bytes = std::mem::take(&mut block.bytes);
+            return self.decode(&block, &bytes);
+        }
+        block.continuations += 1;
+        let too_many = block.continuations >= MAX_CONTINUATIONS;
+        self.input.block = Some(block);
+        if too_many { Err(Fault::Silent) } else { Ok(()) }
+    }
+
+    /// Decodes a whole header block, and does what it says.
+    pub(super) fn decode(&mut self, block: &Block, bytes: &[u8]) -> Result<(), Fault> {
+        let failed = Fault::GoAway(Reason::COMPRESSION_ERROR);
+        let Some(kind) = block.kind else {
+            return self.decoder.decode(bytes, |_, _, _| ()).map_err(|_| failed);
+        };
+        let mut fields = Fields::new(kind);
+        let judge = Judge {
+            rules: &self.rules,
+            stats: &self.stats,
+        };
+        let decoded = self.decoder.decode(bytes, |name, value, size| {
+            fields.add(name, value, size, &judge);
+        });
+        if decoded.is_err() {
+            self.unfinished_request = kind == Kind::Request;
+            return Err(failed);
+        }
+        match (kind, self.streams.key(block.stream)) {
+            (Kind::Request, _) => self.begin_request(block, fields),
+            (Kind::Response, Some(key)) => self.response(key, block, fields),
+            (Kind::Trailers, Some(key)) => self.trailers(key, block, fields),
+            (_, None) => Ok(()),
+        }
+    }
+
+    pub(super) fn begin_request(&mut self, block: &Block, fields: Fields) -> Result<(), Fault> {
+        let (bytes, content_length) = (fields.bytes, fields.content_length);
+        let head = match fields.request(block.ends) {
+            Ok(head) => head,
+            Err(flaw) => {
+                self.accepted.push(Accepted::Refused(flaw.into()));
+                return self.refuse(block.stream, flaw);
+            }
+        };
+        let meter = Rc::new(Meter::default());
+        meter.add_headers_received(bytes, block.wire);
+        let stream = self.begin_stream(block.stream, meter.clone(), |stream| {
+            if block.ends {
+                stream.receiving = false;
+                stream.meter.end_receive();
+            } else {
+                stream.content_left = content_length;
+            }
+        });
+        if let Some(stream) = stream {
+            self.accepted.push(Accepted::Request {
+                stream,
+                head: Box::new(head),
+                ends: block.ends,
+                meter,
+            });
+        }
+        Ok(())
+    }
+
+    /// Stores a stream that the peer opened, as `prepare` leaves it, with a first hold on it.
+    pub(super) fn begin_stream(
+        &mut self,
+        id: u32,
+        meter: Rc<Meter>,
+        prepare: impl FnOnce(&mut StreamState),
+    ) -> Option<StreamRef> {
+        let window = Window::new(self.settings.window_now());
+        let send_window = self.settings.peer_window.into();
+        let mut stream = StreamState::new(id, meter, window, send_window);
+        prepare(&mut stream);
+        let key = self.streams.insert(stream);
+        Some(self.streams.get(key)?.hold(key))
+    }
+
+    /// Turns a stream away that does not exist yet.
+    pub(super) fn refuse(&mut self, id: u32, flaw: Flaw) -> Result<(), Fault> {
+        if !flaw.is_violation() {
+            self.queue_reset(id, Reason::INTERNAL_ERROR);
+            return Ok(());
+        }
+        self.stats.rx_messaging_error.inc();
+        if !self.stream_error {
+            return Err(Fault::Silent);
+        }
+        self.queue_reset(id, Reason::PROTOCOL_ERROR);
+        Ok(())
+    }
+
+    pub(super) fn response(
+        &mut self,
+        key: usize,
+        block: &Block,
+        fields: Fields,
+    ) -> Result<(), Fault> {
+        let (bytes, content_length) = (fields.bytes, fields.content_length);
+        let (status, headers) = match fields.response(block.ends) {
+            Ok(head) => head,
+            Err(flaw) => return self.flaw(key, flaw),
+        };
+        let Some(stream) = self.streams.get(key) else {
+            return Ok(());
+        };
+        stream.meter.add_headers_received(bytes, block.wire);
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        if status.is_informational() {
+            if stream.heads.interim.len() < MAX_INTERIM {
+                stream.heads.interim.push(response);
+            }
+            stream.wake_reader(&mut self.wakers);
+            return Ok(());
+        }
+        let no_body = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        stream.content_left = if stream.bodiless || no_body {
+            Some(0)
+        } else {
+            content_length
+        };
+        if block.ends && stream.content_left.is_some_and(|left| left > 0) {
+            return self.flaw(key, Flaw::Message);
+        }
+        stream.heads.complete = true;
+        stream.heads.last = Some(response);
+        stream.wake_reader(&mut self.wakers);
+        stream.begun = block.ends;
+        if block.ends {
+            self.end_receiving(key);
+        }
+        Ok(())
+    }
+
+    pub(super) fn trailers(
+        &mut self,
+        key: usize,
+        block: &Block,
+        fields: Fields,
+    ) -> Result<(), Fault> {
+        let (bytes, content_length) = (fields.bytes, fields.content_length);
+        let trailers = match fields.trailers(block.ends) {
+            Ok(trailers) => trailers,
+            Err(flaw) => return self.flaw(key, flaw),
+        };
+        let Some(stream) = self.streams.get(key) else {
+            return Ok(());
+        };
+        stream.meter.add_headers_received(bytes, block.wire);
+        let received = stream.meter.body_bytes_received();
+        let broken = match (stream.content_left, content_length) {
+            // It may not be there twice.
+            (Some(_), Some(_)) => return self.flaw(key, Flaw::Field),
+            (Some(left), None) => left > 0,
+            (None, Some(length)) => length != received,
+            (None, None) => false,
+        };
+        if broken {
+            return self.flaw(key, Flaw::Message);
+        }
+        if !stream.unread {
+            stream.trailers = Some(trailers);
+        }
+        self.end_receiving(key);
+        Ok(())
+    }
+
+    /// A head or trailers that are none, on a stream that exists.
+    pub(super) fn flaw(&mut self, key: usize, flaw: Flaw) -> Result<(), Fault> {
+        let ends_connection = !self.stream_error || !flaw.is_violation() && !self.is_server();
+        let reason = if flaw.is_violation() {
+            self.stats.rx_messaging_error.inc();
+            Reason::PROTOCOL_ERROR
+        } else {
+            Reason::INTERNAL_ERROR
+        };
+        let error = StreamError::ProtocolError(flaw.details());
+        if ends_connection && (flaw.is_violation() || !self.is_server()) {
+            if let Some(stream) = self.streams.get(key) {
+                stream.fail(error, &mut self.wakers);
+            }
+            self.streams.settle(key);
+            return Err(Fault::Silent);
+        }
+        self.break_stream(key, error, reason);
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! What a stream's task does with its stream: takes what came in, queues what goes out.
+
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::Response;
+
+use crate::Frame;
+use crate::Reason;
+use crate::StreamError;
+use crate::hpack::Encoder;
+
+use super::super::stream::StreamState;
+use super::Session;
+use super::State;
+
+/// A hold on a stream. Without any, what still comes in on it is thrown away.
+#[derive(Debug)]
+pub(in crate::h2) struct StreamRef {
+    /// None only while the session itself holds it.
+    pub(super) session: Option<Session>,
+    pub(super) key: usize,
+}
+
+impl StreamRef {
+    /// Another hold on the same stream.
+    pub(in crate::h2) fn share(&self) -> StreamRef {
+        self.with(|state, key| {
+            if let Some(stream) = state.streams.get(key) {
+                stream.handles += 1;
+            }
+        });
+        StreamRef {
+            session: self.session.clone(),
+            key: self.key,
+        }
+    }
+
+    pub(super) fn with<T: Default>(&self, work: impl FnOnce(&mut State, usize) -> T) -> T {
+        match &self.session {
+            Some(session) => session.with(|state| work(state, self.key)),
+            None => T::default(),
+        }
+    }
+
+    /// The next piece of the body, then the trailers; none at its end.
+    pub(in crate::h2) fn poll_frame(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Frame, StreamError>>> {
+        self.look(cx, |state, key| {
+            let stream = state.streams.get(key)?;
+            let data = stream.data.pop();
+            stream.begun |= data.is_some();
+            let Some(bytes) = data else {
+                let trailers = stream.trailers.take();
+                stream.note_end();
+                return trailers.map(Frame::Trailers);
+            };
+            stream.note_end();
+            state.release(key, bytes.len());
+            Some(Frame::Data(bytes))
+        })
+    }
+
+    /// The next interim answer; none once there can be none.
+    pub(in crate::h2) fn poll_interim(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
+        let complete = self.with(|state, key| {
+            let stream = state.streams.get(key);
+            stream.is_none_or(|stream| stream.heads.complete && stream.heads.interim.is_empty())
+        });
+        if complete {
+            return Poll::Ready(None);
+        }
+        self.look(cx, |state, key| {
+            let interim = &mut state.streams.get(key)?.heads.interim;
+            (!interim.is_empty()).then(|| interim.remove(0))
+        })
+    }
+
+    /// The head of the final answer; never none.
+    pub(in crate::h2) fn poll_head(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
+        self.look(cx, |state, key| state.streams.get(key)?.heads.last.take())
+    }
+
+    /// Takes something that came in; if there is nothing yet, waits for it. What came before an error comes out before it.
+    fn look<T>(
+        &self,
+        cx: &Context<'_>,
+        take: impl FnOnce(&mut State, usize) -> Option<T>,
+    ) -> Poll<Option<Result<T, StreamError>>> {
+        let Some(session) = &self.session else {
+            return Poll::Ready(None);
+        };
+        session.with(|state| {
+            if let Some(taken) = take(state, self.key) {
+                return Poll::Ready(Some(Ok(taken)));
+            }
+            let Some(stream) = state.streams.get(self.key) else {
+                return Poll::Ready(None);
+            };
+            if let Some(error) = &stream.error {
+                return Poll::Ready(Some(Err(error.clone())));
+            }
+            if !stream.receiving {
+                return Poll::Ready(None);
+            }
+            stream.wait_to_read(cx);
+            Poll::Pending
+        })
+    }
+
+    /// Whether all that will come has been taken.
+    pub(in crate::h2) fn is_drained(&self) -> bool {
+        self.with(|state, key| {
+            state
+                .streams
+                .get(key)
+                .is_none_or(|stream| stream.is_drained())
+        })
+    }
+
+    /// Nobody will read what comes in from now on.
+    pub(in crate::h2) fn stop_reading(&self) {
+        self.with(|state, key| state.stop_reading(key));
+    }
+
+    /// Ready when the stream was broken off, by the peer or with the connection.
+    pub(in crate::h2) fn poll_broken(&self, cx: &Context<'_>) -> Poll<StreamError> {
+        let Some(session) = &self.session else {
+            return Poll::Ready(StreamError::ConnectionTermination);
+        };
+        let mut state = session.0.borrow_mut();
+        match state.streams.get(self.key) {
+            Some(stream) => match &stream.broken {
+                Some(error) => Poll::Ready(error.clone()),
+                None => {
+                    stream.wait_to_write(cx);
+                    Poll::Pending
+                }
+            },
+            None => Poll::Ready(StreamError::ConnectionTermination),
+        }
+    }
+
+    /// How much the connection takes of this stream now; at least one byte.
+    pub(in crate::h2) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, StreamError>> {
+        let Some(session) = &self.session else {
+            return Poll::Ready(Err(StreamError::ConnectionTermination));
+        };
+        session.0.borrow_mut().poll_room(self.key, cx)
+    }
+
+    /// Queues a piece of the body, no more than there is room for.
+    pub(in crate::h2) fn send_data(&self, bytes: Bytes, ends: bool) {
+        self.with(|state, key| state.send_data(key, bytes, ends));
+    }
+
+    /// Queues a header block that `encode` writes, of `size` bytes of names and values.
+    pub(in crate::h2) fn send_head(
+        &self,
+        ends: bool,
+        size: usize,
+        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
+    ) {
+        self.with(|state, key| state.send_head(key, ends, size, encode));
+    }
+
+    /// Ends the stream in both directions, unless they had ended.
+    pub(in crate::h2) fn reset(&self, reason: Reason) {
+        self.with(|state, key| state.reset(key, reason));
+    }
+}
+
+impl Drop for StreamRef {
+    fn drop(&mut self) {
+        self.with(|state, key| {
+            if let Some(stream) = state.streams.get(key) {
+                stream.handles = stream.handles.saturating_sub(1);
+                if stream.handles == 0 {
+                    state.abandon(key);
+                }
+            }
+        });
+    }
+}
+
+impl StreamState {
+    /// A first hold on the stream that was stored under `key`; the session puts itself in when it hands it out.
+    pub(super) fn hold(&mut self, key: usize) -> StreamRef {
+        self.handles += 1;
+        StreamRef { session: None, key }
+    }
+}

@@ -1,0 +1,546 @@
+//! Counts of gRPC calls by cluster and method (`envoy.filters.http.grpc_stats`): statuses, messages, time upstream.
+//!
+//! A client chooses the name of the method that it calls, so what is kept of names is bounded: a worker has counters for
+//! [`METHODS`] methods of a cluster, and finds those of recent calls without hashing a name ([`Recent`]).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use http::HeaderMap;
+use http::HeaderValue;
+use http::StatusCode;
+use outrider_codec::Body;
+use outrider_codec::BodyStream;
+use outrider_codec::Frame;
+use outrider_codec::Meter;
+use outrider_codec::StreamError;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as Message;
+use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
+use outrider_config::unpack;
+use outrider_net::WorkerCx;
+use outrider_stats::Counter;
+use outrider_stats::Histogram;
+use outrider_stats::Lazy;
+use outrider_stats::Scope;
+use outrider_stats::Stat;
+use outrider_stats::Store;
+use outrider_stats::Visitor;
+use outrider_upstream::ClusterIndex;
+use prost_types::Any;
+
+use super::Built;
+use super::Flow;
+use super::HttpFilter;
+use super::HttpFilterConfig;
+
+use crate::Stream;
+use crate::grpc;
+use crate::names;
+
+/// Methods of a cluster that get counters of their own on one worker; calls of others count for the cluster only.
+const METHODS: usize = 1000;
+/// Recent calls whose counters are found at once, a power of two.
+const RECENT: usize = 64;
+/// The flag of the last frame of a stream in the Connect protocol, which Envoy knows in responses.
+const CONNECT_END: u8 = 2;
+/// A longer path is looked up each time instead of being kept.
+const LONGEST_KEPT: usize = 256;
+
+outrider_stats::group! {
+    /// `cluster.<name>.grpc.*` and `cluster.<name>.grpc.<service>.<method>.*`
+    pub(super) struct GrpcStats {
+        #[name("")]
+        statuses: Statuses,
+        failure: Lazy<Counter>,
+        request_message_count: Lazy<Counter>,
+        response_message_count: Lazy<Counter>,
+        success: Lazy<Counter>,
+        total: Lazy<Counter>,
+        upstream_rq_time: Lazy<Histogram>,
+    }
+}
+
+/// What gRPC's statuses are called.
+const STATUSES: [&str; 17] = [
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+];
+
+/// Calls by status, each listed from the first one on.
+#[derive(Debug, Default)]
+pub(super) struct Statuses([Lazy<Counter>; STATUSES.len()]);
+
+impl Stat for Statuses {
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+        visitor.below(name, |visitor| {
+            for (name, counter) in STATUSES.iter().zip(&self.0) {
+                counter.visit_as(name, visitor);
+            }
+        });
+    }
+}
+
+impl GrpcStats {
+    /// Counts a call that ended with this `grpc-status`.
+    fn count(&self, status: Option<&HeaderValue>) {
+        let Some(status) = status.map(HeaderValue::as_bytes) else {
+            return;
+        };
+        if let Some(known) = STATUSES.iter().position(|name| name.as_bytes() == status) {
+            self.statuses.0[known].get().inc();
+        }
+        let outcome = if status == b"0" {
+            &self.success
+        } else {
+            &self.failure
+        };
+        outcome.get().inc();
+        self.total.get().inc();
+    }
+
+    /// Records the time from the first byte sent upstream to the last one received.
+    fn record_time(&self, upstream: &Meter) {
+        if let (Some(began), Some(ended)) = (upstream.send_began(), upstream.receive_ended()) {
+            let millis = ended.saturating_duration_since(began).as_millis();
+            let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+            self.upstream_rq_time.get().record(millis);
+        }
+    }
+}
+
+/// The filter's configuration.
+#[derive(Debug)]
+struct GrpcStatsConfig {
+    methods: Methods,
+    /// `enable_upstream_stats`
+    times_upstream: bool,
+}
+
+/// Which methods have counters of their own.
+#[derive(Debug)]
+enum Methods {
+    /// None but those of this list, by service and method.
+    Named(HashSet<(Box<str>, Box<str>)>),
+    /// All, as far as there is room.
+    All {
+        /// `replace_dots_in_grpc_service_name`
+        replace_dots: bool,
+    },
+}
+
+/// Builds the filter of a `FilterConfig`.
+pub(super) fn build(config: &Any, path: &FieldPath) -> Built {
+    let message: Message = unpack(config, path)?;
+    let methods = match message.per_method_stat_specifier {
+        Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => Methods::All {
+            replace_dots: message.replace_dots_in_grpc_service_name,
+        },
+        Some(PerMethodStatSpecifier::IndividualMethodStatsAllowlist(list)) => {
+            let services = list.services.into_iter();
+            let named = services.flat_map(|service| {
+                let methods = service.method_names.into_iter();
+                methods.map(move |method| (service.name.as_str().into(), method.into()))
+            });
+            Methods::Named(named.collect())
+        }
+        _ => Methods::Named(HashSet::new()),
+    };
+    Ok(Arc::new(GrpcStatsConfig {
+        methods,
+        times_upstream: message.enable_upstream_stats,
+    }))
+}
+
+impl HttpFilterConfig for GrpcStatsConfig {
+    fn worker(self: Arc<Self>, worker: &WorkerCx) -> Rc<dyn HttpFilter> {
+        Rc::new(GrpcStatsFilter {
+            config: self,
+            store: worker.store.clone(),
+            recent: RefCell::new(std::array::from_fn(|_| None)),
+            clusters: RefCell::default(),
+        })
+    }
+}
+
+/// The filter on one worker.
+struct GrpcStatsFilter {
+    config: Arc<GrpcStatsConfig>,
+    store: Arc<Store>,
+    recent: RefCell<[Option<Recent>; RECENT]>,
+    clusters: RefCell<HashMap<ClusterIndex, ClusterMethods>>,
+}
+
+/// A path that was called, and what its calls are counted by; none if it names no method.
+struct Recent {
+    cluster: ClusterIndex,
+    path: Box<[u8]>,
+    stats: Option<Rc<Call>>,
+}
+
+/// The counters of a cluster's calls.
+#[derive(Default)]
+struct ClusterMethods {
+    /// Of methods that have none of their own.
+    others: Option<Rc<Call>>,
+    methods: HashMap<Box<str>, Rc<Call>>,
+}
+
+/// What a stream remembers: where its call is counted, and by whom.
+struct Call {
+    /// The filter's address: there may be two of its kind in a chain.
+    filter: usize,
+    stats: Arc<GrpcStats>,
+}
+
+impl HttpFilter for GrpcStatsFilter {
+    fn on_request(&self, stream: &mut Stream) -> Flow {
+        if let (Some(cluster), Some(upstream)) = (stream.cluster, &stream.upstream)
+            && grpc::is_request(&stream.request.headers)
+            && let Some(target) = &stream.request.path
+            && let Some(call) = self.find(cluster, &upstream.cluster, target.as_str())
+        {
+            stream.memory.keep(call);
+        }
+        Flow::Continue
+    }
+
+    fn wrap_request_body(&self, stream: &mut Stream, body: Body) -> Body {
+        match self.call(stream) {
+            Some(call) if !body.is_end_stream() => Body::wrap(CountedRequest {
+                body,
+                frames: Frames::default(),
+                call,
+            }),
+            _ => body,
+        }
+    }
+
+    fn wrap_response_body(&self, stream: &mut Stream, body: Body) -> Body {
+        let (Some(call), Some(response)) = (self.call(stream), &stream.response) else {
+            return body;
+        };
+        let upstream = stream.upstream.as_ref();
+        let meter = upstream
+            .and_then(|upstream| upstream.request.as_ref()?.meter())
+            .filter(|_| self.config.times_upstream);
+        call.stats.count(response.headers.get(&names::GRPC_STATUS));
+        if body.is_end_stream() {
+            if let Some(meter) = &meter {
+                call.stats.record_time(meter);
+            }
+            return body;
+        }
+        let frames = is_grpc_response(response.status, &response.headers).then(|| Frames {
+            ending: CONNECT_END,
+            ..Frames::default()
+        });
+        Body::wrap(CountedResponse {
+            body,
+            frames,
+            meter,
+            call,
+        })
+    }
+}
+
+impl GrpcStatsFilter {
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// The call of this stream, if it is counted.
+    fn call(&self, stream: &Stream) -> Option<Rc<Call>> {
+        let mut calls = stream.memory.all::<Call>();
+        calls.find(|call| call.filter == self.address())
+    }
+
+    /// Where a call of `path` is counted; none if that names no method.
+    fn find(&self, cluster: ClusterIndex, name: &str, path: &str) -> Option<Rc<Call>> {
+        let place = place(path.as_bytes());
+        if let Some(recent) = &self.recent.borrow()[place]
+            && recent.cluster == cluster
+            && *recent.path == *path.as_bytes()
+        {
+            return recent.stats.clone();
+        }
+        let stats = self.look_up(cluster, name, path);
+        if path.len() <= LONGEST_KEPT {
+            self.recent.borrow_mut()[place] = Some(Recent {
+                cluster,
+                path: path.as_bytes().into(),
+                stats: stats.clone(),
+            });
+        }
+        stats
+    }
+
+    fn look_up(&self, cluster: ClusterIndex, name: &str, path: &str) -> Option<Rc<Call>> {
+        let (service, method) = service_and_method(path)?;
+        let mut clusters = self.clusters.borrow_mut();
+        let known = clusters.entry(cluster).or_default();
+        let service = match &self.config.methods {
+            Methods::All { replace_dots: true } => service.replace('.', "_"),
+            Methods::All {
+                replace_dots: false,
+            } => service.to_owned(),
+            Methods::Named(named) => {
+                if !named.contains(&(service.into(), method.into())) {
+                    return Some(self.others(known, name));
+                }
+                service.to_owned()
+            }
+        };
+        let full = format!("{service}/{method}");
+        if let Some(call) = known.methods.get(full.as_str()) {
+            return Some(call.clone());
+        }
+        if known.methods.len() >= METHODS {
+            return Some(self.others(known, name));
+        }
+        let call = self.counters(scope(name).dynamic(&service).dynamic(method));
+        known.methods.insert(full.into(), call.clone());
+        Some(call)
+    }
+
+    fn others(&self, known: &mut ClusterMethods, name: &str) -> Rc<Call> {
+        let made = || self.counters(scope(name));
+        known.others.get_or_insert_with(made).clone()
+    }
+
+    fn counters(&self, scope: Scope) -> Rc<Call> {
+        Rc::new(Call {
+            filter: self.address(),
+            stats: self.store.register(scope),
+        })
+    }
+}
+
+impl fmt::Debug for GrpcStatsFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrpcStatsFilter")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+fn scope(cluster: &str) -> Scope {
+    Scope::new("cluster").name(cluster).name("grpc")
+}
+
+/// Where a path is remembered. Paths that are called at the same time differ in their ends, mostly; if not, they are
+/// looked up.
+fn place(path: &[u8]) -> usize {
+    let end = path.last_chunk().map_or(0, |end| u64::from_le_bytes(*end));
+    let mixed = (end ^ path.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    usize::from((mixed >> 56) as u8) % RECENT
+}
+
+/// The two words of a path without its query; slashes around them do not matter.
+fn service_and_method(path: &str) -> Option<(&str, &str)> {
+    let path = path.split('?').next()?;
+    let mut words = path.split('/').filter(|word| !word.is_empty());
+    let (service, method) = (words.next()?, words.next()?);
+    words.next().is_none().then_some((service, method))
+}
+
+/// Whether the body that follows this head is made of messages.
+fn is_grpc_response(status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::OK && grpc::is_request(headers)
+}
+
+/// Counts messages (length-prefixed, five bytes before each) with their first byte, as Envoy does.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Flags that end the count: what follows is no message.
+    ending: u8,
+    ended: bool,
+    /// How many of the five bytes were seen.
+    prefix: u8,
+    length: u32,
+    /// Bytes that the message still has.
+    left: u32,
+}
+
+impl Frames {
+    /// How many messages begin in `bytes`, which follow those of the last time.
+    fn count(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut begun = 0;
+        while let [first, rest @ ..] = bytes
+            && !self.ended
+        {
+            if self.left > 0 {
+                let skipped = bytes.len().min(self.left as usize);
+                self.left -= u32::try_from(skipped).unwrap_or(u32::MAX);
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            match self.prefix {
+                0 if first & self.ending != 0 => {
+                    self.ended = true;
+                    break;
+                }
+                0 => {
+                    begun += 1;
+                    self.length = 0;
+                }
+                _ => self.length = self.length << 8 | u32::from(*first),
+            }
+            self.prefix += 1;
+            if self.prefix == 5 {
+                self.prefix = 0;
+                self.left = self.length;
+            }
+            bytes = rest;
+        }
+        begun
+    }
+}
+
+/// A request's body, whose messages are counted.
+struct CountedRequest {
+    body: Body,
+    frames: Frames,
+    call: Rc<Call>,
+}
+
+impl BodyStream for CountedRequest {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        let frame = ready!(self.body.poll_frame(cx));
+        if let Some(Ok(Frame::Data(bytes))) = &frame {
+            let begun = self.frames.count(bytes);
+            if begun > 0 {
+                self.call.stats.request_message_count.get().add(begun);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.body.set_paused(paused);
+    }
+}
+
+/// A response's body, whose messages and trailers are counted.
+struct CountedResponse {
+    body: Body,
+    /// None where the body is no gRPC's.
+    frames: Option<Frames>,
+    /// The upstream side, if its time is counted.
+    meter: Option<Rc<Meter>>,
+    call: Rc<Call>,
+}
+
+impl BodyStream for CountedResponse {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        let frame = ready!(self.body.poll_frame(cx));
+        let stats = &self.call.stats;
+        match &frame {
+            Some(Ok(Frame::Data(bytes))) => {
+                let begun = self.frames.as_mut().map_or(0, |frames| frames.count(bytes));
+                if begun > 0 {
+                    stats.response_message_count.get().add(begun);
+                }
+            }
+            Some(Ok(Frame::Trailers(trailers))) => {
+                stats.count(trailers.get(&names::GRPC_STATUS));
+                if let Some(meter) = &self.meter {
+                    stats.record_time(meter);
+                }
+            }
+            Some(Err(_)) | None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.body.set_paused(paused);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_count_with_their_first_byte() {
+        let text = b"\0\0\0\0\x03abc\x01\0\0\0\0\0\0\0\x01\0";
+        let begins = [0, 8, 13];
+        for cut in 0..=text.len() {
+            let mut frames = Frames::default();
+            let before = begins.iter().filter(|begin| **begin < cut).count() as u64;
+            assert_eq!(frames.count(&text[..cut]), before, "cut at {cut}");
+            assert_eq!(frames.count(&text[cut..]), 3 - before, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_a_service_and_a_method() {
+        for (path, expected) in [
+            ("/a.B/C", Some(("a.B", "C"))),
+            ("//a//b/", Some(("a", "b"))),
+            ("/a/b?c/d", Some(("a", "b"))),
+            ("/a", None),
+            ("/a/b/c", None),
+            ("/", None),
+        ] {
+            assert_eq!(service_and_method(path), expected, "{path}");
+        }
+    }
+
+    fn filter(methods: Methods) -> (GrpcStatsFilter, Arc<Store>) {
+        let store = Store::new();
+        let config = Arc::new(GrpcStatsConfig {
+            methods,
+            times_upstream: false,
+        });
+        let filter = GrpcStatsFilter {
+            config,
+            store: store.clone(),
+            recent: RefCell::new(std::array::from_fn(|_| None)),
+            clusters: RefCell::default(),
+        };
+        (filter, store)
+    }
+
+    #[test]
+    fn methods_without_end_share_counters_from_some_point_on() {
+        let (filter, store) = filter(Methods::All {
+            replace_dots: false,
+        });
+        let cluster = ClusterIndex::default();
+        for at in 0..METHODS + 5 {
+            let call = filter.find(cluster, "c", &format!("/s/m{at}")).unwrap();
+            call.stats.total.get().inc();
+        }
+        let first = filter.find(cluster, "c", "/s/m0").unwrap();
+        assert_eq!(first.stats.total.get().value(), 1);
+        let snapshot = store.snapshot(&outrider_stats::Filter::default());
+        assert_eq!(snapshot.rows().count(), METHODS + 1);
+        let others = filter.find(cluster, "c", "/s/one-more").unwrap();
+        assert_eq!(others.stats.total.get().value(), 5);
+    }
+
+    #[test]
+    fn what_is_not_in_the_list_counts_together() {
+        let (filter, _) = filter(Methods::Named([("s".into(), "m".into())].into()));
+        let find = |path| filter.find(ClusterIndex::default(), "c", path).unwrap();
+        assert!(Rc::ptr_eq(&find("/s/m"), &find("/s/m?x")));
+        assert!(Rc::ptr_eq(&find("/s/n"), &find("/t/m")));
+        assert!(!Rc::ptr_eq(&find("/s/m"), &find("/s/n")));
+    }
+}
