@@ -234,9 +234,15 @@ impl Chunks {
 pub(super) struct Streams {
     slab: Slab<StreamState>,
     keys: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
+    /// The numbers of streams that were the last to end as they should, in both directions.
+    ended: [u32; REMEMBERED],
+    next_ended: usize,
     /// Keys of those that wait for room in the connection, in the order they began to; none twice, and none that is gone.
     blocked: Vec<usize>,
 }
+
+/// Ended streams whose numbers are remembered.
+const REMEMBERED: usize = 8;
 
 /// How many free places a connection without streams keeps.
 const KEPT: usize = 4;
@@ -256,6 +262,11 @@ impl Streams {
     /// The key of the open stream with this number.
     pub(super) fn key(&self, id: u32) -> Option<usize> {
         self.keys.get(&id).copied()
+    }
+
+    /// Whether this stream has ended in both directions, not long ago, and was not reset: its peer has no reason to say more.
+    pub(super) fn has_ended(&self, id: u32) -> bool {
+        self.ended.contains(&id)
     }
 
     /// Streams that are open.
@@ -305,14 +316,18 @@ impl Streams {
         if stream.receiving || stream.sending {
             return;
         }
-        self.keys.remove(&stream.id);
+        if self.keys.remove(&stream.id).is_some() && stream.broken.is_none() {
+            self.ended[self.next_ended % REMEMBERED] = stream.id;
+            self.next_ended = self.next_ended.wrapping_add(1);
+        }
         if stream.handles == 0 {
             if stream.blocked {
                 self.blocked.retain(|blocked| *blocked != key);
             }
             self.slab.remove(key);
             if self.slab.is_empty() && self.slab.capacity() > KEPT {
-                *self = Streams::default();
+                self.slab = Slab::new();
+                self.keys = HashMap::default();
             }
         }
     }

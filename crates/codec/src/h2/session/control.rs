@@ -9,11 +9,17 @@ use super::DEFAULT_WINDOW;
 use super::Fault;
 use super::State;
 use super::receive::FRAME_SIZE;
+use super::receive::PROTOCOL;
 
 impl State {
-    pub(super) fn priority(&mut self, head: Head) -> Result<(), Fault> {
+    pub(super) fn priority(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         if head.length != 5 {
             return Err(FRAME_SIZE);
+        }
+        let dependency = frame::number(payload, 0).map(|id| id & 0x7fff_ffff);
+        // Envoy passes over both; RFC 9113, section 6.3, and RFC 7540, section 5.3.1, ask for errors.
+        if head.stream == 0 || dependency == Some(head.stream) {
+            return Err(PROTOCOL);
         }
         self.note(head, 0)
     }

@@ -45,7 +45,11 @@ impl State {
             if self.is_idle(head.stream) {
                 return Err(PROTOCOL);
             }
-            // The stream was closed while this was on its way.
+            if self.streams.has_ended(head.stream) {
+                // RFC 9113, section 5.1: the peer has said that this would not come.
+                self.queue_reset(head.stream, Reason::STREAM_CLOSED);
+            }
+            // Otherwise the stream was closed while this was on its way.
             self.release_connection(waste);
             return self.go_on_with_data(rest);
         };

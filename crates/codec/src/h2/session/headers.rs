@@ -79,14 +79,22 @@ impl State {
         }
         if id <= self.newest_stream {
             let key = self.streams.key(id);
+            let has_ended = self.streams.has_ended(id);
             return match key.and_then(|key| self.streams.get(key)) {
                 Some(stream) if stream.receiving => {
                     self.stats.trailers.inc();
                     Ok(Some(Kind::Trailers))
                 }
                 Some(_) => Err(Fault::Silent),
+                // Envoy passes over what comes for streams that are gone; RFC 9113, sections 5.1 and 5.1.1, asks for errors
+                // where it is certain that the peer errs.
+                None if has_ended => Err(Fault::GoAway(Reason::STREAM_CLOSED)),
+                None if (self.skipped.0..=self.skipped.1).contains(&id) => Err(PROTOCOL),
                 None => Ok(None),
             };
+        }
+        if id > self.newest_stream + 2 {
+            self.skipped = (self.newest_stream + 1, id - 1);
         }
         self.newest_stream = id;
         if self.goaway_sent.is_some_and(|last| id > last) {

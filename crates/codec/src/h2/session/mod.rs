@@ -161,6 +161,8 @@ struct State {
     limits: Limits,
     /// The highest number of a stream that the peer opened.
     newest_stream: u32,
+    /// Numbers of streams that the peer passed over last, from the first to the last.
+    skipped: (u32, u32),
     /// The number of the next stream that this side opens.
     next_stream: u32,
     /// The last stream that our GOAWAY lets the peer open.
@@ -224,6 +226,7 @@ impl Session {
             send_window: DEFAULT_WINDOW.into(),
             limits: Limits::new(options, is_server),
             newest_stream: 0,
+            skipped: (0, 0),
             next_stream: 1,
             goaway_sent: None,
             goaway_received: None,

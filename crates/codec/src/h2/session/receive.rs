@@ -133,7 +133,7 @@ impl State {
         match head.kind {
             frame::DATA => self.begin_data(head, payload.first().copied()),
             frame::HEADERS => self.headers(head, payload),
-            frame::PRIORITY => self.priority(head),
+            frame::PRIORITY => self.priority(head, payload),
             frame::RST_STREAM => self.rst_stream(head, payload),
             frame::SETTINGS => self.settings(head, payload),
             frame::PUSH_PROMISE => Err(Fault::Silent),
