@@ -95,7 +95,10 @@ def grpcio_call(channel, call: Call) -> dict:
         more.set()
     if call.cancel == "begin":
         return {"status": running.code().name}  # how much came before is a race
-    return {"status": running.code().name, "message": running.details() or "", **seen(call, running.initial_metadata(), got, running.trailing_metadata())}
+    trailing = running.trailing_metadata()
+    if call.timeout and "Deadline Exceeded" in (running.details() or ""):
+        trailing = ()  # the client's own timer ended the call: whether an answer was there by then is a race
+    return {"status": running.code().name, "message": running.details() or "", **seen(call, running.initial_metadata(), got, trailing)}
 
 
 def seen(call: Call, initial, messages, trailing) -> dict:
