@@ -2,10 +2,9 @@
 import re
 import socket
 
-UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 RULES = [(re.compile(pattern), by) for pattern, by in [
-    (UUID, "<uuid>"),
     (rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (?:{MONTHS}) \d{{4}} \d\d:\d\d:\d\d GMT", "<date>"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+Z?", "<time>"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "<time>"),
@@ -56,6 +55,7 @@ class Normaliser:
     def text(self, value: str) -> str:
         """One text."""
         value = value.replace(self.folder, "<dir>")
+        value = UUID.sub("<uuid>", value)  # before the ports, whose digits some of them have
         for pattern, by in self.ports.items():
             value = pattern.sub(by, value)
         for pattern, by in RULES:
