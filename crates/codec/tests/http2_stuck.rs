@@ -16,6 +16,7 @@ use support::raw::END_HEADERS;
 use support::raw::END_STREAM;
 use support::raw::GOAWAY;
 use support::raw::HEADERS;
+use support::raw::PING;
 use support::raw::PREFACE;
 use support::raw::RST_STREAM;
 use support::raw::SETTINGS;
@@ -49,6 +50,26 @@ async fn streams_share_what_the_connection_takes() {
         }
         let least = [1, 3, 5].map(|stream| received[stream]).into_iter().min();
         assert!(least.unwrap() > 1 << 20, "{received:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_and_does_not_read_is_closed_at_once() {
+    on_worker(|timers| async move {
+        let mut options = server_options(&timers);
+        options.http2.max_outbound_control_frames = 20;
+        let stats = options.http2_stats.clone();
+        let begun = tokio::time::Instant::now();
+        let (mut raw, _, served) = raw_client(options).await;
+        // Nobody reads the answers; once the socket is full, they pile up.
+        let ping = [&[0, 0, 8, PING, 0, 0, 0, 0, 0][..], b"12345678"].concat();
+        while !served.is_finished() && raw.0.write_all(&ping).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(served.await.unwrap().cause, EndCause::Local);
+        assert_eq!(stats.outbound_control_flood.value(), 1);
+        assert_eq!(begun.elapsed(), Duration::ZERO, "no delayed_close_timeout");
     })
     .await;
 }

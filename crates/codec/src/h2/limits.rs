@@ -127,6 +127,11 @@ impl Flood {
         }
     }
 
+    /// Whether it is of frames that wait for the peer.
+    pub(super) fn is_outbound(self) -> bool {
+        matches!(self, Flood::Frames | Flood::ControlFrames)
+    }
+
     /// What becomes `%RESPONSE_CODE_DETAILS%` of the streams that the connection takes with it.
     pub(super) fn details(self) -> &'static str {
         match self {

@@ -43,6 +43,14 @@ pub(super) struct Output {
     control: u32,
 }
 
+/// How much was queued at some moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    queued: u64,
+    waiting: usize,
+    gathered: usize,
+}
+
 /// What is queued.
 #[derive(Debug)]
 struct Buffers {
@@ -104,26 +112,34 @@ impl Output {
         result
     }
 
-    /// How many bytes were ever queued, for [`Output::take_back`].
-    pub(super) fn mark(&self) -> u64 {
-        self.queued
+    /// How much is queued now, for [`Output::take_back`].
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            queued: self.queued,
+            waiting: self.waiting,
+            gathered: self.buffers.as_ref().map_or(0, |b| b.gathered.len()),
+        }
     }
 
-    /// Drops the frames that were queued since `mark`, all of them gathered.
-    pub(super) fn take_back(&mut self, mark: u64) {
+    /// Drops what was queued since `mark`, between which and now nothing was written.
+    pub(super) fn take_back(&mut self, mark: Mark) {
         let Some(buffers) = &mut self.buffers else {
             return;
         };
-        let count = usize::try_from(self.queued - mark).unwrap_or(usize::MAX);
-        let keep = buffers.gathered.len().saturating_sub(count);
-        if count > self.waiting || keep < buffers.written {
-            return;
+        buffers.gathered.truncate(mark.gathered);
+        // A payload that came later stands behind its frame's head.
+        while let Some((before, _)) = buffers.shared.back()
+            && *before > mark.gathered
+        {
+            buffers.shared.pop_back();
         }
-        buffers.gathered.truncate(keep);
-        self.waiting -= count;
-        self.queued = mark;
+        self.waiting = mark.waiting;
+        self.queued = mark.queued;
+        if self.waiting == 0 {
+            return self.clear();
+        }
         while let Some(&(end, control)) = buffers.ends.back()
-            && end > mark
+            && end > mark.queued
         {
             buffers.ends.pop_back();
             self.control -= u32::from(control);
@@ -325,13 +341,25 @@ mod tests {
         assert!(reader.await.unwrap() == expected);
     }
 
-    #[test]
-    fn what_was_queued_last_can_be_taken_back() {
+    #[tokio::test]
+    async fn what_was_queued_last_can_be_taken_back() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut socket = Stream::Unix(ours);
+        let large = vec![b'x'; SHARED];
         let mut output = Output::default();
-        output.frame(b"first", false);
+        output.data(b"first", large.clone().into());
         let mark = output.mark();
         output.frame(b"second", true);
+        output.data(b"third", large.clone().into());
         output.take_back(mark);
-        assert_eq!((output.waiting(), output.frames_waiting()), (5, (1, 0)));
+        assert_eq!(output.frames_waiting(), (1, 0));
+        let counts = ConnectionStats::default();
+        poll_fn(|cx| output.poll_flush(&mut socket, &counts, cx))
+            .await
+            .unwrap();
+        drop(socket);
+        let mut seen = Vec::new();
+        theirs.read_to_end(&mut seen).await.unwrap();
+        assert!(seen == [b"first", &large[..]].concat());
     }
 }

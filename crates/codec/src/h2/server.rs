@@ -64,7 +64,7 @@ pub(crate) async fn serve<H: Handler>(
     let cause = poll_fn(|cx| driver.poll(cx)).await;
     let active_streams = connection.active.get() + driver.cut;
     drop(driver);
-    if cause.is_local() && cause != EndCause::KeepaliveTimeout {
+    if session.fault().is_none_or(Fault::has_last_words) {
         linger(&session, &options).await;
     }
     ConnectionEnd {

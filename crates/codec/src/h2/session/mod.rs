@@ -418,6 +418,16 @@ impl Fault {
         }
     }
 
+    /// Whether the peer may be given time to read our last words.
+    pub(super) fn has_last_words(self) -> bool {
+        match self {
+            Fault::GoAway(_) | Fault::Silent => true,
+            // A peer by which frames pile up does not read.
+            Fault::Flood(flood) => !flood.is_outbound(),
+            Fault::KeepaliveTimeout | Fault::Gone => false,
+        }
+    }
+
     fn stream_error(self) -> StreamError {
         match self {
             Fault::GoAway(_) | Fault::Silent => StreamError::ProtocolError(CODEC_ERROR),
