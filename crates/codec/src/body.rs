@@ -96,9 +96,10 @@ impl Body {
     /// Whoever takes the frames has no room for more, or has room again.
     pub fn set_paused(&mut self, paused: bool) {
         match self {
+            Body::H1(body) => body.set_paused(paused),
             Body::H2(body) => body.set_paused(paused),
             Body::Wrapped(stream) => stream.set_paused(paused),
-            Body::Empty | Body::Full(_) | Body::H1(_) | Body::Exchange(_) => {}
+            Body::Empty | Body::Full(_) | Body::Exchange(_) => {}
         }
     }
 

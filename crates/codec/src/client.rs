@@ -5,8 +5,10 @@ use std::future::Future;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 
 use http::Response;
+use http::StatusCode;
 use http::Version;
 use outrider_net::Stream;
 
@@ -138,9 +140,11 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, StreamError>> {
-        match &mut self.kind {
-            ExchangeKind::H1(exchange) => exchange.poll_response(cx),
-            ExchangeKind::H2(exchange) => exchange.poll_response(cx),
+        loop {
+            let head = ready!(self.poll_head(cx))?;
+            if !is_interim(head.status()) {
+                return Poll::Ready(Ok(head));
+            }
         }
     }
 
@@ -148,11 +152,7 @@ impl Exchange {
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, StreamError>> {
         match &mut self.kind {
             ExchangeKind::H1(exchange) => exchange.poll_head(cx),
-            ExchangeKind::H2(exchange) => match exchange.poll_informational(cx) {
-                Poll::Ready(Some(interim)) => Poll::Ready(interim),
-                // Only this poll also sends the request's body.
-                Poll::Ready(None) | Poll::Pending => exchange.poll_response(cx),
-            },
+            ExchangeKind::H2(exchange) => exchange.poll_head(cx),
         }
     }
 
@@ -204,4 +204,9 @@ impl Exchange {
             ExchangeKind::H2(exchange) => exchange.is_end_stream(),
         }
     }
+}
+
+/// An answer before the answer; 101 is a final one.
+pub(crate) fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }

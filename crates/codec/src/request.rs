@@ -170,6 +170,30 @@ impl fmt::Debug for Target {
     }
 }
 
+/// The bytes that a host, a port and user information may have (RFC 3986 section 3.2).
+static AUTHORITY_BYTES: [bool; 256] = {
+    let others = b"-._~%!$&'()*+,;=:@[]";
+    let mut allowed = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        allowed[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut index = 0;
+    while index < others.len() {
+        allowed[others[index] as usize] = true;
+        index += 1;
+    }
+    allowed
+};
+
+/// Whether only bytes stand in it that an authority may have.
+pub(crate) fn is_valid_authority(authority: &[u8]) -> bool {
+    authority
+        .iter()
+        .all(|&byte| AUTHORITY_BYTES[usize::from(byte)])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

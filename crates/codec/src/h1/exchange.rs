@@ -8,13 +8,13 @@ use std::task::ready;
 
 use http::Method;
 use http::Response;
-use http::StatusCode;
 
 use crate::Body;
 use crate::EndCause;
 use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
+use crate::client::is_interim;
 
 use super::client::Connection;
 use super::framing::Framing;
@@ -68,19 +68,6 @@ impl Exchange {
 
     pub(crate) fn request_sent(&self) -> bool {
         self.upload.is_none()
-    }
-
-    /// The head of the final answer.
-    pub(crate) fn poll_response(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<()>, StreamError>> {
-        loop {
-            let head = ready!(self.poll_head(cx))?;
-            if !is_interim(head.status()) {
-                return Poll::Ready(Ok(head));
-            }
-        }
     }
 
     /// The next head, interim or final.
@@ -272,7 +259,7 @@ impl Exchange {
             return Poll::Ready(Ok(()));
         };
         loop {
-            if ready!(sink.poll_room(&self.connection.transport, cx)).is_err() {
+            if ready!(sink.poll_room(&self.connection.transport, body, cx)).is_err() {
                 return Poll::Pending;
             }
             let frame = ready!(body.poll_frame(cx));
@@ -297,11 +284,6 @@ impl Exchange {
         self.meter.end_send();
         Poll::Ready(Ok(()))
     }
-}
-
-/// An answer before the answer; 101 is a final one.
-fn is_interim(status: StatusCode) -> bool {
-    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 impl Drop for Exchange {

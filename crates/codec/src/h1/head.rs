@@ -20,6 +20,7 @@ use crate::Http1Options;
 use crate::MalformedRequest;
 use crate::RequestHead;
 use crate::UnderscoresAction;
+use crate::request::is_valid_authority;
 use crate::stats::Http1Stats;
 
 /// How many fields a proxy mostly adds to a head, beyond those that it takes away.
@@ -159,7 +160,7 @@ pub(crate) fn take_request(
         authority = HeaderValue::from_str(&options.default_host_for_http_10).ok();
     }
     if let Some(authority) = &authority
-        && !target::is_valid_authority(authority.as_bytes())
+        && !is_valid_authority(authority.as_bytes())
     {
         return Err(HeadError::bad_request("http.invalid_authority"));
     }

@@ -131,6 +131,11 @@ impl RecvBody {
     pub(crate) fn is_end_stream(&self) -> bool {
         self.ended
     }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        let transport = self.shared.transport.borrow();
+        transport.counts().reading_paused(paused);
+    }
 }
 
 impl fmt::Debug for RecvBody {

@@ -154,7 +154,7 @@ impl Respond {
             return Poll::Ready(Ok(()));
         };
         loop {
-            if ready!(sink.poll_room(&self.shared.transport, cx)).is_err() {
+            if ready!(sink.poll_room(&self.shared.transport, body, cx)).is_err() {
                 return Poll::Ready(Err(StreamError::ConnectionTermination));
             }
             let frame = match body.poll_frame(cx) {

@@ -8,6 +8,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use crate::Body;
 use crate::Http1Options;
 use crate::Meter;
 
@@ -23,6 +24,8 @@ pub(super) struct BodySink {
     /// What is left of the announced length.
     left: Option<u64>,
     limit: usize,
+    /// There is no room, and the body's source knows.
+    paused: bool,
 }
 
 impl BodySink {
@@ -31,20 +34,30 @@ impl BodySink {
             coding: head.coding,
             left: head.length,
             limit: limit as usize,
+            paused: false,
         }
     }
 
-    /// Ready when less than the buffer limit waits for the socket.
+    /// Ready when less than the buffer limit waits for the socket. While it is not, the `body`'s source is told.
     pub(super) fn poll_room(
-        &self,
+        &mut self,
         transport: &RefCell<Transport>,
+        body: &mut Body,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut transport = transport.borrow_mut();
-        if transport.queued() < self.limit {
-            return Poll::Ready(Ok(()));
+        let mut to = transport.borrow_mut();
+        let room = if to.queued() < self.limit {
+            Poll::Ready(Ok(()))
+        } else {
+            to.poll_drain(cx)
+        };
+        if self.paused != room.is_pending() {
+            self.paused = room.is_pending();
+            to.counts().backed_up(self.paused);
+            drop(to);
+            body.set_paused(self.paused);
         }
-        transport.poll_drain(cx)
+        room
     }
 
     /// Queues a piece; what goes beyond the announced length is dropped, as the peer would take it for the next message.

@@ -241,6 +241,11 @@ impl Transport {
         }
     }
 
+    /// Who counts what happens on the connection.
+    pub(crate) fn counts(&self) -> &dyn ByteCounts {
+        &*self.counts
+    }
+
     /// Whether the socket has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()

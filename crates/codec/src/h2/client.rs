@@ -145,9 +145,8 @@ impl Connection {
         if self.session.is_exhausted() {
             self.stop();
         }
-        let size = headers::size(&head.headers);
-        stream.send_head(ends, size, |encoder, out| {
-            headers::encode_request(head, encoder, out);
+        stream.send_head(ends, |encoder, out| {
+            headers::encode_request(head, encoder, out)
         });
         self.note_request();
         let pump = (!ends).then(|| Pump::new(body));
@@ -252,12 +251,14 @@ impl Driver {
                 session.fail(Fault::KeepaliveTimeout);
             }
         }
-        let flushed = session.poll_flush(cx);
+        // Pending or not, what is written from here on is written by the next turn.
+        let _flushed = session.poll_flush(cx);
         if let Some(fault) = session.fault() {
             return Poll::Ready(fault.cause(Role::Client));
         }
         let idle = connection.active.get() == 0 && session.open_streams() == 0;
-        if connection.is_draining() && idle && flushed.is_ready() {
+        // What is still to be written is no reason to stay: the peer may never take it.
+        if connection.is_draining() && idle {
             return Poll::Ready(EndCause::Local);
         }
         if more {

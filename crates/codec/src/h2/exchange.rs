@@ -60,7 +60,8 @@ impl Exchange {
         self.pump.is_none()
     }
 
-    pub(crate) fn poll_response(
+    /// The next head of the answer: any interim ones, then the final one.
+    pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, StreamError>> {
@@ -70,7 +71,9 @@ impl Exchange {
         }
         match self.stream.poll_head(cx) {
             Poll::Ready(Some(Ok(response))) => {
-                self.answer = Answer::Body;
+                if !response.status().is_informational() {
+                    self.answer = Answer::Body;
+                }
                 Poll::Ready(Ok(response))
             }
             Poll::Ready(other) => {
@@ -83,16 +86,6 @@ impl Exchange {
                 Err(error) => Poll::Ready(Err(error)),
                 Ok(()) => Poll::Pending,
             },
-        }
-    }
-
-    pub(crate) fn poll_informational(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        match self.answer {
-            Answer::Head => self.stream.poll_interim(cx),
-            Answer::Body | Answer::Ended => Poll::Ready(None),
         }
     }
 

@@ -8,16 +8,12 @@ use crate::RequestHead;
 use crate::hpack::Encoder;
 use crate::hpack::Pseudo;
 
-/// Bytes of names and values.
-pub(super) fn size(headers: &HeaderMap) -> usize {
-    headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum()
-}
-
-/// Writes a request's head. An upgrade becomes an extended CONNECT (RFC 8441).
-pub(super) fn encode_request(head: &RequestHead, encoder: &mut Encoder, out: &mut Vec<u8>) {
+/// Writes a request's head; returns the bytes of its fields. An upgrade becomes an extended CONNECT (RFC 8441).
+pub(super) fn encode_request(
+    head: &RequestHead,
+    encoder: &mut Encoder,
+    out: &mut Vec<u8>,
+) -> usize {
     let upgrade = head.headers.get(header::UPGRADE);
     match upgrade {
         Some(_) => encoder.method(&Method::CONNECT, out),
@@ -34,14 +30,21 @@ pub(super) fn encode_request(head: &RequestHead, encoder: &mut Encoder, out: &mu
     if let Some(protocol) = upgrade {
         encoder.pseudo(Pseudo::Protocol, protocol.as_bytes(), out);
     }
-    encode_fields(&head.headers, encoder, out);
+    encode_fields(&head.headers, encoder, out)
 }
 
-/// Writes the fields of a message, but for those that only HTTP/1 has.
-pub(super) fn encode_fields(headers: &HeaderMap, encoder: &mut Encoder, out: &mut Vec<u8>) {
+/// Writes the fields of a message, but for those that only HTTP/1 has; returns the bytes of their names and values.
+pub(super) fn encode_fields(
+    headers: &HeaderMap,
+    encoder: &mut Encoder,
+    out: &mut Vec<u8>,
+) -> usize {
+    let mut bytes = 0;
     for (name, value) in headers {
         if *name != header::CONNECTION && *name != header::UPGRADE {
+            bytes += name.as_str().len() + value.len();
             encoder.header(name, value, out);
         }
     }
+    bytes
 }

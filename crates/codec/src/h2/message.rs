@@ -15,6 +15,7 @@ use crate::Target;
 use crate::UnderscoresAction;
 use crate::hpack::Name;
 use crate::hpack::Value;
+use crate::request::is_valid_authority;
 use crate::stats::Http2Stats;
 
 /// Which message a header block belongs to.
@@ -382,28 +383,12 @@ fn check(bytes: &[u8], legal: impl Fn(usize, u8) -> bool) -> Result<(), Flaw> {
     if good { Ok(()) } else { Err(Flaw::Field) }
 }
 
+/// As HTTP/1's, but without user information.
 fn check_authority(bytes: &[u8]) -> Result<(), Flaw> {
-    /// Whether each byte may be part of an authority.
-    const LEGAL: [bool; 256] = {
-        let mut legal = [false; 256];
-        let mut byte = 0;
-        while byte < 128 {
-            legal[byte] = (byte as u8).is_ascii_alphanumeric();
-            byte += 1;
-        }
-        let others = b"!$%&'()*+,-.:;=[]_~";
-        let mut at = 0;
-        while at < others.len() {
-            legal[others[at] as usize] = true;
-            at += 1;
-        }
-        legal
-    };
-    if !bytes.is_empty() && bytes.iter().all(|byte| LEGAL[usize::from(*byte)]) {
-        Ok(())
-    } else {
-        Err(Flaw::Field)
+    if bytes.is_empty() || bytes.contains(&b'@') || !is_valid_authority(bytes) {
+        return Err(Flaw::Field);
     }
+    Ok(())
 }
 
 fn parse_length(bytes: &[u8]) -> Option<u64> {

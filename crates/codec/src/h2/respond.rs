@@ -104,10 +104,9 @@ impl Respond {
     }
 
     fn send_head(&self, head: &Response<()>, ends: bool) {
-        let size = headers::size(head.headers());
-        self.stream.send_head(ends, size, |encoder, out| {
+        self.stream.send_head(ends, |encoder, out| {
             encoder.status(head.status(), out);
-            headers::encode_fields(head.headers(), encoder, out);
+            headers::encode_fields(head.headers(), encoder, out)
         });
     }
 

@@ -182,8 +182,8 @@ impl State {
     }
 
     fn queue_trailers(&mut self, key: usize, trailers: &HeaderMap) {
-        self.send_head(key, true, headers::size(trailers), |encoder, out| {
-            headers::encode_fields(trailers, encoder, out);
+        self.send_head(key, true, |encoder, out| {
+            headers::encode_fields(trailers, encoder, out)
         });
     }
 

@@ -200,22 +200,21 @@ impl State {
         &mut self,
         key: usize,
         ends: bool,
-        size: usize,
-        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
+        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>) -> usize,
     ) {
         let Some(stream) = self.streams.get(key).filter(|stream| stream.sending) else {
             return;
         };
         let (id, encoder) = (stream.id, &mut self.encoder);
-        let wire = self.output.append(false, |buffer| {
+        let (bytes, wire) = self.output.append(false, |buffer| {
             let start = buffer.len();
             buffer.extend_from_slice(&[0; HEAD]);
             encoder.begin(buffer);
-            encode(encoder, buffer);
+            let bytes = encode(encoder, buffer);
             finish_block(buffer, start, id, ends);
-            buffer.len() - start
+            (bytes, buffer.len() - start)
         });
-        stream.meter.add_headers_sent(size, wire);
+        stream.meter.add_headers_sent(bytes, wire);
         if ends {
             self.end_sending(key);
         }

@@ -64,30 +64,18 @@ impl StreamRef {
         })
     }
 
-    /// The next interim answer; none once there can be none.
-    pub(in crate::h2) fn poll_interim(
-        &self,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        let complete = self.with(|state, key| {
-            let stream = state.streams.get(key);
-            stream.is_none_or(|stream| stream.heads.complete && stream.heads.interim.is_empty())
-        });
-        if complete {
-            return Poll::Ready(None);
-        }
-        self.look(cx, |state, key| {
-            let interim = &mut state.streams.get(key)?.heads.interim;
-            (!interim.is_empty()).then(|| interim.remove(0))
-        })
-    }
-
-    /// The head of the final answer; never none.
+    /// The next head of the answer: interim ones, then the final one; never none.
     pub(in crate::h2) fn poll_head(
         &self,
         cx: &Context<'_>,
     ) -> Poll<Option<Result<Response<()>, StreamError>>> {
-        self.look(cx, |state, key| state.streams.get(key)?.heads.last.take())
+        self.look(cx, |state, key| {
+            let heads = &mut state.streams.get(key)?.heads;
+            if heads.interim.is_empty() {
+                return heads.last.take();
+            }
+            Some(heads.interim.remove(0))
+        })
     }
 
     /// Takes something that came in; if there is nothing yet, waits for it. What came before an error comes out before it.
@@ -163,14 +151,13 @@ impl StreamRef {
         self.with(|state, key| state.send_data(key, bytes, ends));
     }
 
-    /// Queues a header block that `encode` writes, of `size` bytes of names and values.
+    /// Queues a header block that `encode` writes; it returns the bytes of names and values.
     pub(in crate::h2) fn send_head(
         &self,
         ends: bool,
-        size: usize,
-        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>),
+        encode: impl FnOnce(&mut Encoder, &mut Vec<u8>) -> usize,
     ) {
-        self.with(|state, key| state.send_head(key, ends, size, encode));
+        self.with(|state, key| state.send_head(key, ends, encode));
     }
 
     /// Ends the stream in both directions, unless they had ended.
