@@ -67,13 +67,17 @@ def probe_counters():
     return bool(re.search(r"^\d+,", out, re.M))
 
 
+def filled(how, folder):
+    """How the proxy is configured, with the run's folder put in."""
+    return {k: v.format(dir=folder) if isinstance(v, str) else v for k, v in how.items()}
+
+
 def traffic_round(name, binary, job, backends, folder, scale):
     """One proxy, one job, once: starts it fresh, warms it, measures it."""
     argv, n, path, h2, how = JOBS[job]
     n = max(int(n * scale), 20)
     fill = lambda args, count: [a.format(n=count, dir=folder) for a in args]
-    how = {k: v.format(dir=folder) if isinstance(v, str) else v for k, v in how.items()}
-    proxy = Proxy(name, binary, folder, backends.h2_port if h2 else backends.h1_port, 0, h2=h2, **how)
+    proxy = Proxy(name, binary, folder, backends.h2_port if h2 else backends.h1_port, 0, h2=h2, **filled(how, folder))
     try:
         idle = proxy.process.rss_kb()
         log = f"{folder}/h2load.log"
@@ -127,12 +131,18 @@ def many_clusters(name, binary, backends, folder, count=1000):
         proxy.stop()
 
 
-def message_streams(name, binary, backends, folder, count=40000):
-    """CPU per echoed 1 KB message on bidirectional streams."""
+def echo_backend(folder, cpu):
+    """A backend that echoes messages: its port and process."""
     port = free_port()
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "messages.py")
-    backend = Process([sys.executable, script, "serve", str(port)], f"{folder}/messages.log", 1)
+    backend = Process([sys.executable, script, "serve", str(port)], f"{folder}/messages.log", cpu)
     wait_for_port(port, backend.child)
+    return port, backend
+
+
+def message_streams(name, binary, backends, folder, count=40000):
+    """CPU per echoed 1 KB message on bidirectional streams."""
+    port, backend = echo_backend(folder, 1)
     proxy = Proxy(name, binary, folder, port, 0, h2=True)
     try:
         messages.load(proxy.port, count // 10)

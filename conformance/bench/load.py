@@ -51,7 +51,8 @@ class Backends:
 
 def h2load(argv, port, path, cpu, log):
     """Runs h2load; returns requests, requests/s and latencies in µs. Any answer but success is an error."""
-    command = ["taskset", "-c", str(cpu), "h2load", f"--log-file={log}", *argv, f"http://127.0.0.1:{port}{path}"]
+    pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
+    command = [*pinned, "h2load", f"--log-file={log}", *argv, f"http://127.0.0.1:{port}{path}"]
     open(log, "w").close()
     out = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False).stdout
     numbers = re.search(r"requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", out)

@@ -12,8 +12,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use http::Response;
-use http::header;
 use outrider_codec::Body;
 use outrider_codec::Client;
 use outrider_codec::ClientOptions;
@@ -22,8 +20,10 @@ use outrider_codec::MalformedRequest;
 use outrider_codec::Refused;
 use outrider_codec::RequestHead;
 use outrider_codec::Respond;
+use outrider_codec::ResponseHead;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
+use outrider_codec::header;
 use outrider_codec::stats::ConnectionStats;
 use outrider_net::Address;
 use outrider_net::ConnectOptions;
@@ -72,37 +72,35 @@ impl Pipe {
         &self,
         mut head: RequestHead,
         body: Body,
-    ) -> Result<Response<Body>, StreamError> {
+    ) -> Result<(ResponseHead, Body), StreamError> {
         let proto = HeaderValue::from_static("http");
-        head.headers.insert("x-forwarded-proto", proto);
-        head.headers.remove(header::TRANSFER_ENCODING);
+        head.headers.insert(&header::X_FORWARDED_PROTO, proto);
+        head.headers.remove(&header::TRANSFER_ENCODING);
         let mut exchange = self.client().await?.send(&head, body)?;
         let mut response = poll_fn(|cx| exchange.poll_response(cx)).await?;
-        response.headers_mut().remove(header::TRANSFER_ENCODING);
-        response
-            .headers_mut()
-            .insert(header::SERVER, HeaderValue::from_static("pipe"));
-        Ok(response.map(|()| exchange.into_body()))
+        response.headers.remove(&header::TRANSFER_ENCODING);
+        let server = HeaderValue::from_static("pipe");
+        response.headers.insert(&header::SERVER, server);
+        Ok((response, exchange.into_body()))
     }
 }
 
 impl Handler for Pipe {
     async fn serve(self: Rc<Self>, head: RequestHead, body: Body, mut respond: Respond) {
-        let response = self.forward(head, body).await.unwrap_or_else(|error| {
-            let mut response = Response::new(Body::full(error.to_string()));
-            *response.status_mut() = http::StatusCode::BAD_GATEWAY;
-            response
+        let (head, body) = self.forward(head, body).await.unwrap_or_else(|error| {
+            let status = http::StatusCode::BAD_GATEWAY;
+            (status.into(), Body::full(error.to_string()))
         });
         // The client may have gone: nobody is left to be told.
-        respond.send(response).await.unwrap_or_default();
+        respond.send(head, body).await.unwrap_or_default();
     }
 
     fn refused(self: Rc<Self>, _refused: Refused) {}
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
-        let mut response = Response::new(Body::full(error.body.into_owned()));
-        *response.status_mut() = error.status;
-        respond.send(response).await.unwrap_or_default();
+        let body = Body::full(error.body.into_owned());
+        let sent = respond.send(error.status.into(), body);
+        sent.await.unwrap_or_default();
     }
 }
 

@@ -5,8 +5,8 @@ use std::future::poll_fn;
 use std::task::Context;
 use std::task::Poll;
 
+use crate::header::HeaderMap;
 use bytes::Bytes;
-use http::HeaderMap;
 
 use crate::Exchange;
 use crate::StreamError;

@@ -7,8 +7,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use http::Response;
-use http::StatusCode;
+use crate::ResponseHead;
 use http::Version;
 use outrider_net::Stream;
 
@@ -139,17 +138,17 @@ impl Exchange {
     pub fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<()>, StreamError>> {
+    ) -> Poll<Result<ResponseHead, StreamError>> {
         loop {
             let head = ready!(self.poll_head(cx))?;
-            if !is_interim(head.status()) {
+            if !head.is_interim() {
                 return Poll::Ready(Ok(head));
             }
         }
     }
 
     /// The next head of the answer: any interim ones (1xx), then the final one, which may be a 101.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, StreamError>> {
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, StreamError>> {
         match &mut self.kind {
             ExchangeKind::H1(exchange) => exchange.poll_head(cx),
             ExchangeKind::H2(exchange) => exchange.poll_head(cx),
@@ -204,9 +203,4 @@ impl Exchange {
             ExchangeKind::H2(exchange) => exchange.is_end_stream(),
         }
     }
-}
-
-/// An answer before the answer; 101 is a final one.
-pub(crate) fn is_interim(status: StatusCode) -> bool {
-    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }

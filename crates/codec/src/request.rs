@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::header::HeaderMap;
 use bytes::Bytes;
-use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
 use http::uri::Scheme;

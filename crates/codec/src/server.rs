@@ -8,7 +8,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::Response;
+use crate::ResponseHead;
 use http::StatusCode;
 use http::Version;
 use outrider_net::Stream;
@@ -328,7 +328,7 @@ impl Respond {
     }
 
     /// Sends an interim answer: 100, 103.
-    pub fn informational(&mut self, head: Response<()>) -> Result<(), StreamError> {
+    pub fn informational(&mut self, head: ResponseHead) -> Result<(), StreamError> {
         match &mut self.kind {
             Kind::H1(respond) => {
                 respond.informational(&head);
@@ -342,10 +342,10 @@ impl Respond {
     }
 
     /// Sends head, body and trailers; ends when the last byte was handed to the connection, or the client has reset the stream.
-    pub async fn send(&mut self, response: Response<Body>) -> Result<(), StreamError> {
+    pub async fn send(&mut self, head: ResponseHead, body: Body) -> Result<(), StreamError> {
         match &mut self.kind {
-            Kind::H1(respond) => respond.send(response).await,
-            Kind::H2(respond) => respond.send(response).await,
+            Kind::H1(respond) => respond.send(&head, body).await,
+            Kind::H2(respond) => respond.send(&head, body).await,
         }
     }
 

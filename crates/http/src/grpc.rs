@@ -1,18 +1,17 @@
 //! What a proxy must know of gRPC: which requests are, how its statuses and HTTP's map, and its timeout header.
 
+use outrider_codec::header;
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::HeaderValue;
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
-
-use crate::names;
+use outrider_codec::HeaderMap;
+use outrider_codec::header::CONTENT_TYPE;
 
 /// Whether the request with these headers is gRPC: `application/grpc`, or that with a `+` suffix. gRPC-Web is not.
 pub(crate) fn is_request(headers: &HeaderMap) -> bool {
     let Some(rest) = headers
-        .get(CONTENT_TYPE)
+        .get(&CONTENT_TYPE)
         .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
     else {
         return false;
@@ -56,7 +55,7 @@ pub(crate) fn encode_message(text: &str) -> HeaderValue {
 
 /// The `grpc-timeout` header: at most eight digits and a unit. Less than a millisecond counts as one.
 pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(&names::GRPC_TIMEOUT)?.to_str().ok()?;
+    let text = headers.get(&header::GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit())
     {
@@ -94,7 +93,7 @@ mod tests {
 
     fn headers(name: &'static str, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(
-            http::HeaderName::from_static(name),
+            outrider_codec::HeaderName::from_static(name),
             HeaderValue::from_static(value),
         )])
     }

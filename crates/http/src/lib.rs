@@ -37,7 +37,6 @@ pub use stats::RouterStats;
 pub use stats::TracingStats;
 pub use stream::Capture;
 pub use stream::Captures;
-pub use stream::ResponseHead;
 pub use stream::Stream;
 pub use stream::Traffic;
 pub use stream::Upstream;

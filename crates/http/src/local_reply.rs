@@ -5,21 +5,20 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderName;
 use http::HeaderValue;
 use http::StatusCode;
-use http::header;
 use outrider_codec::Body;
+use outrider_codec::HeaderName;
+use outrider_codec::header;
 
 use crate::ResponseFlag;
-use crate::ResponseHead;
 use crate::Stream;
 use crate::format::Context;
 use crate::format::SubstitutionFormat;
 use crate::grpc;
-use crate::names;
 use crate::route::Action;
 use crate::route::Route;
+use outrider_codec::ResponseHead;
 
 /// What to answer, and why.
 #[derive(Clone, Debug)]
@@ -75,7 +74,8 @@ impl LocalReply {
 
     /// With this header.
     #[must_use]
-    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> LocalReply {
+    pub fn header(mut self, name: impl Into<HeaderName>, value: HeaderValue) -> LocalReply {
+        let name = name.into();
         self.headers.push((name, value));
         self
     }
@@ -109,24 +109,23 @@ impl LocalReply {
                 .grpc_status
                 .unwrap_or_else(|| grpc::status_of(self.status));
             headers.insert(
-                header::CONTENT_TYPE,
+                &header::CONTENT_TYPE,
                 HeaderValue::from_static("application/grpc"),
             );
-            headers.insert(&names::GRPC_STATUS, HeaderValue::from(u16::from(status)));
+            headers.insert(&header::GRPC_STATUS, HeaderValue::from(u16::from(status)));
             if !body.is_empty() {
                 let message = grpc::encode_message(&String::from_utf8_lossy(&body));
-                headers.insert(&names::GRPC_MESSAGE, message);
+                headers.insert(&header::GRPC_MESSAGE, message);
             }
             return Body::Empty;
         }
         if body.is_empty() {
-            headers.remove(header::CONTENT_LENGTH);
-            headers.remove(header::CONTENT_TYPE);
+            headers.remove(&header::CONTENT_LENGTH);
+            headers.remove(&header::CONTENT_TYPE);
         } else {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-            headers
-                .entry(header::CONTENT_TYPE)
-                .or_insert(HeaderValue::from_static("text/plain"));
+            headers.insert(&header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            let plain = HeaderValue::from_static("text/plain");
+            headers.insert_if_absent(&header::CONTENT_TYPE, plain);
         }
         Body::full(body)
     }
@@ -140,7 +139,7 @@ fn formatted(format: &SubstitutionFormat, stream: &mut Stream, body: &[u8]) -> B
         &mut stream.response,
         HeaderValue::from_str(format.content_type()),
     ) {
-        response.headers.insert(header::CONTENT_TYPE, kind);
+        response.headers.insert(&header::CONTENT_TYPE, kind);
     }
     Bytes::from(text)
 }
@@ -165,7 +164,10 @@ mod tests {
     #[test]
     fn answers_http_with_text_and_grpc_with_trailers_only() {
         let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "x")
-            .header(names::OVERLOADED.clone(), HeaderValue::from_static("true"))
+            .header(
+                header::X_ENVOY_OVERLOADED.clone(),
+                HeaderValue::from_static("true"),
+            )
             .body("overflow 100%");
         assert_eq!(
             shown(reply.clone(), false),
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn keeps_a_content_type_but_none_without_a_body() {
         let json = HeaderValue::from_static("application/json");
-        let reply = LocalReply::new(StatusCode::OK, "x").header(header::CONTENT_TYPE, json);
+        let reply = LocalReply::new(StatusCode::OK, "x").header(&header::CONTENT_TYPE, json);
         assert_eq!(shown(reply.clone(), false), ["200"]);
         assert!(
             shown(reply.body("{}"), false).contains(&"content-type: application/json".to_owned())

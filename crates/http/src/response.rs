@@ -1,8 +1,8 @@
 //! What the connection manager makes of a response's head, whoever gave it: `server`, `date`, `via`, `x-request-id`.
 
-use http::HeaderMap;
+use outrider_codec::HeaderMap;
 use http::HeaderValue;
-use http::header;
+use outrider_codec::header;
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
@@ -52,13 +52,13 @@ impl ResponseOptions {
         is_upgraded: bool,
         date: HeaderValue,
     ) {
-        headers.entry(header::DATE).or_insert(date);
+        headers.insert_if_absent(&header::DATE, date);
         match self.transformation {
             ServerHeaderTransformation::Overwrite => {
-                headers.insert(header::SERVER, self.server.clone());
+                headers.insert(&header::SERVER, self.server.clone());
             }
             ServerHeaderTransformation::AppendIfAbsent => {
-                headers.entry(header::SERVER).or_insert(self.server.clone());
+                headers.insert_if_absent(&header::SERVER, self.server.clone());
             }
             ServerHeaderTransformation::PassThrough => {}
         }
@@ -75,41 +75,34 @@ impl ResponseOptions {
         request: &HeaderMap,
         is_upgraded: bool,
     ) {
-        if names::any_hop_by_hop(headers) {
-            remove_hop_by_hop(headers, is_upgraded);
-        }
-        if (self.always_set_request_id || request.contains_key(&names::FORCE_TRACE))
-            && let Some(id) = request.get(&names::REQUEST_ID)
+        headers.remove_any(if is_upgraded {
+            names::HOP_BY_HOP_OF_UPGRADES
+        } else {
+            names::HOP_BY_HOP
+        });
+        if (self.always_set_request_id || request.contains_key(&header::X_ENVOY_FORCE_TRACE))
+            && let Some(id) = request.get(&header::X_REQUEST_ID)
         {
-            headers.insert(&names::REQUEST_ID, id.clone());
+            headers.insert(&header::X_REQUEST_ID, id.clone());
         }
     }
-}
-
-/// Removes what belongs to one hop only. An upgrade keeps what it consists of.
-fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgraded: bool) {
-    if !is_upgraded {
-        headers.remove(header::CONNECTION);
-        headers.remove(header::UPGRADE);
-    }
-    headers.remove(header::TRANSFER_ENCODING);
-    headers.remove(&names::KEEP_ALIVE);
-    headers.remove(&names::PROXY_CONNECTION);
 }
 
 #[cfg(test)]
 mod tests {
+    use outrider_codec::HeaderName;
+
     use super::*;
 
-    fn apply(options: &Message, sent: &[(http::HeaderName, &'static str)]) -> HeaderMap {
+    fn apply(options: &Message, sent: &[(&HeaderName, &'static str)]) -> HeaderMap {
         let via = (!options.via.is_empty()).then(|| HeaderValue::from_str(&options.via).unwrap());
         let options = ResponseOptions::build(options, &FieldPath::root(), via).unwrap();
         let sent = sent
             .iter()
-            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+            .map(|&(name, value)| (name, HeaderValue::from_static(value)));
         let mut headers: HeaderMap = sent.collect();
         let request =
-            HeaderMap::from_iter([(names::REQUEST_ID.clone(), HeaderValue::from_static("id"))]);
+            HeaderMap::from_iter([(&header::X_REQUEST_ID, HeaderValue::from_static("id"))]);
         options.apply(
             &mut headers,
             &request,
@@ -124,9 +117,9 @@ mod tests {
         let headers = apply(
             &Message::default(),
             &[
-                (header::DATE, "then"),
-                (header::SERVER, "back"),
-                (header::CONNECTION, "close"),
+                (&header::DATE, "then"),
+                (&header::SERVER, "back"),
+                (&header::CONNECTION, "close"),
             ],
         );
         assert_eq!(
@@ -151,7 +144,7 @@ mod tests {
         message.set_server_header_transformation(ServerHeaderTransformation::AppendIfAbsent);
         let headers = apply(
             &message,
-            &[(header::SERVER, "back"), (header::VIA, "before")],
+            &[(&header::SERVER, "back"), (&header::VIA, "before")],
         );
         assert_eq!(headers["server"], "back");
         assert_eq!(headers["via"], "before, proxy");

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use http::HeaderMap;
-use http::HeaderName;
-use http::StatusCode;
 use http::Version;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
 use outrider_codec::Meter;
 use outrider_codec::RequestHead;
+use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
@@ -78,15 +78,6 @@ pub struct Stream {
     pub ended: Option<Instant>,
     /// What filters remember of this stream.
     pub memory: Memory,
-}
-
-/// A response head.
-#[derive(Clone, Debug)]
-pub struct ResponseHead {
-    /// `:status`.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
 }
 
 /// The upstream side of a stream: the last attempt.

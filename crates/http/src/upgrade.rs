@@ -1,8 +1,8 @@
 //! Which upgrades pass: `upgrade_configs` of the connection manager and of routes.
 
-use http::HeaderMap;
+use outrider_codec::HeaderMap;
 use http::HeaderValue;
-use http::header;
+use outrider_codec::header;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::UpgradeConfig;
@@ -61,8 +61,8 @@ impl UpgradeTypes {
 
 /// What an HTTP/1 request asks to be upgraded to. A switch to HTTP/2 (`h2c`) is not taken up, as HTTP allows.
 pub(crate) fn requested(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let protocol = headers.get(header::UPGRADE)?;
-    let asked = headers.get_all(header::CONNECTION).iter().any(|value| {
+    let protocol = headers.get(&header::UPGRADE)?;
+    let asked = headers.get_all(&header::CONNECTION).any(|value| {
         let mut tokens = value.as_bytes().split(|byte| *byte == b',');
         tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     });
@@ -81,8 +81,8 @@ mod tests {
             ("Upgrade, HTTP2-Settings", "h2c", false),
         ] {
             let headers = HeaderMap::from_iter([
-                (header::CONNECTION, HeaderValue::from_static(connection)),
-                (header::UPGRADE, HeaderValue::from_static(upgrade)),
+                (&header::CONNECTION, HeaderValue::from_static(connection)),
+                (&header::UPGRADE, HeaderValue::from_static(upgrade)),
             ]);
             assert_eq!(requested(&headers).is_some(), want, "{connection}");
         }

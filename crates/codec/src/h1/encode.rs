@@ -2,14 +2,14 @@
 
 use std::io::Write;
 
-use http::HeaderMap;
-use http::HeaderName;
+use crate::ResponseHead;
+use crate::header;
+use crate::header::HeaderMap;
+use crate::header::HeaderName;
 use http::HeaderValue;
 use http::Method;
-use http::Response;
 use http::StatusCode;
 use http::Version;
-use http::header;
 
 use crate::Http1Options;
 use crate::RequestHead;
@@ -70,15 +70,15 @@ impl Noted {
 }
 
 /// Writes a response's head to `out`, and says how its body goes.
-pub(crate) fn response(head: &Response<()>, cx: ResponseContext<'_>, out: &mut Vec<u8>) -> Encoded {
-    let status = head.status();
+pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut Vec<u8>) -> Encoded {
+    let status = head.status;
     status_line(status, out);
     let case = cx.options.header_case;
     let switches = status == StatusCode::SWITCHING_PROTOCOLS
         || (*cx.method == Method::CONNECT && status.is_success());
     let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
     // RFC 9110 section 8.6: neither 1xx nor 204 nor a tunnel has a length.
-    let noted = fields(head.headers(), case, !switches && !bodiless, out);
+    let noted = fields(&head.headers, case, !switches && !bodiless, out);
     if let Some(connection) = connection_field(cx).filter(|_| !switches) {
         field(&header::CONNECTION, connection, case, out);
     }
@@ -132,9 +132,9 @@ fn connection_field(cx: ResponseContext<'_>) -> Option<&'static [u8]> {
 }
 
 /// Writes an interim response's head.
-pub(crate) fn informational(head: &Response<()>, options: &Http1Options, out: &mut Vec<u8>) {
-    status_line(head.status(), out);
-    fields(head.headers(), options.header_case, true, out);
+pub(crate) fn informational(head: &ResponseHead, options: &Http1Options, out: &mut Vec<u8>) {
+    status_line(head.status, out);
+    fields(&head.headers, options.header_case, true, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     fn encoded(
-        head: &Response<()>,
+        head: &ResponseHead,
         method: &Method,
         version: Version,
         ends: bool,
@@ -297,12 +297,11 @@ mod tests {
 
     #[test]
     fn a_response_says_how_its_body_ends() {
-        let plain = Response::new(());
-        let length = Response::builder()
-            .header("content-length", "5")
-            .body(())
-            .unwrap();
-        let no_content = Response::builder().status(204).body(()).unwrap();
+        let plain = ResponseHead::default();
+        let mut length = ResponseHead::default();
+        let five = HeaderValue::from_static("5");
+        length.headers.insert(&header::CONTENT_LENGTH, five);
+        let no_content = ResponseHead::from(StatusCode::NO_CONTENT);
         let (get, head) = (Method::GET, Method::HEAD);
         let ok = "HTTP/1.1 200 OK\r\n";
         for (message, method, version, ends, text, coding) in [
@@ -386,9 +385,9 @@ mod tests {
             path: Target::try_from("/p").ok(),
             ..RequestHead::default()
         };
-        message
-            .headers
-            .insert("x-a-bc", HeaderValue::from_static("v"));
+        let name = HeaderName::from_static("x-a-bc");
+        let value = HeaderValue::from_static("v");
+        message.headers.insert(name, value);
         let mut out = Vec::new();
         request(&message, &options, true, &mut out);
         assert_eq!(out, b"GET /p HTTP/1.1\r\nHost: h\r\nX-A-Bc: v\r\n\r\n");

@@ -6,21 +6,20 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
+use crate::ResponseHead;
 use http::Method;
-use http::Response;
 
 use crate::Body;
 use crate::EndCause;
 use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
-use crate::client::is_interim;
 
 use super::client::Connection;
 use super::framing::Framing;
 use super::framing::Piece;
 use super::head;
-use super::head::ResponseHead;
+use super::head::ReceivedResponse;
 use super::sink::BodySink;
 use super::transport::Filled;
 
@@ -74,15 +73,15 @@ impl Exchange {
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<()>, StreamError>> {
+    ) -> Poll<Result<ResponseHead, StreamError>> {
         if self.answer.is_some() {
             return Poll::Ready(Err(StreamError::LocalReset));
         }
-        let head = ready!(self.poll_read_head(cx))?;
-        Poll::Ready(Ok(if is_interim(head.response.status()) {
-            head.response
+        let response = ready!(self.poll_read_head(cx))?;
+        Poll::Ready(Ok(if response.head.is_interim() {
+            response.head
         } else {
-            self.begin_body(head)
+            self.begin_body(response)
         }))
     }
 
@@ -171,7 +170,10 @@ impl Exchange {
         self.released
     }
 
-    fn poll_read_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, StreamError>> {
+    fn poll_read_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ReceivedResponse, StreamError>> {
         if let Err(error) = self.poll_upload(cx) {
             return Poll::Ready(Err(self.fail(error, EndCause::Local)));
         }
@@ -206,15 +208,16 @@ impl Exchange {
         }
     }
 
-    fn begin_body(&mut self, head: ResponseHead) -> Response<()> {
-        self.meter.add_headers_received(head.bytes, head.bytes);
-        self.keep_alive &= head.keep_alive;
-        let ends = head.framing.is_done();
-        self.answer = Some(head.framing);
+    fn begin_body(&mut self, response: ReceivedResponse) -> ResponseHead {
+        self.meter
+            .add_headers_received(response.bytes, response.bytes);
+        self.keep_alive &= response.keep_alive;
+        let ends = response.framing.is_done();
+        self.answer = Some(response.framing);
         if ends {
             self.end_answer();
         }
-        head.response
+        response.head
     }
 
     /// The whole answer was read.

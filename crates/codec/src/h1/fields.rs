@@ -1,21 +1,20 @@
 //! The lines of a head, and the header fields in them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
+use crate::header;
+use crate::header::HeaderMap;
+use crate::header::HeaderName;
 use bytes::Bytes;
-use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
 use http::Version;
-use http::header;
-use http::header::AsHeaderName;
 use memchr::memchr;
 
 use super::framing::Framing;
 use super::head::HeadError;
 use super::head::Limits;
 use crate::UnderscoresAction;
-use crate::hpack;
 use crate::stats::Http1Stats;
 
 /// Where the block of lines that an empty line closes ends; `from` was reached by an earlier search.
@@ -81,9 +80,6 @@ const MAX_CAPACITY: usize = 24;
 /// How long fields are, in bytes: by this their number is guessed.
 const USUAL_LENGTH: usize = 24;
 
-/// As long as the longest name known beforehand.
-const KNOWN_NAME: usize = 40;
-
 /// The header fields of a head, and what was seen among them.
 pub(super) struct Fields {
     pub(super) map: HeaderMap,
@@ -95,8 +91,6 @@ pub(super) struct Fields {
     closes: bool,
     keeps_alive: bool,
     encoding: Option<Encoding>,
-    /// Whether any other field of this connection only is in the map.
-    hop_by_hop: bool,
 }
 
 /// What `transfer-encoding` says.
@@ -124,7 +118,6 @@ impl Fields {
             closes: false,
             keeps_alive: false,
             encoding: None,
-            hop_by_hop: false,
         };
         let mut next = from;
         let mut count = 0;
@@ -168,7 +161,7 @@ impl Fields {
     ) -> Result<(), HeadError> {
         let line = &bytes[line];
         let colon = find(b':', line).ok_or(HeadError::CODEC)?;
-        let name = field_name(&line[..colon])?;
+        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| HeadError::CODEC)?;
         if let Some(stats) = requests
             && underscores != UnderscoresAction::Allow
             && memchr(b'_', name.as_str().as_bytes()).is_some()
@@ -183,44 +176,47 @@ impl Fields {
         let value = bytes.slice_ref(trim(&line[colon + 1..]));
         let value = HeaderValue::from_maybe_shared(value)
             .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;
-        match name {
-            header::HOST => {
-                self.host = Some(match self.host.take() {
-                    None => value,
-                    Some(first) => HeaderValue::from_bytes(
-                        &[first.as_bytes(), b",", value.as_bytes()].concat(),
-                    )
-                    .map_err(|_| HeadError::CODEC)?,
-                });
-                return Ok(());
-            }
-            header::CONTENT_LENGTH => {
-                if self.content_length.is_some() {
-                    return Err(HeadError::CODEC);
-                }
-                self.content_length = Some(parse_length(value.as_bytes()).ok_or(HeadError::CODEC)?);
-            }
-            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => {
-                self.keeps_alive = true;
-                return Ok(());
-            }
-            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"close") => {
-                self.closes = true;
-                return Ok(());
-            }
-            header::TRANSFER_ENCODING => {
-                let is_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
-                self.encoding = Some(match self.encoding {
-                    None if is_chunked => Encoding::Chunked,
-                    _ => Encoding::Unsupported,
-                });
-                return Ok(());
-            }
-            header::CONNECTION | header::UPGRADE => self.hop_by_hop = true,
-            _ => self.hop_by_hop |= matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+        if self.keeps(&name, &value)? {
+            self.map.append(name, value);
         }
-        self.map.append(name, value);
         Ok(())
+    }
+
+    /// Notes what a field says of the message and of its connection; false if it does not enter the map.
+    fn keeps(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, HeadError> {
+        if *name == header::HOST {
+            self.host = Some(match self.host.take() {
+                None => value.clone(),
+                Some(first) => {
+                    let joined = [first.as_bytes(), b",", value.as_bytes()].concat();
+                    HeaderValue::from_bytes(&joined).map_err(|_| HeadError::CODEC)?
+                }
+            });
+            return Ok(false);
+        }
+        if *name == header::CONTENT_LENGTH {
+            let length = parse_length(value.as_bytes()).ok_or(HeadError::CODEC)?;
+            if self.content_length.replace(length).is_some() {
+                return Err(HeadError::CODEC);
+            }
+        } else if *name == header::CONNECTION {
+            if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") {
+                self.keeps_alive = true;
+                return Ok(false);
+            }
+            if value.as_bytes().eq_ignore_ascii_case(b"close") {
+                self.closes = true;
+                return Ok(false);
+            }
+        } else if *name == header::TRANSFER_ENCODING {
+            let is_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+            self.encoding = Some(match self.encoding {
+                None if is_chunked => Encoding::Chunked,
+                _ => Encoding::Unsupported,
+            });
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// How the body is framed; none when no field says so. RFC 9112 section 6.3.
@@ -238,7 +234,7 @@ impl Fields {
                     "http1.content_length_and_chunked_not_allowed",
                 ));
             }
-            self.map.remove(header::CONTENT_LENGTH);
+            self.map.remove(&header::CONTENT_LENGTH);
         }
         if is_chunked {
             Ok(Some(Framing::chunked()))
@@ -254,19 +250,16 @@ impl Fields {
         })
     }
 
-    fn tokens(&self, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
+    fn tokens(&self, name: &'static HeaderName) -> impl Iterator<Item = &[u8]> {
         self.map
             .get_all(name)
-            .iter()
             .flat_map(|value| value.as_bytes().split(|&byte| byte == b',').map(trim))
     }
 
     /// Whether `connection` holds `token`.
     fn has_token(&self, token: &[u8]) -> bool {
-        self.hop_by_hop
-            && self
-                .tokens(header::CONNECTION)
-                .any(|found| found.eq_ignore_ascii_case(token))
+        self.tokens(&header::CONNECTION)
+            .any(|found| found.eq_ignore_ascii_case(token))
     }
 
     pub(super) fn keep_alive(&self, version: Version) -> bool {
@@ -277,70 +270,50 @@ impl Fields {
         };
         // No standard's field, but old clients use it, and Envoy obeys it.
         let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
-        by_version && !(self.hop_by_hop && self.tokens("proxy-connection").any(closes))
+        by_version && !self.tokens(&header::PROXY_CONNECTION).any(closes)
     }
 
     /// An upgrade to anything but `h2c`, which Envoy ignores.
     pub(super) fn is_upgrade(&self) -> bool {
-        self.hop_by_hop
-            && self
-                .map
-                .get(header::UPGRADE)
-                .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
+        self.map
+            .get(&header::UPGRADE)
+            .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
             && self.has_token(b"upgrade")
     }
 
     /// Removes the fields that a client's `connection` names (RFC 9110 section 7.6.1), but for `te`, which is looked at
     /// later. Envoy lets those that an upstream names pass.
     pub(super) fn remove_named_by_connection(&mut self) {
-        if !self.hop_by_hop || !self.map.contains_key(header::CONNECTION) {
+        if !self.map.contains_key(&header::CONNECTION) {
             return;
         }
-        let named: Vec<HeaderName> = self
-            .tokens(header::CONNECTION)
-            .filter(|token| {
-                !token.eq_ignore_ascii_case(b"te") && !token.eq_ignore_ascii_case(b"upgrade")
-            })
-            .filter_map(|token| HeaderName::from_bytes(token).ok())
-            .filter(|name| !is_routing_header(name))
+        // A set, and one pass: there may be thousands of either.
+        let named: HashSet<Vec<u8>> = self
+            .tokens(&header::CONNECTION)
+            .map(<[u8]>::to_ascii_lowercase)
             .collect();
-        for name in named {
-            self.map.remove(name);
-        }
+        self.map.retain(|name| {
+            let kept = *name == header::TE || *name == header::UPGRADE || is_routing_header(name);
+            kept || !named.contains(name.as_str().as_bytes())
+        });
     }
 
     /// Removes what belongs to this connection only, but for an upgrade's `connection: upgrade`, in the peer's spelling.
     pub(super) fn remove_hop_by_hop(&mut self, upgrade: bool) {
-        if !self.hop_by_hop {
-            return;
-        }
         let spelling = self
-            .tokens(header::CONNECTION)
+            .tokens(&header::CONNECTION)
             .find(|token| upgrade && token.eq_ignore_ascii_case(b"upgrade"))
             .and_then(|token| HeaderValue::from_bytes(token).ok());
-        self.map.remove(header::CONNECTION);
-        if let Some(spelling) = spelling {
-            self.map.insert(header::CONNECTION, spelling);
+        match spelling {
+            Some(spelling) => self.map.insert(&header::CONNECTION, spelling),
+            None => drop(self.map.remove(&header::CONNECTION)),
         }
-        if !upgrade && self.map.remove(header::UPGRADE).is_some() {
+        if !upgrade && self.map.remove(&header::UPGRADE).is_some() {
             self.map.remove("http2-settings");
         }
-        self.map.remove("keep-alive");
-        self.map.remove("proxy-connection");
+        self.map.remove(&header::KEEP_ALIVE);
+        self.map.remove(&header::PROXY_CONNECTION);
     }
-}
-
-/// A field's name in lower case. Most are found, where HPACK has them, and not made.
-fn field_name(text: &[u8]) -> Result<HeaderName, HeadError> {
-    let mut lower = [0; KNOWN_NAME];
-    if let Some(copy) = lower.get_mut(..text.len()) {
-        copy.copy_from_slice(text);
-        lower.make_ascii_lowercase();
-        if let Some(name) = hpack::known_name(&lower[..text.len()]) {
-            return Ok(name.clone());
-        }
-    }
-    HeaderName::from_bytes(text).map_err(|_| HeadError::CODEC)
 }
 
 /// Fields that say where a message goes or how long it is; a client may not have them removed by naming them.
@@ -405,15 +378,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn names_are_in_lower_case_whether_known_or_not() {
-        let long = "X-Long".repeat(9);
-        for name in ["Content-Type", "x-REQUEST-id", "X-Own", &long] {
-            let found = field_name(name.as_bytes()).unwrap();
-            assert_eq!(found.as_str(), name.to_ascii_lowercase());
-        }
-        assert!(field_name(b"").is_err() && field_name(b"a b").is_err());
     }
 }

@@ -1,12 +1,12 @@
-//! Message heads: from bytes to [`crate::RequestHead`] and [`http::Response`] (RFC 9112 sections 2 to 6), as lenient and as
+//! Message heads: from bytes to [`crate::RequestHead`] and [`crate::ResponseHead`] (RFC 9112 sections 2 to 6), as lenient and as
 //! strict as Envoy's parser: bare LF ends a line, a folded line is joined, and whatever makes framing ambiguous is refused.
 
+use crate::ResponseHead;
+use crate::header::HeaderMap;
 use bytes::Bytes;
 use bytes::BytesMut;
-use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
-use http::Response;
 use http::StatusCode;
 use http::Version;
 use memchr::memchr;
@@ -41,8 +41,8 @@ pub(crate) struct Received {
 
 /// A response's head, and what it says of the connection.
 #[derive(Debug)]
-pub(crate) struct ResponseHead {
-    pub(crate) response: Response<()>,
+pub(crate) struct ReceivedResponse {
+    pub(crate) head: ResponseHead,
     pub(crate) framing: Framing,
     /// Whether the server wants to go on using the connection.
     pub(crate) keep_alive: bool,
@@ -186,7 +186,7 @@ pub(crate) fn take_response(
     limits: Limits,
     options: &Http1Options,
     method: &Method,
-) -> Result<Option<ResponseHead>, HeadError> {
+) -> Result<Option<ReceivedResponse>, HeadError> {
     // A server of another protocol may never send the end of a head.
     let known = buffer.len().min(b"HTTP/1.".len());
     if buffer[..known] != b"HTTP/1."[..known] {
@@ -217,12 +217,11 @@ pub(crate) fn take_response(
     let keep_alive = fields.keep_alive(version) && !matches!(framing, Framing::UntilClose);
     fields.remove_hop_by_hop(switches);
 
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.version_mut() = version;
-    *response.headers_mut() = fields.map;
-    Ok(Some(ResponseHead {
-        response,
+    Ok(Some(ReceivedResponse {
+        head: ResponseHead {
+            status,
+            headers: fields.map,
+        },
         framing,
         keep_alive,
         bytes: size,

@@ -8,11 +8,11 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
+use crate::ResponseHead;
+use crate::header;
 use http::Method;
-use http::Response;
 use http::StatusCode;
 use http::Version;
-use http::header;
 
 use crate::Body;
 use crate::Frame;
@@ -90,9 +90,9 @@ impl Respond {
         (self.shared.malformed.get() && !self.begun).then(|| HeadError::CODEC.into_malformed())
     }
 
-    pub(crate) fn informational(&mut self, head: &Response<()>) {
+    pub(crate) fn informational(&mut self, head: &ResponseHead) {
         let repeated =
-            head.status() == StatusCode::CONTINUE && std::mem::replace(&mut self.continued, true);
+            head.status == StatusCode::CONTINUE && std::mem::replace(&mut self.continued, true);
         if !repeated && !self.begun && self.of.version == Version::HTTP_11 {
             let options = &self.options.http1;
             self.shared
@@ -102,14 +102,16 @@ impl Respond {
         }
     }
 
-    pub(crate) async fn send(&mut self, response: Response<Body>) -> Result<(), StreamError> {
+    pub(crate) async fn send(
+        &mut self,
+        head: &ResponseHead,
+        body: Body,
+    ) -> Result<(), StreamError> {
         if self.begun {
             return Err(StreamError::LocalReset);
         }
         self.begun = true;
-        let (head, body) = response.into_parts();
-        let head = Response::from_parts(head, ());
-        let encoded = self.send_head(&head, body.is_end_stream());
+        let encoded = self.send_head(head, body.is_end_stream());
         if encoded.coding == BodyCoding::None {
             self.end();
             return Ok(());
@@ -118,7 +120,7 @@ impl Respond {
         poll_fn(|cx| self.poll_body(cx)).await
     }
 
-    fn send_head(&mut self, head: &Response<()>, ends: bool) -> Encoded {
+    fn send_head(&mut self, head: &ResponseHead, ends: bool) -> Encoded {
         let shared = &self.shared;
         // A client that may still be sending cannot be told where the next request begins.
         if !shared.is_request_read() {
@@ -130,7 +132,7 @@ impl Respond {
         }
         if self.of.version == Version::HTTP_10
             && !ends
-            && !head.headers().contains_key(header::CONTENT_LENGTH)
+            && !head.headers.contains_key(&header::CONTENT_LENGTH)
         {
             shared.closing.set(true);
         }

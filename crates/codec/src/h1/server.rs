@@ -103,10 +103,6 @@ pub(crate) async fn serve<H: Handler>(
 }
 
 /// What came after the last response.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives for one move; a box would cost every request an allocation"
-)]
 enum Next {
     Request(Received),
     Malformed(MalformedRequest),

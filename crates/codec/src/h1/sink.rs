@@ -5,8 +5,8 @@ use std::io;
 use std::task::Context;
 use std::task::Poll;
 
+use crate::header::HeaderMap;
 use bytes::Bytes;
-use http::HeaderMap;
 
 use crate::Body;
 use crate::Http1Options;

@@ -5,7 +5,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::Response;
+use crate::ResponseHead;
+use crate::header;
+use http::HeaderValue;
 use outrider_net::Drain;
 use outrider_net::Stream;
 use outrider_net::Timers;
@@ -38,43 +40,39 @@ struct Echo;
 
 impl Handler for Echo {
     async fn serve(self: Rc<Self>, head: RequestHead, mut body: Body, mut respond: Respond) {
-        let response = match head.path() {
+        let mut answer = ResponseHead::default();
+        let body = match head.path() {
             "/echo" => match read_all(&mut body).await {
-                Ok(bytes) => Response::new(Body::full(bytes)),
+                Ok(bytes) => Body::full(bytes),
                 Err(error) => match respond.malformed_body() {
                     Some(malformed) => return self.malformed(malformed, respond).await,
-                    None => Response::new(Body::full(error.to_string())),
+                    None => Body::full(error.to_string()),
                 },
             },
-            "/stream" => Response::new(body),
-            "/early" => Response::builder()
-                .header("content-length", "2")
-                .body(Body::full("ok"))
-                .unwrap(),
-            "/cut" => Response::builder()
-                .header("content-length", "9")
-                .body(Body::full("ok"))
-                .unwrap(),
+            "/stream" => body,
+            path @ ("/early" | "/cut") => {
+                let length = if path == "/cut" { 9 } else { 2 };
+                let headers = &mut answer.headers;
+                headers.insert(&header::CONTENT_LENGTH, HeaderValue::from(length));
+                Body::full("ok")
+            }
             "/never" => {
                 poll_fn(|cx| respond.poll_reset(cx)).await;
                 return;
             }
-            other => Response::new(Body::full(format!("{other} for {:?}", head.authority))),
+            other => Body::full(format!("{other} for {:?}", head.authority)),
         };
-        drop(respond.send(response).await);
+        drop(respond.send(answer, body).await);
     }
 
     fn refused(self: Rc<Self>, _refused: Refused) {}
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
-        let response = Response::builder()
-            .status(error.status)
-            .header("content-length", error.body.len());
-        drop(
-            respond
-                .send(response.body(Body::full(error.body.into_owned())).unwrap())
-                .await,
-        );
+        let mut head = ResponseHead::from(error.status);
+        let length = HeaderValue::from(error.body.len());
+        head.headers.insert(&header::CONTENT_LENGTH, length);
+        let body = Body::full(error.body.into_owned());
+        drop(respond.send(head, body).await);
     }
 }
 
@@ -312,7 +310,7 @@ async fn call(
     let mut exchange = client.send(&head, body)?;
     let head = poll_fn(|cx| exchange.poll_response(cx)).await?;
     let text = read_all(&mut exchange.into_body()).await?;
-    Ok((head.status().as_u16(), String::from_utf8(text).unwrap()))
+    Ok((head.status.as_u16(), String::from_utf8(text).unwrap()))
 }
 
 #[tokio::test]

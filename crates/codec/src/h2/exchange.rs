@@ -5,7 +5,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use http::Response;
+use crate::ResponseHead;
 
 use crate::Frame;
 use crate::Meter;
@@ -64,14 +64,14 @@ impl Exchange {
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<()>, StreamError>> {
+    ) -> Poll<Result<ResponseHead, StreamError>> {
         let pumped = self.poll_pump(cx);
         if self.answer != Answer::Head {
             return Poll::Ready(Err(StreamError::LocalReset));
         }
         match self.stream.poll_head(cx) {
             Poll::Ready(Some(Ok(response))) => {
-                if !response.status().is_informational() {
+                if !response.status.is_informational() {
                     self.answer = Answer::Body;
                 }
                 Poll::Ready(Ok(response))

@@ -1,8 +1,8 @@
 //! Heads in the one shape that both codecs share, written as HTTP/2's header blocks.
 
-use http::HeaderMap;
+use crate::header;
+use crate::header::HeaderMap;
 use http::Method;
-use http::header;
 
 use crate::RequestHead;
 use crate::hpack::Encoder;
@@ -14,7 +14,7 @@ pub(super) fn encode_request(
     encoder: &mut Encoder,
     out: &mut Vec<u8>,
 ) -> usize {
-    let upgrade = head.headers.get(header::UPGRADE);
+    let upgrade = head.headers.get(&header::UPGRADE);
     match upgrade {
         Some(_) => encoder.method(&Method::CONNECT, out),
         None => encoder.method(&head.method, out),

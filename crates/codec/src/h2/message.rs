@@ -1,13 +1,13 @@
 //! From the fields of a header block to a message's head, and what HTTP/2 forbids in between (RFC 9113, section 8), as
 //! strictly as Envoy's codec.
 
+use crate::header;
+use crate::header::HeaderMap;
+use crate::header::HeaderName;
 use bytes::Bytes;
-use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
-use http::header;
 use http::uri::Scheme;
 
 use crate::RequestHead;
@@ -38,7 +38,7 @@ pub(super) struct Rules {
     pub(super) extended_connect: bool,
 }
 
-/// The most fields of a block, whatever the config allows: a `HeaderMap` panics at 24,577 names, and a proxy adds some.
+/// The most fields of a block, whatever the config allows: what looks through them takes its time by their number.
 const MOST_FIELDS: usize = 16 * 1024;
 
 /// What decides on each field.
@@ -306,9 +306,9 @@ impl Fields {
         join_cookies(&mut self.headers, &self.cookies);
         if let Some(protocol) = self.protocol {
             method = Method::GET;
-            self.headers.insert(header::UPGRADE, protocol);
+            self.headers.insert(&header::UPGRADE, protocol);
             let upgrade = HeaderValue::from_static("upgrade");
-            self.headers.insert(header::CONNECTION, upgrade);
+            self.headers.insert(&header::CONNECTION, upgrade);
         }
         Ok(RequestHead {
             method,
@@ -346,14 +346,14 @@ fn join_cookies(headers: &mut HeaderMap, cookies: &[HeaderValue]) {
     match cookies {
         [] => {}
         [cookie] => {
-            headers.insert(header::COOKIE, cookie.clone());
+            headers.insert(&header::COOKIE, cookie.clone());
         }
         cookies => {
             let parts: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
             // Made of legal values, so it is one.
             if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(parts.join(&b"; "[..])))
             {
-                headers.insert(header::COOKIE, joined);
+                headers.insert(&header::COOKIE, joined);
             }
         }
     }
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn no_config_allows_more_fields_than_a_map_takes() {
+    fn no_config_allows_more_fields_than_can_be_looked_through() {
         let rules = Rules {
             max_bytes: usize::MAX,
             max_count: usize::MAX,

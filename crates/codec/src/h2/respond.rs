@@ -7,7 +7,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::Response;
+use crate::ResponseHead;
 
 use crate::Body;
 use crate::Meter;
@@ -81,20 +81,23 @@ impl Respond {
         self.stream.set_flush_timeout(timeout);
     }
 
-    pub(crate) fn informational(&mut self, head: &Response<()>) {
+    pub(crate) fn informational(&mut self, head: &ResponseHead) {
         if matches!(self.phase, Phase::Head) {
             self.send_head(head, false);
         }
     }
 
-    pub(crate) async fn send(&mut self, response: Response<Body>) -> Result<(), StreamError> {
+    pub(crate) async fn send(
+        &mut self,
+        head: &ResponseHead,
+        body: Body,
+    ) -> Result<(), StreamError> {
         if !matches!(self.phase, Phase::Head) {
             return Err(StreamError::LocalReset);
         }
         self.connection.close_if_draining();
-        let (head, body) = response.into_parts();
         let ends = self.head_request || body.is_end_stream();
-        self.send_head(&Response::from_parts(head, ()), ends);
+        self.send_head(head, ends);
         if ends {
             self.phase = Phase::Ended;
             return Ok(());
@@ -103,10 +106,10 @@ impl Respond {
         poll_fn(|cx| self.poll_body(cx)).await
     }
 
-    fn send_head(&self, head: &Response<()>, ends: bool) {
+    fn send_head(&self, head: &ResponseHead, ends: bool) {
         self.stream.send_head(ends, |encoder, out| {
-            encoder.status(head.status(), out);
-            headers::encode_fields(head.headers(), encoder, out)
+            encoder.status(head.status, out);
+            headers::encode_fields(&head.headers, encoder, out)
         });
     }
 

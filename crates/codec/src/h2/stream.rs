@@ -9,10 +9,10 @@ use std::task::Context;
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::ResponseHead;
+use crate::header::HeaderMap;
 use bytes::Bytes;
 use bytes::BytesMut;
-use http::HeaderMap;
-use http::Response;
 use slab::Slab;
 
 use crate::Meter;
@@ -65,8 +65,8 @@ pub(super) struct StreamState {
 /// Heads of answers that were not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
-    pub(super) interim: Vec<Response<()>>,
-    pub(super) last: Option<Response<()>>,
+    pub(super) interim: Vec<ResponseHead>,
+    pub(super) last: Option<ResponseHead>,
     /// The final one has come, be it taken or not.
     pub(super) complete: bool,
 }

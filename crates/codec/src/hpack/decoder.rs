@@ -1,9 +1,8 @@
 //! Header blocks read (RFC 7541 section 6).
 
+use crate::header::HeaderName;
 use bytes::Bytes;
-use http::HeaderName;
 use http::HeaderValue;
-use memchr::memchr;
 
 use super::DecodeError;
 use super::Name;
@@ -163,8 +162,8 @@ fn length(text: &[u8]) -> Result<u32, DecodeError> {
 }
 
 fn name(text: &[u8]) -> Name {
-    if let Some(known) = static_table::known(text, static_table::hash(text)) {
-        return Name::Header(known.name.clone());
+    if let Ok(name) = HeaderName::from_lowercase(text) {
+        return Name::Header(name);
     }
     match text {
         b":method" => Name::Method,
@@ -174,11 +173,7 @@ fn name(text: &[u8]) -> Name {
         b":status" => Name::Status,
         b":protocol" => Name::Protocol,
         [b':', ..] => Name::UnknownPseudo,
-        // `HeaderName` lets quotes pass, which no name may have (RFC 9110 section 5.6.2).
-        _ => match HeaderName::from_lowercase(text) {
-            Ok(name) if memchr(b'"', text).is_none() => Name::Header(name),
-            _ => Name::Malformed(Bytes::copy_from_slice(text)),
-        },
+        _ => Name::Malformed(Bytes::copy_from_slice(text)),
     }
 }
 

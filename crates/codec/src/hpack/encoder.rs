@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use http::HeaderName;
+use crate::header::HeaderName;
+use crate::header::Indexing;
+use crate::header::hash as name_hash;
 use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
@@ -14,7 +16,6 @@ use super::seen::Insertions;
 use super::seen::Place;
 use super::seen::Seen;
 use super::static_table;
-use super::static_table::Indexing;
 use super::table::OVERHEAD;
 
 /// What a peer's table holds before it says otherwise (RFC 9113 section 6.5.2).
@@ -161,11 +162,11 @@ impl Encoder {
 
     /// Appends a header field.
     pub(crate) fn header(&mut self, name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
+        let known = name.known();
         let name = name.as_str().as_bytes();
-        let name_hash = static_table::hash(name);
         let sensitive = value.is_sensitive();
         let value = value.as_bytes();
-        let hash = self.hash(name_hash, value);
+        let hash = self.hash(name_hash(name), value);
         let found = if sensitive {
             Found::Never
         } else {
@@ -174,7 +175,6 @@ impl Encoder {
         if let Found::InTable(age) = found {
             return indexed(age, out);
         }
-        let known = static_table::known(name, name_hash);
         let index = known.map_or(0, |known| known.index);
         let field = Field { name, value, index };
         match known.map_or(Indexing::Adaptive, |known| known.indexing) {
@@ -190,7 +190,7 @@ impl Encoder {
 
     #[inline]
     fn pseudo_field(&mut self, name: &'static [u8], index: u8, value: &[u8], out: &mut Vec<u8>) {
-        let hash = self.hash(static_table::hash(name), value);
+        let hash = self.hash(name_hash(name), value);
         match self.find(hash, name, value) {
             Found::InTable(age) => indexed(age, out),
             found => self.adaptive(Field { name, value, index }, hash, found, out),

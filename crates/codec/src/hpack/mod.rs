@@ -13,14 +13,13 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::header::HeaderName;
 use bytes::Bytes;
-use http::HeaderName;
 use http::HeaderValue;
 
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;
 pub(crate) use encoder::Pseudo;
-pub(crate) use static_table::known_name;
 
 /// A field's name as HPACK carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]

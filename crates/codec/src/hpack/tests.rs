@@ -3,7 +3,7 @@ mod examples;
 mod policy;
 mod round_trips;
 
-use http::HeaderName;
+use crate::header::HeaderName;
 use http::HeaderValue;
 
 use super::DecodeError;

@@ -9,20 +9,21 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use http::HeaderMap;
 use http::HeaderValue;
-use http::Response;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Exchange;
 use outrider_codec::Frame;
 use outrider_codec::Handler;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Reason;
 use outrider_codec::Refused;
 use outrider_codec::RequestHead;
 use outrider_codec::Respond;
+use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 
 /// Counts itself.
@@ -94,11 +95,9 @@ impl Wild {
     /// Answers, and gives up when the stream is reset.
     async fn answer(&self, body: Body, respond: &mut Respond) {
         if self.choose(4) == 0 {
-            let mut head = Response::new(());
-            *head.status_mut() = StatusCode::EARLY_HINTS;
-            drop(respond.informational(head));
+            drop(respond.informational(StatusCode::EARLY_HINTS.into()));
         }
-        drop(respond.send(Response::new(body)).await);
+        drop(respond.send(ResponseHead::default(), body).await);
         if self.choose(4) == 0 {
             respond.reset(Reason::CANCEL);
         }
@@ -113,11 +112,11 @@ impl Wild {
         while self.choose(8) > 0
             && head
                 .as_ref()
-                .is_ok_and(|head| head.status().is_informational())
+                .is_ok_and(|head| head.status.is_informational())
         {
             head = poll_fn(|cx| exchange.poll_head(cx)).await;
         }
-        if head.is_ok_and(|head| !head.status().is_informational()) {
+        if head.is_ok_and(|head| !head.status.is_informational()) {
             self.pause().await;
             let most = self.choose(100);
             self.read(&mut exchange.into_body(), most).await;
@@ -159,7 +158,8 @@ impl Handler for Wild {
 
     async fn malformed(self: Rc<Self>, _error: MalformedRequest, mut respond: Respond) {
         let _running = Running::new(&self.running);
-        drop(respond.send(Response::new(Body::full("malformed"))).await);
+        let body = Body::full("malformed");
+        drop(respond.send(ResponseHead::default(), body).await);
     }
 }
 
@@ -186,7 +186,8 @@ impl BodyStream for Made {
             1 => Some(Err(StreamError::LocalReset)),
             2 => {
                 let mut trailers = HeaderMap::new();
-                trailers.insert("x-end", HeaderValue::from_static("1"));
+                let name = HeaderName::from_static("x-end");
+                trailers.insert(name, HeaderValue::from_static("1"));
                 Some(Ok(Frame::Trailers(trailers)))
             }
             _ => None,

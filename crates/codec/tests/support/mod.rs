@@ -14,19 +14,20 @@ use std::task::Context;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
-use http::Response;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::ClientOptions;
 use outrider_codec::Frame;
 use outrider_codec::Handler;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Refused;
 use outrider_codec::RequestHead;
 use outrider_codec::Respond;
+use outrider_codec::ResponseHead;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
 use outrider_codec::Target;
@@ -71,27 +72,28 @@ pub(crate) struct Script {
 
 impl Handler for Script {
     async fn serve(self: Rc<Self>, head: RequestHead, mut body: Body, mut respond: Respond) {
-        let mut response = match head.path() {
-            "/echo" => Response::new(body),
+        let body = match head.path() {
+            "/echo" => body,
             "/hang" => {
                 let reset = poll_fn(|cx| respond.poll_reset(cx)).await;
                 self.resets.borrow_mut().push(reset);
                 return;
             }
-            "/large" => Response::new(Body::wrap(Large {
+            "/large" => Body::wrap(Large {
                 left: 8 << 20,
                 produced: self.produced.clone(),
-            })),
+            }),
             _ => {
                 while let Some(Ok(_)) = body.frame().await {}
-                Response::new(Body::full(format!("{} {}", head.method, head.path())))
+                Body::full(format!("{} {}", head.method, head.path()))
             }
         };
-        let headers = response.headers_mut();
+        let mut answer = ResponseHead::default();
         if let Some(authority) = head.authority {
-            headers.insert("x-authority", authority);
+            let name = HeaderName::from_static("x-authority");
+            answer.headers.insert(name, authority);
         }
-        if let Err(error) = respond.send(response).await {
+        if let Err(error) = respond.send(answer, body).await {
             self.resets.borrow_mut().push(error);
         }
     }
@@ -102,9 +104,8 @@ impl Handler for Script {
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
         self.malformed.borrow_mut().push(error.clone());
-        let mut response = Response::new(Body::full(error.body.into_owned()));
-        *response.status_mut() = error.status;
-        respond.send(response).await.unwrap();
+        let body = Body::full(error.body.into_owned());
+        respond.send(error.status.into(), body).await.unwrap();
     }
 }
 
@@ -136,6 +137,7 @@ pub(crate) struct WithTrailers(pub(crate) Vec<Frame>);
 impl WithTrailers {
     pub(crate) fn body(bytes: &'static str, name: &'static str, value: &'static str) -> Body {
         let mut trailers = HeaderMap::new();
+        let name = HeaderName::from_static(name);
         trailers.insert(name, HeaderValue::from_static(value));
         let data = Frame::Data(Bytes::from_static(bytes.as_bytes()));
         Body::wrap(WithTrailers(vec![Frame::Trailers(trailers), data]))

@@ -4,19 +4,19 @@ use std::rc::Rc;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
 use http::StatusCode;
 use http::Version;
 use http::uri::Scheme;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 use tokio::time::Instant;
 
 use crate::RequestHead;
-use crate::ResponseHead;
 use crate::Stream;
+use outrider_codec::ResponseHead;
 
 /// An HTTP/1.1 request and its response, as far as a log line tells of them.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,7 @@ impl Exchange<'_> {
             // What was received is legal; a line does without what is not.
             let name = name.parse::<HeaderName>();
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
-                if name == http::header::HOST {
+                if name == outrider_codec::header::HOST {
                     authority = Some(value);
                 } else {
                     headers.append(name, value);

@@ -3,6 +3,7 @@
 //! A client chooses the name of the method that it calls, so what is kept of names is bounded: a worker has counters for
 //! [`METHODS`] methods of a cluster, and finds those of recent calls without hashing a name ([`Recent`]).
 
+use outrider_codec::header;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -13,12 +14,12 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use http::HeaderMap;
 use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Frame;
+use outrider_codec::HeaderMap;
 use outrider_codec::Meter;
 use outrider_codec::StreamError;
 use outrider_config::FieldPath;
@@ -43,7 +44,6 @@ use super::HttpFilterConfig;
 
 use crate::Stream;
 use crate::grpc;
-use crate::names;
 
 /// Methods of a cluster that get counters of their own on one worker; calls of others count for the cluster only.
 const METHODS: usize = 1000;
@@ -230,7 +230,7 @@ impl HttpFilter for GrpcStatsFilter {
         let meter = upstream
             .and_then(|upstream| upstream.request.as_ref()?.meter())
             .filter(|_| self.config.times_upstream);
-        call.stats.count(response.headers.get(&names::GRPC_STATUS));
+        call.stats.count(response.headers.get(&header::GRPC_STATUS));
         if body.is_end_stream() {
             if let Some(meter) = &meter {
                 call.stats.record_time(meter);
@@ -453,7 +453,7 @@ impl BodyStream for CountedResponse {
                 }
             }
             Some(Ok(Frame::Trailers(trailers))) => {
-                stats.count(trailers.get(&names::GRPC_STATUS));
+                stats.count(trailers.get(&header::GRPC_STATUS));
                 if let Some(meter) = &self.meter {
                     stats.record_time(meter);
                 }

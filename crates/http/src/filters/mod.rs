@@ -12,8 +12,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::HeaderName;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
 use http::HeaderValue;
 use outrider_codec::Body;
 use outrider_config::ConfigError;

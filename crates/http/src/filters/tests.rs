@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use http::StatusCode;
 
 use super::*;
-use crate::ResponseHead;
 use crate::testing;
+use outrider_codec::ResponseHead;
 
 /// What the filters of a test did, in order.
 type Steps = Rc<RefCell<Vec<String>>>;
@@ -34,12 +34,12 @@ impl HttpFilter for Scripted {
 type Act = fn() -> Flow;
 
 fn note(stream: &mut Stream, name: &str) {
-    let steps = stream
-        .request
-        .headers
-        .entry("x-steps")
-        .or_insert(HeaderValue::from_static(""));
-    *steps = HeaderValue::try_from(format!("{}{name}", steps.to_str().unwrap())).unwrap();
+    let headers = &mut stream.request.headers;
+    let steps = headers
+        .get("x-steps")
+        .map_or("", |steps| steps.to_str().unwrap());
+    let steps = HeaderValue::try_from(format!("{steps}{name}")).unwrap();
+    headers.insert(HeaderName::from_static("x-steps"), steps);
 }
 
 fn chain(filters: &[(&'static str, Act)]) -> Chain {
@@ -72,10 +72,9 @@ async fn a_request_goes_down_and_a_response_up() {
     ]);
     let steps = Steps::default();
     let mut stream = testing::stream();
-    stream
-        .request
-        .headers
-        .insert("x-old", HeaderValue::from_static("1"));
+    let old = HeaderName::from_static("x-old");
+    let headers = &mut stream.request.headers;
+    headers.insert(old, HeaderValue::from_static("1"));
     let reroute = |_: &mut Stream| steps.borrow_mut().push("reroute".to_owned());
     chain
         .request(&mut stream, Body::Empty, reroute)

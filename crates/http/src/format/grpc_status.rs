@@ -1,6 +1,6 @@
-//! `%GRPC_STATUS%`: the status of a gRPC call as a number or a name.
+//! `%&header::GRPC_STATUS%`: the status of a gRPC call as a number or a name.
 
-use http::HeaderName;
+use outrider_codec::header;
 
 use crate::Captures;
 use crate::Stream;
@@ -9,8 +9,6 @@ use crate::format::command::Command;
 use crate::format::operators::Operator;
 use crate::format::values;
 use crate::route::is_grpc;
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The names of the statuses 0 to 16, in both spellings.
 const NAMES: [(&str, &str); 17] = [
@@ -42,7 +40,7 @@ pub(crate) enum GrpcStatus {
 }
 
 impl GrpcStatus {
-    /// `%GRPC_STATUS(X)%`.
+    /// `%&header::GRPC_STATUS(X)%`.
     pub(crate) fn build(command: &Command<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let spelling = match command.param {
@@ -86,8 +84,8 @@ impl GrpcStatus {
 
 /// Adds the headers that tell a call's status.
 pub(crate) fn capture_grpc_status(captures: &mut Captures) {
-    captures.response.add(&GRPC_STATUS);
-    captures.trailers.add(&GRPC_STATUS);
+    captures.response.add(&header::GRPC_STATUS);
+    captures.trailers.add(&header::GRPC_STATUS);
 }
 
 /// The status of a gRPC call: of the trailers, of a head that is all of the answer, or what the HTTP status amounts to.
@@ -97,7 +95,7 @@ pub(crate) fn grpc_status(stream: &Stream) -> Option<i64> {
     let told = [trailers, headers]
         .into_iter()
         .flatten()
-        .find_map(|headers| headers.get(GRPC_STATUS));
+        .find_map(|headers| headers.get(&header::GRPC_STATUS));
     match told {
         // Envoy's number for what is none.
         Some(value) => Some(

@@ -1,7 +1,8 @@
 //! Operators that read headers, and those made of `:path` and `:authority`.
 
-use http::HeaderName;
-use http::header::HeaderMap;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
+use outrider_codec::header;
 
 use crate::Captures;
 use crate::Stream;
@@ -49,10 +50,6 @@ enum Name {
     Unknown,
     Header(HeaderName),
 }
-
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl HeaderOperator {
     /// `%REQ(X?Y):Z%`.
@@ -118,7 +115,7 @@ impl HeaderOperator {
                 ));
             }
         };
-        let original = Name::Header(ORIGINAL_PATH);
+        let original = Name::Header(header::X_ENVOY_ORIGINAL_PATH.clone());
         let names: Box<[Name]> = match source {
             "ORIG" => [original].into(),
             "PATH" => [Name::Path].into(),
@@ -139,7 +136,7 @@ impl HeaderOperator {
     pub(crate) fn build_server_name(command: &Command<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let (kind, source) = command.param.split_once(':').unwrap_or((command.param, ""));
-        let original = Name::Header(ORIGINAL_HOST);
+        let original = Name::Header(header::X_ENVOY_ORIGINAL_HOST.clone());
         let names: Box<[Name]> = match source {
             "ORIG" => [original].into(),
             "HOST" => [Name::Authority].into(),
@@ -162,7 +159,7 @@ impl HeaderOperator {
     /// `%STREAM_ID%`: the request's id.
     pub(crate) fn build_stream_id(command: &Command<'_>) -> Result<Operator, String> {
         command.takes_nothing()?;
-        let names = [Name::Header(REQUEST_ID)];
+        let names = [Name::Header(header::X_REQUEST_ID.clone())];
         Ok(HeaderOperator::of(Source::Request(names.into()), None))
     }
 

@@ -4,14 +4,13 @@ use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
-use http::Response;
 use http::StatusCode;
-use http::header;
 use outrider_codec::Body;
+use outrider_codec::HeaderMap;
 use outrider_codec::Respond;
+use outrider_codec::header;
 use outrider_net::ConnectionInfo;
 
 use crate::RequestHead;
@@ -21,7 +20,6 @@ use crate::deadlines::Deadlines;
 use crate::grpc;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
-use crate::names;
 use crate::request::Normalized;
 use crate::route::Action;
 use crate::route::MaxStreamDuration;
@@ -102,12 +100,10 @@ impl ConnectionManager {
             return;
         }
         let headers = &mut stream.request.headers;
-        let expects = headers.get(header::EXPECT);
+        let expects = headers.get(&header::EXPECT);
         if expects.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-            headers.remove(header::EXPECT);
-            let mut head = Response::new(());
-            *head.status_mut() = StatusCode::CONTINUE;
-            if let Err(error) = respond.informational(head) {
+            headers.remove(&header::EXPECT);
+            if let Err(error) = respond.informational(StatusCode::CONTINUE.into()) {
                 log::debug!("100 Continue not sent: {error}");
             }
         }
@@ -201,7 +197,7 @@ impl ConnectionManager {
                 let location = HeaderValue::from_str(path.as_str());
                 let location = location.unwrap_or(HeaderValue::from_static("/")); // a path is always a legal value
                 stream.request.path = Some(path);
-                Err(failed(StatusCode::TEMPORARY_REDIRECT).header(header::LOCATION, location))
+                Err(failed(StatusCode::TEMPORARY_REDIRECT).header(&header::LOCATION, location))
             }
             Normalized::Rejected(path) => {
                 if path.is_some() {
@@ -295,7 +291,7 @@ fn max_duration(
             Some(duration) if duration.is_zero() => None,
             Some(duration) => {
                 if is_grpc {
-                    headers.insert(&names::GRPC_TIMEOUT, grpc::timeout_value(duration));
+                    headers.insert(&header::GRPC_TIMEOUT, grpc::timeout_value(duration));
                 }
                 Some(duration)
             }
@@ -308,6 +304,6 @@ fn max_duration(
     if let Some(offset) = limits.grpc_timeout_header_offset {
         timeout = timeout.saturating_sub(offset);
     }
-    headers.insert(&names::GRPC_TIMEOUT, grpc::timeout_value(timeout));
+    headers.insert(&header::GRPC_TIMEOUT, grpc::timeout_value(timeout));
     Some(timeout)
 }

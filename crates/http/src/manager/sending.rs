@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http::Method;
-use http::Response;
 use http::StatusCode;
 use http::Version;
 use outrider_codec::Body;
@@ -16,6 +15,7 @@ use outrider_codec::MalformedRequest;
 use outrider_codec::Reason;
 use outrider_codec::Refused;
 use outrider_codec::Respond;
+use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_net::ConnectionInfo;
 use outrider_net::clock;
@@ -52,10 +52,10 @@ impl ConnectionManager {
             Ok(body) => body,
             Err(reply) => self.reply(stream, reply, wait.respond),
         };
-        let Some(response) = self.finish_head(stream, body, wait.respond) else {
+        let Some(head) = self.finish_head(stream, wait.respond) else {
             return;
         };
-        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let early = wait.respond.meter().receive_ended().is_none();
         if early {
             self.stats.downstream_rq_response_before_rq_complete.inc();
@@ -67,7 +67,7 @@ impl ConnectionManager {
         let answered = upstream
             .clone()
             .filter(|request| request.response_began().is_some());
-        match send_until(response, answered, wait).await {
+        match send_until(head, body, answered, wait).await {
             Sent::All => {
                 if upgraded {
                     // What was tunnelled ends with the upstream's connection, which Envoy calls a reset.
@@ -88,12 +88,7 @@ impl ConnectionManager {
     }
 
     /// Takes the finished head out of the stream, where only what is captured of it stays, and counts its status.
-    fn finish_head(
-        &self,
-        stream: &mut Stream,
-        body: Body,
-        respond: &Respond,
-    ) -> Option<Response<Body>> {
+    fn finish_head(&self, stream: &mut Stream, respond: &Respond) -> Option<ResponseHead> {
         let head = stream.response.as_mut()?;
         let upgraded = stream.is_upgrade && is_upgraded(&stream.request.method, head.status);
         if stream.is_upgrade && !upgraded {
@@ -110,10 +105,10 @@ impl ConnectionManager {
         let status = head.status.as_u16();
         self.stats.downstream_rq.record(status);
         self.listener_stats.downstream_rq.record(status);
-        let mut response = Response::new(body);
-        *response.status_mut() = head.status;
-        *response.headers_mut() = headers;
-        Some(response)
+        Some(ResponseHead {
+            status: head.status,
+            headers,
+        })
     }
 
     /// The upstream failed in the middle of its response.
@@ -231,14 +226,15 @@ enum Sent {
     Expired(Expired),
 }
 
-/// Sends `response` until a deadline passes. `upstream` tells when all of it is there; without one it is from the start.
+/// Sends a response until a deadline passes. `upstream` tells when all of it is there; without one it is from the start.
 async fn send_until(
-    response: Response<Body>,
+    head: ResponseHead,
+    body: Body,
     upstream: Option<Rc<UpstreamRequest>>,
     wait: &mut Wait<'_>,
 ) -> Sent {
     let meter = wait.respond.meter().clone();
-    let mut sending = pin!(wait.respond.send(response));
+    let mut sending = pin!(wait.respond.send(head, body));
     poll_fn(|cx| {
         match sending.as_mut().poll(cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(Sent::All),

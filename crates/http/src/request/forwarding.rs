@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
-use http::header;
 use http::uri::Scheme;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
+use outrider_codec::header;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 
@@ -71,38 +71,6 @@ pub(crate) enum Origin {
     Edge,
 }
 
-/// What one look at all headers tells, so that most lookups can be skipped.
-#[derive(Debug, Default)]
-struct Present {
-    envoy: bool,
-    hop_by_hop: bool,
-    client_cert: bool,
-    forwarded_for: bool,
-    forwarded_proto: bool,
-    request_id: bool,
-}
-
-impl Present {
-    fn scan(headers: &HeaderMap) -> Present {
-        let mut present = Present::default();
-        for (name, value) in headers {
-            match name.as_str().as_bytes() {
-                [b'x', b'-', b'e', b'n', b'v', b'o', b'y', b'-', ..] => present.envoy = true,
-                b"connection" | b"upgrade" | b"keep-alive" | b"proxy-connection"
-                | b"transfer-encoding" => present.hop_by_hop = true,
-                b"x-forwarded-client-cert" => present.client_cert = true,
-                b"x-forwarded-for" => present.forwarded_for = true,
-                b"x-forwarded-proto" => present.forwarded_proto = true,
-                b"x-request-id" => present.request_id |= !value.is_empty(),
-                // Every gRPC request has this one, and it stays.
-                b"te" => present.hop_by_hop |= value != "trailers",
-                _ => {}
-            }
-        }
-        present
-    }
-}
-
 impl Forwarding {
     /// Makes the head fit for the upstream, and tells where the request came from and from whom.
     ///
@@ -114,14 +82,11 @@ impl Forwarding {
         connection: &ConnectionInfo,
         id: impl FnOnce() -> (u64, u64),
     ) -> (Origin, Address) {
-        let present = Present::scan(&head.headers);
-        if present.hop_by_hop {
-            remove_hop_by_hop(&mut head.headers, is_upgrade);
-        }
+        remove_hop_by_hop(&mut head.headers, is_upgrade);
         let headers = &mut head.headers;
-        let (trusted, single) = self.client(headers, connection, &present);
-        self.forward(headers, connection, &present);
-        self.set_scheme(head, &present);
+        let (trusted, single) = self.client(headers, connection);
+        self.forward(headers, connection);
+        self.set_scheme(head);
         let headers = &mut head.headers;
 
         let internal = single
@@ -134,40 +99,34 @@ impl Forwarding {
             (false, false) => Origin::External,
         };
         let remote = trusted.unwrap_or_else(|| connection.remote.clone());
-        if present.envoy || !self.internal_only_headers.is_empty() {
-            self.sanitize(headers, origin);
-        }
+        self.sanitize(headers, origin);
         if origin == Origin::Internal {
-            headers.insert(&names::INTERNAL, HeaderValue::from_static("true"));
+            headers.insert(&header::X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
         }
         self.introduce(headers);
         if origin == Origin::Edge
             && let Some(address) = remote.ip()
             && let Ok(value) = HeaderValue::try_from(address.ip().to_string())
         {
-            headers.insert(&names::EXTERNAL_ADDRESS, value);
+            headers.insert(&header::X_ENVOY_EXTERNAL_ADDRESS, value);
         }
-        self.set_request_id(headers, origin, &present, id);
-        if present.client_cert && !self.keep_client_cert {
-            headers.remove(&names::CLIENT_CERT);
+        self.set_request_id(headers, origin, id);
+        if !self.keep_client_cert {
+            headers.remove(&header::X_FORWARDED_CLIENT_CERT);
         }
         (origin, remote)
     }
 
     /// The client's address if it can be told, and whether it stands alone in `x-forwarded-for`.
-    fn client(
-        &self,
-        headers: &HeaderMap,
-        connection: &ConnectionInfo,
-        present: &Present,
-    ) -> (Option<Address>, bool) {
-        let list = present.forwarded_for.then_some(headers);
+    fn client(&self, headers: &HeaderMap, connection: &ConnectionInfo) -> (Option<Address>, bool) {
+        let forwarded = headers.contains_key(&header::X_FORWARDED_FOR);
+        let list = forwarded.then_some(headers);
         if !self.use_remote_address {
             return list.map_or((None, false), |headers| {
                 address_in(headers, self.xff_num_trusted_hops)
             });
         }
-        let single = !present.forwarded_for;
+        let single = !forwarded;
         let trusted = match (list, self.xff_num_trusted_hops) {
             (None, _) | (_, 0) => None,
             (Some(headers), hops) => address_in(headers, hops - 1).0,
@@ -179,7 +138,7 @@ impl Forwarding {
     }
 
     /// `x-forwarded-for`, `-port` and `-proto`.
-    fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo, present: &Present) {
+    fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo) {
         let first_hop = self.xff_num_trusted_hops == 0;
         // A client on a UNIX socket has no address to forward.
         if self.use_remote_address
@@ -191,50 +150,46 @@ impl Forwarding {
                 ip if self.mapped_ipv4 && ip.is_ipv4() => format!("::FFFF:{ip}"),
                 ip => ip.to_string(),
             };
-            append(headers, &names::FORWARDED_FOR, &address, ",");
+            append(headers, &header::X_FORWARDED_FOR, &address, ",");
         }
         if self.append_port
             && (self.use_remote_address && first_hop
-                || !headers.contains_key(&names::FORWARDED_PORT))
+                || !headers.contains_key(&header::X_FORWARDED_PORT))
             && let Some(local) = connection.local.ip()
         {
-            headers.insert(&names::FORWARDED_PORT, HeaderValue::from(local.port()));
+            headers.insert(&header::X_FORWARDED_PORT, HeaderValue::from(local.port()));
         }
-        if self.use_remote_address && first_hop || !present.forwarded_proto {
-            headers.insert(&names::FORWARDED_PROTO, HeaderValue::from_static("http"));
+        if self.use_remote_address && first_hop || !headers.contains_key(&header::X_FORWARDED_PROTO)
+        {
+            headers.insert(&header::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
     }
 
-    fn set_scheme(&self, head: &mut RequestHead, present: &Present) {
+    fn set_scheme(&self, head: &mut RequestHead) {
         if let Some(scheme) = &self.scheme {
             head.scheme = Some(scheme.clone());
             if let Ok(value) = HeaderValue::from_str(scheme.as_str()) {
-                head.headers.insert(&names::FORWARDED_PROTO, value);
+                head.headers.insert(&header::X_FORWARDED_PROTO, value);
             }
         } else if head.scheme.is_none() {
             // Where the client said nothing, we have just said `http`.
-            let https = present.forwarded_proto
-                && (head.headers.get(&names::FORWARDED_PROTO))
-                    .is_some_and(|proto| proto == "https");
+            let proto = head.headers.get(&header::X_FORWARDED_PROTO);
+            let https = proto.is_some_and(|proto| proto == "https");
             head.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
         }
     }
 
     /// Takes away what a client may not say.
     fn sanitize(&self, headers: &mut HeaderMap, origin: Origin) {
-        headers.remove(&names::INTERNAL);
+        headers.remove(&header::X_ENVOY_INTERNAL);
         if origin == Origin::Internal {
             return;
         }
         if origin == Origin::Edge {
-            for name in &names::NOT_ACROSS_THE_EDGE {
-                headers.remove(name);
-            }
+            headers.remove_any(names::NOT_ACROSS_THE_EDGE);
         }
-        for name in names::INTERNAL_ONLY
-            .iter()
-            .chain(&self.internal_only_headers)
-        {
+        headers.remove_any(names::INTERNAL_ONLY);
+        for name in &self.internal_only_headers {
             headers.remove(name);
         }
     }
@@ -242,15 +197,18 @@ impl Forwarding {
     /// `add_user_agent` and `via`.
     fn introduce(&self, headers: &mut HeaderMap) {
         if let Some(agent) = &self.user_agent {
-            headers.insert(&names::DOWNSTREAM_SERVICE_CLUSTER, agent.cluster.clone());
+            headers.insert(
+                &header::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
+                agent.cluster.clone(),
+            );
             if headers
-                .get(header::USER_AGENT)
+                .get(&header::USER_AGENT)
                 .is_none_or(HeaderValue::is_empty)
             {
-                headers.insert(header::USER_AGENT, agent.cluster.clone());
+                headers.insert(&header::USER_AGENT, agent.cluster.clone());
             }
             if let Some(node) = &agent.node {
-                headers.insert(&names::DOWNSTREAM_SERVICE_NODE, node.clone());
+                headers.insert(&header::X_ENVOY_DOWNSTREAM_SERVICE_NODE, node.clone());
             }
         }
         if let Some(via) = &self.via {
@@ -262,16 +220,15 @@ impl Forwarding {
         &self,
         headers: &mut HeaderMap,
         origin: Origin,
-        present: &Present,
         id: impl FnOnce() -> (u64, u64),
     ) {
         if !self.generate_request_id {
             return;
         }
         let replace = origin == Origin::Edge && !self.preserve_external_request_id;
-        if replace || !present.request_id {
+        if replace || (headers.get_all(&header::X_REQUEST_ID)).all(HeaderValue::is_empty) {
             let (high, low) = id();
-            headers.insert(&names::REQUEST_ID, super::id::uuid(high, low));
+            headers.insert(&header::X_REQUEST_ID, super::id::uuid(high, low));
         }
     }
 }
@@ -305,7 +262,7 @@ fn covers(prefix: IpAddr, length: u32, address: IpAddr) -> bool {
 
 /// The address before the last `skip` ones of `x-forwarded-for`, and whether it is the only one there.
 fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
-    let mut values = headers.get_all(&names::FORWARDED_FOR).iter().rev();
+    let mut values = headers.get_all(&header::X_FORWARDED_FOR).rev();
     let Some(last) = values.next() else {
         return (None, false);
     };
@@ -317,11 +274,7 @@ fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
                 continue;
             }
             let single = skip == 0
-                && headers
-                    .get_all(&names::FORWARDED_FOR)
-                    .iter()
-                    .nth(1)
-                    .is_none()
+                && headers.get_all(&header::X_FORWARDED_FOR).nth(1).is_none()
                 && !value.as_bytes().contains(&b',');
             let address = std::str::from_utf8(text)
                 .ok()
@@ -340,24 +293,21 @@ fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
 
 /// Removes what belongs to one hop only. An upgrade keeps what it consists of.
 fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
-    if !is_upgrade {
-        headers.remove(header::CONNECTION);
-        headers.remove(header::UPGRADE);
-        if let Some(te) = headers.get(header::TE) {
-            let trailers = te
-                .as_bytes()
-                .split(|byte| *byte == b',')
-                .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
-            if !trailers {
-                headers.remove(header::TE);
-            } else if te != "trailers" {
-                headers.insert(header::TE, HeaderValue::from_static("trailers"));
-            }
+    if is_upgrade {
+        return headers.remove_any(names::HOP_BY_HOP_OF_UPGRADES);
+    }
+    headers.remove_any(names::HOP_BY_HOP);
+    // Every gRPC request has `te: trailers`, and it stays.
+    if let Some(te) = headers.get(&header::TE)
+        && te != "trailers"
+    {
+        let mut codings = te.as_bytes().split(|byte| *byte == b',');
+        if codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
+            headers.insert(&header::TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(&header::TE);
         }
     }
-    headers.remove(&names::KEEP_ALIVE);
-    headers.remove(&names::PROXY_CONNECTION);
-    headers.remove(header::TRANSFER_ENCODING);
 }
 
 /// Appends `value` to the list in `name`: Envoy keeps such lists in one header, however many came in.

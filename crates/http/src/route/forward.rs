@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
 use http::HeaderValue;
 use http::StatusCode;
+use outrider_codec::HeaderName;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::RoutingPriority;

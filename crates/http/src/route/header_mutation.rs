@@ -3,9 +3,9 @@
 //! One level (route, virtual host, …) first removes, then evaluates every value from the headers as they are, then
 //! overwrites, then appends: in Envoy no value sees another of its own level.
 
-use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;

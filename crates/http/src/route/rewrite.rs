@@ -1,8 +1,9 @@
 //! New paths and hosts for a request: `prefix_rewrite`, `regex_rewrite`, `path_rewrite` and the host's counterparts.
 
-use http::HeaderName;
 use http::HeaderValue;
+use outrider_codec::HeaderName;
 use outrider_codec::Target;
+use outrider_codec::header;
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3::route_action::HostRewriteSpecifier;
@@ -16,10 +17,6 @@ use crate::format::Formatter;
 use crate::route::header_mutation::header_name;
 use crate::route::re2;
 use crate::route::route_match::PathMatch;
-
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What takes the place of the path. The query stays.
 #[derive(Clone, Debug)]
@@ -90,7 +87,8 @@ pub(crate) fn set_path(head: &mut RequestHead, path: String, keep_original: bool
     let original = head.path.replace(new);
     let original = original.and_then(|path| HeaderValue::from_bytes(path.as_bytes()).ok());
     if let Some(original) = original.filter(|_| keep_original) {
-        head.headers.insert(ORIGINAL_PATH, original);
+        head.headers
+            .insert(&header::X_ENVOY_ORIGINAL_PATH, original);
     }
 }
 
@@ -156,17 +154,18 @@ pub(crate) fn set_host(
     let original = head.authority.replace(host);
     let original = original.unwrap_or(HeaderValue::from_static(""));
     if keep_original {
-        head.headers.insert(ORIGINAL_HOST, original.clone());
+        head.headers
+            .insert(&header::X_ENVOY_ORIGINAL_HOST, original.clone());
     }
     if forward_original {
-        let forwarded = match head.headers.get(FORWARDED_HOST) {
+        let forwarded = match head.headers.get(&header::X_FORWARDED_HOST) {
             Some(earlier) if !earlier.is_empty() => {
                 let all = [earlier.as_bytes(), b",", original.as_bytes()].concat();
                 HeaderValue::from_bytes(&all).unwrap_or(original)
             }
             _ => original,
         };
-        head.headers.insert(FORWARDED_HOST, forwarded);
+        head.headers.insert(&header::X_FORWARDED_HOST, forwarded);
     }
 }
 
@@ -281,9 +280,9 @@ mod tests {
         set_host(&mut request, HeaderValue::from_static("new"), false, true);
         assert_eq!(request.host(), "new");
         assert_eq!(request.headers["x-forwarded-host"], "q,old");
-        assert!(!request.headers.contains_key(ORIGINAL_HOST));
+        assert!(!request.headers.contains_key(&header::X_ENVOY_ORIGINAL_HOST));
         set_host(&mut request, HeaderValue::from_static("newer"), true, false);
-        assert_eq!(request.headers[ORIGINAL_HOST], "new");
+        assert_eq!(request.headers[&header::X_ENVOY_ORIGINAL_HOST], "new");
         assert_eq!(request.headers["x-forwarded-host"], "q,old");
     }
 
@@ -292,7 +291,7 @@ mod tests {
         let mut request = head("GET", "h", "/a?x", &[("x-envoy-original-path", "/evil")]);
         set_path(&mut request, "/n?x".to_owned(), true);
         assert_eq!(request.path(), "/n?x");
-        assert_eq!(request.headers[ORIGINAL_PATH], "/a?x");
+        assert_eq!(request.headers[&header::X_ENVOY_ORIGINAL_PATH], "/a?x");
         set_path(&mut request, "/bad path".to_owned(), true);
         assert_eq!(request.path(), "/n?x");
     }

@@ -274,7 +274,7 @@ impl Fraction {
 /// Whether a request is gRPC: `content-type: application/grpc` or `application/grpc+…`.
 pub(crate) fn is_grpc(head: &RequestHead) -> bool {
     head.headers
-        .get(http::header::CONTENT_TYPE)
+        .get(&outrider_codec::header::CONTENT_TYPE)
         .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
         .is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
 }

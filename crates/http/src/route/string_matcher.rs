@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use http::HeaderName;
+use outrider_codec::HeaderName;
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3 as api;
@@ -198,12 +198,9 @@ impl HeaderMatcher {
                     .map(|p| p.as_str().as_bytes())
                     .into_iter(),
             ),
-            Name::Header(name) => self.holds(
-                head.headers
-                    .get_all(name)
-                    .iter()
-                    .map(|value| value.as_bytes()),
-            ),
+            Name::Header(name) => {
+                self.holds(head.headers.get_all(name).map(|value| value.as_bytes()))
+            }
             Name::Impossible => self.holds(std::iter::empty()),
         }
     }
@@ -329,8 +326,7 @@ impl CookieMatcher {
     pub(crate) fn matches(&self, head: &RequestHead) -> bool {
         let matched = head
             .headers
-            .get_all(http::header::COOKIE)
-            .iter()
+            .get_all(&outrider_codec::header::COOKIE)
             .find_map(|cookies| cookie_value(cookies.as_bytes(), self.name.as_bytes()))
             .is_some_and(|value| self.value.matches(value));
         matched != self.invert

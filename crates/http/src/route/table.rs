@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderName;
+use outrider_codec::HeaderName;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;

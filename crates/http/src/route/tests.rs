@@ -4,15 +4,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderName;
 use http::HeaderValue;
 use http::Version;
+use outrider_codec::HeaderName;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3 as api;
 
 use super::*;
-use crate::ResponseHead;
 use crate::testing::connection;
+use outrider_codec::ResponseHead;
 
 /// A request head with plain http.
 pub(crate) fn head(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead {
@@ -20,7 +20,7 @@ pub(crate) fn head(method: &str, host: &str, path: &str, headers: &[(&str, &str)
         let name: HeaderName = name.parse().unwrap();
         (name, HeaderValue::from_str(value).unwrap())
     });
-    let mut map = http::HeaderMap::new();
+    let mut map = outrider_codec::HeaderMap::new();
     for (name, value) in headers {
         map.append(name, value);
     }

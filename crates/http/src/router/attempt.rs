@@ -1,5 +1,6 @@
 //! One attempt to have a host answer: its timeouts, a place on a connection, the exchange.
 
+use outrider_codec::header;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -9,10 +10,10 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use http::HeaderValue;
-use http::Response;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
+use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_net::clock;
 use outrider_upstream::Cluster;
@@ -21,7 +22,6 @@ use outrider_upstream::PoolFailure;
 use outrider_upstream::Priority;
 use outrider_upstream::UpstreamStream;
 
-use crate::ResponseHead;
 use crate::Stream;
 use crate::deadlines::Expired;
 use crate::grpc;
@@ -100,18 +100,22 @@ impl<'a> Attempt<'a> {
     pub(super) fn prepare(&mut self, stream: &mut Stream, route: &Route, forward: &ForwardAction) {
         let headers = &mut stream.request.headers;
         let asks = names::any_of_envoy(headers);
-        self.alternative_on_timeout = asks && headers.remove(&names::ALT_RESPONSE).is_some();
+        self.alternative_on_timeout = asks
+            && headers
+                .remove(&header::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE)
+                .is_some();
         self.timeouts = self.router.timeouts(forward, headers, asks, stream.is_grpc);
         self.priority = priority(forward.priority);
         if asks && stream.origin == Origin::Internal {
-            for name in &names::RETRY {
-                headers.remove(name);
-            }
+            headers.remove_any(names::RETRY);
         }
         let host = &route.virtual_host;
         self.tell_attempts = host.include_attempt_count_in_response;
         if host.include_request_attempt_count {
-            headers.insert(&names::ATTEMPT_COUNT, HeaderValue::from_static("1"));
+            headers.insert(
+                &header::X_ENVOY_ATTEMPT_COUNT,
+                HeaderValue::from_static("1"),
+            );
         }
         let keep_originals = !self.router.suppress_envoy_headers;
         route.mutate_request(stream);
@@ -233,14 +237,14 @@ impl<'a> Attempt<'a> {
         stream: &mut Stream,
         exchange: &mut Exchange,
         cx: &mut RouterCx<'_>,
-    ) -> Result<Response<()>, Stop> {
+    ) -> Result<ResponseHead, Stop> {
         loop {
             let head = cx
                 .wait
                 .until(poll_fn(|task| exchange.poll_head(task)))
                 .await;
             match head.map_err(|stop| self.stopped(stop))? {
-                Ok(head) if is_interim(&head) => self.interim(stream, head, cx),
+                Ok(head) if head.is_interim() => self.interim(stream, head, cx),
                 Ok(head) => return Ok(head),
                 Err(error) => {
                     let gone = cx.wait.client_gone().await;
@@ -250,13 +254,13 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn interim(&self, stream: &Stream, mut head: Response<()>, cx: &mut RouterCx<'_>) {
-        self.request.count_status(head.status().as_u16());
-        if head.status() != StatusCode::CONTINUE || !cx.proxy_100_continue {
+    fn interim(&self, stream: &Stream, mut head: ResponseHead, cx: &mut RouterCx<'_>) {
+        self.request.count_status(head.status.as_u16());
+        if head.status != StatusCode::CONTINUE || !cx.proxy_100_continue {
             return;
         }
         cx.response
-            .apply_to_any(head.headers_mut(), &stream.request.headers, false);
+            .apply_to_any(&mut head.headers, &stream.request.headers, false);
         if let Err(error) = cx.wait.respond.informational(head) {
             log::debug!("100 Continue not sent: {error}");
         }
@@ -266,16 +270,15 @@ impl<'a> Attempt<'a> {
     pub(super) fn accept(
         &self,
         stream: &mut Stream,
-        head: Response<()>,
+        mut head: ResponseHead,
         exchange: Exchange,
     ) -> Body {
-        let (mut head, ()) = head.into_parts();
         let request = &self.request;
         let status = head.status;
         request.response_began.set(Some(clock::now()));
         if head
             .headers
-            .get(&names::CANARY)
+            .get(&header::X_ENVOY_UPSTREAM_CANARY)
             .is_some_and(|value| value == "true")
             || request.host().is_canary()
         {
@@ -285,7 +288,7 @@ impl<'a> Attempt<'a> {
         let body = exchange.into_body();
         if !stream.is_grpc {
             request.count_host(status.is_server_error());
-        } else if let Some(grpc_status) = head.headers.get(&names::GRPC_STATUS) {
+        } else if let Some(grpc_status) = head.headers.get(&header::GRPC_STATUS) {
             request.count_host(grpc::is_server_error(grpc_status));
         } else if body.is_end_stream() {
             request.count_host(true);
@@ -297,17 +300,16 @@ impl<'a> Attempt<'a> {
         {
             let millis = clock::since(requested).as_millis();
             head.headers
-                .insert(&names::SERVICE_TIME, service_time(millis));
+                .insert(&header::X_ENVOY_UPSTREAM_SERVICE_TIME, service_time(millis));
         }
         if self.tell_attempts {
-            head.headers
-                .insert(&names::ATTEMPT_COUNT, HeaderValue::from_static("1"));
+            head.headers.insert(
+                &header::X_ENVOY_ATTEMPT_COUNT,
+                HeaderValue::from_static("1"),
+            );
         }
         stream.details = Some(Cow::Borrowed("via_upstream"));
-        stream.response = Some(ResponseHead {
-            status,
-            headers: head.headers,
-        });
+        stream.response = Some(head);
         let body = ResponseBody::new(body, request.clone());
         if body.ends_with_head() {
             Body::Empty
@@ -334,11 +336,6 @@ impl<'a> Attempt<'a> {
         self.request.count_status(reply.status.as_u16());
         reply.into()
     }
-}
-
-/// An answer before the answer; 101 is a final one.
-fn is_interim(head: &Response<()>) -> bool {
-    head.status().is_informational() && head.status() != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// A number of milliseconds as a header's value; what is usual is not written anew each time.

@@ -84,7 +84,7 @@ mod tests {
     use std::future::poll_fn;
 
     use bytes::Bytes;
-    use http::HeaderMap;
+    use outrider_codec::HeaderMap;
 
     use super::*;
 

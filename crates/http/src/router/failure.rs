@@ -4,10 +4,10 @@ use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::Reason;
 use outrider_codec::StreamError;
+use outrider_codec::header;
 
 use crate::ResponseFlag;
 use crate::local_reply::LocalReply;
-use crate::names;
 
 /// The cluster has no host that may be used.
 pub(super) fn no_healthy_upstream() -> LocalReply {
@@ -35,7 +35,10 @@ pub(super) fn before_response(
         .body(body)
         .flag(flag(error));
     if *error == StreamError::Overflow && !suppress_envoy_headers {
-        return reply.header(names::OVERLOADED.clone(), HeaderValue::from_static("true"));
+        return reply.header(
+            header::X_ENVOY_OVERLOADED.clone(),
+            HeaderValue::from_static("true"),
+        );
     }
     reply
 }

@@ -9,12 +9,12 @@ mod upstream_request;
 
 use std::rc::Rc;
 
-use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
 use http::StatusCode;
-use http::header;
 use outrider_codec::Body;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
+use outrider_codec::header;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
@@ -76,8 +76,8 @@ impl Router {
             .iter()
             .enumerate()
             .filter_map(|(index, name)| {
-                let name =
-                    HeaderName::try_from(name).map_err(|_| format!("{name:?} is no header name"));
+                let name = HeaderName::try_from(name.as_str())
+                    .map_err(|_| format!("{name:?} is no header name"));
                 name.map_err(|error| errors.push(&strict_path.index(index), error))
                     .ok()
             });
@@ -164,8 +164,8 @@ impl Router {
         let (place, body) = attempt.open(stream, body, &pick, cx).await?;
         let mut exchange = attempt.send(stream, body, place)?;
         let head = attempt.response(stream, &mut exchange, cx).await?;
-        if stream.is_websocket && failure::is_failed_handshake(head.status()) {
-            return Err(LocalReply::new(head.status(), "websocket_handshake_unsuccessful").into());
+        if stream.is_websocket && failure::is_failed_handshake(head.status) {
+            return Err(LocalReply::new(head.status, "websocket_handshake_unsuccessful").into());
         }
         let body = attempt.accept(stream, head, exchange);
         route.mutate_response(stream, false);
@@ -204,7 +204,7 @@ fn not_found() -> LocalReply {
 
 fn with_location(reply: LocalReply, location: String) -> LocalReply {
     match HeaderValue::try_from(location) {
-        Ok(location) => reply.header(header::LOCATION, location),
+        Ok(location) => reply.header(&header::LOCATION, location),
         Err(_) => reply,
     }
 }

@@ -1,13 +1,13 @@
 //! How long the router waits: the route's timeouts, and what the request's headers make of them.
 
+use outrider_codec::header;
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
 
 use crate::grpc;
-use crate::names;
 use crate::route::ForwardAction;
 use crate::router::Router;
 
@@ -40,31 +40,39 @@ impl Router {
             Some(max) => grpc_timeout(headers, max, route.grpc_timeout_offset),
             None => route.timeout,
         };
-        let expected =
-            self.respect_expected_rq_timeout && headers.contains_key(&names::EXPECTED_TIMEOUT);
+        let expected = self.respect_expected_rq_timeout
+            && headers.contains_key(&header::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS);
         if expected {
             response = headers
-                .get(&names::EXPECTED_TIMEOUT)
+                .get(&header::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
                 .and_then(parse_millis)
                 .unwrap_or(response);
-        } else if let Some(asked) = take_millis(headers, &names::UPSTREAM_TIMEOUT, asks) {
+        } else if let Some(asked) =
+            take_millis(headers, &header::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, asks)
+        {
             response = asked.unwrap_or(response);
         }
-        let per_try = take_millis(headers, &names::PER_TRY_TIMEOUT, asks).flatten();
+        let per_try = take_millis(
+            headers,
+            &header::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
+            asks,
+        )
+        .flatten();
         let per_try = per_try.filter(|per_try| !per_try.is_zero());
         let per_try = per_try.filter(|per_try| response.is_zero() || *per_try < response);
-        let stream = take_millis(headers, &names::STREAM_DURATION, asks).flatten();
+        let stream =
+            take_millis(headers, &header::X_ENVOY_UPSTREAM_STREAM_DURATION_MS, asks).flatten();
 
         let told = per_try.unwrap_or(response);
         if !told.is_zero() {
             if !self.suppress_envoy_headers && !expected {
                 headers.insert(
-                    &names::EXPECTED_TIMEOUT,
+                    &header::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
                     HeaderValue::from(whole_millis(told)),
                 );
             }
             if by_grpc.is_some() {
-                headers.insert(&names::GRPC_TIMEOUT, grpc::timeout_value(told));
+                headers.insert(&header::GRPC_TIMEOUT, grpc::timeout_value(told));
             }
         }
         Timeouts {

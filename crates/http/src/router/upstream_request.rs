@@ -1,5 +1,6 @@
 //! One request to an upstream host: what is counted of it, and its response's body on the way down.
 
+use outrider_codec::header;
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,11 +8,11 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
-use http::HeaderMap;
 use http::Version;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Frame;
+use outrider_codec::HeaderMap;
 use outrider_codec::Meter;
 use outrider_codec::StreamError;
 use outrider_net::clock;
@@ -24,7 +25,6 @@ use crate::Captures;
 use crate::Stream;
 use crate::deadlines::Expired;
 use crate::grpc;
-use crate::names;
 use crate::request::Origin;
 use crate::router::failure;
 use crate::stats::VirtualClusterStats;
@@ -125,7 +125,7 @@ impl UpstreamRequest {
         self.response_ended.set(Some(now));
         self.complete.set(request_sent);
         if self.awaits_grpc_status.get() {
-            let status = trailers.and_then(|trailers| trailers.get(&names::GRPC_STATUS));
+            let status = trailers.and_then(|trailers| trailers.get(&header::GRPC_STATUS));
             self.count_host(status.is_none_or(grpc::is_server_error));
         }
         let Some(requested) = self

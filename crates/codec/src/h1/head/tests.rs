@@ -151,12 +151,12 @@ fn what_belongs_to_the_connection_stays_on_it() {
         "GET / HTTP/1.1\r\nConnection: x-a, te\r\nX-A: 1\r\nTE: trailers\r\nX-B: 1\r\nKeep-Alive: 1\r\nProxy-Connection: k\r\n\r\n",
     )
     .unwrap();
-    assert_eq!(headers_of(&head), "x-b=1 te=trailers ");
+    assert_eq!(headers_of(&head), "te=trailers x-b=1 ");
     let upgrade =
         request_of("GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
     assert_eq!(
         (headers_of(&upgrade).as_str(), upgrade.framing),
-        ("upgrade=websocket connection=Upgrade ", Framing::Raw)
+        ("connection=Upgrade upgrade=websocket ", Framing::Raw)
     );
     let ignored = request_of(
         "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n",

@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::header::HeaderMap;
 use bytes::Bytes;
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use crate::Reason;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::Response;
+use crate::ResponseHead;
 use http::StatusCode;
 
 use crate::Meter;
@@ -243,9 +243,7 @@ impl State {
             return Ok(());
         };
         stream.meter.add_headers_received(bytes, block.wire);
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
+        let response = ResponseHead { status, headers };
         if status.is_informational() {
             if stream.heads.interim.len() < MAX_INTERIM {
                 stream.heads.interim.push(response);

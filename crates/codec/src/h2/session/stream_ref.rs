@@ -3,8 +3,8 @@
 use std::task::Context;
 use std::task::Poll;
 
+use crate::ResponseHead;
 use bytes::Bytes;
-use http::Response;
 
 use crate::Frame;
 use crate::Reason;
@@ -68,7 +68,7 @@ impl StreamRef {
     pub(in crate::h2) fn poll_head(
         &self,
         cx: &Context<'_>,
-    ) -> Poll<Option<Result<Response<()>, StreamError>>> {
+    ) -> Poll<Option<Result<ResponseHead, StreamError>>> {
         self.look(cx, |state, key| {
             let heads = &mut state.streams.get(key)?.heads;
             if heads.interim.is_empty() {

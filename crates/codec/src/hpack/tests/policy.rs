@@ -83,7 +83,7 @@ fn secrets_are_never_indexed() {
 #[test]
 fn sensitive_values_are_never_indexed() {
     let mut encoder = Encoder::new(4096);
-    let name = http::HeaderName::from_static("x-key");
+    let name = crate::HeaderName::from_static("x-key");
     let mut value = http::HeaderValue::from_static("a key");
     for _ in 0..3 {
         repeat(&mut encoder, &pair("x-key", "a key"));

@@ -118,10 +118,7 @@ fn a_local_replys_status_is_not_known_to_its_headers() {
     mutations.apply_to_response(&mut stream, true);
     mutations.apply_to_response(&mut stream, false);
     let headers = &stream.response.as_ref().unwrap().headers;
-    assert_eq!(
-        headers.get_all("code").iter().collect::<Vec<_>>(),
-        ["0", "200"]
-    );
+    assert_eq!(headers.get_all("code").collect::<Vec<_>>(), ["0", "200"]);
 }
 
 #[test]

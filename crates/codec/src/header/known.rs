@@ -1,0 +1,291 @@
+//! The names known beforehand: those that are met so often that finding them here is cheaper than making them.
+//!
+//! A name that is to be known gets a line in `names!`.
+
+use super::HeaderName;
+
+/// How HPACK puts a field of some name on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Indexing {
+    /// In the dynamic table, once it has been seen twice.
+    Adaptive,
+    /// Not in the table: its values do not come twice.
+    Unique,
+    /// Not in this table nor in that of anyone behind (RFC 7541 section 7.1.3).
+    Secret,
+    /// As a secret if its value is short enough to be guessed, by who can make us compress guesses beside it.
+    SecretIfShort,
+}
+
+/// What is known of a name.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) text: &'static str,
+    /// The index of the first field with this name in HPACK's static table, or zero.
+    pub(crate) index: u8,
+    pub(crate) indexing: Indexing,
+}
+
+/// As long as the longest name in the table.
+pub(super) const LONGEST: usize = 40;
+
+/// A set of names has a bit for each.
+const _: () = assert!(KNOWN.len() <= u128::BITS as usize);
+
+/// The place of `name`, in lower case, in [`KNOWN`], if it is there.
+#[inline]
+pub(super) const fn place(name: &[u8]) -> Option<u8> {
+    let mut slot = slot_of(hash(name));
+    loop {
+        let next = SLOTS[slot];
+        if next == 0 {
+            return None;
+        }
+        if equal(KNOWN[next as usize - 1].text.as_bytes(), name) {
+            return Some(next - 1);
+        }
+        slot = (slot + 1) % SLOT_COUNT;
+    }
+}
+
+/// `==`, which is not const.
+#[inline]
+pub(super) const fn equal(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    // Eight at a time; the last eight may overlap with those before.
+    if let (Some(a), Some(b)) = (one.last_chunk::<8>(), other.last_chunk::<8>()) {
+        let (mut one, mut other) = (one, other);
+        while let (Some((a, rest)), Some((b, others))) =
+            (one.split_first_chunk::<8>(), other.split_first_chunk::<8>())
+        {
+            if u64::from_le_bytes(*a) != u64::from_le_bytes(*b) {
+                return false;
+            }
+            (one, other) = (rest, others);
+        }
+        return u64::from_le_bytes(*a) == u64::from_le_bytes(*b);
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// A hash of a name by its length, beginning and end, which is enough to tell names known beforehand apart.
+#[inline]
+pub(crate) const fn hash(name: &[u8]) -> u64 {
+    let (first, last) = if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
+    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        (
+            u32::from_le_bytes(*first) as u64,
+            u32::from_le_bytes(*last) as u64,
+        )
+    } else if let (Some(first), Some(last)) = (name.first(), name.last()) {
+        (*first as u64, *last as u64)
+    } else {
+        (0, 0)
+    };
+    let mixed = first ^ last.rotate_left(27) ^ (name.len() as u64) << 59;
+    let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 32
+}
+
+/// Four slots for each name or so: searches are short.
+const SLOT_COUNT: usize = 512;
+
+const fn slot_of(hash: u64) -> usize {
+    (hash >> 8) as usize % SLOT_COUNT
+}
+
+/// Where each name's hash leads: its place in [`KNOWN`], from one on; then zero.
+static SLOTS: [u8; SLOT_COUNT] = slots();
+
+const fn slots() -> [u8; SLOT_COUNT] {
+    let mut slots = [0; SLOT_COUNT];
+    let mut place = 0;
+    while place < KNOWN.len() {
+        let mut slot = slot_of(hash(KNOWN[place].text.as_bytes()));
+        while slots[slot] != 0 {
+            slot = (slot + 1) % SLOT_COUNT;
+        }
+        place += 1;
+        slots[slot] = place as u8;
+    }
+    slots
+}
+
+macro_rules! names {
+    ($($name:ident $text:literal $index:literal $indexing:ident;)*) => {
+        $(
+            #[doc = concat!("`", $text, "`")]
+            pub static $name: HeaderName = HeaderName::from_static($text);
+        )*
+
+        pub(super) static KNOWN: [Known; [$($text),*].len()] = [$(
+            Known {
+                text: $text,
+                index: $index,
+                indexing: Indexing::$indexing,
+            },
+        )*];
+    };
+}
+
+names! {
+    ACCEPT_CHARSET "accept-charset" 15 Adaptive;
+    ACCEPT_ENCODING "accept-encoding" 16 Adaptive;
+    ACCEPT_LANGUAGE "accept-language" 17 Adaptive;
+    ACCEPT_RANGES "accept-ranges" 18 Adaptive;
+    ACCEPT "accept" 19 Adaptive;
+    ACCESS_CONTROL_ALLOW_ORIGIN "access-control-allow-origin" 20 Adaptive;
+    AGE "age" 21 Adaptive;
+    ALLOW "allow" 22 Adaptive;
+    AUTHORIZATION "authorization" 23 Secret;
+    CACHE_CONTROL "cache-control" 24 Adaptive;
+    CONTENT_DISPOSITION "content-disposition" 25 Adaptive;
+    CONTENT_ENCODING "content-encoding" 26 Adaptive;
+    CONTENT_LANGUAGE "content-language" 27 Adaptive;
+    CONTENT_LENGTH "content-length" 28 Adaptive;
+    CONTENT_LOCATION "content-location" 29 Adaptive;
+    CONTENT_RANGE "content-range" 30 Adaptive;
+    CONTENT_TYPE "content-type" 31 Adaptive;
+    COOKIE "cookie" 32 SecretIfShort;
+    DATE "date" 33 Adaptive;
+    ETAG "etag" 34 Adaptive;
+    EXPECT "expect" 35 Adaptive;
+    EXPIRES "expires" 36 Adaptive;
+    FROM "from" 37 Adaptive;
+    HOST "host" 38 Adaptive;
+    IF_MATCH "if-match" 39 Adaptive;
+    IF_MODIFIED_SINCE "if-modified-since" 40 Adaptive;
+    IF_NONE_MATCH "if-none-match" 41 Adaptive;
+    IF_RANGE "if-range" 42 Adaptive;
+    IF_UNMODIFIED_SINCE "if-unmodified-since" 43 Adaptive;
+    LAST_MODIFIED "last-modified" 44 Adaptive;
+    LINK "link" 45 Adaptive;
+    LOCATION "location" 46 Adaptive;
+    MAX_FORWARDS "max-forwards" 47 Adaptive;
+    PROXY_AUTHENTICATE "proxy-authenticate" 48 Adaptive;
+    PROXY_AUTHORIZATION "proxy-authorization" 49 Secret;
+    RANGE "range" 50 Adaptive;
+    REFERER "referer" 51 Adaptive;
+    REFRESH "refresh" 52 Adaptive;
+    RETRY_AFTER "retry-after" 53 Adaptive;
+    SERVER "server" 54 Adaptive;
+    SET_COOKIE "set-cookie" 55 Secret;
+    STRICT_TRANSPORT_SECURITY "strict-transport-security" 56 Adaptive;
+    TRANSFER_ENCODING "transfer-encoding" 57 Adaptive;
+    USER_AGENT "user-agent" 58 Adaptive;
+    VARY "vary" 59 Adaptive;
+    VIA "via" 60 Adaptive;
+    WWW_AUTHENTICATE "www-authenticate" 61 Adaptive;
+    TE "te" 0 Adaptive;
+    TRAILER "trailer" 0 Adaptive;
+    PRIORITY "priority" 0 Adaptive;
+    ORIGIN "origin" 0 Adaptive;
+    GRPC_TIMEOUT "grpc-timeout" 0 Adaptive;
+    GRPC_ENCODING "grpc-encoding" 0 Adaptive;
+    GRPC_ACCEPT_ENCODING "grpc-accept-encoding" 0 Adaptive;
+    GRPC_STATUS "grpc-status" 0 Adaptive;
+    GRPC_MESSAGE "grpc-message" 0 Adaptive;
+    GRPC_STATUS_DETAILS_BIN "grpc-status-details-bin" 0 Adaptive;
+    GRPC_TRACE_BIN "grpc-trace-bin" 0 Adaptive;
+    GRPC_PREVIOUS_RPC_ATTEMPTS "grpc-previous-rpc-attempts" 0 Adaptive;
+    X_REQUEST_ID "x-request-id" 0 Unique;
+    X_CLIENT_TRACE_ID "x-client-trace-id" 0 Adaptive;
+    X_FORWARDED_FOR "x-forwarded-for" 0 Adaptive;
+    X_FORWARDED_PROTO "x-forwarded-proto" 0 Adaptive;
+    X_FORWARDED_HOST "x-forwarded-host" 0 Adaptive;
+    X_FORWARDED_PORT "x-forwarded-port" 0 Adaptive;
+    X_FORWARDED_CLIENT_CERT "x-forwarded-client-cert" 0 Adaptive;
+    X_REAL_IP "x-real-ip" 0 Adaptive;
+    X_B3_TRACEID "x-b3-traceid" 0 Unique;
+    X_B3_SPANID "x-b3-spanid" 0 Unique;
+    X_B3_PARENTSPANID "x-b3-parentspanid" 0 Unique;
+    X_B3_SAMPLED "x-b3-sampled" 0 Adaptive;
+    X_B3_FLAGS "x-b3-flags" 0 Adaptive;
+    B3 "b3" 0 Unique;
+    TRACEPARENT "traceparent" 0 Unique;
+    TRACESTATE "tracestate" 0 Adaptive;
+    BAGGAGE "baggage" 0 Adaptive;
+    X_ENVOY_ATTEMPT_COUNT "x-envoy-attempt-count" 0 Adaptive;
+    X_ENVOY_DECORATOR_OPERATION "x-envoy-decorator-operation" 0 Adaptive;
+    X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER "x-envoy-downstream-service-cluster" 0 Adaptive;
+    X_ENVOY_DOWNSTREAM_SERVICE_NODE "x-envoy-downstream-service-node" 0 Adaptive;
+    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS "x-envoy-expected-rq-timeout-ms" 0 Adaptive;
+    X_ENVOY_EXTERNAL_ADDRESS "x-envoy-external-address" 0 Adaptive;
+    X_ENVOY_INTERNAL "x-envoy-internal" 0 Adaptive;
+    X_ENVOY_MAX_RETRIES "x-envoy-max-retries" 0 Adaptive;
+    X_ENVOY_ORIGINAL_PATH "x-envoy-original-path" 0 Adaptive;
+    X_ENVOY_OVERLOADED "x-envoy-overloaded" 0 Adaptive;
+    X_ENVOY_RETRY_ON "x-envoy-retry-on" 0 Adaptive;
+    X_ENVOY_RETRY_GRPC_ON "x-envoy-retry-grpc-on" 0 Adaptive;
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS "x-envoy-upstream-rq-timeout-ms" 0 Adaptive;
+    X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS "x-envoy-upstream-rq-per-try-timeout-ms" 0 Adaptive;
+    X_ENVOY_UPSTREAM_SERVICE_TIME "x-envoy-upstream-service-time" 0 Adaptive;
+    X_ENVOY_PEER_METADATA "x-envoy-peer-metadata" 0 Adaptive;
+    X_ENVOY_PEER_METADATA_ID "x-envoy-peer-metadata-id" 0 Adaptive;
+    ACCESS_CONTROL_REQUEST_HEADERS "access-control-request-headers" 0 Adaptive;
+    ACCESS_CONTROL_REQUEST_METHOD "access-control-request-method" 0 Adaptive;
+    ACCESS_CONTROL_ALLOW_CREDENTIALS "access-control-allow-credentials" 0 Adaptive;
+    ACCESS_CONTROL_ALLOW_HEADERS "access-control-allow-headers" 0 Adaptive;
+    ACCESS_CONTROL_ALLOW_METHODS "access-control-allow-methods" 0 Adaptive;
+    ACCESS_CONTROL_EXPOSE_HEADERS "access-control-expose-headers" 0 Adaptive;
+    ACCESS_CONTROL_MAX_AGE "access-control-max-age" 0 Adaptive;
+    ALT_SVC "alt-svc" 0 Adaptive;
+    CONTENT_SECURITY_POLICY "content-security-policy" 0 Adaptive;
+    SEC_FETCH_DEST "sec-fetch-dest" 0 Adaptive;
+    SEC_FETCH_MODE "sec-fetch-mode" 0 Adaptive;
+    SEC_FETCH_SITE "sec-fetch-site" 0 Adaptive;
+    UPGRADE_INSECURE_REQUESTS "upgrade-insecure-requests" 0 Adaptive;
+    X_CONTENT_TYPE_OPTIONS "x-content-type-options" 0 Adaptive;
+    X_FRAME_OPTIONS "x-frame-options" 0 Adaptive;
+    X_XSS_PROTECTION "x-xss-protection" 0 Adaptive;
+    CONNECTION "connection" 0 Adaptive;
+    UPGRADE "upgrade" 0 Adaptive;
+    KEEP_ALIVE "keep-alive" 0 Adaptive;
+    PROXY_CONNECTION "proxy-connection" 0 Adaptive;
+    SEC_WEBSOCKET_KEY "sec-websocket-key" 0 Adaptive;
+    SEC_WEBSOCKET_ACCEPT "sec-websocket-accept" 0 Adaptive;
+    SEC_WEBSOCKET_VERSION "sec-websocket-version" 0 Adaptive;
+    X_ENVOY_RETRIABLE_STATUS_CODES "x-envoy-retriable-status-codes" 0 Adaptive;
+    X_ENVOY_RETRIABLE_HEADER_NAMES "x-envoy-retriable-header-names" 0 Adaptive;
+    X_ENVOY_UPSTREAM_ALT_STAT_NAME "x-envoy-upstream-alt-stat-name" 0 Adaptive;
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE "x-envoy-upstream-rq-timeout-alt-response" 0 Adaptive;
+    X_ENVOY_FORCE_TRACE "x-envoy-force-trace" 0 Adaptive;
+    X_ENVOY_IP_TAGS "x-envoy-ip-tags" 0 Adaptive;
+    X_ENVOY_ORIGINAL_URL "x-envoy-original-url" 0 Adaptive;
+    X_ENVOY_ORIGINAL_HOST "x-envoy-original-host" 0 Adaptive;
+    X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT "x-envoy-hedge-on-per-try-timeout" 0 Adaptive;
+    X_ENVOY_UPSTREAM_CANARY "x-envoy-upstream-canary" 0 Adaptive;
+    X_ENVOY_UPSTREAM_STREAM_DURATION_MS "x-envoy-upstream-stream-duration-ms" 0 Adaptive;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_where_they_are_and_no_others() {
+        for (at, known) in KNOWN.iter().enumerate() {
+            assert!(known.text.len() <= LONGEST, "{}", known.text);
+            assert_eq!(place(known.text.as_bytes()).map(usize::from), Some(at));
+            for wrong in [
+                &known.text[1..],
+                &known.text.replace('-', "_"),
+                &format!("{}x", known.text),
+            ] {
+                let found = place(wrong.as_bytes()).map(|at| KNOWN[usize::from(at)].text);
+                assert!(found.is_none_or(|found| found == wrong), "{wrong}");
+            }
+        }
+        assert_eq!(place(b""), None);
+    }
+}

@@ -1,0 +1,400 @@
+//! Header fields in the order they came.
+//!
+//! A message has a dozen fields, of which a proxy looks for more than are there. So they are a list, as they are in Envoy,
+//! beside a set of the known names that are in it: what is absent is known without a search, and what is there is found
+//! sooner than it could be hashed. Nothing is gained by names that collide, and the order never changes.
+
+mod known;
+mod name;
+
+use std::fmt;
+use std::ops::Index;
+use std::slice;
+
+use http::HeaderValue;
+
+pub(crate) use known::Indexing;
+pub use known::*;
+pub use name::HeaderName;
+pub use name::InvalidHeaderName;
+pub use name::NameRef;
+
+/// The header fields of a message, or its trailers. Names may repeat.
+///
+/// Looking for a name takes time in proportion to the number of fields, which the codecs bound.
+#[derive(Clone, Default)]
+pub struct HeaderMap {
+    fields: Vec<(HeaderName, HeaderValue)>,
+    names: Names,
+}
+
+/// A set of names known beforehand.
+#[derive(Clone, Copy, Debug)]
+pub struct NameSet(u128);
+
+impl NameSet {
+    /// The set of these names, each of which must be known beforehand.
+    ///
+    /// # Panics
+    ///
+    /// If one is not; in a constant, the compiler says so.
+    #[must_use]
+    pub const fn of(names: &[&str]) -> NameSet {
+        let mut set = 0;
+        let mut at = 0;
+        while at < names.len() {
+            let place = known::place(names[at].as_bytes());
+            assert!(place.is_some(), "not known beforehand");
+            if let Some(place) = place {
+                set |= 1 << place;
+            }
+            at += 1;
+        }
+        NameSet(set)
+    }
+
+    /// The set of the names known beforehand that begin with `prefix`.
+    #[must_use]
+    pub const fn beginning_with(prefix: &str) -> NameSet {
+        let mut set = 0;
+        let mut place = 0;
+        while place < known::KNOWN.len() {
+            if let Some((beginning, _)) = known::KNOWN[place]
+                .text
+                .as_bytes()
+                .split_at_checked(prefix.len())
+                && known::equal(beginning, prefix.as_bytes())
+            {
+                set |= 1 << place;
+            }
+            place += 1;
+        }
+        NameSet(set)
+    }
+
+    fn has(self, name: NameRef<'_>) -> bool {
+        match name {
+            NameRef::Known(place) => self.0 & 1 << place != 0,
+            NameRef::Other(_) => false,
+        }
+    }
+}
+
+/// Which names may be among the fields.
+#[derive(Clone, Copy, Default)]
+struct Names {
+    /// A bit for each name known beforehand.
+    known: u128,
+    /// Whether there was any other.
+    others: bool,
+}
+
+impl Names {
+    #[inline]
+    fn add(&mut self, name: NameRef<'_>) {
+        match name {
+            NameRef::Known(place) => self.known |= 1 << place,
+            NameRef::Other(_) => self.others = true,
+        }
+    }
+
+    #[inline]
+    fn may_have(&self, name: NameRef<'_>) -> bool {
+        match name {
+            NameRef::Known(place) => self.known & 1 << place != 0,
+            NameRef::Other(_) => self.others,
+        }
+    }
+
+    /// No field of this name is left.
+    #[inline]
+    fn remove(&mut self, name: NameRef<'_>) {
+        if let NameRef::Known(place) = name {
+            self.known &= !(1 << place);
+        }
+    }
+}
+
+impl HeaderMap {
+    /// No fields.
+    #[must_use]
+    pub fn new() -> HeaderMap {
+        HeaderMap::default()
+    }
+
+    /// No fields yet, and room for `capacity`.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> HeaderMap {
+        HeaderMap {
+            fields: Vec::with_capacity(capacity),
+            names: Names::default(),
+        }
+    }
+
+    /// The number of fields.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Whether there are no fields.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    #[inline]
+    fn position(&self, name: NameRef<'_>) -> Option<usize> {
+        if !self.names.may_have(name) {
+            return None;
+        }
+        self.fields.iter().position(|(found, _)| name.is(found))
+    }
+
+    /// Whether a field has this name.
+    #[must_use]
+    #[inline]
+    pub fn contains_key<'n>(&self, name: impl Into<NameRef<'n>>) -> bool {
+        let name = name.into();
+        match name {
+            NameRef::Known(_) => self.names.may_have(name),
+            NameRef::Other(_) => self.position(name).is_some(),
+        }
+    }
+
+    /// The value of the first field of this name.
+    #[must_use]
+    #[inline]
+    pub fn get<'n>(&self, name: impl Into<NameRef<'n>>) -> Option<&HeaderValue> {
+        let at = self.position(name.into())?;
+        self.fields.get(at).map(|(_, value)| value)
+    }
+
+    /// The values of all fields of this name.
+    pub fn get_all<'m, 'n: 'm>(
+        &'m self,
+        name: impl Into<NameRef<'n>>,
+    ) -> impl DoubleEndedIterator<Item = &'m HeaderValue> {
+        let name = name.into();
+        let from = self.position(name).unwrap_or(self.fields.len());
+        let fields = self.fields[from..].iter();
+        fields.filter_map(move |(found, value)| name.is(found).then_some(value))
+    }
+
+    /// Adds a field at the end, whether or not there is one of its name.
+    #[inline]
+    pub fn append(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
+        let name = name.into();
+        self.names.add((&name).into());
+        self.fields.push((name, value));
+    }
+
+    /// Makes `value` the only one of this name, in the place of the first if there is one.
+    pub fn insert(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
+        let name = name.into();
+        let Some(at) = self.position((&name).into()) else {
+            return self.append(name, value);
+        };
+        if let Some((_, old)) = self.fields.get_mut(at) {
+            *old = value;
+        }
+        let mut index = 0;
+        self.fields.retain(|(found, _)| {
+            index += 1;
+            index <= at + 1 || *found != name
+        });
+    }
+
+    /// Adds a field if there is none of its name.
+    pub fn insert_if_absent(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
+        let name = name.into();
+        if !self.contains_key(&name) {
+            self.append(name, value);
+        }
+    }
+
+    /// Removes all fields of this name, and gives the value of the first.
+    pub fn remove<'n>(&mut self, name: impl Into<NameRef<'n>>) -> Option<HeaderValue> {
+        let name = name.into();
+        let at = self.position(name)?;
+        let (_, value) = self.fields.remove(at);
+        self.fields.retain(|(found, _)| !name.is(found));
+        self.names.remove(name);
+        Some(value)
+    }
+
+    /// Removes all fields that `keep` does not want.
+    pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName) -> bool) {
+        self.fields.retain(|(name, _)| keep(name));
+        self.names = Names::default();
+        for (name, _) in &self.fields {
+            self.names.add(name.into());
+        }
+    }
+
+    /// Whether a field has one of these names.
+    #[must_use]
+    #[inline]
+    pub fn contains_any(&self, names: NameSet) -> bool {
+        self.names.known & names.0 != 0
+    }
+
+    /// Whether there may be a field whose name is not known beforehand.
+    #[must_use]
+    pub fn has_unknown(&self) -> bool {
+        self.names.others
+    }
+
+    /// Removes all fields of these names.
+    #[inline]
+    pub fn remove_any(&mut self, names: NameSet) {
+        if self.contains_any(names) {
+            self.fields.retain(|(name, _)| !names.has(name.into()));
+            self.names.known &= !names.0;
+        }
+    }
+
+    /// The fields in their order.
+    #[inline]
+    pub fn iter(&self) -> Iter<'_> {
+        Iter(self.fields.iter())
+    }
+
+    /// The name of each field.
+    pub fn keys(&self) -> impl Iterator<Item = &HeaderName> {
+        self.fields.iter().map(|(name, _)| name)
+    }
+}
+
+/// The fields of a [`HeaderMap`] in their order.
+#[derive(Debug)]
+pub struct Iter<'m>(slice::Iter<'m, (HeaderName, HeaderValue)>);
+
+impl<'m> Iterator for Iter<'m> {
+    type Item = (&'m HeaderName, &'m HeaderValue);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(name, value)| (name, value))
+    }
+}
+
+impl<'m> IntoIterator for &'m HeaderMap {
+    type Item = (&'m HeaderName, &'m HeaderValue);
+    type IntoIter = Iter<'m>;
+
+    #[inline]
+    fn into_iter(self) -> Iter<'m> {
+        self.iter()
+    }
+}
+
+impl IntoIterator for HeaderMap {
+    type Item = (HeaderName, HeaderValue);
+    type IntoIter = std::vec::IntoIter<(HeaderName, HeaderValue)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.fields.into_iter()
+    }
+}
+
+impl<N: Into<HeaderName>> FromIterator<(N, HeaderValue)> for HeaderMap {
+    fn from_iter<T: IntoIterator<Item = (N, HeaderValue)>>(fields: T) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(name, value);
+        }
+        map
+    }
+}
+
+/// The value of the first field of this name.
+///
+/// # Panics
+///
+/// If there is none.
+impl<'n, N: Into<NameRef<'n>>> Index<N> for HeaderMap {
+    type Output = HeaderValue;
+
+    #[expect(clippy::expect_used, reason = "what is indexed must be there")]
+    fn index(&self, name: N) -> &HeaderValue {
+        self.get(name).expect("no field of this name")
+    }
+}
+
+/// The same fields in the same order.
+impl PartialEq for HeaderMap {
+    fn eq(&self, other: &HeaderMap) -> bool {
+        self.fields == other.fields
+    }
+}
+
+impl Eq for HeaderMap {}
+
+impl fmt::Debug for HeaderMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let fields = fields.iter().map(|(name, value)| {
+            let name = HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        });
+        fields.collect()
+    }
+
+    const MIXED: [(&str, &str); 6] = [
+        ("x-own", "1"),
+        ("te", "2"),
+        ("x-own", "3"),
+        ("vary", "4"),
+        ("te", "5"),
+        ("x-last", "6"),
+    ];
+
+    #[test]
+    fn fields_are_found_by_name_whether_known_or_not() {
+        let map = map(&MIXED);
+        assert_eq!(map.len(), 6);
+        assert_eq!(map.get("x-own").unwrap(), "1");
+        assert_eq!(map.get(&TE).unwrap(), "2");
+        assert_eq!(map["vary"], "4");
+        assert!(map.get("x-none").is_none() && map.get(&AGE).is_none());
+        assert!(map.contains_key("x-last") && map.contains_key(&VARY));
+        assert!(!map.contains_key("x-none") && !map.contains_key(&AGE));
+        let all = |name| {
+            map.get_all(name)
+                .map(|v| v.to_str().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(all("te"), ["2", "5"]);
+        assert_eq!(all("x-own"), ["1", "3"]);
+        assert_eq!(all("x-none"), [""; 0]);
+        assert_eq!(map.get_all("te").next_back().unwrap(), "5");
+    }
+
+    #[test]
+    fn what_changes_keeps_the_order_of_the_rest() {
+        let mut changed = map(&MIXED);
+        changed.insert(&TE, HeaderValue::from_static("new"));
+        let one = [MIXED[0], ("te", "new"), MIXED[2], MIXED[3], MIXED[5]];
+        assert_eq!(changed, map(&one));
+        assert_eq!(changed.remove("x-own").unwrap(), "1");
+        assert_eq!(changed, map(&[one[1], one[3], one[4]]));
+        assert!(changed.remove("x-own").is_none());
+        changed.insert(&AGE, HeaderValue::from_static("0"));
+        changed.insert_if_absent(&AGE, HeaderValue::from_static("1"));
+        assert_eq!(changed, map(&[one[1], one[3], one[4], ("age", "0")]));
+        assert!(changed.remove(&VARY).is_some() && !changed.contains_key(&VARY));
+        changed.append(&VARY, HeaderValue::from_static("7"));
+        changed.retain(|name| *name != TE);
+        assert_eq!(changed, map(&[one[4], ("age", "0"), ("vary", "7")]));
+        assert!(changed.get(&TE).is_none() && changed.get(&VARY).is_some());
+    }
+}

@@ -1,0 +1,276 @@
+//! Names of header fields, in lower case.
+
+use std::fmt;
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::known;
+use super::known::KNOWN;
+use super::known::Known;
+
+/// The name of a header field, in lower case (RFC 9110 section 5.1). A name known beforehand is one byte.
+#[derive(Clone)]
+pub struct HeaderName(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    /// The place in [`KNOWN`]. A name that is there is never spelled out.
+    Known(u8),
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+/// A name that no field may have: it is empty, or holds a byte that is none of a token's (RFC 9110 section 5.6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidHeaderName;
+
+/// A name to look for: one that needs nothing made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRef<'n> {
+    /// The place of a name known beforehand.
+    #[doc(hidden)]
+    Known(u8),
+    /// Any other, in lower case.
+    #[doc(hidden)]
+    Other(&'n str),
+}
+
+impl HeaderName {
+    /// The name `text`, which must be one in lower case.
+    ///
+    /// # Panics
+    ///
+    /// If it is none: where it is a constant, the compiler says so.
+    #[must_use]
+    pub const fn from_static(text: &'static str) -> HeaderName {
+        match known::place(text.as_bytes()) {
+            Some(place) => HeaderName(Repr::Known(place)),
+            None => {
+                assert!(is_name(text.as_bytes()), "no header name in lower case");
+                HeaderName(Repr::Static(text))
+            }
+        }
+    }
+
+    /// The name `text`, in whatever case it is.
+    ///
+    /// # Errors
+    ///
+    /// If no field may be called that.
+    #[inline]
+    pub fn from_bytes(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+        let mut lower = [0; known::LONGEST];
+        match lower.get_mut(..text.len()) {
+            Some(lower) => {
+                lower.copy_from_slice(text);
+                lower.make_ascii_lowercase();
+                HeaderName::from_lowercase(lower)
+            }
+            None => HeaderName::from_lowercase(&text.to_ascii_lowercase()),
+        }
+    }
+
+    /// The name `text`, which is in lower case.
+    ///
+    /// # Errors
+    ///
+    /// If it is not, or if no field may be called that.
+    #[inline]
+    pub fn from_lowercase(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+        match known::place(text) {
+            Some(place) => Ok(HeaderName(Repr::Known(place))),
+            None => HeaderName::unknown(text),
+        }
+    }
+
+    fn unknown(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+        if !is_name(text) {
+            return Err(InvalidHeaderName);
+        }
+        let text = std::str::from_utf8(text).map_err(|_| InvalidHeaderName)?;
+        Ok(HeaderName(Repr::Shared(text.into())))
+    }
+
+    /// The name as text.
+    #[must_use]
+    #[inline]
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Repr::Known(place) => KNOWN[usize::from(*place)].text,
+            Repr::Static(text) => text,
+            Repr::Shared(text) => text,
+        }
+    }
+
+    /// What is known of this name.
+    #[inline]
+    pub(crate) fn known(&self) -> Option<&'static Known> {
+        match &self.0 {
+            Repr::Known(place) => Some(&KNOWN[usize::from(*place)]),
+            _ => None,
+        }
+    }
+}
+
+impl<'n> NameRef<'n> {
+    /// Whether `name` is this one.
+    #[inline]
+    pub(super) fn is(self, name: &HeaderName) -> bool {
+        match (self, &name.0) {
+            (NameRef::Known(one), Repr::Known(other)) => one == *other,
+            (NameRef::Other(one), Repr::Static(other)) => one == *other,
+            (NameRef::Other(one), Repr::Shared(other)) => one == &**other,
+            _ => false,
+        }
+    }
+}
+
+impl<'n> From<&'n HeaderName> for NameRef<'n> {
+    #[inline]
+    fn from(name: &'n HeaderName) -> NameRef<'n> {
+        match &name.0 {
+            Repr::Known(place) => NameRef::Known(*place),
+            Repr::Static(text) => NameRef::Other(text),
+            Repr::Shared(text) => NameRef::Other(text),
+        }
+    }
+}
+
+/// In lower case, or it is not found.
+impl<'n> From<&'n str> for NameRef<'n> {
+    fn from(name: &'n str) -> NameRef<'n> {
+        known::place(name.as_bytes()).map_or(NameRef::Other(name), NameRef::Known)
+    }
+}
+
+impl From<&HeaderName> for HeaderName {
+    #[inline]
+    fn from(name: &HeaderName) -> HeaderName {
+        name.clone()
+    }
+}
+
+impl PartialEq for HeaderName {
+    #[inline]
+    fn eq(&self, other: &HeaderName) -> bool {
+        NameRef::from(self).is(other)
+    }
+}
+
+impl Eq for HeaderName {}
+
+impl PartialEq<str> for HeaderName {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for HeaderName {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+impl Hash for HeaderName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl FromStr for HeaderName {
+    type Err = InvalidHeaderName;
+
+    fn from_str(text: &str) -> Result<HeaderName, InvalidHeaderName> {
+        HeaderName::from_bytes(text.as_bytes())
+    }
+}
+
+impl TryFrom<&str> for HeaderName {
+    type Error = InvalidHeaderName;
+
+    fn try_from(text: &str) -> Result<HeaderName, InvalidHeaderName> {
+        text.parse()
+    }
+}
+
+impl fmt::Debug for HeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for HeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for InvalidHeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no name of a header field")
+    }
+}
+
+impl std::error::Error for InvalidHeaderName {}
+
+/// Whether `text` is a token in lower case.
+const fn is_name(text: &[u8]) -> bool {
+    let mut at = 0;
+    while at < text.len() {
+        if !NAME_BYTES[text[at] as usize] {
+            return false;
+        }
+        at += 1;
+    }
+    at > 0
+}
+
+/// The bytes of a token (RFC 9110 section 5.6.2), but for upper case.
+static NAME_BYTES: [bool; 256] = {
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut allowed = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        allowed[byte as usize] = byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        byte += 1;
+    }
+    let mut index = 0;
+    while index < others.len() {
+        allowed[others[index] as usize] = true;
+        index += 1;
+    }
+    allowed
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_same_however_it_was_made() {
+        let made = |text: &str| HeaderName::from_bytes(text.as_bytes()).unwrap();
+        assert_eq!(
+            made("Content-TYPE"),
+            HeaderName::from_static("content-type")
+        );
+        assert_eq!(made("X-Own"), HeaderName::from_static("x-own"));
+        assert_ne!(made("x-own"), made("x-other"));
+        assert_ne!(made("te"), made("x-te"));
+        let long = "X-Long".repeat(20);
+        assert_eq!(made(&long).as_str(), long.to_ascii_lowercase());
+        for text in ["te", "x-own"] {
+            assert_eq!(NameRef::from(text), NameRef::from(&made(text)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_no_name() {
+        for wrong in ["", "a b", "a:", "\"a\"", "a\0", "ä", "a\u{7f}", "(a)"] {
+            assert!(HeaderName::from_bytes(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        assert!(HeaderName::from_lowercase(b"Te").is_err());
+        assert!(HeaderName::from_lowercase(b"X-Own").is_err());
+    }
+}
