@@ -1,10 +1,10 @@
 //! A request's head and its target, in the one shape that both codecs share.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crate::header::HeaderMap;
 use bytes::Bytes;
+use bytestring::ByteString;
 use http::HeaderValue;
 use http::Method;
 use http::uri::Scheme;
@@ -58,9 +58,9 @@ impl RequestHead {
 /// text sees U+FFFD in their place, as RE2 does.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
-    bytes: Bytes,
-    /// The text, where the bytes are none.
-    text: Option<Arc<str>>,
+    text: ByteString,
+    /// The bytes, where they are no text.
+    bytes: Option<Bytes>,
 }
 
 /// A target that could not be sent.
@@ -81,24 +81,24 @@ impl Target {
 
     fn of_static(text: &'static str) -> Target {
         Target {
-            bytes: Bytes::from_static(text.as_bytes()),
-            text: None,
+            text: ByteString::from_static(text),
+            bytes: None,
         }
     }
 
     /// What goes over the wire.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+        match &self.bytes {
+            Some(bytes) => bytes,
+            None => self.text.as_bytes(),
+        }
     }
 
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        match &self.text {
-            Some(text) => text,
-            None => std::str::from_utf8(&self.bytes).unwrap_or_default(), // was looked at when it was made
-        }
+        &self.text
     }
 
     /// The text up to the question mark.
@@ -118,7 +118,7 @@ impl Target {
     /// Whether it holds a `#`, which no request's target may.
     #[must_use]
     pub fn has_fragment(&self) -> bool {
-        memchr(b'#', &self.bytes).is_some()
+        memchr(b'#', self.as_bytes()).is_some()
     }
 }
 
@@ -126,19 +126,17 @@ impl TryFrom<Bytes> for Target {
     type Error = InvalidTarget;
 
     fn try_from(bytes: Bytes) -> Result<Target, InvalidTarget> {
-        let mut ascii = true;
-        for &byte in &bytes {
-            if byte <= b' ' || byte == 0x7f {
-                return Err(InvalidTarget);
-            }
-            ascii &= byte.is_ascii();
-        }
-        if bytes.is_empty() {
+        if bytes.is_empty() || bytes.iter().any(|&byte| byte <= b' ' || byte == 0x7f) {
             return Err(InvalidTarget);
         }
-        let text = (!ascii && std::str::from_utf8(&bytes).is_err())
-            .then(|| String::from_utf8_lossy(&bytes).into());
-        Ok(Target { bytes, text })
+        if std::str::from_utf8(&bytes).is_err() {
+            return Ok(Target {
+                text: String::from_utf8_lossy(&bytes).into_owned().into(),
+                bytes: Some(bytes),
+            });
+        }
+        let text = ByteString::try_from(bytes).map_err(|_| InvalidTarget)?;
+        Ok(Target { text, bytes: None })
     }
 }
 

@@ -19,6 +19,7 @@ mod worker;
 use std::io::Write;
 use std::process::ExitCode;
 
+pub use crate::allocator::Allocator;
 use crate::cli::Command;
 use crate::cli::Mode;
 use crate::cli::Options;

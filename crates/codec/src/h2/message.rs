@@ -4,6 +4,7 @@
 use crate::header;
 use crate::header::HeaderMap;
 use crate::header::HeaderName;
+use crate::header::NameSet;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::Method;
@@ -40,6 +41,19 @@ pub(super) struct Rules {
 
 /// The most fields of a block, whatever the config allows: what looks through them takes its time by their number.
 const MOST_FIELDS: usize = 16 * 1024;
+
+/// The fields that mean something to the codec.
+const SPECIAL: NameSet = NameSet::of(&[
+    "connection",
+    "content-length",
+    "cookie",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+]);
 
 /// What decides on each field.
 #[derive(Clone, Copy)]
@@ -237,7 +251,10 @@ impl Fields {
         if underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
             return take_underscore(underscores, judge.stats);
         }
-        // By name, and only names of these lengths: most fields are none of them.
+        if !SPECIAL.has(&name) {
+            self.headers.append(name, value);
+            return Ok(true);
+        }
         match name.as_str() {
             "host" if self.kind == Kind::Request => {
                 check_authority(value.as_bytes())?;

@@ -72,8 +72,11 @@ impl NameSet {
         NameSet(set)
     }
 
-    fn has(self, name: NameRef<'_>) -> bool {
-        match name {
+    /// Whether `name` is in the set.
+    #[must_use]
+    #[inline]
+    pub fn has<'n>(self, name: impl Into<NameRef<'n>>) -> bool {
+        match name.into() {
             NameRef::Known(place) => self.0 & 1 << place != 0,
             NameRef::Other(_) => false,
         }
@@ -249,7 +252,7 @@ impl HeaderMap {
     #[inline]
     pub fn remove_any(&mut self, names: NameSet) {
         if self.contains_any(names) {
-            self.fields.retain(|(name, _)| !names.has(name.into()));
+            self.fields.retain(|(name, _)| !names.has(name));
             self.names.known &= !names.0;
         }
     }

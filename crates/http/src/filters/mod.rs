@@ -26,6 +26,7 @@ use outrider_config::type_name;
 use outrider_net::WorkerCx;
 use prost::Name;
 use prost_types::Any;
+use smallvec::SmallVec;
 
 use crate::Stream;
 use crate::local_reply::LocalReply;
@@ -65,9 +66,9 @@ pub trait HttpFilter: fmt::Debug {
     }
 }
 
-/// What filters remember of one stream. Nothing is allocated until one does.
+/// What filters remember of one stream.
 #[derive(Debug, Default)]
-pub struct Memory(Vec<Rc<dyn StdAny>>);
+pub struct Memory(SmallVec<[Rc<dyn StdAny>; 2]>);
 
 impl Memory {
     /// Remembers `value`.
