@@ -29,10 +29,13 @@ corpus *arguments:
     cargo build --profile fast --package outrider
     python3 conformance/run.py corpus --bin target/fast/outrider {{arguments}}
 
+# The binary as the image has it, optimised by a profile of itself at work: target/pgo/outrider.
+release:
+    python3 conformance/bench/pgo.py
+
 # Outrider beside Envoy and others: cycles and CPU time per request.
-bench *arguments:
-    cargo build --release --package outrider
-    python3 conformance/bench/bench.py --outrider target/release/outrider {{arguments}}
+bench *arguments: release
+    python3 conformance/bench/bench.py --outrider target/pgo/outrider {{arguments}}
 
 # The documentation of all crates, without broken links.
 doc:

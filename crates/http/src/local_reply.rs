@@ -14,7 +14,6 @@ use outrider_codec::header;
 use crate::ResponseFlag;
 use crate::Stream;
 use crate::format::Context;
-use crate::format::SubstitutionFormat;
 use crate::grpc;
 use crate::route::Action;
 use crate::route::Route;
@@ -91,12 +90,17 @@ impl LocalReply {
             headers: self.headers.into_iter().collect(),
         });
         let mut body = self.body;
+        let mut kind = None;
         if let Some(route) = &self.route {
             route.mutate_response(stream, true);
             if let Action::DirectResponse(direct) = &route.action
                 && let Some(format) = &direct.body_format
             {
-                body = formatted(format, stream, &body);
+                let context = Context::local_reply(stream, &body);
+                let mut text = Vec::new();
+                format.write(context, &mut text);
+                body = text.into();
+                kind = HeaderValue::from_str(format.content_type()).ok();
             }
         }
         let Some(response) = &mut stream.response else {
@@ -124,24 +128,16 @@ impl LocalReply {
             headers.remove(&header::CONTENT_TYPE);
         } else {
             headers.insert(&header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-            let plain = HeaderValue::from_static("text/plain");
-            headers.insert_if_absent(&header::CONTENT_TYPE, plain);
+            match kind {
+                Some(kind) => headers.insert(&header::CONTENT_TYPE, kind),
+                None => {
+                    let plain = HeaderValue::from_static("text/plain");
+                    headers.insert_if_absent(&header::CONTENT_TYPE, plain);
+                }
+            }
         }
         Body::full(body)
     }
-}
-
-/// `body` in the format that the config gives; its content type goes into the response's head.
-fn formatted(format: &SubstitutionFormat, stream: &mut Stream, body: &[u8]) -> Bytes {
-    let mut text = Vec::new();
-    format.write(Context::local_reply(stream, body), &mut text);
-    if let (Some(response), Ok(kind)) = (
-        &mut stream.response,
-        HeaderValue::from_str(format.content_type()),
-    ) {
-        response.headers.insert(&header::CONTENT_TYPE, kind);
-    }
-    Bytes::from(text)
 }
 
 #[cfg(test)]

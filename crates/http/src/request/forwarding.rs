@@ -137,7 +137,7 @@ impl Forwarding {
         )
     }
 
-    /// `x-forwarded-for`, `-port` and `-proto`.
+    /// `x-forwarded-for`, `-proto` and `-port`.
     fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo) {
         let first_hop = self.xff_num_trusted_hops == 0;
         // A client on a UNIX socket has no address to forward.
@@ -152,16 +152,16 @@ impl Forwarding {
             };
             append(headers, &header::X_FORWARDED_FOR, &address, ",");
         }
+        if self.use_remote_address && first_hop || !headers.contains_key(&header::X_FORWARDED_PROTO)
+        {
+            headers.insert(&header::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        }
         if self.append_port
             && (self.use_remote_address && first_hop
                 || !headers.contains_key(&header::X_FORWARDED_PORT))
             && let Some(local) = connection.local.ip()
         {
             headers.insert(&header::X_FORWARDED_PORT, HeaderValue::from(local.port()));
-        }
-        if self.use_remote_address && first_hop || !headers.contains_key(&header::X_FORWARDED_PROTO)
-        {
-            headers.insert(&header::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
     }
 

@@ -152,7 +152,9 @@ impl HeaderMutations {
 
 fn write(pending: SmallVec<[Pending<'_>; 8]>, headers: &mut HeaderMap) {
     for header in pending.iter().filter(|header| header.overwrite) {
-        headers.insert(header.name, header.value.clone());
+        // Not in its old place: Envoy has it so, too.
+        headers.remove(header.name);
+        headers.append(header.name, header.value.clone());
     }
     for header in pending.into_iter().filter(|header| !header.overwrite) {
         headers.append(header.name, header.value);
