@@ -154,7 +154,42 @@ def message_streams(name, binary, backends, folder, count=40000):
         backend.stop()
 
 
-SPECIAL = {"messages-1k": message_streams, "idle-2000": idle_connections, "clusters-1000": many_clusters}
+def cost_of(how, path="/small", pairs=20, count=5000):
+    """A job that tells what `how` costs a request: two listeners of one process, one with it, in turns; medians."""
+    def job(name, binary, backends, folder):
+        beside = free_port()
+        proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True, beside=beside, **filled(how, folder))
+        argv = [a.format(n=count, dir=folder) for a in ["-c4", "-m32", "-n{n}", "-d", "{dir}/small", *GRPC]]
+
+        def used(port):
+            before = proxy.process.cpu_ns()
+            h2load(argv, port, path, 1, f"{folder}/h2load.log")
+            return (proxy.process.cpu_ns() - before) / 1000 / count
+
+        try:
+            seen = []
+            for turn in range(pairs + 1):
+                ports = [proxy.port, beside] if turn % 2 else [beside, proxy.port]
+                taken = {port: used(port) for port in ports}
+                seen.append((taken[proxy.port], taken[beside]))
+            seen = seen[1:]  # the first warms
+            without, having = (statistics.median(column) for column in zip(*seen))
+            return {"without_us": without, "with_us": having, "cost_us": statistics.median(b - a for a, b in seen)}
+        finally:
+            proxy.stop()
+    job.only = ("outrider", "envoy")
+    return job
+
+
+many_clusters.only = ("outrider", "envoy")
+
+SPECIAL = {
+    "messages-1k": message_streams,
+    "idle-2000": idle_connections,
+    "clusters-1000": many_clusters,
+    "cost-json-log": cost_of({"access_log": "{dir}/access.log"}),
+    "cost-grpc-stats": cost_of({"grpc_stats": True}, "/small.Service/Method"),
+}
 
 
 def table(results, order):
@@ -200,7 +235,7 @@ def main():
                 for _ in range(args.rounds):
                     for name in order:
                         if job in SPECIAL:
-                            if job == "clusters-1000" and name not in ("outrider", "envoy"):
+                            if name not in getattr(SPECIAL[job], "only", order):
                                 continue
                             rounds[name].append(SPECIAL[job](name, found[name], backends, folder))
                         elif not (name == "nghttpx" and job == "http1-32"):

@@ -1,5 +1,6 @@
 """The proxies under measurement: how each is configured and started, one worker each."""
 
+import copy
 import json
 import os
 import shutil
@@ -97,8 +98,8 @@ H2 = {
 }
 
 
-def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None, grpc_stats=False):
-    """The bootstrap that Envoy and Outrider both get."""
+def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None, grpc_stats=False, beside=None):
+    """The bootstrap that Envoy and Outrider both get. `beside`: the port of a second listener, which alone has log and stats."""
     def cluster(name):
         made = {
             "name": name,
@@ -114,7 +115,7 @@ def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None, grp
             made["typed_extension_protocol_options"] = H2
         return made
 
-    hcm = {
+    plain = {
         "@type": HCM,
         "stat_prefix": "ingress",
         "codec_type": "AUTO",
@@ -122,6 +123,7 @@ def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None, grp
             "name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "backend", "timeout": "0s"}}]}]},
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": ROUTER}],
     }
+    hcm = copy.deepcopy(plain)
     if grpc_stats:
         hcm["http_filters"].insert(0, {"name": "grpc_stats", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
@@ -136,11 +138,17 @@ def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None, grp
                 "sent": "%BYTES_SENT%", "duration": "%DURATION%", "upstream": "%UPSTREAM_HOST%",
                 "request_id": "%REQ(X-REQUEST-ID)%", "authority": "%REQ(:AUTHORITY)%", "grpc": "%GRPC_STATUS%"}},
         }}]
+    def listener(name, port, manager):
+        return {"name": name, "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+                "filter_chains": [{"filters": [{"name": "hcm", "typed_config": manager}]}]}
+
+    listeners = [listener("in", listen, hcm)]
+    if beside:
+        listeners = [listener("in", listen, plain), listener("beside", beside, hcm | {"stat_prefix": "beside"})]
     return {
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}},
         "static_resources": {
-            "listeners": [{"name": "in", "address": {"socket_address": {"address": "127.0.0.1", "port_value": listen}},
-                           "filter_chains": [{"filters": [{"name": "hcm", "typed_config": hcm}]}]}],
+            "listeners": listeners,
             "clusters": [cluster("backend")] + [cluster(f"c{i}") for i in range(clusters)],
         },
     }

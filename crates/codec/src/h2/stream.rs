@@ -232,7 +232,8 @@ impl Chunks {
 /// The streams of a connection, by key; those that are open by their numbers as well.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
-    slab: Slab<StreamState>,
+    /// Boxed: places are cheap to keep between bursts of streams, and nothing large moves when there are more.
+    slab: Slab<Box<StreamState>>,
     keys: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
     /// The numbers of streams that were the last to end as they should, in both directions.
     ended: [u32; REMEMBERED],
@@ -244,19 +245,19 @@ pub(super) struct Streams {
 /// Ended streams whose numbers are remembered.
 const REMEMBERED: usize = 8;
 
-/// How many free places a connection without streams keeps.
-const KEPT: usize = 4;
+/// How many free places a connection without streams keeps; they are of some bytes each.
+const KEPT: usize = 64;
 
 impl Streams {
     pub(super) fn insert(&mut self, stream: StreamState) -> usize {
         let id = stream.id;
-        let key = self.slab.insert(stream);
+        let key = self.slab.insert(Box::new(stream));
         self.keys.insert(id, key);
         key
     }
 
     pub(super) fn get(&mut self, key: usize) -> Option<&mut StreamState> {
-        self.slab.get_mut(key)
+        self.slab.get_mut(key).map(|stream| &mut **stream)
     }
 
     /// The key of the open stream with this number.
@@ -276,12 +277,14 @@ impl Streams {
 
     /// All streams to which somebody still refers.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut StreamState> {
-        self.slab.iter_mut().map(|(_, stream)| stream)
+        self.slab.iter_mut().map(|(_, stream)| &mut **stream)
     }
 
     /// The same with their keys.
     pub(super) fn iter_keys(&mut self) -> impl Iterator<Item = (usize, &mut StreamState)> {
-        self.slab.iter_mut()
+        self.slab
+            .iter_mut()
+            .map(|(key, stream)| (key, &mut **stream))
     }
 
     /// Puts a stream into the list of those that wait for room in the connection.
