@@ -114,7 +114,15 @@ impl HostsPublisher {
     }
 
     /// Makes these the cluster's hosts, for all workers at once. `changes` is how many priorities are not as they were.
-    pub fn publish(&self, priorities: Vec<PriorityHosts>, changes: u64) {
+    pub fn publish(&self, mut priorities: Vec<PriorityHosts>, changes: u64) {
+        // Read for long and by all, and there may be thousands of clusters: no more memory than hosts need.
+        for priority in &mut priorities {
+            priority.localities.shrink_to_fit();
+            for locality in &mut priority.localities {
+                locality.hosts.shrink_to_fit();
+            }
+        }
+        priorities.shrink_to_fit();
         let set = host_set(priorities, &self.cluster.info);
         let count = |health| set.count(health) as u64;
         let stats = self.stats();
