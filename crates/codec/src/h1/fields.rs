@@ -1,6 +1,5 @@
 //! The lines of a head, and the header fields in them.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::header;
@@ -80,16 +79,23 @@ const MAX_CAPACITY: usize = 24;
 /// How long fields are, in bytes: by this their number is guessed.
 const USUAL_LENGTH: usize = 24;
 
+/// From so many on, the names in a client's `connection` are too many.
+const MOST_NAMED: usize = 10;
+/// From this length on, a `te` that `connection` names is too long.
+const MOST_TE: usize = 256;
+
 /// The header fields of a head, and what was seen among them.
 pub(super) struct Fields {
     pub(super) map: HeaderMap,
     pub(super) content_length: Option<u64>,
-    /// `host`, which never enters the map; several are joined as Envoy joins them.
+    /// `host`, which does not stay in the map; several are joined as Envoy joins them.
     pub(super) host: Option<HeaderValue>,
     /// `connection: close` or `connection: keep-alive` came, the fields in which nothing else stands. They never enter the
     /// map, and neither does `transfer-encoding`: what most messages have of this connection is known without a search.
     closes: bool,
     keeps_alive: bool,
+    /// How many of these came.
+    kept_out: usize,
     encoding: Option<Encoding>,
 }
 
@@ -117,6 +123,7 @@ impl Fields {
             host: None,
             closes: false,
             keeps_alive: false,
+            kept_out: 0,
             encoding: None,
         };
         let mut next = from;
@@ -148,6 +155,7 @@ impl Fields {
                 }
             }
         }
+        fields.join_hosts();
         Ok(fields)
     }
 
@@ -185,14 +193,9 @@ impl Fields {
     /// Notes what a field says of the message and of its connection; false if it does not enter the map.
     fn keeps(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, HeadError> {
         if *name == header::HOST {
-            self.host = Some(match self.host.take() {
-                None => value.clone(),
-                Some(first) => {
-                    let joined = [first.as_bytes(), b",", value.as_bytes()].concat();
-                    HeaderValue::from_bytes(&joined).map_err(|_| HeadError::CODEC)?
-                }
-            });
-            return Ok(false);
+            let repeated = self.host.is_some();
+            self.host.get_or_insert_with(|| value.clone());
+            return Ok(repeated);
         }
         if *name == header::CONTENT_LENGTH {
             let length = parse_length(value.as_bytes()).ok_or(HeadError::CODEC)?;
@@ -202,10 +205,12 @@ impl Fields {
         } else if *name == header::CONNECTION {
             if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") {
                 self.keeps_alive = true;
+                self.kept_out += 1;
                 return Ok(false);
             }
             if value.as_bytes().eq_ignore_ascii_case(b"close") {
                 self.closes = true;
+                self.kept_out += 1;
                 return Ok(false);
             }
         } else if *name == header::TRANSFER_ENCODING {
@@ -217,6 +222,15 @@ impl Fields {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Takes what came of `host` after the first out of the map again.
+    fn join_hosts(&mut self) {
+        if self.map.contains_key(&header::HOST) {
+            let all = self.host.iter().chain(self.map.get_all(&header::HOST));
+            self.host = header::joined(all);
+            self.map.remove(&header::HOST);
+        }
     }
 
     /// How the body is framed; none when no field says so. RFC 9112 section 6.3.
@@ -273,54 +287,82 @@ impl Fields {
         by_version && !self.tokens(&header::PROXY_CONNECTION).any(closes)
     }
 
+    /// Whether an upgrade is asked for, to whatever it may be.
+    fn asks_to_upgrade(&self) -> bool {
+        self.map.contains_key(&header::UPGRADE) && self.has_token(b"upgrade")
+    }
+
     /// An upgrade to anything but `h2c`, which Envoy ignores.
     pub(super) fn is_upgrade(&self) -> bool {
-        self.map
-            .get(&header::UPGRADE)
-            .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
-            && self.has_token(b"upgrade")
+        self.asks_to_upgrade()
+            && (self.map.get(&header::UPGRADE))
+                .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
     }
 
-    /// Removes the fields that a client's `connection` names (RFC 9110 section 7.6.1), but for `te`, which is looked at
-    /// later. Envoy lets those that an upstream names pass.
-    pub(super) fn remove_named_by_connection(&mut self) {
+    /// Removes the fields that a client's `connection` names (RFC 9110 section 7.6.1), and refuses what Envoy refuses
+    /// there: many names, and those by whose removal the request would seem to come from elsewhere or to be another.
+    pub(super) fn remove_named_by_connection(&mut self) -> Result<(), HeadError> {
+        let rejected = HeadError::bad_request("http1.connection_header_rejected");
+        if self.kept_out >= MOST_NAMED {
+            return Err(rejected);
+        }
         if !self.map.contains_key(&header::CONNECTION) {
-            return;
+            return Ok(());
         }
-        // A set, and one pass: there may be thousands of either.
-        let named: HashSet<Vec<u8>> = self
-            .tokens(&header::CONNECTION)
-            .map(<[u8]>::to_ascii_lowercase)
-            .collect();
-        self.map.retain(|name| {
-            let kept = *name == header::TE || *name == header::UPGRADE || is_routing_header(name);
-            kept || !named.contains(name.as_str().as_bytes())
-        });
+        let named = self.map.get_all(&header::CONNECTION);
+        let named = named.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+        // A blank counts as a name.
+        let named = named.filter(|token| !token.is_empty()).take(MOST_NAMED);
+        let named: Vec<Vec<u8>> = named.map(|name| trim(name).to_ascii_lowercase()).collect();
+        if self.kept_out + named.len() >= MOST_NAMED {
+            return Err(rejected);
+        }
+        for name in &named {
+            match &name[..] {
+                b"close" | b"connection" | b"http2-settings" | b"keep-alive" | b"upgrade" => {}
+                b"x-forwarded-for" | b"x-forwarded-host" | b"x-forwarded-proto" | [b':', ..] => {
+                    return Err(rejected);
+                }
+                b"host" => self.host = None,
+                b"te" if !self.keep_only_trailers() => return Err(rejected),
+                b"te" => {}
+                name => {
+                    // What is no text is the name of no field.
+                    if let Ok(name) = std::str::from_utf8(name) {
+                        self.map.remove(name);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// Removes what belongs to this connection only, but for an upgrade's `connection: upgrade`, in the peer's spelling.
-    pub(super) fn remove_hop_by_hop(&mut self, upgrade: bool) {
-        let spelling = self
-            .tokens(&header::CONNECTION)
-            .find(|token| upgrade && token.eq_ignore_ascii_case(b"upgrade"))
-            .and_then(|token| HeaderValue::from_bytes(token).ok());
-        match spelling {
-            Some(spelling) => self.map.insert(&header::CONNECTION, spelling),
-            None => drop(self.map.remove(&header::CONNECTION)),
+    /// Leaves of `te` only `trailers`, if it is there; false if there is too much to look through.
+    fn keep_only_trailers(&mut self) -> bool {
+        let fits = |te: &HeaderValue| te.len() < MOST_TE;
+        let is_trailers = |token: &[u8]| token.eq_ignore_ascii_case(b"trailers");
+        let fit = self.map.get(&header::TE).is_none_or(fits);
+        if self.tokens(&header::TE).any(is_trailers) {
+            let trailers = HeaderValue::from_static("trailers");
+            self.map.insert(&header::TE, trailers);
+        } else {
+            self.map.remove(&header::TE);
         }
-        if !upgrade && self.map.remove(&header::UPGRADE).is_some() {
-            self.map.remove("http2-settings");
+        fit
+    }
+
+    /// Removes what belongs to this connection only, but for what an upgrade consists of.
+    pub(super) fn remove_hop_by_hop(&mut self, upgrade: bool) {
+        if !upgrade {
+            if self.asks_to_upgrade() {
+                self.map.remove("http2-settings");
+            }
+            self.map.remove(&header::CONNECTION);
+            self.map.remove(&header::UPGRADE);
         }
         self.map.remove(&header::KEEP_ALIVE);
         self.map.remove(&header::PROXY_CONNECTION);
     }
-}
-
-/// Fields that say where a message goes or how long it is; a client may not have them removed by naming them.
-fn is_routing_header(name: &HeaderName) -> bool {
-    *name == header::CONTENT_LENGTH
-        || name.as_str().starts_with("x-forwarded")
-        || *name == header::HOST
 }
 
 /// Decimal digits only (RFC 9110 section 8.6).
@@ -378,5 +420,59 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn parsed(lines: &str) -> Fields {
+        let limits = Limits {
+            bytes: usize::MAX,
+            fields: usize::MAX,
+            underscores: UnderscoresAction::Allow,
+        };
+        let lines = Bytes::copy_from_slice(lines.as_bytes());
+        let mut fields = Fields::parse(&lines, 0, 0, limits, None).unwrap();
+        fields.map.join(header::JOINED_IN_REQUESTS);
+        fields
+    }
+
+    #[test]
+    fn many_hosts_are_joined_in_one_go() {
+        let began = std::time::Instant::now();
+        let mut fields = parsed(&format!("host:\n{}", "host:a\n".repeat(500_000)));
+        assert_eq!(fields.host.take().unwrap().len(), 999_999);
+        assert!(fields.map.is_empty());
+        // Joined one by one they take a minute.
+        assert!(began.elapsed() < std::time::Duration::from_secs(10));
+    }
+
+    #[test]
+    fn connection_may_name_few_fields_and_none_of_some() {
+        let refused = |lines: &str| parsed(lines).remove_named_by_connection().is_err();
+        let names = |count: usize| format!("connection: {}\n", vec!["a"; count].join(","));
+        assert!(!refused(&names(9)) && refused(&names(10)));
+        assert!(refused(&format!("connection: close\n{}", names(9))));
+        assert!(refused(&"connection: close\n".repeat(10)));
+        assert!(refused("connection: a, X-Forwarded-For\n") && refused("connection: :path\n"));
+        let te = |length: usize| format!("connection: te\nte: {}\n", "a".repeat(length));
+        assert!(!refused(&te(255)) && refused(&te(256)));
+    }
+
+    #[test]
+    fn what_connection_names_is_removed() {
+        let left = |lines: &str| {
+            let mut fields = parsed(lines);
+            assert!(fields.remove_named_by_connection().is_ok());
+            let left = fields
+                .map
+                .iter()
+                .map(|(name, value)| format!("{name}={value:?}"));
+            (left.collect::<Vec<_>>().join(" "), fields.host)
+        };
+        let (map, host) = left("host: h\nconnection: B, host, \u{e4}\nb: 1\na: 2\nb: 3\n");
+        assert_eq!(map, "connection=\"B, host, \\xc3\\xa4\" a=\"2\"");
+        assert!(host.is_none());
+        let (map, _) = left("connection: te\nte: gzip, Trailers\n");
+        assert_eq!(map, "connection=\"te\" te=\"trailers\"");
+        let (map, _) = left("connection: te\nte: gzip\n");
+        assert_eq!(map, "connection=\"te\"");
     }
 }

@@ -2,6 +2,7 @@
 //! strict as Envoy's parser: bare LF ends a line, a folded line is joined, and whatever makes framing ambiguous is refused.
 
 use crate::ResponseHead;
+use crate::header;
 use crate::header::HeaderMap;
 use bytes::Bytes;
 use bytes::BytesMut;
@@ -132,11 +133,16 @@ pub(crate) fn take_request(
     let (line, rest) = split_line(&bytes, 0);
     let (method, target, version) = request_line(&bytes[line.clone()])?;
     let mut fields = Fields::parse(&bytes, rest, ADDED_TO_REQUESTS, limits, Some(stats))?;
+    fields.map.join(header::JOINED_IN_REQUESTS);
+    let upgrade = fields.is_upgrade();
+    // What else stands in `connection` beside an upgrade goes on with it.
+    if !upgrade {
+        fields.remove_named_by_connection()?;
+    }
     if version == Version::HTTP_10 && !options.accept_http_10 {
         return Err(HeadError::LOW_VERSION);
     }
     let target = bytes.slice_ref(target);
-    let upgrade = fields.is_upgrade();
     let framing = if method == Method::CONNECT || upgrade {
         Framing::Raw
     } else {
@@ -146,7 +152,6 @@ pub(crate) fn take_request(
     };
     let keep_alive = fields.keep_alive(version);
     let mut authority = fields.host.take();
-    fields.remove_named_by_connection();
     fields.remove_hop_by_hop(upgrade);
 
     let parsed = target::parse(&method, &target, options.allow_absolute_url)?;
@@ -199,6 +204,7 @@ pub(crate) fn take_response(
     let (line, rest) = split_line(&bytes, 0);
     let (version, status) = status_line(&bytes[line])?;
     let mut fields = Fields::parse(&bytes, rest, ADDED_TO_RESPONSES, limits, None)?;
+    fields.map.join(header::JOINED_IN_RESPONSES);
     let switches = status == StatusCode::SWITCHING_PROTOCOLS
         || (*method == Method::CONNECT && status.is_success());
     let bodiless = *method == Method::HEAD
@@ -230,7 +236,9 @@ pub(crate) fn take_response(
 
 /// Parses the trailer fields of a chunked body, whose block of lines is `bytes`.
 pub(crate) fn trailers(bytes: &Bytes, limits: Limits) -> Result<HeaderMap, HeadError> {
-    Ok(Fields::parse(bytes, 0, 0, limits, None)?.map)
+    let mut trailers = Fields::parse(bytes, 0, 0, limits, None)?.map;
+    trailers.join(header::JOINED_IN_TRAILERS);
+    Ok(trailers)
 }
 
 /// Takes all lines up to and with the empty one, once they are there.

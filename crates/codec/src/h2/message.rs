@@ -320,6 +320,7 @@ impl Fields {
         if ends && self.content_length.is_some_and(|length| length > 0) {
             return Err(Flaw::Message);
         }
+        self.headers.join(header::JOINED_IN_REQUESTS);
         join_cookies(&mut self.headers, &self.cookies);
         if let Some(protocol) = self.protocol {
             method = Method::GET;
@@ -337,7 +338,7 @@ impl Fields {
     }
 
     /// The answer that the fields make. One that is interim never ends a stream.
-    pub(super) fn response(self, ends: bool) -> Result<(StatusCode, HeaderMap), Flaw> {
+    pub(super) fn response(mut self, ends: bool) -> Result<(StatusCode, HeaderMap), Flaw> {
         if let Some(flaw) = self.flaw {
             return Err(flaw);
         }
@@ -345,11 +346,13 @@ impl Fields {
         if status.is_informational() && (ends || self.content_length.is_some()) {
             return Err(Flaw::Message);
         }
+        self.headers.join(header::JOINED_IN_RESPONSES);
         Ok((status, self.headers))
     }
 
     /// The trailers that the fields make, which end the stream.
-    pub(super) fn trailers(self, ends: bool) -> Result<HeaderMap, Flaw> {
+    pub(super) fn trailers(mut self, ends: bool) -> Result<HeaderMap, Flaw> {
+        self.headers.join(header::JOINED_IN_TRAILERS);
         match self.flaw {
             Some(flaw) => Err(flaw),
             None if ends => Ok(self.headers),

@@ -187,7 +187,6 @@ names! {
     VIA "via" 60 Adaptive;
     WWW_AUTHENTICATE "www-authenticate" 61 Adaptive;
     TE "te" 0 Adaptive;
-    TRAILER "trailer" 0 Adaptive;
     PRIORITY "priority" 0 Adaptive;
     ORIGIN "origin" 0 Adaptive;
     GRPC_TIMEOUT "grpc-timeout" 0 Adaptive;
@@ -196,8 +195,6 @@ names! {
     GRPC_STATUS "grpc-status" 0 Adaptive;
     GRPC_MESSAGE "grpc-message" 0 Adaptive;
     GRPC_STATUS_DETAILS_BIN "grpc-status-details-bin" 0 Adaptive;
-    GRPC_TRACE_BIN "grpc-trace-bin" 0 Adaptive;
-    GRPC_PREVIOUS_RPC_ATTEMPTS "grpc-previous-rpc-attempts" 0 Adaptive;
     X_REQUEST_ID "x-request-id" 0 Unique;
     X_CLIENT_TRACE_ID "x-client-trace-id" 0 Adaptive;
     X_FORWARDED_FOR "x-forwarded-for" 0 Adaptive;
@@ -210,7 +207,6 @@ names! {
     X_B3_SPANID "x-b3-spanid" 0 Unique;
     X_B3_PARENTSPANID "x-b3-parentspanid" 0 Unique;
     X_B3_SAMPLED "x-b3-sampled" 0 Adaptive;
-    X_B3_FLAGS "x-b3-flags" 0 Adaptive;
     B3 "b3" 0 Unique;
     TRACEPARENT "traceparent" 0 Unique;
     TRACESTATE "tracestate" 0 Adaptive;
@@ -247,14 +243,10 @@ names! {
     UPGRADE_INSECURE_REQUESTS "upgrade-insecure-requests" 0 Adaptive;
     X_CONTENT_TYPE_OPTIONS "x-content-type-options" 0 Adaptive;
     X_FRAME_OPTIONS "x-frame-options" 0 Adaptive;
-    X_XSS_PROTECTION "x-xss-protection" 0 Adaptive;
     CONNECTION "connection" 0 Adaptive;
     UPGRADE "upgrade" 0 Adaptive;
     KEEP_ALIVE "keep-alive" 0 Adaptive;
     PROXY_CONNECTION "proxy-connection" 0 Adaptive;
-    SEC_WEBSOCKET_KEY "sec-websocket-key" 0 Adaptive;
-    SEC_WEBSOCKET_ACCEPT "sec-websocket-accept" 0 Adaptive;
-    SEC_WEBSOCKET_VERSION "sec-websocket-version" 0 Adaptive;
     X_ENVOY_RETRIABLE_STATUS_CODES "x-envoy-retriable-status-codes" 0 Adaptive;
     X_ENVOY_RETRIABLE_HEADER_NAMES "x-envoy-retriable-header-names" 0 Adaptive;
     X_ENVOY_UPSTREAM_ALT_STAT_NAME "x-envoy-upstream-alt-stat-name" 0 Adaptive;
@@ -265,6 +257,15 @@ names! {
     X_ENVOY_ORIGINAL_HOST "x-envoy-original-host" 0 Adaptive;
     X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT "x-envoy-hedge-on-per-try-timeout" 0 Adaptive;
     X_ENVOY_UPSTREAM_CANARY "x-envoy-upstream-canary" 0 Adaptive;
+    ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK "access-control-request-private-network" 0 Adaptive;
+    ACCESS_CONTROL_ALLOW_PRIVATE_NETWORK "access-control-allow-private-network" 0 Adaptive;
+    CDN_LOOP "cdn-loop" 0 Adaptive;
+    PRAGMA "pragma" 0 Adaptive;
+    X_ENVOY_IS_TIMEOUT_RETRY "x-envoy-is-timeout-retry" 0 Adaptive;
+    X_ENVOY_RATELIMITED "x-envoy-ratelimited" 0 Adaptive;
+    X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL "x-envoy-immediate-health-check-fail" 0 Adaptive;
+    X_ENVOY_DEGRADED "x-envoy-degraded" 0 Adaptive;
+    X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER "x-envoy-upstream-healthchecked-cluster" 0 Adaptive;
     X_ENVOY_UPSTREAM_STREAM_DURATION_MS "x-envoy-upstream-stream-duration-ms" 0 Adaptive;
 }
 

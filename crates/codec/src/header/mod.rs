@@ -4,6 +4,7 @@
 //! beside a set of the known names that are in it: what is absent is known without a search, and what is there is found
 //! sooner than it could be hashed. Nothing is gained by names that collide, and the order never changes.
 
+mod joined;
 mod known;
 mod name;
 
@@ -13,6 +14,10 @@ use std::slice;
 
 use http::HeaderValue;
 
+pub use joined::JOINED_IN_REQUESTS;
+pub use joined::JOINED_IN_RESPONSES;
+pub use joined::JOINED_IN_TRAILERS;
+pub(crate) use joined::joined;
 pub(crate) use known::Indexing;
 pub use known::*;
 pub use name::HeaderName;
@@ -88,6 +93,8 @@ impl NameSet {
 struct Names {
     /// A bit for each name known beforehand.
     known: u128,
+    /// Whether any of them was added when it was there already.
+    repeated: bool,
     /// Whether there was any other.
     others: bool,
 }
@@ -96,7 +103,10 @@ impl Names {
     #[inline]
     fn add(&mut self, name: NameRef<'_>) {
         match name {
-            NameRef::Known(place) => self.known |= 1 << place,
+            NameRef::Known(place) => {
+                self.repeated |= self.known & 1 << place != 0;
+                self.known |= 1 << place;
+            }
             NameRef::Other(_) => self.others = true,
         }
     }

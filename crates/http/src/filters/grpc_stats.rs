@@ -500,6 +500,19 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_flag_that_ends_is_no_message() {
+        let text = b"\0\0\0\0\x01a\x80\0\0\0\x01b\0\0\0\0\0";
+        for cut in 0..=text.len() {
+            let mut frames = Frames {
+                ending: 0x80,
+                ..Frames::default()
+            };
+            let counted = frames.count(&text[..cut]) + frames.count(&text[cut..]);
+            assert_eq!(counted, 1, "cut at {cut}");
+        }
+    }
+
+    #[test]
     fn a_path_names_a_service_and_a_method() {
         for (path, expected) in [
             ("/a.B/C", Some(("a.B", "C"))),

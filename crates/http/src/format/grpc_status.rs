@@ -1,4 +1,4 @@
-//! `%&header::GRPC_STATUS%`: the status of a gRPC call as a number or a name.
+//! `%GRPC_STATUS%`: the status of a gRPC call as a number or a name.
 
 use outrider_codec::header;
 
@@ -40,7 +40,7 @@ pub(crate) enum GrpcStatus {
 }
 
 impl GrpcStatus {
-    /// `%&header::GRPC_STATUS(X)%`.
+    /// `%GRPC_STATUS(X)%`.
     pub(crate) fn build(command: &Command<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let spelling = match command.param {

@@ -300,9 +300,10 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
     // Every gRPC request has `te: trailers`, and it stays.
     if let Some(te) = headers.get(&header::TE)
         && te != "trailers"
+        && !te.is_empty()
     {
         let mut codings = te.as_bytes().split(|byte| *byte == b',');
-        if codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
+        if codings.any(|coding| coding.trim_ascii() == b"trailers") {
             headers.insert(&header::TE, HeaderValue::from_static("trailers"));
         } else {
             headers.remove(&header::TE);

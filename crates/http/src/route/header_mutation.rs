@@ -6,6 +6,7 @@
 use http::HeaderValue;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::header;
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
@@ -78,7 +79,9 @@ impl HeaderMutations {
     pub(crate) fn apply_to_request(&self, stream: &mut Stream) {
         self.remove_from(&mut stream.request.headers);
         let pending = self.evaluate(&Context::new(stream), &stream.request.headers);
-        write(pending, &mut stream.request.headers);
+        let headers = &mut stream.request.headers;
+        write(pending, headers);
+        headers.join(header::JOINED_IN_REQUESTS);
     }
 
     pub(crate) fn apply_to_response(&self, stream: &mut Stream, local_reply: bool) {
@@ -97,6 +100,7 @@ impl HeaderMutations {
         let pending = self.evaluate(&context, &response.headers);
         if let Some(response) = &mut stream.response {
             write(pending, &mut response.headers);
+            response.headers.join(header::JOINED_IN_RESPONSES);
         }
     }
 

@@ -1,0 +1,229 @@
+//! Fields that share a name, made one.
+//!
+//! Envoy keeps some names in places of their own, which hold one value: what comes under such a name again is appended
+//! to the value that is there. Of others, each field stays as it is.
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::HeaderMap;
+use super::NameRef;
+use super::NameSet;
+
+/// What is joined in requests. Of Envoy's own, some never get far enough to be seen; they are joined as the rest is.
+pub const JOINED_IN_REQUESTS: NameSet = NameSet::of(&[
+    "accept",
+    "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "access-control-request-private-network",
+    "authorization",
+    "cache-control",
+    "cdn-loop",
+    "connection",
+    "content-encoding",
+    "content-type",
+    "expect",
+    "grpc-accept-encoding",
+    "grpc-timeout",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "origin",
+    "pragma",
+    "referer",
+    "te",
+    "upgrade",
+    "user-agent",
+    "via",
+    "x-client-trace-id",
+    "x-envoy-attempt-count",
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-external-address",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-ip-tags",
+    "x-envoy-is-timeout-retry",
+    "x-envoy-max-retries",
+    "x-envoy-original-host",
+    "x-envoy-original-path",
+    "x-envoy-original-url",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-stream-duration-ms",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-request-id",
+]);
+
+/// What is joined in responses.
+pub const JOINED_IN_RESPONSES: NameSet = NameSet::of(&[
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-allow-private-network",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "age",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "grpc-message",
+    "grpc-status",
+    "last-modified",
+    "location",
+    "server",
+    "upgrade",
+    "vary",
+    "via",
+    "x-envoy-attempt-count",
+    "x-envoy-decorator-operation",
+    "x-envoy-degraded",
+    "x-envoy-immediate-health-check-fail",
+    "x-envoy-ratelimited",
+    "x-envoy-upstream-canary",
+    "x-envoy-upstream-healthchecked-cluster",
+    "x-request-id",
+]);
+
+/// What is joined in trailers.
+pub const JOINED_IN_TRAILERS: NameSet = NameSet::of(&["grpc-message", "grpc-status"]);
+
+impl HeaderMap {
+    /// Makes one field of those that share one of these names: their values with commas between, in the place of the
+    /// first. To be called once all are there, or many of one name would be copied over and over.
+    #[inline]
+    pub fn join(&mut self, names: NameSet) {
+        if self.names.repeated {
+            self.join_repeated(names);
+        }
+    }
+
+    #[cold]
+    fn join_repeated(&mut self, names: NameSet) {
+        let (mut seen, mut repeated) = (0u128, 0u128);
+        for (name, _) in &self.fields {
+            if let NameRef::Known(place) = NameRef::from(name) {
+                repeated |= seen & 1 << place;
+                seen |= 1 << place;
+            }
+        }
+        for place in 0..128 {
+            if repeated & names.0 & 1 << place != 0 {
+                self.join_one(NameRef::Known(place));
+            }
+        }
+    }
+
+    fn join_one(&mut self, name: NameRef<'_>) {
+        let Some((first, _)) = self.position(name).and_then(|at| self.fields.get(at)) else {
+            return;
+        };
+        let first = first.clone();
+        if let Some(value) = joined(self.get_all(&first)) {
+            self.insert(first, value);
+        }
+    }
+}
+
+/// One value made of several, with commas between; nothing stands between what is empty.
+pub(crate) fn joined<'v>(values: impl Iterator<Item = &'v HeaderValue>) -> Option<HeaderValue> {
+    let mut text = Vec::new();
+    let mut sensitive = false;
+    for value in values {
+        sensitive |= value.is_sensitive();
+        if !text.is_empty() && !value.is_empty() {
+            text.push(b',');
+        }
+        text.extend_from_slice(value.as_bytes());
+    }
+    // Made of legal values, so it is one.
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from(text)).ok()?;
+    value.set_sensitive(sensitive);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HeaderName;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let fields = fields.iter().map(|(name, value)| {
+            let name = HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        });
+        fields.collect()
+    }
+
+    #[test]
+    fn fields_of_some_names_become_one_in_the_place_of_the_first() {
+        let mut headers = map(&[
+            ("x-own", "1"),
+            ("via", ""),
+            ("x-own", "2"),
+            ("te", "a"),
+            ("via", "b"),
+            ("cookie", "c"),
+            ("te", "d"),
+            ("via", ""),
+            ("cookie", "e"),
+            ("via", "f"),
+        ]);
+        headers.join(JOINED_IN_REQUESTS);
+        let joined = map(&[
+            ("x-own", "1"),
+            ("via", "b,f"),
+            ("x-own", "2"),
+            ("te", "a,d"),
+            ("cookie", "c"),
+            ("cookie", "e"),
+        ]);
+        assert_eq!(headers, joined);
+        headers.join(JOINED_IN_REQUESTS);
+        assert_eq!(headers, joined);
+    }
+
+    #[test]
+    fn what_was_removed_meanwhile_is_not_joined() {
+        let mut headers = map(&[("via", "1"), ("via", "2"), ("age", "3")]);
+        headers.remove("via");
+        headers.join(JOINED_IN_REQUESTS);
+        assert_eq!(headers, map(&[("age", "3")]));
+        headers.append(
+            HeaderName::from_static("via"),
+            HeaderValue::from_static("4"),
+        );
+        headers.join(JOINED_IN_REQUESTS);
+        assert_eq!(headers, map(&[("age", "3"), ("via", "4")]));
+    }
+
+    #[test]
+    fn a_secret_stays_one_when_it_is_joined() {
+        let mut headers = map(&[("authorization", "1")]);
+        let mut secret = HeaderValue::from_static("2");
+        secret.set_sensitive(true);
+        headers.append(HeaderName::from_static("authorization"), secret);
+        headers.join(JOINED_IN_REQUESTS);
+        assert!(headers["authorization"].is_sensitive());
+    }
+}
