@@ -14,6 +14,7 @@ pub struct AdminConfig {
     /// `allow_paths`; none allow everything.
     allowed: Vec<NameMatcher>,
     flush_on_request: bool,
+    ignores_global_limit: bool,
 }
 
 impl AdminConfig {
@@ -35,6 +36,7 @@ impl AdminConfig {
             address,
             allowed,
             flush_on_request: false,
+            ignores_global_limit: admin.ignore_global_conn_limit,
         })
     }
 
@@ -48,6 +50,11 @@ impl AdminConfig {
     /// Where to listen; without an address there is no admin server.
     pub fn address(&self) -> Option<&Address> {
         self.address.as_ref()
+    }
+
+    /// Whether the limit on all listeners' connections is not for the admin server's (`ignore_global_conn_limit`).
+    pub fn ignores_global_limit(&self) -> bool {
+        self.ignores_global_limit
     }
 
     pub(crate) fn flushes_on_request(&self) -> bool {

@@ -18,6 +18,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use outrider_net::Limits;
 use outrider_stats::Store;
 
 pub use config::AdminConfig;
@@ -45,6 +46,7 @@ pub struct Admin {
     store: Arc<Store>,
     control: Rc<dyn ServerControl>,
     access_log: Box<dyn Fn(&AdminRequest)>,
+    limits: Limits,
     stats: stats::AdminStats,
 }
 
@@ -57,6 +59,7 @@ impl Admin {
             store,
             control,
             access_log: Box::new(|_| {}),
+            limits: Limits::default(),
         }
     }
 
@@ -64,6 +67,13 @@ impl Admin {
     #[must_use]
     pub fn with_access_log(mut self, log: Box<dyn Fn(&AdminRequest)>) -> Self {
         self.access_log = log;
+        self
+    }
+
+    /// Closes connections that are over `limits`.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 }

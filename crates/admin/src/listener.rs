@@ -97,8 +97,18 @@ pub async fn serve(listener: Listener, admin: Rc<Admin>) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
-                    let ends = [listener.address.clone(), remote];
-                    connections.spawn_local(connection::serve(stream, ends, admin.clone()));
+                    admin.stats.accepted();
+                    match admin.limits.enter() {
+                        Ok(shares) => {
+                            let ends = [listener.address.clone(), remote];
+                            let serving = connection::serve(stream, ends, admin.clone());
+                            connections.spawn_local(async move {
+                                let _shares = shares;
+                                serving.await;
+                            });
+                        }
+                        Err(limit) => admin.stats.refused(limit),
+                    }
                 }
                 // The client went away, or this process is out of descriptors: leave room for others.
                 Err(error) => {

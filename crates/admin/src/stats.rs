@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use outrider_net::LimitReached;
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
 use outrider_stats::Held;
@@ -127,14 +128,28 @@ impl AdminStats {
         }
     }
 
-    /// Counts a connection that was accepted, until the result is dropped.
+    /// Counts that the kernel had a connection.
+    pub(crate) fn accepted(&self) {
+        self.listener
+            .connections_accepted_per_socket_event
+            .record(1);
+    }
+
+    /// Counts a connection that is closed at once, for it is over `limit`.
+    pub(crate) fn refused(&self, limit: LimitReached) {
+        match limit {
+            LimitReached::Listener => self.listener.downstream_cx_overflow.inc(),
+            LimitReached::Global => self.listener.downstream_global_cx_overflow.inc(),
+        }
+    }
+
+    /// Counts a connection that is served, until the result is dropped.
     pub(crate) fn open(&self) -> OpenConnection {
         let Self { http, listener, .. } = self;
         http.downstream_cx_total.inc();
         http.downstream_cx_http1_total.inc();
         listener.downstream_cx_total.inc();
         listener.main_thread_cx_total.inc();
-        listener.connections_accepted_per_socket_event.record(1);
         OpenConnection {
             stats: self.clone(),
             started: Instant::now(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use outrider_net::Drain;
 use outrider_net::Timers;
 
+use crate::MalformedRequest;
 use crate::stats::ByteCounts;
 use crate::stats::ConnectionStats;
 use crate::stats::Http1Stats;
@@ -173,6 +174,8 @@ pub struct ServerOptions {
     pub max_requests_per_connection: Option<u32>,
     /// `request_headers_timeout`; none when switched off.
     pub request_headers_timeout: Option<Duration>,
+    /// `stream_idle_timeout`, for as long as a request's head comes in; none when switched off.
+    pub stream_idle_timeout: Option<Duration>,
     /// `drain_timeout`
     pub drain_timeout: Duration,
     /// `delayed_close_timeout`; none when switched off.
@@ -207,6 +210,7 @@ impl ServerOptions {
             max_connection_duration_jitter_percent: 0.0,
             max_requests_per_connection: None,
             request_headers_timeout: None,
+            stream_idle_timeout: None,
             drain_timeout: Duration::from_secs(5),
             delayed_close_timeout: Some(Duration::from_secs(1)),
             buffer_limit: 1 << 20,
@@ -215,6 +219,18 @@ impl ServerOptions {
             http2_stats: Arc::default(),
             drain,
             timers,
+        }
+    }
+}
+
+impl ServerOptions {
+    /// How long a request's head may take from its first byte, and what it is answered when it takes longer.
+    pub(crate) fn head_timeout(&self) -> Option<(Duration, MalformedRequest)> {
+        match (self.request_headers_timeout, self.stream_idle_timeout) {
+            (Some(head), Some(idle)) if idle < head => Some((idle, MalformedRequest::idle_head())),
+            (Some(head), _) => Some((head, MalformedRequest::slow_head())),
+            (None, Some(idle)) => Some((idle, MalformedRequest::idle_head())),
+            (None, None) => None,
         }
     }
 }

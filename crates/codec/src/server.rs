@@ -42,16 +42,32 @@ pub struct MalformedRequest {
 }
 
 impl MalformedRequest {
-    /// The details of a request whose head did not come in time: no fault of the protocol.
-    pub(crate) const HEADER_TIMEOUT: &str = "request_header_timeout";
+    /// The details of a request whose head did not come within `request_headers_timeout`.
+    pub const HEADER_TIMEOUT: &str = "request_header_timeout";
+    /// The details of a request whose head did not come within `stream_idle_timeout`.
+    pub const IDLE_TIMEOUT: &str = "stream_idle_timeout";
 
-    /// A request whose head did not come in time.
+    /// A request whose head did not come within `request_headers_timeout`.
     pub(crate) fn slow_head() -> MalformedRequest {
         MalformedRequest {
             status: StatusCode::REQUEST_TIMEOUT,
             body: "request header timeout".into(),
             details: MalformedRequest::HEADER_TIMEOUT,
         }
+    }
+
+    /// A request whose head did not come within `stream_idle_timeout`.
+    pub(crate) fn idle_head() -> MalformedRequest {
+        MalformedRequest {
+            status: StatusCode::REQUEST_TIMEOUT,
+            body: "stream timeout".into(),
+            details: MalformedRequest::IDLE_TIMEOUT,
+        }
+    }
+
+    /// Whether the client was only slow, which is no fault of the protocol.
+    pub(crate) fn is_timeout(&self) -> bool {
+        [Self::HEADER_TIMEOUT, Self::IDLE_TIMEOUT].contains(&self.details)
     }
 }
 

@@ -150,8 +150,18 @@ async fn a_head_that_does_not_end_is_answered() {
             script.malformed.borrow()[0].details,
             "request_header_timeout"
         );
-        // CONTINUATION, for which it is too late.
+        // CONTINUATION, for which it is too late; the connection goes on.
         raw.send(9, END_HEADERS, 1, &[]).await;
+        raw.send(HEADERS, END_HEADERS | END_STREAM, 3, &head("/", &[]))
+            .await;
+        assert_eq!(raw.next().await.unwrap().stream, 3);
+        assert_eq!(raw.next().await.unwrap().kind, DATA);
+        // What is no CONTINUATION breaks the protocol, answered or not.
+        raw.send(HEADERS, 0, 5, &head("/", &[])).await;
+        for kind in frames {
+            assert_eq!(raw.next().await.map(|frame| frame.kind), kind);
+        }
+        raw.send(DATA, 0, 5, &[]).await;
         assert_eq!(raw.next().await.unwrap().kind, GOAWAY);
         drop(raw);
         let cause = served.await.unwrap().cause;

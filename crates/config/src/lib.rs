@@ -30,5 +30,6 @@ pub use load::load_texts;
 pub use path::FieldPath;
 pub use position::Position;
 pub use position::Positions;
+pub use reader::nearest;
 pub use unpack::type_name;
 pub use unpack::unpack;

@@ -32,7 +32,9 @@ pub use bind::BindError;
 pub use bind::BoundListener;
 pub use bind::WorkerSockets;
 pub use limit::ConnectionLimit;
+pub use limit::LimitReached;
 pub use limit::Limits;
+pub use limit::Shares;
 pub use socket_options::SocketOptions;
 
 /// `Listener.per_connection_buffer_limit_bytes` when it is not set: 1 MiB.

@@ -45,24 +45,24 @@ pub(crate) struct Plan {
 /// The downstream connections of all listeners, counted.
 #[derive(Clone)]
 pub(crate) struct Connections {
-    /// Those that the global limit is for.
-    limited: Arc<ConnectionLimit>,
-    /// Those of listeners with `ignore_global_conn_limit`.
-    unlimited: Arc<ConnectionLimit>,
+    /// All of them, the admin server's too, and the limit that is on them.
+    all: Arc<ConnectionLimit>,
+    admin: Arc<ConnectionLimit>,
 }
 
 impl Connections {
-    fn of(&self, ignores_limit: bool) -> Arc<ConnectionLimit> {
-        if ignores_limit {
-            self.unlimited.clone()
-        } else {
-            self.limited.clone()
+    /// The limits on the admin server.
+    pub(crate) fn admin_limits(&self, ignores_global: bool) -> Limits {
+        Limits {
+            listener: Some(self.admin.clone()),
+            global: Some(self.all.clone()),
+            ignores_global,
         }
     }
 
-    /// How many there are.
+    /// How many there are besides the admin server's.
     pub(crate) fn active(&self) -> u64 {
-        self.limited.active() + self.unlimited.active()
+        self.all.active().saturating_sub(self.admin.active())
     }
 }
 
@@ -102,8 +102,8 @@ impl Plan {
         let node = bootstrap.node.clone().unwrap_or_default();
         let global = runtime.number("overload.global_downstream_max_connections");
         let connections = Connections {
-            limited: ConnectionLimit::new(global.unwrap_or(u64::MAX)),
-            unlimited: ConnectionLimit::new(u64::MAX),
+            all: ConnectionLimit::new(global.unwrap_or(u64::MAX)),
+            admin: ConnectionLimit::new(u64::MAX),
         };
         let path = FieldPath::root()
             .field("static_resources")
@@ -221,7 +221,8 @@ impl ListenerPlan {
         );
         let limits = Limits {
             listener: cx.runtime.number(&limit_key).map(ConnectionLimit::new),
-            global: Some(cx.connections.of(config.ignores_global_limit)),
+            global: Some(cx.connections.all.clone()),
+            ignores_global: config.ignores_global_limit,
         };
         errors.finish(ListenerPlan {
             config: Arc::new(config),

@@ -222,7 +222,12 @@ impl Process {
         let admin_logs: Rc<[WorkerLog]> = admin_logs.collect();
         if let Some(listener) = admin_listener {
             let logs = admin_logs.clone();
+            let limits = built
+                .plan
+                .connections
+                .admin_limits(admin.ignores_global_limit());
             let admin = Admin::new(admin, store.clone(), Rc::new(Handle(control.clone())))
+                .with_limits(limits)
                 .with_access_log(Box::new(move |request| admin_log::write(&logs, request)));
             tokio::task::spawn_local(outrider_admin::serve(listener, Rc::new(admin)));
         }

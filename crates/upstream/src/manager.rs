@@ -135,6 +135,13 @@ impl ClusterManager {
         self.by_name.contains_key(name)
     }
 
+    /// The name of the cluster that `name` is probably a misspelling of.
+    #[must_use]
+    pub fn nearest(&self, name: &str) -> Option<&str> {
+        let names = self.clusters.iter().map(|cluster| &*cluster.info.name);
+        outrider_config::nearest(name, names)
+    }
+
     /// The number of the cluster of this name.
     #[must_use]
     pub fn index(&self, name: &str) -> Option<ClusterIndex> {

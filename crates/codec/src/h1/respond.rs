@@ -111,11 +111,13 @@ impl Respond {
             return Err(StreamError::LocalReset);
         }
         self.begun = true;
-        let encoded = self.send_head(head, body.is_end_stream());
-        if encoded.coding == BodyCoding::None {
+        let ends = body.is_end_stream();
+        let encoded = self.send_head(head, ends);
+        if encoded.coding == BodyCoding::None && ends {
             self.end();
             return Ok(());
         }
+        // A body that may not be there is read nevertheless: its source has not ended, and may yet fail.
         self.sink = Some((BodySink::new(encoded, self.options.buffer_limit), body));
         poll_fn(|cx| self.poll_body(cx)).await
     }

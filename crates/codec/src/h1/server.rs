@@ -89,7 +89,7 @@ pub(crate) async fn serve<H: Handler>(
                 }
             },
             Next::Malformed(error) => {
-                let cause = if error.details == MalformedRequest::HEADER_TIMEOUT {
+                let cause = if error.is_timeout() {
                     EndCause::Local
                 } else {
                     EndCause::ProtocolError(error.details)
@@ -131,7 +131,7 @@ struct Connection<H> {
 /// What is looked at while no request is being served.
 struct Waiting {
     life: Life,
-    /// `request_headers_timeout`, from a head's first byte.
+    /// `request_headers_timeout` or `stream_idle_timeout`, from a head's first byte.
     head_timer: Timer,
     head_begun: bool,
     searched: usize,
@@ -292,9 +292,7 @@ impl Waiting {
                 );
                 match taken {
                     Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
-                    // All of it was blank.
-                    Ok(None) if transport.input.is_empty() => {}
-                    // The first bytes may have come with the look at which codec this is.
+                    // Blank lines before it begin a head, too.
                     Ok(None) => self.begin_head(options),
                     Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
                 }
@@ -308,15 +306,15 @@ impl Waiting {
                 Poll::Pending => break,
             }
         }
-        self.poll_time(transport.input.is_empty(), shared, options, cx)
+        self.poll_time(!self.head_begun, shared, options, cx)
     }
 
     fn begin_head(&mut self, options: &ServerOptions) {
         if !self.head_begun {
             self.head_begun = true;
-            let timeout = options.request_headers_timeout;
+            let timeout = options.head_timeout();
             self.head_timer
-                .set(timeout.map(|timeout| options.timers.now() + timeout));
+                .set(timeout.map(|(timeout, _)| options.timers.now() + timeout));
         }
     }
 
@@ -327,8 +325,11 @@ impl Waiting {
         options: &ServerOptions,
         cx: &mut Context<'_>,
     ) -> Poll<Next> {
-        if self.head_begun && self.head_timer.poll_elapsed(cx).is_ready() {
-            return Poll::Ready(Next::Malformed(MalformedRequest::slow_head()));
+        if self.head_begun
+            && self.head_timer.poll_elapsed(cx).is_ready()
+            && let Some((_, late)) = options.head_timeout()
+        {
+            return Poll::Ready(Next::Malformed(late));
         }
         match self.life.poll(0, cx) {
             Some(Expiry::Idle) if idle => {

@@ -32,7 +32,8 @@ impl BodySink {
     pub(super) fn new(head: Encoded, limit: u32) -> BodySink {
         BodySink {
             coding: head.coding,
-            left: head.length,
+            // A length without a body is only what another answer would have.
+            left: head.length.filter(|_| head.coding != BodyCoding::None),
             limit: limit as usize,
             paused: false,
         }
@@ -60,8 +61,12 @@ impl BodySink {
         room
     }
 
-    /// Queues a piece; what goes beyond the announced length is dropped, as the peer would take it for the next message.
+    /// Queues a piece; what goes beyond the announced length, or where there may be no body, is dropped, as the peer
+    /// would take it for the next message.
     pub(super) fn write(&mut self, mut bytes: Bytes, transport: &mut Transport, meter: &Meter) {
+        if self.coding == BodyCoding::None {
+            return;
+        }
         if let Some(left) = &mut self.left {
             bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
             *left -= bytes.len() as u64;

@@ -256,6 +256,7 @@ async fn slow_heads_and_idle_connections_time_out() {
             "{answer}"
         );
         served.await.unwrap();
+        // Nothing has begun yet.
         let (_client, server) = UnixStream::pair().unwrap();
         serve(Stream::Unix(server), options.clone(), Rc::new(Echo)).await;
         assert_eq!(options.stats.downstream_cx_idle_timeout.value(), 1);

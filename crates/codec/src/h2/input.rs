@@ -24,9 +24,6 @@ const CHUNK: usize = 16 * 1024 + frame::HEAD;
 /// Reads before a connection lets others have their turn.
 pub(super) const READS: usize = 4;
 
-/// A number that no stream has.
-const NO_STREAM: u32 = u32::MAX;
-
 /// What is known of the frame that comes in.
 #[derive(Debug, Default)]
 pub(super) struct Input {
@@ -81,18 +78,11 @@ impl Input {
         block.map(|block| block.stream)
     }
 
-    /// Waits for that head no longer: no frame goes on with it. Returns its stream.
+    /// Waits for that head no longer: what comes of it is decoded only to keep the table. Returns its stream.
     pub(super) fn give_up_request(&mut self) -> Option<u32> {
-        let stream = self.open_request()?;
-        self.block = Some(Block {
-            stream: NO_STREAM,
-            ends: false,
-            kind: None,
-            bytes: Vec::new(),
-            continuations: 0,
-            wire: 0,
-        });
-        Some(stream)
+        let block = self.block.as_mut()?;
+        block.kind.take_if(|kind| *kind == Kind::Request)?;
+        Some(block.stream)
     }
 }
 

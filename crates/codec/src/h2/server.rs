@@ -19,7 +19,6 @@ use crate::Body;
 use crate::ConnectionEnd;
 use crate::EndCause;
 use crate::Handler;
-use crate::MalformedRequest;
 use crate::Meter;
 use crate::RequestHead;
 use crate::Respond;
@@ -206,7 +205,7 @@ struct Driver<H> {
     leaving: Leaving,
     /// Made when it is first needed, with the deadline that it is set for.
     flush_timer: Option<(Timer, Option<Instant>)>,
-    /// Where there is a `request_headers_timeout`.
+    /// Made when the first header block comes in pieces.
     slow_head: Option<SlowHead>,
     /// Requests that the connection's end cut off before their heads were complete.
     cut: usize,
@@ -222,10 +221,7 @@ impl<H: Handler> Driver<H> {
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
             flush_timer: None,
-            slow_head: options.request_headers_timeout.map(|_| SlowHead {
-                stream: None,
-                timer: options.timers.timer(),
-            }),
+            slow_head: None,
             cut: 0,
             connection,
             handler,
@@ -323,31 +319,35 @@ impl<H: Handler> Driver<H> {
         }));
     }
 
-    /// Answers a request whose head has not come in time: `request_headers_timeout`.
+    /// Answers a request whose head has not come in time: `request_headers_timeout`, `stream_idle_timeout`.
     fn poll_slow_head(&mut self, cx: &mut Context<'_>) {
-        let Some(slow) = &mut self.slow_head else {
-            return;
-        };
         let session = &self.connection.session;
         let options = &self.connection.options;
         let open = session.open_request();
+        if open.is_none() && self.slow_head.is_none() {
+            return;
+        }
+        let slow = self.slow_head.get_or_insert_with(|| SlowHead {
+            stream: None,
+            timer: options.timers.timer(),
+        });
         if std::mem::replace(&mut slow.stream, open) != open {
-            let timeout = options.request_headers_timeout.filter(|_| open.is_some());
+            let timeout = options.head_timeout().filter(|_| open.is_some());
             slow.timer
-                .set(timeout.map(|timeout| options.timers.now() + timeout));
+                .set(timeout.map(|(timeout, _)| options.timers.now() + timeout));
         }
         if open.is_none() || slow.timer.poll_elapsed(cx).is_pending() {
             return;
         }
+        let Some((_, late)) = options.head_timeout() else {
+            return;
+        };
         let Some((stream, meter)) = session.give_up_request() else {
             return;
         };
         let active = ActiveStream::new(self.connection.clone());
         let respond = respond::Respond::new(stream, false, meter, self.connection.clone());
-        let answered = self
-            .handler
-            .clone()
-            .malformed(MalformedRequest::slow_head(), Respond::from(respond));
+        let answered = self.handler.clone().malformed(late, Respond::from(respond));
         tokio::task::spawn_local(Box::pin(async move {
             let _active = active;
             answered.await;

@@ -69,6 +69,8 @@ pub(super) struct Heads {
     pub(super) last: Option<ResponseHead>,
     /// The final one has come, be it taken or not.
     pub(super) complete: bool,
+    /// An interim one has come.
+    pub(super) opened: bool,
 }
 
 impl StreamState {

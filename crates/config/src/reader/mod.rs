@@ -23,7 +23,7 @@ mod scalar;
 mod suggest;
 mod well_known;
 
-pub(crate) use suggest::nearest;
+pub use suggest::nearest;
 
 /// So many unknown fields get a suggestion: looking for the nearest name takes time, and nobody reads more.
 const SUGGESTIONS: usize = 200;

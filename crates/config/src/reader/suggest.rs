@@ -54,7 +54,8 @@ pub(super) fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// The name that `typed` is a misspelling of: a third of its letters may differ, or letter case and underscores.
-pub(crate) fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const LONGEST: usize = 100;
     let typed = fold(typed);
     if typed.len() > LONGEST {

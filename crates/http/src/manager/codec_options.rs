@@ -105,8 +105,15 @@ impl CodecOptions {
         errors.finish(options)
     }
 
-    /// The options for the connections of one worker, which count in `http.<stat_prefix>`.
-    pub(super) fn worker(&self, cx: &WorkerCx, scope: &Scope, drain: &Drain) -> Rc<ServerOptions> {
+    /// The options for the connections of one worker, which count in `http.<stat_prefix>`; `idle` is its
+    /// `stream_idle_timeout`.
+    pub(super) fn worker(
+        &self,
+        cx: &WorkerCx,
+        scope: &Scope,
+        drain: &Drain,
+        idle: Option<Duration>,
+    ) -> Rc<ServerOptions> {
         let CodecOptions {
             codec,
             http1,
@@ -125,6 +132,7 @@ impl CodecOptions {
             max_connection_duration_jitter_percent: self.max_connection_duration_jitter_percent,
             max_requests_per_connection: self.max_requests_per_connection,
             request_headers_timeout: self.request_headers_timeout,
+            stream_idle_timeout: idle,
             drain_timeout: self.drain_timeout,
             delayed_close_timeout: self.delayed_close_timeout,
             buffer_limit: self.buffer_limit,

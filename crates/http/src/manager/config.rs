@@ -186,6 +186,7 @@ fn routes(
             let has_cluster = |name: &str| cx.clusters.has(name);
             let cx = RouteCx {
                 has_cluster: &has_cluster,
+                nearest_cluster: &|name| cx.clusters.nearest(name).map(str::to_owned),
                 store: cx.store,
             };
             RouteTable::build(config, &path.field("route_config"), &cx)

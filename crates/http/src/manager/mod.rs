@@ -60,7 +60,9 @@ impl ConnectionManagerConfig {
     ) -> Rc<ConnectionManager> {
         Rc::new(ConnectionManager {
             config: self.clone(),
-            codec: self.codec.worker(worker, &self.scope, drain),
+            codec: self
+                .codec
+                .worker(worker, &self.scope, drain, self.timeouts.idle),
             stats: worker.store.register(self.scope.clone()),
             listener_stats: worker.store.register(self.listener_scope.clone()),
             clusters: clusters.clone(),

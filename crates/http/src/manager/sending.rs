@@ -32,9 +32,6 @@ use crate::router::UpstreamRequest;
 use crate::stream::StreamEnd;
 use crate::wait::Wait;
 
-/// The details of a request whose head did not come in time.
-const HEADER_TIMEOUT: &str = "request_header_timeout";
-
 impl ConnectionManager {
     /// Makes `reply` the response of `stream`; returns its body.
     pub(super) fn reply(&self, stream: &mut Stream, reply: LocalReply, respond: &Respond) -> Body {
@@ -202,11 +199,16 @@ impl ConnectionManager {
         let stream = self.headless_stream(connection, respond.protocol());
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
         let reply = LocalReply::new(error.status, error.details).body(error.body.into_owned());
-        let reply = if error.details == HEADER_TIMEOUT {
-            self.stats.downstream_rq_header_timeout.inc();
-            reply
-        } else {
-            reply.flag(ResponseFlag::DownstreamProtocolError)
+        let reply = match error.details {
+            MalformedRequest::HEADER_TIMEOUT => {
+                self.stats.downstream_rq_header_timeout.inc();
+                reply
+            }
+            MalformedRequest::IDLE_TIMEOUT => {
+                self.count_expired(Expired::Idle);
+                reply.flag(ResponseFlag::StreamIdleTimeout)
+            }
+            _ => reply.flag(ResponseFlag::DownstreamProtocolError),
         };
         let body = self.reply(&mut end.stream, reply, &respond);
         let mut deadlines = Deadlines::new(self.worker.timers.timer(), end.stream.started);

@@ -61,6 +61,8 @@ pub struct RequestView<'a> {
 pub struct RouteCx<'a> {
     /// Whether there is a cluster of that name.
     pub has_cluster: &'a dyn Fn(&str) -> bool,
+    /// The cluster that a name without one probably means.
+    pub nearest_cluster: &'a dyn Fn(&str) -> Option<String>,
     /// Where stats are registered.
     pub store: &'a Store,
 }

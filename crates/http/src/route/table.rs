@@ -1,5 +1,6 @@
 //! `RouteConfiguration`: all virtual hosts of a connection manager.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use outrider_codec::HeaderName;
@@ -21,6 +22,9 @@ use crate::route::virtual_host::Routes;
 /// `max_direct_response_body_size_bytes` when it is not set.
 const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
 
+/// So many unknown clusters get a suggestion: looking for the nearest name takes time, and nobody reads more.
+const SUGGESTIONS: u32 = 200;
+
 /// A built `RouteConfiguration`.
 #[derive(Debug)]
 pub struct RouteTable {
@@ -38,11 +42,23 @@ pub struct RouteTable {
 /// What the routes of a table are built with.
 pub(crate) struct TableCx<'a> {
     pub(crate) has_cluster: &'a dyn Fn(&str) -> bool,
+    pub(crate) nearest_cluster: &'a dyn Fn(&str) -> Option<String>,
+    /// Suggestions that may still be made.
+    suggestions: Cell<u32>,
     pub(crate) store: &'a Store,
     pub(crate) validate_clusters: bool,
     pub(crate) max_direct_response_body: u32,
     pub(crate) most_specific_wins: bool,
     pub(crate) level: Level,
+}
+
+impl TableCx<'_> {
+    /// The cluster that `name`, which there is not, probably means.
+    pub(crate) fn suggest_cluster(&self, name: &str) -> Option<String> {
+        let left = self.suggestions.get().checked_sub(1)?;
+        self.suggestions.set(left);
+        (self.nearest_cluster)(name)
+    }
 }
 
 impl RouteTable {
@@ -59,6 +75,8 @@ impl RouteTable {
         let level = errors.collect(Level::build(config, path));
         let table_cx = TableCx {
             has_cluster: cx.has_cluster,
+            nearest_cluster: cx.nearest_cluster,
+            suggestions: Cell::new(SUGGESTIONS),
             store: cx.store,
             validate_clusters: config.validate_clusters.unwrap_or(true),
             max_direct_response_body: config

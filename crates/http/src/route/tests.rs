@@ -56,9 +56,10 @@ pub(crate) fn respond(stream: &mut Stream, status: u16, headers: &[(&str, &str)]
 }
 
 fn build(config: &api::RouteConfiguration) -> Result<Arc<RouteTable>, String> {
-    let has_cluster = |name: &str| name != "unknown";
+    let has_cluster = |name: &str| !["unknown", "knwon"].contains(&name);
     let cx = RouteCx {
         has_cluster: &has_cluster,
+        nearest_cluster: &|name| (name == "knwon").then(|| "known".to_owned()),
         store: &outrider_stats::Store::new(),
     };
     RouteTable::build(config, &FieldPath::root(), &cx).map_err(|errors| errors.to_string())
@@ -171,6 +172,21 @@ fn clusters_must_exist_unless_that_is_not_asked() {
     );
     config.validate_clusters = Some(false);
     assert!(build(&config).is_ok());
+}
+
+#[test]
+fn a_misspelt_cluster_is_refused_with_the_nearest_name() {
+    use api::route_action::ClusterSpecifier::Cluster;
+    let misspelt = forward(api::RouteAction {
+        cluster_specifier: Some(Cluster("knwon".to_owned())),
+        ..Default::default()
+    });
+    let config = table(vec![host(&["*"], vec![misspelt; 201])]);
+    let message = build(&config).unwrap_err();
+    assert!(message.starts_with(
+        "virtual_hosts[0].routes[0].route.cluster: route: unknown cluster 'knwon'; did you mean known?"
+    ));
+    assert_eq!(message.matches("did you mean").count(), 200);
 }
 
 #[test]

@@ -364,7 +364,11 @@ impl RouteBuilder<'_> {
             return Ok(());
         }
         let mut errors = ConfigErrors::new();
-        errors.push(path, format!("{problem} '{name}'"));
+        let mut text = format!("{problem} '{name}'");
+        if let Some(near) = self.cx.suggest_cluster(name) {
+            text.push_str(&format!("; did you mean {near}?"));
+        }
+        errors.push(path, text);
         Err(errors)
     }
 

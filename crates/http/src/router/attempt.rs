@@ -211,6 +211,13 @@ impl<'a> Attempt<'a> {
         reply.into()
     }
 
+    /// The reply to a request that failed between an interim response and its own: the cluster counts no status of it.
+    fn failed_late(&self, error: &StreamError) -> Stop {
+        let error = &failure::by_meaning(error.clone());
+        self.request.fail(error);
+        failure::after_interim(error, self.router.suppress_envoy_headers).into()
+    }
+
     /// Sends the request.
     pub(super) fn send(
         &self,
@@ -238,17 +245,24 @@ impl<'a> Attempt<'a> {
         exchange: &mut Exchange,
         cx: &mut RouterCx<'_>,
     ) -> Result<ResponseHead, Stop> {
+        let mut begun = false;
         loop {
             let head = cx
                 .wait
                 .until(poll_fn(|task| exchange.poll_head(task)))
                 .await;
             match head.map_err(|stop| self.stopped(stop))? {
-                Ok(head) if head.is_interim() => self.interim(stream, head, cx),
+                Ok(head) if head.is_interim() => {
+                    begun = true;
+                    self.interim(stream, head, cx);
+                }
                 Ok(head) => return Ok(head),
                 Err(error) => {
                     let gone = cx.wait.client_gone().await;
-                    return Err(gone.unwrap_or_else(|| self.failed(&error, "")));
+                    return Err(gone.unwrap_or_else(|| match begun {
+                        true => self.failed_late(&error),
+                        false => self.failed(&error, ""),
+                    }));
                 }
             }
         }

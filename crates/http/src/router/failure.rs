@@ -43,6 +43,14 @@ pub(super) fn before_response(
     reply
 }
 
+/// The request failed after an interim response, with which Envoy takes the response to have begun.
+pub(super) fn after_interim(error: &StreamError, suppress_envoy_headers: bool) -> LocalReply {
+    LocalReply {
+        details: after_response(error).into(),
+        ..before_response(error, "", suppress_envoy_headers)
+    }
+}
+
 /// Whether an answer to a WebSocket request is neither an upgrade nor an error: what came with it is not passed on.
 pub(super) fn is_failed_handshake(status: StatusCode) -> bool {
     status != StatusCode::SWITCHING_PROTOCOLS

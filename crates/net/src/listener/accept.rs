@@ -31,8 +31,9 @@ use crate::listener::balance::Balancer;
 use crate::listener::balance::Handed;
 use crate::listener::balance::HandedSocket;
 use crate::listener::balance::Seat;
+use crate::listener::limit::LimitReached;
 use crate::listener::limit::Limits;
-use crate::listener::limit::Share;
+use crate::listener::limit::Shares;
 use crate::stats::ListenerStats;
 use crate::stats::WorkerListenerStats;
 
@@ -247,23 +248,13 @@ impl Listener {
     }
 
     /// A share of each limit that applies; `None` closes the connection.
-    fn take_shares(&self) -> Option<[Option<Share>; 2]> {
-        let enter = |limit: &Option<_>| {
-            limit
-                .as_ref()
-                .map_or(Ok(None), |limit: &Arc<super::ConnectionLimit>| {
-                    limit.enter().map(Some).ok_or(())
-                })
-        };
-        let Ok(own) = enter(&self.limits.listener) else {
-            self.stats.downstream_cx_overflow.inc();
-            return None;
-        };
-        let Ok(global) = enter(&self.limits.global) else {
-            self.stats.downstream_global_cx_overflow.inc();
-            return None;
-        };
-        Some([own, global])
+    fn take_shares(&self) -> Option<Shares> {
+        match self.limits.enter() {
+            Ok(shares) => return Some(shares),
+            Err(LimitReached::Listener) => self.stats.downstream_cx_overflow.inc(),
+            Err(LimitReached::Global) => self.stats.downstream_global_cx_overflow.inc(),
+        }
+        None
     }
 
     /// What the client connected to: the kernel is asked only where the bound address leaves it open.
@@ -325,14 +316,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Served {
     listener: Rc<Listener>,
     started: tokio::time::Instant,
-    _held: ([Option<Share>; 2], Option<Seat>),
+    _held: (Shares, Option<Seat>),
 }
 
 impl Served {
     fn new(
         listener: Rc<Listener>,
         connection: &Connection,
-        held: ([Option<Share>; 2], Option<Seat>),
+        held: (Shares, Option<Seat>),
     ) -> Served {
         listener.stats.downstream_cx_total.inc();
         listener.stats.downstream_cx_active.inc();

@@ -13,7 +13,7 @@ pub struct ConnectionLimit {
 
 /// One connection's share of a limit; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Share(Arc<ConnectionLimit>);
+struct Share(Arc<ConnectionLimit>);
 
 impl ConnectionLimit {
     /// At most `max` at once.
@@ -32,10 +32,15 @@ impl ConnectionLimit {
     }
 
     /// Takes a share, or `None` when the limit is reached.
-    pub(super) fn enter(self: &Arc<ConnectionLimit>) -> Option<Share> {
-        let share = Share(self.clone());
-        let before = self.active.fetch_add(1, Ordering::Relaxed);
+    fn enter(self: &Arc<ConnectionLimit>) -> Option<Share> {
+        let (share, before) = self.count();
         (before < self.max).then_some(share)
+    }
+
+    /// Takes a share whatever the limit, and tells how many there were before.
+    fn count(self: &Arc<ConnectionLimit>) -> (Share, u64) {
+        let before = self.active.fetch_add(1, Ordering::Relaxed);
+        (Share(self.clone()), before)
     }
 }
 
@@ -45,13 +50,51 @@ impl Drop for Share {
     }
 }
 
+/// Which limit a connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitReached {
+    /// The listener's own.
+    Listener,
+    /// The one on all listeners together.
+    Global,
+}
+
+/// One connection's shares of the limits that apply to it; given back when dropped.
+#[derive(Debug)]
+pub struct Shares {
+    _held: [Option<Share>; 2],
+}
+
 /// The limits on one listener's connections.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// On this listener's (runtime key `envoy.resource_limits.listener.<name>.connection_limit`).
     pub listener: Option<Arc<ConnectionLimit>>,
-    /// On all listeners' together, or on all of those that ignore that limit.
+    /// On all listeners' together.
     pub global: Option<Arc<ConnectionLimit>>,
+    /// This listener's connections count for `global`, and are never too many (`ignore_global_conn_limit`).
+    pub ignores_global: bool,
+}
+
+impl Limits {
+    /// Takes a share of each limit for a new connection.
+    ///
+    /// # Errors
+    /// The first limit that is reached; the connection is to be closed.
+    pub fn enter(&self) -> Result<Shares, LimitReached> {
+        let global = match &self.global {
+            Some(limit) if self.ignores_global => Some(limit.count().0),
+            Some(limit) => Some(limit.enter().ok_or(LimitReached::Global)?),
+            None => None,
+        };
+        let listener = match &self.listener {
+            Some(limit) => Some(limit.enter().ok_or(LimitReached::Listener)?),
+            None => None,
+        };
+        Ok(Shares {
+            _held: [listener, global],
+        })
+    }
 }
 
 #[cfg(test)]
@@ -66,5 +109,24 @@ mod tests {
         drop(first);
         assert!(limit.enter().is_some());
         assert!(ConnectionLimit::new(0).enter().is_none());
+    }
+
+    #[test]
+    fn a_listener_that_ignores_the_global_limit_counts_for_it() {
+        let global = ConnectionLimit::new(1);
+        let ignoring = Limits {
+            global: Some(global.clone()),
+            ignores_global: true,
+            ..Limits::default()
+        };
+        let obeying = Limits {
+            listener: Some(ConnectionLimit::new(0)),
+            global: Some(global),
+            ignores_global: false,
+        };
+        assert_eq!(obeying.enter().unwrap_err(), LimitReached::Listener);
+        let _first = ignoring.enter().unwrap();
+        assert_eq!(obeying.enter().unwrap_err(), LimitReached::Global);
+        assert!(ignoring.enter().is_ok());
     }
 }

@@ -60,7 +60,8 @@ impl State {
         if !stream.receiving {
             return Err(Fault::GoAway(Reason::STREAM_CLOSED));
         }
-        if is_client && !stream.heads.complete {
+        let is_early = is_client && !stream.heads.complete;
+        if is_early && !stream.heads.opened {
             return Err(PROTOCOL);
         }
         stream.meter.add_body_received(0, HEAD + waste);
@@ -69,6 +70,10 @@ impl State {
         if !allowed {
             let error = StreamError::ProtocolError("http2.remote_reset");
             self.break_stream(key, error, Reason::FLOW_CONTROL_ERROR);
+        } else if is_early {
+            // After an interim head it is the stream's fault, as nghttp2 has it.
+            let error = StreamError::ProtocolError("http2.remote_reset");
+            self.break_stream(key, error, Reason::PROTOCOL_ERROR);
         }
         self.release(key, waste);
         self.go_on_with_data(rest)

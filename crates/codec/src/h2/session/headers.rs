@@ -245,6 +245,7 @@ impl State {
         stream.meter.add_headers_received(bytes, block.wire);
         let response = ResponseHead { status, headers };
         if status.is_informational() {
+            stream.heads.opened = true;
             if stream.heads.interim.len() < MAX_INTERIM {
                 stream.heads.interim.push(response);
             }

@@ -357,8 +357,8 @@ impl Session {
         self.0.borrow().input.open_request()
     }
 
-    /// Makes a stream of a request whose head does not end, to answer it nevertheless. Whatever the peer says next
-    /// breaks the protocol, as it does in Envoy.
+    /// Makes a stream of a request whose head does not end, to answer it nevertheless. The rest of the head may still
+    /// come, before anything else.
     pub(super) fn give_up_request(&self) -> Option<(StreamRef, Rc<Meter>)> {
         let mut state = self.0.borrow_mut();
         let id = state.input.give_up_request()?;
