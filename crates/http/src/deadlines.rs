@@ -151,8 +151,14 @@ impl Deadlines {
 }
 
 impl Expired {
-    /// What the client is told, if it was told nothing yet.
-    pub(crate) fn reply(self) -> LocalReply {
+    /// What the client is told, if it was told nothing yet. `complete`: its request has come to its end, so that it is not
+    /// the one that was late.
+    pub(crate) fn reply(self, complete: bool) -> LocalReply {
+        let late = if complete {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::REQUEST_TIMEOUT
+        };
         let reply = |status, body: &'static str| {
             let reply = LocalReply::new(status, self.details()).body(body);
             LocalReply {
@@ -161,19 +167,16 @@ impl Expired {
             }
         };
         match self {
-            Expired::Idle => reply(StatusCode::GATEWAY_TIMEOUT, "stream timeout"),
+            Expired::Idle => reply(late, "stream timeout"),
             Expired::Request => reply(StatusCode::REQUEST_TIMEOUT, "request timeout"),
             Expired::Duration => LocalReply {
                 grpc_status: Some(4), // DEADLINE_EXCEEDED
-                ..reply(StatusCode::GATEWAY_TIMEOUT, "downstream duration timeout")
+                ..reply(late, "downstream duration timeout")
             },
             Expired::Response | Expired::PerTry => {
                 reply(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
             }
-            Expired::UpstreamDuration => reply(
-                StatusCode::GATEWAY_TIMEOUT,
-                "upstream max stream duration reached",
-            ),
+            Expired::UpstreamDuration => reply(late, "upstream max stream duration reached"),
         }
     }
 

@@ -53,7 +53,9 @@ impl ConnectionManager {
             Err(Stop::Reply(reply)) => self.reply(&mut end.stream, *reply, wait.respond),
             Err(Stop::Expired(expired)) => {
                 self.count_expired(expired);
-                self.reply(&mut end.stream, expired.reply(), wait.respond)
+                let complete = wait.respond.meter().receive_ended().is_some();
+                let reply = expired.reply(complete);
+                self.reply(&mut end.stream, reply, wait.respond)
             }
             Err(Stop::Gone(error)) => return end.client_gone(&error),
         };

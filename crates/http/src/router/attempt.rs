@@ -345,9 +345,12 @@ impl<'a> Attempt<'a> {
                 flag: expired.flag(),
                 ..LocalReply::new(StatusCode::NO_CONTENT, expired.details())
             },
-            _ => expired.reply(),
+            _ => expired.reply(self.request.downstream.receive_ended().is_some()),
         };
-        self.request.count_status(reply.status.as_u16());
+        // What the cluster itself has limited says nothing of its answers.
+        if expired != Expired::UpstreamDuration {
+            self.request.count_status(reply.status.as_u16());
+        }
         reply.into()
     }
 }
