@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Outrider side by side with Envoy, HAProxy and nghttpx: the same work, one worker each, alternating rounds, medians.
 
-usage: bench.py --outrider target/release/outrider [--envoy PATH] [--jobs grpc-4x32,…] [--rounds 3] [--scale 1.0] [--json FILE]
+usage: bench.py --outrider target/pgo/outrider [--before OTHER_BUILD] [--envoy PATH] [--jobs grpc-4x32,…] [--rounds 3] [--scale 1.0] [--json FILE]
 
 CPU time is what the kernel charged to the proxy (/proc/PID/task/*/schedstat), so it does not depend on who else runs; where
 the machine has hardware counters, `perf stat` adds cycles and instructions. Any error answer fails the run.
@@ -154,6 +154,9 @@ def message_streams(name, binary, backends, folder, count=40000):
         backend.stop()
 
 
+OURS_AND_ENVOY = ("outrider", "before", "envoy")
+
+
 def cost_of(how, path="/small", pairs=20, count=5000):
     """A job that tells what `how` costs a request: two listeners of one process, one with it, in turns; medians."""
     def job(name, binary, backends, folder):
@@ -177,11 +180,11 @@ def cost_of(how, path="/small", pairs=20, count=5000):
             return {"without_us": without, "with_us": having, "cost_us": statistics.median(b - a for a, b in seen)}
         finally:
             proxy.stop()
-    job.only = ("outrider", "envoy")
+    job.only = OURS_AND_ENVOY
     return job
 
 
-many_clusters.only = ("outrider", "envoy")
+many_clusters.only = OURS_AND_ENVOY
 
 SPECIAL = {
     "messages-1k": message_streams,
@@ -214,15 +217,16 @@ def table(results, order):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outrider")
+    parser.add_argument("--before", help="another build of Outrider, to compare with")
     parser.add_argument("--envoy")
     parser.add_argument("--jobs", default=",".join([*JOBS, *SPECIAL]))
-    parser.add_argument("--proxies", default="outrider,envoy,haproxy,nghttpx")
+    parser.add_argument("--proxies", default="outrider,before,envoy,haproxy,nghttpx")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--json")
     args = parser.parse_args()
     counters.supported = probe_counters()
-    found = binaries(args.outrider, args.envoy)
+    found = binaries(args.outrider, args.envoy, args.before)
     order = [p for p in args.proxies.split(",") if p in found]
     print(f"proxies: {', '.join(order)}; hardware counters: {'yes' if counters.supported else 'no (CPU time only)'}")
     results = {}

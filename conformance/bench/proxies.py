@@ -209,7 +209,7 @@ class Proxy:
         self.ready_ms = (time.monotonic() - begin) * 1000
         return process
 
-    start_outrider = start_envoy
+    start_outrider = start_before = start_envoy
 
     def start_haproxy(self, binary, folder, backend, cpu, h2=True, clusters=0, access_log=None, grpc_stats=False):
         config = f"{folder}/haproxy.cfg"
@@ -233,7 +233,7 @@ class Proxy:
         self.process.stop()
 
 
-def binaries(outrider, envoy):
-    """The proxies that this machine has."""
-    found = {"outrider": outrider, "envoy": envoy, "haproxy": shutil.which("haproxy") or "/usr/sbin/haproxy", "nghttpx": shutil.which("nghttpx")}
+def binaries(outrider, envoy, before=None):
+    """The proxies that this machine has; `before` is another build of Outrider."""
+    found = {"outrider": outrider, "before": before, "envoy": envoy, "haproxy": shutil.which("haproxy") or "/usr/sbin/haproxy", "nghttpx": shutil.which("nghttpx")}
     return {name: path for name, path in found.items() if path and os.path.exists(path)}

@@ -5,13 +5,13 @@ use std::future::poll_fn;
 use std::task::Context;
 use std::task::Poll;
 
-use crate::header::HeaderMap;
 use bytes::Bytes;
 
 use crate::Exchange;
 use crate::StreamError;
 use crate::h1;
 use crate::h2;
+use crate::header::HeaderMap;
 
 /// A piece of a body.
 #[derive(Debug)]

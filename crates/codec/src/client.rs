@@ -7,7 +7,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use crate::ResponseHead;
 use http::Version;
 use outrider_net::Stream;
 
@@ -17,6 +16,7 @@ use crate::ConnectionEnd;
 use crate::Frame;
 use crate::Meter;
 use crate::RequestHead;
+use crate::ResponseHead;
 use crate::StreamError;
 use crate::h1;
 use crate::h2;

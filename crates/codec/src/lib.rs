@@ -5,6 +5,7 @@
 //! [`Body`]; every wait is bounded by back-pressure, never by a buffer.
 
 mod body;
+mod byte_set;
 mod client;
 mod config;
 mod error;

@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use crate::header::HeaderMap;
 use bytes::Bytes;
 use bytestring::ByteString;
 use http::HeaderValue;
 use http::Method;
 use http::uri::Scheme;
 use memchr::memchr;
+
+use crate::byte_set::byte_set;
+use crate::header::HeaderMap;
 
 /// A request head in HTTP/2's shape, whichever protocol it came by.
 #[derive(Clone, Debug, Default)]
@@ -169,21 +171,8 @@ impl fmt::Debug for Target {
 }
 
 /// The bytes that a host, a port and user information may have (RFC 3986 section 3.2).
-static AUTHORITY_BYTES: [bool; 256] = {
-    let others = b"-._~%!$&'()*+,;=:@[]";
-    let mut allowed = [false; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        allowed[byte as usize] = byte.is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let mut index = 0;
-    while index < others.len() {
-        allowed[others[index] as usize] = true;
-        index += 1;
-    }
-    allowed
-};
+static AUTHORITY_BYTES: [bool; 256] =
+    byte_set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%!$&'()*+,;=:@[]");
 
 /// Whether only bytes stand in it that an authority may have.
 pub(crate) fn is_valid_authority(authority: &[u8]) -> bool {

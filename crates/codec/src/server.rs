@@ -8,7 +8,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::ResponseHead;
 use http::StatusCode;
 use http::Version;
 use outrider_net::Stream;
@@ -23,6 +22,7 @@ use crate::EndCause;
 use crate::Meter;
 use crate::Reason;
 use crate::RequestHead;
+use crate::ResponseHead;
 use crate::ServerOptions;
 use crate::StreamError;
 use crate::h1;

@@ -1,11 +1,11 @@
 //! What a proxy must know of gRPC: which requests are, how its statuses and HTTP's map, and its timeout header.
 
-use outrider_codec::header;
 use std::time::Duration;
 
 use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::HeaderMap;
+use outrider_codec::header;
 use outrider_codec::header::CONTENT_TYPE;
 
 /// Whether the request with these headers is gRPC: `application/grpc`, or that with a `+` suffix. gRPC-Web is not.
@@ -105,6 +105,8 @@ mod tests {
             ("application/grpc+proto", true),
             ("application/grpc-web", false),
             ("application/grpcx", false),
+            ("application/grpc;x", false),
+            ("Application/grpc", false),
             ("text/plain", false),
         ] {
             assert_eq!(

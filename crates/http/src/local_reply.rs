@@ -9,6 +9,7 @@ use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::HeaderName;
+use outrider_codec::ResponseHead;
 use outrider_codec::header;
 
 use crate::ResponseFlag;
@@ -17,7 +18,6 @@ use crate::format::Context;
 use crate::grpc;
 use crate::route::Action;
 use crate::route::Route;
-use outrider_codec::ResponseHead;
 
 /// What to answer, and why.
 #[derive(Clone, Debug)]

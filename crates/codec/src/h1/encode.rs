@@ -2,10 +2,6 @@
 
 use std::io::Write;
 
-use crate::ResponseHead;
-use crate::header;
-use crate::header::HeaderMap;
-use crate::header::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
@@ -13,7 +9,11 @@ use http::Version;
 
 use crate::Http1Options;
 use crate::RequestHead;
+use crate::ResponseHead;
 use crate::Target;
+use crate::header;
+use crate::header::HeaderMap;
+use crate::header::HeaderName;
 use crate::options::HeaderCase;
 
 /// How the body after a head is written.

@@ -6,13 +6,13 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use crate::ResponseHead;
 use http::Method;
 
 use crate::Body;
 use crate::EndCause;
 use crate::Frame;
 use crate::Meter;
+use crate::ResponseHead;
 use crate::StreamError;
 
 use super::client::Connection;

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use crate::header;
-use crate::header::HeaderMap;
-use crate::header::HeaderName;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::Version;
 use memchr::memchr;
+
+use crate::header;
+use crate::header::HeaderMap;
+use crate::header::HeaderName;
 
 use super::framing::Framing;
 use super::head::HeadError;

@@ -1,9 +1,10 @@
 //! Where a body ends (RFC 9112 sections 6 and 7): by length, by chunks, at the connection's end, or never.
 
-use crate::header::HeaderMap;
 use bytes::Bytes;
 use bytes::BytesMut;
 use memchr::memchr;
+
+use crate::header::HeaderMap;
 
 use super::fields;
 use super::head;

@@ -1,9 +1,6 @@
 //! Message heads: from bytes to [`crate::RequestHead`] and [`crate::ResponseHead`] (RFC 9112 sections 2 to 6), as lenient and as
 //! strict as Envoy's parser: bare LF ends a line, a folded line is joined, and whatever makes framing ambiguous is refused.
 
-use crate::ResponseHead;
-use crate::header;
-use crate::header::HeaderMap;
 use bytes::Bytes;
 use bytes::BytesMut;
 use http::HeaderValue;
@@ -11,6 +8,10 @@ use http::Method;
 use http::StatusCode;
 use http::Version;
 use memchr::memchr;
+
+use crate::ResponseHead;
+use crate::header;
+use crate::header::HeaderMap;
 
 use super::fields::Fields;
 use super::fields::block_end;

@@ -8,8 +8,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use crate::ResponseHead;
-use crate::header;
 use http::Method;
 use http::StatusCode;
 use http::Version;
@@ -18,8 +16,10 @@ use crate::Body;
 use crate::Frame;
 use crate::MalformedRequest;
 use crate::Meter;
+use crate::ResponseHead;
 use crate::ServerOptions;
 use crate::StreamError;
+use crate::header;
 use crate::stats::ConnectionStats;
 
 use super::encode;

@@ -5,12 +5,12 @@ use std::io;
 use std::task::Context;
 use std::task::Poll;
 
-use crate::header::HeaderMap;
 use bytes::Bytes;
 
 use crate::Body;
 use crate::Http1Options;
 use crate::Meter;
+use crate::header::HeaderMap;
 
 use super::encode;
 use super::encode::BodyCoding;

@@ -5,8 +5,6 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::ResponseHead;
-use crate::header;
 use http::HeaderValue;
 use outrider_net::Drain;
 use outrider_net::Stream;
@@ -27,10 +25,12 @@ use crate::MalformedRequest;
 use crate::Refused;
 use crate::RequestHead;
 use crate::Respond;
+use crate::ResponseHead;
 use crate::ServerOptions;
 use crate::StreamError;
 use crate::Target;
 use crate::connect_http1;
+use crate::header;
 use crate::serve;
 use crate::stats::ConnectionStats;
 

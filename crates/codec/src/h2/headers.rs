@@ -1,10 +1,10 @@
 //! Heads in the one shape that both codecs share, written as HTTP/2's header blocks.
 
-use crate::header;
-use crate::header::HeaderMap;
 use http::Method;
 
 use crate::RequestHead;
+use crate::header;
+use crate::header::HeaderMap;
 use crate::hpack::Encoder;
 use crate::hpack::Pseudo;
 

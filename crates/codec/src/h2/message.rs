@@ -1,10 +1,6 @@
 //! From the fields of a header block to a message's head, and what HTTP/2 forbids in between (RFC 9113, section 8), as
 //! strictly as Envoy's codec.
 
-use crate::header;
-use crate::header::HeaderMap;
-use crate::header::HeaderName;
-use crate::header::NameSet;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::Method;
@@ -14,6 +10,10 @@ use http::uri::Scheme;
 use crate::RequestHead;
 use crate::Target;
 use crate::UnderscoresAction;
+use crate::header;
+use crate::header::HeaderMap;
+use crate::header::HeaderName;
+use crate::header::NameSet;
 use crate::hpack::Name;
 use crate::hpack::Value;
 use crate::request::is_valid_authority;

@@ -9,14 +9,14 @@ use std::task::Context;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::ResponseHead;
-use crate::header::HeaderMap;
 use bytes::Bytes;
 use bytes::BytesMut;
 use slab::Slab;
 
 use crate::Meter;
+use crate::ResponseHead;
 use crate::StreamError;
+use crate::header::HeaderMap;
 
 use super::session::Backlog;
 use super::window::Window;

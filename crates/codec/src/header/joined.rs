@@ -164,16 +164,9 @@ pub(crate) fn joined<'v>(values: impl Iterator<Item = &'v HeaderValue>) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::map;
     use super::*;
     use crate::HeaderName;
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let fields = fields.iter().map(|(name, value)| {
-            let name = HeaderName::from_static(name);
-            (name, HeaderValue::from_static(value))
-        });
-        fields.collect()
-    }
 
     #[test]
     fn fields_of_some_names_become_one_in_the_place_of_the_first() {

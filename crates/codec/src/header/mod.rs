@@ -236,15 +236,6 @@ impl HeaderMap {
         Some(value)
     }
 
-    /// Removes all fields that `keep` does not want.
-    pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName) -> bool) {
-        self.fields.retain(|(name, _)| keep(name));
-        self.names = Names::default();
-        for (name, _) in &self.fields {
-            self.names.add(name.into());
-        }
-    }
-
     /// Whether a field has one of these names.
     #[must_use]
     #[inline]
@@ -354,7 +345,7 @@ impl fmt::Debug for HeaderMap {
 mod tests {
     use super::*;
 
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    pub(super) fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let fields = fields.iter().map(|(name, value)| {
             let name = HeaderName::from_static(name);
             (name, HeaderValue::from_static(value))
@@ -406,7 +397,7 @@ mod tests {
         assert_eq!(changed, map(&[one[1], one[3], one[4], ("age", "0")]));
         assert!(changed.remove(&VARY).is_some() && !changed.contains_key(&VARY));
         changed.append(&VARY, HeaderValue::from_static("7"));
-        changed.retain(|name| *name != TE);
+        changed.remove_any(NameSet::of(&["te"]));
         assert_eq!(changed, map(&[one[4], ("age", "0"), ("vary", "7")]));
         assert!(changed.get(&TE).is_none() && changed.get(&VARY).is_some());
     }

@@ -6,6 +6,8 @@ use std::hash::Hasher;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::byte_set::byte_set;
+
 use super::known;
 use super::known::KNOWN;
 use super::known::Known;
@@ -228,21 +230,7 @@ const fn is_name(text: &[u8]) -> bool {
 }
 
 /// The bytes of a token (RFC 9110 section 5.6.2), but for upper case.
-static NAME_BYTES: [bool; 256] = {
-    let others = b"!#$%&'*+-.^_`|~";
-    let mut allowed = [false; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        allowed[byte as usize] = byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        byte += 1;
-    }
-    let mut index = 0;
-    while index < others.len() {
-        allowed[others[index] as usize] = true;
-        index += 1;
-    }
-    allowed
-};
+static NAME_BYTES: [bool; 256] = byte_set(b"abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~");
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,9 @@
 //! Header blocks read (RFC 7541 section 6).
 
-use crate::header::HeaderName;
 use bytes::Bytes;
 use http::HeaderValue;
+
+use crate::header::HeaderName;
 
 use super::DecodeError;
 use super::Name;

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
-use crate::header::HeaderName;
-use crate::header::Indexing;
-use crate::header::hash as name_hash;
 use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
+
+use crate::header::HeaderName;
+use crate::header::Indexing;
+use crate::header::hash as name_hash;
 
 use super::huffman;
 use super::integer;

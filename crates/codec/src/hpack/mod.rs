@@ -13,9 +13,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::header::HeaderName;
 use bytes::Bytes;
 use http::HeaderValue;
+
+use crate::header::HeaderName;
 
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;

@@ -1,7 +1,8 @@
 //! HPACK's static table (RFC 7541 appendix A).
 
-use crate::header::HeaderName;
 use http::HeaderValue;
+
+use crate::header::HeaderName;
 
 use super::Name;
 use super::Value;

@@ -3,8 +3,9 @@ mod examples;
 mod policy;
 mod round_trips;
 
-use crate::header::HeaderName;
 use http::HeaderValue;
+
+use crate::header::HeaderName;
 
 use super::DecodeError;
 use super::Decoder;

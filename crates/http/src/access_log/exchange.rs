@@ -10,13 +10,13 @@ use http::Version;
 use http::uri::Scheme;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::ResponseHead;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 use tokio::time::Instant;
 
 use crate::RequestHead;
 use crate::Stream;
-use outrider_codec::ResponseHead;
 
 /// An HTTP/1.1 request and its response, as far as a log line tells of them.
 #[derive(Clone, Copy, Debug)]

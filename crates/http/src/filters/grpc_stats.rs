@@ -3,7 +3,6 @@
 //! A client chooses the name of the method that it calls, so what is kept of names is bounded: a worker has counters for
 //! [`METHODS`] methods of a cluster, and finds those of recent calls without hashing a name ([`Recent`]).
 
-use outrider_codec::header;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -22,6 +21,7 @@ use outrider_codec::Frame;
 use outrider_codec::HeaderMap;
 use outrider_codec::Meter;
 use outrider_codec::StreamError;
+use outrider_codec::header;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as Message;
 use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;

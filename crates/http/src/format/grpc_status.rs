@@ -8,7 +8,7 @@ use crate::format::Kind;
 use crate::format::command::Command;
 use crate::format::operators::Operator;
 use crate::format::values;
-use crate::route::is_grpc;
+use crate::grpc;
 
 /// The names of the statuses 0 to 16, in both spellings.
 const NAMES: [(&str, &str); 17] = [
@@ -63,7 +63,7 @@ impl GrpcStatus {
     }
 
     pub(crate) fn write(self, stream: &Stream, out: &mut Vec<u8>) -> Kind {
-        if !is_grpc(&stream.request) {
+        if !grpc::is_request(&stream.request.headers) {
             return Kind::Absent;
         }
         let Some(status) = grpc_status(stream) else {

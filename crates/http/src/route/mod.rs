@@ -39,7 +39,6 @@ pub use crate::route::forward::Upgrade;
 pub use crate::route::header_mutation::HeaderMutations;
 pub use crate::route::redirect::Redirect;
 pub(crate) use crate::route::route_match::Fraction;
-pub(crate) use crate::route::route_match::is_grpc;
 pub(crate) use crate::route::string_matcher::HeaderMatcher;
 pub(crate) use crate::route::string_matcher::query_value;
 pub use crate::route::table::RouteTable;

@@ -8,6 +8,7 @@ use outrider_config::api::envoy::r#type::v3::FractionalPercent;
 use outrider_config::api::envoy::r#type::v3::fractional_percent::DenominatorType;
 
 use crate::RequestHead;
+use crate::grpc;
 use crate::route::RequestView;
 use crate::route::re2::FullRegex;
 use crate::route::string_matcher::CookieMatcher;
@@ -192,7 +193,7 @@ impl Conditions {
         let head = request.head;
         self.fraction
             .is_none_or(|fraction| fraction.holds(request.random))
-            && (!self.grpc || is_grpc(head))
+            && (!self.grpc || grpc::is_request(&head.headers))
             && !self.needs_certificate
             && self.headers.iter().all(|header| header.matches(head))
             && (self.query.is_empty() || {
@@ -271,14 +272,6 @@ impl Fraction {
     }
 }
 
-/// Whether a request is gRPC: `content-type: application/grpc` or `application/grpc+…`.
-pub(crate) fn is_grpc(head: &RequestHead) -> bool {
-    head.headers
-        .get(&outrider_codec::header::CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
-}
-
 #[cfg(test)]
 mod tests {
     use api::route_match::PathSpecifier;
@@ -354,21 +347,6 @@ mod tests {
             };
             assert_eq!(bits(&config), expected, "{config:?}");
         }
-    }
-
-    #[test]
-    fn grpc_is_known_by_its_content_type() {
-        for (content_type, grpc) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc-web", false),
-            ("application/grpc;x", false),
-            ("Application/grpc", false),
-        ] {
-            let head = head("POST", "h", "/", &[("content-type", content_type)]);
-            assert_eq!(is_grpc(&head), grpc, "{content_type}");
-        }
-        assert!(!is_grpc(&head("POST", "h", "/", &[])));
     }
 
     #[test]

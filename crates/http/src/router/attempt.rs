@@ -1,6 +1,5 @@
 //! One attempt to have a host answer: its timeouts, a place on a connection, the exchange.
 
-use outrider_codec::header;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -15,6 +14,7 @@ use outrider_codec::Body;
 use outrider_codec::Exchange;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
+use outrider_codec::header;
 use outrider_net::clock;
 use outrider_upstream::Cluster;
 use outrider_upstream::Pick;

@@ -1,11 +1,11 @@
 //! How long the router waits: the route's timeouts, and what the request's headers make of them.
 
-use outrider_codec::header;
 use std::time::Duration;
 
 use http::HeaderValue;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::header;
 
 use crate::grpc;
 use crate::route::ForwardAction;

@@ -1,6 +1,5 @@
 //! One request to an upstream host: what is counted of it, and its response's body on the way down.
 
-use outrider_codec::header;
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,6 +14,7 @@ use outrider_codec::Frame;
 use outrider_codec::HeaderMap;
 use outrider_codec::Meter;
 use outrider_codec::StreamError;
+use outrider_codec::header;
 use outrider_net::clock;
 use outrider_upstream::Cluster;
 use outrider_upstream::Host;

@@ -7,11 +7,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::header::HeaderMap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::Reason;
+use crate::header::HeaderMap;
 
 use super::super::frame;
 use super::super::frame::HEAD;

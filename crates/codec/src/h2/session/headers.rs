@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use crate::ResponseHead;
 use http::StatusCode;
 
 use crate::Meter;
 use crate::Reason;
+use crate::ResponseHead;
 use crate::StreamError;
 
 use super::super::frame;

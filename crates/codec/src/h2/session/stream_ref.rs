@@ -3,11 +3,11 @@
 use std::task::Context;
 use std::task::Poll;
 
-use crate::ResponseHead;
 use bytes::Bytes;
 
 use crate::Frame;
 use crate::Reason;
+use crate::ResponseHead;
 use crate::StreamError;
 use crate::hpack::Encoder;
 

@@ -1,0 +1,12 @@
+//! Sets of bytes, to judge texts by.
+
+/// For each byte, whether it is among `members`.
+pub(crate) const fn byte_set(members: &[u8]) -> [bool; 256] {
+    let mut set = [false; 256];
+    let mut index = 0;
+    while index < members.len() {
+        set[members[index] as usize] = true;
+        index += 1;
+    }
+    set
+}
