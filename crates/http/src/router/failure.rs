@@ -36,7 +36,7 @@ pub(super) fn before_response(
         .flag(flag(error));
     if *error == StreamError::Overflow && !suppress_envoy_headers {
         return reply.header(
-            header::X_ENVOY_OVERLOADED.clone(),
+            &header::X_ENVOY_OVERLOADED,
             HeaderValue::from_static("true"),
         );
     }
