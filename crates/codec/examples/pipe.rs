@@ -11,11 +11,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use outrider_codec::Body;
 use outrider_codec::Client;
 use outrider_codec::ClientOptions;
 use outrider_codec::Handler;
+use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Refused;
 use outrider_codec::RequestHead;

@@ -21,6 +21,7 @@ mod request;
 mod response;
 mod server;
 pub mod stats;
+mod words;
 
 pub use body::Body;
 pub use body::BodyStream;
@@ -34,6 +35,7 @@ pub use error::EndCause;
 pub use error::StreamError;
 pub use header::HeaderMap;
 pub use header::HeaderName;
+pub use header::HeaderValue;
 pub use meter::Meter;
 pub use options::ClientOptions;
 pub use options::CodecType;

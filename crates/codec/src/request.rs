@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use crate::HeaderValue;
 use bytes::Bytes;
 use bytestring::ByteString;
-use http::HeaderValue;
 use http::Method;
 use http::uri::Scheme;
 use memchr::memchr;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use http::HeaderValue;
+use outrider_codec::HeaderValue;
 
 /// A worker's cache of the current date.
 #[derive(Debug)]

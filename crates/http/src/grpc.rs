@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::HeaderMap;
+use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_codec::header::CONTENT_TYPE;
 
@@ -55,7 +55,7 @@ pub(crate) fn encode_message(text: &str) -> HeaderValue {
 
 /// The `grpc-timeout` header: at most eight digits and a unit. Less than a millisecond counts as one.
 pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(&header::GRPC_TIMEOUT)?.to_str().ok()?;
+    let text = headers.get(&header::GRPC_TIMEOUT)?.as_str()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit())
     {

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
 use outrider_codec::header;
 
@@ -100,7 +100,7 @@ impl LocalReply {
                 let mut text = Vec::new();
                 format.write(context, &mut text);
                 body = text.into();
-                kind = HeaderValue::from_str(format.content_type()).ok();
+                kind = HeaderValue::try_from(format.content_type()).ok();
             }
         }
         let Some(response) = &mut stream.response else {
@@ -151,7 +151,7 @@ mod tests {
         let _ = reply.write(&mut stream);
         let response = stream.response.unwrap();
         let headers = response.headers.iter();
-        let headers = headers.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        let headers = headers.map(|(name, value)| format!("{name}: {}", value.as_str().unwrap()));
         std::iter::once(response.status.as_str().to_owned())
             .chain(headers)
             .collect()

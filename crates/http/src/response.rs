@@ -1,6 +1,6 @@
 //! What the connection manager makes of a response's head, whoever gave it: `server`, `date`, `via`, `x-request-id`.
 
-use http::HeaderValue;
+use outrider_codec::HeaderValue;
 use outrider_codec::HeaderMap;
 use outrider_codec::header;
 use outrider_config::ConfigError;
@@ -28,7 +28,7 @@ impl ResponseOptions {
     ) -> Result<ResponseOptions, ConfigError> {
         let server = match message.server_name.as_str() {
             "" => HeaderValue::from_static("envoy"),
-            name => HeaderValue::from_str(name).map_err(|_| {
+            name => HeaderValue::try_from(name).map_err(|_| {
                 ConfigError::new(
                     &path.field("server_name"),
                     format!("{name:?} is no header value"),
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn apply(options: &Message, sent: &[(&HeaderName, &'static str)]) -> HeaderMap {
-        let via = (!options.via.is_empty()).then(|| HeaderValue::from_str(&options.via).unwrap());
+        let via = (!options.via.is_empty()).then(|| options.via.parse().unwrap());
         let options = ResponseOptions::build(options, &FieldPath::root(), via).unwrap();
         let sent = sent
             .iter()

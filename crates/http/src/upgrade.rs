@@ -1,7 +1,7 @@
 //! Which upgrades pass: `upgrade_configs` of the connection manager and of routes.
 
 use outrider_codec::HeaderMap;
-use http::HeaderValue;
+use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;

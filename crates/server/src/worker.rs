@@ -15,8 +15,8 @@ use outrider_net::clock;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
 use tokio::runtime;
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 
 use crate::build::ListenerPlan;
 
@@ -76,9 +76,9 @@ impl Worker {
             .enable_io()
             .enable_time()
             .on_thread_unpark(clock::expire)
-            .build()
+            .build_local(LocalOptions::default())
         {
-            Ok(runtime) => LocalSet::new().block_on(&runtime, self.run()),
+            Ok(runtime) => runtime.block_on(self.run()),
             Err(error) => log::error!(target: "main", "worker {index} cannot start: {error}"),
         }
     }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use crate::HeaderValue;
 use bytes::Bytes;
-use http::HeaderValue;
 use http::Version;
 use memchr::memchr;
 
@@ -16,6 +16,7 @@ use super::head::HeadError;
 use super::head::Limits;
 use crate::UnderscoresAction;
 use crate::stats::Http1Stats;
+use crate::words::find;
 
 /// Where the block of lines that an empty line closes ends; `from` was reached by an earlier search.
 pub(super) fn block_end(bytes: &[u8], from: usize) -> Option<usize> {
@@ -41,25 +42,6 @@ fn before_end(bytes: &[u8]) -> usize {
         (chunk.iter().zip(next)).fold(false, |found, pair| found | may_end(pair))
     });
     without.unwrap_or(these.len().min(those.len())) * CHUNK
-}
-
-/// Where `byte` is first found. Eight bytes are looked at in one go: names and lines are too short for a search by vectors
-/// to pay.
-fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES << 7;
-    let pattern = ONES * u64::from(byte);
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let differs = u64::from_le_bytes(*word) ^ pattern;
-        // The lowest bit that is set is that of the first byte of zeros.
-        let zeros = differs.wrapping_sub(ONES) & !differs & HIGH;
-        if zeros != 0 {
-            return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = rest.iter().position(|&other| other == byte)?;
-    Some(words.len() * 8 + at)
 }
 
 /// The line that begins at `from`, without its end, and where the next one begins.
@@ -182,8 +164,7 @@ impl Fields {
             stats.requests_rejected_with_underscores_in_headers.inc();
             return Err(HeadError::bad_request("http1.unexpected_underscore"));
         }
-        let value = bytes.slice_ref(trim(&line[colon + 1..]));
-        let value = HeaderValue::from_maybe_shared(value)
+        let value = HeaderValue::from_bytes(trim(&line[colon + 1..]))
             .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;
         if self.keeps(&name, &value)? {
             self.map.append(name, value);
@@ -391,20 +372,6 @@ fn trim(bytes: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_byte_is_found_wherever_it_stands() {
-        for length in 0..40 {
-            let mut text = vec![b'\x3b'; length];
-            assert_eq!(find(b':', &text), None);
-            for at in (0..length).rev() {
-                text[at] = b':';
-                assert_eq!(find(b':', &text), Some(at), "{length}");
-                // Neighbours of the byte are not taken for it.
-                text[at] = b"\x39\x3b\xba\0"[at % 4];
-            }
-        }
-    }
 
     #[test]
     fn the_first_empty_line_ends_a_block() {

@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 use bytes::BytesMut;
-use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::Version;
@@ -163,7 +162,7 @@ pub(crate) fn take_request(
         && version == Version::HTTP_10
         && !options.default_host_for_http_10.is_empty()
     {
-        authority = HeaderValue::from_str(&options.default_host_for_http_10).ok();
+        authority = options.default_host_for_http_10.parse().ok();
     }
     if let Some(authority) = &authority
         && !is_valid_authority(authority.as_bytes())

@@ -1,7 +1,7 @@
 //! Request targets and methods (RFC 9112 section 3.2): origin, absolute, authority and asterisk form.
 
+use crate::HeaderValue;
 use bytes::Bytes;
-use http::HeaderValue;
 use http::Method;
 use memchr::memchr;
 
@@ -148,7 +148,7 @@ fn named_authority(authority: Bytes, needs_port: bool) -> Result<HeaderValue, He
     if host.is_empty() || !port || !is_valid_authority(&authority) {
         return Err(HeadError::INVALID_URL);
     }
-    HeaderValue::from_maybe_shared(authority).map_err(|_| HeadError::INVALID_URL)
+    HeaderValue::from_bytes(&authority).map_err(|_| HeadError::INVALID_URL)
 }
 
 #[cfg(test)]

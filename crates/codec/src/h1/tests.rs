@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use crate::HeaderValue;
 use outrider_net::Drain;
 use outrider_net::Stream;
 use outrider_net::Timers;
@@ -51,7 +51,7 @@ impl Handler for Echo {
             },
             "/stream" => body,
             path @ ("/early" | "/cut") => {
-                let length = if path == "/cut" { 9 } else { 2 };
+                let length = if path == "/cut" { 9_u64 } else { 2 };
                 let headers = &mut answer.headers;
                 headers.insert(&header::CONTENT_LENGTH, HeaderValue::from(length));
                 Body::full("ok")

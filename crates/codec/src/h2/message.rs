@@ -1,8 +1,8 @@
 //! From the fields of a header block to a message's head, and what HTTP/2 forbids in between (RFC 9113, section 8), as
 //! strictly as Envoy's codec.
 
+use crate::HeaderValue;
 use bytes::Bytes;
-use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::uri::Scheme;
@@ -148,7 +148,7 @@ impl Fields {
     }
 
     /// Takes the next field, of `size` bytes. After a flaw the rest is only counted.
-    pub(super) fn add(&mut self, name: Name, value: Value, size: usize, judge: &Judge<'_>) {
+    pub(super) fn add(&mut self, name: &Name, value: &Value, size: usize, judge: &Judge<'_>) {
         if self.flaw.is_some() {
             return;
         }
@@ -157,8 +157,8 @@ impl Fields {
 
     fn take(
         &mut self,
-        name: Name,
-        value: Value,
+        name: &Name,
+        value: &Value,
         size: usize,
         judge: &Judge<'_>,
     ) -> Result<(), Flaw> {
@@ -168,7 +168,7 @@ impl Fields {
         let mut limited = size;
         match name {
             Name::Header(name) => {
-                if name == header::COOKIE && self.kind == Kind::Request {
+                if *name == header::COOKIE && self.kind == Kind::Request {
                     // Only what it adds to the one field that they become, as Envoy has it.
                     let separator = if self.cookies.is_empty() { 0 } else { 2 };
                     limited = value.len() + separator;
@@ -183,7 +183,7 @@ impl Fields {
                 if self.regular {
                     return Err(Flaw::Field);
                 }
-                self.take_pseudo(&pseudo, value, judge.rules)?;
+                self.take_pseudo(pseudo, value, judge.rules)?;
             }
         }
         self.bytes += size;
@@ -200,7 +200,7 @@ impl Fields {
         Ok(())
     }
 
-    fn take_pseudo(&mut self, name: &Name, value: HeaderValue, rules: &Rules) -> Result<(), Flaw> {
+    fn take_pseudo(&mut self, name: &Name, value: &HeaderValue, rules: &Rules) -> Result<(), Flaw> {
         let bytes = value.as_bytes();
         if bytes.is_empty() {
             return Err(Flaw::Field);
@@ -229,13 +229,13 @@ impl Fields {
             Name::Scheme => once(&mut self.scheme, scheme(bytes)?),
             Name::Authority => {
                 check_authority(bytes)?;
-                once(&mut self.authority, value)
+                once(&mut self.authority, value.clone())
             }
             Name::Path => {
                 let target = Target::try_from(Bytes::copy_from_slice(bytes));
                 once(&mut self.path, target.map_err(|_| Flaw::Field)?)
             }
-            Name::Protocol if rules.extended_connect => once(&mut self.protocol, value),
+            Name::Protocol if rules.extended_connect => once(&mut self.protocol, value.clone()),
             _ => Err(Flaw::Field),
         }
     }
@@ -243,26 +243,26 @@ impl Fields {
     /// Takes a regular field; false if it is to be forgotten.
     fn take_header(
         &mut self,
-        name: HeaderName,
-        value: HeaderValue,
+        name: &HeaderName,
+        value: &HeaderValue,
         judge: &Judge<'_>,
     ) -> Result<bool, Flaw> {
         let underscores = judge.rules.underscores;
         if underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
             return take_underscore(underscores, judge.stats);
         }
-        if !SPECIAL.has(&name) {
-            self.headers.append(name, value);
+        if !SPECIAL.has(name) {
+            self.headers.append(name, value.clone());
             return Ok(true);
         }
         match name.as_str() {
             "host" if self.kind == Kind::Request => {
                 check_authority(value.as_bytes())?;
-                once(&mut self.host, value)?;
+                once(&mut self.host, value.clone())?;
                 return Ok(true);
             }
             "cookie" if self.kind == Kind::Request => {
-                self.cookies.push(value);
+                self.cookies.push(value.clone());
                 return Ok(true);
             }
             "content-length" => {
@@ -288,7 +288,7 @@ impl Fields {
             }
             _ => {}
         }
-        self.headers.append(name, value);
+        self.headers.append(name, value.clone());
         Ok(true)
     }
 
@@ -371,8 +371,7 @@ fn join_cookies(headers: &mut HeaderMap, cookies: &[HeaderValue]) {
         cookies => {
             let parts: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
             // Made of legal values, so it is one.
-            if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(parts.join(&b"; "[..])))
-            {
+            if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
                 headers.insert(&header::COOKIE, joined);
             }
         }
@@ -456,12 +455,12 @@ mod tests {
                     Err(_) => Name::Malformed(Bytes::copy_from_slice(name.as_bytes())),
                 },
             };
-            let value = match HeaderValue::from_str(value) {
+            let value = match HeaderValue::try_from(*value) {
                 Ok(value) => Value::Valid(value),
                 Err(_) => Value::Malformed(Bytes::copy_from_slice(value.as_bytes())),
             };
             let stats = &Http2Stats::default();
-            fields.add(name, value, size, &Judge { rules, stats });
+            fields.add(&name, &value, size, &Judge { rules, stats });
         }
         fields
     }

@@ -3,8 +3,7 @@
 //! Envoy keeps some names in places of their own, which hold one value: what comes under such a name again is appended
 //! to the value that is there. Of others, each field stays as it is.
 
-use bytes::Bytes;
-use http::HeaderValue;
+use super::HeaderValue;
 
 use super::HeaderMap;
 use super::NameRef;
@@ -157,7 +156,7 @@ pub(crate) fn joined<'v>(values: impl Iterator<Item = &'v HeaderValue>) -> Optio
         text.extend_from_slice(value.as_bytes());
     }
     // Made of legal values, so it is one.
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from(text)).ok()?;
+    let mut value = HeaderValue::from_bytes(&text).ok()?;
     value.set_sensitive(sensitive);
     Some(value)
 }

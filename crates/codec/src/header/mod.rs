@@ -7,12 +7,11 @@
 mod joined;
 mod known;
 mod name;
+mod value;
 
 use std::fmt;
 use std::ops::Index;
 use std::slice;
-
-use http::HeaderValue;
 
 pub use joined::JOINED_IN_REQUESTS;
 pub use joined::JOINED_IN_RESPONSES;
@@ -23,6 +22,8 @@ pub use known::*;
 pub use name::HeaderName;
 pub use name::InvalidHeaderName;
 pub use name::NameRef;
+pub use value::HeaderValue;
+pub use value::InvalidHeaderValue;
 
 /// The header fields of a message, or its trailers. Names may repeat.
 ///
@@ -374,7 +375,7 @@ mod tests {
         assert!(!map.contains_key("x-none") && !map.contains_key(&AGE));
         let all = |name| {
             map.get_all(name)
-                .map(|v| v.to_str().unwrap())
+                .map(|v| v.as_str().unwrap())
                 .collect::<Vec<_>>()
         };
         assert_eq!(all("te"), ["2", "5"]);

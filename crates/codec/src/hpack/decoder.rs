@@ -1,7 +1,7 @@
 //! Header blocks read (RFC 7541 section 6).
 
+use crate::HeaderValue;
 use bytes::Bytes;
-use http::HeaderValue;
 
 use crate::header::HeaderName;
 
@@ -50,7 +50,7 @@ impl Decoder {
     pub(crate) fn decode(
         &mut self,
         block: &[u8],
-        mut sink: impl FnMut(Name, Value, usize),
+        mut sink: impl FnMut(&Name, &Value, usize),
     ) -> Result<(), DecodeError> {
         let mut rest = self.size_updates(block)?;
         // Used by strings in the Huffman code only, and not kept: idle connections are to be small.
@@ -59,21 +59,20 @@ impl Decoder {
             rest = after;
             if first & 0x80 != 0 {
                 let field = self.field(integer::decode(first, 7, &mut rest)?)?;
-                sink(field.name.clone(), field.value.clone(), field.len());
+                sink(&field.name, &field.value, field.len());
             } else if first & 0x40 != 0 {
                 let field = self.literal(first, 6, &mut rest, &mut scratch)?;
                 let len = field.len();
+                sink(&field.name, &field.value, len);
                 if self.table.make_room(len) {
-                    self.table.insert(field.clone());
+                    self.table.insert(field);
                 }
-                sink(field.name, field.value, len);
             } else if first & 0x20 == 0 {
                 let mut field = self.literal(first, 4, &mut rest, &mut scratch)?;
                 if first & 0x10 != 0 {
                     field.value.set_sensitive();
                 }
-                let len = field.len();
-                sink(field.name, field.value, len);
+                sink(&field.name, &field.value, field.len());
             } else {
                 // Sizes change at the beginning of a block only (RFC 7541 section 4.2).
                 return Err(DecodeError);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use http::HeaderValue;
+use crate::HeaderValue;
 use http::Method;
 use http::StatusCode;
 

@@ -13,8 +13,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::HeaderValue;
 use bytes::Bytes;
-use http::HeaderValue;
 
 use crate::header::HeaderName;
 

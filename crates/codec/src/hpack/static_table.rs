@@ -1,6 +1,6 @@
 //! HPACK's static table (RFC 7541 appendix A).
 
-use http::HeaderValue;
+use crate::HeaderValue;
 
 use crate::header::HeaderName;
 

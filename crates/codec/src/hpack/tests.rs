@@ -3,7 +3,7 @@ mod examples;
 mod policy;
 mod round_trips;
 
-use http::HeaderValue;
+use crate::HeaderValue;
 
 use crate::header::HeaderName;
 
@@ -21,8 +21,8 @@ type Pair = (Vec<u8>, Vec<u8>);
 fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<Pair>, DecodeError> {
     let mut pairs = Vec::new();
     decoder.decode(block, |name, value, size| {
-        let pair = (name_text(&name), value_text(&value));
-        if name != Name::UnknownPseudo {
+        let pair = (name_text(name), value_text(value));
+        if *name != Name::UnknownPseudo {
             assert_eq!(size, pair.0.len() + pair.1.len());
         }
         pairs.push(pair);

@@ -9,7 +9,6 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
@@ -18,6 +17,7 @@ use outrider_codec::Frame;
 use outrider_codec::Handler;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Reason;
 use outrider_codec::Refused;

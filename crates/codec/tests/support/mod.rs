@@ -14,7 +14,6 @@ use std::task::Context;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http::Method;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
@@ -23,6 +22,7 @@ use outrider_codec::Frame;
 use outrider_codec::Handler;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Refused;
 use outrider_codec::RequestHead;

@@ -4,12 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use http::HeaderValue;
 use http::StatusCode;
 use http::Version;
 use http::uri::Scheme;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
@@ -74,7 +74,7 @@ impl Exchange<'_> {
         for (name, value) in self.headers {
             // What was received is legal; a line does without what is not.
             let name = name.parse::<HeaderName>();
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value.as_str())) {
                 if name == outrider_codec::header::HOST {
                     authority = Some(value);
                 } else {

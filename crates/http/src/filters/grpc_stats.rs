@@ -13,12 +13,12 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Frame;
 use outrider_codec::HeaderMap;
+use outrider_codec::HeaderValue;
 use outrider_codec::Meter;
 use outrider_codec::StreamError;
 use outrider_codec::header;

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use outrider_codec::HeaderValue;
 use outrider_codec::Body;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;

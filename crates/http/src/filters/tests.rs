@@ -37,7 +37,7 @@ fn note(stream: &mut Stream, name: &str) {
     let headers = &mut stream.request.headers;
     let steps = headers
         .get("x-steps")
-        .map_or("", |steps| steps.to_str().unwrap());
+        .map_or("", |steps| steps.as_str().unwrap());
     let steps = HeaderValue::try_from(format!("{steps}{name}")).unwrap();
     headers.insert(HeaderName::from_static("x-steps"), steps);
 }

@@ -100,8 +100,7 @@ pub(crate) fn grpc_status(stream: &Stream) -> Option<i64> {
         // Envoy's number for what is none.
         Some(value) => Some(
             value
-                .to_str()
-                .ok()
+                .as_str()
                 .and_then(|value| value.parse().ok())
                 .unwrap_or(-1),
         ),

@@ -7,7 +7,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use outrider_codec::HeaderValue;
 use http::uri::Scheme;
 use outrider_codec::CodecType;
 use outrider_config::ConfigError;
@@ -347,7 +347,7 @@ fn local_address(prefers_ipv6: bool) -> IpAddr {
 }
 
 fn value(text: &str, path: &FieldPath) -> Result<HeaderValue, ConfigError> {
-    HeaderValue::from_str(text)
+    HeaderValue::try_from(text)
         .map_err(|_| ConfigError::new(path, format!("{text:?} is no header value")))
 }
 

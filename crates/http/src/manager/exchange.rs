@@ -4,11 +4,11 @@ use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::HeaderMap;
+use outrider_codec::HeaderValue;
 use outrider_codec::Respond;
 use outrider_codec::header;
 use outrider_net::ConnectionInfo;
@@ -196,7 +196,7 @@ impl ConnectionManager {
                 self.stats
                     .downstream_rq_redirected_with_normalized_path
                     .inc();
-                let location = HeaderValue::from_str(path.as_str());
+                let location = HeaderValue::try_from(path.as_str());
                 let location = location.unwrap_or(HeaderValue::from_static("/")); // a path is always a legal value
                 stream.request.path = Some(path);
                 Err(failed(StatusCode::TEMPORARY_REDIRECT).header(&header::LOCATION, location))

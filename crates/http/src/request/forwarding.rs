@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use http::HeaderValue;
 use http::uri::Scheme;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
@@ -168,7 +168,7 @@ impl Forwarding {
     fn set_scheme(&self, head: &mut RequestHead) {
         if let Some(scheme) = &self.scheme {
             head.scheme = Some(scheme.clone());
-            if let Ok(value) = HeaderValue::from_str(scheme.as_str()) {
+            if let Ok(value) = HeaderValue::try_from(scheme.as_str()) {
                 head.headers.insert(&header::X_FORWARDED_PROTO, value);
             }
         } else if head.scheme.is_none() {
@@ -332,7 +332,7 @@ pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str, se
 /// Appends a prebuilt value to the list in `name`, as `via` has them: with a comma and a space.
 pub(crate) fn append_value(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
     if headers.contains_key(name) {
-        append(headers, name, value.to_str().unwrap_or_default(), ", ");
+        append(headers, name, value.as_str().unwrap_or_default(), ", ");
     } else {
         headers.insert(name, value.clone());
     }

@@ -1,6 +1,6 @@
 //! `strip_matching_host_port`, `strip_any_host_port` and `strip_trailing_host_dot`.
 
-use http::HeaderValue;
+use outrider_codec::HeaderValue;
 
 /// Which port is taken off the host (`HttpConnectionManager.strip_port_mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl HostOptions {
         if self.strip_port == StripPort::Never && !self.strip_trailing_dot {
             return None;
         }
-        let text = host.to_str().ok()?;
+        let text = host.as_str()?;
         let (mut name, mut port) = split_port(text);
         if self.strip_trailing_dot {
             name = name.strip_suffix('.').unwrap_or(name);

@@ -1,6 +1,6 @@
 //! `x-request-id`: a random UUID, made fast (`envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig`).
 
-use http::HeaderValue;
+use outrider_codec::HeaderValue;
 
 /// A version 4 UUID of these random bits, six of which are overwritten.
 ///

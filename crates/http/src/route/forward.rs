@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::RoutingPriority;
@@ -192,7 +192,7 @@ impl ForwardAction {
             ClusterSpecifier::Header(ClusterHeader(Some(name))) => head
                 .headers
                 .get(name)
-                .and_then(|value| value.to_str().ok())
+                .and_then(HeaderValue::as_str)
                 .filter(|name| !name.is_empty()),
         }
     }

@@ -3,9 +3,9 @@
 //! One level (route, virtual host, …) first removes, then evaluates every value from the headers as they are, then
 //! overwrites, then appends: in Envoy no value sees another of its own level.
 
-use http::HeaderValue;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
@@ -188,7 +188,7 @@ impl Addition {
         let formatter = Formatter::compile_omitting(&text, &value_path)?;
         let value = match formatter.constant() {
             Some(text) => Value::Constant(
-                HeaderValue::from_str(text)
+                HeaderValue::try_from(text)
                     .map_err(|_| ConfigError::new(&value_path, "not a header value"))?,
             ),
             None => Value::Format(formatter),

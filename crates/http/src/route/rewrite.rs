@@ -1,7 +1,7 @@
 //! New paths and hosts for a request: `prefix_rewrite`, `regex_rewrite`, `path_rewrite` and the host's counterparts.
 
-use http::HeaderValue;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::Target;
 use outrider_codec::header;
 use outrider_config::ConfigError;
@@ -117,7 +117,7 @@ impl HostRewrite {
     }
 
     pub(crate) fn literal(host: &str, path: &FieldPath) -> Result<HostRewrite, ConfigError> {
-        HeaderValue::from_str(host)
+        HeaderValue::try_from(host)
             .map(HostRewrite::Literal)
             .map_err(|_| ConfigError::new(path, "not a header value"))
     }

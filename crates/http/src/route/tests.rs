@@ -4,9 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderValue;
 use http::Version;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3 as api;
 
@@ -18,7 +18,7 @@ use outrider_codec::ResponseHead;
 pub(crate) fn head(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead {
     let headers = headers.iter().map(|(name, value)| {
         let name: HeaderName = name.parse().unwrap();
-        (name, HeaderValue::from_str(value).unwrap())
+        (name, HeaderValue::try_from(*value).unwrap())
     });
     let mut map = outrider_codec::HeaderMap::new();
     for (name, value) in headers {
@@ -27,7 +27,7 @@ pub(crate) fn head(method: &str, host: &str, path: &str, headers: &[(&str, &str)
     RequestHead {
         method: method.parse().unwrap(),
         scheme: Some(http::uri::Scheme::HTTP),
-        authority: HeaderValue::from_str(host).ok(),
+        authority: HeaderValue::try_from(host).ok(),
         path: Some(path.try_into().unwrap()),
         headers: map,
     }

@@ -96,6 +96,6 @@ impl WeightedRoutes {
     /// The random number in the request's header, when that is a number.
     fn random_of(&self, head: &RequestHead) -> Option<u64> {
         let value = head.headers.get(self.header.as_ref()?)?;
-        value.to_str().ok()?.parse().ok()
+        value.as_str()?.parse().ok()
     }
 }

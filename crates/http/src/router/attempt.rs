@@ -8,10 +8,10 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 
-use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
+use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_codec::header;
@@ -123,7 +123,7 @@ impl<'a> Attempt<'a> {
         let name = self.request.host().hostname();
         if forward.auto_host_rewrite
             && !name.is_empty()
-            && let Ok(name) = HeaderValue::from_str(name)
+            && let Ok(name) = HeaderValue::try_from(&**name)
         {
             forward.set_host(stream, name, keep_originals);
         }
@@ -312,9 +312,11 @@ impl<'a> Attempt<'a> {
         if !self.router.suppress_envoy_headers
             && let Some(requested) = request.downstream.receive_ended()
         {
-            let millis = clock::since(requested).as_millis();
-            head.headers
-                .insert(&header::X_ENVOY_UPSTREAM_SERVICE_TIME, service_time(millis));
+            let millis = u64::try_from(clock::since(requested).as_millis()).unwrap_or(u64::MAX);
+            head.headers.insert(
+                &header::X_ENVOY_UPSTREAM_SERVICE_TIME,
+                HeaderValue::from(millis),
+            );
         }
         if self.tell_attempts {
             head.headers.insert(
@@ -355,39 +357,9 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// A number of milliseconds as a header's value; what is usual is not written anew each time.
-fn service_time(millis: u128) -> HeaderValue {
-    const USUAL: &str = "0123456789\
-        10111213141516171819202122232425262728293031323334353637383940414243444546474849\
-        50515253545556575859606162636465666768697071727374757677787980818283848586878889\
-        90919293949596979899";
-    let usual = match millis {
-        0..10 => USUAL.get(millis as usize..=millis as usize),
-        10..100 => USUAL.get(2 * millis as usize - 10..2 * millis as usize - 8),
-        _ => None,
-    };
-    match usual {
-        Some(text) => HeaderValue::from_static(text),
-        None => HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX)),
-    }
-}
-
 fn priority(priority: route::Priority) -> Priority {
     match priority {
         route::Priority::Default => Priority::Default,
         route::Priority::High => Priority::High,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn service_times_are_decimal_numbers() {
-        for millis in [0, 1, 9, 10, 11, 50, 89, 90, 99, 100, 101, 65_536] {
-            assert_eq!(service_time(millis), millis.to_string().as_str());
-        }
-        assert_eq!(service_time(u128::MAX), u64::MAX.to_string().as_str());
     }
 }

@@ -1,7 +1,7 @@
 //! What a failed upstream request is to the client: status, text, flag and details, in Envoy's words.
 
-use http::HeaderValue;
 use http::StatusCode;
+use outrider_codec::HeaderValue;
 use outrider_codec::Reason;
 use outrider_codec::StreamError;
 use outrider_codec::header;

@@ -9,11 +9,11 @@ mod upstream_request;
 
 use std::rc::Rc;
 
-use http::HeaderValue;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_codec::header;
 
 use crate::grpc;
@@ -105,8 +105,7 @@ fn take_millis(headers: &mut HeaderMap, name: &HeaderName, asks: bool) -> Option
 /// A number of milliseconds, as these headers hold it.
 pub(super) fn parse_millis(value: &HeaderValue) -> Option<Duration> {
     value
-        .to_str()
-        .ok()?
+        .as_str()?
         .trim()
         .parse()
         .ok()

@@ -84,7 +84,7 @@ fn secrets_are_never_indexed() {
 fn sensitive_values_are_never_indexed() {
     let mut encoder = Encoder::new(4096);
     let name = crate::HeaderName::from_static("x-key");
-    let mut value = http::HeaderValue::from_static("a key");
+    let mut value = crate::HeaderValue::from_static("a key");
     for _ in 0..3 {
         repeat(&mut encoder, &pair("x-key", "a key"));
         value.set_sensitive(true);

@@ -34,7 +34,7 @@ fn mutated(add: &[HeaderValueOption], remove: &[&str], headers: &[(&str, &str)])
         .request
         .headers
         .iter()
-        .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap()))
         .collect();
     lines.sort();
     lines.join(" ")

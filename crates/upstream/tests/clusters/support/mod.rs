@@ -9,11 +9,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::Version;
 use outrider_codec::Body;
 use outrider_codec::Exchange;
 use outrider_codec::Frame;
+use outrider_codec::HeaderValue;
 use outrider_codec::RequestHead;
 use outrider_codec::Target;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;

@@ -1,0 +1,300 @@
+//! Values of header fields.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::words::is_field_byte;
+use crate::words::is_field_text;
+
+/// The value of a header field: any bytes but control characters, tabs excepted (RFC 9110 section 5.5). Cloning it copies
+/// what is short and shares what is long: neither allocates.
+#[derive(Clone)]
+pub struct HeaderValue(Repr);
+
+/// How long what is short may be, in bytes: a UUID is, and a date. The whole value takes five words.
+const SHORT: usize = 37;
+
+#[derive(Clone)]
+enum Repr {
+    Short {
+        sensitive: bool,
+        length: u8,
+        bytes: [u8; SHORT],
+    },
+    Static {
+        sensitive: bool,
+        bytes: &'static [u8],
+    },
+    Long {
+        sensitive: bool,
+        bytes: Arc<[u8]>,
+    },
+}
+
+/// A value that no field may have: it holds control characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidHeaderValue;
+
+impl HeaderValue {
+    /// The value `text`.
+    ///
+    /// # Panics
+    ///
+    /// If it holds control characters: where it is a constant, the compiler says so.
+    #[must_use]
+    pub const fn from_static(text: &'static str) -> HeaderValue {
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            assert!(is_field_byte(bytes[at]), "no header value");
+            at += 1;
+        }
+        HeaderValue(Repr::Static {
+            sensitive: false,
+            bytes,
+        })
+    }
+
+    /// The value `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// If these hold control characters.
+    #[inline]
+    pub fn from_bytes(bytes: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
+        if is_field_text(bytes) {
+            Ok(HeaderValue::legal(bytes))
+        } else {
+            Err(InvalidHeaderValue)
+        }
+    }
+
+    /// The value `bytes`, which are known to be legal.
+    #[inline]
+    fn legal(bytes: &[u8]) -> HeaderValue {
+        let mut short = [0; SHORT];
+        HeaderValue(
+            match (short.get_mut(..bytes.len()), bytes.len().try_into()) {
+                (Some(room), Ok(length)) => {
+                    room.copy_from_slice(bytes);
+                    Repr::Short {
+                        sensitive: false,
+                        length,
+                        bytes: short,
+                    }
+                }
+                _ => Repr::Long {
+                    sensitive: false,
+                    bytes: bytes.into(),
+                },
+            },
+        )
+    }
+
+    /// The value's bytes.
+    #[must_use]
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Short { length, bytes, .. } => {
+                bytes.get(..usize::from(*length)).unwrap_or_default()
+            }
+            Repr::Static { bytes, .. } => bytes,
+            Repr::Long { bytes, .. } => bytes,
+        }
+    }
+
+    /// The value as text, if it is plain ASCII.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        let bytes = self.as_bytes();
+        if bytes.is_ascii() {
+            std::str::from_utf8(bytes).ok()
+        } else {
+            None
+        }
+    }
+
+    /// Bytes of the value.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.as_bytes().is_empty()
+    }
+
+    /// Whether nobody is to keep the value in a table (RFC 7541 section 7.1.3).
+    #[must_use]
+    #[inline]
+    pub fn is_sensitive(&self) -> bool {
+        match &self.0 {
+            Repr::Short { sensitive, .. }
+            | Repr::Static { sensitive, .. }
+            | Repr::Long { sensitive, .. } => *sensitive,
+        }
+    }
+
+    /// Says whether nobody is to keep the value in a table.
+    pub fn set_sensitive(&mut self, is_sensitive: bool) {
+        match &mut self.0 {
+            Repr::Short { sensitive, .. }
+            | Repr::Static { sensitive, .. }
+            | Repr::Long { sensitive, .. } => *sensitive = is_sensitive,
+        }
+    }
+}
+
+impl FromStr for HeaderValue {
+    type Err = InvalidHeaderValue;
+
+    fn from_str(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+        HeaderValue::from_bytes(text.as_bytes())
+    }
+}
+
+impl TryFrom<&str> for HeaderValue {
+    type Error = InvalidHeaderValue;
+
+    fn try_from(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+        HeaderValue::from_bytes(text.as_bytes())
+    }
+}
+
+impl TryFrom<String> for HeaderValue {
+    type Error = InvalidHeaderValue;
+
+    fn try_from(text: String) -> Result<HeaderValue, InvalidHeaderValue> {
+        HeaderValue::from_bytes(text.as_bytes())
+    }
+}
+
+impl From<u64> for HeaderValue {
+    /// The number in decimal digits.
+    fn from(mut number: u64) -> HeaderValue {
+        let mut digits = [0; 20];
+        let mut from = digits.len();
+        for (at, digit) in digits.iter_mut().enumerate().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+            from = at;
+            if number == 0 {
+                break;
+            }
+        }
+        HeaderValue::legal(digits.get(from..).unwrap_or_default())
+    }
+}
+
+impl From<u16> for HeaderValue {
+    fn from(number: u16) -> HeaderValue {
+        HeaderValue::from(u64::from(number))
+    }
+}
+
+impl From<usize> for HeaderValue {
+    fn from(number: usize) -> HeaderValue {
+        HeaderValue::from(number as u64)
+    }
+}
+
+impl PartialEq for HeaderValue {
+    #[inline]
+    fn eq(&self, other: &HeaderValue) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for HeaderValue {}
+
+impl PartialEq<[u8]> for HeaderValue {
+    #[inline]
+    fn eq(&self, other: &[u8]) -> bool {
+        self.as_bytes() == other
+    }
+}
+
+impl PartialEq<str> for HeaderValue {
+    #[inline]
+    fn eq(&self, other: &str) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for HeaderValue {
+    #[inline]
+    fn eq(&self, other: &&str) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+/// A sensitive value is not shown.
+impl fmt::Debug for HeaderValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_sensitive() {
+            return f.write_str("Sensitive");
+        }
+        write!(f, "\"{}\"", self.as_bytes().escape_ascii())
+    }
+}
+
+impl fmt::Display for InvalidHeaderValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no value of a header field: it holds control characters")
+    }
+}
+
+impl std::error::Error for InvalidHeaderValue {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_the_same_however_it_is_kept() {
+        for length in 0..80 {
+            let text = "a".repeat(length);
+            let value = HeaderValue::try_from(text.as_str()).unwrap();
+            assert_eq!(value, text.as_str());
+            assert_eq!(value.clone(), value);
+            assert_eq!(value.as_str(), Some(text.as_str()));
+            let leaked = HeaderValue::from_static(Box::leak(text.into_boxed_str()));
+            assert_eq!((leaked.len(), &leaked), (length, &value));
+        }
+        assert_eq!(size_of::<HeaderValue>(), 40);
+    }
+
+    #[test]
+    fn control_characters_are_refused_and_other_bytes_kept() {
+        for wrong in ["a\0", "\n", "\r", "\x7f", "\x1f"] {
+            assert_eq!(HeaderValue::try_from(wrong), Err(InvalidHeaderValue));
+        }
+        let value = HeaderValue::from_bytes(b"\ta\xff\"").unwrap();
+        assert_eq!(value.as_str(), None);
+        assert_eq!(format!("{value:?}"), r#""\ta\xff\"""#);
+    }
+
+    #[test]
+    fn numbers_are_written_in_digits() {
+        for number in [0, 7, 10, 65535, u64::MAX] {
+            assert_eq!(HeaderValue::from(number), number.to_string().as_str());
+        }
+        assert_eq!(HeaderValue::from(8080_u16), "8080");
+    }
+
+    #[test]
+    fn a_secret_is_not_shown_and_stays_one_in_copies() {
+        let long = "b".repeat(SHORT + 1);
+        for text in ["a", &long] {
+            let mut secret = HeaderValue::try_from(text).unwrap();
+            assert!(!secret.is_sensitive());
+            secret.set_sensitive(true);
+            assert!(secret.clone().is_sensitive());
+            assert_eq!(format!("{secret:?}"), "Sensitive");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Bytes looked at eight at a time: names, lines and values are too short for a search by vectors to pay.
+
+/// A one in each byte.
+const ONES: u64 = u64::MAX / 255;
+/// The highest bit of each byte.
+const HIGH: u64 = ONES << 7;
+
+/// The highest bit of each byte that is zero; bytes above the lowest such one may have theirs without being zero.
+const fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGH
+}
+
+/// Where `byte` is first found.
+pub(crate) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    let pattern = ONES * u64::from(byte);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        // The lowest bit that is set is that of the first byte of zeros.
+        let zeros = zeros(u64::from_le_bytes(*word) ^ pattern);
+        if zeros != 0 {
+            return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|&other| other == byte)?;
+    Some(words.len() * 8 + at)
+}
+
+/// Whether `bytes` may be a field's value as far as its bytes go (RFC 9110 section 5.5): no control characters but tabs.
+#[inline]
+pub(crate) fn is_field_text(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    let found = (words.iter()).fold(controls(u64::from_le_bytes(last)), |found, word| {
+        found | controls(u64::from_le_bytes(*word))
+    });
+    // Tabs are rare: whether it was only these is worth a second look.
+    found == 0 || bytes.iter().copied().all(is_field_byte)
+}
+
+/// Not zero if a byte of `word` is a control character.
+const fn controls(word: u64) -> u64 {
+    let below_space = word.wrapping_sub(ONES * b' ' as u64) & !word & HIGH;
+    below_space | zeros(word ^ (ONES * 0x7f))
+}
+
+/// Whether a field's value may hold `byte`.
+pub(crate) const fn is_field_byte(byte: u8) -> bool {
+    byte >= b' ' && byte != 0x7f || byte == b'\t'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            let mut text = vec![b'\x3b'; length];
+            assert_eq!(find(b':', &text), None);
+            for at in (0..length).rev() {
+                text[at] = b':';
+                assert_eq!(find(b':', &text), Some(at), "{length}");
+                // Neighbours of the byte are not taken for it.
+                text[at] = b"\x39\x3b\xba\0"[at % 4];
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_that_no_value_holds_is_seen_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            let legal = byte == b'\t' || byte >= 0x20 && byte != 0x7f;
+            assert_eq!(is_field_byte(byte), legal, "{byte}");
+            for length in 1..20 {
+                for at in 0..length {
+                    for around in [b'a', b'\t', b' ', 0x80, 0xff] {
+                        let mut text = vec![around; length];
+                        text[at] = byte;
+                        assert_eq!(is_field_text(&text), legal, "{byte} {around} {at} {length}");
+                    }
+                }
+            }
+        }
+        assert!(is_field_text(b""));
+    }
+}
