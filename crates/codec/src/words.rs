@@ -28,16 +28,16 @@ pub(crate) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
 /// Whether `bytes` may be a field's value as far as its bytes go (RFC 9110 section 5.5): no control characters but tabs.
 #[inline]
 pub(crate) fn is_field_text(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut last = [b' '; 8];
-    for (to, from) in last.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    let found = (words.iter()).fold(controls(u64::from_le_bytes(last)), |found, word| {
-        found | controls(u64::from_le_bytes(*word))
+    let (words, _) = bytes.as_chunks::<8>();
+    // The last eight may overlap with those before.
+    let suspicious = bytes.last_chunk().is_none_or(|last| {
+        let found = controls(u64::from_le_bytes(*last));
+        0 != (words.iter()).fold(found, |found, word| {
+            found | controls(u64::from_le_bytes(*word))
+        })
     });
     // Tabs are rare: whether it was only these is worth a second look.
-    found == 0 || bytes.iter().copied().all(is_field_byte)
+    !suspicious || bytes.iter().copied().all(is_field_byte)
 }
 
 /// Not zero if a byte of `word` is a control character.

@@ -110,7 +110,8 @@ impl Cluster {
     /// When no host may be used.
     pub fn pick(&self) -> Result<Pick, PickError> {
         self.refresh();
-        let picked = self.seen.borrow().balancer().pick(&mut PickCx {
+        let seen = self.seen.borrow();
+        let picked = seen.balancer().pick(&mut PickCx {
             worker: &self.cx.worker,
             cursors: &mut self.cursors.borrow_mut(),
             stats: &self.cx.stats,
@@ -121,8 +122,8 @@ impl Cluster {
         };
         let mut pools = self.pools.borrow_mut();
         let pools = pools
-            .entry(Arc::as_ptr(&host))
-            .or_insert_with(|| HostPools::new(self.cx.clone(), host));
+            .entry(Arc::as_ptr(host))
+            .or_insert_with(|| HostPools::new(self.cx.clone(), host.clone()));
         Ok(Pick {
             pools: pools.clone(),
         })

@@ -222,7 +222,7 @@ fn fields(map: &HeaderMap, case: HeaderCase, with_length: bool, out: &mut Vec<u8
         if *name == header::CONTENT_LENGTH {
             if !noted.has_length {
                 noted.has_length = true;
-                noted.length = value.as_str().and_then(|text| text.parse().ok());
+                noted.length = value.as_number();
             }
             if !with_length {
                 continue;

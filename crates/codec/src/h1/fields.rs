@@ -10,6 +10,7 @@ use memchr::memchr;
 use crate::header;
 use crate::header::HeaderMap;
 use crate::header::HeaderName;
+use crate::header::NameSet;
 
 use super::framing::Framing;
 use super::head::HeadError;
@@ -66,6 +67,14 @@ const USUAL_LENGTH: usize = 24;
 const MOST_NAMED: usize = 10;
 /// From this length on, a `te` that `connection` names is too long.
 const MOST_TE: usize = 256;
+
+/// What [`Fields::keeps`] looks at.
+const NOTED: NameSet = NameSet::of(&["connection", "content-length", "host", "transfer-encoding"]);
+/// What [`Fields::keep_alive`] looks for.
+const LIFE: NameSet = NameSet::of(&["connection", "proxy-connection"]);
+/// What belongs to one connection only.
+const HOP_BY_HOP: NameSet =
+    NameSet::of(&["connection", "keep-alive", "proxy-connection", "upgrade"]);
 
 /// The header fields of a head, and what was seen among them.
 pub(super) struct Fields {
@@ -174,13 +183,16 @@ impl Fields {
 
     /// Notes what a field says of the message and of its connection; false if it does not enter the map.
     fn keeps(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, HeadError> {
+        if !NOTED.has(name) {
+            return Ok(true);
+        }
         if *name == header::HOST {
             let repeated = self.host.is_some();
             self.host.get_or_insert_with(|| value.clone());
             return Ok(repeated);
         }
         if *name == header::CONTENT_LENGTH {
-            let length = parse_length(value.as_bytes()).ok_or(HeadError::CODEC)?;
+            let length = value.as_number().ok_or(HeadError::CODEC)?;
             if self.content_length.replace(length).is_some() {
                 return Err(HeadError::CODEC);
             }
@@ -259,6 +271,13 @@ impl Fields {
     }
 
     pub(super) fn keep_alive(&self, version: Version) -> bool {
+        if !self.map.contains_any(LIFE) {
+            return if version == Version::HTTP_11 {
+                !self.closes
+            } else {
+                self.keeps_alive
+            };
+        }
         let by_version = if version == Version::HTTP_11 {
             !self.closes && !self.has_token(b"close")
         } else {
@@ -335,6 +354,9 @@ impl Fields {
 
     /// Removes what belongs to this connection only, but for what an upgrade consists of.
     pub(super) fn remove_hop_by_hop(&mut self, upgrade: bool) {
+        if !self.map.contains_any(HOP_BY_HOP) {
+            return;
+        }
         if !upgrade {
             if self.asks_to_upgrade() {
                 self.map.remove("http2-settings");
@@ -347,26 +369,12 @@ impl Fields {
     }
 }
 
-/// Decimal digits only (RFC 9110 section 8.6).
-fn parse_length(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
 /// Without spaces and tabs at either end.
-fn trim(bytes: &[u8]) -> &[u8] {
-    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = bytes
-        .iter()
-        .position(|byte| !blank(byte))
-        .unwrap_or(bytes.len());
-    let end = bytes
-        .iter()
-        .rposition(|byte| !blank(byte))
-        .map_or(start, |at| at + 1);
-    &bytes[start..end]
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
 }
 
 #[cfg(test)]

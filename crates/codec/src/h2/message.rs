@@ -266,7 +266,7 @@ impl Fields {
                 return Ok(true);
             }
             "content-length" => {
-                let length = parse_length(value.as_bytes()).ok_or(Flaw::Field)?;
+                let length = value.as_number().ok_or(Flaw::Field)?;
                 once(&mut self.content_length, length)?;
                 if self.status == Some(StatusCode::NO_CONTENT) {
                     // RFC 9110, section 8.6, forbids it here; zero is forgiven.
@@ -408,13 +408,6 @@ fn check_authority(bytes: &[u8]) -> Result<(), Flaw> {
         return Err(Flaw::Field);
     }
     Ok(())
-}
-
-fn parse_length(bytes: &[u8]) -> Option<u64> {
-    if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
 /// What becomes of a name with an underscore; false if it is to be forgotten.

@@ -10,6 +10,7 @@ use std::task::Context;
 use std::task::Poll;
 
 use http::Method;
+use outrider_net::Begun;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use outrider_stats::Held;
@@ -199,7 +200,7 @@ struct SlowHead {
 struct Driver<H> {
     connection: Rc<Connection>,
     handler: Rc<H>,
-    draining: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    draining: Option<Begun>,
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
@@ -216,7 +217,7 @@ impl<H: Handler> Driver<H> {
         let options = connection.options.clone();
         let keepalive = options.http2.keepalive.as_ref();
         Driver {
-            draining: Some(Box::pin(options.drain.wait())),
+            draining: Some(options.drain.wait()),
             life: Life::new(&options),
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
@@ -365,7 +366,7 @@ impl<H: Handler> Driver<H> {
             return self.connection.session.fail(Fault::KeepaliveTimeout);
         }
         if let Some(drain) = &mut self.draining
-            && drain.as_mut().poll(cx).is_ready()
+            && Pin::new(drain).poll(cx).is_ready()
         {
             self.draining = None;
             self.connection.close_if_draining();

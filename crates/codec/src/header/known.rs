@@ -26,9 +26,6 @@ pub(crate) struct Known {
     pub(crate) indexing: Indexing,
 }
 
-/// As long as the longest name in the table.
-pub(super) const LONGEST: usize = 40;
-
 /// A set of names has a bit for each.
 const _: () = assert!(KNOWN.len() <= u128::BITS as usize);
 
@@ -43,6 +40,19 @@ pub(super) const fn place(name: &[u8]) -> Option<u8> {
         }
         if equal(KNOWN[next as usize - 1].text.as_bytes(), name) {
             return Some(next - 1);
+        }
+        slot = (slot + 1) % SLOT_COUNT;
+    }
+}
+
+/// The same for a name in whatever case.
+#[inline]
+pub(super) fn place_in_any_case(name: &[u8]) -> Option<u8> {
+    let mut slot = slot_of(hash(name));
+    loop {
+        let place = SLOTS[slot].checked_sub(1)?;
+        if equal_in_any_case(KNOWN[usize::from(place)].text.as_bytes(), name) {
+            return Some(place);
         }
         slot = (slot + 1) % SLOT_COUNT;
     }
@@ -77,7 +87,30 @@ pub(super) const fn equal(one: &[u8], other: &[u8]) -> bool {
     true
 }
 
-/// A hash of a name by its length, beginning and end, which is enough to tell names known beforehand apart.
+/// Whether `name`, in whatever case, is `known`, which consists of small letters, digits and hyphens.
+#[inline]
+pub(super) fn equal_in_any_case(known: &[u8], name: &[u8]) -> bool {
+    if known.len() != name.len() {
+        return false;
+    }
+    let differ = |known: &[u8; 8], name: &[u8; 8]| {
+        let known = u64::from_le_bytes(*known);
+        // Of all that may stand in it, only letters have this bit, and only they come in two cases.
+        let letters = known & (u64::MAX / 255 * 0x40);
+        (known ^ u64::from_le_bytes(*name)) & !(letters >> 1) != 0
+    };
+    if let (Some(a), Some(b)) = (known.last_chunk(), name.last_chunk()) {
+        let pairs = known.as_chunks().0.iter().zip(name.as_chunks().0);
+        return !differ(a, b) && !pairs.fold(false, |found, (a, b)| found | differ(a, b));
+    }
+    known.eq_ignore_ascii_case(name)
+}
+
+/// The bit that makes a letter small.
+const SMALL: u64 = u64::MAX / 255 * 0x20;
+
+/// A hash of a name by its length, beginning and end, which is enough to tell names known beforehand apart; it is the same
+/// in whatever case they are.
 #[inline]
 pub(crate) const fn hash(name: &[u8]) -> u64 {
     let (first, last) = if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
@@ -92,6 +125,7 @@ pub(crate) const fn hash(name: &[u8]) -> u64 {
     } else {
         (0, 0)
     };
+    let (first, last) = (first | SMALL, last | SMALL);
     let mixed = first ^ last.rotate_left(27) ^ (name.len() as u64) << 59;
     let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ mixed >> 32
@@ -276,7 +310,8 @@ mod tests {
     #[test]
     fn names_are_found_where_they_are_and_no_others() {
         for (at, known) in KNOWN.iter().enumerate() {
-            assert!(known.text.len() <= LONGEST, "{}", known.text);
+            let small = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+            assert!(known.text.bytes().all(small), "{}", known.text);
             assert_eq!(place(known.text.as_bytes()).map(usize::from), Some(at));
             for wrong in [
                 &known.text[1..],
@@ -288,5 +323,23 @@ mod tests {
             }
         }
         assert_eq!(place(b""), None);
+    }
+
+    #[test]
+    fn case_is_passed_over_and_nothing_else() {
+        for (at, known) in KNOWN.iter().enumerate() {
+            let upper = known.text.to_ascii_uppercase().into_bytes();
+            assert_eq!(place_in_any_case(&upper).map(usize::from), Some(at));
+            assert_eq!(place(&upper), None);
+            for changed in 0..upper.len() {
+                for byte in 0..=u8::MAX {
+                    let mut name = upper.clone();
+                    name[changed] = byte;
+                    let found = place_in_any_case(&name).map(|at| KNOWN[usize::from(at)].text);
+                    let same = found.map(|found| found.as_bytes().eq_ignore_ascii_case(&name));
+                    assert_ne!(same, Some(false), "{found:?} is not {name:?}");
+                }
+            }
+        }
     }
 }

@@ -63,14 +63,9 @@ impl HeaderName {
     /// If no field may be called that.
     #[inline]
     pub fn from_bytes(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
-        let mut lower = [0; known::LONGEST];
-        match lower.get_mut(..text.len()) {
-            Some(lower) => {
-                lower.copy_from_slice(text);
-                lower.make_ascii_lowercase();
-                HeaderName::from_lowercase(lower)
-            }
-            None => HeaderName::from_lowercase(&text.to_ascii_lowercase()),
+        match known::place_in_any_case(text) {
+            Some(place) => Ok(HeaderName(Repr::Known(place))),
+            None => HeaderName::unknown(&text.to_ascii_lowercase()),
         }
     }
 

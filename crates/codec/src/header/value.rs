@@ -116,6 +116,18 @@ impl HeaderValue {
         }
     }
 
+    /// The number that the value is in decimal digits, and nothing else (RFC 9110 section 8.6).
+    #[must_use]
+    pub fn as_number(&self) -> Option<u64> {
+        let digits = self.as_bytes();
+        digits.first()?;
+        digits.iter().try_fold(0_u64, |number, digit| {
+            let digit = digit.wrapping_sub(b'0');
+            let number = number.checked_mul(10)?.checked_add(digit.into())?;
+            (digit < 10).then_some(number)
+        })
+    }
+
     /// Bytes of the value.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -284,6 +296,16 @@ mod tests {
             assert_eq!(HeaderValue::from(number), number.to_string().as_str());
         }
         assert_eq!(HeaderValue::from(8080_u16), "8080");
+    }
+
+    #[test]
+    fn only_digits_are_numbers() {
+        let number = |text: &str| HeaderValue::try_from(text).unwrap().as_number();
+        assert_eq!(number("18446744073709551615"), Some(u64::MAX));
+        assert_eq!(number("007"), Some(7));
+        for wrong in ["", "18446744073709551616", "+1", "-1", " 1", "1a", "/", ":"] {
+            assert_eq!(number(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) use priorities::Priorities;
 /// Picks a host. `pick` runs on the workers for every attempt: it may not lock, log, or allocate in steady state.
 pub trait LoadBalancer: fmt::Debug + Send + Sync {
     /// The host for the next attempt; none when no host may be used.
-    fn pick(&self, cx: &mut PickCx<'_>) -> Option<Arc<Host>>;
+    fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>>;
 }
 
 /// The worker's side of a pick.

@@ -121,7 +121,7 @@ impl Priorities {
 }
 
 impl LoadBalancer for Priorities {
-    fn pick(&self, cx: &mut PickCx<'_>) -> Option<Arc<Host>> {
+    fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
         let (level, degraded) = self.choose(cx)?;
         let tier = match level {
             PriorityLevel::Normal { healthy, .. } if !degraded => healthy,
@@ -191,7 +191,7 @@ impl Tier {
         }
     }
 
-    fn pick(&self, cx: &mut PickCx<'_>) -> Option<Arc<Host>> {
+    fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
         let locality = self.schedule.at(|| cx.advance(self.slot))?;
         self.localities.get(locality)?.pick(cx)
     }

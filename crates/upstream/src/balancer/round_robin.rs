@@ -25,8 +25,8 @@ pub(super) fn build(hosts: Vec<Arc<Host>>, slot: usize) -> Box<dyn LoadBalancer>
 }
 
 impl LoadBalancer for RoundRobin {
-    fn pick(&self, cx: &mut PickCx<'_>) -> Option<Arc<Host>> {
+    fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
         let index = self.schedule.at(|| cx.advance(self.slot))?;
-        self.hosts.get(index).cloned()
+        self.hosts.get(index)
     }
 }

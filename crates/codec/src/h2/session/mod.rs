@@ -180,6 +180,8 @@ struct State {
     /// The header block that ended the connection was a request's.
     unfinished_request: bool,
     task: Option<Waker>,
+    /// The connection's task was woken since its last turn began: waking it again would cost more than a look at this.
+    woken: Cell<bool>,
     wakers: Vec<Waker>,
     /// Frames received: grows with any sign of life.
     frames_received: u64,
@@ -237,6 +239,7 @@ impl Session {
             flushing: Vec::new(),
             unfinished_request: false,
             task: None,
+            woken: Cell::new(false),
             wakers: Vec::new(),
             frames_received: 0,
             pongs_received: 0,
@@ -308,9 +311,10 @@ impl Session {
         self.with(|state| state.poll_flush(cx))
     }
 
-    /// Who drives the connection, to be woken when there is something to write.
+    /// Who drives the connection, to be woken when there is something to write. To be called when its turn begins.
     pub(super) fn remember_task(&self, cx: &Context<'_>) {
         let mut state = self.0.borrow_mut();
+        state.woken.set(false);
         if !state
             .task
             .as_ref()
@@ -443,7 +447,9 @@ impl State {
     }
 
     fn wake_task(&self) {
-        if let Some(task) = &self.task {
+        if let Some(task) = &self.task
+            && !self.woken.replace(true)
+        {
             task.wake_by_ref();
         }
     }
