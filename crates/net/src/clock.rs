@@ -2,8 +2,9 @@
 //!
 //! Asking the kernel's clock takes some 40 ns, and a request wants to know the time at a dozen places. On a thread that
 //! called [`share_readings`], [`now`] gives the last reading again, which is let go of ([`expire`]) when the thread wakes
-//! up, when a socket gave bytes, and after [`USES`] uses. So what has just come in gets the time at which it came, and
-//! no reading is older than a few requests' work. Other threads, tests with a paused clock among them, get the true time.
+//! up, after [`USES`] uses, and after fewer when sockets gave bytes ([`age`]): no reading is older than a few requests'
+//! work. The wall clock is the monotonic one and what lay between both a moment ago. Other threads, tests with a paused
+//! clock among them, get the true time.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -13,11 +14,16 @@ use tokio::time::Instant;
 
 /// How often a reading is given out: some six requests' worth, less than 100 µs.
 const USES: u32 = 64;
+/// As how many uses a read from a socket counts.
+const USES_OF_READ: u32 = 8;
+/// For how long the wall clock is taken to go as the monotonic one does: when somebody sets it, that shows so much later.
+const WALL: Duration = Duration::from_millis(10);
 
 struct Clock {
     shares: Cell<bool>,
     now: Cell<Option<Instant>>,
-    wall: Cell<Option<SystemTime>>,
+    /// What the wall clock said, and when that was.
+    wall: Cell<Option<(SystemTime, Instant)>>,
     left: Cell<u32>,
 }
 
@@ -49,9 +55,13 @@ pub fn now() -> Instant {
 /// The time now, by the wall clock.
 #[must_use]
 pub fn wall() -> SystemTime {
-    CLOCK.with(|clock| match clock.wall.get() {
-        Some(wall) if clock.take_use() => wall,
-        _ => clock.read_wall(),
+    let now = now();
+    CLOCK.with(|clock| {
+        let since = |read: Instant| now.checked_duration_since(read);
+        match clock.wall.get().map(|(wall, read)| (wall, since(read))) {
+            Some((wall, Some(since))) if since < WALL => wall + since,
+            _ => clock.read_wall(now),
+        }
     })
 }
 
@@ -59,6 +69,15 @@ pub fn wall() -> SystemTime {
 #[must_use]
 pub fn since(before: Instant) -> Duration {
     now().saturating_duration_since(before)
+}
+
+/// Takes note that a socket was read from, which takes its time.
+pub(crate) fn age() {
+    CLOCK.with(|clock| {
+        clock
+            .left
+            .set(clock.left.get().saturating_sub(USES_OF_READ))
+    });
 }
 
 /// Lets go of the last reading.
@@ -78,20 +97,16 @@ impl Clock {
         let now = Instant::now();
         if self.shares.get() {
             self.now.set(Some(now));
-            self.wall.set(None);
             self.left.set(USES);
         }
         now
     }
 
     #[cold]
-    fn read_wall(&self) -> SystemTime {
-        if self.left.get() == 0 {
-            self.read();
-        }
+    fn read_wall(&self, now: Instant) -> SystemTime {
         let wall = SystemTime::now();
         if self.shares.get() {
-            self.wall.set(Some(wall));
+            self.wall.set(Some((wall, now)));
         }
         wall
     }
@@ -120,6 +135,35 @@ mod tests {
         expire();
         assert!(since(first) >= Duration::from_millis(1));
         assert!(wall() > wall_first);
+    }
+
+    #[test]
+    fn the_wall_clock_is_followed() {
+        share_readings();
+        wall();
+        for _ in 0..40 {
+            pass_time();
+            expire();
+            let millisecond = Duration::from_millis(1);
+            let earliest = SystemTime::now() - millisecond;
+            let told = wall();
+            let latest = SystemTime::now() + millisecond;
+            assert!(earliest < told && told < latest, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn reading_from_sockets_ages_a_reading() {
+        share_readings();
+        let first = now();
+        pass_time();
+        let reads = (0..USES)
+            .take_while(|_| {
+                age();
+                now() == first
+            })
+            .count();
+        assert!(reads < (USES / USES_OF_READ) as usize);
     }
 
     #[test]

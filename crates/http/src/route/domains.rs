@@ -59,6 +59,9 @@ impl Domains {
 
     /// The virtual host for `authority`.
     pub(crate) fn find(&self, authority: &[u8]) -> Option<usize> {
+        if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
+            return self.any;
+        }
         let mut lower = SmallVec::<[u8; 256]>::new();
         let authority = if authority.iter().any(u8::is_ascii_uppercase) {
             lower.extend(authority.iter().map(u8::to_ascii_lowercase));
