@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn the_wall_clock_is_followed() {
         share_readings();
-        wall();
+        let _read = wall();
         for _ in 0..40 {
             pass_time();
             expire();

@@ -293,7 +293,7 @@ impl Fields {
     }
 
     /// The request that the fields make; an extended CONNECT (RFC 8441) becomes the HTTP/1 upgrade that it stands for.
-    pub(super) fn request(mut self, ends: bool) -> Result<RequestHead, Flaw> {
+    pub(super) fn request(&mut self, ends: bool) -> Result<RequestHead, Flaw> {
         if let Some(flaw) = self.flaw {
             return Err(flaw);
         }
@@ -322,7 +322,7 @@ impl Fields {
         }
         self.headers.join(header::JOINED_IN_REQUESTS);
         join_cookies(&mut self.headers, &self.cookies);
-        if let Some(protocol) = self.protocol {
+        if let Some(protocol) = self.protocol.take() {
             method = Method::GET;
             self.headers.insert(&header::UPGRADE, protocol);
             let upgrade = HeaderValue::from_static("upgrade");
@@ -330,15 +330,15 @@ impl Fields {
         }
         Ok(RequestHead {
             method,
-            scheme: self.scheme,
+            scheme: self.scheme.take(),
             authority,
-            path: self.path,
-            headers: self.headers,
+            path: self.path.take(),
+            headers: std::mem::take(&mut self.headers),
         })
     }
 
     /// The answer that the fields make. One that is interim never ends a stream.
-    pub(super) fn response(mut self, ends: bool) -> Result<(StatusCode, HeaderMap), Flaw> {
+    pub(super) fn response(&mut self, ends: bool) -> Result<(StatusCode, HeaderMap), Flaw> {
         if let Some(flaw) = self.flaw {
             return Err(flaw);
         }
@@ -347,15 +347,15 @@ impl Fields {
             return Err(Flaw::Message);
         }
         self.headers.join(header::JOINED_IN_RESPONSES);
-        Ok((status, self.headers))
+        Ok((status, std::mem::take(&mut self.headers)))
     }
 
     /// The trailers that the fields make, which end the stream.
-    pub(super) fn trailers(mut self, ends: bool) -> Result<HeaderMap, Flaw> {
+    pub(super) fn trailers(&mut self, ends: bool) -> Result<HeaderMap, Flaw> {
         self.headers.join(header::JOINED_IN_TRAILERS);
         match self.flaw {
             Some(flaw) => Err(flaw),
-            None if ends => Ok(self.headers),
+            None if ends => Ok(std::mem::take(&mut self.headers)),
             None => Err(Flaw::Message),
         }
     }

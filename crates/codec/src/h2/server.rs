@@ -14,6 +14,7 @@ use outrider_net::Begun;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use outrider_stats::Held;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::Body;
@@ -267,7 +268,7 @@ impl<H: Handler> Driver<H> {
         fault.cause(Role::Server)
     }
 
-    fn start_all(&mut self, accepted: Vec<Accepted>) {
+    fn start_all(&mut self, accepted: SmallVec<[Accepted; 1]>) {
         let is_refused = |accepted: &&Accepted| matches!(accepted, Accepted::Refused(_));
         if self.connection.session.fault().is_some() {
             self.cut += accepted.iter().filter(is_refused).count();

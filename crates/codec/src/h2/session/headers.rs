@@ -162,14 +162,18 @@ impl State {
             return Err(failed);
         }
         match (kind, self.streams.key(block.stream)) {
-            (Kind::Request, _) => self.begin_request(block, fields),
-            (Kind::Response, Some(key)) => self.response(key, block, fields),
-            (Kind::Trailers, Some(key)) => self.trailers(key, block, fields),
+            (Kind::Request, _) => self.begin_request(block, &mut fields),
+            (Kind::Response, Some(key)) => self.response(key, block, &mut fields),
+            (Kind::Trailers, Some(key)) => self.trailers(key, block, &mut fields),
             (_, None) => Ok(()),
         }
     }
 
-    pub(super) fn begin_request(&mut self, block: &Block, fields: Fields) -> Result<(), Fault> {
+    pub(super) fn begin_request(
+        &mut self,
+        block: &Block,
+        fields: &mut Fields,
+    ) -> Result<(), Fault> {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let head = match fields.request(block.ends) {
             Ok(head) => head,
@@ -232,7 +236,7 @@ impl State {
         &mut self,
         key: usize,
         block: &Block,
-        fields: Fields,
+        fields: &mut Fields,
     ) -> Result<(), Fault> {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let (status, headers) = match fields.response(block.ends) {
@@ -275,7 +279,7 @@ impl State {
         &mut self,
         key: usize,
         block: &Block,
-        fields: Fields,
+        fields: &mut Fields,
     ) -> Result<(), Fault> {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let trailers = match fields.trailers(block.ends) {

@@ -28,6 +28,7 @@ use std::task::ready;
 
 use bytes::BytesMut;
 use outrider_net::Stream;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::EndCause;
@@ -170,7 +171,7 @@ struct State {
     /// The last stream that the peer's GOAWAY lets this side have.
     goaway_received: Option<u32>,
     fault: Option<Fault>,
-    accepted: Vec<Accepted>,
+    accepted: SmallVec<[Accepted; 1]>,
     /// The most that waits of one stream, bytes.
     backlog_limit: usize,
     /// What waits of all streams, bytes.
@@ -233,7 +234,7 @@ impl Session {
             goaway_sent: None,
             goaway_received: None,
             fault: None,
-            accepted: Vec::new(),
+            accepted: SmallVec::new(),
             backlog_limit: backlog::MAX_BACKLOG.min(setup.buffer_limit as usize),
             backlogs: Rc::default(),
             flushing: Vec::new(),
@@ -272,7 +273,7 @@ impl Session {
     }
 
     /// Takes bytes that were read to find out which codec to use. Already counted.
-    pub(super) fn unread(&self, bytes: &[u8]) -> Vec<Accepted> {
+    pub(super) fn unread(&self, bytes: &[u8]) -> SmallVec<[Accepted; 1]> {
         self.with(|state| {
             let mut chunk = BytesMut::from(bytes);
             state.receive(&mut chunk);
@@ -283,7 +284,7 @@ impl Session {
     /// Reads what there is, but not more than a turn's share; returns new requests, and whether there may be more to read.
     ///
     /// A fault is kept, to be found in [`Session::fault`] afterwards.
-    pub(super) fn read(&self, cx: &mut Context<'_>) -> (Vec<Accepted>, bool) {
+    pub(super) fn read(&self, cx: &mut Context<'_>) -> (SmallVec<[Accepted; 1]>, bool) {
         self.with(|state| {
             let more = state.read(cx);
             (self.take_accepted(state), more)
@@ -291,12 +292,12 @@ impl Session {
     }
 
     /// What was refused when the connection failed.
-    pub(super) fn take_refused(&self) -> Vec<Accepted> {
+    pub(super) fn take_refused(&self) -> SmallVec<[Accepted; 1]> {
         std::mem::take(&mut self.0.borrow_mut().accepted)
     }
 
     /// Gives new streams their handles.
-    fn take_accepted(&self, state: &mut State) -> Vec<Accepted> {
+    fn take_accepted(&self, state: &mut State) -> SmallVec<[Accepted; 1]> {
         let mut accepted = std::mem::take(&mut state.accepted);
         for request in &mut accepted {
             if let Accepted::Request { stream, .. } = request {
