@@ -131,7 +131,7 @@ impl TryFrom<Bytes> for Target {
         if bytes.is_empty() || bytes.iter().any(|&byte| byte <= b' ' || byte == 0x7f) {
             return Err(InvalidTarget);
         }
-        if std::str::from_utf8(&bytes).is_err() {
+        if !bytes.is_ascii() && std::str::from_utf8(&bytes).is_err() {
             return Ok(Target {
                 text: String::from_utf8_lossy(&bytes).into_owned().into(),
                 bytes: Some(bytes),

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::HeaderValue;
-use bytes::Bytes;
 use http::Version;
 use memchr::memchr;
 
@@ -102,7 +101,7 @@ enum Encoding {
 impl Fields {
     /// The fields of the lines of `bytes` that begin at `from`, in a map with room for `more`.
     pub(super) fn parse(
-        bytes: &Bytes,
+        bytes: &[u8],
         from: usize,
         more: usize,
         limits: Limits,
@@ -140,26 +139,21 @@ impl Fields {
                 return Err(HeadError::TOO_MANY);
             }
             match folded {
-                None => fields.add(bytes, line, limits.underscores, requests)?,
-                Some(joined) => {
-                    let all = 0..joined.len();
-                    fields.add(&joined.into(), all, limits.underscores, requests)?;
-                }
+                None => fields.add(&bytes[line], limits.underscores, requests)?,
+                Some(joined) => fields.add(&joined, limits.underscores, requests)?,
             }
         }
         fields.join_hosts();
         Ok(fields)
     }
 
-    /// Adds the field of the line at `line` of `bytes`, which its value shares.
+    /// Adds the field of a line.
     fn add(
         &mut self,
-        bytes: &Bytes,
-        line: Range<usize>,
+        line: &[u8],
         underscores: UnderscoresAction,
         requests: Option<&Http1Stats>,
     ) -> Result<(), HeadError> {
-        let line = &bytes[line];
         let colon = find(b':', line).ok_or(HeadError::CODEC)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| HeadError::CODEC)?;
         if let Some(stats) = requests
@@ -404,8 +398,7 @@ mod tests {
             fields: usize::MAX,
             underscores: UnderscoresAction::Allow,
         };
-        let lines = Bytes::copy_from_slice(lines.as_bytes());
-        let mut fields = Fields::parse(&lines, 0, 0, limits, None).unwrap();
+        let mut fields = Fields::parse(lines.as_bytes(), 0, 0, limits, None).unwrap();
         fields.map.join(header::JOINED_IN_REQUESTS);
         fields
     }

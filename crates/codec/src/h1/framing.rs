@@ -1,5 +1,6 @@
 //! Where a body ends (RFC 9112 sections 6 and 7): by length, by chunks, at the connection's end, or never.
 
+use bytes::Buf;
 use bytes::Bytes;
 use bytes::BytesMut;
 use memchr::memchr;
@@ -108,13 +109,14 @@ impl Chunk {
         loop {
             match self {
                 Chunk::Size => {
-                    let Some(line) = take_line(buffer)? else {
+                    let Some(end) = line_end(buffer)? else {
                         return Ok(None);
                     };
-                    *self = match chunk_size(&line)? {
+                    *self = match chunk_size(&buffer[..end])? {
                         0 => Chunk::Trailers,
                         size => Chunk::Data(size),
                     };
+                    buffer.advance(end + 2);
                 }
                 Chunk::Data(left) => {
                     let piece = take_some(buffer, left);
@@ -125,7 +127,7 @@ impl Chunk {
                 }
                 Chunk::DataEnd => match buffer.get(..2) {
                     Some(b"\r\n") => {
-                        drop(buffer.split_to(2));
+                        buffer.advance(2);
                         *self = Chunk::Size;
                     }
                     None if matches!(buffer.first(), None | Some(b'\r')) => return Ok(None),
@@ -138,7 +140,7 @@ impl Chunk {
 }
 
 fn take_all(buffer: &mut BytesMut) -> Option<Piece> {
-    (!buffer.is_empty()).then(|| Piece::Data(buffer.split().freeze()))
+    (!buffer.is_empty()).then(|| Piece::Data(std::mem::take(buffer).freeze()))
 }
 
 fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
@@ -149,17 +151,19 @@ fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
         .unwrap_or(usize::MAX)
         .min(buffer.len());
     *left -= count as u64;
-    Some(Piece::Data(buffer.split_to(count).freeze()))
+    // All of it, often: then the buffer need not become a shared one.
+    let piece = if count == buffer.len() {
+        std::mem::take(buffer)
+    } else {
+        buffer.split_to(count)
+    };
+    Some(Piece::Data(piece.freeze()))
 }
 
-/// A line without its CRLF; a bare LF or an endless line is broken.
-fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, BrokenFraming> {
+/// Where the first line's CRLF is; a bare LF or an endless line is broken.
+fn line_end(buffer: &[u8]) -> Result<Option<usize>, BrokenFraming> {
     match memchr(b'\n', buffer) {
-        Some(at) if at > 0 && at <= MAX_CHUNK_LINE && buffer[at - 1] == b'\r' => {
-            let mut line = buffer.split_to(at + 1);
-            line.truncate(at - 1);
-            Ok(Some(line))
-        }
+        Some(at) if at > 0 && at <= MAX_CHUNK_LINE && buffer[at - 1] == b'\r' => Ok(Some(at - 1)),
         None if buffer.len() <= MAX_CHUNK_LINE => Ok(None),
         _ => Err(BrokenFraming),
     }
@@ -183,13 +187,13 @@ fn chunk_size(line: &[u8]) -> Result<u64, BrokenFraming> {
 
 fn take_trailers(buffer: &mut BytesMut, limits: Limits) -> Result<Option<Piece>, BrokenFraming> {
     if buffer.starts_with(b"\r\n") {
-        drop(buffer.split_to(2));
+        buffer.advance(2);
         return Ok(Some(Piece::End));
     }
     match fields::block_end(buffer, 0) {
         Some(end) if end <= limits.bytes => {
-            let block = buffer.split_to(end).freeze();
-            let trailers = head::trailers(&block, limits).map_err(|_| BrokenFraming)?;
+            let trailers = head::trailers(&buffer[..end], limits).map_err(|_| BrokenFraming)?;
+            buffer.advance(end);
             Ok(Some(Piece::Trailers(trailers)))
         }
         None if buffer.len() <= limits.bytes => Ok(None),

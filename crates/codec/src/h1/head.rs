@@ -1,7 +1,7 @@
 //! Message heads: from bytes to [`crate::RequestHead`] and [`crate::ResponseHead`] (RFC 9112 sections 2 to 6), as lenient and as
 //! strict as Envoy's parser: bare LF ends a line, a folded line is joined, and whatever makes framing ambiguous is refused.
 
-use bytes::Bytes;
+use bytes::Buf;
 use bytes::BytesMut;
 use http::Method;
 use http::StatusCode;
@@ -123,16 +123,27 @@ pub(crate) fn take_request(
         .position(|byte| !matches!(byte, b'\r' | b'\n'));
     let blank = blank.unwrap_or(buffer.len());
     if blank > 0 {
-        drop(buffer.split_to(blank));
+        buffer.advance(blank);
         *searched = 0;
     }
-    let Some(bytes) = take_block(buffer, searched, limits)? else {
+    let Some(end) = find_end(buffer, searched, limits)? else {
         return Ok(None);
     };
-    let size = bytes.len();
-    let (line, rest) = split_line(&bytes, 0);
-    let (method, target, version) = request_line(&bytes[line.clone()])?;
-    let mut fields = Fields::parse(&bytes, rest, ADDED_TO_REQUESTS, limits, Some(stats))?;
+    let head = request(&buffer[..end], limits, options, stats)?;
+    buffer.advance(end);
+    Ok(Some(head))
+}
+
+/// The request whose head is `bytes`.
+fn request(
+    bytes: &[u8],
+    limits: Limits,
+    options: &Http1Options,
+    stats: &Http1Stats,
+) -> Result<Received, HeadError> {
+    let (line, rest) = split_line(bytes, 0);
+    let (method, target, version) = request_line(&bytes[line])?;
+    let mut fields = Fields::parse(bytes, rest, ADDED_TO_REQUESTS, limits, Some(stats))?;
     fields.map.join(header::JOINED_IN_REQUESTS);
     let upgrade = fields.is_upgrade();
     // What else stands in `connection` beside an upgrade goes on with it.
@@ -142,7 +153,6 @@ pub(crate) fn take_request(
     if version == Version::HTTP_10 && !options.accept_http_10 {
         return Err(HeadError::LOW_VERSION);
     }
-    let target = bytes.slice_ref(target);
     let framing = if method == Method::CONNECT || upgrade {
         Framing::Raw
     } else {
@@ -154,7 +164,7 @@ pub(crate) fn take_request(
     let mut authority = fields.host.take();
     fields.remove_hop_by_hop(upgrade);
 
-    let parsed = target::parse(&method, &target, options.allow_absolute_url)?;
+    let parsed = target::parse(&method, target, options.allow_absolute_url)?;
     if let Some(named) = parsed.authority {
         authority = Some(named);
     }
@@ -169,7 +179,7 @@ pub(crate) fn take_request(
     {
         return Err(HeadError::bad_request("http.invalid_authority"));
     }
-    Ok(Some(Received {
+    Ok(Received {
         head: RequestHead {
             method,
             scheme: None,
@@ -180,8 +190,8 @@ pub(crate) fn take_request(
         version,
         framing,
         keep_alive,
-        bytes: size,
-    }))
+        bytes: bytes.len(),
+    })
 }
 
 /// Takes a response's head off the front of `buffer`; `None` while it is incomplete. `method` is the request's.
@@ -197,13 +207,24 @@ pub(crate) fn take_response(
     if buffer[..known] != b"HTTP/1."[..known] {
         return Err(HeadError::CODEC);
     }
-    let Some(bytes) = take_block(buffer, searched, limits)? else {
+    let Some(end) = find_end(buffer, searched, limits)? else {
         return Ok(None);
     };
-    let size = bytes.len();
-    let (line, rest) = split_line(&bytes, 0);
+    let head = response(&buffer[..end], limits, options, method)?;
+    buffer.advance(end);
+    Ok(Some(head))
+}
+
+/// The response whose head is `bytes`.
+fn response(
+    bytes: &[u8],
+    limits: Limits,
+    options: &Http1Options,
+    method: &Method,
+) -> Result<ReceivedResponse, HeadError> {
+    let (line, rest) = split_line(bytes, 0);
     let (version, status) = status_line(&bytes[line])?;
-    let mut fields = Fields::parse(&bytes, rest, ADDED_TO_RESPONSES, limits, None)?;
+    let mut fields = Fields::parse(bytes, rest, ADDED_TO_RESPONSES, limits, None)?;
     fields.map.join(header::JOINED_IN_RESPONSES);
     let switches = status == StatusCode::SWITCHING_PROTOCOLS
         || (*method == Method::CONNECT && status.is_success());
@@ -223,41 +244,35 @@ pub(crate) fn take_response(
     let keep_alive = fields.keep_alive(version) && !matches!(framing, Framing::UntilClose);
     fields.remove_hop_by_hop(switches);
 
-    Ok(Some(ReceivedResponse {
+    Ok(ReceivedResponse {
         head: ResponseHead {
             status,
             headers: fields.map,
         },
         framing,
         keep_alive,
-        bytes: size,
-    }))
+        bytes: bytes.len(),
+    })
 }
 
 /// Parses the trailer fields of a chunked body, whose block of lines is `bytes`.
-pub(crate) fn trailers(bytes: &Bytes, limits: Limits) -> Result<HeaderMap, HeadError> {
+pub(crate) fn trailers(bytes: &[u8], limits: Limits) -> Result<HeaderMap, HeadError> {
     let mut trailers = Fields::parse(bytes, 0, 0, limits, None)?.map;
     trailers.join(header::JOINED_IN_TRAILERS);
     Ok(trailers)
 }
 
-/// Takes all lines up to and with the empty one, once they are there.
-fn take_block(
-    buffer: &mut BytesMut,
+/// Where the head at the front of `buffer` ends, with its empty line, once that is there.
+fn find_end(
+    buffer: &[u8],
     searched: &mut usize,
     limits: Limits,
-) -> Result<Option<Bytes>, HeadError> {
+) -> Result<Option<usize>, HeadError> {
     match block_end(buffer, *searched) {
         Some(end) if end > limits.bytes => Err(HeadError::TOO_LARGE),
         Some(end) => {
             *searched = 0;
-            // All of it, mostly: then the buffer need not become a shared one.
-            let block = if end == buffer.len() {
-                std::mem::take(buffer)
-            } else {
-                buffer.split_to(end)
-            };
-            Ok(Some(block.freeze()))
+            Ok(Some(end))
         }
         None if buffer.len() > limits.bytes => Err(HeadError::TOO_LARGE),
         None => {

@@ -73,22 +73,22 @@ pub(crate) fn known_method(name: &[u8]) -> Option<Method> {
 /// Takes a target apart, or says with Envoy's name why no request may have it.
 pub(crate) fn parse(
     method: &Method,
-    target: &Bytes,
+    target: &[u8],
     allow_absolute: bool,
 ) -> Result<Parsed, HeadError> {
     if *method == Method::CONNECT {
         return Ok(Parsed {
             path: None,
-            authority: Some(named_authority(target.clone(), true)?),
+            authority: Some(named_authority(target, true)?),
         });
     }
     if target.starts_with(b"/") {
         return Ok(Parsed {
-            path: Some(origin_form(target.clone())?),
+            path: Some(origin_form(target)?),
             authority: None,
         });
     }
-    if target.as_ref() == b"*" {
+    if target == b"*" {
         if *method != Method::OPTIONS {
             return Err(HeadError::INVALID_URL);
         }
@@ -103,7 +103,7 @@ pub(crate) fn parse(
     absolute_form(target)
 }
 
-fn absolute_form(target: &Bytes) -> Result<Parsed, HeadError> {
+fn absolute_form(target: &[u8]) -> Result<Parsed, HeadError> {
     let scheme = memchr::memmem::find(target, b"://").ok_or(HeadError::CODEC)?;
     if !target[..scheme].eq_ignore_ascii_case(b"http")
         && !target[..scheme].eq_ignore_ascii_case(b"https")
@@ -116,24 +116,27 @@ fn absolute_form(target: &Bytes) -> Result<Parsed, HeadError> {
         .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
         .map_or(target.len(), |at| start + at);
     let path = match target.get(end) {
-        Some(b'/') => origin_form(target.slice(end..))?,
-        Some(_) => origin_form([b"/", &target[end..]].concat().into())?,
+        Some(b'/') => origin_form(&target[end..])?,
+        Some(_) => origin_form(&[b"/", &target[end..]].concat())?,
         None => Target::root(),
     };
     Ok(Parsed {
         path: Some(path),
-        authority: Some(named_authority(target.slice(start..end), false)?),
+        authority: Some(named_authority(&target[start..end], false)?),
     })
 }
 
 /// A path as it came; a request line admits visible ASCII only.
-fn origin_form(path: Bytes) -> Result<Target, HeadError> {
-    Target::try_from(path).map_err(|_| HeadError::CODEC)
+fn origin_form(path: &[u8]) -> Result<Target, HeadError> {
+    if path == b"/" {
+        return Ok(Target::root());
+    }
+    Target::try_from(Bytes::copy_from_slice(path)).map_err(|_| HeadError::CODEC)
 }
 
 /// The authority that a target names: a host and, after a colon, a port, which a CONNECT must have.
-fn named_authority(authority: Bytes, needs_port: bool) -> Result<HeaderValue, HeadError> {
-    let from = memchr::memrchr(b'@', &authority).map_or(0, |at| at + 1);
+fn named_authority(authority: &[u8], needs_port: bool) -> Result<HeaderValue, HeadError> {
+    let from = memchr::memrchr(b'@', authority).map_or(0, |at| at + 1);
     let host_and_port = &authority[from..];
     let host_end = match host_and_port.first() {
         Some(b'[') => memchr(b']', host_and_port).map(|at| at + 1),
@@ -145,10 +148,10 @@ fn named_authority(authority: Bytes, needs_port: bool) -> Result<HeaderValue, He
         [b':', digits @ ..] => std::str::from_utf8(digits).is_ok_and(|d| d.parse::<u16>().is_ok()),
         _ => false,
     };
-    if host.is_empty() || !port || !is_valid_authority(&authority) {
+    if host.is_empty() || !port || !is_valid_authority(authority) {
         return Err(HeadError::INVALID_URL);
     }
-    HeaderValue::from_bytes(&authority).map_err(|_| HeadError::INVALID_URL)
+    HeaderValue::from_bytes(authority).map_err(|_| HeadError::INVALID_URL)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The bytes of an HTTP/1 connection: read into a buffer that heads and bodies are cut from without copying, written as
+//! The bytes of an HTTP/1 connection: read into a buffer that heads are parsed in and bodies cut from without copying, written as
 //! a queue of pieces that one `writev` takes. An idle connection owns no buffer, and one with a small message on its way
 //! no more than that message: reads go through a buffer of the worker's, written heads into one that the worker lends.
 
@@ -120,8 +120,8 @@ impl Transport {
         })
     }
 
-    /// Takes what mostly is a whole small message, at the price of a copy: its headers keep these bytes for as long as
-    /// the stream lives, and nothing around them. By `poll_read`, which knows from a short read that the socket is empty,
+    /// Takes what mostly is a whole small message, at the price of a copy: its body keeps these bytes for as long as it
+    /// lives, and nothing around them. By `poll_read`, which knows from a short read that the socket is empty,
     /// so that the next poll needs no system call to find out.
     fn poll_first_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         FIRST.with_borrow_mut(|buffer| {
