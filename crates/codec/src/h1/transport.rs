@@ -1,6 +1,7 @@
-//! The bytes of an HTTP/1 connection: read into a buffer that heads are parsed in and bodies cut from without copying, written as
-//! a queue of pieces that one `writev` takes. An idle connection owns no buffer, and one with a small message on its way
-//! no more than that message: reads go through a buffer of the worker's, written heads into one that the worker lends.
+//! The bytes of an HTTP/1 connection: read into a buffer that heads are parsed in, and that bodies are cut from without
+//! copying; written as a queue of pieces that one `writev` takes. An idle connection owns no buffer, and one with a small
+//! message on its way no more than that message: reads go through a buffer of the worker's, written heads into one that
+//! the worker lends.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
