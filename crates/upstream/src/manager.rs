@@ -155,7 +155,7 @@ impl ClusterManager {
         clusters.map(|cluster| ClusterView::of(cluster)).collect()
     }
 
-    /// A worker's half of the clusters. To be called on the worker, inside its `LocalSet`.
+    /// A worker's half of the clusters. To be called on the worker, inside its runtime.
     #[must_use]
     pub fn worker(self: &Arc<Self>, worker: &Rc<WorkerCx>) -> Rc<Clusters> {
         Clusters::new(self.clone(), worker.clone())

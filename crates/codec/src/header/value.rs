@@ -187,18 +187,8 @@ impl TryFrom<String> for HeaderValue {
 
 impl From<u64> for HeaderValue {
     /// The number in decimal digits.
-    fn from(mut number: u64) -> HeaderValue {
-        let mut digits = [0; 20];
-        let mut from = digits.len();
-        for (at, digit) in digits.iter_mut().enumerate().rev() {
-            *digit = b'0' + (number % 10) as u8;
-            number /= 10;
-            from = at;
-            if number == 0 {
-                break;
-            }
-        }
-        HeaderValue::legal(digits.get(from..).unwrap_or_default())
+    fn from(number: u64) -> HeaderValue {
+        HeaderValue::legal(itoa::Buffer::new().format(number).as_bytes())
     }
 }
 
