@@ -6,6 +6,8 @@ use http::StatusCode;
 
 use crate::Meter;
 use crate::Reason;
+use crate::Refused;
+use crate::RequestHead;
 use crate::ResponseHead;
 use crate::StreamError;
 
@@ -19,7 +21,6 @@ use super::super::message::Judge;
 use super::super::message::Kind;
 use super::super::stream::StreamState;
 use super::super::window::Window;
-use super::Accepted;
 use super::Fault;
 use super::State;
 use super::StreamRef;
@@ -30,6 +31,29 @@ use super::receive::PROTOCOL;
 const MAX_CONTINUATIONS: usize = 8;
 /// Interim answers that wait to be read; what comes beyond is dropped.
 const MAX_INTERIM: usize = 16;
+
+/// A request that came in, or what is left of one that cannot be served.
+#[derive(Debug)]
+pub(in crate::h2) enum Accepted {
+    Request {
+        stream: StreamRef,
+        head: Box<RequestHead>,
+        /// It has no body.
+        ends: bool,
+        meter: Rc<Meter>,
+    },
+    Refused(Refused),
+}
+
+impl From<Flaw> for Refused {
+    fn from(flaw: Flaw) -> Refused {
+        if flaw.is_violation() {
+            Refused::Error(StreamError::ProtocolError(flaw.details()))
+        } else {
+            Refused::Limit(flaw.details())
+        }
+    }
+}
 
 impl State {
     pub(super) fn headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {

@@ -15,6 +15,7 @@ mod stream_ref;
 mod tests;
 
 pub(super) use backlog::Backlog;
+pub(super) use headers::Accepted;
 pub(super) use stream_ref::StreamRef;
 
 use std::cell::Cell;
@@ -36,7 +37,6 @@ use crate::Http2Options;
 use crate::Meter;
 use crate::Reason;
 use crate::Refused;
-use crate::RequestHead;
 use crate::StreamError;
 use crate::hpack::Decoder;
 use crate::hpack::Encoder;
@@ -48,7 +48,6 @@ use super::input;
 use super::input::Input;
 use super::limits::Flood;
 use super::limits::Limits;
-use super::message::Flaw;
 use super::message::Rules;
 use super::output::Output;
 use super::stream::Streams;
@@ -91,29 +90,6 @@ pub(super) struct Setup<'a> {
     pub(super) buffer_limit: u32,
     pub(super) stats: Arc<Http2Stats>,
     pub(super) counts: Arc<dyn ByteCounts>,
-}
-
-/// A request that came in, or what is left of one that cannot be served.
-#[derive(Debug)]
-pub(super) enum Accepted {
-    Request {
-        stream: StreamRef,
-        head: Box<RequestHead>,
-        /// It has no body.
-        ends: bool,
-        meter: Rc<Meter>,
-    },
-    Refused(Refused),
-}
-
-impl From<Flaw> for Refused {
-    fn from(flaw: Flaw) -> Refused {
-        if flaw.is_violation() {
-            Refused::Error(StreamError::ProtocolError(flaw.details()))
-        } else {
-            Refused::Limit(flaw.details())
-        }
-    }
 }
 
 /// Why a connection must end.
