@@ -1,15 +1,10 @@
 //! The allocator of the process, and what is asked of it beyond memory: the only unsafe code of the workspace.
 
-mod kept;
-
 use std::alloc::GlobalAlloc;
 use std::alloc::Layout;
 use std::ffi::c_void;
-use std::time::Duration;
 
-use kept::Class;
-
-/// mimalloc, asked for plain memory where that is aligned well enough, behind the few blocks that a worker keeps at hand.
+/// mimalloc, asked for plain memory where that is aligned well enough.
 ///
 /// The `mimalloc` crate's own type asks for aligned memory always. Then whatever is larger than 1 KiB, and whatever comes
 /// when a page has just been used up, takes a detour by a larger block: five allocations of a gRPC request, of 28.
@@ -25,44 +20,21 @@ fn is_plain(align: usize, size: usize) -> bool {
     align <= MALLOC_ALIGN && align <= size
 }
 
-/// The class of a layout's blocks. Whoever makes or frees a block finds the same one, as it depends on the layout alone.
-#[inline]
-fn class(align: usize, size: usize) -> Option<Class> {
-    Class::of(size).filter(|_| is_plain(align, size))
-}
-
-/// How much is asked of mimalloc for a block of `size` bytes: all blocks of a class are of its size.
-#[inline]
-fn rounded(align: usize, size: usize) -> usize {
-    class(align, size).map_or(size, Class::size)
-}
-
-// SAFETY: every method but for what is said of kept blocks below passes its arguments on to mimalloc, whose functions do not
-// unwind, and which keeps the promises of `GlobalAlloc` wherever C's and its own promises cover them:
+// SAFETY: every method passes its arguments on to mimalloc, whose functions do not unwind, and which keeps the promises of
+// `GlobalAlloc` wherever C's and its own promises cover them:
 //
-// * Memory is of the size asked for, at least, and not handed out twice until it is freed; null says that there is none.
+// * Memory is of the size asked for and not handed out twice until it is freed; null says that there is none.
 // * It is aligned. `mi_malloc`, `mi_zalloc` and `mi_realloc` align as C's `malloc` does: to 16 bytes, or for a smaller size
 //   to the largest power of two in it, at least, which `is_plain` sees to be enough. All other layouts go to the functions
 //   that take an alignment, and `Layout` holds only such as they accept: powers of two.
 // * `mi_free`, `mi_realloc` and `mi_realloc_aligned` take a pointer from any of these functions, whichever it was; the
 //   caller promises that it comes from here and was not freed.
 // * `mi_realloc` and `mi_realloc_aligned` leave the old block as it is when they return null, and copy it otherwise.
-//
-// Kept blocks (`kept`): a block enters only in `dealloc`, from where on the caller does not use it, and leaves once, to
-// `alloc` on the same thread or to `mi_free`. It entered under the class of the layout that it was made or grown for, by
-// the caller's promise, and whatever was made or grown for a layout of a class is of the class's size (`rounded`) and
-// aligned to 16 bytes, as that size is a multiple of these. So it serves every layout of its class, and `realloc` within a
-// class has nothing to do.
 #[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
-        let class = class(align, size);
-        if let Some(block) = class.and_then(kept::take) {
-            return block;
-        }
-        let size = class.map_or(size, Class::size);
         // SAFETY: as said above; neither function asks anything of its caller.
         unsafe {
             if is_plain(align, size) {
@@ -75,8 +47,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let align = layout.align();
-        let size = rounded(align, layout.size());
+        let (size, align) = (layout.size(), layout.align());
         // SAFETY: as said above; neither function asks anything of its caller.
         unsafe {
             if is_plain(align, size) {
@@ -88,49 +59,21 @@ unsafe impl GlobalAlloc for Allocator {
     }
 
     #[inline]
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if class(layout.align(), layout.size()).is_some_and(|class| kept::keep(class, block)) {
-            return;
-        }
+    unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
         // SAFETY: the caller promises that `block` is one of ours.
         unsafe { libmimalloc_sys::mi_free(block.cast::<c_void>()) }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let align = layout.align();
-        let (before, after) = (class(align, layout.size()), class(align, size));
-        if before.is_some() && before == after {
-            return block;
-        }
-        let size = rounded(align, size);
         let block = block.cast::<c_void>();
         // SAFETY: the caller promises that `block` is one of ours.
         unsafe {
-            if is_plain(align, size) {
+            if is_plain(layout.align(), size) {
                 libmimalloc_sys::mi_realloc(block, size).cast()
             } else {
-                libmimalloc_sys::mi_realloc_aligned(block, size, align).cast()
+                libmimalloc_sys::mi_realloc_aligned(block, size, layout.align()).cast()
             }
-        }
-    }
-}
-
-/// From now on this thread keeps some of the blocks that it frees. For threads that live as long as the process.
-pub(crate) fn keep_blocks() {
-    kept::start();
-}
-
-/// How often a thread that keeps blocks is to [`let_go`] of them: they hold on to the pages around them.
-pub(crate) const KEPT_FOR: Duration = Duration::from_secs(10);
-
-/// Frees the blocks that this thread keeps.
-pub(crate) fn let_go() {
-    for block in kept::take_all() {
-        // SAFETY: only `dealloc` puts blocks there, and they come from mimalloc then.
-        #[expect(unsafe_code, reason = "a kept block is freed as any other")]
-        unsafe {
-            libmimalloc_sys::mi_free(block.cast::<c_void>());
         }
     }
 }
@@ -141,7 +84,6 @@ pub(crate) fn let_go() {
 /// pages: a thread that sleeps keeps what it has. Where another allocator serves the process, as in tests, this finds
 /// nothing to give.
 pub(crate) fn give_back() {
-    let_go();
     #[expect(
         unsafe_code,
         reason = "mimalloc has no safe name for it, and no option that does the same once"
@@ -163,7 +105,6 @@ mod tests {
     #[expect(unsafe_code, reason = "what is tested is unsafe")]
     fn blocks_are_aligned_and_keep_what_is_in_them() {
         let allocator = Allocator;
-        keep_blocks();
         let sizes = [1, 7, 8, 15, 16, 24, 40, 1000, 1025, 3000, 4096, 70_000];
         for (size, align) in sizes
             .iter()
@@ -183,34 +124,8 @@ mod tests {
                 allocator.dealloc(larger, layout);
                 let plain = allocator.alloc(layout);
                 assert!(plain.addr().is_multiple_of(align), "{layout:?}");
-                plain.write_bytes(1, 2 * size);
                 allocator.dealloc(plain, layout);
             }
         }
-        let_go();
-    }
-
-    #[test]
-    #[expect(unsafe_code, reason = "what is tested is unsafe")]
-    fn a_freed_block_serves_the_next_layout_of_its_class() {
-        let allocator = Allocator;
-        keep_blocks();
-        let layout = |size, align| Layout::from_size_align(size, align).unwrap();
-        // SAFETY: each block is used within its size and given back once.
-        unsafe {
-            let first = allocator.alloc(layout(1001, 8));
-            allocator.dealloc(first, layout(1001, 8));
-            let second = allocator.alloc(layout(1008, 16));
-            assert_eq!(first, second);
-            second.write_bytes(1, 1008);
-            let grown = allocator.realloc(second, layout(1008, 16), 994);
-            assert_eq!(grown, second);
-            allocator.dealloc(grown, layout(994, 16));
-            // Zeroed memory is never one of these.
-            let zeroed = allocator.alloc_zeroed(layout(1008, 16));
-            assert!((0..1008).all(|at| *zeroed.add(at) == 0));
-            allocator.dealloc(zeroed, layout(1008, 16));
-        }
-        let_go();
     }
 }

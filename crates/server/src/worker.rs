@@ -18,7 +18,6 @@ use tokio::runtime;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 
-use crate::allocator;
 use crate::build::ListenerPlan;
 
 /// What the main thread tells its workers.
@@ -73,7 +72,6 @@ impl Worker {
     fn run_thread(self) {
         let index = self.index;
         clock::share_readings();
-        allocator::keep_blocks();
         match runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -89,13 +87,6 @@ impl Worker {
     async fn run(mut self) {
         let cx = Rc::new(WorkerCx::new(self.index, self.store, fastrand::u64(..)));
         tokio::task::spawn_local(cx.timers.clone().run());
-        let timers = cx.timers.clone();
-        tokio::task::spawn_local(async move {
-            loop {
-                timers.sleep(allocator::KEPT_FOR).await;
-                allocator::let_go();
-            }
-        });
         let clusters = self.clusters.worker(&cx);
         let mut running = Vec::new();
         for (plan, sockets) in self.listeners {
