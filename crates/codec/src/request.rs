@@ -54,7 +54,7 @@ impl RequestHead {
 }
 
 /// A path with its query, as it came: any bytes but controls, blanks and DEL, as in Envoy, which passes them on untouched.
-/// It shares the buffer that it was read into.
+/// Clones share its bytes.
 ///
 /// HTTP/1 admits ASCII only; on HTTP/2 a client may send bytes that are no text. They are kept and sent on; whoever reads
 /// text sees U+FFFD in their place, as RE2 does.

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::clock;
 
-/// A connected socket. TLS will be a third variant. Reading ages what the worker's clock last read.
+/// A connected socket. TLS will be a third variant. Reading lets the worker's clock expire: what comes in, comes now.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP, with `TCP_NODELAY` set.
@@ -26,7 +26,7 @@ pub enum Stream {
 impl Stream {
     /// Reads what is there without waiting; `WouldBlock` when nothing is.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        clock::age();
+        clock::expire();
         match self {
             Stream::Tcp(stream) => stream.try_read(buffer),
             Stream::Unix(stream) => stream.try_read(buffer),
@@ -35,7 +35,7 @@ impl Stream {
 
     /// Reads what is there into the spare room of `buffer`, without waiting; `WouldBlock` when nothing is.
     pub fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        clock::age();
+        clock::expire();
         match self {
             Stream::Tcp(stream) => stream.try_read_buf(buffer),
             Stream::Unix(stream) => stream.try_read_buf(buffer),
@@ -57,7 +57,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        clock::age();
+        clock::expire();
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),

@@ -142,7 +142,8 @@ impl Connection {
 
     /// The answer is complete: the connection may be used again, unless something speaks against it.
     pub(super) fn give_back(&self, reusable: bool) {
-        let transport = self.transport.borrow();
+        let mut transport = self.transport.borrow_mut();
+        transport.rest();
         if transport.ended {
             drop(transport);
             return self.finish(EndCause::Remote);

@@ -14,6 +14,9 @@ use super::head::Limits;
 /// The longest line that may announce a chunk, extensions included, in bytes.
 const MAX_CHUNK_LINE: usize = 16 * 1024;
 
+/// Below this length, a piece may take the buffer that it was read into, in bytes.
+const SMALL: usize = 4 * 1024;
+
 /// How a body is framed, and how far it has been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -140,7 +143,7 @@ impl Chunk {
 }
 
 fn take_all(buffer: &mut BytesMut) -> Option<Piece> {
-    (!buffer.is_empty()).then(|| Piece::Data(std::mem::take(buffer).freeze()))
+    (!buffer.is_empty()).then(|| Piece::Data(buffer.split().freeze()))
 }
 
 fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
@@ -151,8 +154,9 @@ fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
         .unwrap_or(usize::MAX)
         .min(buffer.len());
     *left -= count as u64;
-    // All of it, often: then the buffer need not become a shared one.
-    let piece = if count == buffer.len() {
+    // A small message mostly is all of it: then the buffer need not become a shared one. A large one is to be used again
+    // for what comes next.
+    let piece = if count == buffer.len() && count < SMALL {
         std::mem::take(buffer)
     } else {
         buffer.split_to(count)

@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::HeaderValue;
 use outrider_net::Drain;
 use outrider_net::Stream;
 use outrider_net::Timers;
@@ -21,6 +20,7 @@ use crate::CodecType;
 use crate::ConnectionEnd;
 use crate::Frame;
 use crate::Handler;
+use crate::HeaderValue;
 use crate::MalformedRequest;
 use crate::Refused;
 use crate::RequestHead;
@@ -33,6 +33,8 @@ use crate::connect_http1;
 use crate::header;
 use crate::serve;
 use crate::stats::ConnectionStats;
+
+use super::client::connect;
 
 /// Answers `/echo` with the request's body once it has all of it, `/stream` while it comes, `/early` without reading it, `/cut` with less than it announces, and
 /// `/never` not at all.
@@ -348,6 +350,35 @@ async fn a_cut_answer_is_an_error_and_ends_the_connection() {
         let error = call(&client, "/cut", Body::Empty).await.unwrap_err();
         assert_eq!(error, StreamError::ProtocolError("http1.codec_error"));
         assert_eq!((client.capacity(), client.is_draining()), (0, true));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idle_client_connection_owns_no_buffer() {
+    local(|timers| async move {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let bytes = std::sync::Arc::new(ConnectionStats::default());
+        let options = Rc::new(ClientOptions::new(timers, bytes));
+        let (connection, run) = connect(Stream::Unix(near), options, Rc::new(|| ()));
+        spawn_local(run);
+        for answer in [
+            "204 No Content\r\n\r\n",
+            "200 OK\r\ncontent-length: 1\r\n\r\nx",
+        ] {
+            let head = RequestHead {
+                path: Some(Target::root()),
+                ..RequestHead::default()
+            };
+            let mut exchange = connection.send(&head, Body::Empty).unwrap();
+            far.write_all(format!("HTTP/1.1 {answer}").as_bytes())
+                .await
+                .unwrap();
+            poll_fn(|cx| exchange.poll_head(cx)).await.unwrap();
+            while poll_fn(|cx| exchange.poll_frame(cx)).await.is_some() {}
+            assert_eq!(connection.capacity(), 1);
+            assert_eq!(connection.transport.borrow().input.capacity(), 0);
+        }
     })
     .await;
 }

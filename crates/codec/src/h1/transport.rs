@@ -95,10 +95,7 @@ impl Transport {
         if let Some(kind) = self.failed {
             return Poll::Ready(Err(kind.into()));
         }
-        if self.input.is_empty() {
-            // Idle until the socket says otherwise: the buffer goes back first.
-            self.input = BytesMut::new();
-        }
+        self.rest();
         let read = if self.flooded {
             ready!(self.poll_large_read(cx))
         } else {
@@ -119,6 +116,13 @@ impl Transport {
                 Err(error)
             }
         })
+    }
+
+    /// Gives the buffer back, if nothing is in it: from here on the connection may be idle for long.
+    pub(crate) fn rest(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
     }
 
     /// Takes what mostly is a whole small message, at the price of a copy: its body keeps these bytes for as long as it

@@ -6,6 +6,8 @@ use std::hash::Hasher;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::byte_set::byte_set;
 
 use super::known;
@@ -65,7 +67,11 @@ impl HeaderName {
     pub fn from_bytes(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
         match known::place_in_any_case(text) {
             Some(place) => Ok(HeaderName(Repr::Known(place))),
-            None => HeaderName::unknown(&text.to_ascii_lowercase()),
+            None => {
+                let mut lower = SmallVec::<[u8; 64]>::from_slice(text);
+                lower.make_ascii_lowercase();
+                HeaderName::unknown(&lower)
+            }
         }
     }
 

@@ -50,7 +50,7 @@ pub(crate) struct Encoder {
     seed: u64,
 }
 
-/// A field of the dynamic table: its own copy, so that the table does not hold the buffers that fields came in.
+/// A field of the dynamic table: its own copy, name and value in one.
 #[derive(Debug)]
 struct Entry {
     /// The name, then the value.
