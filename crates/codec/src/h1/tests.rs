@@ -362,10 +362,12 @@ async fn an_idle_client_connection_owns_no_buffer() {
         let options = Rc::new(ClientOptions::new(timers, bytes));
         let (connection, run) = connect(Stream::Unix(near), options, Rc::new(|| ()));
         spawn_local(run);
-        for answer in [
-            "204 No Content\r\n\r\n",
-            "200 OK\r\ncontent-length: 1\r\n\r\nx",
-        ] {
+        // After a read that filled its buffer comes one with more room than a small answer takes.
+        let large = format!(
+            "200 OK\r\ncontent-length: 60000\r\n\r\n{}",
+            "x".repeat(60_000)
+        );
+        for answer in [&large, "204 No Content\r\n\r\n"] {
             let head = RequestHead {
                 path: Some(Target::root()),
                 ..RequestHead::default()
