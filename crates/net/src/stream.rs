@@ -26,20 +26,26 @@ pub enum Stream {
 impl Stream {
     /// Reads what is there without waiting; `WouldBlock` when nothing is.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        clock::expire();
-        match self {
+        let read = match self {
             Stream::Tcp(stream) => stream.try_read(buffer),
             Stream::Unix(stream) => stream.try_read(buffer),
+        };
+        if read.is_ok() {
+            clock::expire();
         }
+        read
     }
 
     /// Reads what is there into the spare room of `buffer`, without waiting; `WouldBlock` when nothing is.
     pub fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        clock::expire();
-        match self {
+        let read = match self {
             Stream::Tcp(stream) => stream.try_read_buf(buffer),
             Stream::Unix(stream) => stream.try_read_buf(buffer),
+        };
+        if read.is_ok() {
+            clock::expire();
         }
+        read
     }
 
     /// Ready when bytes, or the end, can be read.
@@ -57,11 +63,14 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        clock::expire();
-        match self.get_mut() {
+        let read = match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if read.is_ready() {
+            clock::expire();
         }
+        read
     }
 }
 
