@@ -150,7 +150,7 @@ impl Forwarding {
                 ip if self.mapped_ipv4 && ip.is_ipv4() => format!("::FFFF:{ip}"),
                 ip => ip.to_string(),
             };
-            append(headers, &header::X_FORWARDED_FOR, &address, ",");
+            append(headers, &header::X_FORWARDED_FOR, address.as_bytes(), ",");
         }
         if self.use_remote_address && first_hop || !headers.contains_key(&header::X_FORWARDED_PROTO)
         {
@@ -312,7 +312,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
 }
 
 /// Appends `value` to the list in `name`: Envoy keeps such lists in one header, however many came in.
-pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str, separator: &str) {
+pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &[u8], separator: &str) {
     let mut list: Vec<u8> = Vec::new();
     for old in headers.get_all(name) {
         if !list.is_empty() {
@@ -323,7 +323,7 @@ pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str, se
     if !list.is_empty() {
         list.extend_from_slice(separator.as_bytes());
     }
-    list.extend_from_slice(value.as_bytes());
+    list.extend_from_slice(value);
     if let Ok(list) = HeaderValue::from_bytes(&list) {
         headers.insert(name, list);
     }
@@ -332,7 +332,7 @@ pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str, se
 /// Appends a prebuilt value to the list in `name`, as `via` has them: with a comma and a space.
 pub(crate) fn append_value(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
     if headers.contains_key(name) {
-        append(headers, name, value.as_str().unwrap_or_default(), ", ");
+        append(headers, name, value.as_bytes(), ", ");
     } else {
         headers.insert(name, value.clone());
     }

@@ -217,4 +217,9 @@ fn lists_grow_in_one_header() {
     };
     assert_eq!(apply(&options, &[("via", "before")]).0["via"], "before, me");
     assert_eq!(apply(&options, &[]).0["via"], "me");
+    let options = Forwarding {
+        via: HeaderValue::try_from("mé").ok(),
+        ..forwarding()
+    };
+    assert_eq!(apply(&options, &[("via", "before")]).0["via"], "before, mé");
 }
