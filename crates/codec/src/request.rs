@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::HeaderValue;
 use bytes::Bytes;
 use bytestring::ByteString;
 use http::Method;
 use http::uri::Scheme;
 use memchr::memchr;
 
+use crate::HeaderValue;
 use crate::byte_set::byte_set;
 use crate::header::HeaderMap;
 

@@ -1,7 +1,7 @@
 //! What the connection manager makes of a response's head, whoever gave it: `server`, `date`, `via`, `x-request-id`.
 
-use outrider_codec::HeaderValue;
 use outrider_codec::HeaderMap;
+use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;

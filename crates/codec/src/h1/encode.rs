@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use crate::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::Version;
 
+use crate::HeaderValue;
 use crate::Http1Options;
 use crate::RequestHead;
 use crate::ResponseHead;

@@ -2,21 +2,21 @@
 
 use std::ops::Range;
 
-use crate::HeaderValue;
 use http::Version;
 use memchr::memchr;
 
+use crate::HeaderValue;
+use crate::UnderscoresAction;
 use crate::header;
 use crate::header::HeaderMap;
 use crate::header::HeaderName;
 use crate::header::NameSet;
+use crate::stats::Http1Stats;
+use crate::words::find;
 
 use super::framing::Framing;
 use super::head::HeadError;
 use super::head::Limits;
-use crate::UnderscoresAction;
-use crate::stats::Http1Stats;
-use crate::words::find;
 
 /// Where the block of lines that an empty line closes ends; `from` was reached by an earlier search.
 pub(super) fn block_end(bytes: &[u8], from: usize) -> Option<usize> {

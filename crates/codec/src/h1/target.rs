@@ -1,13 +1,14 @@
 //! Request targets and methods (RFC 9112 section 3.2): origin, absolute, authority and asterisk form.
 
-use crate::HeaderValue;
 use bytes::Bytes;
 use http::Method;
 use memchr::memchr;
 
-use super::head::HeadError;
+use crate::HeaderValue;
 use crate::Target;
 use crate::request::is_valid_authority;
+
+use super::head::HeadError;
 
 /// What a target says.
 #[derive(Debug)]

@@ -1,12 +1,12 @@
 //! From the fields of a header block to a message's head, and what HTTP/2 forbids in between (RFC 9113, section 8), as
 //! strictly as Envoy's codec.
 
-use crate::HeaderValue;
 use bytes::Bytes;
 use http::Method;
 use http::StatusCode;
 use http::uri::Scheme;
 
+use crate::HeaderValue;
 use crate::RequestHead;
 use crate::Target;
 use crate::UnderscoresAction;

@@ -3,9 +3,8 @@
 //! Envoy keeps some names in places of their own, which hold one value: what comes under such a name again is appended
 //! to the value that is there. Of others, each field stays as it is.
 
-use super::HeaderValue;
-
 use super::HeaderMap;
+use super::HeaderValue;
 use super::NameRef;
 use super::NameSet;
 

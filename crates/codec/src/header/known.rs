@@ -89,7 +89,7 @@ pub(super) const fn equal(one: &[u8], other: &[u8]) -> bool {
 
 /// Whether `name`, in whatever case, is `known`, which consists of small letters, digits and hyphens.
 #[inline]
-pub(super) fn equal_in_any_case(known: &[u8], name: &[u8]) -> bool {
+fn equal_in_any_case(known: &[u8], name: &[u8]) -> bool {
     if known.len() != name.len() {
         return false;
     }

@@ -1,8 +1,8 @@
 //! Header blocks read (RFC 7541 section 6).
 
-use crate::HeaderValue;
 use bytes::Bytes;
 
+use crate::HeaderValue;
 use crate::header::HeaderName;
 
 use super::DecodeError;

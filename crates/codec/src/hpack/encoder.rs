@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use crate::HeaderValue;
 use http::Method;
 use http::StatusCode;
 
+use crate::HeaderValue;
 use crate::header::HeaderName;
 use crate::header::Indexing;
 use crate::header::hash as name_hash;

@@ -13,9 +13,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::HeaderValue;
 use bytes::Bytes;
 
+use crate::HeaderValue;
 use crate::header::HeaderName;
 
 pub(crate) use decoder::Decoder;

@@ -1,7 +1,6 @@
 //! HPACK's static table (RFC 7541 appendix A).
 
 use crate::HeaderValue;
-
 use crate::header::HeaderName;
 
 use super::Name;

@@ -4,7 +4,6 @@ mod policy;
 mod round_trips;
 
 use crate::HeaderValue;
-
 use crate::header::HeaderName;
 
 use super::DecodeError;

@@ -12,10 +12,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrider_codec::HeaderValue;
 use outrider_codec::Body;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;

@@ -7,9 +7,9 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrider_codec::HeaderValue;
 use http::uri::Scheme;
 use outrider_codec::CodecType;
+use outrider_codec::HeaderValue;
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
