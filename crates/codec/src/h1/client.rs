@@ -28,6 +28,7 @@ use super::head::Limits;
 use super::sink::BodySink;
 use super::transport::Filled;
 use super::transport::Transport;
+use super::turn::PutOff;
 
 /// Envoy's default of `max_response_headers_kb` for HTTP/1, KiB.
 const MAX_RESPONSE_HEADERS_KB: u32 = 80;
@@ -152,9 +153,15 @@ impl Connection {
             drop(transport);
             return self.finish(EndCause::Local);
         }
+        // A host that answers before it has read all of the request still gets the rest.
+        let unsent = transport.queued() > 0;
         drop(transport);
         self.state.set(State::Idle);
-        self.watch_again();
+        if unsent {
+            self.wake();
+        } else {
+            self.watch_again();
+        }
         (self.on_change)();
     }
 
@@ -197,7 +204,11 @@ impl Connection {
             State::Over(cause) => return Poll::Ready(cause),
             State::Idle => {}
         }
-        let filled = self.transport.borrow_mut().poll_fill(cx);
+        let mut transport = self.transport.borrow_mut();
+        // An error shows in what is read.
+        drop(transport.poll_drain(cx));
+        let filled = transport.poll_fill(cx);
+        drop(transport);
         let cause = match filled {
             Poll::Pending => return Poll::Pending,
             // Nobody has asked for this.
@@ -206,6 +217,12 @@ impl Connection {
         };
         self.finish(cause);
         Poll::Ready(cause)
+    }
+}
+
+impl PutOff for Connection {
+    fn write_now(&self) {
+        self.transport.borrow_mut().write_put_off();
     }
 }
 

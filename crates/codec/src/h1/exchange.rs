@@ -22,6 +22,7 @@ use super::head;
 use super::head::ReceivedResponse;
 use super::sink::BodySink;
 use super::transport::Filled;
+use super::turn;
 
 /// One request. Polling it sends the request's body while the answer comes. Dropped early, it ends the connection.
 pub(crate) struct Exchange {
@@ -246,7 +247,9 @@ impl Exchange {
             return Ok(());
         }
         let pending = self.poll_upload_body(cx);
-        drop(self.connection.transport.borrow_mut().poll_drain(cx));
+        if self.connection.transport.borrow_mut().puts_off(cx) {
+            turn::put_off(self.connection.clone());
+        }
         match pending {
             Poll::Ready(Ok(())) => {
                 self.upload = None;

@@ -13,6 +13,7 @@ pub(crate) mod server;
 mod sink;
 mod target;
 mod transport;
+mod turn;
 
 pub(crate) use exchange::Exchange;
 pub(crate) use recv::RecvBody;

@@ -18,6 +18,7 @@ use super::head::HeadError;
 use super::head::Limits;
 use super::transport::Filled;
 use super::transport::Transport;
+use super::turn::PutOff;
 
 /// The most that is read ahead of a request whose body is complete: pipelined requests, in bytes.
 const READ_AHEAD: usize = 64 * 1024;
@@ -84,6 +85,12 @@ impl Shared {
                 Ok(Filled::End) | Err(_) => return Poll::Pending,
             }
         }
+    }
+}
+
+impl PutOff for Shared {
+    fn write_now(&self) {
+        self.transport.borrow_mut().write_put_off();
     }
 }
 

@@ -37,6 +37,7 @@ use super::recv::Shared;
 use super::respond;
 use super::transport::Filled;
 use super::transport::Transport;
+use super::turn;
 
 /// Serves an HTTP/1 connection, of which `already` was read before, to its end.
 pub(crate) async fn serve<H: Handler>(
@@ -76,7 +77,9 @@ pub(crate) async fn serve<H: Handler>(
         match connection.next().await {
             Next::Request(head) => match connection.serve(head).await {
                 After::KeepAlive => {}
-                After::Closed => return connection.close(false, EndCause::Local).await,
+                After::Closed | After::Unread => {
+                    return connection.close(false, EndCause::Local).await;
+                }
                 After::ClosedEarly => {
                     let cause = connection.body_fault().unwrap_or(EndCause::Local);
                     return connection.close(true, cause).await;
@@ -94,10 +97,13 @@ pub(crate) async fn serve<H: Handler>(
                 } else {
                     EndCause::ProtocolError(error.details)
                 };
-                connection.refuse(error).await;
-                return connection.close(true, cause).await;
+                let early = connection.refuse(error).await;
+                return connection.close(early, cause).await;
             }
-            Next::Close(cause) => return connection.close(cause.is_local(), cause).await,
+            Next::Close(cause) => {
+                let early = connection.flush().await && cause.is_local();
+                return connection.close(early, cause).await;
+            }
         }
     }
 }
@@ -119,6 +125,8 @@ enum After {
     ClosedEarly,
     /// The client has gone, or the response was cut off.
     Gone,
+    /// The client has stopped taking its response.
+    Unread,
 }
 
 struct Connection<H> {
@@ -169,15 +177,19 @@ impl<H: Handler> Connection<H> {
         let respond = self.respond(head.method.clone(), request.version, meter);
         let served = pin!(self.handler.clone().serve(head, body, respond));
         self.drive(served).await;
+        if !self.goes_on() && !self.flush().await {
+            return After::Unread;
+        }
         self.after(self.shared.answered.get())
     }
 
-    /// Answers what could not be parsed.
-    async fn refuse(&mut self, error: MalformedRequest) {
+    /// Answers what could not be parsed; tells whether the client took the answer.
+    async fn refuse(&mut self, error: MalformedRequest) -> bool {
         self.shared.closing.set(true);
         let respond = self.respond(Method::GET, Version::HTTP_11, Rc::new(Meter::default()));
         let answered = pin!(self.handler.clone().malformed(error, respond));
         self.drive(answered).await;
+        self.flush().await
     }
 
     /// The way back for the request that comes next.
@@ -192,16 +204,48 @@ impl<H: Handler> Connection<H> {
         Respond::from(respond)
     }
 
-    /// Runs a handler in this task, and writes what each of its turns has made with one system call.
+    /// Runs a handler in this task; what each of its turns has made is written at the end of the worker's.
     async fn drive(&self, mut served: Pin<&mut impl Future<Output = ()>>) {
+        let shared = &self.shared;
         poll_fn(|cx| {
             let done = served.as_mut().poll(cx);
             // An error shows in the handler's next look at its client, or in `after`.
-            drop(self.shared.transport.borrow_mut().poll_drain(cx));
+            if shared.transport.borrow_mut().puts_off(cx) {
+                turn::put_off(shared.clone());
+            }
             done
         })
         .await;
-        drop(poll_fn(|cx| self.shared.transport.borrow_mut().poll_drain(cx)).await);
+    }
+
+    /// Has what is queued written before the connection closes, unless the client takes nothing of it for
+    /// `delayed_close_timeout`; tells whether it did.
+    async fn flush(&mut self) -> bool {
+        let (shared, options) = (&self.shared, &self.options);
+        let timer = &mut self.waiting.head_timer;
+        let mut left = 0;
+        poll_fn(|cx| {
+            let mut transport = shared.transport.borrow_mut();
+            if transport.poll_drain(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            let Some(timeout) = options.delayed_close_timeout else {
+                return Poll::Pending;
+            };
+            if std::mem::replace(&mut left, transport.queued()) != left {
+                timer.set(Some(options.timers.now() + timeout));
+            }
+            ready!(timer.poll_elapsed(cx));
+            options.stats.downstream_cx_delayed_close_timeout.inc();
+            Poll::Ready(false)
+        })
+        .await
+    }
+
+    /// Whether another request may follow the one that was served.
+    fn goes_on(&self) -> bool {
+        let shared = &self.shared;
+        shared.answered.get() && shared.is_request_read() && !shared.closing.get()
     }
 
     fn after(&self, response_ended: bool) -> After {
@@ -281,6 +325,12 @@ impl Waiting {
         cx: &mut Context<'_>,
     ) -> Poll<Next> {
         let mut transport = shared.transport.borrow_mut();
+        match transport.poll_unblocked(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(Next::Close(EndCause::Remote)),
+            // Who does not read what was answered gets no further answers.
+            Poll::Pending => return self.poll_time(!self.head_begun, shared, options, cx),
+        }
         loop {
             if !transport.input.is_empty() {
                 let taken = head::take_request(

@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Waker;
 use std::task::ready;
 
 use bytes::Buf;
@@ -35,7 +36,9 @@ const OWN_PIECE: usize = 4 * 1024;
 const SLICES: usize = 16;
 /// The capacity of a buffer for written heads, bytes, and how many a worker keeps for its connections.
 const TAIL: usize = 4 * 1024;
-const KEPT_TAILS: usize = 8;
+const KEPT_TAILS: usize = 32;
+/// How much may wait for the end of the worker's turn, in bytes. More is written while it is still in the caches.
+const PUT_OFF: usize = 16 * 1024;
 
 thread_local! {
     // Not state that anybody could see: memory that connections of one worker take turns with.
@@ -66,6 +69,8 @@ pub(crate) struct Transport {
     /// How much of `tail` was written.
     tail_sent: usize,
     queued: usize,
+    /// Who is to go on if the socket does not take all at the end of the worker's turn, while that is waited for.
+    put_off: Option<Waker>,
     /// The peer has closed its side.
     pub(crate) ended: bool,
     failed: Option<io::ErrorKind>,
@@ -82,6 +87,7 @@ impl Transport {
             tail: Vec::new(),
             tail_sent: 0,
             queued: 0,
+            put_off: None,
             ended: false,
             failed: None,
         }
@@ -182,6 +188,37 @@ impl Transport {
             self.pieces.push_back(tail);
         }
         self.pieces.push_back(bytes);
+    }
+
+    /// Whether the end of the worker's turn is to be waited for with what is queued. More than a little is written at
+    /// once; an error shows in `has_failed`.
+    pub(super) fn puts_off(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.queued > PUT_OFF {
+            drop(self.poll_drain(cx));
+            return false;
+        }
+        let first = self.queued > 0 && self.put_off.is_none();
+        if first {
+            self.put_off = Some(cx.waker().clone());
+        }
+        first
+    }
+
+    /// The worker's turn has come to its end.
+    pub(super) fn write_put_off(&mut self) {
+        if let Some(owner) = self.put_off.take()
+            && let Poll::Ready(Err(_)) = self.poll_drain(&mut Context::from_waker(&owner))
+        {
+            owner.wake();
+        }
+    }
+
+    /// Ready unless the socket has not taken all that it was given: what was put off is not in the way.
+    pub(super) fn poll_unblocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.put_off.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_drain(cx)
     }
 
     /// Writes what is queued; ready when all of it went to the socket.

@@ -1,0 +1,99 @@
+//! A worker's turn: what its tasks do between two looks at its sockets. Small writes are put off to its end.
+//!
+//! A peer that waits runs as soon as something was written to it, beside us. Writing after each message has every peer come
+//! back with one answer at a time, and both sides touch the same sockets at once; with one write after the other, both
+//! find much to do each time they look.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::task::Waker;
+
+use tokio::task::spawn_local;
+use tokio::task::unconstrained;
+
+/// How many places of a list are kept from one turn to the next.
+const KEPT: usize = 1024;
+
+thread_local! {
+    static TURN: RefCell<Turn> = const {
+        RefCell::new(Turn {
+            waiting: Vec::new(),
+            ender: Ender::None,
+        })
+    };
+}
+
+/// Something with writes that were put off.
+pub(super) trait PutOff {
+    /// Makes them.
+    fn write_now(&self);
+}
+
+struct Turn {
+    waiting: Vec<Rc<dyn PutOff>>,
+    ender: Ender,
+}
+
+/// The task that ends turns. Woken by the first who waits, it runs when all tasks had their turn that were ready then.
+enum Ender {
+    None,
+    /// It will run without being woken.
+    Spawned,
+    Asleep(Waker),
+}
+
+/// Has `writes` made once all tasks that are ready now had their turn.
+pub(super) fn put_off(writes: Rc<dyn PutOff>) {
+    TURN.with_borrow_mut(|turn| {
+        turn.waiting.push(writes);
+        match &turn.ender {
+            Ender::None => {
+                turn.ender = Ender::Spawned;
+                spawn_local(unconstrained(end_turns()));
+            }
+            Ender::Asleep(task) if turn.waiting.len() == 1 => task.wake_by_ref(),
+            Ender::Spawned | Ender::Asleep(_) => {}
+        }
+    });
+}
+
+/// Ends turn after turn, for as long as the runtime lives.
+async fn end_turns() {
+    let _gone = Gone;
+    poll_fn::<(), _>(|cx| {
+        let mut waiting = TURN.with_borrow_mut(|turn| {
+            match &mut turn.ender {
+                Ender::Asleep(task) => task.clone_from(cx.waker()),
+                ender => *ender = Ender::Asleep(cx.waker().clone()),
+            }
+            std::mem::take(&mut turn.waiting)
+        });
+        for writes in waiting.drain(..) {
+            writes.write_now();
+        }
+        if waiting.capacity() <= KEPT {
+            TURN.with_borrow_mut(|turn| {
+                // Whoever came meanwhile has woken this task.
+                waiting.append(&mut turn.waiting);
+                turn.waiting = waiting;
+            });
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Forgets the ender when its runtime ends: another one on this thread needs its own.
+struct Gone;
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let waiting = TURN.with_borrow_mut(|turn| {
+            turn.ender = Ender::None;
+            std::mem::take(&mut turn.waiting)
+        });
+        drop(waiting);
+    }
+}
