@@ -11,6 +11,7 @@ use outrider_net::Timers;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::task::LocalSet;
 use tokio::task::spawn_local;
 
@@ -18,6 +19,7 @@ use crate::Body;
 use crate::ClientOptions;
 use crate::CodecType;
 use crate::ConnectionEnd;
+use crate::EndCause;
 use crate::Frame;
 use crate::Handler;
 use crate::HeaderValue;
@@ -285,6 +287,64 @@ async fn a_request_begins_the_idle_time_anew() {
     .await;
 }
 
+/// A connection that echoes a body of this many bytes, which nobody reads.
+async fn unread(
+    timers: &Timers,
+    fields: &str,
+    size: usize,
+) -> (UnixStream, JoinHandle<ConnectionEnd>, Rc<ServerOptions>) {
+    let mut options = options(timers);
+    options.idle_timeout = Some(Duration::from_secs(5));
+    options.delayed_close_timeout = Some(Duration::from_secs(1));
+    let options = Rc::new(options);
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let served = spawn_local(serve(Stream::Unix(server), options.clone(), Rc::new(Echo)));
+    let head = format!("POST /echo HTTP/1.1\r\nHost: h\r\n{fields}content-length: {size}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    client.write_all(&vec![b'x'; size]).await.unwrap();
+    (client, served, options)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_answer_that_nobody_takes_is_given_up() {
+    local(|timers| async move {
+        let started = tokio::time::Instant::now();
+        let (_client, served, options) = unread(&timers, "connection: close\r\n", 900_000).await;
+        assert_eq!(served.await.unwrap().cause, EndCause::Local);
+        assert_eq!(options.stats.downstream_cx_delayed_close_timeout.value(), 1);
+        assert!(started.elapsed() < Duration::from_secs(2));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_takes_leaves_its_connection_idle() {
+    local(|timers| async move {
+        let (_client, served, options) = unread(&timers, "", 900_000).await;
+        assert_eq!(served.await.unwrap().cause, EndCause::Local);
+        assert_eq!(options.stats.downstream_cx_idle_timeout.value(), 1);
+        assert_eq!(options.stats.downstream_cx_delayed_close_timeout.value(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_late_gets_all_answers() {
+    local(|timers| async move {
+        let size = 900_000;
+        let (mut client, served, _) = unread(&timers, "", size).await;
+        let next = b"GET /early HTTP/1.1\r\nHost: h\r\nconnection: close\r\n\r\n";
+        client.write_all(next).await.unwrap();
+        let mut answers = Vec::new();
+        client.read_to_end(&mut answers).await.unwrap();
+        served.await.unwrap();
+        let answers = String::from_utf8(answers).unwrap();
+        assert!(answers.contains(&"x".repeat(size)));
+        assert!(answers.ends_with("\r\n\r\nok"));
+    })
+    .await;
+}
+
 /// A client connection to an [`Echo`] server.
 fn client_of(timers: &Timers) -> crate::Client {
     let (near, far) = UnixStream::pair().unwrap();
@@ -350,6 +410,37 @@ async fn a_cut_answer_is_an_error_and_ends_the_connection() {
         let error = call(&client, "/cut", Body::Empty).await.unwrap_err();
         assert_eq!(error, StreamError::ProtocolError("http1.codec_error"));
         assert_eq!((client.capacity(), client.is_draining()), (0, true));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_answers_early_gets_the_rest_of_the_request() {
+    local(|timers| async move {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let bytes = std::sync::Arc::new(ConnectionStats::default());
+        let options = Rc::new(ClientOptions::new(timers, bytes));
+        let (client, run) = connect_http1(Stream::Unix(near), options, Rc::new(|| ()));
+        spawn_local(run);
+        let size = 900_000;
+        let host = spawn_local(async move {
+            far.read_exact(&mut [0]).await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            far.write_all(answer).await.unwrap();
+            far
+        });
+        let (status, text) = call(&client, "/x", Body::full("x".repeat(size)))
+            .await
+            .unwrap();
+        assert_eq!((status, text.as_str()), (200, "ok"));
+        let mut host = host.await.unwrap();
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"x\r\n0\r\n\r\n") {
+            let read = host.read_buf(&mut rest).await.unwrap();
+            assert_ne!(read, 0, "the connection was closed after {}", rest.len());
+        }
+        assert!(rest.len() > size);
+        assert_eq!(client.capacity(), 1);
     })
     .await;
 }

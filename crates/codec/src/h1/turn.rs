@@ -97,3 +97,60 @@ impl Drop for Gone {
         drop(waiting);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio::task::LocalSet;
+    use tokio::task::spawn_local;
+    use tokio::task::yield_now;
+
+    use super::PutOff;
+    use super::put_off;
+
+    /// Writes its letter into a log.
+    struct Letter(char, Rc<RefCell<String>>);
+
+    impl PutOff for Letter {
+        fn write_now(&self) {
+            self.1.borrow_mut().push(self.0);
+        }
+    }
+
+    /// What a runtime of its own comes to if three tasks put something off, one of them twice.
+    fn log_of_a_runtime() -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let log = Rc::new(RefCell::new(String::new()));
+        let seen = log.clone();
+        LocalSet::new().block_on(&runtime.unwrap(), async move {
+            let tasks = ['a', 'b', 'c'].map(|letter| {
+                let log = log.clone();
+                spawn_local(async move {
+                    log.borrow_mut().push('.');
+                    put_off(Rc::new(Letter(letter, log.clone())));
+                    if letter == 'b' {
+                        yield_now().await;
+                        put_off(Rc::new(Letter('B', log)));
+                    }
+                })
+            });
+            for task in tasks {
+                task.await.unwrap();
+            }
+            yield_now().await;
+        });
+        seen.take()
+    }
+
+    #[test]
+    fn all_ready_tasks_come_before_the_first_write() {
+        assert_eq!(log_of_a_runtime(), "...abcB");
+    }
+
+    #[test]
+    fn a_second_runtime_on_a_thread_has_turns_of_its_own() {
+        assert_eq!(log_of_a_runtime(), log_of_a_runtime());
+    }
+}
