@@ -147,9 +147,12 @@ impl Timers {
 impl Shared {
     /// The first tick that is not before `instant`.
     fn tick(&self, instant: Instant) -> u64 {
+        const NANOS: u32 = TICK_MILLIS as u32 * 1_000_000;
         let since = instant.saturating_duration_since(self.origin);
-        let nanos = TICK_MILLIS * 1_000_000;
-        u64::try_from(since.as_nanos().div_ceil(u128::from(nanos))).unwrap_or(u64::MAX - 1)
+        let seconds = since.as_secs().saturating_mul(1000 / TICK_MILLIS);
+        // The greatest tick stands for none.
+        let tick = seconds.saturating_add(since.subsec_nanos().div_ceil(NANOS).into());
+        tick.min(u64::MAX - 1)
     }
 
     fn instant(&self, tick: u64) -> Instant {
