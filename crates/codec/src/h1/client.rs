@@ -145,6 +145,7 @@ impl Connection {
     pub(super) fn give_back(&self, reusable: bool) {
         let mut transport = self.transport.borrow_mut();
         transport.rest();
+        transport.disown();
         if transport.ended {
             drop(transport);
             return self.finish(EndCause::Remote);

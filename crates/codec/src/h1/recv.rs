@@ -47,6 +47,7 @@ impl Shared {
     }
 
     /// Ready when the client is gone. Reads ahead, within a bound, as only reading shows that.
+    #[inline(never)] // one copy for all who wait
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
         let mut transport = self.transport.borrow_mut();
         loop {

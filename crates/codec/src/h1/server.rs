@@ -331,32 +331,26 @@ impl Waiting {
             // Who does not read what was answered gets no further answers.
             Poll::Pending => return self.poll_time(!self.head_begun, shared, options, cx),
         }
-        loop {
-            if !transport.input.is_empty() {
-                let taken = head::take_request(
-                    &mut transport.input,
-                    &mut self.searched,
-                    shared.limits,
-                    &options.http1,
-                    &options.http1_stats,
-                );
-                match taken {
-                    Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
-                    // Blank lines before it begin a head, too.
-                    Ok(None) => self.begin_head(options),
-                    Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
-                }
-            }
-            let filled = transport.poll_fill(cx);
-            match filled {
-                Poll::Ready(Ok(Filled::Some)) => {}
-                Poll::Ready(Ok(Filled::End) | Err(_)) => {
-                    return Poll::Ready(Next::Close(EndCause::Remote));
-                }
-                Poll::Pending => break,
+        if !transport.input.is_empty() {
+            let taken = head::take_request(
+                &mut transport.input,
+                &mut self.searched,
+                shared.limits,
+                &options.http1,
+                &options.http1_stats,
+            );
+            match taken {
+                Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
+                // Blank lines before it begin a head, too.
+                Ok(None) => self.begin_head(options),
+                Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
             }
         }
-        self.poll_time(!self.head_begun, shared, options, cx)
+        match transport.poll_fill(cx) {
+            Poll::Ready(Ok(Filled::Some)) => turn::give_way(cx),
+            Poll::Ready(Ok(Filled::End) | Err(_)) => Poll::Ready(Next::Close(EndCause::Remote)),
+            Poll::Pending => self.poll_time(!self.head_begun, shared, options, cx),
+        }
     }
 
     fn begin_head(&mut self, options: &ServerOptions) {

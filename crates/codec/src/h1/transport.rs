@@ -19,10 +19,8 @@ use bytes::Buf;
 use bytes::Bytes;
 use bytes::BytesMut;
 use outrider_net::Stream;
-use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
-use tokio::io::ReadBuf;
 
 use crate::stats::ByteCounts;
 
@@ -69,8 +67,10 @@ pub(crate) struct Transport {
     /// How much of `tail` was written.
     tail_sent: usize,
     queued: usize,
-    /// Who is to go on if the socket does not take all at the end of the worker's turn, while that is waited for.
-    put_off: Option<Waker>,
+    /// Whether what is queued waits for the end of the worker's turn.
+    put_off: bool,
+    /// Who last put something off, and is to go on if the socket does not take all of it.
+    owner: Option<Waker>,
     /// The peer has closed its side.
     pub(crate) ended: bool,
     failed: Option<io::ErrorKind>,
@@ -87,13 +87,16 @@ impl Transport {
             tail: Vec::new(),
             tail_sent: 0,
             queued: 0,
-            put_off: None,
+            put_off: false,
+            owner: None,
             ended: false,
             failed: None,
         }
     }
 
     /// Reads once, appending to `input`. Pending when nothing is there; the caller bounds `input`.
+    // One copy for all who read: after each system call, code has to come back from the outer caches.
+    #[inline(never)]
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
         if self.ended {
             return Poll::Ready(Ok(Filled::End));
@@ -132,14 +135,14 @@ impl Transport {
     }
 
     /// Takes what mostly is a whole small message, at the price of a copy: its body keeps these bytes for as long as it
-    /// lives, and nothing around them. By `poll_read`, which knows from a short read that the socket is empty,
-    /// so that the next poll needs no system call to find out.
+    /// lives, and nothing around them. A short read tells that the socket is empty, so that the next poll needs no system
+    /// call to find out.
     fn poll_first_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         FIRST.with_borrow_mut(|buffer| {
-            let mut space = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut space))?;
-            self.input.extend_from_slice(space.filled());
-            Poll::Ready(Ok(space.filled().len()))
+            let count = ready!(self.socket.poll_read_some(cx, buffer))?;
+            self.input
+                .extend_from_slice(buffer.get(..count).unwrap_or_default());
+            Poll::Ready(Ok(count))
         })
     }
 
@@ -197,25 +200,41 @@ impl Transport {
             drop(self.poll_drain(cx));
             return false;
         }
-        let first = self.queued > 0 && self.put_off.is_none();
+        let first = self.queued > 0 && !self.put_off;
         if first {
-            self.put_off = Some(cx.waker().clone());
+            self.put_off = true;
+            match &mut self.owner {
+                Some(owner) => owner.clone_from(cx.waker()),
+                None => self.owner = Some(cx.waker().clone()),
+            }
         }
         first
     }
 
     /// The worker's turn has come to its end.
     pub(super) fn write_put_off(&mut self) {
-        if let Some(owner) = self.put_off.take()
-            && let Poll::Ready(Err(_)) = self.poll_drain(&mut Context::from_waker(&owner))
-        {
-            owner.wake();
+        if !std::mem::take(&mut self.put_off) {
+            return;
+        }
+        let Some(owner) = self.owner.take() else {
+            return;
+        };
+        if let Poll::Ready(Err(_)) = self.poll_drain(&mut Context::from_waker(&owner)) {
+            owner.wake_by_ref();
+        }
+        self.owner = Some(owner);
+    }
+
+    /// Nobody waits for what is written any more.
+    pub(super) fn disown(&mut self) {
+        if !self.put_off {
+            self.owner = None;
         }
     }
 
     /// Ready unless the socket has not taken all that it was given: what was put off is not in the way.
     pub(super) fn poll_unblocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.put_off.is_some() {
+        if self.put_off {
             return Poll::Ready(Ok(()));
         }
         self.poll_drain(cx)

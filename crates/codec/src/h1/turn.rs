@@ -1,4 +1,5 @@
-//! A worker's turn: what its tasks do between two looks at its sockets. Small writes are put off to its end.
+//! A worker's turn: what its tasks do between two looks at its sockets. First all read that have something to read, then
+//! what they have read is handled, and small writes are put off to its end: each kind of work finds its code in the caches.
 //!
 //! A peer that waits runs as soon as something was written to it, beside us. Writing after each message has every peer come
 //! back with one answer at a time, and both sides touch the same sockets at once; with one write after the other, both
@@ -7,6 +8,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
@@ -51,7 +53,7 @@ pub(super) fn put_off(writes: Rc<dyn PutOff>) {
         match &turn.ender {
             Ender::None => {
                 turn.ender = Ender::Spawned;
-                spawn_local(unconstrained(end_turns()));
+                spawn_local(unconstrained(end_turns(Gone)));
             }
             Ender::Asleep(task) if turn.waiting.len() == 1 => task.wake_by_ref(),
             Ender::Spawned | Ender::Asleep(_) => {}
@@ -59,9 +61,14 @@ pub(super) fn put_off(writes: Rc<dyn PutOff>) {
     });
 }
 
+/// Lets all other ready tasks come first, after something was read: they may have to read, too.
+pub(super) fn give_way<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
 /// Ends turn after turn, for as long as the runtime lives.
-async fn end_turns() {
-    let _gone = Gone;
+async fn end_turns(_gone: Gone) {
     poll_fn::<(), _>(|cx| {
         let mut waiting = TURN.with_borrow_mut(|turn| {
             match &mut turn.ender {
