@@ -7,6 +7,7 @@ use outrider_stats::Lazy;
 use outrider_stats::ResponseClasses;
 use outrider_stats::ResponseCodes;
 use outrider_stats::SharedCounter;
+use outrider_stats::SharedHistogram;
 
 outrider_stats::group! {
     /// `http.<stat_prefix>.*`, apart from what the codec counts of connections.
@@ -84,7 +85,7 @@ outrider_stats::group! {
         upstream_rq_retry_limit_exceeded: SharedCounter,
         upstream_rq_retry_overflow: SharedCounter,
         upstream_rq_retry_success: SharedCounter,
-        upstream_rq_time: Lazy<Histogram>,
+        upstream_rq_time: Lazy<SharedHistogram>,
         upstream_rq_timeout: SharedCounter,
         upstream_rq_total: SharedCounter,
     }

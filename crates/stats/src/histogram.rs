@@ -1,20 +1,54 @@
-//! What workers write to: a histogram's buckets since the last flush.
+//! What workers write to: a histogram's buckets, and how much of them earlier flushes have taken.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::Stat;
+use crate::Visitor;
+
 /// A distribution of whole numbers: milliseconds, bytes, counts.
 ///
 /// The buckets are those of Envoy's libcirclhist: two significant digits, so 90 a decade. They are allocated a decade
 /// at a time when first needed, because most histograms stay empty and the others are narrow.
+///
+/// Only one thread records, so that recording takes no locked instruction; who shares one takes a [`SharedHistogram`].
 #[derive(Debug, Default)]
 pub struct Histogram(OnceLock<Box<Decades>>);
 
+/// A histogram that several threads write.
 #[derive(Debug, Default)]
+pub struct SharedHistogram(pub(crate) Histogram);
+
+/// How many values were recorded, and how many of them were taken out: each is written by one thread only. Both go round.
+#[derive(Debug)]
+struct Bucket {
+    recorded: AtomicU32,
+    taken: AtomicU32,
+}
+
+impl Bucket {
+    const fn new() -> Bucket {
+        Bucket {
+            recorded: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
+        }
+    }
+
+    fn take(&self) -> u32 {
+        let recorded = self.recorded.load(Relaxed);
+        let before = self.taken.load(Relaxed);
+        if recorded != before {
+            self.taken.store(recorded, Relaxed);
+        }
+        recorded.wrapping_sub(before)
+    }
+}
+
+#[derive(Debug)]
 struct Decades {
     /// 0 to 9: as many buckets as values.
-    digits: [AtomicU32; 10],
+    digits: [Bucket; 10],
     /// From 10–99 upwards.
     decades: [OnceLock<Box<Decade>>; DECADES],
 }
@@ -24,46 +58,73 @@ const DECADES: usize = 19;
 
 /// One bucket for each pair of leading digits, 10 to 99.
 #[derive(Debug)]
-struct Decade([AtomicU32; 90]);
+struct Decade([Bucket; 90]);
 
 impl Default for Decade {
     fn default() -> Self {
-        Self([const { AtomicU32::new(0) }; 90])
+        Self([const { Bucket::new() }; 90])
+    }
+}
+
+impl Default for Decades {
+    fn default() -> Self {
+        Self {
+            digits: [const { Bucket::new() }; 10],
+            decades: Default::default(),
+        }
     }
 }
 
 impl Histogram {
     /// Records one value.
     pub fn record(&self, value: u64) {
+        let recorded = &self.bucket(value).recorded;
+        recorded.store(recorded.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    fn bucket(&self, value: u64) -> &Bucket {
         let all = self.0.get_or_init(Box::default);
-        let counter = match value {
+        match value {
             0..=9 => &all.digits[value as usize],
             _ => {
                 let exponent = value.ilog10() - 1;
                 let leading = (value / 10u64.pow(exponent)) as usize;
                 &all.decades[exponent as usize].get_or_init(Box::default).0[leading - 10]
             }
-        };
-        counter.fetch_add(1, Relaxed);
+        }
     }
 
-    /// Takes out what was recorded since the last time: `take(lower bound of the bucket, count)`, upwards.
+    /// Takes out what was recorded since the last time: `take(lower bound of the bucket, count)`, upwards. One thread at a
+    /// time does.
     pub(crate) fn drain(&self, mut take: impl FnMut(u64, u32)) {
         let Some(all) = self.0.get() else {
             return;
         };
-        for (digit, counter) in (0..).zip(&all.digits) {
-            if counter.load(Relaxed) != 0 {
-                take(digit, counter.swap(0, Relaxed));
-            }
+        let mut see = |bound, bucket: &Bucket| match bucket.take() {
+            0 => {}
+            count => take(bound, count),
+        };
+        for (digit, bucket) in (0..).zip(&all.digits) {
+            see(digit, bucket);
         }
         for (exponent, decade) in (0..).zip(&all.decades) {
-            for (leading, counter) in (10..).zip(decade.get().into_iter().flat_map(|d| &d.0)) {
-                if counter.load(Relaxed) != 0 {
-                    take(leading * 10u64.pow(exponent), counter.swap(0, Relaxed));
-                }
+            for (leading, bucket) in (10..).zip(decade.get().into_iter().flat_map(|d| &d.0)) {
+                see(leading * 10u64.pow(exponent), bucket);
             }
         }
+    }
+}
+
+impl SharedHistogram {
+    /// Records one value.
+    pub fn record(&self, value: u64) {
+        self.0.bucket(value).recorded.fetch_add(1, Relaxed);
+    }
+}
+
+impl Stat for SharedHistogram {
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+        self.0.visit_as(name, visitor);
     }
 }
 
@@ -93,5 +154,18 @@ mod tests {
         ];
         assert_eq!(seen, want);
         histogram.drain(|bound, count| panic!("{count} left in {bound}"));
+    }
+
+    #[test]
+    fn several_threads_may_write_a_shared_one() {
+        let histogram = SharedHistogram::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| histogram.record(25)));
+            }
+        });
+        let mut seen = Vec::new();
+        histogram.0.drain(|bound, count| seen.push((bound, count)));
+        assert_eq!(seen, [(25, 40_000)]);
     }
 }

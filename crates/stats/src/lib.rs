@@ -46,6 +46,7 @@ pub use group::Metric;
 pub use group::Stat;
 pub use group::Visitor;
 pub use histogram::Histogram;
+pub use histogram::SharedHistogram;
 pub use options::NameMatcher;
 pub use options::Options;
 pub use options::name_matcher;
