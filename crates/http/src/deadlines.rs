@@ -33,11 +33,21 @@ pub(crate) enum Expired {
     UpstreamDuration,
 }
 
+/// A timer, and the moment that it is armed for.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    timer: Timer,
+    armed: Option<Instant>,
+}
+
 /// The deadlines of one stream.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
-    timer: Timer,
-    armed: Option<Instant>,
+    alarm: Alarm,
+    /// The timer may have to be armed for an earlier moment.
+    moved: bool,
+    /// The request had not come to its end when last looked.
+    awaits_request: bool,
     /// Both directions' frames on the client's side, when last looked.
     activity: u64,
     idle_since: Instant,
@@ -50,12 +60,27 @@ pub(crate) struct Deadlines {
     upstream_duration: Option<Instant>,
 }
 
+impl From<Timer> for Alarm {
+    fn from(timer: Timer) -> Alarm {
+        Alarm { timer, armed: None }
+    }
+}
+
+impl Alarm {
+    fn set(&mut self, deadline: Option<Instant>) {
+        self.armed = deadline;
+        self.timer.set(deadline);
+    }
+}
+
 impl Deadlines {
-    /// No deadline yet, for a stream that began at `now`.
-    pub(crate) fn new(timer: Timer, now: Instant) -> Deadlines {
+    /// No deadline yet, for a stream that began at `now`. The `alarm` may still be armed for an earlier stream: it is left
+    /// alone unless this one needs it sooner.
+    pub(crate) fn new(alarm: Alarm, now: Instant) -> Deadlines {
         Deadlines {
-            timer,
-            armed: None,
+            alarm,
+            moved: true,
+            awaits_request: true,
             activity: 0,
             idle_since: now,
             idle: None,
@@ -71,6 +96,7 @@ impl Deadlines {
     /// Sets how long nothing may move; none for ever.
     pub(crate) fn set_idle(&mut self, idle: Option<Duration>) {
         self.idle = idle;
+        self.moved = true;
     }
 
     /// Sets how long nothing may move once the whole response waits for the client; none for ever.
@@ -80,60 +106,80 @@ impl Deadlines {
 
     /// The whole response is there: from now on it only has to reach the client.
     pub(crate) fn begin_flush(&mut self) {
+        self.moved |= self.idle != self.flush;
         self.idle = self.flush;
     }
 
     /// Sets when the request must have come in.
     pub(crate) fn set_request(&mut self, deadline: Option<Instant>) {
         self.request = deadline;
+        self.moved = true;
     }
 
     /// Sets when the stream must be over.
     pub(crate) fn set_duration(&mut self, deadline: Option<Instant>) {
         self.duration = deadline;
+        self.moved = true;
     }
 
     /// Sets how long after the request's end the response must have ended, altogether and for each try.
     pub(crate) fn set_response(&mut self, timeout: Option<Duration>, per_try: Option<Duration>) {
         self.response = timeout;
         self.per_try = per_try;
+        self.moved = true;
     }
 
     /// Sets when the upstream stream must be over.
     pub(crate) fn set_upstream_duration(&mut self, deadline: Option<Instant>) {
         self.upstream_duration = deadline;
+        self.moved = true;
     }
 
     /// Ready when a deadline has passed. `meter` is the client's side of the stream.
+    #[inline(never)] // one copy for all who wait
     pub(crate) fn poll_expired(&mut self, meter: &Meter, cx: &mut Context<'_>) -> Poll<Expired> {
         if self.idle.is_some() && self.activity != meter.activity() {
             self.activity = meter.activity();
             self.idle_since = clock::now();
         }
+        // With its end, the request's own deadline goes, and those that count from there come.
+        self.moved |= self.awaits_request && meter.receive_ended().is_some();
+        if self.moved {
+            self.moved = false;
+            self.awaits_request = meter.receive_ended().is_none();
+            match self.earliest(meter) {
+                Some((next, _)) if self.alarm.armed.is_none_or(|armed| next < armed) => {
+                    self.alarm.set(Some(next));
+                }
+                _ => {}
+            }
+        }
+        if self.alarm.armed.is_none() {
+            return Poll::Pending;
+        }
         loop {
+            std::task::ready!(self.alarm.timer.poll_elapsed(cx));
             let Some((next, what)) = self.earliest(meter) else {
+                self.alarm.set(None);
                 return Poll::Pending;
             };
-            if self.armed.is_none_or(|armed| next < armed) {
-                self.arm(next);
-            }
-            std::task::ready!(self.timer.poll_elapsed(cx));
             if Instant::now() >= next {
                 return Poll::Ready(what);
             }
-            self.arm(next);
+            self.alarm.set(Some(next));
         }
     }
 
-    fn arm(&mut self, deadline: Instant) {
-        self.armed = Some(deadline);
-        self.timer.set(Some(deadline));
+    /// The alarm, for the next stream of the same task.
+    pub(crate) fn into_alarm(self) -> Alarm {
+        self.alarm
     }
 
     fn earliest(&self, meter: &Meter) -> Option<(Instant, Expired)> {
         let requested = meter.receive_ended();
         let after_request = |timeout: Option<Duration>| Some(requested? + timeout?);
-        [
+        let mut earliest = None;
+        for (deadline, what) in [
             (self.idle.map(|idle| self.idle_since + idle), Expired::Idle),
             (
                 self.request.filter(|_| requested.is_none()),
@@ -143,10 +189,14 @@ impl Deadlines {
             (after_request(self.response), Expired::Response),
             (after_request(self.per_try), Expired::PerTry),
             (self.upstream_duration, Expired::UpstreamDuration),
-        ]
-        .into_iter()
-        .filter_map(|(deadline, what)| Some((deadline?, what)))
-        .min_by_key(|(deadline, _)| *deadline)
+        ] {
+            if let Some(deadline) = deadline
+                && earliest.is_none_or(|(before, _)| deadline < before)
+            {
+                earliest = Some((deadline, what));
+            }
+        }
+        earliest
     }
 }
 
@@ -218,7 +268,7 @@ mod tests {
         local
             .run_until(async move {
                 let start = Instant::now();
-                let mut deadlines = Deadlines::new(timers.timer(), start);
+                let mut deadlines = Deadlines::new(timers.timer().into(), start);
                 set(&mut deadlines, start);
                 let meter = Meter::default();
                 let expired = poll_fn(|cx| deadlines.poll_expired(&meter, cx)).await;
@@ -249,5 +299,28 @@ mod tests {
         })
         .await;
         assert_eq!(expired, Expired::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_of_an_earlier_stream_moves_no_deadline() {
+        let seconds = Duration::from_secs;
+        for (earlier, later) in [(5, 20), (20, 5)] {
+            let (_, after) = first(|deadlines, start| {
+                deadlines.set_duration(Some(start + seconds(earlier)));
+                let mut cx = Context::from_waker(std::task::Waker::noop());
+                assert!(
+                    deadlines
+                        .poll_expired(&Meter::default(), &mut cx)
+                        .is_pending()
+                );
+                let unused = Timers::new().timer().into();
+                let before = std::mem::replace(deadlines, Deadlines::new(unused, start));
+                *deadlines = Deadlines::new(before.into_alarm(), start);
+                deadlines.set_duration(Some(start + seconds(later)));
+            })
+            .await;
+            let late = after.checked_sub(seconds(later));
+            assert!(late.is_some_and(|late| late < seconds(1)), "{after:?}");
+        }
     }
 }

@@ -55,13 +55,7 @@ impl Wait<'_> {
         let mut future = pin!(future);
         poll_fn(|cx| {
             let outcome = future.as_mut().poll(cx);
-            if let Some(error) = self.respond.malformed_body() {
-                // Whatever came out is only what the broken body has led to.
-                let reply = LocalReply::new(error.status, error.details)
-                    .body(error.body.into_owned())
-                    .flag(ResponseFlag::DownstreamProtocolError);
-                return Poll::Ready(Err(Stop::from(reply)));
-            }
+            self.check_body()?;
             if let Poll::Ready(output) = outcome {
                 return Poll::Ready(Ok(output));
             }
@@ -73,6 +67,16 @@ impl Wait<'_> {
                 .map(|expired| Err(Stop::Expired(expired)))
         })
         .await
+    }
+
+    /// Stops a request whose body is broken: whatever came of it is only what that has led to.
+    pub(crate) fn check_body(&self) -> Result<(), Stop> {
+        self.respond.malformed_body().map_or(Ok(()), |error| {
+            let reply = LocalReply::new(error.status, error.details)
+                .body(error.body.into_owned())
+                .flag(ResponseFlag::DownstreamProtocolError);
+            Err(Stop::from(reply))
+        })
     }
 
     /// Why the client has gone, if it has: a failure upstream may be only what that has led to.

@@ -182,6 +182,19 @@ impl Pick {
         self.pools.host()
     }
 
+    /// A place on a connection to the host, or why there can be none; nothing if it would have to be waited for.
+    #[must_use]
+    pub fn open_at_once(
+        &self,
+        priority: Priority,
+        downstream: Version,
+    ) -> Option<Result<UpstreamStream, PoolFailure>> {
+        match self.pools.pool(priority, downstream) {
+            Ok(pool) => pool.open_at_once(),
+            Err(failure) => Some(Err(failure)),
+        }
+    }
+
     /// A place on a connection to the host, waiting for one if need be. Dropping the future leaves the queue.
     ///
     /// # Errors

@@ -238,6 +238,12 @@ fn build_filter(config: &Any, path: &FieldPath) -> Built {
 }
 
 impl Chain {
+    /// Whether there are no filters but the router.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Runs the request through the filters. `reroute` finds the route again.
     ///
     /// # Errors

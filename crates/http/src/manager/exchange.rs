@@ -11,7 +11,6 @@ use outrider_codec::HeaderMap;
 use outrider_codec::HeaderValue;
 use outrider_codec::Respond;
 use outrider_codec::header;
-use outrider_net::ConnectionInfo;
 
 use crate::RequestHead;
 use crate::Stream;
@@ -20,6 +19,7 @@ use crate::deadlines::Deadlines;
 use crate::grpc;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
+use crate::manager::Downstream;
 use crate::request::Normalized;
 use crate::route::Action;
 use crate::route::MaxStreamDuration;
@@ -34,15 +34,16 @@ impl ConnectionManager {
     /// Serves one stream to its end.
     pub(super) async fn handle(
         self: Rc<Self>,
-        connection: Rc<ConnectionInfo>,
+        downstream: Rc<Downstream>,
         head: RequestHead,
         body: Body,
         mut respond: Respond,
     ) {
+        let connection = downstream.connection.clone();
         let stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
         self.count_request(stream.protocol);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
-        let mut deadlines = Deadlines::new(self.worker.timers.timer(), end.stream.started);
+        let mut deadlines = Deadlines::new(downstream.take_alarm(), end.stream.started);
         let mut wait = Wait {
             respond: &mut respond,
             deadlines: &mut deadlines,
@@ -60,6 +61,7 @@ impl ConnectionManager {
             Err(Stop::Gone(error)) => return end.client_gone(&error),
         };
         self.send(&mut end, body, &mut wait).await;
+        downstream.keep_alarm(deadlines.into_alarm(), end.stream.protocol);
     }
 }
 
@@ -73,11 +75,14 @@ impl ConnectionManager {
     ) -> Result<Body, Stop> {
         self.continue_early(stream, wait.respond);
         self.admit(stream, wait)?;
-        let reroute = |stream: &mut Stream| self.find_route(stream);
-        let filtered = wait
-            .until(self.filters.request(stream, body, reroute))
-            .await?;
-        let body = filtered?;
+        let body = if self.filters.is_empty() {
+            wait.check_body()?;
+            body
+        } else {
+            let reroute = |stream: &mut Stream| self.find_route(stream);
+            wait.until(self.filters.request(stream, body, reroute))
+                .await??
+        };
         let Some(router) = &self.config.filters.router else {
             // Envoy accepts a chain without filters, and never answers.
             return wait.until(pending()).await;

@@ -5,12 +5,14 @@ mod config;
 mod exchange;
 mod sending;
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::Version;
 use outrider_codec::Body;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
@@ -31,6 +33,7 @@ use crate::RequestHead;
 use crate::Stream;
 use crate::access_log::WorkerLog;
 use crate::date::DateCache;
+use crate::deadlines::Alarm;
 use crate::filters::Chain;
 
 pub use config::ConnectionManagerConfig;
@@ -99,6 +102,7 @@ impl ConnectionHandler for ConnectionManager {
         let streams = Rc::new(Downstream {
             manager: self,
             connection: connection.info,
+            alarm: Cell::new(None),
         });
         Box::pin(async move {
             let end = outrider_codec::serve(connection.stream, options, streams).await;
@@ -111,6 +115,22 @@ impl ConnectionHandler for ConnectionManager {
 struct Downstream {
     manager: Rc<ConnectionManager>,
     connection: Rc<ConnectionInfo>,
+    /// What the last stream had, if the next one will run in the same task.
+    alarm: Cell<Option<Alarm>>,
+}
+
+impl Downstream {
+    fn take_alarm(&self) -> Alarm {
+        let kept = self.alarm.take();
+        kept.unwrap_or_else(|| self.manager.worker.timers.timer().into())
+    }
+
+    /// Keeps an alarm for the next stream. On HTTP/2 that has a task of its own, and this would keep the old one alive.
+    fn keep_alarm(&self, alarm: Alarm, protocol: Version) {
+        if protocol != Version::HTTP_2 {
+            self.alarm.set(Some(alarm));
+        }
+    }
 }
 
 impl Handler for Downstream {
@@ -120,8 +140,7 @@ impl Handler for Downstream {
         body: Body,
         respond: Respond,
     ) -> impl Future<Output = ()> + 'static {
-        let connection = self.connection.clone();
-        self.manager.clone().handle(connection, head, body, respond)
+        self.manager.clone().handle(self, head, body, respond)
     }
 
     fn refused(self: Rc<Self>, refused: Refused) {
@@ -152,21 +171,19 @@ mod tests {
     use super::*;
 
     /// The size of the future that `make` makes, without making one.
-    fn size_of_output<A, F>(
-        _make: fn(Rc<ConnectionManager>, Rc<ConnectionInfo>, A, Respond) -> F,
-    ) -> usize {
+    fn size_of_output<C, A, F>(_make: fn(Rc<ConnectionManager>, C, A, Respond) -> F) -> usize {
         size_of::<F>()
     }
 
     #[test]
     fn a_stream_stays_small() {
-        let size = size_of_output::<(RequestHead, Body), _>(
-            |manager, connection, (head, body), respond| {
-                manager.handle(connection, head, body, respond)
+        let size = size_of_output::<Rc<Downstream>, (RequestHead, Body), _>(
+            |manager, downstream, (head, body), respond| {
+                manager.handle(downstream, head, body, respond)
             },
         );
         assert!(size <= 4096, "the future of a stream takes {size} bytes");
-        let size = size_of_output::<MalformedRequest, _>(ConnectionManager::refuse);
+        let size = size_of_output::<_, MalformedRequest, _>(ConnectionManager::refuse);
         assert!(
             size <= 4096,
             "the future of a refused stream takes {size} bytes"

@@ -211,7 +211,7 @@ impl ConnectionManager {
             _ => reply.flag(ResponseFlag::DownstreamProtocolError),
         };
         let body = self.reply(&mut end.stream, reply, &respond);
-        let mut deadlines = Deadlines::new(self.worker.timers.timer(), end.stream.started);
+        let mut deadlines = Deadlines::new(self.worker.timers.timer().into(), end.stream.started);
         deadlines.set_idle(self.config.timeouts.idle);
         let mut wait = Wait {
             respond: &mut respond,

@@ -139,25 +139,12 @@ impl<'a> Attempt<'a> {
     ) -> Result<(UpstreamStream, Body), Stop> {
         let deadlines = &mut *cx.wait.deadlines;
         deadlines.set_response(self.timeouts.response, self.timeouts.per_try);
-        let limit = self
-            .request
-            .cluster
-            .info()
-            .per_connection_buffer_limit_bytes as usize;
-        let mut body = EarlyBody::new(body, limit);
-        let opened = {
-            let mut opening = pin!(pick.open(self.priority, stream.protocol));
-            let waiting = poll_fn(|task| {
-                let opened = opening.as_mut().poll(task);
-                if opened.is_pending() {
-                    body.read_ahead(task);
-                }
-                opened
-            });
-            cx.wait
-                .until(waiting)
-                .await
-                .map_err(|stop| self.stopped(stop))?
+        let (opened, body) = match pick.open_at_once(self.priority, stream.protocol) {
+            Some(opened) => {
+                cx.wait.check_body()?;
+                (opened, EarlyBody::new(body, 0).into_body())
+            }
+            None => self.open_in_turn(stream, body, pick, cx).await?,
         };
         let place = match opened {
             Ok(place) => place,
@@ -182,7 +169,30 @@ impl<'a> Attempt<'a> {
         cx.wait
             .deadlines
             .set_upstream_duration(limit.map(|limit| clock::now() + limit));
-        Ok((place, body.into_body()))
+        Ok((place, body))
+    }
+
+    /// Waits for a place, reading the request's body meanwhile.
+    async fn open_in_turn(
+        &self,
+        stream: &Stream,
+        body: Body,
+        pick: &Pick,
+        cx: &mut RouterCx<'_>,
+    ) -> Result<(Result<UpstreamStream, PoolFailure>, Body), Stop> {
+        let info = self.request.cluster.info();
+        let mut body = EarlyBody::new(body, info.per_connection_buffer_limit_bytes as usize);
+        let mut opening = pin!(pick.open(self.priority, stream.protocol));
+        let waiting = poll_fn(|task| {
+            let opened = opening.as_mut().poll(task);
+            if opened.is_pending() {
+                body.read_ahead(task);
+            }
+            opened
+        });
+        let opened = cx.wait.until(waiting).await;
+        let opened = opened.map_err(|stop| self.stopped(stop))?;
+        Ok((opened, body.into_body()))
     }
 
     fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> Stop {

@@ -179,10 +179,15 @@ impl Pool {
         })
     }
 
+    /// A place on a connection, if one is free.
+    pub(crate) fn open_at_once(self: &Rc<Self>) -> Option<Result<UpstreamStream, PoolFailure>> {
+        self.ready().map(|connection| self.attach(connection))
+    }
+
     /// A place on a connection: at once if there is one, else in turn.
     pub(crate) async fn open(self: &Rc<Self>) -> Result<UpstreamStream, PoolFailure> {
-        if let Some(connection) = self.ready() {
-            return self.attach(connection);
+        if let Some(opened) = self.open_at_once() {
+            return opened;
         }
         let breakers = &self.cx.breakers;
         let Some(permit) = breakers.enter(self.priority, Resource::PendingRequests) else {
