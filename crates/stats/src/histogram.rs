@@ -100,16 +100,19 @@ impl Histogram {
         let Some(all) = self.0.get() else {
             return;
         };
-        let mut see = |bound, bucket: &Bucket| match bucket.take() {
-            0 => {}
-            count => take(bound, count),
-        };
         for (digit, bucket) in (0..).zip(&all.digits) {
-            see(digit, bucket);
+            match bucket.take() {
+                0 => {}
+                count => take(digit, count),
+            }
         }
         for (exponent, decade) in (0..).zip(&all.decades) {
             for (leading, bucket) in (10..).zip(decade.get().into_iter().flat_map(|d| &d.0)) {
-                see(leading * 10u64.pow(exponent), bucket);
+                match bucket.take() {
+                    0 => {}
+                    // Only buckets beyond what a `u64` holds, which stay empty, have no such bound.
+                    count => take(leading * 10u64.pow(exponent), count),
+                }
             }
         }
     }
