@@ -127,8 +127,10 @@ impl Connection {
         let ends = body.is_end_stream();
         let meter = Rc::new(Meter::default());
         let mut transport = self.transport.borrow_mut();
+        let before = transport.queued();
         let encoded = transport.write(|out| encode::request(head, &self.options.http1, ends, out));
-        meter.add_headers_sent(transport.queued(), transport.queued());
+        let size = transport.queued() - before;
+        meter.add_headers_sent(size, size);
         drop(transport);
         let upload = (encoded.coding != BodyCoding::None)
             .then(|| (BodySink::new(encoded, self.options.buffer_limit), body));

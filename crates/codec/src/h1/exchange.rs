@@ -180,32 +180,33 @@ impl Exchange {
         }
         let connection = self.connection.clone();
         let mut transport = connection.transport.borrow_mut();
-        if !transport.input.is_empty() {
-            let taken = head::take_response(
-                &mut transport.input,
-                &mut self.searched,
-                connection.limits(),
-                &connection.options.http1,
-                &self.method,
-            );
-            match taken {
-                Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                Ok(None) => {}
-                Err(error) => {
-                    drop(transport);
-                    let cause = EndCause::ProtocolError(error.details);
-                    let error = StreamError::ProtocolError(error.details);
-                    return Poll::Ready(Err(self.fail(error, cause)));
+        loop {
+            if !transport.input.is_empty() {
+                let taken = head::take_response(
+                    &mut transport.input,
+                    &mut self.searched,
+                    connection.limits(),
+                    &connection.options.http1,
+                    &self.method,
+                );
+                match taken {
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Ok(None) => {}
+                    Err(error) => {
+                        drop(transport);
+                        let cause = EndCause::ProtocolError(error.details);
+                        let error = StreamError::ProtocolError(error.details);
+                        return Poll::Ready(Err(self.fail(error, cause)));
+                    }
                 }
             }
+            if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
+                drop(transport);
+                return Poll::Ready(Err(
+                    self.fail(StreamError::ConnectionTermination, EndCause::Remote)
+                ));
+            }
         }
-        if matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
-            return turn::give_way(cx);
-        }
-        drop(transport);
-        Poll::Ready(Err(
-            self.fail(StreamError::ConnectionTermination, EndCause::Remote)
-        ))
     }
 
     fn begin_body(&mut self, response: ReceivedResponse) -> ResponseHead {

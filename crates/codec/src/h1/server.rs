@@ -68,6 +68,7 @@ pub(crate) async fn serve<H: Handler>(
             head_timer: options.timers.timer(),
             head_begun: false,
             searched: 0,
+            gave_way: false,
         },
         shared,
         options,
@@ -77,8 +78,10 @@ pub(crate) async fn serve<H: Handler>(
         match connection.next().await {
             Next::Request(head) => match connection.serve(head).await {
                 After::KeepAlive => {}
-                After::Closed | After::Unread => {
-                    return connection.close(false, EndCause::Local).await;
+                After::Closed => return connection.close(false, EndCause::Local).await,
+                After::Unread => {
+                    let cause = connection.body_fault().unwrap_or(EndCause::Local);
+                    return connection.close(false, cause).await;
                 }
                 After::ClosedEarly => {
                     let cause = connection.body_fault().unwrap_or(EndCause::Local);
@@ -143,6 +146,8 @@ struct Waiting {
     head_timer: Timer,
     head_begun: bool,
     searched: usize,
+    /// Other tasks had their turn since the last request.
+    gave_way: bool,
 }
 
 impl<H: Handler> Connection<H> {
@@ -332,6 +337,9 @@ impl Waiting {
             Poll::Pending => return self.poll_time(!self.head_begun, shared, options, cx),
         }
         if !transport.input.is_empty() {
+            if !std::mem::replace(&mut self.gave_way, true) {
+                return turn::give_way(cx);
+            }
             let taken = head::take_request(
                 &mut transport.input,
                 &mut self.searched,
@@ -340,14 +348,20 @@ impl Waiting {
                 &options.http1_stats,
             );
             match taken {
-                Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
+                Ok(Some(head)) => {
+                    self.gave_way = false;
+                    return Poll::Ready(Next::Request(head));
+                }
                 // Blank lines before it begin a head, too.
                 Ok(None) => self.begin_head(options),
                 Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
             }
         }
         match transport.poll_fill(cx) {
-            Poll::Ready(Ok(Filled::Some)) => turn::give_way(cx),
+            Poll::Ready(Ok(Filled::Some)) => {
+                self.gave_way = true;
+                turn::give_way(cx)
+            }
             Poll::Ready(Ok(Filled::End) | Err(_)) => Poll::Ready(Next::Close(EndCause::Remote)),
             Poll::Pending => self.poll_time(!self.head_begun, shared, options, cx),
         }

@@ -1,5 +1,6 @@
 //! Transcripts: bytes to a server connection and back, and the client against that server.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -324,6 +325,41 @@ async fn an_answer_that_nobody_takes_leaves_its_connection_idle() {
         assert_eq!(served.await.unwrap().cause, EndCause::Local);
         assert_eq!(options.stats.downstream_cx_idle_timeout.value(), 1);
         assert_eq!(options.stats.downstream_cx_delayed_close_timeout.value(), 1);
+    })
+    .await;
+}
+
+/// Answers everything at once, and counts.
+#[derive(Debug, Default)]
+struct Eager(Cell<usize>);
+
+impl Handler for Eager {
+    async fn serve(self: Rc<Self>, _head: RequestHead, _body: Body, mut respond: Respond) {
+        self.0.set(self.0.get() + 1);
+        drop(
+            respond
+                .send(ResponseHead::default(), Body::full("y".repeat(1000)))
+                .await,
+        );
+    }
+
+    fn refused(self: Rc<Self>, _refused: Refused) {}
+
+    async fn malformed(self: Rc<Self>, _error: MalformedRequest, _respond: Respond) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_without_reading_is_not_answered_for_long() {
+    local(|timers| async move {
+        let served = Rc::new(Eager::default());
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let options = Rc::new(options(&timers));
+        spawn_local(serve(Stream::Unix(server), options, served.clone()));
+        let all = 20_000;
+        let requests = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(all);
+        let written = client.write_all(requests.as_bytes());
+        let stuck = tokio::time::timeout(Duration::from_secs(1), written).await;
+        assert!(stuck.is_err() && served.0.get() < all / 10, "{served:?}");
     })
     .await;
 }

@@ -196,19 +196,19 @@ impl Transport {
     /// Whether the end of the worker's turn is to be waited for with what is queued. More than a little is written at
     /// once; an error shows in `has_failed`.
     pub(super) fn puts_off(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.queued == 0 || self.failed.is_some() {
+            return false;
+        }
         if self.queued > PUT_OFF {
+            self.put_off = false;
             drop(self.poll_drain(cx));
             return false;
         }
-        let first = self.queued > 0 && !self.put_off;
-        if first {
-            self.put_off = true;
-            match &mut self.owner {
-                Some(owner) => owner.clone_from(cx.waker()),
-                None => self.owner = Some(cx.waker().clone()),
-            }
+        match &mut self.owner {
+            Some(owner) => owner.clone_from(cx.waker()),
+            None => self.owner = Some(cx.waker().clone()),
         }
-        first
+        !std::mem::replace(&mut self.put_off, true)
     }
 
     /// The worker's turn has come to its end.
@@ -225,11 +225,10 @@ impl Transport {
         self.owner = Some(owner);
     }
 
-    /// Nobody waits for what is written any more.
+    /// Who has written is gone, or will be: whoever comes next sees to what is queued.
     pub(super) fn disown(&mut self) {
-        if !self.put_off {
-            self.owner = None;
-        }
+        self.put_off = false;
+        self.owner = None;
     }
 
     /// Ready unless the socket has not taken all that it was given: what was put off is not in the way.

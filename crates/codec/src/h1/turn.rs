@@ -1,5 +1,5 @@
-//! A worker's turn: what its tasks do between two looks at its sockets. First all read that have something to read, then
-//! what they have read is handled, and small writes are put off to its end: each kind of work finds its code in the caches.
+//! A worker's turn: what its tasks do between two looks at its sockets. Requests are read before the first of them is
+//! handled, and small writes are put off to its end: each kind of work finds its code in the caches.
 //!
 //! A peer that waits runs as soon as something was written to it, beside us. Writing after each message has every peer come
 //! back with one answer at a time, and both sides touch the same sockets at once; with one write after the other, both
@@ -48,20 +48,21 @@ enum Ender {
 
 /// Has `writes` made once all tasks that are ready now had their turn.
 pub(super) fn put_off(writes: Rc<dyn PutOff>) {
-    TURN.with_borrow_mut(|turn| {
+    let unended = TURN.with_borrow_mut(|turn| {
         turn.waiting.push(writes);
         match &turn.ender {
-            Ender::None => {
-                turn.ender = Ender::Spawned;
-                spawn_local(unconstrained(end_turns(Gone)));
-            }
             Ender::Asleep(task) if turn.waiting.len() == 1 => task.wake_by_ref(),
             Ender::Spawned | Ender::Asleep(_) => {}
+            Ender::None => turn.ender = Ender::Spawned,
         }
+        matches!(turn.ender, Ender::Spawned) && turn.waiting.len() == 1
     });
+    if unended {
+        spawn_local(unconstrained(end_turns(Gone)));
+    }
 }
 
-/// Lets all other ready tasks come first, after something was read: they may have to read, too.
+/// Lets all other ready tasks come first before a request is handled: they may have to read, too.
 pub(super) fn give_way<T>(cx: &Context<'_>) -> Poll<T> {
     cx.waker().wake_by_ref();
     Poll::Pending
