@@ -359,7 +359,8 @@ async fn who_asks_without_reading_is_not_answered_for_long() {
         let requests = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(all);
         let written = client.write_all(requests.as_bytes());
         let stuck = tokio::time::timeout(Duration::from_secs(1), written).await;
-        assert!(stuck.is_err() && served.0.get() < all / 10, "{served:?}");
+        // What the socket takes, and little more: one read alone holds 600 of them.
+        assert!(stuck.is_err() && served.0.get() < 300, "{served:?}");
     })
     .await;
 }
