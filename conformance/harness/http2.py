@@ -293,6 +293,7 @@ def action(conn: Connection, step: dict | str) -> None:
     `preface`, `close`, `end` (half close), `await: WHAT`, or a frame: `SETTINGS: {…}`, `HEADERS: {stream, flags: [..],
     fields: [..]}`, `DATA: {stream, flags, data, padding}`, `RST_STREAM: {stream, code}`, `PING: text`, `GOAWAY: {..}`,
     `WINDOW_UPDATE: {stream, increment}`, `FRAME: {type, flags, stream, hex}` for anything else, `bytes: text`.
+    `together: [..]` plays steps whose bytes leave in one piece.
     """
     if isinstance(step, str):
         step = {step: None}
@@ -389,8 +390,17 @@ def start(conn: Connection, value) -> None:
     conn.settings(value or {})
 
 
+def send_together(conn: Connection, steps: list) -> None:
+    """Plays steps, none of which waits, and sends what they make in one piece."""
+    conn.cork()
+    for step in steps:
+        action(conn, step)
+    conn.uncork()
+
+
 PLAIN = {
     "preface": start,
+    "together": send_together,
     "close": lambda conn, _value: conn.close(),
     "end": half_close,
     "abort": hard_close,
