@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::future::Future;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Context;
+use std::task::Waker;
 use std::time::Duration;
 
 use outrider_net::Drain;
@@ -38,6 +40,7 @@ use crate::serve;
 use crate::stats::ConnectionStats;
 
 use super::client::connect;
+use super::transport::Transport;
 
 /// Answers `/echo` with the request's body once it has all of it, `/stream` while it comes, `/early` without reading it, `/cut` with less than it announces, and
 /// `/never` not at all.
@@ -480,6 +483,20 @@ async fn a_host_that_answers_early_gets_the_rest_of_the_request() {
         assert_eq!(client.capacity(), 1);
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_takes_a_connection_over_sees_to_what_is_unsent() {
+    let (near, _far) = UnixStream::pair().unwrap();
+    let bytes = std::sync::Arc::new(ConnectionStats::default());
+    let mut transport = Transport::new(Stream::Unix(near), bytes, &[]);
+    let mut cx = Context::from_waker(Waker::noop());
+    transport.write(|out| out.push(b'a'));
+    assert!(transport.puts_off(&mut cx) && !transport.puts_off(&mut cx));
+    transport.disown();
+    assert!(transport.puts_off(&mut cx));
+    transport.write_put_off();
+    assert_eq!(transport.queued(), 0);
 }
 
 #[tokio::test]
