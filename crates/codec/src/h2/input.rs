@@ -18,11 +18,14 @@ use crate::stats::ByteCounts;
 use super::frame;
 use super::message::Kind;
 
-/// The most that one read takes, bytes. More means fewer system calls, but also more data under way that has left the
-/// processor's cache by the time it is written.
+/// The most that one read takes, bytes: a largest frame's worth, or much after a read that left something behind.
 const CHUNK: usize = 16 * 1024 + frame::HEAD;
-/// Reads before a connection lets others have their turn.
-pub(super) const READS: usize = 4;
+const LARGE_CHUNK: usize = 4 * CHUNK;
+/// Bytes and frames that a connection reads before it lets others have their turn.
+pub(super) const TURN: usize = 4 * LARGE_CHUNK;
+pub(super) const FRAMES_OF_TURN: u64 = 512;
+/// Who keeps a piece of a chunk keeps all of it: pieces that are a smaller part of it than this are copied.
+const SHARED_PART: usize = 8;
 
 /// What is known of the frame that comes in.
 #[derive(Debug, Default)]
@@ -31,6 +34,10 @@ pub(super) struct Input {
     pub(super) preface: usize,
     /// Whether the first frame was seen.
     pub(super) begun: bool,
+    /// The last read left something behind, or nearly so: the next one should be large.
+    flooded: bool,
+    /// How much the chunk that was taken last has room for, bytes.
+    room: usize,
     /// The beginning of a frame that is taken as a whole.
     pub(super) partial: Vec<u8>,
     /// A DATA frame whose payload comes in.
@@ -71,6 +78,39 @@ impl Input {
         }
     }
 
+    /// An empty chunk to read into. Streams may keep parts of what was read into the one before.
+    pub(super) fn take_chunk(&mut self) -> BytesMut {
+        self.room = if self.flooded { LARGE_CHUNK } else { CHUNK };
+        let mut chunk = SPARE.with_borrow_mut(|spare| std::mem::take(spare.of(self.room)));
+        chunk.clear();
+        if chunk.capacity() < self.room {
+            chunk.reserve(self.room);
+        }
+        chunk
+    }
+
+    /// Gives the chunk back.
+    pub(super) fn give_chunk(&self, chunk: BytesMut) {
+        SPARE.with_borrow_mut(|spare| *spare.of(self.room) = chunk);
+    }
+
+    /// Reads into the chunk that was taken; 0 is the end.
+    pub(super) fn poll_read(
+        &mut self,
+        socket: &mut Stream,
+        chunk: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let read = ready!(poll_read(socket, chunk, self.room, cx));
+        self.flooded = chunk.len() >= CHUNK;
+        Poll::Ready(read)
+    }
+
+    /// Whether a piece of the chunk, this long, is so small that it is copied.
+    pub(super) fn is_small(&self, piece: usize) -> bool {
+        piece < self.room / SHARED_PART
+    }
+
     /// The stream whose request's head has begun and not ended.
     pub(super) fn open_request(&self) -> Option<u32> {
         let block = self.block.as_ref();
@@ -88,31 +128,34 @@ impl Input {
 
 thread_local! {
     // Not state that anybody could see: the memory that this worker reads into.
-    static SPARE: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static SPARE: RefCell<Spare> = RefCell::default();
 }
 
-/// An empty chunk to read into. Streams may keep parts of what was read into the one before.
-pub(super) fn take_chunk() -> BytesMut {
-    let mut chunk = SPARE.with_borrow_mut(std::mem::take);
-    chunk.clear();
-    if chunk.capacity() < CHUNK {
-        chunk.reserve(CHUNK);
+/// Chunks that are not in use, of either size: who keeps a piece of a small one keeps nothing large.
+#[derive(Debug, Default)]
+struct Spare {
+    small: BytesMut,
+    large: BytesMut,
+}
+
+impl Spare {
+    fn of(&mut self, room: usize) -> &mut BytesMut {
+        if room > CHUNK {
+            &mut self.large
+        } else {
+            &mut self.small
+        }
     }
-    chunk
 }
 
-/// Gives a chunk back.
-pub(super) fn give_chunk(chunk: BytesMut) {
-    SPARE.with_borrow_mut(|spare| *spare = chunk);
-}
-
-/// Reads into `chunk`; 0 is the end.
-pub(super) fn poll_read(
+/// Reads no more than `room` bytes into `chunk`; 0 is the end.
+fn poll_read(
     socket: &mut Stream,
     chunk: &mut BytesMut,
+    room: usize,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    let mut limited = chunk.limit(CHUNK);
+    let mut limited = chunk.limit(room);
     pin!(socket.read_buf(&mut limited)).poll(cx)
 }
 
@@ -125,7 +168,7 @@ pub(super) fn poll_drain(
     let mut waste = BytesMut::with_capacity(1024);
     loop {
         waste.clear();
-        match ready!(poll_read(socket, &mut waste, cx)) {
+        match ready!(poll_read(socket, &mut waste, CHUNK, cx)) {
             Ok(0) | Err(_) => return Poll::Ready(()),
             Ok(count) => counts.received(count as u64),
         }

@@ -19,7 +19,6 @@ use super::super::frame::Head;
 use super::super::headers;
 use super::super::stream::Chunks;
 use super::super::stream::StreamState;
-use super::HIGH;
 use super::State;
 use super::StreamRef;
 
@@ -128,14 +127,14 @@ impl State {
 
     /// How much of a stream can leave now.
     pub(super) fn sendable(&mut self, key: usize) -> usize {
-        if self.output.waiting() >= HIGH {
+        if self.output.waiting() >= self.high {
             return 0;
         }
         let Some(stream) = self.streams.get(key) else {
             return 0;
         };
         let window = stream.send_window.min(self.send_window);
-        usize::try_from(window).unwrap_or(0).min(HIGH)
+        usize::try_from(window).unwrap_or(0).min(self.high)
     }
 
     /// Queues a piece of a message, or lets it wait.
@@ -223,7 +222,7 @@ impl State {
 
     /// Sees to it that what waits is looked at when it may leave.
     fn note_waiting(&mut self, key: usize) {
-        let full = self.output.waiting() >= HIGH || self.send_window <= 0;
+        let full = self.output.waiting() >= self.high || self.send_window <= 0;
         let Some(stream) = self.streams.get(key) else {
             return;
         };

@@ -15,9 +15,6 @@ use super::Fault;
 use super::State;
 use super::receive::PROTOCOL;
 
-/// Pieces of data from this size on are not copied, bytes.
-const SHARED: usize = 2048;
-
 impl State {
     pub(super) fn begin_data(&mut self, head: Head, first: Option<u8>) -> Result<(), Fault> {
         let (pad_field, padding) = match (head.has(frame::PADDED), first) {
@@ -134,7 +131,7 @@ impl State {
             chunk.advance(count);
             return self.release(key, count);
         }
-        let bytes = if count < SHARED {
+        let bytes = if self.input.is_small(count) {
             let bytes = Bytes::copy_from_slice(chunk.get(..count).unwrap_or_default());
             chunk.advance(count);
             bytes

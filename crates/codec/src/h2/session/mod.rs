@@ -53,8 +53,9 @@ use super::output::Output;
 use super::stream::Streams;
 use super::window::Window;
 
-/// What a stream may have waiting in its connection before it must ask again, bytes.
-const HIGH: usize = 64 * 1024;
+/// What may wait to be written before streams must ask again, bytes: the more goes out at once, the fewer times the peer is
+/// woken. Less if the connection's buffer limit is, but never less than a frame.
+const HIGH: usize = 512 * 1024;
 /// What a peer may count on before it has seen our SETTINGS (RFC 9113, section 6.5.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 /// How Envoy words the end of a stream that its connection's codec took along.
@@ -148,6 +149,8 @@ struct State {
     goaway_received: Option<u32>,
     fault: Option<Fault>,
     accepted: SmallVec<[Accepted; 1]>,
+    /// What may wait to be written before streams must ask again, bytes.
+    high: usize,
     /// The most that waits of one stream, bytes.
     backlog_limit: usize,
     /// What waits of all streams, bytes.
@@ -211,6 +214,9 @@ impl Session {
             goaway_received: None,
             fault: None,
             accepted: SmallVec::new(),
+            high: HIGH
+                .min(setup.buffer_limit as usize)
+                .max(frame::MAX_PAYLOAD),
             backlog_limit: backlog::MAX_BACKLOG.min(setup.buffer_limit as usize),
             backlogs: Rc::default(),
             flushing: Vec::new(),
@@ -433,24 +439,27 @@ impl State {
 
     /// One turn's reading; true when there may be more.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        for _ in 0..input::READS {
+        let frames = self.frames_received + input::FRAMES_OF_TURN;
+        let mut left = input::TURN;
+        while left > 0 && self.frames_received < frames {
             if self.fault.is_some() {
                 return false;
             }
             let Some(socket) = &mut self.socket else {
                 return false;
             };
-            let mut chunk = input::take_chunk();
-            let read = input::poll_read(socket, &mut chunk, cx);
+            let mut chunk = self.input.take_chunk();
+            let read = self.input.poll_read(socket, &mut chunk, cx);
             match read {
                 Poll::Ready(Ok(0) | Err(_)) => self.fail(Fault::Gone),
                 Poll::Ready(Ok(count)) => {
+                    left = left.saturating_sub(count);
                     self.counts.received(count as u64);
                     self.receive(&mut chunk);
                 }
                 Poll::Pending => {}
             }
-            input::give_chunk(chunk);
+            self.input.give_chunk(chunk);
             if read.is_pending() {
                 return false;
             }
@@ -487,7 +496,7 @@ impl State {
             self.output.clear();
             self.fail(Fault::Gone);
         }
-        if self.output.waiting() < HIGH && self.send_window > 0 {
+        if self.output.waiting() < self.high && self.send_window > 0 {
             self.unblock();
         }
         if flushed.is_pending()

@@ -16,7 +16,6 @@ use super::super::frame::Head;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::DEFAULT_WINDOW;
-use super::HIGH;
 use super::Role;
 use super::Session;
 use super::Settings;
@@ -169,7 +168,7 @@ impl State {
         cx: &Context<'_>,
     ) -> Poll<Result<usize, StreamError>> {
         let sendable = self.sendable(key);
-        let full = self.output.waiting() >= HIGH || self.send_window <= 0;
+        let full = self.output.waiting() >= self.high || self.send_window <= 0;
         let Some(stream) = self.streams.get(key) else {
             return Poll::Ready(Err(StreamError::ConnectionTermination));
         };

@@ -5,6 +5,10 @@ use crate::UnderscoresAction;
 use crate::stats::ConnectionStats;
 
 fn session(role: Role) -> (Session, UnixStream) {
+    limited_session(role, 1 << 20)
+}
+
+fn limited_session(role: Role, buffer_limit: u32) -> (Session, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let setup = Setup {
         role,
@@ -15,7 +19,7 @@ fn session(role: Role) -> (Session, UnixStream) {
             underscores: UnderscoresAction::Allow,
             extended_connect: false,
         },
-        buffer_limit: 1 << 20,
+        buffer_limit,
         stats: Arc::default(),
         counts: Arc::new(ConnectionStats::default()),
     };
@@ -45,4 +49,54 @@ async fn streams_that_come_and_go_while_there_is_no_room_leave_nothing() {
     let mut state = session.0.borrow_mut();
     assert_eq!(state.streams.open(), 0);
     assert!(state.streams.take_blocked().is_empty());
+}
+
+#[tokio::test]
+async fn no_more_waits_to_be_written_than_the_buffer_limit_allows() {
+    let cx = Context::from_waker(Waker::noop());
+    for (limit, high) in [
+        (0, 16 * 1024),
+        (32 * 1024, 32 * 1024),
+        (1 << 20, 512 * 1024),
+    ] {
+        let (session, _peer) = limited_session(Role::Client, limit);
+        session.0.borrow_mut().send_window = 1 << 30;
+        session.0.borrow_mut().settings.peer_window = 1 << 30;
+        let before = session.waiting();
+        let stream = session.open(&Rc::default(), false).unwrap();
+        stream.send_head(false, |_, _| 0);
+        loop {
+            let backlog = session.0.borrow().backlogs.get();
+            match stream.poll_room(&cx) {
+                Poll::Ready(room) if backlog == 0 => {
+                    let piece = room.unwrap().min(1000);
+                    stream.send_data(vec![0; piece].into(), false);
+                }
+                _ => break,
+            }
+        }
+        let waiting = session.waiting() - before;
+        assert!(
+            (high..high + high / 8).contains(&waiting),
+            "{limit}: {waiting}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_small_part_of_a_large_read_does_not_keep_all_of_it() {
+    let (ours, mut peer) = UnixStream::pair().unwrap();
+    let mut ours = Stream::Unix(ours);
+    let mut input = Input::new(false);
+    tokio::io::AsyncWriteExt::write_all(&mut peer, &[0; 64 * 1024])
+        .await
+        .unwrap();
+    let mut small = Vec::new();
+    for _ in 0..2 {
+        let mut chunk = input.take_chunk();
+        let read = std::future::poll_fn(|cx| input.poll_read(&mut ours, &mut chunk, cx)).await;
+        small.push((read.unwrap(), input.is_small(2000), input.is_small(8000)));
+        input.give_chunk(chunk);
+    }
+    assert_eq!(small, [(16_393, true, false), (49_143, true, true)]);
 }
