@@ -9,14 +9,28 @@ use outrider_net::clock;
 use tokio::time::Instant;
 
 use crate::ServerOptions;
+use crate::stats::ConnectionStats;
 
 /// Why a connection should finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expiry {
-    /// It had no stream for `idle_timeout`.
+    /// It had no stream for `idle_timeout`. Told once for each such time.
     Idle,
     /// It is older than `max_connection_duration`.
     Duration,
+    /// Its drain has lasted for `drain_timeout`.
+    Drained,
+}
+
+impl Expiry {
+    /// Counts it as Envoy does.
+    pub(crate) fn count(self, stats: &ConnectionStats) {
+        match self {
+            Expiry::Idle => stats.downstream_cx_idle_timeout.inc(),
+            Expiry::Duration => stats.downstream_cx_max_duration_reached.inc(),
+            Expiry::Drained => {}
+        }
+    }
 }
 
 /// One connection's deadlines, on one timer.
@@ -27,8 +41,19 @@ pub(crate) struct Life {
     timer: Timer,
     idle_timeout: Option<Duration>,
     idle_since: Option<Instant>,
+    /// The time without a stream was too long, and has been told.
+    idle_told: bool,
     expires: Option<Instant>,
+    drain: Drain,
     requests_left: Option<u32>,
+}
+
+/// How far the connection's drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    No,
+    Until(Instant),
+    Over,
 }
 
 impl Life {
@@ -42,18 +67,21 @@ impl Life {
             timer: options.timers.timer(),
             idle_timeout: options.idle_timeout,
             idle_since: Some(now),
+            idle_told: false,
             expires,
+            drain: Drain::No,
             requests_left: options.max_requests_per_connection,
         };
         life.arm(now);
         life
     }
 
-    /// Says how many streams are open; to be called whenever that may have changed, and with each poll of the connection.
+    /// Says how many streams are open; to be called whenever that may have changed, and with each poll of the connection,
+    /// until there is none.
     pub(crate) fn poll(&mut self, active: usize, cx: &mut Context<'_>) -> Option<Expiry> {
         if active > 0 {
-            self.idle_since = None;
-        } else if self.idle_since.is_none() {
+            self.end_idle();
+        } else if self.idle_since.is_none() && !self.idle_told {
             self.idle_since = Some(clock::now());
         }
         while self.timer.poll_elapsed(cx).is_ready() {
@@ -64,18 +92,38 @@ impl Life {
                 return Some(Expiry::Duration);
             }
             if self.idle_deadline().is_some_and(|deadline| deadline <= now) {
-                self.idle_timeout = None;
+                self.idle_since = None;
+                self.idle_told = true;
                 self.arm(now);
                 return Some(Expiry::Idle);
+            }
+            if matches!(self.drain, Drain::Until(end) if end <= now) {
+                self.drain = Drain::Over;
+                self.arm(now);
+                return Some(Expiry::Drained);
             }
             self.arm(now);
         }
         None
     }
 
+    /// Begins to drain, unless that has begun.
+    pub(crate) fn drain(&mut self, timeout: Duration) {
+        if self.drain == Drain::No {
+            let now = clock::now();
+            self.drain = Drain::Until(now + timeout);
+            self.arm(now);
+        }
+    }
+
+    /// Whether something can happen while there are streams.
+    pub(crate) fn watches_streams(&self) -> bool {
+        self.expires.is_some() || matches!(self.drain, Drain::Until(_))
+    }
+
     /// Counts a request, which ends the time without one; true when it is the last that the connection may carry.
     pub(crate) fn note_request(&mut self) -> bool {
-        self.idle_since = None;
+        self.end_idle();
         match &mut self.requests_left {
             Some(left) => {
                 *left = left.saturating_sub(1);
@@ -83,6 +131,11 @@ impl Life {
             }
             None => false,
         }
+    }
+
+    fn end_idle(&mut self) {
+        self.idle_since = None;
+        self.idle_told = false;
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
@@ -94,6 +147,11 @@ impl Life {
         let idle = self
             .idle_timeout
             .map(|timeout| self.idle_since.unwrap_or(now) + timeout);
-        self.timer.set(idle.into_iter().chain(self.expires).min());
+        let drained = match self.drain {
+            Drain::Until(end) => Some(end),
+            Drain::No | Drain::Over => None,
+        };
+        let times = [idle, self.expires, drained];
+        self.timer.set(times.into_iter().flatten().min());
     }
 }

@@ -170,6 +170,8 @@ pub struct ServerOptions {
     pub max_connection_duration: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration_jitter`, percent
     pub max_connection_duration_jitter_percent: f64,
+    /// `http1_safe_max_connection_duration`: HTTP/1 clients are only asked to close when it is over.
+    pub http1_safe_max_connection_duration: bool,
     /// `common_http_protocol_options.max_requests_per_connection`
     pub max_requests_per_connection: Option<u32>,
     /// `request_headers_timeout`; none when switched off.
@@ -208,6 +210,7 @@ impl ServerOptions {
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
             max_connection_duration_jitter_percent: 0.0,
+            http1_safe_max_connection_duration: false,
             max_requests_per_connection: None,
             request_headers_timeout: None,
             stream_idle_timeout: None,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -27,6 +28,7 @@ use crate::ServerOptions;
 use crate::StreamError;
 use crate::h1;
 use crate::h2;
+use crate::life::Life;
 use crate::stats::ByteCounts;
 use crate::stats::ConnectionStats;
 
@@ -108,9 +110,10 @@ pub async fn serve<H: Handler>(
     handler: Rc<H>,
 ) -> ConnectionEnd {
     let counted = Counted::new(&options);
+    let mut life = Life::new(&options);
     let stats = &options.stats;
     // Boxed, so that a connection of one codec is not as large as one of the other, with the handler's future inside.
-    let end = match sniff(&mut socket, &options).await {
+    let end = match sniff(&mut socket, &options, &mut life).await {
         Ok((CodecType::Http1, _)) if options.codec == CodecType::Http2 => {
             stats.downstream_cx_http2_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
@@ -123,13 +126,13 @@ pub async fn serve<H: Handler>(
         Ok((CodecType::Http1, already)) => {
             stats.downstream_cx_http1_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http1_active);
-            let served = h1::server::serve(socket, already, options.clone(), handler);
+            let served = h1::server::serve(socket, already, options.clone(), life, handler);
             Box::pin(served).await
         }
         Ok((_, already)) => {
             stats.downstream_cx_http2_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
-            let served = h2::server::serve(socket, already, options.clone(), handler);
+            let served = h2::server::serve(socket, already, options.clone(), life, handler);
             Box::pin(served).await
         }
         Err(cause) => ConnectionEnd {
@@ -148,21 +151,20 @@ const PREFACE: &[u8] = b"PRI * HTTP/2";
 async fn sniff(
     socket: &mut Stream,
     options: &ServerOptions,
+    life: &mut Life,
 ) -> Result<(CodecType, Vec<u8>), EndCause> {
     let mut already = Vec::new();
     if options.codec == CodecType::Http1 {
         return Ok((CodecType::Http1, already));
     }
-    let mut timer = options.timers.timer();
-    timer.set(options.idle_timeout.map(|idle| options.timers.now() + idle));
     already.reserve(FIRST_READ);
     loop {
         let read = async {
             tokio::select! {
                 biased;
                 read = socket.read_buf(&mut already) => read.map_err(|_| EndCause::Remote),
-                () = timer.elapsed() => {
-                    options.stats.downstream_cx_idle_timeout.inc();
+                expiry = poll_fn(|cx| life.poll(0, cx).map_or(Poll::Pending, Poll::Ready)) => {
+                    expiry.count(&options.stats);
                     Err(EndCause::Local)
                 }
             }

@@ -7,10 +7,12 @@ use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 
 use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
+use crate::life::Life;
 
 use super::framing::Framing;
 use super::framing::Piece;
@@ -34,6 +36,11 @@ pub(super) struct Shared {
     pub(super) answered: Cell<bool>,
     /// The connection closes after the current response.
     pub(super) closing: Cell<bool>,
+    /// The connection closes after the next response, if one comes.
+    pub(super) closing_soon: Cell<bool>,
+    /// The connection drains: responses say that it will close.
+    pub(super) draining: Cell<bool>,
+    pub(super) life: RefCell<Life>,
     /// Nothing that follows on the connection can be trusted, in either direction.
     pub(super) broken: Cell<bool>,
     /// The current request's body broke its framing: the client gets an answer if it has none yet, then the end.
@@ -41,6 +48,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Begins to drain: for `drain_timeout`, requests that cross our leaving are answered.
+    pub(super) fn drain(&self, timeout: Duration) {
+        self.draining.set(true);
+        self.life.borrow_mut().drain(timeout);
+    }
+
     /// Whether all of the current request was read.
     pub(super) fn is_request_read(&self) -> bool {
         self.framing.borrow().is_done()

@@ -125,12 +125,12 @@ impl Respond {
     fn send_head(&mut self, head: &ResponseHead, ends: bool) -> Encoded {
         let shared = &self.shared;
         // A client that may still be sending cannot be told where the next request begins.
-        if !shared.is_request_read() {
+        if !shared.is_request_read() || shared.closing_soon.get() {
             shared.closing.set(true);
         }
-        if !shared.closing.get() && self.options.drain.is_draining() {
+        if !shared.draining.get() && self.options.drain.is_draining() {
             self.options.stats.downstream_cx_drain_close.inc();
-            shared.closing.set(true);
+            shared.drain(self.options.drain_timeout);
         }
         if self.of.version == Version::HTTP_10
             && !ends
@@ -143,7 +143,7 @@ impl Respond {
             method: &self.of.method,
             version: self.of.version,
             ends,
-            close: shared.closing.get(),
+            close: shared.closing.get() || shared.draining.get(),
         };
         let mut transport = shared.transport.borrow_mut();
         let before = transport.queued();

@@ -15,6 +15,7 @@ use http::Method;
 use http::Version;
 use outrider_net::Stream;
 use outrider_net::Timer;
+use outrider_stats::Held;
 
 use crate::Body;
 use crate::ConnectionEnd;
@@ -26,6 +27,7 @@ use crate::Respond;
 use crate::ServerOptions;
 use crate::life::Expiry;
 use crate::life::Life;
+use crate::stats::ConnectionStats;
 
 use super::framing::Framing;
 use super::head;
@@ -44,6 +46,7 @@ pub(crate) async fn serve<H: Handler>(
     socket: Stream,
     already: Vec<u8>,
     options: Rc<ServerOptions>,
+    life: Life,
     handler: Rc<H>,
 ) -> ConnectionEnd {
     let shared = Rc::new(Shared {
@@ -57,14 +60,16 @@ pub(crate) async fn serve<H: Handler>(
         keep_trailers: options.http1.enable_trailers,
         answered: Cell::new(false),
         closing: Cell::new(false),
+        closing_soon: Cell::new(false),
+        draining: Cell::new(false),
+        life: RefCell::new(life),
         broken: Cell::new(false),
         malformed: Cell::new(false),
     });
-    // Not held for as long as the connection lives.
-    drop(already);
     let mut connection = Connection {
         waiting: Waiting {
-            life: Life::new(&options),
+            begun: !already.is_empty(),
+            soft_drain: None,
             head_timer: options.timers.timer(),
             head_begun: false,
             searched: 0,
@@ -74,6 +79,8 @@ pub(crate) async fn serve<H: Handler>(
         options,
         handler,
     };
+    // Not held for as long as the connection lives.
+    drop(already);
     loop {
         match connection.next().await {
             Next::Request(head) => match connection.serve(head).await {
@@ -141,7 +148,10 @@ struct Connection<H> {
 
 /// What is looked at while no request is being served.
 struct Waiting {
-    life: Life,
+    /// The client has said something.
+    begun: bool,
+    /// The connection is one that closes after the next response.
+    soft_drain: Option<Held<ConnectionStats>>,
     /// `request_headers_timeout` or `stream_idle_timeout`, from a head's first byte.
     head_timer: Timer,
     head_begun: bool,
@@ -162,7 +172,7 @@ impl<H: Handler> Connection<H> {
 
     /// Serves one request, from its head to the last byte of its response.
     async fn serve(&mut self, request: Received) -> After {
-        if self.waiting.life.note_request() {
+        if self.shared.life.borrow_mut().note_request() {
             self.options.stats.downstream_cx_max_requests_reached.inc();
             self.shared.closing.set(true);
         }
@@ -210,9 +220,13 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Runs a handler in this task; what each of its turns has made is written at the end of the worker's.
-    async fn drive(&self, mut served: Pin<&mut impl Future<Output = ()>>) {
-        let shared = &self.shared;
+    async fn drive(&mut self, mut served: Pin<&mut impl Future<Output = ()>>) {
+        let (shared, options) = (&self.shared, &self.options);
+        let waiting = &mut self.waiting;
         poll_fn(|cx| {
+            if shared.life.borrow().watches_streams() {
+                waiting.poll_life(1, shared, options, cx);
+            }
             let done = served.as_mut().poll(cx);
             // An error shows in the handler's next look at its client, or in `after`.
             if shared.transport.borrow_mut().puts_off(cx) {
@@ -359,6 +373,7 @@ impl Waiting {
         }
         match transport.poll_fill(cx) {
             Poll::Ready(Ok(Filled::Some)) => {
+                self.begun = true;
                 self.gave_way = true;
                 turn::give_way(cx)
             }
@@ -389,21 +404,38 @@ impl Waiting {
         {
             return Poll::Ready(Next::Malformed(late));
         }
-        match self.life.poll(0, cx) {
-            Some(Expiry::Idle) if idle => {
-                options.stats.downstream_cx_idle_timeout.inc();
-                Poll::Ready(Next::Close(EndCause::Local))
-            }
-            Some(Expiry::Duration) => {
-                options.stats.downstream_cx_max_duration_reached.inc();
-                shared.closing.set(true);
-                if idle {
-                    Poll::Ready(Next::Close(EndCause::Local))
-                } else {
-                    Poll::Pending
+        self.poll_life(usize::from(!idle), shared, options, cx);
+        if idle && shared.closing.get() {
+            return Poll::Ready(Next::Close(EndCause::Local));
+        }
+        Poll::Pending
+    }
+
+    /// Looks whether the connection has lived for long enough, with so many requests on it.
+    fn poll_life(
+        &mut self,
+        active: usize,
+        shared: &Shared,
+        options: &ServerOptions,
+        cx: &mut Context<'_>,
+    ) {
+        loop {
+            let expiry = shared.life.borrow_mut().poll(active, cx);
+            let Some(expiry) = expiry else {
+                return;
+            };
+            expiry.count(&options.stats);
+            match expiry {
+                Expiry::Drained => shared.closing.set(true),
+                _ if !self.begun => shared.closing.set(true),
+                Expiry::Duration if options.http1_safe_max_connection_duration => {
+                    shared.closing_soon.set(true);
+                    let stats = &options.stats;
+                    let held = stats.hold(|stats| &stats.downstream_cx_http1_soft_drain);
+                    self.soft_drain = Some(held);
                 }
+                Expiry::Idle | Expiry::Duration => shared.drain(options.drain_timeout),
             }
-            Some(Expiry::Idle) | None => Poll::Pending,
         }
     }
 }

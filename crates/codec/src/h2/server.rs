@@ -47,6 +47,7 @@ pub(crate) async fn serve<H: Handler>(
     socket: Stream,
     already: Vec<u8>,
     options: Rc<ServerOptions>,
+    life: Life,
     handler: Rc<H>,
 ) -> ConnectionEnd {
     options.http2_stats.nghttp2_downstream_connections.inc();
@@ -58,7 +59,7 @@ pub(crate) async fn serve<H: Handler>(
         session: session.clone(),
         options: options.clone(),
     });
-    let mut driver = Driver::new(connection.clone(), handler);
+    let mut driver = Driver::new(connection.clone(), life, handler);
     driver.unread(&already);
     // Not held for as long as the connection lives.
     drop(already);
@@ -181,11 +182,11 @@ impl Drop for ActiveStream {
 }
 
 /// How far the connection is on its way out.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     No,
-    /// The client was told; until the timer fires it may still open streams.
-    Noticed(Timer),
+    /// The client was told; for `drain_timeout` it may still open streams.
+    Noticed,
     /// What is open is served to its end.
     Closing,
 }
@@ -214,12 +215,12 @@ struct Driver<H> {
 }
 
 impl<H: Handler> Driver<H> {
-    fn new(connection: Rc<Connection>, handler: Rc<H>) -> Driver<H> {
+    fn new(connection: Rc<Connection>, life: Life, handler: Rc<H>) -> Driver<H> {
         let options = connection.options.clone();
         let keepalive = options.http2.keepalive.as_ref();
         Driver {
             draining: Some(options.drain.wait()),
-            life: Life::new(&options),
+            life,
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
             flush_timer: None,
@@ -251,7 +252,7 @@ impl<H: Handler> Driver<H> {
         }
         let idle = self.connection.active.get() == 0 && session.open_streams() == 0;
         // What is still to be written is no reason to stay: the peer may never take it.
-        if matches!(self.leaving, Leaving::Closing) && idle {
+        if self.leaving == Leaving::Closing && idle {
             return Poll::Ready(EndCause::Local);
         }
         if more {
@@ -373,26 +374,20 @@ impl<H: Handler> Driver<H> {
             self.connection.close_if_draining();
         }
         self.poll_slow_head(cx);
-        let stats = &options.stats;
-        match self.life.poll(self.connection.active.get(), cx) {
-            Some(Expiry::Idle) => {
-                stats.downstream_cx_idle_timeout.inc();
-                self.leave();
+        if self.connection.closing.get() {
+            self.leave();
+        }
+        while let Some(expiry) = self.life.poll(self.connection.active.get(), cx) {
+            expiry.count(&options.stats);
+            match expiry {
+                Expiry::Idle | Expiry::Duration => self.leave(),
+                Expiry::Drained => {
+                    self.connection.session.goaway();
+                    self.leaving = Leaving::Closing;
+                }
             }
-            Some(Expiry::Duration) => {
-                stats.downstream_cx_max_duration_reached.inc();
-                self.leave();
-            }
-            None if self.connection.closing.get() => self.leave(),
-            None => {}
         }
         self.poll_flushes(cx);
-        if let Leaving::Noticed(timer) = &mut self.leaving
-            && timer.poll_elapsed(cx).is_ready()
-        {
-            self.connection.session.goaway();
-            self.leaving = Leaving::Closing;
-        }
     }
 
     /// Ends the streams whose clients do not take their answers (`stream_flush_timeout`).
@@ -420,13 +415,11 @@ impl<H: Handler> Driver<H> {
 
     /// Begins the two steps of GOAWAY, unless they have begun.
     fn leave(&mut self) {
-        if !matches!(self.leaving, Leaving::No) {
+        if self.leaving != Leaving::No {
             return;
         }
-        let options = &self.connection.options;
-        let mut timer = options.timers.timer();
-        timer.set(Some(options.timers.now() + options.drain_timeout));
-        self.leaving = Leaving::Noticed(timer);
+        self.leaving = Leaving::Noticed;
+        self.life.drain(self.connection.options.drain_timeout);
         self.connection.closing.set(true);
         self.connection.session.shutdown_notice();
     }

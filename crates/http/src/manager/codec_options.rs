@@ -32,6 +32,7 @@ pub(super) struct CodecOptions {
     idle_timeout: Option<Duration>,
     max_connection_duration: Option<Duration>,
     max_connection_duration_jitter_percent: f64,
+    http1_safe_max_connection_duration: bool,
     max_requests_per_connection: Option<u32>,
     request_headers_timeout: Option<Duration>,
     drain_timeout: Duration,
@@ -92,6 +93,7 @@ impl CodecOptions {
             max_connection_duration_jitter_percent: common
                 .max_connection_duration_jitter
                 .map_or(0.0, |jitter| jitter.value),
+            http1_safe_max_connection_duration: message.http1_safe_max_connection_duration,
             max_requests_per_connection: common
                 .max_requests_per_connection
                 .filter(|requests| *requests > 0),
@@ -130,6 +132,7 @@ impl CodecOptions {
             idle_timeout: self.idle_timeout,
             max_connection_duration: self.max_connection_duration,
             max_connection_duration_jitter_percent: self.max_connection_duration_jitter_percent,
+            http1_safe_max_connection_duration: self.http1_safe_max_connection_duration,
             max_requests_per_connection: self.max_requests_per_connection,
             request_headers_timeout: self.request_headers_timeout,
             stream_idle_timeout: idle,
