@@ -153,11 +153,7 @@ async fn sniff(
     options: &ServerOptions,
     life: &mut Life,
 ) -> Result<(CodecType, Vec<u8>), EndCause> {
-    let mut already = Vec::new();
-    if options.codec == CodecType::Http1 {
-        return Ok((CodecType::Http1, already));
-    }
-    already.reserve(FIRST_READ);
+    let mut already = Vec::with_capacity(FIRST_READ);
     loop {
         let read = async {
             tokio::select! {
@@ -175,7 +171,7 @@ async fn sniff(
         }
         options.stats.received(count as u64);
         let seen = already.len().min(PREFACE.len());
-        if already[..seen] != PREFACE[..seen] {
+        if options.codec == CodecType::Http1 || already[..seen] != PREFACE[..seen] {
             return Ok((CodecType::Http1, already));
         }
         if seen == PREFACE.len() {

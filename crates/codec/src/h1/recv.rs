@@ -38,8 +38,10 @@ pub(super) struct Shared {
     pub(super) closing: Cell<bool>,
     /// The connection closes after the next response, if one comes.
     pub(super) closing_soon: Cell<bool>,
-    /// The connection drains: responses say that it will close.
+    /// The connection is on its way out: responses say that it will close.
     pub(super) draining: Cell<bool>,
+    /// It closes because it has drained for long enough, which the client need not have been told.
+    pub(super) drained: Cell<bool>,
     pub(super) life: RefCell<Life>,
     /// Nothing that follows on the connection can be trusted, in either direction.
     pub(super) broken: Cell<bool>,

@@ -62,13 +62,15 @@ pub(crate) async fn serve<H: Handler>(
         closing: Cell::new(false),
         closing_soon: Cell::new(false),
         draining: Cell::new(false),
+        drained: Cell::new(false),
         life: RefCell::new(life),
         broken: Cell::new(false),
         malformed: Cell::new(false),
     });
+    // Not held for as long as the connection lives.
+    drop(already);
     let mut connection = Connection {
         waiting: Waiting {
-            begun: !already.is_empty(),
             soft_drain: None,
             head_timer: options.timers.timer(),
             head_begun: false,
@@ -79,8 +81,6 @@ pub(crate) async fn serve<H: Handler>(
         options,
         handler,
     };
-    // Not held for as long as the connection lives.
-    drop(already);
     loop {
         match connection.next().await {
             Next::Request(head) => match connection.serve(head).await {
@@ -148,8 +148,6 @@ struct Connection<H> {
 
 /// What is looked at while no request is being served.
 struct Waiting {
-    /// The client has said something.
-    begun: bool,
     /// The connection is one that closes after the next response.
     soft_drain: Option<Held<ConnectionStats>>,
     /// `request_headers_timeout` or `stream_idle_timeout`, from a head's first byte.
@@ -174,6 +172,7 @@ impl<H: Handler> Connection<H> {
     async fn serve(&mut self, request: Received) -> After {
         if self.shared.life.borrow_mut().note_request() {
             self.options.stats.downstream_cx_max_requests_reached.inc();
+            self.shared.draining.set(true);
             self.shared.closing.set(true);
         }
         if !request.keep_alive {
@@ -284,7 +283,7 @@ impl<H: Handler> Connection<H> {
         if shared.transport.borrow().has_failed() {
             return After::Gone;
         }
-        if !shared.is_request_read() {
+        if !shared.is_request_read() || shared.drained.get() {
             return After::ClosedEarly;
         }
         if shared.closing.get() {
@@ -373,7 +372,6 @@ impl Waiting {
         }
         match transport.poll_fill(cx) {
             Poll::Ready(Ok(Filled::Some)) => {
-                self.begun = true;
                 self.gave_way = true;
                 turn::give_way(cx)
             }
@@ -426,8 +424,8 @@ impl Waiting {
             };
             expiry.count(&options.stats);
             match expiry {
-                Expiry::Drained => shared.closing.set(true),
-                _ if !self.begun => shared.closing.set(true),
+                Expiry::Drained => shared.drained.set(!shared.closing.replace(true)),
+                Expiry::Duration if shared.draining.get() => {}
                 Expiry::Duration if options.http1_safe_max_connection_duration => {
                     shared.closing_soon.set(true);
                     let stats = &options.stats;

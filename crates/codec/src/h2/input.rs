@@ -20,7 +20,7 @@ use super::message::Kind;
 
 /// The most that one read takes, bytes: a largest frame's worth, or much after a read that left something behind.
 const CHUNK: usize = 16 * 1024 + frame::HEAD;
-const LARGE_CHUNK: usize = 4 * CHUNK;
+const LARGE_CHUNK: usize = 64 * 1024;
 /// Bytes and frames that a connection reads before it lets others have their turn.
 pub(super) const TURN: usize = 4 * LARGE_CHUNK;
 pub(super) const FRAMES_OF_TURN: u64 = 512;
@@ -74,6 +74,7 @@ impl Input {
     pub(super) fn new(is_server: bool) -> Input {
         Input {
             preface: if is_server { frame::PREFACE.len() } else { 0 },
+            room: CHUNK,
             ..Input::default()
         }
     }

@@ -127,14 +127,15 @@ impl State {
 
     /// How much of a stream can leave now.
     pub(super) fn sendable(&mut self, key: usize) -> usize {
-        if self.output.waiting() >= self.high {
+        if self.is_full() {
             return 0;
         }
+        let room = self.high - self.output.waiting();
         let Some(stream) = self.streams.get(key) else {
             return 0;
         };
         let window = stream.send_window.min(self.send_window);
-        usize::try_from(window).unwrap_or(0).min(self.high)
+        usize::try_from(window).unwrap_or(0).min(room)
     }
 
     /// Queues a piece of a message, or lets it wait.
@@ -222,7 +223,7 @@ impl State {
 
     /// Sees to it that what waits is looked at when it may leave.
     fn note_waiting(&mut self, key: usize) {
-        let full = self.output.waiting() >= self.high || self.send_window <= 0;
+        let full = self.is_full();
         let Some(stream) = self.streams.get(key) else {
             return;
         };

@@ -56,6 +56,8 @@ use super::window::Window;
 /// What may wait to be written before streams must ask again, bytes: the more goes out at once, the fewer times the peer is
 /// woken. Less if the connection's buffer limit is, but never less than a frame.
 const HIGH: usize = 512 * 1024;
+/// The same in frames: a peer that is slow to take small messages does not reach `max_outbound_frames` by them.
+const HIGH_FRAMES: u32 = 4096;
 /// What a peer may count on before it has seen our SETTINGS (RFC 9113, section 6.5.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 /// How Envoy words the end of a stream that its connection's codec took along.
@@ -496,7 +498,7 @@ impl State {
             self.output.clear();
             self.fail(Fault::Gone);
         }
-        if self.output.waiting() < self.high && self.send_window > 0 {
+        if !self.is_full() {
             self.unblock();
         }
         if flushed.is_pending()
@@ -507,6 +509,13 @@ impl State {
             self.fail(Fault::Flood(flood));
         }
         flushed.map(drop)
+    }
+
+    /// Whether streams have to wait for others to be sent.
+    fn is_full(&self) -> bool {
+        self.output.waiting() >= self.high
+            || self.output.frames_waiting().0 >= HIGH_FRAMES
+            || self.send_window <= 0
     }
 
     fn unblock(&mut self) {

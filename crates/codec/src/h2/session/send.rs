@@ -168,7 +168,7 @@ impl State {
         cx: &Context<'_>,
     ) -> Poll<Result<usize, StreamError>> {
         let sendable = self.sendable(key);
-        let full = self.output.waiting() >= self.high || self.send_window <= 0;
+        let full = self.is_full();
         let Some(stream) = self.streams.get(key) else {
             return Poll::Ready(Err(StreamError::ConnectionTermination));
         };

@@ -51,36 +51,44 @@ async fn streams_that_come_and_go_while_there_is_no_room_leave_nothing() {
     assert!(state.streams.take_blocked().is_empty());
 }
 
+/// Sends pieces of this size until one has to wait; returns what is in the queue, bytes and frames.
+fn fill(buffer_limit: u32, size: usize) -> (usize, u32) {
+    let (session, _peer) = limited_session(Role::Client, buffer_limit);
+    session.0.borrow_mut().send_window = 1 << 30;
+    session.0.borrow_mut().settings.peer_window = 1 << 30;
+    let cx = Context::from_waker(Waker::noop());
+    let before = session.waiting();
+    let stream = session.open(&Rc::default(), false).unwrap();
+    stream.send_head(false, |_, _| 0);
+    while session.0.borrow().backlogs.get() == 0
+        && let Poll::Ready(room) = stream.poll_room(&cx)
+    {
+        stream.send_data(vec![0; size.min(room.unwrap())].into(), false);
+    }
+    let (frames, _) = session.0.borrow().output.frames_waiting();
+    (session.waiting() - before, frames)
+}
+
 #[tokio::test]
 async fn no_more_waits_to_be_written_than_the_buffer_limit_allows() {
-    let cx = Context::from_waker(Waker::noop());
     for (limit, high) in [
         (0, 16 * 1024),
         (32 * 1024, 32 * 1024),
         (1 << 20, 512 * 1024),
     ] {
-        let (session, _peer) = limited_session(Role::Client, limit);
-        session.0.borrow_mut().send_window = 1 << 30;
-        session.0.borrow_mut().settings.peer_window = 1 << 30;
-        let before = session.waiting();
-        let stream = session.open(&Rc::default(), false).unwrap();
-        stream.send_head(false, |_, _| 0);
-        loop {
-            let backlog = session.0.borrow().backlogs.get();
-            match stream.poll_room(&cx) {
-                Poll::Ready(room) if backlog == 0 => {
-                    let piece = room.unwrap().min(1000);
-                    stream.send_data(vec![0; piece].into(), false);
-                }
-                _ => break,
-            }
-        }
-        let waiting = session.waiting() - before;
+        let (bytes, _) = fill(limit, 1000);
         assert!(
-            (high..high + high / 8).contains(&waiting),
-            "{limit}: {waiting}"
+            (high - 200..high + 100).contains(&bytes),
+            "{limit}: {bytes}"
         );
     }
+}
+
+#[tokio::test]
+async fn small_messages_do_not_flood_a_peer_that_is_slow_to_take_them() {
+    let (bytes, frames) = fill(1 << 20, 10);
+    assert!((4096..4110).contains(&frames), "{frames}");
+    assert!(bytes < 100_000, "{bytes}");
 }
 
 #[tokio::test]
