@@ -108,12 +108,19 @@ impl Breakers {
 
     /// Enters, unless the limit is reached.
     pub fn enter(self: &Arc<Self>, priority: Priority, resource: Resource) -> Option<Permit> {
+        let entered = self.enter_without_permit(priority, resource);
+        entered.then(|| self.permit(priority, resource))
+    }
+
+    /// The same for who says itself when it has [`left`](Breakers::left): a permit holds on to the breakers, which a request
+    /// has at hand without that.
+    pub(crate) fn enter_without_permit(&self, priority: Priority, resource: Resource) -> bool {
         let (count, max) = self.of(priority).count(resource);
-        let before = count
-            .fetch_update(Relaxed, Relaxed, |n| (n < max).then(|| n + 1))
-            .ok()?;
-        self.entered(priority, resource, before + 1);
-        Some(self.permit(priority, resource))
+        let entered = count.fetch_update(Relaxed, Relaxed, |n| (n < max).then(|| n + 1));
+        if let Ok(before) = entered {
+            self.entered(priority, resource, before + 1);
+        }
+        entered.is_ok()
     }
 
     /// Enters even past the limit: a pool without any connection may always make its first.
@@ -142,7 +149,8 @@ impl Breakers {
         }
     }
 
-    fn left(&self, priority: Priority, resource: Resource) {
+    /// Gives a place back that was taken without a permit.
+    pub(crate) fn left(&self, priority: Priority, resource: Resource) {
         let (count, max) = self.of(priority).count(resource);
         let before = count.fetch_sub(1, Relaxed);
         let stats = self.stats_of(priority);

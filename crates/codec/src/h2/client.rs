@@ -10,7 +10,6 @@ use std::task::Poll;
 
 use http::Method;
 use outrider_net::Stream;
-use outrider_stats::Held;
 use tokio::time::Instant;
 
 use crate::Body;
@@ -21,7 +20,6 @@ use crate::Meter;
 use crate::RequestHead;
 use crate::StreamError;
 use crate::UnderscoresAction;
-use crate::stats::Http2Stats;
 
 use super::Exchange;
 use super::headers;
@@ -191,23 +189,20 @@ impl fmt::Debug for Connection {
 /// Counts one stream for as long as its exchange lives.
 pub(super) struct ActiveStream {
     connection: Rc<Connection>,
-    _gauge: Held<Http2Stats>,
 }
 
 impl ActiveStream {
     fn new(connection: Rc<Connection>) -> ActiveStream {
         connection.active.set(connection.active.get() + 1);
-        let stats = &connection.options.http2_stats;
-        ActiveStream {
-            _gauge: stats.hold(|stats| &stats.streams_active),
-            connection,
-        }
+        connection.options.http2_stats.streams_active.inc();
+        ActiveStream { connection }
     }
 }
 
 impl Drop for ActiveStream {
     fn drop(&mut self) {
         let connection = &self.connection;
+        connection.options.http2_stats.streams_active.dec();
         let left = connection.active.get() - 1;
         connection.active.set(left);
         if left == 0 && connection.draining.get() {

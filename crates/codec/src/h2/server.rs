@@ -13,7 +13,6 @@ use http::Method;
 use outrider_net::Begun;
 use outrider_net::Stream;
 use outrider_net::Timer;
-use outrider_stats::Held;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -28,7 +27,6 @@ use crate::ServerOptions;
 use crate::life::Expiry;
 use crate::life::Life;
 use crate::stats::ConnectionStats;
-use crate::stats::Http2Stats;
 
 use super::RecvBody;
 use super::keepalive::Pinger;
@@ -156,22 +154,19 @@ impl Connection {
 /// Counts one stream for as long as it is served.
 struct ActiveStream {
     connection: Rc<Connection>,
-    _gauge: Held<Http2Stats>,
 }
 
 impl ActiveStream {
     fn new(connection: Rc<Connection>) -> ActiveStream {
         connection.active.set(connection.active.get() + 1);
-        let stats = &connection.options.http2_stats;
-        ActiveStream {
-            _gauge: stats.hold(|stats| &stats.streams_active),
-            connection,
-        }
+        connection.options.http2_stats.streams_active.inc();
+        ActiveStream { connection }
     }
 }
 
 impl Drop for ActiveStream {
     fn drop(&mut self) {
+        self.connection.options.http2_stats.streams_active.dec();
         let left = self.connection.active.get() - 1;
         self.connection.active.set(left);
         // The idle time begins now: the connection's task must look.

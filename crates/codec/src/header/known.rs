@@ -93,17 +93,31 @@ fn equal_in_any_case(known: &[u8], name: &[u8]) -> bool {
     if known.len() != name.len() {
         return false;
     }
-    let differ = |known: &[u8; 8], name: &[u8; 8]| {
-        let known = u64::from_le_bytes(*known);
+    let differ = |known: u64, name: u64| {
         // Of all that may stand in it, only letters have this bit, and only they come in two cases.
         let letters = known & (u64::MAX / 255 * 0x40);
-        (known ^ u64::from_le_bytes(*name)) & !(letters >> 1) != 0
+        (known ^ name) & !(letters >> 1) != 0
     };
+    // Eight at a time; the last may overlap with those before.
     if let (Some(a), Some(b)) = (known.last_chunk(), name.last_chunk()) {
+        let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
         let pairs = known.as_chunks().0.iter().zip(name.as_chunks().0);
-        return !differ(a, b) && !pairs.fold(false, |found, (a, b)| found | differ(a, b));
+        let all = pairs.fold(differ(word(a), word(b)), |found, (a, b)| {
+            found | differ(word(a), word(b))
+        });
+        return !all;
+    }
+    if let (Some(a), Some(b)) = (both_ends(known), both_ends(name)) {
+        return !differ(a, b);
     }
     known.eq_ignore_ascii_case(name)
+}
+
+/// The first and the last four bytes, which may overlap.
+#[inline]
+fn both_ends(name: &[u8]) -> Option<u64> {
+    let (first, last) = (name.first_chunk()?, name.last_chunk()?);
+    Some(u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32)
 }
 
 /// The bit that makes a letter small.

@@ -7,14 +7,17 @@
 //! Draining: it takes no new requests, and is closed with its last one.
 
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 
 use http::Version;
 use outrider_codec::Client;
 use outrider_net::Address;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::PoolCx;
@@ -34,8 +37,8 @@ pub(super) struct Connection {
     idle_since: Cell<Instant>,
     /// Whether it is on its pool's list of connections with a free place.
     pub(super) in_ready: Cell<bool>,
-    /// Wakes the task to close it.
-    pub(super) closing: Notify,
+    /// Wakes the task that drives it, to close it.
+    task: RefCell<Option<Waker>>,
 }
 
 /// What is known of a connection to a host.
@@ -72,7 +75,7 @@ impl Connection {
             requests: Cell::new(0),
             idle_since: Cell::new(cx.worker.timers.now()),
             in_ready: Cell::new(false),
-            closing: Notify::new(),
+            task: RefCell::default(),
             cx,
         })
     }
@@ -125,9 +128,24 @@ impl Connection {
 
     /// Closes it, whatever is on it.
     pub(super) fn close(&self) {
-        if self.state.replace(State::Closed) != State::Closed {
-            self.closing.notify_one();
+        if self.state.replace(State::Closed) != State::Closed
+            && let Some(task) = self.task.take()
+        {
+            task.wake();
         }
+    }
+
+    /// Ready when it is to be closed; for the one task that drives it.
+    pub(super) fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.state.get() == State::Closed {
+            return Poll::Ready(());
+        }
+        // The same task each time: its waker is cloned once.
+        self.task
+            .borrow_mut()
+            .get_or_insert_with(|| cx.waker().clone())
+            .clone_from(cx.waker());
+        Poll::Pending
     }
 
     /// Requests that it had so far.

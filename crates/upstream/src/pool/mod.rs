@@ -216,11 +216,11 @@ impl Pool {
     /// Gives a place on `connection` to a request.
     fn attach(self: &Rc<Self>, connection: Rc<Connection>) -> Result<UpstreamStream, PoolFailure> {
         let breakers = &self.cx.breakers;
-        let Some(permit) = breakers.enter(self.priority, Resource::Requests) else {
+        if !breakers.enter_without_permit(self.priority, Resource::Requests) {
             self.cx.stats.upstream_rq_active_overflow.inc();
             return Err(PoolFailure::ActiveOverflow);
-        };
-        Ok(UpstreamStream::new(self.clone(), connection, permit))
+        }
+        Ok(UpstreamStream::new(self.clone(), connection))
     }
 
     /// Gives free places to those that wait.

@@ -13,7 +13,7 @@ use super::Pool;
 use super::connection::Connection;
 use super::connection::ConnectionInfo;
 use crate::Host;
-use crate::Permit;
+use crate::Resource;
 
 /// A place on a connection to a host, kept until the request on it is over.
 pub struct UpstreamStream {
@@ -21,7 +21,8 @@ pub struct UpstreamStream {
 }
 
 impl UpstreamStream {
-    pub(super) fn new(pool: Rc<Pool>, connection: Rc<Connection>, permit: Permit) -> Self {
+    /// A place on `connection`, for a request that has entered the breaker.
+    pub(super) fn new(pool: Rc<Pool>, connection: Rc<Connection>) -> Self {
         connection.take_place();
         let host = &pool.host.stats;
         host.rq_total.inc();
@@ -33,7 +34,6 @@ impl UpstreamStream {
                 pool,
                 connection,
                 sent: false,
-                _permit: permit,
             },
         }
     }
@@ -75,7 +75,6 @@ pub(super) struct Lease {
     pool: Rc<Pool>,
     connection: Rc<Connection>,
     sent: bool,
-    _permit: Permit,
 }
 
 impl Lease {
@@ -93,5 +92,7 @@ impl Drop for Lease {
         self.pool.cx.stats.upstream_rq_active.dec();
         self.connection.give_back();
         self.pool.on_change(&self.connection);
+        let breakers = &self.pool.cx.breakers;
+        breakers.left(self.pool.priority, Resource::Requests);
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::pin::pin;
 use std::rc::Rc;
 use std::rc::Weak;
 use std::sync::Arc;
@@ -153,14 +152,13 @@ async fn drive(
     mut driver: Driver,
 ) -> ConnectionEnd {
     let mut limits = Limits::new(life);
-    let mut closing = pin!(connection.closing.notified());
     let mut noticed = false;
     poll_fn(|cx| {
         if let Poll::Ready(end) = driver.as_mut().poll(cx) {
             return Poll::Ready(end);
         }
         limits.poll(life, connection, cx);
-        if closing.as_mut().poll(cx).is_ready() {
+        if connection.poll_closed(cx).is_ready() {
             return Poll::Ready(ConnectionEnd {
                 cause: EndCause::Local,
                 active_streams: connection.active(),
