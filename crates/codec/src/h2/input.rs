@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use crate::stats::ByteCounts;
 
 use super::frame;
+use super::frame::Head;
 use super::message::Kind;
 
 /// The most that one read takes, bytes: a largest frame's worth, or much after a read that left something behind.
@@ -40,6 +41,8 @@ pub(super) struct Input {
     room: usize,
     /// The beginning of a frame that is taken as a whole.
     pub(super) partial: Vec<u8>,
+    /// The stream whose HEADERS frame comes in, and is waited for no longer.
+    pub(super) given_up: Option<u32>,
     /// A DATA frame whose payload comes in.
     pub(super) data: Option<DataRest>,
     /// A header block that goes on in CONTINUATION frames.
@@ -112,18 +115,28 @@ impl Input {
         piece < self.room / SHARED_PART
     }
 
-    /// The stream whose request's head has begun and not ended.
-    pub(super) fn open_request(&self) -> Option<u32> {
+    /// The stream whose request's head has begun in a whole frame, and goes on in others.
+    pub(super) fn open_block(&self) -> Option<u32> {
         let block = self.block.as_ref();
         let block = block.filter(|block| block.kind == Some(Kind::Request));
         block.map(|block| block.stream)
     }
 
-    /// Waits for that head no longer: what comes of it is decoded only to keep the table. Returns its stream.
-    pub(super) fn give_up_request(&mut self) -> Option<u32> {
-        let block = self.block.as_mut()?;
-        block.kind.take_if(|kind| *kind == Kind::Request)?;
-        Some(block.stream)
+    /// The HEADERS frame that comes in, if enough of it is there to tell what it is (RFC 9113 section 6.2).
+    pub(super) fn partial_headers(&self) -> Option<Head> {
+        let head = self.partial.first_chunk().map(Head::parse)?;
+        let padding = usize::from(head.has(frame::PADDED));
+        let priority = if head.has(frame::WITH_PRIORITY) { 5 } else { 0 };
+        let is_there = self.partial.len() >= frame::HEAD + padding + priority;
+        (head.kind == frame::HEADERS && is_there).then_some(head)
+    }
+
+    /// Waits for the rest of such a head no longer: what comes of it is decoded only to keep the table.
+    pub(super) fn give_up(&mut self, stream: u32) {
+        match &mut self.block {
+            Some(block) => block.kind = None,
+            None => self.given_up = Some(stream),
+        }
     }
 }
 

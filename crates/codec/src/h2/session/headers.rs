@@ -65,7 +65,10 @@ impl State {
             dependency = frame::number(unpadded, 0).map(|id| id & 0x7fff_ffff);
             fragment = unpadded.get(5..).ok_or(FRAME_SIZE)?;
         }
-        let kind = if self.is_server() {
+        let given_up = self.input.given_up.take() == Some(head.stream);
+        let kind = if given_up {
+            None
+        } else if self.is_server() {
             self.request_kind(head, dependency)?
         } else {
             self.response_kind(head)?
@@ -117,10 +120,7 @@ impl State {
                 None => Ok(None),
             };
         }
-        if id > self.newest_stream + 2 {
-            self.skipped = (self.newest_stream + 1, id - 1);
-        }
-        self.newest_stream = id;
+        self.note_newest(id);
         if self.goaway_sent.is_some_and(|last| id > last) {
             return Ok(None);
         }
@@ -135,6 +135,34 @@ impl State {
         }
         self.limits.note_stream();
         Ok(Some(Kind::Request))
+    }
+
+    fn note_newest(&mut self, id: u32) {
+        if id > self.newest_stream + 2 {
+            self.skipped = (self.newest_stream + 1, id - 1);
+        }
+        self.newest_stream = id;
+    }
+
+    /// The stream whose request's head has begun and not ended: its block goes on in other frames, or its frame has not
+    /// come to its end.
+    pub(super) fn open_request(&self) -> Option<u32> {
+        self.input.open_block().or_else(|| {
+            let id = self.input.partial_headers()?.stream;
+            let is_new = self.is_server() && id > self.newest_stream && !id.is_multiple_of(2);
+            let is_let_in = self.goaway_sent.is_none_or(|last| id <= last)
+                && self.streams.open() < self.settings.max_streams as usize;
+            (is_new && is_let_in).then_some(id)
+        })
+    }
+
+    /// Waits for the rest of that head no longer.
+    pub(super) fn give_up_request(&mut self, id: u32) {
+        self.input.give_up(id);
+        if id > self.newest_stream {
+            self.note_newest(id);
+            self.limits.note_stream();
+        }
     }
 
     /// What a server's HEADERS frame begins.

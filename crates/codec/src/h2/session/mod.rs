@@ -343,14 +343,15 @@ impl Session {
 
     /// The stream whose request's head has begun and not ended.
     pub(super) fn open_request(&self) -> Option<u32> {
-        self.0.borrow().input.open_request()
+        self.0.borrow().open_request()
     }
 
     /// Makes a stream of a request whose head does not end, to answer it nevertheless. The rest of the head may still
     /// come, before anything else.
     pub(super) fn give_up_request(&self) -> Option<(StreamRef, Rc<Meter>)> {
         let mut state = self.0.borrow_mut();
-        let id = state.input.give_up_request()?;
+        let id = state.open_request()?;
+        state.give_up_request(id);
         let meter = Rc::new(Meter::default());
         let mut hold = state.begin_stream(id, meter.clone(), |_| ())?;
         hold.session = Some(self.clone());
@@ -534,7 +535,7 @@ impl State {
             let frame = frame::goaway(self.newest_stream, reason);
             self.output.frame(&frame, false);
         }
-        if self.is_server() && (self.unfinished_request || self.input.open_request().is_some()) {
+        if self.is_server() && (self.unfinished_request || self.open_request().is_some()) {
             let error = fault.stream_error();
             self.accepted.push(Accepted::Refused(Refused::Error(error)));
         }
