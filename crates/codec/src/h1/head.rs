@@ -9,9 +9,9 @@ use http::Version;
 use memchr::memchr;
 
 use crate::ResponseHead;
-use crate::header;
 use crate::header::HeaderMap;
 
+use super::fields::Block;
 use super::fields::Fields;
 use super::fields::block_end;
 use super::fields::split_line;
@@ -23,10 +23,6 @@ use crate::RequestHead;
 use crate::UnderscoresAction;
 use crate::request::is_valid_authority;
 use crate::stats::Http1Stats;
-
-/// How many fields a proxy mostly adds to a head, beyond those that it takes away.
-const ADDED_TO_REQUESTS: usize = 2;
-const ADDED_TO_RESPONSES: usize = 1;
 
 /// A request's head, and what it says of the connection.
 #[derive(Debug)]
@@ -143,8 +139,7 @@ fn request(
 ) -> Result<Received, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (method, target, version) = request_line(&bytes[line])?;
-    let mut fields = Fields::parse(bytes, rest, ADDED_TO_REQUESTS, limits, Some(stats))?;
-    fields.map.join(header::JOINED_IN_REQUESTS);
+    let mut fields = Fields::parse(bytes, rest, Block::Request(stats), limits)?;
     let upgrade = fields.is_upgrade();
     // What else stands in `connection` beside an upgrade goes on with it.
     if !upgrade {
@@ -224,8 +219,7 @@ fn response(
 ) -> Result<ReceivedResponse, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (version, status) = status_line(&bytes[line])?;
-    let mut fields = Fields::parse(bytes, rest, ADDED_TO_RESPONSES, limits, None)?;
-    fields.map.join(header::JOINED_IN_RESPONSES);
+    let mut fields = Fields::parse(bytes, rest, Block::Response, limits)?;
     let switches = status == StatusCode::SWITCHING_PROTOCOLS
         || (*method == Method::CONNECT && status.is_success());
     let bodiless = *method == Method::HEAD
@@ -257,9 +251,7 @@ fn response(
 
 /// Parses the trailer fields of a chunked body, whose block of lines is `bytes`.
 pub(crate) fn trailers(bytes: &[u8], limits: Limits) -> Result<HeaderMap, HeadError> {
-    let mut trailers = Fields::parse(bytes, 0, 0, limits, None)?.map;
-    trailers.join(header::JOINED_IN_TRAILERS);
-    Ok(trailers)
+    Ok(Fields::parse(bytes, 0, Block::Trailers, limits)?.map)
 }
 
 /// Where the head at the front of `buffer` ends, with its empty line, once that is there.

@@ -27,6 +27,17 @@ pub(super) enum Kind {
     Trailers,
 }
 
+impl Kind {
+    /// The names whose fields are joined.
+    fn joined(self) -> NameSet {
+        match self {
+            Kind::Request => header::JOINED_IN_REQUESTS,
+            Kind::Response => header::JOINED_IN_RESPONSES,
+            Kind::Trailers => header::JOINED_IN_TRAILERS,
+        }
+    }
+}
+
 /// What is allowed in header blocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
@@ -115,6 +126,7 @@ pub(super) struct Fields {
     pub(super) bytes: usize,
     /// The same as the limit sees it.
     limited_bytes: usize,
+    /// How many fields there are, those that are joined being one.
     count: usize,
     regular: bool,
     flaw: Option<Flaw>,
@@ -166,6 +178,7 @@ impl Fields {
             return Err(Flaw::Field);
         };
         let mut limited = size;
+        let mut joins = false;
         match name {
             Name::Header(name) => {
                 if *name == header::COOKIE && self.kind == Kind::Request {
@@ -174,6 +187,7 @@ impl Fields {
                     limited = value.len() + separator;
                 }
                 self.regular = true;
+                joins = self.headers.contains_key(name) && self.kind.joined().has(name);
                 if !self.take_header(name, value, judge)? {
                     return Ok(());
                 }
@@ -188,12 +202,15 @@ impl Fields {
         }
         self.bytes += size;
         self.limited_bytes += limited;
-        self.count += 1;
+        if !joins {
+            self.count += 1;
+        }
         if self.limited_bytes > judge.rules.max_bytes {
             judge.stats.header_list_size_too_large.inc();
             return Err(Flaw::TooLarge);
         }
-        if self.count > judge.rules.max_count.min(MOST_FIELDS) {
+        let all = self.headers.len() + self.cookies.len();
+        if self.count > judge.rules.max_count || all > MOST_FIELDS {
             judge.stats.header_overflow.inc();
             return Err(Flaw::TooManyFields);
         }
@@ -320,7 +337,7 @@ impl Fields {
         if ends && self.content_length.is_some_and(|length| length > 0) {
             return Err(Flaw::Message);
         }
-        self.headers.join(header::JOINED_IN_REQUESTS);
+        self.headers.join(self.kind.joined());
         join_cookies(&mut self.headers, &self.cookies);
         if let Some(protocol) = self.protocol.take() {
             method = Method::GET;
@@ -346,13 +363,13 @@ impl Fields {
         if status.is_informational() && (ends || self.content_length.is_some()) {
             return Err(Flaw::Message);
         }
-        self.headers.join(header::JOINED_IN_RESPONSES);
+        self.headers.join(self.kind.joined());
         Ok((status, std::mem::take(&mut self.headers)))
     }
 
     /// The trailers that the fields make, which end the stream.
     pub(super) fn trailers(&mut self, ends: bool) -> Result<HeaderMap, Flaw> {
-        self.headers.join(header::JOINED_IN_TRAILERS);
+        self.headers.join(self.kind.joined());
         match self.flaw {
             Some(flaw) => Err(flaw),
             None if ends => Ok(std::mem::take(&mut self.headers)),
@@ -421,170 +438,4 @@ fn take_underscore(action: UnderscoresAction, stats: &Http2Stats) -> Result<bool
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RULES: Rules = Rules {
-        max_bytes: 1000,
-        max_count: 10,
-        underscores: UnderscoresAction::Allow,
-        extended_connect: true,
-    };
-
-    fn fields(kind: Kind, rules: &Rules, list: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::new(kind);
-        for (name, value) in list {
-            let size = name.len() + value.len();
-            let name = match *name {
-                ":method" => Name::Method,
-                ":scheme" => Name::Scheme,
-                ":authority" => Name::Authority,
-                ":path" => Name::Path,
-                ":protocol" => Name::Protocol,
-                ":status" => Name::Status,
-                name if name.starts_with(':') => Name::UnknownPseudo,
-                name => match HeaderName::from_lowercase(name.as_bytes()) {
-                    Ok(name) => Name::Header(name),
-                    Err(_) => Name::Malformed(Bytes::copy_from_slice(name.as_bytes())),
-                },
-            };
-            let value = match HeaderValue::try_from(*value) {
-                Ok(value) => Value::Valid(value),
-                Err(_) => Value::Malformed(Bytes::copy_from_slice(value.as_bytes())),
-            };
-            let stats = &Http2Stats::default();
-            fields.add(&name, &value, size, &Judge { rules, stats });
-        }
-        fields
-    }
-
-    const GET: [(&str, &str); 4] = [
-        (":method", "GET"),
-        (":scheme", "http"),
-        (":authority", "a"),
-        (":path", "/"),
-    ];
-
-    fn flaw_with(extra: &[(&str, &str)]) -> Option<Flaw> {
-        let list = [&GET[..], extra].concat();
-        fields(Kind::Request, &RULES, &list).request(true).err()
-    }
-
-    #[test]
-    fn a_request_is_taken_apart() {
-        let extra = [
-            ("cookie", "a=1"),
-            ("te", "trailers"),
-            ("host", "b"),
-            ("cookie", "b=2"),
-        ];
-        let list = [&GET[..], &extra].concat();
-        let head = fields(Kind::Request, &RULES, &list).request(true).unwrap();
-        assert_eq!((&head.method, head.path()), (&Method::GET, "/"));
-        assert_eq!(head.authority.unwrap(), "a");
-        assert_eq!(head.headers["cookie"], "a=1; b=2");
-        assert!(!head.headers.contains_key("host"));
-    }
-
-    #[test]
-    fn fields_that_may_not_be_there_are_flaws() {
-        for extra in [
-            ("connection", "close"),
-            ("keep-alive", "5"),
-            ("proxy-connection", "a"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("te", "gzip"),
-            ("X-Upper", "a"),
-            ("a b", "c"),
-            ("", "c"),
-            ("x", "a\nb"),
-            ("host", ""),
-            ("host", "a@b"),
-            (":status", "200"),
-            (":bogus", "a"),
-            (":path", "/"),
-            ("content-length", "1x"),
-        ] {
-            assert_eq!(flaw_with(&[extra]), Some(Flaw::Field), "{extra:?}");
-        }
-        assert_eq!(
-            flaw_with(&[("x", "y"), (":protocol", "a")]),
-            Some(Flaw::Field)
-        );
-        assert_eq!(flaw_with(&[("content-length", "2")]), Some(Flaw::Message));
-        assert_eq!(flaw_with(&[("content-length", "0")]), None);
-    }
-
-    #[test]
-    fn requests_need_their_pseudo_fields() {
-        for missing in 0..GET.len() {
-            let mut list = GET.to_vec();
-            list.remove(missing);
-            let result = fields(Kind::Request, &RULES, &list).request(true);
-            assert_eq!(result.err(), Some(Flaw::Message), "{list:?}");
-        }
-        let connect = [(":method", "CONNECT"), (":authority", "a:80")];
-        assert!(
-            fields(Kind::Request, &RULES, &connect)
-                .request(false)
-                .is_ok()
-        );
-        let star = [GET[0], GET[1], GET[2], (":path", "*")];
-        assert_eq!(
-            fields(Kind::Request, &RULES, &star).request(true).err(),
-            Some(Flaw::Message)
-        );
-    }
-
-    #[test]
-    fn limits_and_underscores_are_enforced() {
-        let large = "x".repeat(1000);
-        assert_eq!(flaw_with(&[("x", &large)]), Some(Flaw::TooLarge));
-        assert_eq!(flaw_with(&[("x", "y"); 7]), Some(Flaw::TooManyFields));
-        let list = [&GET[..], &[("a_b", "1")]].concat();
-        let with = |underscores| {
-            let rules = Rules {
-                underscores,
-                ..RULES
-            };
-            let head = fields(Kind::Request, &rules, &list).request(true);
-            head.map(|head| head.headers.len())
-        };
-        assert_eq!(with(UnderscoresAction::Allow), Ok(1));
-        assert_eq!(with(UnderscoresAction::Drop), Ok(0));
-        assert_eq!(with(UnderscoresAction::Reject), Err(Flaw::Underscore));
-    }
-
-    #[test]
-    fn no_config_allows_more_fields_than_can_be_looked_through() {
-        let rules = Rules {
-            max_bytes: usize::MAX,
-            max_count: usize::MAX,
-            ..RULES
-        };
-        let names: Vec<String> = (0..30_000).map(|i| format!("x{i}")).collect();
-        let list: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
-        let flaw = fields(Kind::Trailers, &rules, &list).trailers(true).err();
-        assert_eq!(flaw, Some(Flaw::TooManyFields));
-    }
-
-    #[test]
-    fn answers_need_a_status_and_trailers_an_end() {
-        let answer = |list: &[_]| fields(Kind::Response, &RULES, list).response(false).err();
-        assert_eq!(answer(&[(":status", "200")]), None);
-        assert_eq!(answer(&[("x", "y")]), Some(Flaw::Message));
-        assert_eq!(answer(&[(":status", "101")]), Some(Flaw::Field));
-        assert_eq!(answer(&[(":status", "2000")]), Some(Flaw::Field));
-        assert_eq!(answer(&[(":method", "GET")]), Some(Flaw::Field));
-        let trailers = |ends| {
-            fields(Kind::Trailers, &RULES, &[("x", "y")])
-                .trailers(ends)
-                .err()
-        };
-        assert_eq!(
-            (trailers(true), trailers(false)),
-            (None, Some(Flaw::Message))
-        );
-    }
-}
+mod tests;
