@@ -229,11 +229,23 @@ class Proxy:
         self.ready_ms = (time.monotonic() - begin) * 1000
         return process
 
+    def start_relay(self, source, folder, backend, cpu, **_how):
+        relay = f"{folder}/relay"
+        subprocess.run(["cc", "-O2", "-o", relay, source], check=True)
+        begin = time.monotonic()
+        process = Process([relay, str(self.port), str(backend)], f"{folder}/relay.log", cpu)
+        wait_for_port(self.port, process.child)
+        self.ready_ms = (time.monotonic() - begin) * 1000
+        return process
+
     def stop(self):
         self.process.stop()
 
 
+RELAY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "relay.c")
+
+
 def binaries(outrider, envoy, before=None):
-    """The proxies that this machine has; `before` is another build of Outrider."""
-    found = {"outrider": outrider, "before": before, "envoy": envoy, "haproxy": shutil.which("haproxy") or "/usr/sbin/haproxy", "nghttpx": shutil.which("nghttpx")}
+    """The proxies that this machine has; `before` is another build of Outrider, `relay` no proxy at all: see relay.c."""
+    found = {"outrider": outrider, "before": before, "envoy": envoy, "haproxy": shutil.which("haproxy") or "/usr/sbin/haproxy", "nghttpx": shutil.which("nghttpx"), "relay": RELAY}
     return {name: path for name, path in found.items() if path and os.path.exists(path)}

@@ -52,6 +52,8 @@ pub(super) struct Rules {
 
 /// The most fields of a block, whatever the config allows: what looks through them takes its time by their number.
 const MOST_FIELDS: usize = 16 * 1024;
+/// The most fields beyond the limit, to which those that are joined are one.
+const MOST_JOINED: usize = 1024;
 
 /// The fields that mean something to the codec.
 const SPECIAL: NameSet = NameSet::of(&[
@@ -187,7 +189,7 @@ impl Fields {
                     limited = value.len() + separator;
                 }
                 self.regular = true;
-                joins = self.headers.contains_key(name) && self.kind.joined().has(name);
+                joins = self.kind.joined().has(name) && self.headers.contains_key(name);
                 if !self.take_header(name, value, judge)? {
                     return Ok(());
                 }
@@ -209,8 +211,8 @@ impl Fields {
             judge.stats.header_list_size_too_large.inc();
             return Err(Flaw::TooLarge);
         }
-        let all = self.headers.len() + self.cookies.len();
-        if self.count > judge.rules.max_count || all > MOST_FIELDS {
+        let most = judge.rules.max_count.min(MOST_FIELDS);
+        if self.count > most || self.headers.len() > most + MOST_JOINED {
             judge.stats.header_overflow.inc();
             return Err(Flaw::TooManyFields);
         }

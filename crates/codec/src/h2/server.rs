@@ -245,7 +245,7 @@ impl<H: Handler> Driver<H> {
         if let Some(fault) = session.fault() {
             return Poll::Ready(self.end(fault));
         }
-        let idle = self.connection.active.get() == 0 && session.open_streams() == 0;
+        let idle = self.active() == 0 && session.open_streams() == 0;
         // What is still to be written is no reason to stay: the peer may never take it.
         if self.leaving == Leaving::Closing && idle {
             return Poll::Ready(EndCause::Local);
@@ -254,6 +254,12 @@ impl<H: Handler> Driver<H> {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Streams that are served, and one whose head comes in.
+    fn active(&self) -> usize {
+        let opening = self.connection.session.open_request().is_some();
+        self.connection.active.get() + usize::from(opening)
     }
 
     fn end(&mut self, fault: Fault) -> EndCause {
@@ -372,7 +378,7 @@ impl<H: Handler> Driver<H> {
         if self.connection.closing.get() {
             self.leave();
         }
-        while let Some(expiry) = self.life.poll(self.connection.active.get(), cx) {
+        while let Some(expiry) = self.life.poll(self.active(), cx) {
             expiry.count(&options.stats);
             match expiry {
                 Expiry::Idle | Expiry::Duration => self.leave(),

@@ -103,6 +103,9 @@ pub const JOINED_IN_RESPONSES: NameSet = NameSet::of(&[
     "x-request-id",
 ]);
 
+/// Room that stays for fields that are added, once those of one name were joined.
+const ROOM_LEFT: usize = 8;
+
 /// What is joined in trailers.
 pub const JOINED_IN_TRAILERS: NameSet = NameSet::of(&["grpc-message", "grpc-status"]);
 
@@ -130,6 +133,8 @@ impl HeaderMap {
                 self.join_one(NameRef::Known(place));
             }
         }
+        // What was room for many is not kept for as long as the message lives; some is, as proxies add fields.
+        self.fields.shrink_to(self.fields.len() + ROOM_LEFT);
     }
 
     fn join_one(&mut self, name: NameRef<'_>) {

@@ -91,8 +91,9 @@ impl Drop for Lease {
         self.pool.host.stats.rq_active.dec();
         self.pool.cx.stats.upstream_rq_active.dec();
         self.connection.give_back();
-        self.pool.on_change(&self.connection);
+        // Before the place on the connection is handed on: who waits for it needs this one, too.
         let breakers = &self.pool.cx.breakers;
         breakers.left(self.pool.priority, Resource::Requests);
+        self.pool.on_change(&self.connection);
     }
 }

@@ -93,8 +93,9 @@ async fn run(pool: Weak<Pool>, life: Life, attempt: Rc<Attempt>, http2: bool) {
         connect_time,
     };
     let connection = Connection::new(life.cx.clone(), client, info);
-    if let Some(pool) = pool.upgrade() {
-        pool.on_connected(&attempt, &connection);
+    match pool.upgrade() {
+        Some(pool) => pool.on_connected(&attempt, &connection),
+        None => connection.close(),
     }
     let end = drive(&pool, &life, &connection, driver).await;
     life.end(&connection, end);

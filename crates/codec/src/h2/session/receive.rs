@@ -80,8 +80,10 @@ impl State {
         let Some(head) = partial.first_chunk().map(Head::parse) else {
             return Ok(false);
         };
-        if !had_head {
-            self.check_head(head)?;
+        if !had_head && let Err(fault) = self.check_head(head) {
+            // Nothing has begun.
+            self.input.partial.clear();
+            return Err(fault);
         }
         let whole = HEAD + needed(head);
         if !fill(&mut self.input.partial, chunk, whole) {
