@@ -22,9 +22,9 @@ use super::message::Kind;
 /// The most that one read takes, bytes: a largest frame's worth, or much after a read that left something behind.
 const CHUNK: usize = 16 * 1024 + frame::HEAD;
 const LARGE_CHUNK: usize = 64 * 1024;
-/// Bytes and frames that a connection reads before it lets others have their turn.
-pub(super) const TURN: usize = 4 * LARGE_CHUNK;
-pub(super) const FRAMES_OF_TURN: u64 = 512;
+/// Bytes that a connection reads before it lets others have their turn. Reading more at once would only fill windows that
+/// peers who are slow to read leave open.
+pub(super) const TURN: usize = LARGE_CHUNK;
 /// Who keeps a piece of a chunk keeps all of it: pieces that are a smaller part of it than this are copied.
 const SHARED_PART: usize = 8;
 

@@ -442,9 +442,8 @@ impl State {
 
     /// One turn's reading; true when there may be more.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        let frames = self.frames_received + input::FRAMES_OF_TURN;
         let mut left = input::TURN;
-        while left > 0 && self.frames_received < frames {
+        while left > 0 {
             if self.fault.is_some() {
                 return false;
             }
