@@ -3,7 +3,8 @@
 
 usage: bench.py --outrider target/pgo/outrider [--before OTHER_BUILD] [--envoy PATH] [--jobs grpc-4x32,…] [--rounds 3] [--scale 1.0] [--json FILE]
 
-`--proxies …,relay` adds what the kernel alone takes: a relay that copies bytes (relay.c, needs `cc`).
+`--proxies …,relay` adds what the kernel alone takes: a relay that copies bytes (relay.c, needs `cc`); `polling` is one that never
+sleeps.
 
 CPU time is what the kernel charged to the proxy (/proc/PID/task/*/schedstat), so it does not depend on who else runs; where
 the machine has hardware counters, `perf stat` adds cycles and instructions. Any error answer fails the run.

@@ -229,11 +229,14 @@ class Proxy:
         self.ready_ms = (time.monotonic() - begin) * 1000
         return process
 
-    def start_relay(self, source, folder, backend, cpu, **_how):
+    def start_polling(self, source, folder, backend, cpu, **_how):
+        return self.start_relay(source, folder, backend, cpu, "poll")
+
+    def start_relay(self, source, folder, backend, cpu, *poll, **_how):
         relay = f"{folder}/relay"
         subprocess.run(["cc", "-O2", "-o", relay, source], check=True)
         begin = time.monotonic()
-        process = Process([relay, str(self.port), str(backend)], f"{folder}/relay.log", cpu)
+        process = Process([relay, str(self.port), str(backend), *poll], f"{folder}/relay.log", cpu)
         wait_for_port(self.port, process.child)
         self.ready_ms = (time.monotonic() - begin) * 1000
         return process
@@ -246,6 +249,6 @@ RELAY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "relay.c")
 
 
 def binaries(outrider, envoy, before=None):
-    """The proxies that this machine has; `before` is another build of Outrider, `relay` no proxy at all: see relay.c."""
-    found = {"outrider": outrider, "before": before, "envoy": envoy, "haproxy": shutil.which("haproxy") or "/usr/sbin/haproxy", "nghttpx": shutil.which("nghttpx"), "relay": RELAY}
+    """The proxies that this machine has; `before` is another build of Outrider, `relay` and `polling` no proxies at all: see relay.c."""
+    found = {"outrider": outrider, "before": before, "envoy": envoy, "haproxy": shutil.which("haproxy") or "/usr/sbin/haproxy", "nghttpx": shutil.which("nghttpx"), "relay": RELAY, "polling": RELAY}
     return {name: path for name, path in found.items() if path and os.path.exists(path)}

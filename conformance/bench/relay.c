@@ -1,12 +1,12 @@
 // What the kernel alone takes for a job: a relay between two TCP connections that copies bytes and knows no protocol.
-// It is what any proxy has to do at least. usage: relay LISTEN_PORT BACKEND_PORT
+// It is what any proxy has to do at least. usage: relay LISTEN_PORT BACKEND_PORT [poll]
+// With `poll` it never sleeps, but looks again and again.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 enum { DESCRIPTORS = 16384, EVENTS = 256, BUFFER = 64 * 1024, ENDED = -1 };
 
@@ -44,7 +44,7 @@ static void pass_on(int from) {
 }
 
 int main(int count, char **words) {
-    if (count != 3) return 2;
+    if (count < 3) return 2;
     struct sockaddr_in here = loopback(words[1]), there = loopback(words[2]);
     int listener = socket(AF_INET, SOCK_STREAM, 0), poll = epoll_create1(0), yes = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
@@ -52,7 +52,7 @@ int main(int count, char **words) {
     struct epoll_event accepting = {.events = EPOLLIN, .data.fd = listener}, events[EVENTS];
     epoll_ctl(poll, EPOLL_CTL_ADD, listener, &accepting);
     for (;;) {
-        int ready = epoll_wait(poll, events, EVENTS, -1);
+        int ready = epoll_wait(poll, events, EVENTS, count > 3 ? 0 : -1);
         for (int at = 0; at < ready; at++) {
             if (events[at].data.fd != listener) {
                 pass_on(events[at].data.fd);

@@ -170,7 +170,8 @@ pub struct ServerOptions {
     pub max_connection_duration: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration_jitter`, percent
     pub max_connection_duration_jitter_percent: f64,
-    /// `http1_safe_max_connection_duration`: HTTP/1 clients are only asked to close when it is over.
+    /// `http1_safe_max_connection_duration`: an HTTP/1 connection whose time is over closes after its next response, and
+    /// not before.
     pub http1_safe_max_connection_duration: bool,
     /// `common_http_protocol_options.max_requests_per_connection`
     pub max_requests_per_connection: Option<u32>,

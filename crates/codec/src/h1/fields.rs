@@ -10,6 +10,8 @@ use crate::UnderscoresAction;
 use crate::header;
 use crate::header::HeaderMap;
 use crate::header::HeaderName;
+use crate::header::Kind;
+use crate::header::MOST_JOINED;
 use crate::header::NameSet;
 use crate::stats::Http1Stats;
 use crate::words::find;
@@ -62,9 +64,6 @@ const MAX_CAPACITY: usize = 24;
 /// How long fields are, in bytes: by this their number is guessed.
 const USUAL_LENGTH: usize = 24;
 
-/// The most fields of a block beyond its limit, to which those that are joined are one.
-const MOST_JOINED: usize = 1024;
-
 /// From so many on, the names in a client's `connection` are too many.
 const MOST_NAMED: usize = 10;
 /// From this length on, a `te` that `connection` names is too long.
@@ -78,32 +77,12 @@ const LIFE: NameSet = NameSet::of(&["connection", "proxy-connection"]);
 const HOP_BY_HOP: NameSet =
     NameSet::of(&["connection", "keep-alive", "proxy-connection", "upgrade"]);
 
-/// What a block of lines is.
-#[derive(Clone, Copy)]
-pub(super) enum Block<'a> {
-    /// The fields of a request's head, and where it is counted what is turned away of them.
-    Request(&'a Http1Stats),
-    Response,
-    Trailers,
-}
-
-impl Block<'_> {
-    /// How many fields a proxy mostly adds, beyond those that it takes away.
-    fn added(self) -> usize {
-        match self {
-            Block::Request(_) => 2,
-            Block::Response => 1,
-            Block::Trailers => 0,
-        }
-    }
-
-    /// The names whose fields are joined.
-    fn joined(self) -> NameSet {
-        match self {
-            Block::Request(_) => header::JOINED_IN_REQUESTS,
-            Block::Response => header::JOINED_IN_RESPONSES,
-            Block::Trailers => header::JOINED_IN_TRAILERS,
-        }
+/// How many fields a proxy mostly adds to a block, beyond those that it takes away.
+fn added(kind: Kind) -> usize {
+    match kind {
+        Kind::Request => 2,
+        Kind::Response => 1,
+        Kind::Trailers => 0,
     }
 }
 
@@ -133,14 +112,15 @@ enum Encoding {
 }
 
 impl Fields {
-    /// The fields of the lines of `bytes` that begin at `from`.
+    /// The fields of the lines of `bytes` that begin at `from`; `requests` counts what is turned away of a client's.
     pub(super) fn parse(
         bytes: &[u8],
         from: usize,
-        block: Block<'_>,
+        kind: Kind,
         limits: Limits,
+        requests: Option<&Http1Stats>,
     ) -> Result<Fields, HeadError> {
-        let room = (bytes.len() - from) / USUAL_LENGTH + block.added();
+        let room = (bytes.len() - from) / USUAL_LENGTH + added(kind);
         let mut fields = Fields {
             map: HeaderMap::with_capacity(room.clamp(MIN_CAPACITY, MAX_CAPACITY)),
             count: 0,
@@ -168,20 +148,26 @@ impl Fields {
                 line.end = line.start; // the joined copy counts from now on
             }
             match folded {
-                None => fields.add(&bytes[line], block, limits)?,
-                Some(joined) => fields.add(&joined, block, limits)?,
+                None => fields.add(&bytes[line], kind, limits, requests)?,
+                Some(joined) => fields.add(&joined, kind, limits, requests)?,
             }
         }
         fields.join_hosts();
-        fields.map.join(block.joined());
+        fields.map.join(kind.joined());
         Ok(fields)
     }
 
     /// Adds the field of a line.
-    fn add(&mut self, line: &[u8], block: Block<'_>, limits: Limits) -> Result<(), HeadError> {
+    fn add(
+        &mut self,
+        line: &[u8],
+        kind: Kind,
+        limits: Limits,
+        requests: Option<&Http1Stats>,
+    ) -> Result<(), HeadError> {
         let colon = find(b':', line).ok_or(HeadError::CODEC)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| HeadError::CODEC)?;
-        if let Block::Request(stats) = block
+        if let Some(stats) = requests
             && limits.underscores != UnderscoresAction::Allow
             && memchr(b'_', name.as_str().as_bytes()).is_some()
         {
@@ -194,7 +180,7 @@ impl Fields {
         }
         let value = HeaderValue::from_bytes(trim(&line[colon + 1..]))
             .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;
-        let joins = self.joins(&name, block);
+        let joins = self.joins(&name, kind);
         if self.keeps(&name, &value)? {
             self.map.append(name, value);
         }
@@ -209,8 +195,8 @@ impl Fields {
     }
 
     /// Whether a field of this name becomes one with an earlier one, and is not counted for that.
-    fn joins(&self, name: &HeaderName, block: Block<'_>) -> bool {
-        if block.joined().has(name) && self.map.contains_key(name) {
+    fn joins(&self, name: &HeaderName, kind: Kind) -> bool {
+        if kind.joined().has(name) && self.map.contains_key(name) {
             return true;
         }
         NOTED.has(name)
@@ -446,21 +432,16 @@ mod tests {
 
     fn parsed(lines: &str) -> Fields {
         let stats = Http1Stats::default();
-        Fields::parse(
-            lines.as_bytes(),
-            0,
-            Block::Request(&stats),
-            limits(usize::MAX),
-        )
-        .unwrap()
+        let (bytes, limits) = (lines.as_bytes(), limits(usize::MAX));
+        Fields::parse(bytes, 0, Kind::Request, limits, Some(&stats)).unwrap()
     }
 
     #[test]
     fn fields_that_are_joined_count_as_one() {
         let parse = |lines: &str| {
             let stats = Http1Stats::default();
-            let block = Block::Request(&stats);
-            let parsed = Fields::parse(lines.as_bytes(), 0, block, limits(3));
+            let bytes = lines.as_bytes();
+            let parsed = Fields::parse(bytes, 0, Kind::Request, limits(3), Some(&stats));
             parsed.map(|mut fields| (fields.host.take(), fields.map.len()))
         };
         let hosts = "host: a\n".repeat(500);

@@ -10,8 +10,8 @@ use memchr::memchr;
 
 use crate::ResponseHead;
 use crate::header::HeaderMap;
+use crate::header::Kind;
 
-use super::fields::Block;
 use super::fields::Fields;
 use super::fields::block_end;
 use super::fields::split_line;
@@ -139,7 +139,7 @@ fn request(
 ) -> Result<Received, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (method, target, version) = request_line(&bytes[line])?;
-    let mut fields = Fields::parse(bytes, rest, Block::Request(stats), limits)?;
+    let mut fields = Fields::parse(bytes, rest, Kind::Request, limits, Some(stats))?;
     let upgrade = fields.is_upgrade();
     // What else stands in `connection` beside an upgrade goes on with it.
     if !upgrade {
@@ -219,7 +219,7 @@ fn response(
 ) -> Result<ReceivedResponse, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (version, status) = status_line(&bytes[line])?;
-    let mut fields = Fields::parse(bytes, rest, Block::Response, limits)?;
+    let mut fields = Fields::parse(bytes, rest, Kind::Response, limits, None)?;
     let switches = status == StatusCode::SWITCHING_PROTOCOLS
         || (*method == Method::CONNECT && status.is_success());
     let bodiless = *method == Method::HEAD
@@ -251,7 +251,7 @@ fn response(
 
 /// Parses the trailer fields of a chunked body, whose block of lines is `bytes`.
 pub(crate) fn trailers(bytes: &[u8], limits: Limits) -> Result<HeaderMap, HeadError> {
-    Ok(Fields::parse(bytes, 0, Block::Trailers, limits)?.map)
+    Ok(Fields::parse(bytes, 0, Kind::Trailers, limits, None)?.map)
 }
 
 /// Where the head at the front of `buffer` ends, with its empty line, once that is there.

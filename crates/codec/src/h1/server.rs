@@ -148,7 +148,7 @@ struct Connection<H> {
 
 /// What is looked at while no request is being served.
 struct Waiting {
-    /// The connection is one that closes after the next response.
+    /// Counts the connection as one that closes after its next response.
     soft_drain: Option<Held<ConnectionStats>>,
     /// `request_headers_timeout` or `stream_idle_timeout`, from a head's first byte.
     head_timer: Timer,
@@ -172,6 +172,7 @@ impl<H: Handler> Connection<H> {
     async fn serve(&mut self, request: Received) -> After {
         if self.shared.life.borrow_mut().note_request() {
             self.options.stats.downstream_cx_max_requests_reached.inc();
+            // On its way out already: Envoy does not count it again when the server drains.
             self.shared.draining.set(true);
             self.shared.closing.set(true);
         }

@@ -13,11 +13,11 @@ use bytes::BytesMut;
 use outrider_net::Stream;
 use tokio::io::AsyncReadExt;
 
+use crate::header::Kind;
 use crate::stats::ByteCounts;
 
 use super::frame;
 use super::frame::Head;
-use super::message::Kind;
 
 /// The most that one read takes, bytes: a largest frame's worth, or much after a read that left something behind.
 const CHUNK: usize = 16 * 1024 + frame::HEAD;

@@ -13,30 +13,12 @@ use crate::UnderscoresAction;
 use crate::header;
 use crate::header::HeaderMap;
 use crate::header::HeaderName;
+use crate::header::Kind;
 use crate::header::NameSet;
 use crate::hpack::Name;
 use crate::hpack::Value;
 use crate::request::is_valid_authority;
 use crate::stats::Http2Stats;
-
-/// Which message a header block belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Request,
-    Response,
-    Trailers,
-}
-
-impl Kind {
-    /// The names whose fields are joined.
-    fn joined(self) -> NameSet {
-        match self {
-            Kind::Request => header::JOINED_IN_REQUESTS,
-            Kind::Response => header::JOINED_IN_RESPONSES,
-            Kind::Trailers => header::JOINED_IN_TRAILERS,
-        }
-    }
-}
 
 /// What is allowed in header blocks.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +34,6 @@ pub(super) struct Rules {
 
 /// The most fields of a block, whatever the config allows: what looks through them takes its time by their number.
 const MOST_FIELDS: usize = 16 * 1024;
-/// The most fields beyond the limit, to which those that are joined are one.
-const MOST_JOINED: usize = 1024;
 
 /// The fields that mean something to the codec.
 const SPECIAL: NameSet = NameSet::of(&[
@@ -212,7 +192,7 @@ impl Fields {
             return Err(Flaw::TooLarge);
         }
         let most = judge.rules.max_count.min(MOST_FIELDS);
-        if self.count > most || self.headers.len() > most + MOST_JOINED {
+        if self.count > most || self.headers.len() > most + header::MOST_JOINED {
             judge.stats.header_overflow.inc();
             return Err(Flaw::TooManyFields);
         }

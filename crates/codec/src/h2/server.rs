@@ -245,9 +245,8 @@ impl<H: Handler> Driver<H> {
         if let Some(fault) = session.fault() {
             return Poll::Ready(self.end(fault));
         }
-        let idle = self.active() == 0 && session.open_streams() == 0;
         // What is still to be written is no reason to stay: the peer may never take it.
-        if self.leaving == Leaving::Closing && idle {
+        if self.leaving == Leaving::Closing && self.active() == 0 && session.open_streams() == 0 {
             return Poll::Ready(EndCause::Local);
         }
         if more {

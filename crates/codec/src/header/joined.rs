@@ -103,6 +103,31 @@ pub const JOINED_IN_RESPONSES: NameSet = NameSet::of(&[
     "x-request-id",
 ]);
 
+/// The most fields of a block beyond `max_headers_count`, to which those that are joined are one.
+pub(crate) const MOST_JOINED: usize = 1024;
+
+/// What a block of header fields is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A request's head.
+    Request,
+    /// A response's head.
+    Response,
+    /// The fields behind a body.
+    Trailers,
+}
+
+impl Kind {
+    /// The names whose fields are joined.
+    pub(crate) const fn joined(self) -> NameSet {
+        match self {
+            Kind::Request => JOINED_IN_REQUESTS,
+            Kind::Response => JOINED_IN_RESPONSES,
+            Kind::Trailers => JOINED_IN_TRAILERS,
+        }
+    }
+}
+
 /// Room that stays for fields that are added, once those of one name were joined.
 const ROOM_LEFT: usize = 8;
 

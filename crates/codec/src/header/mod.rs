@@ -16,6 +16,8 @@ use std::slice;
 pub use joined::JOINED_IN_REQUESTS;
 pub use joined::JOINED_IN_RESPONSES;
 pub use joined::JOINED_IN_TRAILERS;
+pub(crate) use joined::Kind;
+pub(crate) use joined::MOST_JOINED;
 pub(crate) use joined::joined;
 pub(crate) use known::Indexing;
 pub use known::*;

@@ -10,6 +10,7 @@ use crate::Refused;
 use crate::RequestHead;
 use crate::ResponseHead;
 use crate::StreamError;
+use crate::header::Kind;
 
 use super::super::frame;
 use super::super::frame::HEAD;
@@ -18,7 +19,6 @@ use super::super::input::Block;
 use super::super::message::Fields;
 use super::super::message::Flaw;
 use super::super::message::Judge;
-use super::super::message::Kind;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::Fault;
