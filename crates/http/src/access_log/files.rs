@@ -9,6 +9,7 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,9 @@ use std::time::Duration;
 
 use outrider_stats::Scope;
 use outrider_stats::Store;
+use rustix::fs::OFlags;
+use rustix::fs::fcntl_getfl;
+use rustix::fs::fcntl_setfl;
 
 use crate::access_log::stats::AccessLogStats;
 use crate::access_log::stats::FilesystemStats;
@@ -57,6 +61,18 @@ pub(crate) enum Destination {
     File(String),
     Stdout,
     Stderr,
+}
+
+impl Destination {
+    /// The file called `name`. The names of the two standard streams mean these streams: whoever writes to a stream and
+    /// whoever writes to its name then write one file, in order.
+    pub(crate) fn named(name: &str) -> Destination {
+        match name {
+            "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => Destination::Stdout,
+            "/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2" => Destination::Stderr,
+            name => Destination::File(name.to_owned()),
+        }
+    }
 }
 
 /// All log files of the process. Belongs to the main thread.
@@ -244,8 +260,14 @@ impl Output {
             Destination::File(name) => {
                 Output::File(OpenOptions::new().append(true).create(true).open(name)?)
             }
-            Destination::Stdout => Output::Stdout,
-            Destination::Stderr => Output::Stderr,
+            Destination::Stdout => {
+                append(io::stdout());
+                Output::Stdout
+            }
+            Destination::Stderr => {
+                append(io::stderr());
+                Output::Stderr
+            }
         })
     }
 
@@ -259,5 +281,14 @@ impl Output {
             }
             Output::Stderr => io::stderr().lock().write_all(lines),
         }
+    }
+}
+
+/// Has what is written to a standard stream appended. When both streams were redirected to one regular file, each by
+/// itself, they would otherwise overwrite each other's lines.
+fn append(stream: impl AsFd) {
+    if let Ok(flags) = fcntl_getfl(&stream) {
+        // Whatever cannot append is no file in which lines could be overwritten.
+        fcntl_setfl(&stream, flags | OFlags::APPEND).ok();
     }
 }

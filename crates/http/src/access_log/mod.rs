@@ -1,18 +1,17 @@
 //! The access log: one line for each stream that ends.
 //!
-//! An [`AccessLog`] is built on the main thread; each worker makes its own [`WorkerLog`] of it, which formats lines into a
-//! buffer of its own and now and then hands that to the file's writer thread. So a worker never waits for a disk, and
-//! lines of one worker stay in order.
+//! An [`AccessLog`] is built on the main thread; each worker makes its own [`WorkerLog`] of it, which formats lines into
+//! the worker's buffer for the file and now and then hands that to the file's writer thread. So a worker never waits for
+//! a disk, and lines of one worker stay in order, whichever of its logs they come from.
 
+mod buffer;
 mod exchange;
 mod files;
 mod filter;
 mod stats;
 
-use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
-use std::rc::Weak;
 use std::sync::Arc;
 
 use outrider_config::ConfigError;
@@ -29,6 +28,7 @@ use prost_types::Any;
 
 use crate::Captures;
 use crate::Stream;
+use crate::access_log::buffer::Buffer;
 pub use crate::access_log::exchange::Exchange;
 use crate::access_log::files::Destination;
 pub use crate::access_log::files::FlushOptions;
@@ -108,7 +108,7 @@ impl AccessLog {
         Ok(AccessLog {
             filter: None,
             format: Arc::new(SubstitutionFormat::text(DEFAULT_FORMAT, path)?),
-            file: open(Destination::File(name.to_owned()), path, files)?,
+            file: open(Destination::named(name), path, files)?,
         })
     }
 
@@ -120,18 +120,14 @@ impl AccessLog {
         self.format.capture(captures);
     }
 
-    /// This log on a worker, or on the main thread. Spawns the task that hands lines over in time.
+    /// This log on a worker, or on the main thread. The first one for a file spawns the task that hands lines over in
+    /// time.
     #[must_use]
     pub fn worker(&self, timers: &Timers) -> WorkerLog {
-        let buffer = Rc::new(Buffer {
-            lines: RefCell::default(),
-            file: Arc::clone(&self.file),
-        });
-        tokio::task::spawn_local(hand_over_in_time(Rc::downgrade(&buffer), timers.clone()));
         WorkerLog {
             filter: self.filter.clone(),
             format: Arc::clone(&self.format),
-            buffer,
+            buffer: Buffer::of(&self.file, timers),
         }
     }
 }
@@ -189,7 +185,7 @@ fn build_file(
         }
         Some(AccessLogFormat::Format(_)) | None => SubstitutionFormat::text(DEFAULT_FORMAT, path),
     };
-    Ok((Destination::File(config.path), format?))
+    Ok((Destination::named(&config.path), format?))
 }
 
 fn build_stdout(
@@ -256,65 +252,6 @@ impl fmt::Debug for WorkerLog {
         f.debug_struct("WorkerLog")
             .field("filter", &self.filter)
             .finish_non_exhaustive()
-    }
-}
-
-/// Lines that wait to be handed to the writer: until there are enough, for the flush interval, or until the end.
-struct Buffer {
-    lines: RefCell<Lines>,
-    file: Arc<LogFile>,
-}
-
-#[derive(Default)]
-struct Lines {
-    text: Vec<u8>,
-    count: u64,
-}
-
-impl Buffer {
-    fn add(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut lines = self.lines.borrow_mut();
-        let before = lines.text.len();
-        write(&mut lines.text);
-        if lines.text.len() == before {
-            return;
-        }
-        lines.count += 1;
-        if lines.text.len() >= self.file.flush_size() {
-            let lines = std::mem::take(&mut *lines);
-            self.file.write(lines.text, lines.count);
-        }
-    }
-
-    fn hand_over(&self) -> bool {
-        let lines = self.lines.take();
-        let any = lines.count > 0;
-        if any {
-            self.file.write(lines.text, lines.count);
-        }
-        any
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.hand_over();
-    }
-}
-
-/// Hands lines over at least once in each flush interval, as long as the log lives.
-async fn hand_over_in_time(buffer: Weak<Buffer>, timers: Timers) {
-    let Some(interval) = buffer.upgrade().map(|buffer| buffer.file.flush_interval()) else {
-        return;
-    };
-    loop {
-        timers.sleep(interval).await;
-        let Some(buffer) = buffer.upgrade() else {
-            return;
-        };
-        if buffer.hand_over() {
-            buffer.file.flushed_by_timer();
-        }
     }
 }
 

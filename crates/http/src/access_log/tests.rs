@@ -102,6 +102,33 @@ fn lines_are_handed_over_within_the_flush_interval() {
 }
 
 #[test]
+fn lines_of_several_logs_keep_their_order() {
+    let directory = Directory::new("order");
+    let store = Store::new();
+    let files = LogFiles::new(FlushOptions::default(), &store);
+    let path = directory.file("log");
+    let logs =
+        ["1 %REQ(:PATH)%\n", "2 %REQ(:PATH)%\n"].map(|f| build(&config(&path, f), &files).unwrap());
+    on_a_worker(&store, async |cx| {
+        let workers = logs.map(|log| log.worker(&cx.timers));
+        for path in ["/a", "/b"] {
+            let stream = new_stream(head("GET", "h", path, &[]));
+            workers.iter().for_each(|log| log.log(&stream));
+        }
+    });
+    files.finish();
+    let written = fs::read_to_string(&path).unwrap();
+    assert_eq!(written, "1 /a\n2 /a\n1 /b\n2 /b\n");
+}
+
+#[test]
+fn the_names_of_standard_streams_mean_the_streams() {
+    assert_eq!(Destination::named("/dev/stdout"), Destination::Stdout);
+    assert_eq!(Destination::named("/dev/fd/2"), Destination::Stderr);
+    assert_eq!(Destination::named("x"), Destination::File("x".to_owned()));
+}
+
+#[test]
 fn one_file_serves_all_logs_that_name_it() {
     let directory = Directory::new("shared");
     let store = Store::new();

@@ -304,7 +304,7 @@ impl GrpcStatsFilter {
         if known.methods.len() >= METHODS {
             return Some(self.others(known, name));
         }
-        let call = self.counters(scope(name).dynamic(&service).dynamic(method));
+        let call = self.counters(scope(name).verbatim(&service).verbatim(method));
         known.methods.insert(full.into(), call.clone());
         Some(call)
     }

@@ -79,7 +79,8 @@ pub(crate) fn route_stats(
 }
 
 fn stats_below(store: &Store, host: &str, kind: &str, name: &str) -> Arc<VirtualClusterStats> {
-    store.register(Scope::new("vhost").name(host).name(kind).name(name))
+    let scope = Scope::new("vhost").verbatim(host);
+    store.register(scope.name(kind).verbatim(name))
 }
 
 #[cfg(test)]
