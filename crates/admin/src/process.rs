@@ -117,8 +117,17 @@ impl ProcessStats {
         let server = store.register::<ServerStats>(Scope::new("server"));
         server.concurrency.set(concurrency.into());
         server.days_until_first_cert_expiring.set(NO_CERTIFICATE);
-        server.hot_restart_epoch.set(0);
         server.version.set(VERSION_NUMBER);
+        for gauge in [&server.fips_mode, &server.stats_recent_lookups] {
+            gauge.mark_used();
+        }
+        for counter in [
+            &server.dynamic_unknown_fields,
+            &server.static_unknown_fields,
+            &server.wip_protos,
+        ] {
+            counter.mark_used();
+        }
         let worker = |index| Scope::new("server").name(&format!("worker_{index}"));
         let threads = [Scope::new("main_thread"), Scope::new("workers")];
         let threads = threads.into_iter().chain((0..concurrency).map(worker));

@@ -148,7 +148,9 @@ impl AdminStats {
         let Self { http, listener, .. } = self;
         http.downstream_cx_total.inc();
         http.downstream_cx_http1_total.inc();
+        http.downstream_cx_rx_bytes_buffered.mark_used();
         listener.downstream_cx_total.inc();
+        listener.downstream_pre_cx_active.mark_used();
         listener.main_thread_cx_total.inc();
         OpenConnection {
             stats: self.clone(),

@@ -210,7 +210,7 @@ impl Counted {
     fn new(options: &ServerOptions) -> Counted {
         let stats = &options.stats;
         stats.downstream_cx_total.inc();
-        stats.downstream_cx_rx_bytes_buffered.add(0); // in use from here on, even if it stays 0
+        stats.downstream_cx_rx_bytes_buffered.mark_used();
         Counted {
             stats: stats.clone(),
             started: options.timers.now(),

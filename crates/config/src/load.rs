@@ -84,6 +84,8 @@ pub struct Loaded {
     pub positions: Positions,
     /// Deprecated fields and the like.
     pub warnings: Vec<Diagnostic>,
+    /// How many files and texts had fields that the API does not have, where these are allowed.
+    pub sources_with_unknown_fields: u64,
 }
 
 /// Reads, merges and checks the configuration.
@@ -125,9 +127,12 @@ pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagn
         ..Reader::default()
     };
     let mut merged: Option<Message> = None;
+    let mut sources_with_unknown_fields = 0;
     for (index, source) in texts.iter().enumerate() {
+        let warned = reader.warnings.len();
         let message = read(source, u8::try_from(index).unwrap_or(u8::MAX), &mut reader)
             .map_err(|problem| located(vec![problem], &Positions::unplaced(names.clone())))?;
+        sources_with_unknown_fields += u64::from(reader.warnings.len() > warned);
         match &mut merged {
             None => merged = Some(message),
             Some(merged) => merge(merged, message),
@@ -159,6 +164,7 @@ pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagn
         wire,
         warnings: located(warnings, &positions).0,
         positions,
+        sources_with_unknown_fields,
     })
 }
 

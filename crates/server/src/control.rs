@@ -91,7 +91,9 @@ impl Control {
         let (keys, overrides) = self.runtime.key_counts();
         let stats = &self.stats.runtime;
         stats.num_keys.set(keys as u64);
-        stats.admin_overrides_active.set(u64::from(overrides > 0));
+        if overrides > 0 || stats.admin_overrides_active.value() > 0 {
+            stats.admin_overrides_active.set(u64::from(overrides > 0));
+        }
         stats.num_layers.set(self.runtime.layer_count() as u64);
         stats.load_success.inc();
         stats.override_dir_not_exists.inc();

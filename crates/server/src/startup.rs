@@ -296,10 +296,6 @@ impl Process {
             .listener_manager
             .listener_added
             .add(bound.len() as u64);
-        stats
-            .server
-            .hot_restart_epoch
-            .set(self.options.restart_epoch.into());
         if let Some(version) = built.loaded.bootstrap.stats_server_version_override {
             stats.server.version.set(version);
         }
@@ -313,10 +309,12 @@ impl Process {
         };
         let deprecated = warnings.map(|warning| times(&warning.path)).sum();
         stats.runtime.deprecated_feature_use.add(deprecated);
-        stats
-            .runtime
-            .deprecated_feature_seen_since_process_start
-            .set(deprecated);
+        if deprecated > 0 {
+            let seen = &stats.runtime.deprecated_feature_seen_since_process_start;
+            seen.set(deprecated);
+        }
+        let unknown = built.loaded.sources_with_unknown_fields;
+        stats.server.static_unknown_fields.add(unknown);
         let listeners = bound.iter().map(|(plan, sockets)| ListenerView {
             name: plan.config.name.to_string(),
             addresses: sockets.addresses(),
@@ -360,6 +358,7 @@ fn start_workers(
     let count = control.options.concurrency;
     let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
     stats.total_listeners_active.set(bound.len() as u64);
+    stats.total_listeners_warming.mark_used();
     for (plan, bound) in bound {
         bound
             .listen()

@@ -11,6 +11,9 @@ use std::sync::atomic::Ordering::Relaxed;
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
+/// Set in a counter that counts as used though it may be 0. No counter gets so far by itself.
+const USED: u64 = 1 << 63;
+
 impl Counter {
     /// Adds one.
     pub fn inc(&self) {
@@ -23,9 +26,18 @@ impl Counter {
             .store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
     }
 
+    /// Has `usedonly` show the counter even while it is 0, for what Envoy counts from the start.
+    pub fn mark_used(&self) {
+        self.0.store(self.0.load(Relaxed) | USED, Relaxed);
+    }
+
     /// The events counted so far.
     pub fn value(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.0.load(Relaxed) & !USED
+    }
+
+    pub(crate) fn is_used(&self) -> bool {
+        self.0.load(Relaxed) != 0
     }
 }
 
@@ -120,6 +132,11 @@ impl Gauge {
         self.0.store(value.cast_signed(), Relaxed);
     }
 
+    /// Has `usedonly` show the gauge even if it stays 0: Envoy sets some gauges to 0.
+    pub fn mark_used(&self) {
+        self.shift(0);
+    }
+
     /// The level of this copy.
     pub fn value(&self) -> i64 {
         match self.0.load(Relaxed) {
@@ -172,13 +189,18 @@ impl SharedGauge {
         self.0.value()
     }
 
-    fn shift(&self, by: i64) {
+    /// Has `usedonly` show the gauge even if it stays 0. Writes only the first time.
+    pub fn mark_used(&self) {
         let level = &self.0.0;
         if level.load(Relaxed) == UNUSED {
             // Losing this race means that another thread has just done the same.
             let _lost = level.compare_exchange(UNUSED, 0, Relaxed, Relaxed);
         }
-        level.fetch_add(by, Relaxed);
+    }
+
+    fn shift(&self, by: i64) {
+        self.mark_used();
+        self.0.0.fetch_add(by, Relaxed);
     }
 }
 
@@ -220,6 +242,19 @@ mod tests {
             }
         });
         assert_eq!((counter.value(), gauge.value()), (40_000, 40_000));
+    }
+
+    #[test]
+    fn what_is_marked_is_used_at_0() {
+        let (counter, gauge, shared) =
+            (Counter::default(), Gauge::default(), SharedGauge::default());
+        counter.mark_used();
+        gauge.mark_used();
+        shared.mark_used();
+        assert!(counter.is_used() && gauge.is_used() && shared.0.is_used());
+        assert_eq!((counter.value(), gauge.value(), shared.value()), (0, 0, 0));
+        counter.add(2);
+        assert_eq!(counter.value(), 2);
     }
 
     #[test]

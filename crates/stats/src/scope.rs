@@ -23,9 +23,10 @@ impl Scope {
         self
     }
 
-    /// The scope `name` below this one, for a name that a client chose: Envoy keeps it as it is, but for dots at its end.
+    /// The scope `name` below this one, for the name of a virtual host, a virtual cluster or a route, or one that a client
+    /// chose: Envoy keeps it as it is, but for dots at its end.
     #[must_use]
-    pub fn dynamic(mut self, name: &str) -> Self {
+    pub fn verbatim(mut self, name: &str) -> Self {
         self.0.push('.');
         self.0.push_str(name.trim_end_matches('.'));
         self

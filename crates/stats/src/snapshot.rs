@@ -213,7 +213,7 @@ impl Taking<'_> {
                 used[at] |= match (&mut entry.value, metric) {
                     (Held::Counter(sum), Metric::Counter(counter)) => {
                         *sum = sum.wrapping_add(counter.value());
-                        counter.value() > 0
+                        counter.is_used()
                     }
                     (Held::Gauge(sum), Metric::Gauge(gauge)) => {
                         *sum += gauge.value();

@@ -141,8 +141,10 @@ impl Breakers {
     fn entered(&self, priority: Priority, resource: Resource, now: u64) {
         let (_, max) = self.of(priority).count(resource);
         let stats = self.stats_of(priority);
+        let open = open_gauge(stats, resource);
+        open.mark_used();
         if now == max {
-            open_gauge(stats, resource).inc();
+            open.inc();
         }
         if self.of(priority).thresholds.track_remaining && now <= max {
             remaining_gauge(&stats.remaining, resource).dec();

@@ -54,6 +54,7 @@ impl ClusterManager {
     pub fn build(bootstrap: &Bootstrap, store: &Arc<Store>) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let stats: Arc<ClusterManagerStats> = store.register(Scope::new("cluster_manager"));
+        stats.warming_clusters.mark_used();
         let resolvers = Resolvers::new(bootstrap, store)?;
         let manager = bootstrap.cluster_manager.as_ref();
         let bind = manager.and_then(|manager| manager.upstream_bind_config.as_ref());

@@ -48,11 +48,13 @@ impl SharedCluster {
             *info.thresholds(Priority::High),
             store.register(scope.clone().name("circuit_breakers")),
         );
+        let membership: Arc<MembershipStats> = store.register(scope.clone());
+        membership.warming_state.mark_used();
         SharedCluster {
             hosts: Arc::new(ArcSwap::from_pointee(host_set(Vec::new(), &info))),
             breakers: Arc::new(breakers),
             _listed: store.register(scope.clone()),
-            membership: store.register(scope),
+            membership,
             connection_ids,
             info: Arc::new(info),
         }

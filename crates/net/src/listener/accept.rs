@@ -326,6 +326,7 @@ impl Served {
         held: (Shares, Option<Seat>),
     ) -> Served {
         listener.stats.downstream_cx_total.inc();
+        listener.stats.downstream_pre_cx_active.mark_used();
         listener.stats.downstream_cx_active.inc();
         listener.worker_stats.downstream_cx_total.inc();
         listener.worker_stats.downstream_cx_active.inc();

@@ -200,13 +200,13 @@ fn with(label: &str, value: &str, labels: &str) -> String {
     format!("{labels}{comma}{label}=\"{value}\"")
 }
 
-/// Names of metrics and labels hold letters, digits and `_` only.
+/// Names of metrics and labels hold letters, digits and `_` only; each byte of any other character is a `_`.
 fn sanitize(name: &str) -> String {
-    let fit = |c: char| match c {
-        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => c,
+    let fit = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => char::from(byte),
         _ => '_',
     };
-    name.chars().map(fit).collect()
+    name.bytes().map(fit).collect()
 }
 
 /// Values of labels may hold anything, escaped.

@@ -230,6 +230,7 @@ impl Life {
         let (cx, host) = (pool.cx().clone(), pool.host().clone());
         let stats = &cx.stats;
         stats.upstream_cx_total.inc();
+        stats.upstream_cx_rx_bytes_buffered.mark_used();
         // Also for a connection that will fail: the codec's stats are listed from the first attempt on.
         let codec = cx.client_options(pool.is_http2());
         if pool.is_http2() {

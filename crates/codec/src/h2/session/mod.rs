@@ -232,6 +232,13 @@ impl Session {
             counts: setup.counts,
             published: Published::default(),
         };
+        for gauge in [
+            &state.stats.outbound_control_frames_active,
+            &state.stats.outbound_frames_active,
+            &state.stats.pending_send_bytes,
+        ] {
+            gauge.mark_used();
+        }
         state.send_preface(options);
         Session(Rc::new(RefCell::new(state)))
     }
