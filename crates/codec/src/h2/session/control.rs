@@ -8,20 +8,35 @@ use super::super::frame::Head;
 use super::DEFAULT_WINDOW;
 use super::Fault;
 use super::State;
+use super::data::REMOTE_RESET;
 use super::receive::FRAME_SIZE;
 use super::receive::PROTOCOL;
 
 impl State {
     pub(super) fn priority(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         if head.length != 5 {
-            return Err(FRAME_SIZE);
+            return self.stream_fault(head, Reason::FRAME_SIZE_ERROR);
         }
         let dependency = frame::number(payload, 0).map(|id| id & 0x7fff_ffff);
         // Envoy passes over both; RFC 9113, section 6.3, and RFC 7540, section 5.3.1, ask for errors.
-        if head.stream == 0 || dependency == Some(head.stream) {
+        if head.stream == 0 {
             return Err(PROTOCOL);
         }
+        // The newer RFC asks for none any more, so no request fails for an upstream's mistake in a field that nobody reads.
+        if dependency == Some(head.stream) && self.is_server() {
+            return self.stream_fault(head, Reason::PROTOCOL_ERROR);
+        }
         self.note(head, 0)
+    }
+
+    /// A frame that is wrong for its stream only: an open stream is reset. Without one there is nothing to reset, and the
+    /// connection ends.
+    fn stream_fault(&mut self, head: Head, reason: Reason) -> Result<(), Fault> {
+        let Some(key) = self.streams.key(head.stream) else {
+            return Err(Fault::GoAway(reason));
+        };
+        self.break_stream(key, StreamError::ProtocolError(REMOTE_RESET), reason);
+        Ok(())
     }
 
     pub(super) fn rst_stream(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
@@ -125,7 +140,7 @@ impl State {
             self.flush_backlog(key);
         }
         for key in overflown {
-            let error = StreamError::ProtocolError("http2.remote_reset");
+            let error = StreamError::ProtocolError(REMOTE_RESET);
             self.break_stream(key, error, Reason::FLOW_CONTROL_ERROR);
         }
     }
@@ -177,12 +192,9 @@ impl State {
         let increment = frame::number(payload, 0).filter(|_| head.length == 4);
         let increment = i64::from(increment.ok_or(FRAME_SIZE)? & 0x7fff_ffff);
         self.note(head, 0)?;
-        if increment == 0 {
-            return Err(Fault::Silent);
-        }
         if head.stream == 0 {
             self.send_window += increment;
-            if self.send_window > i64::from(i32::MAX) {
+            if increment == 0 || self.send_window > i64::from(i32::MAX) {
                 return Err(Fault::Silent);
             }
             self.unblock();
@@ -190,15 +202,20 @@ impl State {
         }
         let key = self.streams.key(head.stream);
         let Some(stream) = key.and_then(|key| self.streams.get(key)) else {
-            return if self.is_idle(head.stream) {
+            return if self.is_idle(head.stream) || increment == 0 {
                 Err(Fault::Silent)
             } else {
                 Ok(())
             };
         };
         stream.send_window += increment;
-        if stream.send_window > i64::from(i32::MAX) {
-            return Err(Fault::Silent);
+        let overflows = stream.send_window > i64::from(i32::MAX);
+        // Envoy ends the connection; RFC 9113, section 6.9, asks for errors of the stream.
+        if increment == 0 {
+            return self.stream_fault(head, Reason::PROTOCOL_ERROR);
+        }
+        if overflows {
+            return self.stream_fault(head, Reason::FLOW_CONTROL_ERROR);
         }
         if let Some(key) = key {
             self.flush_backlog(key);

@@ -15,6 +15,9 @@ use super::Fault;
 use super::State;
 use super::receive::PROTOCOL;
 
+/// Envoy's name for the fault of a stream that this side resets.
+pub(super) const REMOTE_RESET: &str = "http2.remote_reset";
+
 impl State {
     pub(super) fn begin_data(&mut self, head: Head, first: Option<u8>) -> Result<(), Fault> {
         let (pad_field, padding) = match (head.has(frame::PADDED), first) {
@@ -55,7 +58,14 @@ impl State {
             return Ok(());
         };
         if !stream.receiving {
-            return Err(Fault::GoAway(Reason::STREAM_CLOSED));
+            // The peer had ended the stream, which this side has not: RFC 9113, section 5.1, makes it an error of the stream.
+            let error = StreamError::ProtocolError(REMOTE_RESET);
+            self.break_stream(key, error, Reason::STREAM_CLOSED);
+            self.release_connection(waste);
+            return self.go_on_with_data(DataRest {
+                ends: false,
+                ..rest
+            });
         }
         let is_early = is_client && !stream.heads.complete;
         if is_early && !stream.heads.opened {
@@ -65,11 +75,11 @@ impl State {
         let allowed = stream.window.receive(head.length);
         self.note(head, waste)?;
         if !allowed {
-            let error = StreamError::ProtocolError("http2.remote_reset");
+            let error = StreamError::ProtocolError(REMOTE_RESET);
             self.break_stream(key, error, Reason::FLOW_CONTROL_ERROR);
         } else if is_early {
             // After an interim head it is the stream's fault, as nghttp2 has it.
-            let error = StreamError::ProtocolError("http2.remote_reset");
+            let error = StreamError::ProtocolError(REMOTE_RESET);
             self.break_stream(key, error, Reason::PROTOCOL_ERROR);
         }
         self.release(key, waste);
@@ -117,6 +127,10 @@ impl State {
             return;
         };
         stream.meter.add_body_received(count, count);
+        if !stream.receiving {
+            chunk.advance(count);
+            return self.release(key, count);
+        }
         if let Some(left) = &mut stream.content_left {
             match left.checked_sub(count as u64) {
                 Some(now) => *left = now,
@@ -127,7 +141,7 @@ impl State {
                 }
             }
         }
-        if stream.unread || !stream.receiving {
+        if stream.unread {
             chunk.advance(count);
             return self.release(key, count);
         }
@@ -169,19 +183,27 @@ impl State {
 
     /// The body is not as long as `content-length` says.
     pub(super) fn break_content_length(&mut self, key: usize) {
-        let error = StreamError::ProtocolError("http2.remote_reset");
+        let error = StreamError::ProtocolError(REMOTE_RESET);
         self.break_stream(key, error, Reason::PROTOCOL_ERROR);
     }
 
-    /// Resets a stream for the peer's fault.
+    /// Resets a stream for the peer's fault, and drops what has come of its message.
     pub(super) fn break_stream(&mut self, key: usize, error: StreamError, reason: Reason) {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
-        let id = stream.id;
         let unread = stream.data.clear();
-        stream.fail(error, &mut self.wakers);
         self.release_connection(unread);
+        self.cut_stream(key, error, reason);
+    }
+
+    /// Resets a stream for the peer's fault; what came before that may still be read.
+    pub(super) fn cut_stream(&mut self, key: usize, error: StreamError, reason: Reason) {
+        let Some(stream) = self.streams.get(key) else {
+            return;
+        };
+        let id = stream.id;
+        stream.fail(error, &mut self.wakers);
         self.queue_reset(id, reason);
         self.streams.settle(key);
     }

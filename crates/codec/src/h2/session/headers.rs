@@ -22,8 +22,10 @@ use super::super::message::Judge;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::Fault;
+use super::Role;
 use super::State;
 use super::StreamRef;
+use super::data::REMOTE_RESET;
 use super::receive::FRAME_SIZE;
 use super::receive::PROTOCOL;
 
@@ -112,7 +114,7 @@ impl State {
                     self.stats.trailers.inc();
                     Ok(Some(Kind::Trailers))
                 }
-                Some(_) => Err(Fault::Silent),
+                Some(_) => self.headers_after_end(key),
                 // Envoy passes over what comes for streams that are gone; RFC 9113, sections 5.1 and 5.1.1, asks for errors
                 // where it is certain that the peer errs.
                 None if has_ended => Err(Fault::GoAway(Reason::STREAM_CLOSED)),
@@ -135,6 +137,16 @@ impl State {
         }
         self.limits.note_stream();
         Ok(Some(Kind::Request))
+    }
+
+    /// HEADERS on a stream that the peer had ended: RFC 9113, section 5.1, makes that an error of the stream. The block is
+    /// decoded to keep the table.
+    fn headers_after_end(&mut self, key: Option<usize>) -> Result<Option<Kind>, Fault> {
+        if let Some(key) = key {
+            let error = StreamError::ProtocolError(REMOTE_RESET);
+            self.break_stream(key, error, Reason::STREAM_CLOSED);
+        }
+        Ok(None)
     }
 
     fn note_newest(&mut self, id: u32) {
@@ -170,7 +182,7 @@ impl State {
         let key = self.streams.key(head.stream);
         let is_idle = self.is_idle(head.stream);
         match key.and_then(|key| self.streams.get(key)) {
-            Some(stream) if !stream.receiving => Err(Fault::Silent),
+            Some(stream) if !stream.receiving => self.headers_after_end(key),
             Some(stream) if stream.heads.complete => Ok(Some(Kind::Trailers)),
             Some(_) => Ok(Some(Kind::Response)),
             None if is_idle => Err(Fault::Silent),
@@ -360,24 +372,27 @@ impl State {
         Ok(())
     }
 
-    /// A head or trailers that are none, on a stream that exists.
+    /// A malformed head or malformed trailers, or ones beyond a limit, on a stream that exists. A limit ends the stream only.
     pub(super) fn flaw(&mut self, key: usize, flaw: Flaw) -> Result<(), Fault> {
-        let ends_connection = !self.stream_error || !flaw.is_violation() && !self.is_server();
-        let reason = if flaw.is_violation() {
-            self.stats.rx_messaging_error.inc();
-            Reason::PROTOCOL_ERROR
-        } else {
-            Reason::INTERNAL_ERROR
-        };
         let error = StreamError::ProtocolError(flaw.details());
-        if ends_connection && (flaw.is_violation() || !self.is_server()) {
-            if let Some(stream) = self.streams.get(key) {
-                stream.fail(error, &mut self.wakers);
+        if !flaw.is_violation() {
+            let reason = Reason::INTERNAL_ERROR;
+            match self.role {
+                Role::Server => self.break_stream(key, error, reason),
+                // As if the server had reset the stream, which is what Envoy tells its client.
+                Role::Client => self.cut_stream(key, StreamError::RemoteReset(reason), reason),
             }
-            self.streams.settle(key);
-            return Err(Fault::Silent);
+            return Ok(());
         }
-        self.break_stream(key, error, reason);
-        Ok(())
+        self.stats.rx_messaging_error.inc();
+        if self.stream_error {
+            self.break_stream(key, error, Reason::PROTOCOL_ERROR);
+            return Ok(());
+        }
+        if let Some(stream) = self.streams.get(key) {
+            stream.fail(error, &mut self.wakers);
+        }
+        self.streams.settle(key);
+        Err(Fault::Silent)
     }
 }
