@@ -18,6 +18,7 @@ pub struct Meter {
     wire_bytes_received: Cell<u64>,
     wire_bytes_sent: Cell<u64>,
     activity: Cell<u64>,
+    receive_began: Cell<Option<Instant>>,
     receive_ended: Cell<Option<Instant>>,
     send_began: Cell<Option<Instant>>,
     send_ended: Cell<Option<Instant>>,
@@ -66,6 +67,12 @@ impl Meter {
         self.activity.get()
     }
 
+    /// When the first byte of the request came, where its head came in pieces; none where it came at once.
+    #[must_use]
+    pub fn receive_began(&self) -> Option<Instant> {
+        self.receive_began.get()
+    }
+
     /// When the peer's message was complete; none while it is not.
     #[must_use]
     pub fn receive_ended(&self) -> Option<Instant> {
@@ -109,6 +116,10 @@ impl Meter {
         add(&self.body_bytes_sent, body);
         add(&self.wire_bytes_sent, wire);
         add(&self.activity, 1);
+    }
+
+    pub(crate) fn set_receive_began(&self, began: Option<Instant>) {
+        self.receive_began.set(began);
     }
 
     pub(crate) fn end_receive(&self) {

@@ -179,6 +179,10 @@ pub struct ServerOptions {
     pub request_headers_timeout: Option<Duration>,
     /// `stream_idle_timeout`, for as long as a request's head comes in; none when switched off.
     pub stream_idle_timeout: Option<Duration>,
+    /// `request_timeout`, for as long as a request's head comes in; none when switched off.
+    pub request_timeout: Option<Duration>,
+    /// `common_http_protocol_options.max_stream_duration`, for as long as a request's head comes in; none when switched off.
+    pub max_stream_duration: Option<Duration>,
     /// `drain_timeout`
     pub drain_timeout: Duration,
     /// `delayed_close_timeout`; none when switched off.
@@ -215,6 +219,8 @@ impl ServerOptions {
             max_requests_per_connection: None,
             request_headers_timeout: None,
             stream_idle_timeout: None,
+            request_timeout: None,
+            max_stream_duration: None,
             drain_timeout: Duration::from_secs(5),
             delayed_close_timeout: Some(Duration::from_secs(1)),
             buffer_limit: 1 << 20,
@@ -230,12 +236,15 @@ impl ServerOptions {
 impl ServerOptions {
     /// How long a request's head may take from its first byte, and what it is answered when it takes longer.
     pub(crate) fn head_timeout(&self) -> Option<(Duration, MalformedRequest)> {
-        match (self.request_headers_timeout, self.stream_idle_timeout) {
-            (Some(head), Some(idle)) if idle < head => Some((idle, MalformedRequest::idle_head())),
-            (Some(head), _) => Some((head, MalformedRequest::slow_head())),
-            (None, Some(idle)) => Some((idle, MalformedRequest::idle_head())),
-            (None, None) => None,
-        }
+        let timeouts = [
+            (self.request_headers_timeout, MalformedRequest::slow_head()),
+            (self.stream_idle_timeout, MalformedRequest::idle_head()),
+            (self.request_timeout, MalformedRequest::slow_request()),
+            (self.max_stream_duration, MalformedRequest::long_stream()),
+        ];
+        let timeouts = timeouts.into_iter();
+        let set = timeouts.filter_map(|(timeout, late)| Some((timeout?, late)));
+        set.min_by_key(|(timeout, _)| *timeout)
     }
 }
 

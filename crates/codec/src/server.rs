@@ -49,27 +49,45 @@ impl MalformedRequest {
     /// The details of a request whose head did not come within `stream_idle_timeout`.
     pub const IDLE_TIMEOUT: &str = "stream_idle_timeout";
 
+    /// The details of a request whose head did not come within `request_timeout`.
+    pub const REQUEST_TIMEOUT: &str = "request_overall_timeout";
+    /// The details of a request whose head did not come within `max_stream_duration`.
+    pub const MAX_DURATION: &str = "max_duration_timeout";
+
     /// A request whose head did not come within `request_headers_timeout`.
     pub(crate) fn slow_head() -> MalformedRequest {
-        MalformedRequest {
-            status: StatusCode::REQUEST_TIMEOUT,
-            body: "request header timeout".into(),
-            details: MalformedRequest::HEADER_TIMEOUT,
-        }
+        MalformedRequest::late(MalformedRequest::HEADER_TIMEOUT, "request header timeout")
     }
 
     /// A request whose head did not come within `stream_idle_timeout`.
     pub(crate) fn idle_head() -> MalformedRequest {
+        MalformedRequest::late(MalformedRequest::IDLE_TIMEOUT, "stream timeout")
+    }
+
+    /// A request whose head did not come within `request_timeout`.
+    pub(crate) fn slow_request() -> MalformedRequest {
+        MalformedRequest::late(MalformedRequest::REQUEST_TIMEOUT, "request timeout")
+    }
+
+    /// A request whose head did not come within `max_stream_duration`.
+    pub(crate) fn long_stream() -> MalformedRequest {
+        MalformedRequest::late(
+            MalformedRequest::MAX_DURATION,
+            "downstream duration timeout",
+        )
+    }
+
+    fn late(details: &'static str, body: &'static str) -> MalformedRequest {
         MalformedRequest {
             status: StatusCode::REQUEST_TIMEOUT,
-            body: "stream timeout".into(),
-            details: MalformedRequest::IDLE_TIMEOUT,
+            body: body.into(),
+            details,
         }
     }
 
     /// Whether the client was only slow, which is no fault of the protocol.
     pub(crate) fn is_timeout(&self) -> bool {
-        [Self::HEADER_TIMEOUT, Self::IDLE_TIMEOUT].contains(&self.details)
+        self.status == StatusCode::REQUEST_TIMEOUT
     }
 }
 

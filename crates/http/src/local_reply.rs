@@ -30,7 +30,7 @@ pub struct LocalReply {
     pub details: Cow<'static, str>,
     /// The flag to set, if any.
     pub flag: Option<ResponseFlag>,
-    /// The route whose response headers are added, where the router replies.
+    /// The route whose response headers are added; for one that goes to a cluster, it need not be set.
     pub route: Option<Arc<Route>>,
     /// Headers of its own.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -79,8 +79,20 @@ impl LocalReply {
         self
     }
 
+    /// With the number of attempts in a header, if the virtual host `tells` it (`include_attempt_count_in_response`).
+    pub(crate) fn after_attempt(self, tells: bool) -> LocalReply {
+        if tells {
+            let once = HeaderValue::from_static("1");
+            return self.header(&header::X_ENVOY_ATTEMPT_COUNT, once);
+        }
+        self
+    }
+
     /// Makes this the response of `stream`; returns its body.
-    pub(crate) fn write(self, stream: &mut Stream) -> Body {
+    pub(crate) fn write(mut self, stream: &mut Stream) -> Body {
+        // That a client broke the protocol is noted only when its reply is made: no header of it tells so.
+        let is_late = |flag: &mut ResponseFlag| *flag == ResponseFlag::DownstreamProtocolError;
+        let late = self.flag.take_if(is_late);
         if let Some(flag) = self.flag {
             stream.flags.set(flag);
         }
@@ -102,6 +114,9 @@ impl LocalReply {
                 body = text.into();
                 kind = HeaderValue::try_from(format.content_type()).ok();
             }
+        }
+        if let Some(flag) = late {
+            stream.flags.set(flag);
         }
         let Some(response) = &mut stream.response else {
             return Body::Empty;

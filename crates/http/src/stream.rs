@@ -188,6 +188,16 @@ impl Stream {
         }
     }
 
+    /// The same, whose first byte came before, at `began`, if that is known.
+    pub(crate) fn since(mut self, began: Option<Instant>) -> Stream {
+        if let Some(began) = began {
+            let ago = self.started.saturating_duration_since(began);
+            self.start_time = self.start_time.checked_sub(ago).unwrap_or(self.start_time);
+            self.started = began;
+        }
+        self
+    }
+
     /// The response's status, 0 when there was none (`%RESPONSE_CODE%`).
     #[must_use]
     pub fn response_code(&self) -> u16 {

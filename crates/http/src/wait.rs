@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 
 use outrider_codec::Respond;
@@ -13,7 +12,6 @@ use crate::ResponseFlag;
 use crate::deadlines::Deadlines;
 use crate::deadlines::Expired;
 use crate::local_reply::LocalReply;
-use crate::route::Route;
 
 /// Why a stream goes no further.
 #[derive(Debug)]
@@ -29,16 +27,6 @@ pub(crate) enum Stop {
 impl From<LocalReply> for Stop {
     fn from(reply: LocalReply) -> Stop {
         Stop::Reply(Box::new(reply))
-    }
-}
-
-impl Stop {
-    /// The same, with the headers that `route` adds to responses: the router's own replies carry them.
-    pub(crate) fn with_route(mut self, route: &Arc<Route>) -> Stop {
-        if let Stop::Reply(reply) = &mut self {
-            reply.route = Some(route.clone());
-        }
-        self
     }
 }
 

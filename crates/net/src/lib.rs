@@ -3,6 +3,7 @@
 //! Nothing here knows HTTP. What a connection carries is decided by a [`ConnectionHandler`].
 
 mod address;
+mod alarm;
 pub mod clock;
 mod connect;
 mod connection;

@@ -1,13 +1,12 @@
-//! A worker's coarse timer wheel: arming, re-arming and dropping a timer is O(1) and allocates nothing.
+//! A worker's timer wheel: arming, re-arming and dropping a timer is O(1) and allocates nothing.
 //!
 //! Every stream has timers that almost never fire (15 s route timeout, 5 min idle), so what counts is the cost of
-//! arming and dropping them. One tokio sleep drives the whole wheel; a timer fires up to one tick (2 ms) late, never early.
+//! arming and dropping them. One alarm drives the whole wheel; a timer fires up to a quarter of a millisecond late and what
+//! the alarm adds to that, never early.
 
 use std::cell::Cell;
 use std::cell::RefCell;
-use std::future::Future;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
@@ -16,11 +15,15 @@ use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
-use tokio::time::Sleep;
 
+use crate::alarm::Alarm;
 use crate::clock;
 
-const TICK_MILLIS: u64 = 2;
+/// Timers fire at multiples of this time, so that many timers don't wake the thread one by one.
+const GRAIN_MICROS: u64 = 250;
+const GRAIN_NANOS: u128 = 1000 * GRAIN_MICROS as u128;
+/// What is due within so many grains, 2 ms, shares a slot.
+const SLOT_GRAINS: u64 = 8;
 /// Slots of the wheel: 4 s in all. A timer further away stays in its slot and is looked at once a turn.
 const SLOTS: usize = 2048;
 const WORDS: usize = SLOTS / 64;
@@ -33,7 +36,7 @@ pub struct Timers(Rc<Shared>);
 struct Shared {
     wheel: RefCell<Wheel>,
     origin: Instant,
-    /// The tick that the driver sleeps until; `u64::MAX` when nothing is armed.
+    /// The grain that the driver sleeps until; `u64::MAX` when nothing is armed.
     sleeping_until: Cell<u64>,
     driver: RefCell<Option<Waker>>,
 }
@@ -45,13 +48,14 @@ struct Wheel {
     heads: Vec<Option<u32>>,
     /// A bit for each slot that holds an entry.
     occupied: [u64; WORDS],
-    /// Every tick before this one was handled.
+    /// The tick that is being handled: all before it were. A tick is the time of a slot.
     now: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    tick: u64,
+    /// The grain at which it fires.
+    due: u64,
     armed: bool,
     fired: bool,
     waker: Option<Waker>,
@@ -99,7 +103,7 @@ impl Timers {
     #[must_use]
     pub fn timer(&self) -> Timer {
         let key = self.0.wheel.borrow_mut().entries.insert(Entry {
-            tick: 0,
+            due: 0,
             armed: false,
             fired: false,
             waker: None,
@@ -119,9 +123,21 @@ impl Timers {
         timer.elapsed().await;
     }
 
-    /// Drives the wheel; a worker spawns this once. Never ends.
+    /// Drives the wheel by the runtime's timers, which are up to 2 ms late. Never ends.
     pub async fn run(self) {
-        let mut sleep: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(Duration::ZERO));
+        self.drive(Alarm::of_runtime()).await;
+    }
+
+    /// Drives the wheel by a timer of the kernel's own, where there is one. A worker spawns this once. Never ends.
+    pub async fn run_exactly(self) {
+        let alarm = Alarm::of_kernel().unwrap_or_else(|error| {
+            log::warn!("timers will be up to 2 ms late: {error}");
+            Alarm::of_runtime()
+        });
+        self.drive(alarm).await;
+    }
+
+    async fn drive(self, mut alarm: Alarm) {
         poll_fn(|cx| {
             loop {
                 let woken = self.0.advance();
@@ -129,13 +145,12 @@ impl Timers {
                     waker.wake();
                 }
                 *self.0.driver.borrow_mut() = Some(cx.waker().clone());
-                let next = self.0.wheel.borrow().next_tick();
+                let next = self.0.wheel.borrow().next_wake();
                 self.0.sleeping_until.set(next.unwrap_or(u64::MAX));
                 let Some(next) = next else {
                     return Poll::Pending;
                 };
-                sleep.as_mut().reset(self.0.instant(next));
-                if sleep.as_mut().poll(cx).is_pending() {
+                if alarm.poll_at(self.0.instant(next), cx).is_pending() {
                     return Poll::Pending;
                 }
             }
@@ -145,18 +160,16 @@ impl Timers {
 }
 
 impl Shared {
-    /// The first tick that is not before `instant`.
-    fn tick(&self, instant: Instant) -> u64 {
-        const NANOS: u32 = TICK_MILLIS as u32 * 1_000_000;
+    /// The first grain that is not before `instant`.
+    fn grain(&self, instant: Instant) -> u64 {
         let since = instant.saturating_duration_since(self.origin);
-        let seconds = since.as_secs().saturating_mul(1000 / TICK_MILLIS);
-        // The greatest tick stands for none.
-        let tick = seconds.saturating_add(since.subsec_nanos().div_ceil(NANOS).into());
-        tick.min(u64::MAX - 1)
+        let grain = since.as_nanos().div_ceil(GRAIN_NANOS);
+        // The greatest grain stands for none.
+        u64::try_from(grain).unwrap_or(u64::MAX).min(u64::MAX - 1)
     }
 
-    fn instant(&self, tick: u64) -> Instant {
-        self.origin + Duration::from_millis(tick.saturating_mul(TICK_MILLIS))
+    fn instant(&self, grain: u64) -> Instant {
+        self.origin + Duration::from_micros(grain.saturating_mul(GRAIN_MICROS))
     }
 
     /// Fires what is due and returns whom to wake; waking happens outside the borrow.
@@ -164,8 +177,9 @@ impl Shared {
         // Whoever is woken now shall not see the time before.
         clock::expire();
         let elapsed = clock::now().saturating_duration_since(self.origin);
-        let until = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX) / TICK_MILLIS;
-        self.wheel.borrow_mut().fire_until(until)
+        let grain = elapsed.as_nanos() / GRAIN_NANOS;
+        let grain = u64::try_from(grain).unwrap_or(u64::MAX);
+        self.wheel.borrow_mut().fire_until(grain)
     }
 }
 
@@ -178,15 +192,15 @@ impl Wheel {
         (tick % SLOTS as u64) as usize
     }
 
-    fn link(&mut self, key: u32, tick: u64) {
-        let slot = Wheel::slot(tick);
+    fn link(&mut self, key: u32, due: u64) {
+        let slot = Wheel::slot(due / SLOT_GRAINS);
         let head = self.heads[slot].replace(key);
         self.occupied[slot / 64] |= 1 << (slot % 64);
         if let Some(head) = head {
             self.entries[head as usize].previous = Some(key);
         }
         let entry = &mut self.entries[key as usize];
-        entry.tick = tick;
+        entry.due = due;
         entry.armed = true;
         entry.previous = None;
         entry.next = head;
@@ -201,7 +215,7 @@ impl Wheel {
         let (previous, next, slot) = (
             entry.previous.take(),
             entry.next.take(),
-            Wheel::slot(entry.tick),
+            Wheel::slot(entry.due / SLOT_GRAINS),
         );
         if let Some(next) = next {
             self.entries[next as usize].previous = previous;
@@ -237,7 +251,21 @@ impl Wheel {
         None
     }
 
-    fn fire_until(&mut self, until: u64) -> Vec<Waker> {
+    /// The grain at which to look again: when the first timer of the next slot is due, or that slot is over.
+    fn next_wake(&self) -> Option<u64> {
+        let tick = self.next_tick()?;
+        let mut wake = (tick + 1).saturating_mul(SLOT_GRAINS);
+        let mut at = self.heads[Wheel::slot(tick)];
+        while let Some(key) = at {
+            let entry = &self.entries[key as usize];
+            wake = wake.min(entry.due);
+            at = entry.next;
+        }
+        Some(wake)
+    }
+
+    fn fire_until(&mut self, grain: u64) -> Vec<Waker> {
+        let until = grain / SLOT_GRAINS;
         let mut wakers = Vec::new();
         while let Some(tick) = self.next_tick() {
             if tick > until {
@@ -247,21 +275,25 @@ impl Wheel {
             while let Some(key) = at {
                 let entry = &mut self.entries[key as usize];
                 at = entry.next;
-                if entry.tick <= until {
+                if entry.due <= grain {
                     entry.fired = true;
                     wakers.extend(entry.waker.take());
                     self.unlink(key);
                 }
             }
+            if tick == until {
+                // What else is in its slot may be due later in its time.
+                break;
+            }
             self.now = tick + 1;
         }
-        self.now = self.now.max(until + 1);
+        self.now = self.now.max(until);
         wakers
     }
 }
 
 impl Timer {
-    /// Arms the timer for `deadline`, or disarms it. A deadline in the past fires at the next tick.
+    /// Arms the timer for `deadline`, or disarms it. A deadline in the past fires at once.
     pub fn set(&mut self, deadline: Option<Instant>) {
         let mut wheel = self.shared.wheel.borrow_mut();
         wheel.unlink(self.key);
@@ -269,10 +301,11 @@ impl Timer {
         let Some(deadline) = deadline else {
             return;
         };
-        let tick = self.shared.tick(deadline).max(wheel.now);
-        wheel.link(self.key, tick);
-        if tick < self.shared.sleeping_until.get() {
-            self.shared.sleeping_until.set(tick);
+        let handled = wheel.now.saturating_mul(SLOT_GRAINS);
+        let due = self.shared.grain(deadline).max(handled);
+        wheel.link(self.key, due);
+        if due < self.shared.sleeping_until.get() {
+            self.shared.sleeping_until.set(due);
             drop(wheel);
             if let Some(driver) = self.shared.driver.borrow_mut().take() {
                 driver.wake();
@@ -326,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn fires_within_a_tick_and_never_early() {
+    async fn fires_in_time_and_never_early() {
         with_wheel(|timers| async move {
             for millis in [0, 1, 2, 3, 100, 4095, 4096, 4097, 15_000, 3_600_000] {
                 let start = Instant::now();
@@ -337,12 +370,37 @@ mod tests {
                     "{millis} ms came after {waited:?}"
                 );
                 assert!(
-                    waited <= Duration::from_millis(millis + 2 * TICK_MILLIS),
+                    waited <= Duration::from_millis(millis + 2),
                     "{millis} ms took {waited:?}"
                 );
             }
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn the_kernel_timer_is_exact() {
+        let timers = Timers::new();
+        let local = tokio::task::LocalSet::new();
+        local.spawn_local(timers.clone().run_exactly());
+        let shortest = local.run_until(async {
+            let mut late = Vec::new();
+            for micros in [0, 300, 1_000, 1_700, 2_000, 3_300, 9_900] {
+                for _ in 0..5 {
+                    let wanted = Duration::from_micros(micros);
+                    let start = Instant::now();
+                    timers.sleep(wanted).await;
+                    let waited = start.elapsed();
+                    assert!(waited >= wanted, "{wanted:?} came after {waited:?}");
+                    late.push(waited - wanted);
+                }
+            }
+            late.sort();
+            late[late.len() / 4]
+        });
+        // On a busy machine some are late, not most.
+        let shortest = shortest.await;
+        assert!(shortest < Duration::from_millis(1), "late by {shortest:?}");
     }
 
     #[tokio::test(start_paused = true)]

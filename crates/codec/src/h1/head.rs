@@ -122,7 +122,12 @@ pub(crate) fn take_request(
         buffer.advance(blank);
         *searched = 0;
     }
+    if buffer.first().is_some_and(|&first| first <= b' ') {
+        return Err(HeadError::CODEC);
+    }
+    let begin = *searched;
     let Some(end) = find_end(buffer, searched, limits)? else {
+        check_request_line(buffer, begin)?;
         return Ok(None);
     };
     let head = request(&buffer[..end], limits, options, stats)?;
@@ -284,6 +289,17 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), HeadError> {
         return Err(HeadError::CODEC);
     }
     Ok((method, target, version_of(version)?))
+}
+
+/// Refuses an incomplete head as soon as its first line is there and is no request line. What is before `begin` was
+/// looked at before.
+fn check_request_line(buffer: &[u8], begin: usize) -> Result<(), HeadError> {
+    let (before, new) = buffer.split_at(begin.min(buffer.len()));
+    if memchr(b'\n', new).is_some() && memchr(b'\n', before).is_none() {
+        let (line, _) = split_line(buffer, 0);
+        request_line(&buffer[line])?;
+    }
+    Ok(())
 }
 
 /// The bytes before a run of spaces, and those after it.

@@ -16,6 +16,7 @@ use http::Version;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use outrider_stats::Held;
+use tokio::time::Instant;
 
 use crate::Body;
 use crate::ConnectionEnd;
@@ -73,7 +74,7 @@ pub(crate) async fn serve<H: Handler>(
         waiting: Waiting {
             soft_drain: None,
             head_timer: options.timers.timer(),
-            head_begun: false,
+            head_begun: None,
             searched: 0,
             gave_way: false,
         },
@@ -150,9 +151,10 @@ struct Connection<H> {
 struct Waiting {
     /// Counts the connection as one that closes after its next response.
     soft_drain: Option<Held<ConnectionStats>>,
-    /// `request_headers_timeout` or `stream_idle_timeout`, from a head's first byte.
+    /// The first of the timeouts that run from a head's first byte.
     head_timer: Timer,
-    head_begun: bool,
+    /// When that came, until the head is complete.
+    head_begun: Option<Instant>,
     searched: usize,
     /// Other tasks had their turn since the last request.
     gave_way: bool,
@@ -162,7 +164,7 @@ impl<H: Handler> Connection<H> {
     async fn next(&mut self) -> Next {
         let (shared, options) = (&self.shared, &self.options);
         let waiting = &mut self.waiting;
-        if std::mem::take(&mut waiting.head_begun) {
+        if waiting.head_begun.take().is_some() {
             waiting.head_timer.set(None);
         }
         poll_fn(|cx| waiting.poll_next(shared, options, cx)).await
@@ -180,6 +182,7 @@ impl<H: Handler> Connection<H> {
             self.shared.closing.set(true);
         }
         let meter = Rc::new(Meter::default());
+        meter.set_receive_began(self.waiting.head_begun);
         meter.add_headers_received(request.bytes, request.bytes);
         let body = if request.framing.is_done() {
             meter.end_receive();
@@ -201,7 +204,9 @@ impl<H: Handler> Connection<H> {
     /// Answers what could not be parsed; tells whether the client took the answer.
     async fn refuse(&mut self, error: MalformedRequest) -> bool {
         self.shared.closing.set(true);
-        let respond = self.respond(Method::GET, Version::HTTP_11, Rc::new(Meter::default()));
+        let meter = Rc::new(Meter::default());
+        meter.set_receive_began(self.waiting.head_begun);
+        let respond = self.respond(Method::GET, Version::HTTP_11, meter);
         let answered = pin!(self.handler.clone().malformed(error, respond));
         self.drive(answered).await;
         self.flush().await
@@ -348,7 +353,7 @@ impl Waiting {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Poll::Ready(Next::Close(EndCause::Remote)),
             // Who does not read what was answered gets no further answers.
-            Poll::Pending => return self.poll_time(!self.head_begun, shared, options, cx),
+            Poll::Pending => return self.poll_time(self.head_begun.is_none(), shared, options, cx),
         }
         if !transport.input.is_empty() {
             if !std::mem::replace(&mut self.gave_way, true) {
@@ -377,16 +382,17 @@ impl Waiting {
                 turn::give_way(cx)
             }
             Poll::Ready(Ok(Filled::End) | Err(_)) => Poll::Ready(Next::Close(EndCause::Remote)),
-            Poll::Pending => self.poll_time(!self.head_begun, shared, options, cx),
+            Poll::Pending => self.poll_time(self.head_begun.is_none(), shared, options, cx),
         }
     }
 
     fn begin_head(&mut self, options: &ServerOptions) {
-        if !self.head_begun {
-            self.head_begun = true;
+        if self.head_begun.is_none() {
+            let now = options.timers.now();
+            self.head_begun = Some(now);
             let timeout = options.head_timeout();
             self.head_timer
-                .set(timeout.map(|(timeout, _)| options.timers.now() + timeout));
+                .set(timeout.map(|(timeout, _)| now + timeout));
         }
     }
 
@@ -397,7 +403,7 @@ impl Waiting {
         options: &ServerOptions,
         cx: &mut Context<'_>,
     ) -> Poll<Next> {
-        if self.head_begun
+        if self.head_begun.is_some()
             && self.head_timer.poll_elapsed(cx).is_ready()
             && let Some((_, late)) = options.head_timeout()
         {

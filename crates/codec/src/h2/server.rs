@@ -190,6 +190,8 @@ enum Leaving {
 struct SlowHead {
     /// The stream that it opens.
     stream: Option<u32>,
+    /// When that came.
+    began: Option<Instant>,
     timer: Timer,
 }
 
@@ -274,7 +276,13 @@ impl<H: Handler> Driver<H> {
         if self.connection.session.fault().is_some() {
             self.cut += accepted.iter().filter(is_refused).count();
         }
+        // If a head came in pieces, it is the first one.
+        let slow = self.slow_head.as_ref();
+        let mut began = slow.and_then(|slow| slow.began.filter(|_| slow.stream.is_some()));
         for accepted in accepted {
+            if let (Accepted::Request { meter, .. }, Some(began)) = (&accepted, began.take()) {
+                meter.set_receive_began(Some(began));
+            }
             self.start(accepted);
         }
     }
@@ -322,7 +330,7 @@ impl<H: Handler> Driver<H> {
         }));
     }
 
-    /// Answers a request whose head has not come in time: `request_headers_timeout`, `stream_idle_timeout`.
+    /// Answers a request whose head has not come in time.
     fn poll_slow_head(&mut self, cx: &mut Context<'_>) {
         let session = &self.connection.session;
         let options = &self.connection.options;
@@ -332,12 +340,14 @@ impl<H: Handler> Driver<H> {
         }
         let slow = self.slow_head.get_or_insert_with(|| SlowHead {
             stream: None,
+            began: None,
             timer: options.timers.timer(),
         });
         if std::mem::replace(&mut slow.stream, open) != open {
             let timeout = options.head_timeout().filter(|_| open.is_some());
-            slow.timer
-                .set(timeout.map(|(timeout, _)| options.timers.now() + timeout));
+            let now = options.timers.now();
+            slow.began = Some(now);
+            slow.timer.set(timeout.map(|(timeout, _)| now + timeout));
         }
         if open.is_none() || slow.timer.poll_elapsed(cx).is_pending() {
             return;
@@ -348,6 +358,7 @@ impl<H: Handler> Driver<H> {
         let Some((stream, meter)) = session.give_up_request() else {
             return;
         };
+        meter.set_receive_began(slow.began);
         let active = ActiveStream::new(self.connection.clone());
         let respond = respond::Respond::new(stream, false, meter, self.connection.clone());
         let answered = self.handler.clone().malformed(late, Respond::from(respond));

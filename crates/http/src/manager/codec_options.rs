@@ -18,6 +18,7 @@ use outrider_net::Drain;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 
+use crate::manager::config::StreamTimeouts;
 use crate::manager::config::codec_type;
 
 /// The codec's part of the configuration, before it is given a worker.
@@ -107,14 +108,14 @@ impl CodecOptions {
         errors.finish(options)
     }
 
-    /// The options for the connections of one worker, which count in `http.<stat_prefix>`; `idle` is its
-    /// `stream_idle_timeout`.
+    /// The options for the connections of one worker, which count in `http.<stat_prefix>`; `timeouts` hold for a request
+    /// also while its head comes in.
     pub(super) fn worker(
         &self,
         cx: &WorkerCx,
         scope: &Scope,
         drain: &Drain,
-        idle: Option<Duration>,
+        timeouts: &StreamTimeouts,
     ) -> Rc<ServerOptions> {
         let CodecOptions {
             codec,
@@ -135,7 +136,9 @@ impl CodecOptions {
             http1_safe_max_connection_duration: self.http1_safe_max_connection_duration,
             max_requests_per_connection: self.max_requests_per_connection,
             request_headers_timeout: self.request_headers_timeout,
-            stream_idle_timeout: idle,
+            stream_idle_timeout: timeouts.idle,
+            request_timeout: timeouts.request,
+            max_stream_duration: timeouts.max_duration,
             drain_timeout: self.drain_timeout,
             delayed_close_timeout: self.delayed_close_timeout,
             buffer_limit: self.buffer_limit,

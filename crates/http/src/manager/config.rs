@@ -292,6 +292,16 @@ fn forwarding(
     })
 }
 
+/// What is internal where `internal_address_config` names no ranges: private networks and the loopback address itself.
+const PRIVATE_RANGES: [(IpAddr, u32); 6] = [
+    (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8),
+    (IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)), 12),
+    (IpAddr::V4(Ipv4Addr::new(192, 168, 0, 0)), 16),
+    (IpAddr::V4(Ipv4Addr::LOCALHOST), 32),
+    (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+    (IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), 8),
+];
+
 fn internal_addresses(
     config: &InternalAddressConfig,
     path: &FieldPath,
@@ -314,6 +324,9 @@ fn internal_addresses(
                 ),
             ),
         }
+    }
+    if config.cidr_ranges.is_empty() {
+        ranges.extend(PRIVATE_RANGES);
     }
     errors.finish(InternalAddresses {
         unix_sockets: config.unix_sockets,

@@ -40,7 +40,8 @@ impl ConnectionManager {
         mut respond: Respond,
     ) {
         let connection = downstream.connection.clone();
-        let stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
+        let stream = Stream::new(connection, head, respond.protocol(), self.worker.random())
+            .since(respond.meter().receive_began());
         self.count_request(stream.protocol);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
         let mut deadlines = Deadlines::new(downstream.take_alarm(), end.stream.started);
@@ -282,7 +283,7 @@ impl ConnectionManager {
 }
 
 /// How long the stream may take: by the request's `grpc-timeout`, if the route obeys it, else by the route, else by the
-/// connection manager. What is made of a `grpc-timeout` is told the upstream.
+/// connection manager. The upstream of a gRPC request is told what is made of its `grpc-timeout`.
 fn max_duration(
     route: Option<MaxStreamDuration>,
     manager: Option<Duration>,
@@ -311,6 +312,8 @@ fn max_duration(
     if let Some(offset) = limits.grpc_timeout_header_offset {
         timeout = timeout.saturating_sub(offset);
     }
-    headers.insert(&header::GRPC_TIMEOUT, grpc::timeout_value(timeout));
+    if is_grpc {
+        headers.insert(&header::GRPC_TIMEOUT, grpc::timeout_value(timeout));
+    }
     Some(timeout)
 }

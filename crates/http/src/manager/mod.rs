@@ -65,7 +65,7 @@ impl ConnectionManagerConfig {
             config: self.clone(),
             codec: self
                 .codec
-                .worker(worker, &self.scope, drain, self.timeouts.idle),
+                .worker(worker, &self.scope, drain, &self.timeouts),
             stats: worker.store.register(self.scope.clone()),
             listener_stats: worker.store.register(self.listener_scope.clone()),
             clusters: clusters.clone(),

@@ -19,6 +19,7 @@ use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_net::ConnectionInfo;
 use outrider_net::clock;
+use tokio::time::Instant;
 
 use crate::RequestHead;
 use crate::ResponseFlag;
@@ -27,6 +28,7 @@ use crate::deadlines::Deadlines;
 use crate::deadlines::Expired;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
+use crate::route::Action;
 use crate::router;
 use crate::router::UpstreamRequest;
 use crate::stream::StreamEnd;
@@ -34,7 +36,19 @@ use crate::wait::Wait;
 
 impl ConnectionManager {
     /// Makes `reply` the response of `stream`; returns its body.
-    pub(super) fn reply(&self, stream: &mut Stream, reply: LocalReply, respond: &Respond) -> Body {
+    pub(super) fn reply(
+        &self,
+        stream: &mut Stream,
+        mut reply: LocalReply,
+        respond: &Respond,
+    ) -> Body {
+        // Whoever replies to a request that goes to a cluster, the response carries what its route adds.
+        if reply.route.is_none()
+            && let Some(route) = &stream.route
+            && let Action::Forward(_) = route.action
+        {
+            reply.route = Some(route.clone());
+        }
         let invalid = reply.status == StatusCode::BAD_REQUEST;
         if invalid && !respond.has_stream_error_on_invalid_message() {
             close_http1(stream, respond);
@@ -166,7 +180,7 @@ impl ConnectionManager {
 
     /// Counts and logs a request that ended before its head was complete.
     pub(super) fn end_headless(self: Rc<Self>, connection: Rc<ConnectionInfo>, refused: Refused) {
-        let stream = self.headless_stream(connection, Version::HTTP_2);
+        let stream = self.headless_stream(connection, Version::HTTP_2, None);
         let mut end = StreamEnd::new(stream, self, Rc::default());
         match refused {
             Refused::Error(error) => end.client_gone(&error),
@@ -178,13 +192,18 @@ impl ConnectionManager {
     }
 
     /// A stream of which no head is known, counted.
-    fn headless_stream(&self, connection: Rc<ConnectionInfo>, protocol: Version) -> Stream {
+    fn headless_stream(
+        &self,
+        connection: Rc<ConnectionInfo>,
+        protocol: Version,
+        began: Option<Instant>,
+    ) -> Stream {
         let head = RequestHead {
             // There is no method to log; this is how an absent one prints.
             method: Method::from_bytes(b"-").unwrap_or_default(),
             ..RequestHead::default()
         };
-        let stream = Stream::new(connection, head, protocol, self.worker.random());
+        let stream = Stream::new(connection, head, protocol, self.worker.random()).since(began);
         self.count_request(stream.protocol);
         stream
     }
@@ -196,7 +215,8 @@ impl ConnectionManager {
         error: MalformedRequest,
         mut respond: Respond,
     ) {
-        let stream = self.headless_stream(connection, respond.protocol());
+        let began = respond.meter().receive_began();
+        let stream = self.headless_stream(connection, respond.protocol(), began);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
         let reply = LocalReply::new(error.status, error.details).body(error.body.into_owned());
         let reply = match error.details {
@@ -207,6 +227,14 @@ impl ConnectionManager {
             MalformedRequest::IDLE_TIMEOUT => {
                 self.count_expired(Expired::Idle);
                 reply.flag(ResponseFlag::StreamIdleTimeout)
+            }
+            MalformedRequest::REQUEST_TIMEOUT => {
+                self.count_expired(Expired::Request);
+                reply
+            }
+            MalformedRequest::MAX_DURATION => {
+                self.count_expired(Expired::Duration);
+                reply
             }
             _ => reply.flag(ResponseFlag::DownstreamProtocolError),
         };

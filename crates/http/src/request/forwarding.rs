@@ -1,6 +1,7 @@
 //! Who the client is, and what the upstream is told about it: `x-forwarded-*`, `x-envoy-*`, `x-request-id`, `via`.
 
 use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use http::uri::Scheme;
 use outrider_codec::HeaderMap;
@@ -53,7 +54,7 @@ pub(crate) struct UserAgent {
     pub(crate) node: Option<HeaderValue>,
 }
 
-/// `HttpConnectionManager.InternalAddressConfig`. Empty: nobody is internal, not even the loopback.
+/// `HttpConnectionManager.InternalAddressConfig`. Without it nobody is internal, not even the loopback.
 #[derive(Debug, Default)]
 pub(crate) struct InternalAddresses {
     pub(crate) unix_sockets: bool,
@@ -281,7 +282,8 @@ fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
                 .and_then(|text| text.trim().parse::<IpAddr>().ok());
             return match address {
                 Some(address) => (
-                    Some(Address::from(std::net::SocketAddr::new(address, 0))),
+                    // As it stands there: a mapped IPv4 address is one of IPv6 here.
+                    Some(Address::Ip(SocketAddr::new(address, 0))),
                     single,
                 ),
                 None => (None, false),

@@ -83,7 +83,6 @@ impl<'a> Attempt<'a> {
         if let Some(upstream) = &mut stream.upstream {
             upstream.host = Some(host.address().clone());
             upstream.host_name = (!host.hostname().is_empty()).then(|| host.hostname().clone());
-            upstream.attempts += 1;
             upstream.request = Some(request.clone());
         }
         Attempt {
@@ -150,7 +149,7 @@ impl<'a> Attempt<'a> {
             Ok(place) => place,
             Err(PoolFailure::PoolOverflow) => {
                 self.request.count_status(503);
-                return Err(failure::no_healthy_upstream().into());
+                return Err(self.reply(failure::no_healthy_upstream()));
             }
             Err(error) => return Err(self.pool_failed(stream, &error)),
         };
@@ -218,14 +217,22 @@ impl<'a> Attempt<'a> {
         self.request.fail(error);
         let reply = failure::before_response(error, transport, self.router.suppress_envoy_headers);
         self.request.count_status(reply.status.as_u16());
-        reply.into()
+        self.reply(reply)
+    }
+
+    /// A reply to a request that was tried.
+    fn reply(&self, reply: LocalReply) -> Stop {
+        reply.after_attempt(self.tell_attempts).into()
     }
 
     /// The reply to a request that failed between an interim response and its own: the cluster counts no status of it.
     fn failed_late(&self, error: &StreamError) -> Stop {
         let error = &failure::by_meaning(error.clone());
         self.request.fail(error);
-        failure::after_interim(error, self.router.suppress_envoy_headers).into()
+        self.reply(failure::after_interim(
+            error,
+            self.router.suppress_envoy_headers,
+        ))
     }
 
     /// Sends the request.
@@ -363,7 +370,7 @@ impl<'a> Attempt<'a> {
         if expired != Expired::UpstreamDuration {
             self.request.count_status(reply.status.as_u16());
         }
-        reply.into()
+        self.reply(reply)
     }
 }
 

@@ -29,6 +29,7 @@ use crate::Stream;
 use crate::local_reply::LocalReply;
 use crate::response::ResponseOptions;
 use crate::route::Action;
+use crate::route::ForwardAction;
 use crate::route::Route;
 use crate::wait::Stop;
 use crate::wait::Wait;
@@ -105,9 +106,8 @@ impl Router {
             return Err(not_found().into());
         };
         let reply = match &route.action {
-            Action::Forward(_) => {
-                let answer = self.proxy(stream, body, &route, cx).await;
-                return answer.map_err(|stop| stop.with_route(&route));
+            Action::Forward(forward) => {
+                return self.proxy(stream, body, (&route, forward), cx).await;
             }
             Action::Redirect(redirect) => {
                 stats.rq_direct_response.inc();
@@ -130,7 +130,8 @@ impl Router {
                     .flag(ResponseFlag::NoClusterFound)
             }
         };
-        Err(Stop::from(reply).with_route(&route))
+        let route = Some(route.clone());
+        Err(LocalReply { route, ..reply }.into())
     }
 
     /// Has a host of the route's cluster answer. The response's head ends up in the stream.
@@ -138,12 +139,9 @@ impl Router {
         &self,
         stream: &mut Stream,
         body: Body,
-        route: &Route,
+        (route, forward): (&Route, &ForwardAction),
         cx: &mut RouterCx<'_>,
     ) -> Result<Body, Stop> {
-        let Action::Forward(forward) = &route.action else {
-            return Err(not_found().into());
-        };
         let Some(index) = stream.cluster else {
             cx.stats.router.no_cluster.inc();
             let reply = LocalReply::new(forward.cluster_not_found_status, "cluster_not_found");
@@ -151,13 +149,20 @@ impl Router {
         };
         self.check_strictly(&stream.request.headers)?;
         let cluster = cx.clusters.at(index);
+        // Counted before it is known whether there is a host to try.
+        if let Some(upstream) = &mut stream.upstream {
+            upstream.attempts += 1;
+        }
+        let tells_attempts = route.virtual_host.include_attempt_count_in_response;
         let Ok(pick) = cluster.pick() else {
             let counting = self.counting(stream.is_grpc);
             if counting != Counting::Off {
                 AlsoCounted::of(stream).count_status(503);
             }
             counting.count(cluster, stream.origin, 503);
-            return Err(failure::no_healthy_upstream().into());
+            return Err(failure::no_healthy_upstream()
+                .after_attempt(tells_attempts)
+                .into());
         };
         let mut attempt = Attempt::new(self, cluster, &pick, stream, cx);
         attempt.prepare(stream, route, forward);
@@ -165,7 +170,8 @@ impl Router {
         let mut exchange = attempt.send(stream, body, place)?;
         let head = attempt.response(stream, &mut exchange, cx).await?;
         if stream.is_websocket && failure::is_failed_handshake(head.status) {
-            return Err(LocalReply::new(head.status, "websocket_handshake_unsuccessful").into());
+            let reply = LocalReply::new(head.status, "websocket_handshake_unsuccessful");
+            return Err(reply.after_attempt(tells_attempts).into());
         }
         let body = attempt.accept(stream, head, exchange);
         route.mutate_response(stream, false);
