@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use outrider_stats::Scope;
 use outrider_stats::Store;
-use outrider_upstream::ClusterManager;
+use outrider_upstream::ClusterNames;
 
 use crate::access_log::LogFiles;
 
@@ -14,7 +14,7 @@ pub struct BuildCx<'a> {
     /// Where stats are registered.
     pub store: &'a Arc<Store>,
     /// The clusters that routes may name.
-    pub clusters: &'a Arc<ClusterManager>,
+    pub clusters: &'a ClusterNames,
     /// The files of access logs.
     pub log_files: &'a LogFiles,
     /// `listener.<address>`, the scope of the listener's stats.

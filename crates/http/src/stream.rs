@@ -19,7 +19,7 @@ use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 use outrider_net::clock;
-use outrider_upstream::ClusterIndex;
+use outrider_upstream::Cluster;
 use tokio::time::Instant;
 
 use crate::filters::Memory;
@@ -52,6 +52,8 @@ pub struct Stream {
     pub response_trailers: Option<HeaderMap>,
     /// The client's address as `x-forwarded-for` and the connection tell it (`%DOWNSTREAM_REMOTE_ADDRESS%`).
     pub remote_address: Address,
+    /// What is read of its heads after they were sent on, by the routes that it began with.
+    pub(crate) captures: Option<Rc<Captures>>,
     /// The route found last, also the one that answered.
     pub route: Option<Arc<Route>>,
     /// Why the stream ended as it did.
@@ -69,7 +71,7 @@ pub struct Stream {
     /// Where the request came from.
     pub(crate) origin: Origin,
     /// The cluster that the route chose for this request, if there is one of that name.
-    pub(crate) cluster: Option<ClusterIndex>,
+    pub(crate) cluster: Option<Rc<Cluster>>,
     /// The upstream side, once a cluster was chosen.
     pub upstream: Option<Box<Upstream>>,
     /// Bytes and moments on the client's side.
@@ -173,6 +175,7 @@ impl Stream {
             request,
             response: None,
             response_trailers: None,
+            captures: None,
             route: None,
             flags: ResponseFlags::default(),
             details: None,

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use outrider_stats::Store;
+use outrider_stats::WorkerStore;
 
 use crate::Timers;
 
@@ -15,18 +16,18 @@ pub struct WorkerCx {
     /// The worker's timer wheel.
     pub timers: Timers,
     /// Where the worker registers its own copy of each stats group.
-    pub store: Arc<Store>,
+    pub store: WorkerStore,
     random: Cell<u64>,
 }
 
 impl WorkerCx {
     /// Surroundings for worker `index`; `seed` makes its random numbers its own.
     #[must_use]
-    pub fn new(index: u32, store: Arc<Store>, seed: u64) -> WorkerCx {
+    pub fn new(index: u32, store: &Arc<Store>, seed: u64) -> WorkerCx {
         WorkerCx {
             index,
             timers: Timers::new(),
-            store,
+            store: store.of_worker(index),
             random: Cell::new(seed),
         }
     }

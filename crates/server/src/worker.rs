@@ -85,7 +85,7 @@ impl Worker {
 
     /// Serves until it is told to quit.
     async fn run(mut self) {
-        let cx = Rc::new(WorkerCx::new(self.index, self.store, fastrand::u64(..)));
+        let cx = Rc::new(WorkerCx::new(self.index, &self.store, fastrand::u64(..)));
         tokio::task::spawn_local(cx.timers.clone().run_exactly());
         let clusters = self.clusters.worker(&cx);
         let mut running = Vec::new();

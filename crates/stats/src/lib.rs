@@ -64,3 +64,4 @@ pub use snapshot::Snapshot;
 pub use snapshot::Value;
 pub use store::Recorded;
 pub use store::Store;
+pub use store::WorkerStore;

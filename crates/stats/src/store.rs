@@ -1,5 +1,6 @@
 //! The registry: who has which group under which scope.
 
+use std::any::Any;
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,18 +27,30 @@ pub struct Store {
 
 pub(crate) type Scopes = BTreeMap<Box<str>, Vec<Registered>>;
 
-/// One kind of group under one scope: a copy for each worker that registered it.
+/// One kind of group under one scope: a copy for each thread that registered it.
+///
+/// A thread that registers the group again, because a cluster or listener was replaced, gets the copy that it has: so
+/// counters never go back, and a thousand replacements take no more memory than one.
 #[derive(Clone)]
 pub(crate) struct Registered {
     kind: TypeId,
     /// Listed only once something in it was counted.
     pub(crate) unlisted: bool,
     pub(crate) copies: Vec<Arc<dyn Group>>,
+    /// Which thread writes to each copy, in the order of `copies`.
+    owners: Vec<Owner>,
     /// The histograms of all copies as of the last flush, by name; only those that ever recorded something. Most groups
     /// never do.
     recorded: Option<Arc<BTreeMap<Box<str>, Recorded>>>,
     /// What the counters had reached, all copies together, when they were last reset.
     discounted: Option<Arc<BTreeMap<Box<str>, u64>>>,
+}
+
+/// The thread that writes to a copy of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Main,
+    Worker(u32),
 }
 
 /// One histogram, summed over its copies.
@@ -82,6 +95,13 @@ impl Registered {
         self.copies.iter().any(|copy| Arc::strong_count(copy) > 1)
     }
 
+    /// The copy that this thread has already.
+    fn copy_of<G: Group>(&self, owner: Owner) -> Option<Arc<G>> {
+        let at = self.owners.iter().position(|other| *other == owner)?;
+        let copy: Arc<dyn Any + Send + Sync> = self.copies.get(at)?.clone();
+        copy.downcast().ok()
+    }
+
     fn flush(&mut self) {
         let recorded = &mut self.recorded;
         for earlier in recorded
@@ -124,34 +144,49 @@ impl Store {
         })
     }
 
-    /// A new copy of `G` under `scope`, for one worker (or the main thread) to write to.
+    /// The main thread's copy of `G` under `scope`; made if this is the first time.
     pub fn register<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
-        self.add(scope, false)
+        self.add(scope, Owner::Main, false)
     }
 
     /// Like [`register`](Self::register) for a group that Envoy makes when it is first needed, such as `http2.*`: it
     /// is listed once something in it was counted.
     pub fn register_unlisted<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
-        self.add(scope, true)
+        self.add(scope, Owner::Main, true)
     }
 
-    fn add<G: Group + Default>(&self, scope: Scope, unlisted: bool) -> Arc<G> {
-        let copy = Arc::new(G::default());
+    /// The store as a worker uses it, which writes to copies of its own.
+    pub fn of_worker(self: &Arc<Self>, index: u32) -> WorkerStore {
+        WorkerStore {
+            store: self.clone(),
+            owner: Owner::Worker(index),
+        }
+    }
+
+    fn add<G: Group + Default>(&self, scope: Scope, owner: Owner, unlisted: bool) -> Arc<G> {
         let mut scopes = self.lock();
         let groups = scopes.entry(scope.into_prefix()).or_default();
         groups.retain(Registered::is_alive); // of a cluster that was removed and is added again
         groups.reserve_exact(1); // a scope has one or two, and there are thousands of scopes
         let kind = TypeId::of::<G>();
-        match groups.iter_mut().find(|group| group.kind == kind) {
-            Some(group) => group.copies.push(copy.clone()),
-            None => groups.push(Registered {
+        let Some(group) = groups.iter_mut().find(|group| group.kind == kind) else {
+            let copy = Arc::new(G::default());
+            groups.push(Registered {
                 kind,
                 unlisted,
                 copies: vec![copy.clone()],
+                owners: vec![owner],
                 recorded: None,
                 discounted: None,
-            }),
+            });
+            return copy;
+        };
+        if let Some(copy) = group.copy_of(owner) {
+            return copy;
         }
+        let copy = Arc::new(G::default());
+        group.copies.push(copy.clone());
+        group.owners.push(owner);
         copy
     }
 
@@ -186,6 +221,25 @@ impl Store {
 
     fn lock(&self) -> MutexGuard<'_, Scopes> {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A store as one worker uses it: what it registers twice under one scope is one copy, on whatever listener or cluster.
+#[derive(Clone, Debug)]
+pub struct WorkerStore {
+    store: Arc<Store>,
+    owner: Owner,
+}
+
+impl WorkerStore {
+    /// The worker's copy of `G` under `scope`; made if this is the first time.
+    pub fn register<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
+        self.store.add(scope, self.owner, false)
+    }
+
+    /// See [`Store::register_unlisted`].
+    pub fn register_unlisted<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
+        self.store.add(scope, self.owner, true)
     }
 }
 
@@ -225,8 +279,8 @@ mod tests {
     #[test]
     fn copies_are_summed_while_one_lives() {
         let store = Store::new();
-        let first = store.register::<Sample>(scope());
-        let second = store.register::<Sample>(scope());
+        let first = store.of_worker(0).register::<Sample>(scope());
+        let second = store.of_worker(1).register::<Sample>(scope());
         first.cx_total.add(2);
         second.cx_total.inc();
         assert_eq!(counter(&store, "cluster.x.cx_total"), Some(3));
@@ -238,6 +292,21 @@ mod tests {
         drop(first);
         store.flush();
         assert_eq!(counter(&store, "cluster.x.cx_total"), None);
+    }
+
+    #[test]
+    fn a_thread_that_registers_again_goes_on_counting() {
+        let store = Store::new();
+        let worker = store.of_worker(0);
+        let other = store.of_worker(1).register::<Sample>(scope());
+        worker.register::<Sample>(scope()).cx_total.add(3);
+        for _ in 0..100 {
+            worker.register::<Sample>(scope()).cx_total.inc();
+        }
+        assert_eq!(counter(&store, "cluster.x.cx_total"), Some(103));
+        let copies = |store: &Store| store.lock().values().flatten().map(|g| g.copies.len()).sum::<usize>();
+        assert_eq!(copies(&store), 2);
+        drop(other);
     }
 
     #[test]
@@ -261,7 +330,7 @@ mod tests {
     #[test]
     fn an_unlisted_group_appears_when_used() {
         let store = Store::new();
-        let copies = [(); 2].map(|()| store.register_unlisted::<Sample>(scope()));
+        let copies = [0, 1].map(|index| store.of_worker(index).register_unlisted::<Sample>(scope()));
         assert_eq!(counter(&store, "cluster.x.cx_total"), None);
         copies[1].cx_active.inc();
         assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));
@@ -273,7 +342,7 @@ mod tests {
         let stats = store.register::<Sample>(scope());
         stats.cx_total.inc();
         stats.cx_active.inc();
-        let other = store.register::<Sample>(scope());
+        let other = store.of_worker(0).register::<Sample>(scope());
         other.cx_total.add(2);
         assert_eq!(counter(&store, "cluster.x.cx_total"), Some(3));
         store.reset_counters();
@@ -294,7 +363,7 @@ mod tests {
     #[test]
     fn a_flush_ends_the_interval() {
         let store = Store::new();
-        let workers = [(); 2].map(|()| store.register::<Sample>(scope()));
+        let workers = [0, 1].map(|index| store.of_worker(index).register::<Sample>(scope()));
         let counts = || {
             let snapshot = store.snapshot(&Filter::default());
             let value = snapshot.rows().find_map(|row| match row.value() {

@@ -1,4 +1,4 @@
-//! A worker's half of a cluster: the hosts as it last saw them, and its connections to them.
+//! One worker's view of a cluster: the hosts as it last saw them, and its connections to them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,6 +30,7 @@ use crate::stats::ClusterStats;
 
 /// A cluster on one worker.
 pub struct Cluster {
+    shared: Arc<SharedCluster>,
     cx: Rc<PoolCx>,
     /// The settings' names, at hand on the worker: each request takes hold of them.
     name: Rc<str>,
@@ -56,9 +57,10 @@ pub struct Pick {
 }
 
 impl Cluster {
-    pub(crate) fn new(shared: &SharedCluster, worker: Rc<WorkerCx>) -> Rc<Cluster> {
+    pub(crate) fn new(shared: &Arc<SharedCluster>, worker: Rc<WorkerCx>) -> Rc<Cluster> {
         let seen = shared.hosts.load_full();
         Rc::new(Cluster {
+            shared: shared.clone(),
             cx: PoolCx::new(shared, worker),
             name: shared.info.name.as_ref().into(),
             observability_name: shared.info.observability_name.as_ref().into(),
@@ -67,6 +69,10 @@ impl Cluster {
             cursors: RefCell::default(),
             pools: RefCell::default(),
         })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<SharedCluster> {
+        &self.shared
     }
 
     /// Its name.
@@ -144,6 +150,15 @@ impl Cluster {
         }
     }
 
+    /// Has all connections close once what they carry has ended. The cluster was replaced or removed: only requests that
+    /// have begun on it still use it.
+    pub(crate) fn drain(&self) {
+        let pools: Vec<Rc<HostPools>> = self.pools.borrow_mut().drain().map(|(_, pools)| pools).collect();
+        for pools in pools {
+            pools.drain();
+        }
+    }
+
     fn take_gone(&self) -> Vec<Rc<HostPools>> {
         let mut pools = self.pools.borrow_mut();
         if self.cx.info.close_connections_on_host_set_change {
@@ -160,9 +175,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for pools in self.pools.take().into_values() {
-            pools.drain();
-        }
+        self.drain();
     }
 }
 

@@ -1,26 +1,35 @@
-//! A worker's clusters: each is made when it is first used.
+//! A worker's clusters: each is made when it is first used, and dropped when the cluster manager replaces it.
 
 use std::cell::OnceCell;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
 use std::rc::Rc;
 use std::rc::Weak;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use foldhash::fast::FixedState;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::Cluster;
-use crate::ClusterIndex;
 use crate::ClusterManager;
+use crate::manager::ActiveClusters;
 use crate::stats::ThreadLocalClusterManagerStats;
 
 /// All clusters, as one worker uses them.
-#[derive(Debug)]
 pub struct Clusters {
     manager: Arc<ClusterManager>,
     worker: Rc<WorkerCx>,
-    clusters: Box<[OnceCell<Rc<Cluster>>]>,
+    active: RefCell<Cache<Arc<ArcSwap<ActiveClusters>>, Arc<ActiveClusters>>>,
+    /// The set that `clusters` was last compared with.
+    seen: RefCell<Arc<ActiveClusters>>,
+    /// Those that were used so far.
+    clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>, FixedState>>,
     updates: OnceCell<AbortHandle>,
     stats: Arc<ThreadLocalClusterManagerStats>,
 }
@@ -31,7 +40,9 @@ impl Clusters {
         let thread = format!("worker_{}", worker.index);
         let scope = Scope::new("thread_local_cluster_manager").name(&thread);
         let clusters = Rc::new(Clusters {
-            clusters: manager.clusters.iter().map(|_| OnceCell::new()).collect(),
+            active: RefCell::new(Cache::new(manager.active.clone())),
+            seen: RefCell::new(manager.active.load_full()),
+            clusters: RefCell::default(),
             manager,
             stats: worker.store.register(scope),
             worker,
@@ -42,26 +53,45 @@ impl Clusters {
         clusters
     }
 
-    /// The cluster of this name.
+    /// The cluster that is now active under this name. Whoever holds it may go on using it after it was replaced.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Rc<Cluster>> {
-        self.manager.index(name).map(|index| self.at(index).clone())
-    }
-
-    /// A cluster by its number: no name is hashed.
-    #[must_use]
-    pub fn at(&self, index: ClusterIndex) -> &Rc<Cluster> {
-        let shared = &self.manager.clusters[index.0];
-        self.clusters[index.0].get_or_init(|| {
-            self.stats.clusters_inflated.inc();
-            Cluster::new(shared, self.worker.clone())
-        })
+        self.drop_replaced();
+        if let Some(cluster) = self.clusters.borrow().get(name) {
+            return Some(cluster.clone());
+        }
+        let seen = self.seen.borrow();
+        let shared = seen.get(name)?;
+        self.stats.clusters_inflated.inc();
+        let cluster = Cluster::new(shared, self.worker.clone());
+        let mut clusters = self.clusters.borrow_mut();
+        clusters.insert(shared.info.name.clone(), cluster.clone());
+        Some(cluster)
     }
 
     /// The main thread's side.
     #[must_use]
     pub fn manager(&self) -> &Arc<ClusterManager> {
         &self.manager
+    }
+
+    /// Follows the cluster manager to its newest set of clusters. Clusters that have gone finish what they have.
+    fn drop_replaced(&self) {
+        let mut active = self.active.borrow_mut();
+        let current = active.load();
+        if Arc::ptr_eq(current, &self.seen.borrow()) {
+            return;
+        }
+        let is_replaced = |name: &Arc<str>, cluster: &mut Rc<Cluster>| {
+            (current.get(name)).is_none_or(|shared| !Arc::ptr_eq(shared, cluster.shared()))
+        };
+        let mut clusters = self.clusters.borrow_mut();
+        let replaced: Vec<_> = clusters.extract_if(is_replaced).collect();
+        let previous = self.seen.replace(current.clone());
+        drop((clusters, active, previous));
+        for (_, cluster) in replaced {
+            cluster.drain();
+        }
     }
 }
 
@@ -73,13 +103,23 @@ impl Drop for Clusters {
     }
 }
 
-/// Closes the connections to hosts that have gone, even when no request comes by to notice.
+impl fmt::Debug for Clusters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clusters")
+            .field("used", &self.clusters.borrow().keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Closes the connections to hosts and clusters that have gone, even when no request comes by to notice.
 async fn follow(clusters: Weak<Clusters>, mut changed: watch::Receiver<()>) {
     while changed.changed().await.is_ok() {
         let Some(clusters) = clusters.upgrade() else {
             return;
         };
-        for cluster in clusters.clusters.iter().filter_map(OnceCell::get) {
+        clusters.drop_replaced();
+        let used: Vec<Rc<Cluster>> = clusters.clusters.borrow().values().cloned().collect();
+        for cluster in used {
             cluster.refresh();
         }
     }

@@ -1,4 +1,4 @@
-//! The half of a cluster that all threads share: settings, hosts, breakers, and the main thread's stats.
+//! What all threads share of a cluster: settings, hosts, breakers, and the main thread's stats.
 
 use std::fmt;
 use std::sync::Arc;

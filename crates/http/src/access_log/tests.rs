@@ -59,7 +59,7 @@ fn on_a_worker<T>(store: &Arc<Store>, test: impl AsyncFnOnce(Rc<WorkerCx>) -> T)
         .start_paused(true)
         .build()
         .unwrap();
-    let cx = Rc::new(WorkerCx::new(0, Arc::clone(store), 1));
+    let cx = Rc::new(WorkerCx::new(0, store, 1));
     LocalSet::new().block_on(&runtime, async {
         tokio::task::spawn_local(cx.timers.clone().run());
         test(cx).await

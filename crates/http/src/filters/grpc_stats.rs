@@ -32,9 +32,8 @@ use outrider_stats::Histogram;
 use outrider_stats::Lazy;
 use outrider_stats::Scope;
 use outrider_stats::Stat;
-use outrider_stats::Store;
+use outrider_stats::WorkerStore;
 use outrider_stats::Visitor;
-use outrider_upstream::ClusterIndex;
 use prost_types::Any;
 
 use super::Built;
@@ -172,14 +171,16 @@ impl HttpFilterConfig for GrpcStatsConfig {
 /// The filter on one worker.
 struct GrpcStatsFilter {
     config: Arc<GrpcStatsConfig>,
-    store: Arc<Store>,
+    store: WorkerStore,
     recent: RefCell<[Option<Recent>; RECENT]>,
-    clusters: RefCell<HashMap<ClusterIndex, ClusterMethods>>,
+    /// By the cluster's name in stats.
+    clusters: RefCell<HashMap<Rc<str>, ClusterMethods>>,
 }
 
 /// A path that was called, and what its calls are counted by; none if it names no method.
 struct Recent {
-    cluster: ClusterIndex,
+    /// The cluster's name in stats; a cluster that is replaced has another copy of it.
+    cluster: Rc<str>,
     path: Box<[u8]>,
     stats: Option<Rc<Call>>,
 }
@@ -201,10 +202,10 @@ struct Call {
 
 impl HttpFilter for GrpcStatsFilter {
     fn on_request(&self, stream: &mut Stream) -> Flow {
-        if let (Some(cluster), Some(upstream)) = (stream.cluster, &stream.upstream)
+        if let Some(upstream) = &stream.upstream
             && grpc::is_request(&stream.request.headers)
             && let Some(target) = &stream.request.path
-            && let Some(call) = self.find(cluster, &upstream.cluster, target.as_str())
+            && let Some(call) = self.find(&upstream.cluster, target.as_str())
         {
             stream.memory.keep(call);
         }
@@ -262,18 +263,18 @@ impl GrpcStatsFilter {
     }
 
     /// Where a call of `path` is counted; none if that names no method.
-    fn find(&self, cluster: ClusterIndex, name: &str, path: &str) -> Option<Rc<Call>> {
+    fn find(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<Call>> {
         let place = place(path.as_bytes());
         if let Some(recent) = &self.recent.borrow()[place]
-            && recent.cluster == cluster
+            && Rc::ptr_eq(&recent.cluster, cluster)
             && *recent.path == *path.as_bytes()
         {
             return recent.stats.clone();
         }
-        let stats = self.look_up(cluster, name, path);
+        let stats = self.look_up(cluster, path);
         if path.len() <= LONGEST_KEPT {
             self.recent.borrow_mut()[place] = Some(Recent {
-                cluster,
+                cluster: cluster.clone(),
                 path: path.as_bytes().into(),
                 stats: stats.clone(),
             });
@@ -281,10 +282,20 @@ impl GrpcStatsFilter {
         stats
     }
 
-    fn look_up(&self, cluster: ClusterIndex, name: &str, path: &str) -> Option<Rc<Call>> {
-        let (service, method) = service_and_method(path)?;
+    fn look_up(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<Call>> {
         let mut clusters = self.clusters.borrow_mut();
-        let known = clusters.entry(cluster).or_default();
+        if !clusters.contains_key(cluster) {
+            // Those of clusters that were removed are held here only.
+            clusters.retain(|name, _| Rc::strong_count(name) > 1);
+        }
+        let mut known = clusters.remove(cluster).unwrap_or_default();
+        let call = self.call_of(&mut known, cluster, path);
+        clusters.insert(cluster.clone(), known);
+        call
+    }
+
+    fn call_of(&self, known: &mut ClusterMethods, name: &str, path: &str) -> Option<Rc<Call>> {
+        let (service, method) = service_and_method(path)?;
         let service = match &self.config.methods {
             Methods::All { replace_dots: true } => service.replace('.', "_"),
             Methods::All {
@@ -485,6 +496,8 @@ impl BodyStream for CountedResponse {
 
 #[cfg(test)]
 mod tests {
+    use outrider_stats::Store;
+
     use super::*;
 
     #[test]
@@ -534,7 +547,7 @@ mod tests {
         });
         let filter = GrpcStatsFilter {
             config,
-            store: store.clone(),
+            store: store.of_worker(0),
             recent: RefCell::new(std::array::from_fn(|_| None)),
             clusters: RefCell::default(),
         };
@@ -546,23 +559,24 @@ mod tests {
         let (filter, store) = filter(Methods::All {
             replace_dots: false,
         });
-        let cluster = ClusterIndex::default();
+        let cluster: Rc<str> = "c".into();
         for at in 0..METHODS + 5 {
-            let call = filter.find(cluster, "c", &format!("/s/m{at}")).unwrap();
+            let call = filter.find(&cluster, &format!("/s/m{at}")).unwrap();
             call.stats.total.get().inc();
         }
-        let first = filter.find(cluster, "c", "/s/m0").unwrap();
+        let first = filter.find(&cluster, "/s/m0").unwrap();
         assert_eq!(first.stats.total.get().value(), 1);
         let snapshot = store.snapshot(&outrider_stats::Filter::default());
         assert_eq!(snapshot.rows().count(), METHODS + 1);
-        let others = filter.find(cluster, "c", "/s/one-more").unwrap();
+        let others = filter.find(&cluster, "/s/one-more").unwrap();
         assert_eq!(others.stats.total.get().value(), 5);
     }
 
     #[test]
     fn what_is_not_in_the_list_counts_together() {
         let (filter, _) = filter(Methods::Named([("s".into(), "m".into())].into()));
-        let find = |path| filter.find(ClusterIndex::default(), "c", path).unwrap();
+        let cluster: Rc<str> = "c".into();
+        let find = |path| filter.find(&cluster, path).unwrap();
         assert!(Rc::ptr_eq(&find("/s/m"), &find("/s/m?x")));
         assert!(Rc::ptr_eq(&find("/s/n"), &find("/t/m")));
         assert!(!Rc::ptr_eq(&find("/s/m"), &find("/s/n")));

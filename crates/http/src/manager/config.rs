@@ -14,6 +14,7 @@ use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::scheme_header_transformation::Transformation;
+use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType as CodecTypeMessage;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ForwardClientCertDetails;
@@ -29,6 +30,7 @@ use crate::Captures;
 use crate::access_log::AccessLog;
 use crate::filters::Filters;
 use crate::manager::codec_options::CodecOptions;
+use crate::manager::routes::Routes;
 use crate::request::EscapedSlashes;
 use crate::request::Forwarding;
 use crate::request::HostOptions;
@@ -58,11 +60,9 @@ pub struct ConnectionManagerConfig {
     pub(super) upgrades: UpgradeTypes,
     /// `proxy_100_continue`
     pub(super) proxy_100_continue: bool,
-    pub(super) routes: Arc<RouteTable>,
+    pub(super) routes: Routes,
     pub(super) filters: Filters,
     pub(super) access_logs: Vec<AccessLog>,
-    /// What of the heads is read after they were sent on.
-    pub(super) captures: Captures,
 }
 
 /// How long streams may take; none for ever.
@@ -111,12 +111,10 @@ impl ConnectionManagerConfig {
         else {
             return Err(errors);
         };
-        let (Some(routes), Some(response), Some(mut forwarding)) = (routes, response, forwarding)
+        let (Some(routes), Some(response), Some(forwarding)) = (routes, response, forwarding)
         else {
             return Err(errors);
         };
-        forwarding.internal_only_headers = routes.internal_only_headers.to_vec();
-        let captures = captures(&routes, &access_logs);
         errors.finish(Arc::new(ConnectionManagerConfig {
             scope: Scope::new("http").name(&message.stat_prefix),
             listener_scope: cx.listener.clone().name("http").name(&message.stat_prefix),
@@ -128,11 +126,15 @@ impl ConnectionManagerConfig {
             response,
             upgrades,
             proxy_100_continue: message.proxy_100_continue,
-            routes,
+            routes: Routes::new(routes, captures(&access_logs)),
             filters,
             access_logs,
-            captures,
         }))
+    }
+
+    /// Has requests that begin from now on take other routes; those under way keep the ones they have.
+    pub fn set_routes(&self, routes: Arc<RouteTable>) {
+        self.routes.replace(routes);
     }
 }
 
@@ -183,13 +185,7 @@ fn routes(
     };
     match &message.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
-            let has_cluster = |name: &str| cx.clusters.has(name);
-            let cx = RouteCx {
-                has_cluster: &has_cluster,
-                nearest_cluster: &|name| cx.clusters.nearest(name).map(str::to_owned),
-                store: cx.store,
-            };
-            RouteTable::build(config, &path.field("route_config"), &cx)
+            build_routes(config, &path.field("route_config"), cx)
         }
         Some(RouteSpecifier::Rds(_)) => refused("rds", "routes from a server"),
         Some(RouteSpecifier::ScopedRoutes(_)) => refused("scoped_routes", "scoped routes"),
@@ -198,6 +194,24 @@ fn routes(
             "expected route_config",
         ))),
     }
+}
+
+/// The routes of `config`, found at `path`, for a connection manager that is built with `cx`.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn build_routes(
+    config: &RouteConfiguration,
+    path: &FieldPath,
+    cx: &BuildCx<'_>,
+) -> Result<Arc<RouteTable>, ConfigErrors> {
+    let has_cluster = |name: &str| cx.clusters.has(name);
+    let cx = RouteCx {
+        has_cluster: &has_cluster,
+        nearest_cluster: &|name| cx.clusters.nearest(name).map(str::to_owned),
+        store: cx.store,
+    };
+    RouteTable::build(config, path, &cx)
 }
 
 fn access_logs(
@@ -214,9 +228,8 @@ fn access_logs(
     .collect()
 }
 
-fn captures(routes: &RouteTable, access_logs: &[AccessLog]) -> Captures {
+fn captures(access_logs: &[AccessLog]) -> Captures {
     let mut captures = Captures::default();
-    routes.capture(&mut captures);
     for log in access_logs {
         log.capture(&mut captures);
     }
@@ -288,7 +301,6 @@ fn forwarding(
             },
         ),
         local_address: local_address(cx.prefers_ipv6),
-        internal_only_headers: Vec::new(),
     })
 }
 

@@ -20,7 +20,9 @@ use crate::grpc;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
 use crate::manager::Downstream;
+use crate::manager::routes::RoutesInUse;
 use crate::request::Normalized;
+use crate::request::Origin;
 use crate::route::Action;
 use crate::route::MaxStreamDuration;
 use crate::route::RequestView;
@@ -75,12 +77,14 @@ impl ConnectionManager {
         wait: &mut Wait<'_>,
     ) -> Result<Body, Stop> {
         self.continue_early(stream, wait.respond);
-        self.admit(stream, wait)?;
+        let routes = self.routes.current();
+        stream.captures = Some(routes.captures().clone());
+        self.admit(stream, &routes, wait)?;
         let body = if self.filters.is_empty() {
             wait.check_body()?;
             body
         } else {
-            let reroute = |stream: &mut Stream| self.find_route(stream);
+            let reroute = |stream: &mut Stream| self.find_route(stream, &routes);
             wait.until(self.filters.request(stream, body, reroute))
                 .await??
         };
@@ -89,9 +93,8 @@ impl ConnectionManager {
             return wait.until(pending()).await;
         };
         let mut cx = RouterCx {
-            clusters: &self.clusters,
             stats: &self.stats,
-            captures: &self.captures,
+            captures: routes.captures(),
             response: &self.config.response,
             proxy_100_continue: self.config.proxy_100_continue,
             wait: Wait {
@@ -119,7 +122,12 @@ impl ConnectionManager {
 
     /// All that happens to a request before the first filter sees it; an error is the answer to a request that goes no
     /// further.
-    fn admit(&self, stream: &mut Stream, wait: &mut Wait<'_>) -> Result<(), LocalReply> {
+    fn admit(
+        &self,
+        stream: &mut Stream,
+        routes: &RoutesInUse,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), LocalReply> {
         let is_connect = stream.request.method == Method::CONNECT;
         self.check_target(stream, is_connect)?;
         let upgrade = upgrade::requested(&stream.request.headers).cloned();
@@ -144,7 +152,12 @@ impl ConnectionManager {
         );
         stream.origin = origin;
         stream.remote_address = remote;
-        self.find_route(stream);
+        if origin != Origin::Internal {
+            for name in &routes.table().internal_only_headers {
+                stream.request.headers.remove(name);
+            }
+        }
+        self.find_route(stream, routes);
         self.set_deadlines(stream, wait);
         let protocol = if is_connect {
             Some(HeaderValue::from_static("connect"))
@@ -218,12 +231,12 @@ impl ConnectionManager {
     }
 
     /// Finds the route, and the cluster that it chooses.
-    fn find_route(&self, stream: &mut Stream) {
+    fn find_route(&self, stream: &mut Stream, routes: &RoutesInUse) {
         let view = RequestView {
             head: &stream.request,
             random: stream.id,
         };
-        stream.route = self.config.routes.find(&view).cloned();
+        stream.route = routes.table().find(&view).cloned();
         stream.cluster = None;
         stream.upstream = None;
         let Some(route) = &stream.route else {
@@ -231,14 +244,13 @@ impl ConnectionManager {
         };
         if let Action::Forward(forward) = &route.action
             && let Some(name) = forward.cluster_name(&stream.request)
-            && let Some(index) = self.clusters.manager().index(name)
+            && let Some(cluster) = self.clusters.get(name)
         {
-            let cluster = self.clusters.at(index);
-            stream.cluster = Some(index);
             stream.upstream = Some(Box::new(Upstream::new(
                 cluster.observability_name().clone(),
                 cluster.name().clone(),
             )));
+            stream.cluster = Some(cluster);
         }
     }
 

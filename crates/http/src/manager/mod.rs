@@ -3,6 +3,7 @@
 mod codec_options;
 mod config;
 mod exchange;
+mod routes;
 mod sending;
 
 use std::cell::Cell;
@@ -26,7 +27,6 @@ use outrider_net::Drain;
 use outrider_net::WorkerCx;
 use outrider_upstream::Clusters;
 
-use crate::Captures;
 use crate::ListenerStats;
 use crate::ManagerStats;
 use crate::RequestHead;
@@ -37,6 +37,9 @@ use crate::deadlines::Alarm;
 use crate::filters::Chain;
 
 pub use config::ConnectionManagerConfig;
+pub use config::build_routes;
+
+use routes::WorkerRoutes;
 
 /// A connection manager on one worker.
 pub struct ConnectionManager {
@@ -48,7 +51,7 @@ pub struct ConnectionManager {
     worker: Rc<WorkerCx>,
     dates: DateCache,
     filters: Chain,
-    captures: Rc<Captures>,
+    routes: WorkerRoutes,
     access_logs: Vec<WorkerLog>,
 }
 
@@ -72,7 +75,7 @@ impl ConnectionManagerConfig {
             worker: worker.clone(),
             dates: DateCache::new(),
             filters: self.filters.worker(worker),
-            captures: Rc::new(self.captures.clone()),
+            routes: self.routes.worker(),
             access_logs: self
                 .access_logs
                 .iter()

@@ -111,7 +111,11 @@ impl ConnectionManager {
         self.config
             .response
             .apply(&mut head.headers, &stream.request.headers, upgraded, date);
-        let captured = self.captures.response.from(&head.headers);
+        let captured = match &stream.captures {
+            Some(captures) => captures.response.from(&head.headers),
+            // Refused before it had routes.
+            None => (self.routes.current().captures().response).from(&head.headers),
+        };
         let headers = std::mem::replace(&mut head.headers, captured);
         let status = head.status.as_u16();
         self.stats.downstream_rq.record(status);

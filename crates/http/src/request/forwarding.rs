@@ -43,8 +43,6 @@ pub(crate) struct Forwarding {
     pub(crate) scheme: Option<Scheme>,
     /// What stands in `x-forwarded-for` for clients on the loopback: an address of this machine.
     pub(crate) local_address: IpAddr,
-    /// `RouteConfiguration.internal_only_headers`
-    pub(crate) internal_only_headers: Vec<HeaderName>,
 }
 
 /// What `add_user_agent` tells the upstream.
@@ -190,9 +188,6 @@ impl Forwarding {
             headers.remove_any(names::NOT_ACROSS_THE_EDGE);
         }
         headers.remove_any(names::INTERNAL_ONLY);
-        for name in &self.internal_only_headers {
-            headers.remove(name);
-        }
     }
 
     /// `add_user_agent` and `via`.

@@ -23,7 +23,6 @@ fn forwarding() -> Forwarding {
         keep_client_cert: false,
         scheme: None,
         local_address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
-        internal_only_headers: Vec::new(),
     }
 }
 

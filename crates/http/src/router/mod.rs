@@ -19,7 +19,6 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
 use outrider_config::unpack;
-use outrider_upstream::Clusters;
 use prost_types::Any;
 
 use crate::Captures;
@@ -58,7 +57,6 @@ pub struct Router {
 
 /// What the router works with on behalf of one stream.
 pub(crate) struct RouterCx<'a> {
-    pub(crate) clusters: &'a Rc<Clusters>,
     pub(crate) stats: &'a ManagerStats,
     pub(crate) captures: &'a Rc<Captures>,
     pub(crate) response: &'a ResponseOptions,
@@ -142,13 +140,12 @@ impl Router {
         (route, forward): (&Route, &ForwardAction),
         cx: &mut RouterCx<'_>,
     ) -> Result<Body, Stop> {
-        let Some(index) = stream.cluster else {
+        let Some(cluster) = stream.cluster.clone() else {
             cx.stats.router.no_cluster.inc();
             let reply = LocalReply::new(forward.cluster_not_found_status, "cluster_not_found");
             return Err(reply.flag(ResponseFlag::NoClusterFound).into());
         };
         self.check_strictly(&stream.request.headers)?;
-        let cluster = cx.clusters.at(index);
         // Counted before it is known whether there is a host to try.
         if let Some(upstream) = &mut stream.upstream {
             upstream.attempts += 1;
@@ -159,12 +156,12 @@ impl Router {
             if counting != Counting::Off {
                 AlsoCounted::of(stream).count_status(503);
             }
-            counting.count(cluster, stream.origin, 503);
+            counting.count(&cluster, stream.origin, 503);
             return Err(failure::no_healthy_upstream()
                 .after_attempt(tells_attempts)
                 .into());
         };
-        let mut attempt = Attempt::new(self, cluster, &pick, stream, cx);
+        let mut attempt = Attempt::new(self, &cluster, &pick, stream, cx);
         attempt.prepare(stream, route, forward);
         let (place, body) = attempt.open(stream, body, &pick, cx).await?;
         let mut exchange = attempt.send(stream, body, place)?;

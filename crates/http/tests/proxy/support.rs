@@ -66,10 +66,9 @@ impl Proxy {
     pub(crate) async fn start(manager: &str, clusters: &str) -> Proxy {
         let store = Store::new();
         let (config, clusters) = build(manager, clusters, &store);
-        let worker = Rc::new(WorkerCx::new(0, store.clone(), 7));
+        let worker = Rc::new(WorkerCx::new(0, &store, 7));
         spawn_local(worker.timers.clone().run());
-        let running = clusters.clone();
-        spawn_local(async move { running.run().await });
+        clusters.start();
         clusters.initialized().await;
         let drain = Drain::new();
         let manager = config.worker(&worker, &clusters.worker(&worker), &drain);
@@ -329,7 +328,7 @@ fn build(
     let message: HttpConnectionManager = unpack(any, &path).unwrap();
     let cx = BuildCx {
         store,
-        clusters: &clusters,
+        clusters: &clusters.names(),
         log_files: &LogFiles::new(FlushOptions::default(), store),
         listener: &Scope::new("listener").name("test"),
         buffer_limit: 1 << 20,

@@ -75,7 +75,7 @@ async fn with_listener<F: Future<Output = ()>>(
     let local = tokio::task::LocalSet::new();
     let stop = Drain::new();
     for (index, sockets) in (0..workers).zip(bound.into_workers()) {
-        let cx = Rc::new(WorkerCx::new(index, store.clone(), 1));
+        let cx = Rc::new(WorkerCx::new(index, &store, 1));
         let handler: Rc<dyn ConnectionHandler> = Rc::new(Teller(index as usize));
         let listener = Listener::new(config.clone(), vec![handler; 1], limits.clone(), &cx);
         local.spawn_local(listener.accept(sockets, stop.clone()));
@@ -297,7 +297,7 @@ async fn stopping_closes_the_sockets_and_keeps_connections() {
     let bound = config.bind(1).unwrap();
     bound.listen().unwrap();
     let address = bound.addresses().remove(0);
-    let cx = Rc::new(WorkerCx::new(0, Store::new(), 1));
+    let cx = Rc::new(WorkerCx::new(0, &Store::new(), 1));
     let stop = Drain::new();
     let listener = Listener::new(config, vec![Rc::new(Teller(0))], Limits::default(), &cx);
     let local = tokio::task::LocalSet::new();

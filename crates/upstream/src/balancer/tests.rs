@@ -49,7 +49,7 @@ fn config() -> BalancerConfig {
 /// How often each port is picked; port 0 stands for no host.
 fn picks(priorities: &[PriorityHosts], config: &BalancerConfig, count: u32) -> HashMap<u16, u32> {
     let balancer = Priorities::new(priorities, config);
-    let worker = WorkerCx::new(0, Store::new(), fastrand::u64(..));
+    let worker = WorkerCx::new(0, &Store::new(), fastrand::u64(..));
     let mut cursors = Cursors::default();
     let stats = ClusterStats::default();
     let mut picks = HashMap::new();

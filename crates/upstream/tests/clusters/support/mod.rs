@@ -73,10 +73,9 @@ impl Proxy {
     pub(crate) fn launch(clusters: Vec<ClusterMessage>) -> Proxy {
         let store = Store::new();
         let manager = ClusterManager::build(&bootstrap(clusters), &store).unwrap();
-        let worker = Rc::new(WorkerCx::new(0, store.clone(), 7));
+        let worker = Rc::new(WorkerCx::new(0, &store, 7));
         tokio::task::spawn_local(worker.timers.clone().run());
-        let running = manager.clone();
-        tokio::task::spawn_local(async move { running.run().await });
+        manager.start();
         let clusters = manager.worker(&worker);
         Proxy {
             manager,

@@ -1,0 +1,106 @@
+//! The routes of a connection manager, which can be replaced while it serves.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+
+use crate::Captures;
+use crate::route::RouteTable;
+
+/// The routes that all workers share. They are replaced whole: a request keeps those that it began with.
+#[derive(Debug)]
+pub(super) struct Routes {
+    current: Arc<ArcSwap<RouteConfig>>,
+    /// What the access logs read of heads after they were sent on.
+    logs: Captures,
+}
+
+/// A route table, and what is read of heads after they were sent on, for it and for the access logs.
+#[derive(Debug)]
+struct RouteConfig {
+    table: Arc<RouteTable>,
+    captures: Captures,
+}
+
+impl Routes {
+    pub(super) fn new(table: Arc<RouteTable>, logs: Captures) -> Routes {
+        let config = RouteConfig::new(table, &logs);
+        Routes {
+            current: Arc::new(ArcSwap::from_pointee(config)),
+            logs,
+        }
+    }
+
+    /// Has requests that begin from now on take `table`.
+    pub(super) fn replace(&self, table: Arc<RouteTable>) {
+        let config = RouteConfig::new(table, &self.logs);
+        self.current.store(Arc::new(config));
+    }
+
+    pub(super) fn worker(&self) -> WorkerRoutes {
+        WorkerRoutes {
+            shared: RefCell::new(Cache::new(self.current.clone())),
+            current: RefCell::new(Rc::new(RoutesInUse::new(self.current.load_full()))),
+        }
+    }
+}
+
+impl RouteConfig {
+    fn new(table: Arc<RouteTable>, logs: &Captures) -> RouteConfig {
+        let mut captures = logs.clone();
+        table.capture(&mut captures);
+        RouteConfig { table, captures }
+    }
+}
+
+/// One worker's view of the routes.
+pub(super) struct WorkerRoutes {
+    shared: RefCell<Cache<Arc<ArcSwap<RouteConfig>>, Arc<RouteConfig>>>,
+    current: RefCell<Rc<RoutesInUse>>,
+}
+
+/// The routes that a request began with, counted by this worker alone: requests don't touch what workers share.
+pub(super) struct RoutesInUse {
+    config: Arc<RouteConfig>,
+    captures: Rc<Captures>,
+}
+
+impl WorkerRoutes {
+    /// The routes for a request that begins now.
+    pub(super) fn current(&self) -> Rc<RoutesInUse> {
+        let mut shared = self.shared.borrow_mut();
+        let newest = shared.load();
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(newest, &current.config) {
+            *current = Rc::new(RoutesInUse::new(newest.clone()));
+        }
+        current.clone()
+    }
+}
+
+impl RoutesInUse {
+    fn new(config: Arc<RouteConfig>) -> RoutesInUse {
+        RoutesInUse {
+            captures: Rc::new(config.captures.clone()),
+            config,
+        }
+    }
+
+    pub(super) fn table(&self) -> &RouteTable {
+        &self.config.table
+    }
+
+    pub(super) fn captures(&self) -> &Rc<Captures> {
+        &self.captures
+    }
+}
+
+impl fmt::Debug for RoutesInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config.fmt(f)
+    }
+}
