@@ -67,8 +67,8 @@ impl Drain {
         self.0.phase.set(Phase::Growing { began, lasts });
     }
 
-    /// Calls it off: `/healthcheck/ok` takes `/healthcheck/fail` back.
-    pub fn call_off(&self) {
+    /// Cancels it: `/healthcheck/ok` takes `/healthcheck/fail` back.
+    pub fn cancel(&self) {
         self.0.phase.set(Phase::Off);
     }
 
@@ -139,7 +139,7 @@ mod tests {
         waiting.await;
         drain.wait().await;
         assert!(drain.clone().is_draining());
-        drain.call_off();
+        drain.cancel();
         assert!(!drain.is_draining());
         assert!(drain.0.waiting.borrow().is_empty());
     }

@@ -1,11 +1,14 @@
 //! Listeners: what the config asks for, checked and ready to be bound.
 //!
-//! The main thread [builds](ListenerConfig::build) and [binds](ListenerConfig::bind), so that a port in use ends
-//! start-up before anything is accepted; each worker then [accepts](Listener::accept) on sockets of its own.
+//! The main thread [builds](ListenerConfig::build) and [binds](ListenAddress::bind), so that a port in use is an error
+//! before anything is accepted; each worker then [accepts](Acceptor::start) on sockets of its own. Sockets outlive
+//! listeners: when a listener is replaced, the [`Acceptor`]s of its addresses hand new connections to the new one.
 
 mod accept;
+mod acceptor;
 mod balance;
 mod bind;
+mod chain;
 mod limit;
 mod socket_options;
 
@@ -28,9 +31,12 @@ use crate::FilterChains;
 use crate::KeepAlive;
 
 pub use accept::Listener;
+pub use acceptor::Acceptor;
 pub use bind::BindError;
-pub use bind::BoundListener;
-pub use bind::WorkerSockets;
+pub use bind::BoundAddress;
+pub use bind::ListenAddress;
+pub use bind::WorkerSocket;
+pub use chain::ServingChain;
 pub use limit::ConnectionLimit;
 pub use limit::LimitReached;
 pub use limit::Limits;
@@ -59,25 +65,10 @@ pub struct ListenerConfig {
     /// By chain number; the default chain is the last.
     chain_names: Vec<Arc<str>>,
     chains: FilterChains,
-    binds: Vec<Bind>,
+    addresses: Vec<Arc<ListenAddress>>,
     bind_to_port: bool,
-    reuse_port: bool,
-    exact_balance: bool,
-    /// The kernel cuts it to `net.core.somaxconn`.
-    backlog: i32,
     accepts_per_event: u32,
-    mptcp: bool,
-    freebind: bool,
     transparent: bool,
-}
-
-/// One address of a listener, and its socket's options.
-#[derive(Debug)]
-struct Bind {
-    address: Address,
-    ipv4_compat: bool,
-    options: SocketOptions,
-    keepalive: Option<KeepAlive>,
 }
 
 impl ListenerConfig {
@@ -91,8 +82,13 @@ impl ListenerConfig {
     ) -> Result<ListenerConfig, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         refuse_unsupported(listener, path, &mut errors);
-        let binds = errors
-            .collect(build_binds(listener, path))
+        let name = if listener.name.is_empty() {
+            made_up_name()
+        } else {
+            listener.name.as_str().into()
+        };
+        let addresses = errors
+            .collect(build_addresses(listener, &name, path))
             .unwrap_or_default();
         let chains = errors.collect(FilterChains::build(listener, path));
         let chain_names = listener
@@ -110,16 +106,12 @@ impl ListenerConfig {
                 .and_then(|v1| v1.bind_to_port)
         };
         let bound = listener.bind_to_port.or(deprecated_bind).unwrap_or(true);
-        let backlog = listener.tcp_backlog_size.unwrap_or(u32::MAX);
-        let (Some(chains), Some(first), true) = (chains, binds.first(), errors.is_empty()) else {
+        let (Some(chains), Some(first), true) = (chains, addresses.first(), errors.is_empty())
+        else {
             return Err(errors);
         };
         Ok(ListenerConfig {
-            name: if listener.name.is_empty() {
-                made_up_name()
-            } else {
-                listener.name.as_str().into()
-            },
+            name,
             direction: listener.traffic_direction(),
             buffer_limit: listener
                 .per_connection_buffer_limit_bytes
@@ -133,16 +125,11 @@ impl ListenerConfig {
             },
             chain_names,
             chains,
-            binds,
+            addresses,
             bind_to_port: bound,
-            reuse_port: listener.enable_reuse_port.unwrap_or(true),
-            exact_balance: listener.connection_balance_config.is_some(),
-            backlog: i32::try_from(backlog).unwrap_or(i32::MAX),
             accepts_per_event: listener
                 .max_connections_to_accept_per_socket_event
                 .unwrap_or(u32::MAX),
-            mptcp: listener.enable_mptcp,
-            freebind: listener.freebind.unwrap_or(false),
             transparent: listener.transparent.unwrap_or(false),
         })
     }
@@ -161,7 +148,17 @@ impl ListenerConfig {
 
     /// All addresses, as the config writes them.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.binds.iter().map(|bind| &bind.address)
+        self.addresses.iter().map(|listen| &listen.address)
+    }
+
+    /// What to bind, in the order of [`addresses`](Self::addresses); nothing when `bind_to_port` is off.
+    #[must_use]
+    pub fn listen_addresses(&self) -> &[Arc<ListenAddress>] {
+        if self.bind_to_port {
+            &self.addresses
+        } else {
+            &[]
+        }
     }
 }
 
@@ -182,11 +179,32 @@ fn refuse_unsupported(listener: &api::Listener, path: &FieldPath, errors: &mut C
     errors.push(&path, "not supported: known is exact_balance");
 }
 
-fn build_binds(listener: &api::Listener, path: &FieldPath) -> Result<Vec<Bind>, ConfigErrors> {
+fn build_addresses(
+    listener: &api::Listener,
+    name: &Arc<str>,
+    path: &FieldPath,
+) -> Result<Vec<Arc<ListenAddress>>, ConfigErrors> {
     let mut errors = ConfigErrors::new();
-    let mut binds = Vec::new();
+    let mut addresses = Vec::new();
+    let backlog = listener.tcp_backlog_size.unwrap_or(u32::MAX);
+    let listen = |at: usize, (address, ipv4_compat): (Address, bool), options, keepalive| {
+        let fixed = address.ip().is_none_or(|ip| ip.port() != 0);
+        Arc::new(ListenAddress {
+            port_of: (!fixed).then(|| (name.clone(), at)),
+            address,
+            ipv4_compat,
+            options,
+            keepalive,
+            reuse_port: listener.enable_reuse_port.unwrap_or(true),
+            exact_balance: listener.connection_balance_config.is_some(),
+            backlog: i32::try_from(backlog).unwrap_or(i32::MAX),
+            mptcp: listener.enable_mptcp,
+            freebind: listener.freebind.unwrap_or(false),
+            transparent: listener.transparent.unwrap_or(false),
+        })
+    };
     let options_path = path.field("socket_options");
-    let first = Bind::build(listener.address.as_ref(), &path.field("address"));
+    let first = build_address(listener.address.as_ref(), &path.field("address"));
     let options = errors
         .collect(SocketOptions::build(
             &listener.socket_options,
@@ -194,13 +212,8 @@ fn build_binds(listener: &api::Listener, path: &FieldPath) -> Result<Vec<Bind>, 
         ))
         .unwrap_or_default();
     let keepalive = listener.tcp_keepalive.as_ref().map(keepalive);
-    if let Some((address, ipv4_compat)) = errors.collect(first) {
-        binds.push(Bind {
-            address,
-            ipv4_compat,
-            options: options.clone(),
-            keepalive,
-        });
+    if let Some(address) = errors.collect(first) {
+        addresses.push(listen(0, address, options.clone(), keepalive));
     }
     let more_path = path.field("additional_addresses");
     for (index, more) in listener.additional_addresses.iter().enumerate() {
@@ -212,50 +225,46 @@ fn build_binds(listener: &api::Listener, path: &FieldPath) -> Result<Vec<Bind>, 
             )
         });
         let own_options = errors.collect(own_options.transpose()).flatten();
-        let built = Bind::build(more.address.as_ref(), &path.field("address"));
-        if let Some((address, ipv4_compat)) = errors.collect(built) {
-            binds.push(Bind {
+        let built = build_address(more.address.as_ref(), &path.field("address"));
+        if let Some(address) = errors.collect(built) {
+            let options = own_options.unwrap_or_else(|| options.clone());
+            let own_keepalive = more.tcp_keepalive.as_ref().map(self::keepalive);
+            addresses.push(listen(
+                index + 1,
                 address,
-                ipv4_compat,
-                options: own_options.unwrap_or_else(|| options.clone()),
-                keepalive: more
-                    .tcp_keepalive
-                    .as_ref()
-                    .map(self::keepalive)
-                    .or(keepalive),
-            });
-        }
-    }
-    errors.finish(binds)
-}
-
-impl Bind {
-    /// The address, and whether an IPv6 socket takes IPv4 too.
-    fn build(
-        address: Option<&core::Address>,
-        path: &FieldPath,
-    ) -> Result<(Address, bool), ConfigError> {
-        let api = address.ok_or_else(|| ConfigError::new(path, "is required"))?;
-        let address = Address::build(api, path)?;
-        let Some(core::address::Address::SocketAddress(socket)) = &api.address else {
-            return Ok((address, false));
-        };
-        let path = path.field("socket_address");
-        if !socket.network_namespace_filepath.is_empty() {
-            let path = path.field("network_namespace_filepath");
-            return Err(ConfigError::new(
-                &path,
-                "not supported: other network namespaces",
+                options,
+                own_keepalive.or(keepalive),
             ));
         }
-        let takes_both = matches!(address.ip().map(|ip| ip.ip()), Some(IpAddr::V6(ip))
-            if ip == Ipv6Addr::UNSPECIFIED || ip.to_ipv4_mapped().is_some());
-        if socket.ipv4_compat && !takes_both {
-            let message = "only '::' or an IPv4-mapped IPv6 address can set ipv4_compat";
-            return Err(ConfigError::new(&path.field("ipv4_compat"), message));
-        }
-        Ok((address, socket.ipv4_compat))
     }
+    errors.finish(addresses)
+}
+
+/// The address, and whether an IPv6 socket takes IPv4 too.
+fn build_address(
+    address: Option<&core::Address>,
+    path: &FieldPath,
+) -> Result<(Address, bool), ConfigError> {
+    let api = address.ok_or_else(|| ConfigError::new(path, "is required"))?;
+    let address = Address::build(api, path)?;
+    let Some(core::address::Address::SocketAddress(socket)) = &api.address else {
+        return Ok((address, false));
+    };
+    let path = path.field("socket_address");
+    if !socket.network_namespace_filepath.is_empty() {
+        let path = path.field("network_namespace_filepath");
+        return Err(ConfigError::new(
+            &path,
+            "not supported: other network namespaces",
+        ));
+    }
+    let takes_both = matches!(address.ip().map(|ip| ip.ip()), Some(IpAddr::V6(ip))
+            if ip == Ipv6Addr::UNSPECIFIED || ip.to_ipv4_mapped().is_some());
+    if socket.ipv4_compat && !takes_both {
+        let message = "only '::' or an IPv4-mapped IPv6 address can set ipv4_compat";
+        return Err(ConfigError::new(&path.field("ipv4_compat"), message));
+    }
+    Ok((address, socket.ipv4_compat))
 }
 
 fn keepalive(keepalive: &core::TcpKeepalive) -> KeepAlive {

@@ -1,7 +1,6 @@
 //! The process as the admin server sees and steers it.
 
 use std::cell::Cell;
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,20 +20,18 @@ use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterView;
 use serde_json::Value;
 use tokio::sync::Notify;
-use tokio::sync::mpsc;
 
-use crate::build::Connections;
-use crate::build::ListenerPlan;
-use crate::cli::DrainStrategy;
 use crate::cli::Options;
 use crate::cli::VERSION;
 use crate::dump;
+use crate::listener_manager::ListenerManager;
+use crate::listener_plan::ListenerFactory;
 use crate::logging::Level;
 use crate::logging::Logging;
 use crate::runtime::Runtime;
-use crate::worker::How;
-use crate::worker::Order;
-use crate::worker::Which;
+use crate::worker_listeners::DrainMode;
+use crate::worker_listeners::DrainPlan;
+use crate::worker_listeners::ListenerSelection;
 
 /// The state of the process. Lives on the main thread.
 pub(crate) struct Control {
@@ -47,13 +44,11 @@ pub(crate) struct Control {
     pub(crate) runtime: Rc<Runtime>,
     pub(crate) log_files: Rc<LogFiles>,
     pub(crate) stats: ProcessStats,
-    pub(crate) listeners: Vec<ListenerView>,
-    pub(crate) plans: Vec<Arc<ListenerPlan>>,
-    pub(crate) connections: Connections,
+    pub(crate) listeners: ListenerManager,
+    pub(crate) listener_factory: ListenerFactory,
     pub(crate) phase: Cell<Phase>,
     pub(crate) health_checks_fail: Cell<bool>,
     pub(crate) draining: Cell<bool>,
-    pub(crate) workers: RefCell<Vec<mpsc::UnboundedSender<Order>>>,
     pub(crate) quit: Notify,
 }
 
@@ -69,20 +64,12 @@ pub(crate) enum Phase {
 }
 
 impl Control {
-    /// Tells every worker.
-    pub(crate) fn order(&self, order: Order) {
-        for worker in self.workers.borrow().iter() {
-            // A worker that has ended has nothing to obey.
-            let _ = worker.send(order);
-        }
-    }
-
     /// Brings up to date what changes by itself; before each flush.
     pub(crate) fn refresh_stats(&self) {
         self.stats
             .server
             .total_connections
-            .set(self.connections.active());
+            .set(self.listener_factory.connections.active());
         self.stats.refresh(self.started.elapsed(), self.state());
     }
 
@@ -97,27 +84,6 @@ impl Control {
         stats.num_layers.set(self.runtime.layer_count() as u64);
         stats.load_success.inc();
         stats.override_dir_not_exists.inc();
-    }
-
-    fn drain_time(&self) -> How {
-        match self.options.drain_strategy {
-            DrainStrategy::Gradual => How::Gradually(self.options.drain_time),
-            DrainStrategy::Immediate => How::AtOnce,
-        }
-    }
-
-    /// Stops listening: no new connections; those that are open go on.
-    fn stop_listeners(&self, which: Which) {
-        self.order(Order::StopListening(which));
-        let stopped = self
-            .plans
-            .iter()
-            .filter(|plan| which.includes(plan))
-            .count();
-        self.stats
-            .listener_manager
-            .listener_stopped
-            .add(stopped as u64);
     }
 }
 
@@ -139,7 +105,7 @@ impl ServerControl for Handle {
     }
 
     fn listeners(&self) -> Vec<ListenerView> {
-        self.0.listeners.clone()
+        self.0.listeners.view()
     }
 
     fn clusters(&self) -> Vec<ClusterView> {
@@ -197,30 +163,34 @@ impl ServerControl for Handle {
 
     fn fail_health_checks(&self, fail: bool) {
         self.0.health_checks_fail.set(fail);
-        self.0.order(Order::Drain(
-            Which::Default,
-            if fail { How::AtOnce } else { How::NoLonger },
-        ));
+        let how = if fail {
+            DrainMode::Immediate
+        } else {
+            DrainMode::Cancel
+        };
+        let which = ListenerSelection::DefaultDrainType;
+        self.0.listeners.drain(which, how);
     }
 
     fn drain_listeners(&self, drain: DrainListeners) {
         let which = if drain.inbound_only {
-            Which::Inbound
+            ListenerSelection::Inbound
         } else {
-            Which::All
+            ListenerSelection::All
         };
         if !drain.graceful && !drain.skip_exit {
-            return self.0.stop_listeners(which);
+            return self.0.listeners.stop(which);
         }
         if self.0.draining.replace(true) {
             return;
         }
-        self.0.order(Order::Drain(which, self.0.drain_time()));
+        let how = DrainPlan::of(&self.0.options).mode;
+        self.0.listeners.drain(which, how);
         if !drain.skip_exit {
             let control = self.0.clone();
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(control.options.drain_time).await;
-                control.stop_listeners(which);
+                control.listeners.stop(which);
             });
         }
     }

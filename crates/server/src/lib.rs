@@ -10,11 +10,14 @@ mod cli;
 mod control;
 mod dump;
 mod entry_point;
+mod listener_manager;
+mod listener_plan;
 mod logging;
 mod runtime;
 mod signals;
 mod startup;
 mod worker;
+mod worker_listeners;
 
 use std::io::Write;
 use std::process::ExitCode;

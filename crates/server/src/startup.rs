@@ -4,7 +4,6 @@
 //! accepted: whatever can go wrong at start-up ends the process with exit code 1 while nothing depends on it yet.
 
 use std::cell::Cell;
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -17,7 +16,6 @@ use std::time::SystemTime;
 
 use outrider_admin::Admin;
 use outrider_admin::AdminConfig;
-use outrider_admin::ListenerView;
 use outrider_admin::ProcessStats;
 use outrider_config::Diagnostics;
 use outrider_config::FieldPath;
@@ -29,7 +27,7 @@ use outrider_http::access_log::AccessLog;
 use outrider_http::access_log::FlushOptions;
 use outrider_http::access_log::LogFiles;
 use outrider_http::access_log::WorkerLog;
-use outrider_net::BoundListener;
+use outrider_net::BindError;
 use outrider_net::Timers;
 use outrider_stats::Store;
 use tokio::runtime;
@@ -40,7 +38,6 @@ use tokio::task::LocalSet;
 use crate::admin_log;
 use crate::allocator;
 use crate::application_log;
-use crate::build::ListenerPlan;
 use crate::build::Plan;
 use crate::cli::Mode;
 use crate::cli::Options;
@@ -48,11 +45,14 @@ use crate::control::Control;
 use crate::control::Handle;
 use crate::control::Phase;
 use crate::dump;
+use crate::listener_manager::ListenerManager;
+use crate::listener_manager::PreparedListeners;
+use crate::listener_plan::ListenerChange;
 use crate::logging::Logging;
 use crate::runtime::Runtime;
 use crate::signals::Signals;
-use crate::worker::Order;
 use crate::worker::Worker;
+use crate::worker_listeners::DrainPlan;
 
 /// `Bootstrap.stats_flush_interval` when it is not set.
 const STATS_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
@@ -99,7 +99,20 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
     log::info!(target: "main", "initializing epoch {epoch} (base id={base_id}, hot restart version=disabled)");
     write_file(&options.base_id_path, &base_id.to_string())?;
     let built = build(&options, &logging)?;
-    let bound = bind(&built.plan, options.concurrency)?;
+    let stats = ProcessStats::new(&built.store, options.concurrency);
+    let listeners = ListenerManager::new(
+        options.concurrency,
+        DrainPlan::of(&options),
+        stats.listener_manager.clone(),
+    );
+    // Every listener, so that an address in use ends start-up before anything is accepted.
+    let mut prepared = PreparedListeners::new();
+    for plan in &built.plan.listeners {
+        prepared.set(plan.clone(), ListenerChange::Whole);
+    }
+    let unbound = |error: BindError| Fatal::System(error.to_string());
+    listeners.bind(&mut prepared).map_err(unbound)?;
+    listeners.activate(&prepared);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -108,8 +121,10 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
         options,
         logging,
         started,
+        stats,
+        listeners,
     };
-    let result = LocalSet::new().block_on(&runtime, process.run(built, bound));
+    let result = LocalSet::new().block_on(&runtime, process.run(built, prepared));
     log::info!(target: "main", "exiting");
     result
 }
@@ -133,6 +148,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     let root = FieldPath::root();
     let layers = bootstrap.layered_runtime.clone().unwrap_or_default();
     let runtime = Runtime::build(&layers, &root.field("layered_runtime")).map_err(diagnose)?;
+    let runtime = Rc::new(runtime);
     let stats_config = bootstrap.stats_config.clone().unwrap_or_default();
     let stats = outrider_stats::Options::build(
         &stats_config,
@@ -147,6 +163,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         },
         &store,
     );
+    let log_files = Rc::new(log_files);
     let admin = bootstrap.admin.clone().unwrap_or_default();
     let admin_logs =
         admin_log::build(&admin, &root.field("admin"), &log_files).map_err(diagnose)?;
@@ -163,9 +180,9 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
             Some(StatsFlush::StatsFlushOnAdmin(true))
         )),
         plan,
-        runtime: Rc::new(runtime),
+        runtime,
         store,
-        log_files: Rc::new(log_files),
+        log_files,
         admin_logs,
         flush_interval,
         loaded,
@@ -183,56 +200,46 @@ fn load(sources: &Sources) -> Result<Loaded, Fatal> {
         .map_err(Fatal::Config)
 }
 
-/// Binds every listener, so that an address in use ends start-up before anything is accepted.
-fn bind(plan: &Plan, workers: u32) -> Result<Vec<(Arc<ListenerPlan>, BoundListener)>, Fatal> {
-    let mut bound = Vec::new();
-    for listener in &plan.listeners {
-        let sockets = listener
-            .config
-            .bind(workers)
-            .map_err(|error| Fatal::System(error.to_string()))?;
-        bound.push((listener.clone(), sockets));
-    }
-    Ok(bound)
-}
-
 /// The running process.
 struct Process {
     options: Options,
     logging: Arc<Logging>,
     started: Instant,
+    stats: ProcessStats,
+    listeners: ListenerManager,
 }
 
 impl Process {
-    async fn run(
-        self,
-        built: Built,
-        bound: Vec<(Arc<ListenerPlan>, BoundListener)>,
-    ) -> Result<(), Fatal> {
+    async fn run(self, built: Built, prepared: PreparedListeners) -> Result<(), Fatal> {
         let signals = Signals::new().map_err(system("cannot listen to signals"))?;
         let admin_listener = self.bind_admin(&built.admin).await?;
-        let control = self.control(&built, &bound);
-        let (store, flush_interval) = (built.store, built.flush_interval);
-        let (admin, clusters) = (built.admin, built.plan.clusters);
+        let Built {
+            plan,
+            admin,
+            runtime,
+            store,
+            log_files,
+            admin_logs,
+            loaded,
+            flush_interval,
+        } = built;
         // What was read is many times as large as what was built of it. Its memory is given back once workers run.
-        drop(built.loaded);
+        let control = self.control(plan, runtime, log_files, loaded);
+        let clusters = control.clusters.clone();
         let timers = Timers::new();
         tokio::task::spawn_local(timers.clone().run());
-        let admin_logs = built.admin_logs.iter().map(|log| log.worker(&timers));
+        let admin_logs = admin_logs.iter().map(|log| log.worker(&timers));
         let admin_logs: Rc<[WorkerLog]> = admin_logs.collect();
         if let Some(listener) = admin_listener {
             let logs = admin_logs.clone();
-            let limits = built
-                .plan
-                .connections
-                .admin_limits(admin.ignores_global_limit());
+            let connections = &control.listener_factory.connections;
+            let limits = connections.admin_limits(admin.ignores_global_limit());
             let admin = Admin::new(admin, store.clone(), Rc::new(Handle(control.clone())))
                 .with_limits(limits)
                 .with_access_log(Box::new(move |request| admin_log::write(&logs, request)));
             tokio::task::spawn_local(outrider_admin::serve(listener, Rc::new(admin)));
         }
-        let running = clusters.clone();
-        tokio::task::spawn_local(async move { running.run().await });
+        clusters.start();
         tokio::task::spawn_local(flush(control.clone(), store.clone(), flush_interval));
         if control.options.mode == Mode::InitOnly {
             clusters.initialized().await;
@@ -248,7 +255,7 @@ impl Process {
             clusters.initialized().await;
             log::info!(target: "upstream", "cm init: all clusters initialized");
             log::info!(target: "main", "all clusters initialized. initializing init manager");
-            start_workers(&control, &store, bound)
+            start_workers(&control, &store, prepared)
         };
         tokio::pin!(ended);
         let workers = tokio::select! {
@@ -259,7 +266,7 @@ impl Process {
         log::info!(target: "main", "starting main dispatch loop");
         ended.await;
         log::info!(target: "main", "shutting down server instance");
-        control.order(Order::Quit);
+        control.listeners.quit();
         for worker in workers {
             // A worker that panicked has ended all the same.
             let _ = worker.join();
@@ -290,17 +297,19 @@ impl Process {
         Ok(Some(listener))
     }
 
-    fn control(self, built: &Built, bound: &[(Arc<ListenerPlan>, BoundListener)]) -> Rc<Control> {
-        let stats = ProcessStats::new(&built.store, self.options.concurrency);
-        stats
-            .listener_manager
-            .listener_added
-            .add(bound.len() as u64);
-        if let Some(version) = built.loaded.bootstrap.stats_server_version_override {
+    fn control(
+        self,
+        plan: Plan,
+        runtime: Rc<Runtime>,
+        log_files: Rc<LogFiles>,
+        loaded: Loaded,
+    ) -> Rc<Control> {
+        let stats = self.stats;
+        if let Some(version) = loaded.bootstrap.stats_server_version_override {
             stats.server.version.set(version);
         }
         // Only what is read once there is a runtime is counted there.
-        let warnings = built.loaded.warnings.iter();
+        let warnings = loaded.warnings.iter();
         // Envoy reads routes twice: with the connection manager and by themselves.
         let times = |path: &FieldPath| match path.is_in_extension() {
             true => 1 + u64::from(path.passes("route_config")),
@@ -313,25 +322,19 @@ impl Process {
             let seen = &stats.runtime.deprecated_feature_seen_since_process_start;
             seen.set(deprecated);
         }
-        let unknown = built.loaded.sources_with_unknown_fields;
+        let unknown = loaded.sources_with_unknown_fields;
         stats.server.static_unknown_fields.add(unknown);
-        let listeners = bound.iter().map(|(plan, sockets)| ListenerView {
-            name: plan.config.name.to_string(),
-            addresses: sockets.addresses(),
-        });
         let control = Control {
-            listeners: listeners.collect(),
-            plans: built.plan.listeners.clone(),
-            connections: built.plan.connections.clone(),
-            node: dump::node(built.loaded.bootstrap.node.as_ref(), &self.options),
-            config: dump::Source::new(built.loaded.wire.clone(), SystemTime::now()),
-            clusters: built.plan.clusters.clone(),
-            runtime: built.runtime.clone(),
-            log_files: built.log_files.clone(),
+            listeners: self.listeners,
+            listener_factory: plan.listener_factory,
+            node: dump::node(loaded.bootstrap.node.as_ref(), &self.options),
+            config: dump::Source::new(loaded.wire.clone(), SystemTime::now()),
+            clusters: plan.clusters.clone(),
+            runtime,
+            log_files,
             phase: Cell::new(Phase::Clusters),
             health_checks_fail: Cell::new(false),
             draining: Cell::new(false),
-            workers: RefCell::new(Vec::new()),
             quit: Notify::new(),
             options: self.options,
             logging: self.logging,
@@ -350,37 +353,28 @@ impl Process {
 fn start_workers(
     control: &Control,
     store: &Arc<Store>,
-    bound: Vec<(Arc<ListenerPlan>, BoundListener)>,
+    prepared: PreparedListeners,
 ) -> Result<Vec<JoinHandle<()>>, Fatal> {
     log::info!(target: "config", "all dependencies initialized. starting workers");
     control.phase.set(Phase::Listeners);
-    let stats = &control.stats.listener_manager;
-    let count = control.options.concurrency;
-    let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-    stats.total_listeners_active.set(bound.len() as u64);
-    stats.total_listeners_warming.mark_used();
-    for (plan, bound) in bound {
-        bound
-            .listen()
-            .map_err(|error| Fatal::System(error.to_string()))?;
-        for (worker, own) in sockets.iter_mut().zip(bound.into_workers()) {
-            worker.push((plan.clone(), own));
-            stats.listener_create_success.inc();
-        }
-    }
+    let unbound = |error: BindError| Fatal::System(error.to_string());
+    control.listeners.listen(&prepared).map_err(unbound)?;
     let mut threads = Vec::new();
-    for (index, listeners) in (0..count).zip(sockets) {
-        let (orders, inbox) = mpsc::unbounded_channel();
+    for index in 0..control.options.concurrency {
+        let (commands, inbox) = mpsc::unbounded_channel();
         let worker = Worker {
             index,
             store: store.clone(),
             clusters: control.clusters.clone(),
-            listeners,
-            orders: inbox,
+            commands: inbox,
         };
         threads.push(worker.start().map_err(system("cannot start a worker"))?);
-        control.workers.borrow_mut().push(orders);
+        control.listeners.add_worker(commands);
     }
+    // Nothing ran before, so nothing drains.
+    drop(control.listeners.send(prepared));
+    let stats = &control.stats.listener_manager;
+    stats.total_listeners_warming.mark_used();
     stats.workers_started.set(1);
     control.phase.set(Phase::Running);
     control.refresh_stats();

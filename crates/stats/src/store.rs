@@ -304,7 +304,14 @@ mod tests {
             worker.register::<Sample>(scope()).cx_total.inc();
         }
         assert_eq!(counter(&store, "cluster.x.cx_total"), Some(103));
-        let copies = |store: &Store| store.lock().values().flatten().map(|g| g.copies.len()).sum::<usize>();
+        let copies = |store: &Store| {
+            store
+                .lock()
+                .values()
+                .flatten()
+                .map(|g| g.copies.len())
+                .sum::<usize>()
+        };
         assert_eq!(copies(&store), 2);
         drop(other);
     }
@@ -330,7 +337,8 @@ mod tests {
     #[test]
     fn an_unlisted_group_appears_when_used() {
         let store = Store::new();
-        let copies = [0, 1].map(|index| store.of_worker(index).register_unlisted::<Sample>(scope()));
+        let copies =
+            [0, 1].map(|index| store.of_worker(index).register_unlisted::<Sample>(scope()));
         assert_eq!(counter(&store, "cluster.x.cx_total"), None);
         copies[1].cx_active.inc();
         assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));

@@ -153,7 +153,12 @@ impl Cluster {
     /// Has all connections close once what they carry has ended. The cluster was replaced or removed: only requests that
     /// have begun on it still use it.
     pub(crate) fn drain(&self) {
-        let pools: Vec<Rc<HostPools>> = self.pools.borrow_mut().drain().map(|(_, pools)| pools).collect();
+        let pools: Vec<Rc<HostPools>> = self
+            .pools
+            .borrow_mut()
+            .drain()
+            .map(|(_, pools)| pools)
+            .collect();
         for pools in pools {
             pools.drain();
         }

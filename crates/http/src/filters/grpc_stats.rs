@@ -32,8 +32,8 @@ use outrider_stats::Histogram;
 use outrider_stats::Lazy;
 use outrider_stats::Scope;
 use outrider_stats::Stat;
-use outrider_stats::WorkerStore;
 use outrider_stats::Visitor;
+use outrider_stats::WorkerStore;
 use prost_types::Any;
 
 use super::Built;

@@ -132,6 +132,12 @@ impl ConnectionManagerConfig {
         }))
     }
 
+    /// The routes that requests take now.
+    #[must_use]
+    pub fn route_table(&self) -> Arc<RouteTable> {
+        self.routes.table()
+    }
+
     /// Has requests that begin from now on take other routes; those under way keep the ones they have.
     pub fn set_routes(&self, routes: Arc<RouteTable>) {
         self.routes.replace(routes);
@@ -200,7 +206,7 @@ fn routes(
 ///
 /// # Errors
 /// All that is wrong with them.
-pub fn build_routes(
+fn build_routes(
     config: &RouteConfiguration,
     path: &FieldPath,
     cx: &BuildCx<'_>,

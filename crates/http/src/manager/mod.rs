@@ -37,7 +37,6 @@ use crate::deadlines::Alarm;
 use crate::filters::Chain;
 
 pub use config::ConnectionManagerConfig;
-pub use config::build_routes;
 
 use routes::WorkerRoutes;
 

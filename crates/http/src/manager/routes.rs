@@ -35,6 +35,11 @@ impl Routes {
         }
     }
 
+    /// The table that requests take now.
+    pub(super) fn table(&self) -> Arc<RouteTable> {
+        self.current.load().table.clone()
+    }
+
     /// Has requests that begin from now on take `table`.
     pub(super) fn replace(&self, table: Arc<RouteTable>) {
         let config = RouteConfig::new(table, &self.logs);

@@ -1,44 +1,26 @@
-//! A worker's half of a listener: accepts, chooses the filter chain, and hands the connection to it.
+//! A listener on one worker: chooses the filter chain of a connection, and hands the connection to it.
 
-use std::future::poll_fn;
-use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::task::Context;
-use std::task::Poll;
-use std::time::Duration;
-
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
-use tokio::net::UnixListener;
-use tokio::net::UnixStream;
-use tokio::task::spawn_local;
 
 use crate::Address;
 use crate::Connection;
-use crate::ConnectionHandler;
 use crate::ConnectionInfo;
-use crate::Drain;
 use crate::Facts;
 use crate::Stream;
+use crate::Timers;
 use crate::WorkerCx;
 use crate::listener::ListenerConfig;
-use crate::listener::WorkerSockets;
-use crate::listener::balance::Balancer;
-use crate::listener::balance::Handed;
-use crate::listener::balance::HandedSocket;
+use crate::listener::ServingChain;
 use crate::listener::balance::Seat;
 use crate::listener::limit::LimitReached;
 use crate::listener::limit::Limits;
 use crate::listener::limit::Shares;
 use crate::stats::ListenerStats;
 use crate::stats::WorkerListenerStats;
-
-/// Without file descriptors, accepting is tried again after this long: the queue keeps the connections meanwhile.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Numbers the connections of the process (`%CONNECTION_ID%`).
 static NEXT_CONNECTION_ID: AtomicU64 = AtomicU64::new(1);
@@ -47,26 +29,20 @@ static NEXT_CONNECTION_ID: AtomicU64 = AtomicU64::new(1);
 pub struct Listener {
     config: Arc<ListenerConfig>,
     /// By filter chain number.
-    handlers: Vec<Rc<dyn ConnectionHandler>>,
+    chains: Vec<Rc<ServingChain>>,
     limits: Limits,
     stats: Arc<ListenerStats>,
     worker_stats: Arc<WorkerListenerStats>,
     cx: Rc<WorkerCx>,
 }
 
-/// A socket that listens.
-enum Acceptor {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
 impl Listener {
-    /// The worker's half of `config`. `handlers` serve its filter chains, by number: `filter_chains` in order, then
+    /// The listener of `config` on a worker. `chains` are its filter chains by number: `filter_chains` in order, then
     /// `default_filter_chain`.
     #[must_use]
     pub fn new(
         config: Arc<ListenerConfig>,
-        handlers: Vec<Rc<dyn ConnectionHandler>>,
+        chains: Vec<Rc<ServingChain>>,
         limits: Limits,
         cx: &Rc<WorkerCx>,
     ) -> Rc<Listener> {
@@ -75,134 +51,40 @@ impl Listener {
             stats: cx.store.register(config.scope()),
             worker_stats: cx.store.register(config.scope().name(&worker)),
             limits,
-            handlers,
+            chains,
             config,
             cx: cx.clone(),
         })
     }
 
-    /// Accepts until `stop` begins; then the sockets close. Connections go on.
-    pub async fn accept(self: Rc<Listener>, sockets: WorkerSockets, stop: Drain) -> io::Result<()> {
-        let addresses: Rc<[Address]> = sockets
-            .sockets
-            .iter()
-            .map(|(_, address)| address.clone())
-            .collect();
-        let mut tasks = tokio::task::JoinSet::new();
-        for (bind, (socket, address)) in sockets.sockets.into_iter().enumerate() {
-            let acceptor = match address {
-                Address::Ip(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
-                Address::Pipe(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
-            };
-            let (listener, balancer, addresses) =
-                (self.clone(), sockets.balancer.clone(), addresses.clone());
-            tasks.spawn_local(async move {
-                listener
-                    .accept_on(&acceptor, (bind, &addresses[bind]), balancer.as_ref())
-                    .await;
-            });
-        }
-        if let Some(mut inbox) = sockets.inbox {
-            tasks.spawn_local(async move {
-                while let Some(handed) = inbox.recv().await {
-                    self.receive(handed, &addresses);
-                }
-            });
-        }
-        stop.wait().await;
-        Ok(())
+    /// The listener's name.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.config.name
     }
 
-    /// Never ends.
-    async fn accept_on(
-        self: &Rc<Listener>,
-        acceptor: &Acceptor,
-        (bind, address): (usize, &Address),
-        balancer: Option<&Arc<Balancer>>,
-    ) {
-        let mut accepted = Vec::new();
-        loop {
-            let result = poll_fn(|cx| self.poll_batch(acceptor, &mut accepted, cx)).await;
-            if !accepted.is_empty() {
-                self.stats
-                    .connections_accepted_per_socket_event
-                    .record(accepted.len() as u64);
-            }
-            for (stream, remote) in accepted.drain(..) {
-                match balancer {
-                    None => self.start(stream, remote, address, None),
-                    Some(balancer) => self.balance(stream, remote, (bind, address), balancer),
-                }
-            }
-            match result {
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    log::warn!(target: "conn_handler", "listener '{}': cannot accept: {error}", self.config.name);
-                    self.cx.timers.sleep(PAUSE_AFTER_ERROR).await;
-                }
-                Ok(()) => {}
-            }
-        }
+    /// The number of its worker.
+    pub(super) fn worker(&self) -> usize {
+        self.cx.index as usize
     }
 
-    /// Takes what the kernel has, up to `max_connections_to_accept_per_socket_event`.
-    fn poll_batch(
-        &self,
-        acceptor: &Acceptor,
-        accepted: &mut Vec<(Stream, Address)>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            match acceptor.poll_accept(cx) {
-                Poll::Ready(Ok(connection)) => accepted.push(connection),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending if accepted.is_empty() => return Poll::Pending,
-                Poll::Pending => return Poll::Ready(Ok(())),
-            }
-            if accepted.len() >= self.config.accepts_per_event as usize {
-                return Poll::Ready(Ok(()));
-            }
-        }
+    pub(super) fn timers(&self) -> &Timers {
+        &self.cx.timers
     }
 
-    fn balance(
-        self: &Rc<Listener>,
-        stream: Stream,
-        remote: Address,
-        (bind, address): (usize, &Address),
-        balancer: &Arc<Balancer>,
-    ) {
-        let seat = balancer.seat();
-        if seat.worker() == self.cx.index as usize {
-            return self.start(stream, remote, address, Some(seat));
-        }
-        let socket = match stream {
-            Stream::Tcp(stream) => stream.into_std().map(HandedSocket::Tcp),
-            Stream::Unix(stream) => stream.into_std().map(HandedSocket::Unix),
-        };
-        // A socket that the runtime cannot let go of is closed.
-        if let Ok(socket) = socket {
-            balancer.hand_over(Handed {
-                socket,
-                remote,
-                bind,
-                seat,
-            });
-        }
+    /// `max_connections_to_accept_per_socket_event`
+    pub(super) fn accepts_per_event(&self) -> usize {
+        self.config.accepts_per_event as usize
     }
 
-    fn receive(self: &Rc<Listener>, handed: Handed, addresses: &[Address]) {
-        let stream = match handed.socket {
-            HandedSocket::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
-            HandedSocket::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
-        };
-        if let (Ok(stream), Some(address)) = (stream, addresses.get(handed.bind)) {
-            self.start(stream, handed.remote, address, Some(handed.seat));
-        }
+    /// Counts connections that the kernel gave at once.
+    pub(super) fn count_accepted(&self, connections: usize) {
+        self.stats
+            .connections_accepted_per_socket_event
+            .record(connections as u64);
     }
 
     /// Serves a connection in a task of its own; one over a limit or without a filter chain is closed.
-    fn start(
+    pub(super) fn start(
         self: &Rc<Listener>,
         stream: Stream,
         remote: Address,
@@ -240,11 +122,9 @@ impl Listener {
             info: Rc::new(info),
         };
         let served = Served::new(self.clone(), &connection, (shares, seat));
-        let handling = self.handlers[chain].clone().serve(connection);
-        spawn_local(async move {
-            let _served = served;
-            handling.await;
-        });
+        if let Some(chain) = self.chains.get(chain) {
+            chain.serve(connection, served);
+        }
     }
 
     /// A share of each limit that applies; `None` closes the connection.
@@ -276,40 +156,6 @@ impl Listener {
             _ => bound.clone(),
         }
     }
-}
-
-impl Acceptor {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        match self {
-            Acceptor::Tcp(listener) => listener
-                .poll_accept(cx)
-                .map_ok(|(stream, remote)| (Stream::Tcp(stream), Address::from(remote))),
-            Acceptor::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, remote)| {
-                // Clients of a UNIX socket hardly ever have a name.
-                let path = remote
-                    .as_pathname()
-                    .map(|path| path.to_string_lossy().into_owned());
-                (
-                    Stream::Unix(stream),
-                    Address::pipe(&path.unwrap_or_default(), 0),
-                )
-            }),
-        }
-    }
-}
-
-/// Errors that `accept(2)` passes on from a connection that died in the queue.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::TimedOut
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::HostUnreachable
-    )
 }
 
 /// Counts a connection for as long as it is held.

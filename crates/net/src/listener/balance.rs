@@ -15,8 +15,6 @@ use crate::Address;
 pub(super) struct Handed {
     pub(super) socket: HandedSocket,
     pub(super) remote: Address,
-    /// Which of the listener's addresses took it.
-    pub(super) bind: usize,
     pub(super) seat: Seat,
 }
 

@@ -17,23 +17,36 @@ use socket2::Type;
 use tokio::sync::mpsc;
 
 use crate::Address;
+use crate::KeepAlive;
 use crate::PipeAddress;
-use crate::listener::Bind;
-use crate::listener::ListenerConfig;
+use crate::listener::SocketOptions;
 use crate::listener::balance::Balancer;
 use crate::listener::balance::Handed;
 
-/// A listener with its sockets, which do not listen yet: the kernel refuses connections.
-#[derive(Debug)]
-pub struct BoundListener {
-    config: Arc<ListenerConfig>,
-    binds: Vec<BoundAddress>,
-    balancer: Option<Arc<Balancer>>,
-    inboxes: Vec<Option<mpsc::UnboundedReceiver<Handed>>>,
+/// One address to listen on, and its sockets' settings. Equal ones can share sockets: a listener that replaces another
+/// goes on with those that it has.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// The address, as the config writes it.
+    pub address: Address,
+    /// Where the kernel chooses the port: the listener's name and the address's place in it, since each gets another.
+    pub(super) port_of: Option<(Arc<str>, usize)>,
+    pub(super) ipv4_compat: bool,
+    pub(super) options: SocketOptions,
+    pub(super) keepalive: Option<KeepAlive>,
+    pub(super) reuse_port: bool,
+    pub(super) exact_balance: bool,
+    /// The kernel cuts it to `net.core.somaxconn`.
+    pub(super) backlog: i32,
+    pub(super) mptcp: bool,
+    pub(super) freebind: bool,
+    pub(super) transparent: bool,
 }
 
+/// An address with its sockets, which do not listen yet: the kernel refuses connections.
 #[derive(Debug)]
-struct BoundAddress {
+pub struct BoundAddress {
+    settings: Arc<ListenAddress>,
     address: Address,
     /// One per worker; they share one queue when the port is not shared by `SO_REUSEPORT`.
     sockets: Vec<Socket>,
@@ -42,10 +55,11 @@ struct BoundAddress {
 
 /// What one worker accepts from.
 #[derive(Debug)]
-pub struct WorkerSockets {
-    pub(super) sockets: Vec<(Socket, Address)>,
-    pub(super) balancer: Option<Arc<Balancer>>,
-    pub(super) inbox: Option<mpsc::UnboundedReceiver<Handed>>,
+pub struct WorkerSocket {
+    pub(super) settings: Arc<ListenAddress>,
+    pub(super) address: Address,
+    pub(super) socket: Socket,
+    pub(super) balance: Option<(Arc<Balancer>, mpsc::UnboundedReceiver<Handed>)>,
 }
 
 /// A socket that could not be made, bound or listened on.
@@ -63,58 +77,48 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-impl ListenerConfig {
-    /// Binds all addresses, once for each of `workers` workers; none when `bind_to_port` is off.
+impl ListenAddress {
+    /// Binds the address of `listener`, once for each of `workers` workers.
     ///
     /// # Errors
-    /// The first address that cannot be bound.
-    pub fn bind(self: &Arc<ListenerConfig>, workers: u32) -> Result<BoundListener, BindError> {
-        let mut binds = Vec::new();
-        for bind in self.binds.iter().filter(|_| self.bind_to_port) {
-            binds.push(self.bind_one(bind, workers).map_err(|error| BindError {
-                listener: self.name.clone(),
-                message: format!("cannot bind '{}': {}", bind.address, plain(&error)),
-            })?);
-        }
-        let (balancer, inboxes) = if self.exact_balance {
-            let (balancer, inboxes) = Balancer::new(workers);
-            (Some(balancer), inboxes.into_iter().map(Some).collect())
-        } else {
-            (None, (0..workers).map(|_| None).collect())
-        };
-        Ok(BoundListener {
-            config: self.clone(),
-            binds,
-            balancer,
-            inboxes,
+    /// The system's.
+    pub fn bind(
+        self: &Arc<ListenAddress>,
+        listener: &Arc<str>,
+        workers: u32,
+    ) -> Result<BoundAddress, BindError> {
+        self.bind_all(workers).map_err(|error| BindError {
+            listener: listener.clone(),
+            message: format!("cannot bind '{}': {}", self.address, plain(&error)),
         })
     }
 
-    fn bind_one(&self, bind: &Bind, workers: u32) -> io::Result<BoundAddress> {
-        let share_port = self.reuse_port && bind.address.ip().is_some();
-        let first = self.bind_socket(bind, &bind.address, share_port)?;
+    fn bind_all(self: &Arc<ListenAddress>, workers: u32) -> io::Result<BoundAddress> {
+        let share_port = self.reuse_port && self.address.ip().is_some();
+        let first = self.bind_socket(&self.address, share_port)?;
         // Port 0 is the kernel's choice; the other workers must get the same.
-        let address = match (bind.address.ip(), first.local_addr()?.as_socket()) {
+        let address = match (self.address.ip(), first.local_addr()?.as_socket()) {
             (Some(_), Some(chosen)) => Address::Ip(chosen),
-            _ => bind.address.clone(),
+            _ => self.address.clone(),
         };
         let mut sockets = vec![first];
         for _ in 1..workers {
             sockets.push(if share_port {
-                self.bind_socket(bind, &address, true)?
+                self.bind_socket(&address, true)?
             } else {
                 sockets[0].try_clone()?
             });
         }
         let queues = if share_port { sockets.len() } else { 1 };
         Ok(BoundAddress {
+            settings: self.clone(),
             address,
             sockets,
             queues,
         })
     }
 
-    fn bind_socket(&self, bind: &Bind, address: &Address, share_port: bool) -> io::Result<Socket> {
+    fn bind_socket(&self, address: &Address, share_port: bool) -> io::Result<Socket> {
         match address {
             Address::Ip(ip) => {
                 let protocol = if self.mptcp {
@@ -128,17 +132,17 @@ impl ListenerConfig {
                 socket.set_reuse_port(share_port)?;
                 // Accepted sockets inherit these: no system call per connection.
                 socket.set_tcp_nodelay(true)?;
-                if let Some(keepalive) = &bind.keepalive {
+                if let Some(keepalive) = &self.keepalive {
                     keepalive.apply(&socket)?;
                 }
                 self.set_foreign_address_options(&socket, ip.is_ipv6())?;
                 if ip.is_ipv6() {
-                    socket.set_only_v6(!bind.ipv4_compat)?;
+                    socket.set_only_v6(!self.ipv4_compat)?;
                 }
-                bind.options
+                self.options
                     .apply(&socket, SocketState::StatePrebind, ip.is_ipv6())?;
                 socket.bind(&(*ip).into())?;
-                bind.options
+                self.options
                     .apply(&socket, SocketState::StateBound, ip.is_ipv6())?;
                 Ok(socket)
             }
@@ -161,60 +165,64 @@ impl ListenerConfig {
     }
 }
 
-impl BoundListener {
-    /// What was bound.
+impl WorkerSocket {
+    /// The settings it was bound by.
     #[must_use]
-    pub fn config(&self) -> &Arc<ListenerConfig> {
-        &self.config
+    pub fn settings(&self) -> &Arc<ListenAddress> {
+        &self.settings
+    }
+}
+
+impl BoundAddress {
+    /// The settings it was bound by.
+    #[must_use]
+    pub fn settings(&self) -> &Arc<ListenAddress> {
+        &self.settings
     }
 
-    /// The addresses, with the ports that the kernel chose; as the config writes them when `bind_to_port` is off.
-    pub fn addresses(&self) -> Vec<Address> {
-        if self.binds.is_empty() {
-            return self.config.addresses().cloned().collect();
-        }
-        self.binds.iter().map(|bind| bind.address.clone()).collect()
+    /// The address, with the port that the kernel chose.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
-    /// Lets the kernel take connections. Until workers accept, they wait in its queue.
+    /// Lets the kernel take connections for `listener`. Until workers accept, they wait in its queue.
     ///
     /// # Errors
     /// The system's, also from options that are set now.
-    pub fn listen(&self) -> Result<(), BindError> {
-        for (bind, bound) in self.config.binds.iter().zip(&self.binds) {
-            let is_ipv6 = bound.address.ip().is_some_and(|ip| ip.is_ipv6());
-            for socket in &bound.sockets[..bound.queues] {
-                let listening = socket.listen(self.config.backlog).and_then(|()| {
-                    bind.options
-                        .apply(socket, SocketState::StateListening, is_ipv6)
-                });
-                listening.map_err(|error| BindError {
-                    listener: self.config.name.clone(),
-                    message: format!("cannot listen on '{}': {}", bound.address, plain(&error)),
-                })?;
-            }
+    pub fn listen(&self, listener: &Arc<str>) -> Result<(), BindError> {
+        let is_ipv6 = self.address.ip().is_some_and(|ip| ip.is_ipv6());
+        for socket in self.sockets.iter().take(self.queues) {
+            let listening = socket.listen(self.settings.backlog).and_then(|()| {
+                (self.settings.options).apply(socket, SocketState::StateListening, is_ipv6)
+            });
+            listening.map_err(|error| BindError {
+                listener: listener.clone(),
+                message: format!("cannot listen on '{}': {}", self.address, plain(&error)),
+            })?;
         }
         Ok(())
     }
 
-    /// Each worker's sockets, by its number.
+    /// Each worker's socket, by its number.
     #[must_use]
-    pub fn into_workers(self) -> Vec<WorkerSockets> {
-        let mut workers: Vec<WorkerSockets> = self
-            .inboxes
-            .into_iter()
-            .map(|inbox| WorkerSockets {
-                sockets: Vec::new(),
-                balancer: self.balancer.clone(),
-                inbox,
-            })
-            .collect();
-        for bind in self.binds {
-            for (worker, socket) in workers.iter_mut().zip(bind.sockets) {
-                worker.sockets.push((socket, bind.address.clone()));
-            }
-        }
-        workers
+    pub fn into_workers(self) -> Vec<WorkerSocket> {
+        let workers = u32::try_from(self.sockets.len()).unwrap_or(u32::MAX);
+        let mut balance: Vec<Option<_>> = if self.settings.exact_balance {
+            let (balancer, inboxes) = Balancer::new(workers);
+            let each = inboxes.into_iter();
+            each.map(|inbox| Some((balancer.clone(), inbox))).collect()
+        } else {
+            Vec::new()
+        };
+        let sockets = self.sockets.into_iter().enumerate();
+        let worker = |(index, socket): (usize, Socket)| WorkerSocket {
+            settings: self.settings.clone(),
+            address: self.address.clone(),
+            socket,
+            balance: balance.get_mut(index).and_then(Option::take),
+        };
+        sockets.map(worker).collect()
     }
 }
 

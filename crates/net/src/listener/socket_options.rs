@@ -13,10 +13,10 @@ use socket2::Socket;
 use socket2::TcpKeepalive;
 
 /// Options for one socket, each with the moment at which it is set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions(Vec<SocketOption>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct SocketOption {
     known: &'static Known,
     value: u32,
@@ -32,6 +32,14 @@ struct Known {
     words: &'static str,
     set: fn(&Socket, u32) -> io::Result<()>,
 }
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Known) -> bool {
+        (self.level, self.name) == (other.level, other.name)
+    }
+}
+
+impl Eq for Known {}
 
 const fn known(
     level: i64,

@@ -13,7 +13,6 @@ use tokio::io::AsyncWriteExt;
 use super::*;
 use crate::Connection;
 use crate::ConnectionHandler;
-use crate::Drain;
 use crate::Stream;
 use crate::WorkerCx;
 
@@ -69,18 +68,39 @@ async fn with_listener<F: Future<Output = ()>>(
 ) {
     let store = Store::new();
     let config = build(&listener).unwrap();
-    let bound = config.bind(workers).unwrap();
-    let addresses = bound.addresses();
-    bound.listen().unwrap();
+    let bound = bind(&config, workers);
+    let addresses = bound.iter().map(|bound| bound.address().clone()).collect();
     let local = tokio::task::LocalSet::new();
-    let stop = Drain::new();
-    for (index, sockets) in (0..workers).zip(bound.into_workers()) {
-        let cx = Rc::new(WorkerCx::new(index, &store, 1));
-        let handler: Rc<dyn ConnectionHandler> = Rc::new(Teller(index as usize));
-        let listener = Listener::new(config.clone(), vec![handler; 1], limits.clone(), &cx);
-        local.spawn_local(listener.accept(sockets, stop.clone()));
-    }
-    local.run_until(test(addresses, store)).await;
+    local
+        .run_until(async {
+            let workers: Vec<_> = (0..workers)
+                .map(|index| {
+                    let cx = Rc::new(WorkerCx::new(index, &store, 1));
+                    let chain = ServingChain::new(Rc::new(Teller(index as usize)));
+                    Listener::new(config.clone(), vec![chain], limits.clone(), &cx)
+                })
+                .collect();
+            let sockets = bound.into_iter().flat_map(|bound| {
+                let sockets = bound.into_workers();
+                sockets.into_iter().zip(&workers)
+            });
+            let _acceptors: Vec<_> = sockets
+                .map(|(socket, listener)| Acceptor::start(socket, listener.clone()).unwrap())
+                .collect();
+            test(addresses, store).await;
+        })
+        .await;
+}
+
+/// Binds all addresses, and listens on them.
+fn bind(config: &ListenerConfig, workers: u32) -> Vec<BoundAddress> {
+    let addresses = config.listen_addresses().iter();
+    let bind = |address: &Arc<ListenAddress>| {
+        let bound = address.bind(&config.name, workers).unwrap();
+        bound.listen(&config.name).unwrap();
+        bound
+    };
+    addresses.map(bind).collect()
 }
 
 async fn ask(address: &Address) -> (Stream, String) {
@@ -165,7 +185,10 @@ fn a_port_in_use_is_an_error_that_names_it() {
     if let Some(core::address::Address::SocketAddress(socket)) = &mut address.address {
         socket.port_specifier = Some(PortSpecifier::PortValue(port.into()));
     }
-    let error = build(&listener(address)).unwrap().bind(2).unwrap_err();
+    let config = build(&listener(address)).unwrap();
+    let error = config.listen_addresses()[0]
+        .bind(&config.name, 2)
+        .unwrap_err();
     let expected = format!("listener 'l': cannot bind '127.0.0.1:{port}': Address already in use");
     assert_eq!(error.to_string(), expected);
 }
@@ -292,29 +315,67 @@ async fn a_unix_socket_takes_its_mode_and_the_place_of_a_stale_one() {
 }
 
 #[tokio::test]
-async fn stopping_closes_the_sockets_and_keeps_connections() {
+async fn dropping_an_acceptor_closes_the_socket_and_keeps_connections() {
     let config = build(&listener(socket_address("127.0.0.1", false))).unwrap();
-    let bound = config.bind(1).unwrap();
-    bound.listen().unwrap();
-    let address = bound.addresses().remove(0);
+    let bound = bind(&config, 1).remove(0);
+    let address = bound.address().clone();
     let cx = Rc::new(WorkerCx::new(0, &Store::new(), 1));
-    let stop = Drain::new();
-    let listener = Listener::new(config, vec![Rc::new(Teller(0))], Limits::default(), &cx);
+    let chain = ServingChain::new(Rc::new(Teller(0)));
+    let listener = Listener::new(config, vec![chain.clone()], Limits::default(), &cx);
     let local = tokio::task::LocalSet::new();
-    let accepting =
-        local.spawn_local(listener.accept(bound.into_workers().remove(0), stop.clone()));
     local
         .run_until(async move {
+            let acceptor = Acceptor::start(bound.into_workers().remove(0), listener).unwrap();
             let (mut open, _) = ask(&address).await;
-            stop.begin();
-            accepting.await.unwrap().unwrap();
-            let refused = crate::connect(&address, &crate::ConnectOptions::default()).await;
-            let crate::ConnectError::Remote(refused) = refused.unwrap_err() else {
-                panic!("refused on this side");
-            };
-            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+            drop(acceptor);
+            // What waits in the queue of a socket that closes is reset; what comes later is refused.
+            loop {
+                match crate::connect(&address, &crate::ConnectOptions::default()).await {
+                    Err(crate::ConnectError::Remote(error))
+                        if error.kind() == std::io::ErrorKind::ConnectionRefused =>
+                    {
+                        break;
+                    }
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+            assert_eq!(chain.connections(), 1);
             open.write_all(b"x").await.unwrap();
             assert_eq!(open.read(&mut [0]).await.unwrap(), 0);
+            chain.all_ended().await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_listener_that_takes_over_serves_new_connections_on_the_same_socket() {
+    let config = build(&listener(socket_address("127.0.0.1", false))).unwrap();
+    let bound = bind(&config, 1).remove(0);
+    let address = bound.address().clone();
+    let cx = Rc::new(WorkerCx::new(0, &Store::new(), 1));
+    let serving = |teller| {
+        let chain = ServingChain::new(Rc::new(Teller(teller)));
+        let chains = vec![chain.clone()];
+        (
+            Listener::new(config.clone(), chains, Limits::default(), &cx),
+            chain,
+        )
+    };
+    let ((first, old_chain), (second, new_chain)) = (serving(1), serving(2));
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let acceptor = Acceptor::start(bound.into_workers().remove(0), first).unwrap();
+            let (mut open, text) = ask(&address).await;
+            assert!(text.starts_with('1'), "{text}");
+            acceptor.hand_to(second);
+            let (_other, text) = ask(&address).await;
+            assert!(text.starts_with('2'), "{text}");
+            assert_eq!((old_chain.connections(), new_chain.connections()), (1, 1));
+            old_chain.close_all();
+            old_chain.all_ended().await;
+            assert_eq!(open.read(&mut [0]).await.unwrap(), 0);
+            assert_eq!(new_chain.connections(), 1);
         })
         .await;
 }

@@ -1,0 +1,107 @@
+//! A filter chain on one worker, with the connections that it serves.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::task::spawn_local;
+
+use crate::Connection;
+use crate::ConnectionHandler;
+
+/// A filter chain on one worker. It may outlive the listener that it was made for: a listener that replaces another goes
+/// on with the chains that did not change.
+pub struct ServingChain {
+    handler: Rc<dyn ConnectionHandler>,
+    open: RefCell<Slab<Option<AbortHandle>>>,
+    /// Told when the last connection has ended.
+    ended: Notify,
+}
+
+/// A place among the open connections of a chain, until it is dropped.
+struct OpenConnection {
+    chain: Rc<ServingChain>,
+    key: usize,
+}
+
+impl ServingChain {
+    /// A chain whose connections `handler` serves.
+    #[must_use]
+    pub fn new(handler: Rc<dyn ConnectionHandler>) -> Rc<ServingChain> {
+        Rc::new(ServingChain {
+            handler,
+            open: RefCell::default(),
+            ended: Notify::new(),
+        })
+    }
+
+    /// Serves a connection in a task of its own, which holds on to `held` until the connection ends.
+    pub(super) fn serve(
+        self: &Rc<ServingChain>,
+        connection: Connection,
+        held: impl Sized + 'static,
+    ) {
+        let key = self.open.borrow_mut().insert(None);
+        let open = OpenConnection {
+            chain: self.clone(),
+            key,
+        };
+        let handling = self.handler.clone().serve(connection);
+        let task = spawn_local(async move {
+            let _held = (open, held);
+            handling.await;
+        });
+        if let Some(place) = self.open.borrow_mut().get_mut(key) {
+            *place = Some(task.abort_handle());
+        }
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Waits until no connection is open.
+    pub async fn all_ended(&self) {
+        while self.connections() > 0 {
+            self.ended.notified().await;
+        }
+    }
+
+    /// Closes all connections, whatever they carry.
+    pub fn close_all(&self) {
+        let tasks: Vec<AbortHandle> = {
+            let open = self.open.borrow();
+            open.iter().filter_map(|(_, task)| task.clone()).collect()
+        };
+        for task in tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let mut open = self.chain.open.borrow_mut();
+        // The task's handle may be the last hold on the task, so it is dropped outside the borrow.
+        let removed = open.try_remove(self.key);
+        let last = open.is_empty();
+        drop(open);
+        drop(removed);
+        if last {
+            self.chain.ended.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for ServingChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServingChain")
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
+    }
+}

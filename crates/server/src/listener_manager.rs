@@ -1,0 +1,262 @@
+//! The listener manager: adds, replaces, drains and removes listeners, on the main thread.
+//!
+//! Sockets belong to addresses, not to listeners: an address that the next listener still has goes on accepting. Workers
+//! are told by commands; what a listener that goes still serves ends by itself, within `--drain-time-s`.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use outrider_admin::ListenerManagerStats;
+use outrider_admin::ListenerView;
+use outrider_net::Address;
+use outrider_net::BindError;
+use outrider_net::BoundAddress;
+use outrider_net::ListenAddress;
+use outrider_net::WorkerSocket;
+use tokio::sync::mpsc;
+
+use crate::listener_plan::ListenerChange;
+use crate::listener_plan::ListenerPlan;
+use crate::worker::WorkerCommand;
+use crate::worker_listeners::DrainMode;
+use crate::worker_listeners::DrainPlan;
+use crate::worker_listeners::ListenerSelection;
+use crate::worker_listeners::ListenerUpdate;
+
+/// All listeners of the process.
+pub(crate) struct ListenerManager {
+    active: RefCell<Vec<Arc<ListenerPlan>>>,
+    /// Addresses that workers accept on, with the ports that the kernel chose.
+    listening: RefCell<Vec<(Arc<ListenAddress>, Address)>>,
+    workers: RefCell<Vec<mpsc::UnboundedSender<WorkerCommand>>>,
+    concurrency: u32,
+    drain: DrainPlan,
+    stats: Arc<ListenerManagerStats>,
+}
+
+/// Listeners to put in place, with all that could go wrong behind them.
+pub(crate) struct PreparedListeners {
+    changes: Vec<(Arc<ListenerPlan>, ListenerChange)>,
+    removed: Vec<Arc<str>>,
+    /// Addresses that no listener has yet.
+    bound: Vec<BoundAddress>,
+}
+
+/// Ends once all connections of what an update replaced or removed have ended.
+pub(crate) struct Draining(mpsc::Receiver<()>);
+
+impl Draining {
+    /// Waits until they have ended.
+    pub(crate) async fn ended(mut self) {
+        // Nobody sends: it ends when the last worker has dropped its end.
+        let _none = self.0.recv().await;
+    }
+}
+
+impl PreparedListeners {
+    /// Listeners that are added.
+    pub(crate) fn new() -> PreparedListeners {
+        PreparedListeners {
+            changes: Vec::new(),
+            removed: Vec::new(),
+            bound: Vec::new(),
+        }
+    }
+
+    /// Adds a listener, which differs by `change` from the one that runs.
+    pub(crate) fn set(&mut self, plan: Arc<ListenerPlan>, change: ListenerChange) {
+        self.changes.push((plan, change));
+    }
+
+    /// Takes away the listener of this name.
+    pub(crate) fn remove(&mut self, name: &Arc<str>) {
+        self.removed.push(name.clone());
+    }
+}
+
+impl ListenerManager {
+    /// A manager without listeners; those that drain do so by `drain`.
+    pub(crate) fn new(
+        concurrency: u32,
+        drain: DrainPlan,
+        stats: Arc<ListenerManagerStats>,
+    ) -> ListenerManager {
+        ListenerManager {
+            active: RefCell::default(),
+            listening: RefCell::default(),
+            workers: RefCell::default(),
+            concurrency,
+            drain,
+            stats,
+        }
+    }
+
+    /// The listener of this name.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<ListenerPlan>> {
+        let active = self.active.borrow();
+        active
+            .iter()
+            .find(|plan| *plan.config.name == *name)
+            .cloned()
+    }
+
+    /// The names of all listeners.
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        let active = self.active.borrow();
+        active.iter().map(|plan| plan.config.name.clone()).collect()
+    }
+
+    /// Binds what `prepared` needs that is not bound yet. Nothing that runs changes.
+    ///
+    /// # Errors
+    /// The first address that can't be bound.
+    pub(crate) fn bind(&self, prepared: &mut PreparedListeners) -> Result<(), BindError> {
+        let listening = self.listening.borrow();
+        for (plan, _) in &prepared.changes {
+            for address in plan.config.listen_addresses() {
+                let mut known = listening.iter().map(|(address, _)| address);
+                let is_known = known.any(|known| known == address)
+                    || (prepared.bound.iter()).any(|bound| bound.settings() == address);
+                if !is_known {
+                    let bound = address.bind(&plan.config.name, self.concurrency)?;
+                    prepared.bound.push(bound);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel take connections to the addresses that were bound for `prepared`; they wait for the workers.
+    ///
+    /// # Errors
+    /// The first address that can't be listened on.
+    pub(crate) fn listen(&self, prepared: &PreparedListeners) -> Result<(), BindError> {
+        for bound in &prepared.bound {
+            let mut plans = prepared.changes.iter().map(|(plan, _)| plan);
+            let plan = plans.find(|plan| {
+                (plan.config.listen_addresses().iter()).any(|address| address == bound.settings())
+            });
+            if let Some(plan) = plan {
+                bound.listen(&plan.config.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes bound listeners the ones that the process has. Workers serve them once they are [sent](Self::send).
+    pub(crate) fn activate(&self, prepared: &PreparedListeners) {
+        let mut active = self.active.borrow_mut();
+        for (plan, change) in &prepared.changes {
+            let name = &plan.config.name;
+            let running = active
+                .iter_mut()
+                .find(|running| running.config.name == *name);
+            match (running, change) {
+                (Some(running), ListenerChange::Routes) => *running = plan.clone(),
+                (Some(running), change) => {
+                    *running = plan.clone();
+                    self.stats.listener_modified.inc();
+                    if *change == ListenerChange::FilterChains {
+                        self.stats.listener_in_place_updated.inc();
+                    }
+                }
+                (None, _) => {
+                    active.push(plan.clone());
+                    self.stats.listener_added.inc();
+                }
+            }
+        }
+        active.retain(|plan| !prepared.removed.contains(&plan.config.name));
+        self.stats
+            .listener_removed
+            .add(prepared.removed.len() as u64);
+        let mut listening = self.listening.borrow_mut();
+        let bound = prepared.bound.iter();
+        listening.extend(bound.map(|bound| (bound.settings().clone(), bound.address().clone())));
+        listening.retain(|(address, _)| {
+            let mut addresses = active
+                .iter()
+                .flat_map(|plan| plan.config.listen_addresses());
+            addresses.any(|named| named == address)
+        });
+    }
+
+    /// Has all workers serve what was [activated](Self::activate); what it replaces drains.
+    pub(crate) fn send(&self, prepared: PreparedListeners) -> Draining {
+        let workers = self.workers.borrow();
+        let mut sockets: Vec<Vec<WorkerSocket>> = workers.iter().map(|_| Vec::new()).collect();
+        for bound in prepared.bound {
+            for (worker, socket) in sockets.iter_mut().zip(bound.into_workers()) {
+                worker.push(socket);
+            }
+        }
+        let changed = prepared.changes.into_iter();
+        let changed = changed.filter(|(_, change)| *change != ListenerChange::Routes);
+        let listeners: Vec<_> = changed.map(|(plan, _)| plan).collect();
+        let (drained, draining) = mpsc::channel(1);
+        for (worker, sockets) in workers.iter().zip(sockets) {
+            (self.stats.listener_create_success).add(listeners.len() as u64);
+            // A worker that has ended has nothing to obey.
+            let _ = worker.send(WorkerCommand::UpdateListeners(ListenerUpdate {
+                listeners: listeners.clone(),
+                removed: prepared.removed.clone(),
+                sockets,
+                drain: self.drain,
+                drained: drained.clone(),
+            }));
+        }
+        let active = self.active.borrow().len() as u64;
+        self.stats.total_listeners_active.set(active);
+        Draining(draining)
+    }
+
+    /// Has the worker behind `commands` told what all are told from now on.
+    pub(crate) fn add_worker(&self, commands: mpsc::UnboundedSender<WorkerCommand>) {
+        self.workers.borrow_mut().push(commands);
+    }
+
+    /// Asks the connections of these listeners to end, or to go on after all.
+    pub(crate) fn drain(&self, which: ListenerSelection, how: DrainMode) {
+        self.tell_all(|| WorkerCommand::Drain(which, how));
+    }
+
+    /// Stops listening: no new connections; those that are open go on.
+    pub(crate) fn stop(&self, which: ListenerSelection) {
+        self.tell_all(|| WorkerCommand::StopListening(which));
+        let active = self.active.borrow();
+        let stopped = active.iter().filter(|plan| which.includes(plan)).count();
+        self.stats.listener_stopped.add(stopped as u64);
+    }
+
+    /// Ends all workers; what is open is cut.
+    pub(crate) fn quit(&self) {
+        self.tell_all(|| WorkerCommand::Quit);
+    }
+
+    fn tell_all(&self, command: impl Fn() -> WorkerCommand) {
+        for worker in self.workers.borrow().iter() {
+            // A worker that has ended has nothing to obey.
+            let _ = worker.send(command());
+        }
+    }
+
+    /// What `/listeners` shows.
+    pub(crate) fn view(&self) -> Vec<ListenerView> {
+        let (active, listening) = (self.active.borrow(), self.listening.borrow());
+        let view = |plan: &Arc<ListenerPlan>| {
+            let chosen = |address: &Arc<ListenAddress>| {
+                let found = listening.iter().find(|(known, _)| known == address);
+                found.map_or(&address.address, |(_, chosen)| chosen).clone()
+            };
+            let addresses = plan.config.listen_addresses();
+            ListenerView {
+                name: plan.config.name.to_string(),
+                addresses: match addresses {
+                    [] => plan.config.addresses().cloned().collect(),
+                    bound => bound.iter().map(chosen).collect(),
+                },
+            }
+        };
+        active.iter().map(view).collect()
+    }
+}

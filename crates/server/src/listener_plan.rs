@@ -1,0 +1,397 @@
+//! Listeners as they are built from the config, before a socket is touched.
+//!
+//! A new network filter is a variant of [`ChainHandler`] and an arm of the `match` in [`ChainHandler::build`].
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::listener::v3 as listener;
+use outrider_config::api::envoy::config::listener::v3::filter::ConfigType;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use outrider_config::type_name;
+use outrider_config::unpack;
+use outrider_http::BuildCx;
+use outrider_http::ConnectionManagerConfig;
+use outrider_http::access_log::LogFiles;
+use outrider_http::route::RouteTable;
+use outrider_net::Address;
+use outrider_net::Connection;
+use outrider_net::ConnectionHandler;
+use outrider_net::ConnectionLimit;
+use outrider_net::Drain;
+use outrider_net::Limits;
+use outrider_net::ListenerConfig;
+use outrider_net::WorkerCx;
+use outrider_stats::Store;
+use outrider_upstream::ClusterNames;
+use outrider_upstream::Clusters;
+use prost::Message as _;
+use prost::Name as _;
+
+use crate::build::Connections;
+use crate::runtime::Runtime;
+
+/// A listener, and what serves its filter chains.
+pub(crate) struct ListenerPlan {
+    pub(crate) config: Arc<ListenerConfig>,
+    pub(crate) limits: Limits,
+    /// By filter chain number.
+    pub(crate) chains: Vec<Arc<ChainPlan>>,
+    /// The listener's message without its filter chains, as protobuf bytes.
+    settings: Vec<u8>,
+}
+
+/// A filter chain, and what serves its connections.
+pub(crate) struct ChainPlan {
+    handler: ChainHandler,
+    /// The filter chain's message without the routes of its connection manager, as protobuf bytes.
+    settings: Vec<u8>,
+    /// The routes of its connection manager, as protobuf bytes.
+    routes: Vec<u8>,
+}
+
+/// What serves the connections of a filter chain.
+enum ChainHandler {
+    /// `envoy.filters.network.http_connection_manager`
+    Http(Arc<ConnectionManagerConfig>),
+    /// No filters: connections are closed.
+    Close,
+}
+
+/// What listeners are built with, at start-up and whenever the config changes.
+pub(crate) struct ListenerFactory {
+    pub(crate) store: Arc<Store>,
+    pub(crate) log_files: Rc<LogFiles>,
+    pub(crate) node_cluster: String,
+    pub(crate) node_id: String,
+    pub(crate) runtime: Rc<Runtime>,
+    pub(crate) connections: Connections,
+    pub(crate) prefers_ipv6: bool,
+}
+
+/// How a listener differs from the one of the same name that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListenerChange {
+    /// In nothing but routes.
+    Routes,
+    /// Only in its filter chains: those that did not change go on.
+    FilterChains,
+    /// In more: it takes over, and the one that runs drains.
+    Whole,
+}
+
+/// Other routes for a connection manager that runs.
+pub(crate) struct RouteChange {
+    manager: Arc<ConnectionManagerConfig>,
+    routes: Arc<RouteTable>,
+}
+
+impl RouteChange {
+    /// Has requests that begin from now on take the new routes.
+    pub(crate) fn apply(self) {
+        self.manager.set_routes(self.routes);
+    }
+}
+
+impl ListenerFactory {
+    /// Builds the listeners found at `path`. Of several with one name, the first counts, as in Envoy.
+    ///
+    /// # Errors
+    /// All that is wrong with any of them.
+    pub(crate) fn build_all(
+        &self,
+        messages: &[listener::Listener],
+        path: &FieldPath,
+        clusters: &ClusterNames,
+    ) -> Result<Vec<Arc<ListenerPlan>>, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let mut listeners: Vec<Arc<ListenerPlan>> = Vec::new();
+        for (index, message) in messages.iter().enumerate() {
+            let path = path.index(index);
+            if !message.name.is_empty()
+                && listeners
+                    .iter()
+                    .any(|earlier| *earlier.config.name == *message.name)
+            {
+                log::warn!(target: "config", "{path}: ignored, an earlier listener is called '{}'", message.name);
+                continue;
+            }
+            let built = errors.collect(self.build(message, &path, clusters));
+            listeners.extend(built.map(Arc::new));
+        }
+        refuse_shared_addresses(&listeners, path, &mut errors);
+        errors.finish(listeners)
+    }
+
+    /// Builds the listener found at `path`.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub(crate) fn build(
+        &self,
+        message: &listener::Listener,
+        path: &FieldPath,
+        clusters: &ClusterNames,
+    ) -> Result<ListenerPlan, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        refuse_unsupported(message, path, &mut errors);
+        let Some(config) = errors.collect(ListenerConfig::build(message, path)) else {
+            return Err(errors);
+        };
+        let scope = config.scope();
+        let cx = BuildCx {
+            store: &self.store,
+            clusters,
+            log_files: &self.log_files,
+            listener: &scope,
+            buffer_limit: config.buffer_limit,
+            prefers_ipv6: self.prefers_ipv6,
+            node_cluster: &self.node_cluster,
+            node_id: &self.node_id,
+        };
+        let chains_path = path.field("filter_chains");
+        let numbered = message.filter_chains.iter().enumerate();
+        let numbered = numbered.map(|(index, chain)| (chain, chains_path.index(index)));
+        let default = message
+            .default_filter_chain
+            .iter()
+            .map(|chain| (chain, path.field("default_filter_chain")));
+        let chains = numbered
+            .chain(default)
+            .filter_map(|(chain, path)| errors.collect(ChainPlan::build(chain, &path, &cx)))
+            .map(Arc::new)
+            .collect();
+        let limit_key = format!(
+            "envoy.resource_limits.listener.{}.connection_limit",
+            config.name
+        );
+        let limits = Limits {
+            listener: self.runtime.number(&limit_key).map(ConnectionLimit::new),
+            global: Some(self.connections.all.clone()),
+            ignores_global: config.ignores_global_limit,
+        };
+        errors.finish(ListenerPlan {
+            config: Arc::new(config),
+            limits,
+            chains,
+            settings: settings_of(message),
+        })
+    }
+}
+
+/// The message without its filter chains.
+fn settings_of(message: &listener::Listener) -> Vec<u8> {
+    let settings = listener::Listener {
+        filter_chains: Vec::new(),
+        default_filter_chain: None,
+        ..message.clone()
+    };
+    settings.encode_to_vec()
+}
+
+/// Two listeners on one address could not be told apart. Port 0 is another port each time.
+fn refuse_shared_addresses(
+    listeners: &[Arc<ListenerPlan>],
+    path: &FieldPath,
+    errors: &mut ConfigErrors,
+) {
+    let mut seen: HashSet<&Address> = HashSet::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        for address in listener.config.addresses() {
+            let fixed = address.ip().is_none_or(|ip| ip.port() != 0);
+            if fixed && !seen.insert(address) {
+                let name = &listener.config.name;
+                let message = format!(
+                    "error adding listener: '{name}' has duplicate address '{address}' as existing listener"
+                );
+                errors.push(&path.index(index).field("address"), message);
+            }
+        }
+    }
+}
+
+/// What no part of a listener that exists here would obey.
+fn refuse_unsupported(message: &listener::Listener, path: &FieldPath, errors: &mut ConfigErrors) {
+    for (index, filter) in message.listener_filters.iter().enumerate() {
+        let path = path.field("listener_filters").index(index);
+        errors.push(
+            &path,
+            format!("not supported: listener filter {}", filter.name),
+        );
+    }
+}
+
+impl ListenerPlan {
+    /// Takes over from `running`, the listener of the same name, what did not change: its filter chains go on with their
+    /// connections. Those that differ in their routes only go on, too, and their new routes are added to `routes`. Tells
+    /// what is left to change.
+    pub(crate) fn take_over(
+        &mut self,
+        running: &ListenerPlan,
+        routes: &mut Vec<RouteChange>,
+    ) -> ListenerChange {
+        if self.settings != running.settings {
+            return ListenerChange::Whole;
+        }
+        self.limits = running.limits.clone();
+        for chain in &mut self.chains {
+            let same = (running.chains.iter()).find(|other| other.settings == chain.settings);
+            let Some(same) = same else {
+                continue;
+            };
+            if same.routes == chain.routes {
+                *chain = same.clone();
+            } else if let (ChainHandler::Http(manager), ChainHandler::Http(new)) =
+                (&same.handler, &chain.handler)
+            {
+                routes.push(RouteChange {
+                    manager: manager.clone(),
+                    routes: new.route_table(),
+                });
+                *chain = Arc::new(ChainPlan {
+                    handler: ChainHandler::Http(manager.clone()),
+                    settings: chain.settings.clone(),
+                    routes: chain.routes.clone(),
+                });
+            }
+        }
+        let pairs = self.chains.iter().zip(&running.chains);
+        let unchanged = self.chains.len() == running.chains.len()
+            && pairs.clone().all(|(new, old)| new.is_served_like(old));
+        if unchanged {
+            ListenerChange::Routes
+        } else {
+            ListenerChange::FilterChains
+        }
+    }
+}
+
+impl ChainPlan {
+    fn build(
+        chain: &listener::FilterChain,
+        path: &FieldPath,
+        cx: &BuildCx<'_>,
+    ) -> Result<ChainPlan, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        if let Some(socket) = &chain.transport_socket
+            && !socket.name.ends_with("raw_buffer")
+        {
+            let message = format!(
+                "not supported: {}; known is envoy.transport_sockets.raw_buffer",
+                socket.name
+            );
+            errors.push(&path.field("transport_socket"), message);
+        }
+        let path = path.field("filters");
+        let mut plan = ChainPlan {
+            handler: ChainHandler::Close,
+            settings: Vec::new(),
+            routes: Vec::new(),
+        };
+        let mut settings = chain.clone();
+        for (index, filter) in chain.filters.iter().enumerate() {
+            let path = path.index(index);
+            if index + 1 < chain.filters.len() {
+                errors.push(
+                    &path,
+                    "every network filter known here ends its chain, so it must be the last",
+                );
+            }
+            if let Some(handler) = errors.collect(ChainHandler::build(filter, &path, cx)) {
+                plan.handler = handler;
+            }
+            if let Some(filter) = settings.filters.get_mut(index) {
+                plan.routes = take_routes(filter);
+            }
+        }
+        plan.settings = settings.encode_to_vec();
+        errors.finish(plan)
+    }
+
+    /// Whether both have the very same handler, so that connections need not be told apart.
+    pub(crate) fn is_served_like(&self, other: &ChainPlan) -> bool {
+        match (&self.handler, &other.handler) {
+            (ChainHandler::Http(one), ChainHandler::Http(other)) => Arc::ptr_eq(one, other),
+            (ChainHandler::Close, ChainHandler::Close) => true,
+            _ => false,
+        }
+    }
+
+    /// The handler of its connections on a worker; `drain` tells them to finish.
+    pub(crate) fn worker(
+        &self,
+        cx: &Rc<WorkerCx>,
+        clusters: &Rc<Clusters>,
+        drain: &Drain,
+    ) -> Rc<dyn ConnectionHandler> {
+        match &self.handler {
+            ChainHandler::Http(config) => config.worker(cx, clusters, drain),
+            ChainHandler::Close => Rc::new(Close),
+        }
+    }
+}
+
+/// Takes the routes out of a connection manager's config; what is left tells whether anything else differs.
+fn take_routes(filter: &mut listener::Filter) -> Vec<u8> {
+    let Some(ConfigType::TypedConfig(any)) = &mut filter.config_type else {
+        return Vec::new();
+    };
+    let Ok(mut manager) = HttpConnectionManager::decode(any.value.as_slice()) else {
+        return Vec::new();
+    };
+    match manager.route_specifier.take() {
+        Some(RouteSpecifier::RouteConfig(routes))
+            if type_name(any) == HttpConnectionManager::full_name() =>
+        {
+            any.value = manager.encode_to_vec();
+            routes.encode_to_vec()
+        }
+        _ => Vec::new(),
+    }
+}
+
+impl ChainHandler {
+    fn build(
+        filter: &listener::Filter,
+        path: &FieldPath,
+        cx: &BuildCx<'_>,
+    ) -> Result<ChainHandler, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let path = path.field("typed_config");
+        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+            errors.push(
+                &path,
+                format!("is required for network filter {}", filter.name),
+            );
+            return Err(errors);
+        };
+        match type_name(any) {
+            name if name == HttpConnectionManager::full_name() => {
+                let message: HttpConnectionManager = unpack(any, &path)?;
+                ConnectionManagerConfig::build(&message, &path, cx).map(ChainHandler::Http)
+            }
+            name => {
+                let known = HttpConnectionManager::full_name();
+                errors.push(
+                    &path,
+                    format!("not supported: network filter {name}; known is {known}"),
+                );
+                Err(errors)
+            }
+        }
+    }
+}
+
+/// Serves a filter chain without filters.
+struct Close;
+
+impl ConnectionHandler for Close {
+    fn serve(self: Rc<Self>, connection: Connection) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(async move { drop(connection) })
+    }
+}

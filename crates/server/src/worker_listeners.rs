@@ -1,0 +1,275 @@
+//! The listeners on one worker: which serves an address, and which drain.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_net::Acceptor;
+use outrider_net::Drain;
+use outrider_net::ListenAddress;
+use outrider_net::Listener;
+use outrider_net::ServingChain;
+use outrider_net::WorkerCx;
+use outrider_net::WorkerSocket;
+use outrider_upstream::Clusters;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use crate::cli::DrainStrategy;
+use crate::cli::Options;
+use crate::listener_plan::ChainPlan;
+use crate::listener_plan::ListenerPlan;
+
+/// Connections of what was replaced that are still open at the end of their drain get this long to finish.
+const GRACE_AFTER_DRAIN: Duration = Duration::from_secs(5);
+
+/// Listeners to add, replace and remove, at once.
+pub(crate) struct ListenerUpdate {
+    /// Those that are new, or take the place of the one of their name.
+    pub(crate) listeners: Vec<Arc<ListenerPlan>>,
+    /// Names of those that go.
+    pub(crate) removed: Vec<Arc<str>>,
+    /// This worker's sockets of the addresses that no listener had before.
+    pub(crate) sockets: Vec<WorkerSocket>,
+    /// How the connections of what goes are asked to end.
+    pub(crate) drain: DrainPlan,
+    /// Dropped once all connections of what went have ended.
+    pub(crate) drained: mpsc::Sender<()>,
+}
+
+/// How connections of a listener or filter chain that goes are asked to end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DrainPlan {
+    pub(crate) mode: DrainMode,
+    /// `--drain-time-s`: what is open after that is closed.
+    pub(crate) time: Duration,
+}
+
+impl DrainPlan {
+    /// By `--drain-time-s` and `--drain-strategy`.
+    pub(crate) fn of(options: &Options) -> DrainPlan {
+        let time = options.drain_time;
+        DrainPlan {
+            mode: match options.drain_strategy {
+                DrainStrategy::Gradual => DrainMode::Gradual(time),
+                DrainStrategy::Immediate => DrainMode::Immediate,
+            },
+            time,
+        }
+    }
+}
+
+/// How connections are asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DrainMode {
+    /// All of them, at their next response.
+    Immediate,
+    /// A share of them that grows over this time.
+    Gradual(Duration),
+    /// Not any more: `/healthcheck/ok` cancels the drain.
+    Cancel,
+}
+
+/// Which listeners a command is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListenerSelection {
+    /// All of them.
+    All,
+    /// Those with `traffic_direction: INBOUND`.
+    Inbound,
+    /// Those whose `drain_type` lets failing health checks drain them.
+    DefaultDrainType,
+}
+
+impl ListenerSelection {
+    pub(crate) fn includes(self, plan: &ListenerPlan) -> bool {
+        match self {
+            ListenerSelection::All => true,
+            ListenerSelection::Inbound => plan.config.is_inbound(),
+            ListenerSelection::DefaultDrainType => plan.config.drains_on_failing_health_checks,
+        }
+    }
+}
+
+/// The listeners of one worker.
+pub(crate) struct WorkerListeners {
+    cx: Rc<WorkerCx>,
+    clusters: Rc<Clusters>,
+    active: Vec<ActiveListener>,
+    acceptors: Vec<Acceptor>,
+}
+
+struct ActiveListener {
+    plan: Arc<ListenerPlan>,
+    chains: Vec<ActiveChain>,
+}
+
+#[derive(Clone)]
+struct ActiveChain {
+    plan: Arc<ChainPlan>,
+    serving: Rc<ServingChain>,
+    drain: Drain,
+}
+
+impl WorkerListeners {
+    pub(crate) fn new(cx: Rc<WorkerCx>, clusters: Rc<Clusters>) -> WorkerListeners {
+        WorkerListeners {
+            cx,
+            clusters,
+            active: Vec::new(),
+            acceptors: Vec::new(),
+        }
+    }
+
+    /// Puts an update in place: no address that a listener still has stops accepting.
+    pub(crate) fn update(&mut self, update: ListenerUpdate) {
+        let mut sockets = update.sockets;
+        let mut gone = Vec::new();
+        for plan in update.listeners {
+            let at = self.place(&plan.config.name);
+            let running = at.map(|at| self.active.swap_remove(at));
+            let running = running.map_or(Vec::new(), |running| running.chains);
+            let chains = self.chains(&plan, &running);
+            gone.extend(
+                running.into_iter().filter(|old| {
+                    !(chains.iter()).any(|new| Rc::ptr_eq(&new.serving, &old.serving))
+                }),
+            );
+            let serving = chains.iter().map(|chain| chain.serving.clone()).collect();
+            let listener =
+                Listener::new(plan.config.clone(), serving, plan.limits.clone(), &self.cx);
+            for address in plan.config.listen_addresses() {
+                self.accept(address, &listener, &mut sockets);
+            }
+            self.active.push(ActiveListener { plan, chains });
+        }
+        for name in update.removed {
+            if let Some(at) = self.place(&name) {
+                gone.extend(self.active.swap_remove(at).chains);
+            }
+        }
+        let active = &self.active;
+        self.acceptors.retain(|acceptor| {
+            let mut addresses =
+                (active.iter()).flat_map(|active| active.plan.config.listen_addresses());
+            addresses.any(|address| address == acceptor.settings())
+        });
+        for chain in gone {
+            spawn_local(end(chain, update.drain, update.drained.clone()));
+        }
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        (self.active.iter()).position(|active| *active.plan.config.name == *name)
+    }
+
+    /// The filter chains of `plan`; those that have not changed go on.
+    fn chains(&self, plan: &ListenerPlan, running: &[ActiveChain]) -> Vec<ActiveChain> {
+        let chain = |plan: &Arc<ChainPlan>| {
+            let same = (running.iter()).find(|running| running.plan.is_served_like(plan));
+            if let Some(running) = same {
+                return ActiveChain {
+                    plan: plan.clone(),
+                    ..running.clone()
+                };
+            }
+            let drain = Drain::new();
+            let handler = plan.worker(&self.cx, &self.clusters, &drain);
+            ActiveChain {
+                plan: plan.clone(),
+                serving: ServingChain::new(handler),
+                drain,
+            }
+        };
+        plan.chains.iter().map(chain).collect()
+    }
+
+    /// Has connections to `address` served by `listener` from now on.
+    fn accept(
+        &mut self,
+        address: &Arc<ListenAddress>,
+        listener: &Rc<Listener>,
+        sockets: &mut Vec<WorkerSocket>,
+    ) {
+        let mut acceptors = self.acceptors.iter();
+        if let Some(acceptor) = acceptors.find(|acceptor| acceptor.settings() == address) {
+            return acceptor.hand_to(listener.clone());
+        }
+        let Some(at) = sockets
+            .iter()
+            .position(|socket| socket.settings() == address)
+        else {
+            return;
+        };
+        match Acceptor::start(sockets.swap_remove(at), listener.clone()) {
+            Ok(acceptor) => self.acceptors.push(acceptor),
+            Err(error) => {
+                log::error!(target: "main", "cannot accept on '{}': {error}", address.address);
+            }
+        }
+    }
+
+    /// Asks the connections of these listeners to end.
+    pub(crate) fn drain(&self, which: ListenerSelection, how: DrainMode) {
+        for active in self
+            .active
+            .iter()
+            .filter(|active| which.includes(&active.plan))
+        {
+            for chain in &active.chains {
+                chain.drain(how);
+            }
+        }
+    }
+
+    /// Closes the sockets of these listeners; connections go on.
+    pub(crate) fn stop(&mut self, which: ListenerSelection) {
+        let active = &self.active;
+        let stopped = || active.iter().filter(|active| which.includes(&active.plan));
+        self.acceptors.retain(|acceptor| {
+            let mut addresses = stopped().flat_map(|active| active.plan.config.listen_addresses());
+            !addresses.any(|address| address == acceptor.settings())
+        });
+    }
+}
+
+impl ActiveChain {
+    fn drain(&self, how: DrainMode) {
+        match how {
+            DrainMode::Immediate => self.drain.begin(),
+            DrainMode::Gradual(lasts) => self.drain.begin_gradually(lasts),
+            DrainMode::Cancel => self.drain.cancel(),
+        }
+    }
+}
+
+/// Ends the connections of a filter chain that no listener has any more.
+async fn end(chain: ActiveChain, plan: DrainPlan, drained: mpsc::Sender<()>) {
+    chain.drain(plan.mode);
+    let ended = async {
+        if tokio::time::timeout(plan.time, chain.serving.all_ended())
+            .await
+            .is_err()
+        {
+            chain.drain(DrainMode::Immediate);
+            let grace = tokio::time::timeout(GRACE_AFTER_DRAIN, chain.serving.all_ended());
+            if grace.await.is_err() {
+                chain.serving.close_all();
+                chain.serving.all_ended().await;
+            }
+        }
+    };
+    ended.await;
+    drop(drained);
+}
+
+impl fmt::Debug for ListenerUpdate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.listeners.iter().map(|plan| &plan.config.name);
+        f.debug_struct("ListenerUpdate")
+            .field("listeners", &names.collect::<Vec<_>>())
+            .field("removed", &self.removed)
+            .finish_non_exhaustive()
+    }
+}
