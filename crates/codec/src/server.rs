@@ -389,6 +389,14 @@ impl Respond {
         }
     }
 
+    /// Resets a request that goes on though it was answered in full: on HTTP/2, with this code instead of NO_ERROR.
+    pub fn reset_rest(&self, reason: Reason) {
+        match &self.kind {
+            Kind::H1(_) => {}
+            Kind::H2(respond) => respond.reset_rest(reason),
+        }
+    }
+
     /// Closes the connection once its streams are done: `connection: close`, or GOAWAY.
     pub fn close_connection_after(&self) {
         match &self.kind {

@@ -59,14 +59,14 @@ impl UpgradeTypes {
     }
 }
 
-/// What an HTTP/1 request asks to be upgraded to. A switch to HTTP/2 (`h2c`) is not taken up, as HTTP allows.
+/// What a request asks to be upgraded to, or what a response says it is. The codec has taken away what HTTP/1 says of `h2c`.
 pub(crate) fn requested(headers: &HeaderMap) -> Option<&HeaderValue> {
     let protocol = headers.get(&header::UPGRADE)?;
     let asked = headers.get_all(&header::CONNECTION).any(|value| {
         let mut tokens = value.as_bytes().split(|byte| *byte == b',');
         tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     });
-    (asked && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then_some(protocol)
+    asked.then_some(protocol)
 }
 
 #[cfg(test)]
@@ -78,7 +78,6 @@ mod tests {
         for (connection, upgrade, want) in [
             ("keep-alive, Upgrade", "websocket", true),
             ("keep-alive", "websocket", false),
-            ("Upgrade, HTTP2-Settings", "h2c", false),
         ] {
             let headers = HeaderMap::from_iter([
                 (&header::CONNECTION, HeaderValue::from_static(connection)),

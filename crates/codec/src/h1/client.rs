@@ -152,7 +152,12 @@ impl Connection {
             drop(transport);
             return self.finish(EndCause::Remote);
         }
-        if !reusable || self.draining.get() || !transport.input.is_empty() {
+        if !transport.input.is_empty() {
+            drop(transport);
+            // Nobody has asked for what follows.
+            return self.finish(EndCause::ProtocolError("http1.codec_error"));
+        }
+        if !reusable || self.draining.get() {
             drop(transport);
             return self.finish(EndCause::Local);
         }

@@ -47,7 +47,7 @@ pub(crate) struct Encoded {
     pub(crate) coding: BodyCoding,
     /// The length that `content-length` announces for the body that is to be written.
     pub(crate) length: Option<u64>,
-    /// Whether a request asks for a tunnel.
+    /// Whether what follows the head is a tunnel, or will be if the request is granted.
     pub(crate) tunnel: bool,
 }
 
@@ -63,7 +63,8 @@ impl Noted {
     fn encoded(self, coding: BodyCoding, tunnel: bool) -> Encoded {
         Encoded {
             coding,
-            length: self.length.filter(|_| coding == BodyCoding::Plain),
+            // A tunnel has none, whatever was said of the message that opens it.
+            length: (self.length).filter(|_| coding == BodyCoding::Plain && !tunnel),
             tunnel,
         }
     }
@@ -74,11 +75,12 @@ pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut V
     let status = head.status;
     status_line(status, out);
     let case = cx.options.header_case;
-    let switches = status == StatusCode::SWITCHING_PROTOCOLS
-        || (*cx.method == Method::CONNECT && status.is_success());
+    let connects = *cx.method == Method::CONNECT && status.is_success();
+    // Only an upgrade that was asked for still has this header here.
+    let switches = connects || head.headers.contains_key(&header::UPGRADE);
     let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
-    // RFC 9110 section 8.6: neither 1xx nor 204 nor a tunnel has a length.
-    let noted = fields(&head.headers, case, !switches && !bodiless, out);
+    // RFC 9110 section 8.6: neither 1xx nor 204 nor the tunnel of a CONNECT has a length.
+    let noted = fields(&head.headers, case, !connects && !bodiless, out);
     if let Some(connection) = connection_field(cx).filter(|_| !switches) {
         field(&header::CONNECTION, connection, case, out);
     }
@@ -108,7 +110,7 @@ pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut V
         BodyCoding::Chunked
     };
     out.extend_from_slice(b"\r\n");
-    noted.encoded(coding, false)
+    noted.encoded(coding, switches)
 }
 
 fn status_line(status: StatusCode, out: &mut Vec<u8>) {

@@ -19,6 +19,7 @@ use super::client::Connection;
 use super::framing::Framing;
 use super::framing::Piece;
 use super::head;
+use super::head::Asked;
 use super::head::ReceivedResponse;
 use super::sink::BodySink;
 use super::transport::Filled;
@@ -28,6 +29,8 @@ use super::turn;
 pub(crate) struct Exchange {
     connection: Rc<Connection>,
     method: Method,
+    /// The request asks for a tunnel.
+    tunnel: bool,
     /// What is left of the request; none once it was sent.
     upload: Option<(BodySink, Body)>,
     /// How the rest of the answer's body is framed, once its head has come.
@@ -53,6 +56,7 @@ impl Exchange {
         Exchange {
             connection,
             method,
+            tunnel,
             upload,
             answer: None,
             searched: 0,
@@ -136,20 +140,13 @@ impl Exchange {
             }
             match ready!(transport.poll_fill(cx)) {
                 Ok(Filled::Some) => {}
-                Ok(Filled::End) if *framing == Framing::Raw => {
-                    drop(transport);
-                    self.meter.end_receive();
-                    self.released = true;
-                    self.connection.cut(EndCause::Remote);
-                    return Poll::Ready(None);
-                }
                 Ok(Filled::End) if framing.may_close() => {
                     drop(transport);
                     self.keep_alive = false;
                     self.end_answer();
                     return Poll::Ready(None);
                 }
-                Ok(Filled::End) => {
+                Ok(Filled::End) if *framing != Framing::Raw => {
                     // As in Envoy, a body that is cut short is the peer's protocol error.
                     drop(transport);
                     let error = self.fail(
@@ -158,7 +155,12 @@ impl Exchange {
                     );
                     return Poll::Ready(Some(Err(error)));
                 }
-                Err(_) => {
+                Ok(Filled::End) if self.method == Method::CONNECT => {
+                    drop(transport);
+                    let error = self.fail(StreamError::ConnectionTermination, EndCause::Local);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Ok(Filled::End) | Err(_) => {
                     drop(transport);
                     let error = self.fail(StreamError::ConnectionTermination, EndCause::Remote);
                     return Poll::Ready(Some(Err(error)));
@@ -187,7 +189,10 @@ impl Exchange {
                     &mut self.searched,
                     connection.limits(),
                     &connection.options.http1,
-                    &self.method,
+                    Asked {
+                        method: &self.method,
+                        upgrade: self.tunnel && self.method != Method::CONNECT,
+                    },
                 );
                 match taken {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
@@ -226,9 +231,12 @@ impl Exchange {
         self.meter.end_receive();
         if !self.released {
             self.released = true;
-            // A server that answered before it had the whole request will take the rest for the next one.
-            self.connection
-                .give_back(self.keep_alive && self.upload.is_none());
+            if self.upload.is_some() {
+                // A server that answered before it had the whole request would take the rest for the next one.
+                self.connection.cut(EndCause::Local);
+            } else {
+                self.connection.give_back(self.keep_alive);
+            }
         }
     }
 
@@ -253,9 +261,20 @@ impl Exchange {
         match pending {
             Poll::Ready(Ok(())) => {
                 self.upload = None;
-                Ok(())
+                self.hang_up(cx)
             }
             Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// The end of what goes into the tunnel of a CONNECT is the end of its connection, as in Envoy.
+    fn hang_up(&self, cx: &mut Context<'_>) -> Result<(), StreamError> {
+        if self.method != Method::CONNECT {
+            return Ok(());
+        }
+        match self.connection.transport.borrow_mut().poll_drain(cx) {
+            Poll::Ready(_) => Err(StreamError::ConnectionTermination),
             Poll::Pending => Ok(()),
         }
     }

@@ -251,6 +251,11 @@ impl Fields {
         }
     }
 
+    /// Whether some body is announced, of whatever length.
+    pub(super) fn announces_body(&self) -> bool {
+        self.encoding.is_some() || self.content_length.is_some_and(|length| length > 0)
+    }
+
     /// How the body is framed; none when no field says so. RFC 9112 section 6.3.
     pub(super) fn body_framing(
         &mut self,

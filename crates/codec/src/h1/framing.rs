@@ -71,9 +71,10 @@ impl Framing {
         *self == Framing::None
     }
 
-    /// Whether the peer may close the connection here without cutting the body.
+    /// Whether the peer may close the connection here without cutting the body. A tunnel has no end of its own: to Envoy,
+    /// whoever closes it has broken off.
     pub(crate) fn may_close(&self) -> bool {
-        matches!(self, Framing::None | Framing::UntilClose | Framing::Raw)
+        matches!(self, Framing::None | Framing::UntilClose)
     }
 
     /// Takes the next piece off the front of `buffer`; `None` when more bytes are needed.

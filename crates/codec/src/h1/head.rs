@@ -194,13 +194,21 @@ fn request(
     })
 }
 
-/// Takes a response's head off the front of `buffer`; `None` while it is incomplete. `method` is the request's.
+/// What of a request the framing of its response depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) method: &'a Method,
+    /// Whether it asks for an upgrade.
+    pub(crate) upgrade: bool,
+}
+
+/// Takes a response's head off the front of `buffer`; `None` while it is incomplete.
 pub(crate) fn take_response(
     buffer: &mut BytesMut,
     searched: &mut usize,
     limits: Limits,
     options: &Http1Options,
-    method: &Method,
+    asked: Asked<'_>,
 ) -> Result<Option<ReceivedResponse>, HeadError> {
     // A server of another protocol may never send the end of a head.
     let known = buffer.len().min(b"HTTP/1.".len());
@@ -210,7 +218,7 @@ pub(crate) fn take_response(
     let Some(end) = find_end(buffer, searched, limits)? else {
         return Ok(None);
     };
-    let head = response(&buffer[..end], limits, options, method)?;
+    let head = response(&buffer[..end], limits, options, asked)?;
     buffer.advance(end);
     Ok(Some(head))
 }
@@ -220,14 +228,18 @@ fn response(
     bytes: &[u8],
     limits: Limits,
     options: &Http1Options,
-    method: &Method,
+    asked: Asked<'_>,
 ) -> Result<ReceivedResponse, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (version, status) = status_line(&bytes[line])?;
     let mut fields = Fields::parse(bytes, rest, Kind::Response, limits, None)?;
-    let switches = status == StatusCode::SWITCHING_PROTOCOLS
-        || (*method == Method::CONNECT && status.is_success());
-    let bodiless = *method == Method::HEAD
+    let connects = *asked.method == Method::CONNECT && status.is_success();
+    // As in Envoy, whatever the status is: a response with these headers to a request with them.
+    let switches = connects || asked.upgrade && fields.is_upgrade();
+    if status == StatusCode::SWITCHING_PROTOCOLS && fields.announces_body() {
+        return Err(HeadError::CODEC);
+    }
+    let bodiless = *asked.method == Method::HEAD
         || status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED;

@@ -20,6 +20,7 @@ use crate::Meter;
 use crate::RequestHead;
 use crate::StreamError;
 use crate::UnderscoresAction;
+use crate::header;
 
 use super::Exchange;
 use super::headers;
@@ -32,6 +33,7 @@ use super::session::Fault;
 use super::session::Role;
 use super::session::Session;
 use super::session::Setup;
+use super::stream::AnswerTo;
 
 /// A connection's handle.
 pub(crate) struct Connection {
@@ -137,8 +139,14 @@ impl Connection {
         }
         let ends = body.is_end_stream();
         let meter = Rc::new(Meter::default());
-        let bodiless = head.method == Method::HEAD;
-        let stream = self.session.open(&meter, bodiless);
+        let upgrade = head.headers.get(&header::UPGRADE).cloned();
+        let answer_to = match head.method {
+            Method::HEAD => AnswerTo::Head,
+            Method::CONNECT => AnswerTo::Connect,
+            _ if upgrade.is_some() => AnswerTo::Connect,
+            _ => AnswerTo::Other,
+        };
+        let stream = self.session.open(&meter, answer_to);
         let stream = stream.ok_or(StreamError::Overflow)?;
         if self.session.is_exhausted() {
             self.stop();
@@ -149,7 +157,7 @@ impl Connection {
         self.note_request();
         let pump = (!ends).then(|| Pump::new(body));
         let active = ActiveStream::new(self.clone());
-        Ok(Exchange::new(stream, pump, meter, active))
+        Ok(Exchange::new(stream, pump, upgrade, meter, active))
     }
 
     /// Pings before the first request after a pause (`connection_idle_interval`).

@@ -5,12 +5,15 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use crate::ResponseHead;
+use http::StatusCode;
 
 use crate::Frame;
+use crate::HeaderValue;
 use crate::Meter;
 use crate::Reason;
+use crate::ResponseHead;
 use crate::StreamError;
+use crate::header;
 
 use super::client::ActiveStream;
 use super::pump::Pump;
@@ -22,6 +25,8 @@ pub(crate) struct Exchange {
     stream: StreamRef,
     /// None once the request was handed to the connection.
     pump: Option<Pump>,
+    /// What the request asks to be upgraded to.
+    upgrade: Option<HeaderValue>,
     answer: Answer,
     meter: Rc<Meter>,
     /// Declared last: the stream is reset before its place is given away.
@@ -40,12 +45,14 @@ impl Exchange {
     pub(super) fn new(
         stream: StreamRef,
         pump: Option<Pump>,
+        upgrade: Option<HeaderValue>,
         meter: Rc<Meter>,
         active: ActiveStream,
     ) -> Exchange {
         Exchange {
             stream,
             pump,
+            upgrade,
             answer: Answer::Head,
             meter,
             _active: active,
@@ -70,9 +77,10 @@ impl Exchange {
             return Poll::Ready(Err(StreamError::LocalReset));
         }
         match self.stream.poll_head(cx) {
-            Poll::Ready(Some(Ok(response))) => {
+            Poll::Ready(Some(Ok(mut response))) => {
                 if !response.status.is_informational() {
                     self.answer = Answer::Body;
+                    self.grant_upgrade(&mut response);
                 }
                 Poll::Ready(Ok(response))
             }
@@ -110,6 +118,19 @@ impl Exchange {
             Answer::Head => false,
             Answer::Body => self.stream.is_drained(),
             Answer::Ended => true,
+        }
+    }
+
+    /// Makes the success of an extended CONNECT what it is in HTTP/1: the granted upgrade.
+    fn grant_upgrade(&mut self, response: &mut ResponseHead) {
+        if response.status == StatusCode::OK
+            && let Some(protocol) = self.upgrade.take()
+        {
+            response.status = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers.remove(&header::CONTENT_LENGTH);
+            response.headers.insert(&header::UPGRADE, protocol);
+            let connection = HeaderValue::from_static("upgrade");
+            response.headers.insert(&header::CONNECTION, connection);
         }
     }
 

@@ -1,8 +1,10 @@
 //! Heads in the one shape that both codecs share, written as HTTP/2's header blocks.
 
 use http::Method;
+use http::StatusCode;
 
 use crate::RequestHead;
+use crate::ResponseHead;
 use crate::header;
 use crate::header::HeaderMap;
 use crate::hpack::Encoder;
@@ -30,21 +32,53 @@ pub(super) fn encode_request(
     if let Some(protocol) = upgrade {
         encoder.pseudo(Pseudo::Protocol, protocol.as_bytes(), out);
     }
-    encode_fields(&head.headers, encoder, out)
+    encode_fields(&head.headers, upgrade.is_some(), encoder, out)
 }
 
-/// Writes the fields of a message, but for those that only HTTP/1 has; returns the bytes of their names and values.
-pub(super) fn encode_fields(
+/// Writes a response's head; returns the bytes of its fields. To an extended CONNECT, a granted upgrade is a success.
+pub(super) fn encode_response(
+    head: &ResponseHead,
+    encoder: &mut Encoder,
+    out: &mut Vec<u8>,
+) -> usize {
+    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS
+        && head.headers.contains_key(&header::UPGRADE);
+    let status = if upgraded {
+        StatusCode::OK
+    } else {
+        head.status
+    };
+    encoder.status(status, out);
+    encode_fields(&head.headers, upgraded, encoder, out)
+}
+
+/// Writes the trailers of a message; returns the bytes of their names and values.
+pub(super) fn encode_trailers(
+    trailers: &HeaderMap,
+    encoder: &mut Encoder,
+    out: &mut Vec<u8>,
+) -> usize {
+    encode_fields(trailers, false, encoder, out)
+}
+
+/// Writes fields, but for those that only HTTP/1 has; returns the bytes of their names and values. A `tunnel` is not empty,
+/// whatever its length on HTTP/1 was said to be.
+fn encode_fields(
     headers: &HeaderMap,
+    tunnel: bool,
     encoder: &mut Encoder,
     out: &mut Vec<u8>,
 ) -> usize {
     let mut bytes = 0;
     for (name, value) in headers {
-        if *name != header::CONNECTION && *name != header::UPGRADE {
-            bytes += name.as_str().len() + value.len();
-            encoder.header(name, value, out);
+        if *name == header::CONNECTION
+            || *name == header::UPGRADE
+            || tunnel && *name == header::CONTENT_LENGTH && value == "0"
+        {
+            continue;
         }
+        bytes += name.as_str().len() + value.len();
+        encoder.header(name, value, out);
     }
     bytes
 }

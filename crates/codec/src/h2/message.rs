@@ -321,7 +321,10 @@ impl Fields {
         }
         self.headers.join(self.kind.joined());
         join_cookies(&mut self.headers, &self.cookies);
-        if let Some(protocol) = self.protocol.take() {
+        // A tunnel of bytes is what a plain CONNECT asks for, and no upgrade.
+        if let Some(protocol) = self.protocol.take()
+            && protocol != "bytestream"
+        {
             method = Method::GET;
             self.headers.insert(&header::UPGRADE, protocol);
             let upgrade = HeaderValue::from_static("upgrade");

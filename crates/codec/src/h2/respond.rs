@@ -108,8 +108,7 @@ impl Respond {
 
     fn send_head(&self, head: &ResponseHead, ends: bool) {
         self.stream.send_head(ends, |encoder, out| {
-            encoder.status(head.status, out);
-            headers::encode_fields(&head.headers, encoder, out)
+            headers::encode_response(head, encoder, out)
         });
     }
 
@@ -128,6 +127,13 @@ impl Respond {
         if !matches!(self.phase, Phase::Ended) {
             self.stream.reset(reason);
             self.phase = Phase::Ended;
+        }
+    }
+
+    /// Resets a request that goes on though it was answered in full.
+    pub(crate) fn reset_rest(&self, reason: Reason) {
+        if matches!(self.phase, Phase::Ended) {
+            self.stream.reset_rest(reason);
         }
     }
 

@@ -134,8 +134,9 @@ impl Connection {
 
     /// Lets the connection finish once its streams have.
     pub(super) fn close(&self) {
-        self.closing.set(true);
-        self.session.wake();
+        if !self.closing.replace(true) {
+            self.session.shutdown_notice();
+        }
     }
 
     /// The same, when the server drains; looked at with each response, as a gradual drain asks ever more often.
@@ -431,7 +432,6 @@ impl<H: Handler> Driver<H> {
         }
         self.leaving = Leaving::Noticed;
         self.life.drain(self.connection.options.drain_timeout);
-        self.connection.closing.set(true);
-        self.connection.session.shutdown_notice();
+        self.connection.close();
     }
 }

@@ -48,8 +48,8 @@ pub(super) struct StreamState {
     pub(super) window: Window,
     /// What `content-length` still lets come.
     pub(super) content_left: Option<u64>,
-    /// The answer has no body, whatever its head says: it is one to HEAD.
-    pub(super) bodiless: bool,
+    /// What the answer is to. On clients only.
+    pub(super) answer_to: AnswerTo,
     /// What the peer lets this side send, bytes. Below zero when SETTINGS reduced it.
     pub(super) send_window: i64,
     /// What was handed over and cannot leave yet.
@@ -60,6 +60,16 @@ pub(super) struct StreamState {
     blocked: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+}
+
+/// The requests to which `content-length` in the answer means something else than the length of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnswerTo {
+    /// The answer has no body, whatever its head says.
+    Head,
+    /// What follows a success is a tunnel, which has no length.
+    Connect,
+    Other,
 }
 
 /// Heads of answers that were not taken yet.
@@ -90,7 +100,7 @@ impl StreamState {
             unread: false,
             window,
             content_left: None,
-            bodiless: false,
+            answer_to: AnswerTo::Other,
             send_window,
             backlog: None,
             flush_timeout: None,

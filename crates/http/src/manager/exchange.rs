@@ -164,14 +164,22 @@ impl ConnectionManager {
         } else {
             upgrade
         };
-        let (Some(route), Some(protocol)) = (&stream.route, protocol) else {
+        let Some(protocol) = protocol else {
             return Ok(());
         };
-        if self.allows_upgrade(&route.action, &protocol) {
+        let allowed = match &stream.route {
+            Some(route) => self.allows_upgrade(&route.action, &protocol),
+            None => self.config.upgrades.allow(&protocol),
+        };
+        if allowed {
             wait.respond.accept_upgrade();
+        }
+        if allowed || stream.route.is_none() {
             return Ok(());
         }
         self.stats.downstream_rq_ws_on_non_ws_route.inc();
+        // What the client sends next may be meant for the other protocol.
+        wait.respond.close_connection_after();
         Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed"))
     }
 

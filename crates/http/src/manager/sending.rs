@@ -17,6 +17,7 @@ use outrider_codec::Refused;
 use outrider_codec::Respond;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
+use outrider_codec::header;
 use outrider_net::ConnectionInfo;
 use outrider_net::clock;
 use tokio::time::Instant;
@@ -32,6 +33,7 @@ use crate::route::Action;
 use crate::router;
 use crate::router::UpstreamRequest;
 use crate::stream::StreamEnd;
+use crate::upgrade;
 use crate::wait::Wait;
 
 impl ConnectionManager {
@@ -66,9 +68,7 @@ impl ConnectionManager {
         let Some(head) = self.finish_head(stream, wait.respond) else {
             return;
         };
-        let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        let early = wait.respond.meter().receive_ended().is_none();
-        if early {
+        if wait.respond.meter().receive_ended().is_none() {
             self.stats.downstream_rq_response_before_rq_complete.inc();
         }
         let upstream = stream
@@ -80,19 +80,20 @@ impl ConnectionManager {
             .filter(|request| request.response_began().is_some());
         match send_until(head, body, answered, wait).await {
             Sent::All => {
-                if upgraded {
-                    // What was tunnelled ends with the upstream's connection, which Envoy calls a reset.
-                    note_upstream_error(&mut end.stream, &StreamError::ConnectionTermination);
-                }
                 end.settle();
-                if early && !upgraded {
+                if wait.respond.meter().receive_ended().is_none() {
                     self.stats.downstream_rq_rx_reset.inc();
+                    if end.stream.is_upgrade && lost_upstream(&end.stream) {
+                        wait.respond.reset_rest(Reason::CONNECT_ERROR);
+                    }
                 }
             }
-            Sent::Failed(error) => match upstream.as_ref().and_then(|request| request.error()) {
-                Some(error) => self.upstream_broke(end, &error, wait.respond),
-                None => end.client_gone(&error),
-            },
+            Sent::Failed(StreamError::LocalReset | StreamError::ConnectError)
+                if let Some(error) = upstream.as_ref().and_then(|request| request.error()) =>
+            {
+                self.upstream_broke(end, &error, wait.respond);
+            }
+            Sent::Failed(error) => end.client_gone(&error),
             Sent::Expired(expired) => self.expire(end, expired, wait.respond),
         }
         end.stream.response_trailers = upstream.and_then(|request| request.take_trailers());
@@ -101,12 +102,16 @@ impl ConnectionManager {
     /// Takes the finished head out of the stream, where only what is captured of it stays, and counts its status.
     fn finish_head(&self, stream: &mut Stream, respond: &Respond) -> Option<ResponseHead> {
         let head = stream.response.as_mut()?;
-        let upgraded = stream.is_upgrade && is_upgraded(&stream.request.method, head.status);
+        let upgraded = stream.is_upgrade && is_upgraded(&stream.request.method, head);
         if stream.is_upgrade && !upgraded {
             // What follows on the connection may be meant for the other protocol.
             close_http1(stream, respond);
         }
         let head = stream.response.as_mut()?;
+        if upgraded && stream.request.method == Method::CONNECT {
+            // RFC 9110, section 8.6: the tunnel has no length.
+            head.headers.remove(&header::CONTENT_LENGTH);
+        }
         let date = self.dates.value(clock::wall());
         self.config
             .response
@@ -288,9 +293,17 @@ fn note_upstream_error(stream: &mut Stream, error: &StreamError) {
     stream.details = Some(Cow::Owned(router::after_response(error)));
 }
 
-/// Whether the response lets the client have its upgrade.
-fn is_upgraded(method: &Method, status: StatusCode) -> bool {
-    status == StatusCode::SWITCHING_PROTOCOLS || *method == Method::CONNECT && status.is_success()
+/// Whether the response lets the client have its upgrade; what a tunnel is does not depend on the status of an upgrade.
+fn is_upgraded(method: &Method, head: &ResponseHead) -> bool {
+    *method == Method::CONNECT && head.status.is_success()
+        || upgrade::requested(&head.headers).is_some()
+}
+
+/// Whether there was no connection to the upstream, or no longer.
+fn lost_upstream(stream: &Stream) -> bool {
+    let flags = &stream.flags;
+    flags.has(ResponseFlag::UpstreamConnectionFailure)
+        || flags.has(ResponseFlag::UpstreamConnectionTermination)
 }
 
 fn close_http1(stream: &Stream, respond: &Respond) {

@@ -73,6 +73,7 @@ impl<'a> Attempt<'a> {
             downstream: cx.wait.respond.meter().clone(),
             meter: RefCell::default(),
             http2: Cell::new(false),
+            is_upgrade: stream.is_upgrade,
             awaits_grpc_status: Cell::new(false),
             complete: Cell::new(false),
             response_began: Cell::new(None),
@@ -283,6 +284,15 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
+    }
+
+    /// Whether an answer to a WebSocket request is neither an upgrade nor an error: what came with it is not passed on.
+    /// Envoy looks at HTTP/1 alone.
+    pub(super) fn is_failed_handshake(&self, status: StatusCode) -> bool {
+        !self.request.http2.get()
+            && status != StatusCode::SWITCHING_PROTOCOLS
+            && !status.is_client_error()
+            && !status.is_server_error()
     }
 
     fn interim(&self, stream: &Stream, mut head: ResponseHead, cx: &mut RouterCx<'_>) {

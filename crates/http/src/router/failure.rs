@@ -51,19 +51,13 @@ pub(super) fn after_interim(error: &StreamError, suppress_envoy_headers: bool) -
     }
 }
 
-/// Whether an answer to a WebSocket request is neither an upgrade nor an error: what came with it is not passed on.
-pub(super) fn is_failed_handshake(status: StatusCode) -> bool {
-    status != StatusCode::SWITCHING_PROTOCOLS
-        && !status.is_client_error()
-        && !status.is_server_error()
-}
-
-/// What Envoy takes an error for: a reset with PROTOCOL_ERROR is one.
+/// What Envoy takes an error for: a reset with PROTOCOL_ERROR is one, and one with CONNECT_ERROR a kind of its own.
 pub(super) fn by_meaning(error: StreamError) -> StreamError {
     match error {
         StreamError::RemoteReset(Reason::PROTOCOL_ERROR) => {
             StreamError::ProtocolError("http2.remote_reset")
         }
+        StreamError::RemoteReset(Reason::CONNECT_ERROR) => StreamError::ConnectError,
         error => error,
     }
 }

@@ -166,7 +166,7 @@ impl Router {
         let (place, body) = attempt.open(stream, body, &pick, cx).await?;
         let mut exchange = attempt.send(stream, body, place)?;
         let head = attempt.response(stream, &mut exchange, cx).await?;
-        if stream.is_websocket && failure::is_failed_handshake(head.status) {
+        if stream.is_websocket && attempt.is_failed_handshake(head.status) {
             let reply = LocalReply::new(head.status, "websocket_handshake_unsuccessful");
             return Err(reply.after_attempt(tells_attempts).into());
         }

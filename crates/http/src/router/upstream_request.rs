@@ -48,6 +48,8 @@ pub(crate) struct UpstreamRequest {
     pub(super) meter: RefCell<Option<Rc<Meter>>>,
     /// HTTP/2 resets are counted.
     pub(super) http2: Cell<bool>,
+    /// The client asks for an upgrade, or is one of CONNECT.
+    pub(super) is_upgrade: bool,
     /// Whether the host's success is told by the trailers.
     pub(super) awaits_grpc_status: Cell<bool>,
     /// Whether both request and response went through to their ends.
@@ -149,6 +151,17 @@ impl UpstreamRequest {
         }
         for stats in self.also.iter() {
             stats.upstream_rq_time.get().record(time);
+        }
+    }
+
+    /// What the client's stream is reset with when the response breaks off: to the client it is our reset, whatever the
+    /// upstream's was, but that of a tunnel without its connection is the tunnel's.
+    fn reset_of_client(&self) -> StreamError {
+        match &*self.error.borrow() {
+            Some(StreamError::ConnectionTermination) if self.is_upgrade => {
+                StreamError::ConnectError
+            }
+            _ => StreamError::LocalReset,
         }
     }
 
@@ -308,8 +321,7 @@ impl ResponseBody {
 impl BodyStream for ResponseBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         if self.failed {
-            // To the client it is our reset, whatever the upstream's was.
-            return Poll::Ready(Some(Err(StreamError::LocalReset)));
+            return Poll::Ready(Some(Err(self.request.reset_of_client())));
         }
         let frame = std::task::ready!(self.body.poll_frame(cx));
         match &frame {

@@ -268,7 +268,7 @@ fn a_response_says_where_its_body_ends() {
             &mut 0,
             LIMITS,
             &Http1Options::default(),
-            &method,
+            asked(&method),
         )
         .unwrap()
         .unwrap();
@@ -291,7 +291,7 @@ fn a_response_says_where_its_body_ends() {
                 &mut 0,
                 LIMITS,
                 &Http1Options::default(),
-                &Method::GET
+                asked(&Method::GET)
             )
             .is_err(),
             "{text:?}"
@@ -314,8 +314,15 @@ fn a_server_of_another_protocol_is_found_out_at_once() {
             &mut 0,
             LIMITS,
             &Http1Options::default(),
-            &Method::GET,
+            asked(&Method::GET),
         );
         assert_eq!(head.is_err(), fails, "{bytes:?}");
+    }
+}
+
+fn asked(method: &Method) -> Asked<'_> {
+    Asked {
+        method,
+        upgrade: true,
     }
 }

@@ -183,7 +183,7 @@ impl State {
 
     fn queue_trailers(&mut self, key: usize, trailers: &HeaderMap) {
         self.send_head(key, true, |encoder, out| {
-            headers::encode_fields(trailers, encoder, out)
+            headers::encode_trailers(trailers, encoder, out)
         });
     }
 

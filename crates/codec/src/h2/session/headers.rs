@@ -19,6 +19,7 @@ use super::super::input::Block;
 use super::super::message::Fields;
 use super::super::message::Flaw;
 use super::super::message::Judge;
+use super::super::stream::AnswerTo;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::Fault;
@@ -321,10 +322,11 @@ impl State {
             return Ok(());
         }
         let no_body = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        stream.content_left = if stream.bodiless || no_body {
-            Some(0)
-        } else {
-            content_length
+        stream.content_left = match stream.answer_to {
+            AnswerTo::Head => Some(0),
+            _ if no_body => Some(0),
+            AnswerTo::Connect if status.is_success() => None,
+            AnswerTo::Connect | AnswerTo::Other => content_length,
         };
         if block.ends && stream.content_left.is_some_and(|left| left > 0) {
             return self.flaw(key, Flaw::Message);

@@ -13,6 +13,7 @@ use crate::hpack::Encoder;
 use super::super::frame;
 use super::super::frame::HEAD;
 use super::super::frame::Head;
+use super::super::stream::AnswerTo;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::DEFAULT_WINDOW;
@@ -26,10 +27,8 @@ use super::StreamRef;
 const LAST_STREAM: u32 = 0x7fff_ffff;
 
 impl Session {
-    /// Opens a stream, with a hold on it. None once the connection takes no more.
-    ///
-    /// `bodiless` says that the answer will have no body: the request is HEAD.
-    pub(in crate::h2) fn open(&self, meter: &Rc<Meter>, bodiless: bool) -> Option<StreamRef> {
+    /// Opens a stream, with a hold on it. None once the connection takes no more. `answer_to` tells what is asked.
+    pub(in crate::h2) fn open(&self, meter: &Rc<Meter>, answer_to: AnswerTo) -> Option<StreamRef> {
         let mut state = self.0.borrow_mut();
         let id = state.next_stream;
         if state.fault.is_some() || state.goaway_received.is_some() || id > LAST_STREAM {
@@ -40,7 +39,7 @@ impl Session {
         let window = Window::new(state.settings.window_now());
         let send_window = state.settings.peer_window.into();
         let mut stream = StreamState::new(id, meter.clone(), window, send_window);
-        stream.bodiless = bodiless;
+        stream.answer_to = answer_to;
         let key = state.streams.insert(stream);
         let mut hold = state.streams.get(key)?.hold(key);
         hold.session = Some(self.clone());

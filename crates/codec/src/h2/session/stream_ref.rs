@@ -160,6 +160,17 @@ impl StreamRef {
         self.with(|state, key| state.send_head(key, ends, encode));
     }
 
+    /// Resets what still comes in, if all that goes out has left.
+    pub(in crate::h2) fn reset_rest(&self, reason: Reason) {
+        self.with(|state, key| {
+            let answered = (state.streams.get(key))
+                .is_some_and(|stream| !stream.sending && !stream.has_end_waiting());
+            if answered {
+                state.reset(key, reason);
+            }
+        });
+    }
+
     /// Ends the stream in both directions, unless they had ended.
     pub(in crate::h2) fn reset(&self, reason: Reason) {
         self.with(|state, key| state.reset(key, reason));

@@ -1,5 +1,6 @@
 use tokio::net::UnixStream;
 
+use super::super::stream::AnswerTo;
 use super::*;
 use crate::UnderscoresAction;
 use crate::stats::ConnectionStats;
@@ -31,9 +32,9 @@ async fn numbers_of_streams_come_to_an_end() {
     let (session, _peer) = session(Role::Client);
     session.0.borrow_mut().next_stream = 0x7fff_ffff;
     assert!(!session.is_exhausted());
-    assert!(session.open(&Rc::default(), false).is_some());
+    assert!(session.open(&Rc::default(), AnswerTo::Other).is_some());
     assert!(session.is_exhausted());
-    assert!(session.open(&Rc::default(), false).is_none());
+    assert!(session.open(&Rc::default(), AnswerTo::Other).is_none());
 }
 
 #[tokio::test]
@@ -43,7 +44,7 @@ async fn streams_that_come_and_go_while_there_is_no_room_leave_nothing() {
     session.0.borrow_mut().backlog_limit = 0;
     let cx = Context::from_waker(Waker::noop());
     for _ in 0..1000 {
-        let stream = session.open(&Rc::default(), false).unwrap();
+        let stream = session.open(&Rc::default(), AnswerTo::Other).unwrap();
         assert!(stream.poll_room(&cx).is_pending());
     }
     let mut state = session.0.borrow_mut();
@@ -58,7 +59,7 @@ fn fill(buffer_limit: u32, size: usize) -> (usize, u32) {
     session.0.borrow_mut().settings.peer_window = 1 << 30;
     let cx = Context::from_waker(Waker::noop());
     let before = session.waiting();
-    let stream = session.open(&Rc::default(), false).unwrap();
+    let stream = session.open(&Rc::default(), AnswerTo::Other).unwrap();
     stream.send_head(false, |_, _| 0);
     while session.0.borrow().backlogs.get() == 0
         && let Poll::Ready(room) = stream.poll_room(&cx)
