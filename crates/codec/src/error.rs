@@ -17,6 +17,8 @@ pub enum StreamError {
     RemoteRefused,
     /// The connection could not be made, or failed at once; says why.
     ConnectionFailure(String),
+    /// The connection could not be opened on this side; says why.
+    LocalConnectionFailure(String),
     /// The connection was not made in time.
     ConnectionTimeout,
     /// The connection was closed while the stream was open.
@@ -37,6 +39,7 @@ impl fmt::Display for StreamError {
             StreamError::RemoteReset(_) => "remote reset",
             StreamError::RemoteRefused => "remote refused stream reset",
             StreamError::ConnectionFailure(_) => "remote connection failure",
+            StreamError::LocalConnectionFailure(_) => "local connection failure",
             StreamError::ConnectionTimeout => "connection timeout",
             StreamError::ConnectionTermination => "connection termination",
             StreamError::Overflow => "overflow",

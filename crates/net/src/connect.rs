@@ -52,7 +52,8 @@ impl fmt::Display for ConnectError {
 
 impl std::error::Error for ConnectError {}
 
-/// TCP keep-alive (`envoy.config.core.v3.TcpKeepalive`). What is not set stays the system's default.
+/// TCP keep-alive (`envoy.config.core.v3.TcpKeepalive`). What is not set stays the system's default; a zero anywhere turns
+/// it off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepAlive {
     /// Probes without an answer before the connection is dead.
@@ -64,8 +65,12 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// Turns keep-alive on for a socket.
+    /// Turns keep-alive on for a socket, or off.
     pub fn apply(&self, socket: &Socket) -> io::Result<()> {
+        let zero = Some(Duration::ZERO);
+        if self.probes == Some(0) || self.time == zero || self.interval == zero {
+            return socket.set_keepalive(false);
+        }
         let mut options = TcpKeepalive::new();
         if let Some(probes) = self.probes {
             options = options.with_retries(probes);
@@ -144,5 +149,33 @@ fn set_freebind(socket: &Socket, is_ipv6: bool) -> io::Result<()> {
         socket.set_freebind_v6(true)
     } else {
         socket.set_freebind_v4(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zero_turns_keepalive_off() {
+        let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let zero = Some(Duration::ZERO);
+        let on = KeepAlive {
+            probes: Some(3),
+            time: Some(Duration::from_secs(60)),
+            interval: None,
+        };
+        let (probes, time, interval) = (Some(0), zero, zero);
+        for (keepalive, want) in [
+            (KeepAlive::default(), true),
+            (on, true),
+            (KeepAlive { probes, ..on }, false),
+            (KeepAlive { time, ..on }, false),
+            (KeepAlive { interval, ..on }, false),
+        ] {
+            let socket = socket();
+            keepalive.apply(&socket).unwrap();
+            assert_eq!(socket.keepalive().unwrap(), want, "{keepalive:?}");
+        }
     }
 }

@@ -148,6 +148,11 @@ impl Cluster {
         for pools in gone {
             pools.drain();
         }
+        if self.cx.info.close_connections_on_host_set_change {
+            for pools in self.pools.borrow().values() {
+                pools.close_when_idle();
+            }
+        }
     }
 
     /// Has all connections close once what they carry has ended. The cluster was replaced or removed: only requests that
@@ -166,9 +171,6 @@ impl Cluster {
 
     fn take_gone(&self) -> Vec<Rc<HostPools>> {
         let mut pools = self.pools.borrow_mut();
-        if self.cx.info.close_connections_on_host_set_change {
-            return pools.drain().map(|(_, pools)| pools).collect();
-        }
         let seen = self.seen.borrow();
         let mut kept = HashMap::with_capacity_and_hasher(pools.len(), FixedState::default());
         for host in seen.iter() {

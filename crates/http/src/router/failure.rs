@@ -74,9 +74,9 @@ pub(crate) fn flag(error: &StreamError) -> ResponseFlag {
         StreamError::RemoteReset(_) | StreamError::RemoteRefused | StreamError::ConnectError => {
             ResponseFlag::UpstreamRemoteReset
         }
-        StreamError::ConnectionFailure(_) | StreamError::ConnectionTimeout => {
-            ResponseFlag::UpstreamConnectionFailure
-        }
+        StreamError::ConnectionFailure(_)
+        | StreamError::LocalConnectionFailure(_)
+        | StreamError::ConnectionTimeout => ResponseFlag::UpstreamConnectionFailure,
         StreamError::ConnectionTermination => ResponseFlag::UpstreamConnectionTermination,
         StreamError::Overflow => ResponseFlag::UpstreamOverflow,
         StreamError::ProtocolError(_) => ResponseFlag::UpstreamProtocolError,

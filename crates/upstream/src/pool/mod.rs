@@ -14,6 +14,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -61,9 +62,11 @@ impl PoolFailure {
                 StreamError::Overflow
             }
             PoolFailure::Timeout => StreamError::ConnectionTimeout,
-            PoolFailure::RemoteConnectionFailure(why)
-            | PoolFailure::LocalConnectionFailure(why) => {
+            PoolFailure::RemoteConnectionFailure(why) => {
                 StreamError::ConnectionFailure(why.to_string())
+            }
+            PoolFailure::LocalConnectionFailure(why) => {
+                StreamError::LocalConnectionFailure(why.to_string())
             }
         }
     }
@@ -111,8 +114,11 @@ impl HostPools {
         let http2 = self.cx.info.http.protocol.is_http2(downstream);
         let mut pools = self.pools.borrow_mut();
         let same = |pool: &&Rc<Pool>| pool.priority == priority && pool.http2 == http2;
-        if let Some(pool) = pools.iter().find(same) {
-            return Ok(pool.clone());
+        if let Some(index) = pools.iter().position(|pool| same(&pool)) {
+            if !pools[index].is_drained() {
+                return Ok(pools[index].clone());
+            }
+            pools.swap_remove(index);
         }
         let breakers = &self.cx.breakers;
         let Some(permit) = breakers.enter(priority, Resource::ConnectionPools) else {
@@ -122,6 +128,15 @@ impl HostPools {
         let pool = Pool::new(self, priority, http2, permit);
         pools.push(pool.clone());
         Ok(pool)
+    }
+
+    /// Closes what is at rest, and all else as soon as it is; until then new requests share the pools that are left.
+    pub(crate) fn close_when_idle(&self) {
+        let mut pools = self.pools.borrow_mut();
+        for pool in pools.iter() {
+            pool.drain();
+        }
+        pools.retain(|pool| !pool.is_drained());
     }
 
     /// Finishes what is under way, and closes.
@@ -147,7 +162,8 @@ pub(crate) struct Pool {
     host: Arc<Host>,
     priority: Priority,
     http2: bool,
-    _permit: Permit,
+    /// Its part of `max_connection_pools`.
+    permit: Cell<Option<Permit>>,
     state: RefCell<State>,
     queue: Queue,
     this: Weak<Pool>,
@@ -161,7 +177,7 @@ struct State {
     connections: Vec<Rc<Connection>>,
     /// Those with a free place; the last is used first.
     ready: Vec<Rc<Connection>>,
-    /// The host has gone: what becomes idle is closed.
+    /// The host has gone, or another came: what becomes idle is closed.
     draining: bool,
 }
 
@@ -172,7 +188,7 @@ impl Pool {
             host: host.host.clone(),
             priority,
             http2,
-            _permit: permit,
+            permit: Cell::new(Some(permit)),
             state: RefCell::default(),
             queue: Queue::default(),
             this: this.clone(),
@@ -315,6 +331,9 @@ impl Pool {
         state.ready.retain(|c| !Rc::ptr_eq(c, connection));
         drop(state);
         self.open_connections();
+        if self.is_drained() {
+            self.permit.take();
+        }
     }
 
     /// Places on `connection` may have become free, or it takes no more.
@@ -325,18 +344,26 @@ impl Pool {
         self.hand_out();
         // The connection may take fewer than it was thought to.
         self.open_connections();
-        if self.state.borrow().draining && self.queue.is_empty() {
-            connection.drain();
-        }
-        if connection.is_finished() {
+        let is_idle = connection.active() == 0;
+        let drains = is_idle && self.state.borrow().draining && self.queue.is_empty();
+        if drains || connection.is_finished() {
             connection.close();
         }
     }
 
-    /// Takes no new requests but those that wait already; connections close as they become idle.
+    /// From now on connections close as they become idle.
     fn drain(&self) {
         self.state.borrow_mut().draining = true;
         self.close_if_drained();
+    }
+
+    /// Whether all has come to its end in a draining pool.
+    fn is_drained(&self) -> bool {
+        let state = self.state.borrow();
+        state.draining
+            && self.queue.is_empty()
+            && state.attempts.is_empty()
+            && state.connections.iter().all(|c| c.is_finished())
     }
 
     /// In a draining pool for which nobody waits any more, closes what has nothing to do.
@@ -349,8 +376,7 @@ impl Pool {
             attempt.cancel();
         }
         for connection in &state.connections {
-            connection.drain();
-            if connection.is_finished() {
+            if connection.active() == 0 {
                 connection.close();
             }
         }
