@@ -24,6 +24,9 @@ pub trait ServerControl {
     /// What `/config_dump` shows.
     fn config_dump(&self) -> ConfigDump;
 
+    /// `path` as the data path normalizes it, with slashes merged; `None` if no path may be like this.
+    fn normalize_path(&self, path: &str) -> Option<String>;
+
     /// What start-up still waits for; empty once initialized.
     fn unready_targets(&self) -> Vec<UnreadyTargets>;
 

@@ -1,17 +1,21 @@
 //! The admin server: one table of endpoints.
 //!
 //! [`Admin`] answers on the main thread. What it shows of the rest of the process comes through [`ServerControl`]; the
-//! stats come from the store. It speaks HTTP/1.1 by itself, so that it stays reachable whatever the data path does.
+//! stats come from the store. It speaks HTTP through `hyper`, not through the data path's codec, so that it stays
+//! reachable whatever the data path does.
 
 mod config;
 mod connection;
 mod control;
 mod endpoints;
-mod head;
+mod exchange;
 mod listener;
 mod process;
+mod refusal;
 mod request;
+mod request_body;
 mod response;
+mod socket;
 mod stats;
 
 use std::fmt;
@@ -39,6 +43,8 @@ pub use process::ProcessStats;
 pub use process::RuntimeStats;
 pub use process::ServerStats;
 pub use request::AdminRequest;
+pub use request::Failure;
+pub use request::RequestHead;
 
 /// What the admin server serves. One for the process, on the main thread.
 pub struct Admin {
@@ -63,7 +69,7 @@ impl Admin {
         }
     }
 
-    /// Calls `log` after each answer (`admin.access_log`).
+    /// Calls `log` when a request ends (`admin.access_log`).
     #[must_use]
     pub fn with_access_log(mut self, log: Box<dyn Fn(&AdminRequest)>) -> Self {
         self.access_log = log;

@@ -4,16 +4,18 @@ use std::borrow::Cow;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use hyper::HeaderMap;
+use hyper::Version;
+use hyper::header;
 use outrider_net::Address;
 
 /// A request, as the endpoints see it.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
-    /// Path and query as sent, but for doubled slashes and escaped letters.
+    /// The normalized path, and the query as sent.
     pub(crate) target: String,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+    pub(crate) headers: HeaderMap,
 }
 
 /// One request and its answer, for the access log.
@@ -23,14 +25,20 @@ pub struct AdminRequest {
     pub started: SystemTime,
     /// From then to the end of the answer.
     pub duration: Duration,
-    /// The method.
-    pub method: String,
-    /// Path and query.
-    pub target: String,
-    /// Names in lower case and values.
-    pub headers: Vec<(String, String)>,
-    /// The answer's status.
+    /// HTTP/1.1 or HTTP/2.
+    pub protocol: Version,
+    /// The request's head, if it could be read.
+    pub head: Option<RequestHead>,
+    /// Whether the request was refused before anything was added to its head.
+    pub is_refused: bool,
+    /// The answer's status; 0 if the client was gone before.
     pub status: u16,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub details: &'static str,
+    /// What went wrong.
+    pub failure: Option<Failure>,
+    /// Names in lower case and values of the answer's headers.
+    pub response_headers: Vec<(String, String)>,
     /// Bytes of the request's body.
     pub received: u64,
     /// Bytes of the answer's body.
@@ -41,14 +49,31 @@ pub struct AdminRequest {
     pub remote: Address,
 }
 
+/// The head of a request, for the access log.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHead {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Names in lower case and values.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Why a request did not get the answer of an endpoint, or not all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It broke the protocol.
+    Protocol,
+    /// The client was gone before the end.
+    Disconnect,
+    /// The client sent nothing for too long.
+    IdleTimeout,
+}
+
 impl Request {
     pub(crate) fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
-    }
-
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let header = self.headers.iter().find(|(known, _)| known == name);
-        header.map(|(_, value)| value.as_str())
     }
 
     /// The parameters of the query, in order.
@@ -57,11 +82,11 @@ impl Request {
         query.map_or_else(Vec::new, |(_, query)| parse_parameters(query))
     }
 
-    /// The parameters of a form in the body.
-    pub(crate) fn form(&self) -> Vec<(String, String)> {
-        let is_form = self.header("content-type") == Some("application/x-www-form-urlencoded");
-        match is_form {
-            true => parse_parameters(&String::from_utf8_lossy(&self.body)),
+    /// The parameters of a form in `body`.
+    pub(crate) fn form(&self, body: &[u8]) -> Vec<(String, String)> {
+        let content_type = self.headers.get(header::CONTENT_TYPE);
+        match content_type.is_some_and(|kind| kind == "application/x-www-form-urlencoded") {
+            true => parse_parameters(&String::from_utf8_lossy(body)),
             false => Vec::new(),
         }
     }
@@ -89,7 +114,7 @@ fn parse_parameters(text: &str) -> Vec<(String, String)> {
 }
 
 /// Replaces `%41` by `A`. A `+` stays one: filters are regular expressions.
-pub(crate) fn unescape(text: &str) -> Cow<'_, str> {
+fn unescape(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return text.into();
     }
@@ -120,6 +145,8 @@ fn hex(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -127,8 +154,7 @@ mod tests {
         let request = Request {
             method: "GET".into(),
             target: "/stats?filter=%73erver%2Elive&filter=x&usedonly&a=b+c&bad=%zz%4".into(),
-            headers: Vec::new(),
-            body: Vec::new(),
+            headers: HeaderMap::new(),
         };
         assert_eq!(request.path(), "/stats");
         assert_eq!(request.parameter("filter").unwrap(), "server.live");
@@ -143,13 +169,13 @@ mod tests {
         let mut request = Request {
             method: "POST".into(),
             target: "/".into(),
-            headers: Vec::new(),
-            body: b"a=1&b=%32".to_vec(),
+            headers: HeaderMap::new(),
         };
-        assert!(request.form().is_empty());
-        let form = "application/x-www-form-urlencoded";
-        request.headers.push(("content-type".into(), form.into()));
+        let body = b"a=1&b=%32";
+        assert!(request.form(body).is_empty());
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers.append(header::CONTENT_TYPE, form);
         let want = [("a", "1"), ("b", "2")].map(|(n, v)| (n.to_owned(), v.to_owned()));
-        assert_eq!(request.form(), want);
+        assert_eq!(request.form(body), want);
     }
 }

@@ -1,21 +1,30 @@
 //! An answer of the admin server.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
 
+use hyper::body::Bytes;
+use hyper::body::Frame;
 use serde_json::Value;
+
+/// The bytes of an answer, as they come to be.
+pub(crate) type Body = Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = Infallible>>>;
 
 /// An answer, before it is sent.
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) content_type: &'static str,
-    pub(crate) body: Box<dyn Iterator<Item = String>>,
+    /// Most errors of Envoy's `/config_dump` say twice not to sniff.
+    pub(crate) is_twice_unsniffed: bool,
+    pub(crate) body: Body,
     /// End the process once this is sent.
     pub(crate) quits: bool,
 }
 
 pub(crate) const TEXT: &str = "text/plain; charset=UTF-8";
-/// Most errors of Envoy's `/config_dump`: it says twice not to sniff.
-pub(crate) const TEXT_TWICE_UNSNIFFED: &str = "text/plain\r\nx-content-type-options: nosniff";
 pub(crate) const HTML: &str = "text/html; charset=UTF-8";
 pub(crate) const JSON: &str = "application/json";
 
@@ -27,7 +36,7 @@ impl Response {
 
     /// `status` with `text`.
     pub(crate) fn error(status: u16, text: impl Into<String>) -> Self {
-        Self::pieces(std::iter::once(text.into())).with_status(status)
+        Self::streamed(whole(text)).with_status(status)
     }
 
     /// `OK`, the answer of whatever only acts.
@@ -48,11 +57,19 @@ impl Response {
     }
 
     /// 200 with text that is made as it is sent.
-    pub(crate) fn pieces(body: impl Iterator<Item = String> + 'static) -> Self {
+    pub(crate) fn pieces(pieces: impl Iterator<Item = String> + 'static) -> Self {
+        let is_fresh = true;
+        let pieces = Box::new(pieces);
+        Self::streamed(Box::pin(Pieces { pieces, is_fresh }))
+    }
+
+    /// 200 with a body that comes when it will.
+    pub(crate) fn streamed(body: Body) -> Self {
         Self {
             status: 200,
             content_type: TEXT,
-            body: Box::new(body),
+            is_twice_unsniffed: false,
+            body,
             quits: false,
         }
     }
@@ -67,6 +84,11 @@ impl Response {
         self
     }
 
+    pub(crate) fn twice_unsniffed(mut self) -> Self {
+        self.is_twice_unsniffed = true;
+        self
+    }
+
     pub(crate) fn then_quit(mut self) -> Self {
         self.quits = true;
         self
@@ -78,5 +100,73 @@ impl fmt::Debug for Response {
         f.debug_struct("Response")
             .field("status", &self.status)
             .finish_non_exhaustive()
+    }
+}
+
+/// A body of nothing.
+pub(crate) fn empty() -> Body {
+    Box::pin(Whole(None))
+}
+
+/// A body of `text`.
+pub(crate) fn whole(text: impl Into<String>) -> Body {
+    Box::pin(Whole(Some(text.into().into())))
+}
+
+/// A body that is there.
+struct Whole(Option<Bytes>);
+
+impl hyper::body::Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// A body that is made piece by piece, as the client takes it.
+struct Pieces {
+    pieces: Box<dyn Iterator<Item = String>>,
+    /// Whether others on this thread had their turn since the last frame.
+    is_fresh: bool,
+}
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        const FRAME: usize = 16 * 1024;
+        if !self.is_fresh {
+            // Others on the main thread must not wait for all of a large answer.
+            self.is_fresh = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut frame = String::new();
+        while frame.len() < FRAME
+            && let Some(piece) = self.pieces.next()
+        {
+            match frame.is_empty() {
+                true => frame = piece,
+                false => frame += &piece,
+            }
+        }
+        if frame.is_empty() {
+            return Poll::Ready(None);
+        }
+        self.is_fresh = false;
+        Poll::Ready(Some(Ok(Frame::data(frame.into()))))
     }
 }

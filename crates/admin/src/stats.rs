@@ -1,7 +1,11 @@
 //! The admin server's own stats: `http.admin.*` and `listener.admin.*`.
 
+use std::cell::Cell;
+use std::cell::OnceCell;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper::Version;
 use outrider_net::LimitReached;
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
@@ -11,6 +15,9 @@ use outrider_stats::ResponseClasses;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use tokio::time::Instant;
+
+use crate::Failure;
+use crate::refusal::Refusal;
 
 outrider_stats::group! {
     /// `http.admin.*`: the stats of an HTTP connection manager. Those that this server has no cause to count are
@@ -147,7 +154,6 @@ impl AdminStats {
     pub(crate) fn open(&self) -> OpenConnection {
         let Self { http, listener, .. } = self;
         http.downstream_cx_total.inc();
-        http.downstream_cx_http1_total.inc();
         http.downstream_cx_rx_bytes_buffered.mark_used();
         listener.downstream_cx_total.inc();
         listener.downstream_pre_cx_active.mark_used();
@@ -155,11 +161,10 @@ impl AdminStats {
         OpenConnection {
             stats: self.clone(),
             started: Instant::now(),
-            closed_locally: false,
-            _http: [
-                http.hold(|s| &s.downstream_cx_active),
-                http.hold(|s| &s.downstream_cx_http1_active),
-            ],
+            closes_locally: Cell::new(false),
+            is_cut_off: Cell::new(false),
+            protocol: OnceCell::new(),
+            _http: http.hold(|s| &s.downstream_cx_active),
             _listener: [
                 listener.hold(|s| &s.downstream_cx_active),
                 listener.hold(|s| &s.main_thread_cx_active),
@@ -172,8 +177,11 @@ impl AdminStats {
 pub(crate) struct OpenConnection {
     stats: AdminStats,
     started: Instant,
-    closed_locally: bool,
-    _http: [Held<HttpStats>; 2],
+    closes_locally: Cell<bool>,
+    /// Whether a request ended before its answer.
+    is_cut_off: Cell<bool>,
+    protocol: OnceCell<Held<HttpStats>>,
+    _http: Held<HttpStats>,
     _listener: [Held<ListenerStats>; 2],
 }
 
@@ -192,16 +200,61 @@ impl OpenConnection {
             .add(bytes as u64);
     }
 
+    /// Counts the protocol that the client speaks, once.
+    pub(crate) fn protocol(&self, version: Version) {
+        let http = &self.stats.http;
+        self.protocol.get_or_init(|| match version {
+            Version::HTTP_2 => {
+                http.downstream_cx_http2_total.inc();
+                http.hold(|s| &s.downstream_cx_http2_active)
+            }
+            _ => {
+                http.downstream_cx_http1_total.inc();
+                http.hold(|s| &s.downstream_cx_http1_active)
+            }
+        });
+    }
+
     /// Notes that this side, not the client, ends the connection.
-    pub(crate) fn closed_locally(&mut self) {
-        self.closed_locally = true;
+    pub(crate) fn closes_locally(&self) {
+        self.closes_locally.set(true);
+    }
+
+    /// Counts that the client broke the protocol.
+    pub(crate) fn protocol_error(&self) {
+        self.stats.http.downstream_cx_protocol_error.inc();
+    }
+
+    /// Counts why a request was refused.
+    pub(crate) fn refused_request(&self, refusal: &Refusal) {
+        let http = &self.stats.http;
+        match refusal.details {
+            "absolute_path_rejected" => http.downstream_rq_non_relative_path.inc(),
+            "path_normalization_failed" => http.downstream_rq_failed_path_normalization.inc(),
+            _ if refusal.failure == Some(Failure::Protocol) => self.protocol_error(),
+            _ => {}
+        }
+    }
+
+    /// Counts that a request ended before its answer.
+    pub(crate) fn request_reset(&self) {
+        self.is_cut_off.set(true);
+        self.stats.http.downstream_rq_rx_reset.inc();
+    }
+
+    /// Whether no request ended before its answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.is_cut_off.get()
     }
 
     /// Counts a request, until the result is dropped.
-    pub(crate) fn request(&self) -> OpenRequest {
+    pub(crate) fn request(&self, version: Version) -> OpenRequest {
         let http = &self.stats.http;
         http.downstream_rq_total.inc();
-        http.downstream_rq_http1_total.inc();
+        match version {
+            Version::HTTP_2 => http.downstream_rq_http2_total.inc(),
+            _ => http.downstream_rq_http1_total.inc(),
+        }
         OpenRequest {
             stats: self.stats.clone(),
             started: Instant::now(),
@@ -215,7 +268,7 @@ impl Drop for OpenConnection {
         let AdminStats { http, listener, .. } = &self.stats;
         let length = self.started.elapsed().as_millis() as u64;
         http.downstream_cx_destroy.inc();
-        match self.closed_locally {
+        match self.closes_locally.get() {
             true => http.downstream_cx_destroy_local.inc(),
             false => http.downstream_cx_destroy_remote.inc(),
         }
@@ -233,6 +286,11 @@ pub(crate) struct OpenRequest {
 }
 
 impl OpenRequest {
+    /// How long ago the request came.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Counts the answer, before its body is made: what `/stats` shows includes itself.
     pub(crate) fn answered(&self, status: u16) {
         self.stats.http.downstream_rq.record(status);

@@ -29,6 +29,8 @@ pub use local_reply::LocalReply;
 pub use manager::ConnectionManager;
 pub use manager::ConnectionManagerConfig;
 pub use outrider_codec::RequestHead;
+pub use request::local_address;
+pub use request::normalize_and_merge;
 pub use response_flags::ResponseFlag;
 pub use response_flags::ResponseFlags;
 pub use stats::ListenerStats;

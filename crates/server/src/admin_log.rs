@@ -1,9 +1,14 @@
 //! The access log of the admin server.
 
+use std::net::IpAddr;
+
 use outrider_admin::AdminRequest;
+use outrider_admin::Failure;
+use outrider_admin::RequestHead;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Admin;
+use outrider_http::ResponseFlag;
 use outrider_http::access_log::AccessLog;
 use outrider_http::access_log::Exchange;
 use outrider_http::access_log::LogFiles;
@@ -29,20 +34,36 @@ pub(crate) fn build(
     errors.finish(logs)
 }
 
-/// Writes an answered request to `logs`.
-pub(crate) fn write(logs: &[WorkerLog], request: &AdminRequest) {
+/// Writes a request that ended to `logs`. `local_address` is what stands for the loopback in `x-forwarded-for`.
+pub(crate) fn write(logs: &[WorkerLog], request: &AdminRequest, local_address: IpAddr) {
+    let unread = RequestHead::default();
+    let head = request.head.as_ref().unwrap_or(&unread);
+    let exchange = Exchange {
+        started: request.started,
+        duration: request.duration,
+        protocol: request.protocol,
+        method: &head.method,
+        target: &head.target,
+        headers: &head.headers,
+        local_address: (!request.is_refused).then_some(local_address),
+        status: request.status,
+        details: request.details,
+        flag: request.failure.map(flag),
+        response_headers: &request.response_headers,
+        received: request.received,
+        sent: request.sent,
+        local: &request.local,
+        remote: &request.remote,
+    };
     for log in logs {
-        log.log_exchange(&Exchange {
-            started: request.started,
-            duration: request.duration,
-            method: &request.method,
-            target: &request.target,
-            headers: &request.headers,
-            status: request.status,
-            received: request.received,
-            sent: request.sent,
-            local: &request.local,
-            remote: &request.remote,
-        });
+        log.log_exchange(&exchange);
+    }
+}
+
+fn flag(failure: Failure) -> ResponseFlag {
+    match failure {
+        Failure::Protocol => ResponseFlag::DownstreamProtocolError,
+        Failure::Disconnect => ResponseFlag::DownstreamConnectionTermination,
+        Failure::IdleTimeout => ResponseFlag::StreamIdleTimeout,
     }
 }

@@ -116,6 +116,10 @@ impl ServerControl for Handle {
         self.0.config.dump()
     }
 
+    fn normalize_path(&self, path: &str) -> Option<String> {
+        outrider_http::normalize_and_merge(path)
+    }
+
     fn unready_targets(&self) -> Vec<UnreadyTargets> {
         match self.0.phase.get() {
             Phase::Clusters => vec![UnreadyTargets {

@@ -39,6 +39,7 @@ use crate::admin_log;
 use crate::allocator;
 use crate::application_log;
 use crate::build::Plan;
+use crate::cli::IpVersion;
 use crate::cli::Mode;
 use crate::cli::Options;
 use crate::control::Control;
@@ -234,9 +235,13 @@ impl Process {
             let logs = admin_logs.clone();
             let connections = &control.listener_factory.connections;
             let limits = connections.admin_limits(admin.ignores_global_limit());
+            let ip_version = control.options.local_address_ip_version;
+            let local_address = outrider_http::local_address(ip_version == IpVersion::V6);
             let admin = Admin::new(admin, store.clone(), Rc::new(Handle(control.clone())))
                 .with_limits(limits)
-                .with_access_log(Box::new(move |request| admin_log::write(&logs, request)));
+                .with_access_log(Box::new(move |request| {
+                    admin_log::write(&logs, request, local_address);
+                }));
             tokio::task::spawn_local(outrider_admin::serve(listener, Rc::new(admin)));
         }
         clusters.start();

@@ -20,7 +20,6 @@ use crate::Admin;
 use crate::Dumped;
 use crate::request::Request;
 use crate::response::Response;
-use crate::response::TEXT_TWICE_UNSNIFFED;
 
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter {
@@ -166,7 +165,9 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
 }
 
 fn refuse(status: u16, text: String) -> Response {
-    Response::error(status, text).with_type(TEXT_TWICE_UNSNIFFED)
+    Response::error(status, text)
+        .with_type("text/plain")
+        .twice_unsniffed()
 }
 
 /// Everything, by sections, in Envoy's order.

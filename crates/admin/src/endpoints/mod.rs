@@ -12,8 +12,13 @@ mod runtime;
 mod server;
 mod stats;
 
+use std::pin::Pin;
+use std::rc::Rc;
+
 use crate::Admin;
 use crate::request::Request;
+use crate::request_body::BodyError;
+use crate::request_body::RequestBody;
 use crate::response::Response;
 
 /// One endpoint.
@@ -23,8 +28,19 @@ pub(crate) struct Endpoint {
     pub(crate) parameters: &'static [Parameter],
     /// Whether it needs POST, because it changes something. The others answer any method.
     pub(crate) mutates: bool,
-    pub(crate) handle: fn(&Request, &Admin) -> Response,
+    handle: Handler,
 }
+
+/// What answers at an endpoint.
+enum Handler {
+    /// It answers at once, when the request has ended.
+    Immediate(fn(&Request, &Admin) -> Response),
+    /// It may wait before it answers, and reads the request's body.
+    Async(fn(Request, RequestBody, Rc<Admin>) -> Answer),
+}
+
+/// An answer that is waited for.
+type Answer = Pin<Box<dyn Future<Output = Result<Response, BodyError>>>>;
 
 /// A parameter of a query, as the help describes it.
 pub(crate) struct Parameter {
@@ -51,7 +67,7 @@ const fn get(
         help,
         parameters,
         mutates: false,
-        handle,
+        handle: Handler::Immediate(handle),
     }
 }
 
@@ -66,7 +82,22 @@ const fn post(
         help,
         parameters,
         mutates: true,
-        handle,
+        handle: Handler::Immediate(handle),
+    }
+}
+
+const fn async_post(
+    path: &'static str,
+    help: &'static str,
+    parameters: &'static [Parameter],
+    handle: fn(Request, RequestBody, Rc<Admin>) -> Answer,
+) -> Endpoint {
+    Endpoint {
+        path,
+        help,
+        parameters,
+        mutates: true,
+        handle: Handler::Async(handle),
     }
 }
 
@@ -202,7 +233,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         stats::reset_counters,
     ),
     get("/runtime", "print runtime values", &[], runtime::runtime),
-    post(
+    async_post(
         "/runtime_modify",
         "Adds or modifies runtime values as passed in query parameters. To delete a previously added key, use an empty string as the value. Note that deletion only applies to overrides added via this endpoint; values loaded from disk can be modified via override but not deleted. E.g. ?key1=value1&key2=value2...",
         &[],
@@ -252,16 +283,45 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
     ),
 ];
 
-/// Answers `request`.
-pub(crate) fn answer(request: &Request, admin: &Admin) -> Response {
-    let path = request.path();
-    let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) else {
-        return Response::error(404, format!("invalid path. {}", home::commands()));
+/// Answers `request`, once all of it is there.
+///
+/// # Errors
+/// When `body` cannot be read.
+pub(crate) async fn answer(
+    request: Request,
+    mut body: RequestBody,
+    admin: Rc<Admin>,
+) -> Result<Response, BodyError> {
+    let handle = match find(&request, &admin) {
+        Ok(endpoint) => &endpoint.handle,
+        Err(refused) => {
+            body.discard().await?;
+            return Ok(refused);
+        }
     };
-    if endpoint.mutates && request.method != "POST" {
-        let method = &request.method;
-        let text = format!("Method {method} not allowed, POST required.");
-        return Response::error(405, text);
+    match handle {
+        Handler::Immediate(handle) => {
+            body.discard().await?;
+            Ok(handle(&request, &admin))
+        }
+        Handler::Async(handle) => handle(request, body, admin).await,
     }
-    (endpoint.handle)(request, admin)
+}
+
+fn find(request: &Request, admin: &Admin) -> Result<&'static Endpoint, Response> {
+    let Request { method, target, .. } = request;
+    if !admin.config.allows(target) {
+        let text = format!("request to path {target} not allowed");
+        return Err(Response::error(403, text));
+    }
+    let mut endpoints = ENDPOINTS.iter();
+    let Some(endpoint) = endpoints.find(|endpoint| endpoint.path == request.path()) else {
+        let text = format!("invalid path. {}", home::commands());
+        return Err(Response::error(404, text));
+    };
+    if endpoint.mutates && method != "POST" {
+        let text = format!("Method {method} not allowed, POST required.");
+        return Err(Response::error(405, text));
+    }
+    Ok(endpoint)
 }

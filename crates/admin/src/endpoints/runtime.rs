@@ -1,12 +1,19 @@
 //! `/runtime` and `/runtime_modify`.
 
+use std::rc::Rc;
+
 use serde_json::Map;
 use serde_json::json;
 
+use super::Answer;
 use crate::Admin;
 use crate::NoAdminLayer;
 use crate::request::Request;
+use crate::request_body::RequestBody;
 use crate::response::Response;
+
+/// How long a form may be.
+const MAX_FORM: usize = 1024 * 1024;
 
 pub(super) fn runtime(_: &Request, admin: &Admin) -> Response {
     let runtime = admin.control.runtime();
@@ -22,9 +29,16 @@ pub(super) fn runtime(_: &Request, admin: &Admin) -> Response {
     Response::json(&json!({ "entries": entries, "layers": runtime.layers }))
 }
 
-pub(super) fn modify(request: &Request, admin: &Admin) -> Response {
-    let mut values = request.parameters();
-    values.extend(request.form());
+pub(super) fn modify(request: Request, mut body: RequestBody, admin: Rc<Admin>) -> Answer {
+    Box::pin(async move {
+        let body = body.collect(MAX_FORM).await?;
+        let mut values = request.parameters();
+        values.extend(request.form(&body));
+        Ok(change(&values, &admin))
+    })
+}
+
+fn change(values: &[(String, String)], admin: &Admin) -> Response {
     if values.is_empty() {
         return Response::error(
             400,
@@ -33,7 +47,7 @@ pub(super) fn modify(request: &Request, admin: &Admin) -> Response {
              use an empty value to remove a previously added override",
         );
     }
-    match admin.control.modify_runtime(&values) {
+    match admin.control.modify_runtime(values) {
         Ok(()) => Response::done(),
         Err(NoAdminLayer) => Response::error(503, "No admin layer specified"),
     }

@@ -77,15 +77,8 @@ pub(super) const PROMETHEUS_PARAMETERS: &[Parameter] = &[
 ];
 
 pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
-    match request.parameter("format").as_deref() {
-        Some("prometheus") => return prometheus(request, admin),
-        None | Some("" | "text" | "json" | "html" | "active-html") => {}
-        Some(_) => {
-            return Response::error(
-                400,
-                "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n",
-            );
-        }
+    if request.parameter("format").as_deref() == Some("prometheus") {
+        return prometheus(request, admin);
     }
     let filter = match filter(request) {
         Ok(filter) => filter,
@@ -115,7 +108,11 @@ pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
 
 pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
     let filter = match filter(request) {
-        Ok(filter) => filter,
+        // Envoy checks the type, and shows all of them.
+        Ok(filter) => Filter {
+            kind: None,
+            ..filter
+        },
         Err(refused) => return refused,
     };
     let histograms = match histogram_buckets(request) {
@@ -155,6 +152,13 @@ fn lazily<I: Iterator<Item = String>>(make: impl FnOnce() -> I) -> impl Iterator
 }
 
 fn filter(request: &Request) -> Result<Filter, Response> {
+    match request.parameter("format").as_deref() {
+        None | Some("" | "text" | "json" | "html" | "active-html" | "prometheus") => {}
+        Some(_) => {
+            let text = "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n";
+            return Err(Response::error(400, text));
+        }
+    }
     let name = request.parameter("filter").filter(|f| !f.is_empty());
     let name = name.map(|pattern| regular_expression::compile(&pattern));
     let name = name

@@ -1,12 +1,14 @@
 //! Requests that no connection manager served, such as those to the admin server.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use http::Method;
 use http::StatusCode;
 use http::Version;
-use http::uri::Scheme;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
@@ -16,23 +18,35 @@ use outrider_net::ConnectionInfo;
 use tokio::time::Instant;
 
 use crate::RequestHead;
+use crate::ResponseFlag;
 use crate::Stream;
+use crate::request::Forwarding;
 
-/// An HTTP/1.1 request and its response, as far as a log line tells of them.
+/// A request and its response, as far as a log line tells of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange<'a> {
     /// When the request began.
     pub started: SystemTime,
     /// From then to the end of the response.
     pub duration: Duration,
-    /// The method.
+    /// The protocol.
+    pub protocol: Version,
+    /// The method; empty if none could be read.
     pub method: &'a str,
     /// Path and query.
     pub target: &'a str,
     /// Names in lower case and values.
     pub headers: &'a [(String, String)],
-    /// The response's status.
+    /// What stands for the loopback in `x-forwarded-for`; without it no headers about the client are added.
+    pub local_address: Option<IpAddr>,
+    /// The response's status; 0 if there was no response.
     pub status: u16,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub details: &'static str,
+    /// What went wrong.
+    pub flag: Option<ResponseFlag>,
+    /// Names in lower case and values of the response's headers.
+    pub response_headers: &'a [(String, String)],
     /// Bytes of the request's body.
     pub received: u64,
     /// Bytes of the response's body.
@@ -55,39 +69,59 @@ impl Exchange<'_> {
             listener: "".into(),
             filter_chain: "".into(),
         };
-        let mut stream = Stream::new(Rc::new(connection), self.head(), Version::HTTP_11, 0);
+        let mut head = self.head();
+        if let Some(address) = self.local_address {
+            let forwarding = Forwarding::of_admin_server(address);
+            forwarding.apply(&mut head, false, &connection, || (0, 0));
+        }
+        let mut stream = Stream::new(Rc::new(connection), head, self.protocol, 0);
         stream.start_time = self.started;
         stream.started = now.checked_sub(self.duration).unwrap_or(now);
         stream.ended = Some(now);
+        stream.details = Some(Cow::Borrowed(self.details));
+        if let Some(flag) = self.flag {
+            stream.flags.set(flag);
+        }
         stream.traffic.body_received = self.received;
         stream.traffic.body_sent = self.sent;
-        stream.response = Some(ResponseHead {
-            status: StatusCode::from_u16(self.status).unwrap_or_default(),
-            headers: HeaderMap::new(),
-        });
+        if let Ok(status) = StatusCode::from_u16(self.status) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in parsed(self.response_headers) {
+                headers.append(name, value);
+            }
+            stream.response = Some(ResponseHead { status, headers });
+        }
         stream
     }
 
     fn head(&self) -> RequestHead {
-        let mut authority = None;
+        let hosts = self.headers.iter().filter(|(name, _)| name == "host");
+        let hosts: Vec<_> = hosts.map(|(_, value)| value.as_str()).collect();
         let mut headers = HeaderMap::new();
-        for (name, value) in self.headers {
-            // What was received is legal; a line does without what is not.
-            let name = name.parse::<HeaderName>();
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value.as_str())) {
-                if name == outrider_codec::header::HOST {
-                    authority = Some(value);
-                } else {
-                    headers.append(name, value);
-                }
+        for (name, value) in parsed(self.headers) {
+            if name != outrider_codec::header::HOST {
+                headers.append(name, value);
             }
         }
+        let method = match self.method {
+            // There is no method to log; this is how an absent one prints.
+            "" => "-",
+            method => method,
+        };
         RequestHead {
-            method: self.method.parse().unwrap_or_default(),
-            scheme: Some(Scheme::HTTP),
-            authority,
+            method: Method::from_bytes(method.as_bytes()).unwrap_or_default(),
+            scheme: None,
+            authority: HeaderValue::try_from(hosts.join(",").as_str()).ok(),
             path: self.target.try_into().ok(),
             headers,
         }
     }
+}
+
+/// What was received and sent is legal; a line does without what is not.
+fn parsed(headers: &[(String, String)]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    headers.iter().filter_map(|(name, value)| {
+        let value = HeaderValue::try_from(value.as_str());
+        name.parse().ok().zip(value.ok())
+    })
 }

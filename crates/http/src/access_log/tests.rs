@@ -201,10 +201,15 @@ fn an_exchange_prints_in_the_default_format() {
         log.worker(&cx.timers).log_exchange(&Exchange {
             started: std::time::UNIX_EPOCH,
             duration: Duration::from_millis(3),
+            protocol: http::Version::HTTP_2,
             method: "GET",
             target: "/stats?usedonly",
             headers: &headers,
+            local_address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
             status: 200,
+            details: "admin_filter_response",
+            flag: None,
+            response_headers: &[],
             received: 0,
             sent: 17,
             local: &address,
@@ -214,6 +219,6 @@ fn an_exchange_prints_in_the_default_format() {
     files.finish();
     assert_eq!(
         fs::read_to_string(&path).unwrap(),
-        "[1970-01-01T00:00:00.000Z] \"GET /stats?usedonly HTTP/1.1\" 200 - 0 17 3 - \"-\" \"curl\" \"-\" \"admin\" \"-\"\n"
+        "[1970-01-01T00:00:00.000Z] \"GET /stats?usedonly HTTP/2\" 200 - 0 17 3 - \"-\" \"curl\" \"-\" \"admin\" \"-\"\n"
     );
 }

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
-use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +37,7 @@ use crate::request::InternalAddresses;
 use crate::request::PathOptions;
 use crate::request::StripPort;
 use crate::request::UserAgent;
+use crate::request::local_address;
 use crate::response::ResponseOptions;
 use crate::route::RouteCx;
 use crate::route::RouteTable;
@@ -350,31 +350,6 @@ fn internal_addresses(
         unix_sockets: config.unix_sockets,
         ranges,
     })
-}
-
-/// The address that others reach this machine by, as far as its routes tell: nothing is sent.
-fn local_address(prefers_ipv6: bool) -> IpAddr {
-    // Connecting a datagram socket sends nothing: the kernel only chooses where packets would leave.
-    let (any, far): (IpAddr, IpAddr) = if prefers_ipv6 {
-        let documentation = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-        (Ipv6Addr::UNSPECIFIED.into(), documentation.into())
-    } else {
-        (
-            Ipv4Addr::UNSPECIFIED.into(),
-            Ipv4Addr::new(192, 0, 2, 1).into(),
-        )
-    };
-    let loopback: IpAddr = if prefers_ipv6 {
-        Ipv6Addr::LOCALHOST.into()
-    } else {
-        Ipv4Addr::LOCALHOST.into()
-    };
-    UdpSocket::bind((any, 0))
-        .and_then(|socket| {
-            socket.connect((far, 9))?;
-            socket.local_addr()
-        })
-        .map_or(loopback, |address| address.ip())
 }
 
 fn value(text: &str, path: &FieldPath) -> Result<HeaderValue, ConfigError> {

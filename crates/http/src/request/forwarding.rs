@@ -71,6 +71,25 @@ pub(crate) enum Origin {
 }
 
 impl Forwarding {
+    /// As on Envoy's admin port: every client is at the edge, and no request gets an id.
+    pub(crate) fn of_admin_server(local_address: IpAddr) -> Forwarding {
+        Forwarding {
+            use_remote_address: true,
+            xff_num_trusted_hops: 0,
+            skip_xff_append: false,
+            mapped_ipv4: false,
+            append_port: false,
+            internal: InternalAddresses::default(),
+            via: None,
+            generate_request_id: false,
+            preserve_external_request_id: false,
+            user_agent: None,
+            keep_client_cert: false,
+            scheme: None,
+            local_address,
+        }
+    }
+
     /// Makes the head fit for the upstream, and tells where the request came from and from whom.
     ///
     /// `is_upgrade`: hop-by-hop headers are to pass. `id` gives random bits for the request's id.

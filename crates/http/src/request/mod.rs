@@ -3,6 +3,7 @@
 mod forwarding;
 mod host;
 mod id;
+mod local_address;
 mod path;
 
 pub(crate) use forwarding::Forwarding;
@@ -12,6 +13,8 @@ pub(crate) use forwarding::UserAgent;
 pub(crate) use forwarding::append_value;
 pub(crate) use host::HostOptions;
 pub(crate) use host::StripPort;
+pub use local_address::local_address;
 pub(crate) use path::EscapedSlashes;
 pub(crate) use path::Normalized;
 pub(crate) use path::PathOptions;
+pub use path::normalize_and_merge;

@@ -82,6 +82,15 @@ impl PathOptions {
     }
 }
 
+/// `path`, which has no query, as `normalize_path` and `merge_slashes` make it. `None` if it cannot be normalized.
+#[must_use]
+pub fn normalize_and_merge(path: &str) -> Option<String> {
+    normalize(path).map(|path| match path.contains("//") {
+        true => merge_slashes(&path),
+        false => path,
+    })
+}
+
 /// A path, and its query with the question mark.
 fn split_query(path: &str) -> (&str, &str) {
     path.split_at(path.find('?').unwrap_or(path.len()))

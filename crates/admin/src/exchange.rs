@@ -1,0 +1,322 @@
+//! One request, from its head to the end of its answer.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::SystemTime;
+
+use hyper::HeaderMap;
+use hyper::Method;
+use hyper::Version;
+use hyper::body::Body as _;
+use hyper::body::Bytes;
+use hyper::body::Frame;
+use hyper::body::Incoming;
+use hyper::body::SizeHint;
+use hyper::header;
+use hyper::header::HeaderName;
+use hyper::header::HeaderValue;
+use hyper::http::request::Parts;
+
+use crate::AdminRequest;
+use crate::Failure;
+use crate::RequestHead;
+use crate::connection::Connection;
+use crate::endpoints;
+use crate::refusal;
+use crate::refusal::Refusal;
+use crate::request::Request;
+use crate::request_body::BodyError;
+use crate::request_body::RequestBody;
+use crate::response::Body;
+use crate::response::Response;
+use crate::response::empty;
+use crate::response::whole;
+use crate::stats::OpenRequest;
+
+/// Answers a request.
+pub(crate) async fn answer(
+    request: hyper::Request<Incoming>,
+    connection: Rc<Connection>,
+) -> Result<hyper::Response<AnswerBody>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let mut exchange = Exchange::new(&parts, connection);
+    let answered = match refusal::check(&parts, &*exchange.connection.admin.control) {
+        Err(refusal) => Err(refusal),
+        Ok(target) => exchange.ask_endpoint(target, &parts, body).await,
+    };
+    Ok(match answered {
+        Ok(response) => exchange.send(response, &parts),
+        Err(refusal) => exchange.refuse(refusal, &parts),
+    })
+}
+
+/// A request that is being answered: it is counted, and goes to the access log when it ends.
+struct Exchange {
+    connection: Rc<Connection>,
+    started: SystemTime,
+    counted: OpenRequest,
+    version: Version,
+    head: RequestHead,
+    /// Why it did not come to an endpoint, or not to its answer.
+    refusal: Option<Refusal>,
+    status: u16,
+    response_headers: Vec<(String, String)>,
+    received: Rc<Cell<u64>>,
+    sent: u64,
+    is_complete: bool,
+    quits: bool,
+}
+
+impl Exchange {
+    fn new(parts: &Parts, connection: Rc<Connection>) -> Self {
+        connection.stats.protocol(parts.version);
+        let counted = connection.stats.request(parts.version);
+        let mut headers = listed(&parts.headers);
+        // HTTP/2 has the host in `:authority`.
+        if let Some(authority) = parts.uri.authority().filter(|_| is_http2(parts))
+            && !parts.headers.contains_key(header::HOST)
+        {
+            headers.push(("host".to_owned(), authority.to_string()));
+        }
+        Self {
+            connection,
+            started: SystemTime::now(),
+            counted,
+            version: parts.version,
+            head: RequestHead {
+                method: parts.method.to_string(),
+                target: parts.uri.to_string(),
+                headers,
+            },
+            refusal: None,
+            status: 0,
+            response_headers: Vec::new(),
+            received: Rc::default(),
+            sent: 0,
+            is_complete: false,
+            quits: false,
+        }
+    }
+
+    async fn ask_endpoint(
+        &mut self,
+        target: String,
+        parts: &Parts,
+        body: Incoming,
+    ) -> Result<Response, Refusal> {
+        self.head.target.clone_from(&target);
+        let request = Request {
+            method: parts.method.to_string(),
+            target,
+            headers: parts.headers.clone(),
+        };
+        let body = RequestBody::new(body, self.received.clone());
+        let admin = self.connection.admin.clone();
+        let answered = endpoints::answer(request, body, admin).await;
+        answered.map_err(|error| match error {
+            BodyError::TooLarge => refusal::BODY_TOO_LARGE,
+            BodyError::Malformed => refusal::MALFORMED_BODY,
+            BodyError::TimedOut => refusal::BODY_TIMED_OUT,
+            BodyError::Disconnected => refusal::DISCONNECTED,
+        })
+    }
+
+    fn send(mut self, response: Response, parts: &Parts) -> hyper::Response<AnswerBody> {
+        self.quits = response.quits;
+        let mut headers = HeaderMap::new();
+        let content_type = HeaderValue::from_static(response.content_type);
+        headers.append(header::CONTENT_TYPE, content_type);
+        if response.is_twice_unsniffed {
+            headers.append(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        }
+        headers.append(header::CACHE_CONTROL, NO_CACHE);
+        headers.append(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        date_and_server(&mut headers);
+        if !is_http2(parts) && asks_to_close(&parts.headers) {
+            headers.append(header::CONNECTION, CLOSE);
+            self.connection.stats.closes_locally();
+        }
+        self.begin(response.status, headers, response.body)
+    }
+
+    fn refuse(mut self, refusal: Refusal, parts: &Parts) -> hyper::Response<AnswerBody> {
+        let Refusal { status, body, .. } = refusal;
+        let mut headers = HeaderMap::new();
+        if !body.is_empty() {
+            headers.append(header::CONTENT_LENGTH, body.len().into());
+            headers.append(header::CONTENT_TYPE, PLAIN);
+        }
+        date_and_server(&mut headers);
+        if !is_http2(parts) && (refusal.closes || asks_to_close(&parts.headers)) {
+            headers.append(header::CONNECTION, CLOSE);
+            self.connection.stats.closes_locally();
+        }
+        self.connection.stats.refused_request(&refusal);
+        self.refusal = Some(refusal);
+        match body {
+            "" => self.begin(status, headers, empty()),
+            _ => self.begin(status, headers, whole(body)),
+        }
+    }
+
+    /// The answer, with this exchange in its body.
+    fn begin(mut self, status: u16, headers: HeaderMap, body: Body) -> hyper::Response<AnswerBody> {
+        let is_sent = self.refusal != Some(refusal::DISCONNECTED);
+        if is_sent {
+            self.status = status;
+            self.counted.answered(status);
+        }
+        self.response_headers = listed(&headers);
+        let body = match self.head.method == Method::HEAD.as_str() {
+            true => empty(),
+            false => body,
+        };
+        let version = self.version;
+        let mut response = hyper::Response::new(AnswerBody {
+            // Nobody polls a body that has nothing.
+            is_complete: body.is_end_stream(),
+            body,
+            exchange: Some(self),
+        });
+        // In HTTP/1.0, hyper would otherwise add `keep-alive`.
+        *response.version_mut() = version;
+        // Every status that is given here is one.
+        *response.status_mut() = status.try_into().unwrap_or_default();
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let (mut details, mut failure) = match &self.refusal {
+            Some(refusal) => (refusal.details, refusal.failure),
+            None => ("admin_filter_response", None),
+        };
+        let mut status = self.status;
+        if !self.is_complete || failure == Some(Failure::Disconnect) {
+            (details, failure) = (refusal::DISCONNECTED.details, Some(Failure::Disconnect));
+            if self.sent == 0 {
+                status = 0;
+                self.response_headers.clear();
+            }
+            self.connection.stats.request_reset();
+        }
+        let hides_head = self.refusal.as_ref().is_some_and(|r| r.hides_head);
+        (self.connection.admin.access_log)(&AdminRequest {
+            started: self.started,
+            duration: self.counted.age(),
+            protocol: match self.version {
+                Version::HTTP_2 => Version::HTTP_2,
+                // Envoy refuses earlier versions and calls them this.
+                _ => Version::HTTP_11,
+            },
+            head: (!hides_head).then(|| std::mem::take(&mut self.head)),
+            is_refused: self.refusal.as_ref().is_some_and(|r| r.is_early),
+            status,
+            details,
+            failure,
+            response_headers: std::mem::take(&mut self.response_headers),
+            received: self.received.get(),
+            sent: self.sent,
+            local: self.connection.local.clone(),
+            remote: self.connection.remote.clone(),
+        });
+        if self.quits {
+            self.connection.quit_when_flushed();
+        }
+    }
+}
+
+/// The body of an answer, and with it the exchange that it ends.
+pub(crate) struct AnswerBody {
+    body: Body,
+    is_complete: bool,
+    exchange: Option<Exchange>,
+}
+
+impl hyper::body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = ready!(self.body.as_mut().poll_frame(cx));
+        let Some(Ok(frame)) = frame else {
+            self.is_complete = true;
+            self.end();
+            return Poll::Ready(None);
+        };
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if let Some(exchange) = &mut self.exchange {
+            exchange.sent += bytes as u64;
+        }
+        self.is_complete = self.body.is_end_stream();
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl AnswerBody {
+    fn end(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.is_complete = self.is_complete;
+        }
+        self.exchange = None;
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache, max-age=0");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+fn date_and_server(headers: &mut HeaderMap) {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    // A date is legal in a header.
+    if let Ok(date) = HeaderValue::try_from(date) {
+        headers.append(header::DATE, date);
+    }
+    headers.append(header::SERVER, HeaderValue::from_static("envoy"));
+}
+
+fn is_http2(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_2
+}
+
+fn asks_to_close(headers: &HeaderMap) -> bool {
+    let named = [header::CONNECTION, PROXY_CONNECTION];
+    let values = named.iter().flat_map(|name| headers.get_all(name));
+    let mut options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+/// Names and values as text.
+fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = headers.iter();
+    headers
+        .map(|(name, value)| (name.to_string(), text(value)))
+        .collect()
+}

@@ -1,0 +1,156 @@
+//! The byte stream under a connection: what hyper reads and writes, counted and with time limits.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use outrider_net::Stream;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+use tokio::time::sleep;
+
+use crate::connection::Connection;
+
+/// How long a client may send and receive nothing: Envoy's `idle_timeout` default.
+pub(crate) const IDLE: Duration = Duration::from_secs(3600);
+/// How long a client may take none of an answer, or send none of a body: Envoy's `stream_idle_timeout` default.
+pub(crate) const STALLED: Duration = Duration::from_secs(300);
+/// How long to wait for the client's end of the connection after ours: Envoy's `delayed_close_timeout` default.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// A client's byte stream.
+pub(crate) struct Socket {
+    stream: Stream,
+    connection: Rc<Connection>,
+    deadline: Pin<Box<Sleep>>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Reads and writes make progress, or the client asks for nothing.
+    Open,
+    /// There are bytes to send that the client does not take.
+    Stalled,
+    /// Everything is sent, and the client knows it.
+    Closing,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: Stream, connection: Rc<Connection>) -> Self {
+        Self {
+            stream,
+            connection,
+            deadline: Box::pin(sleep(IDLE)),
+            phase: Phase::Open,
+        }
+    }
+
+    /// Enters `phase` and gives it `time`.
+    fn enter(&mut self, phase: Phase, time: Duration) {
+        self.phase = phase;
+        self.deadline.as_mut().reset(Instant::now() + time);
+    }
+
+    /// Waits on, until time is up.
+    fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        ready!(self.deadline.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.connection.stats.sent(bytes);
+                self.enter(Phase::Open, IDLE);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(error) => Poll::Ready(error),
+            Poll::Pending => {
+                if self.phase == Phase::Open {
+                    self.enter(Phase::Stalled, STALLED);
+                }
+                self.wait(cx)
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buffer) else {
+            return self.wait(cx);
+        };
+        self.connection
+            .stats
+            .received(buffer.filled().len() - before);
+        if self.phase == Phase::Open {
+            self.enter(Phase::Open, IDLE);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.written(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.connection.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends the sending side and reads what still comes: closing at once would reset the connection, and a client
+    /// that is still sending would not see the answer.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.phase != Phase::Closing {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.enter(Phase::Closing, CLOSING);
+        }
+        let mut bytes = [0; 4096];
+        while self.deadline.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
