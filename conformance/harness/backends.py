@@ -192,6 +192,7 @@ class Http(Listener):
         self.pause(reply)
         if "raw" in reply:
             stream.write(text.crlf(reply["raw"]))
+            self.pause(reply, "then_delay")
             return self.after(stream.sock, reply)
         if reply.get("abort") == "before":
             return self.after(stream.sock, {"then": reply.get("then", "close")})

@@ -15,7 +15,7 @@ pub struct ResponseCodes<C = Counter> {
     seen: OnceLock<Box<Seen<C>>>,
 }
 
-/// Statuses are 100 to 599; others count as completed only, as in Envoy.
+/// Statuses with counters of their own; all others but zero share `<name>_unknown`, as in Envoy.
 const STATUSES: std::ops::Range<u16> = 100..600;
 /// Counters are allocated in blocks of this many statuses: a service uses few, and they lie close together.
 const BLOCK: usize = 25;
@@ -23,18 +23,22 @@ const BLOCK: usize = 25;
 #[derive(Debug, Default)]
 struct Seen<C> {
     classes: [C; 5],
+    unknown: C,
     blocks: [OnceLock<Box<[C; BLOCK]>>; 20],
 }
 
 impl<C: Count> ResponseCodes<C> {
-    /// Counts one answer with `status`.
+    /// Counts one answer with `status`; zero counts as completed only.
     pub fn record(&self, status: u16) {
         self.completed.inc();
-        if !STATUSES.contains(&status) {
+        if status == 0 {
             return;
         }
-        let offset = usize::from(status - STATUSES.start);
         let seen = self.seen.get_or_init(Box::default);
+        if !STATUSES.contains(&status) {
+            return seen.unknown.inc();
+        }
+        let offset = usize::from(status - STATUSES.start);
         seen.classes[offset / 100].inc();
         seen.blocks[offset / BLOCK].get_or_init(Box::default)[offset % BLOCK].inc();
     }
@@ -55,6 +59,10 @@ impl<C: Count> Stat for ResponseCodes<C> {
             if counter.value() > 0 {
                 visitor.member(name, format_args!("{class}xx"), Metric::Counter(counter));
             }
+        }
+        let unknown = seen.unknown.counter();
+        if unknown.value() > 0 {
+            visitor.member(name, format_args!("unknown"), Metric::Counter(unknown));
         }
         for (index, block) in seen.blocks.iter().enumerate() {
             let first = usize::from(STATUSES.start) + index * BLOCK;
@@ -120,7 +128,7 @@ mod tests {
     fn codes_appear_with_their_first_answer() {
         let codes = ResponseCodes::<Counter>::default();
         assert_eq!(values(&codes), BTreeMap::from([("rq_completed".into(), 0)]));
-        for status in [200, 200, 299, 503, 100, 599, 99, 600, u16::MAX] {
+        for status in [200, 200, 299, 503, 100, 599, 99, 600, u16::MAX, 0] {
             codes.record(status);
         }
         let want = [
@@ -132,7 +140,8 @@ mod tests {
             ("rq_503", 1),
             ("rq_599", 1),
             ("rq_5xx", 2),
-            ("rq_completed", 9),
+            ("rq_completed", 10),
+            ("rq_unknown", 3),
         ];
         assert_eq!(values(&codes), want.map(|(n, v)| (n.to_owned(), v)).into());
     }

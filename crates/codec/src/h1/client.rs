@@ -148,7 +148,7 @@ impl Connection {
         let mut transport = self.transport.borrow_mut();
         transport.rest();
         transport.disown();
-        if transport.ended {
+        if transport.ended || transport.has_failed() {
             drop(transport);
             return self.finish(EndCause::Remote);
         }
@@ -171,6 +171,18 @@ impl Connection {
             self.watch_again();
         }
         (self.on_change)();
+    }
+
+    /// The answer is complete and the request is not: the connection is of no use any more.
+    pub(super) fn cut_by_early_answer(&self) {
+        let transport = self.transport.borrow();
+        let is_gone = transport.ended || transport.has_failed();
+        drop(transport);
+        self.cut(if is_gone {
+            EndCause::Remote
+        } else {
+            EndCause::Local
+        });
     }
 
     /// The exchange ended before its messages did: the connection is of no use any more.

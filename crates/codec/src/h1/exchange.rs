@@ -140,20 +140,15 @@ impl Exchange {
             }
             match ready!(transport.poll_fill(cx)) {
                 Ok(Filled::Some) => {}
-                Ok(Filled::End) if framing.may_close() => {
+                Ok(Filled::End) | Err(_) if framing.may_close() => {
                     drop(transport);
                     self.keep_alive = false;
                     self.end_answer();
                     return Poll::Ready(None);
                 }
-                Ok(Filled::End) if *framing != Framing::Raw => {
-                    // As in Envoy, a body that is cut short is the peer's protocol error.
+                Ok(Filled::End) | Err(_) if *framing != Framing::Raw => {
                     drop(transport);
-                    let error = self.fail(
-                        StreamError::ProtocolError("http1.codec_error"),
-                        EndCause::CutOff,
-                    );
-                    return Poll::Ready(Some(Err(error)));
+                    return Poll::Ready(Some(Err(self.cut_short())));
                 }
                 Ok(Filled::End) if self.method == Method::CONNECT => {
                     drop(transport);
@@ -206,10 +201,12 @@ impl Exchange {
                 }
             }
             if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
+                let has_begun = !transport.input.is_empty();
                 drop(transport);
-                return Poll::Ready(Err(
-                    self.fail(StreamError::ConnectionTermination, EndCause::Remote)
-                ));
+                return Poll::Ready(Err(match has_begun {
+                    true => self.cut_short(),
+                    false => self.fail(StreamError::ConnectionTermination, EndCause::Remote),
+                }));
             }
         }
     }
@@ -229,15 +226,21 @@ impl Exchange {
     /// The whole answer was read.
     fn end_answer(&mut self) {
         self.meter.end_receive();
-        if !self.released {
-            self.released = true;
-            if self.upload.is_some() {
-                // A server that answered before it had the whole request would take the rest for the next one.
-                self.connection.cut(EndCause::Local);
-            } else {
-                self.connection.give_back(self.keep_alive);
-            }
+        if std::mem::replace(&mut self.released, true) {
+            return;
         }
+        if self.upload.is_some() {
+            // A server that answered before it had the whole request would take the rest for the next one.
+            self.connection.cut_by_early_answer();
+        } else {
+            self.connection.give_back(self.keep_alive);
+        }
+    }
+
+    /// The peer has closed or reset the connection in the middle of its answer, which breaks the protocol.
+    fn cut_short(&mut self) -> StreamError {
+        let error = StreamError::ProtocolError("http1.codec_error");
+        self.fail(error, EndCause::CutOff)
     }
 
     fn fail(&mut self, error: StreamError, cause: EndCause) -> StreamError {

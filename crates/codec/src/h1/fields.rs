@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use http::StatusCode;
 use http::Version;
 use memchr::memchr;
 
@@ -278,6 +279,26 @@ impl Fields {
         } else {
             Err(HeadError::TRANSFER_ENCODING)
         }
+    }
+
+    /// Refuses what a response without a body may not say of one: to HEAD and with 304 nothing that contradicts itself, with
+    /// 204 and interim ones (RFC 9110 section 8.6, RFC 9112 section 6.1) only that its length is zero, which is forgotten.
+    pub(super) fn check_without_body(
+        &mut self,
+        status: StatusCode,
+        allow_chunked_length: bool,
+    ) -> Result<(), HeadError> {
+        self.body_framing(allow_chunked_length)?;
+        if status != StatusCode::NO_CONTENT && !status.is_informational() {
+            return Ok(());
+        }
+        if self.encoding.is_some() || self.content_length.is_some_and(|length| length > 0) {
+            return Err(HeadError::CODEC);
+        }
+        if self.content_length.is_some() {
+            self.map.remove(&header::CONTENT_LENGTH);
+        }
+        Ok(())
     }
 
     fn length_framing(&self) -> Option<Framing> {

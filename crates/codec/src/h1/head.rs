@@ -246,6 +246,7 @@ fn response(
     let framing = if switches {
         Framing::Raw
     } else if bodiless {
+        fields.check_without_body(status, options.allow_chunked_length)?;
         Framing::None
     } else {
         fields
@@ -323,10 +324,13 @@ fn split_word(line: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn status_line(line: &[u8]) -> Result<(Version, StatusCode), HeadError> {
-    let (Some(version), Some(code)) = (line.get(..8), line.get(9..12)) else {
-        return Err(HeadError::CODEC);
+    let (version, rest) = split_word(line).ok_or(HeadError::CODEC)?;
+    let (code, reason) = match memchr(b' ', rest) {
+        Some(end) => rest.split_at(end),
+        None => (rest, &b""[..]),
     };
-    if line[8] != b' ' || !matches!(line.get(12), None | Some(b' ')) {
+    let is_text = |&byte: &u8| byte == b'\t' || byte >= b' ' && byte != 0x7f;
+    if !reason.iter().all(is_text) {
         return Err(HeadError::CODEC);
     }
     let status = StatusCode::from_bytes(code).map_err(|_| HeadError::CODEC)?;

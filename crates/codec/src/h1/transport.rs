@@ -73,7 +73,10 @@ pub(crate) struct Transport {
     owner: Option<Waker>,
     /// The peer has closed its side.
     pub(crate) ended: bool,
-    failed: Option<io::ErrorKind>,
+    /// Why nothing more can be read.
+    read_error: Option<io::ErrorKind>,
+    /// Why nothing more can be written. What the peer sent before may still be there to read.
+    write_error: Option<io::ErrorKind>,
 }
 
 impl Transport {
@@ -90,7 +93,8 @@ impl Transport {
             put_off: false,
             owner: None,
             ended: false,
-            failed: None,
+            read_error: None,
+            write_error: None,
         }
     }
 
@@ -101,7 +105,7 @@ impl Transport {
         if self.ended {
             return Poll::Ready(Ok(Filled::End));
         }
-        if let Some(kind) = self.failed {
+        if let Some(kind) = self.read_error {
             return Poll::Ready(Err(kind.into()));
         }
         self.rest();
@@ -121,7 +125,7 @@ impl Transport {
                 Ok(Filled::Some)
             }
             Err(error) => {
-                self.failed = Some(error.kind());
+                self.read_error = Some(error.kind());
                 Err(error)
             }
         })
@@ -154,7 +158,7 @@ impl Transport {
 
     /// Whether there is something to read; if not, wakes whoever polls as soon as there is.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.ended || self.failed.is_some() {
+        if self.ended || self.has_failed() {
             return Poll::Ready(());
         }
         self.socket.poll_read_ready(cx).map(drop)
@@ -196,7 +200,7 @@ impl Transport {
     /// Whether the end of the worker's turn is to be waited for with what is queued. More than a little is written at
     /// once; an error shows in `has_failed`.
     pub(super) fn puts_off(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.queued == 0 || self.failed.is_some() {
+        if self.queued == 0 || self.has_failed() {
             return false;
         }
         if self.queued > PUT_OFF {
@@ -242,7 +246,7 @@ impl Transport {
     /// Writes what is queued; ready when all of it went to the socket.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.queued > 0 {
-            if let Some(kind) = self.failed {
+            if let Some(kind) = self.write_error.or(self.read_error) {
                 return Poll::Ready(Err(kind.into()));
             }
             let tail = &self.tail[self.tail_sent..];
@@ -262,12 +266,12 @@ impl Transport {
                 ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, &slices[..used]))
             };
             match written {
-                Ok(0) => self.failed = Some(io::ErrorKind::WriteZero),
+                Ok(0) => self.write_error = Some(io::ErrorKind::WriteZero),
                 Ok(count) => {
                     self.counts.sent(count as u64);
                     self.consume(count);
                 }
-                Err(error) => self.failed = Some(error.kind()),
+                Err(error) => self.write_error = Some(error.kind()),
             }
         }
         Poll::Ready(Ok(()))
@@ -308,7 +312,7 @@ impl Transport {
 
     /// Whether the socket has failed.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failed.is_some()
+        self.read_error.or(self.write_error).is_some()
     }
 }
 
