@@ -1,6 +1,7 @@
 //! One worker's view of a cluster: the hosts as it last saw them, and its connections to them.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
@@ -26,6 +27,8 @@ use crate::SharedCluster;
 use crate::UpstreamStream;
 use crate::pool::HostPools;
 use crate::pool::PoolCx;
+use crate::shared::scope;
+use crate::stats::AlternativeStats;
 use crate::stats::ClusterStats;
 
 /// A cluster on one worker.
@@ -41,7 +44,12 @@ pub struct Cluster {
     cursors: RefCell<Cursors>,
     /// Pools by host; the key is the host's address in memory, which is taken while the pools hold the host.
     pools: RefCell<HashMap<*const Host, Rc<HostPools>, FixedState>>,
+    /// What requests are counted in besides, by the names that they asked for.
+    alternatives: RefCell<BTreeMap<Box<str>, Arc<AlternativeStats>>>,
 }
+
+/// So many names that clients chose are counted apart, on each worker: memory that clients decide on needs a bound.
+const ALTERNATIVES: usize = 1000;
 
 /// Why no host was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +76,7 @@ impl Cluster {
             seen: RefCell::new(seen),
             cursors: RefCell::default(),
             pools: RefCell::default(),
+            alternatives: RefCell::default(),
         })
     }
 
@@ -103,6 +112,22 @@ impl Cluster {
     #[must_use]
     pub fn breakers(&self) -> &Arc<Breakers> {
         &self.cx.breakers
+    }
+
+    /// This worker's copy of `cluster.<name>.<alternative>.*`, unless there are too many of them.
+    #[must_use]
+    pub fn alternative_stats(&self, alternative: &str) -> Option<Arc<AlternativeStats>> {
+        let mut alternatives = self.alternatives.borrow_mut();
+        if let Some(stats) = alternatives.get(alternative) {
+            return Some(stats.clone());
+        }
+        if alternatives.len() >= ALTERNATIVES {
+            return None;
+        }
+        let scope = scope(&self.cx.info).verbatim(alternative);
+        let stats: Arc<AlternativeStats> = self.cx.worker.store.register(scope);
+        alternatives.insert(alternative.into(), stats.clone());
+        Some(stats)
     }
 
     /// Room for one more retry, unless the breaker is open.

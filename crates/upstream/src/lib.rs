@@ -51,6 +51,7 @@ pub use protocol_options::HttpProtocolOptions;
 pub use protocol_options::ProtocolSelection;
 pub use shared::HostsPublisher;
 pub use shared::SharedCluster;
+pub use stats::AlternativeStats;
 pub use stats::BreakerStats;
 pub use stats::ClusterManagerStats;
 pub use stats::ClusterStats;

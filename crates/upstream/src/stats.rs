@@ -114,6 +114,17 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
+    /// `cluster.<name>.<alternative>.*`: answers to requests that internal clients want counted apart
+    /// (`x-envoy-upstream-alt-stat-name`).
+    pub struct AlternativeStats {
+        upstream_rq: ResponseCodes,
+        upstream_rq_time: Lazy<Histogram>,
+        internal: Lazy<OriginStats>,
+        canary: Lazy<OriginStats>,
+    }
+}
+
+outrider_stats::group! {
     /// `cluster.<name>.*`, as far as the main thread writes it: hosts and updates.
     pub struct MembershipStats {
         assignment_stale: Counter,

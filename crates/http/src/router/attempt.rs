@@ -62,11 +62,12 @@ impl<'a> Attempt<'a> {
         cx: &RouterCx<'_>,
     ) -> Attempt<'a> {
         let host = pick.host();
+        let also = AlsoCounted::of(stream, cluster);
         let request = Rc::new(UpstreamRequest {
             cluster: cluster.clone(),
             pick: pick.clone(),
             origin: stream.origin,
-            also: AlsoCounted::of(stream),
+            also,
             captures: cx.captures.clone(),
             counting: router.counting(stream.is_grpc),
             canary: Cell::new(host.is_canary()),

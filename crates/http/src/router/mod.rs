@@ -154,7 +154,7 @@ impl Router {
         let Ok(pick) = cluster.pick() else {
             let counting = self.counting(stream.is_grpc);
             if counting != Counting::Off {
-                AlsoCounted::of(stream).count_status(503);
+                AlsoCounted::of(stream, &cluster).count_status(counting, 503);
             }
             counting.count(&cluster, stream.origin, 503);
             return Err(failure::no_healthy_upstream()

@@ -16,6 +16,7 @@ use outrider_codec::Meter;
 use outrider_codec::StreamError;
 use outrider_codec::header;
 use outrider_net::clock;
+use outrider_upstream::AlternativeStats;
 use outrider_upstream::Cluster;
 use outrider_upstream::Host;
 use outrider_upstream::Pick;
@@ -35,7 +36,7 @@ pub(crate) struct UpstreamRequest {
     pub(super) cluster: Rc<Cluster>,
     pub(super) pick: Pick,
     pub(super) origin: Origin,
-    /// The stats of the request's virtual cluster and route, if they have some.
+    /// The stats of the request's virtual cluster and route, and those that it asks for, if there are some.
     pub(super) also: AlsoCounted,
     /// What formatters read of it later.
     pub(super) captures: Rc<Captures>,
@@ -72,8 +73,11 @@ impl UpstreamRequest {
         if self.counting == Counting::Off {
             return;
         }
-        self.also.count_status(status);
+        self.also.count_status(self.counting, status);
         if self.canary.get() {
+            if let Some(stats) = &self.also.alternative {
+                stats.canary.get().upstream_rq.record(status);
+            }
             self.cluster.stats().canary.get().upstream_rq.record(status);
         }
     }
@@ -148,10 +152,11 @@ impl UpstreamRequest {
         origin.upstream_rq_time.get().record(time);
         if self.canary.get() {
             stats.canary.get().upstream_rq_time.get().record(time);
+            if let Some(stats) = &self.also.alternative {
+                stats.canary.get().upstream_rq_time.get().record(time);
+            }
         }
-        for stats in self.also.iter() {
-            stats.upstream_rq_time.get().record(time);
-        }
+        self.also.record_time(time);
     }
 
     /// What the client's stream is reset with when the response breaks off: to the client it is our reset, whatever the
@@ -229,26 +234,56 @@ impl Drop for UpstreamRequest {
 
 /// Where a request is counted besides its cluster.
 #[derive(Clone, Debug, Default)]
-pub(super) struct AlsoCounted([Option<Arc<VirtualClusterStats>>; 2]);
+pub(super) struct AlsoCounted {
+    of_route: [Option<Arc<VirtualClusterStats>>; 2],
+    /// What an internal client asks for (`x-envoy-upstream-alt-stat-name`).
+    alternative: Option<Arc<AlternativeStats>>,
+}
 
 impl AlsoCounted {
-    /// For a request that is not rewritten yet.
-    pub(super) fn of(stream: &Stream) -> AlsoCounted {
+    /// For a request that is not rewritten yet; the header that asks for it goes no further.
+    pub(super) fn of(stream: &mut Stream, cluster: &Cluster) -> AlsoCounted {
         let Some(route) = &stream.route else {
             return AlsoCounted::default();
         };
-        let cluster = route.virtual_host.clusters.find(&stream.request);
-        AlsoCounted([cluster.cloned(), route.stats.clone()])
+        let virtual_cluster = route.virtual_host.clusters.find(&stream.request);
+        let of_route = [virtual_cluster.cloned(), route.stats.clone()];
+        let mut alternative = None;
+        if stream.origin == Origin::Internal {
+            let headers = &mut stream.request.headers;
+            let name = headers.remove(&header::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
+            let name = name.as_ref().and_then(|name| name.as_str());
+            alternative = name.and_then(|name| cluster.alternative_stats(name));
+        }
+        AlsoCounted {
+            of_route,
+            alternative,
+        }
     }
 
-    pub(super) fn count_status(&self, status: u16) {
+    pub(super) fn count_status(&self, counting: Counting, status: u16) {
         for stats in self.iter() {
             stats.upstream_rq.get().record(status);
+        }
+        if let Some(stats) = &self.alternative {
+            stats.upstream_rq.record(counting.shown(status));
+            stats.internal.get().upstream_rq.record(status);
+        }
+    }
+
+    fn record_time(&self, millis: u64) {
+        for stats in self.iter() {
+            stats.upstream_rq_time.get().record(millis);
+        }
+        if let Some(stats) = &self.alternative {
+            stats.upstream_rq_time.get().record(millis);
+            let internal = stats.internal.get();
+            internal.upstream_rq_time.get().record(millis);
         }
     }
 
     fn iter(&self) -> impl Iterator<Item = &Arc<VirtualClusterStats>> {
-        self.0.iter().flatten()
+        self.of_route.iter().flatten()
     }
 }
 
@@ -266,19 +301,26 @@ pub(super) enum Counting {
 impl Counting {
     /// Counts a response of `cluster` by its status.
     pub(super) fn count(self, cluster: &Cluster, origin: Origin, status: u16) {
-        /// No status: counts as completed only.
-        const NONE: u16 = 0;
-        let stats = cluster.stats();
-        match self {
-            Counting::Off => return,
-            Counting::WithoutStatus => stats.upstream_rq.record(NONE),
-            Counting::Full => stats.upstream_rq.record(status),
+        if self == Counting::Off {
+            return;
         }
+        let stats = cluster.stats();
+        stats.upstream_rq.record(self.shown(status));
         let origin = match origin {
             Origin::Internal => stats.internal.get(),
             Origin::External | Origin::Edge => stats.external.get(),
         };
         origin.upstream_rq.record(status);
+    }
+
+    /// The status that a cluster as a whole counts.
+    fn shown(self, status: u16) -> u16 {
+        /// No status: counts as completed only.
+        const NONE: u16 = 0;
+        match self {
+            Counting::Full => status,
+            Counting::WithoutStatus | Counting::Off => NONE,
+        }
     }
 }
 
