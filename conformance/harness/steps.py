@@ -191,13 +191,22 @@ def seen(run, step: dict):
 
 
 def queries(run, step: dict) -> list:
-    """`queries: dns`: the different questions a name server got since the last look."""
+    """`queries: dns`: the different questions a name server got since the last look; `each: true`: all of them in their order,
+    with their EDNS record and, in whole seconds, how long after the one before they came; `each: sorted`: by name, without the times and cookies."""
     server = run.backends[step["queries"]]
     start = run.looked.get(step["queries"], 0)
 
+    def each():
+        times = [at for at, _ in server.details]
+        gaps = [""] + [f", {round(after - before)} s later" if after - before >= 0.5 else "" for before, after in zip(times, times[1:])]
+        lines = zip(server.seen, server.details, gaps)
+        if step["each"] == "sorted":
+            return sorted(f"{one}, {edns.removesuffix(', cookie')}" for one, (_, edns), _ in list(lines)[start:])
+        return [f"{one}, {edns}{gap}" for one, (_, edns), gap in list(lines)[start:]]
+
     def look():
         with server.lock:
-            return sorted(set(server.seen[start:]))
+            return each() if "each" in step else sorted(set(server.seen[start:]))
 
     result = run.settle(look)
     run.looked[step["queries"]] = len(server.seen)

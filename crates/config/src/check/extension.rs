@@ -14,6 +14,11 @@ pub(super) fn find(any: &Any, category: &str) -> Option<&'static ExtensionRow> {
     of(category).find(|row| row.is_implemented() && row.type_name() == any.type_name())
 }
 
+/// Whether `any` configures an extension of `category`, be it one that we have or not.
+pub(super) fn belongs(any: &Any, category: &str) -> bool {
+    of(category).any(|row| !row.type_name().is_empty() && row.type_name() == any.type_name())
+}
+
 /// Whether Envoy knows the type of `any`, for some extension or as one of protobuf's own.
 pub(super) fn is_known(any: &Any) -> bool {
     let name = any.type_name();

@@ -16,16 +16,22 @@ use crate::schema::Support;
 use crate::schema::WellKnown;
 use crate::value::Any;
 use crate::value::FieldValue;
+use crate::value::Item;
 use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
 
 mod extension;
+mod policies;
 mod rules;
 mod runtime;
 
 /// The one field of this name in the API.
 const STATIC_LAYER: &str = "static_layer";
+
+/// Messages whose own rules Envoy does not check: it makes something of any value.
+const UNCHECKED: [&str; 1] =
+    ["envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"];
 
 /// What the walk found.
 #[derive(Default)]
@@ -38,6 +44,10 @@ pub(crate) struct Findings {
 pub(crate) fn check(message: &Message) -> Findings {
     let mut checker = Checker::default();
     let root = FieldPath::root();
+    if let (Some(_), Some(both)) = (message.get("watchdog"), message.get("watchdogs")) {
+        let text = "only one of watchdog and watchdogs may be set";
+        checker.problem(both.mark, &root.field("watchdogs"), text);
+    }
     checker.message(
         message,
         Place {
@@ -79,10 +89,13 @@ impl Checker {
         if message.message_type.well_known() == WellKnown::Duration {
             self.duration(message, place.path);
         }
+        let is_checked = !UNCHECKED.contains(&message.message_type.name());
         for value in &message.fields {
             let field = value.field;
             let path = place.path.field(field.name());
-            let inert = place.inert || field.support == Support::NoEffect;
+            let inert = place.inert
+                || field.support == Support::NoEffect
+                || policies::is_overridden(message, field);
             let category = if field.category().is_empty() {
                 place.category
             } else {
@@ -99,16 +112,42 @@ impl Checker {
                 self.deprecation(field.deprecated, &name, message.message_type.file(), place);
             }
             if inert || self.is_supported(value, &path) {
-                for broken in rules::broken(field, &value.value) {
-                    self.problem(value.mark, &path.at(&broken), broken.text);
+                if is_checked {
+                    for broken in rules::broken(field, &value.value) {
+                        self.problem(value.mark, &path.at(&broken), broken.text);
+                    }
                 }
-                self.value(field, &value.value, place);
+                match &value.value {
+                    Value::List(items) if policies::are(message.message_type, field) => {
+                        self.policies(items, place);
+                    }
+                    _ => self.value(field, &value.value, place),
+                }
             }
             if let (STATIC_LAYER, Value::Message(layer)) = (field.name(), &value.value) {
                 runtime::refuse_keys(layer, &path, &mut self.findings.problems);
             }
         }
         self.absent(message, place);
+    }
+
+    /// Policies of load balancing, of which one counts.
+    fn policies(&mut self, policies: &[Item], place: Place<'_>) {
+        let chosen = policies::chosen(policies);
+        for (index, item) in policies.iter().enumerate() {
+            let path = place.path.index(index);
+            if let Value::Message(policy) = &item.value {
+                self.message(
+                    policy,
+                    Place {
+                        mark: item.mark,
+                        path: &path,
+                        inert: place.inert || chosen != Some(index),
+                        ..place
+                    },
+                );
+            }
+        }
     }
 
     /// What must be there and is not.

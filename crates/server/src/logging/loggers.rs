@@ -115,7 +115,7 @@ mod tests {
             ("outrider_http::router", "http"),
             ("outrider::startup", "main"),
             ("h2::proto::streams", "http2"),
-            ("hickory_resolver::x", "dns"),
+            ("hickory_proto::x", "dns"),
             ("mio::poll", "misc"),
         ] {
             assert_eq!(LOGGERS[of_target(target)], logger, "{target}");

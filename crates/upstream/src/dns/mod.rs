@@ -1,12 +1,19 @@
-//! Resolving names as Envoy's resolver library (c-ares) does: which answers count as failures, which servers are asked
-//! how often, search domains, `/etc/hosts`, names that need no server.
+//! Resolving names as Envoy's resolver library (c-ares) does: which answers count as failures, which servers are asked how
+//! often and how fast, search domains, `/etc/hosts`, names that need no server.
 //!
-//! hickory speaks the protocol (UDP, TCP on truncation, EDNS, matching of answers to questions); what is asked of whom, and
-//! what an answer means, is decided here. Nothing is cached.
+//! A name goes through [`Resolver`], which makes questions of it; `query` asks one question of the servers, which `servers`
+//! chooses. hickory reads and writes the messages.
 
+mod cache;
+mod cookie;
+mod latency;
+mod message;
+mod query;
 mod resolver;
+mod servers;
 mod settings;
 mod system;
+mod transport;
 
 #[cfg(test)]
 mod tests;
@@ -70,9 +77,12 @@ impl Resolvers {
         );
         let typed = cluster.typed_dns_resolver_config.as_ref();
         let mut settings = Settings::build(typed, old, tcp, path)?;
-        if settings.is_none() && !oldest.is_empty() {
+        if typed.is_none() && old.is_none() && !oldest.is_empty() {
             let servers = settings::servers(oldest, &path.field("dns_resolvers"))?;
-            settings = Some(Settings::of_servers(servers));
+            settings = Some(Settings {
+                servers,
+                ..settings.unwrap_or_default()
+            });
         }
         Ok(self.get(settings))
     }

@@ -1,30 +1,29 @@
-//! One resolver: what is asked of whom, and what the answers mean.
+//! One resolver: which questions a name makes, and what the answers mean.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hickory_resolver::Hosts;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::ConnectionConfig;
-use hickory_resolver::config::NameServerConfig;
-use hickory_resolver::config::ResolveHosts;
-use hickory_resolver::config::ResolverConfig;
-use hickory_resolver::config::ResolverOpts;
-use hickory_resolver::net::DnsError;
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::Name;
-use hickory_resolver::proto::rr::RecordType;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Name;
+use hickory_proto::rr::RecordType;
 
 use super::Settings;
+use super::cache::Cache;
+use super::query::Asking;
+use super::query::Failed;
+use super::query::Failure;
+use super::servers::Servers;
 use super::system;
+use super::system::Hosts;
 use super::system::ResolvConf;
 use super::system::Watched;
 use crate::stats::DnsStats;
@@ -53,24 +52,6 @@ pub(crate) struct Answer {
     pub(crate) no_such_name: bool,
 }
 
-/// Why a name could not be resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// No server answered in time.
-    Timeout,
-    /// A server said that it cannot answer, or what it said makes no sense.
-    Server(String),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Timeout => f.write_str("no server answered in time"),
-            Failure::Server(why) => f.write_str(why),
-        }
-    }
-}
-
 /// Resolves names by one set of settings.
 pub(crate) struct Resolver {
     settings: Settings,
@@ -82,29 +63,21 @@ struct State {
     resolv_conf: Watched<ResolvConf>,
     hosts: Watched<Hosts>,
     /// Those asked at present.
-    servers: Servers,
-    /// The server to begin with when they take turns.
-    turn: usize,
-}
-
-/// A client for each server: hickory's own choice among several would not be Envoy's.
-#[derive(Clone, Default)]
-struct Servers {
-    addresses: Vec<SocketAddr>,
-    clients: Vec<TokioResolver>,
+    servers: Arc<Servers>,
+    cache: Cache,
 }
 
 impl Resolver {
     pub(crate) fn new(settings: Settings, stats: Arc<DnsStats>) -> Resolver {
         Resolver {
-            settings,
-            stats,
             state: Mutex::new(State {
                 resolv_conf: Watched::new("/etc/resolv.conf", system::read_resolv_conf),
                 hosts: Watched::new("/etc/hosts", system::read_hosts),
-                servers: Servers::default(),
-                turn: 0,
+                servers: Arc::new(Servers::new(Vec::new(), false)),
+                cache: Cache::new(settings.cached),
             }),
+            settings,
+            stats,
         }
     }
 
@@ -119,21 +92,24 @@ impl Resolver {
     }
 
     /// The addresses of `name`. Only on the main thread's runtime.
-    pub(crate) async fn resolve(&self, name: &str, family: Family) -> Result<Answer, Failure> {
-        self.stats.resolve_total.inc();
+    pub(crate) async fn resolve(&self, name: &str, family: Family) -> Result<Answer, Failed> {
         self.stats.pending_resolutions.inc();
         let resolved = self.resolve_families(name, family).await;
         self.stats.pending_resolutions.dec();
-        match &resolved {
-            Ok(answer) if answer.addresses.is_empty() => self.stats.not_found.inc(),
-            Ok(_) => {}
-            Err(Failure::Timeout) => self.stats.timeouts.inc(),
-            Err(Failure::Server(_)) => self.stats.get_addr_failure.inc(),
+        if let Err(failed) = &resolved {
+            let again = match failed.why {
+                Failure::Server(ResponseCode::FormErr) | Failure::Senseless(_) => false,
+                Failure::Unreachable(_) | Failure::Server(_) => true,
+                Failure::Timeout => self.settings.count_timeouts,
+            };
+            if again {
+                self.stats.reinits.inc();
+            }
         }
         resolved
     }
 
-    async fn resolve_families(&self, name: &str, family: Family) -> Result<Answer, Failure> {
+    async fn resolve_families(&self, name: &str, family: Family) -> Result<Answer, Failed> {
         use RecordType::A;
         use RecordType::AAAA;
         match family {
@@ -141,25 +117,7 @@ impl Resolver {
             Family::V6Only => self.look_up(name, AAAA).await,
             Family::Auto => self.look_up_either(name, [AAAA, A]).await,
             Family::V4Preferred => self.look_up_either(name, [A, AAAA]).await,
-            Family::All => {
-                let (v4, v6) = tokio::join!(self.look_up(name, A), self.look_up(name, AAAA));
-                match (v4, v6) {
-                    (Ok(mut v4), Ok(v6)) => {
-                        v4.ttl = match (v4.addresses.is_empty(), v6.addresses.is_empty()) {
-                            (true, _) => v6.ttl,
-                            (_, true) => v4.ttl,
-                            _ => v4.ttl.min(v6.ttl),
-                        };
-                        v4.addresses.extend(v6.addresses);
-                        Ok(v4)
-                    }
-                    // An address of one kind is worth more than the failure to find one of the other.
-                    (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.addresses.is_empty() => {
-                        Ok(found)
-                    }
-                    (Err(failure), _) | (_, Err(failure)) => Err(failure),
-                }
-            }
+            Family::All => self.counted(self.look_up_both(name).await),
         }
     }
 
@@ -168,53 +126,167 @@ impl Resolver {
         &self,
         name: &str,
         [first, second]: [RecordType; 2],
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, Failed> {
         match self.look_up(name, first).await {
             Ok(answer) if !answer.addresses.is_empty() => Ok(answer),
             _ => self.look_up(name, second).await,
         }
     }
 
-    async fn look_up(&self, name: &str, kind: RecordType) -> Result<Answer, Failure> {
+    async fn look_up_both(&self, name: &str) -> Result<Answer, Failed> {
+        // Who has IPv4 addresses does not insist on IPv6.
+        let (v4_found, never) = (AtomicBool::new(false), AtomicBool::new(false));
+        let v4 = async {
+            let found = self.look_up_kind(name, RecordType::A, &never).await;
+            if found.as_ref().is_ok_and(|a| !a.addresses.is_empty()) {
+                v4_found.store(true, Ordering::Relaxed);
+            }
+            found
+        };
+        let v6 = self.look_up_kind(name, RecordType::AAAA, &v4_found);
+        match tokio::join!(biased; v4, v6) {
+            (Ok(mut v4), Ok(v6)) => {
+                v4.ttl = match (v4.addresses.is_empty(), v6.addresses.is_empty()) {
+                    (true, _) => v6.ttl,
+                    (_, true) => v4.ttl,
+                    _ => v4.ttl.min(v6.ttl),
+                };
+                for address in v6.addresses {
+                    if !v4.addresses.contains(&address) {
+                        v4.addresses.push(address);
+                    }
+                }
+                Ok(v4)
+            }
+            // An address of one kind is worth more than the failure to find one of the other.
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.addresses.is_empty() => Ok(found),
+            (Err(failed), _) | (_, Err(failed)) => Err(failed),
+        }
+    }
+
+    async fn look_up(&self, name: &str, kind: RecordType) -> Result<Answer, Failed> {
+        self.counted(self.look_up_kind(name, kind, &AtomicBool::new(false)).await)
+    }
+
+    fn counted(&self, found: Result<Answer, Failed>) -> Result<Answer, Failed> {
+        self.stats.resolve_total.inc();
+        match &found {
+            Ok(answer) if answer.addresses.is_empty() => self.stats.not_found.inc(),
+            Ok(_) => {}
+            Err(failed) if failed.why == Failure::Timeout => {
+                self.stats.timeouts.add(failed.timeouts);
+            }
+            Err(_) => self.stats.get_addr_failure.inc(),
+        }
+        found
+    }
+
+    async fn look_up_kind(
+        &self,
+        name: &str,
+        kind: RecordType,
+        last_attempt: &AtomicBool,
+    ) -> Result<Answer, Failed> {
         if self.settings.filter_unroutable {
             let (v4, v6) = system::routable_families();
             if !(if kind == RecordType::A { v4 } else { v6 }) {
                 return Ok(Answer::default());
             }
         }
-        if let Ok(ip) = name.parse::<IpAddr>() {
-            let of_kind = ip.is_ipv4() == (kind == RecordType::A);
+        // An IPv4 address is one whatever was asked for.
+        if let Ok(ip) = name.parse::<IpAddr>()
+            && (ip.is_ipv4() || kind == RecordType::AAAA)
+        {
             return Ok(Answer {
-                addresses: of_kind.then_some(ip).into_iter().collect(),
+                addresses: vec![ip],
                 ..Answer::default()
             });
         }
-        let Some(full) = system::fully_qualified(name).filter(|_| !name.is_empty()) else {
-            return Err(Failure::Server(format!("{name:?} is not a host name")));
+        let Some(full) = system::fully_qualified(name) else {
+            let message = format!("{name:?} is not a host name");
+            return Err(Failure::Senseless(message).into());
         };
+        if system::is_below(&full, "onion") {
+            return Ok(Answer {
+                no_such_name: true,
+                ..Answer::default()
+            });
+        }
         let (conf, hosts) = {
             let mut state = self.state();
             (state.resolv_conf.get(), state.hosts.get())
         };
         let local = system::look_up(&hosts, &full, kind);
         if !local.is_empty() {
-            let ttl = self.settings.fixed_ttl.unwrap_or_default();
-            return Ok(Answer {
+            return Ok(self.fixed_ttl(Answer {
                 addresses: local,
-                ttl,
                 ..Answer::default()
-            });
+            }));
         }
         let servers = self.servers(&conf);
-        let mut best = Answer::default();
-        for candidate in self.candidates(name, full, &conf) {
-            let answer = self.ask(&servers, &candidate, kind).await?;
-            if !answer.addresses.is_empty() {
-                return Ok(answer);
+        let asking = Asking {
+            settings: &self.settings,
+            servers: &servers,
+            last_attempt,
+        };
+        self.search(&asking, self.candidates(name, full, &conf), kind)
+            .await
+    }
+
+    /// Asks for one name after the other until there is an address.
+    async fn search(
+        &self,
+        asking: &Asking<'_>,
+        names: Vec<Name>,
+        kind: RecordType,
+    ) -> Result<Answer, Failed> {
+        let mut best = Ok(Answer::default());
+        let mut timeouts = 0;
+        for name in names {
+            match self.ask(asking, &name, kind).await {
+                Ok(answer) if !answer.addresses.is_empty() => return Ok(self.fixed_ttl(answer)),
+                Ok(answer) => best = Ok(answer),
+                Err(mut failed) => {
+                    timeouts += failed.timeouts;
+                    failed.timeouts = timeouts;
+                    // Some servers fail for a name of one label that they do not know.
+                    let goes_on = name.num_labels() == 1
+                        && matches!(
+                            failed.why,
+                            Failure::Server(ResponseCode::ServFail | ResponseCode::Refused)
+                        );
+                    if !goes_on {
+                        return Err(failed);
+                    }
+                    best = Err(failed);
+                }
             }
-            best = answer;
         }
-        Ok(best)
+        best
+    }
+
+    async fn ask(
+        &self,
+        asking: &Asking<'_>,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<Answer, Failed> {
+        if let Some(answer) = self.state().cache.get(name, kind) {
+            return Ok(answer);
+        }
+        let reply = asking.ask(name.clone(), kind).await?;
+        if reply.code == ResponseCode::FormErr {
+            return Err(Failure::Server(reply.code).into());
+        }
+        self.state().cache.insert(name, kind, &reply);
+        Ok(reply.answer)
+    }
+
+    fn fixed_ttl(&self, answer: Answer) -> Answer {
+        Answer {
+            ttl: self.settings.fixed_ttl.unwrap_or(answer.ttl),
+            ..answer
+        }
     }
 
     /// The names to try, in turn: with the search domains, and as it is.
@@ -234,102 +306,26 @@ impl Resolver {
         }
     }
 
-    /// Asks the servers, one after the other and round again, until one can answer.
-    async fn ask(
-        &self,
-        servers: &[TokioResolver],
-        name: &Name,
-        kind: RecordType,
-    ) -> Result<Answer, Failure> {
-        let mut failure = Failure::Server("no server to ask".to_owned());
-        let mut timeout = self.settings.timeout;
-        for _ in 0..self.settings.tries {
-            for server in servers {
-                let lookup = server.lookup(name.clone(), kind);
-                match tokio::time::timeout(timeout, lookup).await {
-                    Ok(Ok(lookup)) => {
-                        let records = lookup.answers();
-                        let ttl = records.iter().map(|record| record.ttl).min();
-                        let ttl = Duration::from_secs(u64::from(ttl.unwrap_or(0)));
-                        let addresses = records.iter().filter(|r| r.record_type() == kind);
-                        return Ok(Answer {
-                            addresses: addresses.filter_map(|r| r.data.ip_addr()).collect(),
-                            ttl: self.settings.fixed_ttl.unwrap_or(ttl),
-                            no_such_name: false,
-                        });
-                    }
-                    Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => {
-                        return Ok(Answer {
-                            no_such_name: none.response_code == ResponseCode::NXDomain,
-                            ..Answer::default()
-                        });
-                    }
-                    Ok(Err(NetError::Timeout)) | Err(_) => failure = Failure::Timeout,
-                    Ok(Err(error)) => failure = Failure::Server(error.to_string()),
-                }
-            }
-            timeout = timeout.saturating_mul(2);
-        }
-        Err(failure)
-    }
-
-    /// The clients of the servers to ask, in the order in which to ask them.
-    fn servers(&self, conf: &ResolvConf) -> Vec<TokioResolver> {
+    /// The servers to ask.
+    fn servers(&self, conf: &ResolvConf) -> Arc<Servers> {
         let settings = &self.settings;
         let of_system = settings.servers.is_empty()
             || settings.servers_are_fallback && !conf.servers.is_empty();
         let mut addresses = if of_system {
-            conf.servers.clone()
+            &conf.servers
         } else {
-            settings.servers.clone()
+            &settings.servers
         };
+        let default = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 53))];
         if addresses.is_empty() {
-            addresses.push(SocketAddr::from(([127, 0, 0, 1], 53)));
+            addresses = &default;
         }
+        let rotate = settings.rotate || of_system && conf.rotate;
         let mut state = self.state();
-        if state.servers.addresses != addresses {
-            state.servers = Servers {
-                clients: addresses.iter().filter_map(|a| self.client(*a)).collect(),
-                addresses,
-            };
+        if !state.servers.are(addresses, rotate) {
+            state.servers = Arc::new(Servers::new(addresses.clone(), rotate));
         }
-        let mut clients = state.servers.clients.clone();
-        if (settings.rotate || of_system && conf.rotate) && !clients.is_empty() {
-            let turn = state.turn % clients.len();
-            state.turn = turn + 1;
-            clients.rotate_left(turn);
-        }
-        clients
-    }
-
-    fn client(&self, server: SocketAddr) -> Option<TokioResolver> {
-        let mut connections = vec![ConnectionConfig::tcp()];
-        if !self.settings.tcp_only {
-            connections.insert(0, ConnectionConfig::udp());
-        }
-        for connection in &mut connections {
-            connection.port = server.port();
-        }
-        let server = NameServerConfig::new(server.ip(), true, connections);
-        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-        let mut options = ResolverOpts::default();
-        options.attempts = 0;
-        // The limit that counts is that of `ask`, which is longer each time round.
-        options.timeout = self.settings.timeout.saturating_mul(1 << 10);
-        options.cache_size = 0;
-        options.use_hosts_file = ResolveHosts::Never;
-        options.num_concurrent_reqs = 1;
-        options.edns_payload_len = self.settings.udp_payload;
-        let mut builder =
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options;
-        match builder.build() {
-            Ok(client) => Some(client),
-            Err(error) => {
-                log::error!(target: "dns", "cannot use a DNS server: {error}");
-                None
-            }
-        }
+        state.servers.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

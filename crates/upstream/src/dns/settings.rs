@@ -16,6 +16,10 @@ use outrider_config::unpack;
 use outrider_net::Address;
 use prost::Name;
 
+/// What Envoy's library does by itself, which counts where the config has a number that makes no sense to it.
+const LIBRARY_TIMEOUT: Duration = Duration::from_secs(2);
+const LIBRARY_TRIES: u32 = 3;
+
 /// How names are resolved. Clusters with equal settings share a resolver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Settings {
@@ -29,14 +33,19 @@ pub(crate) struct Settings {
     pub(super) tcp_only: bool,
     /// Addresses of a family that this machine has no address of are not asked for.
     pub(super) filter_unroutable: bool,
-    /// How long a server has for its answer the first time; doubled each time round.
+    /// How long a server has for its answer the first time, as long as nothing is known of it.
     pub(super) timeout: Duration,
     /// How often each server is asked.
     pub(super) tries: u32,
-    /// Each lookup begins with another server.
+    /// Any server is asked, not the first.
     pub(super) rotate: bool,
-    /// The largest answer by UDP, bytes.
-    pub(super) udp_payload: u16,
+    /// The largest answer by UDP that the EDNS record of a question offers, bytes; none without such a record. More than 65,535
+    /// can't be said, and no name be resolved.
+    pub(super) edns: Option<u32>,
+    /// How long answers are cached at most.
+    pub(super) cached: Duration,
+    /// `dns.cares.reinits` counts timeouts, too.
+    pub(super) count_timeouts: bool,
     /// What all addresses are taken to live for; none for what their records say.
     pub(super) fixed_ttl: Option<Duration>,
 }
@@ -53,7 +62,9 @@ impl Default for Settings {
             timeout: Duration::from_secs(5),
             tries: 4,
             rotate: false,
-            udp_payload: 1232,
+            edns: Some(1232),
+            cached: Duration::ZERO,
+            count_timeouts: false,
             fixed_ttl: None,
         }
     }
@@ -86,11 +97,11 @@ impl Settings {
             settings.obey(old.dns_resolver_options.as_ref());
             return Ok(Some(settings));
         }
-        let of_tcp = Settings {
-            tcp_only: true,
-            ..Settings::default()
-        };
-        Ok(tcp.then_some(of_tcp))
+        Ok(tcp.then(|| {
+            let mut settings = Settings::default();
+            settings.ask_by_tcp();
+            settings
+        }))
     }
 
     fn of_extension(
@@ -107,7 +118,7 @@ impl Settings {
             return Ok(Settings {
                 tries: library
                     .num_retries
-                    .map_or(default.tries, |retries| retries + 1),
+                    .map_or(default.tries, |retries| retries.saturating_add(1)),
                 // The C library does not tell, so Envoy assumes a minute.
                 fixed_ttl: Some(Duration::from_secs(60)),
                 ..default
@@ -121,13 +132,17 @@ impl Settings {
             filter_unroutable: cares.filter_unroutable_families,
             timeout: cares
                 .query_timeout_seconds
-                .map_or(default.timeout, Duration::from_secs),
-            tries: cares.query_tries.unwrap_or(default.tries),
+                .map_or(default.timeout, query_timeout),
+            tries: cares.query_tries.map_or(default.tries, |tries| {
+                signed(tries.into()).unwrap_or(LIBRARY_TRIES)
+            }),
             rotate: cares.rotate_nameservers,
-            udp_payload: cares
+            edns: cares
                 .edns0_max_payload_size
-                .and_then(|size| u16::try_from(size).ok())
-                .unwrap_or(default.udp_payload),
+                .and_then(|size| signed(size.into()))
+                .or(default.edns),
+            cached: Duration::from_secs(cares.qcache_max_ttl.unwrap_or(0).into()),
+            count_timeouts: cares.reinit_channel_on_timeout,
             ..default
         };
         settings.obey(cares.dns_resolver_options.as_ref());
@@ -136,10 +151,34 @@ impl Settings {
 
     fn obey(&mut self, options: Option<&DnsResolverOptions>) {
         if let Some(options) = options {
-            self.tcp_only = options.use_tcp_for_dns_lookups;
             self.no_search = options.no_default_search_domain;
+            if self.no_search {
+                self.edns = None;
+            }
+            if options.use_tcp_for_dns_lookups {
+                self.ask_by_tcp();
+            }
         }
     }
+
+    /// As in Envoy, whose library drops EDNS, which is among its default flags, when any flag is set.
+    fn ask_by_tcp(&mut self) {
+        self.tcp_only = true;
+        self.edns = None;
+    }
+}
+
+/// `query_timeout_seconds`: a signed number of seconds that becomes an unsigned number of milliseconds, of 32 bits each.
+fn query_timeout(seconds: u64) -> Duration {
+    signed(seconds).map_or(LIBRARY_TIMEOUT, |seconds| {
+        Duration::from_millis(seconds.wrapping_mul(1000).into())
+    })
+}
+
+/// What the library makes of a number: it reads 32 bits with a sign, and takes nothing below 1.
+fn signed(number: u64) -> Option<u32> {
+    let low = u32::try_from(number & u64::from(u32::MAX)).ok()?;
+    Some(low).filter(|low| (1..=i32::MAX.unsigned_abs()).contains(low))
 }
 
 /// The addresses of servers; port 53 where none is given.

@@ -1,18 +1,18 @@
 //! `/etc/resolv.conf` and `/etc/hosts`. Both are read again when they have changed: Kubernetes rewrites them.
 
+use std::collections::HashMap;
 use std::fs;
-use std::fs::File;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use hickory_resolver::Hosts;
-use hickory_resolver::proto::op::Query;
-use hickory_resolver::proto::rr::Name;
-use hickory_resolver::proto::rr::RecordType;
+use hickory_proto::rr::Name;
+use hickory_proto::rr::RecordType;
 
 /// What `/etc/resolv.conf` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,21 +56,50 @@ impl<T: Default> Watched<T> {
     }
 }
 
+/// The addresses of each name of `/etc/hosts`, aliases among them.
+pub(super) type Hosts = HashMap<Name, Vec<IpAddr>>;
+
 pub(super) fn read_hosts(path: &Path) -> Hosts {
-    let mut hosts = Hosts::default();
-    if let Ok(file) = File::open(path)
-        && let Err(error) = hosts.read_hosts_conf(file)
-    {
-        log::warn!(target: "dns", "cannot read {}: {error}", path.display());
+    let text = fs::read(path).unwrap_or_default();
+    let mut hosts = Hosts::new();
+    for line in String::from_utf8_lossy(&text).lines() {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let Some(ip) = words.next().and_then(|ip| ip.parse::<IpAddr>().ok()) else {
+            continue;
+        };
+        for name in words.filter_map(fully_qualified) {
+            let addresses = hosts.entry(name.to_lowercase()).or_default();
+            if !addresses.contains(&ip) {
+                addresses.push(ip);
+            }
+        }
     }
     hosts
 }
 
-/// The addresses that the file gives a name.
+/// The addresses that the file gives a name, and those of this machine itself for `localhost` and what is below it.
 pub(super) fn look_up(hosts: &Hosts, name: &Name, kind: RecordType) -> Vec<IpAddr> {
-    let found = hosts.lookup_static_host(&Query::query(name.clone(), kind));
-    let records = found.iter().flat_map(|lookup| lookup.answers());
-    records.filter_map(|record| record.data.ip_addr()).collect()
+    let name = name.to_lowercase();
+    let known = hosts.get(&name).into_iter().flatten().copied();
+    let mut found: Vec<IpAddr> = known.filter(|ip| is_of(*ip, kind)).collect();
+    if found.is_empty() && is_below(&name, "localhost") {
+        found.push(match kind {
+            RecordType::AAAA => Ipv6Addr::LOCALHOST.into(),
+            _ => Ipv4Addr::LOCALHOST.into(),
+        });
+    }
+    found
+}
+
+pub(super) fn is_of(ip: IpAddr, kind: RecordType) -> bool {
+    ip.is_ipv4() == (kind == RecordType::A)
+}
+
+/// Whether the last label of a name is this one.
+pub(super) fn is_below(name: &Name, label: &str) -> bool {
+    let last = name.iter().next_back();
+    last.is_some_and(|last| last.eq_ignore_ascii_case(label.as_bytes()))
 }
 
 /// Without the file, or a server in it, the server is on this machine, as the C library has it.
@@ -108,9 +137,18 @@ pub(super) fn read_resolv_conf(path: &Path) -> ResolvConf {
     conf
 }
 
-/// The name with its final dot; none when it is not one.
+/// The name with its final dot; none when it is not one. Envoy's library takes the bytes of host names, and few others.
 pub(super) fn fully_qualified(text: &str) -> Option<Name> {
-    let mut name = Name::from_str_relaxed(text).ok()?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/*".contains(&byte);
+    if text.is_empty() || !text.bytes().all(allowed) {
+        return None;
+    }
+    let text = text.strip_suffix('.').unwrap_or(text);
+    if text.is_empty() {
+        return Some(Name::root());
+    }
+    // Label by label: a name as a whole would be read as an internationalised one, in small letters.
+    let mut name = Name::from_labels(text.split('.').map(str::as_bytes)).ok()?;
     name.set_fqdn(true);
     Some(name)
 }

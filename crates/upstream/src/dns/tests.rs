@@ -8,7 +8,8 @@ use hickory_proto::op::ResponseCode;
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::dns::resolver::Failure;
+use crate::dns::query::Failed;
+use crate::dns::query::Failure;
 
 #[path = "../../tests/clusters/support/dns.rs"]
 mod server;
@@ -88,7 +89,7 @@ fn a_name_without_an_address_is_an_answer_and_a_servers_failure_is_not() {
         assert_eq!(empty, Ok(Answer::default()));
         let before = server.asked().len();
         let failed = resolver.resolve("failing.test", Family::V4Only).await;
-        assert!(matches!(failed, Err(Failure::Server(_))), "{failed:?}");
+        assert_eq!(failed, Err(Failure::Server(ResponseCode::ServFail).into()));
         // Asked again at once, four times in all.
         assert_eq!(server.asked()[before..], ["A failing.test."; 4]);
     });
@@ -111,8 +112,9 @@ fn the_next_server_is_asked_when_one_fails_or_is_silent() {
             tries: 2,
             ..settings(&[silent.address])
         };
-        let failure = resolver(never).resolve("a.test", Family::V4Only).await;
-        assert_eq!(failure, Err(Failure::Timeout));
+        let failed = resolver(never).resolve("a.test", Family::V4Only).await;
+        let (why, timeouts) = (Failure::Timeout, 2);
+        assert_eq!(failed, Err(Failed { why, timeouts }));
     });
 }
 
@@ -134,6 +136,44 @@ fn a_truncated_answer_is_fetched_by_tcp() {
         let answer = tcp_only.resolve("a.test", Family::V4Only).await;
         assert_eq!(texts(&answer.unwrap()), ["10.0.0.1"]);
         assert_eq!(server.asked(), ["TCP A a.test."]);
+    });
+}
+
+#[test]
+fn a_closed_port_is_seen_at_once() {
+    run(async {
+        let closed = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = closed.local_addr().unwrap();
+        drop(closed);
+        for tcp_only in [false, true] {
+            let settings = Settings {
+                tcp_only,
+                ..settings(&[address])
+            };
+            let failed = resolver(settings).resolve("a.test", Family::Auto).await;
+            let why = failed.unwrap_err().why;
+            assert!(matches!(why, Failure::Unreachable(_)), "{why:?}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_may_be_given_again_for_as_long_as_it_lives() {
+    run(async {
+        let server = DnsServer::start(&[
+            ("a.test", Reply::Addresses(&["10.0.0.1"], 60)),
+            ("b.test", Reply::Addresses(&["10.0.0.2"], 0)),
+        ])
+        .await;
+        let resolver = resolver(Settings {
+            cached: Duration::from_secs(30),
+            ..settings(&[server.address])
+        });
+        for name in ["a.test", "A.test", "b.test", "b.test"] {
+            let answer = resolver.resolve(name, Family::V4Only).await;
+            assert_eq!(answer.unwrap().addresses.len(), 1);
+        }
+        assert_eq!(server.asked(), ["A a.test.", "A b.test.", "A b.test."]);
     });
 }
 
@@ -170,6 +210,7 @@ fn literals_hosts_and_search_domains_are_obeyed() {
             ("svc", "10.0.0.1", &["A svc.one.test.", "A svc.two.test."]),
             ("a.b.c", "10.0.0.2", &["A a.b.c."]),
             ("svc.", "10.0.0.3", &["A svc."]),
+            ("x.localhost", "127.0.0.1", &[]),
         ] {
             let answer = resolver.resolve(name, Family::V4Only).await.unwrap();
             assert_eq!(texts(&answer), [want], "{name}");

@@ -1,0 +1,55 @@
+//! Which settings of load balancing count: with `load_balancing_policy`, the first of its policies that is one, and nothing else.
+
+use super::extension;
+use crate::schema::FieldRow;
+use crate::schema::MessageType;
+use crate::value::Item;
+use crate::value::Message;
+use crate::value::Payload;
+use crate::value::Value;
+
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+const LIST: &str = "envoy.config.cluster.v3.LoadBalancingPolicy";
+const CATEGORY: &str = "envoy.load_balancing_policies";
+
+/// The fields of a cluster that say the same in the old way.
+const OVERRIDDEN: [&str; 6] = [
+    "lb_policy",
+    "round_robin_lb_config",
+    "least_request_lb_config",
+    "ring_hash_lb_config",
+    "maglev_lb_config",
+    "original_dst_lb_config",
+];
+
+/// Whether a field of `message` has no effect because of `load_balancing_policy`.
+pub(super) fn is_overridden(message: &Message, field: &FieldRow) -> bool {
+    OVERRIDDEN.contains(&field.name())
+        && message.message_type.name() == CLUSTER
+        && message.get("load_balancing_policy").is_some()
+}
+
+/// Whether `field` of a message of this type is a list of policies of which one counts.
+pub(super) fn are(message_type: MessageType, field: &FieldRow) -> bool {
+    field.name() == "policies" && message_type.name() == LIST
+}
+
+/// Which of the policies counts: the first that is one in Envoy.
+pub(super) fn chosen(policies: &[Item]) -> Option<usize> {
+    policies.iter().position(|policy| {
+        let Value::Message(policy) = &policy.value else {
+            return false;
+        };
+        let extension = policy.get("typed_extension_config");
+        let Some(Value::Message(extension)) = extension.map(|field| &field.value) else {
+            return false;
+        };
+        let config = extension.get("typed_config");
+        match config.map(|field| &field.value) {
+            Some(Value::Any(any)) => {
+                extension::belongs(any, CATEGORY) || matches!(any.payload, Payload::Opaque(_))
+            }
+            _ => false,
+        }
+    })
+}

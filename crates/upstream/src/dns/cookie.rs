@@ -1,0 +1,86 @@
+//! DNS cookies (RFC 7873): 8 bytes of ours that a server sends back with bytes of its own, so that nobody else can answer for
+//! it. A server that sends none back is not sent any for a while.
+
+use std::hash::BuildHasher;
+use std::hash::RandomState;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a server that knows no cookies gets none.
+const WITHOUT: Duration = Duration::from_secs(300);
+/// The length of the client's part, and of the server's.
+const CLIENT: usize = 8;
+const SERVER: std::ops::RangeInclusive<usize> = 8..=32;
+
+/// What one server and this client know each other by.
+#[derive(Debug, Default)]
+pub(super) struct Cookie {
+    client: Option<[u8; CLIENT]>,
+    /// What the server added to it.
+    server: Vec<u8>,
+    /// The server knows none; when that was seen.
+    unknown_since: Option<Instant>,
+}
+
+impl Cookie {
+    /// What to send; nothing to a server that knows no cookies.
+    pub(super) fn to_send(&mut self) -> Option<Vec<u8>> {
+        if self.unknown_since.is_some_and(|at| at.elapsed() < WITHOUT) {
+            return None;
+        }
+        let client = self.client.get_or_insert_with(|| random().to_be_bytes());
+        let mut cookie = client.to_vec();
+        cookie.extend_from_slice(&self.server);
+        Some(cookie)
+    }
+
+    /// Whether an answer that came with `received` to a question that went with `sent` is the server's own.
+    pub(super) fn accept(&mut self, sent: Option<&[u8]>, received: Option<&[u8]>) -> bool {
+        let Some(sent) = sent else {
+            return true;
+        };
+        let client = sent.get(..CLIENT).unwrap_or_default();
+        match received.and_then(|received| received.split_at_checked(CLIENT)) {
+            Some((ours, theirs)) if ours == client && SERVER.contains(&theirs.len()) => {
+                self.server = theirs.to_vec();
+                self.unknown_since = None;
+                true
+            }
+            // Once a server has known them, an answer without is somebody else's.
+            _ if !self.server.is_empty() => false,
+            Some(_) => false,
+            None => {
+                self.unknown_since = Some(Instant::now());
+                true
+            }
+        }
+    }
+}
+
+/// 64 bits that nobody can foresee: a keyed hash, with keys from the system.
+pub(super) fn random() -> u64 {
+    RandomState::new().hash_one(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_cookies_is_sent_none_and_one_with_them_must_send_its_own() {
+        let mut cookie = Cookie::default();
+        let sent = cookie.to_send().unwrap();
+        assert!(cookie.accept(Some(&sent), None));
+        assert_eq!(cookie.to_send(), None);
+        assert!(cookie.accept(None, None));
+
+        let mut cookie = Cookie::default();
+        let sent = cookie.to_send().unwrap();
+        let whole = [&sent[..], b"12345678"].concat();
+        assert!(!cookie.accept(Some(&sent), Some(b"other***12345678")));
+        assert!(cookie.accept(Some(&sent), Some(&whole)));
+        assert_eq!(cookie.to_send().as_deref(), Some(&whole[..]));
+        assert!(!cookie.accept(Some(&whole), None));
+    }
+}

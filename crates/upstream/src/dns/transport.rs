@@ -1,0 +1,75 @@
+//! Packets to and from a name server.
+
+use std::io;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::UdpSocket;
+
+/// A socket to one server. By UDP it is connected, so that a closed port is an error and strangers are not heard.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Udp(UdpSocket, Vec<u8>),
+    /// The stream, and what has come of the next packet.
+    Tcp(TcpStream, Vec<u8>),
+}
+
+impl Connection {
+    pub(super) async fn open(server: SocketAddr, tcp: bool) -> io::Result<Connection> {
+        if tcp {
+            let stream = TcpStream::connect(server).await?;
+            stream.set_nodelay(true)?;
+            return Ok(Connection::Tcp(stream, Vec::new()));
+        }
+        let any: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect(server).await?;
+        Ok(Connection::Udp(socket, vec![0; usize::from(u16::MAX)]))
+    }
+
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(self, Connection::Tcp(..))
+    }
+
+    pub(super) async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
+        match self {
+            Connection::Udp(socket, _) => socket.send(packet).await.map(drop),
+            Connection::Tcp(stream, _) => {
+                let length = u16::try_from(packet.len()).map_err(io::Error::other)?;
+                let whole = [&length.to_be_bytes()[..], packet].concat();
+                stream.write_all(&whole).await
+            }
+        }
+    }
+
+    /// The next packet. Nothing is lost when the wait is given up.
+    pub(super) async fn receive(&mut self) -> io::Result<Vec<u8>> {
+        match self {
+            Connection::Udp(socket, buffer) => {
+                let length = socket.recv(buffer).await?;
+                Ok(buffer.get(..length).unwrap_or_default().to_vec())
+            }
+            Connection::Tcp(stream, received) => loop {
+                if let Some((length, rest)) = received.split_first_chunk() {
+                    let length = usize::from(u16::from_be_bytes(*length));
+                    if let Some((packet, rest)) = rest.split_at_checked(length) {
+                        let (packet, rest) = (packet.to_vec(), rest.to_vec());
+                        *received = rest;
+                        return Ok(packet);
+                    }
+                }
+                if stream.read_buf(received).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            },
+        }
+    }
+}
