@@ -64,11 +64,13 @@ impl Plan {
         let resources = bootstrap.static_resources.as_ref();
         let count = resources.map_or(0, |resources| resources.clusters.len());
         log::info!(target: "config", "loading {count} cluster(s)");
-        let clusters = ClusterManager::build(bootstrap, store)?;
+        let node = bootstrap.node.clone().unwrap_or_default();
+        let zone = node.locality.as_ref().map_or("", |l| l.zone.as_str());
+        let zone = first_of(zone, &options.service_zone);
+        let clusters = ClusterManager::build(bootstrap, zone, store)?;
         let messages: &[listener::Listener] =
             resources.map_or(&[], |resources| &resources.listeners);
         log::info!(target: "config", "loading {} listener(s)", messages.len());
-        let node = bootstrap.node.clone().unwrap_or_default();
         let global = runtime.number("overload.global_downstream_max_connections");
         let listener_factory = ListenerFactory {
             store: store.clone(),

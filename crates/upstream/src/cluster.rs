@@ -18,6 +18,7 @@ use crate::ClusterInfo;
 use crate::Cursors;
 use crate::Host;
 use crate::HostSet;
+use crate::OriginStats;
 use crate::Permit;
 use crate::PickCx;
 use crate::PoolFailure;
@@ -225,6 +226,12 @@ impl Pick {
     #[must_use]
     pub fn host(&self) -> &Arc<Host> {
         self.pools.host()
+    }
+
+    /// `cluster.<name>.zone.<from>.<to>.*`: answers by where the proxy and the host are, if both are in a zone.
+    #[must_use]
+    pub fn zone_stats(&self) -> Option<&OriginStats> {
+        self.pools.zone_stats()
     }
 
     /// A place on a connection to the host, or why there can be none; nothing if it would have to be waited for.

@@ -173,7 +173,10 @@ fn literal(message: Option<&AddressMessage>, path: &FieldPath) -> Result<Address
             })?;
             Ok(Address::Ip(SocketAddr::new(ip, port(address, &path)?)))
         }
-        Some(address::Address::Pipe(pipe)) => Ok(Address::pipe(&pipe.path, pipe.mode)),
+        Some(address::Address::Pipe(_)) => {
+            let address = message.map(|message| Address::build(message, path));
+            address.unwrap_or_else(|| Err(ConfigError::new(path, CONSIDER)))
+        }
         _ => Err(ConfigError::new(
             path,
             format!("expected a socket_address or a pipe. {CONSIDER}"),

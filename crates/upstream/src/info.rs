@@ -19,10 +19,12 @@ use outrider_config::api::envoy::config::core::v3::socket_address::PortSpecifier
 use outrider_config::api::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config;
 use outrider_config::api::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
 use outrider_config::duration;
+use outrider_config::type_name;
 use outrider_config::unpack;
 use outrider_net::ConnectOptions;
 use outrider_net::KeepAlive;
 use outrider_net::SocketOptions;
+use prost::Name;
 
 use crate::Priority;
 use crate::Thresholds;
@@ -166,10 +168,14 @@ fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, Confi
     let common = message.common_lb_config.as_ref();
     let locality = common.and_then(|common| common.locality_config_specifier.as_ref());
     let mut config = BalancerConfig {
-        factory: factory(message.lb_policy(), &message.name, &path.field("lb_policy"))?,
+        factory: match message.load_balancing_policy {
+            // Then `lb_policy` means nothing.
+            Some(_) => &FACTORIES[0],
+            None => factory(message.lb_policy(), &message.name, &path.field("lb_policy"))?,
+        },
         panic_threshold: common
             .and_then(|common| common.healthy_panic_threshold.as_ref())
-            .map_or(50, |percent| rounded_percent(percent.value)),
+            .map_or(50, |percent| whole_percent(percent.value)),
         locality_weighted: matches!(
             locality,
             Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
@@ -185,30 +191,32 @@ fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, Confi
     };
     let path = path.field("load_balancing_policy");
     let policies = message.load_balancing_policy.as_ref();
-    match policies.and_then(|list| list.policies.first()) {
+    match policies.map(|list| list.policies.as_slice()) {
         None if message.lb_policy() == LbPolicy::LoadBalancingPolicyConfig => Err(
             ConfigError::new(&path, "field load_balancing_policy need to be set"),
         ),
-        None if policies.is_some() => Err(ConfigError::new(
-            &path.field("policies"),
-            "expected a policy: a list without one chooses nothing",
-        )),
         None => Ok(config),
         Some(_) if locality.is_some() || has_consistent_hashing(message) => Err(ConfigError::new(
             &path,
             "cannot be combined with partial fields (zone_aware_lb_config, \
                  locality_weighted_lb_config, consistent_hashing_lb_config) of common_lb_config",
         )),
-        Some(policy) => {
-            let path = path
-                .field("policies")
-                .index(0)
-                .field("typed_extension_config");
-            let extension = policy.typed_extension_config.as_ref();
-            let any = extension.and_then(|extension| extension.typed_config.as_ref());
-            let path = path.field("typed_config");
-            let any = any.ok_or_else(|| ConfigError::new(&path, "expected a policy"))?;
-            config.obey_policy(&unpack(any, &path)?);
+        Some(policies) => {
+            let path = path.field("policies");
+            // What is no policy is passed over; a policy that is not supported was refused before.
+            let configs = policies.iter().enumerate().filter_map(|(index, policy)| {
+                let extension = policy.typed_extension_config.as_ref()?;
+                Some((index, extension.typed_config.as_ref()?))
+            });
+            let mut known = configs.filter(|(_, any)| type_name(any) == RoundRobin::full_name());
+            let Some((index, any)) = known.next() else {
+                return Err(ConfigError::new(
+                    &path,
+                    "none of these is a load balancing policy: expected one",
+                ));
+            };
+            let path = path.index(index).field("typed_extension_config");
+            config.obey_policy(&unpack(any, &path.field("typed_config"))?);
             Ok(config)
         }
     }
@@ -314,13 +322,13 @@ fn thresholds(
     Ok(both)
 }
 
-/// A percentage as Envoy rounds it: half up, 0 to 100.
-fn rounded_percent(value: f64) -> u32 {
+/// A percentage as Envoy counts it: its whole part, after the same two steps, whose rounding it is that 29 counts as 28.
+fn whole_percent(value: f64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "clamped to 0..=100"
     )]
-    let rounded = value.round().clamp(0.0, 100.0) as u32;
-    rounded
+    let whole = (100.0 * (value / 100.0)).clamp(0.0, 100.0) as u32;
+    whole
 }

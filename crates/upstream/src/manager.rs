@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use foldhash::fast::FixedState;
@@ -36,6 +35,7 @@ use crate::SharedCluster;
 use crate::discovery;
 use crate::discovery::Discovery;
 use crate::dns::Resolvers;
+use crate::shared::ProcessWide;
 
 /// All clusters; shared by all threads, changed by the main thread only.
 #[derive(Debug)]
@@ -50,8 +50,7 @@ pub struct ClusterManager {
     resolvers: Resolvers,
     /// `cluster_manager.upstream_bind_config`
     bind: Option<BindConfig>,
-    /// Numbers the upstream connections of the process.
-    connection_ids: Arc<AtomicU64>,
+    process: ProcessWide,
     stats: Arc<ClusterManagerStats>,
 }
 
@@ -101,11 +100,15 @@ pub struct WarmingClusters {
 pub struct ClusterNames(HashSet<Arc<str>>);
 
 impl ClusterManager {
-    /// The clusters of `bootstrap`.
+    /// The clusters of `bootstrap`, for a proxy in `local_zone`, which is empty if it is in none.
     ///
     /// # Errors
     /// All that is wrong with any of them.
-    pub fn build(bootstrap: &Bootstrap, store: &Arc<Store>) -> Result<Arc<Self>, ConfigErrors> {
+    pub fn build(
+        bootstrap: &Bootstrap,
+        local_zone: &str,
+        store: &Arc<Store>,
+    ) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let stats: Arc<ClusterManagerStats> = store.register(Scope::new("cluster_manager"));
         stats.warming_clusters.mark_used();
@@ -118,7 +121,10 @@ impl ClusterManager {
             store: store.clone(),
             resolvers: Resolvers::new(bootstrap, store)?,
             bind: settings.and_then(|settings| settings.upstream_bind_config.clone()),
-            connection_ids: Arc::default(),
+            process: ProcessWide {
+                connection_ids: Arc::default(),
+                local_zone: local_zone.into(),
+            },
             stats,
         };
         let list = bootstrap.static_resources.as_ref();
@@ -176,8 +182,8 @@ impl ClusterManager {
         let (Some(info), Some(discovery)) = (info, discovery) else {
             return Err(errors);
         };
-        let ids = self.connection_ids.clone();
-        let shared = Arc::new(SharedCluster::new(info, &self.store, ids));
+        let process = self.process.clone();
+        let shared = Arc::new(SharedCluster::new(info, &self.store, process));
         Ok(BuiltCluster { shared, discovery })
     }
 

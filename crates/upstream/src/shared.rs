@@ -32,15 +32,23 @@ pub struct SharedCluster {
     /// Lists the workers' stats before any worker has made its own copy.
     _listed: Arc<ClusterStats>,
     pub(crate) membership: Arc<MembershipStats>,
-    /// Numbers the upstream connections of the process.
+    pub(crate) process: ProcessWide,
+}
+
+/// What all clusters of the process have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct ProcessWide {
+    /// Numbers the upstream connections.
     pub(crate) connection_ids: Arc<AtomicU64>,
+    /// The zone that the proxy is in; empty if it is in none.
+    pub(crate) local_zone: Arc<str>,
 }
 
 impl SharedCluster {
     pub(crate) fn new(
         info: ClusterInfo,
         store: &Store,
-        connection_ids: Arc<AtomicU64>,
+        process: ProcessWide,
     ) -> SharedCluster {
         let scope = scope(&info);
         let breakers = Breakers::new(
@@ -55,7 +63,7 @@ impl SharedCluster {
             breakers: Arc::new(breakers),
             _listed: store.register(scope.clone()),
             membership,
-            connection_ids,
+            process,
             info: Arc::new(info),
         }
     }

@@ -106,7 +106,8 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `cluster.<name>.{external,internal,canary}.*`: answers by where the request came from.
+    /// `cluster.<name>.{external,internal,canary}.*` and `cluster.<name>.zone.<from>.<to>.*`: answers by where the request came
+    /// from, and where it went.
     pub struct OriginStats {
         upstream_rq: ResponseCodes,
         upstream_rq_time: Lazy<Histogram>,

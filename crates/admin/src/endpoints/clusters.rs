@@ -266,7 +266,7 @@ static_resources:
             format: Format::Yaml,
         };
         let loaded = load_texts(&[source], false).unwrap();
-        let manager = ClusterManager::build(&loaded.bootstrap, &Store::new()).unwrap();
+        let manager = ClusterManager::build(&loaded.bootstrap, "", &Store::new()).unwrap();
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {

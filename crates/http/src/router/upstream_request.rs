@@ -80,6 +80,9 @@ impl UpstreamRequest {
             }
             self.cluster.stats().canary.get().upstream_rq.record(status);
         }
+        if let Some(zone) = self.pick.zone_stats() {
+            zone.upstream_rq.record(status);
+        }
     }
 
     /// Notes that the connection failed the request. Of a host that has already done well, only a gRPC call can still
@@ -155,6 +158,9 @@ impl UpstreamRequest {
             if let Some(stats) = &self.also.alternative {
                 stats.canary.get().upstream_rq_time.get().record(time);
             }
+        }
+        if let Some(zone) = self.pick.zone_stats() {
+            zone.upstream_rq_time.get().record(time);
         }
         self.also.record_time(time);
     }

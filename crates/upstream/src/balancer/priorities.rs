@@ -140,12 +140,18 @@ impl LoadBalancer for Priorities {
 
 impl PriorityLevel {
     fn new(hosts: &PriorityHosts, panic: bool, config: &BalancerConfig, slots: &mut Slots) -> Self {
-        let mut tier = |usable: fn(HealthStatus) -> bool| Tier::new(hosts, usable, config, slots);
         if panic {
+            // Nor do the weights of localities count.
+            let config = BalancerConfig {
+                locality_weighted: false,
+                ..config.clone()
+            };
             PriorityLevel::Panic {
-                all: tier(|_| true),
+                all: Tier::new(hosts, |_| true, &config, slots),
             }
         } else {
+            let mut tier =
+                |usable: fn(HealthStatus) -> bool| Tier::new(hosts, usable, config, slots);
             PriorityLevel::Normal {
                 healthy: tier(|health| health == HealthStatus::Healthy),
                 degraded: tier(|health| health == HealthStatus::Degraded),

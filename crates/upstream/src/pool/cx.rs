@@ -3,7 +3,6 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use outrider_codec::ClientOptions;
@@ -12,7 +11,9 @@ use outrider_net::WorkerCx;
 
 use crate::Breakers;
 use crate::ClusterInfo;
+use crate::OriginStats;
 use crate::SharedCluster;
+use crate::shared::ProcessWide;
 use crate::shared::scope;
 use crate::stats::ClusterStats;
 
@@ -23,7 +24,7 @@ pub(crate) struct PoolCx {
     pub(crate) stats: Arc<ClusterStats>,
     pub(crate) breakers: Arc<Breakers>,
     pub(crate) worker: Rc<WorkerCx>,
-    connection_ids: Arc<AtomicU64>,
+    process: ProcessWide,
     http1: OnceCell<Rc<ClientOptions>>,
     http2: OnceCell<Rc<ClientOptions>>,
 }
@@ -34,7 +35,7 @@ impl PoolCx {
             info: shared.info.clone(),
             stats: worker.store.register(scope(&shared.info)),
             breakers: shared.breakers.clone(),
-            connection_ids: shared.connection_ids.clone(),
+            process: shared.process.clone(),
             worker,
             http1: OnceCell::new(),
             http2: OnceCell::new(),
@@ -62,9 +63,19 @@ impl PoolCx {
         })
     }
 
+    /// `cluster.<name>.zone.<from>.<to>.*` of the hosts in `zone`; none if they or the proxy are in no zone.
+    pub(super) fn zone_stats(&self, zone: &str) -> Option<Arc<OriginStats>> {
+        let local = &self.process.local_zone;
+        if local.is_empty() || zone.is_empty() {
+            return None;
+        }
+        let scope = scope(&self.info).name("zone").name(local).name(zone);
+        Some(self.worker.store.register(scope))
+    }
+
     /// A number for a new connection, unlike any other's of this process.
     pub(super) fn connection_id(&self) -> u64 {
-        self.connection_ids.fetch_add(1, Relaxed)
+        self.process.connection_ids.fetch_add(1, Relaxed)
     }
 }
 

@@ -15,6 +15,7 @@ mod task;
 mod tests;
 
 use std::cell::Cell;
+use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -25,6 +26,7 @@ use http::Version;
 use outrider_codec::StreamError;
 
 use crate::Host;
+use crate::OriginStats;
 use crate::Permit;
 use crate::Priority;
 use crate::Resource;
@@ -90,6 +92,8 @@ pub(crate) struct HostPools {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
     pools: RefCell<Vec<Rc<Pool>>>,
+    /// Listed from the host's first answer on.
+    zone_stats: OnceCell<Option<Arc<OriginStats>>>,
 }
 
 impl HostPools {
@@ -98,7 +102,14 @@ impl HostPools {
             cx,
             host,
             pools: RefCell::default(),
+            zone_stats: OnceCell::new(),
         })
+    }
+
+    /// `cluster.<name>.zone.<from>.<to>.*`, if both the proxy and the host are in a zone.
+    pub(crate) fn zone_stats(&self) -> Option<&OriginStats> {
+        let make = || self.cx.zone_stats(&self.host.locality().zone);
+        self.zone_stats.get_or_init(make).as_deref()
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {

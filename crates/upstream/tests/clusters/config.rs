@@ -50,7 +50,7 @@ fn typed(options: &str) -> String {
 }
 
 fn errors(clusters: &[String]) -> String {
-    let errors = ClusterManager::build(&bootstrap(clusters), &Store::new()).unwrap_err();
+    let errors = ClusterManager::build(&bootstrap(clusters), "", &Store::new()).unwrap_err();
     errors.to_string()
 }
 
@@ -191,6 +191,7 @@ fn both_spellings_of_http_options_mean_the_same() {
     ] {
         let manager = ClusterManager::build(
             &bootstrap(&[cluster(&format!("{one}, {fields}"))]),
+            "",
             &Store::new(),
         );
         let info = manager.unwrap().view()[0].info.clone();
@@ -201,7 +202,8 @@ fn both_spellings_of_http_options_mean_the_same() {
 #[test]
 fn defaults_are_envoys() {
     let fields = format!("alt_stat_name: other, {}", hosts(&["1.2.3.4"]));
-    let manager = ClusterManager::build(&bootstrap(&[cluster(&fields)]), &Store::new()).unwrap();
+    let manager =
+        ClusterManager::build(&bootstrap(&[cluster(&fields)]), "", &Store::new()).unwrap();
     let info = manager.view()[0].info.clone();
     assert_eq!((&*info.name, &*info.observability_name), ("x", "other"));
     assert_eq!(info.connect_timeout.as_secs(), 5);
