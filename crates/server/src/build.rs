@@ -24,7 +24,7 @@ pub(crate) struct Plan {
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) listeners: Vec<Arc<ListenerPlan>>,
     /// Builds listeners later on.
-    pub(crate) listener_factory: ListenerFactory,
+    pub(crate) listener_factory: Arc<ListenerFactory>,
 }
 
 /// The downstream connections of all listeners, counted.
@@ -56,9 +56,9 @@ impl Plan {
     pub(crate) fn build(
         bootstrap: &Bootstrap,
         options: &Options,
-        runtime: &Rc<Runtime>,
+        runtime: &Arc<Runtime>,
         store: &Arc<Store>,
-        log_files: &Rc<LogFiles>,
+        log_files: &Arc<LogFiles>,
     ) -> Result<Plan, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let resources = bootstrap.static_resources.as_ref();
@@ -72,7 +72,7 @@ impl Plan {
             resources.map_or(&[], |resources| &resources.listeners);
         log::info!(target: "config", "loading {} listener(s)", messages.len());
         let global = runtime.number("overload.global_downstream_max_connections");
-        let listener_factory = ListenerFactory {
+        let listener_factory = Arc::new(ListenerFactory {
             store: store.clone(),
             log_files: log_files.clone(),
             node_cluster: first_of(&node.cluster, &options.service_cluster).to_owned(),
@@ -83,7 +83,7 @@ impl Plan {
                 admin: ConnectionLimit::new(u64::MAX),
             },
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
-        };
+        });
         let path = FieldPath::root()
             .field("static_resources")
             .field("listeners");

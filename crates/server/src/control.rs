@@ -1,6 +1,7 @@
 //! The process as the admin server sees and steers it.
 
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,6 +29,7 @@ use crate::listener_manager::ListenerManager;
 use crate::listener_plan::ListenerFactory;
 use crate::logging::Level;
 use crate::logging::Logging;
+use crate::reload::Reloader;
 use crate::runtime::Runtime;
 use crate::worker_listeners::DrainMode;
 use crate::worker_listeners::DrainPlan;
@@ -38,14 +40,15 @@ pub(crate) struct Control {
     pub(crate) options: Options,
     pub(crate) logging: Arc<Logging>,
     pub(crate) started: Instant,
-    pub(crate) config: dump::Source,
+    pub(crate) config: RefCell<dump::Source>,
     pub(crate) node: Value,
     pub(crate) clusters: Arc<ClusterManager>,
-    pub(crate) runtime: Rc<Runtime>,
-    pub(crate) log_files: Rc<LogFiles>,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) log_files: Arc<LogFiles>,
     pub(crate) stats: ProcessStats,
     pub(crate) listeners: ListenerManager,
-    pub(crate) listener_factory: ListenerFactory,
+    pub(crate) listener_factory: Arc<ListenerFactory>,
+    pub(crate) reloader: Reloader,
     pub(crate) phase: Cell<Phase>,
     pub(crate) health_checks_fail: Cell<bool>,
     pub(crate) draining: Cell<bool>,
@@ -113,7 +116,7 @@ impl ServerControl for Handle {
     }
 
     fn config_dump(&self) -> ConfigDump {
-        self.0.config.dump()
+        self.0.config.borrow().dump()
     }
 
     fn normalize_path(&self, path: &str) -> Option<String> {
@@ -167,10 +170,9 @@ impl ServerControl for Handle {
 
     fn fail_health_checks(&self, fail: bool) {
         self.0.health_checks_fail.set(fail);
-        let how = if fail {
-            DrainMode::Immediate
-        } else {
-            DrainMode::Cancel
+        let how = match fail {
+            true => DrainMode::Immediate,
+            false => DrainMode::Cancel,
         };
         let which = ListenerSelection::DefaultDrainType;
         self.0.listeners.drain(which, how);
@@ -205,6 +207,14 @@ impl ServerControl for Handle {
 }
 
 impl Control {
+    /// Has listeners that came while health checks fail drain like the others.
+    pub(crate) fn follow_health_check_drain(&self) {
+        if self.health_checks_fail.get() {
+            let which = ListenerSelection::DefaultDrainType;
+            self.listeners.drain(which, DrainMode::Immediate);
+        }
+    }
+
     /// What `/ready` says.
     pub(crate) fn state(&self) -> ServerState {
         match self.phase.get() {

@@ -29,6 +29,11 @@ impl Source {
         Source { wire, loaded_at }
     }
 
+    /// The bootstrap as protobuf bytes.
+    pub(crate) fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
     /// What `/config_dump` shows.
     pub(crate) fn dump(&self) -> ConfigDump {
         // The bytes are those that the bootstrap was decoded from, so they can be read again.

@@ -100,6 +100,16 @@ impl ListenerManager {
             .cloned()
     }
 
+    /// The listeners that the config gives no name.
+    pub(crate) fn nameless(&self) -> Vec<Arc<ListenerPlan>> {
+        let active = self.active.borrow();
+        active
+            .iter()
+            .filter(|plan| plan.is_nameless)
+            .cloned()
+            .collect()
+    }
+
     /// The names of all listeners.
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
         let active = self.active.borrow();

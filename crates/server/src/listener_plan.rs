@@ -37,13 +37,16 @@ use crate::build::Connections;
 use crate::runtime::Runtime;
 
 /// A listener, and what serves its filter chains.
+#[derive(Clone)]
 pub(crate) struct ListenerPlan {
     pub(crate) config: Arc<ListenerConfig>,
     pub(crate) limits: Limits,
     /// By filter chain number.
     pub(crate) chains: Vec<Arc<ChainPlan>>,
-    /// The listener's message without its filter chains, as protobuf bytes.
+    /// The listener's message without its name and filter chains, as protobuf bytes.
     settings: Vec<u8>,
+    /// The config gives it no name: `config` has a made-up one.
+    pub(crate) is_nameless: bool,
 }
 
 /// A filter chain, and what serves its connections.
@@ -66,10 +69,10 @@ enum ChainHandler {
 /// What listeners are built with, at start-up and whenever the config changes.
 pub(crate) struct ListenerFactory {
     pub(crate) store: Arc<Store>,
-    pub(crate) log_files: Rc<LogFiles>,
+    pub(crate) log_files: Arc<LogFiles>,
     pub(crate) node_cluster: String,
     pub(crate) node_id: String,
-    pub(crate) runtime: Rc<Runtime>,
+    pub(crate) runtime: Arc<Runtime>,
     pub(crate) connections: Connections,
     pub(crate) prefers_ipv6: bool,
 }
@@ -180,13 +183,15 @@ impl ListenerFactory {
             limits,
             chains,
             settings: settings_of(message),
+            is_nameless: message.name.is_empty(),
         })
     }
 }
 
-/// The message without its filter chains.
+/// The message without its name and filter chains.
 fn settings_of(message: &listener::Listener) -> Vec<u8> {
     let settings = listener::Listener {
+        name: String::new(),
         filter_chains: Vec::new(),
         default_filter_chain: None,
         ..message.clone()
@@ -227,19 +232,21 @@ fn refuse_unsupported(message: &listener::Listener, path: &FieldPath, errors: &m
 }
 
 impl ListenerPlan {
-    /// Takes over from `running`, the listener of the same name, what did not change: its filter chains go on with their
-    /// connections. Those that differ in their routes only go on, too, and their new routes are added to `routes`. Tells
-    /// what is left to change.
-    pub(crate) fn take_over(
-        &mut self,
+    /// This listener with all of `running`, the listener of the same name, that did not change: its filter chains go on
+    /// with their connections. Those that differ in their routes only go on, too, and their new routes are added to
+    /// `routes`. Also tells what is left to change.
+    pub(crate) fn taking_over(
+        &self,
         running: &ListenerPlan,
         routes: &mut Vec<RouteChange>,
-    ) -> ListenerChange {
+    ) -> (ListenerPlan, ListenerChange) {
+        let mut plan = self.clone();
+        plan.is_nameless = running.is_nameless;
         if self.settings != running.settings {
-            return ListenerChange::Whole;
+            return (plan, ListenerChange::Whole);
         }
-        self.limits = running.limits.clone();
-        for chain in &mut self.chains {
+        plan.limits = running.limits.clone();
+        for chain in &mut plan.chains {
             let same = (running.chains.iter()).find(|other| other.settings == chain.settings);
             let Some(same) = same else {
                 continue;
@@ -260,14 +267,21 @@ impl ListenerPlan {
                 });
             }
         }
-        let pairs = self.chains.iter().zip(&running.chains);
-        let unchanged = self.chains.len() == running.chains.len()
-            && pairs.clone().all(|(new, old)| new.is_served_like(old));
-        if unchanged {
-            ListenerChange::Routes
-        } else {
-            ListenerChange::FilterChains
-        }
+        let mut pairs = plan.chains.iter().zip(&running.chains);
+        let unchanged = plan.chains.len() == running.chains.len()
+            && pairs.all(|(new, old)| new.is_served_like(old));
+        let change = match unchanged {
+            true => ListenerChange::Routes,
+            false => ListenerChange::FilterChains,
+        };
+        (plan, change)
+    }
+
+    /// Whether its first address is the one of `message`.
+    pub(crate) fn has_address_of(&self, message: &listener::Listener) -> bool {
+        let address = message.address.as_ref();
+        let address = address.and_then(|address| Address::build(address, &FieldPath::root()).ok());
+        address.is_some_and(|address| address == self.config.address)
     }
 }
 

@@ -1,6 +1,5 @@
 //! `layered_runtime`: values that operators override, in layers; the last layer that has a key wins.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use outrider_admin::NoAdminLayer;
@@ -23,7 +22,7 @@ pub(crate) struct Runtime {
 struct Layer {
     name: String,
     /// By key, as `/runtime` prints them.
-    values: RefCell<BTreeMap<String, String>>,
+    values: std::sync::Mutex<BTreeMap<String, String>>,
     is_admin: bool,
 }
 
@@ -66,7 +65,7 @@ impl Runtime {
             }
             layers.push(Layer {
                 name: layer.name.clone(),
-                values: RefCell::new(values),
+                values: std::sync::Mutex::new(values),
                 is_admin,
             });
         }
@@ -75,11 +74,14 @@ impl Runtime {
 
     /// The value of a key as a number that is not negative.
     pub(crate) fn number(&self, key: &str) -> Option<u64> {
-        let value = self
-            .layers
-            .iter()
-            .rev()
-            .find_map(|layer| layer.values.borrow().get(key).cloned())?;
+        let value = self.layers.iter().rev().find_map(|layer| {
+            layer
+                .values
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .get(key)
+                .cloned()
+        })?;
         value.parse().ok()
     }
 
@@ -94,7 +96,13 @@ impl Runtime {
             .layers
             .iter()
             .filter(|layer| layer.is_admin)
-            .map(|layer| layer.values.borrow().len());
+            .map(|layer| {
+                layer
+                    .values
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .len()
+            });
         (self.view().entries.len(), overrides.sum())
     }
 
@@ -102,7 +110,12 @@ impl Runtime {
     pub(crate) fn view(&self) -> RuntimeView {
         let mut entries: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (index, layer) in self.layers.iter().enumerate() {
-            for (key, value) in layer.values.borrow().iter() {
+            for (key, value) in layer
+                .values
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .iter()
+            {
                 let values = entries
                     .entry(key.clone())
                     .or_insert_with(|| vec![String::new(); self.layers.len()]);
@@ -122,7 +135,10 @@ impl Runtime {
             .iter()
             .find(|layer| layer.is_admin)
             .ok_or(NoAdminLayer)?;
-        let mut overrides = layer.values.borrow_mut();
+        let mut overrides = layer
+            .values
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for (key, value) in values {
             if value.is_empty() {
                 overrides.remove(key);

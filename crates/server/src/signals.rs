@@ -1,4 +1,4 @@
-//! Signals: SIGTERM and SIGINT end the process, SIGUSR1 opens log files anew, SIGHUP is logged and eaten, as in Envoy.
+//! Signals: SIGTERM and SIGINT end the process, SIGUSR1 opens log files again, SIGHUP reloads the config.
 //! SIGPIPE is ignored by Rust's own start-up code.
 
 use std::io;
@@ -9,6 +9,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
 use crate::control::Control;
+use crate::reload::Trigger;
 
 /// The signals that are listened to from now on.
 pub(crate) struct Signals {
@@ -35,7 +36,10 @@ impl Signals {
             tokio::select! {
                 Some(()) = self.terminate.recv() => return log::warn!(target: "main", "caught SIGTERM"),
                 Some(()) = self.interrupt.recv() => return log::warn!(target: "main", "caught SIGINT"),
-                Some(()) = self.hangup.recv() => log::warn!(target: "main", "caught and eating SIGHUP"),
+                Some(()) = self.hangup.recv() => {
+                    log::info!(target: "main", "caught SIGHUP. Reloading the config.");
+                    control.reloader.request(Trigger::Signal);
+                }
                 Some(()) = self.user1.recv() => {
                     log::info!(target: "main", "caught SIGUSR1. Reopening access logs.");
                     control.reopen_logs();

@@ -4,6 +4,7 @@
 //! accepted: whatever can go wrong at start-up ends the process with exit code 1 while nothing depends on it yet.
 
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -50,6 +51,8 @@ use crate::listener_manager::ListenerManager;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
 use crate::logging::Logging;
+use crate::reload;
+use crate::reload::Reloader;
 use crate::runtime::Runtime;
 use crate::signals::Signals;
 use crate::worker::Worker;
@@ -80,9 +83,9 @@ impl fmt::Display for Fatal {
 struct Built {
     plan: Plan,
     admin: AdminConfig,
-    runtime: Rc<Runtime>,
+    runtime: Arc<Runtime>,
     store: Arc<Store>,
-    log_files: Rc<LogFiles>,
+    log_files: Arc<LogFiles>,
     admin_logs: Vec<AccessLog>,
     loaded: Loaded,
     flush_interval: Duration,
@@ -132,12 +135,7 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
 
 /// Reads the config and builds all of it.
 fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
-    let sources = Sources {
-        config_path: (!options.config_path.is_empty()).then(|| options.config_path.clone().into()),
-        config_yaml: (!options.config_yaml.is_empty()).then(|| options.config_yaml.clone()),
-        allow_unknown_static_fields: options.allow_unknown_static_fields,
-    };
-    let loaded = load(&sources)?;
+    let loaded = load(&options.sources())?;
     if !options.skip_deprecated_logs {
         for warning in &loaded.warnings {
             log::warn!(target: "misc", "{warning}");
@@ -149,7 +147,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     let root = FieldPath::root();
     let layers = bootstrap.layered_runtime.clone().unwrap_or_default();
     let runtime = Runtime::build(&layers, &root.field("layered_runtime")).map_err(diagnose)?;
-    let runtime = Rc::new(runtime);
+    let runtime = Arc::new(runtime);
     let stats_config = bootstrap.stats_config.clone().unwrap_or_default();
     let stats = outrider_stats::Options::build(
         &stats_config,
@@ -164,7 +162,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         },
         &store,
     );
-    let log_files = Rc::new(log_files);
+    let log_files = Arc::new(log_files);
     let admin = bootstrap.admin.clone().unwrap_or_default();
     let admin_logs =
         admin_log::build(&admin, &root.field("admin"), &log_files).map_err(diagnose)?;
@@ -225,7 +223,8 @@ impl Process {
             flush_interval,
         } = built;
         // What was read is many times as large as what was built of it. Its memory is given back once workers run.
-        let control = self.control(plan, runtime, log_files, loaded);
+        let (reloader, reloads) = Reloader::new(&store);
+        let control = self.control(plan, runtime, loaded, (log_files, reloader));
         let clusters = control.clusters.clone();
         let timers = Timers::new();
         tokio::task::spawn_local(timers.clone().run());
@@ -268,6 +267,7 @@ impl Process {
             workers = started => workers?,
         };
         allocator::give_back();
+        tokio::task::spawn_local(reload::run(control.clone(), reloads));
         log::info!(target: "main", "starting main dispatch loop");
         ended.await;
         log::info!(target: "main", "shutting down server instance");
@@ -305,9 +305,9 @@ impl Process {
     fn control(
         self,
         plan: Plan,
-        runtime: Rc<Runtime>,
-        log_files: Rc<LogFiles>,
+        runtime: Arc<Runtime>,
         loaded: Loaded,
+        (log_files, reloader): (Arc<LogFiles>, Reloader),
     ) -> Rc<Control> {
         let stats = self.stats;
         if let Some(version) = loaded.bootstrap.stats_server_version_override {
@@ -333,10 +333,11 @@ impl Process {
             listeners: self.listeners,
             listener_factory: plan.listener_factory,
             node: dump::node(loaded.bootstrap.node.as_ref(), &self.options),
-            config: dump::Source::new(loaded.wire.clone(), SystemTime::now()),
+            config: RefCell::new(dump::Source::new(loaded.wire.clone(), SystemTime::now())),
             clusters: plan.clusters.clone(),
             runtime,
             log_files,
+            reloader,
             phase: Cell::new(Phase::Clusters),
             health_checks_fail: Cell::new(false),
             draining: Cell::new(false),

@@ -3,7 +3,6 @@
 //! Each file has a thread of its own: one that stands still (a full pipe, a slow disk) holds up no other. What waits for
 //! it is bounded; beyond that lines are dropped and counted.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -11,6 +10,9 @@ use std::io;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -81,7 +83,8 @@ pub struct LogFiles {
     options: FlushOptions,
     stats: Arc<FilesystemStats>,
     access_log_stats: Arc<AccessLogStats>,
-    files: RefCell<HashMap<Destination, Arc<LogFile>>>,
+    /// Locked while something is built and while files are opened again, never on behalf of a request.
+    files: Mutex<HashMap<Destination, Arc<LogFile>>>,
 }
 
 /// One open file: what workers hold of it.
@@ -111,13 +114,13 @@ impl LogFiles {
             options,
             stats: store.register(Scope::new("filesystem")),
             access_log_stats: store.register(Scope::new("access_log")),
-            files: RefCell::default(),
+            files: Mutex::default(),
         }
     }
 
     /// Opens `destination`, or gives the file that is already open.
     pub(crate) fn open(&self, destination: Destination) -> Result<Arc<LogFile>, String> {
-        if let Some(file) = self.files.borrow().get(&destination) {
+        if let Some(file) = self.lock().get(&destination) {
             return Ok(Arc::clone(file));
         }
         let output = Output::open(&destination).map_err(|error| unable(&destination, &error))?;
@@ -141,15 +144,20 @@ impl LogFiles {
             reopen,
             messages,
         });
-        self.files
-            .borrow_mut()
-            .insert(destination, Arc::clone(&file));
+        let mut files = self.lock();
+        // Logs that a replaced config had: their writers write what they have, and end.
+        files.retain(|_, file| Arc::strong_count(file) > 1);
+        files.insert(destination, Arc::clone(&file));
         Ok(file)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, Arc<LogFile>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens every file again, for whoever rotates them (SIGUSR1).
     pub fn reopen(&self) {
-        for file in self.files.borrow().values() {
+        for file in self.lock().values() {
             file.reopen.store(true, Ordering::Relaxed);
             // A writer with messages waiting needs no waking.
             file.messages.try_send(Message::Wake).ok();
@@ -158,7 +166,7 @@ impl LogFiles {
 
     /// Waits, for a short while, until all that was handed over is written. Workers must have ended before.
     pub fn finish(&self) {
-        for file in self.files.borrow().values() {
+        for file in self.lock().values() {
             let (done, wait) = mpsc::channel();
             if file.messages.try_send(Message::End(done)).is_ok() {
                 // After the wait there is nobody left to tell.

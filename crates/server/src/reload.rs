@@ -1,0 +1,256 @@
+//! Reload of the config file while the proxy serves.
+//!
+//! All of the new file is checked and built, beside what runs, before anything changes: if anything is wrong, nothing
+//! changes. Then new and changed clusters look for their first hosts, and only when they have them do routes, filter
+//! chains and listeners change. Clusters that went are kept until the connections that may use them have drained.
+
+mod difference;
+mod outcome;
+mod prepare;
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use std::time::SystemTime;
+
+use outrider_config::Diagnostics;
+use outrider_stats::Counter;
+use outrider_stats::Scope;
+use outrider_stats::Store;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+pub(crate) use outcome::Outcome;
+pub(crate) use outcome::Trigger;
+
+use crate::control::Control;
+use crate::dump;
+use crate::listener_manager::PreparedListeners;
+use crate::listener_plan::ListenerChange;
+use crate::listener_plan::RouteChange;
+use crate::reload::outcome::Changes;
+use crate::reload::prepare::Prepared;
+
+/// So many outcomes are kept for `GET /reload`.
+const KEPT_OUTCOMES: usize = 20;
+
+outrider_stats::group! {
+    /// `reload.*`: listed from the first reload on, since Envoy has none.
+    pub(crate) struct ReloadStats {
+        update_attempt: Counter,
+        update_rejected: Counter,
+        update_success: Counter,
+    }
+}
+
+/// Reloads the config when asked to, one reload after the other.
+pub(crate) struct Reloader {
+    requests: mpsc::UnboundedSender<Request>,
+    outcomes: RefCell<VecDeque<Rc<Outcome>>>,
+    /// Clusters that the config no longer has, and that connections which drain may still use.
+    retiring: RefCell<HashSet<Arc<str>>>,
+    stats: Arc<ReloadStats>,
+}
+
+/// Somebody wants the config reloaded.
+pub(crate) struct Request {
+    trigger: Trigger,
+    answer: Option<oneshot::Sender<Rc<Outcome>>>,
+}
+
+impl Reloader {
+    /// A reloader, and the requests that [`run`] is to obey.
+    pub(crate) fn new(store: &Store) -> (Reloader, mpsc::UnboundedReceiver<Request>) {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let reloader = Reloader {
+            requests,
+            outcomes: RefCell::default(),
+            retiring: RefCell::default(),
+            stats: store.register_unlisted(Scope::new("reload")),
+        };
+        (reloader, inbox)
+    }
+
+    /// Asks for a reload. One that is under way is finished first.
+    pub(crate) fn request(&self, trigger: Trigger) {
+        self.send(Request {
+            trigger,
+            answer: None,
+        });
+    }
+
+    /// Asks for a reload, and waits for what comes of it; nothing when the process ends before.
+    pub(crate) async fn request_and_wait(&self, trigger: Trigger) -> Option<Rc<Outcome>> {
+        let (answer, outcome) = oneshot::channel();
+        self.send(Request {
+            trigger,
+            answer: Some(answer),
+        });
+        outcome.await.ok()
+    }
+
+    fn send(&self, request: Request) {
+        // Nobody listens any more when the process ends.
+        let _ = self.requests.send(request);
+    }
+
+    /// The last outcomes, the newest first.
+    pub(crate) fn outcomes(&self) -> Vec<Rc<Outcome>> {
+        self.outcomes.borrow().iter().cloned().collect()
+    }
+
+    fn keep(&self, outcome: Rc<Outcome>) {
+        let mut outcomes = self.outcomes.borrow_mut();
+        outcomes.truncate(KEPT_OUTCOMES - 1);
+        outcomes.push_front(outcome);
+    }
+}
+
+/// Obeys `requests` for as long as the process serves. Requests that came during a reload make one more together.
+pub(crate) async fn run(control: Rc<Control>, mut requests: mpsc::UnboundedReceiver<Request>) {
+    while let Some(first) = requests.recv().await {
+        let mut together = vec![first];
+        while let Ok(more) = requests.try_recv() {
+            together.push(more);
+        }
+        let trigger = together
+            .first()
+            .map_or(Trigger::Signal, |first| first.trigger);
+        let outcome = Rc::new(reload(&control, trigger).await);
+        outcome.log();
+        control.reloader.keep(outcome.clone());
+        for answer in together.into_iter().filter_map(|request| request.answer) {
+            // Who asked may have left.
+            let _ = answer.send(outcome.clone());
+        }
+    }
+}
+
+async fn reload(control: &Rc<Control>, trigger: Trigger) -> Outcome {
+    let (at, started) = (SystemTime::now(), Instant::now());
+    let stats = &control.reloader.stats;
+    stats.update_attempt.inc();
+    let result = match prepare::prepare(control).await {
+        Ok(prepared) => put_in_place(control, prepared).await,
+        Err(errors) => Err(errors),
+    };
+    match &result {
+        Ok(_) => stats.update_success.inc(),
+        Err(_) => stats.update_rejected.inc(),
+    }
+    Outcome {
+        trigger,
+        at,
+        took: started.elapsed(),
+        result,
+    }
+}
+
+/// Puts what was prepared in the place of what runs.
+async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Changes, Diagnostics> {
+    let mut changes = Changes::default();
+    let mut listeners = PreparedListeners::new();
+    let routes = compare_listeners(control, &prepared, &mut listeners, &mut changes);
+    let unbound = |error: outrider_net::BindError| prepare::failed(error.to_string());
+    control.listeners.bind(&mut listeners).map_err(unbound)?;
+    changes.clusters = prepared.cluster_changes;
+
+    let warming = control.clusters.warm(prepared.clusters);
+    warming.warmed().await;
+
+    control.listeners.listen(&listeners).map_err(unbound)?;
+    {
+        let mut retiring = control.reloader.retiring.borrow_mut();
+        for name in changes
+            .clusters
+            .added
+            .iter()
+            .chain(&changes.clusters.changed)
+        {
+            retiring.remove(name.as_str());
+        }
+        retiring.extend(
+            changes
+                .clusters
+                .removed
+                .iter()
+                .map(|name| Arc::from(name.as_str())),
+        );
+    }
+    control.clusters.replace(warming, &[]);
+    control.listeners.activate(&listeners);
+    routes.into_iter().for_each(RouteChange::apply);
+    let draining = control.listeners.send(listeners);
+    control.follow_health_check_drain();
+    control
+        .config
+        .replace(dump::Source::new(prepared.wire, SystemTime::now()));
+
+    let removed: Vec<Arc<str>> = (changes.clusters.removed.iter())
+        .map(|name| Arc::from(name.as_str()))
+        .collect();
+    let control = control.clone();
+    tokio::task::spawn_local(async move {
+        draining.ended().await;
+        control.retire_clusters(&removed);
+    });
+    Ok(changes)
+}
+
+/// Sorts the listeners of the new config by what has to be done, and tells what routes change.
+fn compare_listeners(
+    control: &Control,
+    prepared: &Prepared,
+    listeners: &mut PreparedListeners,
+    changes: &mut Changes,
+) -> Vec<RouteChange> {
+    let mut routes = Vec::new();
+    let mut kept = HashSet::new();
+    for plan in &prepared.listeners {
+        let name = plan.config.name.clone();
+        kept.insert(name.clone());
+        let Some(running) = control.listeners.find(&name) else {
+            changes.listeners.added.push(name.to_string());
+            listeners.set(plan.clone(), ListenerChange::Whole);
+            continue;
+        };
+        let routes_before = routes.len();
+        let (plan, change) = plan.taking_over(&running, &mut routes);
+        let same_routes = routes.len() == routes_before;
+        if !same_routes {
+            changes.routes.push(name.to_string());
+        }
+        match change {
+            ListenerChange::Routes if same_routes => continue,
+            ListenerChange::Routes => {}
+            ListenerChange::FilterChains => changes.filter_chains.push(name.to_string()),
+            ListenerChange::Whole => changes.listeners.changed.push(name.to_string()),
+        }
+        listeners.set(Arc::new(plan), change);
+    }
+    for name in control.listeners.names() {
+        if !kept.contains(&name) {
+            changes.listeners.removed.push(name.to_string());
+            listeners.remove(&name);
+        }
+    }
+    routes
+}
+
+impl Control {
+    /// Takes away the clusters of these names, unless the config has them again.
+    fn retire_clusters(&self, names: &[Arc<str>]) {
+        let mut retiring = self.reloader.retiring.borrow_mut();
+        let gone: Vec<Arc<str>> = names
+            .iter()
+            .filter(|name| retiring.remove(*name))
+            .cloned()
+            .collect();
+        if !gone.is_empty() {
+            self.clusters.replace(self.clusters.warm(Vec::new()), &gone);
+        }
+    }
+}

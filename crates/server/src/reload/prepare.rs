@@ -1,0 +1,170 @@
+//! Reading, checking and building a new config, on a thread of its own: DNS, the admin port and signals go on.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use outrider_config::Diagnostic;
+use outrider_config::Diagnostics;
+use outrider_config::FieldPath;
+use outrider_config::Sources;
+use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
+use outrider_config::api::envoy::config::bootstrap::v3::bootstrap::StaticResources;
+use outrider_upstream::BuiltCluster;
+use outrider_upstream::ClusterManager;
+use outrider_upstream::ClusterNames;
+use prost::Message as _;
+use tokio::sync::oneshot;
+
+use crate::allocator;
+use crate::control::Control;
+use crate::listener_plan::ListenerFactory;
+use crate::listener_plan::ListenerPlan;
+use crate::reload::difference::refuse_unchangeable;
+use crate::reload::outcome::NameChanges;
+
+/// A new config without errors, built and not running.
+pub(super) struct Prepared {
+    /// The new bootstrap as protobuf bytes.
+    pub(super) wire: Vec<u8>,
+    /// Clusters that are new or changed.
+    pub(super) clusters: Vec<BuiltCluster>,
+    pub(super) cluster_changes: NameChanges,
+    /// All listeners.
+    pub(super) listeners: Vec<Arc<ListenerPlan>>,
+}
+
+/// What is needed to build a config, apart from the config.
+struct Builder {
+    sources: Sources,
+    running: Vec<u8>,
+    clusters: Arc<ClusterManager>,
+    listeners: Arc<ListenerFactory>,
+    /// Running listeners whose config has no name, with the names that were made up for them.
+    nameless: Vec<Arc<ListenerPlan>>,
+}
+
+/// Reads and builds the config anew, beside the running one.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(super) async fn prepare(control: &Rc<Control>) -> Result<Prepared, Diagnostics> {
+    let builder = Builder {
+        sources: control.options.sources(),
+        running: control.config.borrow().wire().to_vec(),
+        clusters: control.clusters.clone(),
+        listeners: control.listener_factory.clone(),
+        nameless: control.listeners.nameless(),
+    };
+    let (send, built) = oneshot::channel();
+    let thread = thread::Builder::new().name("reload".to_owned());
+    let spawned = thread.spawn(move || {
+        let built = builder.build();
+        allocator::give_back();
+        // The process ends when nobody waits for it.
+        let _ = send.send(built);
+    });
+    spawned.map_err(|error| failed(format!("cannot start a thread: {error}")))?;
+    built
+        .await
+        .unwrap_or_else(|_| Err(failed("building the config failed; see the log".to_owned())))
+}
+
+/// An error that is of no place in the config.
+pub(super) fn failed(message: String) -> Diagnostics {
+    Diagnostics(vec![Diagnostic {
+        position: None,
+        path: FieldPath::root(),
+        message,
+    }])
+}
+
+impl Builder {
+    fn build(self) -> Result<Prepared, Diagnostics> {
+        let mut loaded = outrider_config::load(&self.sources)?;
+        let diagnose = |errors| loaded.positions.diagnose(errors);
+        // The bytes are those that the running bootstrap was decoded from.
+        let running = Bootstrap::decode(self.running.as_slice()).unwrap_or_default();
+        refuse_unchangeable(&running, &loaded.bootstrap).map_err(diagnose)?;
+        let running = running.static_resources.unwrap_or_default();
+        let mut new = loaded.bootstrap.static_resources.take().unwrap_or_default();
+        self.name_listeners(&mut new);
+
+        let root = FieldPath::root().field("static_resources");
+        let mut errors = outrider_config::ConfigErrors::new();
+        let clusters = errors.collect(
+            self.clusters
+                .build_clusters(&new.clusters, &root.field("clusters")),
+        );
+        let mut names = ClusterNames::default();
+        new.clusters
+            .iter()
+            .for_each(|cluster| names.add(&cluster.name));
+        let listeners = errors.collect(self.listeners.build_all(
+            &new.listeners,
+            &root.field("listeners"),
+            &names,
+        ));
+        let (Some(clusters), Some(listeners)) = (clusters, listeners) else {
+            return Err(loaded.positions.diagnose(errors));
+        };
+        let (clusters, cluster_changes) = changed_clusters(clusters, &running, &new);
+        Ok(Prepared {
+            wire: loaded.wire,
+            clusters,
+            cluster_changes,
+            listeners,
+        })
+    }
+
+    /// Has listeners without a name go by the name that was made up for the running one of the same address.
+    fn name_listeners(&self, new: &mut StaticResources) {
+        for listener in new
+            .listeners
+            .iter_mut()
+            .filter(|listener| listener.name.is_empty())
+        {
+            let running = (self.nameless.iter()).find(|plan| plan.has_address_of(listener));
+            if let Some(plan) = running {
+                listener.name = plan.config.name.to_string();
+            }
+        }
+    }
+}
+
+/// Of the clusters that were built, those that differ from the running ones; and how.
+fn changed_clusters(
+    built: Vec<BuiltCluster>,
+    running: &StaticResources,
+    new: &StaticResources,
+) -> (Vec<BuiltCluster>, NameChanges) {
+    let mut before: HashMap<&str, _> = (running.clusters.iter())
+        .map(|cluster| (cluster.name.as_str(), cluster))
+        .collect();
+    let mut changes = NameChanges::default();
+    let mut changed = Vec::new();
+    for (built, message) in built.into_iter().zip(&new.clusters) {
+        match before.remove(message.name.as_str()) {
+            Some(running) if running == message => continue,
+            Some(_) => changes.changed.push(message.name.clone()),
+            None => changes.added.push(message.name.clone()),
+        }
+        changed.push(built);
+    }
+    changes.removed = before.into_keys().map(str::to_owned).collect();
+    changes.removed.sort();
+    (changed, changes)
+}
+
+impl crate::cli::Options {
+    /// Where the config comes from.
+    pub(crate) fn sources(&self) -> Sources {
+        Sources {
+            config_path: (!self.config_path.is_empty()).then(|| PathBuf::from(&self.config_path)),
+            config_yaml: (!self.config_yaml.is_empty()).then(|| self.config_yaml.clone()),
+            allow_unknown_static_fields: self.allow_unknown_static_fields,
+        }
+    }
+}
