@@ -28,7 +28,7 @@ if Path(sys.executable) != VENV and VENV.exists():
 import grpc  # noqa: E402
 
 sys.path.insert(0, str(HERE.parent))
-from harness.backends import Http1Backend  # noqa: E402
+from harness.backends import Http  # noqa: E402
 from harness.grpc_backend import GrpcBackend  # noqa: E402
 
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -196,7 +196,7 @@ def main():
     parser.add_argument("--large", action="store_true")
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        web, pod = Http1Backend("web", {}, folder), GrpcBackend("grpc", {}, folder)
+        web, pod = Http("web", {"codec": "http1"}, folder), GrpcBackend("grpc", {}, folder)
         web.start()
         config = Config(folder, web.port, pod.port, words.large)
         config.write(0)

@@ -1,5 +1,7 @@
 //! What the admin server needs of the process it runs in; the server crate provides it.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -36,6 +38,12 @@ pub trait ServerControl {
     /// Sets the level of one logger, or with `None` of all. Both are names that [`loggers`](Self::loggers) and Envoy
     /// know.
     fn set_log_level(&self, logger: Option<&str>, level: &str);
+
+    /// Reads the config again, and puts what changed in place.
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Reloaded>>>;
+
+    /// What came of the last reloads, the newest first, for `GET /reload`.
+    fn reloads(&self) -> Value;
 
     /// Opens log files anew.
     fn reopen_logs(&self);
@@ -169,4 +177,13 @@ pub struct DrainListeners {
     pub skip_exit: bool,
     /// Only listeners with `traffic_direction: INBOUND`.
     pub inbound_only: bool,
+}
+
+/// What came of a reload.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    /// Whether the new config is in place. If not, the one before is.
+    pub is_applied: bool,
+    /// What changed, or why nothing did.
+    pub report: Value,
 }

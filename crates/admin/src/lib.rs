@@ -31,6 +31,7 @@ pub use control::DrainListeners;
 pub use control::Dumped;
 pub use control::ListenerView;
 pub use control::NoAdminLayer;
+pub use control::Reloaded;
 pub use control::RuntimeView;
 pub use control::ServerControl;
 pub use control::ServerInfo;

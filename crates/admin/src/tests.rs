@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -34,6 +35,17 @@ impl Fake {
 }
 
 impl ServerControl for Fake {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = crate::Reloaded>>> {
+        Box::pin(std::future::ready(crate::Reloaded {
+            is_applied: false,
+            report: serde_json::json!({ "outcome": "rejected" }),
+        }))
+    }
+
+    fn reloads(&self) -> serde_json::Value {
+        serde_json::json!({ "reloads": [] })
+    }
+
     fn state(&self) -> ServerState {
         self.state.get().unwrap_or(ServerState::Live)
     }

@@ -1,6 +1,5 @@
 //! From the checked config to everything that runs, before a socket is touched.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_config::ConfigErrors;

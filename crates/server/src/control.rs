@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +13,7 @@ use outrider_admin::DrainListeners;
 use outrider_admin::ListenerView;
 use outrider_admin::NoAdminLayer;
 use outrider_admin::ProcessStats;
+use outrider_admin::Reloaded;
 use outrider_admin::RuntimeView;
 use outrider_admin::ServerControl;
 use outrider_admin::ServerInfo;
@@ -30,6 +33,7 @@ use crate::listener_plan::ListenerFactory;
 use crate::logging::Level;
 use crate::logging::Logging;
 use crate::reload::Reloader;
+use crate::reload::Trigger;
 use crate::runtime::Runtime;
 use crate::worker_listeners::DrainMode;
 use crate::worker_listeners::DrainPlan;
@@ -152,6 +156,28 @@ impl ServerControl for Handle {
             }
             None => self.0.logging.set_all(level),
         }
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Reloaded>>> {
+        let control = self.0.clone();
+        Box::pin(async move {
+            match control.reloader.request_and_wait(Trigger::Admin).await {
+                Some(outcome) => Reloaded {
+                    is_applied: outcome.is_success(),
+                    report: outcome.json(),
+                },
+                None => Reloaded {
+                    is_applied: false,
+                    report: Value::from("the process ends"),
+                },
+            }
+        })
+    }
+
+    fn reloads(&self) -> Value {
+        let outcomes = self.0.reloader.outcomes();
+        let outcomes: Vec<Value> = outcomes.iter().map(|outcome| outcome.json()).collect();
+        serde_json::json!({ "reloads": outcomes })
     }
 
     fn reopen_logs(&self) {

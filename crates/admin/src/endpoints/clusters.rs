@@ -270,11 +270,8 @@ static_resources:
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
-            tokio::select! {
-                biased;
-                () = manager.run() => {}
-                () = manager.initialized() => {}
-            }
+            manager.start();
+            manager.initialized().await;
         });
         manager.view().remove(0)
     }

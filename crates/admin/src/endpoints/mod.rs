@@ -8,6 +8,7 @@ mod listeners;
 mod logging;
 mod profilers;
 mod regular_expression;
+mod reload;
 mod runtime;
 mod server;
 mod stats;
@@ -220,6 +221,13 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         &[],
         lifecycle::ready,
     ),
+    Endpoint {
+        path: "/reload",
+        help: "read the config file again and apply it (POST); show what came of the last times",
+        parameters: &[],
+        mutates: false,
+        handle: Handler::Async(reload::reload),
+    },
     post(
         "/reopen_logs",
         "reopen access logs",

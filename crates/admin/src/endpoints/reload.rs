@@ -1,0 +1,22 @@
+//! `/reload`: has the config file read again, and shows what came of it. Envoy has no such endpoint.
+
+use std::rc::Rc;
+
+use super::Answer;
+use crate::Admin;
+use crate::request::Request;
+use crate::request_body::RequestBody;
+use crate::response::Response;
+
+/// POST reloads, and answers when that is done: 400 if the config was rejected. Other methods show the last outcomes.
+pub(super) fn reload(request: Request, mut body: RequestBody, admin: Rc<Admin>) -> Answer {
+    Box::pin(async move {
+        body.discard().await?;
+        if request.method != "POST" {
+            return Ok(Response::json(&admin.control.reloads()));
+        }
+        let reloaded = admin.control.reload().await;
+        let status = if reloaded.is_applied { 200 } else { 400 };
+        Ok(Response::json(&reloaded.report).with_status(status))
+    })
+}
