@@ -9,6 +9,7 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+Z?", "<time>"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "<time>"),
     (r"(?i)(x-envoy-upstream-service-time: )\d+", r"\1<ms>"),
+    (r'(pool_ready"?[:=])\d+', r"\1<ms>"),
     (r"(grpc-timeout: )\d+[nuSmMH]", r"\1<timeout>"),
     (r"(x-envoy-expected-rq-timeout-ms: )(?!15000\b)\d+", r"\1<ms>"),
     (r"Stream removed \(Deadline Exceeded\)", "Deadline Exceeded"),  # grpcio's own words, whichever of its timers is first

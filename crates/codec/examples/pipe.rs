@@ -11,12 +11,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::Version;
 use outrider_codec::Body;
 use outrider_codec::Client;
 use outrider_codec::ClientOptions;
 use outrider_codec::Handler;
 use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
+use outrider_codec::Meter;
 use outrider_codec::Refused;
 use outrider_codec::RequestHead;
 use outrider_codec::Respond;
@@ -95,7 +97,7 @@ impl Handler for Pipe {
         respond.send(head, body).await.unwrap_or_default();
     }
 
-    fn refused(self: Rc<Self>, _refused: Refused) {}
+    fn refused(self: Rc<Self>, _: Refused, _: Version, _: Rc<Meter>) {}
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
         let body = Body::full(error.body.into_owned());

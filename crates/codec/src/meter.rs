@@ -13,6 +13,8 @@ use tokio::time::Instant;
 pub struct Meter {
     header_bytes_received: Cell<u64>,
     header_bytes_sent: Cell<u64>,
+    decompressed_header_bytes_received: Cell<u64>,
+    decompressed_header_bytes_sent: Cell<u64>,
     body_bytes_received: Cell<u64>,
     body_bytes_sent: Cell<u64>,
     wire_bytes_received: Cell<u64>,
@@ -24,17 +26,70 @@ pub struct Meter {
     send_ended: Cell<Option<Instant>>,
 }
 
+/// The size of a head, or of trailers, as Envoy counts it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadSize {
+    /// The fields: on HTTP/1 their lines, on HTTP/2 names and values.
+    fields: usize,
+    /// The fields as they are on the wire: on HTTP/2 compressed, in their frames.
+    encoded: usize,
+    /// All bytes.
+    wire: usize,
+}
+
+impl HeadSize {
+    /// Of HTTP/1.
+    pub(crate) fn http1(fields: usize, wire: usize) -> HeadSize {
+        HeadSize {
+            fields,
+            encoded: fields,
+            wire,
+        }
+    }
+
+    /// Of trailers of HTTP/1, whose bytes on the wire are counted elsewhere. Envoy has them in one of its two counts of
+    /// fields only.
+    pub(crate) fn http1_trailers(fields: usize) -> HeadSize {
+        HeadSize {
+            fields: 0,
+            encoded: fields,
+            wire: 0,
+        }
+    }
+
+    /// Of HTTP/2.
+    pub(crate) fn http2(fields: usize, wire: usize) -> HeadSize {
+        HeadSize {
+            fields,
+            encoded: wire,
+            wire,
+        }
+    }
+}
+
 impl Meter {
-    /// Bytes of header and trailer fields received, as names and values without framing.
+    /// Bytes of header and trailer fields received: on HTTP/1 without the first line, on HTTP/2 compressed.
     #[must_use]
     pub fn header_bytes_received(&self) -> u64 {
         self.header_bytes_received.get()
     }
 
-    /// Bytes of header and trailer fields sent, as names and values without framing.
+    /// Bytes of header and trailer fields sent: on HTTP/1 without the first line, on HTTP/2 compressed.
     #[must_use]
     pub fn header_bytes_sent(&self) -> u64 {
         self.header_bytes_sent.get()
+    }
+
+    /// The same of fields received, before HTTP/2 compressed them.
+    #[must_use]
+    pub fn decompressed_header_bytes_received(&self) -> u64 {
+        self.decompressed_header_bytes_received.get()
+    }
+
+    /// The same of fields sent, before HTTP/2 compressed them.
+    #[must_use]
+    pub fn decompressed_header_bytes_sent(&self) -> u64 {
+        self.decompressed_header_bytes_sent.get()
     }
 
     /// Bytes of body received, without framing (`%BYTES_RECEIVED%`).
@@ -49,13 +104,13 @@ impl Meter {
         self.body_bytes_sent.get()
     }
 
-    /// Bytes received for this stream with all framing. On HTTP/2 the header fields count at their size before compression.
+    /// Bytes received for this stream with all framing.
     #[must_use]
     pub fn wire_bytes_received(&self) -> u64 {
         self.wire_bytes_received.get()
     }
 
-    /// Bytes sent for this stream with all framing. On HTTP/2 the header fields count at their size before compression.
+    /// Bytes sent for this stream with all framing.
     #[must_use]
     pub fn wire_bytes_sent(&self) -> u64 {
         self.wire_bytes_sent.get()
@@ -91,18 +146,20 @@ impl Meter {
         self.send_ended.get()
     }
 
-    pub(crate) fn add_headers_received(&self, fields: usize, wire: usize) {
-        add(&self.header_bytes_received, fields);
-        add(&self.wire_bytes_received, wire);
+    pub(crate) fn add_headers_received(&self, size: HeadSize) {
+        add(&self.header_bytes_received, size.encoded);
+        add(&self.decompressed_header_bytes_received, size.fields);
+        add(&self.wire_bytes_received, size.wire);
         add(&self.activity, 1);
     }
 
-    pub(crate) fn add_headers_sent(&self, fields: usize, wire: usize) {
+    pub(crate) fn add_headers_sent(&self, size: HeadSize) {
         if self.send_began.get().is_none() {
             self.send_began.set(Some(clock::now()));
         }
-        add(&self.header_bytes_sent, fields);
-        add(&self.wire_bytes_sent, wire);
+        add(&self.header_bytes_sent, size.encoded);
+        add(&self.decompressed_header_bytes_sent, size.fields);
+        add(&self.wire_bytes_sent, size.wire);
         add(&self.activity, 1);
     }
 
@@ -120,6 +177,11 @@ impl Meter {
 
     pub(crate) fn set_receive_began(&self, began: Option<Instant>) {
         self.receive_began.set(began);
+    }
+
+    /// Bytes that frame a body that is received: chunk sizes and what comes with them.
+    pub(crate) fn add_framing_received(&self, wire: usize) {
+        add(&self.wire_bytes_received, wire);
     }
 
     pub(crate) fn end_receive(&self) {
@@ -148,15 +210,24 @@ mod tests {
         let meter = Meter::default();
         let before = meter.activity();
         meter.add_body_received(10, 19);
-        meter.add_headers_sent(30, 40);
+        meter.add_headers_sent(HeadSize::http2(45, 30));
+        meter.add_headers_received(HeadSize::http1(20, 40));
+        meter.add_framing_received(3);
         assert_eq!(
             (meter.body_bytes_received(), meter.wire_bytes_received()),
-            (10, 19)
+            (10, 62)
         );
-        assert_eq!(
-            (meter.header_bytes_sent(), meter.wire_bytes_sent()),
-            (30, 40)
+        let sent = (
+            meter.header_bytes_sent(),
+            meter.decompressed_header_bytes_sent(),
+            meter.wire_bytes_sent(),
         );
+        assert_eq!(sent, (30, 45, 30));
+        let received = (
+            meter.header_bytes_received(),
+            meter.decompressed_header_bytes_received(),
+        );
+        assert_eq!(received, (20, 20));
         assert!(meter.activity() > before);
         assert!(meter.send_began().is_some() && meter.send_ended().is_none());
     }

@@ -111,7 +111,7 @@ pub trait Handler: 'static {
     ) -> impl Future<Output = ()> + 'static;
 
     /// Counts and logs a request that ended before its head was complete; there is nobody to answer to.
-    fn refused(self: Rc<Self>, refused: Refused);
+    fn refused(self: Rc<Self>, refused: Refused, protocol: Version, meter: Rc<Meter>);
 
     /// Answers a request that the codec could not parse.
     fn malformed(

@@ -70,6 +70,8 @@ pub struct Stream {
     pub(crate) is_grpc: bool,
     /// Where the request came from.
     pub(crate) origin: Origin,
+    /// The virtual cluster that the request was counted in (`%VIRTUAL_CLUSTER_NAME%`).
+    pub(crate) virtual_cluster: Option<Arc<str>>,
     /// The cluster that the route chose for this request, if there is one of that name.
     pub(crate) cluster: Option<Rc<Cluster>>,
     /// The upstream side, once a cluster was chosen.
@@ -105,7 +107,7 @@ pub struct Upstream {
     pub transport_failure: Option<Cow<'static, str>>,
     /// Bytes and moments on this side.
     pub traffic: Traffic,
-    /// How long it took to get a connection from the pool.
+    /// How long it took to get a connection from the pool, or to be told that there is none.
     pub pool_ready: Option<Duration>,
     /// The request to the host, once one was picked.
     pub(crate) request: Option<Rc<UpstreamRequest>>,
@@ -138,10 +140,14 @@ pub struct Traffic {
     pub body_received: u64,
     /// Body bytes sent (`%BYTES_SENT%`).
     pub body_sent: u64,
-    /// Header block bytes received.
+    /// Bytes of header fields received, as they came.
     pub header_received: u64,
-    /// Header block bytes sent.
+    /// Bytes of header fields sent, as they went.
     pub header_sent: u64,
+    /// Bytes of header fields received, before HTTP/2 compressed them.
+    pub decompressed_received: u64,
+    /// Bytes of header fields sent, before HTTP/2 compressed them.
+    pub decompressed_sent: u64,
     /// All bytes received, with framing.
     pub wire_received: u64,
     /// All bytes sent, with framing.
@@ -183,6 +189,7 @@ impl Stream {
             is_upgrade: false,
             is_websocket: false,
             origin: Origin::External,
+            virtual_cluster: None,
             cluster: None,
             upstream: None,
             traffic: Traffic::default(),
@@ -245,6 +252,8 @@ impl Traffic {
             body_sent: meter.body_bytes_sent(),
             header_received: meter.header_bytes_received(),
             header_sent: meter.header_bytes_sent(),
+            decompressed_received: meter.decompressed_header_bytes_received(),
+            decompressed_sent: meter.decompressed_header_bytes_sent(),
             wire_received: meter.wire_bytes_received(),
             wire_sent: meter.wire_bytes_sent(),
             ..Traffic::default()

@@ -45,11 +45,7 @@ pub(crate) struct ProcessWide {
 }
 
 impl SharedCluster {
-    pub(crate) fn new(
-        info: ClusterInfo,
-        store: &Store,
-        process: ProcessWide,
-    ) -> SharedCluster {
+    pub(crate) fn new(info: ClusterInfo, store: &Store, process: ProcessWide) -> SharedCluster {
         let scope = scope(&info);
         let breakers = Breakers::new(
             *info.thresholds(Priority::Default),

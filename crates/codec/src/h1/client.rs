@@ -20,6 +20,7 @@ use crate::Meter;
 use crate::RequestHead;
 use crate::StreamError;
 use crate::UnderscoresAction;
+use crate::meter::HeadSize;
 
 use super::encode;
 use super::encode::BodyCoding;
@@ -130,7 +131,7 @@ impl Connection {
         let before = transport.queued();
         let encoded = transport.write(|out| encode::request(head, &self.options.http1, ends, out));
         let size = transport.queued() - before;
-        meter.add_headers_sent(size, size);
+        meter.add_headers_sent(HeadSize::http1(encoded.fields, size));
         drop(transport);
         let upload = (encoded.coding != BodyCoding::None)
             .then(|| (BodySink::new(encoded, self.options.buffer_limit), body));

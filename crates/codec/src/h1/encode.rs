@@ -49,6 +49,8 @@ pub(crate) struct Encoded {
     pub(crate) length: Option<u64>,
     /// Whether what follows the head is a tunnel, or will be if the request is granted.
     pub(crate) tunnel: bool,
+    /// Bytes of the lines of its fields.
+    pub(crate) fields: usize,
 }
 
 /// What the fields of a message say of its body.
@@ -60,12 +62,13 @@ struct Noted {
 }
 
 impl Noted {
-    fn encoded(self, coding: BodyCoding, tunnel: bool) -> Encoded {
+    fn encoded(self, coding: BodyCoding, tunnel: bool, fields: usize) -> Encoded {
         Encoded {
             coding,
             // A tunnel has none, whatever was said of the message that opens it.
             length: (self.length).filter(|_| coding == BodyCoding::Plain && !tunnel),
             tunnel,
+            fields,
         }
     }
 }
@@ -74,6 +77,7 @@ impl Noted {
 pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut Vec<u8>) -> Encoded {
     let status = head.status;
     status_line(status, out);
+    let first = out.len();
     let case = cx.options.header_case;
     let connects = *cx.method == Method::CONNECT && status.is_success();
     // Only an upgrade that was asked for still has this header here.
@@ -109,8 +113,9 @@ pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut V
         field(&header::TRANSFER_ENCODING, b"chunked", case, out);
         BodyCoding::Chunked
     };
+    let lines = out.len() - first;
     out.extend_from_slice(b"\r\n");
-    noted.encoded(coding, switches)
+    noted.encoded(coding, switches, lines)
 }
 
 fn status_line(status: StatusCode, out: &mut Vec<u8>) {
@@ -168,6 +173,7 @@ pub(crate) fn request(
         out.extend_from_slice(target);
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    let first = out.len();
     field(&header::HOST, authority, case, out);
     let noted = fields(&head.headers, case, true, out);
     let tunnel = *method == Method::CONNECT || noted.has_upgrade;
@@ -192,8 +198,9 @@ pub(crate) fn request(
         field(&header::TRANSFER_ENCODING, b"chunked", case, out);
         BodyCoding::Chunked
     };
+    let lines = out.len() - first;
     out.extend_from_slice(b"\r\n");
-    noted.encoded(coding, tunnel)
+    noted.encoded(coding, tunnel, lines)
 }
 
 /// Writes the line before a chunk.

@@ -14,10 +14,13 @@ use crate::Frame;
 use crate::Meter;
 use crate::ResponseHead;
 use crate::StreamError;
+use crate::meter::HeadSize;
 
 use super::client::Connection;
 use super::framing::Framing;
 use super::framing::Piece;
+use super::framing::count_framing;
+use super::framing::count_trailers;
 use super::head;
 use super::head::Asked;
 use super::head::ReceivedResponse;
@@ -106,7 +109,10 @@ impl Exchange {
         let connection = self.connection.clone();
         let mut transport = connection.transport.borrow_mut();
         loop {
-            match framing.take(&mut transport.input, connection.limits()) {
+            let before = transport.input.len();
+            let taken = framing.take(&mut transport.input, connection.limits());
+            count_framing(&self.meter, before - transport.input.len(), &taken);
+            match taken {
                 Ok(Some(Piece::Data(bytes))) => {
                     let ends = framing.is_done();
                     self.meter.add_body_received(bytes.len(), bytes.len());
@@ -120,6 +126,9 @@ impl Exchange {
                     drop(transport);
                     self.end_answer();
                     let kept = self.connection.options.http1.enable_trailers;
+                    if kept {
+                        count_trailers(&self.meter, &trailers);
+                    }
                     return Poll::Ready(kept.then_some(Ok(Frame::Trailers(trailers))));
                 }
                 Ok(Some(Piece::End)) => {
@@ -212,8 +221,8 @@ impl Exchange {
     }
 
     fn begin_body(&mut self, response: ReceivedResponse) -> ResponseHead {
-        self.meter
-            .add_headers_received(response.bytes, response.bytes);
+        let size = HeadSize::http1(response.field_bytes, response.bytes);
+        self.meter.add_headers_received(size);
         self.keep_alive &= response.keep_alive;
         let ends = response.framing.is_done();
         self.answer = Some(response.framing);
@@ -296,12 +305,12 @@ impl Exchange {
             match frame {
                 Some(Ok(Frame::Data(bytes))) => sink.write(bytes, &mut transport, &self.meter),
                 Some(Ok(Frame::Trailers(trailers))) => {
-                    sink.end(Some(&trailers), options, &mut transport);
+                    sink.end(Some(&trailers), options, &mut transport, &self.meter);
                     break;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => {
-                    sink.end(None, options, &mut transport);
+                    sink.end(None, options, &mut transport, &self.meter);
                     break;
                 }
             }

@@ -58,6 +58,11 @@ pub(super) fn split_line(bytes: &[u8], from: usize) -> (Range<usize>, usize) {
     (from..end, (newline + 1).min(bytes.len()))
 }
 
+/// The bytes of a received field's line, as Envoy counts them: with the colon and the line's end, without white space.
+pub(super) fn line_size(name: usize, value: usize) -> usize {
+    name + value + b":\r\n".len()
+}
+
 /// The least number of header fields that a map has room for from the beginning: it takes no less memory for fewer.
 const MIN_CAPACITY: usize = 6;
 /// The most that it has room for, whatever the length of the head.
@@ -99,6 +104,8 @@ pub(super) struct Fields {
     keeps_alive: bool,
     /// How many of these came.
     kept_out: usize,
+    /// Bytes of their lines, as Envoy counts them.
+    pub(super) bytes: usize,
     /// How many fields there are, those that are joined being one.
     count: usize,
     encoding: Option<Encoding>,
@@ -124,6 +131,7 @@ impl Fields {
         let room = (bytes.len() - from) / USUAL_LENGTH + added(kind);
         let mut fields = Fields {
             map: HeaderMap::with_capacity(room.clamp(MIN_CAPACITY, MAX_CAPACITY)),
+            bytes: 0,
             count: 0,
             content_length: None,
             host: None,
@@ -168,6 +176,8 @@ impl Fields {
     ) -> Result<(), HeadError> {
         let colon = find(b':', line).ok_or(HeadError::CODEC)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| HeadError::CODEC)?;
+        let text = trim(&line[colon + 1..]);
+        self.bytes += line_size(colon, text.len());
         if let Some(stats) = requests
             && limits.underscores != UnderscoresAction::Allow
             && memchr(b'_', name.as_str().as_bytes()).is_some()
@@ -179,7 +189,7 @@ impl Fields {
             stats.requests_rejected_with_underscores_in_headers.inc();
             return Err(HeadError::bad_request("http1.unexpected_underscore"));
         }
-        let value = HeaderValue::from_bytes(trim(&line[colon + 1..]))
+        let value = HeaderValue::from_bytes(text)
             .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;
         let joins = self.joins(&name, kind);
         if self.keeps(&name, &value)? {

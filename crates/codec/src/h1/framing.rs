@@ -5,7 +5,9 @@ use bytes::Bytes;
 use bytes::BytesMut;
 use memchr::memchr;
 
+use crate::Meter;
 use crate::header::HeaderMap;
+use crate::meter::HeadSize;
 
 use super::fields;
 use super::head;
@@ -163,6 +165,28 @@ fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
         buffer.split_to(count)
     };
     Some(Piece::Data(piece.freeze()))
+}
+
+/// Counts what was taken off the input besides a piece of the body.
+pub(super) fn count_framing(
+    meter: &Meter,
+    taken: usize,
+    piece: &Result<Option<Piece>, BrokenFraming>,
+) {
+    let body = match piece {
+        Ok(Some(Piece::Data(bytes))) => bytes.len(),
+        _ => 0,
+    };
+    if taken > body {
+        meter.add_framing_received(taken - body);
+    }
+}
+
+/// Counts trailers that are passed on as fields; their bytes on the wire were counted as framing.
+pub(super) fn count_trailers(meter: &Meter, trailers: &HeaderMap) {
+    let fields = trailers.iter();
+    let bytes = fields.map(|(name, value)| fields::line_size(name.as_str().len(), value.len()));
+    meter.add_headers_received(HeadSize::http1_trailers(bytes.sum()));
 }
 
 /// Where the first line's CRLF is; a bare LF or an endless line is broken.

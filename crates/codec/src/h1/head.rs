@@ -34,6 +34,8 @@ pub(crate) struct Received {
     pub(crate) keep_alive: bool,
     /// Bytes of the head as they came.
     pub(crate) bytes: usize,
+    /// Bytes of its fields.
+    pub(crate) field_bytes: usize,
 }
 
 /// A response's head, and what it says of the connection.
@@ -45,6 +47,8 @@ pub(crate) struct ReceivedResponse {
     pub(crate) keep_alive: bool,
     /// Bytes of the head as they came.
     pub(crate) bytes: usize,
+    /// Bytes of its fields.
+    pub(crate) field_bytes: usize,
 }
 
 /// How much of a head there may be.
@@ -191,6 +195,7 @@ fn request(
         framing,
         keep_alive,
         bytes: bytes.len(),
+        field_bytes: fields.bytes,
     })
 }
 
@@ -264,6 +269,7 @@ fn response(
         framing,
         keep_alive,
         bytes: bytes.len(),
+        field_bytes: fields.bytes,
     })
 }
 

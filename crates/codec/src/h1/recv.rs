@@ -16,6 +16,8 @@ use crate::life::Life;
 
 use super::framing::Framing;
 use super::framing::Piece;
+use super::framing::count_framing;
+use super::framing::count_trailers;
 use super::head::HeadError;
 use super::head::Limits;
 use super::transport::Filled;
@@ -80,11 +82,14 @@ impl Shared {
         }
     }
 
-    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Result<Piece, StreamError>> {
+    fn poll_piece(&self, meter: &Meter, cx: &mut Context<'_>) -> Poll<Result<Piece, StreamError>> {
         let mut transport = self.transport.borrow_mut();
         let mut framing = self.framing.borrow_mut();
         loop {
-            match framing.take(&mut transport.input, self.limits) {
+            let before = transport.input.len();
+            let taken = framing.take(&mut transport.input, self.limits);
+            count_framing(meter, before - transport.input.len(), &taken);
+            match taken {
                 Ok(Some(piece)) => return Poll::Ready(Ok(piece)),
                 Ok(None) => {}
                 Err(_) => {
@@ -133,7 +138,7 @@ impl RecvBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        let piece = ready!(self.shared.poll_piece(cx));
+        let piece = ready!(self.shared.poll_piece(&self.meter, cx));
         if !matches!(piece, Ok(Piece::Data(_))) || self.shared.is_request_read() {
             self.ended = true;
             self.meter.end_receive();
@@ -144,6 +149,7 @@ impl RecvBody {
                 Some(Ok(Frame::Data(bytes)))
             }
             Ok(Piece::Trailers(trailers)) if self.shared.keep_trailers => {
+                count_trailers(&self.meter, &trailers);
                 Some(Ok(Frame::Trailers(trailers)))
             }
             Ok(Piece::Trailers(_) | Piece::End) => None,

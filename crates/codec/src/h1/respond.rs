@@ -20,6 +20,7 @@ use crate::ResponseHead;
 use crate::ServerOptions;
 use crate::StreamError;
 use crate::header;
+use crate::meter::HeadSize;
 use crate::stats::ConnectionStats;
 
 use super::encode;
@@ -149,7 +150,8 @@ impl Respond {
         let before = transport.queued();
         let encoded = transport.write(|out| encode::response(head, cx, out));
         let size = transport.queued() - before;
-        self.meter.add_headers_sent(size, size);
+        self.meter
+            .add_headers_sent(HeadSize::http1(encoded.fields, size));
         encoded
     }
 
@@ -169,7 +171,8 @@ impl Respond {
             match frame {
                 Some(Ok(Frame::Data(bytes))) => sink.write(bytes, &mut transport, &self.meter),
                 Some(Ok(Frame::Trailers(trailers))) => {
-                    sink.end(Some(&trailers), &self.options.http1, &mut transport);
+                    let options = &self.options.http1;
+                    sink.end(Some(&trailers), options, &mut transport, &self.meter);
                     break;
                 }
                 Some(Err(error)) => {
@@ -177,7 +180,7 @@ impl Respond {
                     return Poll::Ready(Err(error));
                 }
                 None => {
-                    sink.end(None, &self.options.http1, &mut transport);
+                    sink.end(None, &self.options.http1, &mut transport, &self.meter);
                     break;
                 }
             }

@@ -24,10 +24,13 @@ use crate::EndCause;
 use crate::Handler;
 use crate::MalformedRequest;
 use crate::Meter;
+use crate::Refused;
 use crate::Respond;
 use crate::ServerOptions;
+use crate::StreamError;
 use crate::life::Expiry;
 use crate::life::Life;
+use crate::meter::HeadSize;
 use crate::stats::ConnectionStats;
 
 use super::framing::Framing;
@@ -75,6 +78,7 @@ pub(crate) async fn serve<H: Handler>(
             soft_drain: None,
             head_timer: options.timers.timer(),
             head_begun: None,
+            head_bytes: 0,
             searched: 0,
             gave_way: false,
         },
@@ -115,15 +119,22 @@ pub(crate) async fn serve<H: Handler>(
                 let early = connection.flush().await && cause.is_local();
                 return connection.close(early, cause).await;
             }
+            Next::Abandoned => return connection.abandoned(),
         }
     }
 }
 
 /// What came after the last response.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of it a connection, for a moment"
+)]
 enum Next {
     Request(Received),
     Malformed(MalformedRequest),
     Close(EndCause),
+    /// The client has gone in the middle of a head.
+    Abandoned,
 }
 
 /// How a request left its connection.
@@ -155,6 +166,8 @@ struct Waiting {
     head_timer: Timer,
     /// When that came, until the head is complete.
     head_begun: Option<Instant>,
+    /// Bytes that were taken off the input for the head, as are blank lines before it.
+    head_bytes: usize,
     searched: usize,
     /// Other tasks had their turn since the last request.
     gave_way: bool,
@@ -183,7 +196,7 @@ impl<H: Handler> Connection<H> {
         }
         let meter = Rc::new(Meter::default());
         meter.set_receive_began(self.waiting.head_begun);
-        meter.add_headers_received(request.bytes, request.bytes);
+        meter.add_headers_received(HeadSize::http1(request.field_bytes, request.bytes));
         let body = if request.framing.is_done() {
             meter.end_receive();
             Body::Empty
@@ -210,6 +223,22 @@ impl<H: Handler> Connection<H> {
         let answered = pin!(self.handler.clone().malformed(error, respond));
         self.drive(answered).await;
         self.flush().await
+    }
+
+    /// Has a request counted whose client has left before its head was complete.
+    fn abandoned(&self) -> ConnectionEnd {
+        let meter = Rc::new(Meter::default());
+        let unread = self.shared.transport.borrow().input.len();
+        let bytes = self.waiting.head_bytes + unread;
+        meter.set_receive_began(self.waiting.head_begun);
+        meter.add_headers_received(HeadSize::http1(0, bytes));
+        let gone = Refused::Error(StreamError::ConnectionTermination);
+        let handler = self.handler.clone();
+        handler.refused(gone, Version::HTTP_11, meter);
+        ConnectionEnd {
+            cause: EndCause::Remote,
+            active_streams: 1,
+        }
     }
 
     /// The way back for the request that comes next.
@@ -359,6 +388,7 @@ impl Waiting {
             if !std::mem::replace(&mut self.gave_way, true) {
                 return turn::give_way(cx);
             }
+            let before = transport.input.len();
             let taken = head::take_request(
                 &mut transport.input,
                 &mut self.searched,
@@ -366,9 +396,11 @@ impl Waiting {
                 &options.http1,
                 &options.http1_stats,
             );
+            self.head_bytes += before - transport.input.len();
             match taken {
-                Ok(Some(head)) => {
+                Ok(Some(mut head)) => {
                     self.gave_way = false;
+                    head.bytes = std::mem::take(&mut self.head_bytes);
                     return Poll::Ready(Next::Request(head));
                 }
                 // Blank lines before it begin a head, too.
@@ -380,6 +412,9 @@ impl Waiting {
             Poll::Ready(Ok(Filled::Some)) => {
                 self.gave_way = true;
                 turn::give_way(cx)
+            }
+            Poll::Ready(Ok(Filled::End) | Err(_)) if self.head_begun.is_some() => {
+                Poll::Ready(Next::Abandoned)
             }
             Poll::Ready(Ok(Filled::End) | Err(_)) => Poll::Ready(Next::Close(EndCause::Remote)),
             Poll::Pending => self.poll_time(self.head_begun.is_none(), shared, options, cx),

@@ -11,6 +11,7 @@ use crate::Body;
 use crate::Http1Options;
 use crate::Meter;
 use crate::header::HeaderMap;
+use crate::meter::HeadSize;
 
 use super::encode;
 use super::encode::BodyCoding;
@@ -92,9 +93,14 @@ impl BodySink {
         trailers: Option<&HeaderMap>,
         options: &Http1Options,
         transport: &mut Transport,
+        meter: &Meter,
     ) {
         if self.coding == BodyCoding::Chunked {
+            let before = transport.queued();
             transport.write(|out| encode::last_chunk(trailers, options, out));
+            let size = transport.queued() - before;
+            let lines = size - b"0\r\n\r\n".len();
+            meter.add_headers_sent(HeadSize::http1(lines, size));
         }
     }
 

@@ -8,6 +8,7 @@ use std::task::Context;
 use std::task::Waker;
 use std::time::Duration;
 
+use http::Version;
 use outrider_net::Drain;
 use outrider_net::Stream;
 use outrider_net::Timers;
@@ -27,6 +28,7 @@ use crate::Frame;
 use crate::Handler;
 use crate::HeaderValue;
 use crate::MalformedRequest;
+use crate::Meter;
 use crate::Refused;
 use crate::RequestHead;
 use crate::Respond;
@@ -73,7 +75,7 @@ impl Handler for Echo {
         drop(respond.send(answer, body).await);
     }
 
-    fn refused(self: Rc<Self>, _refused: Refused) {}
+    fn refused(self: Rc<Self>, _: Refused, _: Version, _: Rc<Meter>) {}
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
         let mut head = ResponseHead::from(error.status);
@@ -346,7 +348,7 @@ impl Handler for Eager {
         );
     }
 
-    fn refused(self: Rc<Self>, _refused: Refused) {}
+    fn refused(self: Rc<Self>, _: Refused, _: Version, _: Rc<Meter>) {}
 
     async fn malformed(self: Rc<Self>, _error: MalformedRequest, _respond: Respond) {}
 }

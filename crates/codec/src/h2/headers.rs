@@ -10,32 +10,35 @@ use crate::header::HeaderMap;
 use crate::hpack::Encoder;
 use crate::hpack::Pseudo;
 
-/// Writes a request's head; returns the bytes of its fields. An upgrade becomes an extended CONNECT (RFC 8441).
+/// Writes a request's head; returns the bytes of its names and values. An upgrade becomes an extended CONNECT (RFC 8441).
 pub(super) fn encode_request(
     head: &RequestHead,
     encoder: &mut Encoder,
     out: &mut Vec<u8>,
 ) -> usize {
     let upgrade = head.headers.get(&header::UPGRADE);
-    match upgrade {
-        Some(_) => encoder.method(&Method::CONNECT, out),
-        None => encoder.method(&head.method, out),
-    }
+    let method = upgrade.map_or(&head.method, |_| &Method::CONNECT);
+    encoder.method(method, out);
+    let mut bytes = ":method".len() + method.as_str().len();
+    let mut pseudo = |name: Pseudo, value: &[u8]| {
+        encoder.pseudo(name, value, out);
+        bytes += name.as_str().len() + value.len();
+    };
     if head.method != Method::CONNECT || upgrade.is_some() {
-        encoder.pseudo(Pseudo::Scheme, head.scheme().as_bytes(), out);
+        pseudo(Pseudo::Scheme, head.scheme().as_bytes());
         let path = head.path.as_ref().map_or(&b"/"[..], |path| path.as_bytes());
-        encoder.pseudo(Pseudo::Path, path, out);
+        pseudo(Pseudo::Path, path);
     }
     if let Some(authority) = &head.authority {
-        encoder.pseudo(Pseudo::Authority, authority.as_bytes(), out);
+        pseudo(Pseudo::Authority, authority.as_bytes());
     }
     if let Some(protocol) = upgrade {
-        encoder.pseudo(Pseudo::Protocol, protocol.as_bytes(), out);
+        pseudo(Pseudo::Protocol, protocol.as_bytes());
     }
-    encode_fields(&head.headers, upgrade.is_some(), encoder, out)
+    bytes + encode_fields(&head.headers, upgrade.is_some(), encoder, out)
 }
 
-/// Writes a response's head; returns the bytes of its fields. To an extended CONNECT, a granted upgrade is a success.
+/// Writes a response's head; returns the bytes of its names and values. To an extended CONNECT, a granted upgrade is a success.
 pub(super) fn encode_response(
     head: &ResponseHead,
     encoder: &mut Encoder,
@@ -49,7 +52,8 @@ pub(super) fn encode_response(
         head.status
     };
     encoder.status(status, out);
-    encode_fields(&head.headers, upgraded, encoder, out)
+    let bytes = ":status".len() + status.as_str().len();
+    bytes + encode_fields(&head.headers, upgraded, encoder, out)
 }
 
 /// Writes the trailers of a message; returns the bytes of their names and values.

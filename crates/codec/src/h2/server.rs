@@ -10,6 +10,7 @@ use std::task::Context;
 use std::task::Poll;
 
 use http::Method;
+use http::Version;
 use outrider_net::Begun;
 use outrider_net::Stream;
 use outrider_net::Timer;
@@ -296,7 +297,10 @@ impl<H: Handler> Driver<H> {
                 ends,
                 meter,
             } => (stream, head, ends, meter),
-            Accepted::Refused(refused) => return self.handler.clone().refused(refused),
+            Accepted::Refused(refused) => {
+                let handler = self.handler.clone();
+                return handler.refused(refused, Version::HTTP_2, Rc::default());
+            }
         };
         self.note_request();
         self.serve(stream, *head, ends, meter);

@@ -67,6 +67,17 @@ pub(crate) enum Pseudo {
     Protocol,
 }
 
+impl Pseudo {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Pseudo::Scheme => ":scheme",
+            Pseudo::Authority => ":authority",
+            Pseudo::Path => ":path",
+            Pseudo::Protocol => ":protocol",
+        }
+    }
+}
+
 /// A field that is to be encoded, and what is known of its name.
 #[derive(Clone, Copy)]
 struct Field<'a> {

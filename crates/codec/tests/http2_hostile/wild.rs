@@ -10,6 +10,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use fastrand::Rng;
 use http::StatusCode;
+use http::Version;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Exchange;
@@ -19,6 +20,7 @@ use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
+use outrider_codec::Meter;
 use outrider_codec::Reason;
 use outrider_codec::Refused;
 use outrider_codec::RequestHead;
@@ -154,7 +156,7 @@ impl Handler for Wild {
         }
     }
 
-    fn refused(self: Rc<Self>, _refused: Refused) {}
+    fn refused(self: Rc<Self>, _: Refused, _: Version, _: Rc<Meter>) {}
 
     async fn malformed(self: Rc<Self>, _error: MalformedRequest, mut respond: Respond) {
         let _running = Running::new(&self.running);

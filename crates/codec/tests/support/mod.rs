@@ -15,6 +15,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::Method;
+use http::Version;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::ClientOptions;
@@ -24,6 +25,7 @@ use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
+use outrider_codec::Meter;
 use outrider_codec::Refused;
 use outrider_codec::RequestHead;
 use outrider_codec::Respond;
@@ -98,7 +100,7 @@ impl Handler for Script {
         }
     }
 
-    fn refused(self: Rc<Self>, refused: Refused) {
+    fn refused(self: Rc<Self>, refused: Refused, _: Version, _: Rc<Meter>) {
         self.refusals.borrow_mut().push(refused);
     }
 

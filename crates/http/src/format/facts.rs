@@ -37,13 +37,18 @@ pub(crate) fn upstream_local(stream: &Stream) -> Option<&Address> {
     stream.upstream.as_ref()?.local_address.as_ref()
 }
 
-/// The other end of the upstream connection, once there is one: the host's address.
+/// The other end of the upstream connection, once there is one: the host's address. To Envoy a connection that is refused
+/// is no attempt at a host either.
 pub(crate) fn upstream_remote(stream: &Stream) -> Option<&Address> {
-    upstream_local(stream).and_then(|_| upstream_host(stream))
+    connection_of(stream).and_then(|_| upstream_host(stream))
+}
+
+fn connection_of(stream: &Stream) -> Option<u64> {
+    stream.upstream.as_ref()?.connection_id
 }
 
 pub(crate) fn connection_id(context: &Context<'_>) -> Option<u64> {
-    context.stream.upstream.as_ref()?.connection_id
+    connection_of(context.stream)
 }
 
 pub(crate) fn upstream_bytes(context: &Context<'_>, bytes: impl Fn(&Traffic) -> u64) -> u64 {

@@ -99,7 +99,7 @@ impl JsonFormatter {
                         out.remove(start);
                         true
                     }
-                    Kind::Absent => {
+                    Kind::Absent | Kind::Blank => {
                         out.truncate(start);
                         out.extend_from_slice(b"null");
                         false

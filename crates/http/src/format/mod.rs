@@ -83,6 +83,8 @@ impl<'a> From<&'a Stream> for Context<'a> {
 pub(crate) enum Kind {
     /// Nothing: `-` in a text, `null` in JSON.
     Absent,
+    /// Nothing, and nothing in a text either; `null` in JSON. The port of an address that has none.
+    Blank,
     /// Text, which JSON has to quote.
     Text,
     /// A number, or what else is already JSON.

@@ -29,10 +29,10 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
     ("CUSTOM_FLAGS", |_, _| Kind::Text),
     (
         "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
-        |cx, out| values::number(cx.stream.traffic.header_received, out),
+        |cx, out| values::number(cx.stream.traffic.decompressed_received, out),
     ),
     ("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |cx, out| {
-        values::number(cx.stream.traffic.header_sent, out)
+        values::number(cx.stream.traffic.decompressed_sent, out)
     }),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", |cx, out| {
         values::address(facts::local(cx.stream), out)
@@ -188,10 +188,11 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         )
     }),
     ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", |cx, out| {
-        values::number(facts::upstream_bytes(cx, |up| up.header_received), out)
+        let bytes = facts::upstream_bytes(cx, |up| up.decompressed_received);
+        values::number(bytes, out)
     }),
     ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |cx, out| {
-        values::number(facts::upstream_bytes(cx, |up| up.header_sent), out)
+        values::number(facts::upstream_bytes(cx, |up| up.decompressed_sent), out)
     }),
     ("UPSTREAM_HEADER_BYTES_RECEIVED", |cx, out| {
         values::number(facts::upstream_bytes(cx, |up| up.header_received), out)
@@ -203,16 +204,25 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         values::address(facts::upstream_host(cx.stream), out)
     }),
     ("UPSTREAM_HOSTS_ATTEMPTED", |cx, out| {
-        values::address(facts::upstream_host(cx.stream), out)
+        values::address(facts::upstream_remote(cx.stream), out)
     }),
     ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", |cx, out| {
-        values::host(facts::upstream_host(cx.stream), None, out)
+        values::host(facts::upstream_remote(cx.stream), None, out)
     }),
     ("UPSTREAM_HOST_NAME", values::upstream_host_name),
-    ("UPSTREAM_HOST_NAMES_ATTEMPTED", values::upstream_host_name),
+    (
+        "UPSTREAM_HOST_NAMES_ATTEMPTED",
+        |cx, out| match facts::upstream_remote(cx.stream) {
+            Some(_) => values::upstream_host_name(cx, out),
+            None => Kind::Absent,
+        },
+    ),
     (
         "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT",
-        values::upstream_host_name_without_port,
+        |cx, out| match facts::upstream_remote(cx.stream) {
+            Some(_) => values::upstream_host_name_without_port(cx, out),
+            None => Kind::Absent,
+        },
     ),
     (
         "UPSTREAM_HOST_NAME_WITHOUT_PORT",
@@ -273,7 +283,9 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
     ("UPSTREAM_WIRE_BYTES_SENT", |cx, out| {
         values::number(facts::upstream_bytes(cx, |up| up.wire_sent), out)
     }),
-    ("VIRTUAL_CLUSTER_NAME", values::absent),
+    ("VIRTUAL_CLUSTER_NAME", |cx, out| {
+        values::text(cx.stream.virtual_cluster.as_deref(), out)
+    }),
     ("ACCESS_LOG_TYPE", |_, out| {
         values::text(Some("DownstreamEnd"), out)
     }),

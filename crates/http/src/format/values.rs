@@ -103,9 +103,12 @@ pub(crate) fn address(address: Option<&Address>, out: &mut Vec<u8>) -> Kind {
 }
 
 pub(crate) fn port(address: Option<&Address>, out: &mut Vec<u8>) -> Kind {
-    match address.and_then(Address::ip) {
+    let Some(address) = address else {
+        return Kind::Absent;
+    };
+    match address.ip() {
         Some(address) => number(address.port().into(), out),
-        None => Kind::Absent,
+        None => Kind::Blank,
     }
 }
 
@@ -115,7 +118,8 @@ pub(crate) fn host(address: Option<&Address>, prefix: Option<u8>, out: &mut Vec<
         return Kind::Absent;
     };
     let Some(ip) = address.ip() else {
-        return display(address, out);
+        // A path is in no network.
+        return prefix.map_or_else(|| display(address, out), |_| Kind::Text);
     };
     match (ip.ip(), prefix) {
         (ip, None) => display(&ip, out),
@@ -282,7 +286,8 @@ mod tests {
             (&v4, Some(33), "127.0.0.1/32"),
             (&v6, Some(48), "2001:db8:1::/48"),
             (&v6, Some(0), "::/0"),
-            (&pipe, Some(8), "/run/x.sock"),
+            (&pipe, None, "/run/x.sock"),
+            (&pipe, Some(8), ""),
         ] {
             let mut out = Vec::new();
             host(Some(address), prefix, &mut out);

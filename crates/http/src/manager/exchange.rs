@@ -94,6 +94,7 @@ impl ConnectionManager {
         };
         let mut cx = RouterCx {
             stats: &self.stats,
+            listener_stats: &self.listener_stats,
             captures: routes.captures(),
             response: &self.config.response,
             proxy_100_continue: self.config.proxy_100_continue,
@@ -114,6 +115,7 @@ impl ConnectionManager {
         let expects = headers.get(&header::EXPECT);
         if expects.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
             headers.remove(&header::EXPECT);
+            self.count_status(StatusCode::CONTINUE);
             if let Err(error) = respond.informational(StatusCode::CONTINUE.into()) {
                 log::debug!("100 Continue not sent: {error}");
             }

@@ -17,6 +17,7 @@ use http::Version;
 use outrider_codec::Body;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
+use outrider_codec::Meter;
 use outrider_codec::Refused;
 use outrider_codec::Respond;
 use outrider_codec::ServerOptions;
@@ -35,6 +36,7 @@ use crate::access_log::WorkerLog;
 use crate::date::DateCache;
 use crate::deadlines::Alarm;
 use crate::filters::Chain;
+use crate::stream::StreamEnd;
 
 pub use config::ConnectionManagerConfig;
 
@@ -145,9 +147,13 @@ impl Handler for Downstream {
         self.manager.clone().handle(self, head, body, respond)
     }
 
-    fn refused(self: Rc<Self>, refused: Refused) {
-        let connection = self.connection.clone();
-        self.manager.clone().end_headless(connection, refused);
+    fn refused(self: Rc<Self>, refused: Refused, protocol: Version, meter: Rc<Meter>) {
+        let began = meter.receive_began();
+        let stream = self
+            .manager
+            .headless_stream(self.connection.clone(), protocol, began);
+        let end = StreamEnd::new(stream, self.manager.clone(), meter);
+        sending::end_headless(end, refused);
     }
 
     fn malformed(

@@ -122,9 +122,7 @@ impl ConnectionManager {
             None => (self.routes.current().captures().response).from(&head.headers),
         };
         let headers = std::mem::replace(&mut head.headers, captured);
-        let status = head.status.as_u16();
-        self.stats.downstream_rq.record(status);
-        self.listener_stats.downstream_rq.record(status);
+        self.count_status(head.status);
         Some(ResponseHead {
             status: head.status,
             headers,
@@ -167,6 +165,12 @@ impl ConnectionManager {
         end.settle();
     }
 
+    /// Counts a response, also an interim one, by its status.
+    pub(super) fn count_status(&self, status: StatusCode) {
+        self.stats.downstream_rq.record(status.as_u16());
+        self.listener_stats.downstream_rq.record(status.as_u16());
+    }
+
     /// Counts a timeout of the connection manager's own.
     pub(super) fn count_expired(&self, expired: Expired) {
         match expired {
@@ -187,21 +191,8 @@ impl ConnectionManager {
         }
     }
 
-    /// Counts and logs a request that ended before its head was complete.
-    pub(super) fn end_headless(self: Rc<Self>, connection: Rc<ConnectionInfo>, refused: Refused) {
-        let stream = self.headless_stream(connection, Version::HTTP_2, None);
-        let mut end = StreamEnd::new(stream, self, Rc::default());
-        match refused {
-            Refused::Error(error) => end.client_gone(&error),
-            Refused::Limit(details) => {
-                end.client_gone(&StreamError::RemoteReset(Reason::INTERNAL_ERROR));
-                end.stream.details = Some(Cow::Borrowed(details));
-            }
-        }
-    }
-
     /// A stream of which no head is known, counted.
-    fn headless_stream(
+    pub(super) fn headless_stream(
         &self,
         connection: Rc<ConnectionInfo>,
         protocol: Version,
@@ -255,6 +246,17 @@ impl ConnectionManager {
             deadlines: &mut deadlines,
         };
         self.send(&mut end, body, &mut wait).await;
+    }
+}
+
+/// Notes how a request ended whose head was not complete.
+pub(super) fn end_headless(mut end: StreamEnd, refused: Refused) {
+    match refused {
+        Refused::Error(error) => end.client_gone(&error),
+        Refused::Limit(details) => {
+            end.client_gone(&StreamError::RemoteReset(Reason::INTERNAL_ERROR));
+            end.stream.details = Some(Cow::Borrowed(details));
+        }
     }
 }
 

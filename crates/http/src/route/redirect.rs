@@ -13,6 +13,7 @@ use crate::Stream;
 use crate::format::Formatter;
 use crate::route::rewrite::PathRewrite;
 use crate::route::rewrite::Substitution;
+use crate::route::rewrite::set_path;
 use crate::route::route_match::PathMatch;
 
 /// Answers with a redirect.
@@ -87,10 +88,26 @@ impl Redirect {
         })
     }
 
-    /// Where `stream`'s request is sent.
+    /// Where `stream`'s request is sent. One whose path is rewritten for that has the new path from now on, as the access
+    /// log shows; `keep_original`: the old one in `x-envoy-original-path`.
     #[must_use]
-    pub fn location(&self, stream: &Stream) -> String {
-        let head = &stream.request;
+    pub fn apply(&self, stream: &mut Stream, keep_original: bool) -> String {
+        let rewritten = match &self.target {
+            Target::Changed {
+                path: Some(NewPath::Rewritten(rewrite)),
+                ..
+            } => rewrite.apply(stream),
+            _ => None,
+        };
+        let location = self.location(&stream.request, rewritten.as_deref());
+        if let Some(path) = rewritten {
+            set_path(&mut stream.request, path, keep_original);
+        }
+        location
+    }
+
+    /// `rewritten`: the request's path as a rewrite makes it.
+    fn location(&self, head: &RequestHead, rewritten: Option<&str>) -> String {
         let Target::Changed {
             scheme,
             host,
@@ -118,36 +135,35 @@ impl Redirect {
             host
         };
         let mut location = format!("{scheme}://{host}{port}");
-        push_path(&mut location, stream, path.as_ref(), *strip_query);
+        let start = location.len();
+        let keeps_query = push_path(&mut location, head, path.as_ref(), rewritten);
+        if *strip_query
+            && !keeps_query
+            && let Some(at) = location[start..].find('?')
+        {
+            location.truncate(start + at);
+        }
         location
     }
 }
 
-fn push_path(location: &mut String, stream: &Stream, path: Option<&NewPath>, strip_query: bool) {
-    let head = &stream.request;
-    let start = location.len();
-    let mut keeps_query = false;
-    match path {
-        Some(NewPath::Fixed { path, has_query }) => {
-            location.push_str(path);
-            keeps_query = *has_query;
-            if !has_query {
-                let old = head.path();
-                location.push_str(&old[old.find('?').unwrap_or(old.len())..]);
-            }
+/// Appends the new path; tells whether its query is one that `strip_query` leaves alone.
+fn push_path(
+    location: &mut String,
+    head: &RequestHead,
+    path: Option<&NewPath>,
+    rewritten: Option<&str>,
+) -> bool {
+    if let Some(NewPath::Fixed { path, has_query }) = path {
+        location.push_str(path);
+        if !has_query {
+            let old = head.path();
+            location.push_str(&old[old.find('?').unwrap_or(old.len())..]);
         }
-        Some(NewPath::Rewritten(rewrite)) => match rewrite.apply(stream) {
-            Some(path) => location.push_str(&path),
-            None => location.push_str(head.path()),
-        },
-        None => location.push_str(head.path()),
+        return *has_query;
     }
-    if strip_query
-        && !keeps_query
-        && let Some(at) = location[start..].find('?')
-    {
-        location.truncate(start + at);
-    }
+    location.push_str(rewritten.unwrap_or_else(|| head.path()));
+    false
 }
 
 fn authority(head: &RequestHead) -> &str {

@@ -214,10 +214,10 @@ fn requests_without_tls_are_redirected_where_it_is_required() {
         let mut host = host(&["*"], vec![direct("plain", "/")]);
         host.require_tls = required.into();
         let table = build(&table(vec![host])).unwrap();
-        let stream = stream(head("GET", "a.com:80", "/x?y", headers));
+        let mut stream = stream(head("GET", "a.com:80", "/x?y", headers));
         let route = table.find(&view(&stream.request)).unwrap();
         match &route.action {
-            Action::Redirect(redirect) => Some(redirect.location(&stream)),
+            Action::Redirect(redirect) => Some(redirect.apply(&mut stream, true)),
             _ => None,
         }
     };

@@ -17,15 +17,18 @@ use crate::stats::VirtualClusterStats;
 /// `VirtualHost.virtual_clusters`.
 #[derive(Debug, Default)]
 pub struct VirtualClusters {
+    /// The last one is for the requests that no other takes.
     clusters: Box<[VirtualCluster]>,
-    /// For the requests that none of them takes.
-    other: Option<Arc<VirtualClusterStats>>,
 }
 
+/// One of `VirtualHost.virtual_clusters`.
 #[derive(Debug)]
-struct VirtualCluster {
+pub(crate) struct VirtualCluster {
+    /// Its name, where it has one: what none of them takes has not.
+    pub(crate) name: Option<Arc<str>>,
+    /// Where its requests are counted besides their cluster.
+    pub(crate) stats: Arc<VirtualClusterStats>,
     headers: Box<[HeaderMatcher]>,
-    stats: Arc<VirtualClusterStats>,
 }
 
 impl VirtualClusters {
@@ -50,21 +53,25 @@ impl VirtualClusters {
                 errors.collect(HeaderMatcher::build(header, &path.index(at)))
             });
             clusters.push(VirtualCluster {
-                headers: headers.collect(),
+                name: Some(config.name.as_str().into()),
                 stats: stats(&config.name),
+                headers: headers.collect(),
             });
         }
+        clusters.push(VirtualCluster {
+            name: None,
+            stats: stats("other"),
+            headers: Box::default(),
+        });
         errors.finish(VirtualClusters {
             clusters: clusters.into(),
-            other: Some(stats("other")),
         })
     }
 
-    /// Where a request is counted besides its cluster.
-    pub(crate) fn find(&self, head: &RequestHead) -> Option<&Arc<VirtualClusterStats>> {
+    /// The virtual cluster of a request.
+    pub(crate) fn find(&self, head: &RequestHead) -> Option<&VirtualCluster> {
         let takes = |cluster: &&VirtualCluster| cluster.headers.iter().all(|h| h.matches(head));
-        let found = self.clusters.iter().find(takes);
-        found.map(|cluster| &cluster.stats).or(self.other.as_ref())
+        self.clusters.iter().find(takes)
     }
 }
 
@@ -115,7 +122,7 @@ mod tests {
         let clusters = VirtualClusters::build(&host(&["a", "b"]), &store, &path).unwrap();
         for headers in [&[("b", "1")][..], &[("a", "1"), ("b", "1")], &[]] {
             let head = head("GET", "x", "/", headers);
-            clusters.find(&head).unwrap().upstream_rq_total.inc();
+            clusters.find(&head).unwrap().stats.upstream_rq_total.inc();
         }
         let snapshot = store.snapshot(&outrider_stats::Filter {
             used_only: true,

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::StatusCode;
 use outrider_codec::Body;
@@ -143,9 +144,15 @@ impl<'a> Attempt<'a> {
         let (opened, body) = match pick.open_at_once(self.priority, stream.protocol) {
             Some(opened) => {
                 cx.wait.check_body()?;
+                note_ready(stream, Duration::ZERO);
                 (opened, EarlyBody::new(body, 0).into_body())
             }
-            None => self.open_in_turn(stream, body, pick, cx).await?,
+            None => {
+                let began = clock::now();
+                let opened = self.open_in_turn(stream, body, pick, cx).await?;
+                note_ready(stream, clock::since(began));
+                opened
+            }
         };
         let place = match opened {
             Ok(place) => place,
@@ -303,6 +310,7 @@ impl<'a> Attempt<'a> {
         }
         cx.response
             .apply_to_any(&mut head.headers, &stream.request.headers, false);
+        cx.count_interim(head.status);
         if let Err(error) = cx.wait.respond.informational(head) {
             log::debug!("100 Continue not sent: {error}");
         }
@@ -382,6 +390,13 @@ impl<'a> Attempt<'a> {
             self.request.count_status(reply.status.as_u16());
         }
         self.reply(reply)
+    }
+}
+
+/// Notes how long it took to get a connection, or to be told that there is none.
+fn note_ready(stream: &mut Stream, took: Duration) {
+    if let Some(upstream) = &mut stream.upstream {
+        upstream.pool_ready = Some(took);
     }
 }
 

@@ -30,6 +30,7 @@ use crate::response::ResponseOptions;
 use crate::route::Action;
 use crate::route::ForwardAction;
 use crate::route::Route;
+use crate::stats::ListenerStats;
 use crate::wait::Stop;
 use crate::wait::Wait;
 
@@ -58,11 +59,20 @@ pub struct Router {
 /// What the router works with on behalf of one stream.
 pub(crate) struct RouterCx<'a> {
     pub(crate) stats: &'a ManagerStats,
+    pub(crate) listener_stats: &'a ListenerStats,
     pub(crate) captures: &'a Rc<Captures>,
     pub(crate) response: &'a ResponseOptions,
     /// `proxy_100_continue`
     pub(crate) proxy_100_continue: bool,
     pub(crate) wait: Wait<'a>,
+}
+
+impl RouterCx<'_> {
+    /// Counts an interim response that the client gets.
+    fn count_interim(&self, status: StatusCode) {
+        self.stats.downstream_rq.record(status.as_u16());
+        self.listener_stats.downstream_rq.record(status.as_u16());
+    }
 }
 
 impl Router {
@@ -110,7 +120,8 @@ impl Router {
             Action::Redirect(redirect) => {
                 stats.rq_direct_response.inc();
                 let reply = LocalReply::new(redirect.status, "direct_response");
-                with_location(reply, redirect.location(stream))
+                let keep_original = !self.suppress_envoy_headers;
+                with_location(reply, redirect.apply(stream, keep_original))
             }
             Action::DirectResponse(direct) => {
                 stats.rq_direct_response.inc();

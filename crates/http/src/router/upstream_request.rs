@@ -247,13 +247,17 @@ pub(super) struct AlsoCounted {
 }
 
 impl AlsoCounted {
-    /// For a request that is not rewritten yet; the header that asks for it goes no further.
+    /// For a request that is not rewritten yet; the header that asks for it goes no further. Notes the virtual cluster's
+    /// name in the stream.
     pub(super) fn of(stream: &mut Stream, cluster: &Cluster) -> AlsoCounted {
         let Some(route) = &stream.route else {
             return AlsoCounted::default();
         };
         let virtual_cluster = route.virtual_host.clusters.find(&stream.request);
-        let of_route = [virtual_cluster.cloned(), route.stats.clone()];
+        let virtual_cluster = virtual_cluster.map(|c| (c.stats.clone(), c.name.clone()));
+        let (virtual_cluster, name) = virtual_cluster.unzip();
+        let of_route = [virtual_cluster, route.stats.clone()];
+        stream.virtual_cluster = name.flatten();
         let mut alternative = None;
         if stream.origin == Origin::Internal {
             let headers = &mut stream.request.headers;

@@ -143,7 +143,7 @@ impl AcceptingAddress {
     ) -> Poll<io::Result<()>> {
         let most = self.listener.borrow().accepts_per_event();
         loop {
-            match socket.poll_accept(cx) {
+            match socket.poll_accept(&self.address, cx) {
                 Poll::Ready(Ok(connection)) => accepted.push(connection),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if accepted.is_empty() => return Poll::Pending,
@@ -197,20 +197,24 @@ impl AcceptingAddress {
 }
 
 impl Socket {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
+    /// A connection and where it comes from; `own` is the socket's address.
+    fn poll_accept(
+        &self,
+        own: &Address,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Stream, Address)>> {
         match self {
             Socket::Tcp(listener) => listener
                 .poll_accept(cx)
                 .map_ok(|(stream, remote)| (Stream::Tcp(stream), Address::from(remote))),
             Socket::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, remote)| {
-                // Clients of a UNIX socket hardly ever have a name.
-                let path = remote
-                    .as_pathname()
-                    .map(|path| path.to_string_lossy().into_owned());
-                (
-                    Stream::Unix(stream),
-                    Address::pipe(&path.unwrap_or_default(), 0),
-                )
+                // Clients of a UNIX socket hardly ever have a name; Envoy calls them by the listener's.
+                let path = remote.as_pathname();
+                let remote = path.map_or_else(
+                    || own.clone(),
+                    |path| Address::pipe(&path.to_string_lossy(), 0),
+                );
+                (Stream::Unix(stream), remote)
             }),
         }
     }

@@ -11,6 +11,7 @@ use crate::RequestHead;
 use crate::ResponseHead;
 use crate::StreamError;
 use crate::header::Kind;
+use crate::meter::HeadSize;
 
 use super::super::frame;
 use super::super::frame::HEAD;
@@ -248,7 +249,7 @@ impl State {
             }
         };
         let meter = Rc::new(Meter::default());
-        meter.add_headers_received(bytes, block.wire);
+        meter.add_headers_received(HeadSize::http2(bytes, block.wire));
         let stream = self.begin_stream(block.stream, meter.clone(), |stream| {
             if block.ends {
                 stream.receiving = false;
@@ -311,7 +312,9 @@ impl State {
         let Some(stream) = self.streams.get(key) else {
             return Ok(());
         };
-        stream.meter.add_headers_received(bytes, block.wire);
+        stream
+            .meter
+            .add_headers_received(HeadSize::http2(bytes, block.wire));
         let response = ResponseHead { status, headers };
         if status.is_informational() {
             stream.heads.opened = true;
@@ -355,7 +358,9 @@ impl State {
         let Some(stream) = self.streams.get(key) else {
             return Ok(());
         };
-        stream.meter.add_headers_received(bytes, block.wire);
+        stream
+            .meter
+            .add_headers_received(HeadSize::http2(bytes, block.wire));
         let received = stream.meter.body_bytes_received();
         let broken = match (stream.content_left, content_length) {
             // It may not be there twice.

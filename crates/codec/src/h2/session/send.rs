@@ -9,6 +9,7 @@ use crate::Meter;
 use crate::Reason;
 use crate::StreamError;
 use crate::hpack::Encoder;
+use crate::meter::HeadSize;
 
 use super::super::frame;
 use super::super::frame::HEAD;
@@ -212,7 +213,7 @@ impl State {
             finish_block(buffer, start, id, ends);
             (bytes, buffer.len() - start)
         });
-        stream.meter.add_headers_sent(bytes, wire);
+        stream.meter.add_headers_sent(HeadSize::http2(bytes, wire));
         if ends {
             self.end_sending(key);
         }

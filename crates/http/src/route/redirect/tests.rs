@@ -9,7 +9,7 @@ use crate::route::tests::stream;
 fn location(config: RedirectAction, host: &str, path: &str) -> String {
     let matched = PathMatch::Prefix("/a".into());
     let redirect = Redirect::build(&config, &matched, &FieldPath::root()).unwrap();
-    redirect.location(&stream(head("GET", host, path, &[("x-a", "v")])))
+    redirect.apply(&mut stream(head("GET", host, path, &[("x-a", "v")])), true)
 }
 
 /// What Envoy 1.40.0 answered to `http://old:8080/a/b?x=1`.
@@ -105,5 +105,5 @@ fn the_default_port_goes_with_the_scheme() {
     let mut secure = stream(head("GET", "old:80", "/a", &[]));
     secure.request.scheme = Some(Scheme::HTTPS);
     let redirect = Redirect::build(&https(), &PathMatch::Connect, &FieldPath::root()).unwrap();
-    assert_eq!(redirect.location(&secure), "https://old:80/a");
+    assert_eq!(redirect.apply(&mut secure, true), "https://old:80/a");
 }
