@@ -23,7 +23,7 @@ impl Scope {
         self
     }
 
-    /// The scope `name` below this one, for the name of a virtual host, a virtual cluster or a route, or one that a client
+    /// The scope `name` below this one, for the name of a virtual host, a virtual cluster, a route or a zone, or one that a client
     /// chose: Envoy keeps it as it is, but for dots at its end.
     #[must_use]
     pub fn verbatim(mut self, name: &str) -> Self {

@@ -24,8 +24,8 @@ pub(super) struct Cookie {
 }
 
 impl Cookie {
-    /// What to send; nothing to a server that knows no cookies.
-    pub(super) fn to_send(&mut self) -> Option<Vec<u8>> {
+    /// What goes with a query; nothing to a server that knows no cookies.
+    pub(super) fn for_query(&mut self) -> Option<Vec<u8>> {
         if self.unknown_since.is_some_and(|at| at.elapsed() < WITHOUT) {
             return None;
         }
@@ -47,13 +47,12 @@ impl Cookie {
                 self.unknown_since = None;
                 true
             }
-            // Once a server has known them, an answer without is somebody else's.
-            _ if !self.server.is_empty() => false,
-            Some(_) => false,
-            None => {
+            None if self.server.is_empty() => {
                 self.unknown_since = Some(Instant::now());
                 true
             }
+            // Once a server has known them, an answer without is somebody else's.
+            _ => false,
         }
     }
 }
@@ -70,17 +69,17 @@ mod tests {
     #[test]
     fn a_server_without_cookies_is_sent_none_and_one_with_them_must_send_its_own() {
         let mut cookie = Cookie::default();
-        let sent = cookie.to_send().unwrap();
+        let sent = cookie.for_query().unwrap();
         assert!(cookie.accept(Some(&sent), None));
-        assert_eq!(cookie.to_send(), None);
+        assert_eq!(cookie.for_query(), None);
         assert!(cookie.accept(None, None));
 
         let mut cookie = Cookie::default();
-        let sent = cookie.to_send().unwrap();
+        let sent = cookie.for_query().unwrap();
         let whole = [&sent[..], b"12345678"].concat();
         assert!(!cookie.accept(Some(&sent), Some(b"other***12345678")));
         assert!(cookie.accept(Some(&sent), Some(&whole)));
-        assert_eq!(cookie.to_send().as_deref(), Some(&whole[..]));
+        assert_eq!(cookie.for_query().as_deref(), Some(&whole[..]));
         assert!(!cookie.accept(Some(&whole), None));
     }
 }

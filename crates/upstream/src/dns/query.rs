@@ -175,7 +175,7 @@ async fn exchange(
         return Err(Failure::Unreachable("there is no server".to_owned()));
     };
     let cookie = match question.edns {
-        Some(_) if !tcp => servers.cookie(server, Cookie::to_send).flatten(),
+        Some(_) if !tcp => servers.cookie(server, Cookie::for_query).flatten(),
         _ => None,
     };
     let packet = question.encode(cookie.as_deref());

@@ -69,7 +69,10 @@ impl PoolCx {
         if local.is_empty() || zone.is_empty() {
             return None;
         }
-        let scope = scope(&self.info).name("zone").name(local).name(zone);
+        let scope = scope(&self.info)
+            .name("zone")
+            .verbatim(local)
+            .verbatim(zone);
         Some(self.worker.store.register(scope))
     }
 
