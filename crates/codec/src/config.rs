@@ -12,6 +12,7 @@ use outrider_config::duration;
 use crate::HeaderCase;
 use crate::Http1Options;
 use crate::Http2Options;
+use crate::Huffman;
 use crate::Keepalive;
 use crate::UnderscoresAction;
 
@@ -98,6 +99,11 @@ impl Http2Options {
             keepalive: keepalive
                 .map(|message| Keepalive::build(message, &keepalive_path))
                 .transpose()?,
+            huffman: match message.enable_huffman_encoding {
+                None => Huffman::WhereItPays,
+                Some(true) => Huffman::Always,
+                Some(false) => Huffman::Never,
+            },
         })
     }
 }

@@ -42,6 +42,7 @@ pub use options::CodecType;
 pub use options::HeaderCase;
 pub use options::Http1Options;
 pub use options::Http2Options;
+pub use options::Huffman;
 pub use options::Keepalive;
 pub use options::ServerOptions;
 pub use options::UnderscoresAction;

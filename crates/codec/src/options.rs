@@ -126,6 +126,8 @@ pub struct Http2Options {
     pub stream_error_on_invalid_message: bool,
     /// `connection_keepalive`
     pub keepalive: Option<Keepalive>,
+    /// `enable_huffman_encoding`
+    pub huffman: Huffman,
 }
 
 impl Default for Http2Options {
@@ -145,8 +147,21 @@ impl Default for Http2Options {
             stream_reset_rate: 33,
             stream_error_on_invalid_message: false,
             keepalive: None,
+            huffman: Huffman::default(),
         }
     }
+}
+
+/// Which texts of header blocks are compressed by the Huffman code (`enable_huffman_encoding`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Huffman {
+    /// The field is not set: those that enter the table, and long ones. Others cost both sides more time than the bytes do.
+    #[default]
+    WhereItPays,
+    /// Each that it makes shorter.
+    Always,
+    /// None.
+    Never,
 }
 
 /// What a connection manager gives the server role; one for all its connections on a worker.

@@ -6,6 +6,7 @@ use http::Method;
 use http::StatusCode;
 
 use crate::HeaderValue;
+use crate::Huffman;
 use crate::header::HeaderName;
 use crate::header::Indexing;
 use crate::header::hash as name_hash;
@@ -48,6 +49,7 @@ pub(crate) struct Encoder {
     seen: Seen,
     /// Makes hashes differ between connections.
     seed: u64,
+    huffman: Huffman,
 }
 
 /// A field of the dynamic table: its own copy, name and value in one.
@@ -89,7 +91,7 @@ struct Field<'a> {
 
 impl Encoder {
     /// An encoder that wants to use a table of no more than `max_table_size`. Allocates nothing before the first block.
-    pub(crate) fn new(max_table_size: usize) -> Encoder {
+    pub(crate) fn new(max_table_size: usize, huffman: Huffman) -> Encoder {
         let max_size = max_table_size.min(INITIAL_TABLE_SIZE);
         Encoder {
             entries: VecDeque::new(),
@@ -100,6 +102,7 @@ impl Encoder {
             insertions: 0,
             seen: Seen::default(),
             seed: fastrand::u64(..),
+            huffman,
         }
     }
 
@@ -190,12 +193,12 @@ impl Encoder {
         let index = known.map_or(0, |known| known.index);
         let field = Field { name, value, index };
         match known.map_or(Indexing::Adaptive, |known| known.indexing) {
-            _ if sensitive => field.spell_out(Literal::NEVER_INDEXED, out),
-            Indexing::Secret => field.spell_out(Literal::NEVER_INDEXED, out),
+            _ if sensitive => field.spell_out(Literal::NEVER_INDEXED, self.huffman, out),
+            Indexing::Secret => field.spell_out(Literal::NEVER_INDEXED, self.huffman, out),
             Indexing::SecretIfShort if value.len() < SHORT_SECRET => {
-                field.spell_out(Literal::NEVER_INDEXED, out);
+                field.spell_out(Literal::NEVER_INDEXED, self.huffman, out);
             }
-            Indexing::Unique => field.spell_out(Literal::NOT_INDEXED, out),
+            Indexing::Unique => field.spell_out(Literal::NOT_INDEXED, self.huffman, out),
             Indexing::Adaptive | Indexing::SecretIfShort => self.adaptive(field, hash, found, out),
         }
     }
@@ -217,15 +220,15 @@ impl Encoder {
         match found {
             // One field is not to push all others out; and a table of no size takes none.
             _ if field.size() > self.max_size / 4 * 3 => {
-                field.spell_out(Literal::NOT_INDEXED, out);
+                field.spell_out(Literal::NOT_INDEXED, self.huffman, out);
             }
             Found::Before(place) => {
-                field.spell_out(Literal::INDEXED, out);
+                field.spell_out(Literal::INDEXED, self.huffman, out);
                 self.insert(field, place);
             }
             _ => {
                 self.seen.record(hash, self.insertions(), self.max_size);
-                field.spell_out(Literal::NOT_INDEXED, out);
+                field.spell_out(Literal::NOT_INDEXED, self.huffman, out);
             }
         }
     }
@@ -325,12 +328,13 @@ impl Field<'_> {
     }
 
     #[inline]
-    fn spell_out(&self, literal: Literal, out: &mut Vec<u8>) {
-        // Who meets an entry of the table decodes it once, and sends it in one byte from then on.
-        let raw_bytes = if literal == Literal::INDEXED {
-            0
-        } else {
-            RAW_BYTES
+    fn spell_out(&self, literal: Literal, huffman: Huffman, out: &mut Vec<u8>) {
+        let raw_bytes = match huffman {
+            Huffman::Always => 0,
+            Huffman::Never => usize::MAX,
+            // An entry of the table is decoded once, and sent in one byte from then on.
+            Huffman::WhereItPays if literal == Literal::INDEXED => 0,
+            Huffman::WhereItPays => RAW_BYTES,
         };
         integer::encode(usize::from(self.index), literal.prefix, literal.flags, out);
         if self.index == 0 {

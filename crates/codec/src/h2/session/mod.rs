@@ -7,6 +7,7 @@
 mod backlog;
 mod control;
 mod data;
+mod fault;
 mod headers;
 mod receive;
 mod send;
@@ -15,6 +16,7 @@ mod stream_ref;
 mod tests;
 
 pub(super) use backlog::Backlog;
+pub(super) use fault::Fault;
 pub(super) use headers::Accepted;
 pub(super) use stream_ref::StreamRef;
 
@@ -32,12 +34,9 @@ use outrider_net::Stream;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::EndCause;
 use crate::Http2Options;
 use crate::Meter;
-use crate::Reason;
 use crate::Refused;
-use crate::StreamError;
 use crate::hpack::Decoder;
 use crate::hpack::Encoder;
 use crate::stats::ByteCounts;
@@ -60,8 +59,6 @@ const HIGH: usize = 512 * 1024;
 const HIGH_FRAMES: u32 = 4096;
 /// What a peer may count on before it has seen our SETTINGS (RFC 9113, section 6.5.2).
 const DEFAULT_WINDOW: u32 = 65_535;
-/// How Envoy words the end of a stream that its connection's codec took along.
-const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
 
 /// A connection's state; clones are the same connection.
 #[derive(Clone, Debug)]
@@ -93,21 +90,6 @@ pub(super) struct Setup<'a> {
     pub(super) buffer_limit: u32,
     pub(super) stats: Arc<Http2Stats>,
     pub(super) counts: Arc<dyn ByteCounts>,
-}
-
-/// Why a connection must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The peer broke the protocol where Envoy says so by a GOAWAY.
-    GoAway(Reason),
-    /// The peer broke the protocol where Envoy closes without a word.
-    Silent,
-    /// The peer passed a limit.
-    Flood(Flood),
-    /// A ping was not answered.
-    KeepaliveTimeout,
-    /// The socket failed, or the peer closed it.
-    Gone,
 }
 
 /// What both sides announced.
@@ -194,7 +176,7 @@ impl Session {
             input: Input::new(is_server),
             output: Output::default(),
             decoder: Decoder::new(options.hpack_table_size as usize),
-            encoder: Encoder::new(options.hpack_table_size as usize),
+            encoder: Encoder::new(options.hpack_table_size as usize, options.huffman),
             settings: Settings {
                 window: options.initial_stream_window_size,
                 max_streams: options.max_concurrent_streams,
@@ -402,38 +384,6 @@ impl Session {
     }
 }
 
-impl Fault {
-    /// The end of the connection, as its owner counts it.
-    pub(super) fn cause(self, role: Role) -> EndCause {
-        match (self, role) {
-            (Fault::GoAway(_) | Fault::Silent, _) => EndCause::ProtocolError(CODEC_ERROR),
-            // Envoy counts a flood as no error of the protocol, on servers.
-            (Fault::Flood(_), Role::Server) => EndCause::Local,
-            (Fault::Flood(flood), Role::Client) => EndCause::ProtocolError(flood.details()),
-            (Fault::KeepaliveTimeout, _) => EndCause::KeepaliveTimeout,
-            (Fault::Gone, _) => EndCause::Remote,
-        }
-    }
-
-    /// Whether the peer may be given time to read our last words.
-    pub(super) fn has_last_words(self) -> bool {
-        match self {
-            Fault::GoAway(_) | Fault::Silent => true,
-            // A peer by which frames pile up does not read.
-            Fault::Flood(flood) => !flood.is_outbound(),
-            Fault::KeepaliveTimeout | Fault::Gone => false,
-        }
-    }
-
-    fn stream_error(self) -> StreamError {
-        match self {
-            Fault::GoAway(_) | Fault::Silent => StreamError::ProtocolError(CODEC_ERROR),
-            Fault::Flood(flood) => StreamError::ProtocolError(flood.details()),
-            Fault::KeepaliveTimeout | Fault::Gone => StreamError::ConnectionTermination,
-        }
-    }
-}
-
 impl State {
     fn is_server(&self) -> bool {
         self.role == Role::Server
@@ -496,6 +446,12 @@ impl State {
             self.publish();
             return Poll::Ready(());
         }
+        // However fast the socket takes them: no peer makes so many acknowledgements and resets in one turn without intent.
+        let (_, control) = self.output.frames_waiting();
+        if let Err(flood) = self.limits.check_waiting((control, control)) {
+            self.end_by_flood(flood);
+            return Poll::Ready(());
+        }
         let Some(socket) = &mut self.socket else {
             return Poll::Ready(());
         };
@@ -511,11 +467,18 @@ impl State {
         if flushed.is_pending()
             && let Err(flood) = self.limits.check_waiting(self.output.frames_waiting())
         {
-            self.output.clear();
-            flood.count(&self.stats);
-            self.fail(Fault::Flood(flood));
+            self.end_by_flood(flood);
         }
         flushed.map(drop)
+    }
+
+    /// The peer makes frames pile up: none of them is sent any more.
+    fn end_by_flood(&mut self, flood: Flood) {
+        if self.fault.is_none() {
+            flood.count(&self.stats);
+        }
+        self.output.clear();
+        self.fail(Fault::Flood(flood));
     }
 
     /// Whether streams have to wait for others to be sent.

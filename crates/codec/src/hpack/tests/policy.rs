@@ -6,6 +6,7 @@ use super::Pair;
 use super::decode;
 use super::encode;
 use super::pair;
+use crate::Huffman;
 
 /// The blocks of the same field, several times.
 fn repeat(encoder: &mut Encoder, field: &Pair) -> [Vec<u8>; 4] {
@@ -23,7 +24,10 @@ fn a_field_is_one_byte_from_the_third_time_on() {
         ("x-custom", "a value"),
         ("x-empty", ""),
     ] {
-        let [first, second, third, fourth] = repeat(&mut Encoder::new(4096), &pair(name, value));
+        let [first, second, third, fourth] = repeat(
+            &mut Encoder::new(4096, Huffman::default()),
+            &pair(name, value),
+        );
         assert!(first[0] < 0x10, "{name}: not indexed, {first:x?}");
         assert!(second[0] & 0xc0 == 0x40, "{name}: indexed, {second:x?}");
         assert_eq!(third, [0xbe], "{name}");
@@ -49,7 +53,7 @@ fn fields_of_the_static_table_are_one_byte() {
         (":status", "500"),
         ("accept-encoding", "gzip, deflate"),
     ];
-    let mut encoder = Encoder::new(4096);
+    let mut encoder = Encoder::new(4096, Huffman::default());
     for (index, (name, value)) in fields.iter().enumerate() {
         let index = index as u8 + if *name == "accept-encoding" { 3 } else { 2 };
         for block in repeat(&mut encoder, &pair(name, value)) {
@@ -67,14 +71,14 @@ fn secrets_are_never_indexed() {
         ("set-cookie", "session=abcdefghijklmnopqrstuvwxyz"),
         ("cookie", "short"),
     ] {
-        let mut encoder = Encoder::new(4096);
+        let mut encoder = Encoder::new(4096, Huffman::default());
         for block in repeat(&mut encoder, &pair(name, value)) {
             assert_eq!(block[0] & 0xf0, 0x10, "{name}");
         }
         assert_eq!(encoder.extent(), (0, 0));
     }
     let [.., last] = repeat(
-        &mut Encoder::new(4096),
+        &mut Encoder::new(4096, Huffman::default()),
         &pair("cookie", "long enough not to be guessed"),
     );
     assert_eq!(last, [0xbe]);
@@ -82,7 +86,7 @@ fn secrets_are_never_indexed() {
 
 #[test]
 fn sensitive_values_are_never_indexed() {
-    let mut encoder = Encoder::new(4096);
+    let mut encoder = Encoder::new(4096, Huffman::default());
     let name = crate::HeaderName::from_static("x-key");
     let mut value = crate::HeaderValue::from_static("a key");
     for _ in 0..3 {
@@ -96,7 +100,7 @@ fn sensitive_values_are_never_indexed() {
 
 #[test]
 fn values_that_come_once_are_not_indexed() {
-    let mut encoder = Encoder::new(4096);
+    let mut encoder = Encoder::new(4096, Huffman::default());
     for number in 0..1000 {
         encode(&mut encoder, &[pair("content-length", &number.to_string())]);
         encode(&mut encoder, &[pair("x-request-id", "the same")]);
@@ -106,7 +110,7 @@ fn values_that_come_once_are_not_indexed() {
 
 #[test]
 fn fields_are_found_among_many() {
-    let mut encoder = Encoder::new(4096);
+    let mut encoder = Encoder::new(4096, Huffman::default());
     let repeated: Vec<_> = (0..20)
         .map(|number| pair(&format!("x-header-{number}"), "value"))
         .collect();
@@ -121,7 +125,7 @@ fn fields_are_found_among_many() {
 
 #[test]
 fn fields_that_do_not_fit_leave_the_table_alone() {
-    let mut encoder = Encoder::new(4096);
+    let mut encoder = Encoder::new(4096, Huffman::default());
     repeat(&mut encoder, &pair("x-custom", "a value"));
     let extent = encoder.extent();
     for length in [4000, 5000, 100_000] {
@@ -138,7 +142,7 @@ fn fields_that_do_not_fit_leave_the_table_alone() {
 
 #[test]
 fn changes_of_the_table_size_are_announced_once() {
-    let mut encoder = Encoder::new(4096);
+    let mut encoder = Encoder::new(4096, Huffman::default());
     let mut begin = |sizes: &[u32]| {
         let mut out = Vec::new();
         sizes
@@ -160,13 +164,23 @@ fn changes_of_the_table_size_are_announced_once() {
 #[test]
 fn tables_of_another_size_are_announced_first() {
     let mut out = Vec::new();
-    Encoder::new(100).begin(&mut out);
+    Encoder::new(100, Huffman::default()).begin(&mut out);
     assert_eq!(out, b"\x3f\x45");
-    let mut encoder = Encoder::new(8192);
+    let mut encoder = Encoder::new(8192, Huffman::default());
     out.clear();
     encoder.begin(&mut out);
     assert_eq!(out, b"", "the peer has not allowed more yet");
     encoder.set_peer_table_size(65536);
     encoder.begin(&mut out);
     assert_eq!(out, b"\x3f\xe1\x3f");
+}
+
+#[test]
+fn texts_are_compressed_as_the_config_says() {
+    let field = pair("x-text", "a text of some length");
+    let sizes = [Huffman::Never, Huffman::WhereItPays, Huffman::Always].map(|huffman| {
+        let [first, second, third, _] = repeat(&mut Encoder::new(4096, huffman), &field);
+        [first.len(), second.len(), third.len()]
+    });
+    assert_eq!(sizes, [[30, 30, 1], [30, 23, 1], [23, 23, 1]]);
 }

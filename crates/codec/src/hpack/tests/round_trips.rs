@@ -6,6 +6,7 @@ use super::Pair;
 use super::decode;
 use super::encode;
 use super::pair;
+use crate::Huffman;
 use crate::hpack::huffman;
 
 #[test]
@@ -85,7 +86,7 @@ fn ours_to_ours_and_to_another() {
     let mut random = fastrand::Rng::with_seed(3);
     for round in 0..20 {
         let wanted = [4096, 0, 100, 4096, 65536][round % 5];
-        let mut encoder = Encoder::new(wanted);
+        let mut encoder = Encoder::new(wanted, Huffman::default());
         let mut ours = Decoder::new(65536);
         let mut theirs = fluke_hpack::Decoder::new();
         theirs.set_max_allowed_table_size(65536);
