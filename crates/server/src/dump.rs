@@ -5,10 +5,9 @@ use std::time::SystemTime;
 use outrider_admin::ConfigDump;
 use outrider_admin::Dumped;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
-use outrider_config::api::envoy::config::core::v3::Node;
 use outrider_config::json::to_json;
-use prost::Message as _;
 use prost::Name as _;
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -21,12 +20,18 @@ use crate::cli::Options;
 pub(crate) struct Source {
     /// The bootstrap as protobuf bytes.
     wire: Vec<u8>,
+    /// What stands in it for `node`.
+    node: Value,
     loaded_at: SystemTime,
 }
 
 impl Source {
-    pub(crate) fn new(wire: Vec<u8>, loaded_at: SystemTime) -> Source {
-        Source { wire, loaded_at }
+    pub(crate) fn new(wire: Vec<u8>, node: Value, loaded_at: SystemTime) -> Source {
+        Source {
+            wire,
+            node,
+            loaded_at,
+        }
     }
 
     /// The bootstrap as protobuf bytes.
@@ -34,10 +39,23 @@ impl Source {
         &self.wire
     }
 
+    /// Another config has taken the place of this one. The node stays.
+    pub(crate) fn reload(&mut self, wire: Vec<u8>, loaded_at: SystemTime) {
+        self.wire = wire;
+        self.loaded_at = loaded_at;
+    }
+
     /// What `/config_dump` shows.
     pub(crate) fn dump(&self) -> ConfigDump {
         // The bytes are those that the bootstrap was decoded from, so they can be read again.
-        let bootstrap = to_json(&Bootstrap::full_name(), &self.wire).unwrap_or_default();
+        let loaded = to_json(&Bootstrap::full_name(), &self.wire).unwrap_or_default();
+        // `node` is the first field.
+        let mut fields = Map::new();
+        fields.insert("node".to_owned(), self.node.clone());
+        let loaded = loaded.as_object().into_iter().flatten();
+        let others = loaded.filter(|(name, _)| *name != "node");
+        fields.extend(others.map(|(name, value)| (name.clone(), value.clone())));
+        let bootstrap = Value::from(fields);
         let dumped = |message: &Value| Dumped {
             message: message.clone(),
             last_updated: self.loaded_at,
@@ -62,35 +80,6 @@ impl Source {
 
 fn items(list: &Value) -> &[Value] {
     list.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// `envoy.config.core.v3.Node` as `/server_info` shows it, completed by the command line.
-pub(crate) fn node(node: Option<&Node>, options: &Options) -> Value {
-    let node = node.cloned().unwrap_or_default();
-    let printed = to_json(&Node::full_name(), &node.encode_to_vec()).unwrap_or_default();
-    let or = |configured: String, flag: &str| {
-        if configured.is_empty() {
-            flag.to_owned()
-        } else {
-            configured
-        }
-    };
-    let locality = node.locality.unwrap_or_default();
-    let mut value = json!({
-        "id": or(node.id, &options.service_node),
-        "cluster": or(node.cluster, &options.service_cluster),
-    });
-    if let Some(metadata) = printed.get("metadata") {
-        value["metadata"] = metadata.clone();
-    }
-    let zone = or(locality.zone, &options.service_zone);
-    if !(locality.region.is_empty() && zone.is_empty() && locality.sub_zone.is_empty()) {
-        value["locality"] =
-            json!({ "region": locality.region, "zone": zone, "sub_zone": locality.sub_zone });
-    }
-    value["user_agent_name"] = "outrider".into();
-    value["user_agent_version"] = env!("CARGO_PKG_VERSION").into();
-    value
 }
 
 /// A duration as protobuf's JSON has it: without a fraction, or with 3, 6 or 9 digits of it.

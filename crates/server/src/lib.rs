@@ -13,6 +13,7 @@ mod entry_point;
 mod listener_manager;
 mod listener_plan;
 mod logging;
+mod node;
 mod reload;
 mod runtime;
 mod signals;

@@ -27,7 +27,6 @@ pub(crate) use outcome::Outcome;
 pub(crate) use outcome::Trigger;
 
 use crate::control::Control;
-use crate::dump;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
 use crate::listener_plan::RouteChange;
@@ -187,7 +186,8 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
     control.follow_health_check_drain();
     control
         .config
-        .replace(dump::Source::new(prepared.wire, SystemTime::now()));
+        .borrow_mut()
+        .reload(prepared.wire, SystemTime::now());
 
     let removed: Vec<Arc<str>> = (changes.clusters.removed.iter())
         .map(|name| Arc::from(name.as_str()))

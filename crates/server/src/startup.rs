@@ -51,6 +51,7 @@ use crate::listener_manager::ListenerManager;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
 use crate::logging::Logging;
+use crate::node;
 use crate::reload;
 use crate::reload::Reloader;
 use crate::runtime::Runtime;
@@ -329,11 +330,16 @@ impl Process {
         }
         let unknown = loaded.sources_with_unknown_fields;
         stats.server.static_unknown_fields.add(unknown);
+        let node = node::complete(loaded.bootstrap.node.as_ref());
         let control = Control {
             listeners: self.listeners,
             listener_factory: plan.listener_factory,
-            node: dump::node(loaded.bootstrap.node.as_ref(), &self.options),
-            config: RefCell::new(dump::Source::new(loaded.wire.clone(), SystemTime::now())),
+            config: RefCell::new(dump::Source::new(
+                loaded.wire.clone(),
+                node::short(&node),
+                SystemTime::now(),
+            )),
+            node: node::full(&node::with_options(node, &self.options)),
             clusters: plan.clusters.clone(),
             runtime,
             log_files,
