@@ -106,6 +106,11 @@ impl Options {
         self.admits.as_ref().is_none_or(|admits| admits(name))
     }
 
+    /// Whether histograms have different buckets, by their names.
+    pub(crate) fn has_own_bounds(&self) -> bool {
+        !self.bounds.is_empty()
+    }
+
     /// The upper bounds of the buckets for the histogram called `name`.
     pub(crate) fn bounds(&self, name: &str) -> &[f64] {
         let configured = self.bounds.iter().find(|(matches, _)| matches(name));

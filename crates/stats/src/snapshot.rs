@@ -118,6 +118,17 @@ impl<'a> Row<'a> {
         to.push_str(&self.snapshot.names[self.entry.name as usize]);
     }
 
+    /// The name's first part: that of its scope, with the dot behind it.
+    pub(crate) fn scope(&self) -> &'a str {
+        &self.snapshot.scopes[self.entry.scope as usize]
+    }
+
+    /// The name's second part, and its number: stats of that name in other scopes have the same.
+    pub(crate) fn below_scope(&self) -> (usize, &'a str) {
+        let number = self.entry.name as usize;
+        (number, &self.snapshot.names[number])
+    }
+
     /// The value.
     pub fn value(&self) -> Value<'a> {
         let snapshot = self.snapshot;

@@ -115,6 +115,11 @@ impl TagRules {
         self.fixed.push((tag.to_owned(), value.to_owned()));
     }
 
+    /// Whether a label can depend on anything but the words of a name and their places.
+    pub(crate) fn has_expressions(&self) -> bool {
+        !self.custom.is_empty()
+    }
+
     /// Takes the labels out of `name`.
     pub(crate) fn extract(&self, name: &str) -> Tagged {
         let word = name.split('.').next().unwrap_or_default();

@@ -1,16 +1,17 @@
 //! `/stats/prometheus`: the text exposition format.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+mod index;
+
 use std::fmt::Write;
 use std::sync::Arc;
 
+use self::index::Index;
+use self::index::Metric;
 use super::PIECE;
 use super::number::general;
 use crate::Kind;
 use crate::QUANTILES;
 use crate::Recorded;
-use crate::Row;
 use crate::Snapshot;
 use crate::Store;
 use crate::Value;
@@ -31,12 +32,13 @@ pub struct Prometheus {
     store: Arc<Store>,
     snapshot: Snapshot,
     histograms: PrometheusHistograms,
-    kinds: std::vec::IntoIter<Kind>,
-    kind: Kind,
-    metrics: btree_map::IntoIter<String, Vec<u32>>,
+    index: Index,
+    /// The metrics to come.
+    metrics: std::vec::IntoIter<Metric>,
     /// The metric being written, and its rows to come.
     metric: String,
     rows: std::vec::IntoIter<u32>,
+    bounds: Bounds,
 }
 
 /// Enough digits for any double, as Envoy prints them.
@@ -50,79 +52,70 @@ impl Prometheus {
         histograms: PrometheusHistograms,
         text_readouts: bool,
     ) -> Self {
-        let mut kinds = vec![Kind::Counter, Kind::Gauge, Kind::Text, Kind::Histogram];
-        kinds.retain(|kind| *kind != Kind::Text || text_readouts);
+        let mut index = Index::default();
+        let mut metrics = index.metrics(&snapshot, &store.options().tags);
+        metrics.retain(|metric| metric.kind != Kind::Text || text_readouts);
         Self {
             store,
             snapshot,
             histograms,
-            kinds: kinds.into_iter(),
-            kind: Kind::Counter,
-            metrics: BTreeMap::new().into_iter(),
+            index,
+            metrics: metrics.into_iter(),
             metric: String::new(),
             rows: Vec::new().into_iter(),
+            bounds: Bounds::default(),
         }
     }
 
-    /// The rows of each metric of one kind, by the dotted name without labels.
-    fn metrics(&self, kind: Kind) -> BTreeMap<String, Vec<u32>> {
-        let mut metrics = BTreeMap::<String, Vec<u32>>::new();
-        let tags = &self.store.options().tags;
-        for (index, row) in self.snapshot.rows().enumerate() {
-            if row.value().kind() == kind {
-                let metric = tags.extract(&row.name()).name;
-                metrics.entry(metric).or_default().push(index as u32);
-            }
-        }
-        metrics
-    }
-
-    fn write_type(&self, to: &mut String) -> std::fmt::Result {
-        let kind = match (self.kind, self.histograms) {
+    fn begin(&mut self, metric: Metric, to: &mut String) {
+        self.metric = format!("envoy_{}", sanitize(&metric.name));
+        self.rows = metric.rows.into_iter();
+        let kind = match (metric.kind, self.histograms) {
             (Kind::Counter, _) => "counter",
             (Kind::Gauge | Kind::Text, _) => "gauge",
             (Kind::Histogram, PrometheusHistograms::Cumulative) => "histogram",
             (Kind::Histogram, PrometheusHistograms::Summary) => "summary",
         };
-        writeln!(to, "# TYPE {} {kind}", self.metric)
+        push(to, &["# TYPE ", &self.metric, " ", kind, "\n"]);
     }
 
-    fn write_row(&self, row: Row<'_>, to: &mut String) -> std::fmt::Result {
-        let metric = &self.metric;
-        let name = row.name();
-        let labels = self.labels(&name);
+    /// Writes one row; `labels` is a buffer to use.
+    fn write_row(&mut self, at: u32, labels: &mut String, to: &mut String) -> std::fmt::Result {
+        let Some(row) = self.snapshot.row(at as usize) else {
+            return Ok(());
+        };
+        let options = self.store.options();
+        labels.clear();
+        self.index.write_labels(row, &options.tags, labels);
         match row.value() {
             Value::Counter(value) | Value::Gauge(value) => {
-                writeln!(to, "{metric}{{{labels}}} {value}")
+                push(to, &[&self.metric, "{", labels, "} "]);
+                writeln!(to, "{value}")
             }
             Value::Text(text) => {
-                let labels = with("text_value", &escape(text), &labels);
-                writeln!(to, "{metric}{{{labels}}} 0")
+                let labels = with("text_value", &escape(text), labels);
+                writeln!(to, "{}{{{labels}}} 0", self.metric)
             }
             Value::Histogram(recorded) => {
                 let nothing = Recorded::default();
                 let shown = Shown {
-                    metric,
-                    labels: &labels,
+                    metric: &self.metric,
+                    labels,
                     recorded: recorded.unwrap_or(&nothing),
                 };
                 match self.histograms {
                     PrometheusHistograms::Cumulative => {
-                        shown.histogram(self.store.options().bounds(&name), to)
+                        let bounds = if options.has_own_bounds() {
+                            options.bounds(&row.name())
+                        } else {
+                            options.bounds("")
+                        };
+                        shown.histogram(self.bounds.texts(bounds), bounds, to)
                     }
                     PrometheusHistograms::Summary => shown.summary(to),
                 }
             }
         }
-    }
-
-    fn labels(&self, name: &str) -> String {
-        let labels = self.store.options().tags.extract(name).labels;
-        let labels = labels.iter();
-        let labels: Vec<_> = labels
-            .map(|(tag, value)| format!("{}=\"{}\"", sanitize(tag), escape(value)))
-            .collect();
-        labels.join(",")
     }
 }
 
@@ -130,23 +123,37 @@ impl Iterator for Prometheus {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
-        let mut piece = String::new();
+        let mut piece = String::with_capacity(PIECE + 4096);
+        let mut labels = String::new();
         while piece.len() < PIECE {
-            if let Some(index) = self.rows.next() {
-                let row = self.snapshot.row(index as usize)?;
-                self.write_row(row, &mut piece).unwrap_or_default(); // a String takes everything
-            } else if let Some((metric, rows)) = self.metrics.next() {
-                self.metric = format!("envoy_{}", sanitize(&metric));
-                self.rows = rows.into_iter();
-                self.write_type(&mut piece).unwrap_or_default();
-            } else if let Some(kind) = self.kinds.next() {
-                self.kind = kind;
-                self.metrics = self.metrics(kind).into_iter();
+            if let Some(at) = self.rows.next() {
+                self.write_row(at, &mut labels, &mut piece)
+                    .unwrap_or_default(); // a String takes everything
+            } else if let Some(metric) = self.metrics.next() {
+                self.begin(metric, &mut piece);
             } else {
                 break;
             }
         }
         (!piece.is_empty()).then_some(piece)
+    }
+}
+
+/// The buckets' bounds as they are printed: mostly all histograms have the same.
+#[derive(Debug, Default)]
+struct Bounds {
+    bounds: Vec<f64>,
+    texts: Vec<String>,
+}
+
+impl Bounds {
+    fn texts(&mut self, bounds: &[f64]) -> &[String] {
+        if self.bounds != bounds {
+            self.bounds = bounds.to_vec();
+            let texts = bounds.iter().map(|bound| general(*bound, DIGITS));
+            self.texts = texts.collect();
+        }
+        &self.texts
     }
 }
 
@@ -158,25 +165,28 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    fn histogram(&self, bounds: &[f64], to: &mut String) -> std::fmt::Result {
+    fn histogram(&self, texts: &[String], bounds: &[f64], to: &mut String) -> std::fmt::Result {
         let Self { metric, labels, .. } = self;
         let comma = if labels.is_empty() { "" } else { "," };
         let all = &self.recorded.cumulative;
         let total = all.count();
-        for (bound, count) in bounds.iter().zip(all.cumulative(bounds)) {
-            let bound = general(*bound, DIGITS);
-            writeln!(
-                to,
-                "{metric}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}"
-            )?;
+        let bucket = [metric, "_bucket{", labels, comma, "le=\""].concat();
+        if total == 0 {
+            for bound in texts {
+                push(to, &[&bucket, bound, "\"} 0\n"]);
+            }
+        } else {
+            for (bound, count) in texts.iter().zip(all.cumulative(bounds)) {
+                push(to, &[&bucket, bound, "\"} "]);
+                writeln!(to, "{count}")?;
+            }
         }
-        writeln!(to, "{metric}_bucket{{{labels}{comma}le=\"+Inf\"}} {total}")?;
-        writeln!(
-            to,
-            "{metric}_sum{{{labels}}} {}",
-            general(all.sum(), DIGITS)
-        )?;
-        writeln!(to, "{metric}_count{{{labels}}} {total}")
+        push(to, &[&bucket, "+Inf\"} "]);
+        writeln!(to, "{total}")?;
+        let sum = general(all.sum(), DIGITS);
+        push(to, &[metric, "_sum{", labels, "} ", &sum, "\n"]);
+        push(to, &[metric, "_count{", labels, "} "]);
+        writeln!(to, "{total}")
     }
 
     fn summary(&self, to: &mut String) -> std::fmt::Result {
@@ -193,6 +203,10 @@ impl Shown<'_> {
         )?;
         writeln!(to, "{metric}_count{{{labels}}} {}", last.count())
     }
+}
+
+fn push(to: &mut String, parts: &[&str]) {
+    parts.iter().for_each(|part| to.push_str(part));
 }
 
 fn with(label: &str, value: &str, labels: &str) -> String {
