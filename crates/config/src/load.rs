@@ -13,6 +13,7 @@ use crate::Diagnostics;
 use crate::Positions;
 use crate::api::envoy::config::bootstrap::v3::Bootstrap;
 use crate::check;
+use crate::document::encoding;
 use crate::document::json;
 use crate::document::yaml;
 use crate::merge::merge;
@@ -65,7 +66,7 @@ impl fmt::Debug for Source {
 /// How a source is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// `.yaml` and `.yml`
+    /// `.yaml` and `.yml`, in small letters or capitals as all of these
     Yaml,
     /// `.json`, and every name that says nothing else
     Json,
@@ -171,7 +172,9 @@ pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagn
 fn read_file(path: &Path) -> Result<Source, Diagnostics> {
     let name = path.display().to_string();
     let fail = |text: String| Diagnostics::about(&name, text);
-    let format = match path.extension().and_then(|extension| extension.to_str()) {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let extension = extension.map(str::to_ascii_lowercase);
+    let format = match extension.as_deref() {
         Some("yaml" | "yml") => Format::Yaml,
         Some("pb") => Format::Protobuf,
         Some("pb_text") => {
@@ -214,29 +217,27 @@ fn read(source: &Source, index: u8, reader: &mut Reader) -> Result<Message, Prob
         return wire::decode(message_type, &source.text, at(0, 0))
             .map_err(|text| problem(at(0, 0), text));
     }
-    let text = std::str::from_utf8(&source.text).map_err(|error| {
-        let before = source.text.get(..error.valid_up_to()).unwrap_or_default();
-        let line = before
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            .saturating_add(1);
-        problem(
-            at(u32::try_from(line).unwrap_or(u32::MAX), 1),
-            "not UTF-8".to_owned(),
-        )
-    })?;
+    let not_utf8 = |(line, column)| problem(at(line, column), "not UTF-8".to_owned());
     let node = match source.format {
         Format::Json => {
-            let node = json::parse(text, index).map_err(|error| {
-                let hint = hint_for_json(source, text);
+            let decoded = encoding::decode_utf8(&source.text);
+            if let Some(place) = decoded.first_broken() {
+                return Err(not_utf8(place));
+            }
+            let node = json::parse(&decoded.text, index).map_err(|error| {
+                let hint = hint_for_json(source, &decoded.text);
                 problem(error.mark, format!("{}{hint}", error.message))
             })?;
             Some(node)
         }
         _ => {
-            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-            yaml::parse(text, index).map_err(|error| problem(error.mark, error.message))?
+            let decoded = encoding::decode_yaml(&source.text);
+            let node = yaml::parse(&decoded.text, index)
+                .map_err(|error| problem(error.mark, error.message))?;
+            if let Some(place) = node.as_ref().and_then(|node| decoded.broken_in(node)) {
+                return Err(not_utf8(place));
+            }
+            node
         }
     };
     let node =
@@ -258,7 +259,8 @@ fn undecoded(error: &prost::DecodeError) -> String {
 
 /// Envoy reads a file of any other name as JSON, to the surprise of those who wrote YAML.
 fn hint_for_json(source: &Source, text: &str) -> &'static str {
-    let is_json = source.name.ends_with(".json") || text.trim_start().starts_with('{');
+    let is_json =
+        source.name.to_ascii_lowercase().ends_with(".json") || text.trim_start().starts_with('{');
     if is_json {
         ""
     } else {

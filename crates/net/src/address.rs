@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
+use std::net::SocketAddrV6;
 use std::path::PathBuf;
 
 use outrider_config::ConfigError;
@@ -135,16 +138,37 @@ fn build_socket_address(
     let Ok(port) = u16::try_from(port) else {
         return refuse("port_value", format!("expected 0 to 65535, got {port}"));
     };
-    // Also with a scope, as in `fe80::1%2`.
-    let scoped: Result<SocketAddr, _> = format!("[{}]:{port}", socket.address).parse();
-    match (socket.address.parse::<IpAddr>(), scoped) {
-        (Ok(ip), _) => Ok(Address::Ip(SocketAddr::new(ip, port))),
-        (Err(_), Ok(scoped)) => Ok(Address::Ip(scoped)),
-        (Err(_), Err(_)) => refuse(
+    match parse_ip(&socket.address, port) {
+        Some(address) => Ok(Address::Ip(address)),
+        None => refuse(
             "address",
             format!("malformed IP address: {}", socket.address),
         ),
     }
+}
+
+/// An IP address as text, with `port`. One of IPv6 may have a zone: a number, or behind a link-local address the name of
+/// an interface.
+#[must_use]
+pub fn parse_ip(text: &str, port: u16) -> Option<SocketAddr> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(SocketAddr::new(ip, port));
+    }
+    let (ip, zone) = text.split_once('%')?;
+    let ip: Ipv6Addr = ip.parse().ok()?;
+    let scope = match zone.parse() {
+        Ok(number) => number,
+        Err(_) if ip.is_unicast_link_local() => interface(zone)?,
+        Err(_) => return None,
+    };
+    Some(SocketAddrV6::new(ip, port, 0, scope).into())
+}
+
+/// The number of the interface of that name, if there is one.
+fn interface(name: &str) -> Option<u32> {
+    let socket = std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0));
+    let socket = socket.or_else(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
+    rustix::net::netdevice::name_to_index(socket.ok()?, name).ok()
 }
 
 fn build_pipe(pipe: &api::Pipe, path: &FieldPath) -> Result<Address, ConfigError> {
@@ -216,6 +240,18 @@ mod tests {
             (socket("10.0.0.1", 80), Ok("10.0.0.1:80")),
             (socket("::", 0), Ok("[::]:0")),
             (socket("fe80::1%2", 1), Ok("[fe80::1%2]:1")),
+            (socket("fe80::1%lo", 1), Ok("[fe80::1%1]:1")),
+            (socket("2001:db8::1%3", 1), Ok("[2001:db8::1%3]:1")),
+            (socket("::1%lo", 1), Err("malformed IP address: ::1%lo")),
+            (socket("fe80::1%", 1), Err("malformed IP address: fe80::1%")),
+            (
+                socket("fe80::1%none", 1),
+                Err("malformed IP address: fe80::1%none"),
+            ),
+            (
+                socket("10.0.0.1%1", 1),
+                Err("malformed IP address: 10.0.0.1%1"),
+            ),
             (
                 socket("localhost", 80),
                 Err("malformed IP address: localhost"),

@@ -17,6 +17,7 @@ mod worker;
 
 pub use address::Address;
 pub use address::PipeAddress;
+pub use address::parse_ip;
 pub use connect::ConnectError;
 pub use connect::ConnectOptions;
 pub use connect::KeepAlive;

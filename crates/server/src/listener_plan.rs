@@ -2,7 +2,7 @@
 //!
 //! A new network filter is a variant of [`ChainHandler`] and an arm of the `match` in [`ChainHandler::build`].
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -205,11 +205,12 @@ fn refuse_shared_addresses(
     path: &FieldPath,
     errors: &mut ConfigErrors,
 ) {
-    let mut seen: HashSet<&Address> = HashSet::new();
+    let mut seen: HashMap<&Address, usize> = HashMap::new();
     for (index, listener) in listeners.iter().enumerate() {
         for address in listener.config.addresses() {
             let fixed = address.ip().is_none_or(|ip| ip.port() != 0);
-            if fixed && !seen.insert(address) {
+            // One listener may name an address twice: its sockets share it.
+            if fixed && *seen.entry(address).or_insert(index) != index {
                 let name = &listener.config.name;
                 let message = format!(
                     "error adding listener: '{name}' has duplicate address '{address}' as existing listener"

@@ -1,7 +1,5 @@
 //! The endpoints that a cluster's config names: addresses to use as they are, or names to resolve.
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrider_config::ConfigError;
@@ -18,6 +16,7 @@ use outrider_config::api::envoy::config::endpoint::v3::LbEndpoint;
 use outrider_config::api::envoy::config::endpoint::v3::LocalityLbEndpoints;
 use outrider_config::api::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use outrider_net::Address;
+use outrider_net::parse_ip;
 
 use crate::HealthStatus;
 use crate::HostDescription;
@@ -165,13 +164,14 @@ fn literal(message: Option<&AddressMessage>, path: &FieldPath) -> Result<Address
                 ));
             }
             let text = &address.address;
-            let ip = text.parse::<IpAddr>().map_err(|_| {
+            let port = port(address, &path)?;
+            let parsed = parse_ip(text, port).ok_or_else(|| {
                 ConfigError::new(
                     &path.field("address"),
                     format!("malformed IP address: {text}. {CONSIDER}"),
                 )
             })?;
-            Ok(Address::Ip(SocketAddr::new(ip, port(address, &path)?)))
+            Ok(Address::Ip(parsed))
         }
         Some(address::Address::Pipe(_)) => {
             let address = message.map(|message| Address::build(message, path));

@@ -1,6 +1,5 @@
 //! What the config says of a cluster, apart from where its hosts come from. Never changes once built.
 
-use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use outrider_config::unpack;
 use outrider_net::ConnectOptions;
 use outrider_net::KeepAlive;
 use outrider_net::SocketOptions;
+use outrider_net::parse_ip;
 use prost::Name;
 
 use crate::Priority;
@@ -149,17 +149,17 @@ fn source(bind: &BindConfig, path: &FieldPath) -> Result<Option<SocketAddr>, Con
         return Ok(None);
     };
     let path = path.field("source_address");
-    let ip: IpAddr = address.address.parse().map_err(|_| {
+    let port = match address.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => u16::try_from(port).unwrap_or(0),
+        _ => 0,
+    };
+    let source = parse_ip(&address.address, port).ok_or_else(|| {
         ConfigError::new(
             &path.field("address"),
             format!("malformed IP address: {}", address.address),
         )
     })?;
-    let port = match address.port_specifier {
-        Some(PortSpecifier::PortValue(port)) => u16::try_from(port).unwrap_or(0),
-        _ => 0,
-    };
-    Ok(Some(SocketAddr::new(ip, port)))
+    Ok(Some(source))
 }
 
 fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, ConfigError> {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use crate::position::Mark;
 
+pub(crate) mod encoding;
 pub(crate) mod json;
 mod plain;
 mod tabs;
