@@ -115,6 +115,12 @@ async fn draining_lets_open_streams_finish_and_takes_no_new_ones() {
         poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         drain.begin();
         settle().await;
+        assert_eq!(stats.downstream_cx_drain_close.value(), 0);
+        // The next response tells the client.
+        let mut next = client.send(&request("/large"), Body::Empty).unwrap();
+        poll_fn(|cx| next.poll_response(cx)).await.unwrap();
+        drop(next);
+        settle().await;
         assert_eq!(stats.downstream_cx_drain_close.value(), 1);
         assert!(client.is_draining());
         assert_eq!(client.capacity(), 0);
@@ -277,8 +283,11 @@ async fn a_client_that_stays_is_left_after_the_drain_timeout() {
         settle().await;
         drain.begin();
         let begun = tokio::time::Instant::now();
-        assert_eq!(raw.next().await.unwrap().kind, GOAWAY);
-        assert_eq!(raw.next().await.unwrap().kind, GOAWAY);
+        raw.send(HEADERS, END_HEADERS | END_STREAM, 1, &head("/", &[]))
+            .await;
+        for _ in 0..2 {
+            while raw.next().await.unwrap().kind != GOAWAY {}
+        }
         assert!(begun.elapsed() >= Duration::from_secs(5));
         assert_eq!(raw.next().await, None);
         drop(raw);

@@ -79,6 +79,7 @@ async fn a_client_that_reads_nothing_is_left_nevertheless() {
     on_worker(|timers| async move {
         let options = server_options(&timers);
         let (drain, stats) = (options.drain.clone(), options.stats.clone());
+        drain.begin();
         let (mut raw, _, served) = raw_client(options).await;
         raw.send(WINDOW_UPDATE, 0, 0, &[1, 0, 0, 0]).await;
         let streams = || (1..120).step_by(2);
@@ -93,7 +94,6 @@ async fn a_client_that_reads_nothing_is_left_nevertheless() {
             raw.send(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
         }
         settle().await;
-        drain.begin();
         let ended = tokio::time::timeout(Duration::from_secs(60), served).await;
         assert_eq!(ended.unwrap().unwrap().cause, EndCause::Local);
         assert_eq!(stats.downstream_cx_delayed_close_timeout.value(), 1);

@@ -25,7 +25,6 @@ pub use connect::connect;
 pub use connection::Connection;
 pub use connection::ConnectionHandler;
 pub use connection::ConnectionInfo;
-pub use drain::Begun;
 pub use drain::Drain;
 pub use filter_chain::Facts;
 pub use filter_chain::FilterChains;

@@ -1,9 +1,7 @@
 //! The server role of HTTP/2: one task a connection, one a stream.
 
 use std::cell::Cell;
-use std::future::Future;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -11,7 +9,6 @@ use std::task::Poll;
 
 use http::Method;
 use http::Version;
-use outrider_net::Begun;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use smallvec::SmallVec;
@@ -201,7 +198,6 @@ struct SlowHead {
 struct Driver<H> {
     connection: Rc<Connection>,
     handler: Rc<H>,
-    draining: Option<Begun>,
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
@@ -218,7 +214,6 @@ impl<H: Handler> Driver<H> {
         let options = connection.options.clone();
         let keepalive = options.http2.keepalive.as_ref();
         Driver {
-            draining: Some(options.drain.wait()),
             life,
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
@@ -382,12 +377,6 @@ impl<H: Handler> Driver<H> {
         {
             options.http2_stats.keepalive_timeout.inc();
             return self.connection.session.fail(Fault::KeepaliveTimeout);
-        }
-        if let Some(drain) = &mut self.draining
-            && Pin::new(drain).poll(cx).is_ready()
-        {
-            self.draining = None;
-            self.connection.close_if_draining();
         }
         self.poll_slow_head(cx);
         if self.connection.closing.get() {
