@@ -37,6 +37,7 @@ impl Http1Options {
             enable_trailers: message.enable_trailers,
             allow_chunked_length: message.allow_chunked_length,
             send_fully_qualified_url: message.send_fully_qualified_url,
+            refuse_https_targets: false,
             stream_error_on_invalid_message: message
                 .override_stream_error_on_invalid_http_message
                 .unwrap_or(stream_error_on_invalid_message),

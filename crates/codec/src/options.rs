@@ -63,6 +63,8 @@ pub struct Http1Options {
     pub allow_chunked_length: bool,
     /// `send_fully_qualified_url`
     pub send_fully_qualified_url: bool,
+    /// Whether a target with the scheme `https` is refused: on a plaintext connection of an edge.
+    pub refuse_https_targets: bool,
     /// `override_stream_error_on_invalid_http_message`, or the connection manager's own setting.
     pub stream_error_on_invalid_message: bool,
 }
@@ -77,6 +79,7 @@ impl Default for Http1Options {
             enable_trailers: false,
             allow_chunked_length: false,
             send_fully_qualified_url: false,
+            refuse_https_targets: false,
             stream_error_on_invalid_message: false,
         }
     }

@@ -68,6 +68,8 @@ pub struct Stream {
     pub(crate) is_websocket: bool,
     /// Whether the request is gRPC.
     pub(crate) is_grpc: bool,
+    /// The port that was stripped off a CONNECT, whose upstream gets it back: a CONNECT without one is none.
+    pub(crate) connect_port: Option<u16>,
     /// Where the request came from.
     pub(crate) origin: Origin,
     /// The virtual cluster that the request was counted in (`%VIRTUAL_CLUSTER_NAME%`).
@@ -188,6 +190,7 @@ impl Stream {
             connection_termination_details: None,
             is_upgrade: false,
             is_websocket: false,
+            connect_port: None,
             origin: Origin::External,
             virtual_cluster: None,
             cluster: None,

@@ -76,7 +76,7 @@ impl Noted {
 /// Writes a response's head to `out`, and says how its body goes.
 pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut Vec<u8>) -> Encoded {
     let status = head.status;
-    status_line(status, out);
+    status_line(cx.version, status, out);
     let first = out.len();
     let case = cx.options.header_case;
     let connects = *cx.method == Method::CONNECT && status.is_success();
@@ -118,11 +118,14 @@ pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut V
     noted.encoded(coding, switches, lines)
 }
 
-fn status_line(status: StatusCode, out: &mut Vec<u8>) {
-    if status == StatusCode::OK {
+fn status_line(version: Version, status: StatusCode, out: &mut Vec<u8>) {
+    if version == Version::HTTP_10 {
+        out.extend_from_slice(b"HTTP/1.0 ");
+    } else if status == StatusCode::OK {
         return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        out.extend_from_slice(b"HTTP/1.1 ");
     }
-    out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.extend_from_slice(b" ");
     out.extend_from_slice(reason(status).as_bytes());
@@ -140,7 +143,8 @@ fn connection_field(cx: ResponseContext<'_>) -> Option<&'static [u8]> {
 
 /// Writes an interim response's head.
 pub(crate) fn informational(head: &ResponseHead, options: &Http1Options, out: &mut Vec<u8>) {
-    status_line(head.status, out);
+    // A client of HTTP/1.0 gets none.
+    status_line(Version::HTTP_11, head.status, out);
     fields(&head.headers, options.header_case, true, out);
     out.extend_from_slice(b"\r\n");
 }
@@ -335,7 +339,7 @@ mod tests {
                 &get,
                 Version::HTTP_10,
                 false,
-                format!("{ok}connection: keep-alive\r\n\r\n"),
+                "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\n\r\n".into(),
                 BodyCoding::Plain,
             ),
             (

@@ -110,7 +110,7 @@ impl Exchange {
         let mut transport = connection.transport.borrow_mut();
         loop {
             let before = transport.input.len();
-            let taken = framing.take(&mut transport.input, connection.limits());
+            let taken = framing.take(&mut transport.input, connection.limits(), None);
             count_framing(&self.meter, before - transport.input.len(), &taken);
             match taken {
                 Ok(Some(Piece::Data(bytes))) => {

@@ -187,7 +187,7 @@ impl Fields {
                 return Ok(());
             }
             stats.requests_rejected_with_underscores_in_headers.inc();
-            return Err(HeadError::bad_request("http1.unexpected_underscore"));
+            return Err(HeadError::UNDERSCORE);
         }
         let value = HeaderValue::from_bytes(text)
             .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;

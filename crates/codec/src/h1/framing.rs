@@ -11,7 +11,9 @@ use crate::meter::HeadSize;
 
 use super::fields;
 use super::head;
+use super::head::HeadError;
 use super::head::Limits;
+use crate::stats::Http1Stats;
 
 /// The longest line that may announce a chunk, extensions included, in bytes.
 const MAX_CHUNK_LINE: usize = 16 * 1024;
@@ -60,7 +62,11 @@ pub(crate) enum Piece {
 
 /// The framing is broken, and with it everything that follows on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BrokenFraming;
+pub(crate) struct BrokenFraming(pub(crate) HeadError);
+
+impl BrokenFraming {
+    const CODEC: BrokenFraming = BrokenFraming(HeadError::CODEC);
+}
 
 impl Framing {
     /// A chunked body from its beginning.
@@ -79,11 +85,13 @@ impl Framing {
         matches!(self, Framing::None | Framing::UntilClose)
     }
 
-    /// Takes the next piece off the front of `buffer`; `None` when more bytes are needed.
+    /// Takes the next piece off the front of `buffer`; `None` when more bytes are needed. `requests` counts what is turned
+    /// away of a client's trailers.
     pub(crate) fn take(
         &mut self,
         buffer: &mut BytesMut,
         limits: Limits,
+        requests: Option<&Http1Stats>,
     ) -> Result<Option<Piece>, BrokenFraming> {
         match self {
             Framing::None => Ok(Some(Piece::End)),
@@ -96,7 +104,7 @@ impl Framing {
                 Ok(piece)
             }
             Framing::Chunked(chunk) => {
-                let piece = chunk.take(buffer, limits)?;
+                let piece = chunk.take(buffer, limits, requests)?;
                 if matches!(piece, Some(Piece::Trailers(_) | Piece::End)) {
                     *self = Framing::None;
                 }
@@ -111,6 +119,7 @@ impl Chunk {
         &mut self,
         buffer: &mut BytesMut,
         limits: Limits,
+        requests: Option<&Http1Stats>,
     ) -> Result<Option<Piece>, BrokenFraming> {
         loop {
             match self {
@@ -137,9 +146,9 @@ impl Chunk {
                         *self = Chunk::Size;
                     }
                     None if matches!(buffer.first(), None | Some(b'\r')) => return Ok(None),
-                    _ => return Err(BrokenFraming),
+                    _ => return Err(BrokenFraming::CODEC),
                 },
-                Chunk::Trailers => return take_trailers(buffer, limits),
+                Chunk::Trailers => return take_trailers(buffer, limits, requests),
             }
         }
     }
@@ -194,7 +203,7 @@ fn line_end(buffer: &[u8]) -> Result<Option<usize>, BrokenFraming> {
     match memchr(b'\n', buffer) {
         Some(at) if at > 0 && at <= MAX_CHUNK_LINE && buffer[at - 1] == b'\r' => Ok(Some(at - 1)),
         None if buffer.len() <= MAX_CHUNK_LINE => Ok(None),
-        _ => Err(BrokenFraming),
+        _ => Err(BrokenFraming::CODEC),
     }
 }
 
@@ -208,25 +217,30 @@ fn chunk_size(line: &[u8]) -> Result<u64, BrokenFraming> {
         .iter()
         .find(|byte| !matches!(byte, b' ' | b'\t'));
     if !(1..=16).contains(&digits) || !matches!(extension, None | Some(b';')) {
-        return Err(BrokenFraming);
+        return Err(BrokenFraming::CODEC);
     }
-    let text = std::str::from_utf8(&line[..digits]).map_err(|_| BrokenFraming)?;
-    u64::from_str_radix(text, 16).map_err(|_| BrokenFraming)
+    let text = std::str::from_utf8(&line[..digits]).map_err(|_| BrokenFraming::CODEC)?;
+    u64::from_str_radix(text, 16).map_err(|_| BrokenFraming::CODEC)
 }
 
-fn take_trailers(buffer: &mut BytesMut, limits: Limits) -> Result<Option<Piece>, BrokenFraming> {
+fn take_trailers(
+    buffer: &mut BytesMut,
+    limits: Limits,
+    requests: Option<&Http1Stats>,
+) -> Result<Option<Piece>, BrokenFraming> {
     if buffer.starts_with(b"\r\n") {
         buffer.advance(2);
         return Ok(Some(Piece::End));
     }
     match fields::block_end(buffer, 0) {
         Some(end) if end <= limits.bytes => {
-            let trailers = head::trailers(&buffer[..end], limits).map_err(|_| BrokenFraming)?;
+            let trailers =
+                head::trailers(&buffer[..end], limits, requests).map_err(BrokenFraming)?;
             buffer.advance(end);
             Ok(Some(Piece::Trailers(trailers)))
         }
         None if buffer.len() <= limits.bytes => Ok(None),
-        _ => Err(BrokenFraming),
+        _ => Err(BrokenFraming::CODEC),
     }
 }
 
@@ -251,7 +265,7 @@ mod tests {
         let mut buffer = BytesMut::new();
         for part in [&text[..at], &text[at..]] {
             buffer.extend_from_slice(part);
-            while !ended && let Some(piece) = framing.take(&mut buffer, LIMITS)? {
+            while !ended && let Some(piece) = framing.take(&mut buffer, LIMITS, None)? {
                 match piece {
                     Piece::Data(bytes) => data.extend_from_slice(&bytes),
                     Piece::Trailers(map) => (trailers, ended) = (map.len(), true),

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use http::Method;
 use http::StatusCode;
 use http::Version;
+use http::uri::Scheme;
 use memchr::memchr;
 
 use crate::ResponseHead;
@@ -85,10 +86,16 @@ impl HeadError {
         status: StatusCode::NOT_IMPLEMENTED,
         details: "http1.invalid_transfer_encoding",
     };
+    const HTTPS_TARGET: HeadError = HeadError {
+        status: StatusCode::FORBIDDEN,
+        details: "http1.https_url_on_plaintext_connection",
+    };
     const LOW_VERSION: HeadError = HeadError {
         status: StatusCode::UPGRADE_REQUIRED,
         details: "low_version",
     };
+
+    pub(super) const UNDERSCORE: HeadError = HeadError::bad_request("http1.unexpected_underscore");
 
     pub(super) const fn bad_request(details: &'static str) -> HeadError {
         HeadError {
@@ -169,6 +176,9 @@ fn request(
     fields.remove_hop_by_hop(upgrade);
 
     let parsed = target::parse(&method, target, options.allow_absolute_url)?;
+    if options.refuse_https_targets && parsed.scheme == Some(Scheme::HTTPS) {
+        return Err(HeadError::HTTPS_TARGET);
+    }
     if let Some(named) = parsed.authority {
         authority = Some(named);
     }
@@ -186,7 +196,7 @@ fn request(
     Ok(Received {
         head: RequestHead {
             method,
-            scheme: None,
+            scheme: parsed.scheme,
             authority,
             path: parsed.path,
             headers: fields.map,
@@ -274,8 +284,17 @@ fn response(
 }
 
 /// Parses the trailer fields of a chunked body, whose block of lines is `bytes`.
-pub(crate) fn trailers(bytes: &[u8], limits: Limits) -> Result<HeaderMap, HeadError> {
-    Ok(Fields::parse(bytes, 0, Kind::Trailers, limits, None)?.map)
+pub(crate) fn trailers(
+    bytes: &[u8],
+    limits: Limits,
+    requests: Option<&Http1Stats>,
+) -> Result<HeaderMap, HeadError> {
+    let fields = Fields::parse(bytes, 0, Kind::Trailers, limits, requests);
+    match fields {
+        Ok(fields) => Ok(fields.map),
+        Err(error) if error == HeadError::UNDERSCORE => Err(error),
+        Err(_) => Err(HeadError::CODEC),
+    }
 }
 
 /// Where the head at the front of `buffer` ends, with its empty line, once that is there.

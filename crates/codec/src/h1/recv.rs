@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -13,7 +14,9 @@ use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
 use crate::life::Life;
+use crate::stats::Http1Stats;
 
+use super::framing::BrokenFraming;
 use super::framing::Framing;
 use super::framing::Piece;
 use super::framing::count_framing;
@@ -34,6 +37,8 @@ pub(super) struct Shared {
     pub(super) framing: RefCell<Framing>,
     pub(super) limits: Limits,
     pub(super) keep_trailers: bool,
+    /// Where what is turned away of trailers is counted.
+    pub(super) stats: Arc<Http1Stats>,
     /// All of the current response was written.
     pub(super) answered: Cell<bool>,
     /// The connection closes after the current response.
@@ -48,7 +53,7 @@ pub(super) struct Shared {
     /// Nothing that follows on the connection can be trusted, in either direction.
     pub(super) broken: Cell<bool>,
     /// The current request's body broke its framing: the client gets an answer if it has none yet, then the end.
-    pub(super) malformed: Cell<bool>,
+    pub(super) malformed: Cell<Option<HeadError>>,
 }
 
 impl Shared {
@@ -71,8 +76,8 @@ impl Shared {
             if transport.ended || transport.has_failed() || self.broken.get() {
                 return Poll::Ready(StreamError::ConnectionTermination);
             }
-            if self.malformed.get() {
-                return Poll::Ready(StreamError::ProtocolError(HeadError::CODEC.details));
+            if let Some(error) = self.malformed.get() {
+                return Poll::Ready(StreamError::ProtocolError(error.details));
             }
             if !self.is_request_read() || transport.input.len() >= READ_AHEAD {
                 return Poll::Pending;
@@ -86,17 +91,17 @@ impl Shared {
         let mut transport = self.transport.borrow_mut();
         let mut framing = self.framing.borrow_mut();
         loop {
+            let stats = self.keep_trailers.then_some(&*self.stats);
             let before = transport.input.len();
-            let taken = framing.take(&mut transport.input, self.limits);
+            let taken = framing.take(&mut transport.input, self.limits, stats);
             count_framing(meter, before - transport.input.len(), &taken);
             match taken {
                 Ok(Some(piece)) => return Poll::Ready(Ok(piece)),
                 Ok(None) => {}
-                Err(_) => {
-                    self.malformed.set(true);
+                Err(BrokenFraming(error)) => {
+                    self.malformed.set(Some(error));
                     self.closing.set(true);
-                    let details = HeadError::CODEC.details;
-                    return Poll::Ready(Err(StreamError::ProtocolError(details)));
+                    return Poll::Ready(Err(StreamError::ProtocolError(error.details)));
                 }
             }
             match ready!(transport.poll_fill(cx)) {
@@ -141,7 +146,9 @@ impl RecvBody {
         let piece = ready!(self.shared.poll_piece(&self.meter, cx));
         if !matches!(piece, Ok(Piece::Data(_))) || self.shared.is_request_read() {
             self.ended = true;
-            self.meter.end_receive();
+            if piece.is_ok() {
+                self.meter.end_receive();
+            }
         }
         Poll::Ready(match piece {
             Ok(Piece::Data(bytes)) => {

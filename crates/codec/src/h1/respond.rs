@@ -88,7 +88,8 @@ impl Respond {
     }
 
     pub(crate) fn malformed_body(&self) -> Option<MalformedRequest> {
-        (self.shared.malformed.get() && !self.begun).then(|| HeadError::CODEC.into_malformed())
+        let error = self.shared.malformed.get().filter(|_| !self.begun);
+        error.map(HeadError::into_malformed)
     }
 
     pub(crate) fn informational(&mut self, head: &ResponseHead) {
@@ -134,7 +135,6 @@ impl Respond {
             shared.drain(self.options.drain_timeout);
         }
         if self.of.version == Version::HTTP_10
-            && !ends
             && !head.headers.contains_key(&header::CONTENT_LENGTH)
         {
             shared.closing.set(true);

@@ -35,7 +35,6 @@ use crate::stats::ConnectionStats;
 
 use super::framing::Framing;
 use super::head;
-use super::head::HeadError;
 use super::head::Limits;
 use super::head::Received;
 use super::recv::RecvBody;
@@ -62,6 +61,7 @@ pub(crate) async fn serve<H: Handler>(
             underscores: options.underscores,
         },
         keep_trailers: options.http1.enable_trailers,
+        stats: options.http1_stats.clone(),
         answered: Cell::new(false),
         closing: Cell::new(false),
         closing_soon: Cell::new(false),
@@ -69,7 +69,7 @@ pub(crate) async fn serve<H: Handler>(
         drained: Cell::new(false),
         life: RefCell::new(life),
         broken: Cell::new(false),
-        malformed: Cell::new(false),
+        malformed: Cell::new(None),
     });
     // Not held for as long as the connection lives.
     drop(already);
@@ -330,11 +330,8 @@ impl<H: Handler> Connection<H> {
 
     /// The end that a broken request body leads to.
     fn body_fault(&self) -> Option<EndCause> {
-        let details = HeadError::CODEC.details;
-        self.shared
-            .malformed
-            .get()
-            .then_some(EndCause::ProtocolError(details))
+        let error = self.shared.malformed.get();
+        error.map(|error| EndCause::ProtocolError(error.details))
     }
 
     /// Closes; when the client may still be sending, lets it read our last words first (`delayed_close_timeout`).

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Method;
+use http::uri::Scheme;
 use memchr::memchr;
 
 use crate::HeaderValue;
@@ -15,6 +16,8 @@ use super::head::HeadError;
 pub(crate) struct Parsed {
     /// Path and query; CONNECT has none.
     pub(crate) path: Option<Target>,
+    /// The scheme of an absolute target.
+    pub(crate) scheme: Option<Scheme>,
     /// The authority of an absolute or a CONNECT target.
     pub(crate) authority: Option<HeaderValue>,
 }
@@ -80,12 +83,14 @@ pub(crate) fn parse(
     if *method == Method::CONNECT {
         return Ok(Parsed {
             path: None,
+            scheme: None,
             authority: Some(named_authority(target, true)?),
         });
     }
     if target.starts_with(b"/") {
         return Ok(Parsed {
             path: Some(origin_form(target)?),
+            scheme: None,
             authority: None,
         });
     }
@@ -95,6 +100,7 @@ pub(crate) fn parse(
         }
         return Ok(Parsed {
             path: Some(Target::asterisk()),
+            scheme: None,
             authority: None,
         });
     }
@@ -105,26 +111,39 @@ pub(crate) fn parse(
 }
 
 fn absolute_form(target: &[u8]) -> Result<Parsed, HeadError> {
-    let scheme = memchr::memmem::find(target, b"://").ok_or(HeadError::CODEC)?;
-    if !target[..scheme].eq_ignore_ascii_case(b"http")
-        && !target[..scheme].eq_ignore_ascii_case(b"https")
-    {
-        return Err(HeadError::INVALID_SCHEME);
-    }
-    let start = scheme + 3;
+    let end = memchr::memmem::find(target, b"://").ok_or(HeadError::CODEC)?;
+    let scheme = match &target[..end] {
+        scheme if scheme.eq_ignore_ascii_case(b"http") => Scheme::HTTP,
+        scheme if scheme.eq_ignore_ascii_case(b"https") => Scheme::HTTPS,
+        _ => return Err(HeadError::INVALID_SCHEME),
+    };
+    let start = end + 3;
     let end = target[start..]
         .iter()
         .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
         .map_or(target.len(), |at| start + at);
     let path = match target.get(end) {
-        Some(b'/') => origin_form(&target[end..])?,
-        Some(_) => origin_form(&[b"/", &target[end..]].concat())?,
+        // A query without a path is none either, which the connection manager finds out.
+        Some(b'/' | b'?') => origin_form(&target[end..])?,
+        Some(_) => return Err(HeadError::CODEC),
         None => Target::root(),
     };
+    // Who the user is, is not for the upstream.
+    let authority = &target[start..end];
+    let host = memchr::memrchr(b'@', authority).map_or(authority, |at| &authority[at + 1..]);
+    if !host.iter().all(|&byte| is_host_byte(byte)) {
+        return Err(HeadError::INVALID_URL);
+    }
     Ok(Parsed {
         path: Some(path),
-        authority: Some(named_authority(&target[start..end], false)?),
+        scheme: Some(scheme),
+        authority: Some(named_authority(host, false)?),
     })
+}
+
+/// Whether a host may have it, or its port, or what is in brackets.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b".-_:[]%".contains(&byte)
 }
 
 /// A path as it came; a request line admits visible ASCII only.
@@ -170,11 +189,13 @@ mod tests {
             ),
             ("GET", "HTTPS://other", Ok((Some("/"), Some("other")))),
             ("GET", "/<{^`|}>#\"", Ok((Some("/<{^`|}>#\""), None))),
-            ("GET", "http://other?q", Ok((Some("/?q"), Some("other")))),
+            ("GET", "http://other?q", Ok((Some("?q"), Some("other")))),
+            ("GET", "http://other#f", Err("http1.codec_error")),
+            ("GET", "http://other*", Err("http1.invalid_url")),
             (
                 "GET",
                 "http://u:p@[::1]:80/",
-                Ok((Some("/"), Some("u:p@[::1]:80"))),
+                Ok((Some("/"), Some("[::1]:80"))),
             ),
             ("OPTIONS", "*", Ok((Some("*"), None))),
             ("CONNECT", "h:80", Ok((None, Some("h:80")))),

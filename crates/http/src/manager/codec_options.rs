@@ -84,7 +84,10 @@ impl CodecOptions {
         let unless_zero = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
         let options = CodecOptions {
             codec,
-            http1: Http1Options::build(&http1, stream_error),
+            http1: Http1Options {
+                refuse_https_targets: message.use_remote_address.unwrap_or(false),
+                ..Http1Options::build(&http1, stream_error)
+            },
             http2,
             max_request_headers_kb: message.max_request_headers_kb.unwrap_or(60),
             max_headers_count: common.max_headers_count.unwrap_or(100),

@@ -21,6 +21,7 @@ use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
 use crate::manager::Downstream;
 use crate::manager::routes::RoutesInUse;
+use crate::request;
 use crate::request::Normalized;
 use crate::request::Origin;
 use crate::route::Action;
@@ -139,10 +140,12 @@ impl ConnectionManager {
             .as_ref()
             .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let local_port = stream.connection.local.ip().map(|address| address.port());
-        if !is_connect
-            && let Some(host) = &stream.request.authority
+        if let Some(host) = &stream.request.authority
             && let Some(host) = self.config.hosts.apply(host, local_port)
         {
+            if is_connect && request::port(&host).is_none() {
+                stream.connect_port = stream.request.authority.as_ref().and_then(request::port);
+            }
             stream.request.authority = Some(host);
         }
         let random = || (self.worker.random(), self.worker.random());

@@ -192,7 +192,7 @@ impl Forwarding {
         } else if head.scheme.is_none() {
             // Where the client said nothing, we have just said `http`.
             let proto = head.headers.get(&header::X_FORWARDED_PROTO);
-            let https = proto.is_some_and(|proto| proto == "https");
+            let https = proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
             head.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
         }
     }

@@ -53,6 +53,11 @@ impl HostOptions {
     }
 }
 
+/// The port that `host` names, if it is a number.
+pub(crate) fn port(host: &HeaderValue) -> Option<u16> {
+    split_port(host.as_str()?).1?.parse().ok()
+}
+
 /// The name and, after the colon, the port; the colons of `[::1]` are none.
 fn split_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {

@@ -13,6 +13,7 @@ pub(crate) use forwarding::UserAgent;
 pub(crate) use forwarding::append_value;
 pub(crate) use host::HostOptions;
 pub(crate) use host::StripPort;
+pub(crate) use host::port;
 pub use local_address::local_address;
 pub(crate) use path::EscapedSlashes;
 pub(crate) use path::Normalized;

@@ -205,6 +205,7 @@ impl NewPath {
                     has_query: to.contains('?'),
                 })
             }
+            Some(PathRewriteSpecifier::PrefixRewrite(with)) if with.is_empty() => None,
             Some(PathRewriteSpecifier::PrefixRewrite(with)) => {
                 Some(NewPath::Rewritten(PathRewrite::Prefix {
                     matched: matched.clone(),

@@ -55,7 +55,8 @@ enum SubstitutionPart {
 }
 
 impl PathRewrite {
-    /// The new path of `stream`'s request, with its query; none if it stays.
+    /// The new path of `stream`'s request, with its query; none if it stays. What does not begin with a slash, and what
+    /// holds a fragment, is no path that may be sent or pointed to.
     pub(crate) fn apply(&self, stream: &Stream) -> Option<String> {
         let full = stream.request.path();
         let (path, query) = full.split_at(full.find('?').unwrap_or(full.len()));
@@ -74,7 +75,7 @@ impl PathRewrite {
                 text + query
             }
         };
-        Some(new)
+        (new.starts_with('/') && !new.contains('#')).then_some(new)
     }
 }
 

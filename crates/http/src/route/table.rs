@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
+use outrider_codec::header;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
@@ -117,6 +119,11 @@ impl RouteTable {
     #[must_use]
     pub fn find(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
         let head = request.head;
+        // To Envoy, a request without this has not been through the connection manager.
+        let proto = head.headers.get(&header::X_FORWARDED_PROTO);
+        if proto.is_some_and(HeaderValue::is_empty) {
+            return None;
+        }
         let authority = match &self.vhost_header {
             None => head.authority(),
             Some(name) => head.headers.get(name)?.as_bytes(),

@@ -156,7 +156,7 @@ fn https_redirect(host: &Arc<VirtualHost>) -> Route {
 fn is_https(head: &RequestHead) -> bool {
     head.headers
         .get("x-forwarded-proto")
-        .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+        .is_some_and(|proto| proto == "https")
 }
 
 fn is_internal(head: &RequestHead) -> bool {

@@ -129,6 +129,11 @@ impl<'a> Attempt<'a> {
         {
             forward.set_host(stream, name, keep_originals);
         }
+        if let Some(port) = stream.connect_port
+            && let Ok(host) = HeaderValue::try_from(format!("{}:{port}", stream.request.host()))
+        {
+            stream.request.authority = Some(host);
+        }
     }
 
     /// A place on a connection to the picked host, and the request's body.
@@ -264,7 +269,7 @@ impl<'a> Attempt<'a> {
         Ok(exchange)
     }
 
-    /// The response's head. `100 Continue` passes if the config says so; other interim responses are only counted.
+    /// The response's head. Of interim responses, Envoy sees the first.
     pub(super) async fn response(
         &self,
         stream: &mut Stream,
@@ -279,8 +284,10 @@ impl<'a> Attempt<'a> {
                 .await;
             match head.map_err(|stop| self.stopped(stop))? {
                 Ok(head) if head.is_interim() => {
-                    begun = true;
-                    self.interim(stream, head, cx);
+                    if !begun && INTERIM.contains(&head.status.as_u16()) {
+                        begun = true;
+                        self.interim(stream, head, cx);
+                    }
                 }
                 Ok(head) => return Ok(head),
                 Err(error) => {
@@ -305,14 +312,14 @@ impl<'a> Attempt<'a> {
 
     fn interim(&self, stream: &Stream, mut head: ResponseHead, cx: &mut RouterCx<'_>) {
         self.request.count_status(head.status.as_u16());
-        if head.status != StatusCode::CONTINUE || !cx.proxy_100_continue {
+        if !cx.proxy_100_continue {
             return;
         }
         cx.response
             .apply_to_any(&mut head.headers, &stream.request.headers, false);
         cx.count_interim(head.status);
         if let Err(error) = cx.wait.respond.informational(head) {
-            log::debug!("100 Continue not sent: {error}");
+            log::debug!("interim response not sent: {error}");
         }
     }
 
@@ -399,6 +406,9 @@ fn note_ready(stream: &mut Stream, took: Duration) {
         upstream.pool_ready = Some(took);
     }
 }
+
+/// The interim responses that pass: Continue, Processing, Early Hints, Upload Resumption Supported.
+const INTERIM: [u16; 4] = [100, 102, 103, 104];
 
 fn priority(priority: route::Priority) -> Priority {
     match priority {
