@@ -21,6 +21,8 @@ use tokio::task::LocalSet;
 
 use super::*;
 
+mod time_limits;
+
 #[derive(Default)]
 struct Fake {
     state: Cell<Option<ServerState>>,
