@@ -1,7 +1,10 @@
-//! Counts of gRPC calls by cluster and method (`envoy.filters.http.grpc_stats`): statuses, messages, time upstream.
+//! Counts of gRPC calls by cluster and method (`envoy.filters.http.grpc_stats`): statuses, messages, time upstream. Calls in
+//! the Connect protocol count, too.
 //!
 //! A client chooses the name of the method that it calls, so what is kept of names is bounded: a worker has counters for
 //! [`METHODS`] methods of a cluster, and finds those of recent calls without hashing a name ([`Recent`]).
+
+mod messages;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,18 +12,11 @@ use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
 
 use http::StatusCode;
 use outrider_codec::Body;
-use outrider_codec::BodyStream;
-use outrider_codec::Frame;
-use outrider_codec::HeaderMap;
 use outrider_codec::HeaderValue;
 use outrider_codec::Meter;
-use outrider_codec::StreamError;
 use outrider_codec::header;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as Message;
@@ -36,20 +32,20 @@ use outrider_stats::Visitor;
 use outrider_stats::WorkerStore;
 use prost_types::Any;
 
+use self::messages::CountedRequest;
+use self::messages::CountedResponse;
+use self::messages::Protocol;
 use super::Built;
 use super::Flow;
 use super::HttpFilter;
 use super::HttpFilterConfig;
 
 use crate::Stream;
-use crate::grpc;
 
 /// Methods of a cluster that get counters of their own on one worker; calls of others count for the cluster only.
 const METHODS: usize = 1000;
 /// Recent calls whose counters are found at once, a power of two.
 const RECENT: usize = 64;
-/// The flag of the last frame of a stream in the Connect protocol, which Envoy knows in responses.
-const CONNECT_END: u8 = 2;
 /// A longer path is looked up each time instead of being kept.
 const LONGEST_KEPT: usize = 256;
 
@@ -95,10 +91,14 @@ impl GrpcStats {
         if let Some(known) = STATUSES.iter().position(|name| name.as_bytes() == status) {
             self.statuses.0[known].get().inc();
         }
-        let outcome = if status == b"0" {
-            &self.success
-        } else {
-            &self.failure
+        self.count_outcome(status == b"0");
+    }
+
+    /// Counts a call that ended well, or not.
+    fn count_outcome(&self, success: bool) {
+        let outcome = match success {
+            true => &self.success,
+            false => &self.failure,
         };
         outcome.get().inc();
         self.total.get().inc();
@@ -193,8 +193,10 @@ struct ClusterMethods {
     methods: HashMap<Box<str>, Rc<Call>>,
 }
 
-/// What a stream remembers: where its call is counted, and by whom.
+/// What a stream remembers: where its call is counted, by whom, and how.
+#[derive(Clone)]
 struct Call {
+    protocol: Protocol,
     /// The filter's address: there may be two of its kind in a chain.
     filter: usize,
     stats: Arc<GrpcStats>,
@@ -203,10 +205,17 @@ struct Call {
 impl HttpFilter for GrpcStatsFilter {
     fn on_request(&self, stream: &mut Stream) -> Flow {
         if let Some(upstream) = &stream.upstream
-            && grpc::is_request(&stream.request.headers)
+            && let Some(protocol) = Protocol::of(&stream.request.headers)
             && let Some(target) = &stream.request.path
             && let Some(call) = self.find(&upstream.cluster, target.as_str())
         {
+            let call = match protocol {
+                Protocol::GRPC => call,
+                protocol => Rc::new(Call {
+                    protocol,
+                    ..(*call).clone()
+                }),
+            };
             stream.memory.keep(call);
         }
         Flow::Continue
@@ -214,11 +223,7 @@ impl HttpFilter for GrpcStatsFilter {
 
     fn wrap_request_body(&self, stream: &mut Stream, body: Body) -> Body {
         match self.call(stream) {
-            Some(call) if !body.is_end_stream() => Body::wrap(CountedRequest {
-                body,
-                frames: Frames::default(),
-                call,
-            }),
+            Some(call) if !body.is_end_stream() => Body::wrap(CountedRequest::new(body, call)),
             _ => body,
         }
     }
@@ -231,23 +236,20 @@ impl HttpFilter for GrpcStatsFilter {
         let meter = upstream
             .and_then(|upstream| upstream.request.as_ref()?.meter())
             .filter(|_| self.config.times_upstream);
-        call.stats.count(response.headers.get(&header::GRPC_STATUS));
+        let (status, headers) = (response.status, &response.headers);
+        if call.protocol.versioned {
+            call.stats.count_outcome(status == StatusCode::OK);
+        } else if !messages::is_connect_response(status, headers) {
+            call.stats.count(headers.get(&header::GRPC_STATUS));
+        }
         if body.is_end_stream() {
             if let Some(meter) = &meter {
                 call.stats.record_time(meter);
             }
             return body;
         }
-        let frames = is_grpc_response(response.status, &response.headers).then(|| Frames {
-            ending: CONNECT_END,
-            ..Frames::default()
-        });
-        Body::wrap(CountedResponse {
-            body,
-            frames,
-            meter,
-            call,
-        })
+        let is_grpc = messages::is_grpc_response(status, headers);
+        Body::wrap(CountedResponse::new(body, is_grpc, meter, call))
     }
 }
 
@@ -327,6 +329,7 @@ impl GrpcStatsFilter {
 
     fn counters(&self, scope: Scope) -> Rc<Call> {
         Rc::new(Call {
+            protocol: Protocol::GRPC,
             filter: self.address(),
             stats: self.store.register(scope),
         })
@@ -361,169 +364,11 @@ fn service_and_method(path: &str) -> Option<(&str, &str)> {
     words.next().is_none().then_some((service, method))
 }
 
-/// Whether the body that follows this head is made of messages.
-fn is_grpc_response(status: StatusCode, headers: &HeaderMap) -> bool {
-    status == StatusCode::OK && grpc::is_request(headers)
-}
-
-/// Counts messages (length-prefixed, five bytes before each) with their first byte, as Envoy does.
-#[derive(Debug, Default)]
-struct Frames {
-    /// Flags that end the count: what follows is no message.
-    ending: u8,
-    ended: bool,
-    /// How many of the five bytes were seen.
-    prefix: u8,
-    length: u32,
-    /// Bytes that the message still has.
-    left: u32,
-}
-
-impl Frames {
-    /// How many messages begin in `bytes`, which follow those of the last time.
-    fn count(&mut self, mut bytes: &[u8]) -> u64 {
-        let mut begun = 0;
-        // Whole messages from their first byte on, which is what mostly comes.
-        while let Some(([flags, length @ ..], rest)) = bytes.split_first_chunk::<5>()
-            && self.prefix == 0
-            && self.left == 0
-            && flags & self.ending == 0
-            && !self.ended
-            && let Some(rest) = rest.get(u32::from_be_bytes(*length) as usize..)
-        {
-            begun += 1;
-            bytes = rest;
-        }
-        while let [first, rest @ ..] = bytes
-            && !self.ended
-        {
-            if self.left > 0 {
-                let skipped = bytes.len().min(self.left as usize);
-                self.left -= u32::try_from(skipped).unwrap_or(u32::MAX);
-                bytes = &bytes[skipped..];
-                continue;
-            }
-            match self.prefix {
-                0 if first & self.ending != 0 => {
-                    self.ended = true;
-                    break;
-                }
-                0 => {
-                    begun += 1;
-                    self.length = 0;
-                }
-                _ => self.length = self.length << 8 | u32::from(*first),
-            }
-            self.prefix += 1;
-            if self.prefix == 5 {
-                self.prefix = 0;
-                self.left = self.length;
-            }
-            bytes = rest;
-        }
-        begun
-    }
-}
-
-/// A request's body, whose messages are counted.
-struct CountedRequest {
-    body: Body,
-    frames: Frames,
-    call: Rc<Call>,
-}
-
-impl BodyStream for CountedRequest {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
-        let frame = ready!(self.body.poll_frame(cx));
-        if let Some(Ok(Frame::Data(bytes))) = &frame {
-            let begun = self.frames.count(bytes);
-            if begun > 0 {
-                self.call.stats.request_message_count.get().add(begun);
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn set_paused(&mut self, paused: bool) {
-        self.body.set_paused(paused);
-    }
-}
-
-/// A response's body, whose messages and trailers are counted.
-struct CountedResponse {
-    body: Body,
-    /// None where the body is no gRPC's.
-    frames: Option<Frames>,
-    /// The upstream side, if its time is counted.
-    meter: Option<Rc<Meter>>,
-    call: Rc<Call>,
-}
-
-impl BodyStream for CountedResponse {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
-        let frame = ready!(self.body.poll_frame(cx));
-        let stats = &self.call.stats;
-        match &frame {
-            Some(Ok(Frame::Data(bytes))) => {
-                let begun = self.frames.as_mut().map_or(0, |frames| frames.count(bytes));
-                if begun > 0 {
-                    stats.response_message_count.get().add(begun);
-                }
-            }
-            Some(Ok(Frame::Trailers(trailers))) => {
-                stats.count(trailers.get(&header::GRPC_STATUS));
-                if let Some(meter) = &self.meter {
-                    stats.record_time(meter);
-                }
-            }
-            Some(Err(_)) | None => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn set_paused(&mut self, paused: bool) {
-        self.body.set_paused(paused);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use outrider_stats::Store;
 
     use super::*;
-
-    #[test]
-    fn messages_count_with_their_first_byte() {
-        let text = b"\0\0\0\0\x03abc\x01\0\0\0\0\0\0\0\x01\0";
-        let begins = [0, 8, 13];
-        for cut in 0..=text.len() {
-            let mut frames = Frames::default();
-            let before = begins.iter().filter(|begin| **begin < cut).count() as u64;
-            assert_eq!(frames.count(&text[..cut]), before, "cut at {cut}");
-            assert_eq!(frames.count(&text[cut..]), 3 - before, "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn what_follows_a_flag_that_ends_is_no_message() {
-        let text = b"\0\0\0\0\x01a\x80\0\0\0\x01b\0\0\0\0\0";
-        for cut in 0..=text.len() {
-            let mut frames = Frames {
-                ending: 0x80,
-                ..Frames::default()
-            };
-            let counted = frames.count(&text[..cut]) + frames.count(&text[cut..]);
-            assert_eq!(counted, 1, "cut at {cut}");
-        }
-    }
 
     #[test]
     fn a_path_names_a_service_and_a_method() {

@@ -1,0 +1,364 @@
+//! How calls are framed: the messages in bodies, and what ends a call that has no trailers.
+
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use http::StatusCode;
+use outrider_codec::Body;
+use outrider_codec::BodyStream;
+use outrider_codec::Frame;
+use outrider_codec::HeaderMap;
+use outrider_codec::Meter;
+use outrider_codec::StreamError;
+use outrider_codec::header;
+use outrider_codec::header::CONTENT_TYPE;
+use serde_json::Map;
+use serde_json::Value;
+
+use super::Call;
+use crate::grpc;
+
+/// The flag of the last frame of a stream in the Connect protocol, which Envoy knows in responses.
+const CONNECT_END: u8 = 2;
+/// That frame is read up to here; a longer one names no success.
+const MAX_END: usize = 64 * 1024;
+
+/// What a call is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Protocol {
+    body: Framing,
+    /// `connect-protocol-version` is there: the status of the response says how the call ended.
+    pub(super) versioned: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// Messages, and a status in trailers.
+    Grpc,
+    /// Messages, of which the last is the end of the stream (`application/connect+proto`).
+    Connect,
+    /// One message.
+    Whole,
+}
+
+impl Protocol {
+    pub(super) const GRPC: Protocol = Protocol {
+        body: Framing::Grpc,
+        versioned: false,
+    };
+
+    /// What a request with these headers is; none if it is no call.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Protocol> {
+        let versioned = headers.get("connect-protocol-version").is_some();
+        let body = if grpc::is_request(headers) {
+            Framing::Grpc
+        } else if is_connect(headers) {
+            Framing::Connect
+        } else if versioned {
+            Framing::Whole
+        } else {
+            return None;
+        };
+        Some(Protocol { body, versioned })
+    }
+}
+
+fn is_connect(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(&CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/connect+"))
+}
+
+/// Whether the body that follows this head is made of gRPC's messages.
+pub(super) fn is_grpc_response(status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::OK && grpc::is_request(headers)
+}
+
+/// Whether the body that follows this head tells how a stream of the Connect protocol ends.
+pub(super) fn is_connect_response(status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::OK && is_connect(headers)
+}
+
+/// Counts messages (length-prefixed, five bytes before each) with their first byte, as Envoy does.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Flags that end the count: what follows is no message.
+    ending: u8,
+    ended: bool,
+    /// What follows such a flag: the length and the text of the frame.
+    end: Vec<u8>,
+    /// How many of the five bytes were seen.
+    prefix: u8,
+    length: u32,
+    /// Bytes that the message still has.
+    left: u32,
+}
+
+impl Frames {
+    /// How many messages begin in `bytes`, which follow those of the last time.
+    fn count(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut begun = 0;
+        if self.ended {
+            self.keep(bytes);
+        }
+        // Whole messages from their first byte on, which is what mostly comes.
+        while let Some(([flags, length @ ..], rest)) = bytes.split_first_chunk::<5>()
+            && self.prefix == 0
+            && self.left == 0
+            && flags & self.ending == 0
+            && !self.ended
+            && let Some(rest) = rest.get(u32::from_be_bytes(*length) as usize..)
+        {
+            begun += 1;
+            bytes = rest;
+        }
+        while let [first, rest @ ..] = bytes
+            && !self.ended
+        {
+            if self.left > 0 {
+                let skipped = bytes.len().min(self.left as usize);
+                self.left -= u32::try_from(skipped).unwrap_or(u32::MAX);
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            match self.prefix {
+                0 if first & self.ending != 0 => {
+                    self.ended = true;
+                    self.keep(rest);
+                    break;
+                }
+                0 => {
+                    begun += 1;
+                    self.length = 0;
+                }
+                _ => self.length = self.length << 8 | u32::from(*first),
+            }
+            self.prefix += 1;
+            if self.prefix == 5 {
+                self.prefix = 0;
+                self.left = self.length;
+            }
+            bytes = rest;
+        }
+        begun
+    }
+
+    /// Keeps what follows the flag that ends the count.
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = MAX_END.saturating_sub(self.end.len());
+        self.end
+            .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+    }
+
+    /// Whether the frame that ends a stream of the Connect protocol has come, and names no error.
+    fn succeeded(&self) -> bool {
+        let Some((length, text)) = self.end.split_first_chunk::<4>() else {
+            return false;
+        };
+        let text = text.get(..u32::from_be_bytes(*length) as usize);
+        let end = text.map(serde_json::from_slice::<Map<String, Value>>);
+        match end {
+            Some(Ok(end)) => end
+                .get("error")
+                .and_then(|error| error.get("code"))
+                .is_none(),
+            Some(Err(_)) | None => false,
+        }
+    }
+}
+
+/// A request's body, whose messages are counted.
+pub(super) struct CountedRequest {
+    body: Body,
+    frames: Frames,
+    call: Rc<Call>,
+}
+
+impl CountedRequest {
+    pub(super) fn new(body: Body, call: Rc<Call>) -> CountedRequest {
+        CountedRequest {
+            body,
+            frames: Frames::default(),
+            call,
+        }
+    }
+}
+
+impl BodyStream for CountedRequest {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        let frame = ready!(self.body.poll_frame(cx));
+        let begun = match &frame {
+            _ if self.call.protocol.body == Framing::Whole => u64::from(
+                ends(&frame, &self.body) && !std::mem::replace(&mut self.frames.ended, true),
+            ),
+            Some(Ok(Frame::Data(bytes))) => self.frames.count(bytes),
+            _ => 0,
+        };
+        if begun > 0 {
+            self.call.stats.request_message_count.get().add(begun);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.body.set_paused(paused);
+    }
+}
+
+/// Whether a body ends with this frame, and that is no trailers.
+fn ends(frame: &Option<Result<Frame, StreamError>>, body: &Body) -> bool {
+    match frame {
+        Some(Ok(Frame::Data(_))) => body.is_end_stream(),
+        Some(_) => false,
+        None => true,
+    }
+}
+
+/// A response's body, whose messages and end are counted.
+pub(super) struct CountedResponse {
+    body: Body,
+    framing: Option<Framing>,
+    frames: Frames,
+    /// The end was seen.
+    over: bool,
+    /// The upstream side, if its time is counted.
+    meter: Option<Rc<Meter>>,
+    call: Rc<Call>,
+}
+
+impl CountedResponse {
+    /// `is_grpc`: the head is one of gRPC, whatever the request was.
+    pub(super) fn new(
+        body: Body,
+        is_grpc: bool,
+        meter: Option<Rc<Meter>>,
+        call: Rc<Call>,
+    ) -> CountedResponse {
+        let framing = match (is_grpc, call.protocol.body) {
+            (true, _) => Some(Framing::Grpc),
+            (false, Framing::Grpc) => None,
+            (false, framing) => Some(framing),
+        };
+        CountedResponse {
+            body,
+            framing,
+            frames: Frames {
+                ending: CONNECT_END,
+                ..Frames::default()
+            },
+            over: false,
+            meter,
+            call,
+        }
+    }
+
+    fn count(&mut self, frame: &Option<Result<Frame, StreamError>>) {
+        let stats = &self.call.stats;
+        match (self.framing, frame) {
+            (Some(Framing::Grpc | Framing::Connect), Some(Ok(Frame::Data(bytes)))) => {
+                let begun = self.frames.count(bytes);
+                if begun > 0 {
+                    stats.response_message_count.get().add(begun);
+                }
+            }
+            (_, Some(Ok(Frame::Trailers(trailers)))) => {
+                self.over = true;
+                if self.call.protocol.body == Framing::Grpc {
+                    stats.count(trailers.get(&header::GRPC_STATUS));
+                    self.record_time();
+                }
+                return;
+            }
+            _ => {}
+        }
+        if self.over || !ends(frame, &self.body) {
+            return;
+        }
+        self.over = true;
+        match self.framing {
+            Some(Framing::Connect) => stats.count_outcome(self.frames.succeeded()),
+            Some(Framing::Whole) => stats.response_message_count.get().inc(),
+            Some(Framing::Grpc) | None => return,
+        }
+        self.record_time();
+    }
+
+    fn record_time(&self) {
+        if let Some(meter) = &self.meter {
+            self.call.stats.record_time(meter);
+        }
+    }
+}
+
+impl BodyStream for CountedResponse {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        let frame = ready!(self.body.poll_frame(cx));
+        self.count(&frame);
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        self.body.set_paused(paused);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_count_with_their_first_byte() {
+        let text = b"\0\0\0\0\x03abc\x01\0\0\0\0\0\0\0\x01\0";
+        let begins = [0, 8, 13];
+        for cut in 0..=text.len() {
+            let mut frames = Frames::default();
+            let before = begins.iter().filter(|begin| **begin < cut).count() as u64;
+            assert_eq!(frames.count(&text[..cut]), before, "cut at {cut}");
+            assert_eq!(frames.count(&text[cut..]), 3 - before, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_flag_that_ends_is_no_message() {
+        let text = b"\0\0\0\0\x01a\x80\0\0\0\x01b\0\0\0\0\0";
+        for cut in 0..=text.len() {
+            let mut frames = Frames {
+                ending: 0x80,
+                ..Frames::default()
+            };
+            let counted = frames.count(&text[..cut]) + frames.count(&text[cut..]);
+            assert_eq!(counted, 1, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_last_frame_tells_how_a_stream_ended() {
+        for (text, succeeded) in [
+            (&b"\x02\0\0\0\x02{}"[..], true),
+            (b"\0\0\0\0\x01a\x02\0\0\0\x0c{\"error\":{}}", true),
+            (b"\x02\0\0\0\x17{\"error\":{\"code\":\"x\"}}", false),
+            (b"\x02\0\0\0\x03{}", false),
+            (b"\x02\0\0\0\0", false),
+            (b"\0\0\0\0\x02{}", false),
+        ] {
+            for cut in 0..=text.len() {
+                let mut frames = Frames {
+                    ending: CONNECT_END,
+                    ..Frames::default()
+                };
+                frames.count(&text[..cut]);
+                frames.count(&text[cut..]);
+                assert_eq!(frames.succeeded(), succeeded, "{text:?} cut at {cut}");
+            }
+        }
+    }
+}
