@@ -101,6 +101,7 @@ class Run:
             (self.folder / "envoy.yaml").write_text(written if isinstance(written, str) else json.dumps(written, indent=1))
         for name, content in self.case.spec.get("files", {}).items():
             content = fill(content, self.values)
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
     def start(self, observed: dict) -> bool:

@@ -349,7 +349,15 @@ def message_of(said: str) -> list:
 def write(run, step: dict) -> None:
     """`write: {name: text}`: a file in the case's folder."""
     for name, content in step["write"].items():
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (run.folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def link(run, step: dict) -> None:
+    """`link: {name: target}`: links in the case's folder, each put in place by a rename."""
+    for name, target in step["link"].items():
+        (run.folder / "new-link").symlink_to(run.folder / target)
+        (run.folder / "new-link").rename(run.folder / name)
 
 
 def rename(run, step: dict) -> None:
@@ -398,7 +406,7 @@ def perform(run, step):
 WORDS = {
     "http": http, "requests": requests, "raw": raw, "h2": frames, "grpc": grpc, "admin": admin, "stats": stats, "seen": seen, "queries": queries,
     "connections": connections, "log": log, "wait": wait, "dns": dns, "stop": pod, "start": pod, "signal": send_signal, "exit": ended,
-    "run": execute, "validate": validate, "write": write, "rename": rename, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
+    "run": execute, "validate": validate, "write": write, "rename": rename, "link": link, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
 }

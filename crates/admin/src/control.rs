@@ -54,8 +54,8 @@ pub trait ServerControl {
     /// Sets values in the runtime's admin layer; an empty value takes an earlier one back.
     ///
     /// # Errors
-    /// When the config has no admin layer.
-    fn modify_runtime(&self, values: &[(String, String)]) -> Result<(), NoAdminLayer>;
+    /// Why none was set: the config has no admin layer, or a value is malformed.
+    fn modify_runtime(&self, values: &[(String, String)]) -> Result<(), String>;
 
     /// Makes `/ready` fail, or work again.
     fn fail_health_checks(&self, fail: bool);
@@ -163,10 +163,6 @@ pub struct RuntimeView {
     /// Key and values, one for each layer.
     pub entries: Vec<(String, Vec<String>)>,
 }
-
-/// The config has no `admin_layer`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoAdminLayer;
 
 /// How `/drain_listeners` was called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

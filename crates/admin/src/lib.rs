@@ -30,7 +30,6 @@ pub use control::ConfigDump;
 pub use control::DrainListeners;
 pub use control::Dumped;
 pub use control::ListenerView;
-pub use control::NoAdminLayer;
 pub use control::Reloaded;
 pub use control::RuntimeView;
 pub use control::ServerControl;

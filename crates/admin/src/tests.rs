@@ -125,9 +125,10 @@ impl ServerControl for Fake {
         }
     }
 
-    fn modify_runtime(&self, values: &[(String, String)]) -> Result<(), NoAdminLayer> {
+    fn modify_runtime(&self, values: &[(String, String)]) -> Result<(), String> {
         self.note(format!("{values:?}"));
-        self.admin_layer.then_some(()).ok_or(NoAdminLayer)
+        let error = || "No admin layer specified".to_owned();
+        self.admin_layer.then_some(()).ok_or_else(error)
     }
 
     fn fail_health_checks(&self, fail: bool) {

@@ -20,6 +20,7 @@ mod wire;
 
 pub use diagnostic::Diagnostic;
 pub use diagnostic::Diagnostics;
+pub use document::yaml_value;
 pub use error::ConfigError;
 pub use error::ConfigErrors;
 pub use extension::Extension;

@@ -68,6 +68,8 @@ fn document(proto: &std::path::Path) -> String {
     let set = prune::prune(set, support.keys().cloned().collect());
     let mut out = INTRODUCTION.to_owned();
     write_extensions(&extensions, &support, &mut out);
+    let keys = std::fs::read_to_string(proto.join("runtime_keys.txt")).unwrap();
+    write_runtime_keys(&keys, &mut out);
     out.push_str("\n## Messages\n");
     let mut messages = BTreeMap::new();
     let mut values = BTreeMap::new();
@@ -128,6 +130,24 @@ fn write_extensions(extensions: &[support::Extension], support: &Support, out: &
             let names: Vec<String> = supported.iter().map(|name| format!("`{name}`")).collect();
             writeln!(out, "| {category} | {} | {refused} |", names.join("<br>")).unwrap();
         }
+    }
+}
+
+const RUNTIME_KEYS: &str = "
+## Runtime keys
+
+A layer of `layered_runtime` may set any key, as in Envoy. Those that a field of the configuration names are obeyed, and so
+are these; others, such as the guards of Envoy's own code paths, are shown by `/runtime` and change nothing.
+
+| key | what it sets |
+|---|---|
+";
+
+fn write_runtime_keys(keys: &str, out: &mut String) {
+    out.push_str(RUNTIME_KEYS);
+    for line in keys.lines().filter(|line| !line.starts_with('#')) {
+        let (key, about) = line.split_once(' ').unwrap();
+        writeln!(out, "| `{key}` | {} |", about.trim()).unwrap();
     }
 }
 

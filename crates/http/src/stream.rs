@@ -19,6 +19,8 @@ use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 use outrider_net::clock;
+use outrider_runtime::LocalSnapshot;
+use outrider_runtime::Snapshot;
 use outrider_upstream::Cluster;
 use tokio::time::Instant;
 
@@ -84,6 +86,8 @@ pub struct Stream {
     pub ended: Option<Instant>,
     /// What filters remember of this stream.
     pub memory: Memory,
+    /// The runtime values that the stream goes by from its start to its end.
+    pub(crate) runtime: Option<LocalSnapshot>,
 }
 
 /// The upstream side of a stream: the last attempt.
@@ -198,6 +202,7 @@ impl Stream {
             traffic: Traffic::default(),
             ended: None,
             memory: Memory::default(),
+            runtime: None,
         }
     }
 
@@ -209,6 +214,11 @@ impl Stream {
             self.started = began;
         }
         self
+    }
+
+    /// The runtime values of this stream, or nothing when none is set.
+    pub(crate) fn runtime(&self) -> Option<&Snapshot> {
+        self.runtime.as_deref().map(|snapshot| &**snapshot)
     }
 
     /// The response's status, 0 when there was none (`%RESPONSE_CODE%`).

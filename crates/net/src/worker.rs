@@ -3,6 +3,9 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use outrider_runtime::LocalSnapshot;
+use outrider_runtime::Runtime;
+use outrider_runtime::RuntimeReader;
 use outrider_stats::Store;
 use outrider_stats::WorkerStore;
 
@@ -18,6 +21,7 @@ pub struct WorkerCx {
     /// Where the worker registers its own copy of each stats group.
     pub store: WorkerStore,
     random: Cell<u64>,
+    runtime: RuntimeReader,
 }
 
 impl WorkerCx {
@@ -29,7 +33,22 @@ impl WorkerCx {
             timers: Timers::new(),
             store: store.of_worker(index),
             random: Cell::new(seed),
+            runtime: Runtime::default().reader(),
         }
+    }
+
+    /// The same with the runtime values that these surroundings are to see.
+    #[must_use]
+    pub fn with_runtime(self, runtime: &Runtime) -> WorkerCx {
+        WorkerCx {
+            runtime: runtime.reader(),
+            ..self
+        }
+    }
+
+    /// The newest runtime values, or nothing when none is set.
+    pub fn runtime(&self) -> Option<LocalSnapshot> {
+        self.runtime.current()
     }
 
     /// A random number: fast, without a lock, not for secrets (wyrand).

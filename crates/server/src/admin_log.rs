@@ -1,6 +1,7 @@
 //! The access log of the admin server.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use outrider_admin::AdminRequest;
 use outrider_admin::Failure;
@@ -13,6 +14,7 @@ use outrider_http::access_log::AccessLog;
 use outrider_http::access_log::Exchange;
 use outrider_http::access_log::LogFiles;
 use outrider_http::access_log::WorkerLog;
+use outrider_runtime::Snapshot;
 
 /// Builds `admin.access_log`, and the older `admin.access_log_path`.
 #[expect(deprecated, reason = "Envoy still obeys access_log_path")]
@@ -34,8 +36,14 @@ pub(crate) fn build(
     errors.finish(logs)
 }
 
-/// Writes a request that ended to `logs`. `local_address` is what stands for the loopback in `x-forwarded-for`.
-pub(crate) fn write(logs: &[WorkerLog], request: &AdminRequest, local_address: IpAddr) {
+/// Writes a request that ended to `logs`, whose filters go by `runtime`. `local_address` is what stands for the loopback in
+/// `x-forwarded-for`.
+pub(crate) fn write(
+    logs: &[WorkerLog],
+    request: &AdminRequest,
+    local_address: IpAddr,
+    runtime: &Arc<Snapshot>,
+) {
     let unread = RequestHead::default();
     let head = request.head.as_ref().unwrap_or(&unread);
     let exchange = Exchange {
@@ -54,6 +62,7 @@ pub(crate) fn write(logs: &[WorkerLog], request: &AdminRequest, local_address: I
         sent: request.sent,
         local: &request.local,
         remote: &request.remote,
+        runtime,
     };
     for log in logs {
         log.log_exchange(&exchange);

@@ -16,7 +16,7 @@ use crate::cli::IpVersion;
 use crate::cli::Options;
 use crate::listener_plan::ListenerFactory;
 use crate::listener_plan::ListenerPlan;
-use crate::runtime::Runtime;
+use crate::runtime::RuntimeLoader;
 
 /// Everything that the config describes, built and not running yet.
 pub(crate) struct Plan {
@@ -55,7 +55,7 @@ impl Plan {
     pub(crate) fn build(
         bootstrap: &Bootstrap,
         options: &Options,
-        runtime: &Arc<Runtime>,
+        runtime: &Arc<RuntimeLoader>,
         store: &Arc<Store>,
         log_files: &Arc<LogFiles>,
     ) -> Result<Plan, ConfigErrors> {
@@ -64,21 +64,20 @@ impl Plan {
         let count = resources.map_or(0, |resources| resources.clusters.len());
         log::info!(target: "config", "loading {count} cluster(s)");
         let node = bootstrap.node.clone().unwrap_or_default();
-        let zone = node.locality.as_ref().map_or("", |l| l.zone.as_str());
-        let zone = first_of(zone, &options.service_zone);
+        let zone = options.service_zone(&node);
         let clusters = ClusterManager::build(bootstrap, zone, store)?;
         let messages: &[listener::Listener] =
             resources.map_or(&[], |resources| &resources.listeners);
         log::info!(target: "config", "loading {} listener(s)", messages.len());
-        let global = runtime.number("overload.global_downstream_max_connections");
+        let global = "overload.global_downstream_max_connections";
         let listener_factory = Arc::new(ListenerFactory {
             store: store.clone(),
             log_files: log_files.clone(),
-            node_cluster: first_of(&node.cluster, &options.service_cluster).to_owned(),
-            node_id: first_of(&node.id, &options.service_node).to_owned(),
+            node_cluster: options.service_cluster(&node).to_owned(),
+            node_id: options.service_node(&node).to_owned(),
             runtime: runtime.clone(),
             connections: Connections {
-                all: ConnectionLimit::new(global.unwrap_or(u64::MAX)),
+                all: ConnectionLimit::of_runtime(runtime.runtime().clone(), global),
                 admin: ConnectionLimit::new(u64::MAX),
             },
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
@@ -93,13 +92,5 @@ impl Plan {
             listeners: listeners.unwrap_or_default(),
             listener_factory,
         })
-    }
-}
-
-fn first_of<'a>(configured: &'a str, flag: &'a str) -> &'a str {
-    if configured.is_empty() {
-        flag
-    } else {
-        configured
     }
 }

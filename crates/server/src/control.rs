@@ -11,7 +11,6 @@ use std::time::Instant;
 use outrider_admin::ConfigDump;
 use outrider_admin::DrainListeners;
 use outrider_admin::ListenerView;
-use outrider_admin::NoAdminLayer;
 use outrider_admin::ProcessStats;
 use outrider_admin::Reloaded;
 use outrider_admin::RuntimeView;
@@ -20,6 +19,7 @@ use outrider_admin::ServerInfo;
 use outrider_admin::ServerState;
 use outrider_admin::UnreadyTargets;
 use outrider_http::access_log::LogFiles;
+use outrider_runtime::Refused;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterView;
 use serde_json::Value;
@@ -34,7 +34,7 @@ use crate::logging::Level;
 use crate::logging::Logging;
 use crate::reload::Reloader;
 use crate::reload::Trigger;
-use crate::runtime::Runtime;
+use crate::runtime::RuntimeLoader;
 use crate::worker_listeners::DrainMode;
 use crate::worker_listeners::DrainPlan;
 use crate::worker_listeners::ListenerSelection;
@@ -47,7 +47,7 @@ pub(crate) struct Control {
     pub(crate) config: RefCell<dump::Source>,
     pub(crate) node: Value,
     pub(crate) clusters: Arc<ClusterManager>,
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) runtime: Arc<RuntimeLoader>,
     pub(crate) log_files: Arc<LogFiles>,
     pub(crate) stats: ProcessStats,
     pub(crate) listeners: ListenerManager,
@@ -82,15 +82,29 @@ impl Control {
 
     /// Counts the runtime's values anew.
     pub(crate) fn count_runtime(&self) {
-        let (keys, overrides) = self.runtime.key_counts();
+        let counts = self.runtime.counts();
         let stats = &self.stats.runtime;
-        stats.num_keys.set(keys as u64);
-        if overrides > 0 || stats.admin_overrides_active.value() > 0 {
-            stats.admin_overrides_active.set(u64::from(overrides > 0));
+        stats.num_keys.set(counts.keys as u64);
+        if counts.has_overrides || stats.admin_overrides_active.value() > 0 {
+            let active = u64::from(counts.has_overrides);
+            stats.admin_overrides_active.set(active);
         }
-        stats.num_layers.set(self.runtime.layer_count() as u64);
-        stats.load_success.inc();
-        stats.override_dir_not_exists.inc();
+        stats.num_layers.set(counts.layers as u64);
+        match counts.last.is_complete {
+            true => stats.load_success.inc(),
+            false => stats.load_error.inc(),
+        }
+        // As Envoy counts: a single disk layer is none that overrides another.
+        match counts.last.disk_layers {
+            0 | 1 => stats.override_dir_not_exists.inc(),
+            _ => stats.override_dir_exists.inc(),
+        }
+    }
+
+    /// Loads the runtime's layers anew, and has everything obey them.
+    pub(crate) fn reload_runtime(&self) {
+        self.runtime.reload();
+        self.count_runtime();
     }
 }
 
@@ -188,9 +202,15 @@ impl ServerControl for Handle {
         self.0.runtime.view()
     }
 
-    fn modify_runtime(&self, values: &[(String, String)]) -> Result<(), NoAdminLayer> {
-        self.0.runtime.modify(values)?;
-        self.0.count_runtime();
+    fn modify_runtime(&self, values: &[(String, String)]) -> Result<(), String> {
+        self.0
+            .runtime
+            .modify(values)
+            .map_err(|refused| match refused {
+                Refused::NoAdminLayer => "No admin layer specified".to_owned(),
+                Refused::Malformed { key, error } => format!("{key}: {error}"),
+            })?;
+        self.0.reload_runtime();
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod reload;
 mod runtime;
 mod signals;
 mod startup;
+mod watch;
 mod worker;
 mod worker_listeners;
 

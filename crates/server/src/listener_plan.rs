@@ -34,7 +34,7 @@ use prost::Message as _;
 use prost::Name as _;
 
 use crate::build::Connections;
-use crate::runtime::Runtime;
+use crate::runtime::RuntimeLoader;
 
 /// A listener, and what serves its filter chains.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ pub(crate) struct ListenerFactory {
     pub(crate) log_files: Arc<LogFiles>,
     pub(crate) node_cluster: String,
     pub(crate) node_id: String,
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) runtime: Arc<RuntimeLoader>,
     pub(crate) connections: Connections,
     pub(crate) prefers_ipv6: bool,
 }
@@ -173,8 +173,13 @@ impl ListenerFactory {
             "envoy.resource_limits.listener.{}.connection_limit",
             config.name
         );
+        // A limit costs each connection a count that all workers share: none where no limit can come to be.
+        let runtime = self.runtime.runtime();
+        let is_limited =
+            self.runtime.can_change() || runtime.snapshot().number(&limit_key).is_some();
+        let limit = || ConnectionLimit::of_runtime(runtime.clone(), &limit_key);
         let limits = Limits {
-            listener: self.runtime.number(&limit_key).map(ConnectionLimit::new),
+            listener: is_limited.then(limit),
             global: Some(self.connections.all.clone()),
             ignores_global: config.ignores_global_limit,
         };

@@ -38,18 +38,13 @@ pub(crate) fn complete(node: Option<&Node>) -> Node {
     node
 }
 
-/// `node`, completed by the command line.
+/// `node`, with what the command line says instead.
 pub(crate) fn with_options(mut node: Node, options: &Options) -> Node {
-    let complete = |configured: &mut String, flag: &str| {
-        if configured.is_empty() {
-            flag.clone_into(configured);
-        }
-    };
-    complete(&mut node.id, &options.service_node);
-    complete(&mut node.cluster, &options.service_cluster);
+    node.id = options.service_node(&node).to_owned();
+    node.cluster = options.service_cluster(&node).to_owned();
     if !options.service_zone.is_empty() {
         let locality = node.locality.get_or_insert_default();
-        complete(&mut locality.zone, &options.service_zone);
+        locality.zone.clone_from(&options.service_zone);
     }
     node
 }

@@ -1,195 +1,175 @@
-//! `layered_runtime`: values that operators override, in layers; the last layer that has a key wins.
+//! `layered_runtime`: loads the layers, on the main thread, and makes what they say known to all.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 
-use outrider_admin::NoAdminLayer;
 use outrider_admin::RuntimeView;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::LayeredRuntime;
-use outrider_config::api::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
-use prost_types::Struct;
-use prost_types::Value;
-use prost_types::value::Kind;
+use outrider_runtime::Layers;
+use outrider_runtime::Loading;
+use outrider_runtime::Refused;
+use outrider_runtime::Runtime;
+use outrider_runtime::Snapshot;
 
-/// The layers. Only the main thread looks into them.
-#[derive(Debug, Default)]
-pub(crate) struct Runtime {
-    layers: Vec<Layer>,
-}
+use crate::watch::Watcher;
 
+/// The layers, and the snapshot of them that all threads see.
 #[derive(Debug)]
-struct Layer {
-    name: String,
-    /// By key, as `/runtime` prints them.
-    values: std::sync::Mutex<BTreeMap<String, String>>,
-    is_admin: bool,
+pub(crate) struct RuntimeLoader {
+    /// The main thread's; locked, since what builds listeners anew from other threads holds this too.
+    layers: Mutex<Layers>,
+    runtime: Arc<Runtime>,
+    can_change: bool,
+    last: Mutex<Outcome>,
+    /// Taken by who follows it. None without a disk layer.
+    watcher: Mutex<Option<Watcher>>,
 }
 
-impl Runtime {
-    /// The layers found at `path`.
+/// How the layers were loaded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// Whether all disk layers could be read.
+    pub(crate) is_complete: bool,
+    /// How many directories of disk layers were read.
+    pub(crate) disk_layers: usize,
+}
+
+/// What `runtime.*` counts of the layers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    pub(crate) keys: usize,
+    pub(crate) layers: usize,
+    pub(crate) has_overrides: bool,
+    pub(crate) last: Outcome,
+}
+
+impl RuntimeLoader {
+    /// Builds the layers found at `path`, and loads them.
     pub(crate) fn build(
-        message: &LayeredRuntime,
+        message: Option<&LayeredRuntime>,
+        service_cluster: &str,
         path: &FieldPath,
-    ) -> Result<Runtime, ConfigErrors> {
-        let mut errors = ConfigErrors::new();
-        let mut layers: Vec<Layer> = Vec::new();
-        for (index, layer) in message.layers.iter().enumerate() {
-            let path = path.field("layers").index(index);
-            if layers.iter().any(|earlier| earlier.name == layer.name) {
-                errors.push(
-                    &path.field("name"),
-                    format!("duplicate layer name '{}'", layer.name),
-                );
-            }
-            let mut values = BTreeMap::new();
-            let mut is_admin = false;
-            match &layer.layer_specifier {
-                Some(LayerSpecifier::StaticLayer(layer)) => flatten("", layer, &mut values),
-                Some(LayerSpecifier::AdminLayer(_))
-                    if layers.iter().any(|earlier| earlier.is_admin) =>
-                {
-                    errors.push(
-                        &path.field("admin_layer"),
-                        "too many admin layers: only one is allowed",
-                    );
-                }
-                Some(LayerSpecifier::AdminLayer(_)) => is_admin = true,
-                Some(LayerSpecifier::DiskLayer(_)) => {
-                    errors.push(&path.field("disk_layer"), "not supported")
-                }
-                Some(LayerSpecifier::RtdsLayer(_)) => {
-                    errors.push(&path.field("rtds_layer"), "not supported")
-                }
-                None => errors.push(&path, "a layer is required: static_layer or admin_layer"),
-            }
-            layers.push(Layer {
-                name: layer.name.clone(),
-                values: std::sync::Mutex::new(values),
-                is_admin,
-            });
+    ) -> Result<RuntimeLoader, ConfigErrors> {
+        let mut layers = Layers::build(message, service_cluster, path)?;
+        let watcher = watch(&layers, path)?;
+        let (snapshot, outcome) = finish(layers.load());
+        Ok(RuntimeLoader {
+            can_change: layers.can_change(),
+            layers: Mutex::new(layers),
+            runtime: Runtime::new(snapshot),
+            last: Mutex::new(outcome),
+            watcher: Mutex::new(watcher),
+        })
+    }
+
+    /// What all threads see of it.
+    pub(crate) fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// Whether values can change while the proxy runs.
+    pub(crate) fn can_change(&self) -> bool {
+        self.can_change
+    }
+
+    /// Watches the disk layers; to be asked for once.
+    pub(crate) fn take_watcher(&self) -> Option<Watcher> {
+        lock(&self.watcher).take()
+    }
+
+    /// Loads the layers anew, for all threads to see.
+    pub(crate) fn reload(&self) -> Arc<Snapshot> {
+        let (snapshot, outcome) = finish(lock(&self.layers).load());
+        *lock(&self.last) = outcome;
+        let snapshot = Arc::new(snapshot);
+        self.runtime.publish(snapshot.clone());
+        snapshot
+    }
+
+    /// Sets values in the admin layer; an empty value takes an earlier one back. Nobody sees them before a
+    /// [`reload`](Self::reload).
+    pub(crate) fn modify(&self, values: &[(String, String)]) -> Result<(), Refused> {
+        lock(&self.layers).modify(values)
+    }
+
+    /// What `runtime.*` counts.
+    pub(crate) fn counts(&self) -> Counts {
+        let layers = lock(&self.layers);
+        Counts {
+            keys: self.runtime.snapshot().len(),
+            layers: layers.loaded().count(),
+            has_overrides: layers.has_overrides(),
+            last: *lock(&self.last),
         }
-        errors.finish(Runtime { layers })
-    }
-
-    /// The value of a key as a number that is not negative.
-    pub(crate) fn number(&self, key: &str) -> Option<u64> {
-        let value = self.layers.iter().rev().find_map(|layer| {
-            layer
-                .values
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .get(key)
-                .cloned()
-        })?;
-        value.parse().ok()
-    }
-
-    /// How many layers there are.
-    pub(crate) fn layer_count(&self) -> usize {
-        self.layers.len()
-    }
-
-    /// How many keys have a value, and how many of them the admin layer sets.
-    pub(crate) fn key_counts(&self) -> (usize, usize) {
-        let overrides = self
-            .layers
-            .iter()
-            .filter(|layer| layer.is_admin)
-            .map(|layer| {
-                layer
-                    .values
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .len()
-            });
-        (self.view().entries.len(), overrides.sum())
     }
 
     /// What `/runtime` shows.
     pub(crate) fn view(&self) -> RuntimeView {
+        let layers = lock(&self.layers);
+        let count = layers.loaded().count();
         let mut entries: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            for (key, value) in layer
-                .values
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .iter()
-            {
+        for (index, layer) in layers.loaded().enumerate() {
+            for (key, entry) in layer.values {
                 let values = entries
                     .entry(key.clone())
-                    .or_insert_with(|| vec![String::new(); self.layers.len()]);
-                values[index].clone_from(value);
+                    .or_insert_with(|| vec![String::new(); count]);
+                if let Some(value) = values.get_mut(index) {
+                    entry.text().clone_into(value);
+                }
             }
         }
         RuntimeView {
-            layers: self.layers.iter().map(|layer| layer.name.clone()).collect(),
+            layers: layers.loaded().map(|layer| layer.name.to_owned()).collect(),
             entries: entries.into_iter().collect(),
         }
     }
-
-    /// Sets values in the admin layer; an empty value takes an earlier one back.
-    pub(crate) fn modify(&self, values: &[(String, String)]) -> Result<(), NoAdminLayer> {
-        let layer = self
-            .layers
-            .iter()
-            .find(|layer| layer.is_admin)
-            .ok_or(NoAdminLayer)?;
-        let mut overrides = layer
-            .values
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (key, value) in values {
-            if value.is_empty() {
-                overrides.remove(key);
-            } else {
-                overrides.insert(key.clone(), value.clone());
-            }
-        }
-        Ok(())
-    }
 }
 
-/// Nested structs become keys with dots. A struct that is a fractional percent is a value of its own.
-fn flatten(prefix: &str, layer: &Struct, values: &mut BTreeMap<String, String>) {
-    for (name, value) in &layer.fields {
-        let key = if prefix.is_empty() {
-            name.clone()
-        } else {
-            format!("{prefix}.{name}")
-        };
-        match &value.kind {
-            Some(Kind::StructValue(inner)) if !inner.fields.contains_key("numerator") => {
-                flatten(&key, inner, values)
-            }
-            _ => {
-                values.insert(key, print(value));
-            }
-        }
-    }
+/// What a panic may have left half done is no worse than what it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn print(value: &Value) -> String {
-    match &value.kind {
-        None | Some(Kind::NullValue(_)) => String::new(),
-        Some(Kind::BoolValue(on)) => on.to_string(),
-        Some(Kind::NumberValue(number)) => number.to_string(),
-        Some(Kind::StringValue(text)) => text.clone(),
-        Some(Kind::ListValue(list)) => {
-            let items: Vec<String> = list.values.iter().map(print).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Some(Kind::StructValue(inner)) => {
-            let fields: BTreeMap<&String, String> = inner
-                .fields
-                .iter()
-                .map(|(name, value)| (name, print(value)))
-                .collect();
-            let fields: Vec<String> = fields
-                .iter()
-                .map(|(name, value)| format!("{name}: {value}"))
-                .collect();
-            format!("{{{}}}", fields.join(", "))
+/// Logs what could not be read.
+fn finish(loading: Loading) -> (Snapshot, Outcome) {
+    for error in &loading.errors {
+        log::warn!(target: "runtime", "{error}; the layer stays as it was");
+    }
+    let outcome = Outcome {
+        is_complete: loading.errors.is_empty(),
+        disk_layers: loading.disk_layers,
+    };
+    (loading.snapshot, outcome)
+}
+
+/// A watcher of the roots of all disk layers, if there are any.
+fn watch(layers: &Layers, path: &FieldPath) -> Result<Option<Watcher>, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let mut watcher: Option<Watcher> = None;
+    for (index, root) in layers.watched() {
+        let path = path.field("layers").index(index);
+        let path = path.field("disk_layer").field("symlink_root");
+        if let Err(error) = watch_root(&mut watcher, root) {
+            let root = root.display();
+            errors.push(
+                &path,
+                format!("unable to add filesystem watch for file {root}: {error}"),
+            );
         }
     }
+    errors.finish(watcher)
+}
+
+fn watch_root(watcher: &mut Option<Watcher>, root: &Path) -> std::io::Result<()> {
+    let watching = match watcher.take() {
+        Some(watching) => watching,
+        None => Watcher::new()?,
+    };
+    watcher.insert(watching).watch(root)
 }

@@ -54,7 +54,7 @@ use crate::logging::Logging;
 use crate::node;
 use crate::reload;
 use crate::reload::Reloader;
-use crate::runtime::Runtime;
+use crate::runtime::RuntimeLoader;
 use crate::signals::Signals;
 use crate::worker::Worker;
 use crate::worker_listeners::DrainPlan;
@@ -84,7 +84,7 @@ impl fmt::Display for Fatal {
 struct Built {
     plan: Plan,
     admin: AdminConfig,
-    runtime: Arc<Runtime>,
+    runtime: Arc<RuntimeLoader>,
     store: Arc<Store>,
     log_files: Arc<LogFiles>,
     admin_logs: Vec<AccessLog>,
@@ -102,7 +102,7 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
     let started = Instant::now();
     let (epoch, base_id) = (options.restart_epoch, options.base_id);
     log::info!(target: "main", "initializing epoch {epoch} (base id={base_id}, hot restart version=disabled)");
-    write_file(&options.base_id_path, &base_id.to_string())?;
+    write_file("base id", &options.base_id_path, &base_id.to_string());
     let built = build(&options, &logging)?;
     let stats = ProcessStats::new(&built.store, options.concurrency);
     let listeners = ListenerManager::new(
@@ -146,9 +146,13 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     let diagnose = |errors| Fatal::Config(loaded.positions.diagnose(errors));
     application_log::apply(bootstrap, options, logging).map_err(diagnose)?;
     let root = FieldPath::root();
-    let layers = bootstrap.layered_runtime.clone().unwrap_or_default();
-    let runtime = Runtime::build(&layers, &root.field("layered_runtime")).map_err(diagnose)?;
-    let runtime = Arc::new(runtime);
+    let node = bootstrap.node.clone().unwrap_or_default();
+    let runtime = RuntimeLoader::build(
+        bootstrap.layered_runtime.as_ref(),
+        options.service_cluster(&node),
+        &root.field("layered_runtime"),
+    );
+    let runtime = Arc::new(runtime.map_err(diagnose)?);
     let stats_config = bootstrap.stats_config.clone().unwrap_or_default();
     let stats = outrider_stats::Options::build(
         &stats_config,
@@ -235,17 +239,24 @@ impl Process {
             let logs = admin_logs.clone();
             let connections = &control.listener_factory.connections;
             let limits = connections.admin_limits(admin.ignores_global_limit());
+            let runtime = control.runtime.runtime().clone();
             let ip_version = control.options.local_address_ip_version;
             let local_address = outrider_http::local_address(ip_version == IpVersion::V6);
             let admin = Admin::new(admin, store.clone(), Rc::new(Handle(control.clone())))
                 .with_limits(limits)
                 .with_access_log(Box::new(move |request| {
-                    admin_log::write(&logs, request, local_address);
+                    admin_log::write(&logs, request, local_address, &runtime.snapshot());
                 }));
             tokio::task::spawn_local(outrider_admin::serve(listener, Rc::new(admin)));
         }
         clusters.start();
         tokio::task::spawn_local(flush(control.clone(), store.clone(), flush_interval));
+        if let Some(watcher) = control.runtime.take_watcher() {
+            let replaced = watcher
+                .start()
+                .map_err(system("cannot watch the runtime"))?;
+            tokio::task::spawn_local(follow_runtime(replaced, control.clone()));
+        }
         if control.options.mode == Mode::InitOnly {
             clusters.initialized().await;
             return Ok(());
@@ -297,16 +308,17 @@ impl Process {
             .map_err(|error| Fatal::System(format!("admin: cannot bind '{address}': {error}")))?;
         log::info!(target: "admin", "admin address: {}", listener.address());
         write_file(
+            "admin address",
             &self.options.admin_address_path,
             &listener.address().to_string(),
-        )?;
+        );
         Ok(Some(listener))
     }
 
     fn control(
         self,
         plan: Plan,
-        runtime: Arc<Runtime>,
+        runtime: Arc<RuntimeLoader>,
         loaded: Loaded,
         (log_files, reloader): (Arc<LogFiles>, Reloader),
     ) -> Rc<Control> {
@@ -377,6 +389,7 @@ fn start_workers(
         let worker = Worker {
             index,
             store: store.clone(),
+            runtime: control.runtime.runtime().clone(),
             clusters: control.clusters.clone(),
             commands: inbox,
         };
@@ -405,13 +418,20 @@ async fn flush(control: Rc<Control>, store: Arc<Store>, interval: Duration) {
     }
 }
 
-/// Writes a file that an option asks for; no path, no file.
-fn write_file(path: &str, content: &str) -> Result<(), Fatal> {
-    if path.is_empty() {
-        return Ok(());
+/// Loads the runtime anew each time that the root of a disk layer was replaced.
+async fn follow_runtime(mut replaced: mpsc::UnboundedReceiver<()>, control: Rc<Control>) {
+    while replaced.recv().await.is_some() {
+        control.reload_runtime();
     }
-    std::fs::write(path, content)
-        .map_err(|error| Fatal::System(format!("cannot write '{path}': {error}")))
+}
+
+/// Writes the file that an option asks for; no path, no file. As in Envoy, the process goes on without it.
+fn write_file(what: &str, path: &str, content: &str) {
+    if !path.is_empty()
+        && let Err(error) = std::fs::write(path, content)
+    {
+        log::error!(target: "main", "cannot open {what} output file {path} for writing: {error}");
+    }
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> Fatal {

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use outrider_net::WorkerCx;
 use outrider_net::clock;
+use outrider_runtime::Runtime;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
 use tokio::runtime;
@@ -36,6 +37,7 @@ pub(crate) enum WorkerCommand {
 pub(crate) struct Worker {
     pub(crate) index: u32,
     pub(crate) store: Arc<Store>,
+    pub(crate) runtime: Arc<Runtime>,
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) commands: mpsc::UnboundedReceiver<WorkerCommand>,
 }
@@ -64,7 +66,8 @@ impl Worker {
 
     /// Serves until it is told to quit.
     async fn run(mut self) {
-        let cx = Rc::new(WorkerCx::new(self.index, &self.store, fastrand::u64(..)));
+        let cx = WorkerCx::new(self.index, &self.store, fastrand::u64(..));
+        let cx = Rc::new(cx.with_runtime(&self.runtime));
         tokio::task::spawn_local(cx.timers.clone().run_exactly());
         let clusters = self.clusters.worker(&cx);
         let mut listeners = WorkerListeners::new(cx, clusters);

@@ -52,14 +52,6 @@ fn what_is_wrong_ends_start_up_with_a_message_and_code_1() {
             &["-c", &good, "--log-path", "/nonexistent/log"],
             "failed to open log file '/nonexistent/log'",
         ),
-        (
-            &["-c", &good, "--admin-address-path", "/nonexistent/a"],
-            "cannot write '/nonexistent/a'",
-        ),
-        (
-            &["-c", &good, "--base-id-path", "/nonexistent/b"],
-            "cannot write '/nonexistent/b'",
-        ),
         (&["-c", &busy], "Address already in use"),
         (
             &["-c", &good, "--no-such-flag"],

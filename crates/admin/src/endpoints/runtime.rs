@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::Answer;
 use crate::Admin;
-use crate::NoAdminLayer;
 use crate::request::Request;
 use crate::request_body::RequestBody;
 use crate::response::Response;
@@ -49,6 +48,6 @@ fn change(values: &[(String, String)], admin: &Admin) -> Response {
     }
     match admin.control.modify_runtime(values) {
         Ok(()) => Response::done(),
-        Err(NoAdminLayer) => Response::error(503, "No admin layer specified"),
+        Err(error) => Response::error(503, error),
     }
 }

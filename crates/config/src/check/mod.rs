@@ -125,7 +125,7 @@ impl Checker {
                 }
             }
             if let (STATIC_LAYER, Value::Message(layer)) = (field.name(), &value.value) {
-                runtime::refuse_keys(layer, &path, &mut self.findings.problems);
+                runtime::refuse_values(layer, &path, &mut self.findings.problems);
             }
         }
         self.absent(message, place);

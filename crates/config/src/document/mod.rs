@@ -7,10 +7,13 @@ use std::collections::HashMap;
 
 use crate::position::Mark;
 
+pub use value::yaml_value;
+
 pub(crate) mod encoding;
 pub(crate) mod json;
 mod plain;
 mod tabs;
+mod value;
 pub(crate) mod yaml;
 
 /// Lists and mappings inside one another; protobuf's own JSON reader stops at 100.

@@ -402,25 +402,27 @@ fn runtime_layers() {
         ("static_layer: {}", Accepts),
         (
             "static_layer: ~",
-            Rejects("layers[0]: layer_specifier is required: set one of static_layer, admin_layer"),
+            Rejects(
+                "layers[0]: layer_specifier is required: set one of static_layer, disk_layer, admin_layer",
+            ),
         ),
         (
             "static_layer: {re2: {max_program_size: {error_level: 100}}}",
             Accepts,
         ),
+        ("static_layer: {a: {b.c: 1}}", Accepts),
+        ("static_layer: {a: {numerator: [1]}}", Accepts),
         (
-            "static_layer: {a: {b.c: 1}}",
-            Rejects("static_layer[\"a.b.c\"]: not supported here"),
+            "static_layer: {a: {b.c: [1]}}",
+            Rejects("static_layer[\"a.b.c\"]: Invalid runtime entry value for a.b.c"),
         ),
         (
-            "static_layer: {a: {numerator: 1}}",
-            Rejects("static_layer[\"a\"]: not supported here"),
+            "static_layer: {a: ~}",
+            Rejects("static_layer[\"a\"]: Invalid runtime entry value for a"),
         ),
         ("admin_layer: {}", Accepts),
-        (
-            "disk_layer: {symlink_root: /x}",
-            Rejects("disk_layer: not supported here"),
-        ),
+        ("disk_layer: {symlink_root: /x}", Accepts),
+        ("rtds_layer: {}", Rejects("rtds_layer: not supported here")),
     ];
     check(&cases, layer);
 }

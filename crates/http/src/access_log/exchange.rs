@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
+use outrider_runtime::Snapshot;
 use tokio::time::Instant;
 
 use crate::RequestHead;
@@ -55,6 +57,8 @@ pub struct Exchange<'a> {
     pub local: &'a Address,
     /// The client's.
     pub remote: &'a Address,
+    /// The runtime values that filters go by.
+    pub runtime: &'a Arc<Snapshot>,
 }
 
 impl Exchange<'_> {
@@ -82,6 +86,7 @@ impl Exchange<'_> {
         if let Some(flag) = self.flag {
             stream.flags.set(flag);
         }
+        stream.runtime = Some(Rc::new(self.runtime.clone()));
         stream.traffic.body_received = self.received;
         stream.traffic.body_sent = self.sent;
         if let Ok(status) = StatusCode::from_u16(self.status) {

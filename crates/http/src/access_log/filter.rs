@@ -7,13 +7,15 @@ use outrider_config::api::envoy::config::accesslog::v3 as api;
 use outrider_config::api::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use outrider_config::api::envoy::config::accesslog::v3::comparison_filter::Op;
 use outrider_config::api::envoy::data::accesslog::v3::AccessLogType;
+use outrider_runtime::Fraction;
+use outrider_runtime::RuntimeNumber;
+use outrider_runtime::Snapshot;
 
 use crate::Captures;
 use crate::ResponseFlag;
 use crate::Stream;
 use crate::format::capture_grpc_status;
 use crate::format::grpc_status;
-use crate::route::Fraction;
 use crate::route::HeaderMatcher;
 
 /// A built filter.
@@ -25,7 +27,9 @@ pub(crate) enum Filter {
     /// The same answer for every stream.
     Always(bool),
     Runtime {
+        /// The numerator is the runtime's.
         share: Fraction,
+        numerator: RuntimeNumber,
         /// Not by the stream's own random number.
         independent: bool,
     },
@@ -40,11 +44,11 @@ pub(crate) enum Filter {
     },
 }
 
-/// A comparison with a fixed value.
-#[derive(Clone, Copy, Debug)]
+/// A comparison with a value that the runtime may override.
+#[derive(Clone, Debug)]
 pub(crate) struct Comparison {
     op: Op,
-    value: u64,
+    value: RuntimeNumber,
 }
 
 impl Filter {
@@ -61,10 +65,15 @@ impl Filter {
             }
             // No filter of ours answers health checks.
             Some(FilterSpecifier::NotHealthCheckFilter(_)) => Filter::Always(true),
-            Some(FilterSpecifier::RuntimeFilter(filter)) => Filter::Runtime {
-                share: Fraction::new(&filter.percent_sampled.unwrap_or_default()),
-                independent: filter.use_independent_randomness,
-            },
+            Some(FilterSpecifier::RuntimeFilter(filter)) => {
+                let share = Fraction::of(&filter.percent_sampled.unwrap_or_default());
+                let default = share.numerator().into();
+                Filter::Runtime {
+                    share,
+                    numerator: RuntimeNumber::new(&filter.runtime_key, default),
+                    independent: filter.use_independent_randomness,
+                }
+            }
             Some(FilterSpecifier::AndFilter(filter)) => {
                 Filter::And(build_all(&filter.filters, &path.field("and_filter"))?)
             }
@@ -104,17 +113,25 @@ impl Filter {
     /// Whether `stream` is to be logged.
     pub(crate) fn passes(&self, stream: &Stream) -> bool {
         match self {
-            Filter::StatusCode(comparison) => comparison.holds(stream.response_code().into()),
+            Filter::StatusCode(comparison) => {
+                comparison.holds(stream.response_code().into(), stream.runtime())
+            }
             Filter::Duration(comparison) => {
                 let milliseconds = u64::try_from(stream.duration().as_millis());
-                comparison.holds(milliseconds.unwrap_or(u64::MAX))
+                comparison.holds(milliseconds.unwrap_or(u64::MAX), stream.runtime())
             }
             Filter::Always(passes) => *passes,
-            Filter::Runtime { share, independent } => share.holds(if *independent {
-                fastrand::u64(..)
-            } else {
-                stream.id
-            }),
+            Filter::Runtime {
+                share,
+                numerator,
+                independent,
+            } => share
+                .with_numerator(numerator.value(stream.runtime()))
+                .holds(if *independent {
+                    fastrand::u64(..)
+                } else {
+                    stream.id
+                }),
             Filter::And(filters) => filters.iter().all(|filter| filter.passes(stream)),
             Filter::Or(filters) => filters.iter().any(|filter| filter.passes(stream)),
             Filter::Header(header) => header.matches(&stream.request),
@@ -167,22 +184,21 @@ fn response_flags(names: &[String], path: &FieldPath) -> Result<Box<[ResponseFla
 }
 
 impl Comparison {
-    /// The default value: no runtime layer can override it.
     fn build(config: Option<&api::ComparisonFilter>) -> Comparison {
+        let value = config.and_then(|config| config.value.as_ref());
         Comparison {
             op: config.map_or(Op::Eq, api::ComparisonFilter::op),
-            value: config
-                .and_then(|config| config.value.as_ref())
-                .map_or(0, |value| value.default_value.into()),
+            value: value.map_or_else(|| RuntimeNumber::new("", 0), RuntimeNumber::of),
         }
     }
 
-    fn holds(self, value: u64) -> bool {
+    fn holds(&self, value: u64, runtime: Option<&Snapshot>) -> bool {
+        let limit = self.value.value(runtime);
         match self.op {
-            Op::Eq => value == self.value,
-            Op::Ge => value >= self.value,
-            Op::Le => value <= self.value,
-            Op::Ne => value != self.value,
+            Op::Eq => value == limit,
+            Op::Ge => value >= limit,
+            Op::Le => value <= limit,
+            Op::Ne => value != limit,
         }
     }
 }

@@ -214,6 +214,7 @@ fn an_exchange_prints_in_the_default_format() {
             sent: 17,
             local: &address,
             remote: &address,
+            runtime: &Default::default(),
         });
     });
     files.finish();

@@ -43,8 +43,9 @@ impl ConnectionManager {
         mut respond: Respond,
     ) {
         let connection = downstream.connection.clone();
-        let stream = Stream::new(connection, head, respond.protocol(), self.worker.random())
+        let mut stream = Stream::new(connection, head, respond.protocol(), self.worker.random())
             .since(respond.meter().receive_began());
+        stream.runtime = self.worker.runtime();
         self.count_request(stream.protocol);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
         let mut deadlines = Deadlines::new(downstream.take_alarm(), end.stream.started);
@@ -248,6 +249,7 @@ impl ConnectionManager {
         let view = RequestView {
             head: &stream.request,
             random: stream.id,
+            runtime: stream.runtime(),
         };
         stream.route = routes.table().find(&view).cloned();
         stream.cluster = None;

@@ -25,6 +25,7 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 use outrider_config::api::envoy::config::core::v3::Metadata;
+use outrider_runtime::Snapshot;
 use outrider_stats::Store;
 
 use crate::Captures;
@@ -38,7 +39,6 @@ pub use crate::route::forward::Priority;
 pub use crate::route::forward::Upgrade;
 pub use crate::route::header_mutation::HeaderMutations;
 pub use crate::route::redirect::Redirect;
-pub(crate) use crate::route::route_match::Fraction;
 pub(crate) use crate::route::string_matcher::HeaderMatcher;
 pub(crate) use crate::route::string_matcher::query_value;
 pub use crate::route::table::RouteTable;
@@ -53,6 +53,8 @@ pub struct RequestView<'a> {
     pub head: &'a RequestHead,
     /// The request's random number, for runtime fractions and weighted clusters.
     pub random: u64,
+    /// The runtime values that the request goes by.
+    pub runtime: Option<&'a Snapshot>,
 }
 
 /// What a build needs to know of the rest of the configuration.

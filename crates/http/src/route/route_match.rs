@@ -2,10 +2,8 @@
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
-use outrider_config::api::envoy::config::core::v3::RuntimeFractionalPercent;
 use outrider_config::api::envoy::config::route::v3 as api;
-use outrider_config::api::envoy::r#type::v3::FractionalPercent;
-use outrider_config::api::envoy::r#type::v3::fractional_percent::DenominatorType;
+use outrider_runtime::RuntimeFraction;
 
 use crate::RequestHead;
 use crate::grpc;
@@ -42,20 +40,13 @@ pub(crate) enum PathMatch {
 /// What else a route may ask for.
 #[derive(Debug, Default)]
 struct Conditions {
-    fraction: Option<Fraction>,
+    fraction: Option<RuntimeFraction>,
     grpc: bool,
     /// A plaintext connection presents and validates no certificate.
     needs_certificate: bool,
     headers: Vec<HeaderMatcher>,
     query: Vec<QueryMatcher>,
     cookies: Vec<CookieMatcher>,
-}
-
-/// A share of the requests (`FractionalPercent`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fraction {
-    numerator: u64,
-    denominator: u64,
 }
 
 impl RouteMatch {
@@ -147,7 +138,7 @@ fn build_conditions(
         needs_certificate: config
             .tls_context
             .is_some_and(|tls| tls.presented.unwrap_or(false) || tls.validated.unwrap_or(false)),
-        fraction: config.runtime_fraction.as_ref().map(Fraction::of_runtime),
+        fraction: config.runtime_fraction.as_ref().map(RuntimeFraction::of),
         ..Conditions::default()
     };
     conditions.headers = header_matchers(&config.headers, &path.field("headers"), errors);
@@ -192,7 +183,8 @@ impl Conditions {
     fn hold(&self, request: &RequestView<'_>) -> bool {
         let head = request.head;
         self.fraction
-            .is_none_or(|fraction| fraction.holds(request.random))
+            .as_ref()
+            .is_none_or(|fraction| fraction.holds(request.runtime, request.random))
             && (!self.grpc || grpc::is_request(&head.headers))
             && !self.needs_certificate
             && self.headers.iter().all(|header| header.matches(head))
@@ -247,29 +239,6 @@ fn starts_with_ignoring_case(path: &str, prefix: &str) -> bool {
     path.as_bytes()
         .get(..prefix.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
-}
-
-impl Fraction {
-    /// The default value: no runtime layer can override it.
-    fn of_runtime(config: &RuntimeFractionalPercent) -> Fraction {
-        Fraction::new(&config.default_value.unwrap_or_default())
-    }
-
-    pub(crate) fn new(config: &FractionalPercent) -> Fraction {
-        Fraction {
-            numerator: config.numerator.into(),
-            denominator: match config.denominator() {
-                DenominatorType::Hundred => 100,
-                DenominatorType::TenThousand => 10_000,
-                DenominatorType::Million => 1_000_000,
-            },
-        }
-    }
-
-    /// Whether a request with this random number is in the share.
-    pub(crate) fn holds(self, random: u64) -> bool {
-        random % self.denominator < self.numerator
-    }
 }
 
 #[cfg(test)]
@@ -347,16 +316,6 @@ mod tests {
             };
             assert_eq!(bits(&config), expected, "{config:?}");
         }
-    }
-
-    #[test]
-    fn a_fraction_takes_its_share_of_random_numbers() {
-        let fraction = Fraction::new(&FractionalPercent {
-            numerator: 25,
-            denominator: DenominatorType::TenThousand.into(),
-        });
-        let taken = (0..20_000).filter(|random| fraction.holds(*random)).count();
-        assert_eq!(taken, 50);
     }
 
     #[test]

@@ -34,7 +34,11 @@ pub(crate) fn head(method: &str, host: &str, path: &str, headers: &[(&str, &str)
 }
 
 pub(crate) fn view(head: &RequestHead) -> RequestView<'_> {
-    RequestView { head, random: 0 }
+    RequestView {
+        head,
+        random: 0,
+        runtime: None,
+    }
 }
 
 /// A stream that has only just begun.
@@ -263,6 +267,7 @@ fn weighted_clusters_share_the_random_numbers() {
         let request = RequestView {
             head: &head,
             random,
+            runtime: None,
         };
         let route = table.find(&request).unwrap();
         let Action::Forward(action) = &route.action else {

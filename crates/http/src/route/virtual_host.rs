@@ -118,13 +118,26 @@ impl Routes {
         let matches = |at: usize| {
             self.routes
                 .get(at)
-                .is_some_and(|entry| entry.matches.matches(request, path))
+                .is_some_and(|entry| entry.is_for(request, path))
         };
         let found = self.index.first(request, path, matches)?;
         match &self.routes.get(found)?.target {
             Target::Route(route) => Some(route),
             Target::Weighted(routes) => routes.choose(request),
         }
+    }
+}
+
+impl Entry {
+    fn is_for(&self, request: &RequestView<'_>, path: &str) -> bool {
+        self.matches.matches(request, path)
+            && match &self.target {
+                // As in Envoy, clusters without any weight leave the request to the routes that follow.
+                Target::Weighted(routes) if routes.may_have_none() => {
+                    routes.choose(request).is_some()
+                }
+                Target::Weighted(_) | Target::Route(_) => true,
+            }
     }
 }
 

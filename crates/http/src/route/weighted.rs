@@ -7,6 +7,8 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3::WeightedCluster;
 use outrider_config::api::envoy::config::route::v3::weighted_cluster::RandomValueSpecifier;
+use outrider_runtime::RuntimeNumber;
+use outrider_runtime::Snapshot;
 
 use crate::Captures;
 use crate::RequestHead;
@@ -21,6 +23,8 @@ pub(crate) struct WeightedRoutes {
     routes: Box<[(u64, Arc<Route>)]>,
     /// The header that holds the random number.
     header: Option<HeaderName>,
+    /// The weights by their runtime keys, with `runtime_key_prefix`.
+    keyed: Option<Box<[RuntimeNumber]>>,
 }
 
 impl WeightedRoutes {
@@ -72,19 +76,51 @@ impl WeightedRoutes {
             }
             Some(RandomValueSpecifier::UseHashPolicy(false)) | None => None,
         };
+        let prefix = &config.runtime_key_prefix;
+        let keyed = config.clusters.iter().map(|cluster| {
+            let key = format!("{prefix}.{}", cluster.name);
+            RuntimeNumber::new(&key, cluster.weight.unwrap_or_default().into())
+        });
         errors.finish(WeightedRoutes {
             routes: cumulative.into(),
             header,
+            keyed: (!prefix.is_empty()).then(|| keyed.collect()),
         })
     }
 
-    /// The route for a request.
+    /// The route for a request; none if the runtime's weights add up to nothing, or to too much.
     pub(crate) fn choose(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
-        let (total, _) = self.routes.last()?;
         let random = self.random_of(request.head).unwrap_or(request.random);
+        if let Some((weights, runtime)) = self.keyed.as_ref().zip(request.runtime) {
+            return self.choose_by_runtime(weights, runtime, random);
+        }
+        let (total, _) = self.routes.last()?;
         let chosen = random.checked_rem(*total)?;
         let at = self.routes.partition_point(|(up_to, _)| *up_to <= chosen);
         self.routes.get(at).map(|(_, route)| route)
+    }
+
+    fn choose_by_runtime(
+        &self,
+        weights: &[RuntimeNumber],
+        runtime: &Snapshot,
+        random: u64,
+    ) -> Option<&Arc<Route>> {
+        let weights = || weights.iter().map(|weight| weight.value(Some(runtime)));
+        let total = weights().try_fold(0, u64::checked_add)?;
+        let mut point = random.checked_rem(u32::try_from(total).ok()?.into())?;
+        for (weight, (_, route)) in weights().zip(&self.routes) {
+            match point.checked_sub(weight) {
+                None => return Some(route),
+                Some(rest) => point = rest,
+            }
+        }
+        None
+    }
+
+    /// Whether some request may find no route here.
+    pub(crate) fn may_have_none(&self) -> bool {
+        self.keyed.is_some()
     }
 
     pub(crate) fn capture(&self, captures: &mut Captures) {

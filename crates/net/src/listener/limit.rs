@@ -4,11 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use outrider_runtime::Runtime;
+
 /// A limit that all workers share.
 #[derive(Debug)]
 pub struct ConnectionLimit {
-    max: u64,
+    max: Max,
     active: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Max {
+    Fixed(u64),
+    /// None while the key is not set.
+    Runtime(Arc<Runtime>, Box<str>),
 }
 
 /// One connection's share of a limit; given back when dropped.
@@ -19,10 +28,27 @@ impl ConnectionLimit {
     /// At most `max` at once.
     #[must_use]
     pub fn new(max: u64) -> Arc<ConnectionLimit> {
+        ConnectionLimit::with(Max::Fixed(max))
+    }
+
+    /// As many as this runtime key says at the moment, and any number when it is not set.
+    #[must_use]
+    pub fn of_runtime(runtime: Arc<Runtime>, key: &str) -> Arc<ConnectionLimit> {
+        ConnectionLimit::with(Max::Runtime(runtime, key.into()))
+    }
+
+    fn with(max: Max) -> Arc<ConnectionLimit> {
         Arc::new(ConnectionLimit {
             max,
             active: AtomicU64::new(0),
         })
+    }
+
+    fn max(&self) -> u64 {
+        match &self.max {
+            Max::Fixed(max) => *max,
+            Max::Runtime(runtime, key) => runtime.snapshot().number(key).unwrap_or(u64::MAX),
+        }
     }
 
     /// How many there are now.
@@ -34,7 +60,7 @@ impl ConnectionLimit {
     /// Takes a share, or `None` when the limit is reached.
     fn enter(self: &Arc<ConnectionLimit>) -> Option<Share> {
         let (share, before) = self.count();
-        (before < self.max).then_some(share)
+        (before < self.max()).then_some(share)
     }
 
     /// Takes a share whatever the limit, and tells how many there were before.

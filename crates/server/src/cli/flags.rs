@@ -172,7 +172,7 @@ pub(crate) const FLAGS: &[Flag] = &[
             o.service_zone = v;
             Ok(())
         }),
-        "The zone of this node, unless the configuration's node says it.",
+        "The zone of this node, whatever the configuration's node says.",
     ),
     flag(
         "service-node",
@@ -180,7 +180,7 @@ pub(crate) const FLAGS: &[Flag] = &[
             o.service_node = v;
             Ok(())
         }),
-        "The id of this node, unless the configuration's node says it.",
+        "The id of this node, whatever the configuration's node says.",
     ),
     flag(
         "service-cluster",
@@ -188,7 +188,7 @@ pub(crate) const FLAGS: &[Flag] = &[
             o.service_cluster = v;
             Ok(())
         }),
-        "The cluster of this node, unless the configuration's node says it.",
+        "The cluster of this node, whatever the configuration's node says.",
     ),
     flag(
         "hot-restart-version",
@@ -357,8 +357,8 @@ fn stats_tag(options: &mut Options, value: String) -> Result<(), String> {
 }
 
 fn socket_mode(options: &mut Options, value: String) -> Result<(), String> {
-    options.socket_mode = u32::from_str_radix(&value, 8)
-        .map_err(|_| format!("error: invalid socket-mode '{value}'"))?;
+    // As in Envoy, what is no octal number counts as none.
+    options.socket_mode = u32::from_str_radix(&value, 8).unwrap_or(0);
     Ok(())
 }
 

@@ -8,6 +8,8 @@ mod help;
 
 use std::time::Duration;
 
+use outrider_config::api::envoy::config::core::v3::Node;
+
 use crate::cli::flags::FLAGS;
 use crate::cli::flags::Set;
 use crate::logging::Level;
@@ -163,6 +165,32 @@ fn granted_cpus() -> u32 {
         .ok()
         .and_then(|cpus| u32::try_from(cpus.get()).ok())
         .unwrap_or(1)
+}
+
+impl Options {
+    /// `--service-cluster`, or the node's.
+    pub(crate) fn service_cluster<'a>(&'a self, node: &'a Node) -> &'a str {
+        either(&self.service_cluster, &node.cluster)
+    }
+
+    /// `--service-node`, or the node's.
+    pub(crate) fn service_node<'a>(&'a self, node: &'a Node) -> &'a str {
+        either(&self.service_node, &node.id)
+    }
+
+    /// `--service-zone`, or the node's.
+    pub(crate) fn service_zone<'a>(&'a self, node: &'a Node) -> &'a str {
+        let locality = node.locality.as_ref();
+        either(
+            &self.service_zone,
+            locality.map_or("", |locality| &locality.zone),
+        )
+    }
+}
+
+/// The flag's value, or the configured one without it.
+fn either<'a>(flag: &'a str, configured: &'a str) -> &'a str {
+    if flag.is_empty() { configured } else { flag }
 }
 
 /// Reads the arguments after the program's name; `program` is what messages call it.

@@ -1,0 +1,23 @@
+//! Runtime values (`layered_runtime`): what operators change while the proxy runs.
+//!
+//! [`Layers`] live on the main thread. Each change makes a new [`Snapshot`] of them, which [`Runtime`] hands to all threads
+//! at once; a worker looks at it through a [`RuntimeReader`], which takes no lock.
+
+mod disk;
+mod entry;
+mod layers;
+mod message;
+mod snapshot;
+
+pub use entry::Entry;
+pub use layers::Layers;
+pub use layers::LoadedLayer;
+pub use layers::Loading;
+pub use layers::Refused;
+pub use message::Fraction;
+pub use message::RuntimeFraction;
+pub use message::RuntimeNumber;
+pub use snapshot::LocalSnapshot;
+pub use snapshot::Runtime;
+pub use snapshot::RuntimeReader;
+pub use snapshot::Snapshot;
