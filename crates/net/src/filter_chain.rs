@@ -170,14 +170,6 @@ fn is_loopback(ip: IpAddr) -> bool {
 impl Rule {
     fn build(criteria: &api::FilterChainMatch, path: &FieldPath) -> Result<Rule, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        for (field, set) in [
-            ("address_suffix", !criteria.address_suffix.is_empty()),
-            ("suffix_len", criteria.suffix_len.is_some()),
-        ] {
-            if set {
-                errors.push(&path.field(field), "not implemented, in Envoy neither");
-            }
-        }
         let mut prefixes = |ranges, field: &'static str| {
             errors
                 .collect(prefix::build_all(ranges, &path.field(field)))

@@ -23,18 +23,25 @@ use crate::cli::VERSION;
 pub(crate) fn complete(node: Option<&Node>) -> Node {
     let mut node = node.cloned().unwrap_or_default();
     // Control planes and scripts choose by this name and version what they send: it is Envoy's API that is spoken.
-    "envoy".clone_into(&mut node.user_agent_name);
-    let version = UserAgentVersionType::UserAgentBuildVersion(build_version());
-    node.user_agent_version_type = Some(version);
+    if node.user_agent_name.is_empty() {
+        "envoy".clone_into(&mut node.user_agent_name);
+    }
+    // As in Envoy, only the structured version of a config stands.
+    if !matches!(
+        node.user_agent_version_type,
+        Some(UserAgentVersionType::UserAgentBuildVersion(_))
+    ) {
+        let version = UserAgentVersionType::UserAgentBuildVersion(build_version());
+        node.user_agent_version_type = Some(version);
+    }
     let extensions = extensions().into_iter();
-    node.extensions = extensions
-        .map(|extension| Extension {
+    node.extensions
+        .extend(extensions.map(|extension| Extension {
             name: extension.name.to_owned(),
             category: extension.category.to_owned(),
             type_urls: extension.type_names.iter().map(|&t| t.to_owned()).collect(),
             ..Extension::default()
-        })
-        .collect();
+        }));
     node
 }
 
@@ -117,14 +124,20 @@ pub(crate) fn full(node: &Node) -> Value {
         "metadata": build["metadata"],
     });
     full.insert("user_agent_build_version".to_owned(), version);
-    let extensions = node.extensions.iter().map(|extension| {
-        json!({
-            "name": extension.name,
-            "category": extension.category,
-            "type_descriptor": "",
-            "disabled": false,
-            "type_urls": extension.type_urls,
-        })
+    let extensions = short["extensions"].as_array().into_iter().flatten();
+    let extensions = extensions.map(|given| {
+        let or = |name: &str, default: Value| given.get(name).cloned().unwrap_or(default);
+        let mut extension = json!({
+            "name": or("name", json!("")),
+            "category": or("category", json!("")),
+            "type_descriptor": or("type_descriptor", json!("")),
+            "disabled": or("disabled", json!(false)),
+            "type_urls": or("type_urls", json!([])),
+        });
+        if let Some(version) = given.get("version") {
+            extension["version"] = version.clone();
+        }
+        extension
     });
     full.insert("extensions".to_owned(), extensions.collect());
     let or = |name: &str, default: Value| short.get(name).cloned().unwrap_or(default);

@@ -39,7 +39,7 @@ pub enum Resource {
 }
 
 /// The limits of one priority (`CircuitBreakers.Thresholds`). Defaults are Envoy's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thresholds {
     /// `max_connections`
     pub max_connections: u64,
@@ -49,12 +49,37 @@ pub struct Thresholds {
     pub max_requests: u64,
     /// `max_retries`
     pub max_retries: u64,
+    /// `retry_budget`, which counts in place of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
     /// `max_connection_pools`
     pub max_connection_pools: u64,
     /// `track_remaining`
     pub track_remaining: bool,
     /// `per_host_thresholds[].max_connections`
     pub max_connections_per_host: u64,
+}
+
+/// How many retries there may be for the requests that are under way (`CircuitBreakers.Thresholds.RetryBudget`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// `budget_percent`: retries for a hundred requests.
+    pub percent: f64,
+    /// `min_retry_concurrency`: as many there may be always.
+    pub min_concurrency: u64,
+}
+
+impl RetryBudget {
+    /// The limit while `requests` are under way or wait.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a count of requests, rounded down as Envoy does"
+    )]
+    fn limit(&self, requests: u64) -> u64 {
+        let share = (self.percent / 100.0 * requests as f64) as u64;
+        share.max(self.min_concurrency)
+    }
 }
 
 impl Default for Thresholds {
@@ -64,6 +89,7 @@ impl Default for Thresholds {
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
+            retry_budget: None,
             max_connection_pools: u64::MAX,
             track_remaining: false,
             max_connections_per_host: u64::from(u32::MAX),
@@ -104,6 +130,12 @@ impl Breakers {
     #[must_use]
     pub fn thresholds(&self, priority: Priority) -> &Thresholds {
         &self.of(priority).thresholds
+    }
+
+    /// How many retries a priority may have now.
+    #[must_use]
+    pub fn max_retries(&self, priority: Priority) -> u64 {
+        self.of(priority).max_retries()
     }
 
     /// Enters, unless the limit is reached.
@@ -191,6 +223,14 @@ impl PriorityBreakers {
         }
     }
 
+    fn max_retries(&self) -> u64 {
+        let under_way = || self.requests.load(Relaxed) + self.pending_requests.load(Relaxed);
+        match &self.thresholds.retry_budget {
+            Some(budget) => budget.limit(under_way()),
+            None => self.thresholds.max_retries,
+        }
+    }
+
     /// The count of a resource, and its limit.
     fn count(&self, resource: Resource) -> (&AtomicU64, u64) {
         let max = &self.thresholds;
@@ -198,7 +238,7 @@ impl PriorityBreakers {
             Resource::Connections => (&self.connections, max.max_connections),
             Resource::PendingRequests => (&self.pending_requests, max.max_pending_requests),
             Resource::Requests => (&self.requests, max.max_requests),
-            Resource::Retries => (&self.retries, max.max_retries),
+            Resource::Retries => (&self.retries, self.max_retries()),
             Resource::ConnectionPools => (&self.connection_pools, max.max_connection_pools),
         }
     }
@@ -250,7 +290,10 @@ fn start_remaining(thresholds: &Thresholds, stats: &PriorityBreakerStats) {
             .min(i64::MAX.cast_unsigned());
         stats.remaining_cx_pools.set(pools);
         stats.remaining_pending.set(thresholds.max_pending_requests);
-        stats.remaining_retries.set(thresholds.max_retries);
+        // What remains of a budget changes with each request, and Envoy does not say it.
+        if thresholds.retry_budget.is_none() {
+            stats.remaining_retries.set(thresholds.max_retries);
+        }
         stats.remaining_rq.set(thresholds.max_requests);
     }
 }

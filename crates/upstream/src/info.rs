@@ -9,6 +9,7 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::cluster::v3::CircuitBreakers;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget as RetryBudgetMessage;
 use outrider_config::api::envoy::config::cluster::v3::cluster::LbPolicy;
 use outrider_config::api::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use outrider_config::api::envoy::config::core::v3::BindConfig;
@@ -27,6 +28,7 @@ use outrider_net::parse_ip;
 use prost::Name;
 
 use crate::Priority;
+use crate::RetryBudget;
 use crate::Thresholds;
 use crate::balancer::BalancerConfig;
 use crate::balancer::FACTORIES;
@@ -294,6 +296,7 @@ fn thresholds(
                 max_pending_requests: or(given.max_pending_requests, limits.max_pending_requests),
                 max_requests: or(given.max_requests, limits.max_requests),
                 max_retries: or(given.max_retries, limits.max_retries),
+                retry_budget: given.retry_budget.as_ref().map(retry_budget),
                 max_connection_pools: or(given.max_connection_pools, limits.max_connection_pools),
                 track_remaining: given.track_remaining,
                 ..*limits
@@ -320,6 +323,13 @@ fn thresholds(
         }
     }
     Ok(both)
+}
+
+fn retry_budget(message: &RetryBudgetMessage) -> RetryBudget {
+    RetryBudget {
+        percent: message.budget_percent.map_or(20.0, |percent| percent.value),
+        min_concurrency: message.min_retry_concurrency.map_or(3, u64::from),
+    }
 }
 
 /// A percentage as Envoy counts it: its whole part, after the same two steps, whose rounding it is that 29 counts as 28.

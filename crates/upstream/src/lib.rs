@@ -25,6 +25,7 @@ pub use breakers::Breakers;
 pub use breakers::Permit;
 pub use breakers::Priority;
 pub use breakers::Resource;
+pub use breakers::RetryBudget;
 pub use breakers::Thresholds;
 pub use cluster::Cluster;
 pub use cluster::Pick;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::Breakers;
 use crate::ClusterInfo;
 use crate::Host;
 use crate::HostSet;
@@ -14,6 +15,8 @@ pub struct ClusterView {
     pub info: Arc<ClusterInfo>,
     /// The hosts, by priority.
     pub hosts: Arc<HostSet>,
+    /// The circuit breakers.
+    pub breakers: Arc<Breakers>,
 }
 
 impl ClusterView {
@@ -21,6 +24,7 @@ impl ClusterView {
         ClusterView {
             info: cluster.info.clone(),
             hosts: cluster.hosts.load_full(),
+            breakers: cluster.breakers.clone(),
         }
     }
 

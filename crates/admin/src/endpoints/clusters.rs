@@ -4,11 +4,12 @@ use std::fmt::Write;
 
 use outrider_stats::SharedCounter;
 use outrider_stats::SharedGauge;
+use outrider_upstream::Breakers;
 use outrider_upstream::ClusterView;
 use outrider_upstream::HealthStatus;
 use outrider_upstream::Host;
 use outrider_upstream::Locality;
-use outrider_upstream::Thresholds;
+use outrider_upstream::Priority;
 use regex::Regex;
 use serde_json::Map;
 use serde_json::Value;
@@ -59,9 +60,9 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
         "{name}::observability_name::{}",
         cluster.info.observability_name
     )?;
-    for (priority, limits) in ["default", "high"].iter().zip(&cluster.info.thresholds) {
-        for (limit, value) in limits_of(limits) {
-            writeln!(to, "{name}::{priority}_priority::{limit}::{value}")?;
+    for (label, priority) in [("default", Priority::Default), ("high", Priority::High)] {
+        for (limit, value) in limits_of(&cluster.breakers, priority) {
+            writeln!(to, "{name}::{label}_priority::{limit}::{value}")?;
         }
     }
     writeln!(to, "{name}::added_via_api::false")?;
@@ -90,12 +91,13 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-fn limits_of(limits: &Thresholds) -> [(&'static str, u64); 4] {
+fn limits_of(breakers: &Breakers, priority: Priority) -> [(&'static str, u64); 4] {
+    let limits = breakers.thresholds(priority);
     [
         ("max_connections", limits.max_connections),
         ("max_pending_requests", limits.max_pending_requests),
         ("max_requests", limits.max_requests),
-        ("max_retries", limits.max_retries),
+        ("max_retries", breakers.max_retries(priority)),
     ]
 }
 
@@ -158,19 +160,17 @@ fn status(cluster: &ClusterView) -> Value {
     if !hosts.is_empty() {
         status["host_statuses"] = hosts.into();
     }
-    let priorities = [None, Some("HIGH")]
-        .into_iter()
-        .zip(&cluster.info.thresholds);
-    let thresholds: Vec<_> = priorities
-        .map(|(priority, limits)| {
+    let thresholds: Vec<_> = [Priority::Default, Priority::High]
+        .map(|priority| {
             let mut shown = Map::new();
-            if let Some(priority) = priority {
-                shown.insert("priority".to_owned(), priority.into());
+            if priority == Priority::High {
+                shown.insert("priority".to_owned(), "HIGH".into());
             }
-            let limits = limits_of(limits);
+            let limits = limits_of(&cluster.breakers, priority);
             shown.extend(limits.map(|(name, value)| (name.to_owned(), value.into())));
             shown
         })
+        .into_iter()
         .collect();
     status["circuit_breakers"] = json!({ "thresholds": thresholds });
     status["observability_name"] = (*cluster.info.observability_name).into();

@@ -291,7 +291,6 @@ fn forwarding(
         use_remote_address: message.use_remote_address.unwrap_or(false),
         xff_num_trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
-        mapped_ipv4: message.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
         append_port: message.append_x_forwarded_port,
         internal,
         via,

@@ -1,6 +1,8 @@
 //! Who the client is, and what the upstream is told about it: `x-forwarded-*`, `x-envoy-*`, `x-request-id`, `via`.
 
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 
 use http::uri::Scheme;
@@ -23,8 +25,6 @@ pub(crate) struct Forwarding {
     pub(crate) xff_num_trusted_hops: u32,
     /// `skip_xff_append`
     pub(crate) skip_xff_append: bool,
-    /// `represent_ipv4_remote_address_as_ipv4_mapped_ipv6`
-    pub(crate) mapped_ipv4: bool,
     /// `append_x_forwarded_port`
     pub(crate) append_port: bool,
     /// `internal_address_config`
@@ -77,7 +77,6 @@ impl Forwarding {
             use_remote_address: true,
             xff_num_trusted_hops: 0,
             skip_xff_append: false,
-            mapped_ipv4: false,
             append_port: false,
             internal: InternalAddresses::default(),
             via: None,
@@ -164,8 +163,10 @@ impl Forwarding {
             && let Some(address) = connection.remote.ip()
         {
             let address = match address.ip() {
-                ip if ip.is_loopback() => self.local_address.to_string(),
-                ip if self.mapped_ipv4 && ip.is_ipv4() => format!("::FFFF:{ip}"),
+                // Of all 127.0.0.0/8, Envoy takes only the first address for loopback.
+                ip if ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => {
+                    self.local_address.to_string()
+                }
                 ip => ip.to_string(),
             };
             append(headers, &header::X_FORWARDED_FOR, address.as_bytes(), ",");

@@ -13,7 +13,6 @@ fn forwarding() -> Forwarding {
         use_remote_address: false,
         xff_num_trusted_hops: 0,
         skip_xff_append: false,
-        mapped_ipv4: false,
         append_port: false,
         internal: InternalAddresses::default(),
         via: None,

@@ -51,6 +51,7 @@ pub(crate) fn build(
     path: &FieldPath,
     resolvers: &Resolvers,
 ) -> Result<Box<dyn Discovery>, ConfigErrors> {
+    hashing_has_hostnames(cluster, path)?;
     match kind(cluster, path)? {
         Kind::Static => fixed::build(cluster, path),
         Kind::LegacyDns { logical } => dns::build_legacy(cluster, path, logical, resolvers),
@@ -58,6 +59,23 @@ pub(crate) fn build(
             dns::build((cluster, path), (&config, &config_path), resolvers)
         }
     }
+}
+
+/// Hashing does not exist here, but Envoy holds this of any load balancer.
+fn hashing_has_hostnames(cluster: &Cluster, path: &FieldPath) -> Result<(), ConfigError> {
+    let strict_dns = ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into());
+    let common = cluster.common_lb_config.as_ref();
+    let hashing = common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
+    let by_hostname = hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing);
+    if by_hostname && cluster.cluster_discovery_type.as_ref() != Some(&strict_dns) {
+        let path = path.field("common_lb_config");
+        let path = path.field("consistent_hashing_lb_config");
+        return Err(ConfigError::new(
+            &path.field("use_hostname_for_hashing"),
+            "is for clusters of type STRICT_DNS only",
+        ));
+    }
+    Ok(())
 }
 
 fn kind(cluster: &Cluster, path: &FieldPath) -> Result<Kind, ConfigError> {

@@ -446,15 +446,10 @@ impl State {
             self.publish();
             return Poll::Ready(());
         }
-        // However fast the socket takes them: no peer makes so many acknowledgements and resets in one turn without intent.
-        let (_, control) = self.output.frames_waiting();
-        if let Err(flood) = self.limits.check_waiting((control, control)) {
-            self.end_by_flood(flood);
-            return Poll::Ready(());
-        }
         let Some(socket) = &mut self.socket else {
             return Poll::Ready(());
         };
+        let queued = self.output.frames_waiting();
         let flushed = self.output.poll_flush(socket, &*self.counts, cx);
         self.publish();
         if let Poll::Ready(Err(_)) = flushed {
@@ -464,9 +459,8 @@ impl State {
         if !self.is_full() {
             self.unblock();
         }
-        if flushed.is_pending()
-            && let Err(flood) = self.limits.check_waiting(self.output.frames_waiting())
-        {
+        // As in Envoy, all counts that was queued, also what could be written at once.
+        if let Err(flood) = self.limits.check_waiting(queued) {
             self.end_by_flood(flood);
         }
         flushed.map(drop)
