@@ -24,6 +24,10 @@ conformance *arguments:
 conformance-envoy *arguments:
     python3 conformance/run.py check --envoy {{arguments}}
 
+# Which case shows the effect of which field: tries with Envoy what conformance/effect.tsv does not say, or says of a case that changed.
+coverage-effect *arguments:
+    python3 conformance/run.py effect {{arguments}}
+
 # Every published config of ../shared/corpus by both: what they say of it, and what they answer.
 corpus *arguments:
     cargo build --profile fast --package outrider

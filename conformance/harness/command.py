@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from . import corpus, coverage, document
+from . import corpus, coverage, document, effect
 from .case import Case, ROOT, load, select
 from .execute import Outcome, run_case
 
@@ -242,7 +242,8 @@ def main() -> None:
     common.add_argument("--json", help="where the result file goes")
     common.add_argument("--shared", default=str(ROOT.parent.parent / "shared" / "corpus"), help="where the published configs are")
     for word, act, takes_name in [("record", record, False), ("check", check, False), ("list", names, False), ("diff", diff, True), ("show", show, True),
-                                  ("docs", document.write, False), ("coverage", coverage.report, False), ("corpus", corpus.run, False)]:
+                                  ("docs", document.write, False), ("coverage", coverage.report, False), ("effect", effect.record, False),
+                                  ("corpus", corpus.run, False)]:
         command = commands.add_parser(word, parents=[common], help=act.__doc__.splitlines()[0])
         command.set_defaults(act=act)
         if takes_name:

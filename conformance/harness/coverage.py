@@ -1,6 +1,7 @@
-"""Field coverage: which fields that `proto/support` calls implemented occur in no case.
+"""Field coverage: which fields that `proto/support` calls implemented are shown by no case.
 
-The configs of all cases are walked against the official descriptors (`proto/envoy-v3.binpb`), `Any` by its `@type`.
+The configs of all cases are walked against the official descriptors (`proto/envoy-v3.binpb`), `Any` by its `@type`. That a case shows
+what it sets stands in the table that `effect` records with real Envoy.
 """
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ PROTO = ROOT.parent / "proto"
 REASONS = ROOT / "unobserved.txt"
 MESSAGE = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
 ENUM = descriptor_pb2.FieldDescriptorProto.TYPE_ENUM
-WORDS = {"yes", "only", "extension"}  # what the table calls a field that is read and obeyed
+OBEYED = {"yes", "only", "extension"}  # what the table calls a field that is read and obeyed
 
 
 class Definitions:
@@ -22,7 +23,9 @@ class Definitions:
 
     def __init__(self, file: Path):
         self.messages: dict = {}
+        self.enums: dict = {}
         for one in descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes()).file:
+            self.enums.update({f"{one.package}.{enum.name}": enum for enum in one.enum_type})
             for message in one.message_type:
                 self.add(one.package, message)
 
@@ -30,6 +33,7 @@ class Definitions:
         """A message and those inside it."""
         name = f"{scope}.{message.name}" if scope else message.name
         self.messages[name] = message
+        self.enums.update({f"{name}.{enum.name}": enum for enum in message.enum_type})
         for inner in message.nested_type:
             self.add(name, inner)
 
@@ -37,6 +41,19 @@ class Definitions:
         """A field by its name as a config spells it."""
         fields = self.messages[message].field if message in self.messages else ()
         return next((f for f in fields if key in (f.name, f.json_name or camel(f.name))), None)
+
+    def value_name(self, enum: str, value) -> str:
+        """A value of an enum by its name in capitals, however a config spells it."""
+        values = self.enums[enum].value if enum in self.enums else ()
+        return next((one.name for one in values if one.number == value), str(value)).upper()
+
+    def enum_of(self, name: str) -> str | None:
+        """The enum of a field or of a value, by the name of either."""
+        owner, _, last = name.rpartition(".")
+        if owner in self.enums:
+            return owner
+        field = self.field(owner, last)
+        return field.type_name.lstrip(".") if field is not None and field.type == ENUM else None
 
 
 def camel(name: str) -> str:
@@ -91,8 +108,8 @@ class Walk:
             self.message(kind, value)
 
 
-def implemented(definitions: Definitions) -> set:
-    """(message, field) that the support table calls implemented; what it says of a field goes before what it says of `*`."""
+def listed(definitions: Definitions, statuses: set) -> set:
+    """(message, field) that have one of the statuses in the support table; what it says of a field goes before what it says of `*`."""
     found, message, named = set(), "", set()
     for file in sorted((PROTO / "support").glob("*.txt")):
         if file.name == "extensions.txt":
@@ -106,42 +123,98 @@ def implemented(definitions: Definitions) -> set:
                 fields = {f.name for f in definitions.messages[message].field} - named if words[0] == "*" and known else {words[0]}
                 named |= fields
                 pairs = {(message, name if known else name.upper()) for name in fields if name != "*"}
-                found = found | pairs if words[1] in WORDS else found - pairs
+                found = found | pairs if words[1] in statuses else found - pairs
     return found
 
 
-def used_fields(definitions: Definitions) -> set:
-    """(message, field) that occur in some case: its config, and the files it brings."""
-    walk = Walk(definitions)
-    for case in select([]):
-        sources = [case.config(), *case.spec.get("files", {}).values()]
-        for source in sources:
-            try:
-                tree = yaml.safe_load(source) if isinstance(source, str) else source
-            except yaml.YAMLError:
-                continue  # a case about broken YAML
-            walk.message("envoy.config.bootstrap.v3.Bootstrap", tree)
-    return walk.used
+class State:
+    """What the cases set, and what must be shown: read once, for the recorder and for the check."""
+
+    def __init__(self):
+        from .places import places  # noqa: PLC0415 - that module imports this one
+        self.definitions = Definitions(PROTO / "envoy-v3.binpb")
+        self.cases = {case.name: case for case in select([])}
+        self.places: dict = {}
+        for case in self.cases.values():
+            for name, where in places(case, self.definitions).items():
+                self.places.setdefault(name, {})[case.name] = where
+        self.wanted = wanted(self.definitions)
+        self.harmless = {f"{message}.{field}" for message, field in listed(self.definitions, {"inert"})}
+        lines = REASONS.read_text().splitlines()
+        self.reasons = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+
+
+def wanted(definitions: Definitions) -> set:
+    """The names of all that must be shown: fields, the values of their enums but the default, and extensions."""
+    fields = listed(definitions, OBEYED)
+    names = {f"{message}.{field}" for message, field in fields}
+    split = {message for message, _ in fields if message in definitions.enums}
+    kinds = {definitions.enum_of(f"{message}.{field}") for message, field in fields if message in definitions.messages} - {None} - split
+    values = {f"{kind}.{value.name.upper()}" for kind in kinds for value in definitions.enums[kind].value if value.number}
+    return names | (values - refused_values(definitions)) | extensions()
+
+
+def refused_values(definitions: Definitions) -> set:
+    """The enum values that a field which may have some values only does not list."""
+    refused, message = set(), ""
+    for file in (PROTO / "support").glob("*.txt"):
+        for line in file.read_text().splitlines():
+            message = line.strip().strip("[]") if line.startswith("[") else message
+            words = line.replace(":", " ").replace(",", " ").split()
+            kind = definitions.enum_of(f"{message}.{words[0]}") if len(words) > 2 and words[1] == "only" else None
+            if kind:
+                refused |= {f"{kind}.{value.name.upper()}" for value in definitions.enums[kind].value if value.name not in words}
+    return refused
+
+
+def extensions() -> set:
+    """The messages of the extensions that have a section in the table."""
+    texts = {file.name: file.read_text().splitlines() for file in (PROTO / "support").glob("*.txt")}
+    listing = [line.split() for line in texts.pop("extensions.txt")]
+    chosen = {line.split()[2] for lines in texts.values() for line in lines if line.split()[1:2] == ["extension"]}
+    known = {words[2] for words in listing if len(words) > 2 and words[0] in chosen}
+    return known & {line.strip().strip("[]") for lines in texts.values() for line in lines if line.startswith("[")}
 
 
 def report(args) -> int:
-    """Lists implemented fields that no case uses and that no reason excuses; exit code 1 when there are any."""
+    """Lists implemented fields that no case shows and that no reason excuses; exit code 1 when there are any."""
     missing, total = gaps()
     for line in missing:
         print(line)
     if args.json:
         Path(args.json).write_text(json.dumps(missing, indent=1))
-    print(f"{total - len(missing)} of {total} implemented fields occur in a case or have a reason not to ({REASONS.name})")
+    print(f"{total} fields, enum values and extensions are to be shown, or shown to do nothing; {len(missing)} are not")
     return 1 if missing else 0
 
 
 def gaps() -> tuple:
     """What is to be said about coverage, and how many fields are implemented."""
-    definitions = Definitions(PROTO / "envoy-v3.binpb")
-    wanted = {f"{message}.{field}" for message, field in implemented(definitions)}
-    used = {f"{message}.{field}" for message, field in used_fields(definitions)}
-    reasons = dict(line.split(maxsplit=1) for line in REASONS.read_text().splitlines() if line and not line.startswith("#"))
-    missing = [f"{name}: implemented, and in no case" for name in sorted(wanted - used - set(reasons))]
-    missing += [f"{name}: {REASONS.name} excuses a field that a case uses" for name in sorted(set(reasons) & used)]
-    missing += [f"{name}: {REASONS.name} excuses a field that is not implemented" for name in sorted(set(reasons) - wanted)]
-    return missing, len(wanted)
+    from . import effect  # noqa: PLC0415 - that module imports this one
+    state = State()
+    return effect_gaps(state, effect.read()), len(state.wanted | state.harmless)
+
+
+def effect_gaps(state: State, rows: dict) -> list:
+    """Fields without a row and without a reason, and rows and reasons that hold no longer."""
+    from . import effect  # noqa: PLC0415 - that module imports this one
+    missing = [f"{name}: " + ("no case is known to show its effect" if name in state.places else "implemented, and in no case")
+               for name in sorted(state.wanted - set(rows) - set(state.reasons))]
+    missing += [f"{name}: said to have no effect, and no case is known to be the same without it"
+                for name in sorted(state.harmless - set(rows) - set(state.reasons))]
+    missing += [f"{row.field}: {why}" for row in rows.values() if (why := stale(state, row))]
+    missing += [f"{name}: {REASONS.name} excuses a field that a case shows" for name in sorted(set(state.reasons) & set(rows))]
+    missing += [f"{name}: {REASONS.name} excuses a field that is not implemented" for name in sorted(set(state.reasons) - state.wanted - state.harmless)]
+    return [*missing, f"record what the cases show: {effect.COMMAND}"] if missing else []
+
+
+def stale(state: State, row) -> str:
+    """Why a row of the effect table holds no longer; empty when it does."""
+    from . import effect  # noqa: PLC0415 - that module imports this one
+    case = state.cases.get(row.case)
+    if row.field not in (state.harmless if row.what == effect.NOTHING else state.wanted):
+        return "has a row that is not what the support table says of it"
+    if case is None:
+        return f"{row.case} showed it, and is gone"
+    if row.case not in state.places.get(row.field, {}):
+        return f"{row.case} showed it, and does not set it any more"
+    return f"{row.case} showed it, and has changed since" if effect.digest(case) != row.digest else ""

@@ -23,6 +23,8 @@ KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Cl
 SETTLE = 4.0
 # … or, when nothing is expected yet, until it stays the same for this long.
 QUIET = 0.25
+# A run ends at its first step that is not as expected, for whoever asks only whether there is one.
+STOP_EARLY = False
 
 
 @dataclass
@@ -71,7 +73,8 @@ class Run:
             return observed
         self.normalise = Normaliser(str(self.folder), self.ports())
         observed["steps"] = self.traffic()
-        self.afterwards(observed)
+        if not (STOP_EARLY and self.differs):
+            self.afterwards(observed)
         return observed
 
     def backend(self, name: str, spec: dict):
@@ -144,6 +147,8 @@ class Run:
             if result is not None:
                 seen.append({"step": self.normalise(label(step)), "saw": self.normalise(result)})
                 self.differs = self.differs or self.expected is not None and seen[-1]["saw"] != self.wanted
+            if STOP_EARLY and self.differs:
+                break
         return seen
 
     def afterwards(self, observed: dict) -> None:

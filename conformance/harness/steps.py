@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 
-from . import backends, bootstrap, client, grpc_client, http1, http2, text
+from . import backends, bootstrap, client, grpc_client, http1, http2, sockets, text
 from .proxy import die_with_parent
+
+WAIT = 8  # seconds for a `wait` that does not say how many
 
 
 def http(run, step: dict):
@@ -232,7 +234,7 @@ def wait(run, step: dict):
     def met():
         return all(CONDITIONS[key](run, value) for key, value in conditions.items())
 
-    came = backends.wait_until(met, 2 if run.differs else step["wait"].get("for", 8))
+    came = backends.wait_until(met, 2 if run.differs else step["wait"].get("for", WAIT))
     return None if came else f"did not come: {conditions}, but {run.facts(conditions)}"
 
 
@@ -407,6 +409,7 @@ WORDS = {
     "http": http, "requests": requests, "raw": raw, "h2": frames, "grpc": grpc, "admin": admin, "stats": stats, "seen": seen, "queries": queries,
     "connections": connections, "log": log, "wait": wait, "dns": dns, "stop": pod, "start": pod, "signal": send_signal, "exit": ended,
     "run": execute, "validate": validate, "write": write, "rename": rename, "link": link, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
+    "sockets": lambda run, step: run.settle(lambda: sockets.look(run, step)),
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
 }
