@@ -42,6 +42,8 @@ pub struct ClusterInfo {
     pub name: Arc<str>,
     /// The name in stats and logs: `alt_stat_name`, or else the name.
     pub observability_name: Arc<str>,
+    /// The runtime key of the share of requests that are refused.
+    pub maintenance_key: Box<str>,
     /// `connect_timeout`
     pub connect_timeout: Duration,
     /// `per_connection_buffer_limit_bytes`
@@ -85,6 +87,7 @@ impl ClusterInfo {
         };
         let name: Arc<str> = message.name.as_str().into();
         Ok(ClusterInfo {
+            maintenance_key: format!("upstream.maintenance_mode.{name}").into(),
             observability_name: match message.alt_stat_name.as_str() {
                 "" => name.clone(),
                 alternative => alternative.into(),

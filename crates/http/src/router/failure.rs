@@ -16,6 +16,20 @@ pub(super) fn no_healthy_upstream() -> LocalReply {
         .flag(ResponseFlag::NoHealthyUpstream)
 }
 
+/// The cluster is in maintenance, as far as this request goes.
+pub(super) fn maintenance(suppress_envoy_headers: bool) -> LocalReply {
+    let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "maintenance_mode")
+        .body("maintenance mode")
+        .flag(ResponseFlag::UpstreamOverflow);
+    if suppress_envoy_headers {
+        return reply;
+    }
+    reply.header(
+        &header::X_ENVOY_OVERLOADED,
+        HeaderValue::from_static("true"),
+    )
+}
+
 /// The request failed before a response began. `transport` says what the connection said, if anything.
 pub(super) fn before_response(
     error: &StreamError,

@@ -19,6 +19,7 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
 use outrider_config::unpack;
+use outrider_upstream::Cluster;
 use prost_types::Any;
 
 use crate::Captures;
@@ -162,12 +163,16 @@ impl Router {
             upstream.attempts += 1;
         }
         let tells_attempts = route.virtual_host.include_attempt_count_in_response;
+        let key = &cluster.info().maintenance_key;
+        if let Some(percent) = stream.runtime().and_then(|runtime| runtime.number(key))
+            && fastrand::u64(..100) < percent
+        {
+            cluster.stats().upstream_rq_maintenance_mode.inc();
+            self.count_unavailable(stream, &cluster);
+            return Err(failure::maintenance(self.suppress_envoy_headers).into());
+        }
         let Ok(pick) = cluster.pick() else {
-            let counting = self.counting(stream.is_grpc);
-            if counting != Counting::Off {
-                AlsoCounted::of(stream, &cluster).count_status(counting, 503);
-            }
-            counting.count(&cluster, stream.origin, 503);
+            self.count_unavailable(stream, &cluster);
             return Err(failure::no_healthy_upstream()
                 .after_attempt(tells_attempts)
                 .into());
@@ -184,6 +189,15 @@ impl Router {
         let body = attempt.accept(stream, head, exchange);
         route.mutate_response(stream, false);
         Ok(body)
+    }
+
+    /// Counts the 503 of a request that no host was asked for.
+    fn count_unavailable(&self, stream: &mut Stream, cluster: &Cluster) {
+        let counting = self.counting(stream.is_grpc);
+        if counting != Counting::Off {
+            AlsoCounted::of(stream, cluster).count_status(counting, 503);
+        }
+        counting.count(cluster, stream.origin, 503);
     }
 
     fn counting(&self, is_grpc: bool) -> Counting {
