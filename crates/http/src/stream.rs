@@ -13,6 +13,7 @@ use http::Version;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
 use outrider_codec::Meter;
+use outrider_codec::Reason;
 use outrider_codec::RequestHead;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
@@ -311,8 +312,18 @@ impl StreamEnd {
         self.settled = true;
         self.manager.stats().downstream_rq_rx_reset.inc();
         let (flag, details) = match error {
-            StreamError::RemoteReset(_) | StreamError::RemoteRefused => {
+            // The whole request is there: the client only says that it wants no more.
+            StreamError::RemoteReset(Reason::NO_ERROR) if self.meter.receive_ended().is_some() => {
+                return;
+            }
+            StreamError::RemoteReset(Reason::PROTOCOL_ERROR) => {
+                (ResponseFlag::DownstreamProtocolError, "http2.remote_reset")
+            }
+            StreamError::RemoteReset(_) => {
                 (ResponseFlag::DownstreamRemoteReset, "http2.remote_reset")
+            }
+            StreamError::RemoteRefused => {
+                (ResponseFlag::DownstreamRemoteReset, "http2.remote_refuse")
             }
             // Trailers beyond a limit are the client's reset to Envoy, not its fault.
             StreamError::ProtocolError(
