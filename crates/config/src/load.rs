@@ -13,6 +13,7 @@ use crate::Diagnostics;
 use crate::Positions;
 use crate::api::envoy::config::bootstrap::v3::Bootstrap;
 use crate::check;
+use crate::document::Node;
 use crate::document::encoding;
 use crate::document::json;
 use crate::document::yaml;
@@ -169,7 +170,7 @@ pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagn
     })
 }
 
-fn read_file(path: &Path) -> Result<Source, Diagnostics> {
+pub(crate) fn read_file(path: &Path) -> Result<Source, Diagnostics> {
     let name = path.display().to_string();
     let fail = |text: String| Diagnostics::about(&name, text);
     let extension = path.extension().and_then(|extension| extension.to_str());
@@ -197,28 +198,51 @@ fn read_file(path: &Path) -> Result<Source, Diagnostics> {
 }
 
 fn read(source: &Source, index: u8, reader: &mut Reader) -> Result<Message, Problem> {
-    let at = |line, column| Mark {
-        source: index,
-        line,
-        column,
-    };
+    let message_type = MessageType::find(BOOTSTRAP)
+        .ok_or_else(|| of_whole(index, "the tables have no bootstrap".to_owned()))?;
+    if source.format == Format::Protobuf && source.text.len() <= MAX_BYTES {
+        let mark = of_whole(index, String::new()).mark;
+        return wire::decode(message_type, &source.text, mark).map_err(|text| of_whole(index, text));
+    }
+    let node = parse(source, index)?.ok_or_else(|| {
+        let text = "empty: expected a bootstrap with static_resources or admin";
+        of_whole(index, text.to_owned())
+    })?;
+    Ok(reader.root(message_type, node))
+}
+
+/// A problem of a whole source.
+fn of_whole(index: u8, message: String) -> Problem {
+    Problem {
+        mark: Mark {
+            source: index,
+            line: 0,
+            column: 0,
+        },
+        path: Default::default(),
+        message,
+    }
+}
+
+/// The tree of values in a text, or nothing if there is none.
+pub(crate) fn parse(source: &Source, index: u8) -> Result<Option<Node>, Problem> {
     let problem = |mark, text: String| Problem {
         mark,
         path: Default::default(),
         message: text,
     };
-    let whole = |text: &str| problem(at(0, 0), text.to_owned());
-    let message_type =
-        MessageType::find(BOOTSTRAP).ok_or_else(|| whole("the tables have no bootstrap"))?;
     if source.text.len() > MAX_BYTES {
-        return Err(whole(&format!("larger than {} MiB", MAX_BYTES >> 20)));
+        return Err(of_whole(index, format!("larger than {} MiB", MAX_BYTES >> 20)));
     }
-    if source.format == Format::Protobuf {
-        return wire::decode(message_type, &source.text, at(0, 0))
-            .map_err(|text| problem(at(0, 0), text));
-    }
-    let not_utf8 = |(line, column)| problem(at(line, column), "not UTF-8".to_owned());
-    let node = match source.format {
+    let not_utf8 = |(line, column)| {
+        let mark = Mark {
+            source: index,
+            line,
+            column,
+        };
+        problem(mark, "not UTF-8".to_owned())
+    };
+    match source.format {
         Format::Json => {
             let decoded = encoding::decode_utf8(&source.text);
             if let Some(place) = decoded.first_broken() {
@@ -228,21 +252,19 @@ fn read(source: &Source, index: u8, reader: &mut Reader) -> Result<Message, Prob
                 let hint = hint_for_json(source, &decoded.text);
                 problem(error.mark, format!("{}{hint}", error.message))
             })?;
-            Some(node)
+            Ok(Some(node))
         }
-        _ => {
+        Format::Yaml => {
             let decoded = encoding::decode_yaml(&source.text);
             let node = yaml::parse(&decoded.text, index)
                 .map_err(|error| problem(error.mark, error.message))?;
             if let Some(place) = node.as_ref().and_then(|node| decoded.broken_in(node)) {
                 return Err(not_utf8(place));
             }
-            node
+            Ok(node)
         }
-    };
-    let node =
-        node.ok_or_else(|| whole("empty: expected a bootstrap with static_resources or admin"))?;
-    Ok(reader.root(message_type, node))
+        Format::Protobuf => Err(of_whole(index, "expected YAML or JSON".to_owned())),
+    }
 }
 
 /// Why a configuration does not decode. The decoder names every level of a value that is nested too deeply; the outermost says it.
@@ -269,7 +291,7 @@ fn hint_for_json(source: &Source, text: &str) -> &'static str {
 }
 
 /// All problems, but for what is missing only because it could not be read.
-fn without_echoes(read: Vec<Problem>, checked: Vec<Problem>) -> Vec<Problem> {
+pub(crate) fn without_echoes(read: Vec<Problem>, checked: Vec<Problem>) -> Vec<Problem> {
     let unread: HashSet<String> = read
         .iter()
         .map(|problem| problem.path.to_string())
@@ -292,7 +314,7 @@ fn without_echoes(read: Vec<Problem>, checked: Vec<Problem>) -> Vec<Problem> {
 }
 
 /// The problems with their places, in the order of the files.
-fn located(mut problems: Vec<Problem>, positions: &Positions) -> Diagnostics {
+pub(crate) fn located(mut problems: Vec<Problem>, positions: &Positions) -> Diagnostics {
     problems.sort_by_key(|problem| (problem.mark.source, problem.mark.line, problem.mark.column));
     let diagnostics = problems.into_iter().map(|problem| Diagnostic {
         position: positions.position(problem.mark),

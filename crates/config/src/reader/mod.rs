@@ -55,6 +55,11 @@ impl Reader {
         }
     }
 
+    /// Reads a resource: a message with the `@type` that names it.
+    pub(crate) fn resource(&mut self, node: Node) -> Option<crate::value::Any> {
+        self.any(node, &FieldPath::root())
+    }
+
     fn problem(&mut self, mark: Mark, path: &FieldPath, message: impl Into<String>) {
         self.problems.push(Problem {
             mark,

@@ -1,0 +1,203 @@
+//! Files of resources, as `path_config_source` names them: an `envoy.service.discovery.v3.DiscoveryResponse` in YAML or JSON.
+//!
+//! Each resource is read and checked by itself, so that one that is wrong does not take the others with it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::Diagnostic;
+use crate::Diagnostics;
+use crate::FieldPath;
+use crate::Positions;
+use crate::check;
+use crate::document::Node;
+use crate::document::NodeKind;
+use crate::load;
+use crate::position::Mark;
+use crate::reader::Problem;
+use crate::reader::Reader;
+use crate::value::Message;
+use crate::value::Payload;
+use crate::wire;
+
+/// The fields of a response that say nothing about the resources.
+const OTHER_FIELDS: [&str; 6] = [
+    "canary",
+    "type_url",
+    "nonce",
+    "control_plane",
+    "resource_errors",
+    "typeUrl",
+];
+
+/// A file of resources of one type.
+#[derive(Debug)]
+pub struct ResourceFile {
+    /// `version_info`
+    pub version: String,
+    /// Its resources, each as it was found to be.
+    pub resources: Vec<Result<Resource, Diagnostics>>,
+}
+
+/// A resource without errors.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    /// The message, as protobuf bytes.
+    pub wire: Vec<u8>,
+    /// Where its fields stand.
+    pub positions: Positions,
+    /// Deprecated fields and the like.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Why a file of resources is of no use.
+#[derive(Debug)]
+pub enum ResourceFileError {
+    /// It cannot be opened, is empty, or is no YAML or JSON.
+    Unreadable(Diagnostics),
+    /// It is no list of resources.
+    Rejected(Diagnostics),
+}
+
+impl ResourceFileError {
+    /// What is wrong.
+    #[must_use]
+    pub fn diagnostics(&self) -> &Diagnostics {
+        match self {
+            ResourceFileError::Unreadable(diagnostics)
+            | ResourceFileError::Rejected(diagnostics) => diagnostics,
+        }
+    }
+}
+
+/// Reads the file at `path`, whose resources must be messages of type `type_name`, such as
+/// `envoy.config.cluster.v3.Cluster`.
+///
+/// # Errors
+/// When the file as a whole is of no use. What is wrong with a resource stands in its place.
+pub fn load_resources(path: &Path, type_name: &str) -> Result<ResourceFile, ResourceFileError> {
+    let source = load::read_file(path).map_err(ResourceFileError::Unreadable)?;
+    let names: Vec<Arc<str>> = vec![source.name.as_str().into()];
+    let unplaced = Positions::unplaced(names.clone());
+    let located = |problem| load::located(vec![problem], &unplaced);
+    let empty = || problem(Mark::default(), "empty: expected a list of resources");
+    let node = load::parse(&source, 0).map_err(|problem| ResourceFileError::Unreadable(located(problem)))?;
+    let node = node.ok_or_else(|| ResourceFileError::Unreadable(located(empty())))?;
+    let mut file = ResourceFile {
+        version: String::new(),
+        resources: Vec::new(),
+    };
+    let rejected = |problem| ResourceFileError::Rejected(located(problem));
+    let NodeKind::Mapping(entries) = node.kind else {
+        let text = format!("expected a mapping with resources, got {}", node.describe());
+        return Err(rejected(problem(node.mark, text)));
+    };
+    for (key, value) in entries {
+        match (key.name.as_str(), value.kind) {
+            ("version_info" | "versionInfo", NodeKind::String(version)) => file.version = version,
+            ("resources", NodeKind::List(items)) => {
+                let read = items.into_iter().map(|item| read(item, type_name, &names));
+                file.resources = read.collect();
+            }
+            (_, NodeKind::Null) => {}
+            (name, _) if OTHER_FIELDS.contains(&name) => {}
+            (name, _) => {
+                let text = format!("expected version_info, a text, and resources, a list; not {name:?}");
+                return Err(rejected(problem(key.mark, text)));
+            }
+        }
+    }
+    Ok(file)
+}
+
+fn problem(mark: Mark, message: impl Into<String>) -> Problem {
+    Problem {
+        mark,
+        path: FieldPath::root(),
+        message: message.into(),
+    }
+}
+
+/// Reads and checks one resource.
+fn read(item: Node, type_name: &str, names: &[Arc<str>]) -> Result<Resource, Diagnostics> {
+    let unplaced = Positions::unplaced(names.to_vec());
+    let (mark, mut reader) = (item.mark, Reader::default());
+    let any = reader.resource(item);
+    let message: Option<Message> = match any {
+        Some(any) if any.type_name() != type_name => {
+            let text = format!("expected a resource of type {type_name}, got {:?}", any.type_name());
+            reader.problems.push(problem(mark, text));
+            None
+        }
+        Some(any) => match any.payload {
+            Payload::Message(message) => Some(message),
+            Payload::Opaque(_) => None,
+        },
+        None => None,
+    };
+    let Some(message) = message else {
+        return Err(load::located(reader.problems, &unplaced));
+    };
+    let findings = check::check(&message);
+    let positions = Positions::of(&message, names.to_vec());
+    let problems = load::without_echoes(reader.problems, findings.problems);
+    if !problems.is_empty() {
+        return Err(load::located(problems, &positions));
+    }
+    let warnings = reader.warnings.into_iter().chain(findings.warnings);
+    Ok(Resource {
+        wire: wire::encode(&message),
+        warnings: load::located(warnings.collect(), &positions).0,
+        positions,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::api::envoy::config::cluster::v3::Cluster;
+
+    const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+
+    fn load(name: &str, text: &str) -> Result<ResourceFile, ResourceFileError> {
+        let folder = std::env::temp_dir();
+        let path = folder.join(format!("outrider-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        let loaded = load_resources(&path, CLUSTER);
+        std::fs::remove_file(&path).unwrap();
+        loaded
+    }
+
+    #[test]
+    fn a_bad_resource_leaves_the_others() {
+        let file = load(
+            "some.yaml",
+            "version_info: '7'\nresources:\n\
+             - {'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a}\n\
+             - {'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, nam: b}\n\
+             - {'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: c}\n",
+        )
+        .unwrap();
+        assert_eq!(file.version, "7");
+        let wire = &file.resources[0].as_ref().unwrap().wire;
+        assert_eq!(Cluster::decode(wire.as_slice()).unwrap().name, "a");
+        let text = |at: usize| file.resources[at].as_ref().unwrap_err().to_string();
+        assert!(text(1).contains("some.yaml:4:"), "{}", text(1));
+        assert!(text(1).contains("did you mean name?"), "{}", text(1));
+        assert!(text(2).contains("expected a resource of type"), "{}", text(2));
+    }
+
+    #[test]
+    fn tells_what_cannot_be_read_from_what_is_refused() {
+        for text in ["", "a: [", "{"] {
+            let error = load("unreadable.yaml", text).unwrap_err();
+            assert!(matches!(error, ResourceFileError::Unreadable(_)), "{text}");
+        }
+        for text in ["[]", "resourcess: []", "resources: {}"] {
+            let error = load("rejected.yaml", text).unwrap_err();
+            assert!(matches!(error, ResourceFileError::Rejected(_)), "{text}");
+        }
+    }
+}
