@@ -202,7 +202,8 @@ fn read(source: &Source, index: u8, reader: &mut Reader) -> Result<Message, Prob
         .ok_or_else(|| of_whole(index, "the tables have no bootstrap".to_owned()))?;
     if source.format == Format::Protobuf && source.text.len() <= MAX_BYTES {
         let mark = of_whole(index, String::new()).mark;
-        return wire::decode(message_type, &source.text, mark).map_err(|text| of_whole(index, text));
+        return wire::decode(message_type, &source.text, mark)
+            .map_err(|text| of_whole(index, text));
     }
     let node = parse(source, index)?.ok_or_else(|| {
         let text = "empty: expected a bootstrap with static_resources or admin";
@@ -232,7 +233,10 @@ pub(crate) fn parse(source: &Source, index: u8) -> Result<Option<Node>, Problem>
         message: text,
     };
     if source.text.len() > MAX_BYTES {
-        return Err(of_whole(index, format!("larger than {} MiB", MAX_BYTES >> 20)));
+        return Err(of_whole(
+            index,
+            format!("larger than {} MiB", MAX_BYTES >> 20),
+        ));
     }
     let not_utf8 = |(line, column)| {
         let mark = Mark {

@@ -81,7 +81,8 @@ pub fn load_resources(path: &Path, type_name: &str) -> Result<ResourceFile, Reso
     let unplaced = Positions::unplaced(names.clone());
     let located = |problem| load::located(vec![problem], &unplaced);
     let empty = || problem(Mark::default(), "empty: expected a list of resources");
-    let node = load::parse(&source, 0).map_err(|problem| ResourceFileError::Unreadable(located(problem)))?;
+    let node = load::parse(&source, 0)
+        .map_err(|problem| ResourceFileError::Unreadable(located(problem)))?;
     let node = node.ok_or_else(|| ResourceFileError::Unreadable(located(empty())))?;
     let mut file = ResourceFile {
         version: String::new(),
@@ -102,7 +103,8 @@ pub fn load_resources(path: &Path, type_name: &str) -> Result<ResourceFile, Reso
             (_, NodeKind::Null) => {}
             (name, _) if OTHER_FIELDS.contains(&name) => {}
             (name, _) => {
-                let text = format!("expected version_info, a text, and resources, a list; not {name:?}");
+                let text =
+                    format!("expected version_info, a text, and resources, a list; not {name:?}");
                 return Err(rejected(problem(key.mark, text)));
             }
         }
@@ -125,7 +127,10 @@ fn read(item: Node, type_name: &str, names: &[Arc<str>]) -> Result<Resource, Dia
     let any = reader.resource(item);
     let message: Option<Message> = match any {
         Some(any) if any.type_name() != type_name => {
-            let text = format!("expected a resource of type {type_name}, got {:?}", any.type_name());
+            let text = format!(
+                "expected a resource of type {type_name}, got {:?}",
+                any.type_name()
+            );
             reader.problems.push(problem(mark, text));
             None
         }
@@ -186,7 +191,11 @@ mod tests {
         let text = |at: usize| file.resources[at].as_ref().unwrap_err().to_string();
         assert!(text(1).contains("some.yaml:4:"), "{}", text(1));
         assert!(text(1).contains("did you mean name?"), "{}", text(1));
-        assert!(text(2).contains("expected a resource of type"), "{}", text(2));
+        assert!(
+            text(2).contains("expected a resource of type"),
+            "{}",
+            text(2)
+        );
     }
 
     #[test]

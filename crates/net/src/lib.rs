@@ -13,6 +13,7 @@ mod listener;
 mod stats;
 mod stream;
 mod timers;
+mod watch;
 mod worker;
 
 pub use address::Address;
@@ -44,4 +45,6 @@ pub use listener::WorkerSocket;
 pub use stream::Stream;
 pub use timers::Timer;
 pub use timers::Timers;
+pub use watch::FileWatch;
+pub use watch::FileWatches;
 pub use worker::WorkerCx;

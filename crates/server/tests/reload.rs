@@ -38,7 +38,11 @@ fn listener(name: &str, body: &str, manager: &str) -> String {
 fn address_of(server: &Server, name: &str) -> String {
     let (_, listeners) = server.get("/listeners");
     let mut lines = listeners.lines().filter_map(|line| line.split_once("::"));
-    lines.find(|(found, _)| *found == name).unwrap().1.to_owned()
+    lines
+        .find(|(found, _)| *found == name)
+        .unwrap()
+        .1
+        .to_owned()
 }
 
 fn reload(server: &Server) -> (u16, Value) {
@@ -48,13 +52,17 @@ fn reload(server: &Server) -> (u16, Value) {
 
 /// One request on a connection that stays open.
 fn ask(stream: &mut TcpStream) -> String {
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+        .unwrap();
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         let text = String::from_utf8_lossy(&answer).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
             if body.len() == length.unwrap().parse::<usize>().unwrap() {
                 return text;
             }
@@ -75,10 +83,17 @@ fn routes_change_under_open_connections() {
     assert!(ask(&mut stream).ends_with("one"));
     folder.file("e.yaml", &bootstrap(&[listener("l", "two", "")], ""));
     let (status, outcome) = reload(&server);
-    assert_eq!((status, &outcome["outcome"]), (200, &Value::from("applied")), "{outcome}");
+    assert_eq!(
+        (status, &outcome["outcome"]),
+        (200, &Value::from("applied")),
+        "{outcome}"
+    );
     assert_eq!(outcome["routes_changed"], serde_json::json!(["l"]));
     let answer = ask(&mut stream);
-    assert!(answer.ends_with("two") && !answer.contains("connection: close"), "{answer}");
+    assert!(
+        answer.ends_with("two") && !answer.contains("connection: close"),
+        "{answer}"
+    );
     assert_eq!(address_of(&server, "l"), address);
     let (_, outcome) = reload(&server);
     assert_eq!(outcome["outcome"], "unchanged");
@@ -96,7 +111,11 @@ fn a_filter_chain_that_changes_drains_and_its_socket_stays() {
     let changed = listener("l", "two", "server_name: changed");
     folder.file("e.yaml", &bootstrap(&[changed], ""));
     let (_, outcome) = reload(&server);
-    assert_eq!(outcome["filter_chains_changed"], serde_json::json!(["l"]), "{outcome}");
+    assert_eq!(
+        outcome["filter_chains_changed"],
+        serde_json::json!(["l"]),
+        "{outcome}"
+    );
     assert!(ask(&mut stream).contains("connection: close"));
     assert_eq!(request(&address, "GET", "/"), (200, "two".to_owned()));
     let (_, stats) = server.get("/stats?filter=listener_manager.listener_(in_place|modified)");
@@ -131,12 +150,25 @@ fn a_bad_config_changes_nothing_and_says_all_that_is_wrong() {
     let path = folder.file("e.yaml", &bootstrap(&[listener("l", "one", "")], ""));
     let server = Server::start(&folder, &["-c", &path]);
     let address = address_of(&server, "l");
-    let bad = bootstrap(&[listener("l", "two", "stat_prefixx: x\n          request_timeout: long")], "");
+    let bad = bootstrap(
+        &[listener(
+            "l",
+            "two",
+            "stat_prefixx: x\n          request_timeout: long",
+        )],
+        "",
+    );
     folder.file("e.yaml", &bad);
     let (status, outcome) = reload(&server);
-    assert_eq!((status, &outcome["outcome"]), (400, &Value::from("rejected")));
+    assert_eq!(
+        (status, &outcome["outcome"]),
+        (400, &Value::from("rejected"))
+    );
     let errors = outcome["errors"].to_string();
-    assert!(errors.contains("e.yaml:13:11") && errors.contains("did you mean stat_prefix?"), "{errors}");
+    assert!(
+        errors.contains("e.yaml:13:11") && errors.contains("did you mean stat_prefix?"),
+        "{errors}"
+    );
     assert!(errors.contains("request_timeout"), "{errors}");
     assert_eq!(request(&address, "GET", "/").1, "one");
     assert!(server.log().contains("stat_prefixx"), "{}", server.log());
@@ -176,10 +208,18 @@ fn a_port_in_use_changes_nothing() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("port_value: {}", taken.local_addr().unwrap().port());
     let second = listener("m", "two", "").replace("port_value: 0", &port);
-    folder.file("e.yaml", &bootstrap(&[listener("l", "two", ""), second], ""));
+    folder.file(
+        "e.yaml",
+        &bootstrap(&[listener("l", "two", ""), second], ""),
+    );
     let (status, outcome) = reload(&server);
     assert_eq!(status, 400);
-    assert!(outcome["errors"].to_string().contains("Address already in use"), "{outcome}");
+    assert!(
+        outcome["errors"]
+            .to_string()
+            .contains("Address already in use"),
+        "{outcome}"
+    );
     assert_eq!(request(&address, "GET", "/").1, "one");
     assert_eq!(server.get("/listeners").1.lines().count(), 1);
 }

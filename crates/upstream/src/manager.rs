@@ -158,7 +158,10 @@ impl ClusterManager {
         let mut built = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
             let path = path.index(index);
-            built.extend(errors.collect(self.build_cluster(message, &path)));
+            let Some(cluster) = errors.collect(self.build_cluster(message, &path)) else {
+                continue;
+            };
+            built.push(cluster);
             if !names.insert(&message.name) {
                 let message = format!("cluster manager: duplicate cluster '{}'", message.name);
                 errors.push(&path.field("name"), message);

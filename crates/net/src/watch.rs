@@ -1,0 +1,226 @@
+//! Files and links that are replaced while the proxy runs.
+//!
+//! As in Envoy, it is the directory of a path that is watched, for what is moved there: whoever deploys replaces a file or
+//! a link by a rename, so that nobody reads half of it. Kubernetes replaces the link `..data` beside the file.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
+use std::thread;
+
+use rustix::fs::inotify;
+use rustix::fs::inotify::CreateFlags;
+use rustix::fs::inotify::ReadFlags;
+use rustix::fs::inotify::Reader;
+use rustix::fs::inotify::WatchFlags;
+use tokio::sync::mpsc;
+
+/// The link that Kubernetes replaces when a mounted ConfigMap or Secret changes.
+const KUBERNETES_LINK: &str = "..data";
+
+/// All paths that are watched. Clones share one thread, which starts with the first watch and waits in the kernel: a
+/// runtime could wait for its descriptor by unsafe code only.
+#[derive(Clone, Debug, Default)]
+pub struct FileWatches(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    inotify: OnceLock<OwnedFd>,
+    watches: Mutex<Vec<Watch>>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    /// The kernel's number of the directory.
+    directory: i32,
+    /// What is replaced there; empty for anything.
+    name: OsString,
+    /// What is written in place counts, too.
+    in_place: bool,
+    replaced: mpsc::Sender<()>,
+}
+
+/// One watched path; no longer watched when dropped.
+#[derive(Debug)]
+pub struct FileWatch(mpsc::Receiver<()>);
+
+impl FileWatch {
+    /// Waits until the path is replaced. What happened since the last wait counts as one time.
+    pub async fn replaced(&mut self) {
+        if self.0.recv().await.is_none() {
+            // The thread that reads events has ended, and said so: nothing is noticed any more.
+            std::future::pending().await
+        }
+    }
+}
+
+impl FileWatches {
+    /// Watches `path`, which need not exist yet, but its directory must. A path that ends in `/` is a directory in which
+    /// anything may be replaced.
+    ///
+    /// # Errors
+    /// Without a directory, or when the system gives no more watches.
+    pub fn watch(&self, path: &Path) -> io::Result<FileWatch> {
+        self.add(path, false)
+    }
+
+    /// Like [`watch`](Self::watch), and also tells when the file was written in place.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn watch_content(&self, path: &Path) -> io::Result<FileWatch> {
+        self.add(path, true)
+    }
+
+    fn add(&self, path: &Path, in_place: bool) -> io::Result<FileWatch> {
+        let bytes = path.as_os_str().as_bytes();
+        let slash = bytes.iter().rposition(|byte| *byte == b'/');
+        let (directory, name) = match slash {
+            Some(slash) => bytes.split_at_checked(slash + 1).unwrap_or((bytes, b"")),
+            None => (b"./".as_slice(), bytes),
+        };
+        // One directory has one mask, so every watch asks the kernel for all that any watch wants to hear.
+        let mask = WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE;
+        let number = inotify::add_watch(self.inotify()?, OsStr::from_bytes(directory), mask)?;
+        let (replaced, receiver) = mpsc::channel(1);
+        let mut watches = self.0.lock();
+        watches.retain(|watch| !watch.replaced.is_closed());
+        watches.push(Watch {
+            directory: number,
+            name: OsStr::from_bytes(name).to_owned(),
+            in_place,
+            replaced,
+        });
+        Ok(FileWatch(receiver))
+    }
+
+    /// The descriptor; the thread that reads from it starts with it.
+    fn inotify(&self) -> io::Result<&OwnedFd> {
+        if let Some(inotify) = self.0.inotify.get() {
+            return Ok(inotify);
+        }
+        let made = inotify::init(CreateFlags::CLOEXEC)?;
+        let mut is_first = false;
+        let inotify = self.0.inotify.get_or_init(|| {
+            is_first = true;
+            made
+        });
+        if is_first {
+            let shared = self.0.clone();
+            let reading = thread::Builder::new().name("watch".to_owned());
+            reading.spawn(move || {
+                if let Err(error) = shared.read() {
+                    log::error!(target: "file", "replaced files are no longer noticed: {error}");
+                    shared.lock().clear();
+                }
+            })?;
+        }
+        Ok(inotify)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Vec<Watch>> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads events for as long as the process lives.
+    fn read(&self) -> io::Result<()> {
+        let Some(inotify) = self.inotify.get() else {
+            return Ok(());
+        };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(inotify, &mut buffer);
+        loop {
+            let event = reader.next()?;
+            let name = event.file_name();
+            let name = name.map(|name| OsStr::from_bytes(name.to_bytes()));
+            for watch in self.lock().iter() {
+                if watch.is_for(event.events(), event.wd(), name) {
+                    // One that is told already hears nothing new.
+                    let _ = watch.replaced.try_send(());
+                }
+            }
+        }
+    }
+}
+
+impl Watch {
+    fn is_for(&self, events: ReadFlags, directory: i32, name: Option<&OsStr>) -> bool {
+        // Of what did not fit into the kernel's queue nothing is known.
+        if events.contains(ReadFlags::QUEUE_OVERFLOW) {
+            return true;
+        }
+        let is_named =
+            |name: &OsStr| self.name.is_empty() || *self.name == *name || name == KUBERNETES_LINK;
+        let counts = self.in_place || events.contains(ReadFlags::MOVED_TO);
+        self.directory == directory && counts && name.is_some_and(is_named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("outrider-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    fn replace_link(folder: &Path, name: &str) {
+        symlink("/nowhere", folder.join("new")).unwrap();
+        fs::rename(folder.join("new"), folder.join(name)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn moves_to_a_watched_name_are_seen_and_those_to_others_are_not() {
+        let folder = folder("watch-moves");
+        let watches = FileWatches::default();
+        let mut other = watches.watch(&folder.join("other")).unwrap();
+        let mut watched = watches.watch(&folder.join("file")).unwrap();
+        for name in ["file", KUBERNETES_LINK] {
+            replace_link(&folder, name);
+            watched.replaced().await;
+        }
+        assert!(
+            other.0.try_recv().is_ok(),
+            "the link of Kubernetes is of all files"
+        );
+        replace_link(&folder, "file");
+        watched.replaced().await;
+        assert!(other.0.try_recv().is_err());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_written_in_place_is_told_to_those_who_asked() {
+        let folder = folder("watch-in-place");
+        let watches = FileWatches::default();
+        let mut moves = watches.watch(&folder.join("file")).unwrap();
+        let mut content = watches.watch_content(&folder.join("file")).unwrap();
+        fs::write(folder.join("file"), "text").unwrap();
+        content.replaced().await;
+        assert!(moves.0.try_recv().is_err());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error() {
+        let watches = FileWatches::default();
+        assert!(watches.watch(Path::new("/no/such/folder/file")).is_err());
+    }
+}
