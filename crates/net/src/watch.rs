@@ -68,8 +68,13 @@ impl FileWatches {
     /// anything may be replaced.
     ///
     /// # Errors
-    /// Without a directory, or when the system gives no more watches.
+    /// Without a directory (also in its text, as in Envoy), or when the system gives no more watches.
     pub fn watch(&self, path: &Path) -> io::Result<FileWatch> {
+        let is_plain = !path.as_os_str().as_bytes().contains(&b'/');
+        if is_plain {
+            let text = "invalid file path";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         self.add(path, false)
     }
 

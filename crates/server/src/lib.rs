@@ -18,7 +18,6 @@ mod reload;
 mod runtime;
 mod signals;
 mod startup;
-mod watch;
 mod worker;
 mod worker_listeners;
 
@@ -42,7 +41,11 @@ pub fn run(program: &str, arguments: &[String]) -> ExitCode {
         Ok(Command::Run(options)) if options.hot_restart_version => {
             say(&mut std::io::stderr(), "disabled\n", 0)
         }
-        Ok(Command::Run(options)) => obey(*options),
+        Ok(Command::Run(mut options)) => {
+            let watch = std::env::var("OUTRIDER_WATCH_CONFIG");
+            options.watch_config |= watch.is_ok_and(|value| value == "1");
+            obey(*options)
+        }
         Ok(Command::Print(text)) => say(&mut std::io::stdout(), &text, 0),
         Err(refused) => say(&mut std::io::stderr(), &refused.0, 1),
     }

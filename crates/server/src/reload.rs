@@ -5,6 +5,7 @@
 //! chains and listeners change. Clusters that went are kept until the connections that may use them have drained.
 
 mod difference;
+mod follow;
 mod outcome;
 mod prepare;
 
@@ -23,6 +24,7 @@ use outrider_stats::Store;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+pub(crate) use follow::follow;
 pub(crate) use outcome::Outcome;
 pub(crate) use outcome::Trigger;
 

@@ -1,7 +1,6 @@
 //! `layered_runtime`: loads the layers, on the main thread, and makes what they say known to all.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -11,13 +10,13 @@ use outrider_admin::RuntimeView;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::LayeredRuntime;
+use outrider_net::FileWatch;
+use outrider_net::FileWatches;
 use outrider_runtime::Layers;
 use outrider_runtime::Loading;
 use outrider_runtime::Refused;
 use outrider_runtime::Runtime;
 use outrider_runtime::Snapshot;
-
-use crate::watch::Watcher;
 
 /// The layers, and the snapshot of them that all threads see.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ pub(crate) struct RuntimeLoader {
     can_change: bool,
     last: Mutex<Outcome>,
     /// Taken by who follows it. None without a disk layer.
-    watcher: Mutex<Option<Watcher>>,
+    watches: Mutex<Vec<FileWatch>>,
 }
 
 /// How the layers were loaded.
@@ -55,16 +54,17 @@ impl RuntimeLoader {
         message: Option<&LayeredRuntime>,
         service_cluster: &str,
         path: &FieldPath,
+        files: &FileWatches,
     ) -> Result<RuntimeLoader, ConfigErrors> {
         let mut layers = Layers::build(message, service_cluster, path)?;
-        let watcher = watch(&layers, path)?;
+        let watches = watch(&layers, path, files)?;
         let (snapshot, outcome) = finish(layers.load());
         Ok(RuntimeLoader {
             can_change: layers.can_change(),
             layers: Mutex::new(layers),
             runtime: Runtime::new(snapshot),
             last: Mutex::new(outcome),
-            watcher: Mutex::new(watcher),
+            watches: Mutex::new(watches),
         })
     }
 
@@ -78,9 +78,9 @@ impl RuntimeLoader {
         self.can_change
     }
 
-    /// Watches the disk layers; to be asked for once.
-    pub(crate) fn take_watcher(&self) -> Option<Watcher> {
-        lock(&self.watcher).take()
+    /// The watches of the disk layers' roots; to be asked for once.
+    pub(crate) fn take_watches(&self) -> Vec<FileWatch> {
+        std::mem::take(&mut *lock(&self.watches))
     }
 
     /// Loads the layers anew, for all threads to see.
@@ -148,28 +148,27 @@ fn finish(loading: Loading) -> (Snapshot, Outcome) {
     (loading.snapshot, outcome)
 }
 
-/// A watcher of the roots of all disk layers, if there are any.
-fn watch(layers: &Layers, path: &FieldPath) -> Result<Option<Watcher>, ConfigErrors> {
+/// Watches of the roots of all disk layers.
+fn watch(
+    layers: &Layers,
+    path: &FieldPath,
+    files: &FileWatches,
+) -> Result<Vec<FileWatch>, ConfigErrors> {
     let mut errors = ConfigErrors::new();
-    let mut watcher: Option<Watcher> = None;
+    let mut watches = Vec::new();
     for (index, root) in layers.watched() {
         let path = path.field("layers").index(index);
         let path = path.field("disk_layer").field("symlink_root");
-        if let Err(error) = watch_root(&mut watcher, root) {
-            let root = root.display();
-            errors.push(
-                &path,
-                format!("unable to add filesystem watch for file {root}: {error}"),
-            );
+        match files.watch(root) {
+            Ok(watch) => watches.push(watch),
+            Err(error) => {
+                let root = root.display();
+                errors.push(
+                    &path,
+                    format!("unable to add filesystem watch for file {root}: {error}"),
+                );
+            }
         }
     }
-    errors.finish(watcher)
-}
-
-fn watch_root(watcher: &mut Option<Watcher>, root: &Path) -> std::io::Result<()> {
-    let watching = match watcher.take() {
-        Some(watching) => watching,
-        None => Watcher::new()?,
-    };
-    watcher.insert(watching).watch(root)
+    errors.finish(watches)
 }

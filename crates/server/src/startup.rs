@@ -29,6 +29,8 @@ use outrider_http::access_log::FlushOptions;
 use outrider_http::access_log::LogFiles;
 use outrider_http::access_log::WorkerLog;
 use outrider_net::BindError;
+use outrider_net::FileWatch;
+use outrider_net::FileWatches;
 use outrider_net::Timers;
 use outrider_stats::Store;
 use tokio::runtime;
@@ -90,6 +92,7 @@ struct Built {
     admin_logs: Vec<AccessLog>,
     loaded: Loaded,
     flush_interval: Duration,
+    files: FileWatches,
 }
 
 /// Builds what `--mode serve` builds and lets go of it again.
@@ -147,10 +150,12 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     application_log::apply(bootstrap, options, logging).map_err(diagnose)?;
     let root = FieldPath::root();
     let node = bootstrap.node.clone().unwrap_or_default();
+    let files = FileWatches::default();
     let runtime = RuntimeLoader::build(
         bootstrap.layered_runtime.as_ref(),
         options.service_cluster(&node),
         &root.field("layered_runtime"),
+        &files,
     );
     let runtime = Arc::new(runtime.map_err(diagnose)?);
     let stats_config = bootstrap.stats_config.clone().unwrap_or_default();
@@ -189,6 +194,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         log_files,
         admin_logs,
         flush_interval,
+        files,
         loaded,
     })
 }
@@ -226,6 +232,7 @@ impl Process {
             admin_logs,
             loaded,
             flush_interval,
+            files,
         } = built;
         // What was read is many times as large as what was built of it. Its memory is given back once workers run.
         let (reloader, reloads) = Reloader::new(&store);
@@ -251,11 +258,8 @@ impl Process {
         }
         clusters.start();
         tokio::task::spawn_local(flush(control.clone(), store.clone(), flush_interval));
-        if let Some(watcher) = control.runtime.take_watcher() {
-            let replaced = watcher
-                .start()
-                .map_err(system("cannot watch the runtime"))?;
-            tokio::task::spawn_local(follow_runtime(replaced, control.clone()));
+        for watch in control.runtime.take_watches() {
+            tokio::task::spawn_local(follow_runtime(watch, control.clone()));
         }
         if control.options.mode == Mode::InitOnly {
             clusters.initialized().await;
@@ -280,6 +284,9 @@ impl Process {
         };
         allocator::give_back();
         tokio::task::spawn_local(reload::run(control.clone(), reloads));
+        if control.options.watch_config {
+            tokio::task::spawn_local(follow_config(control.clone(), files));
+        }
         log::info!(target: "main", "starting main dispatch loop");
         ended.await;
         log::info!(target: "main", "shutting down server instance");
@@ -419,9 +426,18 @@ async fn flush(control: Rc<Control>, store: Arc<Store>, interval: Duration) {
 }
 
 /// Loads the runtime anew each time that the root of a disk layer was replaced.
-async fn follow_runtime(mut replaced: mpsc::UnboundedReceiver<()>, control: Rc<Control>) {
-    while replaced.recv().await.is_some() {
+async fn follow_runtime(mut root: FileWatch, control: Rc<Control>) {
+    loop {
+        root.replaced().await;
         control.reload_runtime();
+    }
+}
+
+/// `--watch-config`
+async fn follow_config(control: Rc<Control>, files: FileWatches) {
+    if let Err(error) = reload::follow(control.clone(), files).await {
+        let path = &control.options.config_path;
+        log::error!(target: "config", "'{path}' cannot be watched, so its changes are not noticed: {error}");
     }
 }
 

@@ -223,3 +223,26 @@ fn a_port_in_use_changes_nothing() {
     assert_eq!(request(&address, "GET", "/").1, "one");
     assert_eq!(server.get("/listeners").1.lines().count(), 1);
 }
+
+#[test]
+fn a_watched_config_is_reloaded_through_the_links_of_a_config_map() {
+    let folder = Folder::new("reload-watch");
+    for (version, body) in [("v1", "one"), ("v2", "two")] {
+        std::fs::create_dir_all(folder.path(version)).unwrap();
+        folder.file(
+            &format!("{version}/e.yaml"),
+            &bootstrap(&[listener("l", body, "")], ""),
+        );
+    }
+    std::os::unix::fs::symlink("v1", folder.path("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/e.yaml", folder.path("e.yaml")).unwrap();
+    let path = folder.path("e.yaml");
+    let server = Server::start(&folder, &["-c", path.to_str().unwrap(), "--watch-config"]);
+    let address = address_of(&server, "l");
+    assert_eq!(request(&address, "GET", "/").1, "one");
+    std::os::unix::fs::symlink("v2", folder.path("..new")).unwrap();
+    std::fs::rename(folder.path("..new"), folder.path("..data")).unwrap();
+    server.wait_until(|| request(&address, "GET", "/").1 == "two");
+    let (_, reloads) = server.get("/reload");
+    assert!(reloads.contains("--watch-config"), "{reloads}");
+}

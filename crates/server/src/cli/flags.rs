@@ -99,6 +99,11 @@ pub(crate) const FLAGS: &[Flag] = &[
         Set::Text(stats_tag),
         "A tag put on every stat, as `name:value`; may be given several times.",
     ),
+    flag(
+        "watch-config",
+        Set::Switch(|o| o.watch_config = true),
+        "Reload the configuration whenever the content of its file changes, also through the links of a Kubernetes ConfigMap; OUTRIDER_WATCH_CONFIG=1 does the same. Envoy has no such flag.",
+    ),
     without_effect(
         "enable-core-dump",
         Set::Switch(|o| o.enable_core_dump = true),

@@ -64,6 +64,7 @@ pub(crate) struct Options {
     pub(crate) disabled_extensions: String,
     pub(crate) socket_path: String,
     pub(crate) socket_mode: u32,
+    pub(crate) watch_config: bool,
     pub(crate) stats_tags: Vec<(String, String)>,
     pub(crate) levels: Levels,
 }
@@ -116,6 +117,7 @@ impl Default for Options {
             config_path: String::new(),
             config_yaml: String::new(),
             allow_unknown_static_fields: false,
+            watch_config: false,
             reject_unknown_dynamic_fields: false,
             ignore_unknown_dynamic_fields: false,
             skip_deprecated_logs: false,
