@@ -111,12 +111,6 @@ fn what_envoy_refuses_of_balancing_and_connecting_is_refused() {
             format!("{path}.load_balancing_policy: field load_balancing_policy need to be set"),
         ),
         (
-            format!("{one}, {}", typed("auto_config: {}")),
-            format!(
-                "{path}.typed_extension_protocol_options[\"{HTTP_OPTIONS}\"].auto_config: ALPN configured for cluster x which has a non-ALPN transport socket"
-            ),
-        ),
-        (
             format!("{one}, circuit_breakers: {{ per_host_thresholds: [{{ max_requests: 1 }}] }}"),
             format!(
                 "{path}.circuit_breakers.per_host_thresholds[0]: Unsupported field in per_host_thresholds: only max_connections may be set"
