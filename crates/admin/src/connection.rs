@@ -17,11 +17,11 @@ use tokio::time::timeout;
 
 use crate::Admin;
 use crate::AdminRequest;
-use crate::Failure;
+use crate::RequestFailure;
 use crate::exchange;
 use crate::refusal::MAX_HEAD;
-use crate::socket::IDLE;
-use crate::socket::Socket;
+use crate::socket::IDLE_TIMEOUT;
+use crate::socket::TimedSocket;
 use crate::stats::OpenConnection;
 
 /// Where hyper refuses a head by itself. That is beyond the limits that requests are held to, so that those which are a
@@ -34,7 +34,7 @@ const MAX_STREAMS: u32 = 100;
 const MAX_UNSENT: usize = 64 * 1024;
 
 /// A client's connection, as its requests see it.
-pub(crate) struct Connection {
+pub(crate) struct ClientConnection {
     pub(crate) admin: Rc<Admin>,
     pub(crate) local: Address,
     pub(crate) remote: Address,
@@ -43,7 +43,7 @@ pub(crate) struct Connection {
     quits: Cell<bool>,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Ends the process once what was answered is sent, or cannot be.
     pub(crate) fn quit_when_flushed(&self) {
         self.quits.set(true);
@@ -59,17 +59,21 @@ impl Connection {
     /// Logs what hyper answered or gave up by itself.
     fn failed(&self, error: &hyper::Error) {
         let (status, details, failure) = if error.is_parse_too_large() {
-            (431, "http1.headers_too_large", Failure::Protocol)
+            (431, "http1.headers_too_large", RequestFailure::Protocol)
         } else if error.is_parse() {
-            (400, "http1.codec_error", Failure::Protocol)
+            (400, "http1.codec_error", RequestFailure::Protocol)
         } else if error.is_incomplete_message() && self.stats.is_idle() {
-            (0, "downstream_remote_disconnect", Failure::Disconnect)
+            (
+                0,
+                "downstream_remote_disconnect",
+                RequestFailure::Disconnect,
+            )
         } else {
             return;
         };
         self.stats.protocol(Version::HTTP_11);
         let counted = self.stats.request(Version::HTTP_11);
-        if failure == Failure::Protocol {
+        if failure == RequestFailure::Protocol {
             counted.answered(status);
             self.stats.protocol_error();
             self.stats.closes_locally();
@@ -92,7 +96,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         self.flushed();
     }
@@ -102,7 +106,7 @@ impl Drop for Connection {
 /// address.
 pub(crate) async fn serve(stream: Stream, ends: [Address; 2], admin: Rc<Admin>) {
     let [local, remote] = ends;
-    let connection = Rc::new(Connection {
+    let connection = Rc::new(ClientConnection {
         stats: admin.stats.open(),
         local,
         remote,
@@ -110,11 +114,11 @@ pub(crate) async fn serve(stream: Stream, ends: [Address; 2], admin: Rc<Admin>) 
         admin,
     });
     // There are no buffers for a client that has sent nothing yet.
-    let speaks = timeout(IDLE, poll_fn(|cx| stream.poll_read_ready(cx))).await;
+    let speaks = timeout(IDLE_TIMEOUT, poll_fn(|cx| stream.poll_read_ready(cx))).await;
     if !matches!(speaks, Ok(Ok(()))) {
         return connection.stats.closes_locally();
     }
-    let socket = TokioIo::new(Socket::new(stream, connection.clone()));
+    let socket = TokioIo::new(TimedSocket::new(stream, connection.clone()));
     let requests = connection.clone();
     let service = service_fn(move |request| exchange::answer(request, requests.clone()));
     let served = builder().serve_connection(socket, service).await;
@@ -130,7 +134,7 @@ fn builder() -> auto::Builder<LocalExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
+        .header_read_timeout(IDLE_TIMEOUT)
         .max_headers(PARSER_HEADERS)
         .max_buf_size(PARSER_LIMIT);
     builder

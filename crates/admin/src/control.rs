@@ -40,7 +40,7 @@ pub trait ServerControl {
     fn set_log_level(&self, logger: Option<&str>, level: &str);
 
     /// Reads the config again, and puts what changed in place.
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Reloaded>>>;
+    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadOutcome>>>;
 
     /// What came of the last reloads, the newest first, for `GET /reload`.
     fn reloads(&self) -> Value;
@@ -128,18 +128,18 @@ pub struct ListenerView {
 #[derive(Clone, Debug)]
 pub struct ConfigDump {
     /// The bootstrap.
-    pub bootstrap: Dumped,
+    pub bootstrap: DumpedMessage,
     /// `static_resources.clusters`
-    pub clusters: Vec<Dumped>,
+    pub clusters: Vec<DumpedMessage>,
     /// `static_resources.listeners`
-    pub listeners: Vec<Dumped>,
+    pub listeners: Vec<DumpedMessage>,
     /// The route configurations inside the listeners.
-    pub routes: Vec<Dumped>,
+    pub routes: Vec<DumpedMessage>,
 }
 
 /// A message of the config.
 #[derive(Clone, Debug)]
-pub struct Dumped {
+pub struct DumpedMessage {
     /// The message, without `@type`.
     pub message: Value,
     /// When it was loaded.
@@ -177,7 +177,7 @@ pub struct DrainListeners {
 
 /// What came of a reload.
 #[derive(Clone, Debug)]
-pub struct Reloaded {
+pub struct ReloadOutcome {
     /// Whether the new config is in place. If not, the one before is.
     pub is_applied: bool,
     /// What changed, or why nothing did.

@@ -23,9 +23,9 @@ use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
 use crate::AdminRequest;
-use crate::Failure;
-use crate::RequestHead;
-use crate::connection::Connection;
+use crate::AdminRequestHead;
+use crate::RequestFailure;
+use crate::connection::ClientConnection;
 use crate::endpoints;
 use crate::refusal;
 use crate::refusal::Refusal;
@@ -41,10 +41,10 @@ use crate::stats::OpenRequest;
 /// Answers a request.
 pub(crate) async fn answer(
     request: hyper::Request<Incoming>,
-    connection: Rc<Connection>,
+    connection: Rc<ClientConnection>,
 ) -> Result<hyper::Response<AnswerBody>, Infallible> {
     let (parts, body) = request.into_parts();
-    let mut exchange = Exchange::new(&parts, connection);
+    let mut exchange = AdminExchange::new(&parts, connection);
     let answered = match refusal::check(&parts, &*exchange.connection.admin.control) {
         Err(refusal) => Err(refusal),
         Ok(target) => exchange.ask_endpoint(target, &parts, body).await,
@@ -56,12 +56,12 @@ pub(crate) async fn answer(
 }
 
 /// A request that is being answered: it is counted, and goes to the access log when it ends.
-struct Exchange {
-    connection: Rc<Connection>,
+struct AdminExchange {
+    connection: Rc<ClientConnection>,
     started: SystemTime,
     counted: OpenRequest,
     version: Version,
-    head: RequestHead,
+    head: AdminRequestHead,
     /// Why it did not come to an endpoint, or not to its answer.
     refusal: Option<Refusal>,
     status: u16,
@@ -72,8 +72,8 @@ struct Exchange {
     quits: bool,
 }
 
-impl Exchange {
-    fn new(parts: &Parts, connection: Rc<Connection>) -> Self {
+impl AdminExchange {
+    fn new(parts: &Parts, connection: Rc<ClientConnection>) -> Self {
         connection.stats.protocol(parts.version);
         let counted = connection.stats.request(parts.version);
         let mut headers = listed(&parts.headers);
@@ -88,7 +88,7 @@ impl Exchange {
             started: SystemTime::now(),
             counted,
             version: parts.version,
-            head: RequestHead {
+            head: AdminRequestHead {
                 method: parts.method.to_string(),
                 target: parts.uri.to_string(),
                 headers,
@@ -131,7 +131,7 @@ impl Exchange {
         let mut headers = HeaderMap::new();
         let content_type = HeaderValue::from_static(response.content_type);
         headers.append(header::CONTENT_TYPE, content_type);
-        if response.is_twice_unsniffed {
+        if response.has_double_nosniff {
             headers.append(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
         }
         headers.append(header::CACHE_CONTROL, NO_CACHE);
@@ -192,15 +192,18 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for AdminExchange {
     fn drop(&mut self) {
         let (mut details, mut failure) = match &self.refusal {
             Some(refusal) => (refusal.details, refusal.failure),
             None => ("admin_filter_response", None),
         };
         let mut status = self.status;
-        if !self.is_complete || failure == Some(Failure::Disconnect) {
-            (details, failure) = (refusal::DISCONNECTED.details, Some(Failure::Disconnect));
+        if !self.is_complete || failure == Some(RequestFailure::Disconnect) {
+            (details, failure) = (
+                refusal::DISCONNECTED.details,
+                Some(RequestFailure::Disconnect),
+            );
             if self.sent == 0 {
                 status = 0;
                 self.response_headers.clear();
@@ -237,7 +240,7 @@ impl Drop for Exchange {
 pub(crate) struct AnswerBody {
     body: Body,
     is_complete: bool,
-    exchange: Option<Exchange>,
+    exchange: Option<AdminExchange>,
 }
 
 impl hyper::body::Body for AnswerBody {

@@ -28,23 +28,23 @@ use outrider_stats::Store;
 pub use config::AdminConfig;
 pub use control::ConfigDump;
 pub use control::DrainListeners;
-pub use control::Dumped;
+pub use control::DumpedMessage;
 pub use control::ListenerView;
-pub use control::Reloaded;
+pub use control::ReloadOutcome;
 pub use control::RuntimeView;
 pub use control::ServerControl;
 pub use control::ServerInfo;
 pub use control::ServerState;
 pub use control::UnreadyTargets;
-pub use listener::Listener;
+pub use listener::AdminListener;
 pub use listener::serve;
 pub use process::ListenerManagerStats;
 pub use process::ProcessStats;
 pub use process::RuntimeStats;
 pub use process::ServerStats;
 pub use request::AdminRequest;
-pub use request::Failure;
-pub use request::RequestHead;
+pub use request::AdminRequestHead;
+pub use request::RequestFailure;
 
 /// What the admin server serves. One for the process, on the main thread.
 pub struct Admin {

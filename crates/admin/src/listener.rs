@@ -17,18 +17,18 @@ use crate::connection;
 
 /// A bound socket.
 #[derive(Debug)]
-pub struct Listener {
-    socket: Socket,
+pub struct AdminListener {
+    socket: ListenerSocket,
     address: Address,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum ListenerSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Listener {
+impl AdminListener {
     /// Binds `address`. A socket file that is left over is replaced.
     ///
     /// # Errors
@@ -38,11 +38,11 @@ impl Listener {
             Address::Ip(address) => {
                 let listener = TcpListener::bind(address).await?;
                 let address = Address::from(listener.local_addr()?);
-                let socket = Socket::Tcp(listener);
+                let socket = ListenerSocket::Tcp(listener);
                 Ok(Self { socket, address })
             }
             Address::Pipe(pipe) => Ok(Self {
-                socket: Socket::Unix(bind_pipe(pipe)?),
+                socket: ListenerSocket::Unix(bind_pipe(pipe)?),
                 address: address.clone(),
             }),
         }
@@ -55,12 +55,12 @@ impl Listener {
 
     async fn accept(&self) -> io::Result<(Stream, Address)> {
         match &self.socket {
-            Socket::Tcp(listener) => {
+            ListenerSocket::Tcp(listener) => {
                 let (stream, remote) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 Ok((Stream::Tcp(stream), remote.into()))
             }
-            Socket::Unix(listener) => {
+            ListenerSocket::Unix(listener) => {
                 let (stream, _unnamed) = listener.accept().await?;
                 Ok((Stream::Unix(stream), Address::pipe("", 0)))
             }
@@ -91,7 +91,7 @@ fn bind_pipe(pipe: &PipeAddress) -> io::Result<UnixListener> {
 }
 
 /// Serves connections until dropped; then they close. To be run inside a `LocalSet`.
-pub async fn serve(listener: Listener, admin: Rc<Admin>) {
+pub async fn serve(listener: AdminListener, admin: Rc<Admin>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -6,7 +6,7 @@ use hyper::header;
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 
-use crate::Failure;
+use crate::RequestFailure;
 use crate::ServerControl;
 
 /// Envoy's `max_request_headers_kb` default, in bytes.
@@ -22,7 +22,7 @@ pub(crate) struct Refusal {
     pub(crate) body: &'static str,
     /// `%RESPONSE_CODE_DETAILS%`
     pub(crate) details: &'static str,
-    pub(crate) failure: Option<Failure>,
+    pub(crate) failure: Option<RequestFailure>,
     /// Whether an HTTP/1.1 connection ends with it.
     pub(crate) closes: bool,
     /// Whether the access log shows nothing of the request, because Envoy's parser hands none of it on.
@@ -37,7 +37,7 @@ const fn malformed(status: u16, body: &'static str, details: &'static str) -> Re
         status,
         body,
         details,
-        failure: Some(Failure::Protocol),
+        failure: Some(RequestFailure::Protocol),
         closes: true,
         hides_head: true,
         is_early: true,
@@ -62,7 +62,7 @@ const fn in_body(
     status: u16,
     body: &'static str,
     details: &'static str,
-    failure: Option<Failure>,
+    failure: Option<RequestFailure>,
 ) -> Refusal {
     Refusal {
         status,
@@ -98,7 +98,7 @@ pub(crate) const MALFORMED_BODY: Refusal = in_body(
     400,
     "Bad Request",
     "http1.codec_error",
-    Some(Failure::Protocol),
+    Some(RequestFailure::Protocol),
 );
 pub(crate) const BODY_TOO_LARGE: Refusal =
     in_body(413, "Payload Too Large", "request_payload_too_large", None);
@@ -106,14 +106,14 @@ pub(crate) const BODY_TIMED_OUT: Refusal = in_body(
     408,
     "stream timeout",
     "stream_idle_timeout",
-    Some(Failure::IdleTimeout),
+    Some(RequestFailure::IdleTimeout),
 );
 /// The client is gone: it gets no answer.
 pub(crate) const DISCONNECTED: Refusal = in_body(
     400,
     "",
     "downstream_remote_disconnect",
-    Some(Failure::Disconnect),
+    Some(RequestFailure::Disconnect),
 );
 
 /// The methods that Envoy's parser of HTTP/1.1 knows.

@@ -28,7 +28,7 @@ pub struct AdminRequest {
     /// HTTP/1.1 or HTTP/2.
     pub protocol: Version,
     /// The request's head, if it could be read.
-    pub head: Option<RequestHead>,
+    pub head: Option<AdminRequestHead>,
     /// Whether the request was refused before anything was added to its head.
     pub is_refused: bool,
     /// The answer's status; 0 if the client was gone before.
@@ -36,7 +36,7 @@ pub struct AdminRequest {
     /// `%RESPONSE_CODE_DETAILS%`
     pub details: &'static str,
     /// What went wrong.
-    pub failure: Option<Failure>,
+    pub failure: Option<RequestFailure>,
     /// Names in lower case and values of the answer's headers.
     pub response_headers: Vec<(String, String)>,
     /// Bytes of the request's body.
@@ -51,7 +51,7 @@ pub struct AdminRequest {
 
 /// The head of a request, for the access log.
 #[derive(Clone, Debug, Default)]
-pub struct RequestHead {
+pub struct AdminRequestHead {
     /// The method.
     pub method: String,
     /// Path and query.
@@ -62,7 +62,7 @@ pub struct RequestHead {
 
 /// Why a request did not get the answer of an endpoint, or not all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum RequestFailure {
     /// It broke the protocol.
     Protocol,
     /// The client was gone before the end.

@@ -12,7 +12,7 @@ use hyper::body::Bytes;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::socket::STALLED;
+use crate::socket::STALL_TIMEOUT;
 
 /// A request's body, as it comes in.
 pub(crate) struct RequestBody {
@@ -43,7 +43,7 @@ impl RequestBody {
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
             let frame = poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx));
-            let frame = timeout(STALLED, frame).await;
+            let frame = timeout(STALL_TIMEOUT, frame).await;
             let Some(frame) = frame.map_err(|_elapsed| BodyError::TimedOut)? else {
                 return Ok(None);
             };

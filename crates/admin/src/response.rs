@@ -18,7 +18,7 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) content_type: &'static str,
     /// Most errors of Envoy's `/config_dump` say twice not to sniff.
-    pub(crate) is_twice_unsniffed: bool,
+    pub(crate) has_double_nosniff: bool,
     pub(crate) body: Body,
     /// End the process once this is sent.
     pub(crate) quits: bool,
@@ -60,7 +60,7 @@ impl Response {
     pub(crate) fn pieces(pieces: impl Iterator<Item = String> + 'static) -> Self {
         let is_fresh = true;
         let pieces = Box::new(pieces);
-        Self::streamed(Box::pin(Pieces { pieces, is_fresh }))
+        Self::streamed(Box::pin(PiecewiseBody { pieces, is_fresh }))
     }
 
     /// 200 with a body that comes when it will.
@@ -68,7 +68,7 @@ impl Response {
         Self {
             status: 200,
             content_type: TEXT,
-            is_twice_unsniffed: false,
+            has_double_nosniff: false,
             body,
             quits: false,
         }
@@ -84,8 +84,8 @@ impl Response {
         self
     }
 
-    pub(crate) fn twice_unsniffed(mut self) -> Self {
-        self.is_twice_unsniffed = true;
+    pub(crate) fn with_double_nosniff(mut self) -> Self {
+        self.has_double_nosniff = true;
         self
     }
 
@@ -105,18 +105,18 @@ impl fmt::Debug for Response {
 
 /// A body of nothing.
 pub(crate) fn empty() -> Body {
-    Box::pin(Whole(None))
+    Box::pin(FullBody(None))
 }
 
 /// A body of `text`.
 pub(crate) fn whole(text: impl Into<String>) -> Body {
-    Box::pin(Whole(Some(text.into().into())))
+    Box::pin(FullBody(Some(text.into().into())))
 }
 
 /// A body that is there.
-struct Whole(Option<Bytes>);
+struct FullBody(Option<Bytes>);
 
-impl hyper::body::Body for Whole {
+impl hyper::body::Body for FullBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -133,13 +133,13 @@ impl hyper::body::Body for Whole {
 }
 
 /// A body that is made piece by piece, as the client takes it.
-struct Pieces {
+struct PiecewiseBody {
     pieces: Box<dyn Iterator<Item = String>>,
     /// Whether others on this thread had their turn since the last frame.
     is_fresh: bool,
 }
 
-impl hyper::body::Body for Pieces {
+impl hyper::body::Body for PiecewiseBody {
     type Data = Bytes;
     type Error = Infallible;
 

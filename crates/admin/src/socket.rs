@@ -16,25 +16,25 @@ use tokio::time::Instant;
 use tokio::time::Sleep;
 use tokio::time::sleep;
 
-use crate::connection::Connection;
+use crate::connection::ClientConnection;
 
 /// How long a client may send and receive nothing: Envoy's `idle_timeout` default.
-pub(crate) const IDLE: Duration = Duration::from_secs(3600);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long a client may take none of an answer, or send none of a body: Envoy's `stream_idle_timeout` default.
-pub(crate) const STALLED: Duration = Duration::from_secs(300);
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long to wait for the client's end of the connection after ours: Envoy's `delayed_close_timeout` default.
-const CLOSING: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A client's byte stream.
-pub(crate) struct Socket {
+pub(crate) struct TimedSocket {
     stream: Stream,
-    connection: Rc<Connection>,
+    connection: Rc<ClientConnection>,
     deadline: Pin<Box<Sleep>>,
-    phase: Phase,
+    phase: SocketPhase,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SocketPhase {
     /// Reads and writes make progress, or the client asks for nothing.
     Open,
     /// There are bytes to send that the client does not take.
@@ -43,18 +43,18 @@ enum Phase {
     Closing,
 }
 
-impl Socket {
-    pub(crate) fn new(stream: Stream, connection: Rc<Connection>) -> Self {
+impl TimedSocket {
+    pub(crate) fn new(stream: Stream, connection: Rc<ClientConnection>) -> Self {
         Self {
             stream,
             connection,
-            deadline: Box::pin(sleep(IDLE)),
-            phase: Phase::Open,
+            deadline: Box::pin(sleep(IDLE_TIMEOUT)),
+            phase: SocketPhase::Open,
         }
     }
 
     /// Enters `phase` and gives it `time`.
-    fn enter(&mut self, phase: Phase, time: Duration) {
+    fn enter(&mut self, phase: SocketPhase, time: Duration) {
         self.phase = phase;
         self.deadline.as_mut().reset(Instant::now() + time);
     }
@@ -73,13 +73,13 @@ impl Socket {
         match written {
             Poll::Ready(Ok(bytes)) => {
                 self.connection.stats.sent(bytes);
-                self.enter(Phase::Open, IDLE);
+                self.enter(SocketPhase::Open, IDLE_TIMEOUT);
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(error) => Poll::Ready(error),
             Poll::Pending => {
-                if self.phase == Phase::Open {
-                    self.enter(Phase::Stalled, STALLED);
+                if self.phase == SocketPhase::Open {
+                    self.enter(SocketPhase::Stalled, STALL_TIMEOUT);
                 }
                 self.wait(cx)
             }
@@ -87,7 +87,7 @@ impl Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for TimedSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -100,14 +100,14 @@ impl AsyncRead for Socket {
         self.connection
             .stats
             .received(buffer.filled().len() - before);
-        if self.phase == Phase::Open {
-            self.enter(Phase::Open, IDLE);
+        if self.phase == SocketPhase::Open {
+            self.enter(SocketPhase::Open, IDLE_TIMEOUT);
         }
         Poll::Ready(read)
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for TimedSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -139,9 +139,9 @@ impl AsyncWrite for Socket {
     /// Ends the sending side and reads what still comes: closing at once would reset the connection, and a client
     /// that is still sending would not see the answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.phase != Phase::Closing {
+        if self.phase != SocketPhase::Closing {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.enter(Phase::Closing, CLOSING);
+            self.enter(SocketPhase::Closing, CLOSE_TIMEOUT);
         }
         let mut bytes = [0; 4096];
         while self.deadline.as_mut().poll(cx).is_pending() {

@@ -16,7 +16,7 @@ use outrider_stats::Scope;
 use outrider_stats::Store;
 use tokio::time::Instant;
 
-use crate::Failure;
+use crate::RequestFailure;
 use crate::refusal::Refusal;
 
 outrider_stats::group! {
@@ -231,7 +231,7 @@ impl OpenConnection {
         match refusal.details {
             "absolute_path_rejected" => http.downstream_rq_non_relative_path.inc(),
             "path_normalization_failed" => http.downstream_rq_failed_path_normalization.inc(),
-            _ if refusal.failure == Some(Failure::Protocol) => self.protocol_error(),
+            _ if refusal.failure == Some(RequestFailure::Protocol) => self.protocol_error(),
             _ => {}
         }
     }

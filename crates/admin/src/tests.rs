@@ -37,8 +37,8 @@ impl Fake {
 }
 
 impl ServerControl for Fake {
-    fn reload(&self) -> Pin<Box<dyn Future<Output = crate::Reloaded>>> {
-        Box::pin(std::future::ready(crate::Reloaded {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = crate::ReloadOutcome>>> {
+        Box::pin(std::future::ready(crate::ReloadOutcome {
             is_applied: false,
             report: serde_json::json!({ "outcome": "rejected" }),
         }))
@@ -80,7 +80,7 @@ impl ServerControl for Fake {
     }
 
     fn config_dump(&self) -> ConfigDump {
-        let dumped = |message| Dumped {
+        let dumped = |message| DumpedMessage {
             message,
             last_updated: SystemTime::UNIX_EPOCH,
         };
@@ -152,7 +152,7 @@ fn with<F: Future<Output = ()>>(admin: Admin, test: impl FnOnce(Address) -> F) {
         .unwrap();
     LocalSet::new().block_on(&runtime, async {
         let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
-        let listener = Listener::bind(&any).await.unwrap();
+        let listener = AdminListener::bind(&any).await.unwrap();
         let address = listener.address().clone();
         let server = tokio::task::spawn_local(serve(listener, Rc::new(admin)));
         test(address).await;
@@ -585,7 +585,7 @@ fn a_pipe_can_be_served() {
         let address = Address::pipe(path.to_str().unwrap(), 0o600);
         // The second finds the first one's file.
         for _ in 0..2 {
-            let listener = Listener::bind(&address).await.unwrap();
+            let listener = AdminListener::bind(&address).await.unwrap();
             let server = tokio::task::spawn_local(serve(listener, Rc::new(admin(&Rc::default()))));
             let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
             let request = b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

@@ -18,7 +18,7 @@ use crate::local_reply::LocalReply;
 
 /// Which timeout passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expired {
+pub(crate) enum ExpiredTimeout {
     /// `stream_idle_timeout`, or the route's `idle_timeout`.
     Idle,
     /// `request_timeout`
@@ -35,7 +35,7 @@ pub(crate) enum Expired {
 
 /// A timer, and the moment that it is armed for.
 #[derive(Debug)]
-pub(crate) struct Alarm {
+pub(crate) struct DeadlineTimer {
     timer: Timer,
     armed: Option<Instant>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Alarm {
 /// The deadlines of one stream.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
-    alarm: Alarm,
+    timer: DeadlineTimer,
     /// The timer may have to be armed for an earlier moment.
     moved: bool,
     /// The request had not come to its end when last looked.
@@ -60,13 +60,13 @@ pub(crate) struct Deadlines {
     upstream_duration: Option<Instant>,
 }
 
-impl From<Timer> for Alarm {
-    fn from(timer: Timer) -> Alarm {
-        Alarm { timer, armed: None }
+impl From<Timer> for DeadlineTimer {
+    fn from(timer: Timer) -> DeadlineTimer {
+        DeadlineTimer { timer, armed: None }
     }
 }
 
-impl Alarm {
+impl DeadlineTimer {
     fn set(&mut self, deadline: Option<Instant>) {
         self.armed = deadline;
         self.timer.set(deadline);
@@ -74,11 +74,11 @@ impl Alarm {
 }
 
 impl Deadlines {
-    /// No deadline yet, for a stream that began at `now`. The `alarm` may still be armed for an earlier stream: it is left
+    /// No deadline yet, for a stream that began at `now`. The `timer` may still be armed for an earlier stream: it is left
     /// alone unless this one needs it sooner.
-    pub(crate) fn new(alarm: Alarm, now: Instant) -> Deadlines {
+    pub(crate) fn new(timer: DeadlineTimer, now: Instant) -> Deadlines {
         Deadlines {
-            alarm,
+            timer,
             moved: true,
             awaits_request: true,
             activity: 0,
@@ -137,7 +137,11 @@ impl Deadlines {
 
     /// Ready when a deadline has passed. `meter` is the client's side of the stream.
     #[inline(never)] // one copy for all who wait
-    pub(crate) fn poll_expired(&mut self, meter: &Meter, cx: &mut Context<'_>) -> Poll<Expired> {
+    pub(crate) fn poll_expired(
+        &mut self,
+        meter: &Meter,
+        cx: &mut Context<'_>,
+    ) -> Poll<ExpiredTimeout> {
         if self.idle.is_some() && self.activity != meter.activity() {
             self.activity = meter.activity();
             self.idle_since = clock::now();
@@ -148,47 +152,50 @@ impl Deadlines {
             self.moved = false;
             self.awaits_request = meter.receive_ended().is_none();
             match self.earliest(meter) {
-                Some((next, _)) if self.alarm.armed.is_none_or(|armed| next < armed) => {
-                    self.alarm.set(Some(next));
+                Some((next, _)) if self.timer.armed.is_none_or(|armed| next < armed) => {
+                    self.timer.set(Some(next));
                 }
                 _ => {}
             }
         }
-        if self.alarm.armed.is_none() {
+        if self.timer.armed.is_none() {
             return Poll::Pending;
         }
         loop {
-            std::task::ready!(self.alarm.timer.poll_elapsed(cx));
+            std::task::ready!(self.timer.timer.poll_elapsed(cx));
             let Some((next, what)) = self.earliest(meter) else {
-                self.alarm.set(None);
+                self.timer.set(None);
                 return Poll::Pending;
             };
             if Instant::now() >= next {
                 return Poll::Ready(what);
             }
-            self.alarm.set(Some(next));
+            self.timer.set(Some(next));
         }
     }
 
     /// The alarm, for the next stream of the same task.
-    pub(crate) fn into_alarm(self) -> Alarm {
-        self.alarm
+    pub(crate) fn into_timer(self) -> DeadlineTimer {
+        self.timer
     }
 
-    fn earliest(&self, meter: &Meter) -> Option<(Instant, Expired)> {
+    fn earliest(&self, meter: &Meter) -> Option<(Instant, ExpiredTimeout)> {
         let requested = meter.receive_ended();
         let after_request = |timeout: Option<Duration>| Some(requested? + timeout?);
         let mut earliest = None;
         for (deadline, what) in [
-            (self.idle.map(|idle| self.idle_since + idle), Expired::Idle),
+            (
+                self.idle.map(|idle| self.idle_since + idle),
+                ExpiredTimeout::Idle,
+            ),
             (
                 self.request.filter(|_| requested.is_none()),
-                Expired::Request,
+                ExpiredTimeout::Request,
             ),
-            (self.duration, Expired::Duration),
-            (after_request(self.response), Expired::Response),
-            (after_request(self.per_try), Expired::PerTry),
-            (self.upstream_duration, Expired::UpstreamDuration),
+            (self.duration, ExpiredTimeout::Duration),
+            (after_request(self.response), ExpiredTimeout::Response),
+            (after_request(self.per_try), ExpiredTimeout::PerTry),
+            (self.upstream_duration, ExpiredTimeout::UpstreamDuration),
         ] {
             if let Some(deadline) = deadline
                 && earliest.is_none_or(|(before, _)| deadline < before)
@@ -200,7 +207,7 @@ impl Deadlines {
     }
 }
 
-impl Expired {
+impl ExpiredTimeout {
     /// What the client is told, if it was told nothing yet. `complete`: its request has come to its end, so that it is not
     /// the one that was late.
     pub(crate) fn reply(self, complete: bool) -> LocalReply {
@@ -217,38 +224,42 @@ impl Expired {
             }
         };
         match self {
-            Expired::Idle => reply(late, "stream timeout"),
-            Expired::Request => reply(StatusCode::REQUEST_TIMEOUT, "request timeout"),
-            Expired::Duration => LocalReply {
+            ExpiredTimeout::Idle => reply(late, "stream timeout"),
+            ExpiredTimeout::Request => reply(StatusCode::REQUEST_TIMEOUT, "request timeout"),
+            ExpiredTimeout::Duration => LocalReply {
                 grpc_status: Some(4), // DEADLINE_EXCEEDED
                 ..reply(late, "downstream duration timeout")
             },
-            Expired::Response | Expired::PerTry => {
+            ExpiredTimeout::Response | ExpiredTimeout::PerTry => {
                 reply(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
             }
-            Expired::UpstreamDuration => reply(late, "upstream max stream duration reached"),
+            ExpiredTimeout::UpstreamDuration => reply(late, "upstream max stream duration reached"),
         }
     }
 
     /// `%RESPONSE_CODE_DETAILS%`
     pub(crate) fn details(self) -> &'static str {
         match self {
-            Expired::Idle => "stream_idle_timeout",
-            Expired::Request => "request_overall_timeout",
-            Expired::Duration => "max_duration_timeout",
-            Expired::Response => "response_timeout",
-            Expired::PerTry => "upstream_per_try_timeout",
-            Expired::UpstreamDuration => "upstream_max_stream_duration_reached",
+            ExpiredTimeout::Idle => "stream_idle_timeout",
+            ExpiredTimeout::Request => "request_overall_timeout",
+            ExpiredTimeout::Duration => "max_duration_timeout",
+            ExpiredTimeout::Response => "response_timeout",
+            ExpiredTimeout::PerTry => "upstream_per_try_timeout",
+            ExpiredTimeout::UpstreamDuration => "upstream_max_stream_duration_reached",
         }
     }
 
     /// The flag of the access log.
     pub(crate) fn flag(self) -> Option<ResponseFlag> {
         match self {
-            Expired::Idle => Some(ResponseFlag::StreamIdleTimeout),
-            Expired::Request | Expired::Duration => None,
-            Expired::Response | Expired::PerTry => Some(ResponseFlag::UpstreamRequestTimeout),
-            Expired::UpstreamDuration => Some(ResponseFlag::UpstreamMaxStreamDurationReached),
+            ExpiredTimeout::Idle => Some(ResponseFlag::StreamIdleTimeout),
+            ExpiredTimeout::Request | ExpiredTimeout::Duration => None,
+            ExpiredTimeout::Response | ExpiredTimeout::PerTry => {
+                Some(ResponseFlag::UpstreamRequestTimeout)
+            }
+            ExpiredTimeout::UpstreamDuration => {
+                Some(ResponseFlag::UpstreamMaxStreamDurationReached)
+            }
         }
     }
 }
@@ -261,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    async fn first(set: impl FnOnce(&mut Deadlines, Instant)) -> (Expired, Duration) {
+    async fn first(set: impl FnOnce(&mut Deadlines, Instant)) -> (ExpiredTimeout, Duration) {
         let timers = Timers::new();
         let local = tokio::task::LocalSet::new();
         local.spawn_local(timers.clone().run());
@@ -286,7 +297,7 @@ mod tests {
             deadlines.set_request(Some(start + seconds(10)));
         })
         .await;
-        assert_eq!(expired, Expired::Request);
+        assert_eq!(expired, ExpiredTimeout::Request);
         assert!(after >= seconds(10) && after < seconds(11), "{after:?}");
     }
 
@@ -298,7 +309,7 @@ mod tests {
             deadlines.set_idle(Some(seconds(300)));
         })
         .await;
-        assert_eq!(expired, Expired::Idle);
+        assert_eq!(expired, ExpiredTimeout::Idle);
     }
 
     #[tokio::test(start_paused = true)]
@@ -315,7 +326,7 @@ mod tests {
                 );
                 let unused = Timers::new().timer().into();
                 let before = std::mem::replace(deadlines, Deadlines::new(unused, start));
-                *deadlines = Deadlines::new(before.into_alarm(), start);
+                *deadlines = Deadlines::new(before.into_timer(), start);
                 deadlines.set_duration(Some(start + seconds(later)));
             })
             .await;

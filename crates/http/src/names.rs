@@ -4,11 +4,11 @@ use outrider_codec::HeaderMap;
 use outrider_codec::header::NameSet;
 
 /// Envoy's own, as far as they are known beforehand.
-const OF_ENVOY: NameSet = NameSet::beginning_with("x-envoy-");
+const ENVOY_HEADERS: NameSet = NameSet::beginning_with("x-envoy-");
 
 /// Whether any header is one of Envoy's own.
-pub(crate) fn any_of_envoy(headers: &HeaderMap) -> bool {
-    headers.contains_any(OF_ENVOY)
+pub(crate) fn has_envoy_headers(headers: &HeaderMap) -> bool {
+    headers.contains_any(ENVOY_HEADERS)
         || headers.has_unknown()
             && headers
                 .keys()
@@ -25,7 +25,7 @@ pub(crate) const HOP_BY_HOP: NameSet = NameSet::of(&[
 ]);
 
 /// The same but for what an upgrade consists of.
-pub(crate) const HOP_BY_HOP_OF_UPGRADES: NameSet =
+pub(crate) const HOP_BY_HOP_EXCEPT_UPGRADE: NameSet =
     NameSet::of(&["keep-alive", "proxy-connection", "transfer-encoding"]);
 
 /// What only an internal client may say; taken from all others.
@@ -58,7 +58,7 @@ pub(crate) const RETRY: NameSet = NameSet::of(&[
 ]);
 
 /// What an edge takes from its clients besides [`INTERNAL_ONLY`].
-pub(crate) const NOT_ACROSS_THE_EDGE: NameSet = NameSet::of(&[
+pub(crate) const REMOVED_AT_EDGE: NameSet = NameSet::of(&[
     "x-envoy-decorator-operation",
     "x-envoy-downstream-service-cluster",
     "x-envoy-downstream-service-node",

@@ -76,7 +76,7 @@ impl ResponseOptions {
         is_upgraded: bool,
     ) {
         headers.remove_any(if is_upgraded {
-            names::HOP_BY_HOP_OF_UPGRADES
+            names::HOP_BY_HOP_EXCEPT_UPGRADE
         } else {
             names::HOP_BY_HOP
         });

@@ -72,7 +72,7 @@ outrider_stats::group! {
 
 outrider_stats::group! {
     /// `listener.<address>.http.<stat_prefix>.*`
-    pub struct ListenerStats {
+    pub struct ListenerHttpStats {
         downstream_rq: ResponseClasses,
     }
 }

@@ -25,7 +25,7 @@ use outrider_runtime::Snapshot;
 use outrider_upstream::Cluster;
 use tokio::time::Instant;
 
-use crate::filters::Memory;
+use crate::filters::StreamExtensions;
 use crate::grpc;
 use crate::manager::ConnectionManager;
 use crate::request::Origin;
@@ -80,20 +80,20 @@ pub struct Stream {
     /// The cluster that the route chose for this request, if there is one of that name.
     pub(crate) cluster: Option<Rc<Cluster>>,
     /// The upstream side, once a cluster was chosen.
-    pub upstream: Option<Box<Upstream>>,
+    pub upstream: Option<Box<UpstreamInfo>>,
     /// Bytes and moments on the client's side.
     pub traffic: Traffic,
     /// When the request is over, for `%DURATION%`.
     pub ended: Option<Instant>,
     /// What filters remember of this stream.
-    pub memory: Memory,
+    pub extensions: StreamExtensions,
     /// The runtime values that the stream goes by from its start to its end.
     pub(crate) runtime: Option<LocalSnapshot>,
 }
 
 /// The upstream side of a stream: the last attempt.
 #[derive(Debug)]
-pub struct Upstream {
+pub struct UpstreamInfo {
     /// The cluster's name, or its `alt_stat_name` (`%UPSTREAM_CLUSTER%`).
     pub cluster: Rc<str>,
     /// The cluster's name (`%UPSTREAM_CLUSTER_RAW%`).
@@ -120,10 +120,10 @@ pub struct Upstream {
     pub(crate) request: Option<Rc<UpstreamRequest>>,
 }
 
-impl Upstream {
+impl UpstreamInfo {
     /// The side of a cluster, of which no host was picked yet.
-    pub(crate) fn new(cluster: Rc<str>, cluster_raw: Rc<str>) -> Upstream {
-        Upstream {
+    pub(crate) fn new(cluster: Rc<str>, cluster_raw: Rc<str>) -> UpstreamInfo {
+        UpstreamInfo {
             cluster,
             cluster_raw,
             host: None,
@@ -202,7 +202,7 @@ impl Stream {
             upstream: None,
             traffic: Traffic::default(),
             ended: None,
-            memory: Memory::default(),
+            extensions: StreamExtensions::default(),
             runtime: None,
         }
     }
@@ -284,7 +284,7 @@ pub(crate) struct StreamEnd {
     manager: Rc<ConnectionManager>,
     meter: Rc<Meter>,
     /// Whether it is known how the stream ended.
-    settled: bool,
+    outcome_known: bool,
 }
 
 impl StreamEnd {
@@ -298,18 +298,18 @@ impl StreamEnd {
             stream,
             manager,
             meter,
-            settled: false,
+            outcome_known: false,
         }
     }
 
     /// The response was sent to its end, or broke off for a reason that was noted.
-    pub(crate) fn settle(&mut self) {
-        self.settled = true;
+    pub(crate) fn mark_ended(&mut self) {
+        self.outcome_known = true;
     }
 
     /// The client reset the stream or went away.
     pub(crate) fn client_gone(&mut self, error: &StreamError) {
-        self.settled = true;
+        self.outcome_known = true;
         self.manager.stats().downstream_rq_rx_reset.inc();
         let (flag, details) = match error {
             // The whole request is there: the client only says that it wants no more.
@@ -356,7 +356,7 @@ impl StreamEnd {
 
 impl Drop for StreamEnd {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.outcome_known {
             self.client_gone(&StreamError::ConnectionTermination);
         }
         let ended = clock::now();

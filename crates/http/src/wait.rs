@@ -10,36 +10,39 @@ use outrider_codec::StreamError;
 
 use crate::ResponseFlag;
 use crate::deadlines::Deadlines;
-use crate::deadlines::Expired;
+use crate::deadlines::ExpiredTimeout;
 use crate::local_reply::LocalReply;
 
 /// Why a stream goes no further.
 #[derive(Debug)]
-pub(crate) enum Stop {
+pub(crate) enum StopReason {
     /// It is answered here.
     Reply(Box<LocalReply>),
     /// A deadline passed.
-    Expired(Expired),
+    ExpiredTimeout(ExpiredTimeout),
     /// The client reset it, or went away.
-    Gone(StreamError),
+    ClientGone(StreamError),
 }
 
-impl From<LocalReply> for Stop {
-    fn from(reply: LocalReply) -> Stop {
-        Stop::Reply(Box::new(reply))
+impl From<LocalReply> for StopReason {
+    fn from(reply: LocalReply) -> StopReason {
+        StopReason::Reply(Box::new(reply))
     }
 }
 
 /// The client and the deadlines of one stream.
 #[derive(Debug)]
-pub(crate) struct Wait<'a> {
+pub(crate) struct StreamWait<'a> {
     pub(crate) respond: &'a mut Respond,
     pub(crate) deadlines: &'a mut Deadlines,
 }
 
-impl Wait<'_> {
+impl StreamWait<'_> {
     /// What `future` comes to, unless the client goes or a deadline passes before.
-    pub(crate) async fn until<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stop> {
+    pub(crate) async fn until<T>(
+        &mut self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, StopReason> {
         let mut future = pin!(future);
         poll_fn(|cx| {
             let outcome = future.as_mut().poll(cx);
@@ -48,29 +51,29 @@ impl Wait<'_> {
                 return Poll::Ready(Ok(output));
             }
             if let Poll::Ready(error) = self.respond.poll_reset(cx) {
-                return Poll::Ready(Err(Stop::Gone(error)));
+                return Poll::Ready(Err(StopReason::ClientGone(error)));
             }
             self.deadlines
                 .poll_expired(self.respond.meter(), cx)
-                .map(|expired| Err(Stop::Expired(expired)))
+                .map(|expired| Err(StopReason::ExpiredTimeout(expired)))
         })
         .await
     }
 
     /// Stops a request whose body is broken: whatever came of it is only what that has led to.
-    pub(crate) fn check_body(&self) -> Result<(), Stop> {
+    pub(crate) fn check_body(&self) -> Result<(), StopReason> {
         self.respond.malformed_body().map_or(Ok(()), |error| {
             let reply = LocalReply::new(error.status, error.details)
                 .body(error.body.into_owned())
                 .flag(ResponseFlag::DownstreamProtocolError);
-            Err(Stop::from(reply))
+            Err(StopReason::from(reply))
         })
     }
 
     /// Why the client has gone, if it has: a failure upstream may be only what that has led to.
-    pub(crate) async fn client_gone(&mut self) -> Option<Stop> {
+    pub(crate) async fn client_gone(&mut self) -> Option<StopReason> {
         poll_fn(|cx| match self.respond.poll_reset(cx) {
-            Poll::Ready(error) => Poll::Ready(Some(Stop::Gone(error))),
+            Poll::Ready(error) => Poll::Ready(Some(StopReason::ClientGone(error))),
             Poll::Pending => Poll::Ready(None),
         })
         .await

@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrider_admin::AdminRequest;
-use outrider_admin::Failure;
-use outrider_admin::RequestHead;
+use outrider_admin::AdminRequestHead;
+use outrider_admin::RequestFailure;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Admin;
 use outrider_http::ResponseFlag;
 use outrider_http::access_log::AccessLog;
-use outrider_http::access_log::Exchange;
 use outrider_http::access_log::LogFiles;
+use outrider_http::access_log::LoggedExchange;
 use outrider_http::access_log::WorkerLog;
 use outrider_runtime::Snapshot;
 
@@ -44,9 +44,9 @@ pub(crate) fn write(
     local_address: IpAddr,
     runtime: &Arc<Snapshot>,
 ) {
-    let unread = RequestHead::default();
+    let unread = AdminRequestHead::default();
     let head = request.head.as_ref().unwrap_or(&unread);
-    let exchange = Exchange {
+    let exchange = LoggedExchange {
         started: request.started,
         duration: request.duration,
         protocol: request.protocol,
@@ -69,10 +69,10 @@ pub(crate) fn write(
     }
 }
 
-fn flag(failure: Failure) -> ResponseFlag {
+fn flag(failure: RequestFailure) -> ResponseFlag {
     match failure {
-        Failure::Protocol => ResponseFlag::DownstreamProtocolError,
-        Failure::Disconnect => ResponseFlag::DownstreamConnectionTermination,
-        Failure::IdleTimeout => ResponseFlag::StreamIdleTimeout,
+        RequestFailure::Protocol => ResponseFlag::DownstreamProtocolError,
+        RequestFailure::Disconnect => ResponseFlag::DownstreamConnectionTermination,
+        RequestFailure::IdleTimeout => ResponseFlag::StreamIdleTimeout,
     }
 }

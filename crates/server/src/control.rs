@@ -12,7 +12,7 @@ use outrider_admin::ConfigDump;
 use outrider_admin::DrainListeners;
 use outrider_admin::ListenerView;
 use outrider_admin::ProcessStats;
-use outrider_admin::Reloaded;
+use outrider_admin::ReloadOutcome;
 use outrider_admin::RuntimeView;
 use outrider_admin::ServerControl;
 use outrider_admin::ServerInfo;
@@ -172,15 +172,15 @@ impl ServerControl for Handle {
         }
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Reloaded>>> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadOutcome>>> {
         let control = self.0.clone();
         Box::pin(async move {
             match control.reloader.request_and_wait(Trigger::Admin).await {
-                Some(outcome) => Reloaded {
+                Some(outcome) => ReloadOutcome {
                     is_applied: outcome.is_success(),
                     report: outcome.json(),
                 },
-                None => Reloaded {
+                None => ReloadOutcome {
                     is_applied: false,
                     report: Value::from("the process ends"),
                 },

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use outrider_admin::ConfigDump;
-use outrider_admin::Dumped;
+use outrider_admin::DumpedMessage;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::json::to_json;
 use prost::Name as _;
@@ -56,7 +56,7 @@ impl Source {
         let others = loaded.filter(|(name, _)| *name != "node");
         fields.extend(others.map(|(name, value)| (name.clone(), value.clone())));
         let bootstrap = Value::from(fields);
-        let dumped = |message: &Value| Dumped {
+        let dumped = |message: &Value| DumpedMessage {
             message: message.clone(),
             last_updated: self.loaded_at,
         };

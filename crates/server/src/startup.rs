@@ -305,12 +305,12 @@ impl Process {
     async fn bind_admin(
         &self,
         config: &AdminConfig,
-    ) -> Result<Option<outrider_admin::Listener>, Fatal> {
+    ) -> Result<Option<outrider_admin::AdminListener>, Fatal> {
         let Some(address) = config.address() else {
             log::warn!(target: "main", "no admin address is configured: there is no admin server");
             return Ok(None);
         };
-        let listener = outrider_admin::Listener::bind(address)
+        let listener = outrider_admin::AdminListener::bind(address)
             .await
             .map_err(|error| Fatal::System(format!("admin: cannot bind '{address}': {error}")))?;
         log::info!(target: "admin", "admin address: {}", listener.address());

@@ -17,7 +17,7 @@ use super::clusters::locality;
 use super::listeners::address;
 use super::regular_expression;
 use crate::Admin;
-use crate::Dumped;
+use crate::DumpedMessage;
 use crate::request::Request;
 use crate::response::Response;
 
@@ -167,7 +167,7 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
 fn refuse(status: u16, text: String) -> Response {
     Response::error(status, text)
         .with_type("text/plain")
-        .twice_unsniffed()
+        .with_double_nosniff()
 }
 
 /// Everything, by sections, in Envoy's order.
@@ -179,7 +179,7 @@ fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Sectio
         singles: &[],
         fields: Vec::new(),
     };
-    let of = |message, lists: &'static [List], field, kind: &str, dumped: Vec<Dumped>| {
+    let of = |message, lists: &'static [List], field, kind: &str, dumped: Vec<DumpedMessage>| {
         let elements: Vec<_> = dumped
             .into_iter()
             .filter(|dumped| is_named(&dumped.message["name"], names))

@@ -11,7 +11,7 @@ fn with_stuck_client(request: &'static str, test: impl AsyncFnOnce(TcpStream)) {
         .unwrap();
     LocalSet::new().block_on(&runtime, async {
         let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
-        let listener = Listener::bind(&any).await.unwrap();
+        let listener = AdminListener::bind(&any).await.unwrap();
         let address = listener.address().ip().unwrap();
         let admin = Rc::new(admin(&Rc::default()));
         let server = tokio::task::spawn_local(serve(listener, admin));

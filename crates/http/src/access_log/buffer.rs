@@ -39,7 +39,7 @@ impl Buffer {
                     file: Arc::clone(file),
                 });
                 buffers.push(Rc::downgrade(&buffer));
-                let in_time = hand_over_in_time(Rc::downgrade(&buffer), timers.clone());
+                let in_time = flush_periodically(Rc::downgrade(&buffer), timers.clone());
                 tokio::task::spawn_local(in_time);
                 buffer
             })
@@ -60,7 +60,7 @@ impl Buffer {
         }
     }
 
-    pub(super) fn hand_over(&self) -> bool {
+    pub(super) fn flush(&self) -> bool {
         let lines = self.lines.take();
         let any = lines.count > 0;
         if any {
@@ -72,12 +72,12 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.hand_over();
+        self.flush();
     }
 }
 
 /// Hands lines over at least once in each flush interval, as long as the log lives.
-async fn hand_over_in_time(buffer: Weak<Buffer>, timers: Timers) {
+async fn flush_periodically(buffer: Weak<Buffer>, timers: Timers) {
     let Some(interval) = buffer.upgrade().map(|buffer| buffer.file.flush_interval()) else {
         return;
     };
@@ -86,7 +86,7 @@ async fn hand_over_in_time(buffer: Weak<Buffer>, timers: Timers) {
         let Some(buffer) = buffer.upgrade() else {
             return;
         };
-        if buffer.hand_over() {
+        if buffer.flush() {
             buffer.file.flushed_by_timer();
         }
     }

@@ -95,10 +95,10 @@ pub(crate) struct LogFile {
     pub(super) access_log_stats: Arc<AccessLogStats>,
     /// Set to have the file opened again before the next write.
     reopen: Arc<AtomicBool>,
-    messages: SyncSender<Message>,
+    messages: SyncSender<WriterMessage>,
 }
 
-enum Message {
+enum WriterMessage {
     Write(Vec<u8>),
     /// To open the file again without anything to write.
     Wake,
@@ -126,7 +126,7 @@ impl LogFiles {
         let output = Output::open(&destination).map_err(|error| unable(&destination, &error))?;
         let (messages, received) = mpsc::sync_channel(MAX_WAITING);
         let reopen = Arc::new(AtomicBool::new(false));
-        let writer = Writer {
+        let writer = FileWriter {
             output,
             destination: destination.clone(),
             stats: Arc::clone(&self.stats),
@@ -160,7 +160,7 @@ impl LogFiles {
         for file in self.lock().values() {
             file.reopen.store(true, Ordering::Relaxed);
             // A writer with messages waiting needs no waking.
-            file.messages.try_send(Message::Wake).ok();
+            file.messages.try_send(WriterMessage::Wake).ok();
         }
     }
 
@@ -168,7 +168,7 @@ impl LogFiles {
     pub fn finish(&self) {
         for file in self.lock().values() {
             let (done, wait) = mpsc::channel();
-            if file.messages.try_send(Message::End(done)).is_ok() {
+            if file.messages.try_send(WriterMessage::End(done)).is_ok() {
                 // After the wait there is nobody left to tell.
                 wait.recv_timeout(LAST_WAIT).ok();
             }
@@ -203,7 +203,7 @@ impl LogFile {
     pub(crate) fn write(&self, lines: Vec<u8>, count: u64) {
         let size = lines.len() as u64;
         self.stats.write_total_buffered.add(size);
-        if self.messages.try_send(Message::Write(lines)).is_ok() {
+        if self.messages.try_send(WriterMessage::Write(lines)).is_ok() {
             self.stats.write_buffered.add(count);
         } else {
             self.stats.write_total_buffered.sub(size);
@@ -212,24 +212,24 @@ impl LogFile {
     }
 }
 
-struct Writer {
+struct FileWriter {
     output: Output,
     destination: Destination,
     stats: Arc<FilesystemStats>,
     reopen: Arc<AtomicBool>,
 }
 
-impl Writer {
+impl FileWriter {
     /// Ends when it is told to, or when nobody can write any more.
-    fn run(mut self, messages: Receiver<Message>) {
+    fn run(mut self, messages: Receiver<WriterMessage>) {
         while let Ok(message) = messages.recv() {
             if self.reopen.swap(false, Ordering::Relaxed) {
                 self.open_again();
             }
             match message {
-                Message::Write(lines) => self.write(&lines),
-                Message::Wake => {}
-                Message::End(done) => {
+                WriterMessage::Write(lines) => self.write(&lines),
+                WriterMessage::Wake => {}
+                WriterMessage::End(done) => {
                     drop(messages);
                     // Who asked may have stopped waiting.
                     done.send(()).ok();

@@ -20,7 +20,7 @@ use crate::route::HeaderMatcher;
 
 /// A built filter.
 #[derive(Debug)]
-pub(crate) enum Filter {
+pub(crate) enum AccessLogFilter {
     StatusCode(Comparison),
     /// In milliseconds.
     Duration(Comparison),
@@ -33,8 +33,8 @@ pub(crate) enum Filter {
         /// Not by the stream's own random number.
         independent: bool,
     },
-    And(Box<[Filter]>),
-    Or(Box<[Filter]>),
+    And(Box<[AccessLogFilter]>),
+    Or(Box<[AccessLogFilter]>),
     Header(HeaderMatcher),
     /// One of these flags, or any if there are none.
     ResponseFlag(Box<[ResponseFlag]>),
@@ -51,44 +51,44 @@ pub(crate) struct Comparison {
     value: RuntimeNumber,
 }
 
-impl Filter {
+impl AccessLogFilter {
     pub(crate) fn build(
         config: &api::AccessLogFilter,
         path: &FieldPath,
-    ) -> Result<Filter, ConfigErrors> {
+    ) -> Result<AccessLogFilter, ConfigErrors> {
         Ok(match &config.filter_specifier {
             Some(FilterSpecifier::StatusCodeFilter(filter)) => {
-                Filter::StatusCode(Comparison::build(filter.comparison.as_ref()))
+                AccessLogFilter::StatusCode(Comparison::build(filter.comparison.as_ref()))
             }
             Some(FilterSpecifier::DurationFilter(filter)) => {
-                Filter::Duration(Comparison::build(filter.comparison.as_ref()))
+                AccessLogFilter::Duration(Comparison::build(filter.comparison.as_ref()))
             }
             // No filter of ours answers health checks.
-            Some(FilterSpecifier::NotHealthCheckFilter(_)) => Filter::Always(true),
+            Some(FilterSpecifier::NotHealthCheckFilter(_)) => AccessLogFilter::Always(true),
             Some(FilterSpecifier::RuntimeFilter(filter)) => {
                 let share = Fraction::of(&filter.percent_sampled.unwrap_or_default());
                 let default = share.numerator().into();
-                Filter::Runtime {
+                AccessLogFilter::Runtime {
                     share,
                     numerator: RuntimeNumber::new(&filter.runtime_key, default),
                     independent: filter.use_independent_randomness,
                 }
             }
             Some(FilterSpecifier::AndFilter(filter)) => {
-                Filter::And(build_all(&filter.filters, &path.field("and_filter"))?)
+                AccessLogFilter::And(build_all(&filter.filters, &path.field("and_filter"))?)
             }
             Some(FilterSpecifier::OrFilter(filter)) => {
-                Filter::Or(build_all(&filter.filters, &path.field("or_filter"))?)
+                AccessLogFilter::Or(build_all(&filter.filters, &path.field("or_filter"))?)
             }
             Some(FilterSpecifier::HeaderFilter(filter)) => {
                 let path = path.field("header_filter").field("header");
                 let header = filter.header.clone().unwrap_or_default();
-                Filter::Header(HeaderMatcher::build(&header, &path)?)
+                AccessLogFilter::Header(HeaderMatcher::build(&header, &path)?)
             }
-            Some(FilterSpecifier::ResponseFlagFilter(filter)) => Filter::ResponseFlag(
+            Some(FilterSpecifier::ResponseFlagFilter(filter)) => AccessLogFilter::ResponseFlag(
                 response_flags(&filter.flags, &path.field("response_flag_filter"))?,
             ),
-            Some(FilterSpecifier::GrpcStatusFilter(filter)) => Filter::GrpcStatus {
+            Some(FilterSpecifier::GrpcStatusFilter(filter)) => AccessLogFilter::GrpcStatus {
                 statuses: filter
                     .statuses
                     .iter()
@@ -99,7 +99,7 @@ impl Filter {
             // Streams are logged when they end, and only then.
             Some(FilterSpecifier::LogTypeFilter(filter)) => {
                 let ends = filter.types.contains(&AccessLogType::DownstreamEnd.into());
-                Filter::Always(ends != filter.exclude)
+                AccessLogFilter::Always(ends != filter.exclude)
             }
             Some(
                 FilterSpecifier::TraceableFilter(_)
@@ -113,15 +113,15 @@ impl Filter {
     /// Whether `stream` is to be logged.
     pub(crate) fn passes(&self, stream: &Stream) -> bool {
         match self {
-            Filter::StatusCode(comparison) => {
+            AccessLogFilter::StatusCode(comparison) => {
                 comparison.holds(stream.response_code().into(), stream.runtime())
             }
-            Filter::Duration(comparison) => {
+            AccessLogFilter::Duration(comparison) => {
                 let milliseconds = u64::try_from(stream.duration().as_millis());
                 comparison.holds(milliseconds.unwrap_or(u64::MAX), stream.runtime())
             }
-            Filter::Always(passes) => *passes,
-            Filter::Runtime {
+            AccessLogFilter::Always(passes) => *passes,
+            AccessLogFilter::Runtime {
                 share,
                 numerator,
                 independent,
@@ -132,12 +132,14 @@ impl Filter {
                 } else {
                     stream.id
                 }),
-            Filter::And(filters) => filters.iter().all(|filter| filter.passes(stream)),
-            Filter::Or(filters) => filters.iter().any(|filter| filter.passes(stream)),
-            Filter::Header(header) => header.matches(&stream.request),
-            Filter::ResponseFlag(flags) if flags.is_empty() => !stream.flags.is_empty(),
-            Filter::ResponseFlag(flags) => flags.iter().any(|flag| stream.flags.has(*flag)),
-            Filter::GrpcStatus { statuses, exclude } => {
+            AccessLogFilter::And(filters) => filters.iter().all(|filter| filter.passes(stream)),
+            AccessLogFilter::Or(filters) => filters.iter().any(|filter| filter.passes(stream)),
+            AccessLogFilter::Header(header) => header.matches(&stream.request),
+            AccessLogFilter::ResponseFlag(flags) if flags.is_empty() => !stream.flags.is_empty(),
+            AccessLogFilter::ResponseFlag(flags) => {
+                flags.iter().any(|flag| stream.flags.has(*flag))
+            }
+            AccessLogFilter::GrpcStatus { statuses, exclude } => {
                 // What never got an answer has Unknown.
                 let status = grpc_status(stream).unwrap_or(2);
                 statuses.contains(&status) != *exclude
@@ -148,12 +150,12 @@ impl Filter {
     /// Adds the headers that this filter reads.
     pub(crate) fn capture(&self, captures: &mut Captures) {
         match self {
-            Filter::And(filters) | Filter::Or(filters) => {
+            AccessLogFilter::And(filters) | AccessLogFilter::Or(filters) => {
                 for filter in filters {
                     filter.capture(captures);
                 }
             }
-            Filter::GrpcStatus { .. } => capture_grpc_status(captures),
+            AccessLogFilter::GrpcStatus { .. } => capture_grpc_status(captures),
             _ => {}
         }
     }
@@ -162,12 +164,12 @@ impl Filter {
 fn build_all(
     config: &[api::AccessLogFilter],
     path: &FieldPath,
-) -> Result<Box<[Filter]>, ConfigErrors> {
+) -> Result<Box<[AccessLogFilter]>, ConfigErrors> {
     let mut errors = ConfigErrors::new();
     let mut filters = Vec::with_capacity(config.len());
     for (at, filter) in config.iter().enumerate() {
         let path = path.field("filters").index(at);
-        filters.extend(errors.collect(Filter::build(filter, &path)));
+        filters.extend(errors.collect(AccessLogFilter::build(filter, &path)));
     }
     errors.finish(filters.into())
 }
@@ -220,7 +222,7 @@ mod tests {
         let config = api::AccessLogFilter {
             filter_specifier: Some(specifier),
         };
-        Filter::build(&config, &FieldPath::root())
+        AccessLogFilter::build(&config, &FieldPath::root())
             .unwrap()
             .passes(stream)
     }

@@ -5,9 +5,9 @@
 //! a disk, and lines of one worker stay in order, whichever of its logs they come from.
 
 mod buffer;
-mod exchange;
 mod files;
 mod filter;
+mod logged_exchange;
 mod stats;
 
 use std::fmt;
@@ -29,12 +29,12 @@ use prost_types::Any;
 use crate::Captures;
 use crate::Stream;
 use crate::access_log::buffer::Buffer;
-pub use crate::access_log::exchange::Exchange;
 use crate::access_log::files::Destination;
 pub use crate::access_log::files::FlushOptions;
 use crate::access_log::files::LogFile;
 pub use crate::access_log::files::LogFiles;
-use crate::access_log::filter::Filter;
+use crate::access_log::filter::AccessLogFilter;
+pub use crate::access_log::logged_exchange::LoggedExchange;
 use crate::format::DEFAULT_FORMAT;
 use crate::format::SubstitutionFormat;
 
@@ -60,7 +60,7 @@ const LOGGERS: &[(&str, Build)] = &[
 /// A configured access log (`envoy.config.accesslog.v3.AccessLog`), shared by all workers.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    filter: Option<Arc<Filter>>,
+    filter: Option<Arc<AccessLogFilter>>,
     format: Arc<SubstitutionFormat>,
     file: Arc<LogFile>,
 }
@@ -76,10 +76,9 @@ impl AccessLog {
         files: &LogFiles,
     ) -> Result<AccessLog, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let filter = config
-            .filter
-            .as_ref()
-            .and_then(|filter| errors.collect(Filter::build(filter, &path.field("filter"))));
+        let filter = config.filter.as_ref().and_then(|filter| {
+            errors.collect(AccessLogFilter::build(filter, &path.field("filter")))
+        });
         let logger = errors.collect(logger(config, path));
         let Some((destination, format)) = logger else {
             return Err(errors);
@@ -220,7 +219,7 @@ fn build_stderr(
 
 /// An access log on one worker.
 pub struct WorkerLog {
-    filter: Option<Arc<Filter>>,
+    filter: Option<Arc<AccessLogFilter>>,
     format: Arc<SubstitutionFormat>,
     buffer: Rc<Buffer>,
 }
@@ -238,11 +237,11 @@ impl WorkerLog {
 
     /// Hands over what there is, for whoever cannot let go of the log before [`LogFiles::finish`].
     pub fn flush(&self) {
-        self.buffer.hand_over();
+        self.buffer.flush();
     }
 
     /// Writes a request that no connection manager served.
-    pub fn log_exchange(&self, exchange: &Exchange<'_>) {
+    pub fn log_exchange(&self, exchange: &LoggedExchange<'_>) {
         self.log(&exchange.stream());
     }
 }

@@ -198,7 +198,7 @@ fn an_exchange_prints_in_the_default_format() {
     let headers = [("host", "admin"), ("user-agent", "curl")];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
     on_a_worker(&store, async |cx| {
-        log.worker(&cx.timers).log_exchange(&Exchange {
+        log.worker(&cx.timers).log_exchange(&LoggedExchange {
             started: std::time::UNIX_EPOCH,
             duration: Duration::from_millis(3),
             protocol: http::Version::HTTP_2,

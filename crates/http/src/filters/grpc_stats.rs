@@ -2,7 +2,7 @@
 //! the Connect protocol count, too.
 //!
 //! A client chooses the name of the method that it calls, so what is kept of names is bounded: a worker has counters for
-//! [`METHODS`] methods of a cluster, and finds those of recent calls without hashing a name ([`Recent`]).
+//! [`METHODS`] methods of a cluster, and finds those of recent calls without hashing a name ([`RecentCall`]).
 
 mod messages;
 
@@ -35,8 +35,8 @@ use prost_types::Any;
 use self::messages::CountedRequest;
 use self::messages::CountedResponse;
 use self::messages::Protocol;
-use super::Built;
-use super::Flow;
+use super::FilterBuildResult;
+use super::FilterStatus;
 use super::HttpFilter;
 use super::HttpFilterConfig;
 
@@ -135,7 +135,7 @@ enum Methods {
 }
 
 /// Builds the filter of a `FilterConfig`.
-pub(super) fn build(config: &Any, path: &FieldPath) -> Built {
+pub(super) fn build(config: &Any, path: &FieldPath) -> FilterBuildResult {
     let message: Message = unpack(config, path)?;
     let methods = match message.per_method_stat_specifier {
         Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => Methods::All {
@@ -172,30 +172,30 @@ impl HttpFilterConfig for GrpcStatsConfig {
 struct GrpcStatsFilter {
     config: Arc<GrpcStatsConfig>,
     store: WorkerStore,
-    recent: RefCell<[Option<Recent>; RECENT]>,
+    recent: RefCell<[Option<RecentCall>; RECENT]>,
     /// By the cluster's name in stats.
     clusters: RefCell<HashMap<Rc<str>, ClusterMethods>>,
 }
 
 /// A path that was called, and what its calls are counted by; none if it names no method.
-struct Recent {
+struct RecentCall {
     /// The cluster's name in stats; a cluster that is replaced has another copy of it.
     cluster: Rc<str>,
     path: Box<[u8]>,
-    stats: Option<Rc<Call>>,
+    stats: Option<Rc<CallCounters>>,
 }
 
 /// The counters of a cluster's calls.
 #[derive(Default)]
 struct ClusterMethods {
     /// Of methods that have none of their own.
-    others: Option<Rc<Call>>,
-    methods: HashMap<Box<str>, Rc<Call>>,
+    others: Option<Rc<CallCounters>>,
+    methods: HashMap<Box<str>, Rc<CallCounters>>,
 }
 
 /// What a stream remembers: where its call is counted, by whom, and how.
 #[derive(Clone)]
-struct Call {
+struct CallCounters {
     protocol: Protocol,
     /// The filter's address: there may be two of its kind in a chain.
     filter: usize,
@@ -203,7 +203,7 @@ struct Call {
 }
 
 impl HttpFilter for GrpcStatsFilter {
-    fn on_request(&self, stream: &mut Stream) -> Flow {
+    fn on_request(&self, stream: &mut Stream) -> FilterStatus {
         if let Some(upstream) = &stream.upstream
             && let Some(protocol) = Protocol::of(&stream.request.headers)
             && let Some(target) = &stream.request.path
@@ -211,14 +211,14 @@ impl HttpFilter for GrpcStatsFilter {
         {
             let call = match protocol {
                 Protocol::GRPC => call,
-                protocol => Rc::new(Call {
+                protocol => Rc::new(CallCounters {
                     protocol,
                     ..(*call).clone()
                 }),
             };
-            stream.memory.keep(call);
+            stream.extensions.insert(call);
         }
-        Flow::Continue
+        FilterStatus::Continue
     }
 
     fn wrap_request_body(&self, stream: &mut Stream, body: Body) -> Body {
@@ -259,13 +259,13 @@ impl GrpcStatsFilter {
     }
 
     /// The call of this stream, if it is counted.
-    fn call(&self, stream: &Stream) -> Option<Rc<Call>> {
-        let mut calls = stream.memory.all::<Call>();
+    fn call(&self, stream: &Stream) -> Option<Rc<CallCounters>> {
+        let mut calls = stream.extensions.all::<CallCounters>();
         calls.find(|call| call.filter == self.address())
     }
 
     /// Where a call of `path` is counted; none if that names no method.
-    fn find(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<Call>> {
+    fn find(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<CallCounters>> {
         let place = place(path.as_bytes());
         if let Some(recent) = &self.recent.borrow()[place]
             && Rc::ptr_eq(&recent.cluster, cluster)
@@ -275,7 +275,7 @@ impl GrpcStatsFilter {
         }
         let stats = self.look_up(cluster, path);
         if path.len() <= LONGEST_KEPT {
-            self.recent.borrow_mut()[place] = Some(Recent {
+            self.recent.borrow_mut()[place] = Some(RecentCall {
                 cluster: cluster.clone(),
                 path: path.as_bytes().into(),
                 stats: stats.clone(),
@@ -284,7 +284,7 @@ impl GrpcStatsFilter {
         stats
     }
 
-    fn look_up(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<Call>> {
+    fn look_up(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<CallCounters>> {
         let mut clusters = self.clusters.borrow_mut();
         if !clusters.contains_key(cluster) {
             // Those of clusters that were removed are held here only.
@@ -296,7 +296,12 @@ impl GrpcStatsFilter {
         call
     }
 
-    fn call_of(&self, known: &mut ClusterMethods, name: &str, path: &str) -> Option<Rc<Call>> {
+    fn call_of(
+        &self,
+        known: &mut ClusterMethods,
+        name: &str,
+        path: &str,
+    ) -> Option<Rc<CallCounters>> {
         let (service, method) = service_and_method(path)?;
         let service = match &self.config.methods {
             Methods::All { replace_dots: true } => service.replace('.', "_"),
@@ -322,13 +327,13 @@ impl GrpcStatsFilter {
         Some(call)
     }
 
-    fn others(&self, known: &mut ClusterMethods, name: &str) -> Rc<Call> {
+    fn others(&self, known: &mut ClusterMethods, name: &str) -> Rc<CallCounters> {
         let made = || self.counters(scope(name));
         known.others.get_or_insert_with(made).clone()
     }
 
-    fn counters(&self, scope: Scope) -> Rc<Call> {
-        Rc::new(Call {
+    fn counters(&self, scope: Scope) -> Rc<CallCounters> {
+        Rc::new(CallCounters {
             protocol: Protocol::GRPC,
             filter: self.address(),
             stats: self.store.register(scope),

@@ -39,12 +39,12 @@ pub trait HttpFilterConfig: fmt::Debug + Send + Sync {
 }
 
 /// A filter on one worker, shared by its streams. The heads are in the stream. What a filter must remember of one goes
-/// into `stream.memory`; what it must see of a body, into a wrapper.
+/// into `stream.extensions`; what it must see of a body, into a wrapper.
 pub trait HttpFilter: fmt::Debug {
     /// Looks at the request's head.
-    fn on_request(&self, stream: &mut Stream) -> Flow {
+    fn on_request(&self, stream: &mut Stream) -> FilterStatus {
         let _ = stream;
-        Flow::Continue
+        FilterStatus::Continue
     }
 
     /// Sees the request's body on its way up.
@@ -54,9 +54,9 @@ pub trait HttpFilter: fmt::Debug {
     }
 
     /// Looks at the response's head; also at those that the proxy gives itself.
-    fn on_response(&self, stream: &mut Stream) -> Flow {
+    fn on_response(&self, stream: &mut Stream) -> FilterStatus {
         let _ = stream;
-        Flow::Continue
+        FilterStatus::Continue
     }
 
     /// Sees the response's body on its way down.
@@ -68,11 +68,11 @@ pub trait HttpFilter: fmt::Debug {
 
 /// What filters remember of one stream.
 #[derive(Debug, Default)]
-pub struct Memory(SmallVec<[Rc<dyn StdAny>; 2]>);
+pub struct StreamExtensions(SmallVec<[Rc<dyn StdAny>; 2]>);
 
-impl Memory {
+impl StreamExtensions {
     /// Remembers `value`.
-    pub fn keep<T: 'static>(&mut self, value: Rc<T>) {
+    pub fn insert<T: 'static>(&mut self, value: Rc<T>) {
         self.0.push(value);
     }
 
@@ -84,7 +84,7 @@ impl Memory {
 }
 
 /// How a stream goes on after a filter.
-pub enum Flow {
+pub enum FilterStatus {
     /// With the next filter.
     Continue,
     /// With this answer.
@@ -92,12 +92,12 @@ pub enum Flow {
     /// With the next filter, but the filter changed what routes match on, so that the route is found again.
     Reroute,
     /// When this is done: a timer, an RPC. The only boxed case, and the only slow one.
-    Wait(Pin<Box<dyn Future<Output = Verdict>>>),
+    Wait(Pin<Box<dyn Future<Output = WaitResult>>>),
 }
 
 /// What a filter waited for.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum WaitResult {
     /// Go on, with these changes to the head.
     Continue(HeaderEdits),
     /// Answer this.
@@ -125,13 +125,13 @@ impl HeaderEdits {
 }
 
 /// A filter, or what is wrong with its configuration.
-type Built = Result<Arc<dyn HttpFilterConfig>, ConfigErrors>;
+type FilterBuildResult = Result<Arc<dyn HttpFilterConfig>, ConfigErrors>;
 
 /// What the config calls a filter, and how it is built from its message.
 struct Factory {
     /// The full name of the message.
     message: &'static str,
-    build: fn(&Any, &FieldPath) -> Built,
+    build: fn(&Any, &FieldPath) -> FilterBuildResult,
 }
 
 /// Every filter but the router.
@@ -142,21 +142,21 @@ const FACTORIES: &[Factory] = &[Factory {
 
 /// The filters of a connection manager on one worker, in the order of the config.
 #[derive(Debug, Default)]
-pub struct Chain(Vec<Rc<dyn HttpFilter>>);
+pub struct HttpFilterChain(Vec<Rc<dyn HttpFilter>>);
 
 /// What `http_filters` makes: the filters, and the router at their end.
 #[derive(Debug)]
-pub(crate) struct Filters {
+pub(crate) struct HttpFilterChainConfig {
     configs: Vec<Arc<dyn HttpFilterConfig>>,
     /// None only when the config names no filter at all: Envoy accepts that, and never answers.
     pub(crate) router: Option<Router>,
 }
 
-impl Filters {
+impl HttpFilterChainConfig {
     pub(crate) fn build(
         filters: &[HttpFilterMessage],
         path: &FieldPath,
-    ) -> Result<Filters, ConfigErrors> {
+    ) -> Result<HttpFilterChainConfig, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let mut configs = Vec::new();
         let mut router = None;
@@ -182,13 +182,13 @@ impl Filters {
                 }
             }
         }
-        errors.finish(Filters { configs, router })
+        errors.finish(HttpFilterChainConfig { configs, router })
     }
 
     /// The filters on a worker.
-    pub(crate) fn worker(&self, worker: &WorkerCx) -> Chain {
+    pub(crate) fn worker(&self, worker: &WorkerCx) -> HttpFilterChain {
         let filters = self.configs.iter();
-        Chain(
+        HttpFilterChain(
             filters
                 .map(|config| config.clone().worker(worker))
                 .collect(),
@@ -217,7 +217,7 @@ fn typed_config<'a>(
     }
 }
 
-fn build_filter(config: &Any, path: &FieldPath) -> Built {
+fn build_filter(config: &Any, path: &FieldPath) -> FilterBuildResult {
     let name = type_name(config);
     match FACTORIES.iter().find(|factory| factory.message == name) {
         Some(factory) => (factory.build)(config, path),
@@ -237,7 +237,7 @@ fn build_filter(config: &Any, path: &FieldPath) -> Built {
     }
 }
 
-impl Chain {
+impl HttpFilterChain {
     /// Whether there are no filters but the router.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -256,12 +256,12 @@ impl Chain {
     ) -> Result<Body, LocalReply> {
         for filter in &self.0 {
             match filter.on_request(stream) {
-                Flow::Continue => {}
-                Flow::Reply(reply) => return Err(reply),
-                Flow::Reroute => reroute(stream),
-                Flow::Wait(wait) => match wait.await {
-                    Verdict::Continue(edits) => edits.apply(&mut stream.request.headers),
-                    Verdict::Reply(reply) => return Err(reply),
+                FilterStatus::Continue => {}
+                FilterStatus::Reply(reply) => return Err(reply),
+                FilterStatus::Reroute => reroute(stream),
+                FilterStatus::Wait(wait) => match wait.await {
+                    WaitResult::Continue(edits) => edits.apply(&mut stream.request.headers),
+                    WaitResult::Reply(reply) => return Err(reply),
                 },
             }
             body = filter.wrap_request_body(stream, body);
@@ -276,15 +276,15 @@ impl Chain {
     pub async fn response(&self, stream: &mut Stream, mut body: Body) -> Result<Body, LocalReply> {
         for filter in self.0.iter().rev() {
             match filter.on_response(stream) {
-                Flow::Continue | Flow::Reroute => {}
-                Flow::Reply(reply) => return Err(reply),
-                Flow::Wait(wait) => match wait.await {
-                    Verdict::Continue(edits) => {
+                FilterStatus::Continue | FilterStatus::Reroute => {}
+                FilterStatus::Reply(reply) => return Err(reply),
+                FilterStatus::Wait(wait) => match wait.await {
+                    WaitResult::Continue(edits) => {
                         if let Some(response) = &mut stream.response {
                             edits.apply(&mut response.headers);
                         }
                     }
-                    Verdict::Reply(reply) => return Err(reply),
+                    WaitResult::Reply(reply) => return Err(reply),
                 },
             }
             body = filter.wrap_response_body(stream, body);
@@ -293,13 +293,13 @@ impl Chain {
     }
 }
 
-impl fmt::Debug for Flow {
+impl fmt::Debug for FilterStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Flow::Continue => "Continue",
-            Flow::Reply(_) => "Reply",
-            Flow::Reroute => "Reroute",
-            Flow::Wait(_) => "Wait",
+            FilterStatus::Continue => "Continue",
+            FilterStatus::Reply(_) => "Reply",
+            FilterStatus::Reroute => "Reroute",
+            FilterStatus::Wait(_) => "Wait",
         })
     }
 }

@@ -15,23 +15,23 @@ type Steps = Rc<RefCell<Vec<String>>>;
 #[derive(Debug)]
 struct Scripted {
     name: &'static str,
-    flow: fn() -> Flow,
+    flow: fn() -> FilterStatus,
 }
 
 impl HttpFilter for Scripted {
-    fn on_request(&self, stream: &mut Stream) -> Flow {
+    fn on_request(&self, stream: &mut Stream) -> FilterStatus {
         note(stream, self.name);
         (self.flow)()
     }
 
-    fn on_response(&self, stream: &mut Stream) -> Flow {
+    fn on_response(&self, stream: &mut Stream) -> FilterStatus {
         note(stream, self.name);
         (self.flow)()
     }
 }
 
 /// What a scripted filter does.
-type Act = fn() -> Flow;
+type Act = fn() -> FilterStatus;
 
 fn note(stream: &mut Stream, name: &str) {
     let headers = &mut stream.request.headers;
@@ -42,19 +42,19 @@ fn note(stream: &mut Stream, name: &str) {
     headers.insert(HeaderName::from_static("x-steps"), steps);
 }
 
-fn chain(filters: &[(&'static str, Act)]) -> Chain {
+fn chain(filters: &[(&'static str, Act)]) -> HttpFilterChain {
     let filters = filters
         .iter()
         .map(|&(name, flow)| -> Rc<dyn HttpFilter> { Rc::new(Scripted { name, flow }) });
-    Chain(filters.collect())
+    HttpFilterChain(filters.collect())
 }
 
-fn wait(verdict: Verdict) -> Flow {
-    Flow::Wait(Box::pin(std::future::ready(verdict)))
+fn wait(verdict: WaitResult) -> FilterStatus {
+    FilterStatus::Wait(Box::pin(std::future::ready(verdict)))
 }
 
-fn edits() -> Verdict {
-    Verdict::Continue(HeaderEdits {
+fn edits() -> WaitResult {
+    WaitResult::Continue(HeaderEdits {
         remove: vec![HeaderName::from_static("x-old")],
         set: vec![(
             HeaderName::from_static("x-new"),
@@ -66,8 +66,8 @@ fn edits() -> Verdict {
 #[tokio::test]
 async fn a_request_goes_down_and_a_response_up() {
     let chain = chain(&[
-        ("a", || Flow::Continue),
-        ("b", || Flow::Reroute),
+        ("a", || FilterStatus::Continue),
+        ("b", || FilterStatus::Reroute),
         ("c", || wait(edits())),
     ]);
     let steps = Steps::default();
@@ -98,13 +98,19 @@ async fn a_request_goes_down_and_a_response_up() {
 async fn a_reply_ends_the_chain() {
     let forbidden = || LocalReply::new(StatusCode::FORBIDDEN, "no");
     for stop in [
-        (|| Flow::Reply(LocalReply::new(StatusCode::FORBIDDEN, "no"))) as fn() -> Flow,
-        || wait(Verdict::Reply(LocalReply::new(StatusCode::FORBIDDEN, "no"))),
+        (|| FilterStatus::Reply(LocalReply::new(StatusCode::FORBIDDEN, "no")))
+            as fn() -> FilterStatus,
+        || {
+            wait(WaitResult::Reply(LocalReply::new(
+                StatusCode::FORBIDDEN,
+                "no",
+            )))
+        },
     ] {
         let chain = chain(&[
-            ("a", || Flow::Continue),
+            ("a", || FilterStatus::Continue),
             ("b", stop),
-            ("c", || Flow::Continue),
+            ("c", || FilterStatus::Continue),
         ]);
         let mut stream = testing::stream();
         let reply = chain
@@ -128,7 +134,7 @@ fn the_router_is_last_and_others_are_refused_by_name() {
     };
     let router = || filter("router", "envoy.extensions.filters.http.router.v3.Router");
     let cors = || filter("cors", "envoy.extensions.filters.http.cors.v3.Cors");
-    let errors = |filters: &[HttpFilterMessage]| match Filters::build(
+    let errors = |filters: &[HttpFilterMessage]| match HttpFilterChainConfig::build(
         filters,
         &FieldPath::root().field("http_filters"),
     ) {

@@ -4,7 +4,7 @@ use outrider_codec::header;
 
 use crate::Captures;
 use crate::Stream;
-use crate::format::Kind;
+use crate::format::OutputKind;
 use crate::format::command::Command;
 use crate::format::operators::Operator;
 use crate::format::values;
@@ -62,12 +62,12 @@ impl GrpcStatus {
         Ok(Operator::GrpcStatus(GrpcStatus::Number))
     }
 
-    pub(crate) fn write(self, stream: &Stream, out: &mut Vec<u8>) -> Kind {
+    pub(crate) fn write(self, stream: &Stream, out: &mut Vec<u8>) -> OutputKind {
         if !grpc::is_request(&stream.request.headers) {
-            return Kind::Absent;
+            return OutputKind::Absent;
         }
         let Some(status) = grpc_status(stream) else {
-            return Kind::Absent;
+            return OutputKind::Absent;
         };
         let names = usize::try_from(status).ok().and_then(|at| NAMES.get(at));
         match (self, names) {
@@ -76,7 +76,7 @@ impl GrpcStatus {
             (GrpcStatus::Snake, Some((_, snake))) => values::text(Some(snake), out),
             (_, None) => {
                 values::signed(status, out);
-                Kind::Text
+                OutputKind::Text
             }
         }
     }

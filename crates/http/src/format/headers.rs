@@ -6,7 +6,7 @@ use outrider_codec::header;
 
 use crate::Captures;
 use crate::Stream;
-use crate::format::Kind;
+use crate::format::OutputKind;
 use crate::format::command::Command;
 use crate::format::operators::Operator;
 use crate::format::values;
@@ -167,7 +167,7 @@ impl HeaderOperator {
         Operator::Header(HeaderOperator { source, max_length })
     }
 
-    pub(crate) fn write(&self, stream: &Stream, out: &mut Vec<u8>) -> Kind {
+    pub(crate) fn write(&self, stream: &Stream, out: &mut Vec<u8>) -> OutputKind {
         let start = out.len();
         let request = |names: &[Name]| names.iter().find_map(|name| name.of_request(stream));
         let value = match &self.source {
@@ -180,16 +180,16 @@ impl HeaderOperator {
             Source::QueryParameter(name) => {
                 let query = stream.request.path.as_ref().and_then(|path| path.query());
                 let Some(value) = query.and_then(|query| query_value(query, name)) else {
-                    return Kind::Absent;
+                    return OutputKind::Absent;
                 };
                 percent_decode(value.as_bytes(), out);
                 values::truncate(out, start, self.max_length);
-                return Kind::Text;
+                return OutputKind::Text;
             }
             Source::Query { decoded } => {
                 let query = stream.request.path.as_ref().and_then(|path| path.query());
                 let Some(query) = query else {
-                    return Kind::Absent;
+                    return OutputKind::Absent;
                 };
                 if *decoded {
                     decode_legal(query.as_bytes(), out);
@@ -197,7 +197,7 @@ impl HeaderOperator {
                     out.extend_from_slice(query.as_bytes());
                 }
                 values::truncate(out, start, self.max_length);
-                return Kind::Text;
+                return OutputKind::Text;
             }
             Source::Path { names, with_query } => request(names).map(|path| {
                 let end = memchr::memchr(b'?', path).filter(|_| !with_query);
@@ -205,11 +205,11 @@ impl HeaderOperator {
             }),
         };
         let Some(value) = value else {
-            return Kind::Absent;
+            return OutputKind::Absent;
         };
         out.extend_from_slice(value);
         values::truncate(out, start, self.max_length);
-        Kind::Text
+        OutputKind::Text
     }
 
     pub(crate) fn capture(&self, captures: &mut Captures) {

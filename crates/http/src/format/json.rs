@@ -11,7 +11,7 @@ use prost_types::value::Kind as ValueKind;
 use crate::Captures;
 use crate::format::Context;
 use crate::format::Formatter;
-use crate::format::Kind;
+use crate::format::OutputKind;
 use crate::format::metadata::write_json;
 use crate::format::operators::Operator;
 
@@ -90,16 +90,16 @@ impl JsonFormatter {
                 let start = out.len();
                 out.push(b'"');
                 match operator.write(context, out) {
-                    Kind::Text => {
+                    OutputKind::Text => {
                         escape_since(start + 1, out);
                         out.push(b'"');
                         true
                     }
-                    Kind::Json => {
+                    OutputKind::Json => {
                         out.remove(start);
                         true
                     }
-                    Kind::Absent | Kind::Blank => {
+                    OutputKind::Absent | OutputKind::Blank => {
                         out.truncate(start);
                         out.extend_from_slice(b"null");
                         false

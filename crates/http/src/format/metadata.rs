@@ -6,7 +6,7 @@ use prost_types::Value;
 use prost_types::value::Kind as ValueKind;
 
 use crate::Stream;
-use crate::format::Kind;
+use crate::format::OutputKind;
 use crate::format::command::Command;
 use crate::format::json::write_string;
 use crate::format::operators::Operator;
@@ -15,7 +15,7 @@ use crate::format::values;
 /// Which metadata, and the path to a value in it.
 #[derive(Clone, Debug)]
 pub(crate) struct MetadataOperator {
-    of: Of,
+    of: MetadataSource,
     namespace: Box<str>,
     keys: Box<[Box<str>]>,
     /// At most so many bytes of a value that is neither a struct nor a list.
@@ -23,7 +23,7 @@ pub(crate) struct MetadataOperator {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Of {
+enum MetadataSource {
     Route,
     VirtualHost,
 }
@@ -34,8 +34,8 @@ impl MetadataOperator {
         let mut parts = command.param.split(':');
         let kind = parts.next().unwrap_or_default();
         let of = match kind {
-            "ROUTE" => Of::Route,
-            "VIRTUAL_HOST" => Of::VirtualHost,
+            "ROUTE" => MetadataSource::Route,
+            "VIRTUAL_HOST" => MetadataSource::VirtualHost,
             // No filter sets any.
             "DYNAMIC" => return Ok(Operator::Simple(values::absent)),
             "CLUSTER" | "UPSTREAM_HOST" | "LISTENER" | "LISTENER_FILTER_CHAIN" => {
@@ -77,55 +77,55 @@ impl MetadataOperator {
         }
     }
 
-    pub(crate) fn write(&self, stream: &Stream, out: &mut Vec<u8>) -> Kind {
+    pub(crate) fn write(&self, stream: &Stream, out: &mut Vec<u8>) -> OutputKind {
         let route = stream.route.as_ref();
         let metadata = route.and_then(|route| match self.of {
-            Of::Route => route.metadata.as_deref(),
-            Of::VirtualHost => route.virtual_host.metadata.as_deref(),
+            MetadataSource::Route => route.metadata.as_deref(),
+            MetadataSource::VirtualHost => route.virtual_host.metadata.as_deref(),
         });
         match metadata.and_then(|metadata| self.find(metadata)) {
-            Some(Found::Struct(fields)) => {
+            Some(MetadataValue::Struct(fields)) => {
                 write_struct(fields, out);
-                Kind::Json
+                OutputKind::Json
             }
-            Some(Found::Value(value)) => self.write_value(value, out),
-            None => Kind::Absent,
+            Some(MetadataValue::Value(value)) => self.write_value(value, out),
+            None => OutputKind::Absent,
         }
     }
 
-    fn find<'m>(&self, metadata: &'m Metadata) -> Option<Found<'m>> {
-        let mut found = Found::Struct(metadata.filter_metadata.get(&*self.namespace)?);
+    fn find<'m>(&self, metadata: &'m Metadata) -> Option<MetadataValue<'m>> {
+        let mut found = MetadataValue::Struct(metadata.filter_metadata.get(&*self.namespace)?);
         for key in &self.keys {
             let fields = match found {
-                Found::Struct(fields) => fields,
-                Found::Value(Value {
+                MetadataValue::Struct(fields) => fields,
+                MetadataValue::Value(Value {
                     kind: Some(ValueKind::StructValue(fields)),
                 }) => fields,
-                Found::Value(_) => return None,
+                MetadataValue::Value(_) => return None,
             };
-            found = Found::Value(fields.fields.get(&**key)?);
+            found = MetadataValue::Value(fields.fields.get(&**key)?);
         }
         Some(found)
     }
 
-    fn write_value(&self, value: &Value, out: &mut Vec<u8>) -> Kind {
+    fn write_value(&self, value: &Value, out: &mut Vec<u8>) -> OutputKind {
         let start = out.len();
         match &value.kind {
-            None | Some(ValueKind::NullValue(_)) => Kind::Absent,
+            None | Some(ValueKind::NullValue(_)) => OutputKind::Absent,
             Some(ValueKind::StringValue(text)) => {
                 out.extend_from_slice(text.as_bytes());
                 values::truncate(out, start, self.max_length);
-                Kind::Text
+                OutputKind::Text
             }
             Some(_) => {
                 write_json(value, out);
-                Kind::Json
+                OutputKind::Json
             }
         }
     }
 }
 
-enum Found<'m> {
+enum MetadataValue<'m> {
     Struct(&'m Struct),
     Value(&'m Value),
 }

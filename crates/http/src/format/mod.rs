@@ -5,13 +5,13 @@
 
 mod command;
 pub(crate) mod data_source;
-mod facts;
 mod grpc_status;
 mod headers;
 mod json;
 mod metadata;
 mod operators;
 mod simple;
+mod stream_info;
 mod substitution;
 mod time;
 mod values;
@@ -80,7 +80,7 @@ impl<'a> From<&'a Stream> for Context<'a> {
 
 /// What an operator appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum OutputKind {
     /// Nothing: `-` in a text, `null` in JSON.
     Absent,
     /// Nothing, and nothing in a text either; `null` in JSON. The port of an address that has none.
@@ -160,7 +160,7 @@ impl Formatter {
             match part {
                 Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
                 Part::Operator(operator) => {
-                    if operator.write(&context, out) == Kind::Absent {
+                    if operator.write(&context, out) == OutputKind::Absent {
                         out.extend_from_slice(self.absent.as_bytes());
                     }
                 }

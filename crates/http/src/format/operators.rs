@@ -7,17 +7,17 @@ use std::time::SystemTime;
 
 use crate::Captures;
 use crate::format::Context;
-use crate::format::Kind;
+use crate::format::OutputKind;
 use crate::format::command::Command;
-use crate::format::facts;
-use crate::format::facts::AddressOf;
-use crate::format::facts::Point;
 use crate::format::grpc_status::GrpcStatus;
 use crate::format::grpc_status::capture_grpc_status;
 use crate::format::headers::HeaderOperator;
 use crate::format::metadata::MetadataOperator;
 use crate::format::simple::SIMPLE;
-use crate::format::simple::Simple;
+use crate::format::simple::SimpleOperator;
+use crate::format::stream_info;
+use crate::format::stream_info::AddressOf;
+use crate::format::stream_info::Point;
 use crate::format::time::TimeFormat;
 use crate::format::values;
 
@@ -25,7 +25,7 @@ use crate::format::values;
 #[derive(Clone, Debug)]
 pub(crate) enum Operator {
     /// One of [`SIMPLE`].
-    Simple(Simple),
+    Simple(SimpleOperator),
     /// What is in a header, or made of `:path`.
     Header(HeaderOperator),
     StartTime(TimeFormat),
@@ -60,19 +60,19 @@ const PARAMETERIZED: &[(&str, Build)] = &[
     ("CEL", unsupported),
     ("DOWNSTREAM_DETECTED_CLOSE_TYPE", unsupported),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, facts::local)
+        host(c, stream_info::local)
     }),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, facts::direct_remote)
+        host(c, stream_info::direct_remote)
     }),
     ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, facts::local)
+        host(c, stream_info::local)
     }),
     ("DOWNSTREAM_LOCAL_CLOSE_REASON", unsupported),
     ("DOWNSTREAM_PEER_CERT_V_END", certificate_time),
     ("DOWNSTREAM_PEER_CERT_V_START", certificate_time),
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, facts::remote)
+        host(c, stream_info::remote)
     }),
     ("DYNAMIC_METADATA", MetadataOperator::build_dynamic),
     ("EMIT_TIME", |c| time_format(c).map(Operator::EmitTime)),
@@ -107,14 +107,14 @@ const PARAMETERIZED: &[(&str, Build)] = &[
         MetadataOperator::build_filter_state,
     ),
     ("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, facts::upstream_local)
+        host(c, stream_info::upstream_local)
     }),
     ("UPSTREAM_LOCAL_CLOSE_REASON", unsupported),
     ("UPSTREAM_METADATA", unsupported),
     ("UPSTREAM_PEER_CERT_V_END", certificate_time),
     ("UPSTREAM_PEER_CERT_V_START", certificate_time),
     ("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, facts::upstream_remote)
+        host(c, stream_info::upstream_remote)
     }),
 ];
 
@@ -134,18 +134,18 @@ impl Operator {
     }
 
     /// Appends the value for `context` to `out`; what was appended is left there even when it is absent.
-    pub(crate) fn write(&self, context: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+    pub(crate) fn write(&self, context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
         let stream = context.stream;
         match self {
             Operator::Simple(simple) => simple(context, out),
             Operator::Header(header) => header.write(stream, out),
             Operator::StartTime(format) => {
                 format.write(stream.start_time, out);
-                Kind::Text
+                OutputKind::Text
             }
             Operator::EmitTime(format) => {
                 format.write(SystemTime::now(), out);
-                Kind::Text
+                OutputKind::Text
             }
             Operator::Constant(text) => values::text(Some(text), out),
             Operator::GrpcStatus(status) => status.write(stream, out),
@@ -161,13 +161,13 @@ impl Operator {
                 let start = out.len();
                 for operator in operators {
                     let kind = operator.write(context, out);
-                    if kind != Kind::Absent && out.len() > start {
+                    if kind != OutputKind::Absent && out.len() > start {
                         values::truncate(out, start, *max_length);
-                        return Kind::Text;
+                        return OutputKind::Text;
                     }
                     out.truncate(start);
                 }
-                Kind::Absent
+                OutputKind::Absent
             }
         }
     }
@@ -267,14 +267,14 @@ fn common_duration(command: &Command<'_>) -> Result<Operator, String> {
 
 fn point(name: &str) -> Result<Point, String> {
     Ok(match name {
-        "DS_RX_BEG" => facts::started,
-        "DS_RX_END" => facts::received_end,
+        "DS_RX_BEG" => stream_info::started,
+        "DS_RX_END" => stream_info::received_end,
         "US_TX_BEG" => |stream| stream.upstream.as_ref()?.traffic.first_sent,
-        "US_TX_END" => facts::upstream_sent_end,
-        "US_RX_BEG" => facts::upstream_received,
+        "US_TX_END" => stream_info::upstream_sent_end,
+        "US_RX_BEG" => stream_info::upstream_received,
         "US_RX_END" => |stream| stream.upstream.as_ref()?.traffic.last_received,
         "DS_TX_BEG" => |stream| stream.traffic.first_sent,
-        "DS_TX_END" => facts::sent_end,
+        "DS_TX_END" => stream_info::sent_end,
         "US_CX_BEG" | "US_CX_END" | "US_HS_END" | "US_RX_BODY_BEG" => {
             return Err(format!("the time point {name} is not supported"));
         }

@@ -4,15 +4,15 @@
 //! most, the lists of what was attempted have one element.
 
 use crate::format::Context;
-use crate::format::Kind;
-use crate::format::facts;
+use crate::format::OutputKind;
+use crate::format::stream_info;
 use crate::format::values;
 
 /// Appends a value.
-pub(crate) type Simple = fn(&Context<'_>, &mut Vec<u8>) -> Kind;
+pub(crate) type SimpleOperator = fn(&Context<'_>, &mut Vec<u8>) -> OutputKind;
 
 /// By name.
-pub(crate) const SIMPLE: &[(&str, Simple)] = &[
+pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("BYTES_RECEIVED", |cx, out| {
         values::number(cx.stream.traffic.body_received, out)
     }),
@@ -26,7 +26,7 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
     ("CONNECTION_TERMINATION_DETAILS", |cx, out| {
         values::text(cx.stream.connection_termination_details.as_deref(), out)
     }),
-    ("CUSTOM_FLAGS", |_, _| Kind::Text),
+    ("CUSTOM_FLAGS", |_, _| OutputKind::Text),
     (
         "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
         |cx, out| values::number(cx.stream.traffic.decompressed_received, out),
@@ -35,19 +35,19 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         values::number(cx.stream.traffic.decompressed_sent, out)
     }),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", |cx, out| {
-        values::address(facts::local(cx.stream), out)
+        values::address(stream_info::local(cx.stream), out)
     }),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| {
-        Kind::Text
+        OutputKind::Text
     }),
     ("DOWNSTREAM_DIRECT_LOCAL_PORT", |cx, out| {
-        values::port(facts::local(cx.stream), out)
+        values::port(stream_info::local(cx.stream), out)
     }),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", |cx, out| {
-        values::address(facts::direct_remote(cx.stream), out)
+        values::address(stream_info::direct_remote(cx.stream), out)
     }),
     ("DOWNSTREAM_DIRECT_REMOTE_PORT", |cx, out| {
-        values::port(facts::direct_remote(cx.stream), out)
+        values::port(stream_info::direct_remote(cx.stream), out)
     }),
     ("DOWNSTREAM_HANDSHAKE_DURATION", values::absent),
     ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |cx, out| {
@@ -57,15 +57,17 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         values::number(cx.stream.traffic.header_sent, out)
     }),
     ("DOWNSTREAM_LOCAL_ADDRESS", |cx, out| {
-        values::address(facts::local(cx.stream), out)
+        values::address(stream_info::local(cx.stream), out)
     }),
-    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| Kind::Text),
+    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| {
+        OutputKind::Text
+    }),
     ("DOWNSTREAM_LOCAL_DNS_SAN", values::absent),
     ("DOWNSTREAM_LOCAL_EMAIL_SAN", values::absent),
     ("DOWNSTREAM_LOCAL_IP_SAN", values::absent),
     ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", values::absent),
     ("DOWNSTREAM_LOCAL_PORT", |cx, out| {
-        values::port(facts::local(cx.stream), out)
+        values::port(stream_info::local(cx.stream), out)
     }),
     ("DOWNSTREAM_LOCAL_SUBJECT", values::absent),
     ("DOWNSTREAM_LOCAL_URI_SAN", values::absent),
@@ -86,10 +88,10 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
     ("DOWNSTREAM_PEER_SUBJECT", values::absent),
     ("DOWNSTREAM_PEER_URI_SAN", values::absent),
     ("DOWNSTREAM_REMOTE_ADDRESS", |cx, out| {
-        values::address(facts::remote(cx.stream), out)
+        values::address(stream_info::remote(cx.stream), out)
     }),
     ("DOWNSTREAM_REMOTE_PORT", |cx, out| {
-        values::port(facts::remote(cx.stream), out)
+        values::port(stream_info::remote(cx.stream), out)
     }),
     ("DOWNSTREAM_TLS_CIPHER", values::absent),
     ("DOWNSTREAM_TLS_GROUP", values::absent),
@@ -110,7 +112,7 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
     }),
     ("LOCAL_REPLY_BODY", |cx, out| {
         out.extend_from_slice(cx.local_reply_body);
-        Kind::Text
+        OutputKind::Text
     }),
     ("PACKETS_RETRANSMITTED", |_, out| values::number(0, out)),
     ("PROTOCOL", |cx, out| {
@@ -118,13 +120,17 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
     }),
     ("REQUEST_DURATION", |cx, out| {
         values::milliseconds(
-            facts::between(cx.stream, facts::started, facts::received_end),
+            stream_info::between(cx.stream, stream_info::started, stream_info::received_end),
             out,
         )
     }),
     ("REQUEST_TX_DURATION", |cx, out| {
         values::milliseconds(
-            facts::between(cx.stream, facts::started, facts::upstream_sent_end),
+            stream_info::between(
+                cx.stream,
+                stream_info::started,
+                stream_info::upstream_sent_end,
+            ),
             out,
         )
     }),
@@ -136,7 +142,11 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
     }),
     ("RESPONSE_DURATION", |cx, out| {
         values::milliseconds(
-            facts::between(cx.stream, facts::started, facts::upstream_received),
+            stream_info::between(
+                cx.stream,
+                stream_info::started,
+                stream_info::upstream_received,
+            ),
             out,
         )
     }),
@@ -146,7 +156,11 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
     ("RESPONSE_FLAGS_LONG", values::long_flags),
     ("RESPONSE_TX_DURATION", |cx, out| {
         values::milliseconds(
-            facts::between(cx.stream, facts::upstream_received, facts::sent_end),
+            stream_info::between(
+                cx.stream,
+                stream_info::upstream_received,
+                stream_info::sent_end,
+            ),
             out,
         )
     }),
@@ -169,16 +183,16 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         values::text(cx.stream.upstream.as_ref().map(|up| &*up.cluster_raw), out)
     }),
     ("UPSTREAM_CONNECTION_ID", |cx, out| {
-        values::number(facts::connection_id(cx).unwrap_or(0), out)
+        values::number(stream_info::connection_id(cx).unwrap_or(0), out)
     }),
     (
         "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
-        |cx, out| match facts::connection_id(cx) {
+        |cx, out| match stream_info::connection_id(cx) {
             Some(id) => {
                 values::number(id, out);
-                Kind::Text
+                OutputKind::Text
             }
-            None => Kind::Absent,
+            None => OutputKind::Absent,
         },
     ),
     ("UPSTREAM_CONNECTION_POOL_READY_DURATION", |cx, out| {
@@ -188,40 +202,46 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         )
     }),
     ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", |cx, out| {
-        let bytes = facts::upstream_bytes(cx, |up| up.decompressed_received);
+        let bytes = stream_info::upstream_bytes(cx, |up| up.decompressed_received);
         values::number(bytes, out)
     }),
     ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |cx, out| {
-        values::number(facts::upstream_bytes(cx, |up| up.decompressed_sent), out)
+        values::number(
+            stream_info::upstream_bytes(cx, |up| up.decompressed_sent),
+            out,
+        )
     }),
     ("UPSTREAM_HEADER_BYTES_RECEIVED", |cx, out| {
-        values::number(facts::upstream_bytes(cx, |up| up.header_received), out)
+        values::number(
+            stream_info::upstream_bytes(cx, |up| up.header_received),
+            out,
+        )
     }),
     ("UPSTREAM_HEADER_BYTES_SENT", |cx, out| {
-        values::number(facts::upstream_bytes(cx, |up| up.header_sent), out)
+        values::number(stream_info::upstream_bytes(cx, |up| up.header_sent), out)
     }),
     ("UPSTREAM_HOST", |cx, out| {
-        values::address(facts::upstream_host(cx.stream), out)
+        values::address(stream_info::upstream_host(cx.stream), out)
     }),
     ("UPSTREAM_HOSTS_ATTEMPTED", |cx, out| {
-        values::address(facts::upstream_remote(cx.stream), out)
+        values::address(stream_info::upstream_remote(cx.stream), out)
     }),
     ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", |cx, out| {
-        values::host(facts::upstream_remote(cx.stream), None, out)
+        values::host(stream_info::upstream_remote(cx.stream), None, out)
     }),
     ("UPSTREAM_HOST_NAME", values::upstream_host_name),
     (
         "UPSTREAM_HOST_NAMES_ATTEMPTED",
-        |cx, out| match facts::upstream_remote(cx.stream) {
+        |cx, out| match stream_info::upstream_remote(cx.stream) {
             Some(_) => values::upstream_host_name(cx, out),
-            None => Kind::Absent,
+            None => OutputKind::Absent,
         },
     ),
     (
         "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT",
-        |cx, out| match facts::upstream_remote(cx.stream) {
+        |cx, out| match stream_info::upstream_remote(cx.stream) {
             Some(_) => values::upstream_host_name_without_port(cx, out),
-            None => Kind::Absent,
+            None => OutputKind::Absent,
         },
     ),
     (
@@ -229,12 +249,12 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         values::upstream_host_name_without_port,
     ),
     ("UPSTREAM_LOCAL_ADDRESS", |cx, out| {
-        values::address(facts::upstream_local(cx.stream), out)
+        values::address(stream_info::upstream_local(cx.stream), out)
     }),
     ("UPSTREAM_LOCAL_DNS_SAN", values::absent),
     ("UPSTREAM_LOCAL_IP_SAN", values::absent),
     ("UPSTREAM_LOCAL_PORT", |cx, out| {
-        values::port(facts::upstream_local(cx.stream), out)
+        values::port(stream_info::upstream_local(cx.stream), out)
     }),
     ("UPSTREAM_LOCAL_URI_SAN", values::absent),
     ("UPSTREAM_PEER_CERT", values::absent),
@@ -247,17 +267,17 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         values::protocol(cx.stream.upstream.as_ref().and_then(|up| up.protocol), out)
     }),
     ("UPSTREAM_REMOTE_ADDRESS", |cx, out| {
-        values::address(facts::upstream_remote(cx.stream), out)
+        values::address(stream_info::upstream_remote(cx.stream), out)
     }),
     (
         "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID",
-        |cx, _| match facts::upstream_remote(cx.stream) {
-            Some(_) => Kind::Text,
-            None => Kind::Absent,
+        |cx, _| match stream_info::upstream_remote(cx.stream) {
+            Some(_) => OutputKind::Text,
+            None => OutputKind::Absent,
         },
     ),
     ("UPSTREAM_REMOTE_PORT", |cx, out| {
-        values::port(facts::upstream_remote(cx.stream), out)
+        values::port(stream_info::upstream_remote(cx.stream), out)
     }),
     ("UPSTREAM_REQUEST_ATTEMPT_COUNT", |cx, out| {
         values::number(
@@ -278,10 +298,10 @@ pub(crate) const SIMPLE: &[(&str, Simple)] = &[
         values::text(upstream.and_then(|up| up.transport_failure.as_deref()), out)
     }),
     ("UPSTREAM_WIRE_BYTES_RECEIVED", |cx, out| {
-        values::number(facts::upstream_bytes(cx, |up| up.wire_received), out)
+        values::number(stream_info::upstream_bytes(cx, |up| up.wire_received), out)
     }),
     ("UPSTREAM_WIRE_BYTES_SENT", |cx, out| {
-        values::number(facts::upstream_bytes(cx, |up| up.wire_sent), out)
+        values::number(stream_info::upstream_bytes(cx, |up| up.wire_sent), out)
     }),
     ("VIRTUAL_CLUSTER_NAME", |cx, out| {
         values::text(cx.stream.virtual_cluster.as_deref(), out)

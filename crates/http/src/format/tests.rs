@@ -10,7 +10,7 @@ use prost_types::value::Kind as ValueKind;
 
 use super::*;
 use crate::ResponseFlag;
-use crate::Upstream;
+use crate::UpstreamInfo;
 use crate::route::tests::head;
 use crate::route::tests::respond;
 use crate::route::tests::stream;
@@ -39,7 +39,7 @@ fn direct() -> Stream {
 /// One that was forwarded, and failed.
 fn forwarded() -> Stream {
     let mut stream = direct();
-    let mut upstream = Upstream {
+    let mut upstream = UpstreamInfo {
         host: Some(outrider_net::Address::from(
             "127.0.0.1:44293".parse::<std::net::SocketAddr>().unwrap(),
         )),
@@ -47,7 +47,7 @@ fn forwarded() -> Stream {
         attempts: 1,
         protocol: Some(http::Version::HTTP_2),
         connection_id: Some(3),
-        ..Upstream::new("alt".into(), "c".into())
+        ..UpstreamInfo::new("alt".into(), "c".into())
     };
     upstream.local_address.clone_from(&upstream.host);
     upstream.traffic.first_sent = Some(stream.started + Duration::from_micros(100));

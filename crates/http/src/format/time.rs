@@ -32,10 +32,10 @@ const MONTHS: [&str; 12] = [
 
 /// A compiled format.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TimeFormat(Box<[Item]>);
+pub(crate) struct TimeFormat(Box<[FormatItem]>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Item {
+enum FormatItem {
     Literal(Box<str>),
     /// One of strftime's letters.
     Field(char),
@@ -51,7 +51,7 @@ enum Item {
 
 /// A moment in the calendar.
 #[derive(Clone, Copy, Debug)]
-struct Civil {
+struct CalendarTime {
     year: i64,
     month: u32,
     day: u32,
@@ -74,7 +74,7 @@ impl TimeFormat {
 
     /// Compiles `format`. What is no conversion stays as it is, as in Envoy.
     pub(crate) fn parse(format: &str) -> TimeFormat {
-        let mut items = Items::default();
+        let mut items = FormatParser::default();
         let mut rest = format;
         while let Some(at) = rest.find('%') {
             items.literal.push_str(&rest[..at]);
@@ -88,12 +88,12 @@ impl TimeFormat {
 
     /// Appends `time` to `out`.
     pub(crate) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
-        let civil = Civil::from(time);
+        let civil = CalendarTime::from(time);
         for item in &self.0 {
             match item {
-                Item::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Item::Field(letter) => civil.field(*letter, out),
-                Item::Unpadded(letter) => {
+                FormatItem::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                FormatItem::Field(letter) => civil.field(*letter, out),
+                FormatItem::Unpadded(letter) => {
                     let start = out.len();
                     civil.field(*letter, out);
                     let padding = out[start..]
@@ -103,9 +103,9 @@ impl TimeFormat {
                     let padding = padding.min(out.len() - start - 1);
                     out.drain(start..start + padding);
                 }
-                Item::Fraction(digits) => civil.fraction(*digits, out),
-                Item::ShortestFraction => civil.shortest_fraction(out),
-                Item::ShortestSeconds => {
+                FormatItem::Fraction(digits) => civil.fraction(*digits, out),
+                FormatItem::ShortestFraction => civil.shortest_fraction(out),
+                FormatItem::ShortestSeconds => {
                     digits(civil.second.into(), 2, out);
                     if civil.nanos > 0 {
                         out.push(b'.');
@@ -118,20 +118,20 @@ impl TimeFormat {
 }
 
 #[derive(Default)]
-struct Items {
-    list: Vec<Item>,
+struct FormatParser {
+    list: Vec<FormatItem>,
     literal: String,
 }
 
-impl Items {
+impl FormatParser {
     fn flush(&mut self) {
         if !self.literal.is_empty() {
             let text = std::mem::take(&mut self.literal);
-            self.list.push(Item::Literal(text.into()));
+            self.list.push(FormatItem::Literal(text.into()));
         }
     }
 
-    fn push(&mut self, item: Item) {
+    fn push(&mut self, item: FormatItem) {
         self.flush();
         self.list.push(item);
     }
@@ -146,36 +146,36 @@ impl Items {
                 1
             }
             (Some('f'), ..) => {
-                self.push(Item::Fraction(9));
+                self.push(FormatItem::Fraction(9));
                 1
             }
             (Some(count @ '1'..='9'), Some('f'), _) => {
-                self.push(Item::Fraction(count as usize - '0' as usize));
+                self.push(FormatItem::Fraction(count as usize - '0' as usize));
                 2
             }
             (Some('E'), Some('*'), Some('S')) => {
-                self.push(Item::ShortestSeconds);
+                self.push(FormatItem::ShortestSeconds);
                 3
             }
             (Some('E'), Some('*'), Some('f')) => {
-                self.push(Item::ShortestFraction);
+                self.push(FormatItem::ShortestFraction);
                 3
             }
             (Some('E'), Some(count @ '0'..='9'), Some(unit @ ('S' | 'f'))) => {
                 let count = count as usize - '0' as usize;
                 if unit == 'S' {
-                    self.push(Item::Field('S'));
+                    self.push(FormatItem::Field('S'));
                     if count > 0 {
                         self.literal.push('.');
                     }
                 }
                 if count > 0 {
-                    self.push(Item::Fraction(count));
+                    self.push(FormatItem::Fraction(count));
                 }
                 3
             }
             (Some('E'), Some('4'), Some('Y')) => {
-                self.push(Item::Field('Y'));
+                self.push(FormatItem::Field('Y'));
                 3
             }
             (Some('E'), Some('*'), Some('z')) | (Some(':'), Some(':'), Some('z')) => {
@@ -191,11 +191,11 @@ impl Items {
                 2
             }
             (Some('-'), Some(letter), _) if is_field(letter) => {
-                self.push(Item::Unpadded(letter));
+                self.push(FormatItem::Unpadded(letter));
                 2
             }
             (Some(letter), ..) if is_field(letter) => {
-                self.push(Item::Field(letter));
+                self.push(FormatItem::Field(letter));
                 1
             }
             _ => {
@@ -210,8 +210,8 @@ fn is_field(letter: char) -> bool {
     "aAbBcCdDeFgGhHIjklmMpPrRsStTuUVwWxXyYzZ".contains(letter)
 }
 
-impl From<SystemTime> for Civil {
-    fn from(time: SystemTime) -> Civil {
+impl From<SystemTime> for CalendarTime {
+    fn from(time: SystemTime) -> CalendarTime {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
         let days = unix / 86_400;
@@ -219,7 +219,7 @@ impl From<SystemTime> for Civil {
         let seconds = u32::try_from(unix % 86_400).unwrap_or(0);
         let (year, month, day) = date(days);
         let first = days_since_epoch(year);
-        Civil {
+        CalendarTime {
             year,
             month,
             day,
@@ -234,7 +234,7 @@ impl From<SystemTime> for Civil {
     }
 }
 
-impl Civil {
+impl CalendarTime {
     fn field(&self, letter: char, out: &mut Vec<u8>) {
         let hour12 = match self.hour % 12 {
             0 => 12,

@@ -14,49 +14,49 @@ use tokio::time::Instant;
 use crate::ResponseFlag;
 use crate::Stream;
 use crate::format::Context;
-use crate::format::Kind;
+use crate::format::OutputKind;
 use crate::format::operators::Precision;
 
 /// What there never is on a plaintext connection.
-pub(crate) fn absent(_: &Context<'_>, _: &mut Vec<u8>) -> Kind {
-    Kind::Absent
+pub(crate) fn absent(_: &Context<'_>, _: &mut Vec<u8>) -> OutputKind {
+    OutputKind::Absent
 }
 
-pub(crate) fn number(value: u64, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn number(value: u64, out: &mut Vec<u8>) -> OutputKind {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    Kind::Json
+    OutputKind::Json
 }
 
-pub(crate) fn signed(value: i64, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn signed(value: i64, out: &mut Vec<u8>) -> OutputKind {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    Kind::Json
+    OutputKind::Json
 }
 
-pub(crate) fn text(value: Option<&str>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn text(value: Option<&str>, out: &mut Vec<u8>) -> OutputKind {
     match value {
         Some(value) => {
             out.extend_from_slice(value.as_bytes());
-            Kind::Text
+            OutputKind::Text
         }
-        None => Kind::Absent,
+        None => OutputKind::Absent,
     }
 }
 
 /// A name, of which the empty one is none.
-pub(crate) fn name(value: &str, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn name(value: &str, out: &mut Vec<u8>) -> OutputKind {
     text(Some(value).filter(|value| !value.is_empty()), out)
 }
 
-pub(crate) fn display(value: &impl fmt::Display, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn display(value: &impl fmt::Display, out: &mut Vec<u8>) -> OutputKind {
     #[expect(clippy::expect_used, reason = "writing to a Vec does not fail")]
     write!(out, "{value}").expect("a Vec takes every byte");
-    Kind::Text
+    OutputKind::Text
 }
 
-pub(crate) fn milliseconds(duration: Option<Duration>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn milliseconds(duration: Option<Duration>, out: &mut Vec<u8>) -> OutputKind {
     match duration {
         Some(duration) => number(saturated(duration.as_millis()), out),
-        None => Kind::Absent,
+        None => OutputKind::Absent,
     }
 }
 
@@ -70,12 +70,12 @@ pub(crate) fn difference(
     to: Option<Instant>,
     precision: Precision,
     out: &mut Vec<u8>,
-) -> Kind {
+) -> OutputKind {
     let Some(duration) = from
         .zip(to)
         .and_then(|(from, to)| to.checked_duration_since(from))
     else {
-        return Kind::Absent;
+        return OutputKind::Absent;
     };
     let value = match precision {
         Precision::Milliseconds => duration.as_millis(),
@@ -85,7 +85,7 @@ pub(crate) fn difference(
     number(saturated(value), out)
 }
 
-pub(crate) fn protocol(version: Option<Version>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn protocol(version: Option<Version>, out: &mut Vec<u8>) -> OutputKind {
     let name = version.map(|version| match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",
@@ -95,31 +95,31 @@ pub(crate) fn protocol(version: Option<Version>, out: &mut Vec<u8>) -> Kind {
     text(name, out)
 }
 
-pub(crate) fn address(address: Option<&Address>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn address(address: Option<&Address>, out: &mut Vec<u8>) -> OutputKind {
     match address {
         Some(address) => display(address, out),
-        None => Kind::Absent,
+        None => OutputKind::Absent,
     }
 }
 
-pub(crate) fn port(address: Option<&Address>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn port(address: Option<&Address>, out: &mut Vec<u8>) -> OutputKind {
     let Some(address) = address else {
-        return Kind::Absent;
+        return OutputKind::Absent;
     };
     match address.ip() {
         Some(address) => number(address.port().into(), out),
-        None => Kind::Blank,
+        None => OutputKind::Blank,
     }
 }
 
 /// The address without its port, or with `prefix` the network that it is in (`10.1.0.0/16`).
-pub(crate) fn host(address: Option<&Address>, prefix: Option<u8>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn host(address: Option<&Address>, prefix: Option<u8>, out: &mut Vec<u8>) -> OutputKind {
     let Some(address) = address else {
-        return Kind::Absent;
+        return OutputKind::Absent;
     };
     let Some(ip) = address.ip() else {
         // A path is in no network.
-        return prefix.map_or_else(|| display(address, out), |_| Kind::Text);
+        return prefix.map_or_else(|| display(address, out), |_| OutputKind::Text);
     };
     match (ip.ip(), prefix) {
         (ip, None) => display(&ip, out),
@@ -139,9 +139,9 @@ pub(crate) fn host(address: Option<&Address>, prefix: Option<u8>, out: &mut Vec<
 }
 
 /// The host's name, or its address when it has none.
-pub(crate) fn upstream_host_name(context: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn upstream_host_name(context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
     let Some(upstream) = &context.stream.upstream else {
-        return Kind::Absent;
+        return OutputKind::Absent;
     };
     match upstream.host_name.as_deref() {
         Some(name) if !name.is_empty() => text(Some(name), out),
@@ -149,9 +149,12 @@ pub(crate) fn upstream_host_name(context: &Context<'_>, out: &mut Vec<u8>) -> Ki
     }
 }
 
-pub(crate) fn upstream_host_name_without_port(context: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn upstream_host_name_without_port(
+    context: &Context<'_>,
+    out: &mut Vec<u8>,
+) -> OutputKind {
     let Some(upstream) = &context.stream.upstream else {
-        return Kind::Absent;
+        return OutputKind::Absent;
     };
     match upstream.host_name.as_deref() {
         Some(name) if !name.is_empty() => {
@@ -162,7 +165,7 @@ pub(crate) fn upstream_host_name_without_port(context: &Context<'_>, out: &mut V
     }
 }
 
-pub(crate) fn long_flags(context: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn long_flags(context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
     let flags = &context.stream.flags;
     if flags.is_empty() {
         return text(Some("-"), out);
@@ -173,11 +176,11 @@ pub(crate) fn long_flags(context: &Context<'_>, out: &mut Vec<u8>) -> Kind {
         }
         out.extend_from_slice(flag.as_bytes());
     }
-    Kind::Text
+    OutputKind::Text
 }
 
 /// `%RESPONSE_CODE_DETAILS%`: whitespace would break a log line into other fields.
-pub(crate) fn details(stream: &Stream, keep_whitespace: bool, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn details(stream: &Stream, keep_whitespace: bool, out: &mut Vec<u8>) -> OutputKind {
     let start = out.len();
     let kind = text(stream.details.as_deref(), out);
     if !keep_whitespace {
@@ -191,7 +194,7 @@ pub(crate) fn details(stream: &Stream, keep_whitespace: bool, out: &mut Vec<u8>)
 }
 
 /// A random UUID (version 4).
-pub(crate) fn unique_id(_: &Context<'_>, out: &mut Vec<u8>) -> Kind {
+pub(crate) fn unique_id(_: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut bytes = fastrand::u128(..).to_be_bytes();
     bytes[6] = bytes[6] & 0x0f | 0x40;
@@ -203,7 +206,7 @@ pub(crate) fn unique_id(_: &Context<'_>, out: &mut Vec<u8>) -> Kind {
         out.push(HEX[usize::from(byte >> 4)]);
         out.push(HEX[usize::from(byte & 15)]);
     }
-    Kind::Text
+    OutputKind::Text
 }
 
 /// Cuts what was appended since `start` to at most `max` bytes, not inside of a character.

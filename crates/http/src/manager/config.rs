@@ -27,9 +27,9 @@ use outrider_stats::Scope;
 use crate::BuildCx;
 use crate::Captures;
 use crate::access_log::AccessLog;
-use crate::filters::Filters;
+use crate::filters::HttpFilterChainConfig;
 use crate::manager::codec_options::CodecOptions;
-use crate::manager::routes::Routes;
+use crate::manager::routes::SharedRoutes;
 use crate::request::EscapedSlashes;
 use crate::request::Forwarding;
 use crate::request::HostOptions;
@@ -60,8 +60,8 @@ pub struct ConnectionManagerConfig {
     pub(super) upgrades: UpgradeTypes,
     /// `proxy_100_continue`
     pub(super) proxy_100_continue: bool,
-    pub(super) routes: Routes,
-    pub(super) filters: Filters,
+    pub(super) routes: SharedRoutes,
+    pub(super) filters: HttpFilterChainConfig,
     pub(super) access_logs: Vec<AccessLog>,
 }
 
@@ -92,7 +92,7 @@ impl ConnectionManagerConfig {
         let access_logs = access_logs(message, path, cx, &mut errors);
         let codec = errors.collect(CodecOptions::build(message, path, cx.buffer_limit));
         let timeouts = errors.collect(StreamTimeouts::build(message, path));
-        let filters = errors.collect(Filters::build(
+        let filters = errors.collect(HttpFilterChainConfig::build(
             &message.http_filters,
             &path.field("http_filters"),
         ));
@@ -126,7 +126,7 @@ impl ConnectionManagerConfig {
             response,
             upgrades,
             proxy_100_continue: message.proxy_100_continue,
-            routes: Routes::new(routes, captures(&access_logs)),
+            routes: SharedRoutes::new(routes, captures(&access_logs)),
             filters,
             access_logs,
         }))

@@ -2,7 +2,7 @@
 
 mod codec_options;
 mod config;
-mod exchange;
+mod handle;
 mod routes;
 mod sending;
 
@@ -28,14 +28,14 @@ use outrider_net::Drain;
 use outrider_net::WorkerCx;
 use outrider_upstream::Clusters;
 
-use crate::ListenerStats;
+use crate::ListenerHttpStats;
 use crate::ManagerStats;
 use crate::RequestHead;
 use crate::Stream;
 use crate::access_log::WorkerLog;
 use crate::date::DateCache;
-use crate::deadlines::Alarm;
-use crate::filters::Chain;
+use crate::deadlines::DeadlineTimer;
+use crate::filters::HttpFilterChain;
 use crate::stream::StreamEnd;
 
 pub use config::ConnectionManagerConfig;
@@ -47,11 +47,11 @@ pub struct ConnectionManager {
     config: Arc<ConnectionManagerConfig>,
     codec: Rc<ServerOptions>,
     stats: Arc<ManagerStats>,
-    listener_stats: Arc<ListenerStats>,
+    listener_stats: Arc<ListenerHttpStats>,
     clusters: Rc<Clusters>,
     worker: Rc<WorkerCx>,
     dates: DateCache,
-    filters: Chain,
+    filters: HttpFilterChain,
     routes: WorkerRoutes,
     access_logs: Vec<WorkerLog>,
 }
@@ -103,10 +103,10 @@ impl ConnectionManager {
 impl ConnectionHandler for ConnectionManager {
     fn serve(self: Rc<Self>, connection: Connection) -> Pin<Box<dyn Future<Output = ()>>> {
         let options = self.codec.clone();
-        let streams = Rc::new(Downstream {
+        let streams = Rc::new(ConnectionStreams {
             manager: self,
             connection: connection.info,
-            alarm: Cell::new(None),
+            timer: Cell::new(None),
         });
         Box::pin(async move {
             let end = outrider_codec::serve(connection.stream, options, streams).await;
@@ -116,28 +116,28 @@ impl ConnectionHandler for ConnectionManager {
 }
 
 /// The streams of one connection.
-struct Downstream {
+struct ConnectionStreams {
     manager: Rc<ConnectionManager>,
     connection: Rc<ConnectionInfo>,
     /// What the last stream had, if the next one will run in the same task.
-    alarm: Cell<Option<Alarm>>,
+    timer: Cell<Option<DeadlineTimer>>,
 }
 
-impl Downstream {
-    fn take_alarm(&self) -> Alarm {
-        let kept = self.alarm.take();
+impl ConnectionStreams {
+    fn take_timer(&self) -> DeadlineTimer {
+        let kept = self.timer.take();
         kept.unwrap_or_else(|| self.manager.worker.timers.timer().into())
     }
 
     /// Keeps an alarm for the next stream. On HTTP/2 that has a task of its own, and this would keep the old one alive.
-    fn keep_alarm(&self, alarm: Alarm, protocol: Version) {
+    fn keep_timer(&self, timer: DeadlineTimer, protocol: Version) {
         if protocol != Version::HTTP_2 {
-            self.alarm.set(Some(alarm));
+            self.timer.set(Some(timer));
         }
     }
 }
 
-impl Handler for Downstream {
+impl Handler for ConnectionStreams {
     fn serve(
         self: Rc<Self>,
         head: RequestHead,
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_stream_stays_small() {
-        let size = size_of_output::<Rc<Downstream>, (RequestHead, Body), _>(
+        let size = size_of_output::<Rc<ConnectionStreams>, (RequestHead, Body), _>(
             |manager, downstream, (head, body), respond| {
                 manager.handle(downstream, head, body, respond)
             },

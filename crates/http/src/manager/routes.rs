@@ -13,7 +13,7 @@ use crate::route::RouteTable;
 
 /// The routes that all workers share. They are replaced whole: a request keeps those that it began with.
 #[derive(Debug)]
-pub(super) struct Routes {
+pub(super) struct SharedRoutes {
     current: Arc<ArcSwap<RouteConfig>>,
     /// What the access logs read of heads after they were sent on.
     logs: Captures,
@@ -26,10 +26,10 @@ struct RouteConfig {
     captures: Captures,
 }
 
-impl Routes {
-    pub(super) fn new(table: Arc<RouteTable>, logs: Captures) -> Routes {
+impl SharedRoutes {
+    pub(super) fn new(table: Arc<RouteTable>, logs: Captures) -> SharedRoutes {
         let config = RouteConfig::new(table, &logs);
-        Routes {
+        SharedRoutes {
             current: Arc::new(ArcSwap::from_pointee(config)),
             logs,
         }

@@ -26,7 +26,7 @@ use crate::RequestHead;
 use crate::ResponseFlag;
 use crate::Stream;
 use crate::deadlines::Deadlines;
-use crate::deadlines::Expired;
+use crate::deadlines::ExpiredTimeout;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
 use crate::route::Action;
@@ -34,7 +34,7 @@ use crate::router;
 use crate::router::UpstreamRequest;
 use crate::stream::StreamEnd;
 use crate::upgrade;
-use crate::wait::Wait;
+use crate::wait::StreamWait;
 
 impl ConnectionManager {
     /// Makes `reply` the response of `stream`; returns its body.
@@ -59,7 +59,7 @@ impl ConnectionManager {
     }
 
     /// Sends the response whose head is in the stream, and settles how the stream ended.
-    pub(super) async fn send(&self, end: &mut StreamEnd, body: Body, wait: &mut Wait<'_>) {
+    pub(super) async fn send(&self, end: &mut StreamEnd, body: Body, wait: &mut StreamWait<'_>) {
         let stream = &mut end.stream;
         let body = match self.filters.response(stream, body).await {
             Ok(body) => body,
@@ -79,8 +79,8 @@ impl ConnectionManager {
             .clone()
             .filter(|request| request.response_began().is_some());
         match send_until(head, body, answered, wait).await {
-            Sent::All => {
-                end.settle();
+            SendOutcome::All => {
+                end.mark_ended();
                 if wait.respond.meter().receive_ended().is_none() {
                     self.stats.downstream_rq_rx_reset.inc();
                     if end.stream.is_upgrade && lost_upstream(&end.stream) {
@@ -88,13 +88,13 @@ impl ConnectionManager {
                     }
                 }
             }
-            Sent::Failed(StreamError::LocalReset | StreamError::ConnectError)
+            SendOutcome::Failed(StreamError::LocalReset | StreamError::ConnectError)
                 if let Some(error) = upstream.as_ref().and_then(|request| request.error()) =>
             {
                 self.upstream_broke(end, &error, wait.respond);
             }
-            Sent::Failed(error) => end.client_gone(&error),
-            Sent::Expired(expired) => self.expire(end, expired, wait.respond),
+            SendOutcome::Failed(error) => end.client_gone(&error),
+            SendOutcome::ExpiredTimeout(expired) => self.expire(end, expired, wait.respond),
         }
         end.stream.response_trailers = upstream.and_then(|request| request.take_trailers());
     }
@@ -144,7 +144,7 @@ impl ConnectionManager {
     }
 
     /// A deadline passed in the middle of the response.
-    fn expire(&self, end: &mut StreamEnd, expired: Expired, respond: &mut Respond) {
+    fn expire(&self, end: &mut StreamEnd, expired: ExpiredTimeout, respond: &mut Respond) {
         if let Some(flag) = expired.flag() {
             end.stream.flags.set(flag);
         }
@@ -162,7 +162,7 @@ impl ConnectionManager {
         respond.reset(Reason::INTERNAL_ERROR);
         self.stats.downstream_rq_tx_reset.inc();
         self.stats.downstream_rq_rx_reset.inc();
-        end.settle();
+        end.mark_ended();
     }
 
     /// Counts a response, also an interim one, by its status.
@@ -172,12 +172,14 @@ impl ConnectionManager {
     }
 
     /// Counts a timeout of the connection manager's own.
-    pub(super) fn count_expired(&self, expired: Expired) {
+    pub(super) fn count_expired(&self, expired: ExpiredTimeout) {
         match expired {
-            Expired::Idle => self.stats.downstream_rq_idle_timeout.inc(),
-            Expired::Request => self.stats.downstream_rq_timeout.inc(),
-            Expired::Duration => self.stats.downstream_rq_max_duration_reached.inc(),
-            Expired::Response | Expired::PerTry | Expired::UpstreamDuration => {}
+            ExpiredTimeout::Idle => self.stats.downstream_rq_idle_timeout.inc(),
+            ExpiredTimeout::Request => self.stats.downstream_rq_timeout.inc(),
+            ExpiredTimeout::Duration => self.stats.downstream_rq_max_duration_reached.inc(),
+            ExpiredTimeout::Response
+            | ExpiredTimeout::PerTry
+            | ExpiredTimeout::UpstreamDuration => {}
         }
     }
 
@@ -226,15 +228,15 @@ impl ConnectionManager {
                 reply
             }
             MalformedRequest::IDLE_TIMEOUT => {
-                self.count_expired(Expired::Idle);
+                self.count_expired(ExpiredTimeout::Idle);
                 reply.flag(ResponseFlag::StreamIdleTimeout)
             }
             MalformedRequest::REQUEST_TIMEOUT => {
-                self.count_expired(Expired::Request);
+                self.count_expired(ExpiredTimeout::Request);
                 reply
             }
             MalformedRequest::MAX_DURATION => {
-                self.count_expired(Expired::Duration);
+                self.count_expired(ExpiredTimeout::Duration);
                 reply
             }
             _ => reply.flag(ResponseFlag::DownstreamProtocolError),
@@ -242,7 +244,7 @@ impl ConnectionManager {
         let body = self.reply(&mut end.stream, reply, &respond);
         let mut deadlines = Deadlines::new(self.worker.timers.timer().into(), end.stream.started);
         deadlines.set_idle(self.config.timeouts.idle);
-        let mut wait = Wait {
+        let mut wait = StreamWait {
             respond: &mut respond,
             deadlines: &mut deadlines,
         };
@@ -262,10 +264,10 @@ pub(super) fn end_headless(mut end: StreamEnd, refused: Refused) {
 }
 
 /// What became of a response.
-enum Sent {
+enum SendOutcome {
     All,
     Failed(StreamError),
-    Expired(Expired),
+    ExpiredTimeout(ExpiredTimeout),
 }
 
 /// Sends a response until a deadline passes. `upstream` tells when all of it is there; without one it is from the start.
@@ -273,20 +275,22 @@ async fn send_until(
     head: ResponseHead,
     body: Body,
     upstream: Option<Rc<UpstreamRequest>>,
-    wait: &mut Wait<'_>,
-) -> Sent {
+    wait: &mut StreamWait<'_>,
+) -> SendOutcome {
     let meter = wait.respond.meter().clone();
     let mut sending = pin!(wait.respond.send(head, body));
     poll_fn(|cx| {
         match sending.as_mut().poll(cx) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Sent::All),
-            Poll::Ready(Err(error)) => return Poll::Ready(Sent::Failed(error)),
+            Poll::Ready(Ok(())) => return Poll::Ready(SendOutcome::All),
+            Poll::Ready(Err(error)) => return Poll::Ready(SendOutcome::Failed(error)),
             Poll::Pending => {}
         }
         if upstream.as_ref().is_none_or(|request| request.has_ended()) {
             wait.deadlines.begin_flush();
         }
-        wait.deadlines.poll_expired(&meter, cx).map(Sent::Expired)
+        wait.deadlines
+            .poll_expired(&meter, cx)
+            .map(SendOutcome::ExpiredTimeout)
     })
     .await
 }

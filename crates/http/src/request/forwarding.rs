@@ -120,7 +120,7 @@ impl Forwarding {
         if origin == Origin::Internal {
             headers.insert(&header::X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
         }
-        self.introduce(headers);
+        self.set_user_agent_and_via(headers);
         if origin == Origin::Edge
             && let Some(address) = remote.ip()
             && let Ok(value) = HeaderValue::try_from(address.ip().to_string())
@@ -205,13 +205,13 @@ impl Forwarding {
             return;
         }
         if origin == Origin::Edge {
-            headers.remove_any(names::NOT_ACROSS_THE_EDGE);
+            headers.remove_any(names::REMOVED_AT_EDGE);
         }
         headers.remove_any(names::INTERNAL_ONLY);
     }
 
     /// `add_user_agent` and `via`.
-    fn introduce(&self, headers: &mut HeaderMap) {
+    fn set_user_agent_and_via(&self, headers: &mut HeaderMap) {
         if let Some(agent) = &self.user_agent {
             headers.insert(
                 &header::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
@@ -311,7 +311,7 @@ fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
 /// Removes what belongs to one hop only. An upgrade keeps what it consists of.
 fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
     if is_upgrade {
-        return headers.remove_any(names::HOP_BY_HOP_OF_UPGRADES);
+        return headers.remove_any(names::HOP_BY_HOP_EXCEPT_UPGRADE);
     }
     headers.remove_any(names::HOP_BY_HOP);
     // Every gRPC request has `te: trailers`, and it stays.

@@ -8,12 +8,13 @@ use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
-use outrider_config::api::envoy::config::core::v3::RoutingPriority;
+use outrider_config::api::envoy::config::core::v3::RoutingPriority as RoutingPriorityMessage;
 use outrider_config::api::envoy::config::route::v3::RouteAction;
 use outrider_config::api::envoy::config::route::v3::route_action;
 use outrider_config::api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode;
 use outrider_config::api::envoy::config::route::v3::route_action::HostRewriteSpecifier;
 use outrider_config::duration;
+use outrider_upstream::Priority;
 
 use crate::RequestHead;
 use crate::Stream;
@@ -84,16 +85,6 @@ pub struct MaxStreamDuration {
     pub grpc_timeout_header_offset: Option<Duration>,
 }
 
-/// `envoy.config.core.v3.RoutingPriority`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Priority {
-    /// `DEFAULT`
-    #[default]
-    Default,
-    /// `HIGH`
-    High,
-}
-
 /// `RouteAction.upgrade_configs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
@@ -150,8 +141,8 @@ impl ForwardAction {
             max_grpc_timeout,
             grpc_timeout_offset,
             priority: match config.priority() {
-                RoutingPriority::Default => Priority::Default,
-                RoutingPriority::High => Priority::High,
+                RoutingPriorityMessage::Default => Priority::Default,
+                RoutingPriorityMessage::High => Priority::High,
             },
             upgrades,
             auto_host_rewrite: matches!(

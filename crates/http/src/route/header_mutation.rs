@@ -23,25 +23,25 @@ use crate::format::Formatter;
 #[derive(Clone, Debug, Default)]
 pub struct HeaderMutations {
     remove: Box<[HeaderName]>,
-    add: Box<[Addition]>,
+    add: Box<[HeaderAddition]>,
 }
 
 #[derive(Clone, Debug)]
-struct Addition {
+struct HeaderAddition {
     name: HeaderName,
-    value: Value,
+    value: HeaderTemplate,
     action: HeaderAppendAction,
     keep_empty: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Value {
+enum HeaderTemplate {
     Constant(HeaderValue),
     Format(Formatter),
 }
 
 /// Evaluated, to be written once all of its level are.
-struct Pending<'m> {
+struct EvaluatedHeader<'m> {
     name: &'m HeaderName,
     value: HeaderValue,
     overwrite: bool,
@@ -59,7 +59,7 @@ impl HeaderMutations {
         let add_path = path.field(format!("{prefix}_headers_to_add"));
         let mut additions = Vec::with_capacity(add.len());
         for (at, option) in add.iter().enumerate() {
-            additions.extend(errors.collect(Addition::build(option, &add_path.index(at))));
+            additions.extend(errors.collect(HeaderAddition::build(option, &add_path.index(at))));
         }
         let remove_path = path.field(format!("{prefix}_headers_to_remove"));
         let mut removals = Vec::with_capacity(remove.len());
@@ -107,7 +107,7 @@ impl HeaderMutations {
     /// Adds the headers that values are made of.
     pub(crate) fn capture(&self, captures: &mut Captures) {
         for addition in &self.add {
-            if let Value::Format(formatter) = &addition.value {
+            if let HeaderTemplate::Format(formatter) = &addition.value {
                 formatter.capture(captures);
             }
         }
@@ -123,7 +123,7 @@ impl HeaderMutations {
         &'m self,
         context: &Context<'_>,
         headers: &HeaderMap,
-    ) -> SmallVec<[Pending<'m>; 8]> {
+    ) -> SmallVec<[EvaluatedHeader<'m>; 8]> {
         let mut text = Vec::new();
         let pending = self.add.iter().filter_map(|addition| {
             let exists = || headers.contains_key(&addition.name);
@@ -136,15 +136,15 @@ impl HeaderMutations {
                 HeaderAppendAction::OverwriteIfExists => return None,
             };
             let value = match &addition.value {
-                Value::Constant(value) => value.clone(),
-                Value::Format(formatter) => {
+                HeaderTemplate::Constant(value) => value.clone(),
+                HeaderTemplate::Format(formatter) => {
                     text.clear();
                     formatter.write(*context, &mut text);
                     // What a header cannot hold is not added.
                     HeaderValue::from_bytes(&text).ok()?
                 }
             };
-            (addition.keep_empty || !value.is_empty()).then_some(Pending {
+            (addition.keep_empty || !value.is_empty()).then_some(EvaluatedHeader {
                 name: &addition.name,
                 value,
                 overwrite,
@@ -154,7 +154,7 @@ impl HeaderMutations {
     }
 }
 
-fn write(pending: SmallVec<[Pending<'_>; 8]>, headers: &mut HeaderMap) {
+fn write(pending: SmallVec<[EvaluatedHeader<'_>; 8]>, headers: &mut HeaderMap) {
     for header in pending.iter().filter(|header| header.overwrite) {
         // Not in its old place: Envoy has it so, too.
         headers.remove(header.name);
@@ -165,8 +165,8 @@ fn write(pending: SmallVec<[Pending<'_>; 8]>, headers: &mut HeaderMap) {
     }
 }
 
-impl Addition {
-    fn build(config: &HeaderValueOption, path: &FieldPath) -> Result<Addition, ConfigError> {
+impl HeaderAddition {
+    fn build(config: &HeaderValueOption, path: &FieldPath) -> Result<HeaderAddition, ConfigError> {
         let header = config
             .header
             .as_ref()
@@ -187,13 +187,13 @@ impl Addition {
             .replace("%PER_REQUEST_STATE(", "%FILTER_STATE(");
         let formatter = Formatter::compile_omitting(&text, &value_path)?;
         let value = match formatter.constant() {
-            Some(text) => Value::Constant(
+            Some(text) => HeaderTemplate::Constant(
                 HeaderValue::try_from(text)
                     .map_err(|_| ConfigError::new(&value_path, "not a header value"))?,
             ),
-            None => Value::Format(formatter),
+            None => HeaderTemplate::Format(formatter),
         };
-        Ok(Addition {
+        Ok(HeaderAddition {
             name,
             value,
             action: append_action(config, path)?,

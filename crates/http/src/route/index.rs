@@ -17,22 +17,22 @@ use crate::route::route_match::RouteMatch;
 /// The candidates among the routes of a virtual host, by path.
 #[derive(Debug, Default)]
 pub(crate) struct RouteIndex {
-    case_sensitive: Paths,
+    case_sensitive: PathIndex,
     /// Routes with `case_sensitive: false`, to be asked with a lower-case path.
-    ignore_case: Paths,
+    ignore_case: PathIndex,
     connect: Vec<usize>,
 }
 
 /// Positions of routes, by the text that a path must be or begin with.
 #[derive(Debug, Default)]
-struct Paths {
+struct PathIndex {
     exact: HashMap<Box<str>, Vec<usize>>,
     /// Sorted by text.
-    prefixes: Vec<Prefix>,
+    prefixes: Vec<IndexedPrefix>,
 }
 
 #[derive(Debug)]
-struct Prefix {
+struct IndexedPrefix {
     text: Box<str>,
     routes: Vec<usize>,
     /// The longest other text that this one begins with.
@@ -101,7 +101,7 @@ fn first_of(mut candidates: Candidates<'_>, matches: impl Fn(usize) -> bool) -> 
     }
 }
 
-impl Paths {
+impl PathIndex {
     fn add(&mut self, path: &PathMatch, at: usize, prefixes: &mut BTreeMap<Box<str>, Vec<usize>>) {
         match path {
             PathMatch::Exact(text) => self.exact.entry(text.clone()).or_default().push(at),
@@ -137,8 +137,8 @@ impl Paths {
 }
 
 /// Makes the sorted list, in which each text finds its parent among those before it.
-fn link(prefixes: BTreeMap<Box<str>, Vec<usize>>) -> Vec<Prefix> {
-    let mut list: Vec<Prefix> = Vec::with_capacity(prefixes.len());
+fn link(prefixes: BTreeMap<Box<str>, Vec<usize>>) -> Vec<IndexedPrefix> {
+    let mut list: Vec<IndexedPrefix> = Vec::with_capacity(prefixes.len());
     for (text, routes) in prefixes {
         let mut parent = list.len().checked_sub(1);
         while let Some(at) = parent
@@ -146,7 +146,7 @@ fn link(prefixes: BTreeMap<Box<str>, Vec<usize>>) -> Vec<Prefix> {
         {
             parent = list[at].parent;
         }
-        list.push(Prefix {
+        list.push(IndexedPrefix {
             text,
             routes,
             parent,

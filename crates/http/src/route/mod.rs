@@ -35,7 +35,6 @@ pub use crate::route::direct_response::DirectResponse;
 pub use crate::route::forward::ClusterSpecifier;
 pub use crate::route::forward::ForwardAction;
 pub use crate::route::forward::MaxStreamDuration;
-pub use crate::route::forward::Priority;
 pub use crate::route::forward::Upgrade;
 pub use crate::route::header_mutation::HeaderMutations;
 pub use crate::route::redirect::Redirect;

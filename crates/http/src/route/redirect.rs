@@ -21,24 +21,24 @@ use crate::route::route_match::PathMatch;
 pub struct Redirect {
     /// The status, 301 by default.
     pub status: StatusCode,
-    target: Target,
+    target: RedirectTarget,
 }
 
 #[derive(Debug)]
-enum Target {
+enum RedirectTarget {
     /// The same address by https, for `VirtualHost.require_tls`.
     Https,
     Changed {
         scheme: Option<Box<str>>,
         host: Box<str>,
         port: u32,
-        path: Option<NewPath>,
+        path: Option<RedirectPath>,
         strip_query: bool,
     },
 }
 
 #[derive(Debug)]
-enum NewPath {
+enum RedirectPath {
     /// `path_redirect`, and whether it has a query, which then takes the place of the request's.
     Fixed {
         path: Box<str>,
@@ -52,7 +52,7 @@ impl Redirect {
     pub(crate) fn to_https() -> Redirect {
         Redirect {
             status: StatusCode::MOVED_PERMANENTLY,
-            target: Target::Https,
+            target: RedirectTarget::Https,
         }
     }
 
@@ -69,7 +69,7 @@ impl Redirect {
             }
             _ => None,
         };
-        let new_path = errors.collect(NewPath::build(config, matched, path));
+        let new_path = errors.collect(RedirectPath::build(config, matched, path));
         errors.finish(Redirect {
             status: match config.response_code() {
                 RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
@@ -78,7 +78,7 @@ impl Redirect {
                 RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
                 RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
             },
-            target: Target::Changed {
+            target: RedirectTarget::Changed {
                 scheme,
                 host: config.host_redirect.as_str().into(),
                 port: config.port_redirect,
@@ -93,8 +93,8 @@ impl Redirect {
     #[must_use]
     pub fn apply(&self, stream: &mut Stream, keep_original: bool) -> String {
         let rewritten = match &self.target {
-            Target::Changed {
-                path: Some(NewPath::Rewritten(rewrite)),
+            RedirectTarget::Changed {
+                path: Some(RedirectPath::Rewritten(rewrite)),
                 ..
             } => rewrite.apply(stream),
             _ => None,
@@ -108,7 +108,7 @@ impl Redirect {
 
     /// `rewritten`: the request's path as a rewrite makes it.
     fn location(&self, head: &RequestHead, rewritten: Option<&str>) -> String {
-        let Target::Changed {
+        let RedirectTarget::Changed {
             scheme,
             host,
             port,
@@ -151,10 +151,10 @@ impl Redirect {
 fn push_path(
     location: &mut String,
     head: &RequestHead,
-    path: Option<&NewPath>,
+    path: Option<&RedirectPath>,
     rewritten: Option<&str>,
 ) -> bool {
-    if let Some(NewPath::Fixed { path, has_query }) = path {
+    if let Some(RedirectPath::Fixed { path, has_query }) = path {
         location.push_str(path);
         if !has_query {
             let old = head.path();
@@ -189,36 +189,36 @@ fn without_port<'h>(host: &'h str, drop: bool, default_of: Option<&str>) -> &'h 
     if dropped { &host[..at] } else { host }
 }
 
-impl NewPath {
+impl RedirectPath {
     fn build(
         config: &RedirectAction,
         matched: &PathMatch,
         path: &FieldPath,
-    ) -> Result<Option<NewPath>, ConfigErrors> {
+    ) -> Result<Option<RedirectPath>, ConfigErrors> {
         Ok(match &config.path_rewrite_specifier {
             None => None,
             Some(PathRewriteSpecifier::PathRedirect(to)) if to.is_empty() => None,
             Some(PathRewriteSpecifier::PathRedirect(to)) => {
                 let slash = if to.starts_with('/') { "" } else { "/" };
-                Some(NewPath::Fixed {
+                Some(RedirectPath::Fixed {
                     path: format!("{slash}{to}").into(),
                     has_query: to.contains('?'),
                 })
             }
             Some(PathRewriteSpecifier::PrefixRewrite(with)) if with.is_empty() => None,
             Some(PathRewriteSpecifier::PrefixRewrite(with)) => {
-                Some(NewPath::Rewritten(PathRewrite::Prefix {
+                Some(RedirectPath::Rewritten(PathRewrite::Prefix {
                     matched: matched.clone(),
                     with: with.as_str().into(),
                 }))
             }
             Some(PathRewriteSpecifier::RegexRewrite(regex)) => {
                 let substitution = Substitution::build(regex, &path.field("regex_rewrite"))?;
-                Some(NewPath::Rewritten(PathRewrite::Regex(substitution)))
+                Some(RedirectPath::Rewritten(PathRewrite::Regex(substitution)))
             }
             Some(PathRewriteSpecifier::PathRewrite(format)) => {
                 let format = Formatter::compile_omitting(format, &path.field("path_rewrite"))?;
-                Some(NewPath::Rewritten(PathRewrite::Format(format)))
+                Some(RedirectPath::Rewritten(PathRewrite::Format(format)))
             }
         })
     }

@@ -17,7 +17,7 @@ use crate::route::string_matcher::QueryMatcher;
 #[derive(Debug)]
 pub(crate) struct RouteMatch {
     pub(crate) path: PathMatch,
-    conditions: Option<Box<Conditions>>,
+    conditions: Option<Box<RouteConditions>>,
 }
 
 /// How the path, without its query, must look.
@@ -39,7 +39,7 @@ pub(crate) enum PathMatch {
 
 /// What else a route may ask for.
 #[derive(Debug, Default)]
-struct Conditions {
+struct RouteConditions {
     fraction: Option<RuntimeFraction>,
     grpc: bool,
     /// A plaintext connection presents and validates no certificate.
@@ -132,14 +132,14 @@ fn build_conditions(
     config: &api::RouteMatch,
     path: &FieldPath,
     errors: &mut ConfigErrors,
-) -> Option<Box<Conditions>> {
-    let mut conditions = Conditions {
+) -> Option<Box<RouteConditions>> {
+    let mut conditions = RouteConditions {
         grpc: config.grpc.is_some(),
         needs_certificate: config
             .tls_context
             .is_some_and(|tls| tls.presented.unwrap_or(false) || tls.validated.unwrap_or(false)),
         fraction: config.runtime_fraction.as_ref().map(RuntimeFraction::of),
-        ..Conditions::default()
+        ..RouteConditions::default()
     };
     conditions.headers = header_matchers(&config.headers, &path.field("headers"), errors);
     for (at, parameter) in config.query_parameters.iter().enumerate() {
@@ -170,7 +170,7 @@ pub(crate) fn header_matchers(
     matchers
 }
 
-impl Conditions {
+impl RouteConditions {
     fn is_some(&self) -> bool {
         self.fraction.is_some()
             || self.grpc

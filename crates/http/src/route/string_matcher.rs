@@ -16,16 +16,16 @@ use crate::route::re2::FullRegex;
 /// What a text must look like (`envoy.type.matcher.v3.StringMatcher`).
 #[derive(Clone, Debug)]
 pub(crate) enum StringMatcher {
-    Exact(Text),
-    Prefix(Text),
-    Suffix(Text),
-    Contains(Text),
+    Exact(PatternText),
+    Prefix(PatternText),
+    Suffix(PatternText),
+    Contains(PatternText),
     Regex(FullRegex),
 }
 
 /// A text to compare with, lower-cased when case is to be ignored (ASCII only, as in Envoy).
 #[derive(Clone, Debug)]
-pub(crate) struct Text {
+pub(crate) struct PatternText {
     text: Box<[u8]>,
     ignore_case: bool,
 }
@@ -36,7 +36,7 @@ impl StringMatcher {
         path: &FieldPath,
     ) -> Result<StringMatcher, ConfigError> {
         use matcher::string_matcher::MatchPattern;
-        let text = |text: &str| Text::new(text, config.ignore_case);
+        let text = |text: &str| PatternText::new(text, config.ignore_case);
         Ok(match &config.match_pattern {
             Some(MatchPattern::Exact(exact)) => StringMatcher::Exact(text(exact)),
             Some(MatchPattern::Prefix(prefix)) => StringMatcher::Prefix(text(prefix)),
@@ -82,14 +82,14 @@ impl StringMatcher {
     }
 }
 
-impl Text {
-    fn new(text: &str, ignore_case: bool) -> Text {
+impl PatternText {
+    fn new(text: &str, ignore_case: bool) -> PatternText {
         let text = if ignore_case {
             text.to_ascii_lowercase()
         } else {
             text.to_owned()
         };
-        Text {
+        PatternText {
             text: text.into_bytes().into(),
             ignore_case,
         }
@@ -115,14 +115,14 @@ impl Text {
 /// A condition on one header (`HeaderMatcher`). Where a header has several values, one that matches is enough.
 #[derive(Clone, Debug)]
 pub(crate) struct HeaderMatcher {
-    name: Name,
-    condition: Condition,
+    name: MatchedHeader,
+    condition: HeaderCondition,
     invert: bool,
     missing_is_empty: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Condition {
+enum HeaderCondition {
     Present(bool),
     Range(Range<i64>),
     Text(StringMatcher),
@@ -130,7 +130,7 @@ enum Condition {
 
 /// The header a matcher reads. Pseudo-headers are not in the map.
 #[derive(Clone, Debug)]
-enum Name {
+enum MatchedHeader {
     Method,
     Scheme,
     Authority,
@@ -146,34 +146,36 @@ impl HeaderMatcher {
         path: &FieldPath,
     ) -> Result<HeaderMatcher, ConfigError> {
         use api::header_matcher::HeaderMatchSpecifier as Specifier;
-        let text = |text: &str| Text::new(text, false);
+        let text = |text: &str| PatternText::new(text, false);
         let condition = match &config.header_match_specifier {
-            None => Condition::Present(true),
-            Some(Specifier::PresentMatch(present)) => Condition::Present(*present),
+            None => HeaderCondition::Present(true),
+            Some(Specifier::PresentMatch(present)) => HeaderCondition::Present(*present),
             // The deprecated form with an empty value asks for nothing but the header.
-            Some(Specifier::ExactMatch(exact)) if exact.is_empty() => Condition::Present(true),
+            Some(Specifier::ExactMatch(exact)) if exact.is_empty() => {
+                HeaderCondition::Present(true)
+            }
             Some(Specifier::ExactMatch(exact)) => {
-                Condition::Text(StringMatcher::Exact(text(exact)))
+                HeaderCondition::Text(StringMatcher::Exact(text(exact)))
             }
             Some(Specifier::PrefixMatch(prefix)) => {
-                Condition::Text(StringMatcher::Prefix(text(prefix)))
+                HeaderCondition::Text(StringMatcher::Prefix(text(prefix)))
             }
             Some(Specifier::SuffixMatch(suffix)) => {
-                Condition::Text(StringMatcher::Suffix(text(suffix)))
+                HeaderCondition::Text(StringMatcher::Suffix(text(suffix)))
             }
             Some(Specifier::ContainsMatch(part)) => {
-                Condition::Text(StringMatcher::Contains(text(part)))
+                HeaderCondition::Text(StringMatcher::Contains(text(part)))
             }
-            Some(Specifier::SafeRegexMatch(regex)) => Condition::Text(StringMatcher::Regex(
+            Some(Specifier::SafeRegexMatch(regex)) => HeaderCondition::Text(StringMatcher::Regex(
                 FullRegex::build(regex, &path.field("safe_regex_match"))?,
             )),
-            Some(Specifier::RangeMatch(range)) => Condition::Range(range.start..range.end),
+            Some(Specifier::RangeMatch(range)) => HeaderCondition::Range(range.start..range.end),
             Some(Specifier::StringMatch(string)) => {
-                Condition::Text(StringMatcher::build(string, &path.field("string_match"))?)
+                HeaderCondition::Text(StringMatcher::build(string, &path.field("string_match"))?)
             }
         };
         Ok(HeaderMatcher {
-            name: Name::new(&config.name),
+            name: MatchedHeader::new(&config.name),
             condition,
             invert: config.invert_match,
             missing_is_empty: config.treat_missing_header_as_empty,
@@ -182,32 +184,32 @@ impl HeaderMatcher {
 
     pub(crate) fn matches(&self, head: &RequestHead) -> bool {
         match &self.name {
-            Name::Method => self.holds(std::iter::once(head.method.as_str().as_bytes())),
-            Name::Scheme => self.holds(
+            MatchedHeader::Method => self.holds(std::iter::once(head.method.as_str().as_bytes())),
+            MatchedHeader::Scheme => self.holds(
                 head.scheme
                     .as_ref()
                     .map(|s| s.as_str().as_bytes())
                     .into_iter(),
             ),
-            Name::Authority => {
+            MatchedHeader::Authority => {
                 self.holds(Some(head.authority()).filter(|a| !a.is_empty()).into_iter())
             }
-            Name::Path => self.holds(
+            MatchedHeader::Path => self.holds(
                 head.path
                     .as_ref()
                     .map(|p| p.as_str().as_bytes())
                     .into_iter(),
             ),
-            Name::Header(name) => {
+            MatchedHeader::Header(name) => {
                 self.holds(head.headers.get_all(name).map(|value| value.as_bytes()))
             }
-            Name::Impossible => self.holds(std::iter::empty()),
+            MatchedHeader::Impossible => self.holds(std::iter::empty()),
         }
     }
 
     fn holds<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> bool {
         let mut values = values.peekable();
-        if let Condition::Present(present) = &self.condition {
+        if let HeaderCondition::Present(present) = &self.condition {
             let here = values.peek().is_some() || self.missing_is_empty;
             return (here == *present) != self.invert;
         }
@@ -222,27 +224,29 @@ impl HeaderMatcher {
     }
 }
 
-impl Name {
-    fn new(name: &str) -> Name {
+impl MatchedHeader {
+    fn new(name: &str) -> MatchedHeader {
         match name.to_ascii_lowercase().as_str() {
-            ":method" => Name::Method,
-            ":scheme" => Name::Scheme,
-            ":authority" | "host" => Name::Authority,
-            ":path" => Name::Path,
-            other => other.parse().map_or(Name::Impossible, Name::Header),
+            ":method" => MatchedHeader::Method,
+            ":scheme" => MatchedHeader::Scheme,
+            ":authority" | "host" => MatchedHeader::Authority,
+            ":path" => MatchedHeader::Path,
+            other => other
+                .parse()
+                .map_or(MatchedHeader::Impossible, MatchedHeader::Header),
         }
     }
 }
 
-impl Condition {
+impl HeaderCondition {
     fn matches(&self, value: &[u8]) -> bool {
         match self {
-            Condition::Present(present) => *present,
-            Condition::Range(range) => std::str::from_utf8(value)
+            HeaderCondition::Present(present) => *present,
+            HeaderCondition::Range(range) => std::str::from_utf8(value)
                 .ok()
                 .and_then(|value| value.trim().parse().ok())
                 .is_some_and(|number| range.contains(&number)),
-            Condition::Text(matcher) => matcher.matches(value),
+            HeaderCondition::Text(matcher) => matcher.matches(value),
         }
     }
 }

@@ -18,8 +18,8 @@ use crate::route::RouteCx;
 use crate::route::domains::Domains;
 use crate::route::domains::Duplicate;
 use crate::route::header_mutation::header_name;
-use crate::route::virtual_host::Level;
-use crate::route::virtual_host::Routes;
+use crate::route::virtual_host::MutationLevel;
+use crate::route::virtual_host::VirtualHostRoutes;
 
 /// `max_direct_response_body_size_bytes` when it is not set.
 const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
@@ -35,7 +35,7 @@ pub struct RouteTable {
     /// Headers that only internal requests may carry.
     pub internal_only_headers: Box<[HeaderName]>,
     domains: Domains,
-    hosts: Box<[Routes]>,
+    hosts: Box<[VirtualHostRoutes]>,
     /// The header that takes the place of `:authority`.
     vhost_header: Option<HeaderName>,
     ignore_path_parameters: bool,
@@ -51,7 +51,7 @@ pub(crate) struct TableCx<'a> {
     pub(crate) validate_clusters: bool,
     pub(crate) max_direct_response_body: u32,
     pub(crate) most_specific_wins: bool,
-    pub(crate) level: Level,
+    pub(crate) level: MutationLevel,
 }
 
 impl TableCx<'_> {
@@ -74,7 +74,7 @@ impl RouteTable {
         cx: &RouteCx<'_>,
     ) -> Result<Arc<RouteTable>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let level = errors.collect(Level::build(config, path));
+        let level = errors.collect(MutationLevel::build(config, path));
         let table_cx = TableCx {
             has_cluster: cx.has_cluster,
             nearest_cluster: cx.nearest_cluster,
@@ -91,7 +91,7 @@ impl RouteTable {
         let mut hosts = Vec::with_capacity(config.virtual_hosts.len());
         for (at, host) in config.virtual_hosts.iter().enumerate() {
             let path = path.field("virtual_hosts").index(at);
-            hosts.extend(errors.collect(Routes::build(host, &table_cx, &path)));
+            hosts.extend(errors.collect(VirtualHostRoutes::build(host, &table_cx, &path)));
             for (nth, domain) in host.domains.iter().enumerate() {
                 if let Err(duplicate) = domains.add(domain, at) {
                     let path = path.field("domains").index(nth);

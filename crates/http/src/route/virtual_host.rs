@@ -43,38 +43,38 @@ pub struct VirtualHost {
 
 /// A virtual host's routes.
 #[derive(Debug)]
-pub(crate) struct Routes {
-    routes: Box<[Entry]>,
+pub(crate) struct VirtualHostRoutes {
+    routes: Box<[RouteEntry]>,
     index: RouteIndex,
     /// Where requests without TLS are sent, unless they need none.
     to_https: Option<(TlsRequirementType, Arc<Route>)>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RouteEntry {
     matches: RouteMatch,
-    target: Target,
+    target: EntryTarget,
 }
 
 #[derive(Debug)]
-enum Target {
+enum EntryTarget {
     Route(Arc<Route>),
     Weighted(WeightedRoutes),
 }
 
 /// The header mutations of one level.
 #[derive(Clone, Default)]
-pub(crate) struct Level {
+pub(crate) struct MutationLevel {
     request: Option<Arc<HeaderMutations>>,
     response: Option<Arc<HeaderMutations>>,
 }
 
-impl Routes {
+impl VirtualHostRoutes {
     pub(crate) fn build(
         config: &api::VirtualHost,
         cx: &TableCx<'_>,
         path: &FieldPath,
-    ) -> Result<Routes, ConfigErrors> {
+    ) -> Result<VirtualHostRoutes, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let clusters = VirtualClusters::build(config, cx.store, path);
         let host = Arc::new(VirtualHost {
@@ -84,7 +84,7 @@ impl Routes {
             include_attempt_count_in_response: config.include_attempt_count_in_response,
             metadata: config.metadata.clone().map(Arc::new),
         });
-        let level = Level::build(config, path);
+        let level = MutationLevel::build(config, path);
         let level = errors.collect(level).unwrap_or_default();
         let builder = RouteBuilder {
             cx,
@@ -100,7 +100,7 @@ impl Routes {
             TlsRequirementType::None => None,
             required => Some((required, Arc::new(https_redirect(&host)))),
         };
-        errors.finish(Routes {
+        errors.finish(VirtualHostRoutes {
             index: RouteIndex::new(entries.iter().map(|entry| &entry.matches)),
             routes: entries.into(),
             to_https,
@@ -122,32 +122,32 @@ impl Routes {
         };
         let found = self.index.first(request, path, matches)?;
         match &self.routes.get(found)?.target {
-            Target::Route(route) => Some(route),
-            Target::Weighted(routes) => routes.choose(request),
+            EntryTarget::Route(route) => Some(route),
+            EntryTarget::Weighted(routes) => routes.choose(request),
         }
     }
 }
 
-impl Entry {
+impl RouteEntry {
     fn is_for(&self, request: &RequestView<'_>, path: &str) -> bool {
         self.matches.matches(request, path)
             && match &self.target {
                 // As in Envoy, clusters without any weight leave the request to the routes that follow.
-                Target::Weighted(routes) if routes.may_have_none() => {
+                EntryTarget::Weighted(routes) if routes.may_have_none() => {
                     routes.choose(request).is_some()
                 }
-                Target::Weighted(_) | Target::Route(_) => true,
+                EntryTarget::Weighted(_) | EntryTarget::Route(_) => true,
             }
     }
 }
 
-impl Routes {
+impl VirtualHostRoutes {
     /// Adds the headers that the routes read after the request has gone.
     pub(crate) fn capture(&self, captures: &mut Captures) {
         for entry in &self.routes {
             match &entry.target {
-                Target::Route(route) => route.capture(captures),
-                Target::Weighted(routes) => routes.capture(captures),
+                EntryTarget::Route(route) => route.capture(captures),
+                EntryTarget::Weighted(routes) => routes.capture(captures),
             }
         }
     }
@@ -179,14 +179,14 @@ fn is_internal(head: &RequestHead) -> bool {
 }
 
 /// What a message with header mutations has, whichever it is.
-pub(crate) trait HasMutations {
+pub(crate) trait HeaderMutationFields {
     fn request(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors>;
     fn response(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors>;
 }
 
-macro_rules! has_mutations {
+macro_rules! header_mutation_fields {
     ($($message:ty,)*) => {
-        $(impl HasMutations for $message {
+        $(impl HeaderMutationFields for $message {
             fn request(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors> {
                 let (add, remove) = (&self.request_headers_to_add, &self.request_headers_to_remove);
                 HeaderMutations::build("request", add, remove, path)
@@ -200,54 +200,54 @@ macro_rules! has_mutations {
     };
 }
 
-has_mutations! {
+header_mutation_fields! {
     api::RouteConfiguration,
     api::VirtualHost,
     api::Route,
     api::weighted_cluster::ClusterWeight,
 }
 
-impl Level {
+impl MutationLevel {
     pub(crate) fn build(
-        config: &impl HasMutations,
+        config: &impl HeaderMutationFields,
         path: &FieldPath,
-    ) -> Result<Level, ConfigErrors> {
+    ) -> Result<MutationLevel, ConfigErrors> {
         let some =
             |mutations: HeaderMutations| (!mutations.is_empty()).then(|| Arc::new(mutations));
         let mut errors = ConfigErrors::new();
         let request = errors.collect(config.request(path)).and_then(some);
         let response = errors.collect(config.response(path)).and_then(some);
-        errors.finish(Level { request, response })
+        errors.finish(MutationLevel { request, response })
     }
 }
 
 struct RouteBuilder<'a> {
     cx: &'a TableCx<'a>,
     host: &'a Arc<VirtualHost>,
-    level: Level,
+    level: MutationLevel,
 }
 
 impl RouteBuilder<'_> {
-    fn entry(&self, config: &api::Route, path: &FieldPath) -> Result<Entry, ConfigErrors> {
+    fn entry(&self, config: &api::Route, path: &FieldPath) -> Result<RouteEntry, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let default_match = api::RouteMatch::default();
         let route_match = config.r#match.as_ref().unwrap_or(&default_match);
         let matches = errors.collect(RouteMatch::build(route_match, &path.field("match")));
-        let level = errors.collect(Level::build(config, path));
+        let level = errors.collect(MutationLevel::build(config, path));
         let (Some(matches), Some(level)) = (matches, level) else {
             return Err(errors);
         };
         let target = self.target(config, &matches, &level, path)?;
-        errors.finish(Entry { matches, target })
+        errors.finish(RouteEntry { matches, target })
     }
 
     fn target(
         &self,
         config: &api::Route,
         matches: &RouteMatch,
-        level: &Level,
+        level: &MutationLevel,
         path: &FieldPath,
-    ) -> Result<Target, ConfigErrors> {
+    ) -> Result<EntryTarget, ConfigErrors> {
         use api::route::Action as Specifier;
         let mut errors = ConfigErrors::new();
         let action = match &config.action {
@@ -277,16 +277,16 @@ impl RouteBuilder<'_> {
                 return Err(errors);
             }
         };
-        Ok(Target::Route(self.route(config, action, level, None)))
+        Ok(EntryTarget::Route(self.route(config, action, level, None)))
     }
 
     fn forward(
         &self,
         config: &api::Route,
         action: &api::RouteAction,
-        (matches, level): (&RouteMatch, &Level),
+        (matches, level): (&RouteMatch, &MutationLevel),
         path: &FieldPath,
-    ) -> Result<Target, ConfigErrors> {
+    ) -> Result<EntryTarget, ConfigErrors> {
         use api::route_action::ClusterSpecifier as Specifier;
         let mut errors = ConfigErrors::new();
         let cluster = match &action.cluster_specifier {
@@ -311,14 +311,14 @@ impl RouteBuilder<'_> {
         let forward = ForwardAction::build(action, cluster, &matches.path, path)?;
         let Some(Specifier::WeightedClusters(weighted)) = &action.cluster_specifier else {
             let action = Action::Forward(forward);
-            return Ok(Target::Route(self.route(config, action, level, None)));
+            return Ok(EntryTarget::Route(self.route(config, action, level, None)));
         };
         let path = path.field("weighted_clusters");
         let mut routes = Vec::with_capacity(weighted.clusters.len());
         for (at, cluster) in weighted.clusters.iter().enumerate() {
             let path = path.field("clusters").index(at);
             let built = self.weighted_action(cluster, &forward, &path);
-            let weight_level = errors.collect(Level::build(cluster, &path));
+            let weight_level = errors.collect(MutationLevel::build(cluster, &path));
             if let (Some(action), Some(weight)) = (errors.collect(built), weight_level) {
                 routes.push(self.route(config, action, level, Some(&weight)));
             }
@@ -326,7 +326,7 @@ impl RouteBuilder<'_> {
         if !errors.is_empty() {
             return Err(errors);
         }
-        WeightedRoutes::build(weighted, routes, &config.name, &path).map(Target::Weighted)
+        WeightedRoutes::build(weighted, routes, &config.name, &path).map(EntryTarget::Weighted)
     }
 
     fn weighted_action(
@@ -391,8 +391,8 @@ impl RouteBuilder<'_> {
         &self,
         config: &api::Route,
         action: Action,
-        level: &Level,
-        weight: Option<&Level>,
+        level: &MutationLevel,
+        weight: Option<&MutationLevel>,
     ) -> Arc<Route> {
         let mut levels = [level, &self.level, &self.cx.level];
         if self.cx.most_specific_wins {

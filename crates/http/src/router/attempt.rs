@@ -24,26 +24,25 @@ use outrider_upstream::Priority;
 use outrider_upstream::UpstreamStream;
 
 use crate::Stream;
-use crate::deadlines::Expired;
+use crate::deadlines::ExpiredTimeout;
 use crate::grpc;
 use crate::local_reply::LocalReply;
 use crate::names;
 use crate::request::Origin;
-use crate::route;
 use crate::route::ForwardAction;
 use crate::route::Route;
 use crate::router::Router;
 use crate::router::RouterCx;
-use crate::router::early_body::EarlyBody;
 use crate::router::failure;
+use crate::router::read_ahead_body::ReadAheadBody;
 use crate::router::timeouts::Timeouts;
-use crate::router::upstream_request::AlsoCounted;
-use crate::router::upstream_request::ResponseBody;
+use crate::router::upstream_request::ExtraStats;
 use crate::router::upstream_request::UpstreamRequest;
-use crate::wait::Stop;
+use crate::router::upstream_request::UpstreamResponseBody;
+use crate::wait::StopReason;
 
 /// An attempt under way.
-pub(super) struct Attempt<'a> {
+pub(super) struct UpstreamAttempt<'a> {
     router: &'a Router,
     request: Rc<UpstreamRequest>,
     timeouts: Timeouts,
@@ -54,21 +53,21 @@ pub(super) struct Attempt<'a> {
     tell_attempts: bool,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> UpstreamAttempt<'a> {
     pub(super) fn new(
         router: &'a Router,
         cluster: &Rc<Cluster>,
         pick: &Pick,
         stream: &mut Stream,
         cx: &RouterCx<'_>,
-    ) -> Attempt<'a> {
+    ) -> UpstreamAttempt<'a> {
         let host = pick.host();
-        let also = AlsoCounted::of(stream, cluster);
+        let extra_stats = ExtraStats::of(stream, cluster);
         let request = Rc::new(UpstreamRequest {
             cluster: cluster.clone(),
             pick: pick.clone(),
             origin: stream.origin,
-            also,
+            extra_stats,
             captures: cx.captures.clone(),
             counting: router.counting(stream.is_grpc),
             canary: Cell::new(host.is_canary()),
@@ -88,7 +87,7 @@ impl<'a> Attempt<'a> {
             upstream.host_name = (!host.hostname().is_empty()).then(|| host.hostname().clone());
             upstream.request = Some(request.clone());
         }
-        Attempt {
+        UpstreamAttempt {
             router,
             request,
             timeouts: Timeouts::default(),
@@ -101,13 +100,13 @@ impl<'a> Attempt<'a> {
     /// Makes the request's head the upstream's: timeouts, rewrites, header mutations.
     pub(super) fn prepare(&mut self, stream: &mut Stream, route: &Route, forward: &ForwardAction) {
         let headers = &mut stream.request.headers;
-        let asks = names::any_of_envoy(headers);
+        let asks = names::has_envoy_headers(headers);
         self.alternative_on_timeout = asks
             && headers
                 .remove(&header::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE)
                 .is_some();
         self.timeouts = self.router.timeouts(forward, headers, asks, stream.is_grpc);
-        self.priority = priority(forward.priority);
+        self.priority = forward.priority;
         if asks && stream.origin == Origin::Internal {
             headers.remove_any(names::RETRY);
         }
@@ -143,18 +142,18 @@ impl<'a> Attempt<'a> {
         body: Body,
         pick: &Pick,
         cx: &mut RouterCx<'_>,
-    ) -> Result<(UpstreamStream, Body), Stop> {
+    ) -> Result<(UpstreamStream, Body), StopReason> {
         let deadlines = &mut *cx.wait.deadlines;
         deadlines.set_response(self.timeouts.response, self.timeouts.per_try);
         let (opened, body) = match pick.open_at_once(self.priority, stream.protocol) {
             Some(opened) => {
                 cx.wait.check_body()?;
                 note_ready(stream, Duration::ZERO);
-                (opened, EarlyBody::new(body, 0).into_body())
+                (opened, ReadAheadBody::new(body, 0).into_body())
             }
             None => {
                 let began = clock::now();
-                let opened = self.open_in_turn(stream, body, pick, cx).await?;
+                let opened = self.open_when_ready(stream, body, pick, cx).await?;
                 note_ready(stream, clock::since(began));
                 opened
             }
@@ -186,15 +185,15 @@ impl<'a> Attempt<'a> {
     }
 
     /// Waits for a place, reading the request's body meanwhile.
-    async fn open_in_turn(
+    async fn open_when_ready(
         &self,
         stream: &Stream,
         body: Body,
         pick: &Pick,
         cx: &mut RouterCx<'_>,
-    ) -> Result<(Result<UpstreamStream, PoolFailure>, Body), Stop> {
+    ) -> Result<(Result<UpstreamStream, PoolFailure>, Body), StopReason> {
         let info = self.request.cluster.info();
-        let mut body = EarlyBody::new(body, info.per_connection_buffer_limit_bytes as usize);
+        let mut body = ReadAheadBody::new(body, info.per_connection_buffer_limit_bytes as usize);
         let mut opening = pin!(pick.open(self.priority, stream.protocol));
         let waiting = poll_fn(|task| {
             let opened = opening.as_mut().poll(task);
@@ -208,7 +207,7 @@ impl<'a> Attempt<'a> {
         Ok((opened, body.into_body()))
     }
 
-    fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> Stop {
+    fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> StopReason {
         // No host was asked, so none is logged.
         if *error == PoolFailure::Overflow
             && let Some(upstream) = &mut stream.upstream
@@ -226,8 +225,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// The reply to a request that failed before its response.
-    fn failed(&self, error: &StreamError, transport: &str) -> Stop {
-        let error = &failure::by_meaning(error.clone());
+    fn failed(&self, error: &StreamError, transport: &str) -> StopReason {
+        let error = &failure::as_counted_by_envoy(error.clone());
         self.request.fail(error);
         let reply = failure::before_response(error, transport, self.router.suppress_envoy_headers);
         self.request.count_status(reply.status.as_u16());
@@ -235,13 +234,13 @@ impl<'a> Attempt<'a> {
     }
 
     /// A reply to a request that was tried.
-    fn reply(&self, reply: LocalReply) -> Stop {
+    fn reply(&self, reply: LocalReply) -> StopReason {
         reply.after_attempt(self.tell_attempts).into()
     }
 
     /// The reply to a request that failed between an interim response and its own: the cluster counts no status of it.
-    fn failed_late(&self, error: &StreamError) -> Stop {
-        let error = &failure::by_meaning(error.clone());
+    fn failed_after_interim(&self, error: &StreamError) -> StopReason {
+        let error = &failure::as_counted_by_envoy(error.clone());
         self.request.fail(error);
         self.reply(failure::after_interim(
             error,
@@ -255,7 +254,7 @@ impl<'a> Attempt<'a> {
         stream: &Stream,
         body: Body,
         place: UpstreamStream,
-    ) -> Result<Exchange, Stop> {
+    ) -> Result<Exchange, StopReason> {
         let exchange = place
             .send(&stream.request, body)
             .map_err(|error| match error {
@@ -275,7 +274,7 @@ impl<'a> Attempt<'a> {
         stream: &mut Stream,
         exchange: &mut Exchange,
         cx: &mut RouterCx<'_>,
-    ) -> Result<ResponseHead, Stop> {
+    ) -> Result<ResponseHead, StopReason> {
         let mut begun = false;
         loop {
             let head = cx
@@ -293,7 +292,7 @@ impl<'a> Attempt<'a> {
                 Err(error) => {
                     let gone = cx.wait.client_gone().await;
                     return Err(gone.unwrap_or_else(|| match begun {
-                        true => self.failed_late(&error),
+                        true => self.failed_after_interim(&error),
                         false => self.failed(&error, ""),
                     }));
                 }
@@ -369,7 +368,7 @@ impl<'a> Attempt<'a> {
         }
         stream.details = Some(Cow::Borrowed("via_upstream"));
         stream.response = Some(head);
-        let body = ResponseBody::new(body, request.clone());
+        let body = UpstreamResponseBody::new(body, request.clone());
         if body.ends_with_head() {
             Body::Empty
         } else {
@@ -378,22 +377,22 @@ impl<'a> Attempt<'a> {
     }
 
     /// What a wait that came to nothing means: the router's own timeouts are counted and answered here.
-    fn stopped(&self, stop: Stop) -> Stop {
-        let Stop::Expired(expired) = stop else {
+    fn stopped(&self, stop: StopReason) -> StopReason {
+        let StopReason::ExpiredTimeout(expired) = stop else {
             return stop;
         };
         if !self.request.expired(expired) {
-            return Stop::Expired(expired);
+            return StopReason::ExpiredTimeout(expired);
         }
         let reply = match (self.alternative_on_timeout, expired) {
-            (true, Expired::Response | Expired::PerTry) => LocalReply {
+            (true, ExpiredTimeout::Response | ExpiredTimeout::PerTry) => LocalReply {
                 flag: expired.flag(),
                 ..LocalReply::new(StatusCode::NO_CONTENT, expired.details())
             },
             _ => expired.reply(self.request.downstream.receive_ended().is_some()),
         };
         // What the cluster itself has limited says nothing of its answers.
-        if expired != Expired::UpstreamDuration {
+        if expired != ExpiredTimeout::UpstreamDuration {
             self.request.count_status(reply.status.as_u16());
         }
         self.reply(reply)
@@ -409,10 +408,3 @@ fn note_ready(stream: &mut Stream, took: Duration) {
 
 /// The interim responses that pass: Continue, Processing, Early Hints, Upload Resumption Supported.
 const INTERIM: [u16; 4] = [100, 102, 103, 104];
-
-fn priority(priority: route::Priority) -> Priority {
-    match priority {
-        route::Priority::Default => Priority::Default,
-        route::Priority::High => Priority::High,
-    }
-}

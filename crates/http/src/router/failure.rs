@@ -66,7 +66,7 @@ pub(super) fn after_interim(error: &StreamError, suppress_envoy_headers: bool) -
 }
 
 /// What Envoy takes an error for: a reset with PROTOCOL_ERROR is one, and one with CONNECT_ERROR a kind of its own.
-pub(super) fn by_meaning(error: StreamError) -> StreamError {
+pub(super) fn as_counted_by_envoy(error: StreamError) -> StreamError {
     match error {
         StreamError::RemoteReset(Reason::PROTOCOL_ERROR) => {
             StreamError::ProtocolError("http2.remote_reset")

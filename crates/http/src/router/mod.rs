@@ -2,8 +2,8 @@
 //! (`envoy.extensions.filters.http.router.v3.Router`).
 
 mod attempt;
-mod early_body;
 mod failure;
+mod read_ahead_body;
 mod timeouts;
 mod upstream_request;
 
@@ -31,15 +31,15 @@ use crate::response::ResponseOptions;
 use crate::route::Action;
 use crate::route::ForwardAction;
 use crate::route::Route;
-use crate::stats::ListenerStats;
-use crate::wait::Stop;
-use crate::wait::Wait;
+use crate::stats::ListenerHttpStats;
+use crate::wait::StopReason;
+use crate::wait::StreamWait;
 
-use attempt::Attempt;
+use attempt::UpstreamAttempt;
 pub(crate) use failure::after_response;
 pub(crate) use failure::flag;
-use upstream_request::AlsoCounted;
-use upstream_request::Counting;
+use upstream_request::ExtraStats;
+use upstream_request::StatusCounting;
 pub(crate) use upstream_request::UpstreamRequest;
 
 /// The router as configured.
@@ -60,12 +60,12 @@ pub struct Router {
 /// What the router works with on behalf of one stream.
 pub(crate) struct RouterCx<'a> {
     pub(crate) stats: &'a ManagerStats,
-    pub(crate) listener_stats: &'a ListenerStats,
+    pub(crate) listener_stats: &'a ListenerHttpStats,
     pub(crate) captures: &'a Rc<Captures>,
     pub(crate) response: &'a ResponseOptions,
     /// `proxy_100_continue`
     pub(crate) proxy_100_continue: bool,
-    pub(crate) wait: Wait<'a>,
+    pub(crate) wait: StreamWait<'a>,
 }
 
 impl RouterCx<'_> {
@@ -107,7 +107,7 @@ impl Router {
         stream: &mut Stream,
         body: Body,
         cx: &mut RouterCx<'_>,
-    ) -> Result<Body, Stop> {
+    ) -> Result<Body, StopReason> {
         let stats = &cx.stats.router;
         stats.rq_total.inc();
         let Some(route) = stream.route.clone() else {
@@ -151,7 +151,7 @@ impl Router {
         body: Body,
         (route, forward): (&Route, &ForwardAction),
         cx: &mut RouterCx<'_>,
-    ) -> Result<Body, Stop> {
+    ) -> Result<Body, StopReason> {
         let Some(cluster) = stream.cluster.clone() else {
             cx.stats.router.no_cluster.inc();
             let reply = LocalReply::new(forward.cluster_not_found_status, "cluster_not_found");
@@ -177,7 +177,7 @@ impl Router {
                 .after_attempt(tells_attempts)
                 .into());
         };
-        let mut attempt = Attempt::new(self, &cluster, &pick, stream, cx);
+        let mut attempt = UpstreamAttempt::new(self, &cluster, &pick, stream, cx);
         attempt.prepare(stream, route, forward);
         let (place, body) = attempt.open(stream, body, &pick, cx).await?;
         let mut exchange = attempt.send(stream, body, place)?;
@@ -194,17 +194,17 @@ impl Router {
     /// Counts the 503 of a request that no host was asked for.
     fn count_unavailable(&self, stream: &mut Stream, cluster: &Cluster) {
         let counting = self.counting(stream.is_grpc);
-        if counting != Counting::Off {
-            AlsoCounted::of(stream, cluster).count_status(counting, 503);
+        if counting != StatusCounting::Off {
+            ExtraStats::of(stream, cluster).count_status(counting, 503);
         }
         counting.count(cluster, stream.origin, 503);
     }
 
-    fn counting(&self, is_grpc: bool) -> Counting {
+    fn counting(&self, is_grpc: bool) -> StatusCounting {
         match (self.dynamic_stats, self.suppress_grpc_codes && is_grpc) {
-            (false, _) => Counting::Off,
-            (true, true) => Counting::WithoutStatus,
-            (true, false) => Counting::Full,
+            (false, _) => StatusCounting::Off,
+            (true, true) => StatusCounting::WithoutStatus,
+            (true, false) => StatusCounting::Full,
         }
     }
 

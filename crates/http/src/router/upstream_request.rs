@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::Captures;
 use crate::Stream;
-use crate::deadlines::Expired;
+use crate::deadlines::ExpiredTimeout;
 use crate::grpc;
 use crate::request::Origin;
 use crate::router::failure;
@@ -37,10 +37,10 @@ pub(crate) struct UpstreamRequest {
     pub(super) pick: Pick,
     pub(super) origin: Origin,
     /// The stats of the request's virtual cluster and route, and those that it asks for, if there are some.
-    pub(super) also: AlsoCounted,
+    pub(super) extra_stats: ExtraStats,
     /// What formatters read of it later.
     pub(super) captures: Rc<Captures>,
-    pub(super) counting: Counting,
+    pub(super) counting: StatusCounting,
     /// Whether the host or the response is marked as a canary.
     pub(super) canary: Cell<bool>,
     /// The client's side, which knows when the request ended.
@@ -70,12 +70,12 @@ impl UpstreamRequest {
     /// Counts a response, ours or the host's, by its status.
     pub(super) fn count_status(&self, status: u16) {
         self.counting.count(&self.cluster, self.origin, status);
-        if self.counting == Counting::Off {
+        if self.counting == StatusCounting::Off {
             return;
         }
-        self.also.count_status(self.counting, status);
+        self.extra_stats.count_status(self.counting, status);
         if self.canary.get() {
-            if let Some(stats) = &self.also.alternative {
+            if let Some(stats) = &self.extra_stats.alternative {
                 stats.canary.get().upstream_rq.record(status);
             }
             self.cluster.stats().canary.get().upstream_rq.record(status);
@@ -140,7 +140,7 @@ impl UpstreamRequest {
         let Some(requested) = self
             .downstream
             .receive_ended()
-            .filter(|_| self.counting != Counting::Off)
+            .filter(|_| self.counting != StatusCounting::Off)
         else {
             return;
         };
@@ -155,14 +155,14 @@ impl UpstreamRequest {
         origin.upstream_rq_time.get().record(time);
         if self.canary.get() {
             stats.canary.get().upstream_rq_time.get().record(time);
-            if let Some(stats) = &self.also.alternative {
+            if let Some(stats) = &self.extra_stats.alternative {
                 stats.canary.get().upstream_rq_time.get().record(time);
             }
         }
         if let Some(zone) = self.pick.zone_stats() {
             zone.upstream_rq_time.get().record(time);
         }
-        self.also.record_time(time);
+        self.extra_stats.record_time(time);
     }
 
     /// What the client's stream is reset with when the response breaks off: to the client it is our reset, whatever the
@@ -184,7 +184,7 @@ impl UpstreamRequest {
     /// The request is on its way.
     pub(super) fn started(&self, meter: &Rc<Meter>) {
         self.meter.replace(Some(meter.clone()));
-        for stats in self.also.iter() {
+        for stats in self.extra_stats.iter() {
             stats.upstream_rq_total.inc();
         }
     }
@@ -195,18 +195,22 @@ impl UpstreamRequest {
     }
 
     /// Counts a timeout, if it is one of the router's own; tells whether it is.
-    pub(crate) fn expired(&self, expired: Expired) -> bool {
+    pub(crate) fn expired(&self, expired: ExpiredTimeout) -> bool {
         let stats = self.cluster.stats();
         match expired {
-            Expired::Response => {
+            ExpiredTimeout::Response => {
                 stats.upstream_rq_timeout.inc();
-                self.also.iter().for_each(|s| s.upstream_rq_timeout.inc());
+                self.extra_stats
+                    .iter()
+                    .for_each(|s| s.upstream_rq_timeout.inc());
             }
-            Expired::PerTry => stats.upstream_rq_per_try_timeout.inc(),
-            Expired::UpstreamDuration => stats.upstream_rq_max_duration_reached.inc(),
-            Expired::Idle | Expired::Request | Expired::Duration => return false,
+            ExpiredTimeout::PerTry => stats.upstream_rq_per_try_timeout.inc(),
+            ExpiredTimeout::UpstreamDuration => stats.upstream_rq_max_duration_reached.inc(),
+            ExpiredTimeout::Idle | ExpiredTimeout::Request | ExpiredTimeout::Duration => {
+                return false;
+            }
         }
-        if expired != Expired::UpstreamDuration {
+        if expired != ExpiredTimeout::UpstreamDuration {
             self.host().stats.rq_timeout.inc();
         }
         self.host().stats.rq_error.inc();
@@ -240,18 +244,18 @@ impl Drop for UpstreamRequest {
 
 /// Where a request is counted besides its cluster.
 #[derive(Clone, Debug, Default)]
-pub(super) struct AlsoCounted {
+pub(super) struct ExtraStats {
     of_route: [Option<Arc<VirtualClusterStats>>; 2],
     /// What an internal client asks for (`x-envoy-upstream-alt-stat-name`).
     alternative: Option<Arc<AlternativeStats>>,
 }
 
-impl AlsoCounted {
+impl ExtraStats {
     /// For a request that is not rewritten yet; the header that asks for it goes no further. Notes the virtual cluster's
     /// name in the stream.
-    pub(super) fn of(stream: &mut Stream, cluster: &Cluster) -> AlsoCounted {
+    pub(super) fn of(stream: &mut Stream, cluster: &Cluster) -> ExtraStats {
         let Some(route) = &stream.route else {
-            return AlsoCounted::default();
+            return ExtraStats::default();
         };
         let virtual_cluster = route.virtual_host.clusters.find(&stream.request);
         let virtual_cluster = virtual_cluster.map(|c| (c.stats.clone(), c.name.clone()));
@@ -265,13 +269,13 @@ impl AlsoCounted {
             let name = name.as_ref().and_then(|name| name.as_str());
             alternative = name.and_then(|name| cluster.alternative_stats(name));
         }
-        AlsoCounted {
+        ExtraStats {
             of_route,
             alternative,
         }
     }
 
-    pub(super) fn count_status(&self, counting: Counting, status: u16) {
+    pub(super) fn count_status(&self, counting: StatusCounting, status: u16) {
         for stats in self.iter() {
             stats.upstream_rq.get().record(status);
         }
@@ -299,7 +303,7 @@ impl AlsoCounted {
 
 /// What the router's options leave of the counts of statuses and times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counting {
+pub(super) enum StatusCounting {
     /// All of them.
     Full,
     /// `suppress_grpc_request_failure_code_stats`: those of the cluster as a whole without the status of gRPC requests.
@@ -308,10 +312,10 @@ pub(super) enum Counting {
     Off,
 }
 
-impl Counting {
+impl StatusCounting {
     /// Counts a response of `cluster` by its status.
     pub(super) fn count(self, cluster: &Cluster, origin: Origin, status: u16) {
-        if self == Counting::Off {
+        if self == StatusCounting::Off {
             return;
         }
         let stats = cluster.stats();
@@ -328,24 +332,24 @@ impl Counting {
         /// No status: counts as completed only.
         const NONE: u16 = 0;
         match self {
-            Counting::Full => status,
-            Counting::WithoutStatus | Counting::Off => NONE,
+            StatusCounting::Full => status,
+            StatusCounting::WithoutStatus | StatusCounting::Off => NONE,
         }
     }
 }
 
 /// A response's body, watched for its end, its trailers and its failure.
 #[derive(Debug)]
-pub(super) struct ResponseBody {
+pub(super) struct UpstreamResponseBody {
     body: Body,
     /// The response has failed, and the client is to be told at the next turn: what came before that leaves first.
     failed: bool,
     request: Rc<UpstreamRequest>,
 }
 
-impl ResponseBody {
-    pub(super) fn new(body: Body, request: Rc<UpstreamRequest>) -> ResponseBody {
-        ResponseBody {
+impl UpstreamResponseBody {
+    pub(super) fn new(body: Body, request: Rc<UpstreamRequest>) -> UpstreamResponseBody {
+        UpstreamResponseBody {
             body,
             failed: false,
             request,
@@ -370,7 +374,7 @@ impl ResponseBody {
     }
 }
 
-impl BodyStream for ResponseBody {
+impl BodyStream for UpstreamResponseBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         if self.failed {
             return Poll::Ready(Some(Err(self.request.reset_of_client())));
@@ -385,7 +389,8 @@ impl BodyStream for ResponseBody {
                 self.request.trailers.replace(Some(captured));
             }
             Some(Err(error)) => {
-                self.request.fail(&failure::by_meaning(error.clone()));
+                self.request
+                    .fail(&failure::as_counted_by_envoy(error.clone()));
                 self.failed = true;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -17,7 +17,7 @@ use outrider_codec::header::CONTENT_TYPE;
 use serde_json::Map;
 use serde_json::Value;
 
-use super::Call;
+use super::CallCounters;
 use crate::grpc;
 
 /// The flag of the last frame of a stream in the Connect protocol, which Envoy knows in responses.
@@ -40,7 +40,7 @@ enum Framing {
     /// Messages, of which the last is the end of the stream (`application/connect+proto`).
     Connect,
     /// One message.
-    Whole,
+    Unary,
 }
 
 impl Protocol {
@@ -57,7 +57,7 @@ impl Protocol {
         } else if is_connect(headers) {
             Framing::Connect
         } else if versioned {
-            Framing::Whole
+            Framing::Unary
         } else {
             return None;
         };
@@ -82,7 +82,7 @@ pub(super) fn is_connect_response(status: StatusCode, headers: &HeaderMap) -> bo
 
 /// Counts messages (length-prefixed, five bytes before each) with their first byte, as Envoy does.
 #[derive(Debug, Default)]
-struct Frames {
+struct MessageCounter {
     /// Flags that end the count: what follows is no message.
     ending: u8,
     ended: bool,
@@ -95,7 +95,7 @@ struct Frames {
     left: u32,
 }
 
-impl Frames {
+impl MessageCounter {
     /// How many messages begin in `bytes`, which follow those of the last time.
     fn count(&mut self, mut bytes: &[u8]) -> u64 {
         let mut begun = 0;
@@ -171,15 +171,15 @@ impl Frames {
 /// A request's body, whose messages are counted.
 pub(super) struct CountedRequest {
     body: Body,
-    frames: Frames,
-    call: Rc<Call>,
+    frames: MessageCounter,
+    call: Rc<CallCounters>,
 }
 
 impl CountedRequest {
-    pub(super) fn new(body: Body, call: Rc<Call>) -> CountedRequest {
+    pub(super) fn new(body: Body, call: Rc<CallCounters>) -> CountedRequest {
         CountedRequest {
             body,
-            frames: Frames::default(),
+            frames: MessageCounter::default(),
             call,
         }
     }
@@ -189,7 +189,7 @@ impl BodyStream for CountedRequest {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         let frame = ready!(self.body.poll_frame(cx));
         let begun = match &frame {
-            _ if self.call.protocol.body == Framing::Whole => u64::from(
+            _ if self.call.protocol.body == Framing::Unary => u64::from(
                 ends(&frame, &self.body) && !std::mem::replace(&mut self.frames.ended, true),
             ),
             Some(Ok(Frame::Data(bytes))) => self.frames.count(bytes),
@@ -223,12 +223,12 @@ fn ends(frame: &Option<Result<Frame, StreamError>>, body: &Body) -> bool {
 pub(super) struct CountedResponse {
     body: Body,
     framing: Option<Framing>,
-    frames: Frames,
+    frames: MessageCounter,
     /// The end was seen.
     over: bool,
     /// The upstream side, if its time is counted.
     meter: Option<Rc<Meter>>,
-    call: Rc<Call>,
+    call: Rc<CallCounters>,
 }
 
 impl CountedResponse {
@@ -237,7 +237,7 @@ impl CountedResponse {
         body: Body,
         is_grpc: bool,
         meter: Option<Rc<Meter>>,
-        call: Rc<Call>,
+        call: Rc<CallCounters>,
     ) -> CountedResponse {
         let framing = match (is_grpc, call.protocol.body) {
             (true, _) => Some(Framing::Grpc),
@@ -247,9 +247,9 @@ impl CountedResponse {
         CountedResponse {
             body,
             framing,
-            frames: Frames {
+            frames: MessageCounter {
                 ending: CONNECT_END,
-                ..Frames::default()
+                ..MessageCounter::default()
             },
             over: false,
             meter,
@@ -282,7 +282,7 @@ impl CountedResponse {
         self.over = true;
         match self.framing {
             Some(Framing::Connect) => stats.count_outcome(self.frames.succeeded()),
-            Some(Framing::Whole) => stats.response_message_count.get().inc(),
+            Some(Framing::Unary) => stats.response_message_count.get().inc(),
             Some(Framing::Grpc) | None => return,
         }
         self.record_time();
@@ -320,7 +320,7 @@ mod tests {
         let text = b"\0\0\0\0\x03abc\x01\0\0\0\0\0\0\0\x01\0";
         let begins = [0, 8, 13];
         for cut in 0..=text.len() {
-            let mut frames = Frames::default();
+            let mut frames = MessageCounter::default();
             let before = begins.iter().filter(|begin| **begin < cut).count() as u64;
             assert_eq!(frames.count(&text[..cut]), before, "cut at {cut}");
             assert_eq!(frames.count(&text[cut..]), 3 - before, "cut at {cut}");
@@ -331,9 +331,9 @@ mod tests {
     fn what_follows_a_flag_that_ends_is_no_message() {
         let text = b"\0\0\0\0\x01a\x80\0\0\0\x01b\0\0\0\0\0";
         for cut in 0..=text.len() {
-            let mut frames = Frames {
+            let mut frames = MessageCounter {
                 ending: 0x80,
-                ..Frames::default()
+                ..MessageCounter::default()
             };
             let counted = frames.count(&text[..cut]) + frames.count(&text[cut..]);
             assert_eq!(counted, 1, "cut at {cut}");
@@ -351,9 +351,9 @@ mod tests {
             (b"\0\0\0\0\x02{}", false),
         ] {
             for cut in 0..=text.len() {
-                let mut frames = Frames {
+                let mut frames = MessageCounter {
                     ending: CONNECT_END,
-                    ..Frames::default()
+                    ..MessageCounter::default()
                 };
                 frames.count(&text[..cut]);
                 frames.count(&text[cut..]);

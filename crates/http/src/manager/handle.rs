@@ -14,12 +14,12 @@ use outrider_codec::header;
 
 use crate::RequestHead;
 use crate::Stream;
-use crate::Upstream;
+use crate::UpstreamInfo;
 use crate::deadlines::Deadlines;
 use crate::grpc;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
-use crate::manager::Downstream;
+use crate::manager::ConnectionStreams;
 use crate::manager::routes::RoutesInUse;
 use crate::request;
 use crate::request::Normalized;
@@ -30,14 +30,14 @@ use crate::route::RequestView;
 use crate::router::RouterCx;
 use crate::stream::StreamEnd;
 use crate::upgrade;
-use crate::wait::Stop;
-use crate::wait::Wait;
+use crate::wait::StopReason;
+use crate::wait::StreamWait;
 
 impl ConnectionManager {
     /// Serves one stream to its end.
     pub(super) async fn handle(
         self: Rc<Self>,
-        downstream: Rc<Downstream>,
+        downstream: Rc<ConnectionStreams>,
         head: RequestHead,
         body: Body,
         mut respond: Respond,
@@ -48,25 +48,25 @@ impl ConnectionManager {
         stream.runtime = self.worker.runtime();
         self.count_request(stream.protocol);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
-        let mut deadlines = Deadlines::new(downstream.take_alarm(), end.stream.started);
-        let mut wait = Wait {
+        let mut deadlines = Deadlines::new(downstream.take_timer(), end.stream.started);
+        let mut wait = StreamWait {
             respond: &mut respond,
             deadlines: &mut deadlines,
         };
         let answered = self.answer(&mut end.stream, body, &mut wait).await;
         let body = match answered {
             Ok(body) => body,
-            Err(Stop::Reply(reply)) => self.reply(&mut end.stream, *reply, wait.respond),
-            Err(Stop::Expired(expired)) => {
+            Err(StopReason::Reply(reply)) => self.reply(&mut end.stream, *reply, wait.respond),
+            Err(StopReason::ExpiredTimeout(expired)) => {
                 self.count_expired(expired);
                 let complete = wait.respond.meter().receive_ended().is_some();
                 let reply = expired.reply(complete);
                 self.reply(&mut end.stream, reply, wait.respond)
             }
-            Err(Stop::Gone(error)) => return end.client_gone(&error),
+            Err(StopReason::ClientGone(error)) => return end.client_gone(&error),
         };
         self.send(&mut end, body, &mut wait).await;
-        downstream.keep_alarm(deadlines.into_alarm(), end.stream.protocol);
+        downstream.keep_timer(deadlines.into_timer(), end.stream.protocol);
     }
 }
 
@@ -76,12 +76,12 @@ impl ConnectionManager {
         &self,
         stream: &mut Stream,
         body: Body,
-        wait: &mut Wait<'_>,
-    ) -> Result<Body, Stop> {
+        wait: &mut StreamWait<'_>,
+    ) -> Result<Body, StopReason> {
         self.continue_early(stream, wait.respond);
         let routes = self.routes.current();
         stream.captures = Some(routes.captures().clone());
-        self.admit(stream, &routes, wait)?;
+        self.prepare_request(stream, &routes, wait)?;
         let body = if self.filters.is_empty() {
             wait.check_body()?;
             body
@@ -100,7 +100,7 @@ impl ConnectionManager {
             captures: routes.captures(),
             response: &self.config.response,
             proxy_100_continue: self.config.proxy_100_continue,
-            wait: Wait {
+            wait: StreamWait {
                 respond: wait.respond,
                 deadlines: wait.deadlines,
             },
@@ -126,11 +126,11 @@ impl ConnectionManager {
 
     /// All that happens to a request before the first filter sees it; an error is the answer to a request that goes no
     /// further.
-    fn admit(
+    fn prepare_request(
         &self,
         stream: &mut Stream,
         routes: &RoutesInUse,
-        wait: &mut Wait<'_>,
+        wait: &mut StreamWait<'_>,
     ) -> Result<(), LocalReply> {
         let is_connect = stream.request.method == Method::CONNECT;
         self.check_target(stream, is_connect)?;
@@ -261,7 +261,7 @@ impl ConnectionManager {
             && let Some(name) = forward.cluster_name(&stream.request)
             && let Some(cluster) = self.clusters.get(name)
         {
-            stream.upstream = Some(Box::new(Upstream::new(
+            stream.upstream = Some(Box::new(UpstreamInfo::new(
                 cluster.observability_name().clone(),
                 cluster.name().clone(),
             )));
@@ -285,7 +285,7 @@ impl ConnectionManager {
         }
     }
 
-    fn set_deadlines(&self, stream: &mut Stream, wait: &mut Wait<'_>) {
+    fn set_deadlines(&self, stream: &mut Stream, wait: &mut StreamWait<'_>) {
         let (deadlines, respond) = (&mut *wait.deadlines, &*wait.respond);
         let timeouts = &self.config.timeouts;
         let forward = match stream.route.as_deref().map(|route| &route.action) {

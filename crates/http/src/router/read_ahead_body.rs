@@ -14,7 +14,7 @@ use outrider_codec::StreamError;
 
 /// What was read, and the rest.
 #[derive(Debug)]
-pub(super) struct EarlyBody {
+pub(super) struct ReadAheadBody {
     read: VecDeque<Result<Frame, StreamError>>,
     bytes: usize,
     limit: usize,
@@ -22,10 +22,10 @@ pub(super) struct EarlyBody {
     rest: Body,
 }
 
-impl EarlyBody {
+impl ReadAheadBody {
     /// Nothing of `rest` was read. At most `limit` bytes will be, and one frame more.
-    pub(super) fn new(rest: Body, limit: usize) -> EarlyBody {
-        EarlyBody {
+    pub(super) fn new(rest: Body, limit: usize) -> ReadAheadBody {
+        ReadAheadBody {
             read: VecDeque::new(),
             bytes: 0,
             limit,
@@ -61,7 +61,7 @@ impl EarlyBody {
     }
 }
 
-impl BodyStream for EarlyBody {
+impl BodyStream for ReadAheadBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         match self.read.pop_front() {
             Some(frame) => Poll::Ready(Some(frame)),
@@ -111,7 +111,7 @@ mod tests {
                 data("ghi"),
                 Frame::Trailers(HeaderMap::new()),
             ];
-            let mut early = EarlyBody::new(Body::wrap(Frames(frames.into())), limit);
+            let mut early = ReadAheadBody::new(Body::wrap(Frames(frames.into())), limit);
             poll_fn(|cx| {
                 early.read_ahead(cx);
                 Poll::Ready(())

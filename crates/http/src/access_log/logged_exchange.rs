@@ -26,7 +26,7 @@ use crate::request::Forwarding;
 
 /// A request and its response, as far as a log line tells of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Exchange<'a> {
+pub struct LoggedExchange<'a> {
     /// When the request began.
     pub started: SystemTime,
     /// From then to the end of the response.
@@ -61,7 +61,7 @@ pub struct Exchange<'a> {
     pub runtime: &'a Arc<Snapshot>,
 }
 
-impl Exchange<'_> {
+impl LoggedExchange<'_> {
     /// The stream that a connection manager would have made of it.
     pub(crate) fn stream(&self) -> Stream {
         let now = Instant::now();
