@@ -16,12 +16,12 @@ use std::sync::Arc;
 
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
+use outrider_config::Factory;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::accesslog::v3 as api;
 use outrider_config::api::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use outrider_config::api::envoy::extensions::access_loggers::file::v3::file_access_log;
 use outrider_config::api::envoy::extensions::access_loggers::stream::v3 as stream;
-use outrider_config::type_name;
 use outrider_config::unpack;
 use outrider_net::Timers;
 use prost_types::Any;
@@ -38,23 +38,23 @@ pub use crate::access_log::logged_exchange::LoggedExchange;
 use crate::format::DEFAULT_FORMAT;
 use crate::format::SubstitutionFormat;
 
-/// Builds a logger from its `typed_config`.
+/// Reads a logger's `typed_config`: where its lines go, and their format.
 type Build = fn(&Any, &FieldPath) -> Result<(Destination, SubstitutionFormat), ConfigErrors>;
 
-/// The access loggers, by the message that configures them.
-const LOGGERS: &[(&str, Build)] = &[
-    (
-        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        build_file,
-    ),
-    (
-        "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
-        build_stderr,
-    ),
-    (
-        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
-        build_stdout,
-    ),
+/// The access loggers.
+const FACTORIES: &[Factory<Build>] = &[
+    Factory {
+        message: "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        build: build_file,
+    },
+    Factory {
+        message: "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+        build: build_stderr,
+    },
+    Factory {
+        message: "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+        build: build_stdout,
+    },
 ];
 
 /// A configured access log (`envoy.config.accesslog.v3.AccessLog`), shared by all workers.
@@ -142,14 +142,8 @@ fn logger(
             "a typed_config is required",
         )));
     };
-    let name = type_name(typed);
-    match LOGGERS.iter().find(|(known, _)| *known == name) {
-        Some((_, build)) => build(typed, &path),
-        None => Err(ConfigErrors::from(ConfigError::new(
-            &path,
-            format!("the access logger {name} is not supported"),
-        ))),
-    }
+    let build = Factory::find(FACTORIES, "access logger", typed, &path)?;
+    build(typed, &path)
 }
 
 fn open(

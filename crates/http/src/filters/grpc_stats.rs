@@ -18,6 +18,7 @@ use outrider_codec::Body;
 use outrider_codec::HeaderValue;
 use outrider_codec::Meter;
 use outrider_codec::header;
+use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as Message;
 use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
@@ -35,7 +36,6 @@ use prost_types::Any;
 use self::messages::CountedRequest;
 use self::messages::CountedResponse;
 use self::messages::Protocol;
-use super::FilterBuildResult;
 use super::FilterStatus;
 use super::HttpFilter;
 use super::HttpFilterConfig;
@@ -135,7 +135,10 @@ enum Methods {
 }
 
 /// Builds the filter of a `FilterConfig`.
-pub(super) fn build(config: &Any, path: &FieldPath) -> FilterBuildResult {
+pub(super) fn build(
+    config: &Any,
+    path: &FieldPath,
+) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors> {
     let message: Message = unpack(config, path)?;
     let methods = match message.per_method_stat_specifier {
         Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => Methods::All {

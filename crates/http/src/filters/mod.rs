@@ -18,13 +18,11 @@ use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
+use outrider_config::Factory;
 use outrider_config::FieldPath;
-use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter as HttpFilterMessage;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
-use outrider_config::type_name;
 use outrider_net::WorkerCx;
-use prost::Name;
 use prost_types::Any;
 use smallvec::SmallVec;
 
@@ -124,21 +122,25 @@ impl HeaderEdits {
     }
 }
 
-/// A filter, or what is wrong with its configuration.
-type FilterBuildResult = Result<Arc<dyn HttpFilterConfig>, ConfigErrors>;
-
-/// What the config calls a filter, and how it is built from its message.
-struct Factory {
-    /// The full name of the message.
-    message: &'static str,
-    build: fn(&Any, &FieldPath) -> FilterBuildResult,
+/// What an entry of `http_filters` configures.
+enum BuiltFilter {
+    Filter(Arc<dyn HttpFilterConfig>),
+    Router(Router),
 }
 
-/// Every filter but the router.
-const FACTORIES: &[Factory] = &[Factory {
-    message: "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
-    build: grpc_stats::build,
-}];
+type Build = fn(&Any, &FieldPath) -> Result<BuiltFilter, ConfigErrors>;
+
+/// Every HTTP filter.
+const FACTORIES: &[Factory<Build>] = &[
+    Factory {
+        message: "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        build: |config, path| grpc_stats::build(config, path).map(BuiltFilter::Filter),
+    },
+    Factory {
+        message: "envoy.extensions.filters.http.router.v3.Router",
+        build: |config, path| Router::build(config, path).map(BuiltFilter::Router),
+    },
+];
 
 /// The filters of a connection manager on one worker, in the order of the config.
 #[derive(Debug, Default)]
@@ -167,19 +169,23 @@ impl HttpFilterChainConfig {
             };
             let last = index + 1 == filters.len();
             let path = path.field("typed_config");
-            if type_name(config) == RouterMessage::full_name() {
-                if !last {
-                    errors.push(
-                        &path,
-                        "the router ends the filter chain, so it must come last",
-                    );
+            match errors.collect(build_filter(config, &path)) {
+                Some(BuiltFilter::Router(built)) => {
+                    if !last {
+                        errors.push(
+                            &path,
+                            "the router ends the filter chain, so it must come last",
+                        );
+                    }
+                    router = Some(built);
                 }
-                router = errors.collect(Router::build(config, &path));
-            } else if let Some(filter) = errors.collect(build_filter(config, &path)) {
-                configs.push(filter);
-                if last {
-                    errors.push(&path, "the last filter must be envoy.filters.http.router");
+                Some(BuiltFilter::Filter(filter)) => {
+                    configs.push(filter);
+                    if last {
+                        errors.push(&path, "the last filter must be envoy.filters.http.router");
+                    }
                 }
+                None => {}
             }
         }
         errors.finish(HttpFilterChainConfig { configs, router })
@@ -217,24 +223,9 @@ fn typed_config<'a>(
     }
 }
 
-fn build_filter(config: &Any, path: &FieldPath) -> FilterBuildResult {
-    let name = type_name(config);
-    match FACTORIES.iter().find(|factory| factory.message == name) {
-        Some(factory) => (factory.build)(config, path),
-        None => {
-            let known: Vec<_> = FACTORIES.iter().map(|factory| factory.message).collect();
-            let router = RouterMessage::full_name();
-            let mut errors = ConfigErrors::new();
-            errors.push(
-                path,
-                format!(
-                    "not supported: HTTP filter {name}; known: {}",
-                    [known, vec![&router]].concat().join(", ")
-                ),
-            );
-            Err(errors)
-        }
-    }
+fn build_filter(config: &Any, path: &FieldPath) -> Result<BuiltFilter, ConfigErrors> {
+    let build = Factory::find(FACTORIES, "HTTP filter", config, path)?;
+    build(config, path)
 }
 
 impl HttpFilterChain {
