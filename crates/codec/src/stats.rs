@@ -5,16 +5,8 @@ use std::fmt;
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
 use outrider_stats::Histogram;
-
-outrider_stats::group! {
-    /// `http1.*` of a cluster, or of all listeners.
-    pub struct Http1Stats {
-        dropped_headers_with_underscores: Counter,
-        metadata_not_supported_error: Counter,
-        requests_rejected_with_underscores_in_headers: Counter,
-        response_flood: Counter,
-    }
-}
+pub use outrider_stats::http::ConnectionStats;
+pub use outrider_stats::http::Http1Stats;
 
 outrider_stats::group! {
     /// `http2.*` of a cluster, or of all listeners.
@@ -52,45 +44,6 @@ outrider_stats::group! {
         cookie_size: Histogram,
         header_count: Histogram,
         header_list_size: Histogram,
-    }
-}
-
-outrider_stats::group! {
-    /// What a connection manager counts of its connections, below `http.<stat_prefix>`.
-    pub struct ConnectionStats {
-        downstream_cx_active: Gauge,
-        downstream_cx_delayed_close_timeout: Counter,
-        downstream_cx_destroy: Counter,
-        downstream_cx_destroy_active_rq: Counter,
-        downstream_cx_destroy_local: Counter,
-        downstream_cx_destroy_local_active_rq: Counter,
-        downstream_cx_destroy_remote: Counter,
-        downstream_cx_destroy_remote_active_rq: Counter,
-        downstream_cx_drain_close: Counter,
-        downstream_cx_http1_active: Gauge,
-        downstream_cx_http1_soft_drain: Gauge,
-        downstream_cx_http1_total: Counter,
-        downstream_cx_http2_active: Gauge,
-        downstream_cx_http2_total: Counter,
-        downstream_cx_http3_active: Gauge,
-        downstream_cx_http3_total: Counter,
-        downstream_cx_idle_timeout: Counter,
-        downstream_cx_length_ms: Histogram,
-        downstream_cx_max_duration_reached: Counter,
-        downstream_cx_max_requests_reached: Counter,
-        downstream_cx_overload_disable_keepalive: Counter,
-        downstream_cx_protocol_error: Counter,
-        downstream_cx_rx_bytes_buffered: Gauge,
-        downstream_cx_rx_bytes_total: Counter,
-        downstream_cx_ssl_active: Gauge,
-        downstream_cx_ssl_total: Counter,
-        downstream_cx_total: Counter,
-        downstream_cx_tx_bytes_buffered: Gauge,
-        downstream_cx_tx_bytes_total: Counter,
-        downstream_cx_upgrades_active: Gauge,
-        downstream_cx_upgrades_total: Counter,
-        downstream_flow_control_paused_reading_total: Counter,
-        downstream_flow_control_resumed_reading_total: Counter,
     }
 }
 

@@ -1,40 +1,18 @@
 //! The stats of a connection manager and its router, under Envoy's names.
 
 use outrider_stats::Counter;
-use outrider_stats::Gauge;
-use outrider_stats::Histogram;
 use outrider_stats::Lazy;
 use outrider_stats::ResponseClasses;
 use outrider_stats::ResponseCodes;
 use outrider_stats::SharedCounter;
 use outrider_stats::SharedHistogram;
+use outrider_stats::http::RequestStats;
 
 outrider_stats::group! {
-    /// `http.<stat_prefix>.*`, apart from what the codec counts of connections.
+    /// `http.<stat_prefix>.*`, except the stats of connections, which the codec counts.
     pub struct ManagerStats {
-        downstream_rq: ResponseClasses,
-        downstream_rq_active: Gauge,
-        downstream_rq_failed_path_normalization: Counter,
-        downstream_rq_header_timeout: Counter,
-        downstream_rq_http1_total: Counter,
-        downstream_rq_http2_total: Counter,
-        downstream_rq_http3_total: Counter,
-        downstream_rq_idle_timeout: Counter,
-        downstream_rq_max_duration_reached: Counter,
-        downstream_rq_non_relative_path: Counter,
-        downstream_rq_overload_close: Counter,
-        downstream_rq_redirected_with_normalized_path: Counter,
-        downstream_rq_rejected_via_ip_detection: Counter,
-        downstream_rq_response_before_rq_complete: Counter,
-        downstream_rq_rx_reset: Counter,
-        downstream_rq_time: Histogram,
-        downstream_rq_timeout: Counter,
-        downstream_rq_too_large: Counter,
-        downstream_rq_too_many_premature_resets: Counter,
-        downstream_rq_total: Counter,
-        downstream_rq_tx_reset: Counter,
-        downstream_rq_ws_on_non_ws_route: Counter,
-        rs_too_large: Counter,
+        #[name("")]
+        requests: RequestStats,
         tracing: TracingStats,
         #[name("")]
         router: RouterStats,

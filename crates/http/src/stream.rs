@@ -293,7 +293,7 @@ impl StreamEnd {
         manager: Rc<ConnectionManager>,
         meter: Rc<Meter>,
     ) -> StreamEnd {
-        manager.stats().downstream_rq_active.inc();
+        manager.stats().requests.downstream_rq_active.inc();
         StreamEnd {
             stream,
             manager,
@@ -310,7 +310,7 @@ impl StreamEnd {
     /// The client reset the stream or went away.
     pub(crate) fn client_gone(&mut self, error: &StreamError) {
         self.outcome_known = true;
-        self.manager.stats().downstream_rq_rx_reset.inc();
+        self.manager.stats().requests.downstream_rq_rx_reset.inc();
         let (flag, details) = match error {
             // The whole request is there: the client only says that it wants no more.
             StreamError::RemoteReset(Reason::NO_ERROR) if self.meter.receive_ended().is_some() => {
@@ -367,9 +367,9 @@ impl Drop for StreamEnd {
             .as_millis();
         let took = u64::try_from(took).unwrap_or(u64::MAX);
         let stats = self.manager.stats();
-        stats.downstream_rq_time.record(took);
+        stats.requests.downstream_rq_time.record(took);
         self.manager.log(&self.stream);
-        stats.downstream_rq_active.dec();
+        stats.requests.downstream_rq_active.dec();
     }
 }
 

@@ -42,6 +42,7 @@ pub use listener::ServingChain;
 pub use listener::Shares;
 pub use listener::SocketOptions;
 pub use listener::WorkerSocket;
+pub use stats::ListenerStats;
 pub use stream::Stream;
 pub use timers::Timer;
 pub use timers::Timers;

@@ -5,7 +5,7 @@ use outrider_stats::Gauge;
 use outrider_stats::Histogram;
 
 outrider_stats::group! {
-    /// `listener.<address>.*`
+    /// `listener.<address>.*` and `listener.admin.*`
     pub struct ListenerStats {
         connections_accepted_per_socket_event: Histogram,
         downstream_cx_active: Gauge,
@@ -20,8 +20,6 @@ outrider_stats::group! {
         downstream_listener_filter_remote_close: Counter,
         downstream_pre_cx_active: Gauge,
         downstream_pre_cx_timeout: Counter,
-        extension_config_missing: Counter,
-        network_extension_config_missing: Counter,
         no_filter_chain_match: Counter,
     }
 }
@@ -29,4 +27,9 @@ outrider_stats::group! {
 outrider_stats::group! {
     /// `listener.<address>.worker_<number>.*`
     pub struct WorkerListenerStats { downstream_cx_active: Gauge, downstream_cx_total: Counter }
+}
+
+outrider_stats::group! {
+    /// `listener.<address>.*`: filters whose configuration did not come from a server. The admin port has no such filters.
+    pub struct ExtensionConfigStats { extension_config_missing: Counter, network_extension_config_missing: Counter }
 }

@@ -26,6 +26,7 @@ mod codes;
 mod distribution;
 mod group;
 mod histogram;
+pub mod http;
 mod options;
 pub mod render;
 mod scalar;

@@ -183,7 +183,7 @@ impl ConnectionManager {
         if allowed || stream.route.is_none() {
             return Ok(());
         }
-        self.stats.downstream_rq_ws_on_non_ws_route.inc();
+        self.stats.requests.downstream_rq_ws_on_non_ws_route.inc();
         // What the client sends next may be meant for the other protocol.
         wait.respond.close_connection_after();
         Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed"))
@@ -202,7 +202,7 @@ impl ConnectionManager {
             return if is_connect { Ok(()) } else { Err(reply) };
         };
         if !path.as_str().starts_with('/') {
-            self.stats.downstream_rq_non_relative_path.inc();
+            self.stats.requests.downstream_rq_non_relative_path.inc();
             return Err(LocalReply::new(
                 StatusCode::NOT_FOUND,
                 "absolute_path_rejected",
@@ -210,7 +210,10 @@ impl ConnectionManager {
         }
         let failed = |status| LocalReply::new(status, "path_normalization_failed");
         if path.has_fragment() {
-            self.stats.downstream_rq_failed_path_normalization.inc();
+            self.stats
+                .requests
+                .downstream_rq_failed_path_normalization
+                .inc();
             return Err(failed(StatusCode::BAD_REQUEST));
         }
         match self.config.paths.apply(path) {
@@ -221,12 +224,16 @@ impl ConnectionManager {
             }
             // A gRPC client would not follow.
             Normalized::Redirect(path) if stream.is_grpc => {
-                self.stats.downstream_rq_failed_path_normalization.inc();
+                self.stats
+                    .requests
+                    .downstream_rq_failed_path_normalization
+                    .inc();
                 stream.request.path = Some(path);
                 Err(failed(StatusCode::BAD_REQUEST))
             }
             Normalized::Redirect(path) => {
                 self.stats
+                    .requests
                     .downstream_rq_redirected_with_normalized_path
                     .inc();
                 let location = HeaderValue::try_from(path.as_str());
@@ -238,7 +245,10 @@ impl ConnectionManager {
                 if path.is_some() {
                     stream.request.path = path;
                 }
-                self.stats.downstream_rq_failed_path_normalization.inc();
+                self.stats
+                    .requests
+                    .downstream_rq_failed_path_normalization
+                    .inc();
                 Err(failed(StatusCode::BAD_REQUEST))
             }
         }

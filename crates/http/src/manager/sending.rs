@@ -69,7 +69,10 @@ impl ConnectionManager {
             return;
         };
         if wait.respond.meter().receive_ended().is_none() {
-            self.stats.downstream_rq_response_before_rq_complete.inc();
+            self.stats
+                .requests
+                .downstream_rq_response_before_rq_complete
+                .inc();
         }
         let upstream = stream
             .upstream
@@ -82,7 +85,7 @@ impl ConnectionManager {
             SendOutcome::All => {
                 end.mark_ended();
                 if wait.respond.meter().receive_ended().is_none() {
-                    self.stats.downstream_rq_rx_reset.inc();
+                    self.stats.requests.downstream_rq_rx_reset.inc();
                     if end.stream.is_upgrade && lost_upstream(&end.stream) {
                         wait.respond.reset_rest(Reason::CONNECT_ERROR);
                     }
@@ -160,23 +163,25 @@ impl ConnectionManager {
     /// Tells the client that no more will come.
     fn abort(&self, end: &mut StreamEnd, respond: &mut Respond) {
         respond.reset(Reason::INTERNAL_ERROR);
-        self.stats.downstream_rq_tx_reset.inc();
-        self.stats.downstream_rq_rx_reset.inc();
+        self.stats.requests.downstream_rq_tx_reset.inc();
+        self.stats.requests.downstream_rq_rx_reset.inc();
         end.mark_ended();
     }
 
     /// Counts a response, also an interim one, by its status.
     pub(super) fn count_status(&self, status: StatusCode) {
-        self.stats.downstream_rq.record(status.as_u16());
+        self.stats.requests.downstream_rq.record(status.as_u16());
         self.listener_stats.downstream_rq.record(status.as_u16());
     }
 
     /// Counts a timeout of the connection manager's own.
     pub(super) fn count_expired(&self, expired: ExpiredTimeout) {
         match expired {
-            ExpiredTimeout::Idle => self.stats.downstream_rq_idle_timeout.inc(),
-            ExpiredTimeout::Request => self.stats.downstream_rq_timeout.inc(),
-            ExpiredTimeout::Duration => self.stats.downstream_rq_max_duration_reached.inc(),
+            ExpiredTimeout::Idle => self.stats.requests.downstream_rq_idle_timeout.inc(),
+            ExpiredTimeout::Request => self.stats.requests.downstream_rq_timeout.inc(),
+            ExpiredTimeout::Duration => {
+                self.stats.requests.downstream_rq_max_duration_reached.inc()
+            }
             ExpiredTimeout::Response
             | ExpiredTimeout::PerTry
             | ExpiredTimeout::UpstreamDuration => {}
@@ -185,11 +190,11 @@ impl ConnectionManager {
 
     /// Counts a request that came in.
     pub(super) fn count_request(&self, protocol: Version) {
-        self.stats.downstream_rq_total.inc();
+        self.stats.requests.downstream_rq_total.inc();
         if protocol == Version::HTTP_2 {
-            self.stats.downstream_rq_http2_total.inc();
+            self.stats.requests.downstream_rq_http2_total.inc();
         } else {
-            self.stats.downstream_rq_http1_total.inc();
+            self.stats.requests.downstream_rq_http1_total.inc();
         }
     }
 
@@ -224,7 +229,7 @@ impl ConnectionManager {
         let reply = LocalReply::new(error.status, error.details).body(error.body.into_owned());
         let reply = match error.details {
             MalformedRequest::HEADER_TIMEOUT => {
-                self.stats.downstream_rq_header_timeout.inc();
+                self.stats.requests.downstream_rq_header_timeout.inc();
                 reply
             }
             MalformedRequest::IDLE_TIMEOUT => {

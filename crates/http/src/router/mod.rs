@@ -71,7 +71,7 @@ pub(crate) struct RouterCx<'a> {
 impl RouterCx<'_> {
     /// Counts an interim response that the client gets.
     fn count_interim(&self, status: StatusCode) {
-        self.stats.downstream_rq.record(status.as_u16());
+        self.stats.requests.downstream_rq.record(status.as_u16());
         self.listener_stats.downstream_rq.record(status.as_u16());
     }
 }

@@ -19,6 +19,7 @@ use crate::listener::balance::Seat;
 use crate::listener::limit::LimitReached;
 use crate::listener::limit::Limits;
 use crate::listener::limit::Shares;
+use crate::stats::ExtensionConfigStats;
 use crate::stats::ListenerStats;
 use crate::stats::WorkerListenerStats;
 
@@ -33,6 +34,8 @@ pub struct Listener {
     limits: Limits,
     stats: Arc<ListenerStats>,
     worker_stats: Arc<WorkerListenerStats>,
+    /// Never counted, but listed.
+    _extension_config_stats: Arc<ExtensionConfigStats>,
     cx: Rc<WorkerCx>,
 }
 
@@ -50,6 +53,7 @@ impl Listener {
         Rc::new(Listener {
             stats: cx.store.register(config.scope()),
             worker_stats: cx.store.register(config.scope().name(&worker)),
+            _extension_config_stats: cx.store.register(config.scope()),
             limits,
             chains,
             config,
