@@ -1,4 +1,4 @@
-//! What the objects of this crate are built with, besides their messages.
+//! The context that the objects of this crate are built in.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use outrider_upstream::ClusterNames;
 
 use crate::access_log::LogFiles;
 
-/// The surroundings of a connection manager while it is built on the main thread.
+/// What building a connection manager needs from the rest of the process, on the main thread.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildCx<'a> {
     /// Where stats are registered.
@@ -21,10 +21,10 @@ pub struct BuildCx<'a> {
     pub listener: &'a Scope,
     /// `per_connection_buffer_limit_bytes` of the listener.
     pub buffer_limit: u32,
-    /// `--local-address-ip-version v6`: the machine's own address in `x-forwarded-for` is an IPv6 one.
+    /// `--local-address-ip-version v6`: `x-forwarded-for` gets the machine's IPv6 address for loopback clients.
     pub prefers_ipv6: bool,
-    /// `node.cluster`, or `--service-cluster`; empty for none.
+    /// `node.cluster`, or `--service-cluster`; empty if neither is set.
     pub node_cluster: &'a str,
-    /// `node.id`, or `--service-node`; empty for none.
+    /// `node.id`, or `--service-node`; empty if neither is set.
     pub node_id: &'a str,
 }

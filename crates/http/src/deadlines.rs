@@ -1,7 +1,8 @@
 //! The timeouts of one stream, on one timer.
 //!
-//! Deadlines move far more often than they pass: the idle one with every frame. So the timer is armed for the earliest
-//! one and left alone when that moves back; only when it fires is it armed anew for what is still ahead.
+//! Deadlines move far more often than they pass: the idle deadline moves with every frame. So the timer is armed for the
+//! earliest deadline and not touched when that deadline moves later. Only when it fires is it armed again, for the
+//! earliest deadline still ahead.
 
 use std::task::Context;
 use std::task::Poll;
@@ -33,7 +34,7 @@ pub(crate) enum ExpiredTimeout {
     UpstreamDuration,
 }
 
-/// A timer, and the moment that it is armed for.
+/// A timer, and the time that it is armed for.
 #[derive(Debug)]
 pub(crate) struct DeadlineTimer {
     timer: Timer,
@@ -44,11 +45,11 @@ pub(crate) struct DeadlineTimer {
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     timer: DeadlineTimer,
-    /// The timer may have to be armed for an earlier moment.
+    /// Whether the timer may have to be armed for an earlier time.
     moved: bool,
-    /// The request had not come to its end when last looked.
+    /// Whether the request was still incomplete at the last poll.
     awaits_request: bool,
-    /// Both directions' frames on the client's side, when last looked.
+    /// The number of frames in both directions on the client's side at the last poll.
     activity: u64,
     idle_since: Instant,
     idle: Option<Duration>,
@@ -74,8 +75,8 @@ impl DeadlineTimer {
 }
 
 impl Deadlines {
-    /// No deadline yet, for a stream that began at `now`. The `timer` may still be armed for an earlier stream: it is left
-    /// alone unless this one needs it sooner.
+    /// No deadline yet, for a stream that began at `now`. The `timer` may still be armed for an earlier stream: it is armed
+    /// again only if this stream needs it sooner.
     pub(crate) fn new(timer: DeadlineTimer, now: Instant) -> Deadlines {
         Deadlines {
             timer,
@@ -93,50 +94,50 @@ impl Deadlines {
         }
     }
 
-    /// Sets how long nothing may move; none for ever.
+    /// Sets how long the stream may be idle; `None` for no limit.
     pub(crate) fn set_idle(&mut self, idle: Option<Duration>) {
         self.idle = idle;
         self.moved = true;
     }
 
-    /// Sets how long nothing may move once the whole response waits for the client; none for ever.
+    /// Sets how long the stream may be idle once the whole response is waiting for the client; `None` for no limit.
     pub(crate) fn set_flush(&mut self, flush: Option<Duration>) {
         self.flush = flush;
     }
 
-    /// The whole response is there: from now on it only has to reach the client.
+    /// Notes that the upstream has sent its whole response: from now on the flush timeout applies.
     pub(crate) fn begin_flush(&mut self) {
         self.moved |= self.idle != self.flush;
         self.idle = self.flush;
     }
 
-    /// Sets when the request must have come in.
+    /// Sets the time by which the whole request must have arrived.
     pub(crate) fn set_request(&mut self, deadline: Option<Instant>) {
         self.request = deadline;
         self.moved = true;
     }
 
-    /// Sets when the stream must be over.
+    /// Sets the time by which the stream must have ended.
     pub(crate) fn set_duration(&mut self, deadline: Option<Instant>) {
         self.duration = deadline;
         self.moved = true;
     }
 
-    /// Sets how long after the request's end the response must have ended, altogether and for each try.
+    /// Sets how long after the request's end the response must have ended: in total, and for each try.
     pub(crate) fn set_response(&mut self, timeout: Option<Duration>, per_try: Option<Duration>) {
         self.response = timeout;
         self.per_try = per_try;
         self.moved = true;
     }
 
-    /// Sets when the upstream stream must be over.
+    /// Sets the time by which the upstream stream must have ended.
     pub(crate) fn set_upstream_duration(&mut self, deadline: Option<Instant>) {
         self.upstream_duration = deadline;
         self.moved = true;
     }
 
     /// Ready when a deadline has passed. `meter` is the client's side of the stream.
-    #[inline(never)] // one copy for all who wait
+    #[inline(never)] // one copy for all callers
     pub(crate) fn poll_expired(
         &mut self,
         meter: &Meter,
@@ -146,7 +147,7 @@ impl Deadlines {
             self.activity = meter.activity();
             self.idle_since = clock::now();
         }
-        // With its end, the request's own deadline goes, and those that count from there come.
+        // The end of the request removes the request's own deadline and starts those that count from it.
         self.moved |= self.awaits_request && meter.receive_ended().is_some();
         if self.moved {
             self.moved = false;
@@ -174,7 +175,7 @@ impl Deadlines {
         }
     }
 
-    /// The alarm, for the next stream of the same task.
+    /// Returns the timer, for the next stream of the same task.
     pub(crate) fn into_timer(self) -> DeadlineTimer {
         self.timer
     }
@@ -208,8 +209,8 @@ impl Deadlines {
 }
 
 impl ExpiredTimeout {
-    /// What the client is told, if it was told nothing yet. `complete`: its request has come to its end, so that it is not
-    /// the one that was late.
+    /// The reply for a client that has not received a response head yet. `complete`: the client has sent its whole request,
+    /// so the delay was not the client's.
     pub(crate) fn reply(self, complete: bool) -> LocalReply {
         let late = if complete {
             StatusCode::GATEWAY_TIMEOUT
@@ -249,7 +250,7 @@ impl ExpiredTimeout {
         }
     }
 
-    /// The flag of the access log.
+    /// The response flag of this timeout.
     pub(crate) fn flag(self) -> Option<ResponseFlag> {
         match self {
             ExpiredTimeout::Idle => Some(ResponseFlag::StreamIdleTimeout),
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_alarm_of_an_earlier_stream_moves_no_deadline() {
+    async fn a_timer_armed_for_an_earlier_stream_moves_no_deadline() {
         let seconds = Duration::from_secs;
         for (earlier, later) in [(5, 20), (20, 5)] {
             let (_, after) = first(|deadlines, start| {

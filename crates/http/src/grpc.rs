@@ -1,4 +1,5 @@
-//! What a proxy must know of gRPC: which requests are, how its statuses and HTTP's map, and its timeout header.
+//! The parts of gRPC that a proxy handles: recognising its requests, mapping statuses from and to HTTP, and its timeout
+//! header.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_codec::header::CONTENT_TYPE;
 
-/// Whether the request with these headers is gRPC: `application/grpc`, or that with a `+` suffix. gRPC-Web is not.
+/// Whether a request with these headers is gRPC: its content type is `application/grpc`, with or without a `+` suffix.
+/// gRPC-Web does not count.
 pub(crate) fn is_request(headers: &HeaderMap) -> bool {
     let Some(rest) = headers
         .get(&CONTENT_TYPE)
@@ -31,9 +33,9 @@ pub(crate) fn status_of(http: StatusCode) -> u8 {
     }
 }
 
-/// Whether a call that ended with this `grpc-status` counts as a failure of the host, as a 5xx answer does.
+/// Whether a call that ended with this `grpc-status` counts as a failure of the host, as a 5xx response does.
 pub(crate) fn is_server_error(status: &HeaderValue) -> bool {
-    // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; and what is no status at all.
+    // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; and values that are not a status.
     !matches!(
         status.as_bytes(),
         b"0" | b"1" | b"3" | b"5" | b"6" | b"7" | b"8" | b"9" | b"10" | b"11" | b"16"
@@ -50,7 +52,7 @@ pub(crate) fn encode_message(text: &str) -> HeaderValue {
             encoded.push_str(&format!("%{byte:02X}"));
         }
     }
-    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static("")) // all of it is printable
+    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static("")) // every byte is printable
 }
 
 /// The `grpc-timeout` header: at most eight digits and a unit. Less than a millisecond counts as one.
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_grpc_from_its_lookalikes() {
+    fn recognises_grpc_by_its_content_type() {
         for (content_type, want) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),

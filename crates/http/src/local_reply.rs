@@ -1,5 +1,5 @@
-//! Answers that the proxy gives itself. Every failure becomes a [`LocalReply`] where it is understood; here, and only
-//! here, it becomes a response: HTTP with a text body, or a trailers-only answer to a gRPC call.
+//! Local replies: responses that the proxy makes itself. A failure becomes a [`LocalReply`] where it is understood. Only
+//! this module turns a reply into a response: HTTP with a text body, or a trailers-only response to a gRPC call.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use crate::grpc;
 use crate::route::Action;
 use crate::route::Route;
 
-/// What to answer, and why.
+/// A response that the proxy makes itself, and the reason for it.
 #[derive(Clone, Debug)]
 pub struct LocalReply {
-    /// The HTTP status; a gRPC call is told the status that stands for it.
+    /// The HTTP status; a gRPC call gets the gRPC status that it maps to.
     pub status: StatusCode,
-    /// The gRPC status, where it is another.
+    /// The gRPC status, if it is not the one that the HTTP status maps to.
     pub grpc_status: Option<u8>,
     /// `%RESPONSE_CODE_DETAILS%`
     pub details: Cow<'static, str>,
     /// The flag to set, if any.
     pub flag: Option<ResponseFlag>,
-    /// The route whose response headers are added; for one that goes to a cluster, it need not be set.
+    /// The route whose response headers are added. It need not be set for a route that goes to a cluster.
     pub route: Option<Arc<Route>>,
-    /// Headers of its own.
+    /// Headers to add to the response.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The text; becomes `grpc-message` for gRPC.
     pub body: Bytes,
@@ -53,7 +53,7 @@ impl LocalReply {
         }
     }
 
-    /// With this body.
+    /// Sets the body.
     #[must_use]
     pub fn body(self, body: impl Into<Bytes>) -> LocalReply {
         LocalReply {
@@ -62,7 +62,7 @@ impl LocalReply {
         }
     }
 
-    /// With this flag.
+    /// Sets the response flag.
     #[must_use]
     pub fn flag(self, flag: ResponseFlag) -> LocalReply {
         LocalReply {
@@ -71,7 +71,7 @@ impl LocalReply {
         }
     }
 
-    /// With this header.
+    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: impl Into<HeaderName>, value: HeaderValue) -> LocalReply {
         let name = name.into();
@@ -79,7 +79,7 @@ impl LocalReply {
         self
     }
 
-    /// With the number of attempts in a header, if the virtual host `tells` it (`include_attempt_count_in_response`).
+    /// Adds the number of attempts in a header, if the virtual host asks for it (`include_attempt_count_in_response`).
     pub(crate) fn after_attempt(self, tells: bool) -> LocalReply {
         if tells {
             let once = HeaderValue::from_static("1");
@@ -88,9 +88,10 @@ impl LocalReply {
         self
     }
 
-    /// Makes this the response of `stream`; returns its body.
+    /// Makes this reply the response of `stream` and returns its body.
     pub(crate) fn write(mut self, stream: &mut Stream) -> Body {
-        // That a client broke the protocol is noted only when its reply is made: no header of it tells so.
+        // The flag for a client's protocol error is set after the headers are made: formats in headers do not see it, as in
+        // Envoy.
         let is_late = |flag: &mut ResponseFlag| *flag == ResponseFlag::DownstreamProtocolError;
         let late = self.flag.take_if(is_late);
         if let Some(flag) = self.flag {
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_a_content_type_but_none_without_a_body() {
+    fn keeps_a_content_type_only_with_a_body() {
         let json = HeaderValue::from_static("application/json");
         let reply = LocalReply::new(StatusCode::OK, "x").header(&header::CONTENT_TYPE, json);
         assert_eq!(shown(reply.clone(), false), ["200"]);
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grpc_status_of_its_own_wins() {
+    fn an_explicit_grpc_status_is_used() {
         let reply = LocalReply {
             grpc_status: Some(4),
             ..LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "max_duration_timeout")

@@ -1,12 +1,12 @@
-//! Sets of header names that are treated alike.
+//! Sets of header names that are handled in the same way.
 
 use outrider_codec::HeaderMap;
 use outrider_codec::header::NameSet;
 
-/// Envoy's own, as far as they are known beforehand.
+/// Envoy's own headers, those that the codec knows by name.
 const ENVOY_HEADERS: NameSet = NameSet::beginning_with("x-envoy-");
 
-/// Whether any header is one of Envoy's own.
+/// Whether `headers` contains any of Envoy's own.
 pub(crate) fn has_envoy_headers(headers: &HeaderMap) -> bool {
     headers.contains_any(ENVOY_HEADERS)
         || headers.has_unknown()
@@ -15,7 +15,7 @@ pub(crate) fn has_envoy_headers(headers: &HeaderMap) -> bool {
                 .any(|name| name.as_str().starts_with("x-envoy-"))
 }
 
-/// What belongs to one hop only (RFC 9110 section 7.6.1), `te` apart.
+/// Hop-by-hop headers (RFC 9110 section 7.6.1), except `te`.
 pub(crate) const HOP_BY_HOP: NameSet = NameSet::of(&[
     "connection",
     "keep-alive",
@@ -24,11 +24,11 @@ pub(crate) const HOP_BY_HOP: NameSet = NameSet::of(&[
     "upgrade",
 ]);
 
-/// The same but for what an upgrade consists of.
+/// Hop-by-hop headers except those that an upgrade consists of.
 pub(crate) const HOP_BY_HOP_EXCEPT_UPGRADE: NameSet =
     NameSet::of(&["keep-alive", "proxy-connection", "transfer-encoding"]);
 
-/// What only an internal client may say; taken from all others.
+/// Headers that only an internal client may send; removed from the requests of all others.
 pub(crate) const INTERNAL_ONLY: NameSet = NameSet::of(&[
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
@@ -47,7 +47,7 @@ pub(crate) const INTERNAL_ONLY: NameSet = NameSet::of(&[
     "x-envoy-hedge-on-per-try-timeout",
 ]);
 
-/// What asks the router for retries; it goes no further.
+/// Headers that ask the router for retries; not sent upstream.
 pub(crate) const RETRY: NameSet = NameSet::of(&[
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
@@ -57,7 +57,7 @@ pub(crate) const RETRY: NameSet = NameSet::of(&[
     "x-envoy-hedge-on-per-try-timeout",
 ]);
 
-/// What an edge takes from its clients besides [`INTERNAL_ONLY`].
+/// Headers that are removed at the edge, in addition to [`INTERNAL_ONLY`].
 pub(crate) const REMOVED_AT_EDGE: NameSet = NameSet::of(&[
     "x-envoy-decorator-operation",
     "x-envoy-downstream-service-cluster",

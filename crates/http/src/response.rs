@@ -1,4 +1,5 @@
-//! What the connection manager makes of a response's head, whoever gave it: `server`, `date`, `via`, `x-request-id`.
+//! Headers that the connection manager sets on every response, local or from upstream: `server`, `date`, `via`,
+//! `x-request-id`.
 
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderValue;
@@ -11,7 +12,7 @@ use outrider_config::api::envoy::extensions::filters::network::http_connection_m
 use crate::names;
 use crate::request;
 
-/// What the config says about responses.
+/// The options of the connection manager for responses.
 #[derive(Debug)]
 pub(crate) struct ResponseOptions {
     server: HeaderValue,
@@ -43,8 +44,8 @@ impl ResponseOptions {
         })
     }
 
-    /// Makes a final response's head fit for the client. `date` is the time now; `request` what is left of the
-    /// request's headers.
+    /// Prepares the head of a final response for the client. `date` is the time now; `request` are the request's headers as
+    /// they were sent upstream.
     pub(crate) fn apply(
         &self,
         headers: &mut HeaderMap,
@@ -68,7 +69,7 @@ impl ResponseOptions {
         }
     }
 
-    /// The part of it that interim responses (1xx) get too.
+    /// The part of [`apply`](Self::apply) that also applies to interim (1xx) responses.
     pub(crate) fn apply_to_any(
         &self,
         headers: &mut HeaderMap,
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn obeys_its_options() {
+    fn applies_its_options() {
         let mut message = Message {
             server_name: "mine".to_owned(),
             via: "proxy".to_owned(),

@@ -1,4 +1,4 @@
-//! Why a stream ended as it did, in the words of Envoy's access log (`%RESPONSE_FLAGS%`).
+//! Response flags: why a stream ended as it did (`%RESPONSE_FLAGS%`).
 //!
 //! The flags of one stream print in the order in which they were set, as in Envoy.
 
@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 macro_rules! response_flags {
     ($($(#[$doc:meta])* $name:ident = $short:literal,)*) => {
-        /// One reason (`envoy.data.accesslog.v3.ResponseFlags`).
+        /// One response flag (`envoy.data.accesslog.v3.ResponseFlags`).
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum ResponseFlag {
@@ -39,21 +39,21 @@ macro_rules! response_flags {
 }
 
 response_flags! {
-    /// The local health check said no.
+    /// The local health check failed.
     FailedLocalHealthCheck = "LH",
-    /// No host to send to.
+    /// The cluster had no healthy host.
     NoHealthyUpstream = "UH",
     /// The route's timeout passed.
     UpstreamRequestTimeout = "UT",
-    /// We reset the upstream stream.
+    /// The proxy reset the upstream stream.
     LocalReset = "LR",
     /// The upstream reset the stream.
     UpstreamRemoteReset = "UR",
-    /// No connection to the upstream.
+    /// No connection to the host could be made.
     UpstreamConnectionFailure = "UF",
     /// The upstream closed the connection.
     UpstreamConnectionTermination = "UC",
-    /// A circuit breaker refused.
+    /// A circuit breaker refused the request.
     UpstreamOverflow = "UO",
     /// No route matched.
     NoRouteFound = "NR",
@@ -63,15 +63,15 @@ response_flags! {
     FaultInjected = "FI",
     /// Rate limited.
     RateLimited = "RL",
-    /// External authorization refused.
+    /// External authorization refused the request.
     UnauthorizedExternalService = "UAEX",
     /// The rate limit service failed.
     RateLimitServiceError = "RLSE",
     /// The client went away.
     DownstreamConnectionTermination = "DC",
-    /// No retry was left.
+    /// The retry limit was reached.
     UpstreamRetryLimitExceeded = "URX",
-    /// Nothing moved for the stream's idle timeout.
+    /// The stream was idle for its idle timeout.
     StreamIdleTimeout = "SI",
     /// An `x-envoy-*` header held no valid value.
     InvalidEnvoyRequestHeaders = "IH",
@@ -89,7 +89,7 @@ response_flags! {
     UpstreamProtocolError = "UPE",
     /// The route's cluster does not exist.
     NoClusterFound = "NC",
-    /// The overload manager refused.
+    /// The overload manager refused the request.
     OverloadManager = "OM",
     /// A name did not resolve.
     DnsResolutionFailed = "DF",
@@ -106,7 +106,7 @@ response_flags! {
 pub struct ResponseFlags(SmallVec<[ResponseFlag; 8]>);
 
 impl ResponseFlags {
-    /// Sets `flag`; setting it twice is setting it once.
+    /// Sets `flag`, if it is not set yet.
     pub fn set(&mut self, flag: ResponseFlag) {
         if !self.has(flag) {
             self.0.push(flag);
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_in_the_order_of_setting_without_repeats() {
+    fn prints_each_flag_once_in_the_order_of_setting() {
         let mut flags = ResponseFlags::default();
         assert_eq!(flags.to_string(), "-");
         flags.set(ResponseFlag::UpstreamRetryLimitExceeded);

@@ -20,7 +20,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `http.<stat_prefix>.tracing.*`: nothing is traced yet.
+    /// `http.<stat_prefix>.tracing.*`: always 0, because tracing is not supported yet.
     pub struct TracingStats {
         client_enabled: Counter,
         health_check: Counter,
@@ -31,7 +31,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `http.<stat_prefix>.*`, as far as the router counts it.
+    /// The stats of `http.<stat_prefix>.*` that the router counts.
     pub struct RouterStats {
         no_cluster: Counter,
         no_route: Counter,

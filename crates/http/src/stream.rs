@@ -1,7 +1,7 @@
-//! One request and its response: all that filters, formatters and the access log read of it.
+//! One request and its response, as filters, formatters and the access log see them.
 //!
-//! The request's head stays in [`Stream::request`]: a codec writes it from there. The response's header map travels with the
-//! response; only what a formatter of this configuration asks for ([`Capture`]) stays behind.
+//! The request's head stays in [`Stream::request`]: a codec writes it from there. The response's header map moves on with
+//! the response; only the headers that a formatter of this configuration reads ([`Capture`]) are copied into the stream.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -34,16 +34,16 @@ use crate::response_flags::ResponseFlags;
 use crate::route::Route;
 use crate::router::UpstreamRequest;
 
-/// Everything known of one request.
+/// Everything that is known about one request and its response.
 #[derive(Debug)]
 pub struct Stream {
     /// The downstream connection.
     pub connection: Rc<ConnectionInfo>,
-    /// `%STREAM_ID%`: a random number of its own.
+    /// A random number for this stream (`%STREAM_ID%`).
     pub id: u64,
-    /// When the first byte of the request head was seen, by the wall clock (`%START_TIME%`).
+    /// When the first byte of the request head arrived, by the wall clock (`%START_TIME%`).
     pub start_time: SystemTime,
-    /// The same moment on the monotonic clock.
+    /// The same time on the monotonic clock.
     pub started: Instant,
     /// The client's protocol.
     pub protocol: Version,
@@ -51,13 +51,13 @@ pub struct Stream {
     pub request: RequestHead,
     /// The response head, once there is one.
     pub response: Option<ResponseHead>,
-    /// The response's trailers, those that are captured.
+    /// The captured ones of the response's trailers.
     pub response_trailers: Option<HeaderMap>,
-    /// The client's address as `x-forwarded-for` and the connection tell it (`%DOWNSTREAM_REMOTE_ADDRESS%`).
+    /// The client's address, from `x-forwarded-for` or the connection (`%DOWNSTREAM_REMOTE_ADDRESS%`).
     pub remote_address: Address,
-    /// What is read of its heads after they were sent on, by the routes that it began with.
+    /// The headers to capture, by the routes that were current when the stream began.
     pub(crate) captures: Option<Rc<Captures>>,
-    /// The route found last, also the one that answered.
+    /// The route that was found last.
     pub route: Option<Arc<Route>>,
     /// Why the stream ended as it did.
     pub flags: ResponseFlags,
@@ -67,31 +67,32 @@ pub struct Stream {
     pub connection_termination_details: Option<Cow<'static, str>>,
     /// Whether the request asks for another protocol: CONNECT, or an upgrade.
     pub(crate) is_upgrade: bool,
-    /// Whether it asks for WebSocket.
+    /// Whether the request asks for WebSocket.
     pub(crate) is_websocket: bool,
     /// Whether the request is gRPC.
     pub(crate) is_grpc: bool,
-    /// The port that was stripped off a CONNECT, whose upstream gets it back: a CONNECT without one is none.
+    /// The port that was stripped off the target of a CONNECT. It is added again for the upstream, because a CONNECT without
+    /// a port is not valid.
     pub(crate) connect_port: Option<u16>,
     /// Where the request came from.
     pub(crate) origin: Origin,
     /// The virtual cluster that the request was counted in (`%VIRTUAL_CLUSTER_NAME%`).
     pub(crate) virtual_cluster: Option<Arc<str>>,
-    /// The cluster that the route chose for this request, if there is one of that name.
+    /// The cluster that the route chose for this request, if a cluster of that name exists.
     pub(crate) cluster: Option<Rc<Cluster>>,
     /// The upstream side, once a cluster was chosen.
     pub upstream: Option<Box<UpstreamInfo>>,
-    /// Bytes and moments on the client's side.
+    /// Bytes and times on the client's side.
     pub traffic: Traffic,
-    /// When the request is over, for `%DURATION%`.
+    /// When the stream ended, for `%DURATION%`.
     pub ended: Option<Instant>,
-    /// What filters remember of this stream.
+    /// Values that filters keep for this stream.
     pub extensions: StreamExtensions,
-    /// The runtime values that the stream goes by from its start to its end.
+    /// The runtime values that apply to the stream from its start to its end.
     pub(crate) runtime: Option<LocalSnapshot>,
 }
 
-/// The upstream side of a stream: the last attempt.
+/// The upstream side of a stream: that of the last attempt.
 #[derive(Debug)]
 pub struct UpstreamInfo {
     /// The cluster's name, or its `alt_stat_name` (`%UPSTREAM_CLUSTER%`).
@@ -102,7 +103,7 @@ pub struct UpstreamInfo {
     pub host: Option<Address>,
     /// The chosen host's name (`%UPSTREAM_HOST_NAME%`).
     pub host_name: Option<Arc<str>>,
-    /// Our end of the connection.
+    /// The proxy's address on the upstream connection.
     pub local_address: Option<Address>,
     /// `%UPSTREAM_CONNECTION_ID%`.
     pub connection_id: Option<u64>,
@@ -112,16 +113,16 @@ pub struct UpstreamInfo {
     pub attempts: u32,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub transport_failure: Option<Cow<'static, str>>,
-    /// Bytes and moments on this side.
+    /// Bytes and times on the upstream side.
     pub traffic: Traffic,
-    /// How long it took to get a connection from the pool, or to be told that there is none.
+    /// How long it took to get a connection from the pool, or an error.
     pub pool_ready: Option<Duration>,
     /// The request to the host, once one was picked.
     pub(crate) request: Option<Rc<UpstreamRequest>>,
 }
 
 impl UpstreamInfo {
-    /// The side of a cluster, of which no host was picked yet.
+    /// The upstream side for a cluster, before a host is picked.
     pub(crate) fn new(cluster: Rc<str>, cluster_raw: Rc<str>) -> UpstreamInfo {
         UpstreamInfo {
             cluster,
@@ -140,16 +141,16 @@ impl UpstreamInfo {
     }
 }
 
-/// Bytes and moments of one side of a stream. "Received" and "sent" are as seen from the proxy.
+/// Bytes and times of one side of a stream. "Received" and "sent" are from the proxy's point of view.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traffic {
     /// Body bytes received (`%BYTES_RECEIVED%`).
     pub body_received: u64,
     /// Body bytes sent (`%BYTES_SENT%`).
     pub body_sent: u64,
-    /// Bytes of header fields received, as they came.
+    /// Bytes of header fields received, as encoded.
     pub header_received: u64,
-    /// Bytes of header fields sent, as they went.
+    /// Bytes of header fields sent, as encoded.
     pub header_sent: u64,
     /// Bytes of header fields received, before HTTP/2 compressed them.
     pub decompressed_received: u64,
@@ -159,13 +160,13 @@ pub struct Traffic {
     pub wire_received: u64,
     /// All bytes sent, with framing.
     pub wire_sent: u64,
-    /// The first byte received.
+    /// When the first byte was received.
     pub first_received: Option<Instant>,
-    /// The last byte received.
+    /// When the last byte was received.
     pub last_received: Option<Instant>,
-    /// The first byte sent.
+    /// When the first byte was sent.
     pub first_sent: Option<Instant>,
-    /// The last byte sent.
+    /// When the last byte was sent.
     pub last_sent: Option<Instant>,
 }
 
@@ -207,7 +208,7 @@ impl Stream {
         }
     }
 
-    /// The same, whose first byte came before, at `began`, if that is known.
+    /// Sets the time of the first byte to `began`, if it is known.
     pub(crate) fn since(mut self, began: Option<Instant>) -> Stream {
         if let Some(began) = began {
             let ago = self.started.saturating_duration_since(began);
@@ -217,12 +218,12 @@ impl Stream {
         self
     }
 
-    /// The runtime values of this stream, or nothing when none is set.
+    /// The runtime values of this stream; `None` if no value is set.
     pub(crate) fn runtime(&self) -> Option<&Snapshot> {
         self.runtime.as_deref().map(|snapshot| &**snapshot)
     }
 
-    /// The response's status, 0 when there was none (`%RESPONSE_CODE%`).
+    /// The response's status, or 0 without a response (`%RESPONSE_CODE%`).
     #[must_use]
     pub fn response_code(&self) -> u16 {
         self.response
@@ -230,7 +231,7 @@ impl Stream {
             .map_or(0, |response| response.status.as_u16())
     }
 
-    /// How long the stream took so far, or altogether when it ended (`%DURATION%`).
+    /// How long the stream has taken so far, or in total once it has ended (`%DURATION%`).
     #[must_use]
     pub fn duration(&self) -> Duration {
         let end = self.ended.unwrap_or_else(clock::now);
@@ -239,7 +240,7 @@ impl Stream {
 }
 
 impl Traffic {
-    /// What the codec has counted so far of a side whose first byte came or went at `began`.
+    /// The codec's counts so far, for the side whose first byte was received or sent at `began`.
     fn server(meter: &Meter, began: Instant) -> Traffic {
         Traffic {
             first_received: Some(began),
@@ -275,15 +276,16 @@ impl Traffic {
     }
 }
 
-/// A stream until its end, however that comes: when this is dropped, the stream is counted and logged, once.
+/// Owns a stream until its end. However the stream ends, dropping this counts and logs it, once.
 ///
-/// A future that is dropped at any `.await` drops it too; then the client's connection has died.
+/// If the future that serves the stream is dropped at an `.await`, this is dropped too; then the client's connection has
+/// closed.
 #[derive(Debug)]
 pub(crate) struct StreamEnd {
     pub(crate) stream: Stream,
     manager: Rc<ConnectionManager>,
     meter: Rc<Meter>,
-    /// Whether it is known how the stream ended.
+    /// Whether the reason for the stream's end has been noted.
     outcome_known: bool,
 }
 
@@ -302,12 +304,12 @@ impl StreamEnd {
         }
     }
 
-    /// The response was sent to its end, or broke off for a reason that was noted.
+    /// Notes that the whole response was sent, or that the reason for its failure is in the stream already.
     pub(crate) fn mark_ended(&mut self) {
         self.outcome_known = true;
     }
 
-    /// The client reset the stream or went away.
+    /// Notes that the client reset the stream or closed its connection.
     pub(crate) fn client_gone(&mut self, error: &StreamError) {
         self.outcome_known = true;
         self.manager.stats().requests.downstream_rq_rx_reset.inc();
@@ -325,7 +327,7 @@ impl StreamEnd {
             StreamError::RemoteRefused => {
                 (ResponseFlag::DownstreamRemoteReset, "http2.remote_refuse")
             }
-            // Trailers beyond a limit are the client's reset to Envoy, not its fault.
+            // For trailers over a limit, Envoy reports a reset by the client, not a protocol error.
             StreamError::ProtocolError(
                 details @ ("http2.too_many_headers" | "http2.header_list_size_too_large"),
             ) => (ResponseFlag::DownstreamRemoteReset, *details),
@@ -373,29 +375,29 @@ impl Drop for StreamEnd {
     }
 }
 
-/// Which headers the formatters of a configuration read after the heads were sent on. Whoever compiles a formatter
-/// adds what it names.
+/// The headers that the formatters of a configuration read after the heads were sent on. The code that compiles a formatter
+/// adds the names in it.
 #[derive(Clone, Debug, Default)]
 pub struct Captures {
-    /// Of the response, read when the stream ends.
+    /// Headers of the response, read when the stream ends.
     pub response: Capture,
-    /// Of the response's trailers.
+    /// Headers of the response's trailers.
     pub trailers: Capture,
 }
 
-/// The names of the headers of one head that stay behind when it is sent on.
+/// The names of the headers to keep when a head is sent on.
 #[derive(Clone, Debug, Default)]
 pub struct Capture(Vec<HeaderName>);
 
 impl Capture {
-    /// Adds `name`, once.
+    /// Adds `name`, if it is not there yet.
     pub fn add(&mut self, name: &HeaderName) {
         if !self.0.contains(name) {
             self.0.push(name.clone());
         }
     }
 
-    /// The captured part of `headers`: what stays when the map itself is sent on.
+    /// A copy of the captured headers in `headers`.
     #[must_use]
     pub fn from(&self, headers: &HeaderMap) -> HeaderMap {
         let mut kept = HeaderMap::new();

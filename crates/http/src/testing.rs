@@ -1,4 +1,4 @@
-//! What the tests of several modules build.
+//! Values that the tests of several modules use.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::RequestHead;
 use crate::Stream;
 
-/// A connection between these two.
+/// A connection between these two addresses.
 pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> ConnectionInfo {
     ConnectionInfo {
         id: 1,
@@ -22,7 +22,7 @@ pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> ConnectionInf
     }
 }
 
-/// A `GET /` from the loopback.
+/// A `GET /` from a loopback client.
 pub(crate) fn stream() -> Stream {
     let local = SocketAddr::from(([127, 0, 0, 1], 80));
     let connection = Rc::new(connection(local, local));

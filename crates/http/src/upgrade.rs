@@ -1,4 +1,4 @@
-//! Which upgrades pass: `upgrade_configs` of the connection manager and of routes.
+//! Which upgrades are allowed: `upgrade_configs` of the connection manager and of routes.
 
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderValue;
@@ -7,7 +7,7 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::UpgradeConfig;
 
-/// The upgrade types that may pass, in lower case.
+/// The allowed upgrade types, in lower case.
 #[derive(Debug, Default)]
 pub(crate) struct UpgradeTypes(Vec<UpgradeType>);
 
@@ -47,7 +47,7 @@ impl UpgradeTypes {
         errors.finish(UpgradeTypes(types))
     }
 
-    /// Whether a request for an upgrade to `protocol` may pass.
+    /// Whether requests for an upgrade to `protocol` are allowed.
     pub(crate) fn allow(&self, protocol: &HeaderValue) -> bool {
         let same = |known: &&UpgradeType| {
             known
@@ -59,7 +59,7 @@ impl UpgradeTypes {
     }
 }
 
-/// What a request asks to be upgraded to, or what a response says it is. The codec has taken away what HTTP/1 says of `h2c`.
+/// The protocol that a request asks to be upgraded to, or that a response switches to. The codec has removed `h2c` before.
 pub(crate) fn requested(headers: &HeaderMap) -> Option<&HeaderValue> {
     let protocol = headers.get(&header::UPGRADE)?;
     let asked = headers.get_all(&header::CONNECTION).any(|value| {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn types_match_in_any_case_and_can_be_off() {
+    fn types_match_in_any_case_and_can_be_disabled() {
         let config = |name: &str, enabled| UpgradeConfig {
             upgrade_type: name.to_owned(),
             enabled,

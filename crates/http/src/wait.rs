@@ -1,4 +1,4 @@
-//! Waiting on behalf of a stream: for as long as the client is there and no deadline has passed.
+//! Waiting on behalf of a stream, until the client leaves or a deadline passes.
 
 use std::future::Future;
 use std::future::poll_fn;
@@ -13,14 +13,14 @@ use crate::deadlines::Deadlines;
 use crate::deadlines::ExpiredTimeout;
 use crate::local_reply::LocalReply;
 
-/// Why a stream goes no further.
+/// Why a wait ended early.
 #[derive(Debug)]
 pub(crate) enum StopReason {
-    /// It is answered here.
+    /// The proxy replies to the request.
     Reply(Box<LocalReply>),
     /// A deadline passed.
     ExpiredTimeout(ExpiredTimeout),
-    /// The client reset it, or went away.
+    /// The client reset the stream, or closed its connection.
     ClientGone(StreamError),
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct StreamWait<'a> {
 }
 
 impl StreamWait<'_> {
-    /// What `future` comes to, unless the client goes or a deadline passes before.
+    /// The output of `future`, unless the client leaves or a deadline passes first.
     pub(crate) async fn until<T>(
         &mut self,
         future: impl Future<Output = T>,
@@ -60,7 +60,7 @@ impl StreamWait<'_> {
         .await
     }
 
-    /// Stops a request whose body is broken: whatever came of it is only what that has led to.
+    /// Fails if the request's body is broken. Then a failure upstream is only a consequence of that, and is not reported.
     pub(crate) fn check_body(&self) -> Result<(), StopReason> {
         self.respond.malformed_body().map_or(Ok(()), |error| {
             let reply = LocalReply::new(error.status, error.details)
@@ -70,7 +70,7 @@ impl StreamWait<'_> {
         })
     }
 
-    /// Why the client has gone, if it has: a failure upstream may be only what that has led to.
+    /// Whether the client has left. Then a failure upstream may be only a consequence of that.
     pub(crate) async fn client_gone(&mut self) -> Option<StopReason> {
         poll_fn(|cx| match self.respond.poll_reset(cx) {
             Poll::Ready(error) => Poll::Ready(Some(StopReason::ClientGone(error))),

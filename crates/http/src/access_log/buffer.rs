@@ -1,4 +1,4 @@
-//! What a worker has formatted and not yet handed to the writer of a file.
+//! The lines that a worker has formatted and not yet sent to the writer of a file.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -9,7 +9,8 @@ use outrider_net::Timers;
 
 use crate::access_log::files::LogFile;
 
-/// Lines that wait to be handed to the writer: until there are enough, for the flush interval, or until the end.
+/// Lines that wait to be sent to the writer: until there are enough bytes, until the flush interval has passed, or until the
+/// log ends.
 pub(super) struct Buffer {
     lines: RefCell<Lines>,
     file: Arc<LogFile>,
@@ -22,7 +23,7 @@ struct Lines {
 }
 
 thread_local! {
-    /// This worker's buffers, one for each file: the lines of several logs on one file have one order.
+    /// This worker's buffers, one for each file, so that several logs on one file write their lines in order.
     static BUFFERS: RefCell<Vec<Weak<Buffer>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -76,7 +77,7 @@ impl Drop for Buffer {
     }
 }
 
-/// Hands lines over at least once in each flush interval, as long as the log lives.
+/// Sends lines to the writer at least once in each flush interval, as long as the buffer exists.
 async fn flush_periodically(buffer: Weak<Buffer>, timers: Timers) {
     let Some(interval) = buffer.upgrade().map(|buffer| buffer.file.flush_interval()) else {
         return;

@@ -1,7 +1,7 @@
 //! Log files and the threads that write them.
 //!
-//! Each file has a thread of its own: one that stands still (a full pipe, a slow disk) holds up no other. What waits for
-//! it is bounded; beyond that lines are dropped and counted.
+//! Each file has a thread of its own, so that a blocked file (a full pipe, a slow disk) does not delay the others. The number
+//! of waiting buffers is limited; lines beyond that are dropped and counted.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,16 +30,16 @@ use rustix::fs::fcntl_setfl;
 use crate::access_log::stats::AccessLogStats;
 use crate::access_log::stats::FilesystemStats;
 
-/// How many buffers may wait for a file's thread: with 64 KiB each, 8 MiB.
+/// How many buffers may wait for a file's thread: 8 MiB with the default of 64 KiB each.
 const MAX_WAITING: usize = 128;
 
-/// A writer does little: 64 KiB of stack are plenty.
+/// The stack of a writer's thread, which calls nothing deep.
 const STACK: usize = 64 * 1024;
 
-/// How long the end of the process waits for each file.
+/// How long the process waits for each file when it ends.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// When lines are handed to the writer.
+/// When workers send lines to the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlushOptions {
     /// `--file-flush-interval-msec`
@@ -57,7 +57,7 @@ impl Default for FlushOptions {
     }
 }
 
-/// Where lines go.
+/// The file or stream that lines are written to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Destination {
     File(String),
@@ -66,8 +66,8 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// The file called `name`. The names of the two standard streams mean these streams: whoever writes to a stream and
-    /// whoever writes to its name then write one file, in order.
+    /// The file called `name`. The names of the two standard streams are taken for the streams, so that logs to a stream and to
+    /// its name write through one file, in order.
     pub(crate) fn named(name: &str) -> Destination {
         match name {
             "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => Destination::Stdout,
@@ -83,31 +83,31 @@ pub struct LogFiles {
     options: FlushOptions,
     stats: Arc<FilesystemStats>,
     access_log_stats: Arc<AccessLogStats>,
-    /// Locked while something is built and while files are opened again, never on behalf of a request.
+    /// Locked when a log is built and when files are reopened, never while a request is served.
     files: Mutex<HashMap<Destination, Arc<LogFile>>>,
 }
 
-/// One open file: what workers hold of it.
+/// One open file, as workers see it.
 #[derive(Debug)]
 pub(crate) struct LogFile {
     options: FlushOptions,
     pub(super) stats: Arc<FilesystemStats>,
     pub(super) access_log_stats: Arc<AccessLogStats>,
-    /// Set to have the file opened again before the next write.
+    /// Set to make the writer reopen the file before its next write.
     reopen: Arc<AtomicBool>,
     messages: SyncSender<WriterMessage>,
 }
 
 enum WriterMessage {
     Write(Vec<u8>),
-    /// To open the file again without anything to write.
+    /// Wakes the writer, so that it reopens the file without waiting for lines.
     Wake,
-    /// Writes what came before, then ends.
+    /// Ends the writer once it has written all earlier lines.
     End(mpsc::Sender<()>),
 }
 
 impl LogFiles {
-    /// No file is open yet.
+    /// Without any open file.
     #[must_use]
     pub fn new(options: FlushOptions, store: &Arc<Store>) -> LogFiles {
         LogFiles {
@@ -118,7 +118,7 @@ impl LogFiles {
         }
     }
 
-    /// Opens `destination`, or gives the file that is already open.
+    /// Opens `destination`, or returns the file if it is open already.
     pub(crate) fn open(&self, destination: Destination) -> Result<Arc<LogFile>, String> {
         if let Some(file) = self.lock().get(&destination) {
             return Ok(Arc::clone(file));
@@ -145,7 +145,7 @@ impl LogFiles {
             messages,
         });
         let mut files = self.lock();
-        // Logs that a replaced config had: their writers write what they have, and end.
+        // Files that only a replaced config used: their writers write the lines they have, and end.
         files.retain(|_, file| Arc::strong_count(file) > 1);
         files.insert(destination, Arc::clone(&file));
         Ok(file)
@@ -155,21 +155,21 @@ impl LogFiles {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens every file again, for whoever rotates them (SIGUSR1).
+    /// Reopens every file, after log rotation (SIGUSR1).
     pub fn reopen(&self) {
         for file in self.lock().values() {
             file.reopen.store(true, Ordering::Relaxed);
-            // A writer with messages waiting needs no waking.
+            // If the queue is full, the writer is awake already.
             file.messages.try_send(WriterMessage::Wake).ok();
         }
     }
 
-    /// Waits, for a short while, until all that was handed over is written. Workers must have ended before.
+    /// Waits, up to a limit, until all lines in the queues are written. Workers must have ended before.
     pub fn finish(&self) {
         for file in self.lock().values() {
             let (done, wait) = mpsc::channel();
             if file.messages.try_send(WriterMessage::End(done)).is_ok() {
-                // After the wait there is nobody left to tell.
+                // If a file does not finish in time, its lines are lost: the process ends.
                 wait.recv_timeout(LAST_WAIT).ok();
             }
         }
@@ -199,7 +199,7 @@ impl LogFile {
         self.stats.flushed_by_timer.inc();
     }
 
-    /// Hands `count` lines to the writer, or drops them if it has too many.
+    /// Sends `count` lines to the writer, or drops them if its queue is full.
     pub(crate) fn write(&self, lines: Vec<u8>, count: u64) {
         let size = lines.len() as u64;
         self.stats.write_total_buffered.add(size);
@@ -220,7 +220,7 @@ struct FileWriter {
 }
 
 impl FileWriter {
-    /// Ends when it is told to, or when nobody can write any more.
+    /// Runs until [`WriterMessage::End`], or until no worker can send any more.
     fn run(mut self, messages: Receiver<WriterMessage>) {
         while let Ok(message) = messages.recv() {
             if self.reopen.swap(false, Ordering::Relaxed) {
@@ -231,7 +231,7 @@ impl FileWriter {
                 WriterMessage::Wake => {}
                 WriterMessage::End(done) => {
                     drop(messages);
-                    // Who asked may have stopped waiting.
+                    // The waiting thread may have given up.
                     done.send(()).ok();
                     return;
                 }
@@ -250,7 +250,7 @@ impl FileWriter {
     fn open_again(&mut self) {
         match Output::open(&self.destination) {
             Ok(output) => self.output = output,
-            // The old one goes on.
+            // The writer goes on with the old file.
             Err(_) => self.stats.reopen_failed.inc(),
         }
     }
@@ -292,11 +292,11 @@ impl Output {
     }
 }
 
-/// Has what is written to a standard stream appended. When both streams were redirected to one regular file, each by
-/// itself, they would otherwise overwrite each other's lines.
+/// Makes writes to a standard stream append. If both streams were redirected separately to the same regular file, they
+/// would otherwise overwrite each other's lines.
 fn append(stream: impl AsFd) {
     if let Ok(flags) = fcntl_getfl(&stream) {
-        // Whatever cannot append is no file in which lines could be overwritten.
+        // A descriptor that cannot append is not a regular file, so no lines can be overwritten.
         fcntl_setfl(&stream, flags | OFlags::APPEND).ok();
     }
 }

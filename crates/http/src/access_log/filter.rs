@@ -1,4 +1,4 @@
-//! Which streams a log is for (`envoy.config.accesslog.v3.AccessLogFilter`).
+//! Access log filters: which streams a log writes (`envoy.config.accesslog.v3.AccessLogFilter`).
 
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
@@ -18,25 +18,25 @@ use crate::format::capture_grpc_status;
 use crate::format::grpc_status;
 use crate::route::HeaderMatcher;
 
-/// A built filter.
+/// An access log filter.
 #[derive(Debug)]
 pub(crate) enum AccessLogFilter {
     StatusCode(Comparison),
-    /// In milliseconds.
+    /// Compares the duration in milliseconds.
     Duration(Comparison),
-    /// The same answer for every stream.
+    /// The same result for every stream.
     Always(bool),
     Runtime {
-        /// The numerator is the runtime's.
+        /// The default fraction, and the denominator for the runtime's numerator.
         share: Fraction,
         numerator: RuntimeNumber,
-        /// Not by the stream's own random number.
+        /// Whether each log draws its own random number instead of using the stream's.
         independent: bool,
     },
     And(Box<[AccessLogFilter]>),
     Or(Box<[AccessLogFilter]>),
     Header(HeaderMatcher),
-    /// One of these flags, or any if there are none.
+    /// Passes streams with one of these flags; an empty list passes streams with any flag.
     ResponseFlag(Box<[ResponseFlag]>),
     GrpcStatus {
         statuses: Box<[i64]>,
@@ -44,7 +44,7 @@ pub(crate) enum AccessLogFilter {
     },
 }
 
-/// A comparison with a value that the runtime may override.
+/// A comparison with a value that a runtime key may override.
 #[derive(Clone, Debug)]
 pub(crate) struct Comparison {
     op: Op,
@@ -63,7 +63,7 @@ impl AccessLogFilter {
             Some(FilterSpecifier::DurationFilter(filter)) => {
                 AccessLogFilter::Duration(Comparison::build(filter.comparison.as_ref()))
             }
-            // No filter of ours answers health checks.
+            // No filter here answers health checks.
             Some(FilterSpecifier::NotHealthCheckFilter(_)) => AccessLogFilter::Always(true),
             Some(FilterSpecifier::RuntimeFilter(filter)) => {
                 let share = Fraction::of(&filter.percent_sampled.unwrap_or_default());
@@ -96,7 +96,7 @@ impl AccessLogFilter {
                     .collect(),
                 exclude: filter.exclude,
             },
-            // Streams are logged when they end, and only then.
+            // Streams are logged only when they end.
             Some(FilterSpecifier::LogTypeFilter(filter)) => {
                 let ends = filter.types.contains(&AccessLogType::DownstreamEnd.into());
                 AccessLogFilter::Always(ends != filter.exclude)
@@ -140,7 +140,7 @@ impl AccessLogFilter {
                 flags.iter().any(|flag| stream.flags.has(*flag))
             }
             AccessLogFilter::GrpcStatus { statuses, exclude } => {
-                // What never got an answer has Unknown.
+                // A stream without a response has the status UNKNOWN.
                 let status = grpc_status(stream).unwrap_or(2);
                 statuses.contains(&status) != *exclude
             }
@@ -265,7 +265,7 @@ mod tests {
 
     /// As Envoy 1.40.0 did with these filters.
     #[test]
-    fn grpc_statuses_are_of_every_stream() {
+    fn every_stream_has_a_grpc_status() {
         let filter = |statuses: &[i32], exclude| {
             FilterSpecifier::GrpcStatusFilter(GrpcStatusFilter {
                 statuses: statuses.to_vec(),

@@ -1,4 +1,4 @@
-//! Requests that no connection manager served, such as those to the admin server.
+//! Log lines for requests that no connection manager served, such as those to the admin server.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -24,30 +24,30 @@ use crate::ResponseFlag;
 use crate::Stream;
 use crate::request::Forwarding;
 
-/// A request and its response, as far as a log line tells of them.
+/// The parts of a request and its response that log lines print.
 #[derive(Clone, Copy, Debug)]
 pub struct LoggedExchange<'a> {
     /// When the request began.
     pub started: SystemTime,
-    /// From then to the end of the response.
+    /// How long it took until the end of the response.
     pub duration: Duration,
     /// The protocol.
     pub protocol: Version,
     /// The method; empty if none could be read.
     pub method: &'a str,
-    /// Path and query.
+    /// The path and query.
     pub target: &'a str,
-    /// Names in lower case and values.
+    /// The request's headers: names in lower case, and values.
     pub headers: &'a [(String, String)],
-    /// What stands for the loopback in `x-forwarded-for`; without it no headers about the client are added.
+    /// The address to write into `x-forwarded-for` for loopback clients; `None` adds no headers about the client.
     pub local_address: Option<IpAddr>,
     /// The response's status; 0 if there was no response.
     pub status: u16,
     /// `%RESPONSE_CODE_DETAILS%`
     pub details: &'static str,
-    /// What went wrong.
+    /// The response flag.
     pub flag: Option<ResponseFlag>,
-    /// Names in lower case and values of the response's headers.
+    /// The response's headers: names in lower case, and values.
     pub response_headers: &'a [(String, String)],
     /// Bytes of the request's body.
     pub received: u64,
@@ -57,12 +57,12 @@ pub struct LoggedExchange<'a> {
     pub local: &'a Address,
     /// The client's.
     pub remote: &'a Address,
-    /// The runtime values that filters go by.
+    /// The runtime values for the log's filters.
     pub runtime: &'a Arc<Snapshot>,
 }
 
 impl LoggedExchange<'_> {
-    /// The stream that a connection manager would have made of it.
+    /// A stream with these values, as a connection manager would have made it.
     pub(crate) fn stream(&self) -> Stream {
         let now = Instant::now();
         let connection = ConnectionInfo {
@@ -109,7 +109,7 @@ impl LoggedExchange<'_> {
             }
         }
         let method = match self.method {
-            // There is no method to log; this is how an absent one prints.
+            // Without a method, the log prints `-`.
             "" => "-",
             method => method,
         };
@@ -123,7 +123,7 @@ impl LoggedExchange<'_> {
     }
 }
 
-/// What was received and sent is legal; a line does without what is not.
+/// Received and sent headers are valid; others are left out.
 fn parsed(headers: &[(String, String)]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     headers.iter().filter_map(|(name, value)| {
         let value = HeaderValue::try_from(value.as_str());

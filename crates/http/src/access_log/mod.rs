@@ -1,8 +1,9 @@
 //! The access log: one line for each stream that ends.
 //!
-//! An [`AccessLog`] is built on the main thread; each worker makes its own [`WorkerLog`] of it, which formats lines into
-//! the worker's buffer for the file and now and then hands that to the file's writer thread. So a worker never waits for
-//! a disk, and lines of one worker stay in order, whichever of its logs they come from.
+//! An [`AccessLog`] is built on the main thread, and each worker makes its own [`WorkerLog`] from it. A worker formats lines
+//! into its buffer for the file, and sends the buffer to the file's writer thread when it is full or the flush interval has
+//! passed. So a worker never waits for a disk, and the lines of one worker stay in order even if several of its logs write
+//! to one file.
 
 mod buffer;
 mod files;
@@ -69,7 +70,7 @@ impl AccessLog {
     /// Builds the `AccessLog` found at `path`, and opens its file.
     ///
     /// # Errors
-    /// Where a format or filter is wrong, the file cannot be opened, or the logger is none of ours.
+    /// If a format or filter is wrong, the file cannot be opened, or the logger is not supported.
     pub fn build(
         config: &api::AccessLog,
         path: &FieldPath,
@@ -95,10 +96,10 @@ impl AccessLog {
         })
     }
 
-    /// A log in the default format to the file `name`, which the field at `path` gives (`admin.access_log_path`).
+    /// A log in the default format to the file `name`, which comes from the field at `path` (`admin.access_log_path`).
     ///
     /// # Errors
-    /// Where the file cannot be opened.
+    /// If the file cannot be opened.
     pub fn to_file(
         name: &str,
         path: &FieldPath,
@@ -119,8 +120,8 @@ impl AccessLog {
         self.format.capture(captures);
     }
 
-    /// This log on a worker, or on the main thread. The first one for a file spawns the task that hands lines over in
-    /// time.
+    /// This log on a worker, or on the main thread. The first log of a thread for a file spawns the task that flushes its buffer
+    /// periodically.
     #[must_use]
     pub fn worker(&self, timers: &Timers) -> WorkerLog {
         WorkerLog {
@@ -219,7 +220,7 @@ pub struct WorkerLog {
 }
 
 impl WorkerLog {
-    /// Writes a stream that has ended. Never waits; a line for a file that cannot keep up is dropped and counted.
+    /// Writes a stream that has ended. Never waits: if the file cannot keep up, the line is dropped and counted.
     pub fn log(&self, stream: &Stream) {
         if let Some(filter) = &self.filter
             && !filter.passes(stream)
@@ -229,7 +230,7 @@ impl WorkerLog {
         self.buffer.add(|out| self.format.write(stream, out));
     }
 
-    /// Hands over what there is, for whoever cannot let go of the log before [`LogFiles::finish`].
+    /// Sends the buffered lines to the writer. Needed where the log is not dropped before [`LogFiles::finish`].
     pub fn flush(&self) {
         self.buffer.flush();
     }

@@ -1,4 +1,4 @@
-//! What is counted of log files: by the workers that write lines and by the threads that write the files.
+//! The stats of log files, which workers and writer threads count.
 
 use outrider_stats::SharedCounter;
 use outrider_stats::SharedGauge;
@@ -16,8 +16,8 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `access_log.*`: lines that were dropped because their file could not keep up. Envoy, which has no bound, has no such
-    /// counter.
+    /// `access_log.*`: lines that were dropped because their file could not keep up. Envoy has no such counter, because its
+    /// queue is not limited.
     pub struct AccessLogStats {
         lines_dropped: SharedCounter,
     }

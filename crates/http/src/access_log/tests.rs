@@ -12,7 +12,7 @@ use super::*;
 use crate::route::tests::head;
 use crate::route::tests::stream as new_stream;
 
-/// A directory of its own for a test, removed when it ends.
+/// A directory for one test, removed at its end.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -84,7 +84,7 @@ fn lines_are_written_when_the_log_ends() {
 }
 
 #[test]
-fn lines_are_handed_over_within_the_flush_interval() {
+fn lines_are_flushed_within_the_flush_interval() {
     let directory = Directory::new("interval");
     let store = Store::new();
     let files = LogFiles::new(FlushOptions::default(), &store);
@@ -147,7 +147,7 @@ fn a_rotated_file_is_opened_again() {
     let path = directory.file("log");
     let log = build(&config(&path, "line\n"), &files).unwrap();
     log.file.write(b"old\n".to_vec(), 1);
-    // The channel is in order: once the second write is seen, so is what came before it.
+    // The channel keeps its order: once the second write is visible, the first one has been handled.
     fs::rename(&path, directory.file("log.1")).unwrap();
     files.reopen();
     log.file.write(b"new\n".to_vec(), 1);
@@ -159,12 +159,12 @@ fn a_rotated_file_is_opened_again() {
 }
 
 #[test]
-fn lines_that_cannot_be_handed_over_are_counted() {
+fn lines_for_a_writer_that_has_ended_are_counted_as_dropped() {
     let directory = Directory::new("dropped");
     let store = Store::new();
     let files = LogFiles::new(FlushOptions::default(), &store);
     let log = build(&config(&directory.file("log"), "line\n"), &files).unwrap();
-    // The writer has ended: nothing takes messages any more.
+    // The writer has ended, so no message is received any more.
     files.finish();
     log.file.write(b"1\n2\n".to_vec(), 2);
     assert_eq!(log.file.access_log_stats.lines_dropped.value(), 2);
@@ -172,7 +172,7 @@ fn lines_that_cannot_be_handed_over_are_counted() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_refused_in_envoys_words() {
+fn a_file_that_cannot_be_opened_is_refused_with_envoys_message() {
     let store = Store::new();
     let files = LogFiles::new(FlushOptions::default(), &store);
     for (path, message) in [

@@ -1,8 +1,8 @@
-//! Counts of gRPC calls by cluster and method (`envoy.filters.http.grpc_stats`): statuses, messages, time upstream. Calls in
-//! the Connect protocol count, too.
+//! Counts gRPC calls by cluster and method (`envoy.filters.http.grpc_stats`): statuses, messages and the time upstream. Calls
+//! in the Connect protocol are counted, too.
 //!
-//! A client chooses the name of the method that it calls, so what is kept of names is bounded: a worker has counters for
-//! [`METHODS`] methods of a cluster, and finds those of recent calls without hashing a name ([`RecentCall`]).
+//! Clients choose the names of the methods that they call, so the memory for names is limited: a worker has counters for
+//! [`METHODS`] methods of a cluster. It finds the counters of recent calls without hashing a name ([`RecentCall`]).
 
 mod messages;
 
@@ -42,11 +42,12 @@ use super::HttpFilterConfig;
 
 use crate::Stream;
 
-/// Methods of a cluster that get counters of their own on one worker; calls of others count for the cluster only.
+/// How many methods of a cluster get counters of their own on one worker. Calls of other methods are counted for the
+/// cluster only.
 const METHODS: usize = 1000;
-/// Recent calls whose counters are found at once, a power of two.
+/// How many recent paths are remembered with their counters; a power of two.
 const RECENT: usize = 64;
-/// A longer path is looked up each time instead of being kept.
+/// The longest path that is remembered; longer ones are looked up each time.
 const LONGEST_KEPT: usize = 256;
 
 outrider_stats::group! {
@@ -63,12 +64,12 @@ outrider_stats::group! {
     }
 }
 
-/// What gRPC's statuses are called.
+/// The names of gRPC's statuses, by number.
 const STATUSES: [&str; 17] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
 ];
 
-/// Calls by status, each listed from the first one on.
+/// Calls by status. A status is listed from its first call on.
 #[derive(Debug, Default)]
 pub(super) struct Statuses([Lazy<Counter>; STATUSES.len()]);
 
@@ -94,7 +95,7 @@ impl GrpcStats {
         self.count_outcome(status == b"0");
     }
 
-    /// Counts a call that ended well, or not.
+    /// Counts a call by whether it succeeded.
     fn count_outcome(&self, success: bool) {
         let outcome = match success {
             true => &self.success,
@@ -125,9 +126,9 @@ struct GrpcStatsConfig {
 /// Which methods have counters of their own.
 #[derive(Debug)]
 enum Methods {
-    /// None but those of this list, by service and method.
+    /// Only the methods in this list of services and methods.
     Named(HashSet<(Box<str>, Box<str>)>),
-    /// All, as far as there is room.
+    /// All methods, up to [`METHODS`].
     All {
         /// `replace_dots_in_grpc_service_name`
         replace_dots: bool,
@@ -180,9 +181,9 @@ struct GrpcStatsFilter {
     clusters: RefCell<HashMap<Rc<str>, ClusterMethods>>,
 }
 
-/// A path that was called, and what its calls are counted by; none if it names no method.
+/// A path that was called recently, and the counters of its calls; no counters if the path names no method.
 struct RecentCall {
-    /// The cluster's name in stats; a cluster that is replaced has another copy of it.
+    /// The cluster's name in stats. A cluster that replaces another one of that name has another copy of the string.
     cluster: Rc<str>,
     path: Box<[u8]>,
     stats: Option<Rc<CallCounters>>,
@@ -191,16 +192,16 @@ struct RecentCall {
 /// The counters of a cluster's calls.
 #[derive(Default)]
 struct ClusterMethods {
-    /// Of methods that have none of their own.
+    /// The counters for methods without counters of their own.
     others: Option<Rc<CallCounters>>,
     methods: HashMap<Box<str>, Rc<CallCounters>>,
 }
 
-/// What a stream remembers: where its call is counted, by whom, and how.
+/// What a stream keeps about its call: the counters, the filter that counts, and the protocol.
 #[derive(Clone)]
 struct CallCounters {
     protocol: Protocol,
-    /// The filter's address: there may be two of its kind in a chain.
+    /// The filter's address, which tells two filters of this type in one chain apart.
     filter: usize,
     stats: Arc<GrpcStats>,
 }
@@ -267,9 +268,9 @@ impl GrpcStatsFilter {
         calls.find(|call| call.filter == self.address())
     }
 
-    /// Where a call of `path` is counted; none if that names no method.
+    /// The counters for a call of `path`; `None` if the path names no method.
     fn find(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<CallCounters>> {
-        let place = place(path.as_bytes());
+        let place = slot(path.as_bytes());
         if let Some(recent) = &self.recent.borrow()[place]
             && Rc::ptr_eq(&recent.cluster, cluster)
             && *recent.path == *path.as_bytes()
@@ -290,7 +291,7 @@ impl GrpcStatsFilter {
     fn look_up(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<CallCounters>> {
         let mut clusters = self.clusters.borrow_mut();
         if !clusters.contains_key(cluster) {
-            // Those of clusters that were removed are held here only.
+            // The names of removed clusters have no other owner.
             clusters.retain(|name, _| Rc::strong_count(name) > 1);
         }
         let mut known = clusters.remove(cluster).unwrap_or_default();
@@ -356,15 +357,15 @@ fn scope(cluster: &str) -> Scope {
     Scope::new("cluster").name(cluster).name("grpc")
 }
 
-/// Where a path is remembered. Paths that are called at the same time differ in their ends, mostly; if not, they are
-/// looked up.
-fn place(path: &[u8]) -> usize {
+/// The slot in which a path is remembered, by its last bytes: paths usually differ there. Paths that share a slot replace each
+/// other, and are looked up.
+fn slot(path: &[u8]) -> usize {
     let end = path.last_chunk().map_or(0, |end| u64::from_le_bytes(*end));
     let mixed = (end ^ path.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     usize::from((mixed >> 56) as u8) % RECENT
 }
 
-/// The two words of a path without its query; slashes around them do not matter.
+/// The service and the method in a path, without its query. Slashes around them are ignored.
 fn service_and_method(path: &str) -> Option<(&str, &str)> {
     let path = path.split('?').next()?;
     let mut words = path.split('/').filter(|word| !word.is_empty());
@@ -408,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_without_end_share_counters_from_some_point_on() {
+    fn methods_beyond_the_limit_share_counters() {
         let (filter, store) = filter(Methods::All {
             replace_dots: false,
         });
@@ -426,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_list_counts_together() {
+    fn methods_that_are_not_listed_are_counted_together() {
         let (filter, _) = filter(Methods::Named([("s".into(), "m".into())].into()));
         let cluster: Rc<str> = "c".into();
         let find = |path| filter.find(&cluster, path).unwrap();

@@ -1,7 +1,7 @@
-//! HTTP filters: what stands between the connection manager and the router.
+//! HTTP filters, which see each request between the connection manager and the router.
 //!
-//! A new filter is a file beside this one and a line in `FACTORIES`. The router is no filter here: it is taken off
-//! the end of `http_filters` when the chain is built, so that there is at most one, and that it is last.
+//! A new filter is a file beside this one and an entry in `FACTORIES`. The router is not an [`HttpFilter`]: it is split off
+//! when the chain is built, so that a chain has at most one router and runs it last.
 
 mod grpc_stats;
 
@@ -36,8 +36,8 @@ pub trait HttpFilterConfig: fmt::Debug + Send + Sync {
     fn worker(self: Arc<Self>, worker: &WorkerCx) -> Rc<dyn HttpFilter>;
 }
 
-/// A filter on one worker, shared by its streams. The heads are in the stream. What a filter must remember of one goes
-/// into `stream.extensions`; what it must see of a body, into a wrapper.
+/// A filter on one worker, shared by its streams. The heads are in the stream. A filter keeps its data about a stream in
+/// `stream.extensions`, and wraps a body in order to see it.
 pub trait HttpFilter: fmt::Debug {
     /// Looks at the request's head.
     fn on_request(&self, stream: &mut Stream) -> FilterStatus {
@@ -45,69 +45,69 @@ pub trait HttpFilter: fmt::Debug {
         FilterStatus::Continue
     }
 
-    /// Sees the request's body on its way up.
+    /// Wraps the request's body, if the filter has to see it.
     fn wrap_request_body(&self, stream: &mut Stream, body: Body) -> Body {
         let _ = stream;
         body
     }
 
-    /// Looks at the response's head; also at those that the proxy gives itself.
+    /// Looks at the response's head, also that of a local reply.
     fn on_response(&self, stream: &mut Stream) -> FilterStatus {
         let _ = stream;
         FilterStatus::Continue
     }
 
-    /// Sees the response's body on its way down.
+    /// Wraps the response's body, if the filter has to see it.
     fn wrap_response_body(&self, stream: &mut Stream, body: Body) -> Body {
         let _ = stream;
         body
     }
 }
 
-/// What filters remember of one stream.
+/// Values that filters keep for one stream.
 #[derive(Debug, Default)]
 pub struct StreamExtensions(SmallVec<[Rc<dyn StdAny>; 2]>);
 
 impl StreamExtensions {
-    /// Remembers `value`.
+    /// Adds `value`.
     pub fn insert<T: 'static>(&mut self, value: Rc<T>) {
         self.0.push(value);
     }
 
-    /// What was remembered of this type, the oldest first.
+    /// All values of this type, the oldest first.
     pub fn all<T: 'static>(&self) -> impl Iterator<Item = Rc<T>> + '_ {
         let values = self.0.iter();
         values.filter_map(|value| value.clone().downcast().ok())
     }
 }
 
-/// How a stream goes on after a filter.
+/// What happens to a stream after a filter.
 pub enum FilterStatus {
-    /// With the next filter.
+    /// The next filter runs.
     Continue,
-    /// With this answer.
+    /// The client gets this reply.
     Reply(LocalReply),
-    /// With the next filter, but the filter changed what routes match on, so that the route is found again.
+    /// The filter changed headers that routes match on: the route is found again, then the next filter runs.
     Reroute,
-    /// When this is done: a timer, an RPC. The only boxed case, and the only slow one.
+    /// The stream waits for this future, such as a timer or an RPC. Only this case allocates.
     Wait(Pin<Box<dyn Future<Output = WaitResult>>>),
 }
 
-/// What a filter waited for.
+/// The result of a filter's wait.
 #[derive(Debug)]
 pub enum WaitResult {
-    /// Go on, with these changes to the head.
+    /// The next filter runs, after these changes to the head.
     Continue(HeaderEdits),
-    /// Answer this.
+    /// The client gets this reply.
     Reply(LocalReply),
 }
 
-/// Changes to a head that could not be borrowed while a filter waited.
+/// Changes to a head that a filter asks for after a wait, during which it cannot borrow the head.
 #[derive(Debug, Default)]
 pub struct HeaderEdits {
-    /// Headers to take away.
+    /// Headers to remove.
     pub remove: Vec<HeaderName>,
-    /// Headers to set, after that.
+    /// Headers to set after the removal.
     pub set: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -146,11 +146,11 @@ const FACTORIES: &[Factory<Build>] = &[
 #[derive(Debug, Default)]
 pub struct HttpFilterChain(Vec<Rc<dyn HttpFilter>>);
 
-/// What `http_filters` makes: the filters, and the router at their end.
+/// The built `http_filters`: the filters, and the router at their end.
 #[derive(Debug)]
 pub(crate) struct HttpFilterChainConfig {
     configs: Vec<Arc<dyn HttpFilterConfig>>,
-    /// None only when the config names no filter at all: Envoy accepts that, and never answers.
+    /// `None` only if the config has no filter at all. Envoy accepts that, and never answers.
     pub(crate) router: Option<Router>,
 }
 
@@ -238,7 +238,7 @@ impl HttpFilterChain {
     /// Runs the request through the filters. `reroute` finds the route again.
     ///
     /// # Errors
-    /// The answer of a filter that gave one.
+    /// The reply of a filter that ended the request.
     pub async fn request(
         &self,
         stream: &mut Stream,
@@ -263,7 +263,7 @@ impl HttpFilterChain {
     /// Runs the response, whose head is in the stream, through the filters, the last one first.
     ///
     /// # Errors
-    /// The answer of a filter that gave another one.
+    /// The reply of a filter that replaced the response.
     pub async fn response(&self, stream: &mut Stream, mut body: Body) -> Result<Body, LocalReply> {
         for filter in self.0.iter().rev() {
             match filter.on_response(stream) {

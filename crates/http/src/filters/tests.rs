@@ -1,4 +1,4 @@
-//! How a chain goes through its filters, and what the config may say of them.
+//! In which order a chain runs its filters, and which configurations are refused.
 
 use std::cell::RefCell;
 
@@ -8,10 +8,10 @@ use super::*;
 use crate::testing;
 use outrider_codec::ResponseHead;
 
-/// What the filters of a test did, in order.
+/// The steps that a test's filters noted, in order.
 type Steps = Rc<RefCell<Vec<String>>>;
 
-/// Writes down that it was asked, and does what it was made for.
+/// A filter that notes each call and then does what the test wants.
 #[derive(Debug)]
 struct Scripted {
     name: &'static str,
@@ -30,7 +30,7 @@ impl HttpFilter for Scripted {
     }
 }
 
-/// What a scripted filter does.
+/// The action of a scripted filter.
 type Act = fn() -> FilterStatus;
 
 fn note(stream: &mut Stream, name: &str) {

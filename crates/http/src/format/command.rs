@@ -1,17 +1,17 @@
 //! The grammar of one command: `%NAME%`, `%NAME(PARAM)%`, `%NAME(PARAM):LENGTH%`.
 
-/// A command as it is written.
+/// A parsed command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Command<'f> {
     pub(crate) name: &'f str,
-    /// What is between the parentheses; empty without them.
+    /// The text between the parentheses; empty without parentheses.
     pub(crate) param: &'f str,
-    /// At most so many bytes of the value.
+    /// How many bytes of the value are printed at most.
     pub(crate) max_length: Option<usize>,
 }
 
 impl<'f> Command<'f> {
-    /// Reads the command at the start of `text`, and how long it is with both `%`.
+    /// Parses the command at the start of `text`. Also returns its length, including both `%`.
     pub(crate) fn parse(text: &'f str) -> Option<(Command<'f>, usize)> {
         let body = text.strip_prefix('%')?;
         let name_end = body
@@ -67,7 +67,7 @@ impl<'f> Command<'f> {
         }
     }
 
-    /// The parameter, which must be there.
+    /// The parameter, or an error if it is missing.
     pub(crate) fn required_param(&self) -> Result<&'f str, String> {
         if self.param.is_empty() {
             Err(format!("{} requires parameters", self.name))
@@ -77,7 +77,7 @@ impl<'f> Command<'f> {
     }
 }
 
-/// Reads `%` or `:LENGTH%`; the second value is its length.
+/// Parses `%` or `:LENGTH%`. Also returns how long that text is.
 fn length_and_end(text: &str) -> Option<(Option<usize>, usize)> {
     if text.starts_with('%') {
         return Some((None, 1));
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_envoy_reads() {
+    fn parses_commands_as_envoy_does() {
         for (text, expected) in [
             ("%A%b", Some(("A", "", None, 3))),
             ("%A_1():20%", Some(("A_1", "", Some(20), 10))),

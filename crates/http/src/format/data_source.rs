@@ -7,7 +7,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::DataSource;
 use outrider_config::api::envoy::config::core::v3::data_source::Specifier;
 
-/// Reads `source`, found at `path`, once. `max` bounds a file's size, in bytes.
+/// Reads `source`, found at `path`, once. `max` is the limit on a file's size, in bytes.
 pub(crate) fn read(
     source: &DataSource,
     max: Option<u64>,

@@ -82,13 +82,14 @@ impl GrpcStatus {
     }
 }
 
-/// Adds the headers that tell a call's status.
+/// Adds the headers that hold a call's status.
 pub(crate) fn capture_grpc_status(captures: &mut Captures) {
     captures.response.add(&header::GRPC_STATUS);
     captures.trailers.add(&header::GRPC_STATUS);
 }
 
-/// The status of a gRPC call: of the trailers, of a head that is all of the answer, or what the HTTP status amounts to.
+/// The status of a gRPC call: from the trailers, from the head of a response without a body, or the one that the HTTP status
+/// maps to.
 pub(crate) fn grpc_status(stream: &Stream) -> Option<i64> {
     let trailers = stream.response_trailers.as_ref();
     let headers = stream.response.as_ref().map(|response| &response.headers);
@@ -97,7 +98,7 @@ pub(crate) fn grpc_status(stream: &Stream) -> Option<i64> {
         .flatten()
         .find_map(|headers| headers.get(&header::GRPC_STATUS));
     match told {
-        // Envoy's number for what is none.
+        // Envoy's number for a value that is not a status.
         Some(value) => Some(
             value
                 .as_str()
@@ -111,7 +112,7 @@ pub(crate) fn grpc_status(stream: &Stream) -> Option<i64> {
     }
 }
 
-/// What gRPC's specification makes of an answer that has no status of its own.
+/// The gRPC status that gRPC's specification assigns to an HTTP status.
 fn of_http(status: u16) -> i64 {
     match status {
         400 => 13,

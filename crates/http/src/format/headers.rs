@@ -1,4 +1,4 @@
-//! Operators that read headers, and those made of `:path` and `:authority`.
+//! Operators that print headers, or parts of `:path` and `:authority`.
 
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
@@ -12,7 +12,7 @@ use crate::format::operators::Operator;
 use crate::format::values;
 use crate::route::query_value;
 
-/// What is read, and how much of it is printed.
+/// The text to print, and how much of it is printed at most.
 #[derive(Clone, Debug)]
 pub(crate) struct HeaderOperator {
     source: Source,
@@ -21,24 +21,24 @@ pub(crate) struct HeaderOperator {
 
 #[derive(Clone, Debug)]
 enum Source {
-    /// Of the request: the first name that there is.
+    /// The first of these headers that the request has.
     Request(Box<[Name]>),
     Response(Box<[Name]>),
     Trailer(Box<[Name]>),
     /// One query parameter, decoded.
     QueryParameter(Box<str>),
-    /// All of the query.
+    /// The whole query.
     Query {
         decoded: bool,
     },
-    /// The first of these that there is, perhaps without its query.
+    /// The first of these headers that the request has, as a path with or without its query.
     Path {
         names: Box<[Name]>,
         with_query: bool,
     },
 }
 
-/// A header's name. Pseudo-headers are not in the map.
+/// A header's name. Pseudo-headers are not in the header map.
 #[derive(Clone, Debug)]
 enum Name {
     Method,
@@ -46,7 +46,7 @@ enum Name {
     Authority,
     Path,
     Status,
-    /// A pseudo-header that there is not.
+    /// A pseudo-header that does not exist.
     Unknown,
     Header(HeaderName),
 }
@@ -132,7 +132,7 @@ impl HeaderOperator {
         ))
     }
 
-    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without TLS there is no SNI, only the host to fall back to.
+    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without TLS there is no SNI, so only the fallback to the host can print anything.
     pub(crate) fn build_server_name(command: &Command<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let (kind, source) = command.param.split_once(':').unwrap_or((command.param, ""));
@@ -156,7 +156,7 @@ impl HeaderOperator {
         }
     }
 
-    /// `%STREAM_ID%`: the request's id.
+    /// `%STREAM_ID%`: the stream's id.
     pub(crate) fn build_stream_id(command: &Command<'_>) -> Result<Operator, String> {
         command.takes_nothing()?;
         let names = [Name::Header(header::X_REQUEST_ID.clone())];
@@ -229,7 +229,7 @@ impl HeaderOperator {
     }
 }
 
-/// Reads `X?Y`.
+/// Parses `X?Y`.
 fn names(command: &Command<'_>) -> Result<Box<[Name]>, String> {
     let param = command.required_param()?;
     let mut names = Vec::new();
@@ -295,8 +295,8 @@ impl Name {
     }
 }
 
-/// Appends a query as Envoy's `DECODED` shows it: `%XX` as the character only where a URL may hold that as it is; a `%` that
-/// begins no escape is left out, unless the query ends in it.
+/// Appends a query as Envoy's `DECODED` prints it. `%XX` is decoded only if a URL may contain the character unescaped. A `%`
+/// that does not begin an escape is left out, except at the end of the query.
 fn decode_legal(query: &[u8], out: &mut Vec<u8>) {
     let mut rest = query;
     while let Some(at) = memchr::memchr(b'%', rest) {
@@ -322,7 +322,7 @@ fn decode_legal(query: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
-/// Appends `text` with each `%XX` as the byte that it stands for; a `%` that is none stays.
+/// Appends `text` with each `%XX` decoded. A `%` that does not begin an escape stays.
 fn percent_decode(text: &[u8], out: &mut Vec<u8>) {
     let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! JSON formats: the same operators, in a tree whose values keep their type.
+//! JSON formats: a tree of operators, whose values keep their type.
 
 use std::fmt;
 
@@ -15,21 +15,21 @@ use crate::format::OutputKind;
 use crate::format::metadata::write_json;
 use crate::format::operators::Operator;
 
-/// A compiled `json_format`. Keys are in the order of their bytes, as Envoy writes them.
+/// A compiled `json_format`. Keys are sorted by their bytes, as in Envoy.
 #[derive(Clone)]
 pub(crate) struct JsonFormatter {
     root: Box<[Member]>,
-    /// `omit_empty_values`: a member whose value would be null, or an object without members, is left out.
+    /// `omit_empty_values`: leaves out members whose value is null or an object without members.
     omit_empty: bool,
 }
 
 #[derive(Clone)]
 enum Node {
-    /// JSON that is the same for every stream.
+    /// JSON text that is the same for every stream.
     Constant(Box<str>),
     /// One operator, whose value keeps its type.
     Typed(Operator),
-    /// Text and operators, which make a string.
+    /// Text and operators, written as a string.
     Text(Formatter),
     Object(Box<[Member]>),
     List(Box<[Node]>),
@@ -60,7 +60,7 @@ impl JsonFormatter {
         out.push(b'\n');
     }
 
-    /// Appends an object, and says whether it has a member.
+    /// Appends an object. Returns whether it has a member.
     fn object(&self, members: &[Member], context: &Context<'_>, out: &mut Vec<u8>) -> bool {
         out.push(b'{');
         let empty = out.len();
@@ -79,7 +79,7 @@ impl JsonFormatter {
         any
     }
 
-    /// Appends a value, and says whether it is one that counts.
+    /// Appends a value. Returns false if `omit_empty_values` leaves it out.
     fn node(&self, node: &Node, context: &Context<'_>, out: &mut Vec<u8>) -> bool {
         match node {
             Node::Constant(json) => {
@@ -186,7 +186,7 @@ impl Compiler {
             key.push(b':');
             let path = path.field(name.clone());
             if let Some(value) = self.node(value, &path, errors) {
-                // `write_string` writes UTF-8.
+                // `write_string` writes valid UTF-8.
                 let key = String::from_utf8_lossy(&key).into();
                 members.push(Member { key, value });
             }
@@ -252,9 +252,9 @@ pub(crate) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Makes what was appended since `start` the inside of a JSON string. Most values need nothing.
+/// Escapes the bytes after `start` for a JSON string. Most values contain nothing to escape.
 ///
-/// As Envoy does: `/` and DEL stay; a text that is not UTF-8 has each of its bytes from 0x80 on as an escape of its own.
+/// As in Envoy, `/` and DEL are not escaped. In a text that is not valid UTF-8, each byte from 0x80 on becomes an escape.
 fn escape_since(start: usize, out: &mut Vec<u8>) {
     let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     let text = &out[start..];

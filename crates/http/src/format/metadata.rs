@@ -12,13 +12,13 @@ use crate::format::json::write_string;
 use crate::format::operators::Operator;
 use crate::format::values;
 
-/// Which metadata, and the path to a value in it.
+/// Prints a value in metadata: which metadata, and the path to the value.
 #[derive(Clone, Debug)]
 pub(crate) struct MetadataOperator {
     of: MetadataSource,
     namespace: Box<str>,
     keys: Box<[Box<str>]>,
-    /// At most so many bytes of a value that is neither a struct nor a list.
+    /// How many bytes of the value are printed at most, unless it is a struct or a list.
     max_length: Option<usize>,
 }
 
@@ -36,7 +36,7 @@ impl MetadataOperator {
         let of = match kind {
             "ROUTE" => MetadataSource::Route,
             "VIRTUAL_HOST" => MetadataSource::VirtualHost,
-            // No filter sets any.
+            // No filter sets dynamic metadata.
             "DYNAMIC" => return Ok(Operator::Simple(values::absent)),
             "CLUSTER" | "UPSTREAM_HOST" | "LISTENER" | "LISTENER_FILTER_CHAIN" => {
                 return Err(format!("METADATA of {kind} is not supported"));
@@ -51,13 +51,13 @@ impl MetadataOperator {
         }))
     }
 
-    /// `%DYNAMIC_METADATA(NAMESPACE:KEY*):Z%`: no filter sets any.
+    /// `%DYNAMIC_METADATA(NAMESPACE:KEY*):Z%`: absent, because no filter sets dynamic metadata.
     pub(crate) fn build_dynamic(command: &Command<'_>) -> Result<Operator, String> {
         command.required_param()?;
         Ok(Operator::Simple(values::absent))
     }
 
-    /// `%FILTER_STATE(KEY:F:FIELD?):Z%`: no filter sets any.
+    /// `%FILTER_STATE(KEY:F:FIELD?):Z%`: absent, because no filter sets filter state.
     pub(crate) fn build_filter_state(command: &Command<'_>) -> Result<Operator, String> {
         let mut parts = command.param.split(':');
         if parts.next().is_none_or(str::is_empty) {
@@ -130,7 +130,7 @@ enum MetadataValue<'m> {
     Value(&'m Value),
 }
 
-/// Appends `value` as JSON. Its depth is that of the configuration, which the loader bounds.
+/// Appends `value` as JSON. The loader limits the depth of values.
 pub(crate) fn write_json(value: &Value, out: &mut Vec<u8>) {
     match &value.kind {
         None | Some(ValueKind::NullValue(_)) => out.extend_from_slice(b"null"),

@@ -1,7 +1,7 @@
-//! Command operators: what `%START_TIME%` and its like print, in access logs, header values and bodies.
+//! Command operators such as `%START_TIME%`, in access logs, header values and bodies.
 //!
-//! A format is compiled when the configuration is loaded; writing one appends to a buffer that the caller reuses. A new
-//! operator is one line in `operators`' tables.
+//! A format is compiled when the configuration is loaded. Writing it appends to a buffer that the caller reuses. A new
+//! operator is one entry in a table: in `simple` if it has no parameters, otherwise in `operators`.
 
 mod command;
 pub(crate) mod data_source;
@@ -31,7 +31,7 @@ pub(crate) use crate::format::json::JsonFormatter;
 use crate::format::operators::Operator;
 pub use crate::format::substitution::SubstitutionFormat;
 
-/// What Envoy's access log prints when its configuration has no format.
+/// The format of access logs whose configuration has none.
 pub const DEFAULT_FORMAT: &str = concat!(
     "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" ",
     "%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
@@ -39,19 +39,19 @@ pub const DEFAULT_FORMAT: &str = concat!(
     "\"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n"
 );
 
-/// What an operator may read.
+/// The input of operators.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The request and its response.
     pub stream: &'a Stream,
-    /// `%LOCAL_REPLY_BODY%`: the body of a reply of our own, while it is being made.
+    /// `%LOCAL_REPLY_BODY%`: the body of a local reply while it is being made.
     pub local_reply_body: &'a [u8],
-    /// `%RESPONSE_CODE%`, where it is not the stream's: Envoy prints 0 while it makes a reply of its own.
+    /// `%RESPONSE_CODE%`, if it is not the stream's: Envoy prints 0 while it makes a local reply.
     pub response_code: Option<u16>,
 }
 
 impl<'a> Context<'a> {
-    /// Reads `stream`, outside of any local reply.
+    /// The context for `stream`, outside of a local reply.
     #[must_use]
     pub fn new(stream: &'a Stream) -> Context<'a> {
         Context {
@@ -61,7 +61,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Reads `stream` while a reply with `body` is being made for it.
+    /// The context for `stream` while a local reply with `body` is made for it.
     #[must_use]
     pub fn local_reply(stream: &'a Stream, body: &'a [u8]) -> Context<'a> {
         Context {
@@ -78,16 +78,16 @@ impl<'a> From<&'a Stream> for Context<'a> {
     }
 }
 
-/// What an operator appended.
+/// What kind of output an operator appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OutputKind {
-    /// Nothing: `-` in a text, `null` in JSON.
+    /// No value: `-` in a text, `null` in JSON.
     Absent,
-    /// Nothing, and nothing in a text either; `null` in JSON. The port of an address that has none.
+    /// An empty text, but `null` in JSON: the port of an address without a port.
     Blank,
-    /// Text, which JSON has to quote.
+    /// Text, to be quoted in JSON.
     Text,
-    /// A number, or what else is already JSON.
+    /// A number or other text that is valid JSON as it is.
     Json,
 }
 
@@ -95,7 +95,7 @@ pub(crate) enum OutputKind {
 #[derive(Clone, Debug)]
 pub struct Formatter {
     parts: Box<[Part]>,
-    /// What stands for an absent value: `-`, or nothing with `omit_empty_values`.
+    /// The text for an absent value: `-`, or empty with `omit_empty_values`.
     absent: &'static str,
 }
 
@@ -109,12 +109,12 @@ impl Formatter {
     /// Compiles `format`, found at `path`; an absent value prints as `-`.
     ///
     /// # Errors
-    /// Envoy's own words where an operator is unknown, malformed or badly used.
+    /// If an operator is unknown, malformed or used wrongly; with Envoy's message.
     pub fn compile(format: &str, path: &FieldPath) -> Result<Formatter, ConfigError> {
         Formatter::parse(format, "-").map_err(|error| ConfigError::new(path, error))
     }
 
-    /// Like [`Formatter::compile`]; an absent value prints as nothing.
+    /// Like [`Formatter::compile`], but an absent value prints nothing.
     ///
     /// # Errors
     /// As [`Formatter::compile`].
@@ -177,7 +177,7 @@ impl Formatter {
         }
     }
 
-    /// The text, when it is the same for every stream.
+    /// The text, if it is the same for every stream.
     pub(crate) fn constant(&self) -> Option<&str> {
         match &*self.parts {
             [] => Some(""),
@@ -186,7 +186,7 @@ impl Formatter {
         }
     }
 
-    /// The operator, when it is all of the format: JSON then keeps the type of its value.
+    /// The operator, if the format consists of it alone: JSON then keeps the type of its value.
     fn only_operator(&self) -> Option<&Operator> {
         match &*self.parts {
             [Part::Operator(operator)] => Some(operator),

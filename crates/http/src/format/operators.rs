@@ -1,7 +1,7 @@
-//! Every command operator, by name.
+//! All command operators, by name.
 //!
-//! Two tables: those without parameters are in [`SIMPLE`], the others here, built from their parameter. A name that is in
-//! neither is an error in Envoy's words.
+//! The operators without parameters are in the table [`SIMPLE`], the others in the table here. A name in neither table is
+//! refused with Envoy's message.
 
 use std::time::SystemTime;
 
@@ -26,21 +26,21 @@ use crate::format::values;
 pub(crate) enum Operator {
     /// One of [`SIMPLE`].
     Simple(SimpleOperator),
-    /// What is in a header, or made of `:path`.
+    /// Prints a header, or a part of `:path` or `:authority`.
     Header(HeaderOperator),
     StartTime(TimeFormat),
     EmitTime(TimeFormat),
-    /// The same for every stream.
+    /// The same text for every stream.
     Constant(Box<str>),
     GrpcStatus(GrpcStatus),
-    /// An address without its port, or the network that it is in.
+    /// An address without its port, or the network with this prefix length that contains it.
     Host(AddressOf, Option<u8>),
     CommonDuration(Point, Point, Precision),
     ResponseCodeDetails {
         keep_whitespace: bool,
     },
     Metadata(MetadataOperator),
-    /// The first that is there and not empty, of at most so many bytes.
+    /// The first value that is neither absent nor empty, limited to this many bytes.
     Coalesce(Box<[Operator]>, Option<usize>),
 }
 
@@ -133,7 +133,7 @@ impl Operator {
         }
     }
 
-    /// Appends the value for `context` to `out`; what was appended is left there even when it is absent.
+    /// Appends the value for `context` to `out`. If the value is absent, the caller removes the bytes that were appended.
     pub(crate) fn write(&self, context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
         let stream = context.stream;
         match self {
@@ -238,7 +238,7 @@ fn response_code_details(command: &Command<'_>) -> Result<Operator, String> {
     })
 }
 
-/// A prefix length that is no number leaves the address as it is; one that is too long means all of it.
+/// An invalid prefix length prints the address unmasked; one that is too long masks nothing.
 fn host(command: &Command<'_>, address: AddressOf) -> Result<Operator, String> {
     command.takes_no_length()?;
     let prefix = command.param.parse().ok();
@@ -278,7 +278,7 @@ fn point(name: &str) -> Result<Point, String> {
         "US_CX_BEG" | "US_CX_END" | "US_HS_END" | "US_RX_BODY_BEG" => {
             return Err(format!("the time point {name} is not supported"));
         }
-        // A point that a filter may set; none does.
+        // In Envoy, filters can set other points; here none does, so they are absent.
         _ => |_| None,
     })
 }

@@ -1,7 +1,7 @@
 //! The operators without parameters, each a function.
 //!
-//! What has no meaning without TLS is absent, as it is in Envoy on a plaintext connection. With one attempt a request at
-//! most, the lists of what was attempted have one element.
+//! TLS operators are absent, as in Envoy on a plaintext connection. A request has at most one attempt, so the lists of
+//! attempted hosts and the like have one element.
 
 use crate::format::Context;
 use crate::format::OutputKind;
@@ -11,7 +11,7 @@ use crate::format::values;
 /// Appends a value.
 pub(crate) type SimpleOperator = fn(&Context<'_>, &mut Vec<u8>) -> OutputKind;
 
-/// By name.
+/// The functions by the names of their operators.
 pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("BYTES_RECEIVED", |cx, out| {
         values::number(cx.stream.traffic.body_received, out)

@@ -1,4 +1,4 @@
-//! What operators read of a stream.
+//! The addresses and times of a stream that operators print.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::Stream;
 use crate::Traffic;
 use crate::format::Context;
 
-/// Which of a stream's addresses.
+/// Gets one of a stream's addresses.
 pub(crate) type AddressOf = fn(&Stream) -> Option<&Address>;
-/// Which of a stream's points in time.
+/// Gets one of a stream's points in time.
 pub(crate) type Point = fn(&Stream) -> Option<Instant>;
 
 #[expect(clippy::unnecessary_wraps, reason = "an AddressOf")]
@@ -37,8 +37,7 @@ pub(crate) fn upstream_local(stream: &Stream) -> Option<&Address> {
     stream.upstream.as_ref()?.local_address.as_ref()
 }
 
-/// The other end of the upstream connection, once there is one: the host's address. To Envoy a connection that is refused
-/// is no attempt at a host either.
+/// The host's address, once there is a connection to it. As in Envoy, it is absent after a refused connection.
 pub(crate) fn upstream_remote(stream: &Stream) -> Option<&Address> {
     connection_of(stream).and_then(|_| upstream_host(stream))
 }

@@ -14,7 +14,7 @@ use crate::format::Formatter;
 use crate::format::JsonFormatter;
 use crate::format::data_source;
 
-/// A compiled format, and the content type of what it writes.
+/// A compiled format, and the content type of its output.
 #[derive(Clone, Debug)]
 pub struct SubstitutionFormat {
     format: Format,
@@ -31,7 +31,7 @@ impl SubstitutionFormat {
     /// Compiles a `SubstitutionFormatString`.
     ///
     /// # Errors
-    /// Where a command is wrong, a file cannot be read, or `formatters` names an extension.
+    /// If a command is wrong, a file cannot be read, or `formatters` names an extension.
     pub fn build(
         config: &api::SubstitutionFormatString,
         path: &FieldPath,
@@ -86,7 +86,7 @@ impl SubstitutionFormat {
     /// A text format without options, found at `path`.
     ///
     /// # Errors
-    /// Where a command is wrong.
+    /// If a command is wrong.
     pub fn text(format: &str, path: &FieldPath) -> Result<SubstitutionFormat, ConfigErrors> {
         Ok(SubstitutionFormat {
             format: Format::Text(Formatter::compile(format, path)?),
@@ -97,7 +97,7 @@ impl SubstitutionFormat {
     /// A JSON format without options, found at `path`.
     ///
     /// # Errors
-    /// Where a command is wrong.
+    /// If a command is wrong.
     pub fn json(format: &Struct, path: &FieldPath) -> Result<SubstitutionFormat, ConfigErrors> {
         Ok(SubstitutionFormat {
             format: Format::Json(JsonFormatter::build(format, false, path)?),

@@ -1,4 +1,4 @@
-//! Formats, and what Envoy 1.40.0 printed or said of them.
+//! Formats, with the output and the errors of Envoy 1.40.0.
 
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
@@ -15,7 +15,7 @@ use crate::route::tests::head;
 use crate::route::tests::respond;
 use crate::route::tests::stream;
 
-/// A request that was answered by ourselves.
+/// A request with a local reply.
 fn direct() -> Stream {
     let headers = [
         ("x-a", "abcdef"),
@@ -36,7 +36,7 @@ fn direct() -> Stream {
     stream
 }
 
-/// One that was forwarded, and failed.
+/// A request that was forwarded, and failed.
 fn forwarded() -> Stream {
     let mut stream = direct();
     let mut upstream = UpstreamInfo {
@@ -121,7 +121,7 @@ fn headers_paths_and_queries() {
 }
 
 #[test]
-fn a_decoded_query_keeps_what_a_url_may_not_hold() {
+fn a_decoded_query_keeps_escapes_that_urls_require() {
     for (query, expected) in [
         ("a=%41%20%2B%26%3D%25", "a=A%20+&=%"),
         ("a+b=%e2%82%ac", "a+b=%e2%82%ac"),
@@ -135,7 +135,7 @@ fn a_decoded_query_keeps_what_a_url_may_not_hold() {
 }
 
 #[test]
-fn facts_of_a_reply_of_our_own() {
+fn values_of_a_local_reply() {
     let stream = direct();
     for (format, expected) in [
         (
@@ -197,7 +197,7 @@ fn facts_of_a_reply_of_our_own() {
 }
 
 #[test]
-fn facts_of_the_upstream() {
+fn values_of_the_upstream() {
     let stream = forwarded();
     for (format, expected) in [
         ("%RESPONSE_FLAGS%", "UF,URX"),
@@ -251,7 +251,7 @@ fn the_status_of_a_grpc_call() {
 }
 
 #[test]
-fn a_local_reply_has_its_body_and_no_status_yet() {
+fn a_local_reply_has_a_body_and_no_status_yet() {
     let stream = direct();
     let format = "%LOCAL_REPLY_BODY% %RESPONSE_CODE%";
     let formatter = Formatter::compile(format, &FieldPath::root()).unwrap();
@@ -261,7 +261,7 @@ fn a_local_reply_has_its_body_and_no_status_yet() {
 }
 
 #[test]
-fn malformed_commands_are_refused_in_envoys_words() {
+fn malformed_commands_are_refused_with_envoys_messages() {
     for (format, message) in [
         (
             "100%",
@@ -420,7 +420,7 @@ fn json_escapes_what_is_not_utf8_byte_by_byte() {
 }
 
 #[test]
-fn every_name_is_in_one_table_and_compiles_or_says_why() {
+fn every_name_is_in_one_table_and_compiles_or_is_refused() {
     let mut names: Vec<_> = operators::names().collect();
     let count = names.len();
     names.sort_unstable();
@@ -429,7 +429,7 @@ fn every_name_is_in_one_table_and_compiles_or_says_why() {
 }
 
 #[test]
-fn formats_name_the_headers_they_read() {
+fn formats_capture_the_headers_they_read() {
     let format = "%REQ(x-a?X-B)% %RESP(x-c)% %TRAILER(x-d)% %REQ(:path)% %STREAM_ID%";
     let mut captures = Captures::default();
     Formatter::compile(format, &FieldPath::root())

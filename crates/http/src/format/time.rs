@@ -1,6 +1,6 @@
 //! Points in time as text: the `strftime` language of `%START_TIME(…)%`, in UTC.
 //!
-//! Envoy's formatter is absl's: strftime, `%s`, `%E…` and, of Envoy's own making, `%f` with an optional count of digits.
+//! The language is absl's: strftime, `%s` and `%E…`. Envoy adds `%f` with an optional number of digits.
 
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -41,15 +41,15 @@ enum FormatItem {
     Field(char),
     /// A number without its leading zero or blank (`%-d`).
     Unpadded(char),
-    /// So many digits of the second's fraction.
+    /// This many digits of the second's fraction.
     Fraction(usize),
-    /// All digits of the second's fraction that are not trailing zeros, at least one (`%E*f`).
+    /// The second's fraction without trailing zeros, at least one digit (`%E*f`).
     ShortestFraction,
-    /// Seconds with all digits of the fraction (`%E*S`).
+    /// Seconds with the fraction without trailing zeros (`%E*S`).
     ShortestSeconds,
 }
 
-/// A moment in the calendar.
+/// A date and time in UTC.
 #[derive(Clone, Copy, Debug)]
 struct CalendarTime {
     year: i64,
@@ -67,12 +67,12 @@ struct CalendarTime {
 }
 
 impl TimeFormat {
-    /// `2006-01-02T15:04:05.000Z`, what `%START_TIME%` prints without a format.
+    /// `2006-01-02T15:04:05.000Z`, the default of `%START_TIME%`.
     pub(crate) fn default_format() -> TimeFormat {
         TimeFormat::parse("%Y-%m-%dT%H:%M:%E3SZ")
     }
 
-    /// Compiles `format`. What is no conversion stays as it is, as in Envoy.
+    /// Compiles `format`. As in Envoy, unknown conversions are printed literally.
     pub(crate) fn parse(format: &str) -> TimeFormat {
         let mut items = FormatParser::default();
         let mut rest = format;
@@ -136,7 +136,7 @@ impl FormatParser {
         self.list.push(item);
     }
 
-    /// Takes the conversion after a `%`, and returns its length.
+    /// Parses the conversion after a `%`, and returns its length.
     fn conversion(&mut self, text: &str) -> usize {
         let mut letters = text.chars();
         let (first, second, third) = (letters.next(), letters.next(), letters.next());
@@ -215,7 +215,7 @@ impl From<SystemTime> for CalendarTime {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
         let days = unix / 86_400;
-        // Of the day: it fits.
+        // Seconds of a day fit into 32 bits.
         let seconds = u32::try_from(unix % 86_400).unwrap_or(0);
         let (year, month, day) = date(days);
         let first = days_since_epoch(year);
@@ -282,7 +282,7 @@ impl CalendarTime {
         }
     }
 
-    /// Several fields, and what is between them.
+    /// Appends several fields with the literal text between them.
     fn fields(&self, letters: &str, out: &mut Vec<u8>) {
         for letter in letters.chars() {
             if is_field(letter) {
@@ -307,7 +307,7 @@ impl CalendarTime {
         }
     }
 
-    /// ISO 8601's week and the year that it belongs to.
+    /// The week of ISO 8601 and the year that it belongs to.
     fn iso_week(&self) -> (i64, i64) {
         let iso_weekday = if self.weekday == 0 { 7 } else { self.weekday };
         let week = (i64::from(self.year_day) + 11 - i64::from(iso_weekday)) / 7;
@@ -329,7 +329,7 @@ fn digits(value: i64, width: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Appends `value` with a blank before a single digit.
+/// Appends `value`, with a blank before a single digit.
 fn padded(value: u32, out: &mut Vec<u8>) {
     if value < 10 {
         out.push(b' ');
@@ -372,7 +372,7 @@ fn weeks_in(year: i64) -> i64 {
     }
 }
 
-/// A part of a date, all of which are small.
+/// Converts a part of a date, which is always small enough.
 fn small(value: i64) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
@@ -389,7 +389,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// 2026-11-22 18:53:18.017503, a Sunday, and what Envoy 1.40.0 printed of it.
+    /// The outputs of Envoy 1.40.0 for 2026-11-22 18:53:18.017503, a Sunday.
     #[test]
     fn prints_as_envoy_does() {
         for (text, expected) in [
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_calendar() {
+    fn computes_calendar_dates() {
         for (unix, expected) in [
             (0, "1970-01-01 Thu 001 1970-01"),
             (951_782_400, "2000-02-29 Tue 060 2000-09"),

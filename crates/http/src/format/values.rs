@@ -1,4 +1,4 @@
-//! Values as text: each function appends one and says what it appended.
+//! Values as text: each function appends one value and returns its kind.
 
 use std::fmt;
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::format::Context;
 use crate::format::OutputKind;
 use crate::format::operators::Precision;
 
-/// What there never is on a plaintext connection.
+/// A value that does not exist on a plaintext connection.
 pub(crate) fn absent(_: &Context<'_>, _: &mut Vec<u8>) -> OutputKind {
     OutputKind::Absent
 }
@@ -42,7 +42,7 @@ pub(crate) fn text(value: Option<&str>, out: &mut Vec<u8>) -> OutputKind {
     }
 }
 
-/// A name, of which the empty one is none.
+/// A name; an empty one is absent.
 pub(crate) fn name(value: &str, out: &mut Vec<u8>) -> OutputKind {
     text(Some(value).filter(|value| !value.is_empty()), out)
 }
@@ -64,7 +64,7 @@ fn saturated(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
 
-/// From one point in time to another; a point that was not reached, or reached too early, leaves it absent.
+/// The time from one point to another; absent if a point was not reached or `to` came before `from`.
 pub(crate) fn difference(
     from: Option<Instant>,
     to: Option<Instant>,
@@ -112,13 +112,13 @@ pub(crate) fn port(address: Option<&Address>, out: &mut Vec<u8>) -> OutputKind {
     }
 }
 
-/// The address without its port, or with `prefix` the network that it is in (`10.1.0.0/16`).
+/// The address without its port, or with `prefix` the network that contains it (`10.1.0.0/16`).
 pub(crate) fn host(address: Option<&Address>, prefix: Option<u8>, out: &mut Vec<u8>) -> OutputKind {
     let Some(address) = address else {
         return OutputKind::Absent;
     };
     let Some(ip) = address.ip() else {
-        // A path is in no network.
+        // A UNIX socket has no network.
         return prefix.map_or_else(|| display(address, out), |_| OutputKind::Text);
     };
     match (ip.ip(), prefix) {
@@ -138,7 +138,7 @@ pub(crate) fn host(address: Option<&Address>, prefix: Option<u8>, out: &mut Vec<
     }
 }
 
-/// The host's name, or its address when it has none.
+/// The host's name, or its address if it has no name.
 pub(crate) fn upstream_host_name(context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
     let Some(upstream) = &context.stream.upstream else {
         return OutputKind::Absent;
@@ -179,7 +179,7 @@ pub(crate) fn long_flags(context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind
     OutputKind::Text
 }
 
-/// `%RESPONSE_CODE_DETAILS%`: whitespace would break a log line into other fields.
+/// `%RESPONSE_CODE_DETAILS%`. Whitespace is replaced by default, because it separates the fields of a log line.
 pub(crate) fn details(stream: &Stream, keep_whitespace: bool, out: &mut Vec<u8>) -> OutputKind {
     let start = out.len();
     let kind = text(stream.details.as_deref(), out);
@@ -209,7 +209,7 @@ pub(crate) fn unique_id(_: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
     OutputKind::Text
 }
 
-/// Cuts what was appended since `start` to at most `max` bytes, not inside of a character.
+/// Truncates the text after `start` to at most `max` bytes, at the end of a character.
 pub(crate) fn truncate(out: &mut Vec<u8>, start: usize, max: Option<usize>) {
     let Some(max) = max else { return };
     if out.len() - start > max {

@@ -1,4 +1,4 @@
-//! What the connection manager's message says to the codec.
+//! The codec's options in the connection manager's message.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -111,8 +111,8 @@ impl CodecOptions {
         errors.finish(options)
     }
 
-    /// The options for the connections of one worker, which count in `http.<stat_prefix>`; `timeouts` hold for a request
-    /// also while its head comes in.
+    /// The options for the connections of one worker, with stats in `http.<stat_prefix>`. The codec applies `timeouts` to a
+    /// request while its head is incomplete.
     pub(super) fn worker(
         &self,
         cx: &WorkerCx,

@@ -1,4 +1,4 @@
-//! The connection manager's configuration: from Envoy's message to what all workers share.
+//! The connection manager's configuration, built from Envoy's message and shared by all workers.
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -65,12 +65,12 @@ pub struct ConnectionManagerConfig {
     pub(super) access_logs: Vec<AccessLog>,
 }
 
-/// How long streams may take; none for ever.
+/// The timeouts of streams; `None` for no limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamTimeouts {
     /// `stream_idle_timeout`, 5 minutes by default.
     pub(super) idle: Option<Duration>,
-    /// `stream_flush_timeout`; that of idle streams by default.
+    /// `stream_flush_timeout`; the idle timeout by default.
     pub(super) flush: Option<Duration>,
     /// `request_timeout`
     pub(super) request: Option<Duration>,
@@ -82,7 +82,7 @@ impl ConnectionManagerConfig {
     /// The connection manager of `message`, found at `path`.
     ///
     /// # Errors
-    /// All that cannot run, in one go.
+    /// Everything in `message` that is wrong or not supported.
     pub fn build(
         message: &Message,
         path: &FieldPath,
@@ -132,13 +132,13 @@ impl ConnectionManagerConfig {
         }))
     }
 
-    /// The routes that requests take now.
+    /// The current routes.
     #[must_use]
     pub fn route_table(&self) -> Arc<RouteTable> {
         self.routes.table()
     }
 
-    /// Has requests that begin from now on take other routes; those under way keep the ones they have.
+    /// Replaces the routes for requests that begin from now on. Requests that have begun keep theirs.
     pub fn set_routes(&self, routes: Arc<RouteTable>) {
         self.routes.replace(routes);
     }
@@ -205,7 +205,7 @@ fn routes(
 /// The routes of `config`, found at `path`, for a connection manager that is built with `cx`.
 ///
 /// # Errors
-/// All that is wrong with them.
+/// Everything that is wrong with them.
 fn build_routes(
     config: &RouteConfiguration,
     path: &FieldPath,
@@ -309,7 +309,7 @@ fn forwarding(
     })
 }
 
-/// What is internal where `internal_address_config` names no ranges: private networks and the loopback address itself.
+/// The internal addresses if `internal_address_config` has no ranges: private networks and the loopback address.
 const PRIVATE_RANGES: [(IpAddr, u32); 6] = [
     (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8),
     (IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)), 12),
@@ -356,7 +356,7 @@ fn value(text: &str, path: &FieldPath) -> Result<HeaderValue, ConfigError> {
         .map_err(|_| ConfigError::new(path, format!("{text:?} is no header value")))
 }
 
-/// `text` as a header value; none when it is empty.
+/// `text` as a header value; `None` if it is empty.
 fn optional_value(text: &str, path: &FieldPath) -> Result<Option<HeaderValue>, ConfigError> {
     if text.is_empty() {
         Ok(None)
@@ -365,7 +365,7 @@ fn optional_value(text: &str, path: &FieldPath) -> Result<Option<HeaderValue>, C
     }
 }
 
-/// The codec to serve connections with.
+/// The codec that serves the connections.
 pub(super) fn codec_type(message: &Message, path: &FieldPath) -> Result<CodecType, ConfigError> {
     match message.codec_type() {
         CodecTypeMessage::Auto => Ok(CodecType::Auto),

@@ -1,4 +1,4 @@
-//! One request in, one response out.
+//! Serves one stream: reads the request, runs it through the filters and the router, and sends the response.
 
 use std::future::pending;
 use std::rc::Rc;
@@ -71,7 +71,7 @@ impl ConnectionManager {
 }
 
 impl ConnectionManager {
-    /// The response, with its head in the stream.
+    /// Gets the response; its head is in the stream.
     async fn answer(
         &self,
         stream: &mut Stream,
@@ -91,7 +91,7 @@ impl ConnectionManager {
                 .await??
         };
         let Some(router) = &self.config.filters.router else {
-            // Envoy accepts a chain without filters, and never answers.
+            // Envoy accepts an empty filter chain, and never answers.
             return wait.until(pending()).await;
         };
         let mut cx = RouterCx {
@@ -108,7 +108,7 @@ impl ConnectionManager {
         router.forward(stream, body, &mut cx).await
     }
 
-    /// Answers `expect: 100-continue` ourselves, unless the upstream is to.
+    /// Answers `expect: 100-continue`, unless the upstream has to.
     fn continue_early(&self, stream: &mut Stream, respond: &mut Respond) {
         if self.config.proxy_100_continue {
             return;
@@ -124,8 +124,7 @@ impl ConnectionManager {
         }
     }
 
-    /// All that happens to a request before the first filter sees it; an error is the answer to a request that goes no
-    /// further.
+    /// Checks and changes a request before the first filter sees it. An error is the reply to a refused request.
     fn prepare_request(
         &self,
         stream: &mut Stream,
@@ -184,12 +183,12 @@ impl ConnectionManager {
             return Ok(());
         }
         self.stats.requests.downstream_rq_ws_on_non_ws_route.inc();
-        // What the client sends next may be meant for the other protocol.
+        // The client's next bytes may belong to the other protocol.
         wait.respond.close_connection_after();
         Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed"))
     }
 
-    /// The host must be named, and the path be a path; it is normalised here.
+    /// Requires a host and a valid path, and normalises the path.
     fn check_target(&self, stream: &mut Stream, is_connect: bool) -> Result<(), LocalReply> {
         if stream.request.authority.is_none() {
             return Err(LocalReply::new(
@@ -222,7 +221,7 @@ impl ConnectionManager {
                 stream.request.path = Some(path);
                 Ok(())
             }
-            // A gRPC client would not follow.
+            // A gRPC client would not follow a redirect.
             Normalized::Redirect(path) if stream.is_grpc => {
                 self.stats
                     .requests
@@ -237,7 +236,7 @@ impl ConnectionManager {
                     .downstream_rq_redirected_with_normalized_path
                     .inc();
                 let location = HeaderValue::try_from(path.as_str());
-                let location = location.unwrap_or(HeaderValue::from_static("/")); // a path is always a legal value
+                let location = location.unwrap_or(HeaderValue::from_static("/")); // a path is always a valid header value
                 stream.request.path = Some(path);
                 Err(failed(StatusCode::TEMPORARY_REDIRECT).header(&header::LOCATION, location))
             }
@@ -319,8 +318,8 @@ impl ConnectionManager {
     }
 }
 
-/// How long the stream may take: by the request's `grpc-timeout`, if the route obeys it, else by the route, else by the
-/// connection manager. The upstream of a gRPC request is told what is made of its `grpc-timeout`.
+/// The maximum duration of the stream: the request's `grpc-timeout` if the route obeys it, else the route's limit, else the
+/// connection manager's. Writes the `grpc-timeout` that applies into the request for the upstream.
 fn max_duration(
     route: Option<MaxStreamDuration>,
     manager: Option<Duration>,

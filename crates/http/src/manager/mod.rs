@@ -1,4 +1,4 @@
-//! The HTTP connection manager on one worker: connections in, streams through the filters, answers out.
+//! The HTTP connection manager on one worker: serves connections and runs their streams through the filters.
 
 mod codec_options;
 mod config;
@@ -92,7 +92,7 @@ impl ConnectionManager {
         &self.stats
     }
 
-    /// Writes a stream that has ended to the access logs.
+    /// Writes an ended stream to the access logs.
     pub(crate) fn log(&self, stream: &Stream) {
         for log in &self.access_logs {
             log.log(stream);
@@ -119,7 +119,7 @@ impl ConnectionHandler for ConnectionManager {
 struct ConnectionStreams {
     manager: Rc<ConnectionManager>,
     connection: Rc<ConnectionInfo>,
-    /// What the last stream had, if the next one will run in the same task.
+    /// The timer of the last stream, if the next stream will run in the same task.
     timer: Cell<Option<DeadlineTimer>>,
 }
 
@@ -129,7 +129,8 @@ impl ConnectionStreams {
         kept.unwrap_or_else(|| self.manager.worker.timers.timer().into())
     }
 
-    /// Keeps an alarm for the next stream. On HTTP/2 that has a task of its own, and this would keep the old one alive.
+    /// Keeps a timer for the next stream. Not on HTTP/2: each stream has a task of its own there, and the timer would keep the
+    /// finished task alive.
     fn keep_timer(&self, timer: DeadlineTimer, protocol: Version) {
         if protocol != Version::HTTP_2 {
             self.timer.set(Some(timer));
@@ -178,7 +179,7 @@ impl fmt::Debug for ConnectionManager {
 mod tests {
     use super::*;
 
-    /// The size of the future that `make` makes, without making one.
+    /// The size of the future that `make` returns, without calling it.
     fn size_of_output<C, A, F>(_make: fn(Rc<ConnectionManager>, C, A, Respond) -> F) -> usize {
         size_of::<F>()
     }

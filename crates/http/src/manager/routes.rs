@@ -1,4 +1,4 @@
-//! The routes of a connection manager, which can be replaced while it serves.
+//! The routes of a connection manager, which can be replaced while it serves requests.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,15 +11,15 @@ use arc_swap::cache::Cache;
 use crate::Captures;
 use crate::route::RouteTable;
 
-/// The routes that all workers share. They are replaced whole: a request keeps those that it began with.
+/// The routes that all workers share. They are replaced as a whole: a request keeps the routes that it began with.
 #[derive(Debug)]
 pub(super) struct SharedRoutes {
     current: Arc<ArcSwap<RouteConfig>>,
-    /// What the access logs read of heads after they were sent on.
+    /// The headers that the access logs read after the heads were sent on.
     logs: Captures,
 }
 
-/// A route table, and what is read of heads after they were sent on, for it and for the access logs.
+/// A route table, with the headers that it and the access logs read after the heads were sent on.
 #[derive(Debug)]
 struct RouteConfig {
     table: Arc<RouteTable>,
@@ -35,12 +35,12 @@ impl SharedRoutes {
         }
     }
 
-    /// The table that requests take now.
+    /// The current table.
     pub(super) fn table(&self) -> Arc<RouteTable> {
         self.current.load().table.clone()
     }
 
-    /// Has requests that begin from now on take `table`.
+    /// Replaces the table for requests that begin from now on.
     pub(super) fn replace(&self, table: Arc<RouteTable>) {
         let config = RouteConfig::new(table, &self.logs);
         self.current.store(Arc::new(config));
@@ -68,7 +68,8 @@ pub(super) struct WorkerRoutes {
     current: RefCell<Rc<RoutesInUse>>,
 }
 
-/// The routes that a request began with, counted by this worker alone: requests don't touch what workers share.
+/// The routes that a request began with. Their reference count belongs to this worker, so that requests do not write to
+/// memory that workers share.
 pub(super) struct RoutesInUse {
     config: Arc<RouteConfig>,
     captures: Rc<Captures>,

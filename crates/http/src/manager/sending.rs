@@ -1,4 +1,4 @@
-//! The way of a response to the client, and how a stream ends.
+//! Sends responses to the client, and ends streams.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -37,14 +37,14 @@ use crate::upgrade;
 use crate::wait::StreamWait;
 
 impl ConnectionManager {
-    /// Makes `reply` the response of `stream`; returns its body.
+    /// Makes `reply` the response of `stream` and returns its body.
     pub(super) fn reply(
         &self,
         stream: &mut Stream,
         mut reply: LocalReply,
         respond: &Respond,
     ) -> Body {
-        // Whoever replies to a request that goes to a cluster, the response carries what its route adds.
+        // A reply to a request whose route goes to a cluster gets the headers that the route adds, whichever part replied.
         if reply.route.is_none()
             && let Some(route) = &stream.route
             && let Action::Forward(_) = route.action
@@ -58,7 +58,7 @@ impl ConnectionManager {
         reply.write(stream)
     }
 
-    /// Sends the response whose head is in the stream, and settles how the stream ended.
+    /// Sends the response whose head is in the stream, and notes how the stream ended.
     pub(super) async fn send(&self, end: &mut StreamEnd, body: Body, wait: &mut StreamWait<'_>) {
         let stream = &mut end.stream;
         let body = match self.filters.response(stream, body).await {
@@ -102,12 +102,12 @@ impl ConnectionManager {
         end.stream.response_trailers = upstream.and_then(|request| request.take_trailers());
     }
 
-    /// Takes the finished head out of the stream, where only what is captured of it stays, and counts its status.
+    /// Finishes the response's head, takes it out of the stream except for the captured headers, and counts its status.
     fn finish_head(&self, stream: &mut Stream, respond: &Respond) -> Option<ResponseHead> {
         let head = stream.response.as_mut()?;
         let upgraded = stream.is_upgrade && is_upgraded(&stream.request.method, head);
         if stream.is_upgrade && !upgraded {
-            // What follows on the connection may be meant for the other protocol.
+            // The client's next bytes may belong to the other protocol.
             close_http1(stream, respond);
         }
         let head = stream.response.as_mut()?;
@@ -121,7 +121,7 @@ impl ConnectionManager {
             .apply(&mut head.headers, &stream.request.headers, upgraded, date);
         let captured = match &stream.captures {
             Some(captures) => captures.response.from(&head.headers),
-            // Refused before it had routes.
+            // The request was refused before it had routes.
             None => (self.routes.current().captures().response).from(&head.headers),
         };
         let headers = std::mem::replace(&mut head.headers, captured);
@@ -132,7 +132,7 @@ impl ConnectionManager {
         })
     }
 
-    /// The upstream failed in the middle of its response.
+    /// Ends a stream whose upstream failed in the middle of the response.
     fn upstream_broke(&self, end: &mut StreamEnd, error: &StreamError, respond: &mut Respond) {
         note_upstream_error(&mut end.stream, error);
         let upstream = end.stream.upstream.as_ref();
@@ -146,7 +146,7 @@ impl ConnectionManager {
         self.abort(end, respond);
     }
 
-    /// A deadline passed in the middle of the response.
+    /// Ends a stream whose deadline passed in the middle of the response.
     fn expire(&self, end: &mut StreamEnd, expired: ExpiredTimeout, respond: &mut Respond) {
         if let Some(flag) = expired.flag() {
             end.stream.flags.set(flag);
@@ -160,7 +160,7 @@ impl ConnectionManager {
         self.abort(end, respond);
     }
 
-    /// Tells the client that no more will come.
+    /// Resets the client's stream.
     fn abort(&self, end: &mut StreamEnd, respond: &mut Respond) {
         respond.reset(Reason::INTERNAL_ERROR);
         self.stats.requests.downstream_rq_tx_reset.inc();
@@ -168,13 +168,13 @@ impl ConnectionManager {
         end.mark_ended();
     }
 
-    /// Counts a response, also an interim one, by its status.
+    /// Counts a response by its status, also an interim one.
     pub(super) fn count_status(&self, status: StatusCode) {
         self.stats.requests.downstream_rq.record(status.as_u16());
         self.listener_stats.downstream_rq.record(status.as_u16());
     }
 
-    /// Counts a timeout of the connection manager's own.
+    /// Counts a timeout of the connection manager.
     pub(super) fn count_expired(&self, expired: ExpiredTimeout) {
         match expired {
             ExpiredTimeout::Idle => self.stats.requests.downstream_rq_idle_timeout.inc(),
@@ -188,7 +188,7 @@ impl ConnectionManager {
         }
     }
 
-    /// Counts a request that came in.
+    /// Counts a new request.
     pub(super) fn count_request(&self, protocol: Version) {
         self.stats.requests.downstream_rq_total.inc();
         if protocol == Version::HTTP_2 {
@@ -198,7 +198,7 @@ impl ConnectionManager {
         }
     }
 
-    /// A stream of which no head is known, counted.
+    /// Makes and counts a stream for a request without a head.
     pub(super) fn headless_stream(
         &self,
         connection: Rc<ConnectionInfo>,
@@ -206,7 +206,7 @@ impl ConnectionManager {
         began: Option<Instant>,
     ) -> Stream {
         let head = RequestHead {
-            // There is no method to log; this is how an absent one prints.
+            // Without a method, the log prints `-`.
             method: Method::from_bytes(b"-").unwrap_or_default(),
             ..RequestHead::default()
         };
@@ -216,7 +216,7 @@ impl ConnectionManager {
         stream
     }
 
-    /// Answers a request that the codec could not make sense of.
+    /// Replies to a request that the codec could not parse.
     pub(super) async fn refuse(
         self: Rc<Self>,
         connection: Rc<ConnectionInfo>,
@@ -257,7 +257,7 @@ impl ConnectionManager {
     }
 }
 
-/// Notes how a request ended whose head was not complete.
+/// Notes how a request with an incomplete head ended.
 pub(super) fn end_headless(mut end: StreamEnd, refused: Refused) {
     match refused {
         Refused::Error(error) => end.client_gone(&error),
@@ -268,14 +268,15 @@ pub(super) fn end_headless(mut end: StreamEnd, refused: Refused) {
     }
 }
 
-/// What became of a response.
+/// The outcome of sending a response.
 enum SendOutcome {
     All,
     Failed(StreamError),
     ExpiredTimeout(ExpiredTimeout),
 }
 
-/// Sends a response until a deadline passes. `upstream` tells when all of it is there; without one it is from the start.
+/// Sends a response until a deadline passes. `upstream` tells when the response is complete; without `upstream` it is
+/// complete from the start.
 async fn send_until(
     head: ResponseHead,
     body: Body,
@@ -305,13 +306,13 @@ fn note_upstream_error(stream: &mut Stream, error: &StreamError) {
     stream.details = Some(Cow::Owned(router::after_response(error)));
 }
 
-/// Whether the response lets the client have its upgrade; what a tunnel is does not depend on the status of an upgrade.
+/// Whether the response accepts the upgrade or the tunnel that the client asked for.
 fn is_upgraded(method: &Method, head: &ResponseHead) -> bool {
     *method == Method::CONNECT && head.status.is_success()
         || upgrade::requested(&head.headers).is_some()
 }
 
-/// Whether there was no connection to the upstream, or no longer.
+/// Whether the connection to the upstream failed or was lost.
 fn lost_upstream(stream: &Stream) -> bool {
     let flags = &stream.flags;
     flags.has(ResponseFlag::UpstreamConnectionFailure)

@@ -1,4 +1,4 @@
-//! How calls are framed: the messages in bodies, and what ends a call that has no trailers.
+//! How calls are framed: the messages in bodies, and the end of calls without trailers.
 
 use std::rc::Rc;
 use std::task::Context;
@@ -20,16 +20,16 @@ use serde_json::Value;
 use super::CallCounters;
 use crate::grpc;
 
-/// The flag of the last frame of a stream in the Connect protocol, which Envoy knows in responses.
+/// The flag of the last frame of a stream in the Connect protocol. Envoy looks for it in responses.
 const CONNECT_END: u8 = 2;
-/// That frame is read up to here; a longer one names no success.
+/// How much of that frame is read; a call with a longer one does not count as a success.
 const MAX_END: usize = 64 * 1024;
 
-/// What a call is written in.
+/// The protocol of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Protocol {
     body: Framing,
-    /// `connect-protocol-version` is there: the status of the response says how the call ended.
+    /// Whether the request has `connect-protocol-version`: then the response's HTTP status tells how the call ended.
     pub(super) versioned: bool,
 }
 
@@ -37,9 +37,9 @@ pub(super) struct Protocol {
 enum Framing {
     /// Messages, and a status in trailers.
     Grpc,
-    /// Messages, of which the last is the end of the stream (`application/connect+proto`).
+    /// Messages, the last of which ends the stream and holds the status (`application/connect+proto`).
     Connect,
-    /// One message.
+    /// One message without a prefix.
     Unary,
 }
 
@@ -49,7 +49,7 @@ impl Protocol {
         versioned: false,
     };
 
-    /// What a request with these headers is; none if it is no call.
+    /// The protocol of a request with these headers; `None` if it is not a call.
     pub(super) fn of(headers: &HeaderMap) -> Option<Protocol> {
         let versioned = headers.get("connect-protocol-version").is_some();
         let body = if grpc::is_request(headers) {
@@ -70,39 +70,39 @@ fn is_connect(headers: &HeaderMap) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/connect+"))
 }
 
-/// Whether the body that follows this head is made of gRPC's messages.
+/// Whether the body after this head consists of gRPC messages.
 pub(super) fn is_grpc_response(status: StatusCode, headers: &HeaderMap) -> bool {
     status == StatusCode::OK && grpc::is_request(headers)
 }
 
-/// Whether the body that follows this head tells how a stream of the Connect protocol ends.
+/// Whether the body after this head ends with the status of a Connect stream.
 pub(super) fn is_connect_response(status: StatusCode, headers: &HeaderMap) -> bool {
     status == StatusCode::OK && is_connect(headers)
 }
 
-/// Counts messages (length-prefixed, five bytes before each) with their first byte, as Envoy does.
+/// Counts messages, each after a prefix of five bytes. A message counts from its first byte on, as in Envoy.
 #[derive(Debug, Default)]
 struct MessageCounter {
-    /// Flags that end the count: what follows is no message.
+    /// The flag of a frame that is not a message and ends the count.
     ending: u8,
     ended: bool,
-    /// What follows such a flag: the length and the text of the frame.
+    /// The length and the text of that frame.
     end: Vec<u8>,
-    /// How many of the five bytes were seen.
+    /// How many bytes of the prefix were read.
     prefix: u8,
     length: u32,
-    /// Bytes that the message still has.
+    /// How many bytes of the message are still to come.
     left: u32,
 }
 
 impl MessageCounter {
-    /// How many messages begin in `bytes`, which follow those of the last time.
+    /// How many messages begin in `bytes`, the next bytes of the body.
     fn count(&mut self, mut bytes: &[u8]) -> u64 {
         let mut begun = 0;
         if self.ended {
             self.keep(bytes);
         }
-        // Whole messages from their first byte on, which is what mostly comes.
+        // The usual case: `bytes` begins with a message and its whole prefix.
         while let Some(([flags, length @ ..], rest)) = bytes.split_first_chunk::<5>()
             && self.prefix == 0
             && self.left == 0
@@ -144,14 +144,14 @@ impl MessageCounter {
         begun
     }
 
-    /// Keeps what follows the flag that ends the count.
+    /// Keeps the bytes after the flag that ends the count.
     fn keep(&mut self, bytes: &[u8]) {
         let room = MAX_END.saturating_sub(self.end.len());
         self.end
             .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
     }
 
-    /// Whether the frame that ends a stream of the Connect protocol has come, and names no error.
+    /// Whether the last frame of a Connect stream has arrived and contains no error.
     fn succeeded(&self) -> bool {
         let Some((length, text)) = self.end.split_first_chunk::<4>() else {
             return false;
@@ -168,7 +168,7 @@ impl MessageCounter {
     }
 }
 
-/// A request's body, whose messages are counted.
+/// A request's body, with its messages counted.
 pub(super) struct CountedRequest {
     body: Body,
     frames: MessageCounter,
@@ -210,7 +210,7 @@ impl BodyStream for CountedRequest {
     }
 }
 
-/// Whether a body ends with this frame, and that is no trailers.
+/// Whether a body ends with this frame, without trailers.
 fn ends(frame: &Option<Result<Frame, StreamError>>, body: &Body) -> bool {
     match frame {
         Some(Ok(Frame::Data(_))) => body.is_end_stream(),
@@ -219,20 +219,20 @@ fn ends(frame: &Option<Result<Frame, StreamError>>, body: &Body) -> bool {
     }
 }
 
-/// A response's body, whose messages and end are counted.
+/// A response's body, with its messages and its end counted.
 pub(super) struct CountedResponse {
     body: Body,
     framing: Option<Framing>,
     frames: MessageCounter,
-    /// The end was seen.
+    /// Whether the end was counted.
     over: bool,
-    /// The upstream side, if its time is counted.
+    /// The upstream side, if its time is recorded.
     meter: Option<Rc<Meter>>,
     call: Rc<CallCounters>,
 }
 
 impl CountedResponse {
-    /// `is_grpc`: the head is one of gRPC, whatever the request was.
+    /// `is_grpc`: the response's head is a gRPC one, whatever the request was.
     pub(super) fn new(
         body: Body,
         is_grpc: bool,
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_count_with_their_first_byte() {
+    fn a_message_counts_from_its_first_byte() {
         let text = b"\0\0\0\0\x03abc\x01\0\0\0\0\0\0\0\x01\0";
         let begins = [0, 8, 13];
         for cut in 0..=text.len() {
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_flag_that_ends_is_no_message() {
+    fn bytes_after_the_last_flag_are_not_messages() {
         let text = b"\0\0\0\0\x01a\x80\0\0\0\x01b\0\0\0\0\0";
         for cut in 0..=text.len() {
             let mut frames = MessageCounter {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_frame_tells_how_a_stream_ended() {
+    fn the_last_frame_tells_whether_a_call_succeeded() {
         for (text, succeeded) in [
             (&b"\x02\0\0\0\x02{}"[..], true),
             (b"\0\0\0\0\x01a\x02\0\0\0\x0c{\"error\":{}}", true),
