@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrider_net::Activity;
 use outrider_net::Drain;
+use outrider_net::Shutdown;
 use outrider_net::Timers;
 
 use crate::MalformedRequest;
@@ -215,6 +217,10 @@ pub struct ServerOptions {
     pub http2_stats: Arc<Http2Stats>,
     /// Tells the connections to finish.
     pub drain: Drain,
+    /// Learns which connections have requests under way.
+    pub activity: Activity,
+    /// How near the end of the process is.
+    pub shutdown: Shutdown,
     /// The worker's timers.
     pub timers: Timers,
 }
@@ -246,6 +252,8 @@ impl ServerOptions {
             http1_stats: Arc::default(),
             http2_stats: Arc::default(),
             drain,
+            activity: Activity::default(),
+            shutdown: Shutdown::default(),
             timers,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows HTTP. What a connection carries is decided by a [`ConnectionHandler`].
 
+mod activity;
 mod address;
 mod alarm;
 pub mod clock;
@@ -10,12 +11,16 @@ mod connection;
 mod drain;
 mod filter_chain;
 mod listener;
+mod shutdown;
 mod stats;
 mod stream;
 mod timers;
 mod watch;
 mod worker;
 
+pub use activity::Activity;
+pub use activity::ActivityCounts;
+pub use activity::ConnectionActivity;
 pub use address::Address;
 pub use address::PipeAddress;
 pub use address::parse_ip;
@@ -42,6 +47,9 @@ pub use listener::ServingChain;
 pub use listener::Shares;
 pub use listener::SocketOptions;
 pub use listener::WorkerSocket;
+pub use shutdown::Shutdown;
+pub use shutdown::ShutdownStage;
+pub use shutdown::ShutdownWatch;
 pub use stats::ListenerStats;
 pub use stream::Stream;
 pub use timers::Timer;

@@ -9,6 +9,9 @@ use outrider_runtime::RuntimeReader;
 use outrider_stats::Store;
 use outrider_stats::WorkerStore;
 
+use crate::Activity;
+use crate::ActivityCounts;
+use crate::Shutdown;
 use crate::Timers;
 
 /// One worker's surroundings, shared by `Rc` with all that lives there.
@@ -20,6 +23,10 @@ pub struct WorkerCx {
     pub timers: Timers,
     /// Where the worker registers its own copy of each stats group.
     pub store: WorkerStore,
+    /// Which connections have requests under way.
+    pub activity: Activity,
+    /// How near the end of the process is.
+    pub shutdown: Shutdown,
     random: Cell<u64>,
     runtime: RuntimeReader,
 }
@@ -32,6 +39,8 @@ impl WorkerCx {
             index,
             timers: Timers::new(),
             store: store.of_worker(index),
+            activity: Activity::default(),
+            shutdown: Shutdown::default(),
             random: Cell::new(seed),
             runtime: Runtime::default().reader(),
         }
@@ -42,6 +51,15 @@ impl WorkerCx {
     pub fn with_runtime(self, runtime: &Runtime) -> WorkerCx {
         WorkerCx {
             runtime: runtime.reader(),
+            ..self
+        }
+    }
+
+    /// The same, whose activity other threads see in `counts`.
+    #[must_use]
+    pub fn with_activity(self, counts: Arc<ActivityCounts>) -> WorkerCx {
+        WorkerCx {
+            activity: Activity::new(counts),
             ..self
         }
     }

@@ -19,6 +19,7 @@ use outrider_admin::ServerInfo;
 use outrider_admin::ServerState;
 use outrider_admin::UnreadyTargets;
 use outrider_http::access_log::LogFiles;
+use outrider_net::ActivityCounts;
 use outrider_runtime::Refused;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterView;
@@ -56,7 +57,11 @@ pub(crate) struct Control {
     pub(crate) phase: Cell<Phase>,
     pub(crate) health_checks_fail: Cell<bool>,
     pub(crate) draining: Cell<bool>,
+    /// A signal has asked the process to end: it serves what is under way, and what still comes.
+    pub(crate) ending: Cell<bool>,
     pub(crate) quit: Notify,
+    /// The requests of each worker.
+    pub(crate) activity: Vec<Arc<ActivityCounts>>,
 }
 
 /// How far start-up has come.
@@ -216,6 +221,9 @@ impl ServerControl for Handle {
 
     fn fail_health_checks(&self, fail: bool) {
         self.0.health_checks_fail.set(fail);
+        if self.0.ending.get() {
+            return;
+        }
         let how = match fail {
             true => DrainMode::Immediate,
             false => DrainMode::Cancel,
@@ -231,9 +239,10 @@ impl ServerControl for Handle {
             ListenerSelection::All
         };
         if !drain.graceful && !drain.skip_exit {
-            return self.0.listeners.stop(which);
+            drop(self.0.listeners.stop(which));
+            return;
         }
-        if self.0.draining.replace(true) {
+        if self.0.draining.replace(true) || self.0.ending.get() {
             return;
         }
         let how = DrainPlan::of(&self.0.options).mode;
@@ -241,8 +250,8 @@ impl ServerControl for Handle {
         if !drain.skip_exit {
             let control = self.0.clone();
             tokio::task::spawn_local(async move {
-                tokio::time::sleep(control.options.drain_time).await;
-                control.listeners.stop(which);
+                tokio::time::sleep(control.options.drain_time()).await;
+                drop(control.listeners.stop(which));
             });
         }
     }
@@ -253,9 +262,12 @@ impl ServerControl for Handle {
 }
 
 impl Control {
-    /// Has listeners that came while health checks fail drain like the others.
-    pub(crate) fn follow_health_check_drain(&self) {
-        if self.health_checks_fail.get() {
+    /// Has listeners that came during a drain of the whole process drain like the others.
+    pub(crate) fn follow_drain(&self) {
+        if self.ending.get() {
+            let which = ListenerSelection::All;
+            self.listeners.drain(which, DrainMode::Immediate);
+        } else if self.health_checks_fail.get() {
             let which = ListenerSelection::DefaultDrainType;
             self.listeners.drain(which, DrainMode::Immediate);
         }
@@ -266,7 +278,9 @@ impl Control {
         match self.phase.get() {
             Phase::Clusters => ServerState::PreInitializing,
             Phase::Listeners => ServerState::Initializing,
-            Phase::Running if self.health_checks_fail.get() => ServerState::Draining,
+            Phase::Running if self.health_checks_fail.get() || self.ending.get() => {
+                ServerState::Draining
+            }
             Phase::Running => ServerState::Live,
         }
     }

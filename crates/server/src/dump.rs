@@ -124,7 +124,7 @@ pub(crate) fn command_line_options(options: &Options) -> Value {
         "service_node": options.service_node,
         "service_zone": options.service_zone,
         "file_flush_interval": seconds(options.file_flush_interval),
-        "drain_time": seconds(options.drain_time),
+        "drain_time": seconds(options.drain_time()),
         "parent_shutdown_time": seconds(options.parent_shutdown_time),
         "mode": match options.mode {
             Mode::Serve => "Serve",

@@ -10,6 +10,7 @@ mod cli;
 mod control;
 mod dump;
 mod entry_point;
+mod graceful_end;
 mod listener_manager;
 mod listener_plan;
 mod logging;

@@ -42,11 +42,12 @@ pub(crate) struct PreparedListeners {
     bound: Vec<BoundAddress>,
 }
 
-/// Ends once all connections of what an update replaced or removed have ended.
+/// Ends once all connections of what an update replaced or removed have ended, or once all sockets that were to be
+/// closed are.
 pub(crate) struct Draining(mpsc::Receiver<()>);
 
 impl Draining {
-    /// Waits until they have ended.
+    /// Waits until they have ended or are closed.
     pub(crate) async fn ended(mut self) {
         // Nobody sends: it ends when the last worker has dropped its end.
         let _none = self.0.recv().await;
@@ -231,11 +232,23 @@ impl ListenerManager {
     }
 
     /// Stops listening: no new connections; those that are open go on.
-    pub(crate) fn stop(&self, which: ListenerSelection) {
-        self.tell_all(|| WorkerCommand::StopListening(which));
+    pub(crate) fn stop(&self, which: ListenerSelection) -> Draining {
+        let (closed, closing) = mpsc::channel(1);
+        self.tell_all(|| WorkerCommand::StopListening(which, closed.clone()));
         let active = self.active.borrow();
         let stopped = active.iter().filter(|plan| which.includes(plan)).count();
         self.stats.listener_stopped.add(stopped as u64);
+        Draining(closing)
+    }
+
+    /// Asks all connections to end, as the process will; what comes is served as before.
+    pub(crate) fn begin_shutdown(&self) {
+        self.tell_all(|| WorkerCommand::BeginShutdown);
+    }
+
+    /// Ends all workers after they have told their clients.
+    pub(crate) fn finish(&self) {
+        self.tell_all(|| WorkerCommand::Finish);
     }
 
     /// Ends all workers; what is open is cut.

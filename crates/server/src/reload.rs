@@ -134,7 +134,11 @@ async fn reload(control: &Rc<Control>, trigger: Trigger) -> Outcome {
     let (at, started) = (SystemTime::now(), Instant::now());
     let stats = &control.reloader.stats;
     stats.update_attempt.inc();
-    let result = match prepare::prepare(control).await {
+    let prepared = match control.ending.get() {
+        true => Err(prepare::failed("the process ends".to_owned())),
+        false => prepare::prepare(control).await,
+    };
+    let result = match prepared {
         Ok(prepared) => put_in_place(control, prepared).await,
         Err(errors) => Err(errors),
     };
@@ -185,7 +189,7 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
     control.listeners.activate(&listeners);
     routes.into_iter().for_each(RouteChange::apply);
     let draining = control.listeners.send(listeners);
-    control.follow_health_check_drain();
+    control.follow_drain();
     control
         .config
         .borrow_mut()

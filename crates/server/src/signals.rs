@@ -1,8 +1,7 @@
-//! Signals: SIGTERM and SIGINT end the process, SIGUSR1 opens log files again, SIGHUP reloads the config.
+//! Signals: SIGTERM and SIGINT ask the process to end, SIGUSR1 opens log files again, SIGHUP reloads the config.
 //! SIGPIPE is ignored by Rust's own start-up code.
 
 use std::io;
-use std::rc::Rc;
 
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
@@ -30,8 +29,8 @@ impl Signals {
         })
     }
 
-    /// Obeys signals; ends with the one that ends the process.
-    pub(crate) async fn run(mut self, control: Rc<Control>) {
+    /// Obeys signals; returns when one asks the process to end. May be called again, for the next such signal.
+    pub(crate) async fn until_end(&mut self, control: &Control) {
         loop {
             tokio::select! {
                 Some(()) = self.terminate.recv() => return log::warn!(target: "main", "caught SIGTERM"),

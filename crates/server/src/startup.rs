@@ -49,6 +49,7 @@ use crate::control::Control;
 use crate::control::Handle;
 use crate::control::Phase;
 use crate::dump;
+use crate::graceful_end;
 use crate::listener_manager::ListenerManager;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
@@ -221,7 +222,7 @@ struct Process {
 
 impl Process {
     async fn run(self, built: Built, prepared: PreparedListeners) -> Result<(), Fatal> {
-        let signals = Signals::new().map_err(system("cannot listen to signals"))?;
+        let mut signals = Signals::new().map_err(system("cannot listen to signals"))?;
         let admin_listener = self.bind_admin(&built.admin).await?;
         let Built {
             plan,
@@ -265,21 +266,14 @@ impl Process {
             clusters.initialized().await;
             return Ok(());
         }
-        let ended = async {
-            tokio::select! {
-                () = signals.run(control.clone()) => {}
-                () = control.quit.notified() => {}
-            }
-        };
         let started = async {
             clusters.initialized().await;
             log::info!(target: "upstream", "cm init: all clusters initialized");
             log::info!(target: "main", "all clusters initialized. initializing init manager");
             start_workers(&control, &store, prepared)
         };
-        tokio::pin!(ended);
         let workers = tokio::select! {
-            () = &mut ended => return Ok(()),
+            _ = asked_to_end(&mut signals, &control) => return Ok(()),
             workers = started => workers?,
         };
         allocator::give_back();
@@ -288,9 +282,8 @@ impl Process {
             tokio::task::spawn_local(follow_config(control.clone(), files));
         }
         log::info!(target: "main", "starting main dispatch loop");
-        ended.await;
+        end(&mut signals, &control).await;
         log::info!(target: "main", "shutting down server instance");
-        control.listeners.quit();
         for worker in workers {
             // A worker that panicked has ended all the same.
             let _ = worker.join();
@@ -366,7 +359,11 @@ impl Process {
             phase: Cell::new(Phase::Clusters),
             health_checks_fail: Cell::new(false),
             draining: Cell::new(false),
+            ending: Cell::new(false),
             quit: Notify::new(),
+            activity: (0..self.options.concurrency)
+                .map(|_| Arc::default())
+                .collect(),
             options: self.options,
             logging: self.logging,
             started: self.started,
@@ -377,6 +374,38 @@ impl Process {
         control.count_runtime();
         control.refresh_stats();
         Rc::new(control)
+    }
+}
+
+/// Who asks the process to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndRequest {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// `/quitquitquit`
+    Admin,
+}
+
+/// Obeys signals until somebody asks the process to end.
+async fn asked_to_end(signals: &mut Signals, control: &Control) -> EndRequest {
+    tokio::select! {
+        () = signals.until_end(control) => EndRequest::Signal,
+        () = control.quit.notified() => EndRequest::Admin,
+    }
+}
+
+/// Serves until somebody asks the process to end, then ends its workers.
+async fn end(signals: &mut Signals, control: &Control) {
+    let request = asked_to_end(signals, control).await;
+    if request == EndRequest::Admin || control.options.exits_immediately {
+        return control.listeners.quit();
+    }
+    tokio::select! {
+        _ = asked_to_end(signals, control) => {
+            log::warn!(target: "main", "asked to end again: cutting what is under way");
+            control.listeners.quit();
+        }
+        () = graceful_end::serve_rest(control) => control.listeners.finish(),
     }
 }
 
@@ -391,13 +420,14 @@ fn start_workers(
     let unbound = |error: BindError| Fatal::System(error.to_string());
     control.listeners.listen(&prepared).map_err(unbound)?;
     let mut threads = Vec::new();
-    for index in 0..control.options.concurrency {
+    for (index, activity) in (0..).zip(&control.activity) {
         let (commands, inbox) = mpsc::unbounded_channel();
         let worker = Worker {
             index,
             store: store.clone(),
             runtime: control.runtime.runtime().clone(),
             clusters: control.clusters.clone(),
+            activity: activity.clone(),
             commands: inbox,
         };
         threads.push(worker.start().map_err(system("cannot start a worker"))?);

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::thread::JoinHandle;
 
+use outrider_net::ActivityCounts;
+use outrider_net::ShutdownStage;
 use outrider_net::WorkerCx;
 use outrider_net::clock;
 use outrider_runtime::Runtime;
@@ -14,11 +16,15 @@ use outrider_upstream::ClusterManager;
 use tokio::runtime;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 
 use crate::worker_listeners::DrainMode;
 use crate::worker_listeners::ListenerSelection;
 use crate::worker_listeners::ListenerUpdate;
 use crate::worker_listeners::WorkerListeners;
+
+/// How many turns connections get for their last words. Each of them needs one; and one more ends put-off writes.
+const LAST_TURNS: u32 = 4;
 
 /// What the main thread tells a worker to do.
 #[derive(Debug)]
@@ -27,8 +33,12 @@ pub(crate) enum WorkerCommand {
     UpdateListeners(ListenerUpdate),
     /// Ask the connections of these listeners to end.
     Drain(ListenerSelection, DrainMode),
-    /// Close the sockets of these listeners.
-    StopListening(ListenerSelection),
+    /// Close the sockets of these listeners; the sender is dropped once they are closed.
+    StopListening(ListenerSelection, mpsc::Sender<()>),
+    /// Ask all connections to end, as the process will.
+    BeginShutdown,
+    /// Tell clients that this is the end, then end the thread.
+    Finish,
     /// End the thread; what is open is cut.
     Quit,
 }
@@ -39,6 +49,7 @@ pub(crate) struct Worker {
     pub(crate) store: Arc<Store>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) clusters: Arc<ClusterManager>,
+    pub(crate) activity: Arc<ActivityCounts>,
     pub(crate) commands: mpsc::UnboundedReceiver<WorkerCommand>,
 }
 
@@ -67,7 +78,9 @@ impl Worker {
     /// Serves until it is told to quit.
     async fn run(mut self) {
         let cx = WorkerCx::new(self.index, &self.store, fastrand::u64(..));
-        let cx = Rc::new(cx.with_runtime(&self.runtime));
+        let cx = cx.with_runtime(&self.runtime);
+        let cx = Rc::new(cx.with_activity(self.activity));
+        let shutdown = cx.shutdown.clone();
         tokio::task::spawn_local(cx.timers.clone().run_exactly());
         let clusters = self.clusters.worker(&cx);
         let mut listeners = WorkerListeners::new(cx, clusters);
@@ -75,7 +88,19 @@ impl Worker {
             match command {
                 WorkerCommand::UpdateListeners(update) => listeners.update(update),
                 WorkerCommand::Drain(which, how) => listeners.drain(which, how),
-                WorkerCommand::StopListening(which) => listeners.stop(which),
+                WorkerCommand::StopListening(which, closed) => listeners.stop(which, closed),
+                WorkerCommand::BeginShutdown => {
+                    listeners.drain(ListenerSelection::All, DrainMode::Immediate);
+                    shutdown.enter(ShutdownStage::Begun);
+                }
+                WorkerCommand::Finish => {
+                    shutdown.enter(ShutdownStage::Ended);
+                    // The connections write their last words.
+                    for _ in 0..LAST_TURNS {
+                        yield_now().await;
+                    }
+                    return;
+                }
                 WorkerCommand::Quit => return,
             }
         }

@@ -49,7 +49,7 @@ pub(crate) struct DrainPlan {
 impl DrainPlan {
     /// By `--drain-time-s` and `--drain-strategy`.
     pub(crate) fn of(options: &Options) -> DrainPlan {
-        let time = options.drain_time;
+        let time = options.drain_time();
         DrainPlan {
             mode: match options.drain_strategy {
                 DrainStrategy::Gradual => DrainMode::Gradual(time),
@@ -223,14 +223,21 @@ impl WorkerListeners {
         }
     }
 
-    /// Closes the sockets of these listeners; connections go on.
-    pub(crate) fn stop(&mut self, which: ListenerSelection) {
+    /// Closes the sockets of these listeners, then drops `closed`; connections go on.
+    pub(crate) fn stop(&mut self, which: ListenerSelection, closed: mpsc::Sender<()>) {
         let active = &self.active;
         let stopped = || active.iter().filter(|active| which.includes(&active.plan));
-        self.acceptors.retain(|acceptor| {
+        let stops = |acceptor: &mut Acceptor| {
             let mut addresses = stopped().flat_map(|active| active.plan.config.listen_addresses());
-            !addresses.any(|address| address == acceptor.settings())
-        });
+            addresses.any(|address| address == acceptor.settings())
+        };
+        for acceptor in self.acceptors.extract_if(.., stops) {
+            let closed = closed.clone();
+            spawn_local(async move {
+                acceptor.close().await;
+                drop(closed);
+            });
+        }
     }
 }
 

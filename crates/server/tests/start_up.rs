@@ -124,7 +124,7 @@ fn hangup_is_eaten_and_usr1_opens_the_log_anew() {
     server.wait_until(|| {
         fs::read_to_string(&moved)
             .unwrap()
-            .contains("eating SIGHUP")
+            .contains("caught SIGHUP")
     });
     server.signal("USR1");
     server.wait_until(|| log.exists());

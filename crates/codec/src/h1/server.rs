@@ -52,8 +52,10 @@ pub(crate) async fn serve<H: Handler>(
     life: Life,
     handler: Rc<H>,
 ) -> ConnectionEnd {
+    let transport = Transport::new(socket, options.stats.clone(), &already)
+        .with_activity(options.activity.connection());
     let shared = Rc::new(Shared {
-        transport: RefCell::new(Transport::new(socket, options.stats.clone(), &already)),
+        transport: RefCell::new(transport),
         framing: RefCell::new(Framing::None),
         limits: Limits {
             bytes: options.max_request_headers_kb as usize * 1024,
@@ -343,6 +345,8 @@ impl<H: Handler> Connection<H> {
         let Some(timeout) = self.options.delayed_close_timeout.filter(|_| early) else {
             return end;
         };
+        // What the client still sends is thrown away.
+        self.shared.transport.borrow_mut().set_in_use(false);
         let timer = &mut self.waiting.head_timer;
         timer.set(Some(self.options.timers.now() + timeout));
         poll_fn(|cx| {
@@ -369,6 +373,19 @@ impl<H: Handler> Connection<H> {
 
 impl Waiting {
     fn poll_next(
+        &mut self,
+        shared: &Shared,
+        options: &ServerOptions,
+        cx: &mut Context<'_>,
+    ) -> Poll<Next> {
+        let next = self.poll_message(shared, options, cx);
+        let mut transport = shared.transport.borrow_mut();
+        let in_use = next.is_ready() || self.head_begun.is_some() || !transport.input.is_empty();
+        transport.set_in_use(in_use);
+        next
+    }
+
+    fn poll_message(
         &mut self,
         shared: &Shared,
         options: &ServerOptions,

@@ -18,6 +18,7 @@ use std::task::ready;
 use bytes::Buf;
 use bytes::Bytes;
 use bytes::BytesMut;
+use outrider_net::ConnectionActivity;
 use outrider_net::Stream;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
@@ -77,6 +78,10 @@ pub(crate) struct Transport {
     read_error: Option<io::ErrorKind>,
     /// Why nothing more can be written. What the peer sent before may still be there to read.
     write_error: Option<io::ErrorKind>,
+    /// A server's connection: who counts those that have a request.
+    activity: Option<ConnectionActivity>,
+    /// Whether a message comes in or is answered.
+    in_use: bool,
 }
 
 impl Transport {
@@ -95,6 +100,8 @@ impl Transport {
             ended: false,
             read_error: None,
             write_error: None,
+            activity: None,
+            in_use: false,
         }
     }
 
@@ -226,6 +233,7 @@ impl Transport {
         if let Poll::Ready(Err(_)) = self.poll_drain(&mut Context::from_waker(&owner)) {
             owner.wake_by_ref();
         }
+        self.tell_activity();
         self.owner = Some(owner);
     }
 
@@ -241,6 +249,26 @@ impl Transport {
             return Poll::Ready(Ok(()));
         }
         self.poll_drain(cx)
+    }
+
+    /// Tells `activity` from now on whether there is a message in either direction.
+    pub(super) fn with_activity(self, activity: ConnectionActivity) -> Transport {
+        Transport {
+            activity: Some(activity),
+            ..self
+        }
+    }
+
+    /// Says whether a message comes in or is answered. What is queued is written before the connection counts as idle.
+    pub(super) fn set_in_use(&mut self, in_use: bool) {
+        self.in_use = in_use;
+        self.tell_activity();
+    }
+
+    fn tell_activity(&self) {
+        if let Some(activity) = &self.activity {
+            activity.set(self.in_use || (self.queued > 0 && !self.has_failed()));
+        }
     }
 
     /// Writes what is queued; ready when all of it went to the socket.

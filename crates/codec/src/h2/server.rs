@@ -9,6 +9,9 @@ use std::task::Poll;
 
 use http::Method;
 use http::Version;
+use outrider_net::ConnectionActivity;
+use outrider_net::ShutdownStage;
+use outrider_net::ShutdownWatch;
 use outrider_net::Stream;
 use outrider_net::Timer;
 use smallvec::SmallVec;
@@ -53,6 +56,7 @@ pub(crate) async fn serve<H: Handler>(
         active: Cell::new(0),
         closing: Cell::new(false),
         session: session.clone(),
+        activity: options.activity.connection(),
         options: options.clone(),
     });
     let mut driver = Driver::new(connection.clone(), life, handler);
@@ -63,7 +67,7 @@ pub(crate) async fn serve<H: Handler>(
     let active_streams = connection.active.get() + driver.cut;
     drop(driver);
     if session.fault().is_none_or(Fault::has_last_words) {
-        linger(&session, &options).await;
+        linger(&connection).await;
     }
     ConnectionEnd {
         cause,
@@ -91,7 +95,8 @@ fn session(socket: Stream, options: &ServerOptions) -> Session {
 
 /// After our last word, waits for the peer to close, so that the word is read: `delayed_close_timeout`, which begins anew
 /// whenever the peer takes something.
-async fn linger(session: &Session, options: &ServerOptions) {
+async fn linger(connection: &Connection) {
+    let (session, options) = (&connection.session, &connection.options);
     let Some(timeout) = options.delayed_close_timeout else {
         return poll_fn(|cx| session.poll_flush(cx)).await;
     };
@@ -103,6 +108,7 @@ async fn linger(session: &Session, options: &ServerOptions) {
             return Poll::Ready(());
         }
         let left = session.waiting();
+        connection.activity.set(left > 0);
         if std::mem::replace(&mut waiting, left) != left {
             timer.set(Some(options.timers.now() + timeout));
         }
@@ -122,6 +128,8 @@ pub(super) struct Connection {
     active: Cell<usize>,
     closing: Cell<bool>,
     session: Session,
+    /// Whether there are streams, or bytes that were not written yet.
+    activity: ConnectionActivity,
     options: Rc<ServerOptions>,
 }
 
@@ -198,6 +206,7 @@ struct SlowHead {
 struct Driver<H> {
     connection: Rc<Connection>,
     handler: Rc<H>,
+    shutdown: ShutdownWatch,
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
@@ -214,6 +223,7 @@ impl<H: Handler> Driver<H> {
         let options = connection.options.clone();
         let keepalive = options.http2.keepalive.as_ref();
         Driver {
+            shutdown: options.shutdown.watch(),
             life,
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
             leaving: Leaving::No,
@@ -241,6 +251,8 @@ impl<H: Handler> Driver<H> {
         }
         // Pending or not, what is written from here on is written by the next turn.
         let _flushed = session.poll_flush(cx);
+        let in_use = self.active() > 0 || session.open_streams() > 0 || session.waiting() > 0;
+        self.connection.activity.set(in_use);
         if let Some(fault) = session.fault() {
             return Poll::Ready(self.end(fault));
         }
@@ -378,6 +390,7 @@ impl<H: Handler> Driver<H> {
             options.http2_stats.keepalive_timeout.inc();
             return self.connection.session.fail(Fault::KeepaliveTimeout);
         }
+        self.poll_shutdown(cx);
         self.poll_slow_head(cx);
         if self.connection.closing.get() {
             self.leave();
@@ -386,13 +399,32 @@ impl<H: Handler> Driver<H> {
             expiry.count(&options.stats);
             match expiry {
                 Expiry::Idle | Expiry::Duration => self.leave(),
-                Expiry::Drained => {
-                    self.connection.session.goaway();
-                    self.leaving = Leaving::Closing;
-                }
+                Expiry::Drained => self.say_last(),
             }
         }
         self.poll_flushes(cx);
+    }
+
+    /// Tells the client of the end of the process: that it comes, so that the client opens its streams elsewhere, and
+    /// that it has come.
+    fn poll_shutdown(&mut self, cx: &Context<'_>) {
+        while let Poll::Ready(stage) = self.shutdown.poll_next(cx) {
+            match stage {
+                ShutdownStage::Serving => {}
+                ShutdownStage::Begun => self.connection.close_if_draining(),
+                ShutdownStage::Ended if self.leaving == Leaving::Closing => {}
+                ShutdownStage::Ended => {
+                    self.leave();
+                    self.say_last();
+                }
+            }
+        }
+    }
+
+    /// Tells the client which streams are served; there will be no others.
+    fn say_last(&mut self) {
+        self.connection.session.goaway();
+        self.leaving = Leaving::Closing;
     }
 
     /// Ends the streams whose clients do not take their answers (`stream_flush_timeout`).

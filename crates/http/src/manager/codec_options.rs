@@ -151,6 +151,8 @@ impl CodecOptions {
                 .store
                 .register_unlisted::<Http2Stats>(Scope::new("http2")),
             drain: drain.clone(),
+            activity: cx.activity.clone(),
+            shutdown: cx.shutdown.clone(),
             timers: cx.timers.clone(),
         })
     }

@@ -113,6 +113,7 @@ impl Listener {
             return;
         };
         log::debug!(target: "conn_handler", "new connection from {remote}");
+        self.cx.activity.touch();
         let info = ConnectionInfo {
             id: NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed),
             local,

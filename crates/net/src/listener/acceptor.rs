@@ -3,18 +3,23 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::net::Shutdown;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
+use socket2::SockFilter;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::task::spawn_local;
 
 use crate::Address;
@@ -29,14 +34,32 @@ use crate::listener::balance::HandedSocket;
 /// Without file descriptors, accepting is tried again after this long: the queue keeps the connections meanwhile.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
-/// Accepts on one socket until it is dropped, which closes the socket; connections go on.
+/// How long handshakes that have begun may take when their socket is to be closed.
+const HANDSHAKES: Duration = Duration::from_millis(20);
+
+/// A filter for a listening TCP socket: segments with SYN are dropped, others pass. It sees the TCP header.
+const DROP_SYN: [SockFilter; 4] = [
+    SockFilter::new(BPF_LOAD_BYTE, 0, 0, TCP_FLAGS),
+    SockFilter::new(BPF_JUMP_IF_SET, 0, 1, TCP_SYN),
+    SockFilter::new(BPF_RETURN, 0, 0, 0),
+    SockFilter::new(BPF_RETURN, 0, 0, u32::MAX),
+];
+const BPF_LOAD_BYTE: u16 = 0x30;
+const BPF_JUMP_IF_SET: u16 = 0x45;
+const BPF_RETURN: u16 = 0x06;
+/// Where a TCP header has its flags, and the one that opens a connection.
+const TCP_FLAGS: u32 = 13;
+const TCP_SYN: u32 = 0x02;
+
+/// Accepts on one socket until it is dropped, which accepts what waits in the socket's queue and closes it; connections
+/// go on.
 ///
-/// Closing a socket that shares its port throws away what waits in its queue, so a listener is replaced by
+/// A client whose connection comes between these two is refused, so a listener is replaced by
 /// [handing its acceptors over](Acceptor::hand_to).
 #[derive(Debug)]
 pub struct Acceptor {
     address: Rc<AcceptingAddress>,
-    tasks: Vec<AbortHandle>,
+    accepting: Option<JoinHandle<()>>,
 }
 
 struct AcceptingAddress {
@@ -44,6 +67,8 @@ struct AcceptingAddress {
     /// With the port that the kernel chose.
     address: Address,
     listener: RefCell<Rc<Listener>>,
+    /// Told when the socket is to be closed.
+    closing: Notify,
 }
 
 /// A socket that listens.
@@ -66,14 +91,27 @@ impl Acceptor {
             settings: from.settings,
             address: from.address,
             listener: RefCell::new(listener),
+            closing: Notify::new(),
         });
         let (balancer, inbox) = from.balance.unzip();
-        let accepting = address.clone().accept(socket, balancer);
-        let mut tasks = vec![spawn_local(accepting).abort_handle()];
+        let accepting = spawn_local(address.clone().accept(socket, balancer));
         if let Some(inbox) = inbox {
-            tasks.push(spawn_local(address.clone().receive(inbox)).abort_handle());
+            // Ends when no worker is left that could hand a connection over.
+            spawn_local(address.clone().receive(inbox));
         }
-        Ok(Acceptor { address, tasks })
+        Ok(Acceptor {
+            address,
+            accepting: Some(accepting),
+        })
+    }
+
+    /// Accepts what waits in the socket's queue, then closes the socket.
+    pub async fn close(mut self) {
+        self.address.closing.notify_one();
+        if let Some(accepting) = self.accepting.take() {
+            // It ends by itself; that it panicked changes nothing.
+            let _ = accepting.await;
+        }
     }
 
     /// Has connections that are accepted from now on served by `listener`.
@@ -91,7 +129,7 @@ impl Acceptor {
 
 impl Drop for Acceptor {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.address.closing.notify_one();
     }
 }
 
@@ -108,21 +146,48 @@ impl AcceptingAddress {
         self.listener.borrow().clone()
     }
 
-    /// Never ends.
+    /// Accepts until it is told to close the socket, and then what is left in the queue.
     async fn accept(self: Rc<Self>, socket: Socket, balancer: Option<Arc<Balancer>>) {
-        let mut accepted = Vec::new();
+        let balancer = balancer.as_ref();
+        tokio::select! {
+            biased;
+            () = self.closing.notified() => {}
+            () = self.accept_forever(&socket, balancer) => {}
+        }
+        // No client may come between the last look into the queue and the socket's end: it would be cut.
+        let _ = socket.refuse_new();
+        if matches!(socket, Socket::Tcp(_)) {
+            let accepting = self.accept_forever(&socket, balancer);
+            let _ = tokio::time::timeout(HANDSHAKES, accepting).await;
+        }
+        let mut left = Vec::new();
+        while let Ok(connection) = socket.accept_now(&self.address) {
+            left.push(connection);
+        }
+        drop(socket);
+        self.start(left, balancer);
+    }
+
+    fn start(&self, accepted: Vec<(Stream, Address)>, balancer: Option<&Arc<Balancer>>) {
+        let listener = self.listener();
+        if !accepted.is_empty() {
+            listener.count_accepted(accepted.len());
+        }
+        for (stream, remote) in accepted {
+            match balancer {
+                None => listener.start(stream, remote, &self.address, None),
+                Some(balancer) => self.balance(stream, remote, &listener, balancer),
+            }
+        }
+    }
+
+    /// Never ends.
+    async fn accept_forever(&self, socket: &Socket, balancer: Option<&Arc<Balancer>>) {
         loop {
-            let result = poll_fn(|cx| self.poll_batch(&socket, &mut accepted, cx)).await;
+            let mut accepted = Vec::new();
+            let result = poll_fn(|cx| self.poll_batch(socket, &mut accepted, cx)).await;
+            self.start(accepted, balancer);
             let listener = self.listener();
-            if !accepted.is_empty() {
-                listener.count_accepted(accepted.len());
-            }
-            for (stream, remote) in accepted.drain(..) {
-                match &balancer {
-                    None => listener.start(stream, remote, &self.address, None),
-                    Some(balancer) => self.balance(stream, remote, &listener, balancer),
-                }
-            }
             match result {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -197,6 +262,41 @@ impl AcceptingAddress {
 }
 
 impl Socket {
+    /// Has the kernel take no new connections; those in the queue can still be accepted.
+    fn refuse_new(&self) -> io::Result<()> {
+        match self {
+            // Dropped rather than answered: the client tries again after a second, and is refused then. Whose handshake
+            // has begun finishes it.
+            Socket::Tcp(listener) => SockRef::from(listener).attach_filter(&DROP_SYN),
+            Socket::Unix(listener) => SockRef::from(listener).shutdown(Shutdown::Both),
+        }
+    }
+
+    /// Asks the kernel, not the runtime: that may not know yet of the newest connection.
+    fn accept_now(&self, own: &Address) -> io::Result<(Stream, Address)> {
+        let of = match self {
+            Socket::Tcp(listener) => SockRef::from(listener),
+            Socket::Unix(listener) => SockRef::from(listener),
+        };
+        loop {
+            let (socket, remote) = match of.accept() {
+                Err(error) if is_of_one_connection(&error) => continue,
+                result => result?,
+            };
+            socket.set_nonblocking(true)?;
+            return match (self, remote.as_socket()) {
+                (Socket::Tcp(_), Some(remote)) => {
+                    let stream = TcpStream::from_std(socket.into())?;
+                    Ok((Stream::Tcp(stream), Address::from(remote)))
+                }
+                _ => {
+                    let remote = peer_of_pipe(remote.as_pathname(), own);
+                    Ok((Stream::Unix(UnixStream::from_std(socket.into())?), remote))
+                }
+            };
+        }
+    }
+
     /// A connection and where it comes from; `own` is the socket's address.
     fn poll_accept(
         &self,
@@ -208,16 +308,19 @@ impl Socket {
                 .poll_accept(cx)
                 .map_ok(|(stream, remote)| (Stream::Tcp(stream), Address::from(remote))),
             Socket::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, remote)| {
-                // Clients of a UNIX socket hardly ever have a name; Envoy calls them by the listener's.
-                let path = remote.as_pathname();
-                let remote = path.map_or_else(
-                    || own.clone(),
-                    |path| Address::pipe(&path.to_string_lossy(), 0),
-                );
+                let remote = peer_of_pipe(remote.as_pathname(), own);
                 (Stream::Unix(stream), remote)
             }),
         }
     }
+}
+
+/// Clients of a UNIX socket hardly ever have a name; Envoy calls them by the listener's.
+fn peer_of_pipe(path: Option<&Path>, own: &Address) -> Address {
+    path.map_or_else(
+        || own.clone(),
+        |path| Address::pipe(&path.to_string_lossy(), 0),
+    )
 }
 
 /// Errors that `accept(2)` passes on from a connection that died in the queue.

@@ -6,6 +6,7 @@ use crate::cli::DrainStrategy;
 use crate::cli::IpVersion;
 use crate::cli::Mode;
 use crate::cli::Options;
+use crate::cli::duration::parse_duration;
 use crate::logging::Level;
 
 /// One flag.
@@ -158,8 +159,19 @@ pub(crate) const FLAGS: &[Flag] = &[
     ),
     flag(
         "drain-time-s",
-        Set::Number(|o, v| o.drain_time = Duration::from_secs(v.into())),
-        "Seconds that draining takes; 600 by default.",
+        Set::Number(|o, v| o.drain_time = Some(Duration::from_secs(v.into()))),
+        "Seconds that draining takes: of replaced or drained listeners 600 by default, after SIGTERM or SIGINT 25 at most.",
+    ),
+    flag(
+        "drain-idle-time",
+        Set::Text(drain_idle_time),
+        "After SIGTERM or SIGINT, serves until no request has been under way for so long: seconds, or a number with 'ms', \
+         's' or 'm'; 0 by default. For a sidecar whose application still calls while it shuts down. (Not in Envoy.)",
+    ),
+    flag(
+        "exit-on-sigterm-immediately",
+        Set::Switch(|o| o.exits_immediately = true),
+        "SIGTERM and SIGINT cut the requests under way, as in Envoy, instead of waiting for them. (Not in Envoy.)",
     ),
     flag(
         "file-flush-min-size-kb",
@@ -358,6 +370,12 @@ fn stats_tag(options: &mut Options, value: String) -> Result<(), String> {
         return invalid(text);
     }
     options.stats_tags.push((name.to_owned(), text.to_owned()));
+    Ok(())
+}
+
+fn drain_idle_time(options: &mut Options, value: String) -> Result<(), String> {
+    options.drain_idle_time = parse_duration(&value)
+        .ok_or_else(|| format!("invalid drain-idle-time '{value}': known are 5, 5s, 500ms, 1m"))?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! Every flag is one entry of [`flags::FLAGS`]; parsing, `--help` and the messages are made from that table.
 //! `--flag=value` is understood too, which Envoy's own parser refuses.
 
+mod duration;
 mod flags;
 mod help;
 
@@ -48,7 +49,12 @@ pub(crate) struct Options {
     pub(crate) service_zone: String,
     pub(crate) file_flush_interval: Duration,
     pub(crate) file_flush_min_size_kb: u32,
-    pub(crate) drain_time: Duration,
+    /// `--drain-time-s`, if it is given.
+    pub(crate) drain_time: Option<Duration>,
+    /// `--drain-idle-time`
+    pub(crate) drain_idle_time: Duration,
+    /// `--exit-on-sigterm-immediately`
+    pub(crate) exits_immediately: bool,
     pub(crate) drain_strategy: DrainStrategy,
     pub(crate) parent_shutdown_time: Duration,
     pub(crate) base_id: u32,
@@ -138,7 +144,9 @@ impl Default for Options {
             service_zone: String::new(),
             file_flush_interval: Duration::from_secs(10),
             file_flush_min_size_kb: 64,
-            drain_time: Duration::from_secs(600),
+            drain_time: None,
+            drain_idle_time: Duration::ZERO,
+            exits_immediately: false,
             drain_strategy: DrainStrategy::Gradual,
             parent_shutdown_time: Duration::from_secs(900),
             base_id: 0,
@@ -269,6 +277,11 @@ impl Options {
             ));
         }
         Ok(())
+    }
+
+    /// `--drain-time-s`, with Envoy's default.
+    pub(crate) fn drain_time(&self) -> Duration {
+        self.drain_time.unwrap_or(Duration::from_secs(600))
     }
 
     /// The `--log-format` in force, with Envoy's default.

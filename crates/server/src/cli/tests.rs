@@ -78,7 +78,7 @@ fn the_usual_container_arguments_are_read() {
         "{a: b=c}",
     ])
     .unwrap();
-    assert_eq!(options.drain_time, Duration::from_secs(5));
+    assert_eq!(options.drain_time, Some(Duration::from_secs(5)));
     assert_eq!(options.parent_shutdown_time, Duration::from_secs(10));
     assert_eq!(options.file_flush_interval, Duration::from_millis(100));
     assert_eq!(options.concurrency, 1);
