@@ -6,11 +6,11 @@ WORKDIR /src
 COPY . .
 # What the build plays through itself to learn what is used most: see docs/performance.md.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends nghttp2-client nghttp2-server nginx-light python3 \
+ && apt-get install -y --no-install-recommends nghttp2-client nghttp2-server nginx-light python3 tzdata \
  && rustup component add llvm-tools
 # Static, so that the image needs nothing else.
 RUN RUSTFLAGS="-C target-feature=+crt-static" python3 conformance/bench/pgo.py \
- && mkdir -p /image/usr/local/bin /image/etc/envoy /image/tmp /image/var/log \
+ && mkdir -p /image/usr/local/bin /image/usr/share /image/etc/envoy /image/tmp /image/var/log \
  && cp target/pgo/outrider /image/usr/local/bin/envoy \
  && ln -s envoy /image/usr/local/bin/outrider \
  && ln -s usr/local/bin/envoy /image/docker-entrypoint.sh \
@@ -20,6 +20,7 @@ RUN RUSTFLAGS="-C target-feature=+crt-static" python3 conformance/bench/pgo.py \
  && echo 'root:x:0:' > /image/etc/group \
  && echo 'envoy:x:101:' >> /image/etc/group \
  && cp -r /etc/ssl /image/etc/ssl \
+ && cp -r /usr/share/zoneinfo /image/usr/share/zoneinfo \
  && chmod 1777 /image/tmp /image/var/log
 
 FROM scratch

@@ -5,6 +5,8 @@
 
 use std::time::SystemTime;
 
+use jiff::tz::TimeZone;
+
 use crate::Captures;
 use crate::format::Context;
 use crate::format::OutputKind;
@@ -19,6 +21,7 @@ use crate::format::stream_info;
 use crate::format::stream_info::AddressOf;
 use crate::format::stream_info::Point;
 use crate::format::time::TimeFormat;
+use crate::format::time::local_zone;
 use crate::format::values;
 
 /// A compiled operator.
@@ -75,8 +78,10 @@ const PARAMETERIZED: &[(&str, Build)] = &[
         host(c, stream_info::remote)
     }),
     ("DYNAMIC_METADATA", MetadataOperator::build_dynamic),
-    ("EMIT_TIME", |c| time_format(c).map(Operator::EmitTime)),
-    ("EMIT_TIME_LOCAL", unsupported),
+    ("EMIT_TIME", |c| utc_format(c).map(Operator::EmitTime)),
+    ("EMIT_TIME_LOCAL", |c| {
+        local_format(c).map(Operator::EmitTime)
+    }),
     ("ENVIRONMENT", environment),
     ("FILTER_STATE", MetadataOperator::build_filter_state),
     ("GRPC_STATUS", GrpcStatus::build),
@@ -96,8 +101,10 @@ const PARAMETERIZED: &[(&str, Build)] = &[
     ("RESPONSE_HEADERS_BYTES", unsupported),
     ("RESPONSE_TRAILER", HeaderOperator::build_trailer),
     ("RESPONSE_TRAILERS_BYTES", unsupported),
-    ("START_TIME", |c| time_format(c).map(Operator::StartTime)),
-    ("START_TIME_LOCAL", unsupported),
+    ("START_TIME", |c| utc_format(c).map(Operator::StartTime)),
+    ("START_TIME_LOCAL", |c| {
+        local_format(c).map(Operator::StartTime)
+    }),
     ("STREAM_ID", HeaderOperator::build_stream_id),
     ("TRAILER", HeaderOperator::build_trailer),
     ("TYPED_CEL", unsupported),
@@ -198,19 +205,27 @@ fn unsupported(command: &Command<'_>) -> Result<Operator, String> {
     Err(format!("the operator {} is not supported", command.name))
 }
 
-fn time_format(command: &Command<'_>) -> Result<TimeFormat, String> {
+fn utc_format(command: &Command<'_>) -> Result<TimeFormat, String> {
+    time_format(command, TimeFormat::DEFAULT, TimeZone::UTC)
+}
+
+fn local_format(command: &Command<'_>) -> Result<TimeFormat, String> {
+    time_format(command, TimeFormat::DEFAULT_LOCAL, local_zone())
+}
+
+fn time_format(command: &Command<'_>, default: &str, zone: TimeZone) -> Result<TimeFormat, String> {
     command.takes_no_length()?;
     if command.param.is_empty() {
-        return Ok(TimeFormat::default_format());
+        return Ok(TimeFormat::parse(default, zone));
     }
     if command.param.contains("%n") || command.param.contains("%En") {
         return Err("Invalid header configuration. Format string contains newline.".to_owned());
     }
-    Ok(TimeFormat::parse(command.param))
+    Ok(TimeFormat::parse(command.param, zone))
 }
 
 fn certificate_time(command: &Command<'_>) -> Result<Operator, String> {
-    time_format(command).map(|_| Operator::Simple(values::absent))
+    utc_format(command).map(|_| Operator::Simple(values::absent))
 }
 
 fn environment(command: &Command<'_>) -> Result<Operator, String> {

@@ -1,133 +1,141 @@
-//! Points in time as text: the `strftime` language of `%START_TIME(…)%`, in UTC.
+//! Points in time as text: the formats of `%START_TIME(…)%`, `%START_TIME_LOCAL(…)%` and their like.
 //!
-//! The language is absl's: strftime, `%s` and `%E…`. Envoy adds `%f` with an optional number of digits.
+//! Envoy's language is strftime's as glibc knows it, with absl's `%E…` conversions and Envoy's `%f`, which takes a count
+//! of digits. This file reads that language; `jiff` knows the calendar and the time zones and prints what is rare. The
+//! numbers that almost every access log prints are written here, because `jiff` reads its format again for each line.
 
 use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
-const DAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::fmt::strtime::BrokenDownTime;
+use jiff::fmt::strtime::Config;
+use jiff::fmt::strtime::PosixCustom;
+use jiff::tz::TimeZone;
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
-/// A compiled format.
+/// A compiled format and the time zone to print in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TimeFormat(Box<[FormatItem]>);
+pub(crate) struct TimeFormat {
+    items: Box<[FormatItem]>,
+    zone: TimeZone,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum FormatItem {
-    Literal(Box<str>),
-    /// One of strftime's letters.
-    Field(char),
-    /// A number without its leading zero or blank (`%-d`).
-    Unpadded(char),
-    /// This many digits of the second's fraction.
+    Text(Box<str>),
+    Year,
+    Month,
+    Day,
+    Hour,
+    Minute,
+    Second,
+    /// The first digits of the second's fraction, as many as given, at most nine.
     Fraction(usize),
-    /// The second's fraction without trailing zeros, at least one digit (`%E*f`).
-    ShortestFraction,
-    /// Seconds with the fraction without trailing zeros (`%E*S`).
-    ShortestSeconds,
+    /// One conversion in `jiff`'s spelling.
+    Strftime(Box<str>),
+    /// The next item, with blanks before it up to this width.
+    Width(usize),
 }
 
-/// A date and time in UTC.
-#[derive(Clone, Copy, Debug)]
-struct CalendarTime {
-    year: i64,
-    month: u32,
-    day: u32,
-    hour: u32,
-    minute: u32,
-    second: u32,
-    nanos: u32,
-    /// 0 to 6 from Sunday.
-    weekday: u32,
-    /// 0 to 365.
-    year_day: u32,
-    unix: i64,
-}
+/// Letters that strftime converts, apart from `%n`, which Envoy refuses.
+const CONVERSIONS: &str = "aAbBcCdDeFgGhHIjklmMpPrRsStTuUVwWxXyYzZ";
+/// Conversions that take `%E`, and those that take `%O`; both mean the same without it in the C locale.
+const WITH_E: &str = "cCxXyY";
+const WITH_O: &str = "deHImMSuUVwWy";
+/// Conversions that print no number: blanks fill their width, which `jiff` would ignore.
+const TEXTS: &str = "aAbBcDFhpPrRTxXZ";
+/// The largest width that is obeyed, which is also the largest that `jiff` reads.
+const MAX_WIDTH: usize = 255;
+/// The most digits of a fraction, as in absl.
+const MAX_FRACTION: usize = 18;
 
 impl TimeFormat {
-    /// `2006-01-02T15:04:05.000Z`, the default of `%START_TIME%`.
-    pub(crate) fn default_format() -> TimeFormat {
-        TimeFormat::parse("%Y-%m-%dT%H:%M:%E3SZ")
-    }
+    /// The format of `%START_TIME%` without a parameter: `2006-01-02T15:04:05.000Z`.
+    pub(crate) const DEFAULT: &str = "%Y-%m-%dT%H:%M:%E3SZ";
+    /// The format of `%START_TIME_LOCAL%` without a parameter: `2006-01-02T15:04:05.000+0000`.
+    pub(crate) const DEFAULT_LOCAL: &str = "%Y-%m-%dT%H:%M:%E3S%z";
 
-    /// Compiles `format`. As in Envoy, unknown conversions are printed literally.
-    pub(crate) fn parse(format: &str) -> TimeFormat {
+    /// Compiles `format`. Text after a `%` that is no conversion stays as it is, as in Envoy.
+    pub(crate) fn parse(format: &str, zone: TimeZone) -> TimeFormat {
         let mut items = FormatParser::default();
-        let mut rest = format;
-        while let Some(at) = rest.find('%') {
-            items.literal.push_str(&rest[..at]);
-            let length = items.conversion(&rest[at + 1..]);
-            rest = &rest[at + 1 + length..];
-        }
-        items.literal.push_str(rest);
+        items.parse(format);
         items.flush();
-        TimeFormat(items.list.into())
+        TimeFormat {
+            items: items.list.into(),
+            zone,
+        }
     }
 
     /// Appends `time` to `out`.
     pub(crate) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
-        let civil = CalendarTime::from(time);
-        for item in &self.0 {
+        // Only a clock outside of the years -9999 to 9999 does not fit.
+        let time = Timestamp::try_from(time).unwrap_or_default();
+        let civil = self.zone.to_datetime(time);
+        let mut width = 0;
+        for item in &self.items {
             match item {
-                FormatItem::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                FormatItem::Field(letter) => civil.field(*letter, out),
-                FormatItem::Unpadded(letter) => {
-                    let start = out.len();
-                    civil.field(*letter, out);
-                    let padding = out[start..]
-                        .iter()
-                        .take_while(|byte| matches!(byte, b'0' | b' '))
-                        .count();
-                    let padding = padding.min(out.len() - start - 1);
-                    out.drain(start..start + padding);
+                FormatItem::Text(text) => out.extend_from_slice(text.as_bytes()),
+                FormatItem::Year => {
+                    out.extend_from_slice(itoa::Buffer::new().format(civil.year()).as_bytes());
                 }
-                FormatItem::Fraction(digits) => civil.fraction(*digits, out),
-                FormatItem::ShortestFraction => civil.shortest_fraction(out),
-                FormatItem::ShortestSeconds => {
-                    digits(civil.second.into(), 2, out);
-                    if civil.nanos > 0 {
-                        out.push(b'.');
-                        civil.shortest_fraction(out);
-                    }
+                FormatItem::Month => two_digits(civil.month(), out),
+                FormatItem::Day => two_digits(civil.day(), out),
+                FormatItem::Hour => two_digits(civil.hour(), out),
+                FormatItem::Minute => two_digits(civil.minute(), out),
+                FormatItem::Second => two_digits(civil.second(), out),
+                FormatItem::Fraction(count) => fraction(civil, *count, out),
+                FormatItem::Width(next) => width = *next,
+                FormatItem::Strftime(conversion) => {
+                    let start = out.len();
+                    let time = BrokenDownTime::from(&time.to_zoned_datetime(self.zone.clone()));
+                    let config = Config::new().custom(PosixCustom::new());
+                    // Writing to memory does not fail, and a test prints each conversion.
+                    let _ = time.format_with_config(&config, &**conversion, out);
+                    let missing = std::mem::take(&mut width).saturating_sub(out.len() - start);
+                    out.splice(start..start, std::iter::repeat_n(b' ', missing));
                 }
             }
         }
     }
 }
 
+/// The time zone of `%START_TIME_LOCAL%`: what `TZ` names, else that of the machine.
+///
+/// As in Envoy, an unknown name is UTC, and so is a rule like `EST5EDT,M3.2.0,M11.1.0`, which only the application log
+/// understands.
+pub(crate) fn local_zone() -> TimeZone {
+    let zone = match std::env::var("TZ") {
+        Ok(name) if !name.contains("zoneinfo/") => {
+            TimeZone::get(name.strip_prefix(':').unwrap_or(&name))
+        }
+        _ => TimeZone::try_system(),
+    };
+    zone.unwrap_or(TimeZone::UTC)
+}
+
 #[derive(Default)]
 struct FormatParser {
     list: Vec<FormatItem>,
-    literal: String,
+    text: String,
 }
 
 impl FormatParser {
+    fn parse(&mut self, format: &str) {
+        let mut rest = format;
+        while let Some((text, conversion)) = rest.split_once('%') {
+            self.text.push_str(text);
+            rest = self.conversion(conversion).unwrap_or_else(|| {
+                self.text.push('%');
+                conversion
+            });
+        }
+        self.text.push_str(rest);
+    }
+
     fn flush(&mut self) {
-        if !self.literal.is_empty() {
-            let text = std::mem::take(&mut self.literal);
-            self.list.push(FormatItem::Literal(text.into()));
+        if !self.text.is_empty() {
+            let text = std::mem::take(&mut self.text);
+            self.list.push(FormatItem::Text(text.into()));
         }
     }
 
@@ -136,260 +144,190 @@ impl FormatParser {
         self.list.push(item);
     }
 
-    /// Parses the conversion after a `%`, and returns its length.
-    fn conversion(&mut self, text: &str) -> usize {
-        let mut letters = text.chars();
-        let (first, second, third) = (letters.next(), letters.next(), letters.next());
-        match (first, second, third) {
-            (Some('%'), ..) => {
-                self.literal.push('%');
-                1
-            }
-            (Some('f'), ..) => {
-                self.push(FormatItem::Fraction(9));
-                1
-            }
-            (Some(count @ '1'..='9'), Some('f'), _) => {
-                self.push(FormatItem::Fraction(count as usize - '0' as usize));
-                2
-            }
-            (Some('E'), Some('*'), Some('S')) => {
-                self.push(FormatItem::ShortestSeconds);
-                3
-            }
-            (Some('E'), Some('*'), Some('f')) => {
-                self.push(FormatItem::ShortestFraction);
-                3
-            }
-            (Some('E'), Some(count @ '0'..='9'), Some(unit @ ('S' | 'f'))) => {
-                let count = count as usize - '0' as usize;
-                if unit == 'S' {
-                    self.push(FormatItem::Field('S'));
-                    if count > 0 {
-                        self.literal.push('.');
-                    }
-                }
-                if count > 0 {
-                    self.push(FormatItem::Fraction(count));
-                }
-                3
-            }
-            (Some('E'), Some('4'), Some('Y')) => {
-                self.push(FormatItem::Field('Y'));
-                3
-            }
-            (Some('E'), Some('*'), Some('z')) | (Some(':'), Some(':'), Some('z')) => {
-                self.literal.push_str("+00:00:00");
-                3
-            }
-            (Some('E'), Some('z'), _) | (Some(':'), Some('z'), _) => {
-                self.literal.push_str("+00:00");
-                2
-            }
-            (Some('E'), Some('T'), _) => {
-                self.literal.push('T');
-                2
-            }
-            (Some('-'), Some(letter), _) if is_field(letter) => {
-                self.push(FormatItem::Unpadded(letter));
-                2
-            }
-            (Some(letter), ..) if is_field(letter) => {
-                self.push(FormatItem::Field(letter));
-                1
-            }
-            _ => {
-                self.literal.push('%');
-                0
-            }
+    /// Takes the conversion that `text`, which follows a `%`, begins with, and returns the rest.
+    fn conversion<'a>(&mut self, text: &'a str) -> Option<&'a str> {
+        if let Some((count, rest)) = envoy_fraction(text) {
+            self.fraction(count);
+            return Some(rest);
         }
-    }
-}
-
-fn is_field(letter: char) -> bool {
-    "aAbBcCdDeFgGhHIjklmMpPrRsStTuUVwWxXyYzZ".contains(letter)
-}
-
-impl From<SystemTime> for CalendarTime {
-    fn from(time: SystemTime) -> CalendarTime {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-        let days = unix / 86_400;
-        // Seconds of a day fit into 32 bits.
-        let seconds = u32::try_from(unix % 86_400).unwrap_or(0);
-        let (year, month, day) = date(days);
-        let first = days_since_epoch(year);
-        CalendarTime {
-            year,
-            month,
-            day,
-            hour: seconds / 3600,
-            minute: seconds / 60 % 60,
-            second: seconds % 60,
-            nanos: since.subsec_nanos(),
-            weekday: small((days + 4) % 7),
-            year_day: small(days - first),
-            unix,
-        }
-    }
-}
-
-impl CalendarTime {
-    fn field(&self, letter: char, out: &mut Vec<u8>) {
-        let hour12 = match self.hour % 12 {
-            0 => 12,
-            hour => hour,
-        };
-        let iso_weekday = if self.weekday == 0 { 7 } else { self.weekday };
+        let (letter, rest) = split_first(text)?;
         match letter {
-            'a' => out.extend_from_slice(&DAYS[self.weekday as usize].as_bytes()[..3]),
-            'A' => out.extend_from_slice(DAYS[self.weekday as usize].as_bytes()),
-            'b' | 'h' => out.extend_from_slice(&MONTHS[self.month as usize - 1].as_bytes()[..3]),
-            'B' => out.extend_from_slice(MONTHS[self.month as usize - 1].as_bytes()),
-            'c' => self.fields("a b e T Y", out),
-            'C' => digits(self.year / 100, 2, out),
-            'd' => digits(self.day.into(), 2, out),
-            'D' | 'x' => self.fields("m/d/y", out),
-            'e' => padded(self.day, out),
-            'F' => self.fields("Y-m-d", out),
-            'g' => digits(self.iso_week().0 % 100, 2, out),
-            'G' => digits(self.iso_week().0, 1, out),
-            'H' => digits(self.hour.into(), 2, out),
-            'I' => digits(hour12.into(), 2, out),
-            'j' => digits(i64::from(self.year_day) + 1, 3, out),
-            'k' => padded(self.hour, out),
-            'l' => padded(hour12, out),
-            'm' => digits(self.month.into(), 2, out),
-            'M' => digits(self.minute.into(), 2, out),
-            'p' => out.extend_from_slice(if self.hour < 12 { b"AM" } else { b"PM" }),
-            'P' => out.extend_from_slice(if self.hour < 12 { b"am" } else { b"pm" }),
-            'r' => self.fields("I:M:S p", out),
-            'R' => self.fields("H:M", out),
-            's' => digits(self.unix, 1, out),
-            'S' => digits(self.second.into(), 2, out),
-            't' => out.push(b'\t'),
-            'T' | 'X' => self.fields("H:M:S", out),
-            'u' => digits(iso_weekday.into(), 1, out),
-            'U' => digits(((self.year_day + 7 - self.weekday) / 7).into(), 2, out),
-            'V' => digits(self.iso_week().1, 2, out),
-            'w' => digits(self.weekday.into(), 1, out),
-            'W' => digits(((self.year_day + 8 - iso_weekday) / 7).into(), 2, out),
-            'y' => digits(self.year % 100, 2, out),
-            'Y' => digits(self.year, 1, out),
-            'z' => out.extend_from_slice(b"+0000"),
-            'Z' => out.extend_from_slice(b"UTC"),
-            _ => {}
+            // Envoy replaces its own conversion before it looks for escapes: `%%3f` is a percent sign and a fraction.
+            '%' if envoy_fraction(rest).is_some() => return None,
+            '%' => self.text.push('%'),
+            'E' => return self.extended(rest),
+            'O' => {
+                let (letter, rest) = split_first(rest)?;
+                return WITH_O.contains(letter).then(|| {
+                    self.plain(letter);
+                    rest
+                });
+            }
+            _ if CONVERSIONS.contains(letter) => self.plain(letter),
+            _ => return self.modified(text),
+        }
+        Some(rest)
+    }
+
+    /// A conversion without flags and width.
+    fn plain(&mut self, letter: char) {
+        match letter {
+            'Y' => self.push(FormatItem::Year),
+            'm' => self.push(FormatItem::Month),
+            'd' => self.push(FormatItem::Day),
+            'H' => self.push(FormatItem::Hour),
+            'M' => self.push(FormatItem::Minute),
+            'S' => self.push(FormatItem::Second),
+            'F' => self.parse("%Y-%m-%d"),
+            'T' | 'X' => self.parse("%H:%M:%S"),
+            _ => self.push(FormatItem::Strftime(format!("%{letter}").into())),
         }
     }
 
-    /// Appends several fields with the literal text between them.
-    fn fields(&self, letters: &str, out: &mut Vec<u8>) {
-        for letter in letters.chars() {
-            if is_field(letter) {
-                self.field(letter, out);
-            } else {
-                out.push(letter as u8);
+    /// What absl and glibc know after `%E`.
+    fn extended<'a>(&mut self, text: &'a str) -> Option<&'a str> {
+        for (spelling, conversion) in [("*S", "%S%.f"), ("*f", "%f"), ("*z", "%::z"), ("z", "%:z")]
+        {
+            if let Some(rest) = text.strip_prefix(spelling) {
+                self.push(FormatItem::Strftime(conversion.into()));
+                return Some(rest);
             }
         }
-    }
-
-    fn fraction(&self, count: usize, out: &mut Vec<u8>) {
-        let start = out.len();
-        digits(self.nanos.into(), 9, out);
-        out.truncate(start + count);
-    }
-
-    fn shortest_fraction(&self, out: &mut Vec<u8>) {
-        let start = out.len();
-        self.fraction(9, out);
-        while out.len() > start + 1 && out.ends_with(b"0") {
-            out.pop();
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (count, unit) = text.split_at(digits);
+        if let Ok(count) = count.parse::<usize>() {
+            let count = count.min(MAX_FRACTION);
+            match split_first(unit)? {
+                ('S', rest) => {
+                    self.push(FormatItem::Second);
+                    if count > 0 {
+                        self.text.push('.');
+                    }
+                    self.fraction(count);
+                    return Some(rest);
+                }
+                ('f', rest) => {
+                    self.fraction(count);
+                    return Some(rest);
+                }
+                ('Y', rest) if count == 4 => {
+                    self.push(FormatItem::Year);
+                    return Some(rest);
+                }
+                _ => return None,
+            }
+        }
+        match split_first(text)? {
+            (letter @ ('T' | '%'), rest) => {
+                self.text.push(letter);
+                Some(rest)
+            }
+            (letter, rest) if WITH_E.contains(letter) => {
+                self.plain(letter);
+                Some(rest)
+            }
+            _ => None,
         }
     }
 
-    /// The week of ISO 8601 and the year that it belongs to.
-    fn iso_week(&self) -> (i64, i64) {
-        let iso_weekday = if self.weekday == 0 { 7 } else { self.weekday };
-        let week = (i64::from(self.year_day) + 11 - i64::from(iso_weekday)) / 7;
-        if week < 1 {
-            (self.year - 1, weeks_in(self.year - 1))
-        } else if week > weeks_in(self.year) {
-            (self.year + 1, 1)
-        } else {
-            (self.year, week)
+    /// A conversion with a flag, a width or colons: `%-d`, `%^a`, `%5Y`, `%:z`.
+    fn modified<'a>(&mut self, text: &'a str) -> Option<&'a str> {
+        let (flag, rest) = match split_first(text)? {
+            (flag, rest) if "-_0^#".contains(flag) => (Some(flag), rest),
+            _ => (None, text),
+        };
+        let after_width = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        let width = rest.strip_suffix(after_width)?;
+        let after_colons = after_width.trim_start_matches(':');
+        let colons = after_width.strip_suffix(after_colons)?;
+        let (letter, rest) = split_first(after_colons)?;
+        if !CONVERSIONS.contains(letter) || colons.len() > if letter == 'z' { 3 } else { 0 } {
+            return None;
         }
+        let flag = match flag {
+            // The other case than usual is capitals for names, which `jiff` leaves as they are.
+            Some('#') if "aAbBh".contains(letter) => Some('^'),
+            // Zeros fill the width of every number but a few, which `jiff` does not know of these two.
+            None if "Cs".contains(letter) => Some('0'),
+            flag => flag,
+        };
+        let flag = flag.map(String::from).unwrap_or_default();
+        let width = match width {
+            "" => None,
+            width => Some(width.parse().unwrap_or(MAX_WIDTH).min(MAX_WIDTH)),
+        };
+        let conversion = match width {
+            Some(width) if TEXTS.contains(letter) => {
+                self.push(FormatItem::Width(width));
+                format!("%{flag}{letter}")
+            }
+            Some(width) => format!("%{flag}{width}{colons}{letter}"),
+            None => format!("%{flag}{colons}{letter}"),
+        };
+        self.push(FormatItem::Strftime(conversion.into()));
+        Some(rest)
+    }
+
+    fn fraction(&mut self, count: usize) {
+        let counted = count.min(9);
+        if counted > 0 {
+            self.push(FormatItem::Fraction(counted));
+        }
+        self.text.extend(std::iter::repeat_n('0', count - counted));
     }
 }
 
-/// Appends `value` with at least `width` digits.
-fn digits(value: i64, width: usize, out: &mut Vec<u8>) {
-    let mut buffer = itoa::Buffer::new();
-    let text = buffer.format(value);
-    out.extend(std::iter::repeat_n(b'0', width.saturating_sub(text.len())));
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// Appends `value`, with a blank before a single digit.
-fn padded(value: u32, out: &mut Vec<u8>) {
-    if value < 10 {
-        out.push(b' ');
+/// The count of digits of Envoy's `%f` or `%3f`, and what follows it.
+fn envoy_fraction(text: &str) -> Option<(usize, &str)> {
+    if let Some(rest) = text.strip_prefix('f') {
+        return Some((9, rest));
     }
-    digits(value.into(), 1, out);
+    let (digit, rest) = split_first(text)?;
+    let count = digit.to_digit(10).filter(|count| *count > 0)?;
+    Some((usize::try_from(count).ok()?, rest.strip_prefix('f')?))
 }
 
-/// Year, month and day of a day since 1970-01-01, which is not negative (H. Hinnant's `civil_from_days`).
-fn date(days: i64) -> (i64, u32, u32) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, small(month), small(day))
+fn split_first(text: &str) -> Option<(char, &str)> {
+    let mut letters = text.chars();
+    letters.next().map(|first| (first, letters.as_str()))
 }
 
-/// The day since the epoch on which `year` begins.
-fn days_since_epoch(year: i64) -> i64 {
-    let before = year - 1;
-    before * 365 + before / 4 - before / 100 + before / 400 - 719_162
+/// Appends a number below 100.
+fn two_digits(value: i8, out: &mut Vec<u8>) {
+    let value = value.unsigned_abs();
+    out.extend_from_slice(&[b'0' + value / 10, b'0' + value % 10]);
 }
 
-fn weeks_in(year: i64) -> i64 {
-    let weekday = (days_since_epoch(year) + 4).rem_euclid(7);
-    let leap = days_since_epoch(year + 1) - days_since_epoch(year) == 366;
-    if weekday == 4 || (leap && weekday == 3) {
-        53
-    } else {
-        52
+/// Appends the first `count` digits of the fraction of `time`'s second.
+fn fraction(time: DateTime, count: usize, out: &mut Vec<u8>) {
+    let mut nanos = time.subsec_nanosecond().unsigned_abs();
+    let mut digits = [b'0'; 9];
+    for digit in digits.iter_mut().rev() {
+        *digit += u8::try_from(nanos % 10).unwrap_or(0);
+        nanos /= 10;
     }
-}
-
-/// Converts a part of a date, which is always small enough.
-fn small(value: i64) -> u32 {
-    u32::try_from(value).unwrap_or(0)
+    out.extend(digits.iter().take(count));
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 
     fn format(format: &str, unix: u64, nanos: u32) -> String {
+        format_in(TimeZone::UTC, format, unix, nanos)
+    }
+
+    fn format_in(zone: TimeZone, format: &str, unix: u64, nanos: u32) -> String {
         let mut out = Vec::new();
-        TimeFormat::parse(format).write(UNIX_EPOCH + Duration::new(unix, nanos), &mut out);
+        let time = UNIX_EPOCH + Duration::new(unix, nanos);
+        TimeFormat::parse(format, zone).write(time, &mut out);
         String::from_utf8(out).unwrap()
     }
 
-    /// The outputs of Envoy 1.40.0 for 2026-11-22 18:53:18.017503, a Sunday.
+    /// 2026-11-22 18:53:18.017503, a Sunday, and what Envoy 1.40.0 printed of it.
     #[test]
     fn prints_as_envoy_does() {
         for (text, expected) in [
@@ -416,13 +354,14 @@ mod tests {
                 "06|18| 6|PM|pm|06:53:18 PM|18:53|18:53:18",
             ),
             ("%y|%z|%Z|%-d|%-I", "26|+0000|UTC|22|6"),
+            ("%x|%X|%h|%s|%t", "11/22/26|18:53:18|Nov|1795373598|\t"),
         ] {
             assert_eq!(format(text, 1_795_373_598, 17_503_000), expected, "{text}");
         }
     }
 
     #[test]
-    fn computes_calendar_dates() {
+    fn knows_the_calendar() {
         for (unix, expected) in [
             (0, "1970-01-01 Thu 001 1970-01"),
             (951_782_400, "2000-02-29 Tue 060 2000-09"),
@@ -432,6 +371,63 @@ mod tests {
             (4_102_444_799, "2099-12-31 Thu 365 2099-53"),
         ] {
             assert_eq!(format("%F %a %j %G-%V", unix, 0), expected);
+        }
+    }
+
+    /// What Envoy 1.40.0 printed in New York at 2026-11-29 15:48:42.190128.
+    #[test]
+    fn prints_local_time_with_flags_and_widths() {
+        let new_york = TimeZone::posix("EST5EDT,M3.2.0,M11.1.0").unwrap();
+        for (text, expected) in [
+            (TimeFormat::DEFAULT_LOCAL, "2026-11-29T15:48:42.190-0500"),
+            (
+                "%Z|%z|%Ez|%E*z|%:z|%::z|%:::z|%::::z",
+                "EST|-0500|-05:00|-05:00:00|-05:00|-05:00:00|-05|%::::z",
+            ),
+            (
+                "%Ec|%EC|%Ex|%EX|%Ey|%EY",
+                "Sun Nov 29 15:48:42 2026|20|11/29/26|15:48:42|26|2026",
+            ),
+            ("%Od|%OH|%Oe|%OI|%Om|%OM|%OS", "29|15|29|03|11|48|42"),
+            ("%Ou|%OU|%OV|%Ow|%OW|%Oy|%O", "7|48|48|0|47|26|%O"),
+            (
+                "%_d|%^a|%#a|%^B|%^p|%#p|%^Z|%#Z",
+                "29|SUN|SUN|NOVEMBER|PM|pm|EST|est",
+            ),
+            (
+                "%5d|%010Y|%0e|%3S|%_I|%05H|%10a",
+                "00029|0000002026|29|042| 3|00015|       Sun",
+            ),
+            ("%3C|%12s", "020|001795985322"),
+            (
+                "%E5f|%E0f|%E0S|%E10S|%E12f",
+                "19012||42|42.1901280000|190128000000",
+            ),
+            (
+                "%E15S|%E4Y|%E5Y|%E%|%ET",
+                "42.190128000000000|2026|%E5Y|%|T",
+            ),
+            (
+                "%ES|%Ef|%E|%E*|%E*x|%3|%-|%:|%::",
+                "%ES|%Ef|%E|%E*|%E*x|%3|%-|%:|%::",
+            ),
+            (
+                "%-f|%_3f|%%3f|%%%f|%^|trailing %",
+                "%-f|%_3f|%190|%190128000|%^|trailing %",
+            ),
+        ] {
+            let printed = format_in(new_york.clone(), text, 1_795_985_322, 190_128_000);
+            assert_eq!(printed, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn prints_every_conversion() {
+        for letter in CONVERSIONS.chars() {
+            for modifier in ["", "-", "999999999999", "_300", "#"] {
+                let text = format!("%{modifier}{letter}");
+                assert_ne!(format(&text, 0, 0), "", "{text}");
+            }
         }
     }
 }

@@ -6,7 +6,6 @@
 mod level;
 mod loggers;
 mod pattern;
-mod time;
 
 use std::fmt;
 use std::fs::File;

@@ -1,16 +1,18 @@
 //! spdlog's line patterns (`--log-format`), with the flags that Envoy adds. Compiled once, written per line.
 //!
-//! Times are UTC. `%!` has no function's name to print and stays empty; so do the colour marks `%^` and `%$`.
+//! Times are in the time zone of `TZ`, else in that of the machine. `%!` prints nothing, because a record has no
+//! function's name; so do the colour marks `%^` and `%$`.
 
 use std::cell::Cell;
 use std::fmt::Write;
 use std::time::Duration;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
+
+use jiff::Timestamp;
+use jiff::ZonedDateTime;
+use jiff::tz::TimeZone;
 
 use crate::cli::VERSION;
 use crate::logging::Level;
-use crate::logging::time::Civil;
 
 /// One record.
 pub(crate) struct Line<'a> {
@@ -23,7 +25,10 @@ pub(crate) struct Line<'a> {
 
 /// A compiled pattern.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Pattern(Vec<Item>);
+pub(crate) struct Pattern {
+    items: Vec<Item>,
+    zone: TimeZone,
+}
 
 #[derive(Debug, PartialEq, Eq)]
 enum Item {
@@ -47,29 +52,6 @@ enum Side {
     Centre,
 }
 
-const WEEKDAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
 /// Wider padding is cut to this, as in spdlog.
 const MAX_WIDTH: usize = 64;
 
@@ -100,27 +82,29 @@ impl Pattern {
         if !literal.is_empty() {
             items.push(Item::Literal(literal));
         }
-        Pattern(items)
+        Pattern {
+            items,
+            zone: TimeZone::try_system().unwrap_or(TimeZone::UTC),
+        }
     }
 
     /// Whether the pattern prints the message as it is (`%v`), which would break a line of JSON.
     pub(crate) fn prints_raw_message(&self) -> bool {
-        self.0.iter().any(|item| matches!(item, Item::Flag('v', _)))
+        self.items
+            .iter()
+            .any(|item| matches!(item, Item::Flag('v', _)))
     }
 
     /// Appends the line's text, without a newline.
     pub(crate) fn write(&self, line: &Line<'_>, text: &mut String) {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let civil = Civil::from_unix(since);
-        for item in &self.0 {
+        let now = Timestamp::now().to_zoned_datetime(self.zone.clone());
+        for item in &self.items {
             match item {
                 Item::Literal(literal) => text.push_str(literal),
                 Item::Flag(flag, padding) => {
                     let start = text.len();
                     // Writing to a string cannot fail.
-                    let _ = write_flag(*flag, line, (since, &civil), text);
+                    let _ = write_flag(*flag, line, &now, text);
                     padding.apply(text, start);
                 }
             }
@@ -178,7 +162,7 @@ fn is_flag(flag: char) -> bool {
 fn write_flag(
     flag: char,
     line: &Line<'_>,
-    now: (Duration, &Civil),
+    now: &ZonedDateTime,
     text: &mut String,
 ) -> std::fmt::Result {
     match flag {
@@ -201,68 +185,58 @@ fn write_flag(
         '_' => text.push_str(&escape_c(line.message)),
         'j' => text.push_str(escape_json(line.message).trim_matches('"')),
         'N' => text.push_str(VERSION),
-        'i' | 'u' | 'o' | 'O' => write_elapsed(flag, now.0, text)?,
+        'i' | 'u' | 'o' | 'O' => write_elapsed(flag, now.timestamp(), text)?,
         _ => write_time(flag, now, text)?,
     }
     Ok(())
 }
 
-fn write_time(
-    flag: char,
-    (since, civil): (Duration, &Civil),
-    text: &mut String,
-) -> std::fmt::Result {
-    let weekday = WEEKDAYS[civil.weekday];
-    let month = MONTHS[civil.month - 1];
-    let half = if civil.hour < 12 { "AM" } else { "PM" };
-    let hour12 = (civil.hour + 11) % 12 + 1;
-    let Civil {
-        year,
-        day,
-        hour,
-        minute,
-        second,
-        nanos,
-        ..
-    } = *civil;
-    match flag {
-        'a' => text.push_str(&weekday[..3]),
-        'A' => text.push_str(weekday),
-        'b' | 'h' => text.push_str(&month[..3]),
-        'B' => text.push_str(month),
-        'c' => write!(
-            text,
-            "{} {} {day} {hour:02}:{minute:02}:{second:02} {year}",
-            &weekday[..3],
-            &month[..3]
-        )?,
-        'C' => write!(text, "{:02}", year % 100)?,
-        'Y' => write!(text, "{year}")?,
-        'D' | 'x' => write!(text, "{:02}/{day:02}/{:02}", civil.month, year % 100)?,
-        'm' => write!(text, "{:02}", civil.month)?,
-        'd' => write!(text, "{day:02}")?,
-        'H' => write!(text, "{hour:02}")?,
-        'I' => write!(text, "{hour12:02}")?,
-        'M' => write!(text, "{minute:02}")?,
-        'S' => write!(text, "{second:02}")?,
-        'e' => write!(text, "{:03}", nanos / 1_000_000)?,
-        'f' => write!(text, "{:06}", nanos / 1_000)?,
-        'F' => write!(text, "{nanos:09}")?,
-        'E' => write!(text, "{}", since.as_secs())?,
-        'r' => write!(text, "{hour12:02}:{minute:02}:{second:02} {half}")?,
-        'R' => write!(text, "{hour:02}:{minute:02}")?,
-        'T' | 'X' => write!(text, "{hour:02}:{minute:02}:{second:02}")?,
-        'p' => text.push_str(half),
-        'z' => text.push_str("+00:00"),
-        _ => {}
+fn write_time(flag: char, now: &ZonedDateTime, text: &mut String) -> std::fmt::Result {
+    match time_conversion(flag) {
+        Some(conversion) => write!(text, "{}", now.strftime(conversion)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// spdlog's time flags in the language of strftime.
+fn time_conversion(flag: char) -> Option<&'static str> {
+    Some(match flag {
+        'a' => "%a",
+        'A' => "%A",
+        'b' | 'h' => "%b",
+        'B' => "%B",
+        'c' => "%a %b %-d %T %Y",
+        'C' => "%y",
+        'Y' => "%Y",
+        'D' | 'x' => "%m/%d/%y",
+        'm' => "%m",
+        'd' => "%d",
+        'H' => "%H",
+        'I' => "%I",
+        'M' => "%M",
+        'S' => "%S",
+        'e' => "%3f",
+        'f' => "%6f",
+        'F' => "%9f",
+        'E' => "%s",
+        'r' => "%I:%M:%S %p",
+        'R' => "%R",
+        'T' | 'X' => "%T",
+        'p' => "%p",
+        'z' => "%:z",
+        _ => return None,
+    })
 }
 
 /// The time since this thread's last line with such a flag: µs, ns, ms, s.
-fn write_elapsed(flag: char, now: Duration, text: &mut String) -> std::fmt::Result {
-    thread_local!(static LAST: Cell<Option<Duration>> = const { Cell::new(None) });
-    let elapsed = now.saturating_sub(LAST.replace(Some(now)).unwrap_or(now));
+fn write_elapsed(flag: char, now: Timestamp, text: &mut String) -> std::fmt::Result {
+    thread_local!(static LAST: Cell<Option<Timestamp>> = const { Cell::new(None) });
+    let last = LAST.replace(Some(now)).unwrap_or(now);
+    // The clock may have been set back.
+    let elapsed = now
+        .duration_since(last)
+        .try_into()
+        .unwrap_or(Duration::ZERO);
     match flag {
         'i' => write!(text, "{}", elapsed.as_micros()),
         'u' => write!(text, "{}", elapsed.as_nanos()),
@@ -343,26 +317,23 @@ mod tests {
 
     #[test]
     fn writes_times() {
-        let civil = Civil::from_unix(Duration::new(1_795_373_474, 291_620_000));
+        let zone = TimeZone::posix("EST5EDT,M3.2.0,M11.1.0").unwrap();
+        let now = Timestamp::new(1_795_373_474, 291_620_000).unwrap();
+        let now = now.to_zoned_datetime(zone);
         for (flags, expected) in [
-            ("Y-m-d T.e", "2026-11-22 18:51:14.291"),
+            ("Y-m-d T.e", "2026-11-22 13:51:14.291"),
             ("a A b B h", "Sun Sunday Nov November Nov"),
-            ("c C", "Sun Nov 22 18:51:14 2026 26"),
-            ("H I M S f F", "18 06 51 14 291620 291620000"),
+            ("c C", "Sun Nov 22 13:51:14 2026 26"),
+            ("H I M S f F", "13 01 51 14 291620 291620000"),
             (
                 "p r R X D x z E",
-                "PM 06:51:14 PM 18:51 18:51:14 11/22/26 11/22/26 +00:00 1795373474",
+                "PM 01:51:14 PM 13:51 13:51:14 11/22/26 11/22/26 -05:00 1795373474",
             ),
         ] {
             let mut text = String::new();
             for flag in flags.chars() {
                 if flag.is_alphabetic() {
-                    write_time(
-                        flag,
-                        (Duration::from_secs(1_795_373_474), &civil),
-                        &mut text,
-                    )
-                    .unwrap();
+                    write_time(flag, &now, &mut text).unwrap();
                 } else {
                     text.push(flag);
                 }
