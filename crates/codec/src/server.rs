@@ -359,6 +359,16 @@ impl Respond {
         }
     }
 
+    /// How much of the request's body may wait for somebody to take it, in bytes: the connection's buffer limit, or on
+    /// HTTP/2 the stream's window, as in Envoy.
+    #[must_use]
+    pub fn body_buffer_limit(&self) -> u32 {
+        match &self.kind {
+            Kind::H1(respond) => respond.buffer_limit(),
+            Kind::H2(respond) => respond.stream_window(),
+        }
+    }
+
     /// Sends an interim answer: 100, 103.
     pub fn informational(&mut self, head: ResponseHead) -> Result<(), StreamError> {
         match &mut self.kind {

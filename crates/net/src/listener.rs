@@ -43,7 +43,7 @@ pub use limit::Limits;
 pub use limit::Shares;
 pub use socket_options::SocketOptions;
 
-/// `Listener.per_connection_buffer_limit_bytes` when it is not set: 1 MiB.
+/// `Listener.per_connection_buffer_limit_bytes` when it is not set, or 0, which would be no limit: 1 MiB.
 const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
 
 /// A listener as the config describes it (`envoy.config.listener.v3.Listener`).
@@ -115,6 +115,7 @@ impl ListenerConfig {
             direction: listener.traffic_direction(),
             buffer_limit: listener
                 .per_connection_buffer_limit_bytes
+                .filter(|limit| *limit > 0)
                 .unwrap_or(DEFAULT_BUFFER_LIMIT),
             ignores_global_limit: listener.ignore_global_conn_limit,
             drains_on_failing_health_checks: listener.drain_type() == DrainType::Default,

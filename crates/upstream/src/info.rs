@@ -96,6 +96,7 @@ impl ClusterInfo {
             connect_timeout: timeout.unwrap_or(Duration::from_secs(5)),
             per_connection_buffer_limit_bytes: message
                 .per_connection_buffer_limit_bytes
+                .filter(|limit| *limit > 0)
                 .unwrap_or(1 << 20),
             http,
             connect,

@@ -65,7 +65,12 @@ pub(crate) fn connect(
     on_change: Rc<dyn Fn()>,
 ) -> (Rc<Connection>, impl Future<Output = ConnectionEnd>) {
     let connection = Rc::new(Connection {
-        transport: RefCell::new(Transport::new(socket, options.bytes.clone(), &[])),
+        transport: RefCell::new(Transport::new(
+            socket,
+            options.bytes.clone(),
+            options.buffer_limit,
+            &[],
+        )),
         options,
         state: Cell::new(State::Idle),
         draining: Cell::new(false),

@@ -87,6 +87,10 @@ impl Respond {
         self.options.http1.stream_error_on_invalid_message
     }
 
+    pub(crate) fn buffer_limit(&self) -> u32 {
+        self.options.buffer_limit
+    }
+
     pub(crate) fn malformed_body(&self) -> Option<MalformedRequest> {
         let error = self.shared.malformed.get().filter(|_| !self.begun);
         error.map(HeadError::into_malformed)

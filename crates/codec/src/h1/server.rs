@@ -52,8 +52,13 @@ pub(crate) async fn serve<H: Handler>(
     life: Life,
     handler: Rc<H>,
 ) -> ConnectionEnd {
-    let transport = Transport::new(socket, options.stats.clone(), &already)
-        .with_activity(options.activity.connection());
+    let transport = Transport::new(
+        socket,
+        options.stats.clone(),
+        options.buffer_limit,
+        &already,
+    )
+    .with_activity(options.activity.connection());
     let shared = Rc::new(Shared {
         transport: RefCell::new(transport),
         framing: RefCell::new(Framing::None),

@@ -40,7 +40,8 @@ impl BodySink {
         }
     }
 
-    /// Ready when less than the buffer limit waits for the socket. While it is not, the `body`'s source is told.
+    /// Ready when no more than the buffer limit waits for the socket. While it is not, the `body`'s source is told; that
+    /// counts also where the socket takes all of it at once, as Envoy's does only at the end of its turn.
     pub(super) fn poll_room(
         &mut self,
         transport: &RefCell<Transport>,
@@ -48,16 +49,28 @@ impl BodySink {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut to = transport.borrow_mut();
-        let room = if to.queued() < self.limit {
+        if !self.paused && to.queued() <= self.limit {
+            return Poll::Ready(Ok(()));
+        }
+        let begins = !std::mem::replace(&mut self.paused, true);
+        if begins {
+            to.counts().backed_up(true);
+        }
+        let room = if to.queued() <= self.limit {
             Poll::Ready(Ok(()))
         } else {
             to.poll_drain(cx)
         };
-        if self.paused != room.is_pending() {
-            self.paused = room.is_pending();
-            to.counts().backed_up(self.paused);
-            drop(to);
-            body.set_paused(self.paused);
+        if room.is_ready() {
+            self.paused = false;
+            to.counts().backed_up(false);
+        }
+        drop(to);
+        if begins {
+            body.set_paused(true);
+        }
+        if room.is_ready() {
+            body.set_paused(false);
         }
         room
     }

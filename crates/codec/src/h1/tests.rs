@@ -491,7 +491,7 @@ async fn a_host_that_answers_early_gets_the_rest_of_the_request() {
 async fn who_takes_a_connection_over_sees_to_what_is_unsent() {
     let (near, _far) = UnixStream::pair().unwrap();
     let bytes = std::sync::Arc::new(ConnectionStats::default());
-    let mut transport = Transport::new(Stream::Unix(near), bytes, &[]);
+    let mut transport = Transport::new(Stream::Unix(near), bytes, 1 << 20, &[]);
     let mut cx = Context::from_waker(Waker::noop());
     transport.write(|out| out.push(b'a'));
     assert!(transport.puts_off(&mut cx) && !transport.puts_off(&mut cx));

@@ -16,6 +16,7 @@ use std::task::Waker;
 use std::task::ready;
 
 use bytes::Buf;
+use bytes::BufMut;
 use bytes::Bytes;
 use bytes::BytesMut;
 use outrider_net::ConnectionActivity;
@@ -27,7 +28,7 @@ use crate::stats::ByteCounts;
 
 /// Room for a first read, in the worker's own buffer, in bytes. A read that fills it is followed by larger ones.
 const FIRST_READ: usize = 16 * 1024;
-/// Room for one read while much flows, in bytes.
+/// The most room for one read while much flows, in bytes.
 const LARGE_READ: usize = 64 * 1024;
 /// Pieces at least this long are queued as they are instead of being copied together.
 const OWN_PIECE: usize = 4 * 1024;
@@ -63,6 +64,8 @@ pub(crate) struct Transport {
     pub(crate) input: BytesMut,
     /// The last read filled its buffer: the next one should be large.
     flooded: bool,
+    /// The room for such a read: no more than the connection's buffer limit, in whole first reads.
+    large_read: usize,
     pieces: VecDeque<Bytes>,
     tail: Vec<u8>,
     /// How much of `tail` was written.
@@ -85,12 +88,21 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(socket: Stream, counts: Arc<dyn ByteCounts>, already: &[u8]) -> Transport {
+    pub(crate) fn new(
+        socket: Stream,
+        counts: Arc<dyn ByteCounts>,
+        buffer_limit: u32,
+        already: &[u8],
+    ) -> Transport {
         Transport {
             socket,
             counts,
             input: BytesMut::from(already),
             flooded: false,
+            large_read: (buffer_limit as usize)
+                .div_ceil(FIRST_READ)
+                .saturating_mul(FIRST_READ)
+                .clamp(FIRST_READ, LARGE_READ),
             pieces: VecDeque::new(),
             tail: Vec::new(),
             tail_sent: 0,
@@ -159,8 +171,9 @@ impl Transport {
 
     fn poll_large_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         ready!(self.socket.poll_read_ready(cx))?;
-        self.input.reserve(LARGE_READ);
-        pin!(self.socket.read_buf(&mut self.input)).poll(cx)
+        self.input.reserve(self.large_read);
+        let mut room = (&mut self.input).limit(self.large_read);
+        pin!(self.socket.read_buf(&mut room)).poll(cx)
     }
 
     /// Whether there is something to read; if not, wakes whoever polls as soon as there is.

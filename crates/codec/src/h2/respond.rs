@@ -70,6 +70,10 @@ impl Respond {
         self.connection.has_stream_error_on_invalid_message()
     }
 
+    pub(crate) fn stream_window(&self) -> u32 {
+        self.connection.stream_window()
+    }
+
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &self.phase {
             Phase::Head | Phase::Body(_) => self.stream.poll_broken(cx),

@@ -153,6 +153,10 @@ impl Connection {
         }
     }
 
+    pub(super) fn stream_window(&self) -> u32 {
+        self.options.http2.initial_stream_window_size
+    }
+
     pub(super) fn has_stream_error_on_invalid_message(&self) -> bool {
         self.options.http2.stream_error_on_invalid_message
     }

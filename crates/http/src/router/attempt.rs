@@ -192,17 +192,21 @@ impl<'a> UpstreamAttempt<'a> {
         pick: &Pick,
         cx: &mut RouterCx<'_>,
     ) -> Result<(Result<UpstreamStream, PoolFailure>, Body), StopReason> {
-        let info = self.request.cluster.info();
-        let mut body = ReadAheadBody::new(body, info.per_connection_buffer_limit_bytes as usize);
+        let limit = cx.wait.respond.body_buffer_limit();
+        let mut body = ReadAheadBody::new(body, limit as usize);
+        let stats = self.request.cluster.stats();
         let mut opening = pin!(pick.open(self.priority, stream.protocol));
         let waiting = poll_fn(|task| {
             let opened = opening.as_mut().poll(task);
-            if opened.is_pending() {
-                body.read_ahead(task);
+            if opened.is_pending() && body.read_ahead(task) {
+                stats.upstream_flow_control_backed_up_total.inc();
             }
             opened
         });
         let opened = cx.wait.until(waiting).await;
+        if body.resume() {
+            stats.upstream_flow_control_drained_total.inc();
+        }
         let opened = opened.map_err(|stop| self.stopped(stop))?;
         Ok((opened, body.into_body()))
     }

@@ -19,6 +19,8 @@ pub(super) struct ReadAheadBody {
     bytes: usize,
     limit: usize,
     ended: bool,
+    /// More than the limit was read, and the client is not read from for now.
+    paused: bool,
     rest: Body,
 }
 
@@ -30,15 +32,16 @@ impl ReadAheadBody {
             bytes: 0,
             limit,
             ended: rest.is_end_stream(),
+            paused: false,
             rest,
         }
     }
 
-    /// Reads what has come.
-    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) {
-        while !self.ended && self.bytes < self.limit {
+    /// Reads what has come; tells whether that has gone beyond the limit, so that the client has to wait.
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> bool {
+        while !self.ended && self.bytes <= self.limit {
             let Poll::Ready(frame) = self.rest.poll_frame(cx) else {
-                return;
+                return false;
             };
             match &frame {
                 Some(Ok(Frame::Data(data))) => {
@@ -49,6 +52,21 @@ impl ReadAheadBody {
             }
             self.read.extend(frame);
         }
+        let pauses = self.bytes > self.limit && !self.paused;
+        if pauses {
+            self.paused = true;
+            self.rest.set_paused(true);
+        }
+        pauses
+    }
+
+    /// The wait is over; tells whether the client had to wait, too.
+    pub(super) fn resume(&mut self) -> bool {
+        let was_paused = std::mem::take(&mut self.paused);
+        if was_paused {
+            self.rest.set_paused(false);
+        }
+        was_paused
     }
 
     /// The whole body again.
@@ -113,12 +131,15 @@ mod tests {
             ];
             let mut early = ReadAheadBody::new(Body::wrap(Frames(frames.into())), limit);
             poll_fn(|cx| {
-                early.read_ahead(cx);
+                let paused = early.read_ahead(cx);
+                assert_eq!(paused, early.bytes > limit);
+                assert!(!early.read_ahead(cx), "told twice");
+                assert_eq!(early.resume(), paused);
                 Poll::Ready(())
             })
             .await;
             assert!(
-                early.bytes <= limit + 2,
+                early.bytes <= limit + 3,
                 "{} bytes with a limit of {limit}",
                 early.bytes
             );
