@@ -1,6 +1,7 @@
 //! Files of resources, as `path_config_source` names them: an `envoy.service.discovery.v3.DiscoveryResponse` in YAML or JSON.
 //!
-//! Each resource is read and checked by itself, so that one that is wrong does not take the others with it.
+//! As in Envoy, a file in which something is not well-formed is rejected as a whole; of one that is, each resource is
+//! checked by itself.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ const OTHER_FIELDS: [&str; 6] = [
 pub struct ResourceFile {
     /// `version_info`
     pub version: String,
-    /// Its resources, each as it was found to be.
+    /// Its resources. One that breaks a rule of the API, or needs what is not supported, is an error in its place.
     pub resources: Vec<Result<Resource, Diagnostics>>,
 }
 
@@ -55,7 +56,7 @@ pub struct Resource {
 pub enum ResourceFileError {
     /// It cannot be opened, is empty, or is no YAML or JSON.
     Unreadable(Diagnostics),
-    /// It is no list of resources.
+    /// It is no list of well-formed resources of the type.
     Rejected(Diagnostics),
 }
 
@@ -97,8 +98,10 @@ pub fn load_resources(path: &Path, type_name: &str) -> Result<ResourceFile, Reso
         match (key.name.as_str(), value.kind) {
             ("version_info" | "versionInfo", NodeKind::String(version)) => file.version = version,
             ("resources", NodeKind::List(items)) => {
-                let read = items.into_iter().map(|item| read(item, type_name, &names));
-                file.resources = read.collect();
+                for item in items {
+                    let read = read(item, type_name, &names);
+                    file.resources.push(read.map_err(ResourceFileError::Rejected)?);
+                }
             }
             (_, NodeKind::Null) => {}
             (name, _) if OTHER_FIELDS.contains(&name) => {}
@@ -121,7 +124,11 @@ fn problem(mark: Mark, message: impl Into<String>) -> Problem {
 }
 
 /// Reads and checks one resource.
-fn read(item: Node, type_name: &str, names: &[Arc<str>]) -> Result<Resource, Diagnostics> {
+fn read(
+    item: Node,
+    type_name: &str,
+    names: &[Arc<str>],
+) -> Result<Result<Resource, Diagnostics>, Diagnostics> {
     let unplaced = Positions::unplaced(names.to_vec());
     let (mark, mut reader) = (item.mark, Reader::default());
     let any = reader.resource(item);
@@ -140,21 +147,20 @@ fn read(item: Node, type_name: &str, names: &[Arc<str>]) -> Result<Resource, Dia
         },
         None => None,
     };
-    let Some(message) = message else {
+    let Some(message) = message.filter(|_| reader.problems.is_empty()) else {
         return Err(load::located(reader.problems, &unplaced));
     };
     let findings = check::check(&message);
     let positions = Positions::of(&message, names.to_vec());
-    let problems = load::without_echoes(reader.problems, findings.problems);
-    if !problems.is_empty() {
-        return Err(load::located(problems, &positions));
+    if !findings.problems.is_empty() {
+        return Ok(Err(load::located(findings.problems, &positions)));
     }
     let warnings = reader.warnings.into_iter().chain(findings.warnings);
-    Ok(Resource {
+    Ok(Ok(Resource {
         wire: wire::encode(&message),
         warnings: load::located(warnings.collect(), &positions).0,
         positions,
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -175,27 +181,36 @@ mod tests {
         loaded
     }
 
+    const CLUSTER_URL: &str = "'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster";
+
     #[test]
-    fn a_bad_resource_leaves_the_others() {
+    fn a_resource_that_breaks_a_rule_leaves_the_others() {
         let file = load(
             "some.yaml",
-            "version_info: '7'\nresources:\n\
-             - {'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a}\n\
-             - {'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, nam: b}\n\
-             - {'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: c}\n",
+            &format!("version_info: '7'\nresources:\n- {{{CLUSTER_URL}, name: a}}\n- {{{CLUSTER_URL}}}\n"),
         )
         .unwrap();
         assert_eq!(file.version, "7");
         let wire = &file.resources[0].as_ref().unwrap().wire;
         assert_eq!(Cluster::decode(wire.as_slice()).unwrap().name, "a");
-        let text = |at: usize| file.resources[at].as_ref().unwrap_err().to_string();
-        assert!(text(1).contains("some.yaml:4:"), "{}", text(1));
-        assert!(text(1).contains("did you mean name?"), "{}", text(1));
-        assert!(
-            text(2).contains("expected a resource of type"),
-            "{}",
-            text(2)
-        );
+        let error = file.resources[1].as_ref().unwrap_err().to_string();
+        assert!(error.contains("some.yaml:4:"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_well_formed_is_rejected_as_a_whole() {
+        for (resource, expected) in [
+            (format!("{CLUSTER_URL}, nam: b"), "did you mean name?"),
+            (
+                "'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: c".to_owned(),
+                "expected a resource of type",
+            ),
+        ] {
+            let text = format!("resources: [{{{CLUSTER_URL}, name: a}}, {{{resource}}}]");
+            let error = load("malformed.yaml", &text).unwrap_err();
+            assert!(matches!(error, ResourceFileError::Rejected(_)), "{error:?}");
+            assert!(error.diagnostics().to_string().contains(expected), "{error:?}");
+        }
     }
 
     #[test]

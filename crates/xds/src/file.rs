@@ -1,0 +1,102 @@
+//! Following a file of resources.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use outrider_config::ResourceFile;
+use outrider_config::ResourceFileError;
+use outrider_config::load_resources;
+use outrider_net::FileWatch;
+use outrider_net::FileWatches;
+
+use crate::FileSource;
+use crate::UpdateStats;
+
+/// A file of resources of one type that is read again whenever it is replaced.
+///
+/// As in Envoy, a file that can't be read counts as a failure, and one that holds something wrong as rejected; what it
+/// gave before stays. Envoy sees renames only, and so do we: a file that is written in place could be read half.
+#[derive(Debug)]
+pub struct FileSubscription {
+    source: FileSource,
+    /// Such as `envoy.config.cluster.v3.Cluster`.
+    type_name: &'static str,
+    watch: FileWatch,
+    stats: Arc<UpdateStats>,
+}
+
+impl FileSubscription {
+    /// Watches the file of `source` for resources of type `type_name`. Nothing is read yet.
+    ///
+    /// # Errors
+    /// Without the file, or the directory that is to be watched, as in Envoy.
+    pub fn new(
+        source: FileSource,
+        type_name: &'static str,
+        files: &FileWatches,
+        stats: Arc<UpdateStats>,
+    ) -> io::Result<FileSubscription> {
+        if !source.path.exists() {
+            let text = format!(
+                "paths must refer to an existing path in the system: '{}' does not exist",
+                source.path.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        let watch = match &source.watched_directory {
+            Some(directory) => {
+                // With a slash at its end, it is a directory in which anything counts.
+                let mut directory = directory.clone().into_os_string();
+                directory.push("/");
+                files.watch(&PathBuf::from(directory))?
+            }
+            None => files.watch(&source.path)?,
+        };
+        Ok(FileSubscription {
+            source,
+            type_name,
+            watch,
+            stats,
+        })
+    }
+
+    /// Reads the file, and hands what is in it to `apply`, which tells why it refuses the update, if it does. Counts what
+    /// came of it.
+    pub async fn update(&self, apply: impl AsyncFnOnce(ResourceFile) -> Result<(), String>) {
+        self.stats.update_attempt.inc();
+        let (path, type_name) = (self.source.path.clone(), self.type_name);
+        let read = tokio::task::spawn_blocking(move || load_resources(&path, type_name)).await;
+        let file = match read {
+            Ok(Ok(file)) => file,
+            Ok(Err(error)) => {
+                match &error {
+                    ResourceFileError::Unreadable(_) => self.stats.update_failure.inc(),
+                    ResourceFileError::Rejected(_) => self.stats.update_rejected.inc(),
+                }
+                let diagnostics = error.diagnostics();
+                log::warn!(target: "config", "{}: refused, what was there before stays: {diagnostics}", self.name());
+                return;
+            }
+            // The reading thread panicked, and the log has its message.
+            Err(_) => return self.stats.update_failure.inc(),
+        };
+        let version = file.version.clone();
+        match apply(file).await {
+            Ok(()) => self.stats.accept(&version),
+            Err(reason) => {
+                self.stats.update_rejected.inc();
+                log::warn!(target: "config", "{}: refused: {reason}", self.name());
+            }
+        }
+    }
+
+    /// Waits until the file is replaced.
+    pub async fn changed(&mut self) {
+        self.watch.replaced().await;
+    }
+
+    fn name(&self) -> std::path::Display<'_> {
+        self.source.path.display()
+    }
+}

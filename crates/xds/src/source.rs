@@ -1,0 +1,48 @@
+//! `ConfigSource`: where resources come from.
+
+use std::path::PathBuf;
+
+use outrider_config::ConfigError;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::ConfigSource;
+use outrider_config::api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+
+/// A file of resources (`envoy.config.core.v3.PathConfigSource`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FileSource {
+    /// `path`
+    pub path: PathBuf,
+    /// `watched_directory.path`: what is moved into it has the file read again, and nothing else does.
+    pub watched_directory: Option<PathBuf>,
+}
+
+impl FileSource {
+    /// Reads the source found at `path`.
+    ///
+    /// # Errors
+    /// For sources other than files.
+    pub fn build(source: &ConfigSource, path: &FieldPath) -> Result<FileSource, ConfigError> {
+        let refused = |field: &'static str| {
+            let text = "not supported: known is path_config_source";
+            Err(ConfigError::new(&path.field(field), text))
+        };
+        match &source.config_source_specifier {
+            Some(ConfigSourceSpecifier::PathConfigSource(file)) => Ok(FileSource {
+                path: PathBuf::from(&file.path),
+                watched_directory: file
+                    .watched_directory
+                    .as_ref()
+                    .map(|directory| PathBuf::from(&directory.path)),
+            }),
+            #[expect(deprecated, reason = "Envoy 1.40 still obeys it")]
+            Some(ConfigSourceSpecifier::Path(file)) => Ok(FileSource {
+                path: PathBuf::from(file),
+                watched_directory: None,
+            }),
+            Some(ConfigSourceSpecifier::ApiConfigSource(_)) => refused("api_config_source"),
+            Some(ConfigSourceSpecifier::Ads(_)) => refused("ads"),
+            Some(ConfigSourceSpecifier::Self_(_)) => refused("self"),
+            None => Err(ConfigError::new(path, "expected path_config_source")),
+        }
+    }
+}
