@@ -19,7 +19,7 @@ pub struct Host {
 }
 
 /// What the config says of a host, apart from its address: all hosts of one name share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostDescription {
     /// `Endpoint.hostname`, or else the name that was resolved; empty for a STATIC host without one.
     pub hostname: Arc<str>,
@@ -104,6 +104,11 @@ impl Host {
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// What the config says of it.
+    pub(crate) fn description(&self) -> &Arc<HostDescription> {
+        &self.description
     }
 
     /// `Endpoint.hostname`, or else the name that was resolved.

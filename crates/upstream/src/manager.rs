@@ -20,6 +20,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_config::api::envoy::config::core::v3::BindConfig;
+use outrider_net::FileWatches;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_stats::Store;
@@ -34,6 +35,7 @@ use crate::HostsPublisher;
 use crate::SharedCluster;
 use crate::discovery;
 use crate::discovery::Discovery;
+use crate::discovery::DiscoveryCx;
 use crate::dns::Resolvers;
 use crate::shared::ProcessWide;
 
@@ -47,7 +49,7 @@ pub struct ClusterManager {
     uninitialized: watch::Sender<usize>,
     discoveries: Mutex<Discoveries>,
     store: Arc<Store>,
-    resolvers: Resolvers,
+    discovery: DiscoveryCx,
     /// `cluster_manager.upstream_bind_config`
     bind: Option<BindConfig>,
     process: ProcessWide,
@@ -119,7 +121,11 @@ impl ClusterManager {
             uninitialized: watch::Sender::new(0),
             discoveries: Mutex::default(),
             store: store.clone(),
-            resolvers: Resolvers::new(bootstrap, store)?,
+            discovery: DiscoveryCx {
+                resolvers: Resolvers::new(bootstrap, store)?,
+                files: FileWatches::default(),
+                store: store.clone(),
+            },
             bind: settings.and_then(|settings| settings.upstream_bind_config.clone()),
             process: ProcessWide {
                 connection_ids: Arc::default(),
@@ -181,7 +187,7 @@ impl ClusterManager {
     ) -> Result<BuiltCluster, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let info = errors.collect(ClusterInfo::build(message, path, self.bind.as_ref()));
-        let discovery = errors.collect(discovery::build(message, path, &self.resolvers));
+        let discovery = errors.collect(discovery::build(message, path, &self.discovery));
         let (Some(info), Some(discovery)) = (info, discovery) else {
             return Err(errors);
         };
@@ -270,6 +276,12 @@ impl ClusterManager {
         self.discoveries
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files that are watched on behalf of clusters; others may watch files by it, too.
+    #[must_use]
+    pub fn files(&self) -> &FileWatches {
+        &self.discovery.files
     }
 
     /// The names of all active clusters.

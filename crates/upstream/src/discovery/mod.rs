@@ -3,10 +3,12 @@
 //! A kind of cluster is a file here that implements [`Discovery`], and a line in [`build`].
 
 mod dns;
+mod eds;
 mod fixed;
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
@@ -18,6 +20,8 @@ use outrider_config::api::envoy::config::cluster::v3::cluster::DiscoveryType;
 use outrider_config::api::envoy::extensions::clusters::dns::v3::DnsCluster;
 use outrider_config::type_name;
 use outrider_config::unpack;
+use outrider_net::FileWatches;
+use outrider_stats::Store;
 use prost::Name;
 
 use crate::HostsPublisher;
@@ -34,6 +38,7 @@ const STATIC: &str = "envoy.cluster.static";
 const STRICT_DNS: &str = "envoy.cluster.strict_dns";
 const LOGICAL_DNS: &str = "envoy.cluster.logical_dns";
 const DNS: &str = "envoy.cluster.dns";
+const EDS: &str = "envoy.cluster.eds";
 
 /// A kind of cluster.
 enum Kind {
@@ -43,17 +48,28 @@ enum Kind {
         logical: bool,
     },
     Dns(Box<DnsCluster>, FieldPath),
+    Eds,
+}
+
+/// What discoveries are built with.
+#[derive(Debug)]
+pub(crate) struct DiscoveryCx {
+    pub(crate) resolvers: Resolvers,
+    pub(crate) files: FileWatches,
+    pub(crate) store: Arc<Store>,
 }
 
 /// The discovery of `cluster`, found at `path`.
 pub(crate) fn build(
     cluster: &Cluster,
     path: &FieldPath,
-    resolvers: &Resolvers,
+    cx: &DiscoveryCx,
 ) -> Result<Box<dyn Discovery>, ConfigErrors> {
+    let resolvers = &cx.resolvers;
     hashing_has_hostnames(cluster, path)?;
     match kind(cluster, path)? {
         Kind::Static => fixed::build(cluster, path),
+        Kind::Eds => eds::build(cluster, path, cx),
         Kind::LegacyDns { logical } => dns::build_legacy(cluster, path, logical, resolvers),
         Kind::Dns(config, config_path) => {
             dns::build((cluster, path), (&config, &config_path), resolvers)
@@ -92,10 +108,11 @@ fn kind(cluster: &Cluster, path: &FieldPath) -> Result<Kind, ConfigError> {
         DiscoveryType::Static => Ok(Kind::Static),
         DiscoveryType::StrictDns => Ok(Kind::LegacyDns { logical: false }),
         DiscoveryType::LogicalDns => Ok(Kind::LegacyDns { logical: true }),
-        DiscoveryType::Eds | DiscoveryType::OriginalDst => Err(ConfigError::new(
+        DiscoveryType::Eds => Ok(Kind::Eds),
+        DiscoveryType::OriginalDst => Err(ConfigError::new(
             &path.field("type"),
             format!(
-                "{} is not supported; known: STATIC, STRICT_DNS, LOGICAL_DNS",
+                "{} is not supported; known: STATIC, STRICT_DNS, LOGICAL_DNS, EDS",
                 kind.as_str_name()
             ),
         )),
@@ -115,8 +132,9 @@ fn custom_kind(custom: &CustomClusterType, path: &FieldPath) -> Result<Kind, Con
         STRICT_DNS => Ok(Kind::LegacyDns { logical: false }),
         LOGICAL_DNS => Ok(Kind::LegacyDns { logical: true }),
         DNS => Ok(Kind::Dns(Box::default(), config)),
+        EDS => Ok(Kind::Eds),
         name => {
-            let known = [STATIC, STRICT_DNS, LOGICAL_DNS, DNS].join(", ");
+            let known = [STATIC, STRICT_DNS, LOGICAL_DNS, DNS, EDS].join(", ");
             let message = format!("{name:?} is not supported; known: {known}");
             Err(ConfigError::new(&path.field("name"), message))
         }

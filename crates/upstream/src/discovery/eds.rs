@@ -1,0 +1,207 @@
+//! EDS: endpoints from a resource outside the cluster's config.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::ResourceFile;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use outrider_config::duration;
+use outrider_net::Address;
+use outrider_net::FileWatches;
+use outrider_xds::FileSource;
+use outrider_stats::Scope;
+use outrider_xds::FileSubscription;
+use outrider_xds::UpdateStats;
+use prost::Message as _;
+use tokio::time::Instant;
+
+use super::Discovery;
+use super::DiscoveryCx;
+use crate::Host;
+use crate::HostsPublisher;
+use crate::LocalityHosts;
+use crate::PriorityHosts;
+use crate::endpoints;
+
+const TYPE: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+
+#[derive(Debug)]
+struct Eds {
+    /// `service_name`, or the cluster's name.
+    service: String,
+    source: FileSource,
+    files: FileWatches,
+    stats: Arc<UpdateStats>,
+}
+
+pub(super) fn build(
+    cluster: &Cluster,
+    path: &FieldPath,
+    cx: &DiscoveryCx,
+) -> Result<Box<dyn Discovery>, ConfigErrors> {
+    let config = cluster.eds_cluster_config.as_ref();
+    let path = path.field("eds_cluster_config");
+    let source = config.and_then(|config| config.eds_config.as_ref());
+    let source_path = path.field("eds_config");
+    let source = source.ok_or_else(|| ConfigError::new(&source_path, "is required for type EDS"))?;
+    let source = FileSource::build(source, &source_path)?;
+    if !source.path.exists() {
+        let text = format!(
+            "paths must refer to an existing path in the system: '{}' does not exist",
+            source.path.display()
+        );
+        return Err(ConfigError::new(&source_path, text).into());
+    }
+    let service = config.map_or("", |config| config.service_name.as_str());
+    let stat_name = match cluster.alt_stat_name.as_str() {
+        "" => &cluster.name,
+        alternative => alternative,
+    };
+    Ok(Box::new(Eds {
+        service: match service {
+            "" => cluster.name.clone(),
+            service => service.to_owned(),
+        },
+        source,
+        files: cx.files.clone(),
+        stats: cx.store.register(Scope::new("cluster").name(stat_name)),
+    }))
+}
+
+impl Discovery for Eds {
+    fn run(self: Box<Self>, hosts: HostsPublisher) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self.follow(hosts))
+    }
+}
+
+impl Eds {
+    async fn follow(self: Box<Self>, publisher: HostsPublisher) {
+        let subscription =
+            FileSubscription::new(self.source, TYPE, &self.files, self.stats.clone());
+        let mut subscription = match subscription {
+            Ok(subscription) => subscription,
+            Err(error) => {
+                log::error!(target: "upstream", "cluster {}: its endpoints cannot be followed: {error}", publisher.info().name);
+                return;
+            }
+        };
+        let mut assignment = Assignment {
+            service: self.service,
+            publisher,
+            hosts: HashMap::new(),
+            last: None,
+            stale_at: None,
+        };
+        loop {
+            subscription
+                .update(async |file| assignment.take(file))
+                .await;
+            assignment.publisher.initialized();
+            tokio::select! {
+                () = subscription.changed() => {}
+                () = assignment.stale() => {
+                    assignment.expire();
+                    subscription.changed().await;
+                }
+            }
+        }
+    }
+}
+
+/// The endpoints that the cluster has.
+struct Assignment {
+    service: String,
+    publisher: HostsPublisher,
+    /// By address: a host that is named again goes on with its stats and connections.
+    hosts: HashMap<Vec<Address>, Arc<Host>>,
+    last: Option<Vec<u8>>,
+    /// `policy.endpoint_stale_after`: when the endpoints are too old to be used.
+    stale_at: Option<Instant>,
+}
+
+impl Assignment {
+    /// Waits until the endpoints are too old.
+    async fn stale(&self) {
+        match self.stale_at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes away endpoints that are too old.
+    fn expire(&mut self) {
+        self.publisher.stats().assignment_stale.inc();
+        (self.last, self.stale_at) = (None, None);
+        self.publish(Vec::new());
+    }
+
+    /// Takes over the endpoints in `file`, or tells why not.
+    fn take(&mut self, file: ResourceFile) -> Result<(), String> {
+        let mut resources = file.resources.into_iter();
+        let Some(first) = resources.next() else {
+            log::debug!(target: "upstream", "missing ClusterLoadAssignment for {}", self.service);
+            self.publisher.stats().update_empty.inc();
+            return Ok(());
+        };
+        if let more @ 1.. = resources.len() {
+            return Err(format!("Unexpected EDS resource length: {}", more + 1));
+        }
+        let resource = first.map_err(|diagnostics| diagnostics.to_string())?;
+        let message = ClusterLoadAssignment::decode(resource.wire.as_slice())
+            .map_err(|error| error.to_string())?;
+        if message.cluster_name != self.service {
+            let (service, name) = (&self.service, &message.cluster_name);
+            return Err(format!(
+                "Unexpected EDS cluster (expecting {service}): {name}"
+            ));
+        }
+        let policy = message.policy.as_ref();
+        let stale = policy.and_then(|policy| policy.endpoint_stale_after.as_ref());
+        let stale = duration::optional(stale, &FieldPath::root().field("policy"));
+        let stale = stale.map_err(|error| error.to_string())?;
+        self.stale_at = stale.map(|after| Instant::now() + after);
+        if self.last.as_ref() == Some(&resource.wire) {
+            self.publisher.stats().update_no_rebuild.inc();
+            return Ok(());
+        }
+        let built = endpoints::build(&message, &FieldPath::root(), endpoints::static_addresses);
+        let localities =
+            built.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
+        self.last = Some(resource.wire);
+        self.publish(localities);
+        Ok(())
+    }
+
+    fn publish(&mut self, localities: Vec<endpoints::LocalityEndpoints<Vec<Address>>>) {
+        let mut known = std::mem::take(&mut self.hosts);
+        let mut priorities: Vec<PriorityHosts> = Vec::new();
+        for locality in localities {
+            let priority = locality.priority as usize;
+            if priorities.len() <= priority {
+                priorities.resize_with(priority + 1, PriorityHosts::default);
+            }
+            let hosts = locality.endpoints.into_iter().map(|endpoint| {
+                let host = known.remove(&endpoint.target);
+                let host = host.filter(|host| host.description() == &endpoint.description);
+                let host = host.unwrap_or_else(|| {
+                    (self.publisher).host(endpoint.target.clone(), &endpoint.description)
+                });
+                self.hosts.insert(endpoint.target, host.clone());
+                host
+            });
+            let hosts = hosts.collect();
+            if let Some(of_priority) = priorities.get_mut(priority) {
+                of_priority.localities.push(LocalityHosts {
+                    weight: locality.weight,
+                    hosts,
+                });
+            }
+        }
+        self.publisher.publish(priorities, 1);
+    }
+}
