@@ -135,6 +135,34 @@ pub struct ConfigDump {
     pub listeners: Vec<DumpedMessage>,
     /// The route configurations inside the listeners.
     pub routes: Vec<DumpedMessage>,
+    /// What came from elsewhere.
+    pub dynamic: DynamicDump,
+}
+
+/// The part of the config that sources of resources gave.
+#[derive(Clone, Debug, Default)]
+pub struct DynamicDump {
+    /// The version of the source of clusters; empty without one.
+    pub clusters_version: String,
+    /// Clusters that requests may use.
+    pub active_clusters: Vec<VersionedMessage>,
+    /// Clusters that look for their first hosts.
+    pub warming_clusters: Vec<VersionedMessage>,
+    /// The version of the source of listeners; empty without one.
+    pub listeners_version: String,
+    /// Listeners.
+    pub listeners: Vec<VersionedMessage>,
+    /// Route configurations.
+    pub routes: Vec<VersionedMessage>,
+}
+
+/// A message of a source of resources.
+#[derive(Clone, Debug)]
+pub struct VersionedMessage {
+    /// `version_info` of the update that brought it.
+    pub version: String,
+    /// The message, and when it came.
+    pub dumped: DumpedMessage,
 }
 
 /// A message of the config.

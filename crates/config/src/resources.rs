@@ -1,7 +1,7 @@
 //! Files of resources, as `path_config_source` names them: an `envoy.service.discovery.v3.DiscoveryResponse` in YAML or JSON.
 //!
-//! As in Envoy, a file in which something is not well-formed is rejected as a whole; of one that is, each resource is
-//! checked by itself.
+//! As in Envoy, a file in which something breaks a rule of the API is rejected as a whole, and fields that do not exist are
+//! a warning.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::reader::Problem;
 use crate::reader::Reader;
 use crate::value::Message;
 use crate::value::Payload;
+use crate::value::Value;
 use crate::wire;
 
 /// The fields of a response that say nothing about the resources.
@@ -36,19 +37,23 @@ const OTHER_FIELDS: [&str; 6] = [
 pub struct ResourceFile {
     /// `version_info`
     pub version: String,
-    /// Its resources. One that breaks a rule of the API, or needs what is not supported, is an error in its place.
-    pub resources: Vec<Result<Resource, Diagnostics>>,
+    /// Its resources.
+    pub resources: Vec<Resource>,
+    /// Fields that do not exist, deprecated fields and the like.
+    pub warnings: Vec<Diagnostic>,
+    /// Whether there are fields that do not exist.
+    pub has_unknown_fields: bool,
 }
 
 /// A resource without errors.
 #[derive(Clone, Debug)]
 pub struct Resource {
+    /// Its name: the field `name`, or `cluster_name` of endpoints.
+    pub name: String,
     /// The message, as protobuf bytes.
     pub wire: Vec<u8>,
     /// Where its fields stand.
     pub positions: Positions,
-    /// Deprecated fields and the like.
-    pub warnings: Vec<Diagnostic>,
 }
 
 /// Why a file of resources is of no use.
@@ -56,7 +61,7 @@ pub struct Resource {
 pub enum ResourceFileError {
     /// It cannot be opened, is empty, or is no YAML or JSON.
     Unreadable(Diagnostics),
-    /// It is no list of well-formed resources of the type.
+    /// It is no list of resources of the type, or one of them is wrong.
     Rejected(Diagnostics),
 }
 
@@ -72,11 +77,15 @@ impl ResourceFileError {
 }
 
 /// Reads the file at `path`, whose resources must be messages of type `type_name`, such as
-/// `envoy.config.cluster.v3.Cluster`.
+/// `envoy.config.cluster.v3.Cluster`. `allow_unknown`: fields that do not exist are a warning.
 ///
 /// # Errors
-/// When the file as a whole is of no use. What is wrong with a resource stands in its place.
-pub fn load_resources(path: &Path, type_name: &str) -> Result<ResourceFile, ResourceFileError> {
+/// When the file, or a resource in it, is wrong.
+pub fn load_resources(
+    path: &Path,
+    type_name: &str,
+    allow_unknown: bool,
+) -> Result<ResourceFile, ResourceFileError> {
     let source = load::read_file(path).map_err(ResourceFileError::Unreadable)?;
     let names: Vec<Arc<str>> = vec![source.name.as_str().into()];
     let unplaced = Positions::unplaced(names.clone());
@@ -88,6 +97,12 @@ pub fn load_resources(path: &Path, type_name: &str) -> Result<ResourceFile, Reso
     let mut file = ResourceFile {
         version: String::new(),
         resources: Vec::new(),
+        warnings: Vec::new(),
+        has_unknown_fields: false,
+    };
+    let mut reader = Reader {
+        allow_unknown,
+        ..Reader::default()
     };
     let rejected = |problem| ResourceFileError::Rejected(located(problem));
     let NodeKind::Mapping(entries) = node.kind else {
@@ -99,19 +114,30 @@ pub fn load_resources(path: &Path, type_name: &str) -> Result<ResourceFile, Reso
             ("version_info" | "versionInfo", NodeKind::String(version)) => file.version = version,
             ("resources", NodeKind::List(items)) => {
                 for item in items {
-                    let read = read(item, type_name, &names);
-                    file.resources.push(read.map_err(ResourceFileError::Rejected)?);
+                    let read = read(item, type_name, &names, &mut reader);
+                    file.resources
+                        .push(read.map_err(ResourceFileError::Rejected)?);
                 }
             }
             (_, NodeKind::Null) => {}
             (name, _) if OTHER_FIELDS.contains(&name) => {}
-            (name, _) => {
+            (name @ ("version_info" | "versionInfo" | "resources"), _) => {
                 let text =
-                    format!("expected version_info, a text, and resources, a list; not {name:?}");
+                    format!("expected version_info, a text, and resources, a list; {name} is none");
                 return Err(rejected(problem(key.mark, text)));
+            }
+            (name, _) => {
+                let text = format!("no such field in a list of resources: {name}");
+                let unknown = problem(key.mark, text);
+                if !allow_unknown {
+                    return Err(rejected(unknown));
+                }
+                reader.warnings.push(unknown);
             }
         }
     }
+    file.has_unknown_fields = !reader.warnings.is_empty();
+    file.warnings = load::located(reader.warnings, &unplaced).0;
     Ok(file)
 }
 
@@ -128,9 +154,10 @@ fn read(
     item: Node,
     type_name: &str,
     names: &[Arc<str>],
-) -> Result<Result<Resource, Diagnostics>, Diagnostics> {
+    reader: &mut Reader,
+) -> Result<Resource, Diagnostics> {
     let unplaced = Positions::unplaced(names.to_vec());
-    let (mark, mut reader) = (item.mark, Reader::default());
+    let mark = item.mark;
     let any = reader.resource(item);
     let message: Option<Message> = match any {
         Some(any) if any.type_name() != type_name => {
@@ -147,20 +174,28 @@ fn read(
         },
         None => None,
     };
-    let Some(message) = message.filter(|_| reader.problems.is_empty()) else {
-        return Err(load::located(reader.problems, &unplaced));
+    let problems = std::mem::take(&mut reader.problems);
+    let Some(message) = message else {
+        return Err(load::located(problems, &unplaced));
     };
     let findings = check::check(&message);
     let positions = Positions::of(&message, names.to_vec());
-    if !findings.problems.is_empty() {
-        return Ok(Err(load::located(findings.problems, &positions)));
+    let problems = load::without_echoes(problems, findings.problems);
+    if !problems.is_empty() {
+        return Err(load::located(problems, &positions));
     }
-    let warnings = reader.warnings.into_iter().chain(findings.warnings);
-    Ok(Ok(Resource {
+    let name = ["name", "cluster_name"];
+    let name = name
+        .into_iter()
+        .find_map(|field| match &message.get(field)?.value {
+            Value::String(name) => Some(name.clone()),
+            _ => None,
+        });
+    Ok(Resource {
+        name: name.unwrap_or_default(),
         wire: wire::encode(&message),
-        warnings: load::located(warnings.collect(), &positions).0,
         positions,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -176,7 +211,7 @@ mod tests {
         let folder = std::env::temp_dir();
         let path = folder.join(format!("outrider-{}-{name}", std::process::id()));
         std::fs::write(&path, text).unwrap();
-        let loaded = load_resources(&path, CLUSTER);
+        let loaded = load_resources(&path, CLUSTER, false);
         std::fs::remove_file(&path).unwrap();
         loaded
     }
@@ -184,32 +219,36 @@ mod tests {
     const CLUSTER_URL: &str = "'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
     #[test]
-    fn a_resource_that_breaks_a_rule_leaves_the_others() {
+    fn resources_go_by_their_names() {
         let file = load(
             "some.yaml",
-            &format!("version_info: '7'\nresources:\n- {{{CLUSTER_URL}, name: a}}\n- {{{CLUSTER_URL}}}\n"),
+            &format!("version_info: '7'\nresources:\n- {{{CLUSTER_URL}, name: a}}\n"),
         )
         .unwrap();
-        assert_eq!(file.version, "7");
-        let wire = &file.resources[0].as_ref().unwrap().wire;
-        assert_eq!(Cluster::decode(wire.as_slice()).unwrap().name, "a");
-        let error = file.resources[1].as_ref().unwrap_err().to_string();
-        assert!(error.contains("some.yaml:4:"), "{error}");
+        assert_eq!((file.version.as_str(), file.resources.len()), ("7", 1));
+        let resource = &file.resources[0];
+        assert_eq!(resource.name, "a");
+        assert_eq!(Cluster::decode(resource.wire.as_slice()).unwrap().name, "a");
     }
 
     #[test]
-    fn what_is_not_well_formed_is_rejected_as_a_whole() {
+    fn one_bad_resource_has_all_rejected() {
         for (resource, expected) in [
             (format!("{CLUSTER_URL}, nam: b"), "did you mean name?"),
+            (CLUSTER_URL.to_owned(), "name"),
             (
-                "'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: c".to_owned(),
+                "'@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: c"
+                    .to_owned(),
                 "expected a resource of type",
             ),
         ] {
             let text = format!("resources: [{{{CLUSTER_URL}, name: a}}, {{{resource}}}]");
             let error = load("malformed.yaml", &text).unwrap_err();
             assert!(matches!(error, ResourceFileError::Rejected(_)), "{error:?}");
-            assert!(error.diagnostics().to_string().contains(expected), "{error:?}");
+            assert!(
+                error.diagnostics().to_string().contains(expected),
+                "{error:?}"
+            );
         }
     }
 

@@ -29,6 +29,7 @@ pub use build::BuildCx;
 pub use local_reply::LocalReply;
 pub use manager::ConnectionManager;
 pub use manager::ConnectionManagerConfig;
+pub use manager::RdsConfig;
 pub use outrider_codec::RequestHead;
 pub use request::local_address;
 pub use request::normalize_and_merge;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use outrider_admin::ConfigDump;
 use outrider_admin::DrainListeners;
+use outrider_admin::DynamicDump;
 use outrider_admin::ListenerView;
 use outrider_admin::ProcessStats;
 use outrider_admin::ReloadOutcome;
@@ -18,9 +19,13 @@ use outrider_admin::ServerControl;
 use outrider_admin::ServerInfo;
 use outrider_admin::ServerState;
 use outrider_admin::UnreadyTargets;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::listener::v3::Listener;
+use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
 use outrider_http::access_log::LogFiles;
 use outrider_net::ActivityCounts;
 use outrider_runtime::Refused;
+use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterView;
 use serde_json::Value;
@@ -28,6 +33,8 @@ use tokio::sync::Notify;
 
 use crate::cli::Options;
 use crate::cli::VERSION;
+use crate::discovery::Discoveries;
+use crate::discovery::RouteDiscovery;
 use crate::dump;
 use crate::listener_manager::ListenerManager;
 use crate::listener_plan::ListenerFactory;
@@ -54,6 +61,9 @@ pub(crate) struct Control {
     pub(crate) listeners: ListenerManager,
     pub(crate) listener_factory: Arc<ListenerFactory>,
     pub(crate) reloader: Reloader,
+    pub(crate) store: Arc<Store>,
+    pub(crate) routes: RouteDiscovery,
+    pub(crate) discoveries: RefCell<Discoveries>,
     pub(crate) phase: Cell<Phase>,
     pub(crate) health_checks_fail: Cell<bool>,
     pub(crate) draining: Cell<bool>,
@@ -76,8 +86,32 @@ pub(crate) enum Phase {
 }
 
 impl Control {
+    /// What sources of resources gave.
+    fn dynamic_dump(&self) -> DynamicDump {
+        let mut dump = DynamicDump {
+            routes: dump::versioned::<RouteConfiguration>(&self.routes.dump()),
+            ..DynamicDump::default()
+        };
+        let discoveries = self.discoveries.borrow();
+        if let Some(clusters) = &discoveries.clusters {
+            let (active, warming) = clusters.dump();
+            dump.clusters_version = clusters.version();
+            dump.active_clusters = dump::versioned::<Cluster>(&active);
+            dump.warming_clusters = dump::versioned::<Cluster>(&warming);
+        }
+        if let Some(listeners) = &discoveries.listeners {
+            dump.listeners_version = listeners.version();
+            dump.listeners = dump::versioned::<Listener>(&listeners.dump());
+        }
+        dump
+    }
+
     /// Brings up to date what changes by itself; before each flush.
     pub(crate) fn refresh_stats(&self) {
+        let unknown_fields = self.clusters.sources().take_unknown_fields();
+        if unknown_fields > 0 {
+            (self.stats.server.dynamic_unknown_fields).add(unknown_fields);
+        }
         self.stats
             .server
             .total_connections
@@ -139,7 +173,7 @@ impl ServerControl for Handle {
     }
 
     fn config_dump(&self) -> ConfigDump {
-        self.0.config.borrow().dump()
+        self.0.config.borrow().dump(self.0.dynamic_dump())
     }
 
     fn normalize_path(&self, path: &str) -> Option<String> {

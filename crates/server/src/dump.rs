@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use outrider_admin::ConfigDump;
 use outrider_admin::DumpedMessage;
+use outrider_admin::DynamicDump;
+use outrider_admin::VersionedMessage;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::json::to_json;
 use prost::Name as _;
@@ -23,6 +25,43 @@ pub(crate) struct Source {
     /// What stands in it for `node`.
     node: Value,
     loaded_at: SystemTime,
+}
+
+/// A resource as its source gave it, to be printed when somebody asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Dynamic {
+    /// The message, as protobuf bytes.
+    pub(crate) wire: Vec<u8>,
+    version: String,
+    updated: SystemTime,
+}
+
+impl Dynamic {
+    /// A resource that came now.
+    pub(crate) fn new(wire: Vec<u8>, version: &str) -> Dynamic {
+        Dynamic {
+            wire,
+            version: version.to_owned(),
+            updated: SystemTime::now(),
+        }
+    }
+
+    /// What `/config_dump` shows of it, as a message of type `kind`.
+    fn dump(&self, kind: &str) -> VersionedMessage {
+        VersionedMessage {
+            version: self.version.clone(),
+            dumped: DumpedMessage {
+                message: to_json(kind, &self.wire).unwrap_or_default(),
+                last_updated: self.updated,
+            },
+        }
+    }
+}
+
+/// What `/config_dump` shows of resources.
+pub(crate) fn versioned<M: prost::Name>(resources: &[Dynamic]) -> Vec<VersionedMessage> {
+    let kind = M::full_name();
+    resources.iter().map(|one| one.dump(&kind)).collect()
 }
 
 impl Source {
@@ -46,7 +85,7 @@ impl Source {
     }
 
     /// What `/config_dump` shows.
-    pub(crate) fn dump(&self) -> ConfigDump {
+    pub(crate) fn dump(&self, dynamic: DynamicDump) -> ConfigDump {
         // The bytes are those that the bootstrap was decoded from, so they can be read again.
         let loaded = to_json(&Bootstrap::full_name(), &self.wire).unwrap_or_default();
         // `node` is the first field.
@@ -70,6 +109,7 @@ impl Source {
         let filters = chains.flat_map(|chain| items(&chain["filters"]));
         let routes = filters.filter_map(|filter| filter["typed_config"].get("route_config"));
         ConfigDump {
+            dynamic,
             clusters: items(&resources["clusters"]).iter().map(dumped).collect(),
             listeners: listeners.iter().map(dumped).collect(),
             routes: routes.map(dumped).collect(),

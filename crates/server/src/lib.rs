@@ -8,6 +8,7 @@ mod application_log;
 mod build;
 mod cli;
 mod control;
+mod discovery;
 mod dump;
 mod entry_point;
 mod graceful_end;

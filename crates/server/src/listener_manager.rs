@@ -28,6 +28,8 @@ pub(crate) struct ListenerManager {
     active: RefCell<Vec<Arc<ListenerPlan>>>,
     /// Addresses that workers accept on, with the ports that the kernel chose.
     listening: RefCell<Vec<(Arc<ListenAddress>, Address)>>,
+    /// Put in place before there were workers.
+    waiting: RefCell<PreparedListeners>,
     workers: RefCell<Vec<mpsc::UnboundedSender<WorkerCommand>>>,
     concurrency: u32,
     drain: DrainPlan,
@@ -35,6 +37,7 @@ pub(crate) struct ListenerManager {
 }
 
 /// Listeners to put in place, with all that could go wrong behind them.
+#[derive(Default)]
 pub(crate) struct PreparedListeners {
     changes: Vec<(Arc<ListenerPlan>, ListenerChange)>,
     removed: Vec<Arc<str>>,
@@ -55,18 +58,22 @@ impl Draining {
 }
 
 impl PreparedListeners {
-    /// Listeners that are added.
-    pub(crate) fn new() -> PreparedListeners {
-        PreparedListeners {
-            changes: Vec::new(),
-            removed: Vec::new(),
-            bound: Vec::new(),
-        }
-    }
-
     /// Adds a listener, which differs by `change` from the one that runs.
     pub(crate) fn set(&mut self, plan: Arc<ListenerPlan>, change: ListenerChange) {
         self.changes.push((plan, change));
+    }
+
+    /// The listeners that are added or changed.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Arc<ListenerPlan>> {
+        self.changes.iter().map(|(plan, _)| plan)
+    }
+
+    /// Adds what is to be put in place after this.
+    fn add(&mut self, later: PreparedListeners) {
+        self.changes
+            .retain(|(plan, _)| !later.removed.contains(&plan.config.name));
+        self.changes.extend(later.changes);
+        self.bound.extend(later.bound);
     }
 
     /// Takes away the listener of this name.
@@ -85,6 +92,7 @@ impl ListenerManager {
         ListenerManager {
             active: RefCell::default(),
             listening: RefCell::default(),
+            waiting: RefCell::default(),
             workers: RefCell::default(),
             concurrency,
             drain,
@@ -111,10 +119,45 @@ impl ListenerManager {
             .collect()
     }
 
-    /// The names of all listeners.
-    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+    /// All listeners.
+    pub(crate) fn all(&self) -> Vec<Arc<ListenerPlan>> {
+        self.active.borrow().clone()
+    }
+
+    /// The names of the bootstrap's listeners.
+    pub(crate) fn static_names(&self) -> Vec<Arc<str>> {
         let active = self.active.borrow();
-        active.iter().map(|plan| plan.config.name.clone()).collect()
+        let of_bootstrap = active.iter().filter(|plan| !plan.added_via_api);
+        of_bootstrap.map(|plan| plan.config.name.clone()).collect()
+    }
+
+    /// Puts listeners in place, all at once.
+    ///
+    /// # Errors
+    /// The first address that can't be bound or listened on; then nothing has changed.
+    pub(crate) fn put(&self, mut prepared: PreparedListeners) -> Result<Draining, BindError> {
+        self.bind(&mut prepared)?;
+        if self.is_started() {
+            self.listen(&prepared)?;
+        }
+        self.activate(&prepared);
+        Ok(self.send(prepared))
+    }
+
+    /// Has the workers, all of which were [added](Self::add_worker), serve the listeners that were put in place before.
+    ///
+    /// # Errors
+    /// The first address that can't be listened on.
+    pub(crate) fn start(&self) -> Result<(), BindError> {
+        let waiting = self.waiting.take();
+        self.listen(&waiting)?;
+        // Nothing ran before, so nothing drains.
+        drop(self.send(waiting));
+        Ok(())
+    }
+
+    fn is_started(&self) -> bool {
+        !self.workers.borrow().is_empty()
     }
 
     /// Binds what `prepared` needs that is not bound yet. Nothing that runs changes.
@@ -192,8 +235,13 @@ impl ListenerManager {
         });
     }
 
-    /// Has all workers serve what was [activated](Self::activate); what it replaces drains.
+    /// Has all workers serve what was [activated](Self::activate); what it replaces drains. Before there are workers, it
+    /// waits for their [start](Self::start).
     pub(crate) fn send(&self, prepared: PreparedListeners) -> Draining {
+        if !self.is_started() {
+            self.waiting.borrow_mut().add(prepared);
+            return Draining(mpsc::channel(1).1);
+        }
         let workers = self.workers.borrow();
         let mut sockets: Vec<Vec<WorkerSocket>> = workers.iter().map(|_| Vec::new()).collect();
         for bound in prepared.bound {

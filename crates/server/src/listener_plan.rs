@@ -47,6 +47,8 @@ pub(crate) struct ListenerPlan {
     settings: Vec<u8>,
     /// The config gives it no name: `config` has a made-up one.
     pub(crate) is_nameless: bool,
+    /// It came from a source of listeners, not from the bootstrap.
+    pub(crate) added_via_api: bool,
 }
 
 /// A filter chain, and what serves its connections.
@@ -189,6 +191,7 @@ impl ListenerFactory {
             chains,
             settings: settings_of(message),
             is_nameless: message.name.is_empty(),
+            added_via_api: false,
         })
     }
 }
@@ -238,6 +241,16 @@ fn refuse_unsupported(message: &listener::Listener, path: &FieldPath, errors: &m
 }
 
 impl ListenerPlan {
+    /// The connection managers of its filter chains.
+    pub(crate) fn connection_managers(
+        &self,
+    ) -> impl Iterator<Item = &Arc<ConnectionManagerConfig>> {
+        self.chains.iter().filter_map(|chain| match &chain.handler {
+            ChainHandler::Http(manager) => Some(manager),
+            ChainHandler::Close => None,
+        })
+    }
+
     /// This listener with all of `running`, the listener of the same name, that did not change: its filter chains go on
     /// with their connections. Those that differ in their routes only go on, too, and their new routes are added to
     /// `routes`. Also tells what is left to change.

@@ -157,12 +157,14 @@ async fn reload(control: &Rc<Control>, trigger: Trigger) -> Outcome {
 /// Puts what was prepared in the place of what runs.
 async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Changes, Diagnostics> {
     let mut changes = Changes::default();
-    let mut listeners = PreparedListeners::new();
+    let mut listeners = PreparedListeners::default();
     let routes = compare_listeners(control, &prepared, &mut listeners, &mut changes);
     let unbound = |error: outrider_net::BindError| prepare::failed(error.to_string());
     control.listeners.bind(&mut listeners).map_err(unbound)?;
     changes.clusters = prepared.cluster_changes;
 
+    let plans: Vec<_> = listeners.plans().cloned().collect();
+    control.routes.connect_all(&plans).await;
     let warming = control.clusters.warm(prepared.clusters);
     warming.warmed().await;
 
@@ -237,7 +239,7 @@ fn compare_listeners(
         }
         listeners.set(Arc::new(plan), change);
     }
-    for name in control.listeners.names() {
+    for name in control.listeners.static_names() {
         if !kept.contains(&name) {
             changes.listeners.removed.push(name.to_string());
             listeners.remove(&name);

@@ -48,6 +48,9 @@ use crate::cli::Options;
 use crate::control::Control;
 use crate::control::Handle;
 use crate::control::Phase;
+use crate::discovery::Discoveries;
+use crate::discovery::DynamicResources;
+use crate::discovery::RouteDiscovery;
 use crate::dump;
 use crate::graceful_end;
 use crate::listener_manager::ListenerManager;
@@ -94,6 +97,7 @@ struct Built {
     loaded: Loaded,
     flush_interval: Duration,
     files: FileWatches,
+    dynamic: DynamicResources,
 }
 
 /// Builds what `--mode serve` builds and lets go of it again.
@@ -114,14 +118,13 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
         DrainPlan::of(&options),
         stats.listener_manager.clone(),
     );
-    // Every listener, so that an address in use ends start-up before anything is accepted.
-    let mut prepared = PreparedListeners::new();
+    let mut prepared = PreparedListeners::default();
     for plan in &built.plan.listeners {
         prepared.set(plan.clone(), ListenerChange::Whole);
     }
     let unbound = |error: BindError| Fatal::System(error.to_string());
-    listeners.bind(&mut prepared).map_err(unbound)?;
-    listeners.activate(&prepared);
+    // Every listener, so that an address in use ends start-up before anything is accepted.
+    drop(listeners.put(prepared).map_err(unbound)?);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -133,7 +136,7 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
         stats,
         listeners,
     };
-    let result = LocalSet::new().block_on(&runtime, process.run(built, prepared));
+    let result = LocalSet::new().block_on(&runtime, process.run(built));
     log::info!(target: "main", "exiting");
     result
 }
@@ -151,6 +154,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     application_log::apply(bootstrap, options, logging).map_err(diagnose)?;
     let root = FieldPath::root();
     let node = bootstrap.node.clone().unwrap_or_default();
+    let dynamic = DynamicResources::build(bootstrap, options).map_err(diagnose)?;
     let files = FileWatches::default();
     let runtime = RuntimeLoader::build(
         bootstrap.layered_runtime.as_ref(),
@@ -196,6 +200,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         admin_logs,
         flush_interval,
         files,
+        dynamic,
         loaded,
     })
 }
@@ -221,7 +226,7 @@ struct Process {
 }
 
 impl Process {
-    async fn run(self, built: Built, prepared: PreparedListeners) -> Result<(), Fatal> {
+    async fn run(self, built: Built) -> Result<(), Fatal> {
         let mut signals = Signals::new().map_err(system("cannot listen to signals"))?;
         let admin_listener = self.bind_admin(&built.admin).await?;
         let Built {
@@ -234,10 +239,19 @@ impl Process {
             loaded,
             flush_interval,
             files,
+            dynamic,
         } = built;
         // What was read is many times as large as what was built of it. Its memory is given back once workers run.
         let (reloader, reloads) = Reloader::new(&store);
-        let control = self.control(plan, runtime, loaded, (log_files, reloader));
+        let control = self.control(plan, runtime, loaded, (log_files, reloader, store.clone()));
+        let options = &control.options;
+        control.clusters.sources().treat_unknown_fields(
+            options.reject_unknown_dynamic_fields,
+            options.ignore_unknown_dynamic_fields,
+        );
+        let discoveries = Discoveries::new(&dynamic, &control)
+            .map_err(|error| Fatal::System(format!("dynamic_resources: {error}")))?;
+        control.discoveries.replace(discoveries.clone());
         let clusters = control.clusters.clone();
         let timers = Timers::new();
         tokio::task::spawn_local(timers.clone().run());
@@ -270,7 +284,8 @@ impl Process {
             clusters.initialized().await;
             log::info!(target: "upstream", "cm init: all clusters initialized");
             log::info!(target: "main", "all clusters initialized. initializing init manager");
-            start_workers(&control, &store, prepared)
+            discoveries.start(&control).await;
+            start_workers(&control, &store)
         };
         let workers = tokio::select! {
             _ = asked_to_end(&mut signals, &control) => return Ok(()),
@@ -320,7 +335,7 @@ impl Process {
         plan: Plan,
         runtime: Arc<RuntimeLoader>,
         loaded: Loaded,
-        (log_files, reloader): (Arc<LogFiles>, Reloader),
+        (log_files, reloader, store): (Arc<LogFiles>, Reloader, Arc<Store>),
     ) -> Rc<Control> {
         let stats = self.stats;
         if let Some(version) = loaded.bootstrap.stats_server_version_override {
@@ -356,6 +371,9 @@ impl Process {
             runtime,
             log_files,
             reloader,
+            routes: RouteDiscovery::new(store.clone(), plan.clusters.clone()),
+            discoveries: RefCell::default(),
+            store,
             phase: Cell::new(Phase::Clusters),
             health_checks_fail: Cell::new(false),
             draining: Cell::new(false),
@@ -410,15 +428,9 @@ async fn end(signals: &mut Signals, control: &Control) {
 }
 
 /// Lets the kernel take connections and starts the threads that serve them.
-fn start_workers(
-    control: &Control,
-    store: &Arc<Store>,
-    prepared: PreparedListeners,
-) -> Result<Vec<JoinHandle<()>>, Fatal> {
+fn start_workers(control: &Control, store: &Arc<Store>) -> Result<Vec<JoinHandle<()>>, Fatal> {
     log::info!(target: "config", "all dependencies initialized. starting workers");
     control.phase.set(Phase::Listeners);
-    let unbound = |error: BindError| Fatal::System(error.to_string());
-    control.listeners.listen(&prepared).map_err(unbound)?;
     let mut threads = Vec::new();
     for (index, activity) in (0..).zip(&control.activity) {
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -433,8 +445,8 @@ fn start_workers(
         threads.push(worker.start().map_err(system("cannot start a worker"))?);
         control.listeners.add_worker(commands);
     }
-    // Nothing ran before, so nothing drains.
-    drop(control.listeners.send(prepared));
+    let unbound = |error: BindError| Fatal::System(error.to_string());
+    control.listeners.start().map_err(unbound)?;
     let stats = &control.stats.listener_manager;
     stats.total_listeners_warming.mark_used();
     stats.workers_started.set(1);

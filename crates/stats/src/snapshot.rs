@@ -134,10 +134,21 @@ impl<'a> Row<'a> {
         let snapshot = self.snapshot;
         match self.entry.value {
             Held::Counter(value) => Value::Counter(value),
-            Held::Gauge(value) => Value::Gauge(value.max(0).cast_unsigned()),
+            Held::Gauge(value) => Value::Gauge(level(value)),
             Held::Text(at) => Value::Text(&snapshot.texts[at as usize]),
             Held::Histogram(at) => Value::Histogram(at.map(|at| &snapshot.recorded[at as usize])),
         }
+    }
+}
+
+/// The level of a gauge. Copies are read one after the other, so a sum can be a little below 0 for a moment: that is 0. The
+/// upper half of all numbers belongs to gauges that hold one, such as the hash of a version.
+fn level(sum: i64) -> u64 {
+    let is_below_zero = sum < 0 && sum > i64::from(i32::MIN);
+    if is_below_zero {
+        0
+    } else {
+        sum.cast_unsigned()
     }
 }
 
@@ -227,7 +238,7 @@ impl Taking<'_> {
                         counter.is_used()
                     }
                     (Held::Gauge(sum), Metric::Gauge(gauge)) => {
-                        *sum += gauge.value();
+                        *sum = sum.wrapping_add(gauge.value());
                         gauge.is_used()
                     }
                     (Held::Text(at), Metric::Text(text)) => match text.value() {
@@ -323,7 +334,7 @@ impl Taking<'_> {
             if same {
                 match (&mut earlier.value, later.value) {
                     (Held::Counter(sum), Held::Counter(more)) => *sum += more,
-                    (Held::Gauge(sum), Held::Gauge(more)) => *sum += more,
+                    (Held::Gauge(sum), Held::Gauge(more)) => *sum = sum.wrapping_add(more),
                     (earlier @ Held::Histogram(None), later) => *earlier = later,
                     _ => {}
                 }

@@ -56,10 +56,22 @@ pub struct ClusterInfo {
     pub balancer: BalancerConfig,
     /// `common_lb_config.close_connections_on_host_set_change`
     pub close_connections_on_host_set_change: bool,
+    /// Where its config came from.
+    pub origin: ClusterOrigin,
     /// `metadata`
     pub metadata: Option<Box<Metadata>>,
     /// Circuit breakers of the default and of the high priority.
     pub thresholds: [Thresholds; 2],
+}
+
+/// Where a cluster's config came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClusterOrigin {
+    /// The bootstrap.
+    #[default]
+    Static,
+    /// A source of clusters (`added_via_api`).
+    Api,
 }
 
 impl ClusterInfo {
@@ -67,7 +79,7 @@ impl ClusterInfo {
     pub(crate) fn build(
         message: &Cluster,
         path: &FieldPath,
-        bind: Option<&BindConfig>,
+        (bind, origin): (Option<&BindConfig>, ClusterOrigin),
     ) -> Result<ClusterInfo, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let http = errors.collect(HttpProtocolOptions::build(message, path));
@@ -87,6 +99,7 @@ impl ClusterInfo {
         };
         let name: Arc<str> = message.name.as_str().into();
         Ok(ClusterInfo {
+            origin,
             maintenance_key: format!("upstream.maintenance_mode.{name}").into(),
             observability_name: match message.alt_stat_name.as_str() {
                 "" => name.clone(),

@@ -41,6 +41,7 @@ pub use host_set::HostSet;
 pub use host_set::LocalityHosts;
 pub use host_set::PriorityHosts;
 pub use info::ClusterInfo;
+pub use info::ClusterOrigin;
 pub use manager::BuiltCluster;
 pub use manager::ClusterManager;
 pub use manager::ClusterNames;

@@ -20,15 +20,16 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_config::api::envoy::config::core::v3::BindConfig;
-use outrider_net::FileWatches;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_stats::Store;
+use outrider_xds::FileSources;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::ClusterInfo;
 use crate::ClusterManagerStats;
+use crate::ClusterOrigin;
 use crate::ClusterView;
 use crate::Clusters;
 use crate::HostsPublisher;
@@ -123,7 +124,7 @@ impl ClusterManager {
             store: store.clone(),
             discovery: DiscoveryCx {
                 resolvers: Resolvers::new(bootstrap, store)?,
-                files: FileWatches::default(),
+                sources: FileSources::default(),
                 store: store.clone(),
             },
             bind: settings.and_then(|settings| settings.upstream_bind_config.clone()),
@@ -150,7 +151,15 @@ impl ClusterManager {
         Ok(Arc::new(manager))
     }
 
-    /// Checks and builds a list of clusters, found at `path`. Nothing changes; any thread may do it.
+    /// Whether the cluster of this name is the bootstrap's, which no source of clusters may change.
+    #[must_use]
+    pub fn is_static(&self, name: &str) -> bool {
+        let active = self.active.load();
+        let cluster = active.get(name);
+        cluster.is_some_and(|cluster| cluster.info.origin == ClusterOrigin::Static)
+    }
+
+    /// Checks and builds a list of clusters of the bootstrap, found at `path`. Nothing changes; any thread may do it.
     ///
     /// # Errors
     /// All that is wrong with any of them; two may not have the same name.
@@ -164,7 +173,8 @@ impl ClusterManager {
         let mut built = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
             let path = path.index(index);
-            let Some(cluster) = errors.collect(self.build_cluster(message, &path)) else {
+            let one = self.build_cluster(message, &path, ClusterOrigin::Static);
+            let Some(cluster) = errors.collect(one) else {
                 continue;
             };
             built.push(cluster);
@@ -184,9 +194,14 @@ impl ClusterManager {
         &self,
         message: &ClusterMessage,
         path: &FieldPath,
+        origin: ClusterOrigin,
     ) -> Result<BuiltCluster, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let info = errors.collect(ClusterInfo::build(message, path, self.bind.as_ref()));
+        let info = errors.collect(ClusterInfo::build(
+            message,
+            path,
+            (self.bind.as_ref(), origin),
+        ));
         let discovery = errors.collect(discovery::build(message, path, &self.discovery));
         let (Some(info), Some(discovery)) = (info, discovery) else {
             return Err(errors);
@@ -278,10 +293,10 @@ impl ClusterManager {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The files that are watched on behalf of clusters; others may watch files by it, too.
+    /// What the subscriptions of clusters share; those of others share it, too.
     #[must_use]
-    pub fn files(&self) -> &FileWatches {
-        &self.discovery.files
+    pub fn sources(&self) -> &FileSources {
+        &self.discovery.sources
     }
 
     /// The names of all active clusters.

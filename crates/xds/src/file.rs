@@ -8,9 +8,9 @@ use outrider_config::ResourceFile;
 use outrider_config::ResourceFileError;
 use outrider_config::load_resources;
 use outrider_net::FileWatch;
-use outrider_net::FileWatches;
 
 use crate::FileSource;
+use crate::FileSources;
 use crate::UpdateStats;
 
 /// A file of resources of one type that is read again whenever it is replaced.
@@ -23,6 +23,7 @@ pub struct FileSubscription {
     /// Such as `envoy.config.cluster.v3.Cluster`.
     type_name: &'static str,
     watch: FileWatch,
+    sources: FileSources,
     stats: Arc<UpdateStats>,
 }
 
@@ -34,16 +35,11 @@ impl FileSubscription {
     pub fn new(
         source: FileSource,
         type_name: &'static str,
-        files: &FileWatches,
+        sources: &FileSources,
         stats: Arc<UpdateStats>,
     ) -> io::Result<FileSubscription> {
-        if !source.path.exists() {
-            let text = format!(
-                "paths must refer to an existing path in the system: '{}' does not exist",
-                source.path.display()
-            );
-            return Err(io::Error::new(io::ErrorKind::NotFound, text));
-        }
+        source.check()?;
+        let files = sources.watches();
         let watch = match &source.watched_directory {
             Some(directory) => {
                 // With a slash at its end, it is a directory in which anything counts.
@@ -57,6 +53,7 @@ impl FileSubscription {
             source,
             type_name,
             watch,
+            sources: sources.clone(),
             stats,
         })
     }
@@ -66,7 +63,9 @@ impl FileSubscription {
     pub async fn update(&self, apply: impl AsyncFnOnce(ResourceFile) -> Result<(), String>) {
         self.stats.update_attempt.inc();
         let (path, type_name) = (self.source.path.clone(), self.type_name);
-        let read = tokio::task::spawn_blocking(move || load_resources(&path, type_name)).await;
+        let allow_unknown = self.sources.allows_unknown_fields();
+        let read = move || load_resources(&path, type_name, allow_unknown);
+        let read = tokio::task::spawn_blocking(read).await;
         let file = match read {
             Ok(Ok(file)) => file,
             Ok(Err(error)) => {
@@ -81,6 +80,11 @@ impl FileSubscription {
             // The reading thread panicked, and the log has its message.
             Err(_) => return self.stats.update_failure.inc(),
         };
+        if file.has_unknown_fields && self.sources.count_unknown_fields() {
+            for warning in &file.warnings {
+                log::warn!(target: "misc", "{warning}");
+            }
+        }
         let version = file.version.clone();
         match apply(file).await {
             Ok(()) => self.stats.accept(&version),

@@ -5,8 +5,10 @@
 
 mod file;
 mod source;
+mod sources;
 mod stats;
 
 pub use file::FileSubscription;
 pub use source::FileSource;
+pub use sources::FileSources;
 pub use stats::UpdateStats;

@@ -1,5 +1,6 @@
 //! `ConfigSource`: where resources come from.
 
+use std::io;
 use std::path::PathBuf;
 
 use outrider_config::ConfigError;
@@ -17,6 +18,20 @@ pub struct FileSource {
 }
 
 impl FileSource {
+    /// Looks whether the file is there; Envoy does not start without it.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check(&self) -> io::Result<()> {
+        if self.path.exists() {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let text =
+            format!("paths must refer to an existing path in the system: '{path}' does not exist");
+        Err(io::Error::new(io::ErrorKind::NotFound, text))
+    }
+
     /// Reads the source found at `path`.
     ///
     /// # Errors

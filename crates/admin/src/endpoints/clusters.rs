@@ -5,6 +5,7 @@ use std::fmt::Write;
 use outrider_stats::SharedCounter;
 use outrider_stats::SharedGauge;
 use outrider_upstream::Breakers;
+use outrider_upstream::ClusterOrigin;
 use outrider_upstream::ClusterView;
 use outrider_upstream::HealthStatus;
 use outrider_upstream::Host;
@@ -65,7 +66,8 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
             writeln!(to, "{name}::{label}_priority::{limit}::{value}")?;
         }
     }
-    writeln!(to, "{name}::added_via_api::false")?;
+    let via_api = cluster.info.origin == ClusterOrigin::Api;
+    writeln!(to, "{name}::added_via_api::{via_api}")?;
     for host in cluster.hosts() {
         let row = format!("{name}::{}", host.address());
         for (stat, value) in stats_by_name(host) {

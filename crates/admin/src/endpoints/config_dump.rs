@@ -18,6 +18,7 @@ use super::listeners::address;
 use super::regular_expression;
 use crate::Admin;
 use crate::DumpedMessage;
+use crate::VersionedMessage;
 use crate::request::Request;
 use crate::response::Response;
 
@@ -106,7 +107,18 @@ const LISTENER_LISTS: &[List] = &[
         "StaticListener",
         &["listener", "last_updated"],
     ),
-    list("dynamic_listeners", "DynamicListener", &[]),
+    list(
+        "dynamic_listeners",
+        "DynamicListener",
+        &[
+            "name",
+            "active_state",
+            "warming_state",
+            "draining_state",
+            "error_state",
+            "client_status",
+        ],
+    ),
 ];
 const SCOPED_ROUTE_LISTS: &[List] = &[
     list(
@@ -126,7 +138,17 @@ const ROUTE_LISTS: &[List] = &[
         "StaticRouteConfig",
         &["route_config", "last_updated"],
     ),
-    list("dynamic_route_configs", "DynamicRouteConfig", &[]),
+    list(
+        "dynamic_route_configs",
+        "DynamicRouteConfig",
+        &[
+            "version_info",
+            "route_config",
+            "last_updated",
+            "error_state",
+            "client_status",
+        ],
+    ),
 ];
 const SECRET_LISTS: &[List] = &[
     list("static_secrets", "StaticSecret", &[]),
@@ -210,8 +232,17 @@ fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Sectio
             "ClustersConfigDump",
             CLUSTER_LISTS,
             "cluster",
-            "envoy.config.cluster.v3.Cluster",
+            CLUSTER,
             dump.clusters,
+        )
+        .with_version(&dump.dynamic.clusters_version)
+        .with(
+            "dynamic_active_clusters",
+            versioned(dump.dynamic.active_clusters, ("cluster", CLUSTER), names),
+        )
+        .with(
+            "dynamic_warming_clusters",
+            versioned(dump.dynamic.warming_clusters, ("cluster", CLUSTER), names),
         ),
     ];
     if endpoints {
@@ -229,23 +260,74 @@ fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Sectio
         section.fields.extend(fields);
         sections.push(section);
     }
-    sections.push(of(
+    let listeners = of(
         "ListenersConfigDump",
         LISTENER_LISTS,
         "listener",
-        "envoy.config.listener.v3.Listener",
+        LISTENER,
         dump.listeners,
-    ));
+    );
+    let dynamic = versioned(dump.dynamic.listeners, ("listener", LISTENER), names);
+    let dynamic = dynamic
+        .into_iter()
+        .map(|state| json!({ "name": state["listener"]["name"], "active_state": state }));
+    let listeners = listeners.with_version(&dump.dynamic.listeners_version);
+    sections.push(listeners.with("dynamic_listeners", dynamic.collect()));
     sections.push(empty("ScopedRoutesConfigDump", SCOPED_ROUTE_LISTS));
-    sections.push(of(
+    let routes = of(
         "RoutesConfigDump",
         ROUTE_LISTS,
         "route_config",
-        "envoy.config.route.v3.RouteConfiguration",
+        ROUTES,
         dump.routes,
-    ));
+    );
+    let dynamic = versioned(dump.dynamic.routes, ("route_config", ROUTES), names);
+    sections.push(routes.with("dynamic_route_configs", dynamic));
     sections.push(empty("SecretsConfigDump", SECRET_LISTS));
     sections
+}
+
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+const LISTENER: &str = "envoy.config.listener.v3.Listener";
+const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
+
+impl Section {
+    /// With a list, unless it is empty.
+    fn with(mut self, list: &'static str, elements: Vec<Value>) -> Section {
+        if !elements.is_empty() {
+            self.fields.push((list, elements.into()));
+        }
+        self
+    }
+
+    /// With the version of its source first, if it has one.
+    fn with_version(mut self, version: &str) -> Section {
+        if !version.is_empty() {
+            self.fields.insert(0, ("version_info", version.into()));
+        }
+        self
+    }
+}
+
+/// Messages of a source of resources, each under `field`.
+fn versioned(
+    messages: Vec<VersionedMessage>,
+    (field, kind): (&'static str, &str),
+    names: Option<&Regex>,
+) -> Vec<Value> {
+    let named = messages
+        .into_iter()
+        .filter(|message| is_named(&message.dumped.message["name"], names));
+    let shown = named.map(|VersionedMessage { version, dumped }| {
+        let mut fields = Map::new();
+        if !version.is_empty() {
+            fields.insert("version_info".to_owned(), version.into());
+        }
+        fields.insert(field.to_owned(), typed(kind, dumped.message));
+        fields.insert("last_updated".to_owned(), timestamp(dumped.last_updated));
+        Value::from(fields)
+    });
+    shown.collect()
 }
 
 fn is_named(name: &Value, names: Option<&Regex>) -> bool {

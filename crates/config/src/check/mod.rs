@@ -354,9 +354,10 @@ impl Checker {
             _ => 0,
         };
         let (seconds, nanos) = (part("seconds"), part("nanos"));
+        let in_range = (0..=MAX_SECONDS).contains(&seconds) && (0..=999_999_999).contains(&nanos);
         if seconds < 0 || nanos < 0 {
             self.problem(message.mark, path, "expected a positive duration");
-        } else if seconds > MAX_SECONDS || nanos > 999_999_999 {
+        } else if !in_range {
             self.problem(message.mark, path, "duration out of range");
         }
     }

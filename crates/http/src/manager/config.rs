@@ -23,6 +23,7 @@ use outrider_config::api::envoy::extensions::filters::network::http_connection_m
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::StripPortMode;
 use outrider_config::duration;
 use outrider_stats::Scope;
+use outrider_xds::FileSource;
 
 use crate::BuildCx;
 use crate::Captures;
@@ -61,6 +62,7 @@ pub struct ConnectionManagerConfig {
     /// `proxy_100_continue`
     pub(super) proxy_100_continue: bool,
     pub(super) routes: SharedRoutes,
+    rds: Option<RdsConfig>,
     pub(super) filters: HttpFilterChainConfig,
     pub(super) access_logs: Vec<AccessLog>,
 }
@@ -101,6 +103,7 @@ impl ConnectionManagerConfig {
             &path.field("upgrade_configs"),
         ));
         let routes = errors.collect(routes(message, path, cx));
+        let rds = errors.collect(RdsConfig::build(message, path)).flatten();
         let via = errors
             .collect(optional_value(&message.via, &path.field("via")))
             .flatten();
@@ -126,10 +129,17 @@ impl ConnectionManagerConfig {
             response,
             upgrades,
             proxy_100_continue: message.proxy_100_continue,
+            rds,
             routes: SharedRoutes::new(routes, captures(&access_logs)),
             filters,
             access_logs,
         }))
+    }
+
+    /// Where its routes come from, if they are not in its own config.
+    #[must_use]
+    pub fn rds(&self) -> Option<&RdsConfig> {
+        self.rds.as_ref()
     }
 
     /// The current routes.
@@ -141,6 +151,37 @@ impl ConnectionManagerConfig {
     /// Replaces the routes for requests that begin from now on. Requests that have begun keep theirs.
     pub fn set_routes(&self, routes: Arc<RouteTable>) {
         self.routes.replace(routes);
+    }
+}
+
+/// `HttpConnectionManager.rds`: a source of routes.
+#[derive(Debug)]
+pub struct RdsConfig {
+    /// `config_source`
+    pub source: FileSource,
+    /// `route_config_name`
+    pub route_config_name: String,
+    /// `http.<stat_prefix>`, below which its updates are counted.
+    pub scope: Scope,
+}
+
+impl RdsConfig {
+    fn build(message: &Message, path: &FieldPath) -> Result<Option<RdsConfig>, ConfigError> {
+        let Some(RouteSpecifier::Rds(rds)) = &message.route_specifier else {
+            return Ok(None);
+        };
+        let path = path.field("rds").field("config_source");
+        let source = rds.config_source.as_ref();
+        let source = source.ok_or_else(|| ConfigError::new(&path, "value is required"))?;
+        let source = FileSource::build(source, &path)?;
+        source
+            .check()
+            .map_err(|error| ConfigError::new(&path, error.to_string()))?;
+        Ok(Some(RdsConfig {
+            source,
+            route_config_name: rds.route_config_name.clone(),
+            scope: Scope::new("http").name(&message.stat_prefix),
+        }))
     }
 }
 
@@ -193,7 +234,8 @@ fn routes(
         Some(RouteSpecifier::RouteConfig(config)) => {
             build_routes(config, &path.field("route_config"), cx)
         }
-        Some(RouteSpecifier::Rds(_)) => refused("rds", "routes from a server"),
+        // Without routes until its source gives some.
+        Some(RouteSpecifier::Rds(_)) => build_routes(&RouteConfiguration::default(), path, cx),
         Some(RouteSpecifier::ScopedRoutes(_)) => refused("scoped_routes", "scoped routes"),
         None => Err(ConfigErrors::from(ConfigError::new(
             path,
@@ -215,6 +257,7 @@ fn build_routes(
     let cx = RouteCx {
         has_cluster: &has_cluster,
         nearest_cluster: &|name| cx.clusters.nearest(name).map(str::to_owned),
+        validates_clusters: true,
         store: cx.store,
     };
     RouteTable::build(config, path, &cx)

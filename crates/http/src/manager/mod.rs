@@ -39,6 +39,7 @@ use crate::filters::HttpFilterChain;
 use crate::stream::StreamEnd;
 
 pub use config::ConnectionManagerConfig;
+pub use config::RdsConfig;
 
 use routes::WorkerRoutes;
 

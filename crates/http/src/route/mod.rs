@@ -63,6 +63,9 @@ pub struct RouteCx<'a> {
     pub has_cluster: &'a dyn Fn(&str) -> bool,
     /// The cluster that a name without one probably means.
     pub nearest_cluster: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether an unknown cluster is an error, where `validate_clusters` does not say: as in Envoy, for routes within the
+    /// config of a connection manager.
+    pub validates_clusters: bool,
     /// Where stats are registered.
     pub store: &'a Store,
 }

@@ -80,7 +80,7 @@ impl RouteTable {
             nearest_cluster: cx.nearest_cluster,
             suggestions: Cell::new(SUGGESTIONS),
             store: cx.store,
-            validate_clusters: config.validate_clusters.unwrap_or(true),
+            validate_clusters: config.validate_clusters.unwrap_or(cx.validates_clusters),
             max_direct_response_body: config
                 .max_direct_response_body_size_bytes
                 .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),

@@ -282,15 +282,15 @@ pub(crate) const FLAGS: &[Flag] = &[
         Set::Switch(|o| o.skip_deprecated_logs = true),
         "Does not warn of deprecated fields.",
     ),
-    without_effect(
+    flag(
         "ignore-unknown-dynamic-fields",
         Set::Switch(|o| o.ignore_unknown_dynamic_fields = true),
-        "there is no dynamic configuration",
+        "Says and counts nothing of unknown fields in files of resources.",
     ),
-    without_effect(
+    flag(
         "reject-unknown-dynamic-fields",
         Set::Switch(|o| o.reject_unknown_dynamic_fields = true),
-        "there is no dynamic configuration",
+        "Rejects updates of resources that have unknown fields.",
     ),
     flag(
         "allow-unknown-static-fields",

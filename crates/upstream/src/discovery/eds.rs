@@ -12,9 +12,9 @@ use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_config::duration;
 use outrider_net::Address;
-use outrider_net::FileWatches;
-use outrider_xds::FileSource;
 use outrider_stats::Scope;
+use outrider_xds::FileSource;
+use outrider_xds::FileSources;
 use outrider_xds::FileSubscription;
 use outrider_xds::UpdateStats;
 use prost::Message as _;
@@ -35,7 +35,7 @@ struct Eds {
     /// `service_name`, or the cluster's name.
     service: String,
     source: FileSource,
-    files: FileWatches,
+    sources: FileSources,
     stats: Arc<UpdateStats>,
 }
 
@@ -48,14 +48,11 @@ pub(super) fn build(
     let path = path.field("eds_cluster_config");
     let source = config.and_then(|config| config.eds_config.as_ref());
     let source_path = path.field("eds_config");
-    let source = source.ok_or_else(|| ConfigError::new(&source_path, "is required for type EDS"))?;
+    let source =
+        source.ok_or_else(|| ConfigError::new(&source_path, "is required for type EDS"))?;
     let source = FileSource::build(source, &source_path)?;
-    if !source.path.exists() {
-        let text = format!(
-            "paths must refer to an existing path in the system: '{}' does not exist",
-            source.path.display()
-        );
-        return Err(ConfigError::new(&source_path, text).into());
+    if let Err(error) = source.check() {
+        return Err(ConfigError::new(&source_path, error.to_string()).into());
     }
     let service = config.map_or("", |config| config.service_name.as_str());
     let stat_name = match cluster.alt_stat_name.as_str() {
@@ -68,7 +65,7 @@ pub(super) fn build(
             service => service.to_owned(),
         },
         source,
-        files: cx.files.clone(),
+        sources: cx.sources.clone(),
         stats: cx.store.register(Scope::new("cluster").name(stat_name)),
     }))
 }
@@ -82,7 +79,7 @@ impl Discovery for Eds {
 impl Eds {
     async fn follow(self: Box<Self>, publisher: HostsPublisher) {
         let subscription =
-            FileSubscription::new(self.source, TYPE, &self.files, self.stats.clone());
+            FileSubscription::new(self.source, TYPE, &self.sources, self.stats.clone());
         let mut subscription = match subscription {
             Ok(subscription) => subscription,
             Err(error) => {
@@ -143,7 +140,7 @@ impl Assignment {
     /// Takes over the endpoints in `file`, or tells why not.
     fn take(&mut self, file: ResourceFile) -> Result<(), String> {
         let mut resources = file.resources.into_iter();
-        let Some(first) = resources.next() else {
+        let Some(resource) = resources.next() else {
             log::debug!(target: "upstream", "missing ClusterLoadAssignment for {}", self.service);
             self.publisher.stats().update_empty.inc();
             return Ok(());
@@ -151,7 +148,6 @@ impl Assignment {
         if let more @ 1.. = resources.len() {
             return Err(format!("Unexpected EDS resource length: {}", more + 1));
         }
-        let resource = first.map_err(|diagnostics| diagnostics.to_string())?;
         let message = ClusterLoadAssignment::decode(resource.wire.as_slice())
             .map_err(|error| error.to_string())?;
         if message.cluster_name != self.service {
@@ -170,8 +166,7 @@ impl Assignment {
             return Ok(());
         }
         let built = endpoints::build(&message, &FieldPath::root(), endpoints::static_addresses);
-        let localities =
-            built.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
+        let localities = built.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
         self.last = Some(resource.wire);
         self.publish(localities);
         Ok(())

@@ -20,8 +20,8 @@ use outrider_config::api::envoy::config::cluster::v3::cluster::DiscoveryType;
 use outrider_config::api::envoy::extensions::clusters::dns::v3::DnsCluster;
 use outrider_config::type_name;
 use outrider_config::unpack;
-use outrider_net::FileWatches;
 use outrider_stats::Store;
+use outrider_xds::FileSources;
 use prost::Name;
 
 use crate::HostsPublisher;
@@ -55,7 +55,7 @@ enum Kind {
 #[derive(Debug)]
 pub(crate) struct DiscoveryCx {
     pub(crate) resolvers: Resolvers,
-    pub(crate) files: FileWatches,
+    pub(crate) sources: FileSources,
     pub(crate) store: Arc<Store>,
 }
 

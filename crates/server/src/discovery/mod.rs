@@ -1,0 +1,114 @@
+//! Clusters, listeners and routes that come from files of resources (`dynamic_resources`, `rds`).
+//!
+//! Each kind has a file here, which says what an update changes; reading, watching and counting is
+//! [`outrider_xds::FileSubscription`]'s. Endpoints are the clusters' own business.
+
+mod cds;
+mod lds;
+mod rds;
+
+use std::io;
+use std::rc::Rc;
+
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
+use outrider_config::api::envoy::config::core::v3::ConfigSource;
+use outrider_xds::FileSource;
+
+pub(crate) use cds::ClusterDiscovery;
+pub(crate) use lds::ListenerDiscovery;
+pub(crate) use rds::RouteDiscovery;
+
+use crate::cli::Options;
+use crate::control::Control;
+
+/// `dynamic_resources`
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DynamicResources {
+    /// `cds_config`
+    pub(crate) clusters: Option<FileSource>,
+    /// `lds_config`
+    pub(crate) listeners: Option<FileSource>,
+}
+
+impl DynamicResources {
+    /// Reads the sources that `bootstrap` names.
+    ///
+    /// # Errors
+    /// Sources other than files, and files that are not there.
+    pub(crate) fn build(
+        bootstrap: &Bootstrap,
+        options: &Options,
+    ) -> Result<DynamicResources, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let Some(dynamic) = &bootstrap.dynamic_resources else {
+            return Ok(DynamicResources::default());
+        };
+        let path = FieldPath::root().field("dynamic_resources");
+        let node = bootstrap.node.clone().unwrap_or_default();
+        let nameless = options.service_node(&node).is_empty()
+            || options.service_cluster(&node).is_empty();
+        if nameless && (dynamic.cds_config.is_some() || dynamic.lds_config.is_some()) {
+            errors.push(
+                &path,
+                "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and --service-cluster options.",
+            );
+        }
+        let mut source = |source: Option<&ConfigSource>, field: &'static str| {
+            let path = path.field(field);
+            let source = errors.collect(FileSource::build(source?, &path))?;
+            if let Err(error) = source.check() {
+                errors.push(&path, error.to_string());
+            }
+            Some(source)
+        };
+        let clusters = source(dynamic.cds_config.as_ref(), "cds_config");
+        let listeners = source(dynamic.lds_config.as_ref(), "lds_config");
+        errors.finish(DynamicResources {
+            clusters,
+            listeners,
+        })
+    }
+}
+
+/// What keeps clusters and listeners up to date.
+#[derive(Clone, Default)]
+pub(crate) struct Discoveries {
+    pub(crate) clusters: Option<Rc<ClusterDiscovery>>,
+    pub(crate) listeners: Option<Rc<ListenerDiscovery>>,
+}
+
+impl Discoveries {
+    /// Watches what `resources` names. Nothing is read yet.
+    ///
+    /// # Errors
+    /// When a file can't be watched.
+    pub(crate) fn new(
+        resources: &DynamicResources,
+        control: &Rc<Control>,
+    ) -> io::Result<Discoveries> {
+        let clusters = resources.clusters.clone();
+        let clusters = clusters.map(|source| ClusterDiscovery::new(source, control));
+        let listeners = resources.listeners.clone();
+        let listeners = listeners.map(|source| ListenerDiscovery::new(source, control));
+        Ok(Discoveries {
+            clusters: clusters.transpose()?,
+            listeners: listeners.transpose()?,
+        })
+    }
+
+    /// Reads all for the first time, clusters before the listeners that may name them, and follows them from then on.
+    pub(crate) async fn start(self, control: &Rc<Control>) {
+        if let Some(clusters) = self.clusters {
+            clusters.clone().update().await;
+            clusters.warmed().await;
+            tokio::task::spawn_local(clusters.follow());
+        }
+        control.routes.connect_all(&control.listeners.all()).await;
+        if let Some(listeners) = self.listeners {
+            listeners.update().await;
+            tokio::task::spawn_local(listeners.follow());
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! RDS: the routes of connection managers from files of resources.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::rc::Weak;
+use std::sync::Arc;
+
+use outrider_config::FieldPath;
+use outrider_config::ResourceFile;
+use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
+use outrider_http::ConnectionManagerConfig;
+use outrider_http::RdsConfig;
+use outrider_http::route::RouteCx;
+use outrider_http::route::RouteTable;
+use outrider_stats::Counter;
+use outrider_stats::Gauge;
+use outrider_stats::Store;
+use outrider_upstream::ClusterManager;
+use outrider_xds::FileSource;
+use outrider_xds::FileSubscription;
+use outrider_xds::UpdateStats;
+use prost::Message as _;
+use tokio::task::AbortHandle;
+
+use crate::dump::Dynamic;
+use crate::listener_plan::ListenerPlan;
+
+const TYPE: &str = "envoy.config.route.v3.RouteConfiguration";
+
+outrider_stats::group! {
+    /// `http.<stat_prefix>.rds.<route_config_name>.*`, besides what every subscription counts.
+    pub(crate) struct RouteUpdateStats {
+        config_reload: Counter,
+        config_reload_time_ms: Gauge,
+        update_empty: Counter,
+    }
+}
+
+/// All routes that come from files. Connection managers that name the same ones share them.
+pub(crate) struct RouteDiscovery {
+    store: Arc<Store>,
+    clusters: Arc<ClusterManager>,
+    followed: RefCell<HashMap<(FileSource, String), Rc<FollowedRoutes>>>,
+}
+
+/// The routes of one name in one file.
+struct FollowedRoutes {
+    name: String,
+    store: Arc<Store>,
+    clusters: Arc<ClusterManager>,
+    stats: Arc<RouteUpdateStats>,
+    table: RefCell<Option<Arc<RouteTable>>>,
+    dumped: RefCell<Option<Dynamic>>,
+    /// Connection managers that take them, for as long as these live.
+    users: RefCell<Vec<std::sync::Weak<ConnectionManagerConfig>>>,
+    task: RefCell<Option<AbortHandle>>,
+}
+
+impl RouteDiscovery {
+    pub(crate) fn new(store: Arc<Store>, clusters: Arc<ClusterManager>) -> RouteDiscovery {
+        RouteDiscovery {
+            store,
+            clusters,
+            followed: RefCell::default(),
+        }
+    }
+
+    /// Gives all connection managers of `plans` the routes that they take from files, now and from now on.
+    pub(crate) async fn connect_all(&self, plans: &[Arc<ListenerPlan>]) {
+        self.forget_unused();
+        for manager in plans.iter().flat_map(|plan| plan.connection_managers()) {
+            if let Some(rds) = manager.rds() {
+                self.connect(manager, rds).await;
+            }
+        }
+    }
+
+    async fn connect(&self, manager: &Arc<ConnectionManagerConfig>, rds: &RdsConfig) {
+        let key = (rds.source.clone(), rds.route_config_name.clone());
+        let known = self.followed.borrow().get(&key).cloned();
+        let followed = match known {
+            Some(followed) => followed,
+            None => {
+                let Some(followed) = self.follow(rds).await else {
+                    return;
+                };
+                self.followed.borrow_mut().insert(key, followed.clone());
+                followed
+            }
+        };
+        let mut users = followed.users.borrow_mut();
+        let is_user = |user: &std::sync::Weak<_>| user.as_ptr() == Arc::as_ptr(manager);
+        if !users.iter().any(is_user) {
+            users.push(Arc::downgrade(manager));
+        }
+        drop(users);
+        if let Some(table) = &*followed.table.borrow() {
+            manager.set_routes(table.clone());
+        }
+    }
+
+    /// Reads routes for the first time, and follows them from then on.
+    async fn follow(&self, rds: &RdsConfig) -> Option<Rc<FollowedRoutes>> {
+        let scope = rds.scope.clone().name("rds").name(&rds.route_config_name);
+        let updates: Arc<UpdateStats> = self.store.register(scope.clone());
+        let sources = self.clusters.sources();
+        let subscription = FileSubscription::new(rds.source.clone(), TYPE, sources, updates);
+        let mut subscription = match subscription {
+            Ok(subscription) => subscription,
+            Err(error) => {
+                log::error!(target: "config", "routes '{}' cannot be followed: {error}", rds.route_config_name);
+                return None;
+            }
+        };
+        let followed = Rc::new(FollowedRoutes {
+            name: rds.route_config_name.clone(),
+            store: self.store.clone(),
+            clusters: self.clusters.clone(),
+            stats: self.store.register(scope),
+            table: RefCell::default(),
+            dumped: RefCell::default(),
+            users: RefCell::default(),
+            task: RefCell::default(),
+        });
+        subscription.update(async |file| followed.take(file)).await;
+        let routes = Rc::downgrade(&followed);
+        let task = tokio::task::spawn_local(async move {
+            loop {
+                subscription.changed().await;
+                let Some(followed) = Weak::upgrade(&routes) else {
+                    return;
+                };
+                subscription.update(async |file| followed.take(file)).await;
+            }
+        });
+        followed.task.replace(Some(task.abort_handle()));
+        Some(followed)
+    }
+
+    /// Forgets routes whose connection managers have all gone.
+    fn forget_unused(&self) {
+        self.followed.borrow_mut().retain(|_, followed| {
+            let mut users = followed.users.borrow_mut();
+            users.retain(|user| user.strong_count() > 0);
+            !users.is_empty()
+        });
+    }
+
+    /// What `/config_dump` shows, by name.
+    pub(crate) fn dump(&self) -> Vec<Dynamic> {
+        let followed = self.followed.borrow();
+        let mut all: Vec<&Rc<FollowedRoutes>> = followed.values().collect();
+        all.sort_by_key(|followed| &followed.name);
+        let dumped = all
+            .into_iter()
+            .filter_map(|one| one.dumped.borrow().clone());
+        dumped.collect()
+    }
+}
+
+impl FollowedRoutes {
+    /// Takes over the routes in `file`, or tells why not.
+    fn take(&self, file: ResourceFile) -> Result<(), String> {
+        let mut resources = file.resources.into_iter();
+        let Some(resource) = resources.next() else {
+            self.stats.update_empty.inc();
+            return Ok(());
+        };
+        if let more @ 1.. = resources.len() {
+            return Err(format!("Unexpected RDS resource length: {}", more + 1));
+        }
+        if resource.name != self.name {
+            let (expected, name) = (&self.name, &resource.name);
+            return Err(format!(
+                "Unexpected RDS configuration (expecting {expected}): {name}"
+            ));
+        }
+        let dumped = self.dumped.borrow();
+        if dumped
+            .as_ref()
+            .is_some_and(|known| known.wire == resource.wire)
+        {
+            return Ok(());
+        }
+        drop(dumped);
+        let message = RouteConfiguration::decode(resource.wire.as_slice())
+            .map_err(|error| error.to_string())?;
+        let names = self.clusters.names();
+        let cx = RouteCx {
+            has_cluster: &|name| names.has(name),
+            nearest_cluster: &|name| names.nearest(name).map(str::to_owned),
+            validates_clusters: false,
+            store: &self.store,
+        };
+        let table = RouteTable::build(&message, &FieldPath::root(), &cx);
+        let table = table.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
+        for user in self
+            .users
+            .borrow()
+            .iter()
+            .filter_map(std::sync::Weak::upgrade)
+        {
+            user.set_routes(table.clone());
+        }
+        self.table.replace(Some(table));
+        self.dumped
+            .replace(Some(Dynamic::new(resource.wire, &file.version)));
+        self.stats.config_reload.inc();
+        Ok(())
+    }
+}
+
+impl Drop for FollowedRoutes {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What all subscriptions share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use outrider_net::FileWatches;
+
+/// The files that are watched, and what is done with fields that do not exist. Clones share all of it.
+#[derive(Clone, Debug, Default)]
+pub struct FileSources(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    watches: FileWatches,
+    reject_unknown_fields: AtomicBool,
+    log_no_unknown_fields: AtomicBool,
+    with_unknown_fields: AtomicU64,
+}
+
+impl FileSources {
+    /// The watches.
+    #[must_use]
+    pub fn watches(&self) -> &FileWatches {
+        &self.0.watches
+    }
+
+    /// Obeys `--reject-unknown-dynamic-fields` and `--ignore-unknown-dynamic-fields`.
+    pub fn treat_unknown_fields(&self, reject: bool, ignore: bool) {
+        self.0.reject_unknown_fields.store(reject, Relaxed);
+        self.0.log_no_unknown_fields.store(ignore, Relaxed);
+    }
+
+    pub(crate) fn allows_unknown_fields(&self) -> bool {
+        !self.0.reject_unknown_fields.load(Relaxed)
+    }
+
+    /// Counts an update with fields that do not exist; tells whether to log them.
+    pub(crate) fn count_unknown_fields(&self) -> bool {
+        let ignored = self.0.log_no_unknown_fields.load(Relaxed);
+        if !ignored {
+            self.0.with_unknown_fields.fetch_add(1, Relaxed);
+        }
+        !ignored
+    }
+
+    /// How many updates with fields that do not exist came since this was last asked (`server.dynamic_unknown_fields`).
+    #[must_use]
+    pub fn take_unknown_fields(&self) -> u64 {
+        self.0.with_unknown_fields.swap(0, Relaxed)
+    }
+}
