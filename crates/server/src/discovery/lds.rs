@@ -146,7 +146,7 @@ impl ListenerDiscovery {
         })?;
         drop(draining);
         routes.into_iter().for_each(RouteChange::apply);
-        control.follow_health_check_drain();
+        control.follow_drain();
         Ok(())
     }
 

@@ -47,8 +47,8 @@ impl DynamicResources {
         };
         let path = FieldPath::root().field("dynamic_resources");
         let node = bootstrap.node.clone().unwrap_or_default();
-        let nameless = options.service_node(&node).is_empty()
-            || options.service_cluster(&node).is_empty();
+        let nameless =
+            options.service_node(&node).is_empty() || options.service_cluster(&node).is_empty();
         if nameless && (dynamic.cds_config.is_some() || dynamic.lds_config.is_some()) {
             errors.push(
                 &path,
