@@ -2,6 +2,8 @@
 //!
 //! Manifests give its arguments in several ways: flags only, or a whole command that starts with `envoy`.
 
+use crate::commands;
+
 /// The name under which the binary is the image's entry point.
 const NAME: &str = "docker-entrypoint.sh";
 
@@ -16,7 +18,8 @@ pub(crate) fn translate(
         return Ok(arguments.to_vec());
     }
     let mut flags = match arguments.split_first() {
-        Some((command, flags)) if command.rsplit('/').next() == Some("envoy") => flags.to_vec(),
+        Some((command, flags)) if is_proxy(command) => flags.to_vec(),
+        Some((command, _)) if commands::is_command(command) => arguments.to_vec(),
         Some((command, _)) if !command.starts_with('-') => {
             return Err(format!(
                 "{command}: this image holds no other program than envoy\n"
@@ -24,10 +27,18 @@ pub(crate) fn translate(
         }
         _ => arguments.to_vec(),
     };
-    if let Some(level) = level.filter(|level| !level.is_empty()) {
+    // Commands take no flags of the proxy.
+    let is_command = flags
+        .first()
+        .is_some_and(|first| commands::is_command(first));
+    if let Some(level) = level.filter(|level| !level.is_empty() && !is_command) {
         flags.extend(["--log-level".to_owned(), level.to_owned()]);
     }
     Ok(flags)
+}
+
+fn is_proxy(command: &str) -> bool {
+    matches!(command.rsplit('/').next(), Some("envoy" | "outrider"))
 }
 
 #[cfg(test)]
@@ -56,6 +67,13 @@ mod tests {
                 Ok("-c x --log-level debug"),
             ),
             (entry_point, "--version", Some(""), Ok("--version")),
+            (
+                entry_point,
+                "probe --timeout 1s",
+                Some("debug"),
+                Ok("probe --timeout 1s"),
+            ),
+            (entry_point, "envoy wait --ready", None, Ok("wait --ready")),
             (
                 entry_point,
                 "sh -c x",

@@ -7,6 +7,7 @@ mod allocator;
 mod application_log;
 mod build;
 mod cli;
+mod commands;
 mod control;
 mod discovery;
 mod dump;
@@ -39,6 +40,9 @@ pub fn run(program: &str, arguments: &[String]) -> ExitCode {
         Ok(arguments) => arguments,
         Err(message) => return say(&mut std::io::stderr(), &message, 1),
     };
+    if let Some(code) = commands::obey(program, &arguments) {
+        return code;
+    }
     match cli::parse(program, &arguments) {
         Ok(Command::Run(options)) if options.hot_restart_version => {
             say(&mut std::io::stderr(), "disabled\n", 0)

@@ -4,6 +4,7 @@ use crate::cli::VERSION;
 use crate::cli::flags::FLAGS;
 use crate::cli::flags::Flag;
 use crate::cli::flags::Set;
+use crate::commands;
 
 const WIDTH: usize = 75;
 
@@ -64,6 +65,7 @@ pub(crate) fn complete(program: &str) -> String {
         text.push('\n');
     }
     text.push_str("   --,  --ignore_rest\n     Ignores everything after it.\n\n");
+    text.push_str(&commands::help(program));
     text
 }
 
@@ -75,7 +77,8 @@ fn value_word(flag: &Flag) -> &'static str {
     }
 }
 
-fn wrap(about: &str, text: &mut String) {
+/// Appends `about`, indented, in lines that are not too long.
+pub(crate) fn wrap(about: &str, text: &mut String) {
     let mut column = 0;
     for word in about.split(' ') {
         if column == 0 || column + 1 + word.len() > WIDTH {

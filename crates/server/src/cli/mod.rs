@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use outrider_config::api::envoy::config::core::v3::Node;
 
+pub(crate) use crate::cli::duration::parse_duration;
 use crate::cli::flags::FLAGS;
 use crate::cli::flags::Set;
+pub(crate) use crate::cli::help::wrap;
 use crate::logging::Level;
 use crate::logging::Levels;
 

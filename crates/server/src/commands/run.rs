@@ -1,0 +1,156 @@
+//! `run`: an application that starts once the proxy is ready.
+
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::WaitOptions;
+use tokio::runtime;
+use tokio::signal::unix;
+use tokio::signal::unix::SignalKind;
+use tokio::sync::mpsc;
+
+use super::ASK_AGAIN;
+use super::Invocation;
+use super::ONE_ANSWER;
+use crate::commands::admin_client::AdminClient;
+
+/// What a shell adds to the number of the signal that ended a program, and its codes for programs that do not start.
+const ENDED_BY_SIGNAL: u8 = 128;
+const NOT_FOUND: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
+
+/// The signals that the application gets.
+const PASSED_ON: [Signal; 7] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+];
+
+/// Runs the application; returns its exit code.
+pub(super) fn run(invocation: &Invocation) -> Result<u8, String> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(async {
+        let mut signals =
+            signals().map_err(|error| format!("cannot listen to signals: {error}"))?;
+        if let Some(signal) = until_ready(invocation, &mut signals).await? {
+            return Ok(code_of(signal));
+        }
+        let code = until_ended(invocation, &mut signals).await?;
+        if invocation.quits_proxy {
+            quit_proxy(invocation);
+        }
+        Ok(code)
+    })
+}
+
+/// The signals that come from now on.
+fn signals() -> std::io::Result<mpsc::UnboundedReceiver<Signal>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for number in PASSED_ON.into_iter().chain([Signal::CHILD]) {
+        let mut signal = unix::signal(SignalKind::from_raw(number.as_raw()))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() && sender.send(number).is_ok() {}
+        });
+    }
+    Ok(receiver)
+}
+
+/// Waits until the proxy is ready, or until a signal ends the waiting.
+async fn until_ready(
+    invocation: &Invocation,
+    signals: &mut mpsc::UnboundedReceiver<Signal>,
+) -> Result<Option<Signal>, String> {
+    let end = invocation.timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let admin = AdminClient::new(&invocation.admin);
+        let Err(reason) = admin.and_then(|admin| admin.get("/ready", ONE_ANSWER)) else {
+            return Ok(None);
+        };
+        if end.is_some_and(|end| Instant::now() >= end) {
+            return Err(format!("the proxy is not ready: {reason}"));
+        }
+        tokio::select! {
+            Some(signal) = signals.recv() => {
+                if [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal) {
+                    return Ok(Some(signal));
+                }
+            }
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+        }
+    }
+}
+
+/// Runs the application to its end; passes on signals meanwhile.
+async fn until_ended(
+    invocation: &Invocation,
+    signals: &mut mpsc::UnboundedReceiver<Signal>,
+) -> Result<u8, String> {
+    let Some((program, arguments)) = invocation.application.split_first() else {
+        return Err("give the application after '--'".to_owned());
+    };
+    let child = match Command::new(program).args(arguments).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let code = match error.kind() {
+                std::io::ErrorKind::NotFound => NOT_FOUND,
+                _ => NOT_EXECUTABLE,
+            };
+            let message = format!("run: {program}: {error}\n");
+            let _ = crate::say(&mut std::io::stderr(), &message, code);
+            return Ok(code);
+        }
+    };
+    let Some(application) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
+        return Err(format!("{program} has no process id"));
+    };
+    loop {
+        // All that have ended: as the first process of a container it also gets those whose parents have gone.
+        while let Ok(Some((ended, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if ended == application {
+                let code = status.exit_status().map(|code| code.to_le_bytes()[0]);
+                let killed = status
+                    .terminating_signal()
+                    .map(|signal| ENDED_BY_SIGNAL.saturating_add(signal.to_le_bytes()[0]));
+                return Ok(code.or(killed).unwrap_or(1));
+            }
+        }
+        match signals.recv().await {
+            Some(signal) if signal != Signal::CHILD => {
+                // It may have ended just now.
+                let _ = rustix::process::kill_process(application, signal);
+            }
+            Some(_) => {}
+            None => return Err("no signals come any more".to_owned()),
+        }
+    }
+}
+
+fn code_of(signal: Signal) -> u8 {
+    ENDED_BY_SIGNAL.saturating_add(signal.as_raw().to_le_bytes()[0])
+}
+
+/// Ends the proxy; tried for a moment, as nobody else will.
+fn quit_proxy(invocation: &Invocation) {
+    let mut said = String::new();
+    for _ in 0..3 {
+        let admin = AdminClient::new(&invocation.admin);
+        match admin.and_then(|admin| admin.request("POST", "/quitquitquit", ONE_ANSWER)) {
+            Ok(()) => return,
+            Err(reason) => said = reason,
+        }
+        thread::sleep(ASK_AGAIN);
+    }
+    let message = format!("run: cannot end the proxy: {said}\n");
+    let _ = crate::say(&mut std::io::stderr(), &message, 1);
+}
