@@ -1,4 +1,5 @@
-//! Who the client is, and what the upstream is told about it: `x-forwarded-*`, `x-envoy-*`, `x-request-id`, `via`.
+//! Determines who the client is, and sets the headers that tell the upstream: `x-forwarded-*`, `x-envoy-*`, `x-request-id`,
+//! `via`.
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -16,7 +17,7 @@ use outrider_net::ConnectionInfo;
 use crate::RequestHead;
 use crate::names;
 
-/// What the config says about it (`envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`).
+/// The options for these headers (`envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`).
 #[derive(Debug)]
 pub(crate) struct Forwarding {
     /// `use_remote_address`
@@ -37,22 +38,22 @@ pub(crate) struct Forwarding {
     pub(crate) preserve_external_request_id: bool,
     /// `add_user_agent`: the node's cluster and id.
     pub(crate) user_agent: Option<UserAgent>,
-    /// `forward_client_cert_details` is `ALWAYS_FORWARD_ONLY`; without TLS all else removes the header.
+    /// `forward_client_cert_details` is `ALWAYS_FORWARD_ONLY`; without TLS, all other values remove the header.
     pub(crate) keep_client_cert: bool,
     /// `scheme_header_transformation`
     pub(crate) scheme: Option<Scheme>,
-    /// What stands in `x-forwarded-for` for clients on the loopback: an address of this machine.
+    /// The address of this machine that `x-forwarded-for` gets for loopback clients.
     pub(crate) local_address: IpAddr,
 }
 
-/// What `add_user_agent` tells the upstream.
+/// The values that `add_user_agent` adds.
 #[derive(Debug)]
 pub(crate) struct UserAgent {
     pub(crate) cluster: HeaderValue,
     pub(crate) node: Option<HeaderValue>,
 }
 
-/// `HttpConnectionManager.InternalAddressConfig`. Without it nobody is internal, not even the loopback.
+/// `HttpConnectionManager.InternalAddressConfig`. Without it no address is internal, not even the loopback address.
 #[derive(Debug, Default)]
 pub(crate) struct InternalAddresses {
     pub(crate) unix_sockets: bool,
@@ -62,16 +63,16 @@ pub(crate) struct InternalAddresses {
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// From inside, by `internal_address_config`.
+    /// From an internal address, by `internal_address_config`.
     Internal,
-    /// From outside, through a trusted proxy.
+    /// From an external address, through a trusted proxy.
     External,
-    /// From outside, straight to us.
+    /// From an external address, directly to this proxy.
     Edge,
 }
 
 impl Forwarding {
-    /// As on Envoy's admin port: every client is at the edge, and no request gets an id.
+    /// The options of Envoy's admin port: every client is at the edge, and no request gets an id.
     pub(crate) fn of_admin_server(local_address: IpAddr) -> Forwarding {
         Forwarding {
             use_remote_address: true,
@@ -89,9 +90,9 @@ impl Forwarding {
         }
     }
 
-    /// Makes the head fit for the upstream, and tells where the request came from and from whom.
+    /// Prepares the head for the upstream. Returns where the request came from, and the client's address.
     ///
-    /// `is_upgrade`: hop-by-hop headers are to pass. `id` gives random bits for the request's id.
+    /// `is_upgrade`: hop-by-hop headers are kept. `id` returns random bits for the request's id.
     pub(crate) fn apply(
         &self,
         head: &mut RequestHead,
@@ -134,7 +135,7 @@ impl Forwarding {
         (origin, remote)
     }
 
-    /// The client's address if it can be told, and whether it stands alone in `x-forwarded-for`.
+    /// The client's address if it is known, and whether it is the only one in `x-forwarded-for`.
     fn client(&self, headers: &HeaderMap, connection: &ConnectionInfo) -> (Option<Address>, bool) {
         let forwarded = headers.contains_key(&header::X_FORWARDED_FOR);
         let list = forwarded.then_some(headers);
@@ -154,7 +155,7 @@ impl Forwarding {
         )
     }
 
-    /// `x-forwarded-for`, `-proto` and `-port`.
+    /// Sets `x-forwarded-for`, `x-forwarded-proto` and `x-forwarded-port`.
     fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo) {
         let first_hop = self.xff_num_trusted_hops == 0;
         // A client on a UNIX socket has no address to forward.
@@ -163,7 +164,7 @@ impl Forwarding {
             && let Some(address) = connection.remote.ip()
         {
             let address = match address.ip() {
-                // Of all 127.0.0.0/8, Envoy takes only the first address for loopback.
+                // Envoy takes only 127.0.0.1 for a loopback address, not all of 127.0.0.0/8.
                 ip if ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => {
                     self.local_address.to_string()
                 }
@@ -191,14 +192,14 @@ impl Forwarding {
                 head.headers.insert(&header::X_FORWARDED_PROTO, value);
             }
         } else if head.scheme.is_none() {
-            // Where the client said nothing, we have just said `http`.
+            // If the client sent no `x-forwarded-proto`, it was set to `http` just before.
             let proto = head.headers.get(&header::X_FORWARDED_PROTO);
             let https = proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
             head.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
         }
     }
 
-    /// Takes away what a client may not say.
+    /// Removes headers that the client may not send.
     fn sanitize(&self, headers: &mut HeaderMap, origin: Origin) {
         headers.remove(&header::X_ENVOY_INTERNAL);
         if origin == Origin::Internal {
@@ -210,7 +211,7 @@ impl Forwarding {
         headers.remove_any(names::INTERNAL_ONLY);
     }
 
-    /// `add_user_agent` and `via`.
+    /// Applies `add_user_agent` and `via`.
     fn set_user_agent_and_via(&self, headers: &mut HeaderMap) {
         if let Some(agent) = &self.user_agent {
             headers.insert(
@@ -276,7 +277,7 @@ fn covers(prefix: IpAddr, length: u32, address: IpAddr) -> bool {
     }
 }
 
-/// The address before the last `skip` ones of `x-forwarded-for`, and whether it is the only one there.
+/// The address in `x-forwarded-for` before the last `skip` ones, and whether it is the only one.
 fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
     let mut values = headers.get_all(&header::X_FORWARDED_FOR).rev();
     let Some(last) = values.next() else {
@@ -297,7 +298,7 @@ fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
                 .and_then(|text| text.trim().parse::<IpAddr>().ok());
             return match address {
                 Some(address) => (
-                    // As it stands there: a mapped IPv4 address is one of IPv6 here.
+                    // Not normalised: a mapped IPv4 address counts as an IPv6 address here.
                     Some(Address::Ip(SocketAddr::new(address, 0))),
                     single,
                 ),
@@ -308,13 +309,13 @@ fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
     (None, false)
 }
 
-/// Removes what belongs to one hop only. An upgrade keeps what it consists of.
+/// Removes hop-by-hop headers. An upgrade keeps the ones that it consists of.
 fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
     if is_upgrade {
         return headers.remove_any(names::HOP_BY_HOP_EXCEPT_UPGRADE);
     }
     headers.remove_any(names::HOP_BY_HOP);
-    // Every gRPC request has `te: trailers`, and it stays.
+    // `te: trailers` is kept: every gRPC request has it.
     if let Some(te) = headers.get(&header::TE)
         && te != "trailers"
         && !te.is_empty()
@@ -328,7 +329,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
     }
 }
 
-/// Appends `value` to the list in `name`: Envoy keeps such lists in one header, however many came in.
+/// Appends `value` to the list in the header `name`. As in Envoy, the list ends up in one header, even if it came in several.
 pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &[u8], separator: &str) {
     let mut list: Vec<u8> = Vec::new();
     for old in headers.get_all(name) {
@@ -346,7 +347,7 @@ pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &[u8], s
     }
 }
 
-/// Appends a prebuilt value to the list in `name`, as `via` has them: with a comma and a space.
+/// Appends a prebuilt value to the list in the header `name`, after a comma and a space, as for `via`.
 pub(crate) fn append_value(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
     if headers.contains_key(name) {
         append(headers, name, value.as_bytes(), ", ");

@@ -1,4 +1,4 @@
-//! What Envoy 1.40 was seen to do with one client's headers under several configurations.
+//! How Envoy 1.40 changes one client's headers under several configurations.
 
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ fn head(headers: &[(&'static str, &'static str)]) -> RequestHead {
     }
 }
 
-/// What `forwarding` makes of a request with these headers: the headers, the origin and the client.
+/// The results for a request with these headers: the new headers, the origin and the client.
 fn apply(
     forwarding: &Forwarding,
     headers: &[(&'static str, &'static str)],
@@ -120,7 +120,7 @@ fn the_client_is_read_from_forwarded_for() {
 }
 
 #[test]
-fn an_edge_believes_nothing_it_is_told() {
+fn an_edge_trusts_no_header_about_the_client() {
     let edge = Forwarding {
         use_remote_address: true,
         ..forwarding()
@@ -190,7 +190,7 @@ fn a_single_internal_address_makes_a_request_internal() {
 }
 
 #[test]
-fn hop_by_hop_headers_end_here() {
+fn hop_by_hop_headers_are_removed() {
     let sent = [
         ("connection", "keep-alive"),
         ("upgrade", "h2c"),
@@ -208,7 +208,7 @@ fn hop_by_hop_headers_end_here() {
 }
 
 #[test]
-fn lists_grow_in_one_header() {
+fn lists_are_joined_in_one_header() {
     let options = Forwarding {
         via: Some(HeaderValue::from_static("me")),
         ..forwarding()

@@ -2,7 +2,7 @@
 
 use outrider_codec::HeaderValue;
 
-/// Which port is taken off the host (`HttpConnectionManager.strip_port_mode`).
+/// Which port is stripped off the host (`HttpConnectionManager.strip_port_mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum StripPort {
     /// None.
@@ -10,11 +10,11 @@ pub(crate) enum StripPort {
     Never,
     /// The port that the client connected to.
     Matching,
-    /// Whatever it is.
+    /// Any port.
     Any,
 }
 
-/// What the config says about hosts.
+/// The options for hosts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HostOptions {
     /// `strip_matching_host_port` and `strip_any_host_port`
@@ -24,7 +24,7 @@ pub(crate) struct HostOptions {
 }
 
 impl HostOptions {
-    /// The host without what the options strip off; `None` when it stays as it is.
+    /// The host as the options change it; `None` if it does not change.
     pub(crate) fn apply(self, host: &HeaderValue, local_port: Option<u16>) -> Option<HeaderValue> {
         if self.strip_port == StripPort::Never && !self.strip_trailing_dot {
             return None;
@@ -53,12 +53,12 @@ impl HostOptions {
     }
 }
 
-/// The port that `host` names, if it is a number.
+/// The port in `host`, if it is a number.
 pub(crate) fn port(host: &HeaderValue) -> Option<u16> {
     split_port(host.as_str()?).1?.parse().ok()
 }
 
-/// The name and, after the colon, the port; the colons of `[::1]` are none.
+/// The name, and the text after the colon, if any. The colons inside `[::1]` do not count.
 fn split_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => (name, Some(port)),

@@ -1,11 +1,11 @@
-//! `x-request-id`: a random UUID, made fast (`envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig`).
+//! `x-request-id`: a random UUID (`envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig`).
 
 use outrider_codec::HeaderValue;
 
 /// A version 4 UUID of these random bits, six of which are overwritten.
 ///
-/// Marked as sensitive, so that HPACK never puts it into the dynamic table: no other request repeats it, but each would
-/// push out, and make the encoder write again, what all requests have in common.
+/// It is marked as sensitive, so that HPACK never puts it into the dynamic table. No other request repeats the value, and in
+/// the table it would push out the headers that requests have in common.
 pub(super) fn uuid(high: u64, low: u64) -> HeaderValue {
     let high = high & !0xf000 | 0x4000;
     let low = low & (u64::MAX >> 2) | 1 << 63;
@@ -18,19 +18,19 @@ pub(super) fn uuid(high: u64, low: u64) -> HeaderValue {
     text[19..23].copy_from_slice(&middle[..4]);
     text[24..28].copy_from_slice(&middle[4..]);
     text[28..].copy_from_slice(&hex(low as u32));
-    let mut id = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("")); // hex digits are always legal
+    let mut id = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("")); // hex digits are always valid
     id.set_sensitive(true);
     id
 }
 
-/// Eight digits, all made at once: each has a byte of a word.
+/// The eight hexadecimal digits of `number`, computed at once: each digit is one byte of a 64-bit word.
 fn hex(number: u32) -> [u8; 8] {
     const ONES: u64 = u64::MAX / 255;
     let halves = u64::from(number);
     let halves = (halves << 16 | halves) & 0x0000_ffff_0000_ffff;
     let bytes = (halves << 8 | halves) & 0x00ff_00ff_00ff_00ff;
     let digits = (bytes << 4 | bytes) & 0x0f0f_0f0f_0f0f_0f0f;
-    // Six more carries those from ten on, which are letters, into the upper half of their byte.
+    // Adding 6 carries digits from 10 on, which are letters, into the upper half of their byte.
     let letters = (digits + 6 * ONES) >> 4 & ONES;
     let above = u64::from(b'a' - b'0' - 10);
     (digits + u64::from(b'0') * ONES + letters * above).to_be_bytes()

@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::UdpSocket;
 
-/// The address that others reach this machine by, as far as its routes tell: nothing is sent.
+/// The address of this machine on its default route. Sends nothing.
 #[must_use]
 pub fn local_address(prefers_ipv6: bool) -> IpAddr {
-    // Connecting a datagram socket sends nothing: the kernel only chooses where packets would leave.
+    // Connecting a datagram socket sends nothing: the kernel only chooses a local address by its routes.
     let (any, far): (IpAddr, IpAddr) = if prefers_ipv6 {
         let documentation = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
         (Ipv6Addr::UNSPECIFIED.into(), documentation.into())

@@ -1,4 +1,4 @@
-//! What the connection manager makes of a request's head before any filter sees it.
+//! Changes that the connection manager makes to a request's head before any filter sees it.
 
 mod forwarding;
 mod host;

@@ -1,25 +1,25 @@
 //! Path normalisation: `normalize_path`, `merge_slashes` and `path_with_escaped_slashes_action`.
 //!
-//! Routes and upstreams must agree on what a path means, so Envoy rewrites it before any route is looked at. The
-//! rules are those of the URL standard as Envoy's library has them, found by trying: see the table in the tests.
+//! Routes and upstreams must agree on the meaning of a path, so it is rewritten before routes are matched. The rules are those
+//! of the URL standard as Envoy's library implements them; the table in the tests was recorded with Envoy.
 
 use outrider_codec::Target;
 
 /// `HttpConnectionManager.PathWithEscapedSlashesAction`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum EscapedSlashes {
-    /// They stay as they are.
+    /// Escaped slashes are kept.
     #[default]
     Keep,
-    /// 400.
+    /// Answers 400.
     Reject,
-    /// 307 to the path with its slashes unescaped.
+    /// Answers 307 with the path with its slashes unescaped.
     Redirect,
-    /// They are unescaped.
+    /// Slashes are unescaped.
     Forward,
 }
 
-/// What the config says about paths.
+/// The options for paths.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PathOptions {
     /// `normalize_path`
@@ -30,16 +30,16 @@ pub(crate) struct PathOptions {
     pub(crate) escaped_slashes: EscapedSlashes,
 }
 
-/// What became of a path.
+/// The result of normalising a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Normalized {
-    /// It was in order.
+    /// The path does not change.
     Unchanged,
-    /// This is it now.
+    /// The new path.
     Changed(Target),
-    /// The client is to come again with this one.
+    /// The client is redirected to this path.
     Redirect(Target),
-    /// It cannot be made sense of, or must not be; this is how it reads by then, if that is another way.
+    /// The path is refused; with the path up to that step, if it has changed.
     Rejected(Option<Target>),
 }
 
@@ -82,7 +82,7 @@ impl PathOptions {
     }
 }
 
-/// `path`, which has no query, as `normalize_path` and `merge_slashes` make it. `None` if it cannot be normalized.
+/// Applies `normalize_path` and `merge_slashes` to `path`, which has no query. `None` if it cannot be normalised.
 #[must_use]
 pub fn normalize_and_merge(path: &str) -> Option<String> {
     normalize(path).map(|path| match path.contains("//") {
@@ -91,7 +91,7 @@ pub fn normalize_and_merge(path: &str) -> Option<String> {
     })
 }
 
-/// A path, and its query with the question mark.
+/// Splits a path from its query, which keeps the question mark.
 fn split_query(path: &str) -> (&str, &str) {
     path.split_at(path.find('?').unwrap_or(path.len()))
 }
@@ -129,7 +129,7 @@ fn normalize(path: &str) -> Option<String> {
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         let text = match segment.split_once(';') {
-            // Some servers read `..;x` as `..` with a parameter.
+            // Some servers take `..;x` for `..` with a parameter.
             Some((dots @ ("." | ".."), _)) => dots.to_owned(),
             _ => normalize_segment(segment)?,
         };
@@ -187,7 +187,7 @@ fn normalize_segment(segment: &str) -> Option<String> {
     Some(out)
 }
 
-/// Envoy joins what is between slashes and keeps one at each end, so that `///` becomes `//`.
+/// Envoy joins the segments between slashes and keeps one slash at each end, so that `///` becomes `//`.
 fn merge_slashes(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     if path.starts_with('/') {
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// Every line is what Envoy 1.40 answered.
+    /// Each line was recorded with Envoy 1.40.
     #[test]
     fn normalizes_as_envoy_does() {
         let options = PathOptions {

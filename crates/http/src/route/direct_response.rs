@@ -1,4 +1,4 @@
-//! `DirectResponseAction`: a fixed answer.
+//! `DirectResponseAction`: a fixed response.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -11,14 +11,14 @@ use crate::Stream;
 use crate::format::SubstitutionFormat;
 use crate::format::data_source;
 
-/// Answers without asking anyone.
+/// Answers with a fixed response.
 #[derive(Debug)]
 pub struct DirectResponse {
     /// The status.
     pub status: StatusCode,
     /// The body, before `body_format`.
     pub body: Bytes,
-    /// What the body becomes.
+    /// The format that wraps the body.
     pub body_format: Option<SubstitutionFormat>,
 }
 
@@ -57,7 +57,7 @@ impl DirectResponse {
         })
     }
 
-    /// The `location` header: redirects and 201 have one, the request's own address.
+    /// The `location` header with the request's own address, for 201 and redirect statuses.
     #[must_use]
     pub fn location(&self, stream: &Stream) -> Option<String> {
         let head = &stream.request;

@@ -1,13 +1,13 @@
-//! Which virtual host a `:authority` belongs to.
+//! Finds the virtual host for an `:authority`.
 //!
-//! Envoy's order: the exact domain, then the longest `*.suffix`, then the longest `prefix.*`, then `*`. Each `*` stands
-//! for at least one character. A lookup hashes one text per distinct length of wildcard and allocates nothing.
+//! The order is Envoy's: the exact domain, then the longest `*.suffix`, then the longest `prefix.*`, then `*`. Each `*` matches
+//! at least one character. A lookup hashes one text for each distinct length of a wildcard domain, and allocates nothing.
 
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
-/// Domains and the index of the virtual host that each belongs to.
+/// Domains, each with the index of its virtual host.
 #[derive(Debug, Default)]
 pub(crate) struct Domains {
     exact: HashMap<Box<str>, usize>,
@@ -69,7 +69,7 @@ impl Domains {
         } else {
             authority
         };
-        // A domain in the configuration is text; one that is not cannot match it.
+        // A domain in the configuration is UTF-8; other bytes cannot match it.
         let host = std::str::from_utf8(authority).unwrap_or_default();
         let host = if self.ignore_port {
             without_port(host)
@@ -88,7 +88,7 @@ impl Domains {
     }
 }
 
-/// The texts of `length`, in a list that stays sorted from the longest to the shortest.
+/// The texts of this length, in a list that is sorted from the longest to the shortest.
 fn of_length(
     lists: &mut Vec<(usize, HashMap<Box<str>, usize>)>,
     length: usize,
@@ -143,7 +143,7 @@ mod tests {
         ("*a", "sufbare"),
     ];
 
-    /// What Envoy 1.40.0 answered: (authority, virtual host, virtual host when ports are ignored).
+    /// Recorded with Envoy 1.40.0: (authority, virtual host, virtual host if ports are ignored).
     const FOUND: [(&str, &str, &str); 24] = [
         ("foo.com", "exact", "exact"),
         ("FOO.com", "exact", "exact"),
@@ -172,7 +172,7 @@ mod tests {
     ];
 
     #[test]
-    fn finds_the_host_that_envoy_finds() {
+    fn finds_the_same_host_as_envoy() {
         for ignore_port in [false, true] {
             for star in [false, true] {
                 let mut domains = Domains::new(ignore_port);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_star_at_an_end_is_a_wildcard() {
+    fn only_a_star_at_the_start_or_end_is_a_wildcard() {
         let mut domains = Domains::new(false);
         for (at, domain) in ["a.*.b", "**", "*s*", ""].into_iter().enumerate() {
             domains.add(domain, at).unwrap();

@@ -1,4 +1,4 @@
-//! `RouteAction`: the request goes on to a cluster.
+//! `RouteAction`: forwards the request to a cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,44 +29,44 @@ use crate::route::route_match::PathMatch;
 /// `RouteAction.timeout` when it is not set.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Sends the request on.
+/// Forwards the request to a cluster.
 #[derive(Clone, Debug)]
 pub struct ForwardAction {
     /// Which cluster.
     pub cluster: ClusterSpecifier,
-    /// The answer's status when there is no such cluster.
+    /// The response's status if the cluster does not exist.
     pub cluster_not_found_status: StatusCode,
-    /// How long the whole answer may take; zero for ever.
+    /// How long the whole response may take; zero for no limit.
     pub timeout: Duration,
-    /// How long nothing may move on the stream, zero for ever; the connection manager's `stream_idle_timeout` by default.
+    /// How long the stream may be idle; zero for no limit. The default is the connection manager's `stream_idle_timeout`.
     pub idle_timeout: Option<Duration>,
-    /// How long the rest of an answer may wait for the client; the stream's idle timeout by default.
+    /// How long the rest of a response may wait for the client. The default is the stream's idle timeout.
     pub flush_timeout: Option<Duration>,
-    /// `max_stream_duration`, which goes before the connection manager's.
+    /// `max_stream_duration`, which overrides the connection manager's.
     pub max_stream_duration: Option<MaxStreamDuration>,
     /// `max_grpc_timeout`: the deprecated form of [`MaxStreamDuration::grpc_timeout_header_max`].
     pub max_grpc_timeout: Option<Duration>,
-    /// `grpc_timeout_offset`: taken off a `grpc-timeout` that [`Self::max_grpc_timeout`] allows.
+    /// `grpc_timeout_offset`: subtracted from a `grpc-timeout` if [`Self::max_grpc_timeout`] is set.
     pub grpc_timeout_offset: Option<Duration>,
-    /// Which circuit breakers count.
+    /// Selects the circuit breakers.
     pub priority: Priority,
-    /// The upgrades that the connection manager's list does not decide for this route.
+    /// The upgrades for which this route overrides the connection manager's list.
     pub upgrades: Box<[Upgrade]>,
-    /// `:authority` becomes the name of the host that is chosen.
+    /// Rewrites `:authority` to the name of the chosen host.
     pub auto_host_rewrite: bool,
     path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
-    /// The rewrite is a weighted cluster's own: as in Envoy, the host that it replaces is kept nowhere.
+    /// Whether the rewrite belongs to a weighted cluster: as in Envoy, the original host is then not kept in a header.
     forgets_host: bool,
     append_x_forwarded_host: bool,
 }
 
-/// Where a request goes.
+/// The cluster of a request.
 #[derive(Clone, Debug)]
 pub enum ClusterSpecifier {
-    /// To this cluster.
+    /// This cluster.
     Name(Arc<str>),
-    /// To the cluster that a header names.
+    /// The cluster that a header names.
     Header(ClusterHeader),
 }
 
@@ -77,11 +77,11 @@ pub struct ClusterHeader(Option<HeaderName>);
 /// `RouteAction.max_stream_duration`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MaxStreamDuration {
-    /// How long a stream may take; zero for ever.
+    /// How long a stream may take; zero for no limit.
     pub max_stream_duration: Option<Duration>,
-    /// `grpc-timeout` counts, up to this; zero without limit.
+    /// `grpc-timeout` is obeyed, up to this limit; zero for no limit.
     pub grpc_timeout_header_max: Option<Duration>,
-    /// Taken off a `grpc-timeout`.
+    /// Subtracted from a `grpc-timeout`.
     pub grpc_timeout_header_offset: Option<Duration>,
 }
 
@@ -95,7 +95,7 @@ pub struct Upgrade {
 }
 
 impl ForwardAction {
-    /// `cluster`: which, where it is not `weighted_clusters`; those take a copy each.
+    /// `cluster`: the cluster of the action. With `weighted_clusters`, each of them gets a copy of the action.
     pub(crate) fn build(
         config: &RouteAction,
         cluster: ClusterSpecifier,
@@ -157,7 +157,7 @@ impl ForwardAction {
         errors.finish(action)
     }
 
-    /// The same action for one of several weighted clusters.
+    /// A copy of the action for one of several weighted clusters.
     pub(crate) fn with_cluster(
         &self,
         cluster: ClusterSpecifier,
@@ -172,7 +172,7 @@ impl ForwardAction {
         action
     }
 
-    /// The name of the cluster for a request; none when the header that names it is missing.
+    /// The name of the cluster for a request; `None` if the header that names it is missing.
     #[must_use]
     pub fn cluster_name<'a>(&'a self, head: &'a RequestHead) -> Option<&'a str> {
         match &self.cluster {
@@ -188,8 +188,8 @@ impl ForwardAction {
         }
     }
 
-    /// Rewrites `:authority` and `:path`. `keep_originals`: in `x-envoy-original-host` and `x-envoy-original-path`, which
-    /// the router's `suppress_envoy_headers` forbids.
+    /// Rewrites `:authority` and `:path`. `keep_originals`: writes the original values into `x-envoy-original-host` and
+    /// `x-envoy-original-path`; false with the router's `suppress_envoy_headers`.
     pub fn rewrite(&self, stream: &mut Stream, keep_originals: bool) {
         if let Some(host) = self
             .host_rewrite
@@ -211,7 +211,7 @@ impl ForwardAction {
         }
     }
 
-    /// Rewrites `:authority` to `host`, as `auto_host_rewrite` does with the name of the chosen host.
+    /// Rewrites `:authority` to `host`, the name of the chosen host, for `auto_host_rewrite`.
     pub fn set_host(&self, stream: &mut Stream, host: HeaderValue, keep_original: bool) {
         let forward_original = self.append_x_forwarded_host;
         rewrite::set_host(&mut stream.request, host, keep_original, forward_original);

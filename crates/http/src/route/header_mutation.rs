@@ -1,7 +1,7 @@
 //! Headers that the configuration adds, changes and removes.
 //!
-//! One level (route, virtual host, …) first removes, then evaluates every value from the headers as they are, then
-//! overwrites, then appends: in Envoy no value sees another of its own level.
+//! A level (route, virtual host, …) first removes headers, then evaluates all its values, then overwrites, then appends. So, as
+//! in Envoy, no value depends on another value of the same level.
 
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
@@ -40,7 +40,7 @@ enum HeaderTemplate {
     Format(Formatter),
 }
 
-/// Evaluated, to be written once all of its level are.
+/// A header with its evaluated value, to be written once all headers of the level are evaluated.
 struct EvaluatedHeader<'m> {
     name: &'m HeaderName,
     value: HeaderValue,
@@ -104,7 +104,7 @@ impl HeaderMutations {
         }
     }
 
-    /// Adds the headers that values are made of.
+    /// Adds the headers that the values read.
     pub(crate) fn capture(&self, captures: &mut Captures) {
         for addition in &self.add {
             if let HeaderTemplate::Format(formatter) = &addition.value {
@@ -140,7 +140,7 @@ impl HeaderMutations {
                 HeaderTemplate::Format(formatter) => {
                     text.clear();
                     formatter.write(*context, &mut text);
-                    // What a header cannot hold is not added.
+                    // A value that is not valid in a header is not added.
                     HeaderValue::from_bytes(&text).ok()?
                 }
             };
@@ -156,7 +156,7 @@ impl HeaderMutations {
 
 fn write(pending: SmallVec<[EvaluatedHeader<'_>; 8]>, headers: &mut HeaderMap) {
     for header in pending.iter().filter(|header| header.overwrite) {
-        // Not in its old place: Envoy has it so, too.
+        // As in Envoy, an overwritten header moves to the end.
         headers.remove(header.name);
         headers.append(header.name, header.value.clone());
     }
@@ -181,7 +181,7 @@ impl HeaderAddition {
         }
         let name = header_name(&header.key, &key_path)?;
         let value_path = header_path.field("value");
-        // The older spelling of a filter state. As in Envoy, `raw_value` is not looked at.
+        // The older spelling of a filter state. As in Envoy, `raw_value` is ignored.
         let text = header
             .value
             .replace("%PER_REQUEST_STATE(", "%FILTER_STATE(");

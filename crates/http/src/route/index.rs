@@ -1,8 +1,8 @@
-//! Finds the first route that matches without asking each route in turn.
+//! Finds the first route that matches without trying each route in turn.
 //!
-//! Routes are tried in the order of the configuration, as in Envoy, but only those whose path can match at all: an exact
-//! path is a hash lookup; prefixes, and the literal text that an expression begins with, are one binary search in a
-//! sorted list in which each text knows the longest other text that it begins with.
+//! Routes are tried in the order of the configuration, as in Envoy, but only routes whose path can match. Exact paths are
+//! found by a hash lookup. Prefixes, and the literal texts that regular expressions begin with, are found by one binary search
+//! in a sorted list, in which each text refers to the longest other text that it begins with.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -14,16 +14,16 @@ use crate::route::RequestView;
 use crate::route::route_match::PathMatch;
 use crate::route::route_match::RouteMatch;
 
-/// The candidates among the routes of a virtual host, by path.
+/// An index of the routes of a virtual host by path.
 #[derive(Debug, Default)]
 pub(crate) struct RouteIndex {
     case_sensitive: PathIndex,
-    /// Routes with `case_sensitive: false`, to be asked with a lower-case path.
+    /// Routes with `case_sensitive: false`, to be looked up with a lower-case path.
     ignore_case: PathIndex,
     connect: Vec<usize>,
 }
 
-/// Positions of routes, by the text that a path must be or begin with.
+/// Positions of routes, by the text that a path must equal or begin with.
 #[derive(Debug, Default)]
 struct PathIndex {
     exact: HashMap<Box<str>, Vec<usize>>,
@@ -39,7 +39,7 @@ struct IndexedPrefix {
     parent: Option<usize>,
 }
 
-/// Positions in rising order, from each list that may hold the answer.
+/// Lists of the positions of candidates, each in rising order.
 type Candidates<'i> = SmallVec<[&'i [usize]; 8]>;
 
 impl RouteIndex {
@@ -61,7 +61,7 @@ impl RouteIndex {
         index
     }
 
-    /// The position of the first route for which `matches` holds, among those whose path can match `path`.
+    /// The position of the first route for which `matches` returns true, among the routes whose path can match.
     pub(crate) fn first(
         &self,
         request: &RequestView<'_>,
@@ -72,7 +72,7 @@ impl RouteIndex {
         if request.head.method == Method::CONNECT {
             candidates.push(&self.connect);
         }
-        // A CONNECT without a path matches nothing that asks for one.
+        // A CONNECT without a path matches no route with a path.
         if request.head.path.is_some() {
             self.case_sensitive.candidates(path, &mut candidates);
             if !self.ignore_case.is_empty() {
@@ -86,7 +86,7 @@ impl RouteIndex {
     }
 }
 
-/// Goes through the positions in rising order until one matches.
+/// Tries the positions in rising order until one matches.
 fn first_of(mut candidates: Candidates<'_>, matches: impl Fn(usize) -> bool) -> Option<usize> {
     loop {
         let list = candidates
@@ -122,7 +122,7 @@ impl PathIndex {
 
     fn candidates<'i>(&'i self, path: &str, candidates: &mut Candidates<'i>) {
         candidates.extend(self.exact.get(path).map(Vec::as_slice));
-        // The longest text that `path` begins with is the one sorted last before it, or one that this begins with.
+        // The longest text that `path` begins with is the last one sorted before it, or a prefix of that one.
         let after = self
             .prefixes
             .partition_point(|prefix| &*prefix.text <= path);
@@ -136,7 +136,7 @@ impl PathIndex {
     }
 }
 
-/// Makes the sorted list, in which each text finds its parent among those before it.
+/// Makes the sorted list. The parent of each text is among the texts before it.
 fn link(prefixes: BTreeMap<Box<str>, Vec<usize>>) -> Vec<IndexedPrefix> {
     let mut list: Vec<IndexedPrefix> = Vec::with_capacity(prefixes.len());
     for (text, routes) in prefixes {
@@ -155,11 +155,11 @@ fn link(prefixes: BTreeMap<Box<str>, Vec<usize>>) -> Vec<IndexedPrefix> {
     list
 }
 
-/// The text that everything an expression matches begins with; often shorter than it could be, never wrong.
+/// A text that every match of an expression begins with. It may be shorter than possible, but it is never wrong.
 fn literal_prefix(pattern: &str) -> String {
     let mut text = String::new();
     let mut depth = 0_u32;
-    // An alternative outside of all groups makes the beginning optional.
+    // With an alternative outside of all groups, matches have no common beginning.
     let mut escaped = false;
     for byte in pattern.bytes() {
         match byte {
@@ -181,7 +181,7 @@ fn literal_prefix(pattern: &str) -> String {
             other => Some(other),
         };
         let Some(literal) = literal else { break };
-        // What is repeated may be absent.
+        // A repeated character may be absent.
         if matches!(rest.peek(), Some('*' | '?' | '{')) {
             break;
         }
@@ -221,7 +221,7 @@ mod tests {
         }
     }
 
-    /// A path over a small alphabet, so that texts share prefixes and matches are common.
+    /// A path from a small alphabet, so that texts share prefixes and matches are common.
     fn random_text(random: &mut fastrand::Rng) -> String {
         let length = random.usize(0..6);
         let letters = std::iter::repeat_with(|| ['/', 'a', 'b', 'A'][random.usize(0..4)]);

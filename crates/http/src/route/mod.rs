@@ -1,8 +1,8 @@
-//! Which route a request takes, and what the route says.
+//! Routes: finds the route of a request, and holds the route's configuration.
 //!
-//! A [`RouteTable`] is built once from a `RouteConfiguration` and shared by all workers. [`RouteTable::find`] gives the
-//! [`Route`] of a request; everything the request then needs of the configuration is in it, already merged: a weighted
-//! cluster is a route of its own.
+//! A [`RouteTable`] is built once from a `RouteConfiguration` and shared by all workers. [`RouteTable::find`] returns the
+//! [`Route`] of a request, which holds all the configuration that the request needs, merged from all levels. Each weighted
+//! cluster has a route of its own.
 
 mod direct_response;
 mod domains;
@@ -45,23 +45,23 @@ pub use crate::route::virtual_cluster::VirtualClusters;
 pub use crate::route::virtual_host::VirtualHost;
 use crate::stats::VirtualClusterStats;
 
-/// What a route is looked up by.
+/// The parts of a request that routes match on.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
     /// The request head.
     pub head: &'a RequestHead,
     /// The request's random number, for runtime fractions and weighted clusters.
     pub random: u64,
-    /// The runtime values that the request goes by.
+    /// The runtime values that apply to the request.
     pub runtime: Option<&'a Snapshot>,
 }
 
-/// What a build needs to know of the rest of the configuration.
+/// The parts of the rest of the configuration that building routes needs.
 #[derive(Clone, Copy)]
 pub struct RouteCx<'a> {
-    /// Whether there is a cluster of that name.
+    /// Whether a cluster of this name exists.
     pub has_cluster: &'a dyn Fn(&str) -> bool,
-    /// The cluster that a name without one probably means.
+    /// Suggests an existing cluster for a name that does not exist.
     pub nearest_cluster: &'a dyn Fn(&str) -> Option<String>,
     /// Whether an unknown cluster is an error, where `validate_clusters` does not say: as in Envoy, for routes within the
     /// config of a connection manager.
@@ -70,35 +70,35 @@ pub struct RouteCx<'a> {
     pub store: &'a Store,
 }
 
-/// What to do with the requests that a `RouteMatch` matches (`envoy.config.route.v3.Route`).
+/// The action and the options for requests that a `RouteMatch` matches (`envoy.config.route.v3.Route`).
 #[derive(Debug)]
 pub struct Route {
     /// `%ROUTE_NAME%`.
     pub name: String,
     /// The virtual host that the route is in.
     pub virtual_host: Arc<VirtualHost>,
-    /// What to do.
+    /// The action.
     pub action: Action,
     /// `Route.metadata`.
     pub metadata: Option<Arc<Metadata>>,
-    /// The stats that `Route.stat_prefix` asks for.
+    /// The stats of `Route.stat_prefix`.
     pub(crate) stats: Option<Arc<VirtualClusterStats>>,
     /// Request header mutations of all levels, in the order in which they apply.
     pub(crate) request_mutations: Box<[Arc<HeaderMutations>]>,
-    /// Response header mutations, likewise.
+    /// Response header mutations of all levels, in the order in which they apply.
     pub(crate) response_mutations: Box<[Arc<HeaderMutations>]>,
 }
 
 /// `Route.action`.
 #[derive(Debug)]
 pub enum Action {
-    /// Sends the request on to a cluster.
+    /// Forwards the request to a cluster.
     Forward(ForwardAction),
     /// Answers with a `location`.
     Redirect(Redirect),
     /// Answers with a fixed response.
     DirectResponse(DirectResponse),
-    /// Nothing: filters have to answer, the router cannot.
+    /// No action of the router: a filter has to answer.
     NonForwarding,
 }
 
@@ -110,14 +110,14 @@ impl Route {
         }
     }
 
-    /// Applies the response header mutations of all levels. `local_reply`: the response is of our own making.
+    /// Applies the response header mutations of all levels. `local_reply`: whether the response is a local reply.
     pub fn mutate_response(&self, stream: &mut Stream, local_reply: bool) {
         for mutations in &self.response_mutations {
             mutations.apply_to_response(stream, local_reply);
         }
     }
 
-    /// Adds the headers that the response's mutations and a body format read: the request's have gone by then.
+    /// Adds the headers that the response's mutations and a body format read after the heads were sent on.
     pub fn capture(&self, captures: &mut Captures) {
         for mutations in &self.response_mutations {
             mutations.capture(captures);

@@ -1,4 +1,4 @@
-//! `RedirectAction`: the `location` that a request is sent to.
+//! `RedirectAction`: redirects a request to another `location`.
 
 use http::StatusCode;
 use outrider_config::ConfigErrors;
@@ -26,7 +26,7 @@ pub struct Redirect {
 
 #[derive(Debug)]
 enum RedirectTarget {
-    /// The same address by https, for `VirtualHost.require_tls`.
+    /// The same address with https, for `VirtualHost.require_tls`.
     Https,
     Changed {
         scheme: Option<Box<str>>,
@@ -39,7 +39,7 @@ enum RedirectTarget {
 
 #[derive(Debug)]
 enum RedirectPath {
-    /// `path_redirect`, and whether it has a query, which then takes the place of the request's.
+    /// `path_redirect`, and whether it has a query, which then replaces the request's query.
     Fixed {
         path: Box<str>,
         has_query: bool,
@@ -48,7 +48,7 @@ enum RedirectPath {
 }
 
 impl Redirect {
-    /// To the same address by https.
+    /// Redirects to the same address with https.
     pub(crate) fn to_https() -> Redirect {
         Redirect {
             status: StatusCode::MOVED_PERMANENTLY,
@@ -88,8 +88,8 @@ impl Redirect {
         })
     }
 
-    /// Where `stream`'s request is sent. One whose path is rewritten for that has the new path from now on, as the access
-    /// log shows; `keep_original`: the old one in `x-envoy-original-path`.
+    /// The `location` for `stream`'s request. If the path is rewritten for it, the request gets the new path, which the access
+    /// log then shows. `keep_original`: writes the old path into `x-envoy-original-path`.
     #[must_use]
     pub fn apply(&self, stream: &mut Stream, keep_original: bool) -> String {
         let rewritten = match &self.target {
@@ -106,7 +106,7 @@ impl Redirect {
         location
     }
 
-    /// `rewritten`: the request's path as a rewrite makes it.
+    /// `rewritten`: the request's path after a rewrite.
     fn location(&self, head: &RequestHead, rewritten: Option<&str>) -> String {
         let RedirectTarget::Changed {
             scheme,
@@ -147,7 +147,7 @@ impl Redirect {
     }
 }
 
-/// Appends the new path; tells whether its query is one that `strip_query` leaves alone.
+/// Appends the new path. Returns whether it has a query of its own, which `strip_query` does not remove.
 fn push_path(
     location: &mut String,
     head: &RequestHead,
@@ -170,7 +170,7 @@ fn authority(head: &RequestHead) -> &str {
     head.host()
 }
 
-/// `host` without its port, if `drop`. With `default_of`, only the default port of that scheme is dropped.
+/// `host` without its port, if `drop` is set. With `default_of`, only the default port of that scheme is dropped.
 fn without_port<'h>(host: &'h str, drop: bool, default_of: Option<&str>) -> &'h str {
     let split = if host.starts_with('[') {
         host.rfind("]:").map(|at| at + 1)

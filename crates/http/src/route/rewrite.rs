@@ -1,4 +1,4 @@
-//! New paths and hosts for a request: `prefix_rewrite`, `regex_rewrite`, `path_rewrite` and the host's counterparts.
+//! Rewrites paths and hosts: `prefix_rewrite`, `regex_rewrite`, `path_rewrite` and the counterparts for hosts.
 
 use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
@@ -18,33 +18,33 @@ use crate::route::header_mutation::header_name;
 use crate::route::re2;
 use crate::route::route_match::PathMatch;
 
-/// What takes the place of the path. The query stays.
+/// How the path is rewritten. The query is kept.
 #[derive(Clone, Debug)]
 pub(crate) enum PathRewrite {
-    /// `with` for what the route matched.
+    /// Replaces the part that the route matched by `with`.
     Prefix { matched: PathMatch, with: Box<str> },
-    /// Every match of an expression.
+    /// Replaces every match of a regular expression.
     Regex(Substitution),
-    /// The whole path; an empty result changes nothing.
+    /// Replaces the whole path; an empty result changes nothing.
     Format(Formatter),
 }
 
-/// What takes the place of `:authority`.
+/// How `:authority` is rewritten.
 #[derive(Clone, Debug)]
 pub(crate) enum HostRewrite {
     Literal(HeaderValue),
     Header(HeaderName),
-    /// Made of the path.
+    /// Replaces the host by a substitution in the path.
     PathRegex(Substitution),
     Format(Formatter),
 }
 
-/// `RegexMatchAndSubstitute`: what each match of an expression becomes.
+/// `RegexMatchAndSubstitute`: replaces each match of a regular expression.
 #[derive(Clone, Debug)]
 pub(crate) struct Substitution {
     pattern: Regex,
     parts: Box<[SubstitutionPart]>,
-    /// A group that the expression does not have: RE2 then replaces nothing.
+    /// Whether the substitution refers to a group that does not exist: RE2 then replaces nothing.
     impossible: bool,
 }
 
@@ -55,8 +55,8 @@ enum SubstitutionPart {
 }
 
 impl PathRewrite {
-    /// The new path of `stream`'s request, with its query; none if it stays. What does not begin with a slash, and what
-    /// holds a fragment, is no path that may be sent or pointed to.
+    /// The new path of `stream`'s request, with its query; `None` if it does not change. A result that does not begin with a
+    /// slash or contains a fragment is not used.
     pub(crate) fn apply(&self, stream: &Stream) -> Option<String> {
         let full = stream.request.path();
         let (path, query) = full.split_at(full.find('?').unwrap_or(full.len()));
@@ -79,9 +79,9 @@ impl PathRewrite {
     }
 }
 
-/// Gives the request its new path. `keep_original`: in `x-envoy-original-path`.
+/// Sets the request's path. `keep_original`: writes the old path into `x-envoy-original-path`.
 pub(crate) fn set_path(head: &mut RequestHead, path: String, keep_original: bool) {
-    // A path that cannot be sent leaves the request as it was.
+    // An invalid path does not change the request.
     let Ok(new) = Target::try_from(path) else {
         return;
     };
@@ -94,7 +94,7 @@ pub(crate) fn set_path(head: &mut RequestHead, path: String, keep_original: bool
 }
 
 impl HostRewrite {
-    /// Builds `RouteAction.host_rewrite_specifier`; `auto_host_rewrite` is none of ours, it needs the host.
+    /// Builds `RouteAction.host_rewrite_specifier`, except `auto_host_rewrite`, which needs the chosen host.
     pub(crate) fn build(
         config: &HostRewriteSpecifier,
         path: &FieldPath,
@@ -123,7 +123,7 @@ impl HostRewrite {
             .map_err(|_| ConfigError::new(path, "not a header value"))
     }
 
-    /// The new host of `stream`'s request; none if it stays.
+    /// The new host of `stream`'s request; `None` if it does not change.
     pub(crate) fn apply(&self, stream: &Stream) -> Option<HeaderValue> {
         let host = match self {
             HostRewrite::Literal(host) => host.clone(),
@@ -143,9 +143,9 @@ impl HostRewrite {
     }
 }
 
-/// Gives the request its new host.
+/// Sets the request's host.
 ///
-/// `keep_original`: in `x-envoy-original-host`. `forward_original`: appended to `x-forwarded-host`.
+/// `keep_original`: writes the old host into `x-envoy-original-host`. `forward_original`: appends it to `x-forwarded-host`.
 pub(crate) fn set_host(
     head: &mut RequestHead,
     host: HeaderValue,
@@ -213,7 +213,7 @@ impl Substitution {
     }
 }
 
-/// Splits a substitution at `\0` to `\9`. As in RE2, `\\` is a backslash and any other escape ends it.
+/// Splits a substitution at `\0` to `\9`. As in RE2, `\\` is a backslash, and any other escape ends the substitution.
 fn parts(substitution: &str) -> Box<[SubstitutionPart]> {
     let mut parts = Vec::new();
     let mut text = String::new();
@@ -254,7 +254,7 @@ mod tests {
         Substitution::build(&config, &FieldPath::root()).unwrap()
     }
 
-    /// What Envoy 1.40.0 made of `/a/b`.
+    /// Results of Envoy 1.40.0 for `/a/b`.
     #[test]
     fn substitutes_as_in_envoy() {
         for (pattern, with, expected) in [

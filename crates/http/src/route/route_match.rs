@@ -1,4 +1,4 @@
-//! `RouteMatch`: whether a route is for a request.
+//! `RouteMatch`: whether a route matches a request.
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
@@ -13,14 +13,14 @@ use crate::route::string_matcher::CookieMatcher;
 use crate::route::string_matcher::HeaderMatcher;
 use crate::route::string_matcher::QueryMatcher;
 
-/// A built `RouteMatch`. All of it must hold.
+/// A built `RouteMatch`. All of its conditions must be met.
 #[derive(Debug)]
 pub(crate) struct RouteMatch {
     pub(crate) path: PathMatch,
     conditions: Option<Box<RouteConditions>>,
 }
 
-/// How the path, without its query, must look.
+/// The condition on the path without its query.
 #[derive(Clone, Debug)]
 pub(crate) enum PathMatch {
     /// `prefix`.
@@ -29,20 +29,20 @@ pub(crate) enum PathMatch {
     Exact(Box<str>),
     /// `path_separated_prefix`: ends at a `/` or where the path ends.
     SeparatedPrefix(Box<str>),
-    /// `safe_regex`: all of the path.
+    /// `safe_regex`: matches the whole path.
     Regex(FullRegex),
-    /// `connect_matcher`: the method, whatever the path.
+    /// `connect_matcher`: matches CONNECT requests with any path.
     Connect,
     /// One of the texts above with `case_sensitive: false`; the text is lower case.
     IgnoreCase(Box<PathMatch>),
 }
 
-/// What else a route may ask for.
+/// The other conditions of a route.
 #[derive(Debug, Default)]
 struct RouteConditions {
     fraction: Option<RuntimeFraction>,
     grpc: bool,
-    /// A plaintext connection presents and validates no certificate.
+    /// Whether the client must have a certificate, which plaintext connections do not have.
     needs_certificate: bool,
     headers: Vec<HeaderMatcher>,
     query: Vec<QueryMatcher>,
@@ -72,12 +72,12 @@ impl RouteMatch {
         errors.finish(route_match)
     }
 
-    /// Whether the route is for `request`, whose path without query and parameters is `path`.
+    /// Whether the route matches `request`, whose path without query and parameters is `path`.
     pub(crate) fn matches(&self, request: &RequestView<'_>, path: &str) -> bool {
         self.path.matches(request.head, path) && self.conditions_hold(request)
     }
 
-    /// Whether all but the path matches.
+    /// Whether all conditions other than the path are met.
     pub(crate) fn conditions_hold(&self, request: &RequestView<'_>) -> bool {
         self.conditions
             .as_ref()
@@ -101,7 +101,7 @@ fn build_path(config: &api::RouteMatch, path: &FieldPath) -> Result<PathMatch, C
         Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
             PathMatch::SeparatedPrefix(text(prefix))
         }
-        // Case is the expression's own affair.
+        // `case_sensitive` does not apply to regular expressions.
         Some(PathSpecifier::SafeRegex(regex)) => {
             let regex = FullRegex::build(regex, &path.field("safe_regex"))?;
             return Ok(PathMatch::Regex(regex));
@@ -157,7 +157,7 @@ fn build_conditions(
     conditions.is_some().then(|| Box::new(conditions))
 }
 
-/// Builds a list of header matchers, all of which must hold.
+/// Builds a list of header matchers, all of which must match.
 pub(crate) fn header_matchers(
     config: &[api::HeaderMatcher],
     path: &FieldPath,
@@ -199,7 +199,7 @@ impl RouteConditions {
 }
 
 impl PathMatch {
-    /// Whether `path`, which has no query, is as asked for.
+    /// Whether `path`, which has no query, matches.
     pub(crate) fn matches(&self, head: &RequestHead, path: &str) -> bool {
         match self {
             PathMatch::Prefix(prefix) => path.starts_with(&**prefix),
@@ -225,7 +225,7 @@ impl PathMatch {
         }
     }
 
-    /// How many bytes of `path`, which matched, a `prefix_rewrite` replaces: the prefix, or all of it.
+    /// How many bytes of a matched `path` a `prefix_rewrite` replaces: the prefix, or the whole path.
     pub(crate) fn matched_length(&self, path: &str) -> usize {
         match self {
             PathMatch::Prefix(prefix) | PathMatch::SeparatedPrefix(prefix) => prefix.len(),
@@ -270,7 +270,7 @@ mod tests {
             .collect()
     }
 
-    /// What Envoy 1.40.0 matched.
+    /// Recorded with Envoy 1.40.0.
     #[test]
     fn paths_match_as_in_envoy() {
         let text = str::to_owned;

@@ -13,7 +13,7 @@ use outrider_config::api::envoy::r#type::matcher::v3 as matcher;
 use crate::RequestHead;
 use crate::route::re2::FullRegex;
 
-/// What a text must look like (`envoy.type.matcher.v3.StringMatcher`).
+/// A condition on a text (`envoy.type.matcher.v3.StringMatcher`).
 #[derive(Clone, Debug)]
 pub(crate) enum StringMatcher {
     Exact(PatternText),
@@ -23,7 +23,7 @@ pub(crate) enum StringMatcher {
     Regex(FullRegex),
 }
 
-/// A text to compare with, lower-cased when case is to be ignored (ASCII only, as in Envoy).
+/// A text to compare with, in lower case if case is ignored (ASCII only, as in Envoy).
 #[derive(Clone, Debug)]
 pub(crate) struct PatternText {
     text: Box<[u8]>,
@@ -112,7 +112,7 @@ impl PatternText {
     }
 }
 
-/// A condition on one header (`HeaderMatcher`). Where a header has several values, one that matches is enough.
+/// A condition on one header (`HeaderMatcher`). If a header has several values, one of them must match.
 #[derive(Clone, Debug)]
 pub(crate) struct HeaderMatcher {
     name: MatchedHeader,
@@ -128,7 +128,7 @@ enum HeaderCondition {
     Text(StringMatcher),
 }
 
-/// The header a matcher reads. Pseudo-headers are not in the map.
+/// The header that a matcher reads. Pseudo-headers are not in the header map.
 #[derive(Clone, Debug)]
 enum MatchedHeader {
     Method,
@@ -136,7 +136,7 @@ enum MatchedHeader {
     Authority,
     Path,
     Header(HeaderName),
-    /// No header can have this name.
+    /// A name that no header can have.
     Impossible,
 }
 
@@ -150,7 +150,7 @@ impl HeaderMatcher {
         let condition = match &config.header_match_specifier {
             None => HeaderCondition::Present(true),
             Some(Specifier::PresentMatch(present)) => HeaderCondition::Present(*present),
-            // The deprecated form with an empty value asks for nothing but the header.
+            // The deprecated form with an empty value only requires the header.
             Some(Specifier::ExactMatch(exact)) if exact.is_empty() => {
                 HeaderCondition::Present(true)
             }
@@ -251,7 +251,7 @@ impl HeaderCondition {
     }
 }
 
-/// A condition on one query parameter (`QueryParameterMatcher`): on its first value, not decoded.
+/// A condition on the first value of a query parameter, not decoded (`QueryParameterMatcher`).
 #[derive(Clone, Debug)]
 pub(crate) struct QueryMatcher {
     name: String,
@@ -283,7 +283,7 @@ impl QueryMatcher {
         })
     }
 
-    /// Whether `query`, what follows the `?`, fulfils the condition.
+    /// Whether `query`, the text after the `?`, meets the condition.
     pub(crate) fn matches(&self, query: &str) -> bool {
         let value = query_value(query, &self.name);
         match (&self.condition, value) {
@@ -294,7 +294,7 @@ impl QueryMatcher {
     }
 }
 
-/// The first value of the parameter `name`, not decoded; empty when it has no `=`.
+/// The first value of the parameter `name`, not decoded; empty if it has no `=`.
 pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query
         .split('&')
@@ -302,7 +302,7 @@ pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
         .find_map(|(key, value)| (key == name).then_some(value))
 }
 
-/// A condition on one cookie (`CookieMatcher`): on its first value.
+/// A condition on the first value of a cookie (`CookieMatcher`).
 #[derive(Clone, Debug)]
 pub(crate) struct CookieMatcher {
     name: String,

@@ -24,7 +24,7 @@ use crate::route::virtual_host::VirtualHostRoutes;
 /// `max_direct_response_body_size_bytes` when it is not set.
 const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
 
-/// So many unknown clusters get a suggestion: looking for the nearest name takes time, and nobody reads more.
+/// How many unknown clusters get a suggestion. The search for the nearest name takes time, and nobody reads more.
 const SUGGESTIONS: u32 = 200;
 
 /// A built `RouteConfiguration`.
@@ -36,16 +36,16 @@ pub struct RouteTable {
     pub internal_only_headers: Box<[HeaderName]>,
     domains: Domains,
     hosts: Box<[VirtualHostRoutes]>,
-    /// The header that takes the place of `:authority`.
+    /// The header that is used instead of `:authority`.
     vhost_header: Option<HeaderName>,
     ignore_path_parameters: bool,
 }
 
-/// What the routes of a table are built with.
+/// The context in which the routes of a table are built.
 pub(crate) struct TableCx<'a> {
     pub(crate) has_cluster: &'a dyn Fn(&str) -> bool,
     pub(crate) nearest_cluster: &'a dyn Fn(&str) -> Option<String>,
-    /// Suggestions that may still be made.
+    /// How many more suggestions may be made.
     suggestions: Cell<u32>,
     pub(crate) store: &'a Store,
     pub(crate) validate_clusters: bool,
@@ -55,7 +55,7 @@ pub(crate) struct TableCx<'a> {
 }
 
 impl TableCx<'_> {
-    /// The cluster that `name`, which there is not, probably means.
+    /// Suggests an existing cluster for `name`, which does not exist.
     pub(crate) fn suggest_cluster(&self, name: &str) -> Option<String> {
         let left = self.suggestions.get().checked_sub(1)?;
         self.suggestions.set(left);
@@ -67,7 +67,7 @@ impl RouteTable {
     /// Builds the `RouteConfiguration` found at `path`.
     ///
     /// # Errors
-    /// Everything in it that is wrong or not supported, in Envoy's words where it has some.
+    /// Everything in it that is wrong or not supported, with Envoy's message if Envoy refuses it too.
     pub fn build(
         config: &RouteConfiguration,
         path: &FieldPath,
@@ -102,7 +102,7 @@ impl RouteTable {
         let vhost_header = Some(config.vhost_header.as_str())
             .filter(|name| !name.is_empty())
             .and_then(|name| errors.collect(header_name(name, &path.field("vhost_header"))));
-        // A name that no header can have is in no request.
+        // No request has a header whose name is invalid.
         let internal_only_headers = config.internal_only_headers.iter();
         let internal_only_headers = internal_only_headers.filter_map(|name| name.parse().ok());
         errors.finish(Arc::new(RouteTable {
@@ -119,7 +119,7 @@ impl RouteTable {
     #[must_use]
     pub fn find(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
         let head = request.head;
-        // To Envoy, a request without this has not been through the connection manager.
+        // As in Envoy, a request without this header matches no route.
         let proto = head.headers.get(&header::X_FORWARDED_PROTO);
         if proto.is_some_and(HeaderValue::is_empty) {
             return None;
@@ -138,7 +138,7 @@ impl RouteTable {
         host.find(request, path)
     }
 
-    /// Adds the headers that the routes' response mutations and body formats read after the request has gone.
+    /// Adds the headers that the routes' response mutations and body formats read after the heads were sent on.
     pub fn capture(&self, captures: &mut Captures) {
         for host in &self.hosts {
             host.capture(captures);

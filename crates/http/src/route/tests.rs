@@ -1,4 +1,4 @@
-//! Requests to match, and whole tables.
+//! Helpers to make requests, and tests of whole route tables.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(crate) fn view(head: &RequestHead) -> RequestView<'_> {
     }
 }
 
-/// A stream that has only just begun.
+/// A stream that has just begun.
 pub(crate) fn stream(request: RequestHead) -> Stream {
     let [local, remote] = ["127.0.0.1:8080", "10.0.0.9:40000"].map(|text| text.parse().unwrap());
     let connection = Rc::new(connection(local, remote));
@@ -144,7 +144,7 @@ fn the_first_matching_route_of_the_host_is_taken() {
 }
 
 #[test]
-fn duplicate_domains_are_refused_in_envoys_words() {
+fn duplicate_domains_are_refused_with_envoys_message() {
     for (first, second, message) in [
         (
             "A.com",
@@ -163,7 +163,7 @@ fn duplicate_domains_are_refused_in_envoys_words() {
 }
 
 #[test]
-fn clusters_must_exist_unless_that_is_not_asked() {
+fn clusters_must_exist_unless_validation_is_off() {
     use api::route_action::ClusterSpecifier::Cluster;
     let unknown = forward(api::RouteAction {
         cluster_specifier: Some(Cluster("unknown".to_owned())),
@@ -194,7 +194,7 @@ fn a_misspelt_cluster_is_refused_with_the_nearest_name() {
 }
 
 #[test]
-fn a_vhost_header_takes_the_place_of_the_host() {
+fn a_vhost_header_is_used_instead_of_the_host() {
     let mut config = table(vec![
         host(&["a.com"], vec![direct("a", "/")]),
         host(&["b.com"], vec![direct("b", "/")]),

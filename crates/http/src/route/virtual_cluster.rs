@@ -1,6 +1,6 @@
-//! Stats for some requests of a virtual host: its virtual clusters, and routes with a `stat_prefix`.
+//! Stats of some requests of a virtual host: those of its virtual clusters, and of routes with a `stat_prefix`.
 //!
-//! They are rare, so all workers share one copy of each.
+//! They are rarely used, so all workers share one copy of each.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use crate::stats::VirtualClusterStats;
 /// `VirtualHost.virtual_clusters`.
 #[derive(Debug, Default)]
 pub struct VirtualClusters {
-    /// The last one is for the requests that no other takes.
+    /// The last one is for requests that match no other.
     clusters: Box<[VirtualCluster]>,
 }
 
 /// One of `VirtualHost.virtual_clusters`.
 #[derive(Debug)]
 pub(crate) struct VirtualCluster {
-    /// Its name, where it has one: what none of them takes has not.
+    /// Its name; `None` for the one that takes requests that match no other.
     pub(crate) name: Option<Arc<str>>,
-    /// Where its requests are counted besides their cluster.
+    /// The stats of its requests, in addition to those of their cluster.
     pub(crate) stats: Arc<VirtualClusterStats>,
     headers: Box<[HeaderMatcher]>,
 }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_matches_counts() {
+    fn a_request_counts_in_the_first_that_matches() {
         let store = Store::new();
         let path = FieldPath::root();
         let clusters = VirtualClusters::build(&host(&["a", "b"]), &store, &path).unwrap();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn none_configured_count_nothing() {
+    fn without_virtual_clusters_nothing_is_counted() {
         let clusters = VirtualClusters::build(&host(&[]), &Store::new(), &FieldPath::root());
         let head = head("GET", "x", "/", &[]);
         assert!(clusters.unwrap().find(&head).is_none());

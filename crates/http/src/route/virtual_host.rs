@@ -26,7 +26,7 @@ use crate::route::virtual_cluster::VirtualClusters;
 use crate::route::virtual_cluster::route_stats;
 use crate::route::weighted::WeightedRoutes;
 
-/// What the routes of a virtual host have in common.
+/// The configuration that the routes of a virtual host share.
 #[derive(Debug)]
 pub struct VirtualHost {
     /// The name, for logs and stats.
@@ -46,7 +46,7 @@ pub struct VirtualHost {
 pub(crate) struct VirtualHostRoutes {
     routes: Box<[RouteEntry]>,
     index: RouteIndex,
-    /// Where requests without TLS are sent, unless they need none.
+    /// The redirect for requests without TLS, if `require_tls` demands it.
     to_https: Option<(TlsRequirementType, Arc<Route>)>,
 }
 
@@ -132,7 +132,7 @@ impl RouteEntry {
     fn is_for(&self, request: &RequestView<'_>, path: &str) -> bool {
         self.matches.matches(request, path)
             && match &self.target {
-                // As in Envoy, clusters without any weight leave the request to the routes that follow.
+                // As in Envoy, if all weights are zero, the request goes on to the next routes.
                 EntryTarget::Weighted(routes) if routes.may_have_none() => {
                     routes.choose(request).is_some()
                 }
@@ -142,7 +142,7 @@ impl RouteEntry {
 }
 
 impl VirtualHostRoutes {
-    /// Adds the headers that the routes read after the request has gone.
+    /// Adds the headers that the routes read after the heads were sent on.
     pub(crate) fn capture(&self, captures: &mut Captures) {
         for entry in &self.routes {
             match &entry.target {
@@ -165,7 +165,7 @@ fn https_redirect(host: &Arc<VirtualHost>) -> Route {
     }
 }
 
-/// Whether the client came by https, which is what `x-forwarded-proto` says.
+/// Whether the client used https, according to `x-forwarded-proto`.
 fn is_https(head: &RequestHead) -> bool {
     head.headers
         .get("x-forwarded-proto")
@@ -178,7 +178,7 @@ fn is_internal(head: &RequestHead) -> bool {
         .is_some_and(|internal| internal == "true")
 }
 
-/// What a message with header mutations has, whichever it is.
+/// The header mutations of a message; several types of messages have the same fields for them.
 pub(crate) trait HeaderMutationFields {
     fn request(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors>;
     fn response(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors>;
@@ -297,7 +297,7 @@ impl RouteBuilder<'_> {
             Some(Specifier::ClusterHeader(name)) => {
                 ClusterSpecifier::header(name, &path.field("cluster_header"))?
             }
-            // Each of the weighted clusters puts its own in the place of this one.
+            // A placeholder, which each weighted cluster replaces by its own name.
             Some(Specifier::WeightedClusters(_)) => ClusterSpecifier::Name("".into()),
             Some(_) => {
                 errors.push(path, "cluster specifier plugins are not supported");
@@ -385,8 +385,8 @@ impl RouteBuilder<'_> {
         Err(errors)
     }
 
-    /// The levels in Envoy's order: a weighted cluster's first, then from the route up, or with
-    /// `most_specific_header_mutations_wins` from the table down.
+    /// Merges the levels in Envoy's order: a weighted cluster's first, then from the route up to the table. With
+    /// `most_specific_header_mutations_wins`, from the table down to the route.
     fn route(
         &self,
         config: &api::Route,

@@ -1,4 +1,4 @@
-//! `WeightedCluster`: one of several clusters, by chance. Each is a route of its own.
+//! `WeightedCluster`: one of several clusters, chosen at random by weight. Each cluster has a route of its own.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use crate::route::RequestView;
 use crate::route::Route;
 use crate::route::header_mutation::header_name;
 
-/// Routes that differ in their cluster, and the share of each.
+/// Routes that differ in their cluster, and the weight of each.
 #[derive(Debug)]
 pub(crate) struct WeightedRoutes {
-    /// With the sum of the weights up to and including each.
+    /// Each route with the sum of the weights up to and including it.
     routes: Box<[(u64, Arc<Route>)]>,
-    /// The header that holds the random number.
+    /// The header from which the random number is read.
     header: Option<HeaderName>,
-    /// The weights by their runtime keys, with `runtime_key_prefix`.
+    /// The weights as runtime keys, with `runtime_key_prefix`.
     keyed: Option<Box<[RuntimeNumber]>>,
 }
 
 impl WeightedRoutes {
-    /// Checks the weights; `route_name` is for the messages.
+    /// Checks the weights; `route_name` is for error messages.
     pub(crate) fn build(
         config: &WeightedCluster,
         routes: Vec<Arc<Route>>,
@@ -88,7 +88,7 @@ impl WeightedRoutes {
         })
     }
 
-    /// The route for a request; none if the runtime's weights add up to nothing, or to too much.
+    /// The route for a request; `None` if the sum of the runtime's weights is zero or too large.
     pub(crate) fn choose(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
         let random = self.random_of(request.head).unwrap_or(request.random);
         if let Some((weights, runtime)) = self.keyed.as_ref().zip(request.runtime) {
@@ -118,7 +118,7 @@ impl WeightedRoutes {
         None
     }
 
-    /// Whether some request may find no route here.
+    /// Whether `choose` may find no route for some request.
     pub(crate) fn may_have_none(&self) -> bool {
         self.keyed.is_some()
     }
@@ -129,7 +129,7 @@ impl WeightedRoutes {
         }
     }
 
-    /// The random number in the request's header, when that is a number.
+    /// The random number in the request's header, if it is a number.
     fn random_of(&self, head: &RequestHead) -> Option<u64> {
         let value = head.headers.get(self.header.as_ref()?)?;
         value.as_str()?.parse().ok()

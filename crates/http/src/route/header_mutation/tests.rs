@@ -41,7 +41,7 @@ fn mutated(add: &[HeaderValueOption], remove: &[&str], headers: &[(&str, &str)])
 }
 
 #[test]
-fn each_action_does_what_envoys_does() {
+fn each_append_action_works_as_in_envoy() {
     use HeaderAppendAction as Action;
     for (action, absent, present) in [
         (Action::AppendIfExistsOrAdd, "x=n", "x=n x=o"),
@@ -56,7 +56,7 @@ fn each_action_does_what_envoys_does() {
 }
 
 #[test]
-fn removal_goes_first_and_values_see_only_what_was_there() {
+fn removal_comes_first_and_values_read_the_headers_before_the_level() {
     let add = [append("a", "added"), append("c", "%REQ(a)%|%REQ(b)%")];
     assert_eq!(
         mutated(&add, &["a", "B"], &[("a", "1"), ("b", "2")]),
@@ -111,7 +111,7 @@ fn the_deprecated_append_overwrites_when_false() {
 }
 
 #[test]
-fn a_local_replys_status_is_not_known_to_its_headers() {
+fn headers_of_a_local_reply_print_status_0() {
     let mut stream = stream(head("GET", "h", "/p", &[]));
     respond(&mut stream, 200, &[]);
     let mutations = build(&[append("code", "%RESPONSE_CODE%")], &[]).unwrap();
@@ -122,7 +122,7 @@ fn a_local_replys_status_is_not_known_to_its_headers() {
 }
 
 #[test]
-fn what_envoy_refuses_is_refused() {
+fn headers_that_envoy_refuses_are_refused() {
     for (key, value, message) in [
         (
             ":path",

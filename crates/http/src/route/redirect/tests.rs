@@ -12,9 +12,9 @@ fn location(config: RedirectAction, host: &str, path: &str) -> String {
     redirect.apply(&mut stream(head("GET", host, path, &[("x-a", "v")])), true)
 }
 
-/// What Envoy 1.40.0 answered to `http://old:8080/a/b?x=1`.
+/// Responses of Envoy 1.40.0 to `http://old:8080/a/b?x=1`.
 #[test]
-fn locations_are_envoys() {
+fn locations_are_the_same_as_envoys() {
     let to = |path| RedirectAction {
         path_rewrite_specifier: Some(path),
         ..Default::default()
@@ -88,7 +88,7 @@ fn locations_are_envoys() {
 }
 
 #[test]
-fn the_default_port_goes_with_the_scheme() {
+fn a_new_scheme_removes_the_default_port() {
     let https = || RedirectAction {
         scheme_rewrite_specifier: Some(SchemeRewriteSpecifier::HttpsRedirect(true)),
         ..Default::default()

@@ -1,4 +1,4 @@
-//! Each table is what Envoy 1.40.0 answered: one digit a case, `1` where the matcher held.
+//! Each table was recorded with Envoy 1.40.0: one digit for each case, `1` if the matcher matched.
 
 use api::header_matcher::HeaderMatchSpecifier as Header;
 use api::query_parameter_matcher::QueryParameterMatchSpecifier as Query;
