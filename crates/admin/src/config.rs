@@ -1,4 +1,4 @@
-//! The bootstrap's `admin`.
+//! The configuration of the admin server: the bootstrap's `admin`.
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
@@ -7,21 +7,21 @@ use outrider_net::Address;
 use outrider_stats::NameMatcher;
 use outrider_stats::name_matcher;
 
-/// Where and what the admin server serves.
+/// The address of the admin server, and the paths that it serves.
 #[derive(Default)]
 pub struct AdminConfig {
     address: Option<Address>,
-    /// `allow_paths`; none allow everything.
+    /// `allow_paths`; an empty list allows all paths.
     allowed: Vec<NameMatcher>,
     flush_on_request: bool,
     ignores_global_limit: bool,
 }
 
 impl AdminConfig {
-    /// What `admin`, found at `path`, asks for. Its access logs are the server's to build.
+    /// Builds the configuration from `admin`, found at `path`. The server crate builds the access logs.
     ///
     /// # Errors
-    /// When the address or an expression is wrong.
+    /// If the address or a matcher is wrong.
     pub fn build(admin: &Admin, path: &FieldPath) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let address = admin.address.as_ref();
@@ -40,19 +40,19 @@ impl AdminConfig {
         })
     }
 
-    /// Flushes histograms whenever stats are asked for (the bootstrap's `stats_flush_on_admin`).
+    /// Sets whether a request for stats flushes histograms first (the bootstrap's `stats_flush_on_admin`).
     #[must_use]
     pub fn flush_on_request(mut self, flush: bool) -> Self {
         self.flush_on_request = flush;
         self
     }
 
-    /// Where to listen; without an address there is no admin server.
+    /// The address to listen on; without an address there is no admin server.
     pub fn address(&self) -> Option<&Address> {
         self.address.as_ref()
     }
 
-    /// Whether the limit on all listeners' connections is not for the admin server's (`ignore_global_conn_limit`).
+    /// Whether the admin server ignores the global limit on connections (`ignore_global_conn_limit`).
     pub fn ignores_global_limit(&self) -> bool {
         self.ignores_global_limit
     }
@@ -61,7 +61,7 @@ impl AdminConfig {
         self.flush_on_request
     }
 
-    /// Whether `target`, path and query, may be asked for.
+    /// Whether requests for `target`, a path and query, are allowed.
     pub(crate) fn allows(&self, target: &str) -> bool {
         self.allowed.is_empty() || self.allowed.iter().any(|matches| matches(target))
     }

@@ -1,4 +1,4 @@
-//! One client of the admin server: HTTP/1.1 or HTTP/2, as its first bytes tell.
+//! One connection to the admin server, HTTP/1.1 or HTTP/2 by its first bytes.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -24,45 +24,45 @@ use crate::socket::IDLE_TIMEOUT;
 use crate::socket::TimedSocket;
 use crate::stats::OpenConnection;
 
-/// Where hyper refuses a head by itself. That is beyond the limits that requests are held to, so that those which are a
-/// little over get the same answer as from Envoy.
+/// The size at which hyper refuses a head by itself. It is larger than the limit of this server, so that requests
+/// slightly over that limit get the same response as from Envoy.
 const PARSER_LIMIT: usize = MAX_HEAD as usize + 4 * 1024;
 const PARSER_HEADERS: usize = 200;
-/// HTTP/2 requests at the same time on one connection.
+/// The maximum number of concurrent HTTP/2 streams on one connection.
 const MAX_STREAMS: u32 = 100;
-/// How much of an answer waits for an HTTP/2 client that does not read.
+/// How many bytes of a response are buffered for an HTTP/2 client that does not read.
 const MAX_UNSENT: usize = 64 * 1024;
 
-/// A client's connection, as its requests see it.
+/// A client's connection, shared by its requests.
 pub(crate) struct ClientConnection {
     pub(crate) admin: Rc<Admin>,
     pub(crate) local: Address,
     pub(crate) remote: Address,
     pub(crate) stats: OpenConnection,
-    /// Whether the answer to `/quitquitquit` is made, but not sent.
+    /// Whether the response to `/quitquitquit` has been made but not been sent yet.
     quits: Cell<bool>,
 }
 
 impl ClientConnection {
-    /// Ends the process once what was answered is sent, or cannot be.
+    /// Ends the process once the responses have been sent, or cannot be sent.
     pub(crate) fn quit_when_flushed(&self) {
         self.quits.set(true);
     }
 
-    /// Notes that all that was answered is sent.
+    /// Notes that all responses have been sent.
     pub(crate) fn flushed(&self) {
         if self.quits.take() {
             self.admin.control.quit();
         }
     }
 
-    /// Logs what hyper answered or gave up by itself.
+    /// Logs a request that hyper answered or gave up by itself.
     fn failed(&self, error: &hyper::Error) {
         let (status, details, failure) = if error.is_parse_too_large() {
             (431, "http1.headers_too_large", RequestFailure::Protocol)
         } else if error.is_parse() {
             (400, "http1.codec_error", RequestFailure::Protocol)
-        } else if error.is_incomplete_message() && self.stats.is_idle() {
+        } else if error.is_incomplete_message() && self.stats.had_no_reset() {
             (
                 0,
                 "downstream_remote_disconnect",
@@ -113,7 +113,7 @@ pub(crate) async fn serve(stream: Stream, ends: [Address; 2], admin: Rc<Admin>) 
         quits: Cell::new(false),
         admin,
     });
-    // There are no buffers for a client that has sent nothing yet.
+    // Waits without buffers until the client sends something, so that idle connections cost little memory.
     let speaks = timeout(IDLE_TIMEOUT, poll_fn(|cx| stream.poll_read_ready(cx))).await;
     if !matches!(speaks, Ok(Ok(()))) {
         return connection.stats.closes_locally();

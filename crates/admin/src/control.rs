@@ -1,4 +1,4 @@
-//! What the admin server needs of the process it runs in; the server crate provides it.
+//! The interface of the process that the admin server shows and controls; the server crate implements it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,61 +9,61 @@ use outrider_net::Address;
 use outrider_upstream::ClusterView;
 use serde_json::Value;
 
-/// The process, as the admin server sees and steers it. Called on the main thread; nothing here may block.
+/// Shows and controls the process. Called on the main thread; no method may block.
 pub trait ServerControl {
-    /// What `/ready` and `/server_info` report.
+    /// The state that `/ready` and `/server_info` report.
     fn state(&self) -> ServerState;
 
-    /// Version, start and options, for `/server_info`.
+    /// Version, uptime and options, for `/server_info`.
     fn info(&self) -> ServerInfo;
 
-    /// The listeners that are bound, in the order of the config.
+    /// The bound listeners, in the order of the config.
     fn listeners(&self) -> Vec<ListenerView>;
 
     /// The clusters and their hosts, in the order of the config.
     fn clusters(&self) -> Vec<ClusterView>;
 
-    /// What `/config_dump` shows.
+    /// The messages that `/config_dump` shows.
     fn config_dump(&self) -> ConfigDump;
 
-    /// `path` as the data path normalizes it, with slashes merged; `None` if no path may be like this.
+    /// Normalises `path` as the data path does, and merges slashes; `None` if the path is invalid.
     fn normalize_path(&self, path: &str) -> Option<String>;
 
-    /// What start-up still waits for; empty once initialized.
+    /// The targets that start-up still waits for; empty once initialized.
     fn unready_targets(&self) -> Vec<UnreadyTargets>;
 
     /// Each logger and its level, in the order in which `/logging` lists them.
     fn loggers(&self) -> Vec<(&'static str, &'static str)>;
 
-    /// Sets the level of one logger, or with `None` of all. Both are names that [`loggers`](Self::loggers) and Envoy
-    /// know.
+    /// Sets the level of one logger, or with `None` of all loggers. Both names are valid: the logger is one of
+    /// [`loggers`](Self::loggers), and the level is one of Envoy's.
     fn set_log_level(&self, logger: Option<&str>, level: &str);
 
-    /// Reads the config again, and puts what changed in place.
+    /// Reads the config again, and applies the changes.
     fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadOutcome>>>;
 
-    /// What came of the last reloads, the newest first, for `GET /reload`.
+    /// The outcomes of the last reloads, the newest first, for `GET /reload`.
     fn reloads(&self) -> Value;
 
-    /// Opens log files anew.
+    /// Reopens the log files.
     fn reopen_logs(&self);
 
-    /// The runtime's layers and values.
+    /// The layers and values of the runtime.
     fn runtime(&self) -> RuntimeView;
 
-    /// Sets values in the runtime's admin layer; an empty value takes an earlier one back.
+    /// Sets values in the runtime's admin layer; an empty value removes an earlier one.
     ///
     /// # Errors
-    /// Why none was set: the config has no admin layer, or a value is malformed.
+    /// If the config has no admin layer, or a value is malformed. Then no value is set.
     fn modify_runtime(&self, values: &[(String, String)]) -> Result<(), String>;
 
-    /// Makes `/ready` fail, or work again.
+    /// Makes `/ready` fail, or succeed again.
     fn fail_health_checks(&self, fail: bool);
 
-    /// Stops listeners, or lets their connections drain.
+    /// Stops listeners, or drains their connections.
     fn drain_listeners(&self, drain: DrainListeners);
 
-    /// Ends the process; the answer to `/quitquitquit` has been sent.
+    /// Ends the process; called after the response to `/quitquitquit` has been sent.
     fn quit(&self);
 }
 
@@ -102,12 +102,12 @@ impl ServerState {
     }
 }
 
-/// `envoy.admin.v3.ServerInfo`, but for the state.
+/// `envoy.admin.v3.ServerInfo`, without the state.
 #[derive(Clone, Debug)]
 pub struct ServerInfo {
     /// The version line, as `--version` prints it.
     pub version: String,
-    /// Since the process started.
+    /// The time since the process started.
     pub uptime: Duration,
     /// `command_line_options`, with the fields that Envoy prints.
     pub command_line_options: Value,
@@ -115,16 +115,16 @@ pub struct ServerInfo {
     pub node: Value,
 }
 
-/// A listener that is bound.
+/// A bound listener.
 #[derive(Clone, Debug)]
 pub struct ListenerView {
-    /// Its name, or the one that was made up for it.
+    /// Its name, or a generated one if the config has none.
     pub name: String,
     /// The addresses it is bound to: `address`, then `additional_addresses`.
     pub addresses: Vec<Address>,
 }
 
-/// What `/config_dump` shows: messages as JSON in the order of their fields.
+/// The messages that `/config_dump` shows, as JSON in the order of their fields.
 #[derive(Clone, Debug)]
 pub struct ConfigDump {
     /// The bootstrap.
@@ -177,37 +177,37 @@ pub struct DumpedMessage {
 /// `envoy.admin.v3.UnreadyTargetsDump`
 #[derive(Clone, Debug)]
 pub struct UnreadyTargets {
-    /// Who waits, such as `Server`.
+    /// The name of the waiting part, such as `Server`.
     pub name: String,
-    /// For what.
+    /// The targets that it waits for.
     pub target_names: Vec<String>,
 }
 
-/// The runtime's layers, and each key with its value in each layer (empty: none).
+/// The runtime's layers, and each key with its value in each layer; empty if the layer does not set it.
 #[derive(Clone, Debug, Default)]
 pub struct RuntimeView {
     /// The layers' names, lowest first.
     pub layers: Vec<String>,
-    /// Key and values, one for each layer.
+    /// Each key, with one value for each layer.
     pub entries: Vec<(String, Vec<String>)>,
 }
 
-/// How `/drain_listeners` was called.
+/// The parameters of `/drain_listeners`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DrainListeners {
-    /// Let connections drain before the listeners stop.
+    /// Drain connections before the listeners stop.
     pub graceful: bool,
-    /// Let connections drain and never stop the listeners.
+    /// Drain connections, and do not stop the listeners.
     pub skip_exit: bool,
     /// Only listeners with `traffic_direction: INBOUND`.
     pub inbound_only: bool,
 }
 
-/// What came of a reload.
+/// The outcome of a reload.
 #[derive(Clone, Debug)]
 pub struct ReloadOutcome {
-    /// Whether the new config is in place. If not, the one before is.
+    /// Whether the new config was applied. If not, the previous one stays.
     pub is_applied: bool,
-    /// What changed, or why nothing did.
+    /// What changed, or why the config was rejected.
     pub report: Value,
 }

@@ -1,4 +1,4 @@
-//! One request, from its head to the end of its answer.
+//! Handles one request, from its head to the end of its response.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -55,14 +55,14 @@ pub(crate) async fn answer(
     })
 }
 
-/// A request that is being answered: it is counted, and goes to the access log when it ends.
+/// A request that is being handled. It is counted, and dropping it writes it to the access log.
 struct AdminExchange {
     connection: Rc<ClientConnection>,
     started: SystemTime,
     counted: OpenRequest,
     version: Version,
     head: AdminRequestHead,
-    /// Why it did not come to an endpoint, or not to its answer.
+    /// The reason if the request did not reach an endpoint, or its response was not completed.
     refusal: Option<Refusal>,
     status: u16,
     response_headers: Vec<(String, String)>,
@@ -164,7 +164,7 @@ impl AdminExchange {
         }
     }
 
-    /// The answer, with this exchange in its body.
+    /// Builds the response, whose body owns this exchange.
     fn begin(mut self, status: u16, headers: HeaderMap, body: Body) -> hyper::Response<AnswerBody> {
         let is_sent = self.refusal != Some(refusal::DISCONNECTED);
         if is_sent {
@@ -178,14 +178,14 @@ impl AdminExchange {
         };
         let version = self.version;
         let mut response = hyper::Response::new(AnswerBody {
-            // Nobody polls a body that has nothing.
+            // hyper does not poll an empty body.
             is_complete: body.is_end_stream(),
             body,
             exchange: Some(self),
         });
-        // In HTTP/1.0, hyper would otherwise add `keep-alive`.
+        // With HTTP/1.0 as the version, hyper would add `keep-alive`.
         *response.version_mut() = version;
-        // Every status that is given here is one.
+        // All statuses given here are valid.
         *response.status_mut() = status.try_into().unwrap_or_default();
         *response.headers_mut() = headers;
         response
@@ -216,7 +216,7 @@ impl Drop for AdminExchange {
             duration: self.counted.age(),
             protocol: match self.version {
                 Version::HTTP_2 => Version::HTTP_2,
-                // Envoy refuses earlier versions and calls them this.
+                // Envoy refuses earlier versions, and logs them as HTTP/1.1.
                 _ => Version::HTTP_11,
             },
             head: (!hides_head).then(|| std::mem::take(&mut self.head)),
@@ -236,7 +236,7 @@ impl Drop for AdminExchange {
     }
 }
 
-/// The body of an answer, and with it the exchange that it ends.
+/// The body of a response. It owns the exchange, which ends with it.
 pub(crate) struct AnswerBody {
     body: Body,
     is_complete: bool,
@@ -297,7 +297,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 
 fn date_and_server(headers: &mut HeaderMap) {
     let date = httpdate::fmt_http_date(SystemTime::now());
-    // A date is legal in a header.
+    // A date is a valid header value.
     if let Ok(date) = HeaderValue::try_from(date) {
         headers.append(header::DATE, date);
     }

@@ -1,8 +1,8 @@
 //! The admin server: one table of endpoints.
 //!
-//! [`Admin`] answers on the main thread. What it shows of the rest of the process comes through [`ServerControl`]; the
-//! stats come from the store. It speaks HTTP through `hyper`, not through the data path's codec, so that it stays
-//! reachable whatever the data path does.
+//! [`Admin`] answers on the main thread. It sees the rest of the process through [`ServerControl`], and reads stats
+//! from the store. It speaks HTTP through `hyper` and not through the data path's codec, so that it stays reachable if
+//! the data path has a fault.
 
 mod config;
 mod connection;
@@ -48,7 +48,7 @@ pub use request::AdminRequest;
 pub use request::AdminRequestHead;
 pub use request::RequestFailure;
 
-/// What the admin server serves. One for the process, on the main thread.
+/// The admin server. A process has one, on the main thread.
 pub struct Admin {
     config: AdminConfig,
     store: Arc<Store>,
@@ -59,7 +59,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// An admin server that shows `store`, and the rest of the process through `control`.
+    /// An admin server that shows `store`, and shows and controls the rest of the process through `control`.
     pub fn new(config: AdminConfig, store: Arc<Store>, control: Rc<dyn ServerControl>) -> Self {
         Self {
             config,
@@ -78,7 +78,7 @@ impl Admin {
         self
     }
 
-    /// Closes connections that are over `limits`.
+    /// Sets the limits; connections over them are closed.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;

@@ -1,4 +1,5 @@
-//! The admin server's own socket. One thread serves it, so it needs none of the data path's machinery.
+//! The admin server's listening socket. Only the main thread accepts from it, so it does not use the data path's
+//! listeners.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::Admin;
 use crate::connection;
 
-/// A bound socket.
+/// The bound socket of the admin server.
 #[derive(Debug)]
 pub struct AdminListener {
     socket: ListenerSocket,
@@ -29,10 +30,10 @@ enum ListenerSocket {
 }
 
 impl AdminListener {
-    /// Binds `address`. A socket file that is left over is replaced.
+    /// Binds `address`. Replaces a socket file that an earlier process left.
     ///
     /// # Errors
-    /// When the address cannot be bound.
+    /// If the address cannot be bound.
     pub async fn bind(address: &Address) -> io::Result<Self> {
         match address {
             Address::Ip(address) => {
@@ -48,7 +49,7 @@ impl AdminListener {
         }
     }
 
-    /// The address that was bound: with its port, where the config left that to the kernel.
+    /// The bound address; if the config has port 0, with the port that the kernel chose.
     pub fn address(&self) -> &Address {
         &self.address
     }
@@ -90,7 +91,7 @@ fn bind_pipe(pipe: &PipeAddress) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-/// Serves connections until dropped; then they close. To be run inside a `LocalSet`.
+/// Accepts and serves connections until dropped, which closes them. Must run inside a `LocalSet`.
 pub async fn serve(listener: AdminListener, admin: Rc<Admin>) {
     let mut connections = JoinSet::new();
     loop {
@@ -110,7 +111,7 @@ pub async fn serve(listener: AdminListener, admin: Rc<Admin>) {
                         Err(limit) => admin.stats.refused(limit),
                     }
                 }
-                // The client went away, or this process is out of descriptors: leave room for others.
+                // The client went away, or the process has no file descriptor left: wait before the next try.
                 Err(error) => {
                     log::debug!(target: "admin", "accept: {error}");
                     tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -44,7 +44,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `main_thread.*`, `workers.*`, `server.worker_<n>.*`: no thread here has a watchdog, so none ever misses.
+    /// `main_thread.*`, `workers.*`, `server.worker_<n>.*`: always 0, because no thread has a watchdog.
     pub struct WatchdogStats { watchdog_mega_miss: Counter, watchdog_miss: Counter }
 }
 
@@ -83,7 +83,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `overload.*` and what the overload manager's actions count: there is none here, so nothing is ever recorded.
+    /// `overload.*` and the stats of overload actions: always empty, because there is no overload manager.
     pub struct OverloadStats { refresh_interval_delay: Histogram }
 }
 
@@ -92,9 +92,10 @@ outrider_stats::group! {
     pub struct ResetStreamStats { count: Counter }
 }
 
-/// Envoy reports the first six digits of its commit. Ours is the version that is spoken, 1.40.0.
+/// The value of `server.version`. Envoy reports the first six digits of its commit; this is the version of Envoy that
+/// Outrider implements, 1.40.0.
 const VERSION_NUMBER: u64 = 0x01_28_00;
-/// No certificate is loaded.
+/// The value of `days_until_first_cert_expiring` without a certificate.
 const NO_CERTIFICATE: u64 = u32::MAX as u64;
 
 /// The stats of the process, on the main thread.
@@ -112,7 +113,7 @@ pub struct ProcessStats {
 }
 
 impl ProcessStats {
-    /// Registers them for a process with `concurrency` workers.
+    /// Registers the stats of a process with `concurrency` workers.
     pub fn new(store: &Store, concurrency: u32) -> Self {
         let server = store.register::<ServerStats>(Scope::new("server"));
         server.concurrency.set(concurrency.into());
@@ -143,7 +144,7 @@ impl ProcessStats {
         }
     }
 
-    /// Brings up to date what changes by itself. To be called before each flush.
+    /// Updates the stats that change with time. Must be called before each flush.
     pub fn refresh(&self, uptime: Duration, state: ServerState) {
         let server = &self.server;
         let memory = Memory::read();
@@ -156,19 +157,19 @@ impl ProcessStats {
     }
 }
 
-/// The process's memory in bytes, as the kernel counts it: the allocator keeps no counts of its own.
+/// The process's memory in bytes, as the kernel counts it. The allocator does not count it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
-    /// Private and resident.
+    /// Private resident memory.
     pub(crate) allocated: u64,
-    /// Private, resident or swapped out.
+    /// Private memory, resident or swapped out.
     pub(crate) heap: u64,
-    /// Resident.
+    /// Resident memory.
     pub(crate) physical: u64,
 }
 
 impl Memory {
-    /// All zero where the kernel has no `/proc`.
+    /// Reads the counts; all zero if there is no `/proc`.
     pub(crate) fn read() -> Self {
         let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         Self::parse(&text)

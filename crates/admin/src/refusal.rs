@@ -1,4 +1,5 @@
-//! Requests that no endpoint sees, and how they are answered: as by Envoy's HTTP connection manager.
+//! Requests that are refused before they reach an endpoint, and their responses: those of Envoy's HTTP connection
+//! manager.
 
 use hyper::Method;
 use hyper::Version;
@@ -14,24 +15,24 @@ pub(crate) const MAX_HEAD: u16 = 60 * 1024;
 /// Envoy's `max_headers_count` default.
 const MAX_HEADERS: usize = 100;
 
-/// An answer without an endpoint.
+/// The response to a refused request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
-    /// Empty for refusals that say nothing.
+    /// The body, which may be empty.
     pub(crate) body: &'static str,
     /// `%RESPONSE_CODE_DETAILS%`
     pub(crate) details: &'static str,
     pub(crate) failure: Option<RequestFailure>,
-    /// Whether an HTTP/1.1 connection ends with it.
+    /// Whether an HTTP/1.1 connection is closed after it.
     pub(crate) closes: bool,
-    /// Whether the access log shows nothing of the request, because Envoy's parser hands none of it on.
+    /// Whether the access log shows no part of the request, because Envoy's parser refuses it as a whole.
     pub(crate) hides_head: bool,
-    /// Whether it comes before the headers about the client are added.
+    /// Whether the request is refused before the headers about the client are added.
     pub(crate) is_early: bool,
 }
 
-/// What is no request in HTTP/1.1.
+/// A request that is not valid HTTP/1.1.
 const fn malformed(status: u16, body: &'static str, details: &'static str) -> Refusal {
     Refusal {
         status,
@@ -44,8 +45,8 @@ const fn malformed(status: u16, body: &'static str, details: &'static str) -> Re
     }
 }
 
-/// A request for what cannot be here.
-const fn unfit(status: u16, details: &'static str) -> Refusal {
+/// A request whose target or host is invalid.
+const fn invalid_target(status: u16, details: &'static str) -> Refusal {
     Refusal {
         status,
         body: "",
@@ -57,7 +58,7 @@ const fn unfit(status: u16, details: &'static str) -> Refusal {
     }
 }
 
-/// What ends while the body is read.
+/// A request that fails while its body is read.
 const fn in_body(
     status: u16,
     body: &'static str,
@@ -91,9 +92,9 @@ const TOO_MANY_HEADERS: Refusal = malformed(
     "Request Header Fields Too Large",
     "http1.too_many_headers",
 );
-const NO_HOST: Refusal = unfit(400, "missing_host_header");
-const NO_PATH: Refusal = unfit(404, "absolute_path_rejected");
-const INVALID_PATH: Refusal = unfit(400, "path_normalization_failed");
+const NO_HOST: Refusal = invalid_target(400, "missing_host_header");
+const NO_PATH: Refusal = invalid_target(404, "absolute_path_rejected");
+const INVALID_PATH: Refusal = invalid_target(400, "path_normalization_failed");
 pub(crate) const MALFORMED_BODY: Refusal = in_body(
     400,
     "Bad Request",
@@ -108,7 +109,7 @@ pub(crate) const BODY_TIMED_OUT: Refusal = in_body(
     "stream_idle_timeout",
     Some(RequestFailure::IdleTimeout),
 );
-/// The client is gone: it gets no answer.
+/// The client has closed the connection, so it gets no response.
 pub(crate) const DISCONNECTED: Refusal = in_body(
     400,
     "",
@@ -116,7 +117,7 @@ pub(crate) const DISCONNECTED: Refusal = in_body(
     Some(RequestFailure::Disconnect),
 );
 
-/// The methods that Envoy's parser of HTTP/1.1 knows.
+/// The methods that Envoy's HTTP/1.1 parser knows.
 const METHODS: &[&str] = &[
     "ACL",
     "BIND",
@@ -154,10 +155,10 @@ const METHODS: &[&str] = &[
     "UNSUBSCRIBE",
 ];
 
-/// The path and query that the request asks for.
+/// Checks a request. Returns its normalised path, and its query.
 ///
 /// # Errors
-/// When it is to be refused.
+/// If the request is refused.
 pub(crate) fn check(parts: &Parts, control: &dyn ServerControl) -> Result<String, Refusal> {
     if parts.version != Version::HTTP_2 {
         check_http1(parts)?;
@@ -212,7 +213,7 @@ fn check_http1(parts: &Parts) -> Result<(), Refusal> {
     }
 }
 
-/// About the bytes of the head.
+/// The approximate size of the head in bytes.
 fn size(parts: &Parts) -> usize {
     let target = parts.uri.path_and_query().map_or(0, |t| t.as_str().len());
     let headers = parts.headers.iter();

@@ -9,7 +9,7 @@ use hyper::Version;
 use hyper::header;
 use outrider_net::Address;
 
-/// A request, as the endpoints see it.
+/// A request to an endpoint.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -18,12 +18,12 @@ pub(crate) struct Request {
     pub(crate) headers: HeaderMap,
 }
 
-/// One request and its answer, for the access log.
+/// One request and its response, for the access log.
 #[derive(Debug)]
 pub struct AdminRequest {
     /// When the request began.
     pub started: SystemTime,
-    /// From then to the end of the answer.
+    /// How long it took until the end of the response.
     pub duration: Duration,
     /// HTTP/1.1 or HTTP/2.
     pub protocol: Version,
@@ -31,21 +31,21 @@ pub struct AdminRequest {
     pub head: Option<AdminRequestHead>,
     /// Whether the request was refused before anything was added to its head.
     pub is_refused: bool,
-    /// The answer's status; 0 if the client was gone before.
+    /// The response's status; 0 if the client left before it.
     pub status: u16,
     /// `%RESPONSE_CODE_DETAILS%`
     pub details: &'static str,
-    /// What went wrong.
+    /// The failure, if there was one.
     pub failure: Option<RequestFailure>,
-    /// Names in lower case and values of the answer's headers.
+    /// The response's headers: names in lower case, and values.
     pub response_headers: Vec<(String, String)>,
     /// Bytes of the request's body.
     pub received: u64,
-    /// Bytes of the answer's body.
+    /// Bytes of the response's body.
     pub sent: u64,
     /// The admin server's address.
     pub local: Address,
-    /// The client's.
+    /// The client's address.
     pub remote: Address,
 }
 
@@ -54,18 +54,18 @@ pub struct AdminRequest {
 pub struct AdminRequestHead {
     /// The method.
     pub method: String,
-    /// Path and query.
+    /// The path and query.
     pub target: String,
-    /// Names in lower case and values.
+    /// The headers: names in lower case, and values.
     pub headers: Vec<(String, String)>,
 }
 
-/// Why a request did not get the answer of an endpoint, or not all of it.
+/// Why a request did not get an endpoint's response, or not all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestFailure {
-    /// It broke the protocol.
+    /// The request violated the protocol.
     Protocol,
-    /// The client was gone before the end.
+    /// The client left before the end.
     Disconnect,
     /// The client sent nothing for too long.
     IdleTimeout,
@@ -82,7 +82,7 @@ impl Request {
         query.map_or_else(Vec::new, |(_, query)| parse_parameters(query))
     }
 
-    /// The parameters of a form in `body`.
+    /// The parameters of the form in `body`, if the content type is that of a form.
     pub(crate) fn form(&self, body: &[u8]) -> Vec<(String, String)> {
         let content_type = self.headers.get(header::CONTENT_TYPE);
         match content_type.is_some_and(|kind| kind == "application/x-www-form-urlencoded") {
@@ -91,7 +91,7 @@ impl Request {
         }
     }
 
-    /// The first value of a parameter; empty when it has none.
+    /// The first value of a parameter; empty if the parameter has no value.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
         let mut parameters = self.parameters().into_iter();
         let found = parameters.find(|(known, _)| known == name);
@@ -113,7 +113,7 @@ fn parse_parameters(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Replaces `%41` by `A`. A `+` stays one: filters are regular expressions.
+/// Decodes `%41` to `A`. A `+` is not decoded to a space, because filters are regular expressions.
 fn unescape(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return text.into();

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::socket::STALL_TIMEOUT;
 
-/// A request's body, as it comes in.
+/// A request's body, read as it arrives.
 pub(crate) struct RequestBody {
     incoming: Incoming,
     received: Rc<Cell<u64>>,
@@ -23,18 +23,18 @@ pub(crate) struct RequestBody {
 /// Why a body cannot be read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
-    /// It is longer than wanted.
+    /// It is longer than the limit.
     TooLarge,
-    /// Its chunks are none.
+    /// Its chunks are malformed.
     Malformed,
     /// The client sent nothing for too long.
     TimedOut,
-    /// The client is gone.
+    /// The client has left.
     Disconnected,
 }
 
 impl RequestBody {
-    /// `incoming`, whose bytes `received` counts.
+    /// The body `incoming`; its bytes are added to `received`.
     pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>) -> Self {
         Self { incoming, received }
     }
@@ -47,7 +47,7 @@ impl RequestBody {
             let Some(frame) = frame.map_err(|_elapsed| BodyError::TimedOut)? else {
                 return Ok(None);
             };
-            // What is no data are trailers.
+            // A frame that is not data has trailers, which are ignored.
             if let Ok(data) = frame.map_err(|error| reason(&error))?.into_data() {
                 let received = self.received.get() + data.len() as u64;
                 self.received.set(received);
@@ -56,13 +56,13 @@ impl RequestBody {
         }
     }
 
-    /// Reads to the end and keeps nothing.
+    /// Reads to the end and discards the data.
     pub(crate) async fn discard(&mut self) -> Result<(), BodyError> {
         while self.next().await?.is_some() {}
         Ok(())
     }
 
-    /// Reads to the end, which must come within `limit` bytes.
+    /// Reads to the end. Fails if the body is longer than `limit` bytes.
     pub(crate) async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, BodyError> {
         let mut bytes = Vec::new();
         while let Some(more) = self.next().await? {

@@ -1,4 +1,4 @@
-//! An answer of the admin server.
+//! A response of the admin server.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -10,17 +10,17 @@ use hyper::body::Bytes;
 use hyper::body::Frame;
 use serde_json::Value;
 
-/// The bytes of an answer, as they come to be.
+/// The body of a response.
 pub(crate) type Body = Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = Infallible>>>;
 
-/// An answer, before it is sent.
+/// A response, before it is sent.
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) content_type: &'static str,
-    /// Most errors of Envoy's `/config_dump` say twice not to sniff.
+    /// Whether `x-content-type-options: nosniff` is sent twice, as in most errors of Envoy's `/config_dump`.
     pub(crate) has_double_nosniff: bool,
     pub(crate) body: Body,
-    /// End the process once this is sent.
+    /// Whether to end the process once this is sent.
     pub(crate) quits: bool,
 }
 
@@ -39,7 +39,7 @@ impl Response {
         Self::streamed(whole(text)).with_status(status)
     }
 
-    /// `OK`, the answer of whatever only acts.
+    /// 200 with `OK`, the response of endpoints that have nothing to show.
     pub(crate) fn done() -> Self {
         Self::text("OK\n")
     }
@@ -56,14 +56,14 @@ impl Response {
         Self::text(String::from_utf8(text).unwrap_or_default()).with_type(JSON)
     }
 
-    /// 200 with text that is made as it is sent.
+    /// 200 with a text whose pieces are made when the client reads them.
     pub(crate) fn pieces(pieces: impl Iterator<Item = String> + 'static) -> Self {
         let is_fresh = true;
         let pieces = Box::new(pieces);
         Self::streamed(Box::pin(PiecewiseBody { pieces, is_fresh }))
     }
 
-    /// 200 with a body that comes when it will.
+    /// 200 with a body that may take time.
     pub(crate) fn streamed(body: Body) -> Self {
         Self {
             status: 200,
@@ -103,7 +103,7 @@ impl fmt::Debug for Response {
     }
 }
 
-/// A body of nothing.
+/// An empty body.
 pub(crate) fn empty() -> Body {
     Box::pin(FullBody(None))
 }
@@ -113,7 +113,7 @@ pub(crate) fn whole(text: impl Into<String>) -> Body {
     Box::pin(FullBody(Some(text.into().into())))
 }
 
-/// A body that is there.
+/// A body whose bytes are in memory.
 struct FullBody(Option<Bytes>);
 
 impl hyper::body::Body for FullBody {
@@ -132,10 +132,10 @@ impl hyper::body::Body for FullBody {
     }
 }
 
-/// A body that is made piece by piece, as the client takes it.
+/// A body whose pieces are made when the client reads them.
 struct PiecewiseBody {
     pieces: Box<dyn Iterator<Item = String>>,
-    /// Whether others on this thread had their turn since the last frame.
+    /// Whether other tasks of this thread have run since the last frame.
     is_fresh: bool,
 }
 
@@ -149,7 +149,7 @@ impl hyper::body::Body for PiecewiseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         const FRAME: usize = 16 * 1024;
         if !self.is_fresh {
-            // Others on the main thread must not wait for all of a large answer.
+            // Lets other tasks of the main thread run between the pieces of a large response.
             self.is_fresh = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;

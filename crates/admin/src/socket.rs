@@ -1,4 +1,4 @@
-//! The byte stream under a connection: what hyper reads and writes, counted and with time limits.
+//! The byte stream that hyper reads and writes, with byte counts and timeouts.
 
 use std::io;
 use std::pin::Pin;
@@ -18,14 +18,14 @@ use tokio::time::sleep;
 
 use crate::connection::ClientConnection;
 
-/// How long a client may send and receive nothing: Envoy's `idle_timeout` default.
+/// How long a connection may be idle: Envoy's `idle_timeout` default.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// How long a client may take none of an answer, or send none of a body: Envoy's `stream_idle_timeout` default.
+/// How long a client may read nothing of a response, or send nothing of a body: Envoy's `stream_idle_timeout` default.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long to wait for the client's end of the connection after ours: Envoy's `delayed_close_timeout` default.
+/// How long to wait for the client to close the connection after the server: Envoy's `delayed_close_timeout` default.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A client's byte stream.
+/// The byte stream of one connection.
 pub(crate) struct TimedSocket {
     stream: Stream,
     connection: Rc<ClientConnection>,
@@ -35,11 +35,11 @@ pub(crate) struct TimedSocket {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SocketPhase {
-    /// Reads and writes make progress, or the client asks for nothing.
+    /// Reads and writes make progress, or the connection is idle.
     Open,
-    /// There are bytes to send that the client does not take.
+    /// There are bytes to send that the client does not read.
     Stalled,
-    /// Everything is sent, and the client knows it.
+    /// Everything has been sent, and the sending side is closed.
     Closing,
 }
 
@@ -53,13 +53,13 @@ impl TimedSocket {
         }
     }
 
-    /// Enters `phase` and gives it `time`.
+    /// Enters `phase`, which may last for `time`.
     fn enter(&mut self, phase: SocketPhase, time: Duration) {
         self.phase = phase;
         self.deadline.as_mut().reset(Instant::now() + time);
     }
 
-    /// Waits on, until time is up.
+    /// Returns pending, or an error once the time of the phase is up.
     fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         ready!(self.deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -136,8 +136,8 @@ impl AsyncWrite for TimedSocket {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends the sending side and reads what still comes: closing at once would reset the connection, and a client
-    /// that is still sending would not see the answer.
+    /// Closes the sending side and reads the remaining input. Closing the socket at once would reset the connection,
+    /// and a client that is still sending would not see the response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.phase != SocketPhase::Closing {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;

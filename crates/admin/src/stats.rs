@@ -23,8 +23,8 @@ use crate::RequestFailure;
 use crate::refusal::Refusal;
 
 outrider_stats::group! {
-    /// `http.admin.*`: the stats of an HTTP connection manager. This server has no cause to count some of them; they are
-    /// listed as 0, so that sums over all connection managers find them.
+    /// `http.admin.*`: the stats of an HTTP connection manager. This server has no cause to count some of them; they
+    /// are listed as 0, so that sums over all connection managers find them.
     pub(crate) struct AdminHttpStats {
         #[name("")]
         connections: ConnectionStats,
@@ -47,7 +47,7 @@ outrider_stats::group! {
     }
 }
 
-/// What this server counts.
+/// The stats of the admin server.
 #[derive(Clone, Debug)]
 pub(crate) struct AdminStats {
     http: Arc<AdminHttpStats>,
@@ -64,7 +64,7 @@ impl AdminStats {
         }
     }
 
-    /// Counts that the kernel had a connection.
+    /// Counts a connection that the kernel accepted.
     pub(crate) fn accepted(&self) {
         self.listener
             .listener
@@ -72,7 +72,7 @@ impl AdminStats {
             .record(1);
     }
 
-    /// Counts a connection that is closed at once, for it is over `limit`.
+    /// Counts a connection that is closed at once because it is over `limit`.
     pub(crate) fn refused(&self, limit: LimitReached) {
         match limit {
             LimitReached::Listener => self.listener.listener.downstream_cx_overflow.inc(),
@@ -80,7 +80,7 @@ impl AdminStats {
         }
     }
 
-    /// Counts a connection that is served, until the result is dropped.
+    /// Counts a served connection; it is active until the result is dropped.
     pub(crate) fn open(&self) -> OpenConnection {
         let Self { http, listener, .. } = self;
         http.connections.downstream_cx_total.inc();
@@ -92,7 +92,7 @@ impl AdminStats {
             stats: self.clone(),
             started: Instant::now(),
             closes_locally: Cell::new(false),
-            is_cut_off: Cell::new(false),
+            had_reset: Cell::new(false),
             protocol: OnceCell::new(),
             _http: http.hold(|s| &s.connections.downstream_cx_active),
             _listener: [
@@ -103,13 +103,13 @@ impl AdminStats {
     }
 }
 
-/// The counts of one connection.
+/// Counts one connection.
 pub(crate) struct OpenConnection {
     stats: AdminStats,
     started: Instant,
     closes_locally: Cell<bool>,
-    /// Whether a request ended before its answer.
-    is_cut_off: Cell<bool>,
+    /// Whether a request ended before its response.
+    had_reset: Cell<bool>,
     protocol: OnceCell<Held<AdminHttpStats>>,
     _http: Held<AdminHttpStats>,
     _listener: [Held<AdminListenerStats>; 2],
@@ -147,12 +147,12 @@ impl OpenConnection {
         });
     }
 
-    /// Notes that this side, not the client, ends the connection.
+    /// Notes that the server, not the client, closes the connection.
     pub(crate) fn closes_locally(&self) {
         self.closes_locally.set(true);
     }
 
-    /// Counts that the client broke the protocol.
+    /// Counts a protocol error of the client.
     pub(crate) fn protocol_error(&self) {
         self.stats
             .http
@@ -161,7 +161,7 @@ impl OpenConnection {
             .inc();
     }
 
-    /// Counts why a request was refused.
+    /// Counts a refused request by its reason.
     pub(crate) fn refused_request(&self, refusal: &Refusal) {
         let http = &self.stats.http;
         match refusal.details {
@@ -174,18 +174,18 @@ impl OpenConnection {
         }
     }
 
-    /// Counts that a request ended before its answer.
+    /// Counts a request that ended before its response.
     pub(crate) fn request_reset(&self) {
-        self.is_cut_off.set(true);
+        self.had_reset.set(true);
         self.stats.http.requests.downstream_rq_rx_reset.inc();
     }
 
-    /// Whether no request ended before its answer.
-    pub(crate) fn is_idle(&self) -> bool {
-        !self.is_cut_off.get()
+    /// Whether every request got its response.
+    pub(crate) fn had_no_reset(&self) -> bool {
+        !self.had_reset.get()
     }
 
-    /// Counts a request, until the result is dropped.
+    /// Counts a request; it is active until the result is dropped.
     pub(crate) fn request(&self, version: Version) -> OpenRequest {
         let http = &self.stats.http;
         http.requests.downstream_rq_total.inc();
@@ -216,7 +216,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The counts of one request.
+/// Counts one request.
 pub(crate) struct OpenRequest {
     stats: AdminStats,
     started: Instant,
@@ -224,12 +224,12 @@ pub(crate) struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// How long ago the request came.
+    /// How long ago the request began.
     pub(crate) fn age(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Counts the answer, before its body is made: what `/stats` shows includes itself.
+    /// Counts the response. Called before the body is made, so that `/stats` includes its own request.
     pub(crate) fn answered(&self, status: u16) {
         self.stats.http.requests.downstream_rq.record(status);
         self.stats.listener.downstream_rq.record(status);

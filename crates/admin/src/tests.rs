@@ -1,4 +1,4 @@
-//! An admin server in-process, asked over a socket; the answers are those of Envoy 1.40.
+//! Tests an admin server in this process over a socket; the expected responses are those of Envoy 1.40.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -164,7 +164,7 @@ fn admin(fake: &Rc<Fake>) -> Admin {
     Admin::new(AdminConfig::default(), Store::new(), fake.clone())
 }
 
-/// What comes back for `request` until the server closes.
+/// Sends `request`, and returns all bytes until the server closes the connection.
 async fn raw(address: &Address, request: &str) -> String {
     let mut stream = TcpStream::connect(address.ip().unwrap()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -173,7 +173,7 @@ async fn raw(address: &Address, request: &str) -> String {
     answer
 }
 
-/// Status and body of the answer to `METHOD /target`.
+/// The status and body of the response to `METHOD /target`.
 async fn ask(address: &Address, request: &str) -> (u16, String) {
     let head = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     let answer = raw(address, &head).await;
@@ -216,7 +216,7 @@ fn headers_are_envoys() {
 }
 
 #[test]
-fn what_is_no_request_is_refused() {
+fn malformed_requests_are_refused() {
     with(admin(&Rc::default()), async |address| {
         let answer = raw(&address, "GET /ready HTTP/1.0\r\n\r\n").await;
         let lines: Vec<_> = answer
@@ -263,7 +263,7 @@ fn ready_follows_the_state() {
 }
 
 #[test]
-fn changes_need_post() {
+fn endpoints_that_change_something_require_post() {
     let fake = Rc::new(Fake::default());
     with(admin(&fake), async |address| {
         for endpoint in endpoints::ENDPOINTS.iter().filter(|e| e.mutates) {
@@ -299,7 +299,7 @@ fn commands_reach_the_server() {
     });
 }
 
-/// Request, status, and how the body starts.
+/// A request, and the status and the start of the body of its response.
 const EXPLAINED: &[(&str, u16, &str)] = &[
     (
         "GET /nope",
@@ -387,7 +387,7 @@ const EXPLAINED: &[(&str, u16, &str)] = &[
 ];
 
 #[test]
-fn wrong_parameters_are_explained() {
+fn invalid_parameters_are_refused_with_envoys_messages() {
     let fake = Rc::new(Fake::default());
     with(admin(&fake), async |address| {
         for (request, status, text) in EXPLAINED {
@@ -480,7 +480,7 @@ fn config_dump_by_resource_and_mask() {
     });
 }
 
-/// Its own stats count the request that shows them.
+/// The stats include the request that shows them.
 #[test]
 fn stats_include_their_own_request() {
     with(admin(&Rc::default()), async |address| {
@@ -556,7 +556,7 @@ fn a_form_in_the_body_modifies_the_runtime() {
     });
 }
 
-/// Help lists what Envoy 1.40 lists, so that tools that read it find the same commands.
+/// Help lists the commands of Envoy 1.40, so that tools that read it find the same ones.
 #[test]
 fn the_home_page_links_every_endpoint() {
     with(admin(&Rc::default()), async |address| {
@@ -583,7 +583,7 @@ fn a_pipe_can_be_served() {
         .unwrap();
     LocalSet::new().block_on(&runtime, async {
         let address = Address::pipe(path.to_str().unwrap(), 0o600);
-        // The second finds the first one's file.
+        // The second server finds the first one's socket file.
         for _ in 0..2 {
             let listener = AdminListener::bind(&address).await.unwrap();
             let server = tokio::task::spawn_local(serve(listener, Rc::new(admin(&Rc::default()))));

@@ -1,7 +1,7 @@
 //! The timeouts of one stream, on one timer.
 //!
-//! Deadlines move far more often than they pass: the idle deadline moves with every frame. So the timer is armed for the
-//! earliest deadline and not touched when that deadline moves later. Only when it fires is it armed again, for the
+//! Deadlines move far more often than they pass: the idle deadline moves with every frame. So the timer is armed for
+//! the earliest deadline and not touched when that deadline moves later. Only when it fires is it armed again, for the
 //! earliest deadline still ahead.
 
 use std::task::Context;
@@ -75,8 +75,8 @@ impl DeadlineTimer {
 }
 
 impl Deadlines {
-    /// No deadline yet, for a stream that began at `now`. The `timer` may still be armed for an earlier stream: it is armed
-    /// again only if this stream needs it sooner.
+    /// No deadline yet, for a stream that began at `now`. The `timer` may still be armed for an earlier stream: it is
+    /// armed again only if this stream needs it sooner.
     pub(crate) fn new(timer: DeadlineTimer, now: Instant) -> Deadlines {
         Deadlines {
             timer,
@@ -209,8 +209,8 @@ impl Deadlines {
 }
 
 impl ExpiredTimeout {
-    /// The reply for a client that has not received a response head yet. `complete`: the client has sent its whole request,
-    /// so the delay was not the client's.
+    /// The reply for a client that has not received a response head yet. `complete`: the client has sent its whole
+    /// request, so the delay was not the client's.
     pub(crate) fn reply(self, complete: bool) -> LocalReply {
         let late = if complete {
             StatusCode::GATEWAY_TIMEOUT

@@ -1,7 +1,7 @@
 //! The HTTP connection manager: from a decoded request to its response.
 //!
-//! The codecs are in `outrider-codec` and the connections to hosts in `outrider-upstream`; this crate handles each request
-//! between the two.
+//! The codecs are in `outrider-codec` and the connections to hosts in `outrider-upstream`; this crate handles each
+//! request between the two.
 
 pub mod access_log;
 mod build;

@@ -1,5 +1,5 @@
-//! Local replies: responses that the proxy makes itself. A failure becomes a [`LocalReply`] where it is understood. Only
-//! this module turns a reply into a response: HTTP with a text body, or a trailers-only response to a gRPC call.
+//! Local replies: responses that the proxy makes itself. A failure becomes a [`LocalReply`] where it is understood.
+//! Only this module turns a reply into a response: HTTP with a text body, or a trailers-only response to a gRPC call.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -90,8 +90,8 @@ impl LocalReply {
 
     /// Makes this reply the response of `stream` and returns its body.
     pub(crate) fn write(mut self, stream: &mut Stream) -> Body {
-        // The flag for a client's protocol error is set after the headers are made: formats in headers do not see it, as in
-        // Envoy.
+        // The flag for a client's protocol error is set after the headers are made: formats in headers do not see it,
+        // as in Envoy.
         let is_late = |flag: &mut ResponseFlag| *flag == ResponseFlag::DownstreamProtocolError;
         let late = self.flag.take_if(is_late);
         if let Some(flag) = self.flag {

@@ -44,8 +44,8 @@ impl ResponseOptions {
         })
     }
 
-    /// Prepares the head of a final response for the client. `date` is the time now; `request` are the request's headers as
-    /// they were sent upstream.
+    /// Prepares the head of a final response for the client. `date` is the time now; `request` are the request's
+    /// headers as they were sent upstream.
     pub(crate) fn apply(
         &self,
         headers: &mut HeaderMap,

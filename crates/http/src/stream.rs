@@ -1,7 +1,8 @@
 //! One request and its response, as filters, formatters and the access log see them.
 //!
-//! The request's head stays in [`Stream::request`]: a codec writes it from there. The response's header map moves on with
-//! the response; only the headers that a formatter of this configuration reads ([`Capture`]) are copied into the stream.
+//! The request's head stays in [`Stream::request`]: a codec writes it from there. The response's header map moves on
+//! with the response; only the headers that a formatter of this configuration reads ([`Capture`]) are copied into the
+//! stream.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -71,8 +72,8 @@ pub struct Stream {
     pub(crate) is_websocket: bool,
     /// Whether the request is gRPC.
     pub(crate) is_grpc: bool,
-    /// The port that was stripped off the target of a CONNECT. It is added again for the upstream, because a CONNECT without
-    /// a port is not valid.
+    /// The port that was stripped off the target of a CONNECT. It is added again for the upstream, because a CONNECT
+    /// without a port is not valid.
     pub(crate) connect_port: Option<u16>,
     /// Where the request came from.
     pub(crate) origin: Origin,
@@ -278,8 +279,8 @@ impl Traffic {
 
 /// Owns a stream until its end. However the stream ends, dropping this counts and logs it, once.
 ///
-/// If the future that serves the stream is dropped at an `.await`, this is dropped too; then the client's connection has
-/// closed.
+/// If the future that serves the stream is dropped at an `.await`, this is dropped too; then the client's connection
+/// has closed.
 #[derive(Debug)]
 pub(crate) struct StreamEnd {
     pub(crate) stream: Stream,
@@ -375,8 +376,8 @@ impl Drop for StreamEnd {
     }
 }
 
-/// The headers that the formatters of a configuration read after the heads were sent on. The code that compiles a formatter
-/// adds the names in it.
+/// The headers that the formatters of a configuration read after the heads were sent on. The code that compiles a
+/// formatter adds the names in it.
 #[derive(Clone, Debug, Default)]
 pub struct Captures {
     /// Headers of the response, read when the stream ends.

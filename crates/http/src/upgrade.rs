@@ -59,7 +59,8 @@ impl UpgradeTypes {
     }
 }
 
-/// The protocol that a request asks to be upgraded to, or that a response switches to. The codec has removed `h2c` before.
+/// The protocol that a request asks to be upgraded to, or that a response switches to. The codec has removed `h2c`
+/// before.
 pub(crate) fn requested(headers: &HeaderMap) -> Option<&HeaderValue> {
     let protocol = headers.get(&header::UPGRADE)?;
     let asked = headers.get_all(&header::CONNECTION).any(|value| {

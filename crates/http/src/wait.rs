@@ -60,7 +60,8 @@ impl StreamWait<'_> {
         .await
     }
 
-    /// Fails if the request's body is broken. Then a failure upstream is only a consequence of that, and is not reported.
+    /// Fails if the request's body is broken. Then a failure upstream is only a consequence of that, and is not
+    /// reported.
     pub(crate) fn check_body(&self) -> Result<(), StopReason> {
         self.respond.malformed_body().map_or(Ok(()), |error| {
             let reply = LocalReply::new(error.status, error.details)

@@ -49,7 +49,7 @@ pub(super) fn clusters(request: &Request, admin: &Admin) -> Response {
     }
     Response::pieces(clusters.into_iter().map(|cluster| {
         let mut text = String::new();
-        write(&cluster, &mut text).unwrap_or_default(); // a String takes everything
+        write(&cluster, &mut text).unwrap_or_default(); // writing to a String cannot fail
         text
     }))
 }
@@ -86,7 +86,7 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
         writeln!(to, "{row}::sub_zone::{sub_zone}")?;
         writeln!(to, "{row}::canary::{}", host.is_canary())?;
         writeln!(to, "{row}::priority::{}", host.priority())?;
-        // Without outlier detection there are no rates.
+        // Without outlier detection the success rate is unknown.
         writeln!(to, "{row}::success_rate::-1")?;
         writeln!(to, "{row}::local_origin_success_rate::-1")?;
     }
@@ -179,7 +179,7 @@ fn status(cluster: &ClusterView) -> Value {
     status
 }
 
-/// `envoy.admin.v3.HostStatus`; as everywhere in protobuf's JSON, fields at their default are left out.
+/// `envoy.admin.v3.HostStatus`. As in protobuf's JSON, fields with their default value are left out.
 fn host_status(host: &Host) -> Value {
     let counters = counters(host).map(|(name, counter)| (None, name, counter.value()));
     let gauges = gauges(host).map(|(name, gauge)| (Some("GAUGE"), name, level(gauge)));
@@ -278,7 +278,7 @@ static_resources:
         manager.view().remove(0)
     }
 
-    /// As Envoy 1.40 prints the same cluster, but that its first host has been used here.
+    /// The output of Envoy 1.40 for the same cluster, except that the first host has been used here.
     #[test]
     fn a_cluster_as_text() {
         let cluster = cluster();

@@ -1,4 +1,4 @@
-//! `/config_dump`: the config as it was loaded, as messages of `envoy.admin.v3`.
+//! `/config_dump`: the loaded config, as messages of `envoy.admin.v3`.
 
 use std::time::SystemTime;
 
@@ -45,12 +45,12 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     },
 ];
 
-/// One message of the dump: its type, the fields it can have, and those it has.
+/// One message of the dump: its type, its possible fields, and its content.
 struct Section {
     message: &'static str,
-    /// Lists, each with the fields of its elements and the elements' type.
+    /// The repeated fields, each with the fields and the type of its elements.
     lists: &'static [List],
-    /// Fields that are no lists.
+    /// The fields that are not repeated.
     singles: &'static [&'static str],
     fields: Vec<(&'static str, Value)>,
 }
@@ -162,7 +162,7 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
     let mask = non_empty("mask");
     let names = match non_empty("name_regex") {
         None => None,
-        // To be compiled alone first: its mistakes must be its own.
+        // Compiled alone first, so that an error message is about the pattern itself.
         Some(pattern) => match regular_expression::compile(&pattern)
             .and_then(|_| regular_expression::compile(&format!("^(?:{pattern})$")))
         {
@@ -192,7 +192,7 @@ fn refuse(status: u16, text: String) -> Response {
         .with_double_nosniff()
 }
 
-/// Everything, by sections, in Envoy's order.
+/// All sections, in Envoy's order.
 fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Section> {
     let dump = admin.control.config_dump();
     let empty = |message, lists| Section {
@@ -344,12 +344,12 @@ fn typed(kind: &str, message: Value) -> Value {
     typed.into()
 }
 
-/// All sections; with a mask, only those that have all its fields, cut down to them.
+/// All sections. With a mask, only the sections that have all its fields, reduced to these fields.
 fn whole(sections: Vec<Section>, mask: Option<&str>) -> Result<Vec<Value>, Response> {
     let paths: Option<Vec<&str>> = mask.map(|mask| mask.split(',').collect());
     let shown = sections.into_iter().filter_map(|section| {
         let has = |path: &str| match path.split_once('.') {
-            // A path cannot lead into a list.
+            // A path cannot lead into a repeated field.
             Some((first, _)) => section.singles.contains(&first),
             None => {
                 section.singles.contains(&path)
@@ -385,7 +385,7 @@ fn whole(sections: Vec<Section>, mask: Option<&str>) -> Result<Vec<Value>, Respo
     }
 }
 
-/// The elements of one list, each cut down to a mask.
+/// The elements of one repeated field, each reduced to the fields of a mask.
 fn elements(
     sections: &[Section],
     resource: &str,
@@ -425,7 +425,7 @@ fn elements(
     Err(refuse(404, format!("{resource} not found in config dump")))
 }
 
-/// `message` with only the fields that `paths` lead to, and the types of the messages on the way.
+/// `message` with only the fields at `paths`, and the `@type` of the messages around them.
 fn masked(message: &Value, paths: &[&str]) -> Value {
     let Value::Object(fields) = message else {
         return message.clone();
@@ -449,7 +449,7 @@ fn masked(message: &Value, paths: &[&str]) -> Value {
     kept.collect::<Map<_, _>>().into()
 }
 
-/// `envoy.config.endpoint.v3.ClusterLoadAssignment` of the hosts there are now.
+/// `envoy.config.endpoint.v3.ClusterLoadAssignment` of the current hosts.
 fn assignment(cluster: &ClusterView) -> Value {
     let mut localities: Vec<(u32, Value, Vec<Value>)> = Vec::new();
     for host in cluster.hosts() {
@@ -494,7 +494,7 @@ fn endpoint(host: &Host) -> Value {
     })
 }
 
-/// As `2026-11-22T18:41:32.961Z`. The calendar is httpdate's: `Sun, 22 Nov 2026 18:41:32 GMT`.
+/// Formats `time` like `2026-11-22T18:41:32.961Z`. The date comes from httpdate's `Sun, 22 Nov 2026 18:41:32 GMT`.
 fn timestamp(time: SystemTime) -> Value {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
@@ -502,7 +502,7 @@ fn timestamp(time: SystemTime) -> Value {
     let http = httpdate::fmt_http_date(time);
     let parts: Vec<&str> = http.split(' ').collect();
     let [_, day, month, year, clock, _] = parts.as_slice() else {
-        return Value::Null; // httpdate always prints six parts
+        return Value::Null; // httpdate always prints six words
     };
     let month = MONTHS.find(month).unwrap_or_default() / 3 + 1;
     format!("{year}-{month:02}-{day}T{clock}.{millis:03}Z").into()

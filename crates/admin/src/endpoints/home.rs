@@ -1,4 +1,4 @@
-//! `/` and `/help`: the table of endpoints, for people.
+//! `/` and `/help`: lists of the endpoints.
 
 use super::ENDPOINTS;
 use super::Endpoint;
@@ -13,7 +13,7 @@ pub(super) fn help(_: &Request, _: &Admin) -> Response {
     Response::text(commands())
 }
 
-/// Every endpoint with its parameters, as text.
+/// All endpoints with their parameters, as text.
 pub(super) fn commands() -> String {
     let mut text = "admin commands are:\n".to_owned();
     for endpoint in ENDPOINTS {
@@ -42,7 +42,7 @@ pub(super) fn home(_: &Request, _: &Admin) -> Response {
     Response::text(page).with_type(HTML)
 }
 
-/// An endpoint as a link, or as a form if it changes something or takes parameters.
+/// An endpoint as a row of the page: a link, or a form if it changes something or has parameters.
 fn row(endpoint: &Endpoint) -> String {
     let name = endpoint.path.trim_start_matches('/');
     let help = escape(endpoint.help);

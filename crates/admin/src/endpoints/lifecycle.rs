@@ -1,4 +1,4 @@
-//! Whether the server is ready, and what ends it.
+//! Readiness, health, draining and the end of the server.
 
 use super::Parameter;
 use super::ParameterKind::Flag;

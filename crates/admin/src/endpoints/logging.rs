@@ -60,7 +60,7 @@ pub(super) fn logging(request: &Request, admin: &Admin) -> Response {
     }
 }
 
-/// Does all of what the one parameter asks for, or nothing.
+/// Applies the one parameter, completely or not at all.
 fn change(parameters: &[(String, String)], admin: &Admin) -> Result<(), &'static str> {
     let (name, value) = match parameters {
         [] => return Ok(()),

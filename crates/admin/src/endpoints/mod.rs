@@ -1,4 +1,4 @@
-//! The endpoints: one table, from which requests are dispatched and `/` and `/help` are printed.
+//! The endpoints: one table, which dispatches requests and from which `/` and `/help` are printed.
 
 mod clusters;
 mod config_dump;
@@ -27,30 +27,30 @@ pub(crate) struct Endpoint {
     pub(crate) path: &'static str,
     pub(crate) help: &'static str,
     pub(crate) parameters: &'static [Parameter],
-    /// Whether it needs POST, because it changes something. The others answer any method.
+    /// Whether it requires POST because it changes something. The others answer any method.
     pub(crate) mutates: bool,
     handle: Handler,
 }
 
-/// What answers at an endpoint.
+/// The function of an endpoint.
 enum Handler {
-    /// It answers at once, when the request has ended.
+    /// Answers at once, after the end of the request.
     Immediate(fn(&Request, &Admin) -> Response),
-    /// It may wait before it answers, and reads the request's body.
+    /// May wait before it answers, and reads the request's body.
     Async(fn(Request, RequestBody, Rc<Admin>) -> Answer),
 }
 
-/// An answer that is waited for.
+/// The future of a response.
 type Answer = Pin<Box<dyn Future<Output = Result<Response, BodyError>>>>;
 
-/// A parameter of a query, as the help describes it.
+/// A parameter of an endpoint, as the help describes it.
 pub(crate) struct Parameter {
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
     pub(crate) kind: ParameterKind,
 }
 
-/// What may be given for it.
+/// Which values a parameter takes.
 pub(crate) enum ParameterKind {
     Flag,
     Text,
@@ -102,7 +102,7 @@ const fn async_post(
     }
 }
 
-/// All endpoints, in the order of the help. Names and descriptions are Envoy's interface: tools read `/help`.
+/// All endpoints, in the order of the help. Names and descriptions are Envoy's, because tools parse `/help`.
 pub(crate) const ENDPOINTS: &[Endpoint] = &[
     get("/", "Admin home page", &[], home::home),
     post(
@@ -291,10 +291,10 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
     ),
 ];
 
-/// Answers `request`, once all of it is there.
+/// Answers `request`, after its end.
 ///
 /// # Errors
-/// When `body` cannot be read.
+/// If `body` cannot be read.
 pub(crate) async fn answer(
     request: Request,
     mut body: RequestBody,

@@ -1,4 +1,4 @@
-//! What looks into Envoy's own allocator and threads, and has no counterpart here: each says so.
+//! Endpoints for Envoy's own allocator and threads, which do not exist here; each response says so.
 
 use super::Parameter;
 use super::ParameterKind::OneOf;

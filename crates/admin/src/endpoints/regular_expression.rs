@@ -1,11 +1,11 @@
-//! Regular expressions in queries, and what RE2 would say of wrong ones.
+//! Regular expressions in queries, with RE2's error messages.
 
 use regex::Regex;
 
 /// Compiles `pattern`.
 ///
 /// # Errors
-/// What RE2 says, for the mistakes that people make; otherwise the pattern.
+/// With RE2's message for common mistakes, otherwise with the pattern.
 pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
     Regex::new(pattern).map_err(|error| explain(pattern, &error.to_string()))
 }
@@ -32,9 +32,9 @@ fn explain(pattern: &str, error: &str) -> String {
 mod tests {
     use super::*;
 
-    /// As Envoy 1.40 prints them.
+    /// Recorded with Envoy 1.40.
     #[test]
-    fn mistakes_are_named_as_by_re2() {
+    fn errors_are_those_of_re2() {
         for (pattern, want) in [
             ("(", "missing ): ("),
             ("[", "missing ]: ["),

@@ -1,4 +1,4 @@
-//! `/reload`: has the config file read again, and shows what came of it. Envoy has no such endpoint.
+//! `/reload`: reads the config file again, and shows the outcome. Envoy has no such endpoint.
 
 use std::rc::Rc;
 
@@ -8,7 +8,8 @@ use crate::request::Request;
 use crate::request_body::RequestBody;
 use crate::response::Response;
 
-/// POST reloads, and answers when that is done: 400 if the config was rejected. Other methods show the last outcomes.
+/// POST reloads and answers when the reload is done: 400 if the config was rejected. Other methods show the last
+/// outcomes.
 pub(super) fn reload(request: Request, mut body: RequestBody, admin: Rc<Admin>) -> Answer {
     Box::pin(async move {
         body.discard().await?;

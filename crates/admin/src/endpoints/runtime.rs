@@ -11,7 +11,7 @@ use crate::request::Request;
 use crate::request_body::RequestBody;
 use crate::response::Response;
 
-/// How long a form may be.
+/// The maximum size of a form.
 const MAX_FORM: usize = 1024 * 1024;
 
 pub(super) fn runtime(_: &Request, admin: &Admin) -> Response {

@@ -1,4 +1,4 @@
-//! The process: version, memory, certificates, start-up.
+//! Endpoints about the process: version, memory, certificates, start-up.
 
 use serde_json::Value;
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::response::Response;
 
 pub(super) fn server_info(_: &Request, admin: &Admin) -> Response {
     let info = admin.control.info();
-    // Whole seconds: Envoy counts no finer here.
+    // As in Envoy, in whole seconds.
     let uptime = format!("{}s", info.uptime.as_secs());
     Response::json(&json!({
         "version": info.version,
@@ -26,7 +26,7 @@ pub(super) fn server_info(_: &Request, admin: &Admin) -> Response {
     }))
 }
 
-/// What Envoy says under `--disable-hot-restart`: there is no hot restart here.
+/// The answer of Envoy with `--disable-hot-restart`: hot restart is not supported.
 const HOT_RESTART_VERSION: &str = "disabled";
 
 pub(super) fn hot_restart_version(_: &Request, _: &Admin) -> Response {

@@ -1,4 +1,4 @@
-//! `/stats` and what belongs to it.
+//! `/stats` and related endpoints.
 
 use std::sync::Arc;
 
@@ -108,7 +108,7 @@ pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
 
 pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
     let filter = match filter(request) {
-        // Envoy checks the type, and shows all of them.
+        // As in Envoy, the type is checked, but all types are shown.
         Ok(filter) => Filter {
             kind: None,
             ..filter
@@ -146,7 +146,7 @@ fn store(admin: &Admin) -> Arc<Store> {
     admin.store.clone()
 }
 
-/// Takes the snapshot when the first piece is sent, so that it counts the request which asked for it, as Envoy's does.
+/// Takes the snapshot when the first piece is sent, so that it includes the request that asked for it, as in Envoy.
 fn lazily<I: Iterator<Item = String>>(make: impl FnOnce() -> I) -> impl Iterator<Item = String> {
     std::iter::once_with(make).flatten()
 }
@@ -173,7 +173,7 @@ fn filter(request: &Request) -> Result<Filter, Response> {
         Some(_) => return Err(Response::error(400, "invalid &type= param")),
     };
     match request.parameter("hidden").as_deref() {
-        // No stat is hidden here.
+        // There are no hidden stats.
         None | Some("" | "include" | "exclude") => {}
         Some("only") => return Err(Response::text("")),
         Some(_) => {
@@ -213,7 +213,7 @@ fn histogram_buckets(request: &Request) -> Result<Buckets, Response> {
     })
 }
 
-/// The text as a page: for people who clicked their way here. It does not refresh itself.
+/// The text as an HTML page, for browsers. Unlike Envoy's, it does not refresh itself.
 fn page(text: impl Iterator<Item = String> + 'static) -> Response {
     let head = "<!DOCTYPE html>\n<html lang='en'>\n<head><title>Envoy Admin</title></head>\n<body>\n<pre>\n";
     let head = std::iter::once(head.to_owned());
@@ -227,7 +227,7 @@ pub(super) fn reset_counters(_: &Request, admin: &Admin) -> Response {
     Response::done()
 }
 
-/// Names are never looked up here: a stat is a field.
+/// Always empty: stats are fields, so no name is ever looked up.
 pub(super) fn recent_lookups(_: &Request, _: &Admin) -> Response {
     Response::text(
         "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n",

@@ -1,8 +1,8 @@
-//! Clients that send nothing, or not all: how long they are waited for.
+//! The timeouts for clients that send nothing, or not the whole request.
 
 use super::*;
 
-/// A server under a paused clock, and a client that sends `request` and takes nothing.
+/// Runs a server with a paused clock, and a client that sends `request` and reads nothing.
 fn with_stuck_client(request: &'static str, test: impl AsyncFnOnce(TcpStream)) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -22,7 +22,7 @@ fn with_stuck_client(request: &'static str, test: impl AsyncFnOnce(TcpStream)) {
     });
 }
 
-/// The paused clock jumps to the next deadline, so that waiting for the end takes no time.
+/// Waits until the server closes the connection, which takes no real time: the paused clock jumps to the next deadline.
 async fn ends_after(mut stream: TcpStream, least: Duration) -> String {
     let started = tokio::time::Instant::now();
     let mut answer = String::new();
@@ -33,7 +33,7 @@ async fn ends_after(mut stream: TcpStream, least: Duration) -> String {
 }
 
 #[test]
-fn clients_that_say_nothing_are_left_after_an_hour() {
+fn idle_connections_are_closed_after_an_hour() {
     const HOUR: Duration = Duration::from_secs(3600);
     for request in ["", "GET /ready HTTP/1.1\r\nHost: x\r\nX:"] {
         with_stuck_client(request, async |stream| {
@@ -43,7 +43,7 @@ fn clients_that_say_nothing_are_left_after_an_hour() {
 }
 
 #[test]
-fn a_body_that_stops_is_timed_out() {
+fn an_incomplete_body_times_out() {
     let request = "POST /reset_counters HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab";
     with_stuck_client(request, async |stream| {
         let answer = ends_after(stream, Duration::from_secs(300)).await;

@@ -9,8 +9,8 @@ use outrider_net::Timers;
 
 use crate::access_log::files::LogFile;
 
-/// Lines that wait to be sent to the writer: until there are enough bytes, until the flush interval has passed, or until the
-/// log ends.
+/// Lines that wait to be sent to the writer: until there are enough bytes, until the flush interval has passed, or
+/// until the log ends.
 pub(super) struct Buffer {
     lines: RefCell<Lines>,
     file: Arc<LogFile>,

@@ -1,7 +1,7 @@
 //! Log files and the threads that write them.
 //!
-//! Each file has a thread of its own, so that a blocked file (a full pipe, a slow disk) does not delay the others. The number
-//! of waiting buffers is limited; lines beyond that are dropped and counted.
+//! Each file has a thread of its own, so that a blocked file (a full pipe, a slow disk) does not delay the others. The
+//! number of waiting buffers is limited; lines beyond that are dropped and counted.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -66,8 +66,8 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// The file called `name`. The names of the two standard streams are taken for the streams, so that logs to a stream and to
-    /// its name write through one file, in order.
+    /// The file called `name`. The names of the two standard streams are taken for the streams, so that logs to a
+    /// stream and to its name write through one file, in order.
     pub(crate) fn named(name: &str) -> Destination {
         match name {
             "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => Destination::Stdout,

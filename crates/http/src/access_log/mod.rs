@@ -1,9 +1,9 @@
 //! The access log: one line for each stream that ends.
 //!
-//! An [`AccessLog`] is built on the main thread, and each worker makes its own [`WorkerLog`] from it. A worker formats lines
-//! into its buffer for the file, and sends the buffer to the file's writer thread when it is full or the flush interval has
-//! passed. So a worker never waits for a disk, and the lines of one worker stay in order even if several of its logs write
-//! to one file.
+//! An [`AccessLog`] is built on the main thread, and each worker makes its own [`WorkerLog`] from it. A worker formats
+//! lines into its buffer for the file, and sends the buffer to the file's writer thread when it is full or the flush
+//! interval has passed. So a worker never waits for a disk, and the lines of one worker stay in order even if several
+//! of its logs write to one file.
 
 mod buffer;
 mod files;
@@ -120,8 +120,8 @@ impl AccessLog {
         self.format.capture(captures);
     }
 
-    /// This log on a worker, or on the main thread. The first log of a thread for a file spawns the task that flushes its buffer
-    /// periodically.
+    /// This log on a worker, or on the main thread. The first log of a thread for a file spawns the task that flushes
+    /// its buffer periodically.
     #[must_use]
     pub fn worker(&self, timers: &Timers) -> WorkerLog {
         WorkerLog {

@@ -16,8 +16,8 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `access_log.*`: lines that were dropped because their file could not keep up. Envoy has no such counter, because its
-    /// queue is not limited.
+    /// `access_log.*`: lines that were dropped because their file could not keep up. Envoy has no such counter, because
+    /// its queue is not limited.
     pub struct AccessLogStats {
         lines_dropped: SharedCounter,
     }

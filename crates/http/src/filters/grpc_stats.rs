@@ -1,8 +1,8 @@
-//! Counts gRPC calls by cluster and method (`envoy.filters.http.grpc_stats`): statuses, messages and the time upstream. Calls
-//! in the Connect protocol are counted, too.
+//! Counts gRPC calls by cluster and method (`envoy.filters.http.grpc_stats`): statuses, messages and the time upstream.
+//! Calls in the Connect protocol are counted, too.
 //!
-//! Clients choose the names of the methods that they call, so the memory for names is limited: a worker has counters for
-//! [`METHODS`] methods of a cluster. It finds the counters of recent calls without hashing a name ([`RecentCall`]).
+//! Clients choose the names of the methods that they call, so the memory for names is limited: a worker has counters
+//! for [`METHODS`] methods of a cluster. It finds the counters of recent calls without hashing a name ([`RecentCall`]).
 
 mod messages;
 
@@ -357,8 +357,8 @@ fn scope(cluster: &str) -> Scope {
     Scope::new("cluster").name(cluster).name("grpc")
 }
 
-/// The slot in which a path is remembered, by its last bytes: paths usually differ there. Paths that share a slot replace each
-/// other, and are looked up.
+/// The slot in which a path is remembered, by its last bytes: paths usually differ there. Paths that share a slot
+/// replace each other, and are looked up.
 fn slot(path: &[u8]) -> usize {
     let end = path.last_chunk().map_or(0, |end| u64::from_le_bytes(*end));
     let mixed = (end ^ path.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -1,7 +1,7 @@
 //! HTTP filters, which see each request between the connection manager and the router.
 //!
-//! A new filter is a file beside this one and an entry in `FACTORIES`. The router is not an [`HttpFilter`]: it is split off
-//! when the chain is built, so that a chain has at most one router and runs it last.
+//! A new filter is a file beside this one and an entry in `FACTORIES`. The router is not an [`HttpFilter`]: it is split
+//! off when the chain is built, so that a chain has at most one router and runs it last.
 
 mod grpc_stats;
 
@@ -36,8 +36,8 @@ pub trait HttpFilterConfig: fmt::Debug + Send + Sync {
     fn worker(self: Arc<Self>, worker: &WorkerCx) -> Rc<dyn HttpFilter>;
 }
 
-/// A filter on one worker, shared by its streams. The heads are in the stream. A filter keeps its data about a stream in
-/// `stream.extensions`, and wraps a body in order to see it.
+/// A filter on one worker, shared by its streams. The heads are in the stream. A filter keeps its data about a stream
+/// in `stream.extensions`, and wraps a body in order to see it.
 pub trait HttpFilter: fmt::Debug {
     /// Looks at the request's head.
     fn on_request(&self, stream: &mut Stream) -> FilterStatus {

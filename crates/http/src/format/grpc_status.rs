@@ -88,8 +88,8 @@ pub(crate) fn capture_grpc_status(captures: &mut Captures) {
     captures.trailers.add(&header::GRPC_STATUS);
 }
 
-/// The status of a gRPC call: from the trailers, from the head of a response without a body, or the one that the HTTP status
-/// maps to.
+/// The status of a gRPC call: from the trailers, from the head of a response without a body, or the one that the HTTP
+/// status maps to.
 pub(crate) fn grpc_status(stream: &Stream) -> Option<i64> {
     let trailers = stream.response_trailers.as_ref();
     let headers = stream.response.as_ref().map(|response| &response.headers);

@@ -132,7 +132,8 @@ impl HeaderOperator {
         ))
     }
 
-    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without TLS there is no SNI, so only the fallback to the host can print anything.
+    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without TLS there is no SNI, so only the fallback to the host can print
+    /// anything.
     pub(crate) fn build_server_name(command: &Command<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let (kind, source) = command.param.split_once(':').unwrap_or((command.param, ""));
@@ -295,8 +296,8 @@ impl Name {
     }
 }
 
-/// Appends a query as Envoy's `DECODED` prints it. `%XX` is decoded only if a URL may contain the character unescaped. A `%`
-/// that does not begin an escape is left out, except at the end of the query.
+/// Appends a query as Envoy's `DECODED` prints it. `%XX` is decoded only if a URL may contain the character unescaped.
+/// A `%` that does not begin an escape is left out, except at the end of the query.
 fn decode_legal(query: &[u8], out: &mut Vec<u8>) {
     let mut rest = query;
     while let Some(at) = memchr::memchr(b'%', rest) {

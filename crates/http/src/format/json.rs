@@ -254,7 +254,8 @@ pub(crate) fn write_string(text: &[u8], out: &mut Vec<u8>) {
 
 /// Escapes the bytes after `start` for a JSON string. Most values contain nothing to escape.
 ///
-/// As in Envoy, `/` and DEL are not escaped. In a text that is not valid UTF-8, each byte from 0x80 on becomes an escape.
+/// As in Envoy, `/` and DEL are not escaped. In a text that is not valid UTF-8, each byte from 0x80 on becomes an
+/// escape.
 fn escape_since(start: usize, out: &mut Vec<u8>) {
     let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     let text = &out[start..];

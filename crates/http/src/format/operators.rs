@@ -1,7 +1,7 @@
 //! All command operators, by name.
 //!
-//! The operators without parameters are in the table [`SIMPLE`], the others in the table here. A name in neither table is
-//! refused with Envoy's message.
+//! The operators without parameters are in the table [`SIMPLE`], the others in the table here. A name in neither table
+//! is refused with Envoy's message.
 
 use std::time::SystemTime;
 
@@ -140,7 +140,8 @@ impl Operator {
         }
     }
 
-    /// Appends the value for `context` to `out`. If the value is absent, the caller removes the bytes that were appended.
+    /// Appends the value for `context` to `out`. If the value is absent, the caller removes the bytes that were
+    /// appended.
     pub(crate) fn write(&self, context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
         let stream = context.stream;
         match self {

@@ -111,8 +111,8 @@ impl CodecOptions {
         errors.finish(options)
     }
 
-    /// The options for the connections of one worker, with stats in `http.<stat_prefix>`. The codec applies `timeouts` to a
-    /// request while its head is incomplete.
+    /// The options for the connections of one worker, with stats in `http.<stat_prefix>`. The codec applies `timeouts`
+    /// to a request while its head is incomplete.
     pub(super) fn worker(
         &self,
         cx: &WorkerCx,

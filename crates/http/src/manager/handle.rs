@@ -318,8 +318,8 @@ impl ConnectionManager {
     }
 }
 
-/// The maximum duration of the stream: the request's `grpc-timeout` if the route obeys it, else the route's limit, else the
-/// connection manager's. Writes the `grpc-timeout` that applies into the request for the upstream.
+/// The maximum duration of the stream: the request's `grpc-timeout` if the route obeys it, else the route's limit, else
+/// the connection manager's. Writes the `grpc-timeout` that applies into the request for the upstream.
 fn max_duration(
     route: Option<MaxStreamDuration>,
     manager: Option<Duration>,

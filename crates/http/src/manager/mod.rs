@@ -130,8 +130,8 @@ impl ConnectionStreams {
         kept.unwrap_or_else(|| self.manager.worker.timers.timer().into())
     }
 
-    /// Keeps a timer for the next stream. Not on HTTP/2: each stream has a task of its own there, and the timer would keep the
-    /// finished task alive.
+    /// Keeps a timer for the next stream. Not on HTTP/2: each stream has a task of its own there, and the timer would
+    /// keep the finished task alive.
     fn keep_timer(&self, timer: DeadlineTimer, protocol: Version) {
         if protocol != Version::HTTP_2 {
             self.timer.set(Some(timer));

@@ -44,7 +44,8 @@ impl ConnectionManager {
         mut reply: LocalReply,
         respond: &Respond,
     ) -> Body {
-        // A reply to a request whose route goes to a cluster gets the headers that the route adds, whichever part replied.
+        // A reply to a request whose route goes to a cluster gets the headers that the route adds, whichever part
+        // replied.
         if reply.route.is_none()
             && let Some(route) = &stream.route
             && let Action::Forward(_) = route.action

@@ -1,5 +1,5 @@
-//! Determines who the client is, and sets the headers that tell the upstream: `x-forwarded-*`, `x-envoy-*`, `x-request-id`,
-//! `via`.
+//! Determines who the client is, and sets the headers that tell the upstream: `x-forwarded-*`, `x-envoy-*`,
+//! `x-request-id`, `via`.
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -329,7 +329,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
     }
 }
 
-/// Appends `value` to the list in the header `name`. As in Envoy, the list ends up in one header, even if it came in several.
+/// Appends `value` to the list in the header `name`. As in Envoy, the list ends up in one header, even if it came in
+/// several.
 pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &[u8], separator: &str) {
     let mut list: Vec<u8> = Vec::new();
     for old in headers.get_all(name) {

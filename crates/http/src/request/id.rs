@@ -4,8 +4,8 @@ use outrider_codec::HeaderValue;
 
 /// A version 4 UUID of these random bits, six of which are overwritten.
 ///
-/// It is marked as sensitive, so that HPACK never puts it into the dynamic table. No other request repeats the value, and in
-/// the table it would push out the headers that requests have in common.
+/// It is marked as sensitive, so that HPACK never puts it into the dynamic table. No other request repeats the value,
+/// and in the table it would push out the headers that requests have in common.
 pub(super) fn uuid(high: u64, low: u64) -> HeaderValue {
     let high = high & !0xf000 | 0x4000;
     let low = low & (u64::MAX >> 2) | 1 << 63;

@@ -1,7 +1,7 @@
 //! Path normalisation: `normalize_path`, `merge_slashes` and `path_with_escaped_slashes_action`.
 //!
-//! Routes and upstreams must agree on the meaning of a path, so it is rewritten before routes are matched. The rules are those
-//! of the URL standard as Envoy's library implements them; the table in the tests was recorded with Envoy.
+//! Routes and upstreams must agree on the meaning of a path, so it is rewritten before routes are matched. The rules
+//! are those of the URL standard as Envoy's library implements them; the table in the tests was recorded with Envoy.
 
 use outrider_codec::Target;
 

@@ -1,7 +1,8 @@
 //! Finds the virtual host for an `:authority`.
 //!
-//! The order is Envoy's: the exact domain, then the longest `*.suffix`, then the longest `prefix.*`, then `*`. Each `*` matches
-//! at least one character. A lookup hashes one text for each distinct length of a wildcard domain, and allocates nothing.
+//! The order is Envoy's: the exact domain, then the longest `*.suffix`, then the longest `prefix.*`, then `*`. Each `*`
+//! matches at least one character. A lookup hashes one text for each distinct length of a wildcard domain, and
+//! allocates nothing.
 
 use std::collections::HashMap;
 

@@ -38,7 +38,8 @@ pub struct ForwardAction {
     pub cluster_not_found_status: StatusCode,
     /// How long the whole response may take; zero for no limit.
     pub timeout: Duration,
-    /// How long the stream may be idle; zero for no limit. The default is the connection manager's `stream_idle_timeout`.
+    /// How long the stream may be idle; zero for no limit. The default is the connection manager's
+    /// `stream_idle_timeout`.
     pub idle_timeout: Option<Duration>,
     /// How long the rest of a response may wait for the client. The default is the stream's idle timeout.
     pub flush_timeout: Option<Duration>,

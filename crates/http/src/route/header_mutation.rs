@@ -1,7 +1,7 @@
 //! Headers that the configuration adds, changes and removes.
 //!
-//! A level (route, virtual host, …) first removes headers, then evaluates all its values, then overwrites, then appends. So, as
-//! in Envoy, no value depends on another value of the same level.
+//! A level (route, virtual host, …) first removes headers, then evaluates all its values, then overwrites, then
+//! appends. So, as in Envoy, no value depends on another value of the same level.
 
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;

@@ -1,8 +1,8 @@
 //! Finds the first route that matches without trying each route in turn.
 //!
-//! Routes are tried in the order of the configuration, as in Envoy, but only routes whose path can match. Exact paths are
-//! found by a hash lookup. Prefixes, and the literal texts that regular expressions begin with, are found by one binary search
-//! in a sorted list, in which each text refers to the longest other text that it begins with.
+//! Routes are tried in the order of the configuration, as in Envoy, but only routes whose path can match. Exact paths
+//! are found by a hash lookup. Prefixes, and the literal texts that regular expressions begin with, are found by one
+//! binary search in a sorted list, in which each text refers to the longest other text that it begins with.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! Routes: finds the route of a request, and holds the route's configuration.
 //!
-//! A [`RouteTable`] is built once from a `RouteConfiguration` and shared by all workers. [`RouteTable::find`] returns the
-//! [`Route`] of a request, which holds all the configuration that the request needs, merged from all levels. Each weighted
-//! cluster has a route of its own.
+//! A [`RouteTable`] is built once from a `RouteConfiguration` and shared by all workers. [`RouteTable::find`] returns
+//! the [`Route`] of a request, which holds all the configuration that the request needs, merged from all levels. Each
+//! weighted cluster has a route of its own.
 
 mod direct_response;
 mod domains;

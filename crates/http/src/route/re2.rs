@@ -1,8 +1,8 @@
 //! Regular expressions in RE2's syntax, which Envoy's configurations are written in.
 //!
-//! The `regex` crate has RE2's semantics and nearly its syntax. [`compile`] translates what differs (`\d` is ASCII in RE2,
-//! `&&` in a class and `{` without a count are literal, `\Q…\E`, `\C`) and refuses what RE2 refuses, in its words, so that
-//! one file loads or fails in both proxies.
+//! The `regex` crate has RE2's semantics and nearly its syntax. [`compile`] translates what differs (`\d` is ASCII in
+//! RE2, `&&` in a class and `{` without a count are literal, `\Q…\E`, `\C`) and refuses what RE2 refuses, in its words,
+//! so that one file loads or fails in both proxies.
 
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;

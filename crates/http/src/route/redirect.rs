@@ -88,8 +88,8 @@ impl Redirect {
         })
     }
 
-    /// The `location` for `stream`'s request. If the path is rewritten for it, the request gets the new path, which the access
-    /// log then shows. `keep_original`: writes the old path into `x-envoy-original-path`.
+    /// The `location` for `stream`'s request. If the path is rewritten for it, the request gets the new path, which the
+    /// access log then shows. `keep_original`: writes the old path into `x-envoy-original-path`.
     #[must_use]
     pub fn apply(&self, stream: &mut Stream, keep_original: bool) -> String {
         let rewritten = match &self.target {

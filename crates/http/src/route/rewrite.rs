@@ -55,8 +55,8 @@ enum SubstitutionPart {
 }
 
 impl PathRewrite {
-    /// The new path of `stream`'s request, with its query; `None` if it does not change. A result that does not begin with a
-    /// slash or contains a fragment is not used.
+    /// The new path of `stream`'s request, with its query; `None` if it does not change. A result that does not begin
+    /// with a slash or contains a fragment is not used.
     pub(crate) fn apply(&self, stream: &Stream) -> Option<String> {
         let full = stream.request.path();
         let (path, query) = full.split_at(full.find('?').unwrap_or(full.len()));
@@ -145,7 +145,8 @@ impl HostRewrite {
 
 /// Sets the request's host.
 ///
-/// `keep_original`: writes the old host into `x-envoy-original-host`. `forward_original`: appends it to `x-forwarded-host`.
+/// `keep_original`: writes the old host into `x-envoy-original-host`. `forward_original`: appends it to
+/// `x-forwarded-host`.
 pub(crate) fn set_host(
     head: &mut RequestHead,
     host: HeaderValue,

@@ -119,7 +119,7 @@ impl RouteTable {
     #[must_use]
     pub fn find(&self, request: &RequestView<'_>) -> Option<&Arc<Route>> {
         let head = request.head;
-        // As in Envoy, a request without this header matches no route.
+        // As in Envoy, a request with an empty `x-forwarded-proto` matches no route.
         let proto = head.headers.get(&header::X_FORWARDED_PROTO);
         if proto.is_some_and(HeaderValue::is_empty) {
             return None;

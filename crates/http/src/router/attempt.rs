@@ -1,4 +1,5 @@
-//! One attempt to have a host answer: its timeouts, a place on a connection, the exchange.
+//! One attempt at a request: applies the timeouts, gets a stream on a connection to a host, sends the request and waits
+//! for the response.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -41,13 +42,13 @@ use crate::router::upstream_request::UpstreamRequest;
 use crate::router::upstream_request::UpstreamResponseBody;
 use crate::wait::StopReason;
 
-/// An attempt under way.
+/// An attempt in progress.
 pub(super) struct UpstreamAttempt<'a> {
     router: &'a Router,
     request: Rc<UpstreamRequest>,
     timeouts: Timeouts,
     priority: Priority,
-    /// `x-envoy-upstream-rq-timeout-alt-response`: a timeout is answered with 204.
+    /// `x-envoy-upstream-rq-timeout-alt-response`: replies with 204 after a timeout.
     alternative_on_timeout: bool,
     /// `include_attempt_count_in_response`
     tell_attempts: bool,
@@ -97,7 +98,7 @@ impl<'a> UpstreamAttempt<'a> {
         }
     }
 
-    /// Makes the request's head the upstream's: timeouts, rewrites, header mutations.
+    /// Prepares the request's head for the upstream: timeouts, rewrites, header mutations.
     pub(super) fn prepare(&mut self, stream: &mut Stream, route: &Route, forward: &ForwardAction) {
         let headers = &mut stream.request.headers;
         let asks = names::has_envoy_headers(headers);
@@ -135,7 +136,8 @@ impl<'a> UpstreamAttempt<'a> {
         }
     }
 
-    /// A place on a connection to the picked host, and the request's body.
+    /// Gets a stream on a connection to the picked host. Also returns the request's body, which may have been read in
+    /// part.
     pub(super) async fn open(
         &self,
         stream: &mut Stream,
@@ -184,7 +186,7 @@ impl<'a> UpstreamAttempt<'a> {
         Ok((place, body))
     }
 
-    /// Waits for a place, reading the request's body meanwhile.
+    /// Waits for a stream on a connection, and reads the request's body meanwhile.
     async fn open_when_ready(
         &self,
         stream: &Stream,
@@ -212,7 +214,7 @@ impl<'a> UpstreamAttempt<'a> {
     }
 
     fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> StopReason {
-        // No host was asked, so none is logged.
+        // No host was contacted, so none is logged.
         if *error == PoolFailure::Overflow
             && let Some(upstream) = &mut stream.upstream
         {
@@ -228,7 +230,7 @@ impl<'a> UpstreamAttempt<'a> {
         self.failed(&error.reset_reason(), transport)
     }
 
-    /// The reply to a request that failed before its response.
+    /// The reply to a request that failed before its response began.
     fn failed(&self, error: &StreamError, transport: &str) -> StopReason {
         let error = &failure::as_counted_by_envoy(error.clone());
         self.request.fail(error);
@@ -237,12 +239,13 @@ impl<'a> UpstreamAttempt<'a> {
         self.reply(reply)
     }
 
-    /// A reply to a request that was tried.
+    /// Adds to a reply what every reply after an attempt has.
     fn reply(&self, reply: LocalReply) -> StopReason {
         reply.after_attempt(self.tell_attempts).into()
     }
 
-    /// The reply to a request that failed between an interim response and its own: the cluster counts no status of it.
+    /// The reply to a request that failed between an interim response and the final one. The cluster does not count its
+    /// status.
     fn failed_after_interim(&self, error: &StreamError) -> StopReason {
         let error = &failure::as_counted_by_envoy(error.clone());
         self.request.fail(error);
@@ -262,7 +265,7 @@ impl<'a> UpstreamAttempt<'a> {
         let exchange = place
             .send(&stream.request, body)
             .map_err(|error| match error {
-                // There was a place, so what is full is closing: the host sent something before it was asked.
+                // The stream was open, so the connection is closing: the host sent something before the request.
                 StreamError::Overflow => {
                     self.failed(&StreamError::ProtocolError("http1.codec_error"), "")
                 }
@@ -272,7 +275,7 @@ impl<'a> UpstreamAttempt<'a> {
         Ok(exchange)
     }
 
-    /// The response's head. Of interim responses, Envoy sees the first.
+    /// Waits for the response's head. As in Envoy, only the first interim response is passed on.
     pub(super) async fn response(
         &self,
         stream: &mut Stream,
@@ -304,8 +307,8 @@ impl<'a> UpstreamAttempt<'a> {
         }
     }
 
-    /// Whether an answer to a WebSocket request is neither an upgrade nor an error: what came with it is not passed on.
-    /// Envoy looks at HTTP/1 alone.
+    /// Whether the response to a WebSocket request is neither an upgrade nor an error; then its body is not passed on.
+    /// As in Envoy, this applies to HTTP/1 only.
     pub(super) fn is_failed_handshake(&self, status: StatusCode) -> bool {
         !self.request.http2.get()
             && status != StatusCode::SWITCHING_PROTOCOLS
@@ -326,7 +329,7 @@ impl<'a> UpstreamAttempt<'a> {
         }
     }
 
-    /// Puts the response's head into the stream and counts it; returns its body.
+    /// Puts the response's head into the stream, counts the response and returns its body.
     pub(super) fn accept(
         &self,
         stream: &mut Stream,
@@ -380,7 +383,7 @@ impl<'a> UpstreamAttempt<'a> {
         }
     }
 
-    /// What a wait that came to nothing means: the router's own timeouts are counted and answered here.
+    /// Counts an expired timeout of the router, and replaces it by the reply. Other reasons are returned unchanged.
     fn stopped(&self, stop: StopReason) -> StopReason {
         let StopReason::ExpiredTimeout(expired) = stop else {
             return stop;
@@ -395,7 +398,7 @@ impl<'a> UpstreamAttempt<'a> {
             },
             _ => expired.reply(self.request.downstream.receive_ended().is_some()),
         };
-        // What the cluster itself has limited says nothing of its answers.
+        // A limit of the cluster itself does not count as a timeout of its host.
         if expired != ExpiredTimeout::UpstreamDuration {
             self.request.count_status(reply.status.as_u16());
         }
@@ -403,12 +406,12 @@ impl<'a> UpstreamAttempt<'a> {
     }
 }
 
-/// Notes how long it took to get a connection, or to be told that there is none.
+/// Notes how long it took to get a connection, or an error.
 fn note_ready(stream: &mut Stream, took: Duration) {
     if let Some(upstream) = &mut stream.upstream {
         upstream.pool_ready = Some(took);
     }
 }
 
-/// The interim responses that pass: Continue, Processing, Early Hints, Upload Resumption Supported.
+/// The interim responses that are passed on: Continue, Processing, Early Hints, Upload Resumption Supported.
 const INTERIM: [u16; 4] = [100, 102, 103, 104];

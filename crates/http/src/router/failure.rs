@@ -1,4 +1,4 @@
-//! What a failed upstream request is to the client: status, text, flag and details, in Envoy's words.
+//! The replies to requests that failed upstream: status, text, flag and details, as in Envoy.
 
 use http::StatusCode;
 use outrider_codec::HeaderValue;
@@ -9,7 +9,7 @@ use outrider_codec::header;
 use crate::ResponseFlag;
 use crate::local_reply::LocalReply;
 
-/// The cluster has no host that may be used.
+/// The cluster has no healthy host.
 pub(super) fn no_healthy_upstream() -> LocalReply {
     LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
         .body("no healthy upstream")
@@ -30,7 +30,7 @@ pub(super) fn maintenance(suppress_envoy_headers: bool) -> LocalReply {
     )
 }
 
-/// The request failed before a response began. `transport` says what the connection said, if anything.
+/// The request failed before a response began. `transport` is the failure reason of the connection, if there is one.
 pub(super) fn before_response(
     error: &StreamError,
     transport: &str,
@@ -57,7 +57,7 @@ pub(super) fn before_response(
     reply
 }
 
-/// The request failed after an interim response, with which Envoy takes the response to have begun.
+/// The request failed after an interim response. To Envoy, the response has begun with it.
 pub(super) fn after_interim(error: &StreamError, suppress_envoy_headers: bool) -> LocalReply {
     LocalReply {
         details: after_response(error).into(),
@@ -65,7 +65,8 @@ pub(super) fn after_interim(error: &StreamError, suppress_envoy_headers: bool) -
     }
 }
 
-/// What Envoy takes an error for: a reset with PROTOCOL_ERROR is one, and one with CONNECT_ERROR a kind of its own.
+/// Converts an error to the one that Envoy counts: a reset with PROTOCOL_ERROR is a protocol error, and a reset with
+/// CONNECT_ERROR has a meaning of its own.
 pub(super) fn as_counted_by_envoy(error: StreamError) -> StreamError {
     match error {
         StreamError::RemoteReset(Reason::PROTOCOL_ERROR) => {
@@ -76,12 +77,12 @@ pub(super) fn as_counted_by_envoy(error: StreamError) -> StreamError {
     }
 }
 
-/// `%RESPONSE_CODE_DETAILS%` of a response that broke off.
+/// `%RESPONSE_CODE_DETAILS%` of a response that failed after its head.
 pub(crate) fn after_response(error: &StreamError) -> String {
     format!("upstream_reset_after_response_started{{{error}}}").replace(' ', "_")
 }
 
-/// The flag of the access log.
+/// The response flag of this error.
 pub(crate) fn flag(error: &StreamError) -> ResponseFlag {
     match error {
         StreamError::LocalReset | StreamError::LocalRefused => ResponseFlag::LocalReset,
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_envoy_says() {
+    fn replies_and_details_are_the_same_as_envoys() {
         let reason = |error: StreamError, transport| {
             let reply = before_response(&error, transport, false);
             (

@@ -1,4 +1,4 @@
-//! The router: the end of the filter chain, which answers by the route or has an upstream answer
+//! The router, at the end of the filter chain: replies as the route says, or forwards the request to a cluster
 //! (`envoy.extensions.filters.http.router.v3.Router`).
 
 mod attempt;
@@ -45,7 +45,7 @@ pub(crate) use upstream_request::UpstreamRequest;
 /// The router as configured.
 #[derive(Debug)]
 pub struct Router {
-    /// `dynamic_stats`: whether statuses and times are counted for clusters.
+    /// `dynamic_stats`: whether statuses and times of responses are counted for clusters.
     dynamic_stats: bool,
     /// `suppress_grpc_request_failure_code_stats`
     suppress_grpc_codes: bool,
@@ -57,7 +57,7 @@ pub struct Router {
     strict_check_headers: Vec<HeaderName>,
 }
 
-/// What the router works with on behalf of one stream.
+/// The context in which the router serves one stream.
 pub(crate) struct RouterCx<'a> {
     pub(crate) stats: &'a ManagerStats,
     pub(crate) listener_stats: &'a ListenerHttpStats,
@@ -69,7 +69,7 @@ pub(crate) struct RouterCx<'a> {
 }
 
 impl RouterCx<'_> {
-    /// Counts an interim response that the client gets.
+    /// Counts an interim response to the client.
     fn count_interim(&self, status: StatusCode) {
         self.stats.requests.downstream_rq.record(status.as_u16());
         self.listener_stats.downstream_rq.record(status.as_u16());
@@ -133,7 +133,8 @@ impl Router {
                     None => reply,
                 }
             }
-            // Only filters answer on such a route, and none did: to the router it is one without a cluster.
+            // Only filters can answer on such a route, and no filter did. The router treats it as a route without a
+            // cluster.
             Action::NonForwarding => {
                 stats.no_cluster.inc();
                 LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found")
@@ -144,7 +145,8 @@ impl Router {
         Err(LocalReply { route, ..reply }.into())
     }
 
-    /// Has a host of the route's cluster answer. The response's head ends up in the stream.
+    /// Forwards the request to a host of the route's cluster. Puts the response's head into the stream and returns the
+    /// body.
     async fn proxy(
         &self,
         stream: &mut Stream,
@@ -158,7 +160,7 @@ impl Router {
             return Err(reply.flag(ResponseFlag::NoClusterFound).into());
         };
         self.check_strictly(&stream.request.headers)?;
-        // Counted before it is known whether there is a host to try.
+        // The attempt counts even if the cluster has no host to try.
         if let Some(upstream) = &mut stream.upstream {
             upstream.attempts += 1;
         }
@@ -191,7 +193,7 @@ impl Router {
         Ok(body)
     }
 
-    /// Counts the 503 of a request that no host was asked for.
+    /// Counts the 503 of a request for which no host was tried.
     fn count_unavailable(&self, stream: &mut Stream, cluster: &Cluster) {
         let counting = self.counting(stream.is_grpc);
         if counting != StatusCounting::Off {
@@ -208,7 +210,7 @@ impl Router {
         }
     }
 
-    /// `strict_check_headers`: refuses a request whose `x-envoy-…` headers hold nonsense.
+    /// `strict_check_headers`: refuses a request with invalid values in these `x-envoy-…` headers.
     fn check_strictly(&self, headers: &HeaderMap) -> Result<(), LocalReply> {
         for name in &self.strict_check_headers {
             let Some(value) = headers.get(name) else {

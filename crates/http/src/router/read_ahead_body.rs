@@ -1,7 +1,7 @@
-//! A request's body that came in while its request waited for a connection.
+//! A request's body that is read while its request waits for a connection.
 //!
-//! It is read up to a limit, as Envoy does: a client that has sent all of a small request is then answered as one that has,
-//! and its connection can be used again, even if no host was reached.
+//! As in Envoy, it is read up to a limit. So, if no host can be reached, a small request has been read completely by
+//! the time of the reply, and its connection can be used again.
 
 use std::collections::VecDeque;
 use std::task::Context;
@@ -12,7 +12,7 @@ use outrider_codec::BodyStream;
 use outrider_codec::Frame;
 use outrider_codec::StreamError;
 
-/// What was read, and the rest.
+/// The frames that were read, and the rest of the body.
 #[derive(Debug)]
 pub(super) struct ReadAheadBody {
     read: VecDeque<Result<Frame, StreamError>>,
@@ -25,7 +25,8 @@ pub(super) struct ReadAheadBody {
 }
 
 impl ReadAheadBody {
-    /// Nothing of `rest` was read. At most `limit` bytes will be, and one frame more.
+    /// A body of which nothing has been read. [`read_ahead`](Self::read_ahead) stops after the frame that reaches
+    /// `limit` bytes.
     pub(super) fn new(rest: Body, limit: usize) -> ReadAheadBody {
         ReadAheadBody {
             read: VecDeque::new(),
@@ -37,7 +38,7 @@ impl ReadAheadBody {
         }
     }
 
-    /// Reads what has come; tells whether that has gone beyond the limit, so that the client has to wait.
+    /// Reads the frames that have arrived. Returns whether they exceed the limit, so that the client has to wait.
     pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> bool {
         while !self.ended && self.bytes <= self.limit {
             let Poll::Ready(frame) = self.rest.poll_frame(cx) else {
@@ -106,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives its frames one by one.
+    /// A body of these frames.
     struct Frames(VecDeque<Frame>);
 
     impl BodyStream for Frames {
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gives_back_all_that_came_and_reads_no_more_than_its_limit() {
+    async fn returns_all_frames_in_order_and_reads_ahead_only_up_to_the_limit() {
         for limit in [0, 4, 6, 100] {
             let data = |text: &'static str| Frame::Data(Bytes::from_static(text.as_bytes()));
             let frames = [

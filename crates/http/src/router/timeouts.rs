@@ -1,4 +1,4 @@
-//! How long the router waits: the route's timeouts, and what the request's headers make of them.
+//! The router's timeouts: those of the route, as changed by the request's headers.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use crate::grpc;
 use crate::route::ForwardAction;
 use crate::router::Router;
 
-/// The timeouts of one request; none for ever.
+/// The timeouts of one request; `None` for no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Timeouts {
     /// From the request's end to the response's.
     pub(super) response: Option<Duration>,
-    /// The same for one try, where it is shorter.
+    /// The same for one try, if it is shorter.
     pub(super) per_try: Option<Duration>,
     /// `x-envoy-upstream-stream-duration-ms`
     pub(super) stream: Option<Duration>,
 }
 
 impl Router {
-    /// Reads the timeouts that the request asks for, and tells the upstream what was decided. `asks`: whether any of
-    /// the headers is one of Envoy's own.
+    /// Computes the timeouts of a request, and writes them into its headers for the upstream. `asks`: whether the
+    /// request has any header of Envoy's own.
     pub(super) fn timeouts(
         &self,
         route: &ForwardAction,
@@ -32,7 +32,7 @@ impl Router {
         asks: bool,
         is_grpc: bool,
     ) -> Timeouts {
-        // With max_stream_duration the older fields count no more.
+        // If max_stream_duration is set, the older fields are ignored.
         let old = route.max_stream_duration.is_none();
         let by_grpc = route.max_grpc_timeout.filter(|_| is_grpc && old);
         let mut response = match by_grpc {
@@ -83,10 +83,10 @@ impl Router {
     }
 }
 
-/// The request's `grpc-timeout` within `max_grpc_timeout`, where zero is for ever on both sides.
+/// The request's `grpc-timeout`, limited by `max_grpc_timeout`. Zero means no limit in both.
 fn grpc_timeout(headers: &HeaderMap, max: Duration, offset: Option<Duration>) -> Duration {
     let mut timeout = grpc::timeout(headers).unwrap_or_default();
-    // An offset that leaves nothing would turn the timeout off, so it is left out.
+    // An offset of the whole timeout or more is ignored: a result of zero would mean no limit.
     if let Some(offset) = offset.filter(|offset| *offset < timeout) {
         timeout -= offset;
     }
@@ -96,13 +96,14 @@ fn grpc_timeout(headers: &HeaderMap, max: Duration, offset: Option<Duration>) ->
     timeout
 }
 
-/// The header taken away, and its number if it holds one. `asks`: whether it is worth looking.
+/// Removes the header. Returns its number of milliseconds, if it is one. `asks`: whether the request has any header of
+/// Envoy's own.
 fn take_millis(headers: &mut HeaderMap, name: &HeaderName, asks: bool) -> Option<Option<Duration>> {
     let value = asks.then(|| headers.remove(name)).flatten()?;
     Some(parse_millis(&value))
 }
 
-/// A number of milliseconds, as these headers hold it.
+/// Parses a number of milliseconds in one of these headers.
 pub(super) fn parse_millis(value: &HeaderValue) -> Option<Duration> {
     value
         .as_str()?

@@ -1,4 +1,4 @@
-//! One request to an upstream host: what is counted of it, and its response's body on the way down.
+//! One request to an upstream host: its stats, and the body of its response.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -30,30 +30,30 @@ use crate::request::Origin;
 use crate::router::failure;
 use crate::stats::VirtualClusterStats;
 
-/// What is known of the request; shared by the response's body, which travels with the codec, and the stream.
+/// The state of one request to a host. The stream and the response's body, which the codec owns, share it.
 #[derive(Debug)]
 pub(crate) struct UpstreamRequest {
     pub(super) cluster: Rc<Cluster>,
     pub(super) pick: Pick,
     pub(super) origin: Origin,
-    /// The stats of the request's virtual cluster and route, and those that it asks for, if there are some.
+    /// The stats other than the cluster's that count the request.
     pub(super) extra_stats: ExtraStats,
-    /// What formatters read of it later.
+    /// The headers that formatters read after the heads were sent on.
     pub(super) captures: Rc<Captures>,
     pub(super) counting: StatusCounting,
     /// Whether the host or the response is marked as a canary.
     pub(super) canary: Cell<bool>,
-    /// The client's side, which knows when the request ended.
+    /// The counts of the client's side, which tell when the request ended.
     pub(super) downstream: Rc<Meter>,
-    /// This side, once the request is on a connection.
+    /// The counts of the upstream side, once the request is on a connection.
     pub(super) meter: RefCell<Option<Rc<Meter>>>,
-    /// HTTP/2 resets are counted.
+    /// Whether the upstream connection is HTTP/2.
     pub(super) http2: Cell<bool>,
-    /// The client asks for an upgrade, or is one of CONNECT.
+    /// Whether the request is CONNECT or asks for an upgrade.
     pub(super) is_upgrade: bool,
-    /// Whether the host's success is told by the trailers.
+    /// Whether the trailers will tell if the host succeeded.
     pub(super) awaits_grpc_status: Cell<bool>,
-    /// Whether both request and response went through to their ends.
+    /// Whether both request and response were passed on completely.
     pub(super) complete: Cell<bool>,
     pub(super) response_began: Cell<Option<Instant>>,
     pub(super) response_ended: Cell<Option<Instant>>,
@@ -67,7 +67,7 @@ impl UpstreamRequest {
         self.pick.host()
     }
 
-    /// Counts a response, ours or the host's, by its status.
+    /// Counts a response by its status, the host's or a local reply.
     pub(super) fn count_status(&self, status: u16) {
         self.counting.count(&self.cluster, self.origin, status);
         if self.counting == StatusCounting::Off {
@@ -85,8 +85,8 @@ impl UpstreamRequest {
         }
     }
 
-    /// Notes that the connection failed the request. Of a host that has already done well, only a gRPC call can still
-    /// say otherwise.
+    /// Notes that the request failed on its connection. If a success of the host was counted already, it is not counted
+    /// again, except for a gRPC call, whose success is open until its trailers.
     pub(super) fn fail(&self, error: &StreamError) {
         let stats = self.cluster.stats();
         match error {
@@ -100,22 +100,22 @@ impl UpstreamRequest {
         self.error.replace(Some(error.clone()));
     }
 
-    /// Whether the host's success is still open: gRPC tells it at the end.
+    /// Whether the host's success is still open, because gRPC trailers will tell it.
     pub(crate) fn awaits_grpc_status(&self) -> bool {
         self.awaits_grpc_status.get()
     }
 
-    /// Why the response broke off, if it did.
+    /// The error that ended the response early, if there was one.
     pub(crate) fn error(&self) -> Option<StreamError> {
         self.error.borrow().clone()
     }
 
-    /// The response's trailers, if they came.
+    /// The response's trailers, if they have arrived.
     pub(crate) fn take_trailers(&self) -> Option<HeaderMap> {
         self.trailers.take()
     }
 
-    /// The upstream side's counts.
+    /// The counts of the upstream side.
     pub(crate) fn meter(&self) -> Option<Rc<Meter>> {
         self.meter.borrow().clone()
     }
@@ -125,7 +125,7 @@ impl UpstreamRequest {
         self.response_ended.get().is_some()
     }
 
-    /// Notes the response's end: the time it took, and whether the host did well if only trailers can tell.
+    /// Notes the response's end: records its time, and the host's success if only trailers can tell it.
     pub(super) fn end(&self, request_sent: bool, trailers: Option<&HeaderMap>) {
         if self.response_ended.get().is_some() {
             return;
@@ -165,8 +165,8 @@ impl UpstreamRequest {
         self.extra_stats.record_time(time);
     }
 
-    /// What the client's stream is reset with when the response breaks off: to the client it is our reset, whatever the
-    /// upstream's was, but that of a tunnel without its connection is the tunnel's.
+    /// The error with which the client's stream is reset if the response ends early: a local reset, whatever the
+    /// upstream's error was. Only a tunnel that lost its connection passes its error on.
     fn reset_of_client(&self) -> StreamError {
         match &*self.error.borrow() {
             Some(StreamError::ConnectionTermination) if self.is_upgrade => {
@@ -176,12 +176,12 @@ impl UpstreamRequest {
         }
     }
 
-    /// The request has a place on a connection of this protocol.
+    /// Notes that the request has a stream on a connection of this protocol.
     pub(super) fn set_protocol(&self, protocol: Version) {
         self.http2.set(protocol == Version::HTTP_2);
     }
 
-    /// The request is on its way.
+    /// Notes that the request is being sent.
     pub(super) fn started(&self, meter: &Rc<Meter>) {
         self.meter.replace(Some(meter.clone()));
         for stats in self.extra_stats.iter() {
@@ -189,12 +189,12 @@ impl UpstreamRequest {
         }
     }
 
-    /// When the response's head came.
+    /// When the response's head arrived.
     pub(crate) fn response_began(&self) -> Option<Instant> {
         self.response_began.get()
     }
 
-    /// Counts a timeout, if it is one of the router's own; tells whether it is.
+    /// Counts a timeout if it is the router's. Returns whether it is.
     pub(crate) fn expired(&self, expired: ExpiredTimeout) -> bool {
         let stats = self.cluster.stats();
         match expired {
@@ -217,7 +217,7 @@ impl UpstreamRequest {
         true
     }
 
-    /// Counts how the host did.
+    /// Counts the host's success or failure.
     pub(super) fn count_host(&self, failed: bool) {
         let stats = &self.host().stats;
         if failed {
@@ -229,7 +229,7 @@ impl UpstreamRequest {
     }
 }
 
-/// A request that ends before its time was reset by us, unless the host did so itself.
+/// A request that ends early is counted as reset by this proxy, unless the host reset it.
 impl Drop for UpstreamRequest {
     fn drop(&mut self) {
         if self.http2.get()
@@ -242,17 +242,18 @@ impl Drop for UpstreamRequest {
     }
 }
 
-/// Where a request is counted besides its cluster.
+/// Stats other than the cluster's that count a request: those of its virtual cluster and its route, and those that the
+/// client asks for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ExtraStats {
     of_route: [Option<Arc<VirtualClusterStats>>; 2],
-    /// What an internal client asks for (`x-envoy-upstream-alt-stat-name`).
+    /// The stats that an internal client asks for (`x-envoy-upstream-alt-stat-name`).
     alternative: Option<Arc<AlternativeStats>>,
 }
 
 impl ExtraStats {
-    /// For a request that is not rewritten yet; the header that asks for it goes no further. Notes the virtual cluster's
-    /// name in the stream.
+    /// The stats for a request before its rewrites. Removes the header that asks for stats, and notes the virtual
+    /// cluster's name in the stream.
     pub(super) fn of(stream: &mut Stream, cluster: &Cluster) -> ExtraStats {
         let Some(route) = &stream.route else {
             return ExtraStats::default();
@@ -301,14 +302,14 @@ impl ExtraStats {
     }
 }
 
-/// What the router's options leave of the counts of statuses and times.
+/// Which statuses and times are counted, by the router's options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StatusCounting {
     /// All of them.
     Full,
-    /// `suppress_grpc_request_failure_code_stats`: those of the cluster as a whole without the status of gRPC requests.
+    /// `suppress_grpc_request_failure_code_stats`: for gRPC requests, the cluster counts no status.
     WithoutStatus,
-    /// Without `dynamic_stats`, none.
+    /// `dynamic_stats` is off: nothing is counted.
     Off,
 }
 
@@ -327,9 +328,9 @@ impl StatusCounting {
         origin.upstream_rq.record(status);
     }
 
-    /// The status that a cluster as a whole counts.
+    /// The status that the cluster counts.
     fn shown(self, status: u16) -> u16 {
-        /// No status: counts as completed only.
+        /// No status: the response is only counted as completed.
         const NONE: u16 = 0;
         match self {
             StatusCounting::Full => status,
@@ -338,11 +339,12 @@ impl StatusCounting {
     }
 }
 
-/// A response's body, watched for its end, its trailers and its failure.
+/// A response's body, which notes its end, its trailers and its error.
 #[derive(Debug)]
 pub(super) struct UpstreamResponseBody {
     body: Body,
-    /// The response has failed, and the client is to be told at the next turn: what came before that leaves first.
+    /// Whether the response has failed. The client's stream is reset at the next turn, so that data before the error is
+    /// sent first.
     failed: bool,
     request: Rc<UpstreamRequest>,
 }
@@ -356,7 +358,7 @@ impl UpstreamResponseBody {
         }
     }
 
-    /// Whether the response has no body; if so, this was its end.
+    /// Whether the response has no body; if so, notes its end.
     pub(super) fn ends_with_head(&self) -> bool {
         let ends = self.body.is_end_stream();
         if ends {

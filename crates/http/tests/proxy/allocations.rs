@@ -1,4 +1,4 @@
-//! What a proxied request allocates: the bound that a change must not pass unnoticed.
+//! The number of allocations of a proxied request, which has a limit here.
 
 use std::thread;
 
@@ -20,16 +20,16 @@ use crate::support::h2_host;
 use crate::support::routes;
 use crate::support::run;
 
-/// Requests that are counted.
+/// How many requests are counted.
 const REQUESTS: u64 = 500;
 
-/// Allocations of a gRPC request with everything that a plain configuration has on: both codecs, the headers that are
-/// added, stats, timers, and this request's share of what a connection's turn allocates. To be lowered with each one
-/// that goes, and raised with a reason only.
+/// How many allocations a gRPC request may make in a plain configuration: in both codecs, for added headers, stats and
+/// timers, and its share of the allocations for each turn of a connection. Lower it when an allocation is removed;
+/// raise it only with a reason.
 const BOUND: f64 = 19.1;
 
 #[test]
-fn a_grpc_request_allocates_no_more_than_it_did() {
+fn a_grpc_request_stays_within_its_allocation_limit() {
     run(async {
         let host = h2_host(|mut call| async move {
             call.body().await;
@@ -45,7 +45,7 @@ fn a_grpc_request_allocates_no_more_than_it_did() {
         let (started, address) = oneshot::channel();
         let (warm, is_warm) = oneshot::channel::<()>();
         let (done, is_done) = oneshot::channel::<()>();
-        // Allocations are counted by thread, so the proxy has one of its own.
+        // Allocations are counted for each thread, so the proxy has a thread of its own.
         let proxy = thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             let local = LocalSet::new();

@@ -1,4 +1,4 @@
-//! Answers that the proxy gives itself.
+//! Local replies.
 
 use crate::support::Proxy;
 use crate::support::get;
@@ -41,7 +41,7 @@ fn a_grpc_call_without_a_route_is_unimplemented() {
 }
 
 #[test]
-fn an_http1_client_is_answered_too() {
+fn an_http1_client_gets_local_replies_too() {
     run(async {
         let proxy = Proxy::start(&routes(""), "").await;
         let answer = proxy

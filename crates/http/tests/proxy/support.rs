@@ -1,4 +1,4 @@
-//! A connection manager on one thread with real sockets: its listener, scripted upstreams and small clients.
+//! A connection manager on one thread with real sockets: a listener, scripted upstreams and small clients.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ use tokio::task::LocalSet;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-/// Runs a test with a thread's worth of tasks.
+/// Runs a test in a local runtime.
 pub(crate) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -54,14 +54,14 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
     });
 }
 
-/// A proxy that listens.
+/// A proxy with a listening socket.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) store: Arc<Store>,
 }
 
 impl Proxy {
-    /// Starts a proxy. `manager` are the fields of the connection manager, `clusters` the list of clusters, as YAML
+    /// Starts a proxy. `manager` has the fields of the connection manager and `clusters` the list of clusters, as YAML
     /// in flow style.
     pub(crate) async fn start(manager: &str, clusters: &str) -> Proxy {
         let store = Store::new();
@@ -116,7 +116,7 @@ impl Proxy {
         })
     }
 
-    /// Sends one HTTP/2 request; the response's head, and what came of its body and trailers.
+    /// Sends one HTTP/2 request. Returns the response's head, and the result of reading its body and trailers.
     pub(crate) async fn h2_parts(
         &self,
         request: Request<&'static [u8]>,
@@ -130,7 +130,7 @@ impl Proxy {
         let socket = TcpStream::connect(self.address).await.unwrap();
         let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
         spawn_local(async move {
-            // What ends the connection, the request sees too.
+            // The request sees the connection's error, too.
             let _ended = connection.await;
         });
         let (head, body) = request.into_parts();
@@ -143,7 +143,7 @@ impl Proxy {
         Ok((head, read(stream).await))
     }
 
-    /// Sends bytes, and returns what comes until the proxy closes or sends nothing more for a while.
+    /// Sends `bytes`, and returns the proxy's output until it closes the connection or sends nothing for a while.
     pub(crate) async fn h1(&self, bytes: &str) -> String {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
         socket.write_all(bytes.as_bytes()).await.unwrap();
@@ -159,7 +159,7 @@ impl Proxy {
     }
 }
 
-/// A response's body and trailers, or what cut them off.
+/// A response's body and trailers, or the error that ended them early.
 type Rest = Result<(Vec<u8>, HeaderMap), h2::Error>;
 
 async fn read(mut stream: h2::RecvStream) -> Rest {
@@ -171,7 +171,7 @@ async fn read(mut stream: h2::RecvStream) -> Rest {
     Ok((body, trailers))
 }
 
-/// A response as the client saw it.
+/// A response as the client received it.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -257,7 +257,7 @@ impl Call {
     }
 }
 
-/// A host that speaks HTTP/2 and does with each request what `script` says.
+/// An HTTP/2 host that runs `script` for each request.
 pub(crate) async fn h2_host<F: Future<Output = ()> + 'static>(
     script: impl Fn(Call) -> F + 'static,
 ) -> SocketAddr {

@@ -1,4 +1,4 @@
-//! Requests that an upstream answers, or fails to.
+//! Requests to upstreams that answer, and to some that fail.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ fn a_refused_connection_is_a_503() {
             ("14", text)
         );
         assert_eq!(proxy.stat("cluster.back.upstream_rq_503"), 2);
-        // Both requests were read to their ends while there was no connection.
+        // Both requests were read completely while there was no connection.
         assert_eq!(proxy.stat("http.test.downstream_rq_rx_reset"), 0);
     });
 }
@@ -90,7 +90,7 @@ fn the_route_timeout_is_a_504() {
 }
 
 #[test]
-fn a_response_that_breaks_off_arrives_as_far_as_it_came() {
+fn the_data_before_a_reset_reaches_the_client() {
     run(async {
         let host = h2_host(|mut call| async move {
             let mut stream = call
@@ -98,7 +98,7 @@ fn a_response_that_breaks_off_arrives_as_far_as_it_came() {
                 .send_response(Response::new(()), false)
                 .unwrap();
             stream.send_data(b"half"[..].into(), false).unwrap();
-            // The codec would drop what is queued before a reset.
+            // The codec would drop data that is queued before a reset.
             tokio::task::yield_now().await;
             stream.send_reset(h2::Reason::CANCEL);
         })
