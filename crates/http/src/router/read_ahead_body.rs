@@ -19,13 +19,13 @@ pub(super) struct ReadAheadBody {
     bytes: usize,
     limit: usize,
     ended: bool,
-    /// More than the limit was read, and the client is not read from for now.
+    /// Whether more than the limit was read, so that reading from the client is paused.
     paused: bool,
     rest: Body,
 }
 
 impl ReadAheadBody {
-    /// A body of which nothing has been read. [`read_ahead`](Self::read_ahead) stops after the frame that reaches
+    /// A body of which nothing has been read. [`read_ahead`](Self::read_ahead) stops after the frame that exceeds
     /// `limit` bytes.
     pub(super) fn new(rest: Body, limit: usize) -> ReadAheadBody {
         ReadAheadBody {
