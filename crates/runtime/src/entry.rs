@@ -11,10 +11,10 @@ use prost_types::value::Kind;
 use crate::Fraction;
 
 /// A value of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     text: Box<str>,
-    number: Option<u64>,
+    number: Option<f64>,
     fraction: Option<Fraction>,
 }
 
@@ -28,7 +28,7 @@ impl Entry {
         Ok(match &value.kind {
             Some(Kind::NumberValue(number)) => Entry {
                 text: text.into(),
-                number: whole(*number),
+                number: Some(*number),
                 fraction: None,
             },
             Some(Kind::StructValue(fields)) => Entry {
@@ -49,7 +49,7 @@ impl Entry {
     pub(crate) fn of_value(value: &Value) -> Entry {
         let (number, fraction) = match &value.kind {
             Some(Kind::StringValue(text)) => return Entry::of_string(text),
-            Some(Kind::NumberValue(number)) => (whole(*number), None),
+            Some(Kind::NumberValue(number)) => (Some(*number), None),
             Some(Kind::StructValue(fields)) => (None, fraction(fields)),
             _ => (None, None),
         };
@@ -63,7 +63,7 @@ impl Entry {
     fn of_string(text: &str) -> Entry {
         Entry {
             text: text.into(),
-            number: decimal(text.trim_ascii()).and_then(whole),
+            number: decimal(text.trim_ascii()),
             fraction: None,
         }
     }
@@ -76,6 +76,11 @@ impl Entry {
 
     /// The value as a whole number that is not negative; decimals are cut off.
     pub(crate) fn number(&self) -> Option<u64> {
+        self.number.and_then(whole)
+    }
+
+    /// The value as a number of any kind.
+    pub(crate) fn double(&self) -> Option<f64> {
         self.number
     }
 
@@ -85,7 +90,7 @@ impl Entry {
             Ok(percent) if percent <= 100 => Fraction::percent(percent),
             _ => Fraction::percent(100),
         };
-        self.fraction.or(self.number.map(of_hundred))
+        self.fraction.or(self.number().map(of_hundred))
     }
 }
 

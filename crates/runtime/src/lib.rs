@@ -15,6 +15,7 @@ pub use layers::LoadedLayer;
 pub use layers::Loading;
 pub use layers::Refused;
 pub use message::Fraction;
+pub use message::RuntimeDouble;
 pub use message::RuntimeFraction;
 pub use message::RuntimeNumber;
 pub use snapshot::LocalSnapshot;

@@ -1,5 +1,6 @@
 //! The messages of the API that name a runtime key, and the value without one.
 
+use outrider_config::api::envoy::config::core::v3::RuntimeDouble as RuntimeDoubleMessage;
 use outrider_config::api::envoy::config::core::v3::RuntimeFractionalPercent;
 use outrider_config::api::envoy::config::core::v3::RuntimeUInt32;
 use outrider_config::api::envoy::r#type::v3::FractionalPercent;
@@ -114,6 +115,32 @@ impl RuntimeNumber {
     pub fn value(&self, runtime: Option<&Snapshot>) -> u64 {
         let set = self.key.as_ref().zip(runtime);
         let set = set.and_then(|(key, runtime)| runtime.number(key));
+        set.unwrap_or(self.default)
+    }
+}
+
+/// A number with decimals that a runtime key overrides (`RuntimeDouble`).
+#[derive(Clone, Debug)]
+pub struct RuntimeDouble {
+    key: Option<Box<str>>,
+    default: f64,
+}
+
+impl RuntimeDouble {
+    /// The number that the message says.
+    #[must_use]
+    pub fn of(message: &RuntimeDoubleMessage) -> RuntimeDouble {
+        RuntimeDouble {
+            key: key(&message.runtime_key),
+            default: message.default_value,
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn value(&self, runtime: Option<&Snapshot>) -> f64 {
+        let set = self.key.as_ref().zip(runtime);
+        let set = set.and_then(|(key, runtime)| runtime.double(key));
         set.unwrap_or(self.default)
     }
 }

@@ -55,6 +55,12 @@ impl Snapshot {
         self.values.get(key)?.number()
     }
 
+    /// The value as a number of any kind.
+    #[must_use]
+    pub fn double(&self, key: &str) -> Option<f64> {
+        self.values.get(key)?.double()
+    }
+
     /// The value as a share: a `FractionalPercent`, or a number of percent.
     #[must_use]
     pub fn fraction(&self, key: &str) -> Option<Fraction> {

@@ -10,29 +10,20 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::cluster::v3::CircuitBreakers;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget as RetryBudgetMessage;
-use outrider_config::api::envoy::config::cluster::v3::cluster::LbPolicy;
-use outrider_config::api::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use outrider_config::api::envoy::config::core::v3::BindConfig;
 use outrider_config::api::envoy::config::core::v3::Metadata;
 use outrider_config::api::envoy::config::core::v3::RoutingPriority;
 use outrider_config::api::envoy::config::core::v3::socket_address::PortSpecifier;
-use outrider_config::api::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config;
-use outrider_config::api::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
 use outrider_config::duration;
-use outrider_config::type_name;
-use outrider_config::unpack;
 use outrider_net::ConnectOptions;
 use outrider_net::KeepAlive;
 use outrider_net::SocketOptions;
 use outrider_net::parse_ip;
-use prost::Name;
 
 use crate::Priority;
 use crate::RetryBudget;
 use crate::Thresholds;
 use crate::balancer::BalancerConfig;
-use crate::balancer::FACTORIES;
-use crate::balancer::Factory;
 use crate::protocol_options::HttpProtocolOptions;
 
 /// A cluster's settings.
@@ -84,7 +75,7 @@ impl ClusterInfo {
         let mut errors = ConfigErrors::new();
         let http = errors.collect(HttpProtocolOptions::build(message, path));
         let connect = errors.collect(connect_options(message, path, bind));
-        let balancer = errors.collect(balancer(message, path));
+        let balancer = errors.collect(BalancerConfig::build(message, path));
         let breakers = message.circuit_breakers.as_ref();
         let thresholds = errors.collect(thresholds(breakers, &path.field("circuit_breakers")));
         let timeout = duration::optional(
@@ -181,117 +172,6 @@ fn source(bind: &BindConfig, path: &FieldPath) -> Result<Option<SocketAddr>, Con
     Ok(Some(source))
 }
 
-fn balancer(message: &Cluster, path: &FieldPath) -> Result<BalancerConfig, ConfigError> {
-    let assignment = message.load_assignment.as_ref();
-    let policy = assignment.and_then(|assignment| assignment.policy.as_ref());
-    let common = message.common_lb_config.as_ref();
-    let locality = common.and_then(|common| common.locality_config_specifier.as_ref());
-    let mut config = BalancerConfig {
-        factory: match message.load_balancing_policy {
-            // Then `lb_policy` means nothing.
-            Some(_) => &FACTORIES[0],
-            None => factory(message.lb_policy(), &message.name, &path.field("lb_policy"))?,
-        },
-        panic_threshold: common
-            .and_then(|common| common.healthy_panic_threshold.as_ref())
-            .map_or(50, |percent| whole_percent(percent.value)),
-        locality_weighted: matches!(
-            locality,
-            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
-        ),
-        fail_traffic_on_panic: matches!(
-            locality,
-            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) if zones.fail_traffic_on_panic
-        ),
-        overprovisioning_factor: policy
-            .and_then(|policy| policy.overprovisioning_factor)
-            .unwrap_or(140),
-        weighted_priority_health: policy.is_some_and(|policy| policy.weighted_priority_health),
-    };
-    let path = path.field("load_balancing_policy");
-    let policies = message.load_balancing_policy.as_ref();
-    match policies.map(|list| list.policies.as_slice()) {
-        None if message.lb_policy() == LbPolicy::LoadBalancingPolicyConfig => Err(
-            ConfigError::new(&path, "field load_balancing_policy need to be set"),
-        ),
-        None => Ok(config),
-        Some(_) if locality.is_some() || has_consistent_hashing(message) => Err(ConfigError::new(
-            &path,
-            "cannot be combined with partial fields (zone_aware_lb_config, \
-                 locality_weighted_lb_config, consistent_hashing_lb_config) of common_lb_config",
-        )),
-        Some(policies) => {
-            let path = path.field("policies");
-            // What is no policy is passed over; a policy that is not supported was refused before.
-            let configs = policies.iter().enumerate().filter_map(|(index, policy)| {
-                let extension = policy.typed_extension_config.as_ref()?;
-                Some((index, extension.typed_config.as_ref()?))
-            });
-            let mut known = configs.filter(|(_, any)| type_name(any) == RoundRobin::full_name());
-            let Some((index, any)) = known.next() else {
-                return Err(ConfigError::new(
-                    &path,
-                    "none of these is a load balancing policy: expected one",
-                ));
-            };
-            let path = path.index(index).field("typed_extension_config");
-            config.obey_policy(&unpack(any, &path.field("typed_config"))?);
-            Ok(config)
-        }
-    }
-}
-
-fn has_consistent_hashing(message: &Cluster) -> bool {
-    let common = message.common_lb_config.as_ref();
-    common.is_some_and(|common| common.consistent_hashing_lb_config.is_some())
-}
-
-impl BalancerConfig {
-    /// The policy's own settings count, and those of `common_lb_config` do not.
-    fn obey_policy(&mut self, policy: &RoundRobin) {
-        use locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig;
-        use locality_lb_config::LocalityConfigSpecifier::ZoneAwareLbConfig;
-        let config = policy.locality_lb_config.as_ref();
-        let specifier = config.and_then(|config| config.locality_config_specifier.as_ref());
-        self.locality_weighted = matches!(specifier, Some(LocalityWeightedLbConfig(_)));
-        self.fail_traffic_on_panic = matches!(
-            specifier,
-            Some(ZoneAwareLbConfig(zones)) if zones.fail_traffic_on_panic
-        );
-    }
-}
-
-fn factory(
-    policy: LbPolicy,
-    cluster: &str,
-    path: &FieldPath,
-) -> Result<&'static Factory, ConfigError> {
-    match policy {
-        LbPolicy::ClusterProvided => Err(ConfigError::new(
-            path,
-            format!(
-                "cluster provided LB specified but cluster '{cluster}' did not provide one. Check cluster documentation."
-            ),
-        )),
-        // Which policy that is, is for `load_balancing_policy` to say; round robin is the only one.
-        LbPolicy::LoadBalancingPolicyConfig => Ok(&FACTORIES[0]),
-        policy => FACTORIES
-            .iter()
-            .find(|factory| factory.policy == policy)
-            .ok_or_else(|| {
-                let known: Vec<_> = FACTORIES.iter().map(|f| f.policy.as_str_name()).collect();
-                ConfigError::new(
-                    path,
-                    format!(
-                        "{} is not supported; known: {}",
-                        policy.as_str_name(),
-                        known.join(", ")
-                    ),
-                )
-            }),
-    }
-}
-
 fn thresholds(
     message: Option<&CircuitBreakers>,
     path: &FieldPath,
@@ -347,15 +227,4 @@ fn retry_budget(message: &RetryBudgetMessage) -> RetryBudget {
         percent: message.budget_percent.map_or(20.0, |percent| percent.value),
         min_concurrency: message.min_retry_concurrency.map_or(3, u64::from),
     }
-}
-
-/// A percentage as Envoy counts it: its whole part, after the same two steps, whose rounding it is that 29 counts as 28.
-fn whole_percent(value: f64) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "clamped to 0..=100"
-    )]
-    let whole = (100.0 * (value / 100.0)).clamp(0.0, 100.0) as u32;
-    whole
 }

@@ -4,21 +4,37 @@
 //! pick belongs to the worker and comes in by [`PickCx`]. [`Priorities`] is the balancer of every cluster: it chooses
 //! priority and locality, and leaves the rest to a policy of [`FACTORIES`].
 
+mod cluster_provided;
+mod config;
+mod least_request;
 mod priorities;
+mod queue;
+mod random;
 mod round_robin;
 mod schedule;
 
 use std::fmt;
 use std::sync::Arc;
 
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::cluster::v3::cluster::LbPolicy;
+use outrider_config::api::envoy::extensions::load_balancing_policies::cluster_provided::v3::ClusterProvided;
+use outrider_config::api::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use outrider_config::api::envoy::extensions::load_balancing_policies::random::v3::Random;
+use outrider_config::api::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
 use outrider_net::WorkerCx;
+use prost::Name;
+use prost_types::Any;
 
 use crate::Host;
 use crate::stats::ClusterStats;
 
-pub use priorities::BalancerConfig;
+pub use config::BalancerConfig;
+use config::PolicyConfig;
 pub(crate) use priorities::Priorities;
+use queue::Queue;
 
 /// Picks a host. `pick` runs on the workers for every attempt: it may not lock, log, or allocate in steady state.
 pub trait LoadBalancer: fmt::Debug + Send + Sync {
@@ -26,10 +42,17 @@ pub trait LoadBalancer: fmt::Debug + Send + Sync {
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>>;
 }
 
+/// A policy that picks among hosts of which one is as good as another: those of one locality, or of one priority when
+/// localities play no part.
+pub(crate) trait HostPolicy: fmt::Debug + Send + Sync {
+    /// The balancer over these hosts; `slot` numbers its [cursor](Cursors).
+    fn balance(&self, hosts: Vec<Arc<Host>>, slot: usize) -> Box<dyn LoadBalancer>;
+}
+
 /// The worker's side of a pick.
 #[derive(Debug)]
 pub struct PickCx<'a> {
-    /// Where random numbers come from.
+    /// Where random numbers and runtime values come from.
     pub worker: &'a WorkerCx,
     /// Where this worker's rotations stand.
     pub cursors: &'a mut Cursors,
@@ -40,42 +63,89 @@ pub struct PickCx<'a> {
 /// The positions of all rotations of one cluster on one worker. They outlive the sets of hosts, so that an update does
 /// not send everything to the first host again.
 #[derive(Debug, Default)]
-pub struct Cursors(Vec<u64>);
+pub struct Cursors(Vec<Cursor>);
+
+#[derive(Debug)]
+struct Cursor {
+    position: u64,
+    /// For rotations that no table can hold.
+    queue: Option<Box<Queue>>,
+}
 
 impl PickCx<'_> {
     /// The position of rotation `slot`, which moves on by one. It starts at random, so that the workers of many
     /// proxies do not all begin with the same host.
     pub fn advance(&mut self, slot: usize) -> u64 {
-        while self.cursors.0.len() <= slot {
-            self.cursors.0.push(self.worker.random() >> 1);
+        let cursor = self.cursor(slot);
+        cursor.position = cursor.position.wrapping_add(1);
+        cursor.position
+    }
+
+    /// The next of `hosts` in this worker's rotation `slot`, where each host's weight is asked for as it takes its turn.
+    fn next_in_queue<'h>(
+        &mut self,
+        slot: usize,
+        hosts: &'h Arc<[Arc<Host>]>,
+        weight: impl Fn(&Host) -> f64,
+    ) -> Option<&'h Arc<Host>> {
+        let worker = self.worker;
+        let queue = &mut self.cursor(slot).queue;
+        match queue {
+            Some(queue) if queue.is_of(hosts) => queue.next(hosts, weight),
+            _ => queue
+                .insert(Box::new(Queue::new(hosts, worker, &weight)))
+                .next(hosts, weight),
         }
-        let cursor = &mut self.cursors.0[slot];
-        *cursor = cursor.wrapping_add(1);
-        *cursor
+    }
+
+    /// A random number below `count`; none below 0.
+    fn random_below(&self, count: usize) -> Option<usize> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "what is left of a division by a length fits"
+        )]
+        (self.worker.random())
+            .checked_rem(count as u64)
+            .map(|number| number as usize)
+    }
+
+    fn cursor(&mut self, slot: usize) -> &mut Cursor {
+        let cursors = &mut self.cursors.0;
+        while cursors.len() <= slot {
+            cursors.push(Cursor {
+                position: self.worker.random() >> 1,
+                queue: None,
+            });
+        }
+        &mut cursors[slot]
     }
 }
 
-/// A policy over the hosts of one locality, or of one priority when localities have no weights.
+/// A policy that configs can name.
 pub(crate) struct Factory {
     /// `Cluster.lb_policy`
-    pub(crate) policy: LbPolicy,
-    /// The policy's name among `Cluster.load_balancing_policy.policies`.
-    pub(crate) name: &'static str,
-    /// Makes the balancer over these hosts; `slot` numbers its cursor.
-    pub(crate) build: fn(hosts: Vec<Arc<Host>>, slot: usize) -> Box<dyn LoadBalancer>,
+    lb_policy: LbPolicy,
+    /// The message of the policy among `Cluster.load_balancing_policy.policies`.
+    type_name: fn() -> String,
+    /// Reads the fields of a cluster that names the policy in `lb_policy`.
+    of_cluster: fn(&Cluster, &FieldPath) -> Result<PolicyConfig, ConfigErrors>,
+    /// Reads the message of the policy, for a cluster.
+    of_extension: fn(&Any, &Cluster, &FieldPath) -> Result<PolicyConfig, ConfigErrors>,
 }
 
 /// The policies there are.
-pub(crate) const FACTORIES: &[Factory] = &[Factory {
-    policy: LbPolicy::RoundRobin,
-    name: "envoy.load_balancing_policies.round_robin",
-    build: round_robin::build,
-}];
+#[rustfmt::skip]
+pub(crate) const FACTORIES: &[Factory] = &[
+    Factory { lb_policy: LbPolicy::RoundRobin, type_name: RoundRobin::full_name, of_cluster: round_robin::of_cluster, of_extension: round_robin::of_extension },
+    Factory { lb_policy: LbPolicy::LeastRequest, type_name: LeastRequest::full_name, of_cluster: least_request::of_cluster, of_extension: least_request::of_extension },
+    Factory { lb_policy: LbPolicy::Random, type_name: Random::full_name, of_cluster: random::of_cluster, of_extension: random::of_extension },
+    Factory { lb_policy: LbPolicy::ClusterProvided, type_name: ClusterProvided::full_name, of_cluster: cluster_provided::of_cluster, of_extension: cluster_provided::of_extension },
+];
 
-impl fmt::Debug for Factory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
+fn weights_are_equal(hosts: &[Arc<Host>]) -> bool {
+    hosts
+        .windows(2)
+        .all(|pair| matches!(pair, [one, next] if one.weight() == next.weight()))
 }
 
 #[cfg(test)]

@@ -5,30 +5,15 @@
 
 use std::sync::Arc;
 
-use super::Factory;
+use super::BalancerConfig;
 use super::LoadBalancer;
 use super::PickCx;
+use super::config::LocalityBalancing;
 use super::schedule::Schedule;
 use crate::HealthStatus;
 use crate::Host;
 use crate::host_set::LocalityHosts;
 use crate::host_set::PriorityHosts;
-
-/// What a cluster's config says of balancing, whatever the policy.
-#[derive(Clone, Debug)]
-pub struct BalancerConfig {
-    pub(crate) factory: &'static Factory,
-    /// `CommonLbConfig.healthy_panic_threshold`, percent.
-    pub panic_threshold: u32,
-    /// `CommonLbConfig.locality_weighted_lb_config`
-    pub locality_weighted: bool,
-    /// `ZoneAwareLbConfig.fail_traffic_on_panic`: in panic no host is used, rather than all.
-    pub fail_traffic_on_panic: bool,
-    /// `ClusterLoadAssignment.Policy.overprovisioning_factor`, percent.
-    pub overprovisioning_factor: u32,
-    /// `ClusterLoadAssignment.Policy.weighted_priority_health`
-    pub weighted_priority_health: bool,
-}
 
 #[derive(Debug)]
 pub(crate) struct Priorities {
@@ -98,7 +83,7 @@ impl Priorities {
             priorities,
             healthy_load,
             degraded_load,
-            fail_on_panic: config.fail_traffic_on_panic,
+            fail_on_panic: config.localities.fail_traffic_on_panic,
         }
     }
 
@@ -143,7 +128,7 @@ impl PriorityLevel {
         if panic {
             // Nor do the weights of localities count.
             let config = BalancerConfig {
-                locality_weighted: false,
+                localities: LocalityBalancing::default(),
                 ..config.clone()
             };
             PriorityLevel::Panic {
@@ -174,7 +159,7 @@ impl Tier {
         };
         let mut weights = Vec::new();
         let mut groups: Vec<Vec<Arc<Host>>> = Vec::new();
-        if config.locality_weighted {
+        if config.localities.weighted {
             for locality in &priority.localities {
                 let hosts = of(locality);
                 weights.push(locality_weight(locality, hosts.len(), config));
@@ -190,7 +175,7 @@ impl Tier {
         Tier {
             localities: groups
                 .into_iter()
-                .map(|hosts| (config.factory.build)(hosts, slots.take()))
+                .map(|hosts| config.policy.balance(hosts, slots.take()))
                 .collect(),
             schedule: Schedule::new(weights.into_iter()),
             slot,

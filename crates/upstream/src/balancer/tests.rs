@@ -1,8 +1,11 @@
 use std::collections::HashMap;
 
+use outrider_config::api::envoy::config::cluster::v3::cluster::LbConfig;
+use outrider_config::api::envoy::config::cluster::v3::cluster::LeastRequestLbConfig;
 use outrider_net::Address;
 use outrider_stats::Store;
 
+use super::config::LocalityBalancing;
 use super::*;
 use crate::HealthStatus;
 use crate::HealthStatus::Degraded;
@@ -35,12 +38,19 @@ fn priority(localities: Vec<LocalityHosts>) -> PriorityHosts {
     PriorityHosts { localities }
 }
 
+/// The policy that `lb_policy` names, by the other fields of `cluster`.
+fn policy(lb_policy: LbPolicy, cluster: &Cluster) -> Arc<dyn HostPolicy> {
+    let named = |factory: &&Factory| factory.lb_policy == lb_policy;
+    let factory = FACTORIES.iter().find(named).unwrap();
+    let config = (factory.of_cluster)(cluster, &FieldPath::root()).unwrap();
+    config.policy
+}
+
 fn config() -> BalancerConfig {
     BalancerConfig {
-        factory: &FACTORIES[0],
+        policy: policy(LbPolicy::RoundRobin, &Cluster::default()),
         panic_threshold: 50,
-        locality_weighted: false,
-        fail_traffic_on_panic: false,
+        localities: LocalityBalancing::default(),
         overprovisioning_factor: 140,
         weighted_priority_health: false,
     }
@@ -90,7 +100,10 @@ fn no_host_is_no_pick() {
     assert_eq!(picks(&[priority(vec![])], &config(), 3)[&0], 3);
     let empty = priority(vec![locality(1, 3, &[])]);
     let weighted = BalancerConfig {
-        locality_weighted: true,
+        localities: LocalityBalancing {
+            weighted: true,
+            ..LocalityBalancing::default()
+        },
         ..config()
     };
     assert_eq!(picks(&[empty.clone(), empty], &weighted, 3)[&0], 3);
@@ -126,7 +139,10 @@ fn in_panic_health_is_ignored() {
     };
     assert_eq!(picks(&set, &off, 30)[&1], 30);
     let failing = BalancerConfig {
-        fail_traffic_on_panic: true,
+        localities: LocalityBalancing {
+            fail_traffic_on_panic: true,
+            ..LocalityBalancing::default()
+        },
         ..config()
     };
     assert_eq!(picks(&set, &failing, 5)[&0], 5);
@@ -150,7 +166,10 @@ fn localities_share_by_weight_when_asked_to() {
         locality(11, 1, &[(1, Healthy)]),
     ])];
     let weighted = BalancerConfig {
-        locality_weighted: true,
+        localities: LocalityBalancing {
+            weighted: true,
+            ..LocalityBalancing::default()
+        },
         ..config()
     };
     let by_locality = picks(&set, &weighted, 400);
@@ -160,4 +179,84 @@ fn localities_share_by_weight_when_asked_to() {
     );
     let flat = picks(&set, &config(), 300);
     assert_eq!([flat[&1], flat[&2], flat[&11]], [100, 100, 100]);
+}
+
+fn with_policy(lb_policy: LbPolicy) -> BalancerConfig {
+    BalancerConfig {
+        policy: policy(lb_policy, &Cluster::default()),
+        ..config()
+    }
+}
+
+#[test]
+fn no_policy_loses_a_host_or_picks_one_of_none() {
+    for lb_policy in [
+        LbPolicy::RoundRobin,
+        LbPolicy::LeastRequest,
+        LbPolicy::Random,
+    ] {
+        let config = with_policy(lb_policy);
+        for count in 1..8 {
+            for heaviest in [1, 3] {
+                let hosts: Vec<_> = (1..=count)
+                    .map(|host| (1 + host % heaviest, Healthy))
+                    .collect();
+                let picks = picks(&[priority(vec![locality(1, 0, &hosts)])], &config, 1000);
+                let picked = (1..=count as u16).filter(|port| picks.contains_key(port));
+                assert_eq!(picked.count(), hosts.len(), "{lb_policy:?} {picks:?}");
+                assert!(!picks.contains_key(&0));
+            }
+        }
+        assert_eq!(picks(&[], &config, 3)[&0], 3);
+        assert_eq!(
+            picks(&[priority(vec![locality(1, 0, &[])])], &config, 3)[&0],
+            3
+        );
+    }
+}
+
+#[test]
+fn least_request_gives_idle_hosts_their_weights() {
+    for _ in 0..50 {
+        let weights: Vec<u32> = (0..fastrand::usize(2..6))
+            .map(|_| fastrand::u32(1..10))
+            .collect();
+        let hosts: Vec<_> = weights.iter().map(|weight| (*weight, Healthy)).collect();
+        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+            continue;
+        }
+        let sum: u32 = weights.iter().sum();
+        let set = [priority(vec![locality(1, 0, &hosts)])];
+        let picks = picks(&set, &with_policy(LbPolicy::LeastRequest), sum * 40);
+        for (port, weight) in (1..).zip(&weights) {
+            assert!(
+                picks[&port].abs_diff(weight * 40) <= 1,
+                "{weights:?} {picks:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn least_request_avoids_busy_hosts() {
+    let set = [priority(vec![locality(
+        1,
+        0,
+        &[(1, Healthy), (1, Healthy), (1, Healthy)],
+    )])];
+    for host in set[0].iter().take(2) {
+        host.stats.rq_active.inc();
+    }
+    let choices = Cluster {
+        lb_config: Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+            choice_count: Some(100),
+            ..LeastRequestLbConfig::default()
+        })),
+        ..Cluster::default()
+    };
+    let config = BalancerConfig {
+        policy: policy(LbPolicy::LeastRequest, &choices),
+        ..config()
+    };
+    assert_eq!(picks(&set, &config, 100)[&3], 100);
 }

@@ -1,0 +1,34 @@
+//! `CLUSTER_PROVIDED`: the policy that the kind of cluster brings with it. None that is supported brings one.
+
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use prost_types::Any;
+
+use super::config::PolicyConfig;
+
+/// See [`Factory::of_cluster`](super::Factory::of_cluster).
+pub(super) fn of_cluster(
+    cluster: &Cluster,
+    path: &FieldPath,
+) -> Result<PolicyConfig, ConfigErrors> {
+    Err(refusal(cluster, &path.field("lb_policy")).into())
+}
+
+/// See [`Factory::of_extension`](super::Factory::of_extension).
+pub(super) fn of_extension(
+    _config: &Any,
+    cluster: &Cluster,
+    path: &FieldPath,
+) -> Result<PolicyConfig, ConfigErrors> {
+    Err(refusal(cluster, path).into())
+}
+
+fn refusal(cluster: &Cluster, path: &FieldPath) -> ConfigError {
+    let message = format!(
+        "cluster provided LB specified but cluster '{}' did not provide one. Check cluster documentation.",
+        cluster.name
+    );
+    ConfigError::new(path, message)
+}

@@ -1,0 +1,186 @@
+//! What a cluster's config says of balancing: in the fields of the cluster, or in a policy of `load_balancing_policy`.
+
+use std::sync::Arc;
+
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::cluster::v3::LoadBalancingPolicy;
+use outrider_config::api::envoy::config::cluster::v3::cluster::LbPolicy;
+use outrider_config::api::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
+use outrider_config::api::envoy::extensions::load_balancing_policies::common::v3::LocalityLbConfig;
+use outrider_config::api::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config;
+use outrider_config::type_name;
+
+use super::FACTORIES;
+use super::HostPolicy;
+
+/// How a cluster's hosts are chosen.
+#[derive(Clone, Debug)]
+pub struct BalancerConfig {
+    pub(crate) policy: Arc<dyn HostPolicy>,
+    /// `CommonLbConfig.healthy_panic_threshold`, percent.
+    pub panic_threshold: u32,
+    /// What localities are for.
+    pub(crate) localities: LocalityBalancing,
+    /// `ClusterLoadAssignment.Policy.overprovisioning_factor`, percent.
+    pub overprovisioning_factor: u32,
+    /// `ClusterLoadAssignment.Policy.weighted_priority_health`
+    pub weighted_priority_health: bool,
+}
+
+/// `LocalityLbConfig`, which `CommonLbConfig` has in another form.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LocalityBalancing {
+    /// `locality_weighted_lb_config`
+    pub(crate) weighted: bool,
+    /// `ZoneAwareLbConfig.fail_traffic_on_panic`: in panic no host is used, rather than all.
+    pub(crate) fail_traffic_on_panic: bool,
+}
+
+/// What a policy's own settings come to.
+#[derive(Debug)]
+pub(crate) struct PolicyConfig {
+    pub(crate) policy: Arc<dyn HostPolicy>,
+    pub(crate) localities: LocalityBalancing,
+}
+
+impl BalancerConfig {
+    /// The settings of `cluster`, found at `path`.
+    pub(crate) fn build(
+        cluster: &Cluster,
+        path: &FieldPath,
+    ) -> Result<BalancerConfig, ConfigErrors> {
+        let assignment = cluster.load_assignment.as_ref();
+        let policy = assignment.and_then(|assignment| assignment.policy.as_ref());
+        let common = cluster.common_lb_config.as_ref();
+        let chosen = chosen_policy(cluster, path)?;
+        Ok(BalancerConfig {
+            policy: chosen.policy,
+            localities: chosen.localities,
+            panic_threshold: common
+                .and_then(|common| common.healthy_panic_threshold.as_ref())
+                .map_or(50, |percent| whole_percent(percent.value)),
+            overprovisioning_factor: policy
+                .and_then(|policy| policy.overprovisioning_factor)
+                .unwrap_or(140),
+            weighted_priority_health: policy.is_some_and(|policy| policy.weighted_priority_health),
+        })
+    }
+}
+
+impl LocalityBalancing {
+    /// By `common_lb_config`.
+    pub(crate) fn of_cluster(cluster: &Cluster) -> LocalityBalancing {
+        let common = cluster.common_lb_config.as_ref();
+        match common.and_then(|common| common.locality_config_specifier.as_ref()) {
+            None => LocalityBalancing::default(),
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => LocalityBalancing {
+                weighted: true,
+                ..LocalityBalancing::default()
+            },
+            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => LocalityBalancing {
+                fail_traffic_on_panic: zones.fail_traffic_on_panic,
+                ..LocalityBalancing::default()
+            },
+        }
+    }
+
+    /// By the `locality_lb_config` of a policy, beside which `common_lb_config` does not count.
+    pub(crate) fn of_policy(config: Option<&LocalityLbConfig>) -> LocalityBalancing {
+        use locality_lb_config::LocalityConfigSpecifier;
+        match config.and_then(|config| config.locality_config_specifier.as_ref()) {
+            None => LocalityBalancing::default(),
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => LocalityBalancing {
+                weighted: true,
+                ..LocalityBalancing::default()
+            },
+            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => LocalityBalancing {
+                fail_traffic_on_panic: zones.fail_traffic_on_panic,
+                ..LocalityBalancing::default()
+            },
+        }
+    }
+}
+
+/// The policy that counts: that of `load_balancing_policy`, or else `lb_policy`.
+fn chosen_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, ConfigErrors> {
+    let list_path = path.field("load_balancing_policy");
+    let Some(list) = &cluster.load_balancing_policy else {
+        return of_lb_policy(cluster, path);
+    };
+    let common = cluster.common_lb_config.as_ref();
+    let is_partial = common.is_some_and(|common| {
+        common.locality_config_specifier.is_some() || common.consistent_hashing_lb_config.is_some()
+    });
+    if is_partial {
+        return Err(ConfigError::new(
+            &list_path,
+            "cannot be combined with partial fields (zone_aware_lb_config, \
+             locality_weighted_lb_config, consistent_hashing_lb_config) of common_lb_config",
+        )
+        .into());
+    }
+    of_list(list, cluster, &list_path)
+}
+
+/// The first policy of `list` that is one. What is no policy is passed over; a policy that is not supported was refused
+/// before.
+fn of_list(
+    list: &LoadBalancingPolicy,
+    cluster: &Cluster,
+    path: &FieldPath,
+) -> Result<PolicyConfig, ConfigErrors> {
+    let path = path.field("policies");
+    for (index, policy) in list.policies.iter().enumerate() {
+        let extension = policy.typed_extension_config.as_ref();
+        let Some(any) = extension.and_then(|extension| extension.typed_config.as_ref()) else {
+            continue;
+        };
+        let named = |factory: &&super::Factory| (factory.type_name)() == type_name(any);
+        if let Some(factory) = FACTORIES.iter().find(named) {
+            let path = path.index(index).field("typed_extension_config");
+            return (factory.of_extension)(any, cluster, &path.field("typed_config"));
+        }
+    }
+    Err(ConfigError::new(
+        &path,
+        "none of these is a load balancing policy: expected one",
+    )
+    .into())
+}
+
+fn of_lb_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, ConfigErrors> {
+    let policy = cluster.lb_policy();
+    if policy == LbPolicy::LoadBalancingPolicyConfig {
+        let path = path.field("load_balancing_policy");
+        return Err(ConfigError::new(&path, "field load_balancing_policy need to be set").into());
+    }
+    match FACTORIES.iter().find(|factory| factory.lb_policy == policy) {
+        Some(factory) => (factory.of_cluster)(cluster, path),
+        None => {
+            let known: Vec<_> = FACTORIES
+                .iter()
+                .map(|factory| factory.lb_policy.as_str_name())
+                .collect();
+            let message = format!(
+                "{} is not supported; known: {}",
+                policy.as_str_name(),
+                known.join(", ")
+            );
+            Err(ConfigError::new(&path.field("lb_policy"), message).into())
+        }
+    }
+}
+
+/// A percentage as Envoy counts it: its whole part, after the same two steps, whose rounding it is that 29 counts as 28.
+pub(super) fn whole_percent(value: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=100"
+    )]
+    let whole = (100.0 * (value / 100.0)).clamp(0.0, 100.0) as u32;
+    whole
+}

@@ -1,0 +1,182 @@
+//! `LEAST_REQUEST`: of several hosts that chance names, or of all, the one with the fewest requests under way.
+//!
+//! That is for hosts of equal weight. With unequal ones, each host's weight is divided by its requests under way, and the
+//! hosts take turns by what comes of it.
+
+use std::sync::Arc;
+
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::core::v3::RuntimeDouble as RuntimeDoubleMessage;
+use outrider_config::api::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest as LeastRequestMessage;
+use outrider_config::api::envoy::extensions::load_balancing_policies::least_request::v3::least_request::SelectionMethod;
+use outrider_config::unpack;
+use outrider_runtime::RuntimeDouble;
+use prost_types::Any;
+
+use super::HostPolicy;
+use super::LoadBalancer;
+use super::PickCx;
+use super::config::LocalityBalancing;
+use super::config::PolicyConfig;
+use super::weights_are_equal;
+use crate::Host;
+
+/// `choice_count` when it is not set.
+const CHOICES: u32 = 2;
+
+/// The policy as configured.
+#[derive(Clone, Debug)]
+struct LeastRequestPolicy {
+    selection: Selection,
+    /// `active_request_bias`: how much the requests under way count beside the weight.
+    bias: Option<RuntimeDouble>,
+}
+
+/// How a host is found when all weigh the same.
+#[derive(Clone, Copy, Debug)]
+enum Selection {
+    /// The best of so many that chance names, one perhaps twice.
+    Choices(u32),
+    /// The best of all; chance decides between equals.
+    FullScan,
+}
+
+/// Hosts of equal weight.
+#[derive(Debug)]
+struct Unweighted {
+    hosts: Vec<Arc<Host>>,
+    selection: Selection,
+}
+
+/// Hosts of unequal weights.
+#[derive(Debug)]
+struct Weighted {
+    hosts: Arc<[Arc<Host>]>,
+    bias: Option<RuntimeDouble>,
+    slot: usize,
+}
+
+/// See [`Factory::of_cluster`](super::Factory::of_cluster).
+pub(super) fn of_cluster(
+    cluster: &Cluster,
+    _path: &FieldPath,
+) -> Result<PolicyConfig, ConfigErrors> {
+    use outrider_config::api::envoy::config::cluster::v3::cluster::LbConfig;
+    let config = match &cluster.lb_config {
+        Some(LbConfig::LeastRequestLbConfig(config)) => config.clone(),
+        _ => Default::default(),
+    };
+    Ok(PolicyConfig {
+        policy: Arc::new(LeastRequestPolicy {
+            selection: Selection::Choices(config.choice_count.unwrap_or(CHOICES)),
+            bias: bias(config.active_request_bias.as_ref()),
+        }),
+        localities: LocalityBalancing::of_cluster(cluster),
+    })
+}
+
+/// See [`Factory::of_extension`](super::Factory::of_extension).
+pub(super) fn of_extension(
+    config: &Any,
+    _cluster: &Cluster,
+    path: &FieldPath,
+) -> Result<PolicyConfig, ConfigErrors> {
+    let message: LeastRequestMessage = unpack(config, path)?;
+    Ok(PolicyConfig {
+        policy: Arc::new(LeastRequestPolicy {
+            selection: match message.selection_method() {
+                SelectionMethod::NChoices => {
+                    Selection::Choices(message.choice_count.unwrap_or(CHOICES))
+                }
+                SelectionMethod::FullScan => Selection::FullScan,
+            },
+            bias: bias(message.active_request_bias.as_ref()),
+        }),
+        localities: LocalityBalancing::of_policy(message.locality_lb_config.as_ref()),
+    })
+}
+
+fn bias(message: Option<&RuntimeDoubleMessage>) -> Option<RuntimeDouble> {
+    message.map(RuntimeDouble::of)
+}
+
+impl HostPolicy for LeastRequestPolicy {
+    fn balance(&self, hosts: Vec<Arc<Host>>, slot: usize) -> Box<dyn LoadBalancer> {
+        if weights_are_equal(&hosts) {
+            let selection = self.selection;
+            Box::new(Unweighted { hosts, selection })
+        } else {
+            Box::new(Weighted {
+                hosts: hosts.into(),
+                bias: self.bias.clone(),
+                slot,
+            })
+        }
+    }
+}
+
+impl LoadBalancer for Unweighted {
+    fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
+        match self.selection {
+            Selection::FullScan => self.least_of_all(cx),
+            Selection::Choices(count) => self.least_of_choices(count, cx),
+        }
+    }
+}
+
+impl Unweighted {
+    fn least_of_choices(&self, count: u32, cx: &PickCx<'_>) -> Option<&Arc<Host>> {
+        let mut chosen = self.hosts.get(cx.random_below(self.hosts.len())?)?;
+        // One host needs no comparing, however many choices there are.
+        let others = if self.hosts.len() > 1 { 1..count } else { 0..0 };
+        for _ in others {
+            let other = self.hosts.get(cx.random_below(self.hosts.len())?)?;
+            if active(other) < active(chosen) {
+                chosen = other;
+            }
+        }
+        Some(chosen)
+    }
+
+    fn least_of_all(&self, cx: &PickCx<'_>) -> Option<&Arc<Host>> {
+        let mut hosts = self.hosts.iter();
+        let mut chosen = hosts.next()?;
+        let mut least = active(chosen);
+        let mut equals = 1;
+        for host in hosts {
+            let active = active(host);
+            if active > least {
+                continue;
+            }
+            // The n-th of equals takes the place with a chance of 1/n, which gives all the same chance in the end.
+            equals = if active < least { 1 } else { equals + 1 };
+            least = active;
+            if cx.random_below(equals) == Some(0) {
+                chosen = host;
+            }
+        }
+        Some(chosen)
+    }
+}
+
+impl LoadBalancer for Weighted {
+    fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
+        let bias = self.bias.as_ref().map_or(1.0, |bias| {
+            let value = bias.value(cx.worker.runtime().as_deref().map(|runtime| &**runtime));
+            // As in Envoy, what makes no sense counts as 1.
+            if value >= 0.0 { value } else { 1.0 }
+        });
+        cx.next_in_queue(self.slot, &self.hosts, |host| {
+            #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
+            let active = active(host) as f64;
+            f64::from(host.weight()) / (active + 1.0).powf(bias)
+        })
+    }
+}
+
+/// The requests under way on a host, of all workers.
+fn active(host: &Host) -> i64 {
+    host.stats.rq_active.value()
+}
