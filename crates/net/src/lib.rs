@@ -15,6 +15,7 @@ mod shutdown;
 mod stats;
 mod stream;
 mod timers;
+mod uuid;
 mod watch;
 mod worker;
 
@@ -54,6 +55,7 @@ pub use stats::ListenerStats;
 pub use stream::Stream;
 pub use timers::Timer;
 pub use timers::Timers;
+pub use uuid::uuid;
 pub use watch::FileWatch;
 pub use watch::FileWatches;
 pub use worker::WorkerCx;

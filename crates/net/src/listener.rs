@@ -281,17 +281,8 @@ fn keepalive(keepalive: &core::TcpKeepalive) -> KeepAlive {
 
 /// A random UUID, as Envoy names a listener whose config does not.
 fn made_up_name() -> Arc<str> {
-    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-    let hex = format!("{bits:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
-    .into()
+    let text = crate::uuid::uuid(fastrand::u64(..), fastrand::u64(..));
+    String::from_utf8_lossy(&text).into()
 }
 
 #[cfg(test)]

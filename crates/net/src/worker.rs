@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use fastrand::Rng;
 use outrider_runtime::LocalSnapshot;
 use outrider_runtime::Runtime;
 use outrider_runtime::RuntimeReader;
@@ -27,6 +28,7 @@ pub struct WorkerCx {
     pub activity: Activity,
     /// How near the end of the process is.
     pub shutdown: Shutdown,
+    /// The state of the random number generator.
     random: Cell<u64>,
     runtime: RuntimeReader,
 }
@@ -69,16 +71,11 @@ impl WorkerCx {
         self.runtime.current()
     }
 
-    /// A random number: fast, without a lock, not for secrets (wyrand).
+    /// A random number: fast, without a lock, not for secrets.
     pub fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0xa076_1d64_78bd_642f);
-        self.random.set(state);
-        let product = u128::from(state) * u128::from(state ^ 0xe703_7ed1_a0b4_28db);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the two halves of the product are folded"
-        )]
-        let folded = (product >> 64) as u64 ^ product as u64;
-        folded
+        let mut generator = Rng::with_seed(self.random.get());
+        let number = generator.u64(..);
+        self.random.set(generator.get_seed());
+        number
     }
 }

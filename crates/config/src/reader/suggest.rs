@@ -61,35 +61,16 @@ pub fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<
     if typed.len() > LONGEST {
         return None;
     }
-    let distances = names.map(|name| (distance(&typed, &fold(name)), name));
+    let distances = names.map(|name| (strsim::levenshtein(&typed, &fold(name)), name));
     let (distance, name) = distances.min_by_key(|&(distance, _)| distance)?;
     (distance <= typed.len() / 3).then_some(name)
 }
 
-fn fold(name: &str) -> Vec<char> {
+fn fold(name: &str) -> String {
     name.chars()
         .filter(|letter| letter.is_alphanumeric())
         .map(|letter| letter.to_ascii_lowercase())
         .collect()
-}
-
-/// Levenshtein's distance.
-fn distance(a: &[char], b: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.iter().enumerate() {
-        let mut diagonal = i;
-        let mut previous = i + 1;
-        for (right, cell) in b.iter().zip(row.iter_mut().skip(1)) {
-            let substituted = diagonal + usize::from(left != right);
-            diagonal = *cell;
-            previous = substituted.min(previous + 1).min(*cell + 1);
-            *cell = previous;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -105,13 +86,5 @@ mod tests {
         assert_eq!(nearest("adress"), Some("address"));
         assert_eq!(nearest("hosts"), None);
         assert_eq!(nearest(""), None);
-    }
-
-    #[test]
-    fn counts_edits() {
-        let distance = |a: &str, b: &str| distance(&fold(a), &fold(b));
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("abc", "abc"), 0);
     }
 }

@@ -195,17 +195,7 @@ pub(crate) fn details(stream: &Stream, keep_whitespace: bool, out: &mut Vec<u8>)
 
 /// A random UUID (version 4).
 pub(crate) fn unique_id(_: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut bytes = fastrand::u128(..).to_be_bytes();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    for (at, byte) in bytes.iter().enumerate() {
-        if matches!(at, 4 | 6 | 8 | 10) {
-            out.push(b'-');
-        }
-        out.push(HEX[usize::from(byte >> 4)]);
-        out.push(HEX[usize::from(byte & 15)]);
-    }
+    out.extend_from_slice(&outrider_net::uuid(fastrand::u64(..), fastrand::u64(..)));
     OutputKind::Text
 }
 
