@@ -116,6 +116,7 @@ impl ClusterManager {
         let stats: Arc<ClusterManagerStats> = store.register(Scope::new("cluster_manager"));
         stats.warming_clusters.mark_used();
         let settings = bootstrap.cluster_manager.as_ref();
+        let deferred = bootstrap.deferred_stat_options.as_ref();
         let manager = ClusterManager {
             active: Arc::default(),
             changed: watch::Sender::new(()),
@@ -131,6 +132,8 @@ impl ClusterManager {
             process: ProcessWide {
                 connection_ids: Arc::default(),
                 local_zone: local_zone.into(),
+                defers_stats: deferred
+                    .is_some_and(|options| options.enable_deferred_creation_stats),
             },
             stats,
         };

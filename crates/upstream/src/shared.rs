@@ -19,6 +19,7 @@ use crate::HostSet;
 use crate::Priority;
 use crate::PriorityHosts;
 use crate::balancer::Priorities;
+use crate::stats::BalancingStats;
 use crate::stats::ClusterManagerStats;
 use crate::stats::ClusterStats;
 use crate::stats::MembershipStats;
@@ -29,8 +30,10 @@ pub struct SharedCluster {
     pub(crate) info: Arc<ClusterInfo>,
     pub(crate) hosts: Arc<ArcSwap<HostSet>>,
     pub(crate) breakers: Arc<Breakers>,
-    /// Lists the workers' stats before any worker has made its own copy.
-    _listed: Arc<ClusterStats>,
+    /// Lists the workers' stats before any worker has made its own copy, unless that is deferred.
+    _listed: Option<Arc<ClusterStats>>,
+    /// Lists those that are listed even then.
+    _listed_balancing: Option<Arc<BalancingStats>>,
     pub(crate) membership: Arc<MembershipStats>,
     pub(crate) process: ProcessWide,
 }
@@ -42,6 +45,8 @@ pub(crate) struct ProcessWide {
     pub(crate) connection_ids: Arc<AtomicU64>,
     /// The zone that the proxy is in; empty if it is in none.
     pub(crate) local_zone: Arc<str>,
+    /// Stats of traffic are listed once a cluster has some (`deferred_stat_options.enable_deferred_creation_stats`).
+    pub(crate) defers_stats: bool,
 }
 
 impl SharedCluster {
@@ -57,7 +62,8 @@ impl SharedCluster {
         SharedCluster {
             hosts: Arc::new(ArcSwap::from_pointee(host_set(Vec::new(), &info))),
             breakers: Arc::new(breakers),
-            _listed: store.register(scope.clone()),
+            _listed: (!process.defers_stats).then(|| store.register(scope.clone())),
+            _listed_balancing: process.defers_stats.then(|| store.register(scope.clone())),
             membership,
             process,
             info: Arc::new(info),

@@ -106,6 +106,26 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
+    /// The part of [`ClusterStats`] that is listed without traffic, even if the rest is not.
+    pub struct BalancingStats {
+        lb_healthy_panic: Counter,
+        lb_local_cluster_not_ok: Counter,
+        lb_recalculate_zone_structures: Counter,
+        lb_subsets_active: Gauge,
+        lb_subsets_created: Counter,
+        lb_subsets_fallback: Counter,
+        lb_subsets_fallback_panic: Counter,
+        lb_subsets_removed: Counter,
+        lb_subsets_selected: Counter,
+        lb_zone_cluster_too_small: Counter,
+        lb_zone_no_capacity_left: Counter,
+        lb_zone_routing_all_directly: Counter,
+        lb_zone_routing_cross_zone: Counter,
+        lb_zone_routing_sampled: Counter,
+    }
+}
+
+outrider_stats::group! {
     /// `cluster.<name>.{external,internal,canary}.*` and `cluster.<name>.zone.<from>.<to>.*`: answers by where the request came
     /// from, and where it went.
     pub struct OriginStats {
