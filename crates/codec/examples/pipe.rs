@@ -1,7 +1,8 @@
-//! The bare pipe: every stream that comes in goes to one upstream over one connection, with two added headers and no policy.
+//! A minimal proxy for profiling the codec: it forwards every stream to one upstream over one connection, adding two
+//! headers, without any policy.
 //!
-//! It is what the proxy could cost at best, so it is what profiles of the codec are taken from:
-//! `pipe <listen port> <upstream port> <1|2>`, the last being the HTTP version that the upstream speaks.
+//! It shows the lowest possible cost of proxying. Usage: `pipe <listen port> <upstream port> <1|2>`, where the last
+//! argument is the HTTP version of the upstream.
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -93,7 +94,7 @@ impl Handler for Pipe {
             let status = http::StatusCode::BAD_GATEWAY;
             (status.into(), Body::full(error.to_string()))
         });
-        // The client may have gone: nobody is left to be told.
+        // An error means that the client has closed the connection: there is nobody to tell.
         respond.send(head, body).await.unwrap_or_default();
     }
 

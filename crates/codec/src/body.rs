@@ -1,4 +1,4 @@
-//! Message bodies: streams of frames that are pulled, one at a time, by whoever has room for the next.
+//! Message bodies: streams of frames. The consumer polls one frame at a time, when it has room for it.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -16,48 +16,50 @@ use crate::header::HeaderMap;
 /// A piece of a body.
 #[derive(Debug)]
 pub enum Frame {
-    /// Bytes; never empty on the wire, but an empty piece is legal.
+    /// Bytes. Empty data is legal, but is never written to the wire.
     Data(Bytes),
-    /// The trailer fields. Nothing comes after them.
+    /// Trailer fields. No frame follows them.
     Trailers(HeaderMap),
 }
 
-/// A message body. Dropping it before its end resets the stream it comes from.
+/// A message body. Dropping it before its end resets the stream that it is read from.
 ///
-/// Back-pressure: a pump asks its sink for room first, then polls one frame. Taking a frame opens the peer's window again.
+/// Back-pressure: the sender waits until its sink has room, then polls one frame. Taking a frame gives the peer credit
+/// for more.
 #[derive(Default)]
 pub enum Body {
     /// No body and no trailers.
     #[default]
     Empty,
-    /// All of it at once.
+    /// A complete body in memory.
     Full(Bytes),
-    /// What comes in on an HTTP/1 connection.
+    /// The body received on an HTTP/1 connection.
     H1(h1::RecvBody),
-    /// What comes in on an HTTP/2 stream.
+    /// The body received on an HTTP/2 stream.
     H2(h2::RecvBody),
-    /// The answer of an upstream, whose polling also drives the request up.
+    /// An upstream's response body. Polling it also sends the request's body.
     Exchange(Exchange),
-    /// A body that a filter watches or changes.
+    /// A body that a filter inspects or changes.
     Wrapped(Box<dyn BodyStream>),
 }
 
-/// A body made of another one: what filters and replays implement.
+/// A body that wraps another one: implemented by filters and by the replay of retries.
 pub trait BodyStream {
-    /// The next frame, `None` after the last. Must not be polled after `None` or an error.
+    /// Polls the next frame, `None` after the last. Must not be polled after `None` or an error.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>>;
 
-    /// Whether it is known that no frame is left.
+    /// Whether the body is known to have ended.
     fn is_end_stream(&self) -> bool;
 
-    /// Whoever takes the frames has no room for more, or has room again: for stats, and passed on to what it is made of.
+    /// Tells the body that its consumer stopped reading, or reads again. Sources count this in stats; wrappers pass it
+    /// to the body that they wrap.
     fn set_paused(&mut self, paused: bool) {
         let _ = paused;
     }
 }
 
 impl Body {
-    /// A body that runs through `stream`.
+    /// A body that reads its frames from `stream`.
     pub fn wrap(stream: impl BodyStream + 'static) -> Body {
         Body::Wrapped(Box::new(stream))
     }
@@ -72,7 +74,7 @@ impl Body {
         }
     }
 
-    /// The next frame, `None` after the last. After an error the body is over.
+    /// Polls the next frame, `None` after the last. After an error the body has ended.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         match self {
             Body::Empty => Poll::Ready(None),
@@ -93,7 +95,7 @@ impl Body {
         poll_fn(|cx| self.poll_frame(cx)).await
     }
 
-    /// Whoever takes the frames has no room for more, or has room again.
+    /// Tells the body that its consumer stopped reading, or reads again.
     pub fn set_paused(&mut self, paused: bool) {
         match self {
             Body::H1(body) => body.set_paused(paused),
@@ -103,7 +105,7 @@ impl Body {
         }
     }
 
-    /// Whether it is known that no frame is left; `false` says nothing.
+    /// Whether the body is known to have ended. `false` means unknown: the next poll may still return `None`.
     #[must_use]
     pub fn is_end_stream(&self) -> bool {
         match self {

@@ -1,6 +1,6 @@
-//! Sets of bytes, to judge texts by.
+//! Lookup tables for sets of bytes.
 
-/// For each byte, whether it is among `members`.
+/// A table that says for each byte value whether `members` contains it.
 pub(crate) const fn byte_set(members: &[u8]) -> [bool; 256] {
     let mut set = [false; 256];
     let mut index = 0;

@@ -21,10 +21,12 @@ use crate::StreamError;
 use crate::h1;
 use crate::h2;
 
-/// Opens HTTP/2 on a connected socket: the connection, and the future that drives it, to be spawned.
+/// Starts HTTP/2 on a connected socket. Returns the connection's handle and the future that drives it, which the caller
+/// spawns.
 ///
 /// `on_change` is called whenever [`Client::capacity`] may have grown or [`Client::is_draining`] has become true, also
-/// while an [`Exchange`] is dropped: it must only take note and wake whoever acts on it.
+/// while an [`UpstreamExchange`] is being dropped. It must not call back into the connection: it only sets a flag and
+/// wakes the task that reacts.
 pub fn connect_http2(
     socket: Stream,
     options: Rc<ClientOptions>,
@@ -34,7 +36,7 @@ pub fn connect_http2(
     (Client(ClientKind::H2(connection)), run)
 }
 
-/// Opens HTTP/1 on a connected socket; otherwise as [`connect_http2`].
+/// Starts HTTP/1 on a connected socket; otherwise like [`connect_http2`].
 pub fn connect_http1(
     socket: Stream,
     options: Rc<ClientOptions>,
@@ -44,7 +46,7 @@ pub fn connect_http1(
     (Client(ClientKind::H1(connection)), run)
 }
 
-/// A connection to an upstream host. Clones are the same connection.
+/// A handle to a connection to an upstream host. Clones refer to the same connection.
 #[derive(Clone, Debug)]
 pub struct Client(ClientKind);
 
@@ -65,7 +67,8 @@ impl Client {
         }
     }
 
-    /// How many streams may be opened now: the peer's limit and the config's, less what is open; 0 when it drains.
+    /// How many streams can be opened now: the lower of the peer's and the configured limit, minus the open streams.
+    /// Zero while the connection drains.
     #[must_use]
     pub fn capacity(&self) -> usize {
         match &self.0 {
@@ -74,7 +77,7 @@ impl Client {
         }
     }
 
-    /// Streams that are open.
+    /// The number of open streams.
     #[must_use]
     pub fn active(&self) -> usize {
         match &self.0 {
@@ -83,7 +86,8 @@ impl Client {
         }
     }
 
-    /// Whether no new stream may be opened any more: GOAWAY, `connection: close`, or dead.
+    /// Whether the connection accepts no new streams, because of GOAWAY or `connection: close`, or because it has
+    /// ended.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         match &self.0 {
@@ -92,10 +96,11 @@ impl Client {
         }
     }
 
-    /// Opens a stream and sends the request's head; the body goes up while the exchange is polled.
+    /// Opens a stream and sends the request's head. Polling the returned exchange sends the body.
     ///
     /// # Errors
-    /// [`StreamError::Overflow`] without capacity, [`StreamError::RemoteRefused`] after GOAWAY, or what is wrong with the head.
+    /// [`StreamError::Overflow`] without capacity, [`StreamError::RemoteRefused`] after GOAWAY, or the reason why the
+    /// head is invalid.
     pub fn send(&self, head: &RequestHead, body: Body) -> Result<Exchange, StreamError> {
         match &self.0 {
             ClientKind::H1(connection) => connection
@@ -108,7 +113,7 @@ impl Client {
         .map(|kind| Exchange { kind, guard: None })
     }
 
-    /// Takes no new streams, and closes once those that are open have ended.
+    /// Drains the connection: it accepts no new streams, and closes when the open ones have ended.
     pub fn drain(&self) {
         match &self.0 {
             ClientKind::H1(connection) => connection.drain(),
@@ -117,16 +122,16 @@ impl Client {
     }
 }
 
-/// One request on one upstream connection. Polling it drives the request body up while the answer comes down, in the
-/// caller's own task. Dropping it before both have ended resets the stream.
+/// One request on one upstream connection. Polling it sends the request body and receives the response, in the caller's
+/// task. Dropping it before both have ended resets the stream.
 #[derive(Debug)]
 pub struct Exchange {
     kind: ExchangeKind,
-    /// Declared last: by the time it is dropped, the stream's place on the connection is free again.
+    /// Declared last, so that it is dropped after the stream has released its capacity on the connection.
     guard: Option<Box<dyn Any>>,
 }
 
-/// Which codec the exchange is on. Boxed: an exchange is moved about, and is part of every [`Body`].
+/// Which codec the exchange uses. Boxed because an exchange is moved often and is part of every [`Body`].
 #[derive(Debug)]
 enum ExchangeKind {
     H1(Box<h1::Exchange>),
@@ -134,7 +139,7 @@ enum ExchangeKind {
 }
 
 impl Exchange {
-    /// The head of the final answer; interim ones are skipped.
+    /// Polls the head of the final response, skipping interim ones.
     pub fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
@@ -147,7 +152,7 @@ impl Exchange {
         }
     }
 
-    /// The next head of the answer: any interim ones (1xx), then the final one, which may be a 101.
+    /// Polls the next response head: interim ones (1xx) first, then the final one, which may be a 101.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, StreamError>> {
         match &mut self.kind {
             ExchangeKind::H1(exchange) => exchange.poll_head(cx),
@@ -155,13 +160,13 @@ impl Exchange {
         }
     }
 
-    /// The answer's body; to be called once the head has come.
+    /// The response's body. Call this after the final head has arrived.
     #[must_use]
     pub fn into_body(self) -> Body {
         Body::Exchange(self)
     }
 
-    /// Whether all of the request, body and trailers, was handed to the connection.
+    /// Whether the whole request, including body and trailers, was handed to the connection.
     #[must_use]
     pub fn request_sent(&self) -> bool {
         match &self.kind {
@@ -170,13 +175,13 @@ impl Exchange {
         }
     }
 
-    /// Keeps `guard` until the exchange is over, and drops it after the stream was given back to the connection: what
-    /// the pool counts as an active request.
+    /// Keeps `guard` until the exchange has ended, and drops it after the stream has released its capacity. The pool
+    /// uses it to count active requests.
     pub fn hold(&mut self, guard: Box<dyn Any>) {
         self.guard = Some(guard);
     }
 
-    /// The exchange's counts: sent is the request, received the answer.
+    /// The exchange's byte counts: "sent" is the request, "received" the response.
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
         match &self.kind {
@@ -185,7 +190,7 @@ impl Exchange {
         }
     }
 
-    /// The next frame of the answer's body.
+    /// Polls the next frame of the response's body.
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -196,7 +201,7 @@ impl Exchange {
         }
     }
 
-    /// Whether the answer is known to be over, so that nothing is left to poll for.
+    /// Whether the response is known to have ended, so that no frame remains.
     pub(crate) fn is_end_stream(&self) -> bool {
         match &self.kind {
             ExchangeKind::H1(exchange) => exchange.is_end_stream(),

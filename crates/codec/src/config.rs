@@ -1,4 +1,5 @@
-//! Codec options from Envoy's messages. Fields that are not read here are refused, or have no effect, by the support table.
+//! Builds codec options from Envoy's messages. The support table refuses fields that are not read here, or lists why
+//! they have no effect.
 
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;
@@ -17,7 +18,8 @@ use crate::Keepalive;
 use crate::UnderscoresAction;
 
 impl Http1Options {
-    /// The options in `message`. `stream_error_on_invalid_message` is the owner's setting where the message has none.
+    /// Builds the options in `message`. If it does not set `override_stream_error_on_invalid_http_message`,
+    /// `stream_error_on_invalid_message` applies, which is the connection manager's setting.
     #[must_use]
     pub fn build(message: &Http1ProtocolOptions, stream_error_on_invalid_message: bool) -> Self {
         let format = message.header_key_format.as_ref();
@@ -46,8 +48,9 @@ impl Http1Options {
 }
 
 impl Http2Options {
-    /// The options in `message`, found at `path`. `stream_error_on_invalid_message` is the owner's setting where the
-    /// message has none.
+    /// Builds the options in `message`, found at `path`. If it does not set
+    /// `override_stream_error_on_invalid_http_message`, `stream_error_on_invalid_message` applies, which is the
+    /// connection manager's setting.
     ///
     /// # Errors
     /// When a duration is out of range.

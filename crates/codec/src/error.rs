@@ -1,10 +1,11 @@
-//! Why a stream or a connection came to its end, in Envoy's words.
+//! Why a stream or a connection ended, in Envoy's terms.
 
 use std::fmt;
 
 use crate::Reason;
 
-/// Why a stream ended before its time. `Display` is the phrase that Envoy puts after `reset reason: `.
+/// Why a stream ended before its messages were complete. `Display` gives the phrase that Envoy puts after `reset
+/// reason: `.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamError {
     /// This side reset the stream.
@@ -13,21 +14,22 @@ pub enum StreamError {
     LocalRefused,
     /// The peer reset the stream.
     RemoteReset(Reason),
-    /// The peer has not processed the stream: `REFUSED_STREAM`, or beyond the last stream of its GOAWAY. Safe to retry.
+    /// The peer did not process the stream: it sent `REFUSED_STREAM`, or a GOAWAY with a lower last stream. Safe to
+    /// retry.
     RemoteRefused,
-    /// The connection could not be made, or failed at once; says why.
+    /// The connection could not be established, or failed immediately; with the reason.
     ConnectionFailure(String),
-    /// The connection could not be opened on this side; says why.
+    /// This side could not open the connection; with the reason.
     LocalConnectionFailure(String),
-    /// The connection was not made in time.
+    /// The connection was not established in time.
     ConnectionTimeout,
     /// The connection was closed while the stream was open.
     ConnectionTermination,
-    /// A circuit breaker, or the connection's own limit, had no room.
+    /// A circuit breaker or the connection's own stream limit was reached.
     Overflow,
     /// The peer refused a CONNECT request.
     ConnectError,
-    /// What the peer sent is not HTTP; the text is Envoy's name for the fault, such as `http1.codec_error`.
+    /// The peer sent invalid HTTP. The text is Envoy's name for the error, such as `http1.codec_error`.
     ProtocolError(&'static str),
 }
 
@@ -51,7 +53,7 @@ impl fmt::Display for StreamError {
 
 impl std::error::Error for StreamError {}
 
-/// How a connection ended, for the counters of its owner.
+/// How a connection ended, for its owner's counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionEnd {
     /// Who ended it, and why.
@@ -65,11 +67,11 @@ pub struct ConnectionEnd {
 pub enum EndCause {
     /// The peer closed or reset it.
     Remote,
-    /// The peer closed it in the middle of an answer, which breaks the protocol.
+    /// The peer closed the connection in the middle of a response, which is a protocol error.
     CutOff,
-    /// This side closed it: drained, idle, or told to.
+    /// This side closed it: it drained, was idle, or was told to close.
     Local,
-    /// This side closed it because the peer broke the protocol; the text is Envoy's name for the fault.
+    /// This side closed it because the peer broke the protocol. The text is Envoy's name for the error.
     ProtocolError(&'static str),
     /// This side closed it because a keepalive ping was not answered in time.
     KeepaliveTimeout,

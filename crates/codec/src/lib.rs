@@ -1,8 +1,8 @@
-//! HTTP/1.1 and HTTP/2 on the wire, in both roles: connections in, streams of messages out.
+//! HTTP/1.1 and HTTP/2, client and server: turns connections into streams of messages.
 //!
-//! Both codecs give and take one shape of message, so that nothing above knows which one it talks to: [`RequestHead`] has
-//! header names in lower case, and method, target and authority (`:authority` or `host`) apart from them. Bodies are
-//! [`Body`]; every wait is bounded by back-pressure, never by a buffer.
+//! Both codecs use the same message types, so that the crates above do not depend on the protocol version.
+//! [`RequestHead`] has header names in lower case, and holds method, target and authority (`:authority` or `host`)
+//! separately from the headers. Bodies are [`Body`]. Back-pressure bounds what is buffered.
 
 mod body;
 mod byte_set;

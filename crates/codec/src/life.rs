@@ -1,4 +1,5 @@
-//! How long a downstream connection may live: `idle_timeout`, `max_connection_duration`, `max_requests_per_connection`.
+//! The deadlines of a downstream connection: `idle_timeout`, `max_connection_duration`, `drain_timeout`; and
+//! `max_requests_per_connection`.
 
 use std::rc::Rc;
 use std::task::Context;
@@ -14,16 +15,16 @@ use crate::stats::ConnectionStats;
 /// Why a connection should finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expiry {
-    /// It had no stream for `idle_timeout`. Told once for each such time.
+    /// It had no stream for `idle_timeout`. Reported once per idle period.
     Idle,
     /// It is older than `max_connection_duration`.
     Duration,
-    /// Its drain has lasted for `drain_timeout`.
+    /// It has been draining for `drain_timeout`.
     Drained,
 }
 
 impl Expiry {
-    /// Counts it as Envoy does.
+    /// Counts the expiry as Envoy does.
     pub(crate) fn count(self, stats: &ConnectionStats) {
         match self {
             Expiry::Idle => stats.downstream_cx_idle_timeout.inc(),
@@ -35,20 +36,21 @@ impl Expiry {
 
 /// One connection's deadlines, on one timer.
 ///
-/// The idle deadline moves with every request, the timer does not: it is looked at anew when it fires.
+/// The idle deadline moves with every request, but the timer is not reset: when it fires, the deadlines are checked
+/// again.
 #[derive(Debug)]
 pub(crate) struct Life {
     timer: Timer,
     idle_timeout: Option<Duration>,
     idle_since: Option<Instant>,
-    /// The time without a stream was too long, and has been told.
+    /// The current idle period has already been reported.
     idle_told: bool,
     expires: Option<Instant>,
     drain: Drain,
     requests_left: Option<u32>,
 }
 
-/// How far the connection's drain is.
+/// The state of the connection's drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Drain {
     No,
@@ -76,8 +78,8 @@ impl Life {
         life
     }
 
-    /// Says how many streams are open; to be called whenever that may have changed, and with each poll of the connection,
-    /// until there is none.
+    /// Checks the deadlines while `active` streams are open. The caller repeats it until it returns `None`, with each
+    /// poll of the connection and whenever the number of streams may have changed.
     pub(crate) fn poll(&mut self, active: usize, cx: &mut Context<'_>) -> Option<Expiry> {
         if active > 0 {
             self.end_idle();
@@ -107,7 +109,7 @@ impl Life {
         None
     }
 
-    /// Begins to drain, unless that has begun.
+    /// Starts the drain, unless it has started already.
     pub(crate) fn drain(&mut self, timeout: Duration) {
         if self.drain == Drain::No {
             let now = clock::now();
@@ -116,12 +118,12 @@ impl Life {
         }
     }
 
-    /// Whether something can happen while there are streams.
+    /// Whether a deadline can expire while streams are open.
     pub(crate) fn watches_streams(&self) -> bool {
         self.expires.is_some() || matches!(self.drain, Drain::Until(_))
     }
 
-    /// Counts a request, which ends the time without one; true when it is the last that the connection may carry.
+    /// Counts a request, which ends the idle period. Returns true if it is the last one that the connection may carry.
     pub(crate) fn note_request(&mut self) -> bool {
         self.end_idle();
         match &mut self.requests_left {
@@ -142,7 +144,7 @@ impl Life {
         Some(self.idle_since? + self.idle_timeout?)
     }
 
-    /// Sets the timer for the earliest moment at which anything can be due.
+    /// Sets the timer for the earliest deadline.
     fn arm(&mut self, now: Instant) {
         let idle = self
             .idle_timeout

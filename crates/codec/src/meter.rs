@@ -1,14 +1,15 @@
-//! What is counted of one stream while it flows: the codec writes, the manager and the access log read.
+//! Byte counts and timestamps of one stream. The codec writes them; the connection manager and the access log read
+//! them.
 
 use std::cell::Cell;
 
 use outrider_net::clock;
 use tokio::time::Instant;
 
-/// Counts of one stream on one connection. "Received" and "sent" are this process's view.
+/// The counts of one stream on one connection. "Received" and "sent" are from this process's view.
 ///
-/// The counts only grow, so whoever wants to know whether anything moved compares two readings of [`Meter::activity`];
-/// reading the clock for every frame is left to those who must know the time.
+/// The counts only grow, so a caller that wants to know whether there was any activity compares two readings of
+/// [`Meter::activity`]. The clock is not read for every frame.
 #[derive(Debug, Default)]
 pub struct Meter {
     header_bytes_received: Cell<u64>,
@@ -29,16 +30,16 @@ pub struct Meter {
 /// The size of a head, or of trailers, as Envoy counts it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadSize {
-    /// The fields: on HTTP/1 their lines, on HTTP/2 names and values.
+    /// Bytes of the fields: of their lines on HTTP/1, of names and values on HTTP/2.
     fields: usize,
-    /// The fields as they are on the wire: on HTTP/2 compressed, in their frames.
+    /// Bytes of the fields on the wire: on HTTP/2, of the compressed frames.
     encoded: usize,
-    /// All bytes.
+    /// All bytes on the wire, including the first line and framing.
     wire: usize,
 }
 
 impl HeadSize {
-    /// Of HTTP/1.
+    /// The size of an HTTP/1 head.
     pub(crate) fn http1(fields: usize, wire: usize) -> HeadSize {
         HeadSize {
             fields,
@@ -47,8 +48,8 @@ impl HeadSize {
         }
     }
 
-    /// Of trailers of HTTP/1, whose bytes on the wire are counted elsewhere. Envoy has them in one of its two counts of
-    /// fields only.
+    /// The size of HTTP/1 trailers. Their bytes on the wire are counted as framing. Envoy adds them to only one of its
+    /// two counts of field bytes.
     pub(crate) fn http1_trailers(fields: usize) -> HeadSize {
         HeadSize {
             fields: 0,
@@ -57,7 +58,7 @@ impl HeadSize {
         }
     }
 
-    /// Of HTTP/2.
+    /// The size of an HTTP/2 header block.
     pub(crate) fn http2(fields: usize, wire: usize) -> HeadSize {
         HeadSize {
             fields,
@@ -80,13 +81,13 @@ impl Meter {
         self.header_bytes_sent.get()
     }
 
-    /// The same of fields received, before HTTP/2 compressed them.
+    /// Bytes of received header and trailer fields before HTTP/2 compression.
     #[must_use]
     pub fn decompressed_header_bytes_received(&self) -> u64 {
         self.decompressed_header_bytes_received.get()
     }
 
-    /// The same of fields sent, before HTTP/2 compressed them.
+    /// Bytes of sent header and trailer fields before HTTP/2 compression.
     #[must_use]
     pub fn decompressed_header_bytes_sent(&self) -> u64 {
         self.decompressed_header_bytes_sent.get()
@@ -104,43 +105,43 @@ impl Meter {
         self.body_bytes_sent.get()
     }
 
-    /// Bytes received for this stream with all framing.
+    /// Bytes received for this stream, including all framing.
     #[must_use]
     pub fn wire_bytes_received(&self) -> u64 {
         self.wire_bytes_received.get()
     }
 
-    /// Bytes sent for this stream with all framing.
+    /// Bytes sent for this stream, including all framing.
     #[must_use]
     pub fn wire_bytes_sent(&self) -> u64 {
         self.wire_bytes_sent.get()
     }
 
-    /// A number that grows whenever headers, body or trailers pass in either direction.
+    /// A number that grows whenever headers, body or trailers pass in either direction, for idle timeouts.
     #[must_use]
     pub fn activity(&self) -> u64 {
         self.activity.get()
     }
 
-    /// When the first byte of the request came, where its head came in pieces; none where it came at once.
+    /// When the first byte of the request arrived, if its head arrived in several pieces; otherwise `None`.
     #[must_use]
     pub fn receive_began(&self) -> Option<Instant> {
         self.receive_began.get()
     }
 
-    /// When the peer's message was complete; none while it is not.
+    /// When the peer's message was complete; `None` until then.
     #[must_use]
     pub fn receive_ended(&self) -> Option<Instant> {
         self.receive_ended.get()
     }
 
-    /// When the first byte of our message went out; none while it has not.
+    /// When the first byte of this side's message was sent; `None` until then.
     #[must_use]
     pub fn send_began(&self) -> Option<Instant> {
         self.send_began.get()
     }
 
-    /// When our message was complete; none while it is not.
+    /// When this side's message was complete; `None` until then.
     #[must_use]
     pub fn send_ended(&self) -> Option<Instant> {
         self.send_ended.get()
@@ -179,7 +180,7 @@ impl Meter {
         self.receive_began.set(began);
     }
 
-    /// Bytes that frame a body that is received: chunk sizes and what comes with them.
+    /// Adds the bytes that frame a received body: chunk size lines and trailers.
     pub(crate) fn add_framing_received(&self, wire: usize) {
         add(&self.wire_bytes_received, wire);
     }

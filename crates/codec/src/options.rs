@@ -1,4 +1,4 @@
-//! What the config says about connections, for both roles and both codecs. Defaults are Envoy 1.40's.
+//! Configuration of connections, for both roles and both codecs. Defaults are those of Envoy 1.40.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub enum CodecType {
 /// What to do with request header names that hold an underscore (`HeadersWithUnderscoresAction`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnderscoresAction {
-    /// They pass.
+    /// The header is passed on.
     #[default]
     Allow,
     /// The request is refused.
@@ -55,7 +55,7 @@ pub struct Http1Options {
     pub allow_absolute_url: bool,
     /// `accept_http_10`
     pub accept_http_10: bool,
-    /// `default_host_for_http_10`; empty for none.
+    /// `default_host_for_http_10`; empty if not set.
     pub default_host_for_http_10: String,
     /// `header_key_format`
     pub header_case: HeaderCase,
@@ -65,7 +65,7 @@ pub struct Http1Options {
     pub allow_chunked_length: bool,
     /// `send_fully_qualified_url`
     pub send_fully_qualified_url: bool,
-    /// Whether a target with the scheme `https` is refused: on a plaintext connection of an edge.
+    /// Whether to refuse targets with the scheme `https`, as an edge proxy does on plaintext connections.
     pub refuse_https_targets: bool,
     /// `override_stream_error_on_invalid_http_message`, or the connection manager's own setting.
     pub stream_error_on_invalid_message: bool,
@@ -90,11 +90,11 @@ impl Default for Http1Options {
 /// `envoy.config.core.v3.KeepaliveSettings`.
 #[derive(Clone, Debug)]
 pub struct Keepalive {
-    /// Time between pings; none for no regular pings.
+    /// Time between pings; `None` sends no regular pings.
     pub interval: Option<Duration>,
-    /// How long to wait for an answer, counted anew whenever anything comes in.
+    /// How long to wait for the acknowledgement. The time restarts whenever a frame arrives.
     pub timeout: Duration,
-    /// Up to this much is added to each interval, in percent of it.
+    /// The maximum random addition to each interval, in percent of it.
     pub interval_jitter_percent: f64,
     /// A connection without traffic for this long is pinged before a new stream.
     pub connection_idle_interval: Option<Duration>,
@@ -105,7 +105,7 @@ pub struct Keepalive {
 pub struct Http2Options {
     /// `hpack_table_size`, bytes
     pub hpack_table_size: u32,
-    /// `max_concurrent_streams`: of the peer, and of this side as a client
+    /// `max_concurrent_streams`: how many streams the peer may open, and as a client how many this side opens
     pub max_concurrent_streams: u32,
     /// `initial_stream_window_size`, bytes
     pub initial_stream_window_size: u32,
@@ -157,19 +157,20 @@ impl Default for Http2Options {
     }
 }
 
-/// Which texts of header blocks are compressed by the Huffman code (`enable_huffman_encoding`).
+/// Which strings in header blocks are Huffman-coded (`enable_huffman_encoding`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Huffman {
-    /// The field is not set: those that enter the table, and long ones. Others cost both sides more time than the bytes do.
+    /// Not configured: strings that enter the dynamic table, and long ones. For others, coding costs both sides more
+    /// time than the saved bytes are worth.
     #[default]
     WhereItPays,
-    /// Each that it makes shorter.
+    /// Every string that becomes shorter.
     Always,
-    /// None.
+    /// No string.
     Never,
 }
 
-/// What a connection manager gives the server role; one for all its connections on a worker.
+/// A connection manager's options for the server role, shared by all of its connections on a worker.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// `codec_type`
@@ -184,28 +185,29 @@ pub struct ServerOptions {
     pub max_headers_count: u32,
     /// `common_http_protocol_options.headers_with_underscores_action`
     pub underscores: UnderscoresAction,
-    /// `common_http_protocol_options.idle_timeout`; none when switched off.
+    /// `common_http_protocol_options.idle_timeout`; `None` disables it.
     pub idle_timeout: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration`
     pub max_connection_duration: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration_jitter`, percent
     pub max_connection_duration_jitter_percent: f64,
-    /// `http1_safe_max_connection_duration`: an HTTP/1 connection whose time is over closes after its next response, and
-    /// not before.
+    /// `http1_safe_max_connection_duration`: when the duration is reached, an HTTP/1 connection closes after its next
+    /// response instead of draining.
     pub http1_safe_max_connection_duration: bool,
     /// `common_http_protocol_options.max_requests_per_connection`
     pub max_requests_per_connection: Option<u32>,
-    /// `request_headers_timeout`; none when switched off.
+    /// `request_headers_timeout`; `None` disables it.
     pub request_headers_timeout: Option<Duration>,
-    /// `stream_idle_timeout`, for as long as a request's head comes in; none when switched off.
+    /// `stream_idle_timeout`, applied here while a request's head is being received; `None` disables it.
     pub stream_idle_timeout: Option<Duration>,
-    /// `request_timeout`, for as long as a request's head comes in; none when switched off.
+    /// `request_timeout`, applied here while a request's head is being received; `None` disables it.
     pub request_timeout: Option<Duration>,
-    /// `common_http_protocol_options.max_stream_duration`, for as long as a request's head comes in; none when switched off.
+    /// `common_http_protocol_options.max_stream_duration`, applied here while a request's head is being received;
+    /// `None` disables it.
     pub max_stream_duration: Option<Duration>,
     /// `drain_timeout`
     pub drain_timeout: Duration,
-    /// `delayed_close_timeout`; none when switched off.
+    /// `delayed_close_timeout`; `None` disables it.
     pub delayed_close_timeout: Option<Duration>,
     /// `per_connection_buffer_limit_bytes` of the listener
     pub buffer_limit: u32,
@@ -215,7 +217,7 @@ pub struct ServerOptions {
     pub http1_stats: Arc<Http1Stats>,
     /// `http2.*`
     pub http2_stats: Arc<Http2Stats>,
-    /// Tells the connections to finish.
+    /// Signals the connections to drain.
     pub drain: Drain,
     /// Learns which connections have requests under way.
     pub activity: Activity,
@@ -226,7 +228,7 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Envoy's defaults on a worker; the stats are nobody's until they are set.
+    /// Envoy's defaults on a worker. The stats are not registered in any store until the caller sets them.
     #[must_use]
     pub fn new(timers: Timers, drain: Drain) -> ServerOptions {
         ServerOptions {
@@ -260,7 +262,8 @@ impl ServerOptions {
 }
 
 impl ServerOptions {
-    /// How long a request's head may take from its first byte, and what it is answered when it takes longer.
+    /// The shortest timeout for receiving a request's head, counted from its first byte, and the response if it
+    /// expires.
     pub(crate) fn head_timeout(&self) -> Option<(Duration, MalformedRequest)> {
         let timeouts = [
             (self.request_headers_timeout, MalformedRequest::slow_head()),
@@ -274,20 +277,20 @@ impl ServerOptions {
     }
 }
 
-/// What a cluster gives the client role; one for all its connections on a worker.
+/// A cluster's options for the client role, shared by all of its connections on a worker.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// `http_protocol_options`
     pub http1: Http1Options,
     /// `http2_protocol_options`
     pub http2: Http2Options,
-    /// `common_http_protocol_options.max_response_headers_kb`, KiB; none for each codec's own default.
+    /// `common_http_protocol_options.max_response_headers_kb`, KiB; `None` uses each codec's default.
     pub max_response_headers_kb: Option<u32>,
     /// `common_http_protocol_options.max_headers_count`
     pub max_headers_count: u32,
     /// `per_connection_buffer_limit_bytes` of the cluster
     pub buffer_limit: u32,
-    /// Who counts the connections' bytes: the cluster's stats.
+    /// Counts the connections' bytes: the cluster's stats.
     pub bytes: Arc<dyn ByteCounts>,
     /// `cluster.<name>.http1.*`
     pub http1_stats: Arc<Http1Stats>,
@@ -298,7 +301,7 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// Envoy's defaults on a worker; the stats are nobody's until they are set.
+    /// Envoy's defaults on a worker. The stats are not registered in any store until the caller sets them.
     #[must_use]
     pub fn new(timers: Timers, bytes: Arc<dyn ByteCounts>) -> ClientOptions {
         ClientOptions {

@@ -1,4 +1,4 @@
-//! Why a peer ended a stream or a connection of HTTP/2: the error codes of RFC 9113, section 7.
+//! HTTP/2 error codes: why a peer ended a stream or a connection (RFC 9113, section 7).
 
 use std::fmt;
 
@@ -7,27 +7,27 @@ use std::fmt;
 pub struct Reason(u32);
 
 impl Reason {
-    /// Nothing is wrong.
+    /// No error.
     pub const NO_ERROR: Reason = Reason(0x0);
-    /// The protocol was broken in a way that no other code names.
+    /// A protocol error that no other code describes.
     pub const PROTOCOL_ERROR: Reason = Reason(0x1);
-    /// The sender has failed.
+    /// The sender had an internal error.
     pub const INTERNAL_ERROR: Reason = Reason(0x2);
-    /// More was sent than the window allows.
+    /// The peer sent more than the window allows.
     pub const FLOW_CONTROL_ERROR: Reason = Reason(0x3);
     /// SETTINGS were not acknowledged in time.
     pub const SETTINGS_TIMEOUT: Reason = Reason(0x4);
-    /// A frame came for a half-closed stream.
+    /// A frame arrived for a half-closed or closed stream.
     pub const STREAM_CLOSED: Reason = Reason(0x5);
     /// A frame has a length that its type does not allow.
     pub const FRAME_SIZE_ERROR: Reason = Reason(0x6);
-    /// The stream was refused before anything was done for it.
+    /// The stream was refused before any processing.
     pub const REFUSED_STREAM: Reason = Reason(0x7);
-    /// Nobody needs the stream any more.
+    /// The stream is no longer needed.
     pub const CANCEL: Reason = Reason(0x8);
     /// A header block cannot be decompressed.
     pub const COMPRESSION_ERROR: Reason = Reason(0x9);
-    /// The connection that a CONNECT request asked for has failed.
+    /// The connection opened by a CONNECT request failed.
     pub const CONNECT_ERROR: Reason = Reason(0xa);
     /// The peer causes too much load.
     pub const ENHANCE_YOUR_CALM: Reason = Reason(0xb);
@@ -36,7 +36,7 @@ impl Reason {
     /// HTTP/1.1 is required instead.
     pub const HTTP_1_1_REQUIRED: Reason = Reason(0xd);
 
-    /// The code as it is on the wire.
+    /// The code on the wire.
     #[must_use]
     pub fn code(self) -> u32 {
         self.0
@@ -63,7 +63,7 @@ impl Reason {
     }
 }
 
-/// Any code, also one that no RFC names.
+/// Accepts any code, also those that no RFC defines.
 impl From<u32> for Reason {
     fn from(code: u32) -> Reason {
         Reason(code)

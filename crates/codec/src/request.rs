@@ -1,4 +1,4 @@
-//! A request's head and its target, in the one shape that both codecs share.
+//! A request's head and its target, in the form that both codecs share.
 
 use std::fmt;
 
@@ -12,60 +12,60 @@ use crate::HeaderValue;
 use crate::byte_set::byte_set;
 use crate::header::HeaderMap;
 
-/// A request head in HTTP/2's shape, whichever protocol it came by.
+/// A request head in HTTP/2's form, also for requests that were received on HTTP/1.
 #[derive(Clone, Debug, Default)]
 pub struct RequestHead {
     /// `:method`.
     pub method: Method,
-    /// `:scheme`; HTTP/1 has none until the connection manager sets it.
+    /// `:scheme`; `None` on HTTP/1 until the connection manager sets it.
     pub scheme: Option<Scheme>,
     /// `:authority`, or HTTP/1's `host`, or the authority of an absolute target; never in `headers`.
     pub authority: Option<HeaderValue>,
-    /// `:path`; only CONNECT has none.
+    /// `:path`; `None` only for CONNECT.
     pub path: Option<Target>,
-    /// The other headers, in the order they came.
+    /// The other headers, in the order received.
     pub headers: HeaderMap,
 }
 
 impl RequestHead {
-    /// `:scheme`, plain http as long as there is none.
+    /// `:scheme`, or `http` if not set.
     #[must_use]
     pub fn scheme(&self) -> &str {
         self.scheme.as_ref().map_or("http", Scheme::as_str)
     }
 
-    /// `:authority`, empty when the client named none.
+    /// `:authority`, empty if absent.
     #[must_use]
     pub fn authority(&self) -> &[u8] {
         self.authority.as_ref().map_or(b"", HeaderValue::as_bytes)
     }
 
-    /// `:authority` as text, empty when there is none or it is none.
+    /// `:authority` as text, empty if absent or not valid UTF-8.
     #[must_use]
     pub fn host(&self) -> &str {
         std::str::from_utf8(self.authority()).unwrap_or_default()
     }
 
-    /// `:path` with its query, empty for CONNECT.
+    /// `:path` including the query, empty for CONNECT.
     #[must_use]
     pub fn path(&self) -> &str {
         self.path.as_ref().map_or("", Target::as_str)
     }
 }
 
-/// A path with its query, as it came: any bytes but controls, blanks and DEL, as in Envoy, which passes them on untouched.
-/// Clones share its bytes.
+/// A path including its query, unchanged from the client: any bytes except controls, spaces and DEL, as in Envoy.
+/// Clones share the bytes.
 ///
-/// HTTP/1 admits ASCII only; on HTTP/2 a client may send bytes that are no text. They are kept and sent on; whoever reads
-/// text sees U+FFFD in their place, as RE2 does.
+/// HTTP/1 accepts ASCII only. On HTTP/2 a client may send bytes that are not valid UTF-8: they are forwarded unchanged,
+/// and text accessors show U+FFFD in their place, as RE2 does.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     text: ByteString,
-    /// The bytes, where they are no text.
+    /// The original bytes, if they are not valid UTF-8.
     bytes: Option<Bytes>,
 }
 
-/// A target that could not be sent.
+/// The error for a target that cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidTarget;
 
@@ -76,7 +76,7 @@ impl Target {
         Target::of_static("/")
     }
 
-    /// The target of a request to the server itself, `*`.
+    /// `*`, the target of a request to the server itself.
     pub(crate) fn asterisk() -> Target {
         Target::of_static("*")
     }
@@ -88,7 +88,7 @@ impl Target {
         }
     }
 
-    /// What goes over the wire.
+    /// The bytes on the wire.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match &self.bytes {
@@ -97,7 +97,7 @@ impl Target {
         }
     }
 
-    /// As text.
+    /// The target as text, with U+FFFD for invalid bytes.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -117,7 +117,7 @@ impl Target {
         memchr(b'?', text.as_bytes()).map(|at| &text[at + 1..])
     }
 
-    /// Whether it holds a `#`, which no request's target may.
+    /// Whether the target contains `#`, which is not allowed in requests.
     #[must_use]
     pub fn has_fragment(&self) -> bool {
         memchr(b'#', self.as_bytes()).is_some()
@@ -170,11 +170,11 @@ impl fmt::Debug for Target {
     }
 }
 
-/// The bytes that a host, a port and user information may have (RFC 3986 section 3.2).
+/// The bytes allowed in a host, a port and user information (RFC 3986 section 3.2).
 static AUTHORITY_BYTES: [bool; 256] =
     byte_set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%!$&'()*+,;=:@[]");
 
-/// Whether only bytes stand in it that an authority may have.
+/// Whether `authority` consists only of bytes that are allowed in one.
 pub(crate) fn is_valid_authority(authority: &[u8]) -> bool {
     authority
         .iter()

@@ -1,4 +1,4 @@
-//! A response's head, in the one shape that both codecs share.
+//! A response's head, in the form that both codecs share.
 
 use http::StatusCode;
 
@@ -9,7 +9,7 @@ use crate::HeaderMap;
 pub struct ResponseHead {
     /// `:status`.
     pub status: StatusCode,
-    /// The headers, in the order they came.
+    /// The headers, in the order received.
     pub headers: HeaderMap,
 }
 
@@ -24,7 +24,7 @@ impl From<StatusCode> for ResponseHead {
 }
 
 impl ResponseHead {
-    /// An answer before the answer (1xx). 101 is a final one.
+    /// Whether this is an interim response (1xx). 101 counts as final.
     #[must_use]
     pub fn is_interim(&self) -> bool {
         self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS

@@ -1,4 +1,4 @@
-//! The server role: what a connection manager implements, and the way back to the client.
+//! The server role: the trait that a connection manager implements, and the handle to send a response with.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -32,44 +32,44 @@ use crate::life::Life;
 use crate::stats::ByteCounts;
 use crate::stats::ConnectionStats;
 
-/// A request that the codec could not make sense of, to be answered as a stream of its own.
+/// A request that the codec could not parse, and the response to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MalformedRequest {
-    /// The answer's status.
+    /// The response's status.
     pub status: StatusCode,
-    /// The answer's body; for HTTP/1 the phrase of the status.
+    /// The response's body; on HTTP/1 the status's reason phrase.
     pub body: Cow<'static, str>,
     /// `%RESPONSE_CODE_DETAILS%`, such as `http1.codec_error`.
     pub details: &'static str,
 }
 
 impl MalformedRequest {
-    /// The details of a request whose head did not come within `request_headers_timeout`.
+    /// The details if the head was not received within `request_headers_timeout`.
     pub const HEADER_TIMEOUT: &str = "request_header_timeout";
-    /// The details of a request whose head did not come within `stream_idle_timeout`.
+    /// The details if the head was not received within `stream_idle_timeout`.
     pub const IDLE_TIMEOUT: &str = "stream_idle_timeout";
 
-    /// The details of a request whose head did not come within `request_timeout`.
+    /// The details if the head was not received within `request_timeout`.
     pub const REQUEST_TIMEOUT: &str = "request_overall_timeout";
-    /// The details of a request whose head did not come within `max_stream_duration`.
+    /// The details if the head was not received within `max_stream_duration`.
     pub const MAX_DURATION: &str = "max_duration_timeout";
 
-    /// A request whose head did not come within `request_headers_timeout`.
+    /// The head was not received within `request_headers_timeout`.
     pub(crate) fn slow_head() -> MalformedRequest {
         MalformedRequest::late(MalformedRequest::HEADER_TIMEOUT, "request header timeout")
     }
 
-    /// A request whose head did not come within `stream_idle_timeout`.
+    /// The head was not received within `stream_idle_timeout`.
     pub(crate) fn idle_head() -> MalformedRequest {
         MalformedRequest::late(MalformedRequest::IDLE_TIMEOUT, "stream timeout")
     }
 
-    /// A request whose head did not come within `request_timeout`.
+    /// The head was not received within `request_timeout`.
     pub(crate) fn slow_request() -> MalformedRequest {
         MalformedRequest::late(MalformedRequest::REQUEST_TIMEOUT, "request timeout")
     }
 
-    /// A request whose head did not come within `max_stream_duration`.
+    /// The head was not received within `max_stream_duration`.
     pub(crate) fn long_stream() -> MalformedRequest {
         MalformedRequest::late(
             MalformedRequest::MAX_DURATION,
@@ -85,7 +85,7 @@ impl MalformedRequest {
         }
     }
 
-    /// Whether the client was only slow, which is no fault of the protocol.
+    /// Whether the client was too slow, which is not a protocol error.
     pub(crate) fn is_timeout(&self) -> bool {
         self.status == StatusCode::REQUEST_TIMEOUT
     }
@@ -94,15 +94,15 @@ impl MalformedRequest {
 /// Why a request ended before its head was complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Its head passes a limit of this side; the text is Envoy's name for it, such as `http2.too_many_headers`.
+    /// The head exceeds a limit. The text is Envoy's name for it, such as `http2.too_many_headers`.
     Limit(&'static str),
-    /// The client broke the protocol, or went away.
+    /// The client broke the protocol or closed the connection.
     Error(StreamError),
 }
 
 /// Serves the streams of connections: the HTTP connection manager.
 pub trait Handler: 'static {
-    /// Serves one stream to its end. Dropped when the connection dies.
+    /// Serves one stream to its end. The future is dropped when the connection ends.
     fn serve(
         self: Rc<Self>,
         head: RequestHead,
@@ -110,10 +110,10 @@ pub trait Handler: 'static {
         respond: Respond,
     ) -> impl Future<Output = ()> + 'static;
 
-    /// Counts and logs a request that ended before its head was complete; there is nobody to answer to.
+    /// Counts and logs a request that ended before its head was complete. No response can be sent.
     fn refused(self: Rc<Self>, refused: Refused, protocol: Version, meter: Rc<Meter>);
 
-    /// Answers a request that the codec could not parse.
+    /// Sends the response to a request that the codec could not parse.
     fn malformed(
         self: Rc<Self>,
         error: MalformedRequest,
@@ -121,7 +121,7 @@ pub trait Handler: 'static {
     ) -> impl Future<Output = ()> + 'static;
 }
 
-/// Serves a connection to its end. Dropping the future closes it.
+/// Serves a connection to its end. Dropping the future closes the connection.
 pub async fn serve<H: Handler>(
     mut socket: Stream,
     options: Rc<ServerOptions>,
@@ -130,7 +130,7 @@ pub async fn serve<H: Handler>(
     let counted = Counted::new(&options);
     let mut life = Life::new(&options);
     let stats = &options.stats;
-    // Boxed, so that a connection of one codec is not as large as one of the other, with the handler's future inside.
+    // Boxed, so that this future is not as large as the larger codec's, which contains the handler's future.
     let end = match sniff(&mut socket, &options, &mut life).await {
         Ok((CodecType::Http1, _)) if options.codec == CodecType::Http2 => {
             stats.downstream_cx_http2_total.inc();
@@ -162,10 +162,10 @@ pub async fn serve<H: Handler>(
     end
 }
 
-/// What every HTTP/2 client sends first, as far as Envoy looks.
+/// The part of the HTTP/2 client preface that Envoy checks.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
 
-/// Finds out which codec the client speaks; returns it with the bytes that this took.
+/// Reads until the bytes show which codec the client uses. Returns it with the bytes read.
 async fn sniff(
     socket: &mut Stream,
     options: &ServerOptions,
@@ -198,7 +198,8 @@ async fn sniff(
     }
 }
 
-/// Lets a client that does not speak HTTP/2 close first, for `delayed_close_timeout`: whatever it says is dropped.
+/// Waits up to `delayed_close_timeout` for a client that does not use HTTP/2 to close the connection, discarding what
+/// it sends.
 async fn linger(socket: &mut Stream, options: &ServerOptions) {
     let Some(timeout) = options.delayed_close_timeout else {
         return;
@@ -214,10 +215,10 @@ async fn linger(socket: &mut Stream, options: &ServerOptions) {
     }
 }
 
-/// Bytes that the first read may take: a request's head, mostly.
+/// The size of the first read in bytes: enough for most request heads.
 const FIRST_READ: usize = 4096;
 
-/// Counts a connection for as long as it lives.
+/// Counts a connection as active while it exists, and its end.
 struct Counted {
     stats: Arc<ConnectionStats>,
     started: Instant,
@@ -271,11 +272,11 @@ impl Drop for Counted {
     }
 }
 
-/// The way back to the client for one stream. Dropping it before [`Respond::send`] has ended resets the stream.
+/// Sends the response to one request. Dropping it before [`Responder::send`] has completed resets the stream.
 #[derive(Debug)]
 pub struct Respond {
     kind: Kind,
-    /// The stream is a tunnel, and counted as one.
+    /// Counts the stream as an active upgrade.
     upgrade: Option<Held<ConnectionStats>>,
 }
 
@@ -294,7 +295,7 @@ impl Respond {
         }
     }
 
-    /// Counts the stream as an upgrade that the config allows, for as long as it lives.
+    /// Counts the stream as a configured upgrade until it ends.
     pub fn accept_upgrade(&mut self) {
         let stats = match &self.kind {
             Kind::H1(respond) => respond.stats(),
@@ -313,7 +314,7 @@ impl Respond {
         }
     }
 
-    /// The stream's counts.
+    /// The stream's byte counts.
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
         match &self.kind {
@@ -322,7 +323,7 @@ impl Respond {
         }
     }
 
-    /// Ready when the client has reset the stream or its connection is gone.
+    /// Ready when the client has reset the stream or the connection has ended.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &mut self.kind {
             Kind::H1(respond) => respond.poll_reset(cx),
@@ -330,8 +331,8 @@ impl Respond {
         }
     }
 
-    /// What is wrong with the request's body, as long as the client can be told: what to answer, whatever else the
-    /// request's handling came to because of it.
+    /// The error in the request's body and the response to it, while a response can still be sent. It takes precedence
+    /// over any other result of handling the request.
     #[must_use]
     pub fn malformed_body(&self) -> Option<MalformedRequest> {
         match &self.kind {
@@ -341,7 +342,8 @@ impl Respond {
         }
     }
 
-    /// Whether an invalid message ends only its stream, not its connection (`stream_error_on_invalid_http_message`).
+    /// Whether an invalid message resets only its stream instead of ending the connection
+    /// (`stream_error_on_invalid_http_message`).
     #[must_use]
     pub fn has_stream_error_on_invalid_message(&self) -> bool {
         match &self.kind {
@@ -350,8 +352,8 @@ impl Respond {
         }
     }
 
-    /// How long the client may take to receive an answer that is complete (`stream_flush_timeout`), where it waits in the
-    /// codec: on HTTP/2. None for ever.
+    /// Limits how long a complete response may wait in the codec for the client to read it (`stream_flush_timeout`).
+    /// Only HTTP/2 buffers in the codec. `None` sets no limit.
     pub fn set_flush_timeout(&self, timeout: Option<Duration>) {
         match &self.kind {
             Kind::H1(_) => {}
@@ -359,8 +361,8 @@ impl Respond {
         }
     }
 
-    /// How much of the request's body may wait for somebody to take it, in bytes: the connection's buffer limit, or on
-    /// HTTP/2 the stream's window, as in Envoy.
+    /// How many bytes of the request's body may be buffered: the connection's buffer limit, or on HTTP/2 the stream's
+    /// window, as in Envoy.
     #[must_use]
     pub fn body_buffer_limit(&self) -> u32 {
         match &self.kind {
@@ -369,7 +371,7 @@ impl Respond {
         }
     }
 
-    /// Sends an interim answer: 100, 103.
+    /// Sends an interim response, such as 100 or 103.
     pub fn informational(&mut self, head: ResponseHead) -> Result<(), StreamError> {
         match &mut self.kind {
             Kind::H1(respond) => {
@@ -383,7 +385,8 @@ impl Respond {
         }
     }
 
-    /// Sends head, body and trailers; ends when the last byte was handed to the connection, or the client has reset the stream.
+    /// Sends head, body and trailers. Completes when the last byte was handed to the connection, or the client has
+    /// reset the stream.
     pub async fn send(&mut self, head: ResponseHead, body: Body) -> Result<(), StreamError> {
         match &mut self.kind {
             Kind::H1(respond) => respond.send(&head, body).await,
@@ -399,7 +402,7 @@ impl Respond {
         }
     }
 
-    /// Resets a request that goes on though it was answered in full: on HTTP/2, with this code instead of NO_ERROR.
+    /// Resets a request that continues after its complete response with `reason` instead of NO_ERROR. Only on HTTP/2.
     pub fn reset_rest(&self, reason: Reason) {
         match &self.kind {
             Kind::H1(_) => {}
@@ -407,7 +410,7 @@ impl Respond {
         }
     }
 
-    /// Closes the connection once its streams are done: `connection: close`, or GOAWAY.
+    /// Closes the connection when its streams have ended: announced by `connection: close` or GOAWAY.
     pub fn close_connection_after(&self) {
         match &self.kind {
             Kind::H1(respond) => respond.close_connection_after(),

@@ -1,4 +1,4 @@
-//! The stats that connections count, under Envoy's names; their scopes come from whoever owns the connections.
+//! The stats of connections, under Envoy's names. The owner of the connections chooses their scopes.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub use outrider_stats::http::ConnectionStats;
 pub use outrider_stats::http::Http1Stats;
 
 outrider_stats::group! {
-    /// `http2.*` of a cluster, or of all listeners.
+    /// `http2.*` of a cluster, or of all listeners together.
     pub struct Http2Stats {
         cookies_total_bytes_too_large: Counter,
         deferred_stream_close: Gauge,
@@ -47,19 +47,20 @@ outrider_stats::group! {
     }
 }
 
-/// Who counts the bytes of connections: a connection manager, or a cluster (`…_cx_rx_bytes_total` and its like).
+/// Counts the bytes of connections: implemented by the stats of a connection manager and of a cluster
+/// (`…_cx_rx_bytes_total` and others).
 pub trait ByteCounts: fmt::Debug {
-    /// Bytes came from the socket.
+    /// Bytes were read from the socket.
     fn received(&self, bytes: u64);
-    /// Bytes went to the socket.
+    /// Bytes were written to the socket.
     fn sent(&self, bytes: u64);
-    /// The bytes read and not yet parsed went from `before` to `after`.
+    /// The number of bytes read but not yet parsed went from `before` to `after`.
     fn receive_buffered(&self, before: u64, after: u64);
-    /// The bytes that wait for the socket went from `before` to `after`.
+    /// The number of bytes queued for the socket went from `before` to `after`.
     fn send_buffered(&self, before: u64, after: u64);
-    /// A message that comes in is not read for now, because nobody has room for it, or is read again.
+    /// Reading a message was paused because its consumer has no room, or was resumed.
     fn reading_paused(&self, paused: bool);
-    /// A message that goes out waits for the peer, or does so no more.
+    /// Sending a message was paused because the peer does not read, or was resumed.
     fn backed_up(&self, backed_up: bool);
 }
 
@@ -88,11 +89,11 @@ impl ByteCounts for ConnectionStats {
         }
     }
 
-    // The cluster counts it, as a pause of reading from its host.
+    // The cluster counts it as a pause of reading from the upstream host.
     fn backed_up(&self, _: bool) {}
 }
 
-/// Moves a gauge by the difference between two readings of a connection's own share of it.
+/// Adjusts a gauge by the change of one connection's contribution to it.
 pub fn shift(gauge: &Gauge, before: u64, after: u64) {
     if after > before {
         gauge.add(after - before);

@@ -1,21 +1,21 @@
-//! Bytes looked at eight at a time: names, lines and values are too short for a search by vectors to pay.
+//! Byte searches eight bytes at a time. Header names, lines and values are too short for SIMD searches to pay off.
 
-/// A one in each byte.
+/// The value 1 in each byte.
 const ONES: u64 = u64::MAX / 255;
 /// The highest bit of each byte.
 const HIGH: u64 = ONES << 7;
 
-/// The highest bit of each byte that is zero; bytes above the lowest such one may have theirs without being zero.
+/// Sets the highest bit of each byte that is zero. Bytes above the lowest zero byte may have it set as well.
 const fn zeros(word: u64) -> u64 {
     word.wrapping_sub(ONES) & !word & HIGH
 }
 
-/// Where `byte` is first found.
+/// The position of the first `byte`.
 pub(crate) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
     let pattern = ONES * u64::from(byte);
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
-        // The lowest bit that is set is that of the first byte of zeros.
+        // The lowest set bit belongs to the first matching byte.
         let zeros = zeros(u64::from_le_bytes(*word) ^ pattern);
         if zeros != 0 {
             return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
@@ -25,28 +25,28 @@ pub(crate) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
     Some(words.len() * 8 + at)
 }
 
-/// Whether `bytes` may be a field's value as far as its bytes go (RFC 9110 section 5.5): no control characters but tabs.
+/// Whether `bytes` are valid in a field value (RFC 9110 section 5.5): no control characters except tabs.
 #[inline]
 pub(crate) fn is_field_text(bytes: &[u8]) -> bool {
     let (words, _) = bytes.as_chunks::<8>();
-    // The last eight may overlap with those before.
+    // The last eight bytes may overlap with the chunks before.
     let suspicious = bytes.last_chunk().is_none_or(|last| {
         let found = controls(u64::from_le_bytes(*last));
         0 != (words.iter()).fold(found, |found, word| {
             found | controls(u64::from_le_bytes(*word))
         })
     });
-    // Tabs are rare: whether it was only these is worth a second look.
+    // Tabs are rare. If a control character was found, check whether all of them are tabs.
     !suspicious || bytes.iter().copied().all(is_field_byte)
 }
 
-/// Not zero if a byte of `word` is a control character.
+/// Nonzero if any byte of `word` is a control character.
 const fn controls(word: u64) -> u64 {
     let below_space = word.wrapping_sub(ONES * b' ' as u64) & !word & HIGH;
     below_space | zeros(word ^ (ONES * 0x7f))
 }
 
-/// Whether a field's value may hold `byte`.
+/// Whether a field value may contain `byte`.
 pub(crate) const fn is_field_byte(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || byte == b'\t'
 }
@@ -63,7 +63,7 @@ mod tests {
             for at in (0..length).rev() {
                 text[at] = b':';
                 assert_eq!(find(b':', &text), Some(at), "{length}");
-                // Neighbours of the byte are not taken for it.
+                // Similar bytes must not match.
                 text[at] = b"\x39\x3b\xba\0"[at % 4];
             }
         }

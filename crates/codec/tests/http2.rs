@@ -1,4 +1,4 @@
-//! HTTP/2: our client against our server, and each of them against raw frames.
+//! Tests of HTTP/2: our client against our server, and each of them against raw frames.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -116,7 +116,7 @@ async fn draining_lets_open_streams_finish_and_takes_no_new_ones() {
         drain.begin();
         settle().await;
         assert_eq!(stats.downstream_cx_drain_close.value(), 0);
-        // The next response tells the client.
+        // The next response announces the drain to the client.
         let mut next = client.send(&request("/large"), Body::Empty).unwrap();
         poll_fn(|cx| next.poll_response(cx)).await.unwrap();
         drop(next);
@@ -220,7 +220,7 @@ async fn a_flood_of_empty_frames_ends_the_connection() {
             [StreamError::ProtocolError(details)]
         );
         drop(raw);
-        // Envoy counts a flood as no error of the protocol.
+        // Envoy does not count a flood as a protocol error.
         assert_eq!(served.await.unwrap().cause, EndCause::Local);
     })
     .await;

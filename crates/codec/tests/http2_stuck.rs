@@ -1,4 +1,4 @@
-//! HTTP/2 with peers that take nothing, stop half-way, or go on for ever.
+//! Tests of HTTP/2 with peers that do not read, stop half-way, or never stop sending.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -62,7 +62,7 @@ async fn a_client_that_asks_and_does_not_read_is_closed_at_once() {
         let stats = options.http2_stats.clone();
         let begun = tokio::time::Instant::now();
         let (mut raw, _, served) = raw_client(options).await;
-        // Nobody reads the answers; once the socket is full, they pile up.
+        // Nobody reads the acknowledgements: once the socket is full, they are queued.
         let ping = [&[0, 0, 8, PING, 0, 0, 0, 0, 0][..], b"12345678"].concat();
         while !served.is_finished() && raw.0.write_all(&ping).await.is_ok() {
             tokio::task::yield_now().await;
@@ -111,7 +111,7 @@ async fn a_connection_that_is_over_is_closed_whoever_still_holds_its_streams() {
         raw.send(DATA, END_STREAM, 1, b"read later").await;
         poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         settle().await;
-        // DATA on a stream that nobody opened.
+        // DATA on a stream that was never opened.
         raw.send(DATA, 0, 77, b"x").await;
         driven.await.unwrap();
         let mut last = None;
@@ -150,13 +150,13 @@ async fn a_head_that_does_not_end_is_answered() {
             script.malformed.borrow()[0].details,
             "request_header_timeout"
         );
-        // CONTINUATION, for which it is too late; the connection goes on.
+        // A CONTINUATION frame that comes too late. The connection stays open.
         raw.send(9, END_HEADERS, 1, &[]).await;
         raw.send(HEADERS, END_HEADERS | END_STREAM, 3, &head("/", &[]))
             .await;
         assert_eq!(raw.next().await.unwrap().stream, 3);
         assert_eq!(raw.next().await.unwrap().kind, DATA);
-        // What is no CONTINUATION breaks the protocol, answered or not.
+        // Any other frame is a protocol error, even after the response.
         raw.send(HEADERS, 0, 5, &head("/", &[])).await;
         for kind in frames {
             assert_eq!(raw.next().await.map(|frame| frame.kind), kind);
@@ -195,7 +195,7 @@ async fn a_request_cut_off_counts_in_whichever_read_it_comes() {
         for at_once in [true, false] {
             let (mut socket, script, served) = serve(server_options(&timers));
             let settings = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
-            // An index that the table does not have.
+            // An index that does not exist in the table.
             let request = [0, 0, 1, HEADERS, END_HEADERS, 0, 0, 0, 1, 0xfe];
             if at_once {
                 let all = [PREFACE, &settings, &request].concat();

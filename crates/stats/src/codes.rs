@@ -8,16 +8,16 @@ use crate::Metric;
 use crate::Stat;
 use crate::Visitor;
 
-/// Answers by status: `<name>_completed`, and from the first such answer on `<name>_200`, `<name>_2xx` and so on.
+/// Responses by status: `<name>_completed`, and from the first such response on `<name>_200`, `<name>_2xx` and so on.
 #[derive(Debug, Default)]
 pub struct ResponseCodes<C = Counter> {
     completed: C,
     seen: OnceLock<Box<Seen<C>>>,
 }
 
-/// Statuses with counters of their own; all others but zero share `<name>_unknown`, as in Envoy.
+/// Statuses with their own counters. All others except zero share `<name>_unknown`, as in Envoy.
 const STATUSES: std::ops::Range<u16> = 100..600;
-/// Counters are allocated in blocks of this many statuses: a service uses few, and they lie close together.
+/// Counters are allocated in blocks of this many statuses, because a service uses few and similar ones.
 const BLOCK: usize = 25;
 
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ struct Seen<C> {
 }
 
 impl<C: Count> ResponseCodes<C> {
-    /// Counts one answer with `status`; zero counts as completed only.
+    /// Counts a response with `status`. Zero counts as completed only.
     pub fn record(&self, status: u16) {
         self.completed.inc();
         if status == 0 {
@@ -76,7 +76,7 @@ impl<C: Count> Stat for ResponseCodes<C> {
     }
 }
 
-/// Answers by class, listed from the start: `<name>_1xx` … `<name>_5xx` and `<name>_completed`.
+/// Responses by class: `<name>_1xx` … `<name>_5xx` and `<name>_completed`, which are listed even while zero.
 #[derive(Debug, Default)]
 pub struct ResponseClasses {
     classes: [Counter; 5],
@@ -84,7 +84,7 @@ pub struct ResponseClasses {
 }
 
 impl ResponseClasses {
-    /// Counts one answer with `status`.
+    /// Counts a response with `status`.
     pub fn record(&self, status: u16) {
         self.completed.inc();
         let class = usize::from(status / 100).wrapping_sub(1);

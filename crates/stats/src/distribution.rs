@@ -1,20 +1,20 @@
-//! What was recorded in a histogram, summed over its copies, and the questions asked of it.
+//! The recorded values of a histogram, summed over its copies, and the quantiles and buckets computed from them.
 
-/// Counts by bucket. As in Envoy's libcirclhist, a bucket spans the values that share their two leading digits.
+/// Counts by bucket. As in Envoy's libcirclhist, a bucket contains the values that share their two leading digits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Distribution {
-    /// Lower bound and count, upwards.
+    /// Lower bound and count of each bucket, in ascending order.
     buckets: Vec<(u64, u64)>,
 }
 
-/// A bucket that is not empty.
+/// A bucket with at least one value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bucket {
-    /// The least value in it.
+    /// The lowest value of the bucket.
     pub lower: f64,
-    /// From there to the next bucket; 0 for the bucket of zeros.
+    /// The distance to the next bucket; 0 for the bucket of zeros.
     pub width: f64,
-    /// Values recorded.
+    /// The number of recorded values.
     pub count: u64,
 }
 
@@ -34,12 +34,12 @@ impl Distribution {
         self.buckets.clear();
     }
 
-    /// How many values were recorded.
+    /// The number of recorded values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.1).sum()
     }
 
-    /// The sum of all values, each taken as the middle of its bucket (harmonically, as libcirclhist has it).
+    /// The sum of all values, where each value counts as the (harmonic) middle of its bucket, as in libcirclhist.
     pub fn sum(&self) -> f64 {
         let middle = |b: &Bucket| match b.width {
             0.0 => b.lower,
@@ -49,7 +49,7 @@ impl Distribution {
             .fold(0.0, |sum, b| sum + middle(&b) * b.count as f64)
     }
 
-    /// The buckets that are not empty, upwards.
+    /// The buckets that are not empty, in ascending order.
     pub fn buckets(&self) -> impl Iterator<Item = Bucket> {
         self.buckets.iter().map(|&(lower, count)| Bucket {
             lower: lower as f64,
@@ -60,7 +60,7 @@ impl Distribution {
 
     /// The values at [`QUANTILES`]; NaN if nothing was recorded.
     ///
-    /// The k-th of n values in a bucket is taken to lie at k/(n+1) of its width.
+    /// The k-th of n values in a bucket counts as lying at k/(n+1) of its width.
     pub fn quantiles(&self) -> [f64; QUANTILES.len()] {
         let total = self.count() as f64;
         QUANTILES.map(|q| self.at_rank((q * total).ceil().max(1.0) as u64))
@@ -78,7 +78,8 @@ impl Distribution {
         f64::NAN
     }
 
-    /// For each of `bounds`, which rise, the values up to it. A bucket that starts at or below a bound counts whole.
+    /// For each of `bounds`, which are ascending, the number of values up to it. A bucket that starts at or below a
+    /// bound counts completely.
     pub fn cumulative(&self, bounds: &[f64]) -> Vec<u64> {
         let mut buckets = self.buckets().peekable();
         let mut count = 0;
@@ -112,8 +113,8 @@ mod tests {
         d
     }
 
-    /// The sizes 3,3,4,5,7,7,10,25,25,26,99,100,104,300,304,305,308,310,999,1000,1003,12345,123456, and what Envoy 1.40
-    /// said of them.
+    /// The sizes 3,3,4,5,7,7,10,25,25,26,99,100,104,300,304,305,308,310,999,1000,1003,12345,123456, and Envoy 1.40's
+    /// output for them.
     #[test]
     fn answers_as_envoy() {
         let d = distribution(&[
@@ -179,7 +180,7 @@ mod tests {
         );
     }
 
-    /// Whatever is recorded, quantiles rise, stay within the buckets used, and nothing is lost.
+    /// Records random values: quantiles are ascending and within the buckets used, and no value is lost.
     #[test]
     fn quantiles_keep_their_order() {
         let mut random = fastrand::Rng::with_seed(7);

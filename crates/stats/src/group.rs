@@ -1,4 +1,4 @@
-//! Groups: structs of stats that renderers can walk.
+//! Groups: structs of stats that the renderers can enumerate.
 
 use std::any::Any;
 use std::fmt;
@@ -12,19 +12,19 @@ use crate::SharedCounter;
 use crate::SharedGauge;
 use crate::TextReadout;
 
-/// A struct of stats, made by [`group!`](crate::group!).
+/// A struct of stats, declared with [`group!`](crate::group!).
 pub trait Group: Any + Send + Sync {
-    /// Shows every stat of the group to `visitor`, in the order of declaration.
+    /// Passes every stat of the group to `visitor`, in the order of declaration.
     fn visit(&self, visitor: &mut Visitor<'_>);
 }
 
-/// What may stand as a field of a group: a metric, a family of metrics, or another group.
+/// What a field of a group can be: a metric, a family of metrics, or another group.
 pub trait Stat {
-    /// Shows this stat, called `name` in its group, to `visitor`.
+    /// Passes this stat, called `name` in its group, to `visitor`.
     fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>);
 }
 
-/// One metric, as a visitor sees it.
+/// A metric that is passed to a visitor.
 #[derive(Clone, Copy, Debug)]
 pub enum Metric<'a> {
     /// See [`Counter`].
@@ -37,7 +37,7 @@ pub enum Metric<'a> {
     Text(&'a TextReadout),
 }
 
-/// Walks a group and hands each metric, with its dotted name below the scope, to a function.
+/// Passes each metric of a group to a function, with its dotted name relative to the scope.
 pub struct Visitor<'a> {
     name: String,
     see: &'a mut dyn FnMut(&str, Metric<'_>),
@@ -52,25 +52,25 @@ impl<'a> Visitor<'a> {
         }
     }
 
-    /// Shows `metric` as `name`.
+    /// Passes on `metric` as `name`.
     pub fn metric(&mut self, name: &str, metric: Metric<'_>) {
         let outer = self.push(name);
         (self.see)(&self.name, metric);
         self.name.truncate(outer);
     }
 
-    /// Shows what `inside` shows below `name`; an empty name adds no level.
+    /// Prefixes the metrics that `inside` passes on with `name` and a dot. An empty name adds nothing.
     pub fn below(&mut self, name: &str, inside: impl FnOnce(&mut Self)) {
         let outer = self.push(name);
         inside(self);
         self.name.truncate(outer);
     }
 
-    /// Shows `metric` as `<name>_<suffix>`.
+    /// Passes on `metric` as `<name>_<suffix>`.
     pub(crate) fn member(&mut self, name: &str, suffix: fmt::Arguments<'_>, metric: Metric<'_>) {
         let outer = self.push(name);
         self.name.push('_');
-        fmt::Write::write_fmt(&mut self.name, suffix).unwrap_or_default(); // a String takes everything
+        fmt::Write::write_fmt(&mut self.name, suffix).unwrap_or_default(); // writing to a String cannot fail
         (self.see)(&self.name, metric);
         self.name.truncate(outer);
     }
@@ -116,7 +116,7 @@ impl Stat for SharedGauge {
     }
 }
 
-/// A part of a group that exists, and is listed, only from its first use on, such as a cluster's `external.*`.
+/// A part of a group that is created, and listed, only when first used, such as a cluster's `external.*`.
 #[derive(Debug)]
 pub struct Lazy<G>(OnceLock<Box<G>>);
 
@@ -127,7 +127,7 @@ impl<G> Default for Lazy<G> {
 }
 
 impl<G: Default> Lazy<G> {
-    /// The part, made now if this is its first use.
+    /// Returns the part; creates it on first use.
     pub fn get(&self) -> &G {
         self.0.get_or_init(Box::default)
     }
@@ -141,7 +141,7 @@ impl<G: Stat> Stat for Lazy<G> {
     }
 }
 
-/// One unit of a gauge, given back when this is dropped. Made by a group's `hold`.
+/// Adds one to a gauge until it is dropped. Created by a group's `hold`.
 #[must_use = "the gauge goes down again when this is dropped"]
 pub struct Held<G> {
     group: Arc<G>,
@@ -149,7 +149,7 @@ pub struct Held<G> {
 }
 
 impl<G> Held<G> {
-    /// Adds one to a gauge of `group` for as long as the result lives.
+    /// Adds one to a gauge of `group` until the result is dropped.
     pub fn new(group: Arc<G>, gauge: fn(&G) -> &Gauge) -> Self {
         gauge(&group).inc();
         Self { group, gauge }
@@ -168,12 +168,12 @@ impl<G> fmt::Debug for Held<G> {
     }
 }
 
-/// Declares a group of stats: a struct whose fields are the stats, listed under their own names or under
-/// `#[name("…")]`, which may hold dots.
+/// Declares a group of stats: a struct whose fields are the stats. They are listed under the fields' names, or under
+/// `#[name("…")]`, which may contain dots.
 ///
 /// A field's type is a [`Counter`], [`Gauge`], [`Histogram`], [`TextReadout`], [`ResponseCodes`](crate::ResponseCodes)
 /// or [`ResponseClasses`](crate::ResponseClasses) (which list `<field>_<code>`), another group (which lists
-/// `<field>.<stat>`; `#[name("")]` adds no level), or a [`Lazy`] one of these.
+/// `<field>.<stat>`; with `#[name("")]` only `<stat>`), or [`Lazy`] around one of these.
 #[macro_export]
 macro_rules! group {
     ($(#[$meta:meta])* $vis:vis struct $group:ident {
@@ -202,7 +202,7 @@ macro_rules! group {
         }
 
         impl $group {
-            /// Adds one to `gauge` for as long as the result lives.
+            /// Adds one to `gauge` until the result is dropped.
             #[allow(dead_code, unreachable_pub, reason = "not every group has a gauge to hold, or is public")]
             pub fn hold(
                 self: &::std::sync::Arc<Self>,
@@ -233,7 +233,7 @@ mod tests {
             total: Counter,
             #[name("circuit_breakers.default")]
             breaker: Breaker,
-            /// Answers.
+            /// Responses.
             rq: ResponseCodes,
             downstream_rq: ResponseClasses,
             external: Lazy<Breaker>,

@@ -1,4 +1,4 @@
-//! What workers write to: a histogram's buckets, and how much of them earlier flushes have taken.
+//! The histograms that workers record into: the buckets, and how much of each was already flushed.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
@@ -7,20 +7,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::Stat;
 use crate::Visitor;
 
-/// A distribution of whole numbers: milliseconds, bytes, counts.
+/// A distribution of whole numbers such as milliseconds, bytes or counts.
 ///
-/// The buckets are those of Envoy's libcirclhist: two significant digits, so 90 a decade. They are allocated a decade
-/// at a time when first needed, because most histograms stay empty and the others are narrow.
+/// The buckets are those of Envoy's libcirclhist: two significant digits, so 90 per decade. Each decade is allocated
+/// when first needed, because most histograms stay empty and the others are narrow.
 ///
-/// Only one thread records, so that recording takes no locked instruction; who shares one takes a [`SharedHistogram`].
+/// Only one thread may record, so that recording needs no atomic read-modify-write. Use [`SharedHistogram`] for several
+/// threads.
 #[derive(Debug, Default)]
 pub struct Histogram(OnceLock<Box<Decades>>);
 
-/// A histogram that several threads write.
+/// A histogram that several threads record into.
 #[derive(Debug, Default)]
 pub struct SharedHistogram(pub(crate) Histogram);
 
-/// How many values were recorded, and how many of them were taken out: each is written by one thread only. Both go round.
+/// The number of recorded and of flushed values, each written by one thread only. Both wrap around.
 #[derive(Debug)]
 struct Bucket {
     recorded: AtomicU32,
@@ -47,13 +48,13 @@ impl Bucket {
 
 #[derive(Debug)]
 struct Decades {
-    /// 0 to 9: as many buckets as values.
+    /// One bucket for each value from 0 to 9.
     digits: [Bucket; 10],
-    /// From 10–99 upwards.
+    /// The decades 10–99, 100–999 and so on.
     decades: [OnceLock<Box<Decade>>; DECADES],
 }
 
-/// Up to 10^19, the last power of ten in a `u64`.
+/// Up to 10^19, the highest power of ten in a `u64`.
 const DECADES: usize = 19;
 
 /// One bucket for each pair of leading digits, 10 to 99.
@@ -94,8 +95,8 @@ impl Histogram {
         }
     }
 
-    /// Takes out what was recorded since the last time: `take(lower bound of the bucket, count)`, upwards. One thread at a
-    /// time does.
+    /// Calls `take(lower bound of the bucket, count)`, in ascending order, for what was recorded since the last call.
+    /// Must not be called by two threads at a time.
     pub(crate) fn drain(&self, mut take: impl FnMut(u64, u32)) {
         let Some(all) = self.0.get() else {
             return;
@@ -110,7 +111,7 @@ impl Histogram {
             for (leading, bucket) in (10..).zip(decade.get().into_iter().flat_map(|d| &d.0)) {
                 match bucket.take() {
                     0 => {}
-                    // Only buckets beyond what a `u64` holds, which stay empty, have no such bound.
+                    // Only buckets above `u64::MAX` would overflow, and they stay empty.
                     count => take(leading * 10u64.pow(exponent), count),
                 }
             }

@@ -1,9 +1,9 @@
 //! Counters, gauges and histograms under Envoy's names.
 //!
-//! A group is a plain struct of atomics; [`group!`] adds only what the renderers need to walk it. Every worker
-//! [registers](Store::register) a copy of its own under the same [`Scope`], and the store sums the copies when
-//! somebody looks. So a handle is a field access, no worker touches another's cache lines, and counting takes no locked
-//! instruction. What several threads do write together is made of [`SharedCounter`]s and [`SharedGauge`]s.
+//! A group is a plain struct of atomics; [`group!`] adds what the renderers need to enumerate it. Every worker
+//! [registers](Store::register) its own copy under the same [`Scope`], and the store sums the copies when somebody
+//! reads them. So using a stat is a field access, workers share no cache lines, and counting needs no atomic
+//! read-modify-write. Stats that several threads write use [`SharedCounter`] and [`SharedGauge`].
 //!
 //! ```
 //! use outrider_stats::{Counter, Gauge, Scope, Store};
@@ -16,11 +16,11 @@
 //! let store = Store::new();
 //! let stats = store.register::<ClusterStats>(Scope::new("cluster").name("backend"));
 //! stats.upstream_cx_total.inc();
-//! let active = stats.hold(|s| &s.upstream_rq_active); // −1 when dropped
+//! let active = stats.hold(|s| &s.upstream_rq_active); // subtracts one when dropped
 //! # drop(active);
 //! ```
 //!
-//! The rows of a group go away once its last handle, on any worker, is dropped.
+//! The stats of a group disappear when its last handle, on any worker, is dropped.
 
 mod codes;
 mod distribution;

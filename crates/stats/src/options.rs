@@ -1,4 +1,4 @@
-//! What a bootstrap's `stats_config` chooses: labels, which stats exist, and the buckets of histograms.
+//! The options in a bootstrap's `stats_config`: Prometheus labels, which stats exist, and histogram buckets.
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
@@ -16,7 +16,7 @@ use regex::RegexBuilder;
 
 use crate::tags::TagRules;
 
-/// Upper bounds of the buckets in which histograms are shown, unless configured; Envoy's, in milliseconds.
+/// Upper bounds of the histogram buckets that are shown if none are configured: Envoy's defaults, in milliseconds.
 const DEFAULT_BOUNDS: [f64; 19] = [
     0.5,
     1.0,
@@ -39,10 +39,10 @@ const DEFAULT_BOUNDS: [f64; 19] = [
     3_600_000.0,
 ];
 
-/// A question about a stat's full name.
+/// A predicate on a stat's full name.
 pub type NameMatcher = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// How a store labels, chooses and buckets its stats. The default is Envoy's.
+/// How a store labels, selects and buckets its stats. The default is Envoy's.
 #[derive(Default)]
 pub struct Options {
     pub(crate) tags: TagRules,
@@ -51,10 +51,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// What `config`, found at `path`, asks for, with the labels that `--stats-tag` adds to everything.
+    /// Builds the options in `config`, found at `path`, with the labels that `--stats-tag` adds to all stats.
     ///
     /// # Errors
-    /// When an expression is wrong or needs backtracking, or a tag has neither an expression nor a rule of Envoy's.
+    /// If a regular expression is invalid or needs backtracking, or a tag has neither an expression nor a built-in
+    /// rule.
     pub fn build(
         config: &StatsConfig,
         command_line: &[(String, String)],
@@ -100,13 +101,12 @@ impl Options {
         self.admits.is_some()
     }
 
-    /// Whether `stats_matcher` lets the stat exist. One that does not is still counted, which costs nothing, but never
-    /// shown.
+    /// Whether `stats_matcher` admits the stat. Others are still counted, which costs nothing, but never shown.
     pub(crate) fn is_admitted(&self, name: &str) -> bool {
         self.admits.as_ref().is_none_or(|admits| admits(name))
     }
 
-    /// Whether histograms have different buckets, by their names.
+    /// Whether buckets are configured for some histograms.
     pub(crate) fn has_own_bounds(&self) -> bool {
         !self.bounds.is_empty()
     }
@@ -137,7 +137,7 @@ fn add_tag(tags: &mut TagRules, tag: &TagSpecifier, path: &FieldPath, errors: &m
     }
 }
 
-/// `None` admits everything.
+/// Builds the predicate of `stats_matcher`; `None` admits everything.
 fn admission(
     matcher: &StatsMatcher,
     path: &FieldPath,
@@ -168,7 +168,7 @@ fn any(list: &ListStringMatcher, path: &FieldPath) -> Result<NameMatcher, Config
     }))
 }
 
-/// `None` when the setting leaves the bounds as they are: `bins` only sizes Envoy's own tables.
+/// The bucket bounds in a setting; `None` if it keeps the default: `bins` only sizes Envoy's own tables.
 fn bounds(
     settings: &HistogramBucketSettings,
     path: &FieldPath,
@@ -180,10 +180,10 @@ fn bounds(
     Ok((!bounds.is_empty()).then_some((matcher, bounds)))
 }
 
-/// The question that `matcher`, found at `path`, asks of a name.
+/// Builds the predicate of `matcher`, found at `path`.
 ///
 /// # Errors
-/// When its expression is wrong, or it is an extension.
+/// If its regular expression is invalid, or it is an extension.
 pub fn name_matcher(
     matcher: &StringMatcher,
     path: &FieldPath,

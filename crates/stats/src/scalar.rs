@@ -1,4 +1,4 @@
-//! The single values: counters, gauges and text readouts.
+//! Single values: counters, gauges and text readouts.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// A count of events since the start. Only one thread writes it, so that counting takes no locked instruction, of which
-/// a request would take some twenty; who shares one takes a [`SharedCounter`].
+/// A count of events since the start. Only one thread may write it, so that counting needs no atomic read-modify-write:
+/// a request counts about twenty events. Use [`SharedCounter`] for several threads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
-/// Set in a counter that counts as used though it may be 0. No counter gets so far by itself.
+/// Set in a counter that is shown by `usedonly` even if it is 0. No counter reaches this value by counting.
 const USED: u64 = 1 << 63;
 
 impl Counter {
@@ -26,7 +26,7 @@ impl Counter {
             .store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
     }
 
-    /// Has `usedonly` show the counter even while it is 0, for what Envoy counts from the start.
+    /// Makes `usedonly` show the counter even while it is 0, for counters that Envoy touches at the start.
     pub fn mark_used(&self) {
         self.0.store(self.0.load(Relaxed) | USED, Relaxed);
     }
@@ -62,12 +62,12 @@ impl SharedCounter {
     }
 }
 
-/// What a family of counters is made of.
+/// A counter that a family of counters can consist of.
 pub trait Count: Default {
     /// Adds one.
     fn inc(&self);
 
-    /// As whoever shows it sees it.
+    /// The counter, to be read.
     fn counter(&self) -> &Counter;
 }
 
@@ -91,13 +91,13 @@ impl Count for SharedCounter {
     }
 }
 
-/// A level that goes up and down. Only one thread writes it; who shares one takes a [`SharedGauge`].
+/// A level that goes up and down. Only one thread may write it; use [`SharedGauge`] for several threads.
 ///
-/// One copy may go below zero when another thread's copy took the matching increment; the sum is what counts.
+/// A copy may be negative if another thread's copy counted the matching increment; the sum is correct.
 #[derive(Debug)]
 pub struct Gauge(AtomicI64);
 
-/// What a gauge holds until it is first touched: Envoy's `usedonly` shows one that came back to 0.
+/// The value of a gauge that was never written. `usedonly` shows a gauge that has returned to 0, as in Envoy.
 const UNUSED: i64 = i64::MIN;
 
 impl Default for Gauge {
@@ -107,7 +107,7 @@ impl Default for Gauge {
 }
 
 impl Gauge {
-    /// Adds one. Prefer `hold`, which also takes it back.
+    /// Adds one. Prefer `hold`, which also subtracts it again.
     pub fn inc(&self) {
         self.shift(1);
     }
@@ -127,12 +127,12 @@ impl Gauge {
         self.shift(amount.cast_signed().wrapping_neg());
     }
 
-    /// Replaces the level.
+    /// Sets the level.
     pub fn set(&self, value: u64) {
         self.0.store(value.cast_signed(), Relaxed);
     }
 
-    /// Has `usedonly` show the gauge even if it stays 0: Envoy sets some gauges to 0.
+    /// Makes `usedonly` show the gauge even if it stays 0: Envoy sets some gauges to 0.
     pub fn mark_used(&self) {
         self.shift(0);
     }
@@ -179,7 +179,7 @@ impl SharedGauge {
         self.shift(amount.cast_signed().wrapping_neg());
     }
 
-    /// Replaces the level, before it is shared.
+    /// Sets the level. Call this only before the gauge is shared.
     pub fn set(&self, value: u64) {
         self.0.set(value);
     }
@@ -189,11 +189,11 @@ impl SharedGauge {
         self.0.value()
     }
 
-    /// Has `usedonly` show the gauge even if it stays 0. Writes only the first time.
+    /// Makes `usedonly` show the gauge even if it stays 0. Only the first call writes.
     pub fn mark_used(&self) {
         let level = &self.0.0;
         if level.load(Relaxed) == UNUSED {
-            // Losing this race means that another thread has just done the same.
+            // If this fails, another thread has just done the same.
             let _lost = level.compare_exchange(UNUSED, 0, Relaxed, Relaxed);
         }
     }
@@ -204,12 +204,12 @@ impl SharedGauge {
     }
 }
 
-/// A text, such as a version. Not for the request path: it locks.
+/// A text, such as a version. Not for the request path, because it locks.
 #[derive(Debug, Default)]
 pub struct TextReadout(Mutex<Option<Box<str>>>);
 
 impl TextReadout {
-    /// Replaces the text.
+    /// Sets the text.
     pub fn set(&self, text: &str) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.into());
     }

@@ -1,19 +1,19 @@
-//! Where a group's stats hang in the tree of names.
+//! The position of a group's stats in the tree of names.
 
 /// The dotted prefix of a group's stats: `cluster.backend`, `listener.0.0.0.0_80.http.ingress`.
 ///
-/// Labels for Prometheus need not be given: Envoy reads them off the full name, and so does the store, so that both
-/// agree even where that surprises (a cluster called `a.b` has the label `a`).
+/// Prometheus labels are not set here: like Envoy, the store extracts them from the full name, so that both agree even
+/// in surprising cases (a cluster called `a.b` has the label `a`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope(String);
 
 impl Scope {
-    /// A scope at the top: one fixed word of Envoy's, such as `cluster` or `http`, or several joined by dots.
+    /// A top-level scope: a fixed name such as `cluster` or `http`, or several joined by dots.
     pub fn new(name: &str) -> Self {
         Self(String::new()).name(name)
     }
 
-    /// The scope `name` below this one. A name from the configuration is made fit as Envoy does it: `:` turns into `_`.
+    /// The scope `name` below this one. A name from the configuration is sanitized as in Envoy: `:` becomes `_`.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         if !self.0.is_empty() {
@@ -23,8 +23,8 @@ impl Scope {
         self
     }
 
-    /// The scope `name` below this one, for the name of a virtual host, a virtual cluster, a route or a zone, or one that a client
-    /// chose: Envoy keeps it as it is, but for dots at its end.
+    /// The scope `name` below this one, for the names of virtual hosts, virtual clusters, routes and zones, and for
+    /// names chosen by clients: as in Envoy they are not sanitized, except that trailing dots are removed.
     #[must_use]
     pub fn verbatim(mut self, name: &str) -> Self {
         self.0.push('.');
@@ -37,7 +37,7 @@ impl Scope {
         &self.0
     }
 
-    /// The dotted name with the dot that stands before what is in it.
+    /// The dotted name followed by a dot.
     pub(crate) fn into_prefix(mut self) -> Box<str> {
         if !self.0.is_empty() {
             self.0.push('.');

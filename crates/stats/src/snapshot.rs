@@ -1,4 +1,4 @@
-//! All stats at one moment, in the order of their names: what the renderers print.
+//! All stats at one moment, sorted by name: the input of the renderers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::store::Recorded;
 use crate::store::Registered;
 use crate::store::Scopes;
 
-/// The present values of a store. Names are kept in two parts, so that a thousand clusters cost little here.
+/// The current values of a store. Names are stored in two parts, so that a thousand clusters share most of them.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     scopes: Vec<Box<str>>,
@@ -34,7 +34,7 @@ enum Held {
     Counter(u64),
     Gauge(i64),
     Text(u32),
-    /// `None`: nothing recorded yet.
+    /// `None` if nothing was recorded yet.
     Histogram(Option<u32>),
 }
 
@@ -45,21 +45,21 @@ pub struct Row<'a> {
     entry: &'a Entry,
 }
 
-/// Its value.
+/// The value of a stat in a snapshot.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     /// A counter.
     Counter(u64),
-    /// A gauge. One that is below zero for an instant, because its copies are read one after another, shows 0.
+    /// A gauge. Shown as 0 if it is negative for a moment because its copies are read one after another.
     Gauge(u64),
     /// A text readout.
     Text(&'a str),
-    /// A histogram, unless it never recorded anything.
+    /// A histogram; `None` if nothing was recorded yet.
     Histogram(Option<&'a Recorded>),
 }
 
 impl Value<'_> {
-    /// Which kind of stat has such a value.
+    /// The kind of stat that has this value.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Counter(_) => Kind::Counter,
@@ -83,16 +83,16 @@ pub enum Kind {
     Histogram,
 }
 
-/// Which stats a reader wants.
+/// Selects stats.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only those that were ever written (`usedonly`).
+    /// Only stats that were ever written (`usedonly`).
     pub used_only: bool,
-    /// Only names in which this is found (`filter`) …
+    /// Only stats whose names match this (`filter`) …
     pub name: Option<Regex>,
-    /// … or, with this, is not found (`invert_filter`).
+    /// … or, if this is set, whose names do not match (`invert_filter`).
     pub invert: bool,
-    /// Only this kind (`type`).
+    /// Only stats of this kind (`type`).
     pub kind: Option<Kind>,
 }
 
@@ -118,12 +118,12 @@ impl<'a> Row<'a> {
         to.push_str(&self.snapshot.names[self.entry.name as usize]);
     }
 
-    /// The name's first part: that of its scope, with the dot behind it.
+    /// The first part of the name: the scope, including the dot after it.
     pub(crate) fn scope(&self) -> &'a str {
         &self.snapshot.scopes[self.entry.scope as usize]
     }
 
-    /// The name's second part, and its number: stats of that name in other scopes have the same.
+    /// The second part of the name, and its number, which is the same in all scopes.
     pub(crate) fn below_scope(&self) -> (usize, &'a str) {
         let number = self.entry.name as usize;
         (number, &self.snapshot.names[number])
@@ -153,7 +153,7 @@ fn level(sum: i64) -> u64 {
 }
 
 impl Snapshot {
-    /// All stats, in the order of their names.
+    /// All stats, sorted by name.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
         self.entries.iter().map(|entry| Row {
             snapshot: self,
@@ -161,7 +161,7 @@ impl Snapshot {
         })
     }
 
-    /// The stat at `index` in the order of names.
+    /// The stat at `index` in the sorted order.
     pub(crate) fn row(&self, index: usize) -> Option<Row<'_>> {
         let entry = self.entries.get(index)?;
         Some(Row {
@@ -201,18 +201,18 @@ struct Taking<'a> {
     snapshot: Snapshot,
     options: &'a Options,
     filter: &'a Filter,
-    /// The place of each name below a scope in `snapshot.names`; clusters all have the same.
+    /// The index of each second part of a name in `snapshot.names`. All clusters share them.
     names: HashMap<Arc<str>, u32>,
     full_name: String,
 }
 
 impl Taking<'_> {
-    /// Adds the sums over the copies of one group.
+    /// Adds the stats of one group, summed over its copies.
     fn add(&mut self, scope: u32, prefix: &str, group: &Registered) {
         let first = self.snapshot.entries.len();
         let mut used = Vec::new();
         for (nth, copy) in group.copies.iter().enumerate() {
-            // Copies list the same stats in the same order, but for what only some of them materialised.
+            // All copies list their stats in the same order, but some may lack stats that are created when first used.
             let mut at = 0;
             copy.visit(&mut Visitor::new(&mut |name, metric| {
                 let entries = &self.snapshot.entries[first..];
@@ -283,7 +283,7 @@ impl Taking<'_> {
         at
     }
 
-    /// Takes out the entries from `first` on that the reader or `stats_matcher` does not want.
+    /// Removes the entries from `first` on that the filter or `stats_matcher` excludes.
     fn drop_unwanted(&mut self, first: usize, prefix: &str, used: &[bool]) {
         let mut kept = first;
         for (offset, used) in used.iter().enumerate() {
@@ -312,8 +312,8 @@ impl Taking<'_> {
         self.snapshot.entries.truncate(kept);
     }
 
-    /// Sorts the entries from `first` on, which are a scope's and those of the scopes below it, and adds up those of
-    /// two groups that share a name.
+    /// Sorts the entries from `first` on, which belong to one scope and the scopes below it, and adds up entries of
+    /// different groups with the same name.
     fn sort_from(&mut self, first: usize) {
         let mut tail = self.snapshot.entries.split_off(first);
         let Snapshot { scopes, names, .. } = &self.snapshot;

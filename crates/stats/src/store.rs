@@ -1,4 +1,4 @@
-//! The registry: who has which group under which scope.
+//! The registry of all groups by scope.
 
 use std::any::Any;
 use std::any::TypeId;
@@ -17,32 +17,32 @@ use crate::Scope;
 use crate::Snapshot;
 use crate::Visitor;
 
-/// All stats of one process. Only registration and rendering lock it; counting never does.
+/// All stats of a process. Registering and rendering take its lock; counting does not.
 #[derive(Default)]
 pub struct Store {
     options: Options,
-    /// By the scope's name with a dot behind it, so that whatever is below a scope follows right after it.
+    /// Keyed by the scope's name followed by a dot, so that the scopes below a scope follow directly after it.
     scopes: Mutex<Scopes>,
 }
 
 pub(crate) type Scopes = BTreeMap<Box<str>, Vec<Registered>>;
 
-/// One kind of group under one scope: a copy for each thread that registered it.
+/// One type of group under one scope: a copy for each thread that registered it.
 ///
-/// A thread that registers the group again, because a cluster or listener was replaced, gets the copy that it has: so
+/// A thread that registers the group again, because a cluster or listener was replaced, gets its existing copy:
 /// counters never go back, and a thousand replacements take no more memory than one.
 #[derive(Clone)]
 pub(crate) struct Registered {
     kind: TypeId,
-    /// Listed only once something in it was counted.
+    /// Listed only after something in it was counted.
     pub(crate) unlisted: bool,
     pub(crate) copies: Vec<Arc<dyn Group>>,
-    /// Which thread writes to each copy, in the order of `copies`.
+    /// The thread that writes to each copy, in the order of `copies`.
     owners: Vec<Owner>,
-    /// The histograms of all copies as of the last flush, by name; only those that ever recorded something. Most groups
-    /// never do.
+    /// The histograms at the last flush, by name and summed over all copies; only those that recorded something,
+    /// because most never do.
     recorded: Option<Arc<BTreeMap<Box<str>, Recorded>>>,
-    /// What the counters had reached, all copies together, when they were last reset.
+    /// The counters' sums over all copies at the last reset.
     discounted: Option<Arc<BTreeMap<Box<str>, u64>>>,
 }
 
@@ -53,7 +53,7 @@ enum Owner {
     Worker(u32),
 }
 
-/// One histogram, summed over its copies.
+/// A histogram, summed over its copies.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// Between the last two flushes.
@@ -63,19 +63,20 @@ pub struct Recorded {
 }
 
 impl Registered {
-    /// The histogram of this name as of the last flush, if it ever recorded something.
+    /// The histogram with this name at the last flush, if it recorded something.
     pub(crate) fn recorded(&self, name: &str) -> Option<&Recorded> {
         self.recorded.as_ref()?.get(name)
     }
 
-    /// What does not count any more of the counter of this name.
+    /// The value of the counter with this name at the last reset, which is subtracted.
     pub(crate) fn discounted(&self, name: &str) -> u64 {
         let all = self.discounted.as_ref();
         all.and_then(|all| all.get(name)).copied().unwrap_or(0)
     }
 
-    /// Sets the counters to 0. Only their thread may write them, so it is what they show that starts anew: one that was
-    /// used stays so (`usedonly`), and an event in the same instant counts on one side or the other.
+    /// Resets the counters to 0. Only their thread may write them, so the present sums are stored and subtracted when
+    /// showing them. A counter that was used stays used (`usedonly`), and an event at the same moment counts on either
+    /// side.
     fn reset_counters(&mut self) {
         let mut reached = BTreeMap::<Box<str>, u64>::new();
         for copy in &self.copies {
@@ -89,13 +90,13 @@ impl Registered {
         self.discounted = Some(Arc::new(reached));
     }
 
-    /// Whether some handle is still held outside the store. While one is, the other copies stay too: their counts
-    /// belong to the sum.
+    /// Whether a handle is held outside the store. As long as one is, the other copies stay too, because their counts
+    /// are part of the sum.
     fn is_alive(&self) -> bool {
         self.copies.iter().any(|copy| Arc::strong_count(copy) > 1)
     }
 
-    /// The copy that this thread has already.
+    /// This thread's existing copy.
     fn copy_of<G: Group>(&self, owner: Owner) -> Option<Arc<G>> {
         let at = self.owners.iter().position(|other| *other == owner)?;
         let copy: Arc<dyn Any + Send + Sync> = self.copies.get(at)?.clone();
@@ -136,7 +137,7 @@ impl Store {
         Arc::default()
     }
 
-    /// An empty store as a bootstrap's `stats_config` wants it.
+    /// An empty store with the options of a bootstrap's `stats_config`.
     pub fn with_options(options: Options) -> Arc<Self> {
         Arc::new(Self {
             options,
@@ -144,18 +145,18 @@ impl Store {
         })
     }
 
-    /// The main thread's copy of `G` under `scope`; made if this is the first time.
+    /// The main thread's copy of `G` under `scope`, created the first time.
     pub fn register<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
         self.add(scope, Owner::Main, false)
     }
 
-    /// Like [`register`](Self::register) for a group that Envoy makes when it is first needed, such as `http2.*`: it
-    /// is listed once something in it was counted.
+    /// Like [`register`](Self::register), for a group that Envoy creates when first needed, such as `http2.*`: it is
+    /// listed after something in it was counted.
     pub fn register_unlisted<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
         self.add(scope, Owner::Main, true)
     }
 
-    /// The store as a worker uses it, which writes to copies of its own.
+    /// The store for use by a worker, which registers its own copies.
     pub fn of_worker(self: &Arc<Self>, index: u32) -> WorkerStore {
         WorkerStore {
             store: self.clone(),
@@ -166,8 +167,8 @@ impl Store {
     fn add<G: Group + Default>(&self, scope: Scope, owner: Owner, unlisted: bool) -> Arc<G> {
         let mut scopes = self.lock();
         let groups = scopes.entry(scope.into_prefix()).or_default();
-        groups.retain(Registered::is_alive); // of a cluster that was removed and is added again
-        groups.reserve_exact(1); // a scope has one or two, and there are thousands of scopes
+        groups.retain(Registered::is_alive); // left by a cluster that was removed and is added again
+        groups.reserve_exact(1); // scopes have one or two groups, and there are thousands of scopes
         let kind = TypeId::of::<G>();
         let Some(group) = groups.iter_mut().find(|group| group.kind == kind) else {
             let copy = Arc::new(G::default());
@@ -190,8 +191,8 @@ impl Store {
         copy
     }
 
-    /// Takes in what the workers' histograms recorded, ending one interval and starting the next, and forgets groups
-    /// that nobody holds. To be called every `stats_flush_interval` (5 s): histograms show nothing before.
+    /// Collects what the workers' histograms recorded, which ends one interval and starts the next, and removes groups
+    /// without handles. To be called every `stats_flush_interval` (5 s): histograms show values only after it.
     pub fn flush(&self) {
         self.lock().retain(|_, groups| {
             groups.retain(Registered::is_alive);
@@ -200,21 +201,21 @@ impl Store {
         });
     }
 
-    /// Sets all counters to 0 (`/reset_counters`). Gauges and histograms stay.
+    /// Resets all counters to 0 (`/reset_counters`). Gauges and histograms stay.
     pub fn reset_counters(&self) {
         let mut scopes = self.lock();
         let groups = scopes.values_mut().flatten();
         groups.for_each(Registered::reset_counters);
     }
 
-    /// The present values of all stats that `filter` lets through, in the order of their names.
+    /// The current values of all stats that `filter` admits, sorted by name.
     pub fn snapshot(&self, filter: &Filter) -> Snapshot {
-        // A worker that registers meanwhile must not wait for all of this.
+        // Cloned, so that a worker that registers meanwhile does not have to wait.
         let scopes = self.lock().clone();
         Snapshot::take(&scopes, &self.options, filter)
     }
 
-    /// How stats are labelled, chosen and bucketed.
+    /// How stats are labelled, selected and bucketed.
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -224,7 +225,8 @@ impl Store {
     }
 }
 
-/// A store as one worker uses it: what it registers twice under one scope is one copy, on whatever listener or cluster.
+/// The store for use by one worker. What it registers twice under one scope is one copy, even for different listeners
+/// or clusters.
 #[derive(Clone, Debug)]
 pub struct WorkerStore {
     store: Arc<Store>,
@@ -232,7 +234,7 @@ pub struct WorkerStore {
 }
 
 impl WorkerStore {
-    /// The worker's copy of `G` under `scope`; made if this is the first time.
+    /// The worker's copy of `G` under `scope`, created the first time.
     pub fn register<G: Group + Default>(&self, scope: Scope) -> Arc<G> {
         self.store.add(scope, self.owner, false)
     }

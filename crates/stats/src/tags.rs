@@ -1,8 +1,8 @@
-//! Labels for Prometheus, read off the full dotted name as Envoy reads them.
+//! Prometheus labels, extracted from the full dotted name as in Envoy.
 //!
-//! Envoy's built-in rules are a table here, applied by plain string matching; only a `stats_tags` entry with a regular
-//! expression of its own costs one. A cluster called `a.b` gets the label `a` and leaves `b` in the name of the
-//! metric: Envoy does the same, and dashboards are written against it.
+//! Envoy's built-in rules are a table that is applied by string matching; regular expressions are used only for
+//! `stats_tags` entries that have one. A cluster called `a.b` gets the label `a` and leaves `b` in the name of the
+//! metric: Envoy does the same, and dashboards rely on it.
 
 use std::ops::Range;
 
@@ -13,11 +13,11 @@ use regex::Regex;
 pub(crate) struct Tagged {
     /// The dotted name that all stats of one metric share.
     pub(crate) name: String,
-    /// Tag (dotted, as in `envoy.cluster_name`) and value.
+    /// Tag (dotted, such as `envoy.cluster_name`) and value.
     pub(crate) labels: Vec<(String, String)>,
 }
 
-/// Which labels to read off names (`stats_config.stats_tags`, `use_all_default_tags`).
+/// Which labels to extract from names (`stats_config.stats_tags`, `use_all_default_tags`).
 #[derive(Debug)]
 pub(crate) struct TagRules {
     built_in: Vec<&'static BuiltIn>,
@@ -29,20 +29,20 @@ pub(crate) struct TagRules {
 struct Custom {
     tag: String,
     regex: Regex,
-    /// The first word of names the expression can match, if it says so; decides only on the label's place.
+    /// The first word of the names that the expression can match, if it is fixed. Determines only the label's position.
     word: Option<String>,
 }
 
 #[derive(Debug)]
 struct BuiltIn {
     tag: &'static str,
-    /// The first word of the names concerned; those without come before the others in the list of labels.
+    /// The first word of the names that the rule applies to. Labels of rules without one come first.
     word: Option<&'static str>,
     rule: Rule,
 }
 
 enum Rule {
-    /// The words of a name: `*` is any one, `$` the one that becomes the label; any number may follow.
+    /// The words at the beginning of a name: `*` is any word, `$` the one that becomes the label.
     Words(&'static str),
     Special(fn(&str) -> Option<Cut>),
 }
@@ -56,11 +56,11 @@ impl std::fmt::Debug for Rule {
     }
 }
 
-/// What a rule found in a name.
+/// What a rule extracts from a name.
 struct Cut {
-    /// Bytes that leave the name.
+    /// The bytes that are removed from the name.
     remove: Range<usize>,
-    /// Bytes that become the label's value.
+    /// The bytes that become the label's value.
     value: Range<usize>,
 }
 
@@ -75,7 +75,7 @@ impl Default for TagRules {
 }
 
 impl TagRules {
-    /// No built-in rules (`use_all_default_tags: false`).
+    /// Without built-in rules (`use_all_default_tags: false`).
     pub(crate) fn without_defaults() -> Self {
         Self {
             built_in: Vec::new(),
@@ -83,7 +83,7 @@ impl TagRules {
         }
     }
 
-    /// Whether Envoy has rules of its own for `tag`.
+    /// Whether Envoy has built-in rules for `tag`.
     pub(crate) fn is_built_in(tag: &str) -> bool {
         BUILT_IN.iter().any(|rule| rule.tag == tag) || UNUSED_TAGS.contains(&tag)
     }
@@ -96,12 +96,13 @@ impl TagRules {
         }
     }
 
-    /// Takes the built-in rules for `tag` out (`allow_default_tag_overrides`).
+    /// Removes the built-in rules for `tag` (`allow_default_tag_overrides`).
     pub(crate) fn remove_built_in(&mut self, tag: &str) {
         self.built_in.retain(|rule| rule.tag != tag);
     }
 
-    /// Adds a label read by `regex`: its first group leaves the name, its second (or else its first) is the value.
+    /// Adds a label that `regex` extracts: its first group is removed from the name, and its second group, or else the
+    /// first, is the value.
     pub(crate) fn add_regex(&mut self, tag: &str, regex: Regex) {
         self.custom.push(Custom {
             tag: tag.to_owned(),
@@ -110,17 +111,17 @@ impl TagRules {
         });
     }
 
-    /// Adds the same label to everything.
+    /// Adds a label with a fixed value to all stats.
     pub(crate) fn add_fixed(&mut self, tag: &str, value: &str) {
         self.fixed.push((tag.to_owned(), value.to_owned()));
     }
 
-    /// Whether a label can depend on anything but the words of a name and their places.
+    /// Whether labels depend on regular expressions, and so on more than the words of a name.
     pub(crate) fn has_expressions(&self) -> bool {
         !self.custom.is_empty()
     }
 
-    /// Takes the labels out of `name`.
+    /// Extracts the labels from `name`.
     pub(crate) fn extract(&self, name: &str) -> Tagged {
         let word = name.split('.').next().unwrap_or_default();
         let mut found = Found {
@@ -313,7 +314,7 @@ const BUILT_IN: &[BuiltIn] = &[
     ),
 ];
 
-/// Envoy's tags of stats that do not exist here: `stats_tags` may still name them.
+/// Envoy's tags for stats that do not exist here; `stats_tags` may still name them.
 const UNUSED_TAGS: &[&str] = &[
     "envoy.dynamo_operation",
     "envoy.dynamo_table",
@@ -324,7 +325,7 @@ const UNUSED_TAGS: &[&str] = &[
     "envoy.mongo_callsite",
 ];
 
-/// Matches word by word; at least one more word must follow the pattern. The label goes with the dot behind it.
+/// Matches word by word; at least one more word must follow the pattern. The label is removed with the dot after it.
 fn words(pattern: &str, name: &str) -> Option<Cut> {
     let mut value = None;
     let mut at = 0;
@@ -414,7 +415,8 @@ fn listener_address(name: &str) -> Option<Cut> {
     })
 }
 
-/// `listener.[address].worker_(0).*`, and so below `server`, `listener_manager` and `thread_local_cluster_manager`.
+/// `listener.[address].worker_(0).*`, and `worker_(0)` below `server`, `listener_manager` and
+/// `thread_local_cluster_manager`.
 fn worker_id(name: &str) -> Option<Cut> {
     let (first, rest) = name.split_once('.')?;
     let rest = match first {
@@ -432,7 +434,7 @@ fn worker_id(name: &str) -> Option<Cut> {
     })
 }
 
-/// `http.[prefix].rds.(route_config).stat`, where the name of the route configuration may hold dots.
+/// `http.[prefix].rds.(route_config).stat`, where the name of the route configuration may contain dots.
 fn rds_route_config(name: &str) -> Option<Cut> {
     let rest = name.strip_prefix("http.")?;
     let tail = rest[rest.find('.')?..].strip_prefix(".rds.")?;
@@ -468,7 +470,7 @@ fn ssl_sigalgs(name: &str) -> Option<Cut> {
 
 fn ssl_versions(name: &str) -> Option<Cut> {
     let version = last_below(name, ".ssl.versions.");
-    // Versions are the only values with a dot in them.
+    // Versions are the only values that contain a dot.
     version.or_else(|| {
         let start = name.find(".ssl.versions.")? + ".ssl.versions.".len();
         name[start..].starts_with("TLSv").then(|| Cut {
@@ -478,7 +480,7 @@ fn ssl_versions(name: &str) -> Option<Cut> {
     })
 }
 
-/// The last word of a name when `above` stands before it; it goes with the dot before it.
+/// The last word of a name, if `above` comes before it. It is removed with the dot before it.
 fn last_below(name: &str, above: &str) -> Option<Cut> {
     let start = name.find(above)? + above.len();
     let found = start < name.len() && !name[start..].contains('.');

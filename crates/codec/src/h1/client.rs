@@ -46,19 +46,20 @@ enum State {
     Over(EndCause),
 }
 
-/// A connection's handle.
+/// A handle to a connection.
 pub(crate) struct Connection {
     pub(super) transport: RefCell<Transport>,
     pub(super) options: Rc<ClientOptions>,
     state: Cell<State>,
-    /// The current request is the last.
+    /// The connection closes after the current request.
     draining: Cell<bool>,
     cut: Cell<usize>,
     task: RefCell<Option<Waker>>,
     on_change: Rc<dyn Fn()>,
 }
 
-/// Opens HTTP/1 on a connected socket: the handle, and the future that watches the connection while it is idle.
+/// Starts HTTP/1 on a connected socket. Returns the connection's handle and the future that watches the connection
+/// while it is idle.
 pub(crate) fn connect(
     socket: Stream,
     options: Rc<ClientOptions>,
@@ -149,7 +150,7 @@ impl Connection {
         ))
     }
 
-    /// The answer is complete: the connection may be used again, unless something speaks against it.
+    /// The response is complete: makes the connection available again, unless it must close.
     pub(super) fn give_back(&self, reusable: bool) {
         let mut transport = self.transport.borrow_mut();
         transport.rest();
@@ -160,14 +161,14 @@ impl Connection {
         }
         if !transport.input.is_empty() {
             drop(transport);
-            // Nobody has asked for what follows.
+            // The server sent bytes without a request.
             return self.finish(EndCause::ProtocolError("http1.codec_error"));
         }
         if !reusable || self.draining.get() {
             drop(transport);
             return self.finish(EndCause::Local);
         }
-        // A host that answers before it has read all of the request still gets the rest.
+        // A server that responds before it has read the whole request still gets the bytes that are queued.
         let unsent = transport.queued() > 0;
         drop(transport);
         self.state.set(State::Idle);
@@ -179,7 +180,7 @@ impl Connection {
         (self.on_change)();
     }
 
-    /// The answer is complete and the request is not: the connection is of no use any more.
+    /// The response is complete but the request is not: the connection cannot be used again.
     pub(super) fn cut_by_early_answer(&self) {
         let transport = self.transport.borrow();
         let is_gone = transport.ended || transport.has_failed();
@@ -191,7 +192,7 @@ impl Connection {
         });
     }
 
-    /// The exchange ended before its messages did: the connection is of no use any more.
+    /// The exchange ended before its messages were complete: the connection cannot be used again.
     pub(super) fn cut(&self, cause: EndCause) {
         self.cut.set(1);
         self.finish(cause);
@@ -203,8 +204,8 @@ impl Connection {
         (self.on_change)();
     }
 
-    /// Has the socket wake the watching task, which the exchange has waited in place of. The task itself need not run for
-    /// this, unless there is something to see already.
+    /// Registers the watching task with the socket again; during the exchange, the exchange's task was registered. The
+    /// watching task is only woken if there is something to read already.
     fn watch_again(&self) {
         if let Some(task) = &*self.task.borrow() {
             let mut cx = Context::from_waker(task);
@@ -231,13 +232,13 @@ impl Connection {
             State::Idle => {}
         }
         let mut transport = self.transport.borrow_mut();
-        // An error shows in what is read.
+        // An error will show in the read below.
         drop(transport.poll_drain(cx));
         let filled = transport.poll_fill(cx);
         drop(transport);
         let cause = match filled {
             Poll::Pending => return Poll::Pending,
-            // Nobody has asked for this.
+            // The server sent bytes without a request.
             Poll::Ready(Ok(Filled::Some)) => EndCause::ProtocolError("http1.codec_error"),
             Poll::Ready(Ok(Filled::End) | Err(_)) => EndCause::Remote,
         };

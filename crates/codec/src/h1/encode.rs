@@ -1,4 +1,4 @@
-//! Message heads and chunks, to bytes.
+//! Encodes message heads and chunks.
 
 use std::io::Write;
 
@@ -16,18 +16,19 @@ use crate::header::HeaderMap;
 use crate::header::HeaderName;
 use crate::options::HeaderCase;
 
-/// How the body after a head is written.
+/// How the body after a head is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyCoding {
-    /// None may be written: HEAD, 204, 304, or an end known at the head.
+    /// No body: a response to HEAD, a 204 or 304, or a message that is known to end with its head.
     None,
-    /// As it is: its length was announced, the connection's end ends it, or the connection is a tunnel now.
+    /// Without framing: `content-length` was announced, the end of the connection ends the body, or the connection is a
+    /// tunnel.
     Plain,
     /// In chunks.
     Chunked,
 }
 
-/// What the head of a response depends on besides the response.
+/// What a response's head depends on, apart from the response itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResponseContext<'a> {
     pub(crate) options: &'a Http1Options,
@@ -35,25 +36,25 @@ pub(crate) struct ResponseContext<'a> {
     pub(crate) method: &'a Method,
     /// The request's version.
     pub(crate) version: Version,
-    /// Whether the body is known to be empty, trailers and all.
+    /// Whether body and trailers are known to be empty.
     pub(crate) ends: bool,
     /// Whether the connection closes after this response.
     pub(crate) close: bool,
 }
 
-/// What was written of a head.
+/// The result of encoding a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Encoded {
     pub(crate) coding: BodyCoding,
-    /// The length that `content-length` announces for the body that is to be written.
+    /// The `content-length` of the body that follows.
     pub(crate) length: Option<u64>,
-    /// Whether what follows the head is a tunnel, or will be if the request is granted.
+    /// Whether the connection becomes a tunnel after the head, or will if the server accepts the request.
     pub(crate) tunnel: bool,
-    /// Bytes of the lines of its fields.
+    /// Length of the field lines in bytes.
     pub(crate) fields: usize,
 }
 
-/// What the fields of a message say of its body.
+/// Fields that matter for the body, noted while encoding them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Noted {
     has_length: bool,
@@ -65,7 +66,7 @@ impl Noted {
     fn encoded(self, coding: BodyCoding, tunnel: bool, fields: usize) -> Encoded {
         Encoded {
             coding,
-            // A tunnel has none, whatever was said of the message that opens it.
+            // A tunnel has no length, even if its opening message has `content-length`.
             length: (self.length).filter(|_| coding == BodyCoding::Plain && !tunnel),
             tunnel,
             fields,
@@ -73,17 +74,17 @@ impl Noted {
     }
 }
 
-/// Writes a response's head to `out`, and says how its body goes.
+/// Writes a response's head to `out`, and returns how its body is encoded.
 pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut Vec<u8>) -> Encoded {
     let status = head.status;
     status_line(cx.version, status, out);
     let first = out.len();
     let case = cx.options.header_case;
     let connects = *cx.method == Method::CONNECT && status.is_success();
-    // Only an upgrade that was asked for still has this header here.
+    // The header is only still there if the client asked for an upgrade.
     let switches = connects || head.headers.contains_key(&header::UPGRADE);
     let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
-    // RFC 9110 section 8.6: neither 1xx nor 204 nor the tunnel of a CONNECT has a length.
+    // RFC 9110 section 8.6: no length in 1xx, 204, or a successful response to CONNECT.
     let noted = fields(&head.headers, case, !connects && !bodiless, out);
     if let Some(connection) = connection_field(cx).filter(|_| !switches) {
         field(&header::CONNECTION, connection, case, out);
@@ -99,7 +100,7 @@ pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut V
             BodyCoding::Plain
         }
     } else if *cx.method == Method::HEAD {
-        // What the answer to a GET would have had, as Envoy sees it.
+        // Like Envoy: the coding that the response to a GET would have had.
         if cx.version != Version::HTTP_10 {
             field(&header::TRANSFER_ENCODING, b"chunked", case, out);
         }
@@ -132,7 +133,7 @@ fn status_line(version: Version, status: StatusCode, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What `connection` says, where it is not what the version implies.
+/// The value of `connection`, if it differs from the version's default.
 fn connection_field(cx: ResponseContext<'_>) -> Option<&'static [u8]> {
     if cx.close {
         Some(b"close")
@@ -143,13 +144,13 @@ fn connection_field(cx: ResponseContext<'_>) -> Option<&'static [u8]> {
 
 /// Writes an interim response's head.
 pub(crate) fn informational(head: &ResponseHead, options: &Http1Options, out: &mut Vec<u8>) {
-    // A client of HTTP/1.0 gets none.
+    // HTTP/1.0 clients never receive interim responses.
     status_line(Version::HTTP_11, head.status, out);
     fields(&head.headers, options.header_case, true, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes a request's head to `out`, and says how its body goes. `ends`: the body is known to be empty.
+/// Writes a request's head to `out`, and returns how its body is encoded. `ends`: the body is known to be empty.
 pub(crate) fn request(
     head: &RequestHead,
     options: &Http1Options,
@@ -207,7 +208,7 @@ pub(crate) fn request(
     noted.encoded(coding, tunnel, lines)
 }
 
-/// Writes the line before a chunk.
+/// Writes the line with a chunk's size.
 pub(crate) fn push_chunk_line(size: usize, out: &mut Vec<u8>) {
     let mut text = [0u8; 18];
     let mut rest = text.as_mut_slice();
@@ -227,8 +228,8 @@ pub(crate) fn last_chunk(trailers: Option<&HeaderMap>, options: &Http1Options, o
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the fields, of which the first `content-length` and `upgrade` are noted on the way; looking them up would cost
-/// more.
+/// Writes the fields, and notes `content-length` and the first `upgrade` on the way, which is cheaper than looking them
+/// up.
 fn fields(map: &HeaderMap, case: HeaderCase, with_length: bool, out: &mut Vec<u8>) -> Noted {
     let mut noted = Noted::default();
     for (name, value) in map {
@@ -271,7 +272,7 @@ fn field(name: &HeaderName, value: &[u8], case: HeaderCase, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Envoy's reason phrases, which are the registry's but for a few.
+/// Envoy's reason phrases, most of which are those of the IANA registry.
 fn reason(status: StatusCode) -> &'static str {
     match status.as_u16() {
         203 => "Non-Authoritative Information",

@@ -1,4 +1,4 @@
-//! One request on an HTTP/1 connection, and its answer.
+//! One request on an HTTP/1 connection, and its response.
 
 use std::fmt;
 use std::rc::Rc;
@@ -28,19 +28,19 @@ use super::sink::BodySink;
 use super::transport::Filled;
 use super::turn;
 
-/// One request. Polling it sends the request's body while the answer comes. Dropped early, it ends the connection.
+/// One request. Polling it sends the request's body and receives the response. Dropping it early closes the connection.
 pub(crate) struct Exchange {
     connection: Rc<Connection>,
     method: Method,
     /// The request asks for a tunnel.
     tunnel: bool,
-    /// What is left of the request; none once it was sent.
+    /// The request's remaining body; `None` once it was sent.
     upload: Option<(BodySink, Body)>,
-    /// How the rest of the answer's body is framed, once its head has come.
+    /// How the rest of the response's body is framed, once its head has arrived.
     answer: Option<Framing>,
     searched: usize,
     keep_alive: bool,
-    /// The connection was given back, or given up.
+    /// The connection is available again, or was closed.
     released: bool,
     meter: Rc<Meter>,
 }
@@ -77,7 +77,7 @@ impl Exchange {
         self.upload.is_none()
     }
 
-    /// The next head, interim or final.
+    /// Polls the next head, interim or final.
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -232,21 +232,22 @@ impl Exchange {
         response.head
     }
 
-    /// The whole answer was read.
+    /// The whole response was read.
     fn end_answer(&mut self) {
         self.meter.end_receive();
         if std::mem::replace(&mut self.released, true) {
             return;
         }
         if self.upload.is_some() {
-            // A server that answered before it had the whole request would take the rest for the next one.
+            // A server that responded before it had the whole request would take the remaining body for the next
+            // request.
             self.connection.cut_by_early_answer();
         } else {
             self.connection.give_back(self.keep_alive);
         }
     }
 
-    /// The peer has closed or reset the connection in the middle of its answer, which breaks the protocol.
+    /// The peer closed or reset the connection in the middle of its response, which is a protocol error.
     fn cut_short(&mut self) -> StreamError {
         let error = StreamError::ProtocolError("http1.codec_error");
         self.fail(error, EndCause::CutOff)
@@ -260,8 +261,8 @@ impl Exchange {
         error
     }
 
-    /// Sends what there is of the request. Only the request's own source can fail here: a peer that takes no more may
-    /// have answered already.
+    /// Sends as much of the request as possible. Fails only if the request body fails: a peer that stops reading may
+    /// have responded already.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), StreamError> {
         if self.released {
             return Ok(());
@@ -280,7 +281,7 @@ impl Exchange {
         }
     }
 
-    /// The end of what goes into the tunnel of a CONNECT is the end of its connection, as in Envoy.
+    /// Like Envoy, closes a CONNECT tunnel's connection when the client's side of the tunnel has ended.
     fn hang_up(&self, cx: &mut Context<'_>) -> Result<(), StreamError> {
         if self.method != Method::CONNECT {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The lines of a head, and the header fields in them.
+//! Parses the lines of a head into header fields.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ use super::framing::Framing;
 use super::head::HeadError;
 use super::head::Limits;
 
-/// Where the block of lines that an empty line closes ends; `from` was reached by an earlier search.
+/// The end of the block of lines, after the empty line that closes it. The bytes before `from` were searched before.
 pub(super) fn block_end(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from + before_end(bytes.get(from..)?);
     loop {
@@ -34,7 +34,8 @@ pub(super) fn block_end(bytes: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// How much at least comes before the end of the block: lines need not be told apart there, which vectors see at once.
+/// A lower bound for the position of the block's end. Here only line ends must be found, not lines, which SIMD
+/// instructions do quickly.
 fn before_end(bytes: &[u8]) -> usize {
     const CHUNK: usize = 32;
     let (these, _) = bytes.as_chunks::<CHUNK>();
@@ -47,7 +48,7 @@ fn before_end(bytes: &[u8]) -> usize {
     without.unwrap_or(these.len().min(those.len())) * CHUNK
 }
 
-/// The line that begins at `from`, without its end, and where the next one begins.
+/// The line that begins at `from`, without its line end, and the position of the next line.
 pub(super) fn split_line(bytes: &[u8], from: usize) -> (Range<usize>, usize) {
     let newline = find(b'\n', &bytes[from..]).map_or(bytes.len(), |at| from + at);
     let end = if newline > from && bytes.get(newline - 1) == Some(&b'\r') {
@@ -58,32 +59,32 @@ pub(super) fn split_line(bytes: &[u8], from: usize) -> (Range<usize>, usize) {
     (from..end, (newline + 1).min(bytes.len()))
 }
 
-/// The bytes of a received field's line, as Envoy counts them: with the colon and the line's end, without white space.
+/// The length of a received field's line as Envoy counts it: with the colon and the line end, without white space.
 pub(super) fn line_size(name: usize, value: usize) -> usize {
     name + value + b":\r\n".len()
 }
 
-/// The least number of header fields that a map has room for from the beginning: it takes no less memory for fewer.
+/// The minimum initial capacity of a header map: fewer fields take no less memory.
 const MIN_CAPACITY: usize = 6;
-/// The most that it has room for, whatever the length of the head.
+/// The maximum initial capacity of a header map, for heads of any length.
 const MAX_CAPACITY: usize = 24;
-/// How long fields are, in bytes: by this their number is guessed.
+/// A typical length of a field in bytes, to estimate the number of fields.
 const USUAL_LENGTH: usize = 24;
 
-/// From so many on, the names in a client's `connection` are too many.
+/// A request is refused if its `connection` has this many names or more.
 const MOST_NAMED: usize = 10;
-/// From this length on, a `te` that `connection` names is too long.
+/// A request is refused if `connection` names `te` and its value has this many bytes or more.
 const MOST_TE: usize = 256;
 
-/// What [`Fields::keeps`] looks at.
+/// The fields that [`Fields::note`] inspects.
 const NOTED: NameSet = NameSet::of(&["connection", "content-length", "host", "transfer-encoding"]);
-/// What [`Fields::keep_alive`] looks for.
+/// The fields that [`Fields::keep_alive`] inspects.
 const LIFE: NameSet = NameSet::of(&["connection", "proxy-connection"]);
-/// What belongs to one connection only.
+/// Fields that apply to one connection only.
 const HOP_BY_HOP: NameSet =
     NameSet::of(&["connection", "keep-alive", "proxy-connection", "upgrade"]);
 
-/// How many fields a proxy mostly adds to a block, beyond those that it takes away.
+/// How many fields a proxy typically adds to a block, minus those that it removes.
 fn added(kind: Kind) -> usize {
     match kind {
         Kind::Request => 2,
@@ -92,35 +93,37 @@ fn added(kind: Kind) -> usize {
     }
 }
 
-/// The header fields of a head, and what was seen among them.
+/// The header fields of a head, and the properties noted while parsing them.
 pub(super) struct Fields {
     pub(super) map: HeaderMap,
     pub(super) content_length: Option<u64>,
-    /// `host`, which does not stay in the map; several are joined as Envoy joins them.
+    /// `host`, which is not in the map. Repeated ones are joined as in Envoy.
     pub(super) host: Option<HeaderValue>,
-    /// `connection: close` or `connection: keep-alive` came, the fields in which nothing else stands. They never enter the
-    /// map, and neither does `transfer-encoding`: what most messages have of this connection is known without a search.
+    /// `connection: close` or `connection: keep-alive` was received, as a field's only value. These fields are not
+    /// added to the map, and neither is `transfer-encoding`: so most messages have no connection-specific fields to
+    /// remove.
     closes: bool,
     keeps_alive: bool,
-    /// How many of these came.
+    /// How many of these fields were received.
     kept_out: usize,
-    /// Bytes of their lines, as Envoy counts them.
+    /// Length of all field lines, as Envoy counts it.
     pub(super) bytes: usize,
-    /// How many fields there are, those that are joined being one.
+    /// The number of fields, where joined fields count as one.
     count: usize,
     encoding: Option<Encoding>,
 }
 
-/// What `transfer-encoding` says.
+/// The value of `transfer-encoding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Encoding {
     Chunked,
-    /// Anything else, or several.
+    /// Any other value, or several values.
     Unsupported,
 }
 
 impl Fields {
-    /// The fields of the lines of `bytes` that begin at `from`; `requests` counts what is turned away of a client's.
+    /// Parses the lines of `bytes` that begin at `from`. For a client's messages, `requests` counts dropped and refused
+    /// fields.
     pub(super) fn parse(
         bytes: &[u8],
         from: usize,
@@ -154,7 +157,7 @@ impl Fields {
                 joined.push(b' ');
                 joined.extend_from_slice(trim(&bytes[more]));
                 next = after;
-                line.end = line.start; // the joined copy counts from now on
+                line.end = line.start; // from now on, the joined copy is used
             }
             match folded {
                 None => fields.add(&bytes[line], kind, limits, requests)?,
@@ -166,7 +169,7 @@ impl Fields {
         Ok(fields)
     }
 
-    /// Adds the field of a line.
+    /// Parses a line and adds its field.
     fn add(
         &mut self,
         line: &[u8],
@@ -205,7 +208,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Whether a field of this name becomes one with an earlier one, and is not counted for that.
+    /// Whether a field of this name is joined with an earlier one, so that it does not count as another field.
     fn joins(&self, name: &HeaderName, kind: Kind) -> bool {
         if kind.joined().has(name) && self.map.contains_key(name) {
             return true;
@@ -216,7 +219,8 @@ impl Fields {
                 || *name == header::TRANSFER_ENCODING && self.encoding.is_some())
     }
 
-    /// Notes what a field says of the message and of its connection; false if it does not enter the map.
+    /// Notes the properties of the message and its connection that a field sets. Returns false if the field is not
+    /// added to the map.
     fn keeps(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, HeadError> {
         if !NOTED.has(name) {
             return Ok(true);
@@ -253,7 +257,7 @@ impl Fields {
         Ok(true)
     }
 
-    /// Takes what came of `host` after the first out of the map again.
+    /// Removes repeated `host` fields from the map and joins them with the first.
     fn join_hosts(&mut self) {
         if self.map.contains_key(&header::HOST) {
             let all = self.host.iter().chain(self.map.get_all(&header::HOST));
@@ -262,12 +266,12 @@ impl Fields {
         }
     }
 
-    /// Whether some body is announced, of whatever length.
+    /// Whether the fields announce a body that is not empty.
     pub(super) fn announces_body(&self) -> bool {
         self.encoding.is_some() || self.content_length.is_some_and(|length| length > 0)
     }
 
-    /// How the body is framed; none when no field says so. RFC 9112 section 6.3.
+    /// How the body is framed; `None` if no field determines it. RFC 9112 section 6.3.
     pub(super) fn body_framing(
         &mut self,
         allow_chunked_length: bool,
@@ -291,8 +295,9 @@ impl Fields {
         }
     }
 
-    /// Refuses what a response without a body may not say of one: to HEAD and with 304 nothing that contradicts itself, with
-    /// 204 and interim ones (RFC 9110 section 8.6, RFC 9112 section 6.1) only that its length is zero, which is forgotten.
+    /// Checks the framing fields of a response without a body. Responses to HEAD and 304 may have any consistent ones.
+    /// 204 and interim responses (RFC 9110 section 8.6, RFC 9112 section 6.1) may only have a zero `content-length`,
+    /// which is removed.
     pub(super) fn check_without_body(
         &mut self,
         status: StatusCode,
@@ -343,25 +348,25 @@ impl Fields {
         } else {
             self.keeps_alive || self.has_token(b"keep-alive")
         };
-        // No standard's field, but old clients use it, and Envoy obeys it.
+        // Not a standard field, but old clients send it, and Envoy honours it.
         let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
         by_version && !self.tokens(&header::PROXY_CONNECTION).any(closes)
     }
 
-    /// Whether an upgrade is asked for, to whatever it may be.
+    /// Whether the message asks for an upgrade to any protocol.
     fn asks_to_upgrade(&self) -> bool {
         self.map.contains_key(&header::UPGRADE) && self.has_token(b"upgrade")
     }
 
-    /// An upgrade to anything but `h2c`, which Envoy ignores.
+    /// Whether the message asks for an upgrade to a protocol other than `h2c`, which Envoy ignores.
     pub(super) fn is_upgrade(&self) -> bool {
         self.asks_to_upgrade()
             && (self.map.get(&header::UPGRADE))
                 .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
     }
 
-    /// Removes the fields that a client's `connection` names (RFC 9110 section 7.6.1), and refuses what Envoy refuses
-    /// there: many names, and those by whose removal the request would seem to come from elsewhere or to be another.
+    /// Removes the fields that a client's `connection` names (RFC 9110 section 7.6.1). Like Envoy, refuses requests
+    /// that name many fields, or fields whose removal would change the request's target or hide its origin.
     pub(super) fn remove_named_by_connection(&mut self) -> Result<(), HeadError> {
         let rejected = HeadError::bad_request("http1.connection_header_rejected");
         if self.kept_out >= MOST_NAMED {
@@ -372,7 +377,7 @@ impl Fields {
         }
         let named = self.map.get_all(&header::CONNECTION);
         let named = named.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-        // A blank counts as a name.
+        // White space counts as a name.
         let named = named.filter(|token| !token.is_empty()).take(MOST_NAMED);
         let named: Vec<Vec<u8>> = named.map(|name| trim(name).to_ascii_lowercase()).collect();
         if self.kept_out + named.len() >= MOST_NAMED {
@@ -388,7 +393,7 @@ impl Fields {
                 b"te" if !self.keep_only_trailers() => return Err(rejected),
                 b"te" => {}
                 name => {
-                    // What is no text is the name of no field.
+                    // A name that is not valid UTF-8 is not the name of any field.
                     if let Ok(name) = std::str::from_utf8(name) {
                         self.map.remove(name);
                     }
@@ -398,7 +403,8 @@ impl Fields {
         Ok(())
     }
 
-    /// Leaves of `te` only `trailers`, if it is there; false if there is too much to look through.
+    /// Reduces `te` to `trailers` if it contains that, and removes it otherwise. Returns false if it is too long to
+    /// search.
     fn keep_only_trailers(&mut self) -> bool {
         let fits = |te: &HeaderValue| te.len() < MOST_TE;
         let is_trailers = |token: &[u8]| token.eq_ignore_ascii_case(b"trailers");
@@ -412,7 +418,7 @@ impl Fields {
         fit
     }
 
-    /// Removes what belongs to this connection only, but for what an upgrade consists of.
+    /// Removes the fields that apply to this connection only, except those of an upgrade.
     pub(super) fn remove_hop_by_hop(&mut self, upgrade: bool) {
         if !self.map.contains_any(HOP_BY_HOP) {
             return;
@@ -429,7 +435,7 @@ impl Fields {
     }
 }
 
-/// Without spaces and tabs at either end.
+/// Removes spaces and tabs at both ends.
 fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
         bytes = rest;
@@ -487,7 +493,7 @@ mod tests {
         assert!(parse(&format!("{lines}a: 1\n")).is_err());
         assert!(parse("a: 1\na: 1\na: 1\n").is_ok());
         assert!(parse("a: 1\na: 1\na: 1\na: 1\n").is_err());
-        // There is an end to it all the same.
+        // The number of joined fields is limited too.
         assert!(parse(&"via: a\n".repeat(MOST_JOINED + 3)).is_ok());
         assert!(parse(&"via: a\n".repeat(MOST_JOINED + 4)).is_err());
     }

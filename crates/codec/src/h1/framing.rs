@@ -1,4 +1,5 @@
-//! Where a body ends (RFC 9112 sections 6 and 7): by length, by chunks, at the connection's end, or never.
+//! Body framing (RFC 9112 sections 6 and 7): a body ends by length, by its last chunk, when the connection closes, or
+//! never.
 
 use bytes::Buf;
 use bytes::Bytes;
@@ -15,35 +16,35 @@ use super::head::HeadError;
 use super::head::Limits;
 use crate::stats::Http1Stats;
 
-/// The longest line that may announce a chunk, extensions included, in bytes.
+/// The maximum length in bytes of a chunk size line, including extensions.
 const MAX_CHUNK_LINE: usize = 16 * 1024;
 
-/// Below this length, a piece may take the buffer that it was read into, in bytes.
+/// Pieces shorter than this, in bytes, may keep the buffer that they were read into.
 const SMALL: usize = 4 * 1024;
 
-/// How a body is framed, and how far it has been read.
+/// How a body is framed, and how much of it has been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// There is none, or all of it was read.
+    /// There is no body, or all of it was read.
     None,
-    /// So many bytes are left.
+    /// The number of remaining bytes.
     Length(u64),
-    /// Chunks.
+    /// Chunked, with the reader's position.
     Chunked(Chunk),
-    /// All that comes until the peer closes (responses only).
+    /// Everything until the peer closes the connection (responses only).
     UntilClose,
-    /// The connection is a tunnel: an upgrade, or CONNECT.
+    /// The connection is a tunnel: an upgrade or CONNECT.
     Raw,
 }
 
-/// Where in a chunked body the reader stands.
+/// The reader's position in a chunked body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
-    /// Before the line with the size.
+    /// Before a chunk size line.
     Size,
-    /// In the data, with so many bytes left.
+    /// In a chunk's data, with the number of remaining bytes.
     Data(u64),
-    /// Before the line end that closes the data.
+    /// Before the line end after a chunk's data.
     DataEnd,
     /// In the trailer section.
     Trailers,
@@ -60,7 +61,7 @@ pub(crate) enum Piece {
     End,
 }
 
-/// The framing is broken, and with it everything that follows on the connection.
+/// The framing is invalid, so that everything after it on the connection is unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BrokenFraming(pub(crate) HeadError);
 
@@ -69,7 +70,7 @@ impl BrokenFraming {
 }
 
 impl Framing {
-    /// A chunked body from its beginning.
+    /// The state at the beginning of a chunked body.
     pub(crate) fn chunked() -> Framing {
         Framing::Chunked(Chunk::Size)
     }
@@ -79,14 +80,14 @@ impl Framing {
         *self == Framing::None
     }
 
-    /// Whether the peer may close the connection here without cutting the body. A tunnel has no end of its own: to Envoy,
-    /// whoever closes it has broken off.
+    /// Whether closing the connection now completes the body. Closing a tunnel never does: like Envoy, it counts as an
+    /// abort.
     pub(crate) fn may_close(&self) -> bool {
         matches!(self, Framing::None | Framing::UntilClose)
     }
 
-    /// Takes the next piece off the front of `buffer`; `None` when more bytes are needed. `requests` counts what is turned
-    /// away of a client's trailers.
+    /// Removes the next piece from the front of `buffer`; `None` when more bytes are needed. For a client's trailers,
+    /// `requests` counts dropped and refused fields.
     pub(crate) fn take(
         &mut self,
         buffer: &mut BytesMut,
@@ -166,8 +167,8 @@ fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
         .unwrap_or(usize::MAX)
         .min(buffer.len());
     *left -= count as u64;
-    // A small message mostly is all of it: then the buffer need not become a shared one. A large one is to be used again
-    // for what comes next.
+    // A small message usually is the whole buffer: taking it avoids making the buffer a shared one. A large buffer is
+    // kept to read what follows.
     let piece = if count == buffer.len() && count < SMALL {
         std::mem::take(buffer)
     } else {
@@ -176,7 +177,7 @@ fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
     Some(Piece::Data(piece.freeze()))
 }
 
-/// Counts what was taken off the input besides a piece of the body.
+/// Counts the framing bytes that were removed from the input along with a piece of the body.
 pub(super) fn count_framing(
     meter: &Meter,
     taken: usize,
@@ -191,14 +192,14 @@ pub(super) fn count_framing(
     }
 }
 
-/// Counts trailers that are passed on as fields; their bytes on the wire were counted as framing.
+/// Counts trailers that are passed on as fields. Their bytes on the wire were counted as framing.
 pub(super) fn count_trailers(meter: &Meter, trailers: &HeaderMap) {
     let fields = trailers.iter();
     let bytes = fields.map(|(name, value)| fields::line_size(name.as_str().len(), value.len()));
     meter.add_headers_received(HeadSize::http1_trailers(bytes.sum()));
 }
 
-/// Where the first line's CRLF is; a bare LF or an endless line is broken.
+/// The position of the first line's CRLF. A bare LF or an overlong line is an error.
 fn line_end(buffer: &[u8]) -> Result<Option<usize>, BrokenFraming> {
     match memchr(b'\n', buffer) {
         Some(at) if at > 0 && at <= MAX_CHUNK_LINE && buffer[at - 1] == b'\r' => Ok(Some(at - 1)),
@@ -207,7 +208,7 @@ fn line_end(buffer: &[u8]) -> Result<Option<usize>, BrokenFraming> {
     }
 }
 
-/// Hexadecimal digits, then the end, blanks, or an extension.
+/// Parses a chunk size line: hexadecimal digits, then the end of the line, white space, or an extension.
 fn chunk_size(line: &[u8]) -> Result<u64, BrokenFraming> {
     let digits = line
         .iter()
@@ -255,7 +256,7 @@ mod tests {
         underscores: UnderscoresAction::Allow,
     };
 
-    /// Feeds `text` in two parts, split at `at`; gives the data, the trailers' number and whether it ended.
+    /// Feeds `text` in two parts, split at `at`. Returns the data, the number of trailers, and whether the body ended.
     fn read(
         mut framing: Framing,
         text: &[u8],

@@ -1,5 +1,5 @@
-//! Message heads: from bytes to [`crate::RequestHead`] and [`crate::ResponseHead`] (RFC 9112 sections 2 to 6), as lenient and as
-//! strict as Envoy's parser: bare LF ends a line, a folded line is joined, and whatever makes framing ambiguous is refused.
+//! Parses message heads into [`crate::RequestHead`] and [`crate::ResponseHead`] (RFC 9112 sections 2 to 6), as lenient
+//! and as strict as Envoy's parser: a bare LF ends a line, folded lines are joined, and ambiguous framing is refused.
 
 use bytes::Buf;
 use bytes::BytesMut;
@@ -25,45 +25,45 @@ use crate::UnderscoresAction;
 use crate::request::is_valid_authority;
 use crate::stats::Http1Stats;
 
-/// A request's head, and what it says of the connection.
+/// A request's head, and what it determines about the connection.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) head: RequestHead,
     pub(crate) version: Version,
     pub(crate) framing: Framing,
-    /// Whether the client wants to go on using the connection.
+    /// Whether the client wants to keep the connection open.
     pub(crate) keep_alive: bool,
-    /// Bytes of the head as they came.
+    /// Length of the received head in bytes.
     pub(crate) bytes: usize,
-    /// Bytes of its fields.
+    /// Length of its field lines in bytes.
     pub(crate) field_bytes: usize,
 }
 
-/// A response's head, and what it says of the connection.
+/// A response's head, and what it determines about the connection.
 #[derive(Debug)]
 pub(crate) struct ReceivedResponse {
     pub(crate) head: ResponseHead,
     pub(crate) framing: Framing,
-    /// Whether the server wants to go on using the connection.
+    /// Whether the server wants to keep the connection open.
     pub(crate) keep_alive: bool,
-    /// Bytes of the head as they came.
+    /// Length of the received head in bytes.
     pub(crate) bytes: usize,
-    /// Bytes of its fields.
+    /// Length of its field lines in bytes.
     pub(crate) field_bytes: usize,
 }
 
-/// How much of a head there may be.
+/// Limits for a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Bytes of all lines.
+    /// The maximum length of all lines in bytes.
     pub(crate) bytes: usize,
-    /// Header fields.
+    /// The maximum number of header fields.
     pub(crate) fields: usize,
-    /// What to do with names that hold an underscore.
+    /// What to do with header names that contain an underscore.
     pub(crate) underscores: UnderscoresAction,
 }
 
-/// What is wrong with a head: Envoy's name for it, and the status that a client gets.
+/// Why a head is invalid: Envoy's name for the error, and the status of the response to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HeadError {
     pub(crate) status: StatusCode,
@@ -104,7 +104,7 @@ impl HeadError {
         }
     }
 
-    /// The answer to a client whose request this is.
+    /// The response to the client that sent this request.
     pub(crate) fn into_malformed(self) -> MalformedRequest {
         MalformedRequest {
             status: self.status,
@@ -114,9 +114,10 @@ impl HeadError {
     }
 }
 
-/// Takes a request's head off the front of `buffer`; `None` while it is incomplete.
+/// Removes a request's head from the front of `buffer`; `None` while it is incomplete.
 ///
-/// `searched` remembers how far earlier calls have looked, so that a slow sender costs no more than a fast one.
+/// `searched` keeps the position up to which earlier calls searched, so that a head that arrives byte by byte is not
+/// searched from its beginning each time.
 pub(crate) fn take_request(
     buffer: &mut BytesMut,
     searched: &mut usize,
@@ -124,7 +125,7 @@ pub(crate) fn take_request(
     options: &Http1Options,
     stats: &Http1Stats,
 ) -> Result<Option<Received>, HeadError> {
-    // A robust server skips empty lines before a request (RFC 9112 section 2.2).
+    // A server should skip empty lines before a request (RFC 9112 section 2.2).
     let blank = buffer
         .iter()
         .position(|byte| !matches!(byte, b'\r' | b'\n'));
@@ -146,7 +147,7 @@ pub(crate) fn take_request(
     Ok(Some(head))
 }
 
-/// The request whose head is `bytes`.
+/// Parses the request head `bytes`.
 fn request(
     bytes: &[u8],
     limits: Limits,
@@ -157,7 +158,7 @@ fn request(
     let (method, target, version) = request_line(&bytes[line])?;
     let mut fields = Fields::parse(bytes, rest, Kind::Request, limits, Some(stats))?;
     let upgrade = fields.is_upgrade();
-    // What else stands in `connection` beside an upgrade goes on with it.
+    // With an upgrade, `connection` is passed on, including its other names.
     if !upgrade {
         fields.remove_named_by_connection()?;
     }
@@ -209,15 +210,15 @@ fn request(
     })
 }
 
-/// What of a request the framing of its response depends on.
+/// The properties of a request that determine its response's framing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) method: &'a Method,
-    /// Whether it asks for an upgrade.
+    /// Whether the request asks for an upgrade.
     pub(crate) upgrade: bool,
 }
 
-/// Takes a response's head off the front of `buffer`; `None` while it is incomplete.
+/// Removes a response's head from the front of `buffer`; `None` while it is incomplete.
 pub(crate) fn take_response(
     buffer: &mut BytesMut,
     searched: &mut usize,
@@ -225,7 +226,7 @@ pub(crate) fn take_response(
     options: &Http1Options,
     asked: Asked<'_>,
 ) -> Result<Option<ReceivedResponse>, HeadError> {
-    // A server of another protocol may never send the end of a head.
+    // A server that speaks another protocol may never send the end of a head, so the first bytes are checked at once.
     let known = buffer.len().min(b"HTTP/1.".len());
     if buffer[..known] != b"HTTP/1."[..known] {
         return Err(HeadError::CODEC);
@@ -238,7 +239,7 @@ pub(crate) fn take_response(
     Ok(Some(head))
 }
 
-/// The response whose head is `bytes`.
+/// Parses the response head `bytes`.
 fn response(
     bytes: &[u8],
     limits: Limits,
@@ -249,7 +250,8 @@ fn response(
     let (version, status) = status_line(&bytes[line])?;
     let mut fields = Fields::parse(bytes, rest, Kind::Response, limits, None)?;
     let connects = *asked.method == Method::CONNECT && status.is_success();
-    // As in Envoy, whatever the status is: a response with these headers to a request with them.
+    // Like Envoy, does not check the status: the response accepts the upgrade if both messages have the upgrade
+    // headers.
     let switches = connects || asked.upgrade && fields.is_upgrade();
     if status == StatusCode::SWITCHING_PROTOCOLS && fields.announces_body() {
         return Err(HeadError::CODEC);
@@ -283,7 +285,7 @@ fn response(
     })
 }
 
-/// Parses the trailer fields of a chunked body, whose block of lines is `bytes`.
+/// Parses the trailer fields of a chunked body from their block of lines, `bytes`.
 pub(crate) fn trailers(
     bytes: &[u8],
     limits: Limits,
@@ -297,7 +299,7 @@ pub(crate) fn trailers(
     }
 }
 
-/// Where the head at the front of `buffer` ends, with its empty line, once that is there.
+/// The end of the head at the front of `buffer`, including its empty line, or `None` while that has not arrived.
 fn find_end(
     buffer: &[u8],
     searched: &mut usize,
@@ -311,7 +313,7 @@ fn find_end(
         }
         None if buffer.len() > limits.bytes => Err(HeadError::TOO_LARGE),
         None => {
-            // The last three bytes may be the beginning of the end.
+            // The last three bytes may be part of the end.
             *searched = buffer.len().saturating_sub(3);
             Ok(None)
         }
@@ -321,7 +323,7 @@ fn find_end(
 fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), HeadError> {
     let (method, rest) = split_word(line).ok_or(HeadError::CODEC)?;
     let method = target::known_method(method).ok_or(HeadError::CODEC)?;
-    // Without a version, the line is one of HTTP/0.9.
+    // A line without a version is HTTP/0.9.
     let (target, version) = split_word(rest).ok_or(HeadError::LOW_VERSION)?;
     if target.is_empty() || target.iter().any(|&byte| byte <= b' ' || byte >= 0x7f) {
         return Err(HeadError::CODEC);
@@ -329,8 +331,8 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), HeadError> {
     Ok((method, target, version_of(version)?))
 }
 
-/// Refuses an incomplete head as soon as its first line is there and is no request line. What is before `begin` was
-/// looked at before.
+/// Refuses an incomplete head as soon as its first line is complete and not a valid request line. Lines that end before
+/// `begin` were checked before.
 fn check_request_line(buffer: &[u8], begin: usize) -> Result<(), HeadError> {
     let (before, new) = buffer.split_at(begin.min(buffer.len()));
     if memchr(b'\n', new).is_some() && memchr(b'\n', before).is_none() {
@@ -340,7 +342,7 @@ fn check_request_line(buffer: &[u8], begin: usize) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// The bytes before a run of spaces, and those after it.
+/// Splits at the first run of spaces.
 fn split_word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr(b' ', line)?;
     let (word, rest) = line.split_at(end);
@@ -362,7 +364,7 @@ fn status_line(line: &[u8]) -> Result<(Version, StatusCode), HeadError> {
     Ok((version_of(version)?, status))
 }
 
-/// HTTP/1.1, or HTTP/1.0 for all else of that form: Envoy treats an HTTP/1.2 or 2.0 like a 1.0.
+/// HTTP/1.1, or HTTP/1.0 for every other version of that form: Envoy treats HTTP/1.2 and HTTP/2.0 like HTTP/1.0.
 fn version_of(text: &[u8]) -> Result<Version, HeadError> {
     match text {
         b"HTTP/1.1" => Ok(Version::HTTP_11),

@@ -1,5 +1,5 @@
-//! HTTP/1.1 (RFC 9112), in both roles, on a parser of its own: what Envoy accepts, refuses and answers is part of what its
-//! users rely on. One message flows at a time, so a request is served inside its connection's task.
+//! HTTP/1.1 (RFC 9112), client and server. It has a parser of its own because users rely on exactly what Envoy accepts,
+//! refuses and responds. Only one message is in flight at a time, so a request is served inside its connection's task.
 
 pub(crate) mod client;
 mod encode;

@@ -1,4 +1,4 @@
-//! A request body that comes in on an HTTP/1 connection.
+//! A request body received on an HTTP/1 connection.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -27,49 +27,51 @@ use super::transport::Filled;
 use super::transport::Transport;
 use super::turn::PutOff;
 
-/// The most that is read ahead of a request whose body is complete: pipelined requests, in bytes.
+/// The maximum number of bytes of pipelined requests to read while a complete request is being served.
 const READ_AHEAD: usize = 64 * 1024;
 
-/// What a server connection, its current request's body and its current response share.
+/// State shared by a server connection, its current request's body and its current response.
 pub(super) struct Shared {
     pub(super) transport: RefCell<Transport>,
     /// How the rest of the current request's body is framed.
     pub(super) framing: RefCell<Framing>,
     pub(super) limits: Limits,
     pub(super) keep_trailers: bool,
-    /// Where what is turned away of trailers is counted.
+    /// Counts dropped and refused trailer fields.
     pub(super) stats: Arc<Http1Stats>,
-    /// All of the current response was written.
+    /// The whole current response was written.
     pub(super) answered: Cell<bool>,
     /// The connection closes after the current response.
     pub(super) closing: Cell<bool>,
     /// The connection closes after the next response, if one comes.
     pub(super) closing_soon: Cell<bool>,
-    /// The connection is on its way out: responses say that it will close.
+    /// The connection is draining: responses announce that it will close.
     pub(super) draining: Cell<bool>,
-    /// It closes because it has drained for long enough, which the client need not have been told.
+    /// The connection closes because `drain_timeout` has expired, which may not have been announced to the client.
     pub(super) drained: Cell<bool>,
     pub(super) life: RefCell<Life>,
-    /// Nothing that follows on the connection can be trusted, in either direction.
+    /// The response was cut off, so that nothing more can be sent or received on the connection.
     pub(super) broken: Cell<bool>,
-    /// The current request's body broke its framing: the client gets an answer if it has none yet, then the end.
+    /// The current request's body has invalid framing. The client gets an error response if none was begun, then the
+    /// connection closes.
     pub(super) malformed: Cell<Option<HeadError>>,
 }
 
 impl Shared {
-    /// Begins to drain: for `drain_timeout`, requests that cross our leaving are answered.
+    /// Starts the drain. For `drain_timeout`, requests that the client sent before it learnt of the drain are served.
     pub(super) fn drain(&self, timeout: Duration) {
         self.draining.set(true);
         self.life.borrow_mut().drain(timeout);
     }
 
-    /// Whether all of the current request was read.
+    /// Whether the whole current request was read.
     pub(super) fn is_request_read(&self) -> bool {
         self.framing.borrow().is_done()
     }
 
-    /// Ready when the client is gone. Reads ahead, within a bound, as only reading shows that.
-    #[inline(never)] // one copy for all who wait
+    /// Ready when the client has closed the connection, which only reading detects: up to a limit, this reads further
+    /// requests into the buffer.
+    #[inline(never)] // not inlined: one copy for all callers
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
         let mut transport = self.transport.borrow_mut();
         loop {
@@ -82,7 +84,7 @@ impl Shared {
             if !self.is_request_read() || transport.input.len() >= READ_AHEAD {
                 return Poll::Pending;
             }
-            // An error shows in `has_failed`.
+            // An error will show in `has_failed`.
             drop(ready!(transport.poll_fill(cx)));
         }
     }
@@ -107,7 +109,8 @@ impl Shared {
             match ready!(transport.poll_fill(cx)) {
                 Ok(Filled::Some) => {}
                 Ok(Filled::End) if framing.may_close() => return Poll::Ready(Ok(Piece::End)),
-                // `poll_gone` tells: the request's handling ends with its client, not with an error of its own.
+                // `poll_client_gone` reports it: handling a request ends when its client is gone, not with an error of
+                // the body.
                 Ok(Filled::End) | Err(_) => return Poll::Pending,
             }
         }

@@ -1,4 +1,4 @@
-//! The way back to the client of one HTTP/1 request.
+//! Sends the response to one HTTP/1 request.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -31,13 +31,13 @@ use super::head::HeadError;
 use super::recv::Shared;
 use super::sink::BodySink;
 
-/// What of a request its response depends on.
+/// The properties of a request that its response depends on.
 pub(super) struct Of {
     pub(super) method: Method,
     pub(super) version: Version,
 }
 
-/// One request's answer. Dropped before its end, it closes the connection.
+/// Sends one response. Dropping it before its end closes the connection.
 pub(crate) struct Respond {
     shared: Rc<Shared>,
     options: Rc<ServerOptions>,
@@ -45,7 +45,7 @@ pub(crate) struct Respond {
     meter: Rc<Meter>,
     sink: Option<(BodySink, Body)>,
     begun: bool,
-    /// The client was told to continue: one 100 is all it waits for.
+    /// A 100 response was sent. Later ones are dropped: the client waits for only one.
     continued: bool,
 }
 
@@ -123,14 +123,15 @@ impl Respond {
             self.end();
             return Ok(());
         }
-        // A body that may not be there is read nevertheless: its source has not ended, and may yet fail.
+        // The body is read even if the response must not have one: it may still fail.
         self.sink = Some((BodySink::new(encoded, self.options.buffer_limit), body));
         poll_fn(|cx| self.poll_body(cx)).await
     }
 
     fn send_head(&mut self, head: &ResponseHead, ends: bool) -> Encoded {
         let shared = &self.shared;
-        // A client that may still be sending cannot be told where the next request begins.
+        // If the request was not read completely, the position of the next request is unknown, so the connection must
+        // close.
         if !shared.is_request_read() || shared.closing_soon.get() {
             shared.closing.set(true);
         }
@@ -190,7 +191,7 @@ impl Respond {
             }
         }
         if sink.is_short() {
-            // Fewer bytes than announced: only the connection's end can tell the client.
+            // The body is shorter than announced. Only closing the connection can tell the client.
             self.shared.broken.set(true);
             return Poll::Ready(Err(StreamError::ConnectionTermination));
         }

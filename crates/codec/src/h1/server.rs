@@ -1,4 +1,4 @@
-//! The server role of HTTP/1: one task a connection, which serves one request after the other.
+//! The server role of HTTP/1: one task per connection, which serves one request after the other.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -44,7 +44,7 @@ use super::transport::Filled;
 use super::transport::Transport;
 use super::turn;
 
-/// Serves an HTTP/1 connection, of which `already` was read before, to its end.
+/// Serves an HTTP/1 connection to its end. The bytes in `already` were read before.
 pub(crate) async fn serve<H: Handler>(
     socket: Stream,
     already: Vec<u8>,
@@ -78,7 +78,7 @@ pub(crate) async fn serve<H: Handler>(
         broken: Cell::new(false),
         malformed: Cell::new(None),
     });
-    // Not held for as long as the connection lives.
+    // Freed now, not when the connection ends.
     drop(already);
     let mut connection = Connection {
         waiting: Waiting {
@@ -131,7 +131,7 @@ pub(crate) async fn serve<H: Handler>(
     }
 }
 
-/// What came after the last response.
+/// What happened while waiting for the next request.
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one of it a connection, for a moment"
@@ -140,21 +140,21 @@ enum Next {
     Request(Received),
     Malformed(MalformedRequest),
     Close(EndCause),
-    /// The client has gone in the middle of a head.
+    /// The client closed the connection in the middle of a head.
     Abandoned,
 }
 
-/// How a request left its connection.
+/// The state of the connection after a request.
 enum After {
-    /// Ready for the next one.
+    /// Ready for the next request.
     KeepAlive,
-    /// Both messages are complete, and one of them said that it was the last.
+    /// Both messages are complete, and one of them announced that the connection closes.
     Closed,
-    /// The client may still be sending: it gets time to read our answer.
+    /// The client may still be sending: it gets time to read the response.
     ClosedEarly,
-    /// The client has gone, or the response was cut off.
+    /// The client closed the connection.
     Gone,
-    /// The client has stopped taking its response.
+    /// The client stopped reading its response.
     Unread,
 }
 
@@ -165,18 +165,18 @@ struct Connection<H> {
     handler: Rc<H>,
 }
 
-/// What is looked at while no request is being served.
+/// State for the time between requests.
 struct Waiting {
-    /// Counts the connection as one that closes after its next response.
+    /// Counts the connection as one that will close after its next response.
     soft_drain: Option<Held<ConnectionStats>>,
-    /// The first of the timeouts that run from a head's first byte.
+    /// Fires at the shortest of the timeouts that count from a head's first byte. Reused when closing.
     head_timer: Timer,
-    /// When that came, until the head is complete.
+    /// When the first byte arrived; reset when the head is complete.
     head_begun: Option<Instant>,
-    /// Bytes that were taken off the input for the head, as are blank lines before it.
+    /// Bytes removed from the input for the current head, including empty lines before it.
     head_bytes: usize,
     searched: usize,
-    /// Other tasks had their turn since the last request.
+    /// This task has yielded to other tasks since the last request.
     gave_way: bool,
 }
 
@@ -194,7 +194,7 @@ impl<H: Handler> Connection<H> {
     async fn serve(&mut self, request: Received) -> After {
         if self.shared.life.borrow_mut().note_request() {
             self.options.stats.downstream_cx_max_requests_reached.inc();
-            // On its way out already: Envoy does not count it again when the server drains.
+            // Already draining, so that a drain of the server does not count this connection again, as in Envoy.
             self.shared.draining.set(true);
             self.shared.closing.set(true);
         }
@@ -221,7 +221,7 @@ impl<H: Handler> Connection<H> {
         self.after(self.shared.answered.get())
     }
 
-    /// Answers what could not be parsed; tells whether the client took the answer.
+    /// Responds to a request that could not be parsed. Returns whether the client read the response.
     async fn refuse(&mut self, error: MalformedRequest) -> bool {
         self.shared.closing.set(true);
         let meter = Rc::new(Meter::default());
@@ -232,7 +232,7 @@ impl<H: Handler> Connection<H> {
         self.flush().await
     }
 
-    /// Has a request counted whose client has left before its head was complete.
+    /// Reports a request whose client closed the connection before the head was complete.
     fn abandoned(&self) -> ConnectionEnd {
         let meter = Rc::new(Meter::default());
         let unread = self.shared.transport.borrow().input.len();
@@ -248,7 +248,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// The way back for the request that comes next.
+    /// Makes the responder for the next request.
     fn respond(&self, method: Method, version: Version, meter: Rc<Meter>) -> Respond {
         self.shared.answered.set(false);
         let respond = respond::Respond::new(
@@ -260,7 +260,8 @@ impl<H: Handler> Connection<H> {
         Respond::from(respond)
     }
 
-    /// Runs a handler in this task; what each of its turns has made is written at the end of the worker's.
+    /// Runs a handler in this task. The bytes that it queues in one poll are written after the other ready tasks have
+    /// run.
     async fn drive(&mut self, mut served: Pin<&mut impl Future<Output = ()>>) {
         let (shared, options) = (&self.shared, &self.options);
         let waiting = &mut self.waiting;
@@ -269,7 +270,7 @@ impl<H: Handler> Connection<H> {
                 waiting.poll_life(1, shared, options, cx);
             }
             let done = served.as_mut().poll(cx);
-            // An error shows in the handler's next look at its client, or in `after`.
+            // An error will show when the handler next polls its client, or in `state_after_request`.
             if shared.transport.borrow_mut().puts_off(cx) {
                 turn::put_off(shared.clone());
             }
@@ -278,8 +279,8 @@ impl<H: Handler> Connection<H> {
         .await;
     }
 
-    /// Has what is queued written before the connection closes, unless the client takes nothing of it for
-    /// `delayed_close_timeout`; tells whether it did.
+    /// Writes the queued bytes before the connection closes. Returns false if the client reads nothing for
+    /// `delayed_close_timeout`.
     async fn flush(&mut self) -> bool {
         let (shared, options) = (&self.shared, &self.options);
         let timer = &mut self.waiting.head_timer;
@@ -302,7 +303,7 @@ impl<H: Handler> Connection<H> {
         .await
     }
 
-    /// Whether another request may follow the one that was served.
+    /// Whether the connection can serve another request.
     fn goes_on(&self) -> bool {
         let shared = &self.shared;
         shared.answered.get() && shared.is_request_read() && !shared.closing.get()
@@ -315,7 +316,7 @@ impl<H: Handler> Connection<H> {
             transport.ended || transport.has_failed()
         };
         if !response_ended {
-            // What we cut ourselves is closed by us, after the client had time to read what there is of it.
+            // This side cut off the response: it closes the connection after the client had time to read what was sent.
             return if shared.broken.get() && !gone {
                 After::ClosedEarly
             } else {
@@ -335,13 +336,14 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// The end that a broken request body leads to.
+    /// The connection's end if the request body had invalid framing.
     fn body_fault(&self) -> Option<EndCause> {
         let error = self.shared.malformed.get();
         error.map(|error| EndCause::ProtocolError(error.details))
     }
 
-    /// Closes; when the client may still be sending, lets it read our last words first (`delayed_close_timeout`).
+    /// Closes the connection. If `early`, the client may still be sending: waits up to `delayed_close_timeout` so that
+    /// it can read the response.
     async fn close(&mut self, early: bool, cause: EndCause) -> ConnectionEnd {
         let mut end = ConnectionEnd {
             cause,
@@ -364,7 +366,7 @@ impl<H: Handler> Connection<H> {
                 transport.input.clear();
                 if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
                     if end.cause == EndCause::Local {
-                        // Nobody is to blame, and the client was faster.
+                        // No error occurred, and the client closed first.
                         end.cause = EndCause::Remote;
                     }
                     return Poll::Ready(());
@@ -400,7 +402,7 @@ impl Waiting {
         match transport.poll_unblocked(cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Poll::Ready(Next::Close(EndCause::Remote)),
-            // Who does not read what was answered gets no further answers.
+            // A client that does not read its responses gets no further ones.
             Poll::Pending => return self.poll_time(self.head_begun.is_none(), shared, options, cx),
         }
         if !transport.input.is_empty() {
@@ -422,7 +424,7 @@ impl Waiting {
                     head.bytes = std::mem::take(&mut self.head_bytes);
                     return Poll::Ready(Next::Request(head));
                 }
-                // Blank lines before it begin a head, too.
+                // Empty lines before a head count as its beginning.
                 Ok(None) => self.begin_head(options),
                 Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
             }
@@ -470,7 +472,7 @@ impl Waiting {
         Poll::Pending
     }
 
-    /// Looks whether the connection has lived for long enough, with so many requests on it.
+    /// Applies the deadlines that have expired.
     fn poll_life(
         &mut self,
         active: usize,

@@ -1,4 +1,4 @@
-//! A body on its way out, in either role.
+//! Sends a body, in either role.
 
 use std::cell::RefCell;
 use std::io;
@@ -18,14 +18,14 @@ use super::encode::BodyCoding;
 use super::encode::Encoded;
 use super::transport::Transport;
 
-/// Writes a body as its head has announced it.
+/// Writes a body with the framing that its head announced.
 #[derive(Debug)]
 pub(super) struct BodySink {
     coding: BodyCoding,
-    /// What is left of the announced length.
+    /// The remaining bytes of the announced length.
     left: Option<u64>,
     limit: usize,
-    /// There is no room, and the body's source knows.
+    /// Sending is paused, and the body was told.
     paused: bool,
 }
 
@@ -33,15 +33,15 @@ impl BodySink {
     pub(super) fn new(head: Encoded, limit: u32) -> BodySink {
         BodySink {
             coding: head.coding,
-            // A length without a body is only what another answer would have.
+            // A `content-length` without a body describes another response, such as that to GET.
             left: head.length.filter(|_| head.coding != BodyCoding::None),
             limit: limit as usize,
             paused: false,
         }
     }
 
-    /// Ready when no more than the buffer limit waits for the socket. While it is not, the `body`'s source is told; that
-    /// counts also where the socket takes all of it at once, as Envoy's does only at the end of its turn.
+    /// Ready when the queue is not longer than the buffer limit. Otherwise tells `body` that sending is paused, even if the
+    /// socket then accepts everything at once: Envoy checks the queue before it writes.
     pub(super) fn poll_room(
         &mut self,
         transport: &RefCell<Transport>,
@@ -75,8 +75,8 @@ impl BodySink {
         room
     }
 
-    /// Queues a piece; what goes beyond the announced length, or where there may be no body, is dropped, as the peer
-    /// would take it for the next message.
+    /// Queues a piece of the body. Bytes beyond the announced length, or of a body that must not be there, are dropped,
+    /// because the peer would take them for the next message.
     pub(super) fn write(&mut self, mut bytes: Bytes, transport: &mut Transport, meter: &Meter) {
         if self.coding == BodyCoding::None {
             return;

@@ -11,10 +11,10 @@ use crate::request::is_valid_authority;
 
 use super::head::HeadError;
 
-/// What a target says.
+/// A parsed request target.
 #[derive(Debug)]
 pub(crate) struct Parsed {
-    /// Path and query; CONNECT has none.
+    /// Path and query; `None` for CONNECT.
     pub(crate) path: Option<Target>,
     /// The scheme of an absolute target.
     pub(crate) scheme: Option<Scheme>,
@@ -22,7 +22,7 @@ pub(crate) struct Parsed {
     pub(crate) authority: Option<HeaderValue>,
 }
 
-/// The methods that Envoy's parser knows; others are malformed.
+/// The extension methods that Envoy's parser accepts; requests with others are malformed.
 const EXTENSION_METHODS: &[&str] = &[
     "ACL",
     "BIND",
@@ -51,7 +51,7 @@ const EXTENSION_METHODS: &[&str] = &[
     "UNSUBSCRIBE",
 ];
 
-/// The method of that name, in upper case as it must come.
+/// The method with that name, which must be in upper case.
 pub(crate) fn known_method(name: &[u8]) -> Option<Method> {
     Some(match name {
         b"GET" => Method::GET,
@@ -74,7 +74,7 @@ pub(crate) fn known_method(name: &[u8]) -> Option<Method> {
     })
 }
 
-/// Takes a target apart, or says with Envoy's name why no request may have it.
+/// Parses a target. The error is Envoy's for invalid targets.
 pub(crate) fn parse(
     method: &Method,
     target: &[u8],
@@ -123,12 +123,12 @@ fn absolute_form(target: &[u8]) -> Result<Parsed, HeadError> {
         .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
         .map_or(target.len(), |at| start + at);
     let path = match target.get(end) {
-        // A query without a path is none either, which the connection manager finds out.
+        // A target with a query but no path is invalid, which the connection manager detects.
         Some(b'/' | b'?') => origin_form(&target[end..])?,
         Some(_) => return Err(HeadError::CODEC),
         None => Target::root(),
     };
-    // Who the user is, is not for the upstream.
+    // User information is not forwarded.
     let authority = &target[start..end];
     let host = memchr::memrchr(b'@', authority).map_or(authority, |at| &authority[at + 1..]);
     if !host.iter().all(|&byte| is_host_byte(byte)) {
@@ -141,12 +141,12 @@ fn absolute_form(target: &[u8]) -> Result<Parsed, HeadError> {
     })
 }
 
-/// Whether a host may have it, or its port, or what is in brackets.
+/// Whether the byte may be part of a host, a port or an address in brackets.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b".-_:[]%".contains(&byte)
 }
 
-/// A path as it came; a request line admits visible ASCII only.
+/// A path, unchanged. A request line accepts only visible ASCII.
 fn origin_form(path: &[u8]) -> Result<Target, HeadError> {
     if path == b"/" {
         return Ok(Target::root());
@@ -154,7 +154,7 @@ fn origin_form(path: &[u8]) -> Result<Target, HeadError> {
     Target::try_from(Bytes::copy_from_slice(path)).map_err(|_| HeadError::CODEC)
 }
 
-/// The authority that a target names: a host and, after a colon, a port, which a CONNECT must have.
+/// Validates a target's authority: a host, optionally with a colon and a port, which CONNECT requires.
 fn named_authority(authority: &[u8], needs_port: bool) -> Result<HeaderValue, HeadError> {
     let from = memchr::memrchr(b'@', authority).map_or(0, |at| at + 1);
     let host_and_port = &authority[from..];

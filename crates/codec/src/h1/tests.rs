@@ -1,4 +1,4 @@
-//! Transcripts: bytes to a server connection and back, and the client against that server.
+//! Tests that compare the bytes sent to a server connection and back, and tests of the client against that server.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -44,8 +44,8 @@ use crate::stats::ConnectionStats;
 use super::client::connect;
 use super::transport::Transport;
 
-/// Answers `/echo` with the request's body once it has all of it, `/stream` while it comes, `/early` without reading it, `/cut` with less than it announces, and
-/// `/never` not at all.
+/// Responds to `/echo` with the request's body after receiving all of it, to `/stream` while receiving it, to `/early`
+/// without reading it, to `/cut` with less than it announces, and to `/never` not at all.
 struct Echo;
 
 impl Handler for Echo {
@@ -110,7 +110,8 @@ async fn local<F: Future<Output = ()> + 'static>(test: impl FnOnce(Timers) -> F)
     set.run_until(test(timers)).await;
 }
 
-/// Sends `parts` one after the other and closes; what came back until the server closed, and how it ended.
+/// Sends `parts` one after the other and closes. Returns everything received until the server closed, and how its
+/// connection ended.
 async fn transcript(timers: Timers, parts: Vec<Vec<u8>>) -> (String, ConnectionEnd) {
     let (mut client, server) = UnixStream::pair().unwrap();
     let served = spawn_local(serve(
@@ -266,7 +267,7 @@ async fn slow_heads_and_idle_connections_time_out() {
             "{answer}"
         );
         served.await.unwrap();
-        // Nothing has begun yet.
+        // No request was begun.
         let (_client, server) = UnixStream::pair().unwrap();
         serve(Stream::Unix(server), options.clone(), Rc::new(Echo)).await;
         assert_eq!(options.stats.downstream_cx_idle_timeout.value(), 1);
@@ -293,7 +294,7 @@ async fn a_request_begins_the_idle_time_anew() {
     .await;
 }
 
-/// A connection that echoes a body of this many bytes, which nobody reads.
+/// Requests an echo of this many bytes and never reads the response.
 async fn unread(
     timers: &Timers,
     fields: &str,
@@ -334,7 +335,7 @@ async fn an_answer_that_nobody_takes_leaves_its_connection_idle() {
     .await;
 }
 
-/// Answers everything at once, and counts.
+/// Responds to everything at once, and counts requests.
 #[derive(Debug, Default)]
 struct Eager(Cell<usize>);
 
@@ -364,7 +365,7 @@ async fn who_asks_without_reading_is_not_answered_for_long() {
         let requests = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(all);
         let written = client.write_all(requests.as_bytes());
         let stuck = tokio::time::timeout(Duration::from_secs(1), written).await;
-        // What the socket takes, and little more: one read alone holds 600 of them.
+        // Little more than what the socket buffers: one read alone contains 600 requests.
         assert!(stuck.is_err() && served.0.get() < 300, "{served:?}");
     })
     .await;
@@ -509,7 +510,7 @@ async fn an_idle_client_connection_owns_no_buffer() {
         let options = Rc::new(ClientOptions::new(timers, bytes));
         let (connection, run) = connect(Stream::Unix(near), options, Rc::new(|| ()));
         spawn_local(run);
-        // After a read that filled its buffer comes one with more room than a small answer takes.
+        // A read that filled its buffer is followed by one with more room than a small response needs.
         let large = format!(
             "200 OK\r\ncontent-length: 60000\r\n\r\n{}",
             "x".repeat(60_000)

@@ -1,7 +1,7 @@
-//! The bytes of an HTTP/1 connection: read into a buffer that heads are parsed in, and that bodies are cut from without
-//! copying; written as a queue of pieces that one `writev` takes. An idle connection owns no buffer, and one with a small
-//! message on its way no more than that message: reads go through a buffer of the worker's, written heads into one that
-//! the worker lends.
+//! Buffered I/O of an HTTP/1 connection. Heads are parsed in the read buffer, and bodies are split off it without
+//! copying. Writes are a queue of pieces that one `writev` sends. An idle connection owns no buffer, and one with a
+//! small message in flight owns no more than that message: reads go through a buffer that the worker's connections
+//! share, and heads are written into buffers that the worker lends.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -26,60 +26,60 @@ use tokio::io::AsyncWrite;
 
 use crate::stats::ByteCounts;
 
-/// Room for a first read, in the worker's own buffer, in bytes. A read that fills it is followed by larger ones.
+/// The size in bytes of the worker's shared read buffer. A read that fills it is followed by larger ones.
 const FIRST_READ: usize = 16 * 1024;
-/// The most room for one read while much flows, in bytes.
+/// The maximum size in bytes of one read while much data arrives.
 const LARGE_READ: usize = 64 * 1024;
-/// Pieces at least this long are queued as they are instead of being copied together.
+/// Pieces of at least this many bytes are queued without copying.
 const OWN_PIECE: usize = 4 * 1024;
-/// Pieces that one system call takes.
+/// The maximum number of pieces in one system call.
 const SLICES: usize = 16;
-/// The capacity of a buffer for written heads, bytes, and how many a worker keeps for its connections.
+/// The capacity in bytes of a buffer for written heads, and how many spare ones a worker keeps.
 const TAIL: usize = 4 * 1024;
 const KEPT_TAILS: usize = 32;
-/// How much may wait for the end of the worker's turn, in bytes. More is written while it is still in the caches.
+/// The maximum number of bytes whose write is deferred. More is written at once, while it is in the CPU's caches.
 const PUT_OFF: usize = 16 * 1024;
 
 thread_local! {
-    // Not state that anybody could see: memory that connections of one worker take turns with.
+    // No observable state: only memory that the connections of a worker share.
     static FIRST: RefCell<Vec<u8>> = RefCell::new(vec![0; FIRST_READ]);
     static TAILS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filled {
-    /// More bytes.
+    /// Bytes arrived.
     Some,
-    /// The peer has closed its side.
+    /// The peer closed its side.
     End,
 }
 
-/// A socket with its two buffers.
+/// A socket with its read and write buffers.
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: Stream,
     counts: Arc<dyn ByteCounts>,
-    /// Read and not yet parsed.
+    /// Bytes read but not yet parsed.
     pub(crate) input: BytesMut,
-    /// The last read filled its buffer: the next one should be large.
+    /// The last read filled its buffer, so the next one is large.
     flooded: bool,
-    /// The room for such a read: no more than the connection's buffer limit, in whole first reads.
+    /// The size of a large read: the connection's buffer limit in whole multiples of the first read, up to `LARGE_READ`.
     large_read: usize,
     pieces: VecDeque<Bytes>,
     tail: Vec<u8>,
-    /// How much of `tail` was written.
+    /// How many bytes of `tail` were written.
     tail_sent: usize,
     queued: usize,
-    /// Whether what is queued waits for the end of the worker's turn.
+    /// The queued bytes are written after the ready tasks have run.
     put_off: bool,
-    /// Who last put something off, and is to go on if the socket does not take all of it.
+    /// The task that last deferred a write. It is woken if the socket does not accept everything.
     owner: Option<Waker>,
-    /// The peer has closed its side.
+    /// The peer closed its side.
     pub(crate) ended: bool,
-    /// Why nothing more can be read.
+    /// The error that ended reading.
     read_error: Option<io::ErrorKind>,
-    /// Why nothing more can be written. What the peer sent before may still be there to read.
+    /// The error that ended writing. Bytes that the peer sent before may still be readable.
     write_error: Option<io::ErrorKind>,
     /// A server's connection: who counts those that have a request.
     activity: Option<ConnectionActivity>,
@@ -117,8 +117,9 @@ impl Transport {
         }
     }
 
-    /// Reads once, appending to `input`. Pending when nothing is there; the caller bounds `input`.
-    // One copy for all who read: after each system call, code has to come back from the outer caches.
+    /// Reads once, appending to `input`. Pending while nothing has arrived. The caller limits the size of `input`.
+    // Not inlined: one copy for all callers, because after each system call the code must be loaded from the outer
+    // caches again.
     #[inline(never)]
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
         if self.ended {
@@ -150,16 +151,16 @@ impl Transport {
         })
     }
 
-    /// Gives the buffer back, if nothing is in it: from here on the connection may be idle for long.
+    /// Frees the read buffer if it is empty, because the connection may now be idle for long.
     pub(crate) fn rest(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
     }
 
-    /// Takes what mostly is a whole small message, at the price of a copy: its body keeps these bytes for as long as it
-    /// lives, and nothing around them. A short read tells that the socket is empty, so that the next poll needs no system
-    /// call to find out.
+    /// Reads a small message, usually a whole one, through the shared buffer. The copy costs little, and its body then
+    /// keeps only these bytes in memory. A short read shows that the socket is empty, so that the next poll needs no
+    /// system call.
     fn poll_first_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         FIRST.with_borrow_mut(|buffer| {
             let count = ready!(self.socket.poll_read_some(cx, buffer))?;
@@ -176,7 +177,7 @@ impl Transport {
         pin!(self.socket.read_buf(&mut room)).poll(cx)
     }
 
-    /// Whether there is something to read; if not, wakes whoever polls as soon as there is.
+    /// Ready when there is something to read.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.ended || self.has_failed() {
             return Poll::Ready(());
@@ -184,12 +185,12 @@ impl Transport {
         self.socket.poll_read_ready(cx).map(drop)
     }
 
-    /// Bytes that wait to be written.
+    /// The number of queued bytes.
     pub(crate) fn queued(&self) -> usize {
         self.queued
     }
 
-    /// Where small pieces, such as heads, are written to.
+    /// Queues small pieces, such as heads, that `encode` appends to a buffer.
     pub(crate) fn write<T>(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         if self.tail.capacity() == 0 {
             self.tail = TAILS
@@ -217,8 +218,8 @@ impl Transport {
         self.pieces.push_back(bytes);
     }
 
-    /// Whether the end of the worker's turn is to be waited for with what is queued. More than a little is written at
-    /// once; an error shows in `has_failed`.
+    /// Defers writing the queued bytes until the ready tasks have run, or writes them at once if they are many. Returns
+    /// true if the caller must register the deferred write. A write error shows in `has_failed`.
     pub(super) fn puts_off(&mut self, cx: &mut Context<'_>) -> bool {
         if self.queued == 0 || self.has_failed() {
             return false;
@@ -235,7 +236,7 @@ impl Transport {
         !std::mem::replace(&mut self.put_off, true)
     }
 
-    /// The worker's turn has come to its end.
+    /// Writes the bytes whose write was deferred.
     pub(super) fn write_put_off(&mut self) {
         if !std::mem::take(&mut self.put_off) {
             return;
@@ -250,13 +251,14 @@ impl Transport {
         self.owner = Some(owner);
     }
 
-    /// Who has written is gone, or will be: whoever comes next sees to what is queued.
+    /// Cancels the deferred write, because the task that queued the bytes ends. The caller must see to it that they are
+    /// written.
     pub(super) fn disown(&mut self) {
         self.put_off = false;
         self.owner = None;
     }
 
-    /// Ready unless the socket has not taken all that it was given: what was put off is not in the way.
+    /// Ready unless the socket did not accept all bytes. A deferred write does not block.
     pub(super) fn poll_unblocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.put_off {
             return Poll::Ready(Ok(()));
@@ -284,7 +286,7 @@ impl Transport {
         }
     }
 
-    /// Writes what is queued; ready when all of it went to the socket.
+    /// Writes the queued bytes; ready when the socket has accepted all of them.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.queued > 0 {
             if let Some(kind) = self.write_error.or(self.read_error) {
@@ -336,7 +338,7 @@ impl Transport {
                 }
             }
         }
-        // A peer that is always a little behind must not make the buffer grow with what it has read.
+        // If the queue never becomes empty, the buffer must not keep growing by what was sent already.
         if self.tail_sent >= TAIL && self.tail_sent * 2 >= self.tail.len() {
             self.tail.drain(..std::mem::take(&mut self.tail_sent));
         }
@@ -346,7 +348,7 @@ impl Transport {
         }
     }
 
-    /// Who counts what happens on the connection.
+    /// The byte counters of the connection.
     pub(crate) fn counts(&self) -> &dyn ByteCounts {
         &*self.counts
     }
@@ -357,7 +359,7 @@ impl Transport {
     }
 }
 
-/// Gives a buffer for heads back to the worker; one that has grown goes to the allocator.
+/// Returns a buffer for heads to the worker. One that has grown is freed.
 fn give_back(mut tail: Vec<u8>) {
     if tail.capacity() == TAIL {
         tail.clear();

@@ -1,9 +1,10 @@
-//! A worker's turn: what its tasks do between two looks at its sockets. Requests are read before the first of them is
-//! handled, and small writes are put off to its end: each kind of work finds its code in the caches.
+//! Deferred writes. Between two polls of its sockets, a worker first lets its tasks read all requests, then handles
+//! them, and then sends all small responses: running the same code for many connections in a row keeps it in the CPU's
+//! caches.
 //!
-//! A peer that waits runs as soon as something was written to it, beside us. Writing after each message has every peer come
-//! back with one answer at a time, and both sides touch the same sockets at once; with one write after the other, both
-//! find much to do each time they look.
+//! It also helps the peer. A peer that waits for a response runs on another core as soon as one is written. If each
+//! response were written at once, the peer would come back with one request at a time, and both sides would access the
+//! same sockets at once. With all writes in a row, both sides have much to do each time they poll.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -15,7 +16,7 @@ use std::task::Waker;
 use tokio::task::spawn_local;
 use tokio::task::unconstrained;
 
-/// How many places of a list are kept from one turn to the next.
+/// The maximum capacity of the list that is kept for reuse.
 const KEPT: usize = 1024;
 
 thread_local! {
@@ -27,9 +28,9 @@ thread_local! {
     };
 }
 
-/// Something with writes that were put off.
+/// A connection with deferred writes.
 pub(super) trait PutOff {
-    /// Makes them.
+    /// Writes the queued bytes.
     fn write_now(&self);
 }
 
@@ -38,15 +39,16 @@ struct Turn {
     ender: Ender,
 }
 
-/// The task that ends turns. Woken by the first who waits, it runs when all tasks had their turn that were ready then.
+/// The task that performs the deferred writes. The first deferred write wakes it, so that it runs after all tasks that
+/// are ready at that moment.
 enum Ender {
     None,
-    /// It will run without being woken.
+    /// It was spawned and will run without being woken.
     Spawned,
     Asleep(Waker),
 }
 
-/// Has `writes` made once all tasks that are ready now had their turn.
+/// Performs `writes` after all tasks that are ready now have run.
 pub(super) fn put_off(writes: Rc<dyn PutOff>) {
     let unended = TURN.with_borrow_mut(|turn| {
         turn.waiting.push(writes);
@@ -62,13 +64,13 @@ pub(super) fn put_off(writes: Rc<dyn PutOff>) {
     }
 }
 
-/// Lets all other ready tasks come first before a request is handled: they may have to read, too.
+/// Lets all other ready tasks run before a request is handled, because they may have to read, too.
 pub(super) fn give_way<T>(cx: &Context<'_>) -> Poll<T> {
     cx.waker().wake_by_ref();
     Poll::Pending
 }
 
-/// Ends turn after turn, for as long as the runtime lives.
+/// Performs deferred writes while the runtime exists.
 async fn end_turns(_gone: Gone) {
     poll_fn::<(), _>(|cx| {
         let mut waiting = TURN.with_borrow_mut(|turn| {
@@ -83,7 +85,7 @@ async fn end_turns(_gone: Gone) {
         }
         if waiting.capacity() <= KEPT {
             TURN.with_borrow_mut(|turn| {
-                // Whoever came meanwhile has woken this task.
+                // Writes that were deferred meanwhile have woken this task.
                 waiting.append(&mut turn.waiting);
                 turn.waiting = waiting;
             });
@@ -93,7 +95,7 @@ async fn end_turns(_gone: Gone) {
     .await;
 }
 
-/// Forgets the ender when its runtime ends: another one on this thread needs its own.
+/// Resets the state when the runtime ends: another runtime on this thread needs a task of its own.
 struct Gone;
 
 impl Drop for Gone {
@@ -118,7 +120,7 @@ mod tests {
     use super::PutOff;
     use super::put_off;
 
-    /// Writes its letter into a log.
+    /// Appends its letter to a log.
     struct Letter(char, Rc<RefCell<String>>);
 
     impl PutOff for Letter {
@@ -127,7 +129,7 @@ mod tests {
         }
     }
 
-    /// What a runtime of its own comes to if three tasks put something off, one of them twice.
+    /// The log of a runtime in which three tasks defer a write, and one of them a second.
     fn log_of_a_runtime() -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let log = Rc::new(RefCell::new(String::new()));

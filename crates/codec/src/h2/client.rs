@@ -1,4 +1,4 @@
-//! The client role of HTTP/2: a connection's task, and its handle.
+//! The client role of HTTP/2: a connection's handle and the task that drives it.
 
 use std::cell::Cell;
 use std::fmt;
@@ -35,7 +35,7 @@ use super::session::Session;
 use super::session::Setup;
 use super::stream::AnswerTo;
 
-/// A connection's handle.
+/// A handle to a connection.
 pub(crate) struct Connection {
     session: Session,
     active: Cell<usize>,
@@ -47,9 +47,10 @@ pub(crate) struct Connection {
     options: Rc<ClientOptions>,
 }
 
-/// Opens HTTP/2 on a connected socket: the handle, and the future that drives the connection.
+/// Starts HTTP/2 on a connected socket. Returns the connection's handle and the future that drives the connection.
 ///
-/// `on_change` is called when the capacity may have grown, or the connection drains. It must only take note.
+/// `on_change` is called when the capacity may have grown, or the connection drains. It must not call back into the
+/// connection.
 pub(crate) fn connect(
     socket: Stream,
     options: Rc<ClientOptions>,
@@ -62,7 +63,7 @@ pub(crate) fn connect(
     let connection = Rc::new(Connection {
         session,
         active: Cell::new(0),
-        // Until the peer's SETTINGS come, as Envoy takes it.
+        // The configured limit applies until the peer's SETTINGS arrive, as in Envoy.
         limit: Cell::new(configured),
         draining: Cell::new(false),
         last_request: Cell::new(None),
@@ -81,7 +82,7 @@ pub(crate) fn connect(
         ConnectionEnd {
             cause,
             active_streams: match cause {
-                // It waited for its streams, though their exchanges may not have been dropped yet.
+                // All streams have ended, though their exchanges may not have been dropped yet.
                 EndCause::Local => 0,
                 _ => driver.connection.active.get(),
             },
@@ -160,7 +161,7 @@ impl Connection {
         Ok(Exchange::new(stream, pump, upgrade, meter, active))
     }
 
-    /// Pings before the first request after a pause (`connection_idle_interval`).
+    /// Sends a ping before the first request after an idle period (`connection_idle_interval`).
     fn note_request(&self) {
         let Some(keepalive) = &self.options.http2.keepalive else {
             return;
@@ -176,7 +177,7 @@ impl Connection {
         }
     }
 
-    /// Takes no more requests; says so once.
+    /// Accepts no more requests. Notifies the owner the first time.
     fn stop(&self) {
         if !self.draining.replace(true) {
             (self.on_change)();
@@ -194,7 +195,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Counts one stream for as long as its exchange lives.
+/// Counts one stream as active while its exchange exists.
 pub(super) struct ActiveStream {
     connection: Rc<Connection>,
 }
@@ -233,7 +234,8 @@ struct Driver {
 }
 
 impl Driver {
-    /// One turn: takes what came in, looks at the clock, then writes everything that was made since the last turn, at once.
+    /// One poll of the task: reads frames, checks the deadlines, then writes everything that was queued since the last
+    /// poll in one go.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
         let connection = &self.connection;
         let session = &connection.session;
@@ -254,13 +256,13 @@ impl Driver {
                 session.fail(Fault::KeepaliveTimeout);
             }
         }
-        // Pending or not, what is written from here on is written by the next turn.
+        // Frames that are queued after this are written by the next poll.
         let _flushed = session.poll_flush(cx);
         if let Some(fault) = session.fault() {
             return Poll::Ready(fault.cause(Role::Client));
         }
         let idle = connection.active.get() == 0 && session.open_streams() == 0;
-        // What is still to be written is no reason to stay: the peer may never take it.
+        // Unwritten bytes do not keep the connection open: the peer may never read them.
         if connection.is_draining() && idle {
             return Poll::Ready(EndCause::Local);
         }
@@ -270,7 +272,7 @@ impl Driver {
         Poll::Pending
     }
 
-    /// Takes note of what the peer allows now.
+    /// Applies changes of the peer's limits and its GOAWAY.
     fn note_peer(&self) {
         let connection = &self.connection;
         if connection.session.goaway_received() {

@@ -1,4 +1,4 @@
-//! One request on an HTTP/2 connection, as the client sees it.
+//! One request on an HTTP/2 connection, in the client role.
 
 use std::rc::Rc;
 use std::task::Context;
@@ -23,17 +23,17 @@ use super::session::StreamRef;
 #[derive(Debug)]
 pub(crate) struct Exchange {
     stream: StreamRef,
-    /// None once the request was handed to the connection.
+    /// `None` once the whole request was handed to the connection.
     pump: Option<Pump>,
-    /// What the request asks to be upgraded to.
+    /// The protocol that the request asks to upgrade to.
     upgrade: Option<HeaderValue>,
     answer: Answer,
     meter: Rc<Meter>,
-    /// Declared last: the stream is reset before its place is given away.
+    /// Declared last: the stream is reset before its capacity is released.
     _active: ActiveStream,
 }
 
-/// What is awaited of the answer.
+/// Which part of the response comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Head,
@@ -67,7 +67,7 @@ impl Exchange {
         self.pump.is_none()
     }
 
-    /// The next head of the answer: any interim ones, then the final one.
+    /// Polls the next response head: interim ones first, then the final one.
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -89,7 +89,7 @@ impl Exchange {
                 let error = other.and_then(Result::err);
                 Poll::Ready(Err(error.unwrap_or(StreamError::ConnectionTermination)))
             }
-            // The request failed by its own source, and the stream was reset: no answer will come.
+            // The request body failed and the stream was reset: no response will arrive.
             Poll::Pending => match pumped {
                 Err(error) => Poll::Ready(Err(error)),
                 Ok(()) => Poll::Pending,
@@ -101,7 +101,8 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, StreamError>>> {
-        // An error of the request shows in the answer, or the peer did not care for the rest of it.
+        // An error while sending shows in the response as well; or the server has responded without reading the whole
+        // request.
         drop(self.poll_pump(cx));
         if self.answer != Answer::Body {
             return Poll::Ready(None);
@@ -121,7 +122,7 @@ impl Exchange {
         }
     }
 
-    /// Makes the success of an extended CONNECT what it is in HTTP/1: the granted upgrade.
+    /// Turns a successful response to an extended CONNECT into the form that it has on HTTP/1: an accepted upgrade.
     fn grant_upgrade(&mut self, response: &mut ResponseHead) {
         if response.status == StatusCode::OK
             && let Some(protocol) = self.upgrade.take()
@@ -149,7 +150,7 @@ impl Exchange {
 }
 
 impl Drop for Exchange {
-    /// Tells the peer that nobody waits any more, with the code that Envoy gives.
+    /// Resets the stream, with the error code that Envoy sends.
     fn drop(&mut self) {
         if self.pump.is_some() || !self.is_end_stream() {
             self.stream.reset(Reason::INTERNAL_ERROR);

@@ -1,12 +1,13 @@
-//! Frames as they are on the wire (RFC 9113, sections 4 and 6): their heads, and how the small ones are written.
+//! The wire format of frames (RFC 9113, sections 4 and 6): parsing frame headers and encoding small frames.
 
 use crate::Reason;
 
-/// Bytes of a frame's head.
+/// The length of a frame header in bytes.
 pub(super) const HEAD: usize = 9;
-/// The most that a frame's payload may hold, in both directions: nobody asks for more, and smaller frames share a connection better.
+/// The maximum payload of a frame in both directions. A larger one is never negotiated: smaller frames let streams
+/// share a connection more evenly.
 pub(super) const MAX_PAYLOAD: usize = 16_384;
-/// What every client sends first.
+/// The client connection preface.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(super) const DATA: u8 = 0;
@@ -21,7 +22,7 @@ pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
 pub(super) const END_STREAM: u8 = 0x1;
-/// Of SETTINGS and PING.
+/// Flag of SETTINGS and PING.
 pub(super) const ACK: u8 = 0x1;
 pub(super) const END_HEADERS: u8 = 0x4;
 pub(super) const PADDED: u8 = 0x8;
@@ -37,10 +38,10 @@ pub(super) const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 /// RFC 9218.
 pub(super) const NO_RFC7540_PRIORITIES: u16 = 9;
 
-/// A frame's head.
+/// A frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Bytes of payload.
+    /// The length of the payload in bytes.
     pub(super) length: usize,
     pub(super) kind: u8,
     pub(super) flags: u8,
@@ -69,7 +70,7 @@ impl Head {
     }
 }
 
-/// The payload of DATA or HEADERS without its padding; none if there is more padding than payload.
+/// The payload of DATA or HEADERS without its padding; `None` if the padding is longer than the payload.
 pub(super) fn unpad(head: Head, payload: &[u8]) -> Option<&[u8]> {
     if !head.has(PADDED) {
         return Some(payload);
@@ -78,7 +79,7 @@ pub(super) fn unpad(head: Head, payload: &[u8]) -> Option<&[u8]> {
     rest.get(..rest.len().checked_sub(padding.into())?)
 }
 
-/// A big-endian number at `at`; none past the end.
+/// A big-endian number at `at`; `None` past the end.
 pub(super) fn number(payload: &[u8], at: usize) -> Option<u32> {
     let bytes = payload.get(at..at + 4)?;
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
@@ -122,7 +123,7 @@ pub(super) fn settings(values: &[(u16, u32)]) -> Vec<u8> {
     bytes
 }
 
-/// A frame whose size is known when this is compiled.
+/// Encodes a frame whose size is known at compile time.
 fn small<const PAYLOAD: usize, const FRAME: usize>(
     kind: u8,
     flags: u8,

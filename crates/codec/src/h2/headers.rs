@@ -1,4 +1,4 @@
-//! Heads in the one shape that both codecs share, written as HTTP/2's header blocks.
+//! Encodes message heads as HTTP/2 header blocks.
 
 use http::Method;
 use http::StatusCode;
@@ -10,7 +10,8 @@ use crate::header::HeaderMap;
 use crate::hpack::Encoder;
 use crate::hpack::Pseudo;
 
-/// Writes a request's head; returns the bytes of its names and values. An upgrade becomes an extended CONNECT (RFC 8441).
+/// Encodes a request's head; returns the length of its names and values. An upgrade becomes an extended CONNECT (RFC
+/// 8441).
 pub(super) fn encode_request(
     head: &RequestHead,
     encoder: &mut Encoder,
@@ -38,7 +39,8 @@ pub(super) fn encode_request(
     bytes + encode_fields(&head.headers, upgrade.is_some(), encoder, out)
 }
 
-/// Writes a response's head; returns the bytes of its names and values. To an extended CONNECT, a granted upgrade is a success.
+/// Encodes a response's head; returns the length of its names and values. Accepting an upgrade that came as extended
+/// CONNECT becomes a success.
 pub(super) fn encode_response(
     head: &ResponseHead,
     encoder: &mut Encoder,
@@ -56,7 +58,7 @@ pub(super) fn encode_response(
     bytes + encode_fields(&head.headers, upgraded, encoder, out)
 }
 
-/// Writes the trailers of a message; returns the bytes of their names and values.
+/// Encodes trailers; returns the length of their names and values.
 pub(super) fn encode_trailers(
     trailers: &HeaderMap,
     encoder: &mut Encoder,
@@ -65,8 +67,8 @@ pub(super) fn encode_trailers(
     encode_fields(trailers, false, encoder, out)
 }
 
-/// Writes fields, but for those that only HTTP/1 has; returns the bytes of their names and values. A `tunnel` is not empty,
-/// whatever its length on HTTP/1 was said to be.
+/// Encodes fields, except those that only HTTP/1 has; returns the length of their names and values. A `tunnel` has no
+/// `content-length`, even if the HTTP/1 message has one.
 fn encode_fields(
     headers: &HeaderMap,
     tunnel: bool,

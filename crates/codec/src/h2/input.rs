@@ -1,4 +1,4 @@
-//! What a connection has read: chunks of the socket's bytes, and the frame that is not complete yet.
+//! A connection's input: chunks read from the socket, and the incomplete frame.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -19,57 +19,59 @@ use crate::stats::ByteCounts;
 use super::frame;
 use super::frame::Head;
 
-/// The most that one read takes, bytes: a largest frame's worth, or much after a read that left something behind.
+/// The maximum length of one read, in bytes: a largest frame, or more if the last read may have left bytes in the
+/// socket.
 const CHUNK: usize = 16 * 1024 + frame::HEAD;
 const LARGE_CHUNK: usize = 64 * 1024;
-/// Bytes that a connection reads before it lets others have their turn. Reading more at once would only fill windows that
-/// peers who are slow to read leave open.
+/// How many bytes a connection reads before it lets other tasks run. Reading more would only fill the windows of
+/// streams whose readers are slow.
 pub(super) const TURN: usize = LARGE_CHUNK;
-/// Who keeps a piece of a chunk keeps all of it: pieces that are a smaller part of it than this are copied.
+/// A piece that refers to a chunk keeps the whole chunk in memory, so pieces smaller than this fraction of it are
+/// copied.
 const SHARED_PART: usize = 8;
 
-/// What is known of the frame that comes in.
+/// The state of reading frames.
 #[derive(Debug, Default)]
 pub(super) struct Input {
-    /// Bytes of the client's preface that are still to come.
+    /// The bytes of the client's preface that have not arrived yet.
     pub(super) preface: usize,
-    /// Whether the first frame was seen.
+    /// Whether the first frame has arrived.
     pub(super) begun: bool,
-    /// The last read left something behind, or nearly so: the next one should be large.
+    /// The last read filled its chunk, so the next one is large.
     flooded: bool,
-    /// How much the chunk that was taken last has room for, bytes.
+    /// The capacity in bytes of the chunk in use.
     room: usize,
-    /// The beginning of a frame that is taken as a whole.
+    /// The beginning of a frame that is only processed when complete.
     pub(super) partial: Vec<u8>,
-    /// The stream whose HEADERS frame comes in, and is waited for no longer.
+    /// The stream whose incomplete HEADERS frame has timed out.
     pub(super) given_up: Option<u32>,
-    /// A DATA frame whose payload comes in.
+    /// A DATA frame whose payload is being received.
     pub(super) data: Option<DataRest>,
-    /// A header block that goes on in CONTINUATION frames.
+    /// A header block that continues in CONTINUATION frames.
     pub(super) block: Option<Block>,
 }
 
-/// The rest of a DATA frame.
+/// The remaining part of a DATA frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DataRest {
     pub(super) stream: u32,
-    /// Bytes of data still to come.
+    /// Remaining bytes of data.
     pub(super) left: usize,
-    /// Bytes of padding after them.
+    /// Remaining bytes of padding after the data.
     pub(super) padding: usize,
     pub(super) ends: bool,
 }
 
-/// A header block that is not complete.
+/// An incomplete header block.
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) stream: u32,
     pub(super) ends: bool,
-    /// What it is to be; none if it is decoded only to keep the table.
+    /// Which part of a message it is; `None` if it is only decoded to keep the compression table in step.
     pub(super) kind: Option<Kind>,
     pub(super) bytes: Vec<u8>,
     pub(super) continuations: usize,
-    /// Bytes of its frames.
+    /// The length of its frames in bytes.
     pub(super) wire: usize,
 }
 
@@ -82,7 +84,7 @@ impl Input {
         }
     }
 
-    /// An empty chunk to read into. Streams may keep parts of what was read into the one before.
+    /// Takes an empty chunk to read into. Streams may still refer to parts of the previous one.
     pub(super) fn take_chunk(&mut self) -> BytesMut {
         self.room = if self.flooded { LARGE_CHUNK } else { CHUNK };
         let mut chunk = SPARE.with_borrow_mut(|spare| std::mem::take(spare.of(self.room)));
@@ -93,12 +95,12 @@ impl Input {
         chunk
     }
 
-    /// Gives the chunk back.
+    /// Returns the chunk for reuse.
     pub(super) fn give_chunk(&self, chunk: BytesMut) {
         SPARE.with_borrow_mut(|spare| *spare.of(self.room) = chunk);
     }
 
-    /// Reads into the chunk that was taken; 0 is the end.
+    /// Reads into the chunk that was taken; 0 means end of stream.
     pub(super) fn poll_read(
         &mut self,
         socket: &mut Stream,
@@ -110,19 +112,20 @@ impl Input {
         Poll::Ready(read)
     }
 
-    /// Whether a piece of the chunk, this long, is so small that it is copied.
+    /// Whether a piece of this length is so small a part of the chunk that it is copied.
     pub(super) fn is_small(&self, piece: usize) -> bool {
         piece < self.room / SHARED_PART
     }
 
-    /// The stream whose request's head has begun in a whole frame, and goes on in others.
+    /// The stream of a request whose HEADERS frame has arrived and whose CONTINUATION frames have not.
     pub(super) fn open_block(&self) -> Option<u32> {
         let block = self.block.as_ref();
         let block = block.filter(|block| block.kind == Some(Kind::Request));
         block.map(|block| block.stream)
     }
 
-    /// The HEADERS frame that comes in, if enough of it is there to tell what it is (RFC 9113 section 6.2).
+    /// The frame header of the HEADERS frame that is being received, if enough of the frame has arrived to know what it
+    /// is (RFC 9113 section 6.2).
     pub(super) fn partial_headers(&self) -> Option<Head> {
         let head = self.partial.first_chunk().map(Head::parse)?;
         let padding = usize::from(head.has(frame::PADDED));
@@ -131,7 +134,8 @@ impl Input {
         (head.kind == frame::HEADERS && is_there).then_some(head)
     }
 
-    /// Waits for the rest of such a head no longer: what comes of it is decoded only to keep the table.
+    /// Stops waiting for the rest of that head. If it arrives, it is only decoded to keep the compression table in
+    /// step.
     pub(super) fn give_up(&mut self, stream: u32) {
         match &mut self.block {
             Some(block) => block.kind = None,
@@ -141,11 +145,11 @@ impl Input {
 }
 
 thread_local! {
-    // Not state that anybody could see: the memory that this worker reads into.
+    // No observable state: only memory that the worker's connections read into.
     static SPARE: RefCell<Spare> = RefCell::default();
 }
 
-/// Chunks that are not in use, of either size: who keeps a piece of a small one keeps nothing large.
+/// Unused chunks of both sizes. Small pieces are read into small chunks, so that they keep less memory.
 #[derive(Debug, Default)]
 struct Spare {
     small: BytesMut,
@@ -162,7 +166,7 @@ impl Spare {
     }
 }
 
-/// Reads no more than `room` bytes into `chunk`; 0 is the end.
+/// Reads up to `room` bytes into `chunk`; 0 means end of stream.
 fn poll_read(
     socket: &mut Stream,
     chunk: &mut BytesMut,
@@ -173,7 +177,7 @@ fn poll_read(
     pin!(socket.read_buf(&mut limited)).poll(cx)
 }
 
-/// Reads and forgets until the peer closes.
+/// Reads and discards until the peer closes.
 pub(super) fn poll_drain(
     socket: &mut Stream,
     counts: &dyn ByteCounts,

@@ -1,4 +1,4 @@
-//! Keepalive pings (`connection_keepalive`), both roles.
+//! Keepalive pings (`connection_keepalive`), in both roles.
 
 use std::task::Context;
 use std::task::Poll;
@@ -11,10 +11,10 @@ use crate::Keepalive;
 
 use super::session::Session;
 
-/// What our pings carry; any acknowledgement is one of them.
+/// The payload of our pings. Any acknowledgement counts.
 const OPAQUE: [u8; 8] = *b"outrider";
 
-/// Pings a connection and says when it is dead.
+/// Sends pings on a connection and detects when it is dead.
 ///
 /// ```text
 /// Resting --interval, or a stream after a pause--> Waiting --pong--> Resting
@@ -32,7 +32,7 @@ pub(super) struct Pinger {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Resting,
-    /// For an acknowledgement.
+    /// Waiting for an acknowledgement.
     Waiting {
         /// Frames received when the timer was set.
         frames: u64,
@@ -54,7 +54,7 @@ impl Pinger {
         pinger
     }
 
-    /// Pings at the next turn, unless a ping is under way.
+    /// Sends a ping at the next poll, unless one is unacknowledged.
     pub(super) fn want(&mut self) {
         self.wanted = true;
     }
@@ -80,7 +80,7 @@ impl Pinger {
                     if seen == frames {
                         return Poll::Ready(());
                     }
-                    // Something else came in: the peer lives, its answer is stuck behind data.
+                    // Other frames arrived: the peer is alive, and its acknowledgement is queued behind data.
                     self.wait(frames, pongs);
                 }
             }

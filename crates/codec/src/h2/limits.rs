@@ -1,4 +1,4 @@
-//! What a connection bears of frames that cost this side more than their sender: Envoy's flood limits.
+//! Envoy's flood limits: they bound frames that are cheap to send and costly to process.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::stats::Http2Stats;
 use super::frame;
 use super::frame::Head;
 
-/// The limits of one connection, and what was seen so far.
+/// One connection's flood limits, and the frames counted so far.
 #[derive(Debug)]
 pub(super) struct Limits {
     empty_in_a_row: u32,
@@ -19,17 +19,17 @@ pub(super) struct Limits {
     max_priorities_per_stream: u32,
     window_updates: u64,
     max_window_updates_per_data: u32,
-    /// Streams that either side opened.
+    /// Streams opened by either side.
     streams: u64,
-    /// DATA frames that this side sent.
+    /// DATA frames sent by this side.
     data_sent: u64,
     max_frames: u32,
     max_control_frames: u32,
-    /// Streams that the peer may reset; servers only.
+    /// Limits stream resets by the peer; only on servers.
     resets: Option<TokenBucket>,
 }
 
-/// A limit that was passed.
+/// A flood limit that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flood {
     /// `max_consecutive_inbound_frames_with_empty_payload`
@@ -73,7 +73,7 @@ impl Limits {
         self.data_sent += 1;
     }
 
-    /// Looks at a frame that came in, `padding` bytes of whose payload say nothing.
+    /// Counts a received frame. `padding` is how many bytes of its payload are padding.
     pub(super) fn note_frame(&mut self, head: Head, padding: usize) -> Result<(), Flood> {
         match head.kind {
             frame::DATA | frame::HEADERS | frame::CONTINUATION => {
@@ -107,7 +107,7 @@ impl Limits {
         }
     }
 
-    /// Looks at the frames that wait to be sent: all of them, and the control frames.
+    /// Checks the number of queued frames: all of them, and the control frames.
     pub(super) fn check_waiting(&self, (frames, control): (u32, u32)) -> Result<(), Flood> {
         within(frames <= self.max_frames, Flood::Frames)?;
         within(control <= self.max_control_frames, Flood::ControlFrames)
@@ -115,7 +115,7 @@ impl Limits {
 }
 
 impl Flood {
-    /// Counts it.
+    /// Counts the violation in the stats.
     pub(super) fn count(self, stats: &Http2Stats) {
         match self {
             Flood::EmptyFrames => stats.inbound_empty_frames_flood.inc(),
@@ -127,12 +127,12 @@ impl Flood {
         }
     }
 
-    /// Whether it is of frames that wait for the peer.
+    /// Whether the limit is one on queued outbound frames.
     pub(super) fn is_outbound(self) -> bool {
         matches!(self, Flood::Frames | Flood::ControlFrames)
     }
 
-    /// What becomes `%RESPONSE_CODE_DETAILS%` of the streams that the connection takes with it.
+    /// `%RESPONSE_CODE_DETAILS%` of the streams that end with the connection.
     pub(super) fn details(self) -> &'static str {
         match self {
             Flood::EmptyFrames => "codec_error:Too_many_consecutive_frames_with_an_empty_payload",
@@ -149,7 +149,7 @@ fn within(good: bool, flood: Flood) -> Result<(), Flood> {
     if good { Ok(()) } else { Err(flood) }
 }
 
-/// A limit on RST_STREAM frames: a burst, and so many more a second.
+/// Limits RST_STREAM frames to a burst and a rate per second.
 #[derive(Debug)]
 struct TokenBucket {
     tokens: u64,
@@ -168,7 +168,7 @@ impl TokenBucket {
         }
     }
 
-    /// Takes one; false when there is none.
+    /// Takes a token; false if none is left.
     fn take(&mut self) -> bool {
         let now = Instant::now();
         let since = *self.refilled.get_or_insert(now);

@@ -1,4 +1,4 @@
-//! From the fields of a header block to a message's head, and what HTTP/2 forbids in between (RFC 9113, section 8), as
+//! Builds a message's head from the fields of a header block, and rejects what HTTP/2 forbids (RFC 9113, section 8), as
 //! strictly as Envoy's codec.
 
 use bytes::Bytes;
@@ -20,22 +20,22 @@ use crate::hpack::Value;
 use crate::request::is_valid_authority;
 use crate::stats::Http2Stats;
 
-/// What is allowed in header blocks.
+/// Limits for header blocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
-    /// Bytes of names and values of one block.
+    /// The maximum length of the names and values of one block.
     pub(super) max_bytes: usize,
-    /// Fields of one block.
+    /// The maximum number of fields of one block.
     pub(super) max_count: usize,
     pub(super) underscores: UnderscoresAction,
     /// Whether requests may have `:protocol` (RFC 8441).
     pub(super) extended_connect: bool,
 }
 
-/// The most fields of a block, whatever the config allows: what looks through them takes its time by their number.
+/// The maximum number of fields of a block, even if the config allows more: lookups take time proportional to it.
 const MOST_FIELDS: usize = 16 * 1024;
 
-/// The fields that mean something to the codec.
+/// The fields that the codec interprets.
 const SPECIAL: NameSet = NameSet::of(&[
     "connection",
     "content-length",
@@ -48,24 +48,24 @@ const SPECIAL: NameSet = NameSet::of(&[
     "upgrade",
 ]);
 
-/// What decides on each field.
+/// What is needed to check a field.
 #[derive(Clone, Copy)]
 pub(super) struct Judge<'a> {
     pub(super) rules: &'a Rules,
-    /// Where what is turned away is counted.
+    /// Counts dropped and refused fields.
     pub(super) stats: &'a Http2Stats,
 }
 
-/// Why a header block is no message.
+/// Why a header block is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
-    /// A field is not what it may be.
+    /// A field is invalid.
     Field,
-    /// The fields together are no message, or the message not as long as it says.
+    /// The fields do not form a valid message, or the body's length differs from `content-length`.
     Message,
     /// `max_headers_count`
     TooManyFields,
-    /// `max_request_headers_kb`, or its like for answers.
+    /// `max_request_headers_kb`, or the equivalent for responses.
     TooLarge,
     /// `headers_with_underscores_action`
     Underscore,
@@ -83,7 +83,7 @@ impl Flaw {
         }
     }
 
-    /// Whether the peer broke the protocol; otherwise it only passed a limit of ours.
+    /// Whether the peer broke the protocol. Otherwise it exceeded a limit of ours.
     pub(super) fn is_violation(self) -> bool {
         matches!(self, Flaw::Field | Flaw::Message)
     }
@@ -102,13 +102,13 @@ pub(super) struct Fields {
     status: Option<StatusCode>,
     host: Option<HeaderValue>,
     cookies: Vec<HeaderValue>,
-    /// What `content-length` says.
+    /// The value of `content-length`.
     pub(super) content_length: Option<u64>,
-    /// Bytes of names and values.
+    /// The length of names and values in bytes.
     pub(super) bytes: usize,
-    /// The same as the limit sees it.
+    /// The length that counts towards the limit.
     limited_bytes: usize,
-    /// How many fields there are, those that are joined being one.
+    /// The number of fields, where joined fields count as one.
     count: usize,
     regular: bool,
     flaw: Option<Flaw>,
@@ -116,7 +116,7 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn new(kind: Kind) -> Fields {
-        // Room for what such a block mostly has, and for what a proxy adds to it.
+        // Capacity for the usual number of fields and for those that a proxy adds.
         let room = match kind {
             Kind::Request | Kind::Response => 12,
             Kind::Trailers => 3,
@@ -141,7 +141,7 @@ impl Fields {
         }
     }
 
-    /// Takes the next field, of `size` bytes. After a flaw the rest is only counted.
+    /// Adds the next field, of `size` bytes. After an error, fields are only counted.
     pub(super) fn add(&mut self, name: &Name, value: &Value, size: usize, judge: &Judge<'_>) {
         if self.flaw.is_some() {
             return;
@@ -164,7 +164,7 @@ impl Fields {
         match name {
             Name::Header(name) => {
                 if *name == header::COOKIE && self.kind == Kind::Request {
-                    // Only what it adds to the one field that they become, as Envoy has it.
+                    // Cookies are joined into one field, so only the added length counts, as in Envoy.
                     let separator = if self.cookies.is_empty() { 0 } else { 2 };
                     limited = value.len() + separator;
                 }
@@ -219,7 +219,7 @@ impl Fields {
             }
             Name::Status => {
                 let status = StatusCode::from_bytes(bytes).map_err(|_| Flaw::Field)?;
-                // RFC 9113, section 8.6: there is no upgrade by 101.
+                // RFC 9113, section 8.6: HTTP/2 has no upgrade by 101.
                 if status == StatusCode::SWITCHING_PROTOCOLS {
                     return Err(Flaw::Field);
                 }
@@ -239,7 +239,7 @@ impl Fields {
         }
     }
 
-    /// Takes a regular field; false if it is to be forgotten.
+    /// Checks a regular field. Returns false if it is to be dropped.
     fn take_header(
         &mut self,
         name: &HeaderName,
@@ -268,7 +268,7 @@ impl Fields {
                 let length = value.as_number().ok_or(Flaw::Field)?;
                 once(&mut self.content_length, length)?;
                 if self.status == Some(StatusCode::NO_CONTENT) {
-                    // RFC 9110, section 8.6, forbids it here; zero is forgiven.
+                    // RFC 9110, section 8.6, forbids it here. Zero is tolerated.
                     return if length == 0 {
                         Ok(true)
                     } else {
@@ -291,7 +291,7 @@ impl Fields {
         Ok(true)
     }
 
-    /// The request that the fields make; an extended CONNECT (RFC 8441) becomes the HTTP/1 upgrade that it stands for.
+    /// Builds a request. An extended CONNECT (RFC 8441) becomes the equivalent HTTP/1 upgrade.
     pub(super) fn request(&mut self, ends: bool) -> Result<RequestHead, Flaw> {
         if let Some(flaw) = self.flaw {
             return Err(flaw);
@@ -321,7 +321,7 @@ impl Fields {
         }
         self.headers.join(self.kind.joined());
         join_cookies(&mut self.headers, &self.cookies);
-        // A tunnel of bytes is what a plain CONNECT asks for, and no upgrade.
+        // A plain CONNECT asks for a byte tunnel, not an upgrade.
         if let Some(protocol) = self.protocol.take()
             && protocol != "bytestream"
         {
@@ -339,7 +339,7 @@ impl Fields {
         })
     }
 
-    /// The answer that the fields make. One that is interim never ends a stream.
+    /// Builds a response. An interim one must not end the stream.
     pub(super) fn response(&mut self, ends: bool) -> Result<(StatusCode, HeaderMap), Flaw> {
         if let Some(flaw) = self.flaw {
             return Err(flaw);
@@ -352,7 +352,7 @@ impl Fields {
         Ok((status, std::mem::take(&mut self.headers)))
     }
 
-    /// The trailers that the fields make, which end the stream.
+    /// Builds trailers, which must end the stream.
     pub(super) fn trailers(&mut self, ends: bool) -> Result<HeaderMap, Flaw> {
         self.headers.join(self.kind.joined());
         match self.flaw {
@@ -363,7 +363,7 @@ impl Fields {
     }
 }
 
-/// RFC 9113, section 8.2.3: cookie pairs that came as fields of their own become one field again.
+/// RFC 9113, section 8.2.3: joins cookie fields into one again.
 fn join_cookies(headers: &mut HeaderMap, cookies: &[HeaderValue]) {
     match cookies {
         [] => {}
@@ -372,7 +372,7 @@ fn join_cookies(headers: &mut HeaderMap, cookies: &[HeaderValue]) {
         }
         cookies => {
             let parts: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
-            // Made of legal values, so it is one.
+            // Valid because it consists of valid values.
             if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
                 headers.insert(&header::COOKIE, joined);
             }
@@ -404,7 +404,7 @@ fn check(bytes: &[u8], legal: impl Fn(usize, u8) -> bool) -> Result<(), Flaw> {
     if good { Ok(()) } else { Err(Flaw::Field) }
 }
 
-/// As HTTP/1's, but without user information.
+/// Like HTTP/1's, but without user information.
 fn check_authority(bytes: &[u8]) -> Result<(), Flaw> {
     if bytes.is_empty() || bytes.contains(&b'@') || !is_valid_authority(bytes) {
         return Err(Flaw::Field);
@@ -412,7 +412,7 @@ fn check_authority(bytes: &[u8]) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// What becomes of a name with an underscore; false if it is to be forgotten.
+/// Handles a name with an underscore. Returns false if the field is to be dropped.
 fn take_underscore(action: UnderscoresAction, stats: &Http2Stats) -> Result<bool, Flaw> {
     if action == UnderscoresAction::Reject {
         stats.requests_rejected_with_underscores_in_headers.inc();

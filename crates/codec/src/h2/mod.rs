@@ -1,8 +1,8 @@
-//! HTTP/2 (RFC 9113), both roles.
+//! HTTP/2 (RFC 9113), client and server.
 //!
-//! A codec of our own, because this is what the proxy spends its time with: one thread, no locks, header blocks decoded
-//! straight into the map that travels on, and frames written straight into the buffer that goes out. What is an error, and
-//! what becomes of it, is as in Envoy, down to who is told what.
+//! The proxy spends most of its time in this codec, so it is written for it: one thread, no locks, header blocks
+//! decoded directly into the map that the request keeps, and frames encoded directly into the output buffer. Errors and
+//! their consequences match Envoy, including who is notified of them.
 //!
 //! ```text
 //! socket → input → session::receive → StreamState → StreamRef → RecvBody, Exchange → stream's task

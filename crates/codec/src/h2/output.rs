@@ -1,7 +1,7 @@
-//! What a connection still has to send: frames in order, small ones gathered, large payloads as they came.
+//! A connection's output queue: frames in order, with small ones copied together and large payloads referred to.
 //!
-//! Whoever makes frames queues them here; the connection's task writes them out once a turn, as many as there are with one
-//! system call. A connection with nothing to send owns no memory for it.
+//! Stream tasks queue frames. The connection's task writes all of them once per poll, with as few system calls as
+//! possible. A connection without queued frames owns no buffer.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,31 +19,32 @@ use tokio::io::AsyncWrite;
 
 use crate::stats::ByteCounts;
 
-/// Payloads from this size on are not copied, bytes: a piece of its own costs about what copying so much does.
+/// Payloads of at least this many bytes are not copied: a separate piece costs about as much as copying that much.
 const SHARED: usize = 2048;
-/// Pieces that go out with one system call.
+/// The maximum number of pieces in one system call.
 const PIECES: usize = 32;
-/// What a gathering buffer begins with, bytes.
+/// The initial capacity of the buffer for copied bytes.
 const ROOM: usize = 16 * 1024;
-/// Buffers that a worker keeps for its connections, and the largest that is kept, bytes.
+/// How many spare buffers a worker keeps, and the largest capacity in bytes that is kept.
 const KEPT: usize = 4;
 const KEPT_ROOM: usize = 256 * 1024;
-/// Written bytes that stay in a buffer that is never quite empty, before the rest is moved to its beginning.
+/// How many written bytes a buffer that never becomes empty may hold before the remaining bytes are moved to its
+/// beginning.
 const STALE: usize = 64 * 1024;
 
-/// The queue.
+/// The output queue.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     buffers: Option<Box<Buffers>>,
-    /// Bytes that wait.
+    /// The number of queued bytes.
     waiting: usize,
-    /// Bytes that were ever queued.
+    /// The number of bytes ever queued.
     queued: u64,
-    /// Control frames that wait.
+    /// The number of queued control frames.
     control: u32,
 }
 
-/// How much was queued at some moment.
+/// A position in the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     queued: u64,
@@ -51,26 +52,26 @@ pub(super) struct Mark {
     gathered: usize,
 }
 
-/// What is queued.
+/// The queued frames.
 #[derive(Debug)]
 struct Buffers {
-    /// Bytes that were copied here.
+    /// Copied bytes.
     gathered: Vec<u8>,
-    /// How many of them went out.
+    /// How many of the copied bytes were written.
     written: usize,
-    /// Payloads, each with the position in `gathered` before which it goes out.
+    /// Payloads that were not copied, each with the position in `gathered` before which it is written.
     shared: VecDeque<(usize, Bytes)>,
-    /// The position behind each frame among all bytes ever queued, and whether it is a control frame.
+    /// The end position of each frame, counted in bytes ever queued, and whether it is a control frame.
     ends: VecDeque<(u64, bool)>,
 }
 
 impl Output {
-    /// Bytes that wait.
+    /// The number of queued bytes.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Frames that wait: all of them, and those that answer the peer's control frames.
+    /// The number of queued frames: all of them, and those that respond to the peer's control frames.
     pub(super) fn frames_waiting(&self) -> (u32, u32) {
         let all = self
             .buffers
@@ -79,12 +80,13 @@ impl Output {
         (u32::try_from(all).unwrap_or(u32::MAX), self.control)
     }
 
-    /// Queues a whole frame; `control` for one that a peer can make us send: an acknowledgement, a reset.
+    /// Queues a complete frame. `control` marks frames that a peer can make this side send: acknowledgements and
+    /// resets.
     pub(super) fn frame(&mut self, bytes: &[u8], control: bool) {
         self.append(control, |buffer| buffer.extend_from_slice(bytes));
     }
 
-    /// Queues a DATA frame's head and payload.
+    /// Queues a DATA frame's header and payload.
     pub(super) fn data(&mut self, head: &[u8], payload: Bytes) {
         let buffers = self.buffers.get_or_insert_with(take);
         buffers.gathered.extend_from_slice(head);
@@ -99,7 +101,7 @@ impl Output {
         buffers.ends.push_back((self.queued, false));
     }
 
-    /// Lets `write` append a frame to the queue; what it returns is passed on.
+    /// Lets `write` append a frame to the queue, and returns its result.
     pub(super) fn append<T>(&mut self, control: bool, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let buffers = self.buffers.get_or_insert_with(take);
         let before = buffers.gathered.len();
@@ -112,7 +114,7 @@ impl Output {
         result
     }
 
-    /// How much is queued now, for [`Output::take_back`].
+    /// The end of the queue, for [`Output::rewind`].
     pub(super) fn mark(&self) -> Mark {
         Mark {
             queued: self.queued,
@@ -121,13 +123,13 @@ impl Output {
         }
     }
 
-    /// Drops what was queued since `mark`, between which and now nothing was written.
+    /// Drops the frames that were queued since `mark`. Nothing may have been written since then.
     pub(super) fn take_back(&mut self, mark: Mark) {
         let Some(buffers) = &mut self.buffers else {
             return;
         };
         buffers.gathered.truncate(mark.gathered);
-        // A payload that came later stands behind its frame's head.
+        // A payload queued since then is behind its frame header.
         while let Some((before, _)) = buffers.shared.back()
             && *before > mark.gathered
         {
@@ -146,7 +148,7 @@ impl Output {
         }
     }
 
-    /// Forgets everything that waits.
+    /// Drops everything that is queued.
     pub(super) fn clear(&mut self) {
         self.waiting = 0;
         self.control = 0;
@@ -155,7 +157,7 @@ impl Output {
         }
     }
 
-    /// Writes out what waits; pending while the socket takes nothing.
+    /// Writes the queued frames; pending while the socket accepts nothing.
     pub(super) fn poll_flush(
         &mut self,
         socket: &mut Stream,
@@ -200,7 +202,7 @@ impl Output {
 }
 
 impl Buffers {
-    /// The next pieces to write, in order.
+    /// Fills in the next pieces to write.
     fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>; PIECES]) -> usize {
         let mut used = 0;
         let mut put = |bytes: &'a [u8]| {
@@ -225,7 +227,7 @@ impl Buffers {
         used
     }
 
-    /// Takes note that `count` bytes went out, fewer than there are.
+    /// Removes `count` written bytes, fewer than there are.
     fn consume(&mut self, mut count: usize) {
         loop {
             let until = self
@@ -264,7 +266,7 @@ impl Drop for Output {
 }
 
 thread_local! {
-    // Not state that anybody could see: only memory that is not given back to the allocator.
+    // No observable state: only memory that is kept for reuse.
     #[expect(clippy::vec_box, reason = "they are moved in and out of connections")]
     static SPARE: RefCell<Vec<Box<Buffers>>> = const { RefCell::new(Vec::new()) };
 }
@@ -288,7 +290,7 @@ fn give(mut buffers: Box<Buffers>) {
     buffers.written = 0;
     buffers.shared.clear();
     buffers.ends.clear();
-    // Threads that are ending have no spare buffers any more.
+    // A thread that is ending has dropped its spare buffers.
     let _gone = SPARE.try_with(|spare| {
         let mut spare = spare.borrow_mut();
         if spare.len() < KEPT {

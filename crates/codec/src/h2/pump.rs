@@ -1,4 +1,4 @@
-//! Sends a body into an HTTP/2 stream, no faster than the peer takes it.
+//! Sends a body on an HTTP/2 stream, at the peer's pace.
 
 use std::task::Context;
 use std::task::Poll;
@@ -13,12 +13,12 @@ use crate::StreamError;
 
 use super::session::StreamRef;
 
-/// A body on its way into a stream. At most one frame is held while there is no room for it.
+/// A body that is being sent. Holds at most one frame while the stream has no room for it.
 #[derive(Debug)]
 pub(super) struct Pump {
     body: Body,
     held: Bytes,
-    /// There is no room, and the body's source knows.
+    /// Sending is paused, and the body was told.
     paused: bool,
 }
 
@@ -31,7 +31,8 @@ impl Pump {
         }
     }
 
-    /// Ready once everything was handed to the connection, or nothing more can be: the body failed, or the peer reset.
+    /// Ready once everything was handed to the connection, or nothing more can be sent because the body failed or the
+    /// peer reset the stream.
     pub(super) fn poll(
         &mut self,
         stream: &StreamRef,
@@ -64,7 +65,7 @@ impl Pump {
         }
     }
 
-    /// Sends as much of the held bytes as there is room for; true when that was the end of the body.
+    /// Sends as much of the held data as possible. Returns true at the end of the body.
     fn poll_send_held(
         &mut self,
         stream: &StreamRef,
@@ -84,7 +85,7 @@ impl Pump {
     }
 }
 
-/// The code to reset a stream with when its body fails, as Envoy maps them.
+/// The error code for resetting a stream whose body failed, as in Envoy.
 fn reset_reason(error: &StreamError) -> Reason {
     match error {
         StreamError::LocalRefused => Reason::REFUSED_STREAM,

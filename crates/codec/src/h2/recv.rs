@@ -1,4 +1,4 @@
-//! A body that comes in on an HTTP/2 stream.
+//! A body received on an HTTP/2 stream.
 
 use std::task::Context;
 use std::task::Poll;
@@ -9,7 +9,7 @@ use crate::StreamError;
 
 use super::session::StreamRef;
 
-/// The peer's body. Taking a frame opens the peer's window again, in steps of half a window.
+/// The peer's body. Reading it gives the peer new credit, half a window at a time.
 #[derive(Debug)]
 pub struct RecvBody {
     stream: StreamRef,

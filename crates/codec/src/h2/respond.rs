@@ -1,4 +1,4 @@
-//! The way back to the client of one HTTP/2 stream.
+//! Sends the response on one HTTP/2 stream.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -20,12 +20,12 @@ use super::pump::Pump;
 use super::server::Connection;
 use super::session::StreamRef;
 
-/// One stream's answer. Dropping it unfinished resets the stream.
+/// Sends one stream's response. Dropping it before its end resets the stream.
 #[derive(Debug)]
 pub(crate) struct Respond {
     stream: StreamRef,
     phase: Phase,
-    /// The answer to a HEAD request has no body, whatever it is given.
+    /// The response to HEAD has no body, even if one is given.
     head_request: bool,
     meter: Rc<Meter>,
     connection: Rc<Connection>,
@@ -134,7 +134,7 @@ impl Respond {
         }
     }
 
-    /// Resets a request that goes on though it was answered in full.
+    /// Resets a request that continues after its complete response, with this code.
     pub(crate) fn reset_rest(&self, reason: Reason) {
         if matches!(self.phase, Phase::Ended) {
             self.stream.reset_rest(reason);

@@ -1,4 +1,4 @@
-//! The server role of HTTP/2: one task a connection, one a stream.
+//! The server role of HTTP/2: one task per connection and one per stream.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -41,7 +41,7 @@ use super::session::Session;
 use super::session::Setup;
 use super::session::StreamRef;
 
-/// Serves an HTTP/2 connection, of which `already` was read before, to its end.
+/// Serves an HTTP/2 connection to its end. The bytes in `already` were read before.
 pub(crate) async fn serve<H: Handler>(
     socket: Stream,
     already: Vec<u8>,
@@ -61,7 +61,7 @@ pub(crate) async fn serve<H: Handler>(
     });
     let mut driver = Driver::new(connection.clone(), life, handler);
     driver.unread(&already);
-    // Not held for as long as the connection lives.
+    // Freed now, not when the connection ends.
     drop(already);
     let cause = poll_fn(|cx| driver.poll(cx)).await;
     let active_streams = connection.active.get() + driver.cut;
@@ -93,8 +93,8 @@ fn session(socket: Stream, options: &ServerOptions) -> Session {
     Session::new(socket, setup)
 }
 
-/// After our last word, waits for the peer to close, so that the word is read: `delayed_close_timeout`, which begins anew
-/// whenever the peer takes something.
+/// Waits for the peer to close after the last frames were sent, so that it can read them: for `delayed_close_timeout`,
+/// which restarts whenever the peer reads something.
 async fn linger(connection: &Connection) {
     let (session, options) = (&connection.session, &connection.options);
     let Some(timeout) = options.delayed_close_timeout else {
@@ -121,10 +121,10 @@ async fn linger(connection: &Connection) {
     .await;
 }
 
-/// What the connection's task shares with the tasks of its streams.
+/// State shared by the connection's task and its streams' tasks.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// Streams that are served.
+    /// The number of streams being served.
     active: Cell<usize>,
     closing: Cell<bool>,
     session: Session,
@@ -138,14 +138,15 @@ impl Connection {
         &self.options.stats
     }
 
-    /// Lets the connection finish once its streams have.
+    /// Closes the connection when its streams have ended.
     pub(super) fn close(&self) {
         if !self.closing.replace(true) {
             self.session.shutdown_notice();
         }
     }
 
-    /// The same, when the server drains; looked at with each response, as a gradual drain asks ever more often.
+    /// Closes the connection likewise if the server drains. Checked with each response, because a gradual drain closes
+    /// a growing share of connections.
     pub(super) fn close_if_draining(&self) {
         if !self.closing.get() && self.options.drain.is_draining() {
             self.options.stats.downstream_cx_drain_close.inc();
@@ -162,7 +163,7 @@ impl Connection {
     }
 }
 
-/// Counts one stream for as long as it is served.
+/// Counts one stream while it is served.
 struct ActiveStream {
     connection: Rc<Connection>,
 }
@@ -180,28 +181,28 @@ impl Drop for ActiveStream {
         self.connection.options.http2_stats.streams_active.dec();
         let left = self.connection.active.get() - 1;
         self.connection.active.set(left);
-        // The idle time begins now: the connection's task must look.
+        // The idle period begins, so the connection's task must check its deadlines.
         if left == 0 {
             self.connection.session.wake();
         }
     }
 }
 
-/// How far the connection is on its way out.
+/// The state of the connection's drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     No,
-    /// The client was told; for `drain_timeout` it may still open streams.
+    /// A GOAWAY was sent; the client may still open streams for `drain_timeout`.
     Noticed,
-    /// What is open is served to its end.
+    /// No new streams are accepted; open ones are served to their end.
     Closing,
 }
 
-/// The watch on a header block that comes in pieces.
+/// Tracks a request's header block that arrives in several pieces.
 struct SlowHead {
-    /// The stream that it opens.
+    /// The stream that the block opens.
     stream: Option<u32>,
-    /// When that came.
+    /// When its first bytes arrived.
     began: Option<Instant>,
     timer: Timer,
 }
@@ -214,11 +215,11 @@ struct Driver<H> {
     life: Life,
     pinger: Option<Pinger>,
     leaving: Leaving,
-    /// Made when it is first needed, with the deadline that it is set for.
+    /// Created when first needed, with the deadline that it is set for.
     flush_timer: Option<(Timer, Option<Instant>)>,
-    /// Made when the first header block comes in pieces.
+    /// Created when a header block first arrives in several pieces.
     slow_head: Option<SlowHead>,
-    /// Requests that the connection's end cut off before their heads were complete.
+    /// Requests whose heads were incomplete when the connection ended.
     cut: usize,
 }
 
@@ -244,7 +245,8 @@ impl<H: Handler> Driver<H> {
         self.start_all(accepted);
     }
 
-    /// One turn: takes what came in, looks at the clock, then writes everything that was made since the last turn, at once.
+    /// One poll of the task: reads frames, checks the deadlines, then writes everything that was queued since the last
+    /// poll in one go.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
         let session = self.connection.session.clone();
         session.remember_task(cx);
@@ -253,14 +255,14 @@ impl<H: Handler> Driver<H> {
         if session.fault().is_none() {
             self.poll_policy(cx);
         }
-        // Pending or not, what is written from here on is written by the next turn.
+        // Frames that are queued after this are written by the next poll.
         let _flushed = session.poll_flush(cx);
         let in_use = self.active() > 0 || session.open_streams() > 0 || session.waiting() > 0;
         self.connection.activity.set(in_use);
         if let Some(fault) = session.fault() {
             return Poll::Ready(self.end(fault));
         }
-        // What is still to be written is no reason to stay: the peer may never take it.
+        // Unwritten bytes do not keep the connection open: the peer may never read them.
         if self.leaving == Leaving::Closing && self.active() == 0 && session.open_streams() == 0 {
             return Poll::Ready(EndCause::Local);
         }
@@ -270,7 +272,7 @@ impl<H: Handler> Driver<H> {
         Poll::Pending
     }
 
-    /// Streams that are served, and one whose head comes in.
+    /// The number of streams being served, including one whose head is being received.
     fn active(&self) -> usize {
         let opening = self.connection.session.open_request().is_some();
         self.connection.active.get() + usize::from(opening)
@@ -289,7 +291,7 @@ impl<H: Handler> Driver<H> {
         if self.connection.session.fault().is_some() {
             self.cut += accepted.iter().filter(is_refused).count();
         }
-        // If a head came in pieces, it is the first one.
+        // If a head arrived in several pieces, it is the first one.
         let slow = self.slow_head.as_ref();
         let mut began = slow.and_then(|slow| slow.began.filter(|_| slow.stream.is_some()));
         for accepted in accepted {
@@ -338,15 +340,16 @@ impl<H: Handler> Driver<H> {
             .handler
             .clone()
             .serve(head, body, Respond::from(respond));
-        // Boxed: the runtime copies a task's future some five times from spawn to end, and a manager's is large.
+        // Boxed because the runtime copies a task's future about five times, and a connection manager's future is
+        // large.
         tokio::task::spawn_local(Box::pin(async move {
-            // Held in the task, so that the stream counts until its handler is done.
+            // Moved into the task, so that the stream counts until its handler has finished.
             let _active = active;
             served.await;
         }));
     }
 
-    /// Answers a request whose head has not come in time.
+    /// Responds to a request whose head was not received in time.
     fn poll_slow_head(&mut self, cx: &mut Context<'_>) {
         let session = &self.connection.session;
         let options = &self.connection.options;
@@ -385,7 +388,7 @@ impl<H: Handler> Driver<H> {
         self.note_request();
     }
 
-    /// Obeys limits and wishes.
+    /// Applies the keepalive, drain, idle and duration limits.
     fn poll_policy(&mut self, cx: &mut Context<'_>) {
         let options = self.connection.options.clone();
         if let Some(pinger) = &mut self.pinger
@@ -431,7 +434,7 @@ impl<H: Handler> Driver<H> {
         self.leaving = Leaving::Closing;
     }
 
-    /// Ends the streams whose clients do not take their answers (`stream_flush_timeout`).
+    /// Resets the streams whose clients do not read their responses (`stream_flush_timeout`).
     fn poll_flushes(&mut self, cx: &mut Context<'_>) {
         let session = &self.connection.session;
         while let Some(deadline) = session.next_flush_deadline() {
@@ -454,7 +457,7 @@ impl<H: Handler> Driver<H> {
         }
     }
 
-    /// Begins the two steps of GOAWAY, unless they have begun.
+    /// Starts the drain with its two GOAWAY frames, unless it has started already.
     fn leave(&mut self) {
         if self.leaving != Leaving::No {
             return;

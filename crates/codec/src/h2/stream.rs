@@ -1,4 +1,4 @@
-//! One stream of a connection: what came in and waits, what may go out, and who is to be woken.
+//! One stream of a connection: received data that was not read yet, flow control, and the tasks to wake.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -25,61 +25,61 @@ use super::window::Window;
 #[derive(Debug)]
 pub(super) struct StreamState {
     pub(super) id: u32,
-    /// Handles that refer to it; without any, and closed, it goes.
+    /// The number of handles. Without any, a closed stream is removed.
     pub(super) handles: u8,
     pub(super) meter: Rc<Meter>,
-    /// The peer may still send.
+    /// Whether the peer may still send.
     pub(super) receiving: bool,
-    /// This side may still send.
+    /// Whether this side may still send.
     pub(super) sending: bool,
-    /// Why what comes in broke off. A message that was complete before stays so.
+    /// The error that ended receiving. Not set if the message was already complete.
     pub(super) error: Option<StreamError>,
-    /// Why the stream broke off, for whoever sends.
+    /// The error that ended the stream, for the sending side.
     pub(super) broken: Option<StreamError>,
-    /// Heads of answers, in the order they came: interim ones, then the final one. On clients only.
+    /// Response heads, in the order received: interim ones, then the final one. Only on clients.
     pub(super) heads: Heads,
     pub(super) data: Chunks,
     pub(super) trailers: Option<HeaderMap>,
-    /// The message ended with its head, or some of its body was taken. Until then an end is not seen before it is asked
-    /// for: a head that promises a body is passed on as one that does.
+    /// Whether the message ended with its head, or some of its body was taken. Before that, the end of the body is not
+    /// reported in advance, so that a head that promises a body is passed on as one.
     pub(super) begun: bool,
-    /// What comes in is thrown away: nobody is left to read it.
+    /// Whether received data is discarded because nobody reads it.
     pub(super) unread: bool,
     pub(super) window: Window,
-    /// What `content-length` still lets come.
+    /// How many more bytes `content-length` allows.
     pub(super) content_left: Option<u64>,
-    /// What the answer is to. On clients only.
+    /// The kind of request that the response is to. Only on clients.
     pub(super) answer_to: AnswerTo,
-    /// What the peer lets this side send, bytes. Below zero when SETTINGS reduced it.
+    /// How many bytes the peer's window allows this side to send. Negative if SETTINGS reduced the window.
     pub(super) send_window: i64,
-    /// What was handed over and cannot leave yet.
+    /// Data that cannot be sent yet.
     pub(super) backlog: Option<Box<Backlog>>,
-    /// How long a whole message may wait there; none for ever.
+    /// How long a completely buffered message may wait; `None` sets no limit.
     pub(super) flush_timeout: Option<Duration>,
-    /// It is in the list of those that wait for room in the connection.
+    /// Whether it is in the list of streams that wait for room in the connection's queue.
     blocked: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// The requests to which `content-length` in the answer means something else than the length of a body.
+/// The kinds of requests for which the response's `content-length` may differ from the length of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AnswerTo {
-    /// The answer has no body, whatever its head says.
+    /// HEAD: the response has no body.
     Head,
-    /// What follows a success is a tunnel, which has no length.
+    /// CONNECT: a success is followed by a tunnel, which has no length.
     Connect,
     Other,
 }
 
-/// Heads of answers that were not taken yet.
+/// Response heads that were not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     pub(super) interim: Vec<ResponseHead>,
     pub(super) last: Option<ResponseHead>,
-    /// The final one has come, be it taken or not.
+    /// Whether the final head was received; it may have been taken.
     pub(super) complete: bool,
-    /// An interim one has come.
+    /// Whether an interim head was received.
     pub(super) opened: bool,
 }
 
@@ -110,7 +110,7 @@ impl StreamState {
         }
     }
 
-    /// Whether all that will come has been taken.
+    /// Whether everything was received and taken.
     pub(super) fn is_drained(&self) -> bool {
         self.begun
             && !self.receiving
@@ -119,7 +119,7 @@ impl StreamState {
             && self.error.is_none()
     }
 
-    /// Takes note of when the peer's message was over: not when its last byte came, but when it was taken.
+    /// Records the end time of the peer's message, which is not when its last byte arrived but when it was taken.
     pub(super) fn note_end(&self) {
         if !self.receiving
             && self.data.is_empty()
@@ -130,27 +130,27 @@ impl StreamState {
         }
     }
 
-    /// Takes note of who waits for what comes in.
+    /// Registers the task that waits for data.
     pub(super) fn wait_to_read(&mut self, cx: &Context<'_>) {
         remember(&mut self.reader, cx);
     }
 
-    /// Takes note of who waits for room, or for a reset.
+    /// Registers the task that waits for room, or for a reset.
     pub(super) fn wait_to_write(&mut self, cx: &Context<'_>) {
         remember(&mut self.writer, cx);
     }
 
-    /// Hands over whoever waits to read; woken by the caller, once nothing is borrowed.
+    /// Moves the reader's waker to `wakers`, to be called when nothing is borrowed.
     pub(super) fn wake_reader(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.reader.take());
     }
 
-    /// The same for whoever waits to write.
+    /// Moves the writer's waker to `wakers`, to be called when nothing is borrowed.
     pub(super) fn wake_writer(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.writer.take());
     }
 
-    /// Ends both directions for `error`, unless they had ended.
+    /// Ends both directions with `error`, unless they have ended.
     pub(super) fn fail(&mut self, error: StreamError, wakers: &mut Vec<Waker>) {
         if self.receiving {
             self.error.get_or_insert_with(|| error.clone());
@@ -173,14 +173,14 @@ fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// Pieces that wait are joined up to this size, bytes.
+/// Unread pieces are joined up to this size in bytes.
 const JOINED: usize = 8 * 1024;
 
-/// Pieces of a body, in order. Most bodies have one, which needs no list.
+/// The unread pieces of a body, in order. Most bodies have one piece, which needs no list.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     first: Bytes,
-    /// Boxed, because it is rarely there and every stream has room for it.
+    /// Boxed because few streams have it.
     #[expect(clippy::box_collection, reason = "it keeps streams small")]
     rest: Option<Box<VecDeque<Bytes>>>,
 }
@@ -190,9 +190,10 @@ impl Chunks {
         self.first.is_empty()
     }
 
-    /// `bytes` may be empty, and is nothing then.
+    /// Adds a piece. Empty pieces are ignored.
     ///
-    /// Small pieces that nobody takes become one: each costs memory of its own, and may hold on to all that was read with it.
+    /// Small unread pieces are joined: each takes memory of its own, and may keep the whole chunk that it was read
+    /// with.
     pub(super) fn push(&mut self, bytes: Bytes) {
         if self.first.is_empty() {
             self.first = bytes;
@@ -224,7 +225,7 @@ impl Chunks {
         Some(std::mem::replace(&mut self.first, next))
     }
 
-    /// The next piece, but no more of it than `max` bytes.
+    /// Takes the next piece, or the first `max` bytes of it.
     pub(super) fn take(&mut self, max: usize) -> Option<Bytes> {
         if self.first.len() <= max {
             return self.pop();
@@ -232,7 +233,7 @@ impl Chunks {
         Some(self.first.split_to(max))
     }
 
-    /// Drops everything; returns how many bytes that were.
+    /// Drops everything; returns the number of bytes dropped.
     pub(super) fn clear(&mut self) -> usize {
         let rest = self.rest.iter().flat_map(|rest| rest.iter());
         let count = self.first.len() + rest.map(Bytes::len).sum::<usize>();
@@ -241,23 +242,23 @@ impl Chunks {
     }
 }
 
-/// The streams of a connection, by key; those that are open by their numbers as well.
+/// The streams of a connection, by key. Open streams can be found by number as well.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
-    /// Boxed: places are cheap to keep between bursts of streams, and nothing large moves when there are more.
+    /// Boxed, so that free slots are small and growing the slab moves little.
     slab: Slab<Box<StreamState>>,
     keys: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
-    /// The numbers of streams that were the last to end as they should, in both directions.
+    /// The numbers of the streams that ended normally most recently.
     ended: [u32; REMEMBERED],
     next_ended: usize,
-    /// Keys of those that wait for room in the connection, in the order they began to; none twice, and none that is gone.
+    /// Keys of the streams that wait for room in the connection's queue, in order. Each is listed once and exists.
     blocked: Vec<usize>,
 }
 
-/// Ended streams whose numbers are remembered.
+/// How many numbers of ended streams are remembered.
 const REMEMBERED: usize = 8;
 
-/// How many free places a connection without streams keeps; they are of some bytes each.
+/// How many free slots, each a few bytes, a connection without streams keeps.
 const KEPT: usize = 64;
 
 impl Streams {
@@ -277,29 +278,29 @@ impl Streams {
         self.keys.get(&id).copied()
     }
 
-    /// Whether this stream has ended in both directions, not long ago, and was not reset: its peer has no reason to say more.
+    /// Whether this stream has recently ended normally in both directions, so that the peer must not send more.
     pub(super) fn has_ended(&self, id: u32) -> bool {
         self.ended.contains(&id)
     }
 
-    /// Streams that are open.
+    /// The number of open streams.
     pub(super) fn open(&self) -> usize {
         self.keys.len()
     }
 
-    /// All streams to which somebody still refers.
+    /// All streams, including closed ones that still have handles.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut StreamState> {
         self.slab.iter_mut().map(|(_, stream)| &mut **stream)
     }
 
-    /// The same with their keys.
+    /// All streams with their keys, including closed ones that still have handles.
     pub(super) fn iter_keys(&mut self) -> impl Iterator<Item = (usize, &mut StreamState)> {
         self.slab
             .iter_mut()
             .map(|(key, stream)| (key, &mut **stream))
     }
 
-    /// Puts a stream into the list of those that wait for room in the connection.
+    /// Adds a stream to the list of those that wait for room in the connection's queue.
     pub(super) fn block(&mut self, key: usize) {
         if let Some(stream) = self.slab.get_mut(key)
             && !std::mem::replace(&mut stream.blocked, true)
@@ -308,8 +309,8 @@ impl Streams {
         }
     }
 
-    /// Empties that list. The first of it is the one that took the last room there was, mostly: now it is the last to get
-    /// any.
+    /// Takes the list of waiting streams. The first of them is usually the one that last filled the queue, so it is
+    /// moved to the end.
     pub(super) fn take_blocked(&mut self) -> Vec<usize> {
         let mut blocked = std::mem::take(&mut self.blocked);
         if !blocked.is_empty() {
@@ -323,7 +324,7 @@ impl Streams {
         blocked
     }
 
-    /// Forgets what is over of a stream: its number once both directions have ended, all of it once no handle is left.
+    /// Removes a stream's number once both directions have ended, and the stream itself once no handle is left.
     pub(super) fn settle(&mut self, key: usize) {
         let Some(stream) = self.slab.get(key) else {
             return;
@@ -348,8 +349,8 @@ impl Streams {
     }
 }
 
-/// Spreads stream numbers, which grow by two. Collisions that a peer could choose cost it as many open streams, and those
-/// are limited.
+/// Hashes stream numbers, which grow by two. A peer that chooses colliding numbers needs that many open streams, whose
+/// number is limited.
 #[derive(Default)]
 pub(super) struct IdHasher(u64);
 

@@ -1,13 +1,13 @@
-//! Flow control of what is received (RFC 9113, section 5.2): one window for a connection, one for each stream.
+//! Flow control of received data (RFC 9113, section 5.2): one window per connection and one per stream.
 
-/// A window that this side grants.
+/// A receive window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
-    /// Its full size, bytes.
+    /// The full size in bytes.
     size: u32,
-    /// What the peer may still send. Below zero when the size was reduced.
+    /// How many bytes the peer may still send. Negative if the size was reduced.
     left: i64,
-    /// What was consumed and not yet granted anew.
+    /// Bytes consumed but not yet returned to the peer as credit.
     consumed: u32,
 }
 
@@ -20,20 +20,20 @@ impl Window {
         }
     }
 
-    /// Changes the full size, by SETTINGS.
+    /// Changes the full size after a change of SETTINGS.
     pub(super) fn resize(&mut self, size: u32) {
         self.left += i64::from(size) - i64::from(self.size);
         self.size = size;
     }
 
-    /// The peer has sent so much; false if it was not allowed to.
+    /// Records `count` received bytes. Returns false if the window did not allow them.
     #[must_use]
     pub(super) fn receive(&mut self, count: usize) -> bool {
         self.left -= i64::try_from(count).unwrap_or(i64::MAX);
         self.left >= 0
     }
 
-    /// So much of what was received is out of the way. Once that is half of the window, returns by how much to update it.
+    /// Records `count` consumed bytes. Once half of the window was consumed, returns the increment for a WINDOW_UPDATE.
     pub(super) fn consume(&mut self, count: usize) -> Option<u32> {
         self.consumed = self
             .consumed

@@ -1,14 +1,15 @@
-//! Fields that share a name, made one.
+//! Joins repeated header fields into one field.
 //!
-//! Envoy keeps some names in places of their own, which hold one value: what comes under such a name again is appended
-//! to the value that is there. Of others, each field stays as it is.
+//! Envoy stores some header names in dedicated slots that hold one value: when such a name is repeated, the value is
+//! appended to the first. Fields with other names stay separate.
 
 use super::HeaderMap;
 use super::HeaderValue;
 use super::NameRef;
 use super::NameSet;
 
-/// What is joined in requests. Of Envoy's own, some never get far enough to be seen; they are joined as the rest is.
+/// Header names that are joined in requests. The codec removes some of Envoy's names before joining; they are listed
+/// for completeness.
 pub const JOINED_IN_REQUESTS: NameSet = NameSet::of(&[
     "accept",
     "accept-encoding",
@@ -68,7 +69,7 @@ pub const JOINED_IN_REQUESTS: NameSet = NameSet::of(&[
     "x-request-id",
 ]);
 
-/// What is joined in responses.
+/// Header names that are joined in responses.
 pub const JOINED_IN_RESPONSES: NameSet = NameSet::of(&[
     "access-control-allow-credentials",
     "access-control-allow-headers",
@@ -103,22 +104,22 @@ pub const JOINED_IN_RESPONSES: NameSet = NameSet::of(&[
     "x-request-id",
 ]);
 
-/// The most fields of a block beyond `max_headers_count`, to which those that are joined are one.
+/// How many extra fields a block may have when repeated fields count as one.
 pub(crate) const MOST_JOINED: usize = 1024;
 
-/// What a block of header fields is.
+/// Which part of a message a block of header fields is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A request's head.
     Request,
     /// A response's head.
     Response,
-    /// The fields behind a body.
+    /// The fields after a body.
     Trailers,
 }
 
 impl Kind {
-    /// The names whose fields are joined.
+    /// The names whose repeated fields are joined.
     pub(crate) const fn joined(self) -> NameSet {
         match self {
             Kind::Request => JOINED_IN_REQUESTS,
@@ -128,15 +129,15 @@ impl Kind {
     }
 }
 
-/// Room that stays for fields that are added, once those of one name were joined.
+/// Spare capacity that a header map keeps after joining, for fields that are added later.
 const ROOM_LEFT: usize = 8;
 
-/// What is joined in trailers.
+/// Header names that are joined in trailers.
 pub const JOINED_IN_TRAILERS: NameSet = NameSet::of(&["grpc-message", "grpc-status"]);
 
 impl HeaderMap {
-    /// Makes one field of those that share one of these names: their values with commas between, in the place of the
-    /// first. To be called once all are there, or many of one name would be copied over and over.
+    /// Joins repeated fields with one of these names: one field in the place of the first, with comma-separated values.
+    /// Call this once all fields are there: joining after each repetition would copy the values again and again.
     #[inline]
     pub fn join(&mut self, names: NameSet) {
         if self.names.repeated {
@@ -158,7 +159,7 @@ impl HeaderMap {
                 self.join_one(NameRef::Known(place));
             }
         }
-        // What was room for many is not kept for as long as the message lives; some is, as proxies add fields.
+        // Joining may leave much unused capacity, which is released. Some stays, because proxies add fields.
         self.fields.shrink_to(self.fields.len() + ROOM_LEFT);
     }
 
@@ -173,7 +174,7 @@ impl HeaderMap {
     }
 }
 
-/// One value made of several, with commas between; nothing stands between what is empty.
+/// Joins several values into one, separated by commas. Empty values add no comma.
 pub(crate) fn joined<'v>(values: impl Iterator<Item = &'v HeaderValue>) -> Option<HeaderValue> {
     let mut text = Vec::new();
     let mut sensitive = false;
@@ -184,7 +185,7 @@ pub(crate) fn joined<'v>(values: impl Iterator<Item = &'v HeaderValue>) -> Optio
         }
         text.extend_from_slice(value.as_bytes());
     }
-    // Made of legal values, so it is one.
+    // Valid because it consists of valid values.
     let mut value = HeaderValue::from_bytes(&text).ok()?;
     value.set_sensitive(sensitive);
     Some(value)

@@ -1,23 +1,24 @@
-//! The names known beforehand: those that are met so often that finding them here is cheaper than making them.
+//! Well-known header names. They are so common that finding them in a table is cheaper than allocating them.
 //!
-//! A name that is to be known gets a line in `names!`.
+//! To add a name, add a line to `names!`.
 
 use super::HeaderName;
 
-/// How HPACK puts a field of some name on the wire.
+/// How HPACK encodes a field with a given name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Indexing {
-    /// In the dynamic table, once it has been seen twice.
+    /// Added to the dynamic table when the same field is sent the second time.
     Adaptive,
-    /// Not in the table: its values do not come twice.
+    /// Never added to the table, because its values do not repeat.
     Unique,
-    /// Not in this table nor in that of anyone behind (RFC 7541 section 7.1.3).
+    /// Never indexed, neither here nor by a later hop (RFC 7541 section 7.1.3).
     Secret,
-    /// As a secret if its value is short enough to be guessed, by who can make us compress guesses beside it.
+    /// Never indexed if short: a peer that can inject guesses could recover it from the compressed size (as in CRIME).
+    /// Otherwise as `Adaptive`.
     SecretIfShort,
 }
 
-/// What is known of a name.
+/// A well-known name and its properties.
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) text: &'static str,
@@ -26,10 +27,10 @@ pub(crate) struct Known {
     pub(crate) indexing: Indexing,
 }
 
-/// A set of names has a bit for each.
+/// A `NameSet` has one bit for each name.
 const _: () = assert!(KNOWN.len() <= u128::BITS as usize);
 
-/// The place of `name`, in lower case, in [`KNOWN`], if it is there.
+/// The position of `name`, given in lower case, in [`KNOWN`].
 #[inline]
 pub(super) const fn place(name: &[u8]) -> Option<u8> {
     let mut slot = slot_of(hash(name));
@@ -45,7 +46,7 @@ pub(super) const fn place(name: &[u8]) -> Option<u8> {
     }
 }
 
-/// The same for a name in whatever case.
+/// The position of `name`, given in any case, in [`KNOWN`].
 #[inline]
 pub(super) fn place_in_any_case(name: &[u8]) -> Option<u8> {
     let mut slot = slot_of(hash(name));
@@ -58,13 +59,13 @@ pub(super) fn place_in_any_case(name: &[u8]) -> Option<u8> {
     }
 }
 
-/// `==`, which is not const.
+/// Slice equality in a `const fn`, where `==` is not available.
 #[inline]
 pub(super) const fn equal(one: &[u8], other: &[u8]) -> bool {
     if one.len() != other.len() {
         return false;
     }
-    // Eight at a time; the last eight may overlap with those before.
+    // Eight bytes at a time; the last eight may overlap with those before.
     if let (Some(a), Some(b)) = (one.last_chunk::<8>(), other.last_chunk::<8>()) {
         let (mut one, mut other) = (one, other);
         while let (Some((a, rest)), Some((b, others))) =
@@ -87,18 +88,18 @@ pub(super) const fn equal(one: &[u8], other: &[u8]) -> bool {
     true
 }
 
-/// Whether `name`, in whatever case, is `known`, which consists of small letters, digits and hyphens.
+/// Whether `name`, in any case, equals `known`, which consists of lower-case letters, digits and hyphens.
 #[inline]
 fn equal_in_any_case(known: &[u8], name: &[u8]) -> bool {
     if known.len() != name.len() {
         return false;
     }
     let differ = |known: u64, name: u64| {
-        // Of all that may stand in it, only letters have this bit, and only they come in two cases.
+        // Of the bytes that `known` may contain, only letters have this bit, and only letters have two cases.
         let letters = known & (u64::MAX / 255 * 0x40);
         (known ^ name) & !(letters >> 1) != 0
     };
-    // Eight at a time; the last may overlap with those before.
+    // Eight bytes at a time; the last eight may overlap with those before.
     if let (Some(a), Some(b)) = (known.last_chunk(), name.last_chunk()) {
         let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
         let pairs = known.as_chunks().0.iter().zip(name.as_chunks().0);
@@ -113,18 +114,18 @@ fn equal_in_any_case(known: &[u8], name: &[u8]) -> bool {
     known.eq_ignore_ascii_case(name)
 }
 
-/// The first and the last four bytes, which may overlap.
+/// The first and the last four bytes, which may overlap, as one number.
 #[inline]
 fn both_ends(name: &[u8]) -> Option<u64> {
     let (first, last) = (name.first_chunk()?, name.last_chunk()?);
     Some(u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32)
 }
 
-/// The bit that makes a letter small.
+/// The bit in each byte that makes an ASCII letter lower case.
 const SMALL: u64 = u64::MAX / 255 * 0x20;
 
-/// A hash of a name by its length, beginning and end, which is enough to tell names known beforehand apart; it is the same
-/// in whatever case they are.
+/// A hash of a name's length, first and last bytes, which is enough to distinguish the well-known names. It does not
+/// depend on case.
 #[inline]
 pub(crate) const fn hash(name: &[u8]) -> u64 {
     let (first, last) = if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
@@ -145,14 +146,14 @@ pub(crate) const fn hash(name: &[u8]) -> u64 {
     mixed ^ mixed >> 32
 }
 
-/// Four slots for each name or so: searches are short.
+/// About four slots for each name keep searches short.
 const SLOT_COUNT: usize = 512;
 
 const fn slot_of(hash: u64) -> usize {
     (hash >> 8) as usize % SLOT_COUNT
 }
 
-/// Where each name's hash leads: its place in [`KNOWN`], from one on; then zero.
+/// The hash table: each slot holds a position in [`KNOWN`] plus one, or zero if empty.
 static SLOTS: [u8; SLOT_COUNT] = slots();
 
 const fn slots() -> [u8; SLOT_COUNT] {

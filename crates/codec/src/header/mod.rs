@@ -1,8 +1,9 @@
-//! Header fields in the order they came.
+//! Header fields in the order received.
 //!
-//! A message has a dozen fields, of which a proxy looks for more than are there. So they are a list, as they are in Envoy,
-//! beside a set of the known names that are in it: what is absent is known without a search, and what is there is found
-//! sooner than it could be hashed. Nothing is gained by names that collide, and the order never changes.
+//! A message has about a dozen fields, and a proxy looks up more names than that. So, as in Envoy, the fields are a
+//! list. Beside it is a set of the well-known names in the list: absent names are known without a search, and the list
+//! is short enough that searching it is faster than hashing. A client gains nothing by choosing names whose hashes
+//! collide, and the order never changes.
 
 mod joined;
 mod known;
@@ -29,23 +30,23 @@ pub use value::InvalidHeaderValue;
 
 /// The header fields of a message, or its trailers. Names may repeat.
 ///
-/// Looking for a name takes time in proportion to the number of fields, which the codecs bound.
+/// A lookup takes time proportional to the number of fields, which the codecs limit.
 #[derive(Clone, Default)]
 pub struct HeaderMap {
     fields: Vec<(HeaderName, HeaderValue)>,
     names: Names,
 }
 
-/// A set of names known beforehand.
+/// A set of well-known names.
 #[derive(Clone, Copy, Debug)]
 pub struct NameSet(u128);
 
 impl NameSet {
-    /// The set of these names, each of which must be known beforehand.
+    /// The set of these names, all of which must be well known.
     ///
     /// # Panics
     ///
-    /// If one is not; in a constant, the compiler says so.
+    /// If a name is not well known. In a constant this is a compile error.
     #[must_use]
     pub const fn of(names: &[&str]) -> NameSet {
         let mut set = 0;
@@ -61,7 +62,7 @@ impl NameSet {
         NameSet(set)
     }
 
-    /// The set of the names known beforehand that begin with `prefix`.
+    /// The set of the well-known names that begin with `prefix`.
     #[must_use]
     pub const fn beginning_with(prefix: &str) -> NameSet {
         let mut set = 0;
@@ -91,14 +92,14 @@ impl NameSet {
     }
 }
 
-/// Which names may be among the fields.
+/// Which names the fields may have.
 #[derive(Clone, Copy, Default)]
 struct Names {
-    /// A bit for each name known beforehand.
+    /// One bit for each well-known name.
     known: u128,
-    /// Whether any of them was added when it was there already.
+    /// Whether a well-known name was added more than once.
     repeated: bool,
-    /// Whether there was any other.
+    /// Whether any other name was added.
     others: bool,
 }
 
@@ -122,7 +123,7 @@ impl Names {
         }
     }
 
-    /// No field of this name is left.
+    /// Records that no field has this name.
     #[inline]
     fn remove(&mut self, name: NameRef<'_>) {
         if let NameRef::Known(place) = name {
@@ -132,13 +133,13 @@ impl Names {
 }
 
 impl HeaderMap {
-    /// No fields.
+    /// An empty map.
     #[must_use]
     pub fn new() -> HeaderMap {
         HeaderMap::default()
     }
 
-    /// No fields yet, and room for `capacity`.
+    /// An empty map with room for `capacity` fields.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> HeaderMap {
         HeaderMap {
@@ -197,7 +198,7 @@ impl HeaderMap {
         fields.filter_map(move |(found, value)| name.is(found).then_some(value))
     }
 
-    /// Adds a field at the end, whether or not there is one of its name.
+    /// Adds a field at the end, even if its name is there already.
     #[inline]
     pub fn append(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
         let name = name.into();
@@ -205,7 +206,8 @@ impl HeaderMap {
         self.fields.push((name, value));
     }
 
-    /// Makes `value` the only one of this name, in the place of the first if there is one.
+    /// Makes `value` the only value of this name: replaces the first field of this name and removes the others, or adds
+    /// a field.
     pub fn insert(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
         let name = name.into();
         let Some(at) = self.position((&name).into()) else {
@@ -221,7 +223,7 @@ impl HeaderMap {
         });
     }
 
-    /// Adds a field if there is none of its name.
+    /// Adds a field unless its name is there already.
     pub fn insert_if_absent(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
         let name = name.into();
         if !self.contains_key(&name) {
@@ -229,7 +231,7 @@ impl HeaderMap {
         }
     }
 
-    /// Removes all fields of this name, and gives the value of the first.
+    /// Removes all fields of this name and returns the first one's value.
     pub fn remove<'n>(&mut self, name: impl Into<NameRef<'n>>) -> Option<HeaderValue> {
         let name = name.into();
         let at = self.position(name)?;
@@ -246,7 +248,7 @@ impl HeaderMap {
         self.names.known & names.0 != 0
     }
 
-    /// Whether there may be a field whose name is not known beforehand.
+    /// Whether there may be a field whose name is not well known.
     #[must_use]
     pub fn has_unknown(&self) -> bool {
         self.names.others
@@ -261,19 +263,19 @@ impl HeaderMap {
         }
     }
 
-    /// The fields in their order.
+    /// Iterates over the fields in order.
     #[inline]
     pub fn iter(&self) -> Iter<'_> {
         Iter(self.fields.iter())
     }
 
-    /// The name of each field.
+    /// Iterates over the fields' names.
     pub fn keys(&self) -> impl Iterator<Item = &HeaderName> {
         self.fields.iter().map(|(name, _)| name)
     }
 }
 
-/// The fields of a [`HeaderMap`] in their order.
+/// Iterates over the fields of a [`HeaderMap`] in order.
 #[derive(Debug)]
 pub struct Iter<'m>(slice::Iter<'m, (HeaderName, HeaderValue)>);
 
@@ -319,7 +321,7 @@ impl<N: Into<HeaderName>> FromIterator<(N, HeaderValue)> for HeaderMap {
 ///
 /// # Panics
 ///
-/// If there is none.
+/// If no field has this name.
 impl<'n, N: Into<NameRef<'n>>> Index<N> for HeaderMap {
     type Output = HeaderValue;
 
@@ -329,7 +331,7 @@ impl<'n, N: Into<NameRef<'n>>> Index<N> for HeaderMap {
     }
 }
 
-/// The same fields in the same order.
+/// Equal if the fields are the same, in the same order.
 impl PartialEq for HeaderMap {
     fn eq(&self, other: &HeaderMap) -> bool {
         self.fields == other.fields

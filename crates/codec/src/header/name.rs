@@ -14,39 +14,40 @@ use super::known;
 use super::known::KNOWN;
 use super::known::Known;
 
-/// The name of a header field, in lower case (RFC 9110 section 5.1). A name known beforehand is one byte.
+/// The name of a header field, in lower case (RFC 9110 section 5.1). A well-known name is stored as one byte.
 #[derive(Clone)]
 pub struct HeaderName(Repr);
 
 #[derive(Clone)]
 enum Repr {
-    /// The place in [`KNOWN`]. A name that is there is never spelled out.
+    /// The position in [`KNOWN`]. Well-known names are always stored this way.
     Known(u8),
     Static(&'static str),
     Shared(Arc<str>),
 }
 
-/// A name that no field may have: it is empty, or holds a byte that is none of a token's (RFC 9110 section 5.6.2).
+/// The error for an invalid name: it is empty or contains a byte that is not allowed in a token (RFC 9110 section
+/// 5.6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidHeaderName;
 
-/// A name to look for: one that needs nothing made.
+/// A borrowed name for lookups, which needs no allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameRef<'n> {
-    /// The place of a name known beforehand.
+    /// The position of a well-known name.
     #[doc(hidden)]
     Known(u8),
-    /// Any other, in lower case.
+    /// Any other name, in lower case.
     #[doc(hidden)]
     Other(&'n str),
 }
 
 impl HeaderName {
-    /// The name `text`, which must be one in lower case.
+    /// The name `text`, which must be a valid name in lower case.
     ///
     /// # Panics
     ///
-    /// If it is none: where it is a constant, the compiler says so.
+    /// If it is not. In a constant this is a compile error.
     #[must_use]
     pub const fn from_static(text: &'static str) -> HeaderName {
         match known::place(text.as_bytes()) {
@@ -58,11 +59,11 @@ impl HeaderName {
         }
     }
 
-    /// The name `text`, in whatever case it is.
+    /// The name `text`, given in any case.
     ///
     /// # Errors
     ///
-    /// If no field may be called that.
+    /// If it is not a valid name.
     #[inline]
     pub fn from_bytes(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
         match known::place_in_any_case(text) {
@@ -75,11 +76,11 @@ impl HeaderName {
         }
     }
 
-    /// The name `text`, which is in lower case.
+    /// The name `text`, given in lower case.
     ///
     /// # Errors
     ///
-    /// If it is not, or if no field may be called that.
+    /// If it is not in lower case or not a valid name.
     #[inline]
     pub fn from_lowercase(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
         match known::place(text) {
@@ -107,7 +108,7 @@ impl HeaderName {
         }
     }
 
-    /// What is known of this name.
+    /// The properties of this name, if it is well known.
     #[inline]
     pub(crate) fn known(&self) -> Option<&'static Known> {
         match &self.0 {
@@ -118,7 +119,7 @@ impl HeaderName {
 }
 
 impl<'n> NameRef<'n> {
-    /// Whether `name` is this one.
+    /// Whether `name` equals this name.
     #[inline]
     pub(super) fn is(self, name: &HeaderName) -> bool {
         match (self, &name.0) {
@@ -141,7 +142,7 @@ impl<'n> From<&'n HeaderName> for NameRef<'n> {
     }
 }
 
-/// In lower case, or it is not found.
+/// The name must be in lower case; others are never found.
 impl<'n> From<&'n str> for NameRef<'n> {
     fn from(name: &'n str) -> NameRef<'n> {
         known::place(name.as_bytes()).map_or(NameRef::Other(name), NameRef::Known)
@@ -230,7 +231,7 @@ const fn is_name(text: &[u8]) -> bool {
     at > 0
 }
 
-/// The bytes of a token (RFC 9110 section 5.6.2), but for upper case.
+/// The bytes of a token (RFC 9110 section 5.6.2), except upper-case letters.
 static NAME_BYTES: [bool; 256] = byte_set(b"abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~");
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use crate::words::is_field_byte;
 use crate::words::is_field_text;
 
-/// The value of a header field: any bytes but control characters, tabs excepted (RFC 9110 section 5.5). Cloning it copies
-/// what is short and shares what is long: neither allocates.
+/// The value of a header field: any bytes except control characters other than tab (RFC 9110 section 5.5). Cloning
+/// never allocates: it copies short values and shares long ones.
 #[derive(Clone)]
 pub struct HeaderValue(Repr);
 
-/// How long what is short may be, in bytes: a UUID is, and a date. The whole value takes five words.
+/// The maximum length of a value that is stored inline, in bytes: long enough for a UUID or a date. The whole value
+/// takes five machine words.
 const SHORT: usize = 37;
 
 #[derive(Clone)]
@@ -32,7 +33,7 @@ enum Repr {
     },
 }
 
-/// A value that no field may have: it holds control characters.
+/// The error for an invalid value: it contains control characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidHeaderValue;
 
@@ -41,7 +42,7 @@ impl HeaderValue {
     ///
     /// # Panics
     ///
-    /// If it holds control characters: where it is a constant, the compiler says so.
+    /// If it contains control characters. In a constant this is a compile error.
     #[must_use]
     pub const fn from_static(text: &'static str) -> HeaderValue {
         let bytes = text.as_bytes();
@@ -60,7 +61,7 @@ impl HeaderValue {
     ///
     /// # Errors
     ///
-    /// If these hold control characters.
+    /// If they contain control characters.
     #[inline]
     pub fn from_bytes(bytes: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
         if is_field_text(bytes) {
@@ -70,7 +71,7 @@ impl HeaderValue {
         }
     }
 
-    /// The value `bytes`, which are known to be legal.
+    /// The value `bytes`, which are known to be valid.
     #[inline]
     fn legal(bytes: &[u8]) -> HeaderValue {
         let mut short = [0; SHORT];
@@ -116,7 +117,7 @@ impl HeaderValue {
         }
     }
 
-    /// The number that the value is in decimal digits, and nothing else (RFC 9110 section 8.6).
+    /// The value as a number, if it consists only of decimal digits (RFC 9110 section 8.6).
     #[must_use]
     pub fn as_number(&self) -> Option<u64> {
         let digits = self.as_bytes();
@@ -128,19 +129,19 @@ impl HeaderValue {
         })
     }
 
-    /// Bytes of the value.
+    /// The value's length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.as_bytes().len()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the value is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.as_bytes().is_empty()
     }
 
-    /// Whether nobody is to keep the value in a table (RFC 7541 section 7.1.3).
+    /// Whether the value must not enter any compression table (RFC 7541 section 7.1.3).
     #[must_use]
     #[inline]
     pub fn is_sensitive(&self) -> bool {
@@ -151,7 +152,7 @@ impl HeaderValue {
         }
     }
 
-    /// Says whether nobody is to keep the value in a table.
+    /// Sets whether the value must not enter any compression table.
     pub fn set_sensitive(&mut self, is_sensitive: bool) {
         match &mut self.0 {
             Repr::Short { sensitive, .. }
@@ -234,7 +235,7 @@ impl PartialEq<&str> for HeaderValue {
     }
 }
 
-/// A sensitive value is not shown.
+/// Does not show sensitive values.
 impl fmt::Debug for HeaderValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_sensitive() {

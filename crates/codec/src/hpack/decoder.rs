@@ -1,4 +1,4 @@
-//! Header blocks read (RFC 7541 section 6).
+//! Decodes header blocks (RFC 7541 section 6).
 
 use bytes::Bytes;
 
@@ -14,46 +14,47 @@ use super::static_table;
 use super::table::Field;
 use super::table::Table;
 
-/// What a peer may use before it knows our settings (RFC 9113 section 6.5.2).
+/// The table size that a peer may use before it has received our settings (RFC 9113 section 6.5.2).
 const INITIAL_TABLE_SIZE: usize = 4096;
 
-/// Decodes the header blocks of one connection. Blocks depend on those before them: none may be left out.
+/// Decodes the header blocks of one connection. Every block must be decoded, because later blocks refer to earlier
+/// ones.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     table: Table,
-    /// The largest size of the table that the peer may choose.
+    /// The largest table size that the peer may choose now.
     allowed_size: usize,
-    /// The same once it knows our settings.
+    /// The largest table size that the peer may choose after it has acknowledged our settings.
     max_size: usize,
 }
 
 impl Decoder {
-    /// A decoder for a peer that is told to use a table of no more than `max_table_size`. Allocates nothing before the peer
-    /// uses the table.
+    /// A decoder whose settings limit the peer's table to `max_table_size`. Allocates nothing until the peer uses the
+    /// table.
     pub(crate) fn new(max_table_size: usize) -> Decoder {
         Decoder {
             table: Table::new(INITIAL_TABLE_SIZE),
-            // A peer that has not read our settings yet is not wrong.
+            // A peer that has not received our settings yet may use the initial size.
             allowed_size: max_table_size.max(INITIAL_TABLE_SIZE),
             max_size: max_table_size,
         }
     }
 
-    /// The peer has read our settings: from now on it may choose no larger table than they say.
+    /// The peer has acknowledged our settings: from now on it may not choose a larger table.
     pub(crate) fn settings_acknowledged(&mut self) {
         self.allowed_size = self.max_size;
     }
 
-    /// Decodes one whole header block, and calls `sink` with each field and its bytes of name and value together.
+    /// Decodes one complete header block, and calls `sink` with each field and the total length of its name and value.
     ///
-    /// After an error the table is not what the peer thinks it is: the connection cannot go on.
+    /// After an error the table no longer matches the peer's, so the connection must end.
     pub(crate) fn decode(
         &mut self,
         block: &[u8],
         mut sink: impl FnMut(&Name, &Value, usize),
     ) -> Result<(), DecodeError> {
         let mut rest = self.size_updates(block)?;
-        // Used by strings in the Huffman code only, and not kept: idle connections are to be small.
+        // Only needed for Huffman-coded strings. It is not kept, because idle connections should be small.
         let mut scratch = Vec::new();
         while let Some((&first, after)) = rest.split_first() {
             rest = after;
@@ -74,14 +75,14 @@ impl Decoder {
                 }
                 sink(&field.name, &field.value, field.len());
             } else {
-                // Sizes change at the beginning of a block only (RFC 7541 section 4.2).
+                // Table size updates are only allowed at the beginning of a block (RFC 7541 section 4.2).
                 return Err(DecodeError);
             }
         }
         Ok(())
     }
 
-    /// Follows the changes of the table's size that `block` begins with, and gives the rest.
+    /// Applies the table size updates at the beginning of `block`, and returns the remaining bytes.
     fn size_updates<'a>(&mut self, mut block: &'a [u8]) -> Result<&'a [u8], DecodeError> {
         while let Some((&first, mut rest)) = block.split_first()
             && first & 0xe0 == 0x20
@@ -106,7 +107,7 @@ impl Decoder {
         field.ok_or(DecodeError)
     }
 
-    /// Reads a field of which at least the value is spelled out.
+    /// Reads a literal field: its value, and possibly its name, are in the block.
     #[inline]
     fn literal(
         &self,
@@ -132,14 +133,14 @@ impl Decoder {
         })
     }
 
-    /// Bytes and number of the table's entries.
+    /// The size of the table in bytes, and the number of its entries.
     #[cfg(test)]
     pub(super) fn extent(&self) -> (usize, usize) {
         self.table.extent()
     }
 }
 
-/// Takes a string off `rest`.
+/// Reads a string from `rest` and advances it.
 #[inline]
 fn string<'s, 'block: 's>(
     rest: &mut &'block [u8],

@@ -1,4 +1,4 @@
-//! Header blocks written (RFC 7541 section 6).
+//! Encodes header blocks (RFC 7541 section 6).
 
 use std::collections::VecDeque;
 
@@ -20,39 +20,41 @@ use super::seen::Seen;
 use super::static_table;
 use super::table::OVERHEAD;
 
-/// What a peer's table holds before it says otherwise (RFC 9113 section 6.5.2).
+/// The size of a peer's table before it announces another (RFC 9113 section 6.5.2).
 const INITIAL_TABLE_SIZE: usize = 4096;
 
-/// Strings of up to so many bytes are compressed when they go into the table, not when they are spelled out: the Huffman
-/// code saves a quarter of the bytes, and costs both sides more instructions than all the rest of the field does.
+/// With `Huffman::Selective`, literals of up to this many bytes are Huffman-coded only if they enter the table: the
+/// code saves a quarter of the bytes, but costs both sides more instructions than the rest of the field.
 const RAW_BYTES: usize = 128;
 
-/// Shorter cookies are kept out of tables, as a guess at one would show in the length of the block; the bound is nghttp2's.
+/// Cookies shorter than this are never indexed, because an attacker's correct guess would show in the length of the
+/// block. The limit is nghttp2's.
 const SHORT_SECRET: usize = 20;
 
 /// Encodes the header blocks of one connection.
 ///
-/// A field goes into the table when it comes the second time. So what each request has of its own (identifiers, dates,
-/// lengths) neither pushes out what repeats, nor costs an insertion; and what repeats is one byte from the third time on.
+/// A field enters the table when it is sent the second time. So fields that are unique to a request (identifiers,
+/// dates, lengths) neither evict repeated fields nor cost an insertion, and a repeated field takes one byte from the
+/// third time on.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    /// The dynamic table, the newest entry first.
+    /// The dynamic table, newest entry first.
     entries: VecDeque<Entry>,
     size: usize,
-    /// The size that the table may have: no more than we want and the peer allows.
+    /// The maximum size of the table: the lower of our wish and the peer's limit.
     max_size: usize,
     wanted_size: usize,
-    /// The lowest size since the last block, which the peer has to hear of.
+    /// The lowest maximum size since the last block, if it changed: it must be sent to the peer.
     lowest_size: Option<usize>,
-    /// Insertions so far, modulo 2³².
+    /// The number of insertions so far, modulo 2³².
     insertions: u32,
     seen: Seen,
-    /// Makes hashes differ between connections.
+    /// Random, so that hashes differ between connections.
     seed: u64,
     huffman: Huffman,
 }
 
-/// A field of the dynamic table: its own copy, name and value in one.
+/// An entry of the dynamic table, with its own copy of name and value.
 #[derive(Debug)]
 struct Entry {
     /// The name, then the value.
@@ -80,7 +82,7 @@ impl Pseudo {
     }
 }
 
-/// A field that is to be encoded, and what is known of its name.
+/// A field to encode, and its name's properties.
 #[derive(Clone, Copy)]
 struct Field<'a> {
     name: &'a [u8],
@@ -90,7 +92,7 @@ struct Field<'a> {
 }
 
 impl Encoder {
-    /// An encoder that wants to use a table of no more than `max_table_size`. Allocates nothing before the first block.
+    /// An encoder that uses a table of at most `max_table_size`. Allocates nothing before the first block.
     pub(crate) fn new(max_table_size: usize, huffman: Huffman) -> Encoder {
         let max_size = max_table_size.min(INITIAL_TABLE_SIZE);
         Encoder {
@@ -106,7 +108,7 @@ impl Encoder {
         }
     }
 
-    /// Follows the peer's `SETTINGS_HEADER_TABLE_SIZE`, from the next block on.
+    /// Applies the peer's `SETTINGS_HEADER_TABLE_SIZE` from the next block on.
     pub(crate) fn set_peer_table_size(&mut self, size: u32) {
         let size = self.wanted_size.min(size as usize);
         if size == self.max_size {
@@ -118,10 +120,10 @@ impl Encoder {
         self.seen.clear();
     }
 
-    /// Begins a block.
+    /// Begins a block: writes pending table size updates.
     pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
         if let Some(lowest) = self.lowest_size.take() {
-            // A table that shrank and grew again has lost entries, which the peer's must lose as well.
+            // A table that shrank and grew again has evicted entries: the peer must evict them too.
             if lowest < self.max_size {
                 integer::encode(lowest, 5, 0x20, out);
             }
@@ -212,13 +214,13 @@ impl Encoder {
         }
     }
 
-    /// Appends a field that is not in the dynamic table, and may come into it.
+    /// Appends a field that is not in the dynamic table and may be inserted into it.
     fn adaptive(&mut self, field: Field, hash: u64, found: Found, out: &mut Vec<u8>) {
         if field.index == static_table::ACCEPT_ENCODING && field.value == b"gzip, deflate" {
             return out.push(0x80 | field.index);
         }
         match found {
-            // One field is not to push all others out; and a table of no size takes none.
+            // One field must not evict all others, and a table of size zero takes no fields.
             _ if field.size() > self.max_size / 4 * 3 => {
                 field.spell_out(Literal::NOT_INDEXED, self.huffman, out);
             }
@@ -274,7 +276,7 @@ impl Encoder {
         }
     }
 
-    /// The hash of a field by its name's and its value.
+    /// The hash of a field, from its name's hash and its value.
     #[inline]
     fn hash(&self, name: u64, value: &[u8]) -> u64 {
         let mut hash = name ^ self.seed;
@@ -286,7 +288,7 @@ impl Encoder {
         mix(hash ^ last ^ (value.len() as u64) << 56)
     }
 
-    /// Bytes and number of the table's entries.
+    /// The size of the table in bytes, and the number of its entries.
     #[cfg(test)]
     pub(super) fn extent(&self) -> (usize, usize) {
         (self.size, self.entries.len())
@@ -300,7 +302,7 @@ impl Entry {
     }
 }
 
-/// How a field that is spelled out begins: the bits above its index.
+/// The representation of a literal field: the flag bits of its first byte, and the number of bits for the index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Literal {
     flags: u8,
@@ -332,7 +334,7 @@ impl Field<'_> {
         let raw_bytes = match huffman {
             Huffman::Always => 0,
             Huffman::Never => usize::MAX,
-            // An entry of the table is decoded once, and sent in one byte from then on.
+            // An entry of the table is decoded once, and takes one byte from then on.
             Huffman::WhereItPays if literal == Literal::INDEXED => 0,
             Huffman::WhereItPays => RAW_BYTES,
         };
@@ -344,7 +346,7 @@ impl Field<'_> {
     }
 }
 
-/// Appends the dynamic table's entry of so many insertions ago.
+/// Appends a reference to the dynamic table's entry that was inserted `age` insertions ago.
 #[inline]
 fn indexed(age: usize, out: &mut Vec<u8>) {
     integer::encode(static_table::LENGTH + 1 + age, 7, 0x80, out);
@@ -371,9 +373,10 @@ fn shortest_string(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The last eight bytes of `text`, or all if there are fewer; `rest` is what is left of it after whole words.
+/// The last eight bytes of `text` as a number, or all bytes if there are fewer. `rest` holds the bytes after the last
+/// whole word.
 ///
-/// Those that are in the last whole word are read once more, which is quicker than to read the others one by one.
+/// Some of them were in the last whole word already. Reading them again is faster than reading the others one by one.
 #[inline]
 fn tail_word(text: &[u8], rest: &[u8]) -> u64 {
     if let Some(last) = text.last_chunk() {

@@ -1,11 +1,11 @@
 //! The Huffman code of HPACK strings (RFC 7541 appendix B).
 //!
-//! The code is canonical: codes of one length are consecutive, in the order of their symbols, and longer codes follow
-//! shorter ones. So the lengths below are the whole code, and every other table is computed from them by the compiler.
+//! The code is canonical: codes of the same length are consecutive, in the order of their symbols, and longer codes
+//! follow shorter ones. So the lengths below define the code, and the compiler computes all other tables from them.
 
 use super::DecodeError;
 
-/// The length in bits of each byte's code; last, that of the end of string, which never occurs in a string.
+/// The length in bits of each byte's code. The last entry is the end-of-string symbol, which never occurs in a string.
 #[rustfmt::skip]
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 28,
@@ -19,29 +19,29 @@ const LENGTHS: [u8; 257] = [
     30,
 ];
 
-/// The end of string, as an index of [`LENGTHS`].
+/// The end-of-string symbol, as an index of [`LENGTHS`].
 const EOS: u16 = 256;
 
-/// The longest code.
+/// The length of the longest code in bits.
 const LONGEST: usize = 30;
 
-/// Bits that one look into [`PAIRS`] resolves: the largest table that leaves the first-level cache to others, and two
-/// codes of the commonest lengths, 5 and 6.
+/// How many bits one lookup in [`PAIRS`] decodes: two codes of the most common lengths, 5 and 6. A larger table would
+/// displace other data from the first-level cache.
 const PEEK: u32 = 12;
 
-/// A code: its bits at the low end, with [`LENGTHS`] telling how many.
+/// Each symbol's code in the low bits; [`LENGTHS`] has the number of bits.
 const CODES: [u32; 257] = canonical().codes;
 
-/// The symbols in the order of their codes.
+/// The symbols, sorted by code.
 static SORTED: [u16; 257] = canonical().sorted;
 
-/// The codes of each length, by length.
+/// The codes of each length, indexed by length.
 static RANKS: [Rank; LONGEST + 1] = canonical().ranks;
 
-/// Code and length of each byte, side by side for the encoder: `code << 8 | length`.
+/// Each byte's code and length in one word for the encoder: `code << 8 | length`.
 static ENCODE: [u64; 256] = encode_table();
 
-/// What the next [`PEEK`] bits are: one or two whole codes, or the beginning of a longer one.
+/// What the next [`PEEK`] bits decode to: one or two whole codes, or the beginning of a longer one.
 static PAIRS: [Pair; 1 << PEEK] = pair_table();
 
 /// All codes of one length.
@@ -49,9 +49,9 @@ static PAIRS: [Pair; 1 << PEEK] = pair_table();
 struct Rank {
     /// The first code.
     code: u32,
-    /// How many there are.
+    /// The number of codes.
     count: u32,
-    /// Where the first one's symbol is in [`SORTED`].
+    /// The position of the first code's symbol in [`SORTED`].
     index: u32,
 }
 
@@ -106,8 +106,8 @@ const fn encode_table() -> [u64; 256] {
     table
 }
 
-/// One or two decoded bytes: from the low end 16 bits of bytes, 5 of the length of both codes, 5 of the first code's, and
-/// from [`Pair::SHIFT`] on 8 for each byte there is. Zero if the code is longer than [`PEEK`].
+/// One or two decoded bytes. From the low end: 16 bits for the bytes, 5 for the length of both codes, 5 for the length
+/// of the first code, and from [`Pair::SHIFT`] on 8 for each byte. Zero if the code is longer than [`PEEK`].
 #[derive(Clone, Copy)]
 struct Pair(u32);
 
@@ -145,7 +145,7 @@ impl Pair {
         self.0 >> 21 & 31
     }
 
-    /// Eight for each byte there is.
+    /// Eight for each decoded byte.
     #[inline]
     const fn width(self) -> u32 {
         self.0 >> Pair::SHIFT
@@ -159,7 +159,7 @@ impl Pair {
 
 const fn pair_table() -> [Pair; 1 << PEEK] {
     let mut table = [Pair(0); 1 << PEEK];
-    // First every short code, with whatever follows it; then, where what follows is a whole code too, both.
+    // First, every short code with any bits after it. Then, where the following bits are a whole code too, both codes.
     let mut symbol = 0;
     while symbol < 256 {
         let bits = LENGTHS[symbol] as u32;
@@ -186,7 +186,7 @@ const fn pair_table() -> [Pair; 1 << PEEK] {
     table
 }
 
-/// How many bytes [`encode`] adds for `bytes`.
+/// How many bytes [`encode`] appends for `bytes`.
 pub(super) fn encoded_len(bytes: &[u8]) -> usize {
     let bits: usize = bytes
         .iter()
@@ -195,7 +195,7 @@ pub(super) fn encoded_len(bytes: &[u8]) -> usize {
     bits.div_ceil(8)
 }
 
-/// Appends `bytes` in the Huffman code, filled up with ones.
+/// Appends `bytes` in the Huffman code, padded with ones.
 pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     let mut pending = 0_u64;
     let mut length = 0;
@@ -216,12 +216,12 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Decodes `code` into `out`, whose contents it replaces, and gives the decoded bytes.
+/// Decodes `code` into `out`, replacing its contents, and returns the decoded bytes.
 ///
-/// Behind the code come ones, as if the end of string did: which shows as a code longer than [`PEEK`], so that every step may
-/// look ahead without regard for the end.
+/// Reads behind the end of `code` return ones, like the end-of-string symbol. They look like a code longer than
+/// [`PEEK`], so that no step needs to check for the end first.
 pub(super) fn decode<'a>(code: &[u8], out: &'a mut Vec<u8>) -> Result<&'a [u8], DecodeError> {
-    // No code is shorter than 5 bits, and each step writes 8 bytes, whether or not it has as many.
+    // No code is shorter than 5 bits. Each step writes 8 bytes, even if it decodes fewer.
     let room = code.len() / 5 * 8 + 24;
     if out.len() < room {
         *out = vec![0; room.max(LEAST_ROOM)];
@@ -236,7 +236,8 @@ pub(super) fn decode<'a>(code: &[u8], out: &'a mut Vec<u8>) -> Result<&'a [u8], 
         let mut width = 0;
         let mut last = Pair(0);
         let start = position;
-        // A pair takes at most 12 of at least 57 bits. A longer code takes none, and so stops here all that follow.
+        // A pair uses at most 12 of at least 57 bits. A longer code uses none, so that the following lookups find it
+        // again and decode nothing.
         for _ in 0..4 {
             last = Pair::of(bits);
             bits <<= last.bits();
@@ -248,7 +249,7 @@ pub(super) fn decode<'a>(code: &[u8], out: &'a mut Vec<u8>) -> Result<&'a [u8], 
         written += width as usize / 8;
         if last.is_longer() {
             let left = end.checked_sub(position).ok_or(DecodeError)?;
-            // Longer codes begin with eight ones; fewer are padding.
+            // Longer codes begin with eight ones. Fewer ones are padding.
             if left < 8 {
                 return Ok(out.get(..written).unwrap_or_default());
             }
@@ -257,20 +258,20 @@ pub(super) fn decode<'a>(code: &[u8], out: &'a mut Vec<u8>) -> Result<&'a [u8], 
             written += 1;
             position += length as usize;
         }
-        // What goes beyond the end is no padding, as that would have been a longer code.
+        // A code that extends beyond the end is not padding: padding looks like a longer code.
         if position > end || position == start {
             return Err(DecodeError);
         }
     }
 }
 
-/// What a scratch buffer has at least: most strings are shorter.
+/// The minimum size of the scratch buffer; most strings are shorter.
 const LEAST_ROOM: usize = 256;
 
-/// The last seven bytes of a code, at which a read of eight would go beyond the end, and ones.
+/// The last seven bytes of the code, followed by ones. Eight-byte reads near the end use it instead of the code.
 struct Tail {
     bytes: [u8; 16],
-    /// Where in the code the first of them is.
+    /// The position of the first of them in the code.
     start: usize,
 }
 
@@ -286,7 +287,7 @@ impl Tail {
     }
 }
 
-/// The byte and the length of the code longer than [`PEEK`] that `bits` begin with.
+/// Decodes the code longer than [`PEEK`] at the beginning of `bits`: its byte and its length.
 #[cold]
 fn long_code(bits: u64) -> Result<(u8, u32), DecodeError> {
     for length in PEEK + 1..=LONGEST as u32 {
@@ -303,18 +304,18 @@ fn long_code(bits: u64) -> Result<(u8, u32), DecodeError> {
     Err(DecodeError)
 }
 
-/// At least 57 bits from `position` on, at the high end.
+/// At least 57 bits from bit `position` on, left-aligned.
 #[inline]
 fn eight_bytes(code: &[u8], tail: &Tail, position: usize) -> u64 {
     let at = position / 8;
     let in_code = code.get(at..).and_then(<[u8]>::first_chunk);
     let in_tail = || tail.bytes.get(at.wrapping_sub(tail.start)..)?.first_chunk();
-    // The position is not beyond the end, and the tail has as many ones behind it.
+    // Never reached: the position is at most the end, and the tail continues with ones.
     let bytes = in_code.or_else(in_tail).unwrap_or(&[0xff; 8]);
     u64::from_be_bytes(*bytes) << (position % 8)
 }
 
-/// Writes eight bytes, lowest first; those beyond the count in hand are overwritten by the next.
+/// Writes eight bytes, lowest first. The next write overwrites the bytes that were not decoded.
 #[inline]
 fn put(out: &mut [u8], at: usize, bytes: u64) {
     if let Some(room) = out.get_mut(at..at + 8) {

@@ -1,11 +1,11 @@
-//! Integers of HPACK (RFC 7541 section 5.1): in the low bits of a byte, or from there on in as many as needed.
+//! HPACK integers (RFC 7541 section 5.1): in the low bits of a byte, continued in further bytes if they do not fit.
 
 use super::DecodeError;
 
-/// Bytes after the first that an integer may have: enough for 32 bits.
+/// The maximum number of bytes after the first: enough for 32 bits.
 const MOST_BYTES: u32 = 5;
 
-/// Appends `value` with `prefix` bits of a byte, whose others are `flags`.
+/// Appends `value`, using the low `prefix` bits of the first byte, whose other bits are `flags`.
 #[inline]
 pub(super) fn encode(value: usize, prefix: u32, flags: u8, out: &mut Vec<u8>) {
     let most = (1 << prefix) - 1;
@@ -26,7 +26,7 @@ fn encode_long(mut rest: usize, first: u8, out: &mut Vec<u8>) {
     out.push(rest as u8);
 }
 
-/// Reads the integer in the low `prefix` bits of `first` and maybe in `rest`, which it advances.
+/// Reads the integer that begins in the low `prefix` bits of `first` and may continue in `rest`, which it advances.
 #[inline]
 pub(super) fn decode(first: u8, prefix: u32, rest: &mut &[u8]) -> Result<usize, DecodeError> {
     let most = (1 << prefix) - 1;

@@ -1,7 +1,7 @@
 //! HPACK, the compression of HTTP/2's header fields (RFC 7541).
 //!
-//! Both directions keep a table of fields in step with the peer's. What differs from a textbook is what is left undone: see
-//! [`Encoder`] for what it does not put into the table, and what it does not compress.
+//! Encoder and decoder each keep a table of fields in step with the peer's. The encoder deliberately omits some
+//! compression: see [`Encoder`] for which fields it keeps out of the table and which strings it does not Huffman-code.
 
 mod decoder;
 mod encoder;
@@ -22,7 +22,7 @@ pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;
 pub(crate) use encoder::Pseudo;
 
-/// A field's name as HPACK carries it.
+/// A field's name as decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     Method,
@@ -34,20 +34,20 @@ pub(crate) enum Name {
     /// Another name that begins with a colon.
     UnknownPseudo,
     Header(HeaderName),
-    /// What no field may be called: empty, upper case, spaces and the like.
+    /// An invalid name: empty, or with upper case, spaces and the like.
     Malformed(Bytes),
 }
 
-/// A field's value.
+/// A field's value as decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     Valid(HeaderValue),
-    /// Has control characters.
+    /// A value with control characters.
     Malformed(Bytes),
 }
 
 impl Value {
-    /// Marks a value that nobody is to keep in a table (RFC 7541 section 6.2.3).
+    /// Marks a value that must not enter any compression table (RFC 7541 section 6.2.3).
     fn set_sensitive(&mut self) {
         if let Value::Valid(value) = self {
             value.set_sensitive(true);
@@ -55,6 +55,6 @@ impl Value {
     }
 }
 
-/// A header block that does not follow the rules, and so a connection that is lost: `COMPRESSION_ERROR`.
+/// A malformed header block. It ends the connection with `COMPRESSION_ERROR`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DecodeError;

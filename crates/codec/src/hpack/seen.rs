@@ -1,53 +1,56 @@
-//! Which fields the encoder has met lately, and where its table has them.
+//! Which fields the encoder has sent recently, and which of them are in its table.
 //!
-//! A cache that may forget: a field that it lost is spelled out, which costs bytes only. So a search looks at one group of
-//! slots, however many fields there are, and whoever picks fields for their hashes to collide slows nobody down.
+//! This is a set-associative cache. A field that was evicted from it is sent as a literal, which only costs bytes. A
+//! lookup examines one group of slots, however many fields there are, so that a client that chooses fields with
+//! colliding hashes slows nothing down.
 
-/// Slots of a group: together they are half of a cache line.
+/// Slots in a group; a group takes half a cache line.
 const WAYS: usize = 4;
 
-/// Bytes of the dynamic table for each group. Fields are 60 bytes and more, so that half of the slots are free for fields
-/// met once.
+/// How many bytes of the dynamic table there are for each group. Entries take 60 bytes and more, so that half of the
+/// slots are free for fields that were sent once.
 const BYTES_PER_GROUP: usize = 128;
 
-/// Groups for the largest table, 32 KiB.
+/// The maximum number of groups, which take 32 KiB.
 const MOST_GROUPS: usize = 1024;
 
-/// A field met.
+/// A field that was sent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    /// What of the field's hash did not choose the group; odd, or zero in an empty slot.
+    /// The part of the field's hash that does not select the group. Odd, or zero in an empty slot.
     tag: u32,
-    /// The number of the field's insertion into the table, or zero.
+    /// The sequence number of the field's insertion into the table, or zero.
     number: u32,
 }
 
-/// The slots, none of them before the first field.
+/// The fields sent recently. The slots are allocated with the first field.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     groups: Vec<[Slot; WAYS]>,
-    /// Chooses what to forget. Without chance, two fields that come in turns could push out each other for ever.
+    /// A pseudo-random state that selects the slot to evict. With a fixed order, two alternating fields could evict
+    /// each other forever.
     chance: u32,
 }
 
-/// What [`Seen::find`] found.
+/// The result of [`SeenFields::find`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// The field, if not another with its hash, is the table's, this many insertions ago.
+    /// The field (or another one with its hash) is in the table, inserted this many insertions ago.
     InTable(usize),
-    /// The field, if not another with its hash, has been met.
+    /// The field (or another one with its hash) was sent before.
     Before(Place),
     Never,
 }
 
-/// A slot's group, and where it is there.
+/// A slot's group, and its position in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     group: usize,
     way: usize,
 }
 
-/// The dynamic table's insertions: numbered from one, of which only the newest are still there.
+/// The insertions into the dynamic table. They are numbered from one, and the newest `kept` of them are still in the
+/// table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Insertions {
     pub(super) last: u32,
@@ -55,7 +58,7 @@ pub(super) struct Insertions {
 }
 
 impl Insertions {
-    /// How many insertions ago `number` was, if it is still there.
+    /// How many insertions ago `number` was, if it is still in the table.
     #[inline]
     fn age(self, number: u32) -> Option<usize> {
         let age = self.last.wrapping_sub(number) as usize;
@@ -64,7 +67,7 @@ impl Insertions {
 }
 
 impl Seen {
-    /// Looks for the field of `hash`.
+    /// Looks up the field with this hash.
     #[inline]
     pub(super) fn find(&self, hash: u64, insertions: Insertions) -> Found {
         let group = self.group_of(hash);
@@ -81,7 +84,7 @@ impl Seen {
         }
     }
 
-    /// Remembers the field of `hash` as met, in the place of one that is not in the table.
+    /// Records that the field with this hash was sent, in a slot whose field is not in the table.
     #[inline]
     pub(super) fn record(&mut self, hash: u64, insertions: Insertions, table_size: usize) {
         if self.groups.is_empty() {
@@ -108,7 +111,7 @@ impl Seen {
         }
     }
 
-    /// Remembers that the field of `place` is the table's, by the number of its insertion.
+    /// Records that the field at `place` was inserted into the table with this sequence number.
     pub(super) fn inserted(&mut self, place: Place, number: u32) {
         let slots = self.groups.get_mut(place.group);
         if let Some(slot) = slots.and_then(|slots| slots.get_mut(place.way)) {
@@ -116,7 +119,7 @@ impl Seen {
         }
     }
 
-    /// Forgets everything, because the table is to have another size.
+    /// Forgets all fields, because the table gets another size.
     pub(super) fn clear(&mut self) {
         self.groups = Vec::new();
     }
@@ -127,7 +130,7 @@ impl Seen {
         self.groups = vec![[Slot::default(); WAYS]; groups.min(MOST_GROUPS)];
     }
 
-    /// The group of `hash`; there is always a power of two of them.
+    /// The group for `hash`. The number of groups is a power of two.
     #[inline]
     fn group_of(&self, hash: u64) -> usize {
         hash as usize & self.groups.len().wrapping_sub(1)

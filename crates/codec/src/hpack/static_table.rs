@@ -7,10 +7,10 @@ use super::Name;
 use super::Value;
 use super::table::Field;
 
-/// How many fields the static table has; the dynamic table's begin after them.
+/// The number of fields in the static table. Indices of the dynamic table follow.
 pub(super) const LENGTH: usize = 61;
 
-/// The index of the field with this name that comes first.
+/// Index of the first field with this name.
 pub(super) const AUTHORITY: u8 = 1;
 pub(super) const METHOD: u8 = 2;
 pub(super) const PATH: u8 = 4;
@@ -18,7 +18,7 @@ pub(super) const SCHEME: u8 = 6;
 pub(super) const STATUS: u8 = 8;
 pub(super) const ACCEPT_ENCODING: u8 = 16;
 
-/// The static table's field of `index`, which counts from one.
+/// The field at `index`, which counts from one.
 #[inline]
 pub(super) fn field(index: usize) -> Option<&'static Field> {
     FIELDS.get(index.wrapping_sub(1))

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use super::Name;
 use super::Value;
 
-/// What each entry costs beyond its bytes (RFC 7541 section 4.1).
+/// The size added for each entry (RFC 7541 section 4.1).
 pub(super) const OVERHEAD: usize = 32;
 
-/// A field of a table. Cloning it copies no bytes.
+/// A field of a table. Cloning copies no bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Field {
     pub(super) name: Name,
@@ -18,24 +18,24 @@ pub(super) struct Field {
 }
 
 impl Field {
-    /// Bytes of the name and of the value.
+    /// The total length of name and value.
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.name_len as usize + self.value_len as usize
     }
 }
 
-/// The newest fields, as many as have room.
+/// The newest fields that fit into the maximum size.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// The newest first.
+    /// Newest first.
     fields: VecDeque<Field>,
     size: usize,
     max_size: usize,
 }
 
 impl Table {
-    /// An empty table, which allocates nothing before it has an entry.
+    /// An empty table. Allocates nothing before the first insertion.
     pub(super) fn new(max_size: usize) -> Table {
         Table {
             fields: VecDeque::new(),
@@ -44,13 +44,14 @@ impl Table {
         }
     }
 
-    /// The field of `index`, zero for the newest.
+    /// The field at `index`; zero is the newest.
     #[inline]
     pub(super) fn get(&self, index: usize) -> Option<&Field> {
         self.fields.get(index)
     }
 
-    /// Whether a field of `len` bytes could be in the table. One that could not empties the table (RFC 7541 section 4.4).
+    /// Evicts entries to make room for a field of `len` bytes. Returns false if it can never fit; then the table
+    /// becomes empty (RFC 7541 section 4.4).
     #[inline]
     pub(super) fn make_room(&mut self, len: usize) -> bool {
         let size = len.saturating_add(OVERHEAD);
@@ -58,13 +59,13 @@ impl Table {
         size <= self.max_size
     }
 
-    /// Inserts a field that [`Table::make_room`] has made room for.
+    /// Inserts a field after [`Table::make_room`] has made room for it.
     pub(super) fn insert(&mut self, field: Field) {
         self.size += field.len() + OVERHEAD;
         self.fields.push_front(field);
     }
 
-    /// Changes how large the table may become.
+    /// Changes the maximum size of the table.
     pub(super) fn resize(&mut self, max_size: usize) {
         self.max_size = max_size;
         self.evict_to(max_size);
@@ -79,7 +80,7 @@ impl Table {
         }
     }
 
-    /// Bytes and number of the entries.
+    /// The size in bytes, and the number of entries.
     #[cfg(test)]
     pub(super) fn extent(&self) -> (usize, usize) {
         (self.size, self.fields.len())

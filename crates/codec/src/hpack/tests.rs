@@ -13,7 +13,7 @@ use super::Name;
 use super::Pseudo;
 use super::Value;
 
-/// A field as text, to compare.
+/// A field's name and value, to compare.
 type Pair = (Vec<u8>, Vec<u8>);
 
 /// All fields of a block; each field's size is checked against its text.

@@ -1,31 +1,32 @@
-//! What a hostile peer says: frames as they may come, and some that may not.
+//! Generates the frames that a hostile peer sends, most of them valid.
 
 use std::collections::HashMap;
 
 use fastrand::Rng;
 
-/// How far a message is.
+/// Which part of a message comes next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     Head,
     Body,
 }
 
-/// Makes the frames of one connection, mostly of such as a peer may send.
+/// Generates the frames of one connection, most of which follow the rules.
 pub(crate) struct Frames {
     pub(crate) rng: Rng,
     is_client: bool,
     /// The number of the next stream.
     pub(crate) next: u32,
-    /// Streams whose message goes on: its body may come, or on servers its head.
+    /// Streams whose message is incomplete: the next part is its body, or on servers its head.
     pub(crate) open: Vec<(u32, Part)>,
-    /// How many entries of the dynamic table may be referred to.
+    /// The number of dynamic table entries that can be referred to.
     indexed: u8,
-    /// Out of a thousand frames, so many break the rules.
+    /// How many frames out of a thousand break the rules.
     pub(crate) rude: u16,
-    /// What was sent in DATA frames.
+    /// The number of bytes sent in DATA frames.
     pub(crate) sent: u64,
-    /// What the codec may send: in all, on a stream to begin with, and what updates added to that.
+    /// How many bytes the codec may send: in total, initially on a stream, and additionally on each stream after
+    /// updates.
     pub(crate) granted: u64,
     pub(crate) initial: u64,
     pub(crate) updates: HashMap<u32, u64>,
@@ -61,7 +62,7 @@ impl Frames {
         self.rng.u16(..1000) < self.rude
     }
 
-    /// Any stream that has been opened.
+    /// A random stream that was opened.
     fn stream(&mut self) -> u32 {
         if self.is_rude() {
             return self.rng.u32(..) >> self.rng.u8(1..=32).min(31);
@@ -72,7 +73,7 @@ impl Frames {
         }
     }
 
-    /// A stream whose message is at `part`, and whether that is to be its end.
+    /// A random stream whose message is at `part`, and whether to end its message.
     fn part(&mut self, part: Part) -> Option<(u32, bool)> {
         let end = self.rng.u8(..4) == 0;
         if self.is_rude() {
@@ -100,7 +101,7 @@ impl Frames {
     fn block(&mut self, start: &[u8]) -> Vec<u8> {
         let mut block = Vec::new();
         if self.rng.u8(..30) == 0 {
-            block.extend([0x20, 0x3f, 0xe1, 0x1f]); // none, then 4096
+            block.extend([0x20, 0x3f, 0xe1, 0x1f]); // table size updates: 0, then 4096
             self.indexed = 0;
         }
         block.extend_from_slice(start);
@@ -133,7 +134,7 @@ impl Frames {
         }
     }
 
-    /// A header block, in one frame or in several, maybe padded, maybe with a priority.
+    /// Sends a header block in one or several frames, possibly with padding or a priority.
     fn headers(&mut self, stream: u32, block: &[u8], end: bool) {
         let mut flags = u8::from(end);
         let mut payload = Vec::new();
@@ -218,7 +219,7 @@ impl Frames {
         self.push(8, 0, stream, &increment.to_be_bytes());
     }
 
-    /// A request's head, or an answer's.
+    /// Sends the head of a request or response.
     fn begin(&mut self) {
         if self.is_client {
             let (id, end) = (self.next, self.rng.bool());
@@ -245,7 +246,7 @@ impl Frames {
         }
     }
 
-    /// One more thing that a peer may say.
+    /// Sends one more random frame or message part.
     pub(crate) fn next(&mut self) {
         match self.rng.u8(..100) {
             0..30 => self.begin(),
@@ -292,7 +293,7 @@ impl Frames {
         }
     }
 
-    /// Spoils a byte, or leaves one out.
+    /// Changes or removes a random byte.
     pub(crate) fn mutate(&mut self) {
         if self.out.is_empty() {
             return;

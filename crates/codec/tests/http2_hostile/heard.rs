@@ -1,4 +1,4 @@
-//! What a hostile peer hears, and what of it must hold.
+//! Parses what the codec sends to a hostile peer, and checks that it obeys flow control.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -8,18 +8,18 @@ use tokio::net::UnixStream;
 use crate::PREFACE;
 use crate::frames::Frames;
 
-/// What the codec said, as far as windows are concerned.
+/// The flow control state of the frames that the codec sent.
 #[derive(Default)]
 pub(crate) struct Heard {
     bytes: Vec<u8>,
-    /// What it granted for the whole connection, and what it sent in DATA.
+    /// The credit that it granted for the connection, and the number of bytes that it sent in DATA.
     granted: u64,
     data: u64,
     by_stream: HashMap<u32, u64>,
 }
 
 impl Heard {
-    /// Takes what has come; false at the end.
+    /// Reads and parses what has arrived. Returns false at the end.
     pub(crate) fn hear(&mut self, socket: &UnixStream) -> bool {
         let mut read = [0; 4096];
         while let Ok(count) = socket.try_read(&mut read) {
@@ -58,7 +58,7 @@ impl Heard {
         self.bytes.drain(..at);
     }
 
-    /// Hears everything until no stream runs any more; false at the end.
+    /// Reads until no stream is running any more. Returns false at the end.
     pub(crate) async fn hear_all(&mut self, socket: &UnixStream, running: &Cell<usize>) -> bool {
         let mut quiet = 0;
         while quiet < 100 {
@@ -71,7 +71,8 @@ impl Heard {
         true
     }
 
-    /// The codec kept to the windows that it was granted, and gives back what it was sent, if `window` is its own.
+    /// Asserts that the codec obeyed the peer's windows, and that it returned credit for received data. `window` is the
+    /// codec's own window.
     pub(crate) fn check(&self, frames: &Frames, window: u64) {
         assert!(
             self.data <= frames.granted,

@@ -1,8 +1,8 @@
-//! HTTP/2 against peers that mean harm, or nothing at all: seeded sequences of frames, some of them mutated, cut anywhere.
+//! Tests HTTP/2 against hostile and broken peers: seeded random sequences of frames, some of them mutated or truncated.
 //!
-//! Whatever comes in, nothing panics, what waits stays small, windows are kept to and given back, every stream ends with
-//! its connection, and the gauges return to zero. `HOSTILE_SEED` and `HOSTILE_ROUNDS` in the environment run other seeds,
-//! and more of them.
+//! Checks that nothing panics, queues stay small, flow control is obeyed and credit returned, every stream ends with
+//! its connection, and gauges return to zero. The environment variables `HOSTILE_SEED` and `HOSTILE_ROUNDS` choose
+//! other seeds and more rounds.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -41,14 +41,15 @@ use support::sockets;
 use wild::Wild;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// What may wait for a peer that does not read: the high watermark twice, and what control frames and heads come to.
+/// The maximum number of bytes queued for a peer that does not read: twice the high watermark, plus control frames and
+/// heads.
 const MOST_WAITING: i64 = 512 * 1024;
-/// The longest that anything may take that only waits for other tasks.
+/// The maximum time to wait for other tasks.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// Panics in tasks that nobody joins would go unnoticed.
+/// Counts panics, because those in detached tasks would go unnoticed.
 fn count_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -62,7 +63,7 @@ fn environment(name: &str, otherwise: u64) -> u64 {
     value.map_or(otherwise, |value| value.parse().unwrap())
 }
 
-/// Runs `round` with one seed after the other.
+/// Runs `round` with consecutive seeds.
 async fn rounds<F: Future<Output = ()>>(usual: u64, round: impl Fn(Rng, Timers) -> F) {
     count_panics();
     let first = environment("HOSTILE_SEED", 1);
@@ -78,7 +79,7 @@ async fn rounds<F: Future<Output = ()>>(usual: u64, round: impl Fn(Rng, Timers) 
     .await;
 }
 
-/// Writes `bytes` in pieces; false once nobody takes them.
+/// Writes `bytes` in pieces. Returns false if the peer no longer reads.
 async fn write(socket: &mut UnixStream, mut bytes: Vec<u8>, rng: &mut Rng) -> bool {
     while !bytes.is_empty() {
         let cut = rng.usize(1..=bytes.len());
@@ -94,8 +95,8 @@ async fn write(socket: &mut UnixStream, mut bytes: Vec<u8>, rng: &mut Rng) -> bo
     true
 }
 
-/// Speaks some frames into `socket`, and hears what comes back or does not. A connection that gets through this is
-/// looked at, with all streams reset, for what is left of its `window`.
+/// Sends random frames to `socket`, and reads the responses or does not. If the connection survives, resets all streams
+/// and checks that the codec has returned the credit of its `window`.
 async fn speak(
     mut socket: UnixStream,
     mut frames: Frames,
@@ -148,7 +149,7 @@ fn options(rng: &mut Rng) -> Http2Options {
     }
 }
 
-/// Lets tasks run until nothing is left to count.
+/// Lets tasks run until `count` is zero.
 async fn until_zero(what: &str, count: impl Fn() -> i64) {
     for _ in 0..1000 {
         if count() == 0 {

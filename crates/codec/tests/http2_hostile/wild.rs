@@ -1,4 +1,4 @@
-//! What is on the other side of the codec: handlers and requests that read, answer, wait and give up as chance has it.
+//! Handlers and client requests that read, respond, wait and abort at random.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -28,7 +28,7 @@ use outrider_codec::Respond;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 
-/// Counts itself.
+/// Counts a running stream.
 struct Running(Rc<Cell<usize>>);
 
 impl Running {
@@ -44,11 +44,11 @@ impl Drop for Running {
     }
 }
 
-/// A handler, or whoever has a request, that does anything.
+/// A handler or client with random behaviour.
 #[derive(Clone)]
 pub(crate) struct Wild {
     rng: Rc<RefCell<Rng>>,
-    /// How many streams are in its hands.
+    /// The number of running streams.
     pub(crate) running: Rc<Cell<usize>>,
 }
 
@@ -94,7 +94,7 @@ impl Wild {
         }
     }
 
-    /// Answers, and gives up when the stream is reset.
+    /// Sends a response; stops when the stream is reset.
     async fn answer(&self, body: Body, respond: &mut Respond) {
         if self.choose(4) == 0 {
             drop(respond.informational(StatusCode::EARLY_HINTS.into()));
@@ -165,11 +165,11 @@ impl Handler for Wild {
     }
 }
 
-/// A body that is made as it is asked for, with pauses.
+/// A generated body with random pauses.
 struct Made {
     left: u8,
     size: usize,
-    /// By nothing, by trailers, or by an error.
+    /// How it ends: 1 with an error, 2 with trailers, otherwise normally.
     ends: u8,
     wild: Wild,
 }

@@ -1,4 +1,4 @@
-//! What the tests of both codecs share: socket pairs, a worker's surroundings, and a handler that does as the path says.
+//! Test support for both codecs: socket pairs, a worker's environment, and a handler that responds by path.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -40,7 +40,7 @@ use outrider_net::Timers;
 use tokio::net::UnixStream;
 use tokio::task::LocalSet;
 
-/// Runs a test as on a worker, with its timers going.
+/// Runs a test like a task on a worker, with running timers.
 pub(crate) async fn on_worker<F: Future<Output = ()>>(test: impl FnOnce(Timers) -> F) {
     let timers = Timers::new();
     let local = LocalSet::new();
@@ -48,7 +48,7 @@ pub(crate) async fn on_worker<F: Future<Output = ()>>(test: impl FnOnce(Timers) 
     local.run_until(test(timers)).await;
 }
 
-/// Two ends of a connection: one for the codec, one for whoever tests it.
+/// A socket pair: one end for the codec, one for the test.
 pub(crate) fn sockets() -> (Stream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     (Stream::Unix(ours), theirs)
@@ -62,8 +62,8 @@ pub(crate) fn client_options(timers: &Timers) -> ClientOptions {
     ClientOptions::new(timers.clone(), Arc::new(ConnectionStats::default()))
 }
 
-/// Answers by path: `/echo` gives the request back, `/hang` never answers, `/large` sends 8 MiB, anything else says what
-/// it is. Keeps what happened to its streams.
+/// Responds by path: `/echo` returns the request, `/hang` never responds, `/large` sends 8 MiB, and anything else
+/// describes the request. Records what happened to its streams.
 #[derive(Default)]
 pub(crate) struct Script {
     pub(crate) resets: RefCell<Vec<StreamError>>,
@@ -111,7 +111,7 @@ impl Handler for Script {
     }
 }
 
-/// Many bytes, made when they are asked for.
+/// A large body, generated while it is read.
 struct Large {
     left: usize,
     produced: Rc<Cell<usize>>,
@@ -156,7 +156,7 @@ impl BodyStream for WithTrailers {
     }
 }
 
-/// All of a body: its bytes and its trailers.
+/// Reads a whole body: its bytes and its trailers.
 pub(crate) async fn collect(mut body: Body) -> Result<(Vec<u8>, Option<HeaderMap>), StreamError> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -168,7 +168,7 @@ pub(crate) async fn collect(mut body: Body) -> Result<(Vec<u8>, Option<HeaderMap
     Ok((bytes, None))
 }
 
-/// A request in the shared shape.
+/// Builds a GET request.
 pub(crate) fn request(path: &str) -> RequestHead {
     RequestHead {
         method: Method::POST,
@@ -178,7 +178,7 @@ pub(crate) fn request(path: &str) -> RequestHead {
     }
 }
 
-/// Lets everything that is ready run.
+/// Lets all ready tasks run.
 pub(crate) async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;

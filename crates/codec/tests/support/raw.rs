@@ -1,4 +1,4 @@
-//! HTTP/2 by hand: either end of a connection, frame by frame.
+//! Sends and receives raw HTTP/2 frames, as client or server.
 
 use std::rc::Rc;
 
@@ -27,7 +27,7 @@ pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// One end of a connection, spoken to in frames.
+/// One end of a connection that sends and receives raw frames.
 pub(crate) struct Raw(pub(crate) UnixStream);
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Raw {
         self.0.write_all(&frame).await.unwrap();
     }
 
-    /// The next frame that is none of `SETTINGS` and `WINDOW_UPDATE`; `None` at the end.
+    /// The next frame other than `SETTINGS` and `WINDOW_UPDATE`; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<RawFrame> {
         loop {
             let frame = self.any().await?;
@@ -73,7 +73,7 @@ impl Raw {
     }
 }
 
-/// HPACK: indexed fields, and literal ones without indexing.
+/// Encodes a header block with indexed fields and literal fields without indexing.
 pub(crate) fn head(path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x82, 0x86, 0x41, 1, b'a']; // GET, http, authority a
     block.extend([0x04, u8::try_from(path.len()).unwrap()]);

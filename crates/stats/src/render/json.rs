@@ -21,11 +21,11 @@ pub struct Json {
     snapshot: Snapshot,
     histograms: Histograms,
     stage: Stage,
-    /// Whether something stands in the list of stats already.
+    /// Whether the list of stats has an element already.
     follows: bool,
 }
 
-/// What comes next, and from which row on.
+/// The next part to write, and the row that it starts at.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Start,
@@ -47,7 +47,7 @@ impl Json {
         }
     }
 
-    /// Writes the next part and returns what comes then.
+    /// Writes the next part and returns the one after it.
     fn step(&mut self, to: &mut String) -> Stage {
         match self.stage {
             Stage::Start => {
@@ -122,7 +122,7 @@ impl Json {
         if std::mem::replace(&mut self.follows, true) {
             to.push(',');
         }
-        to.write_fmt(element).unwrap_or_default(); // a String takes everything
+        to.write_fmt(element).unwrap_or_default(); // writing to a String cannot fail
     }
 }
 
@@ -138,7 +138,7 @@ impl Iterator for Json {
     }
 }
 
-/// One histogram as an object.
+/// Renders one histogram as an object.
 fn shape(name: &str, recorded: &Recorded, histograms: Histograms, options: &Options) -> String {
     let quoted = quote(name);
     match histograms {

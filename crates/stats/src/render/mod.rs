@@ -1,7 +1,7 @@
-//! Renders snapshots as `/stats` and `/stats/prometheus` print them.
+//! Renders snapshots in the formats of `/stats` and `/stats/prometheus`.
 //!
-//! Each renderer is an iterator over pieces of some kilobytes: the answer for a thousand clusters has 13 MB, and whoever
-//! sends it need never hold more than a piece.
+//! Each renderer is an iterator over pieces of some kilobytes, so that the admin server never has to hold a whole
+//! response: for a thousand clusters it has 13 MB.
 
 mod json;
 mod number;
@@ -19,18 +19,18 @@ pub enum Histograms {
     /// Quantiles.
     #[default]
     Summary,
-    /// For each bound the values up to it.
+    /// For each bound, the number of values up to it.
     Cumulative,
-    /// For each bound the values between the bound before and it.
+    /// For each bound, the number of values between the previous bound and it.
     Disjoint,
-    /// Every bucket that is not empty, and the quantiles.
+    /// Every non-empty bucket, and the quantiles.
     Detailed,
 }
 
-/// A renderer stops at the end of the stat that passes this many bytes.
+/// A renderer ends a piece after the stat that exceeds this many bytes.
 const PIECE: usize = 16 * 1024;
 
-/// The values between one bound and the next, from the values up to each.
+/// Converts the numbers of values up to each bound into numbers of values between bounds.
 fn disjoint(cumulative: &mut [u64]) {
     let mut below = 0;
     for count in cumulative {

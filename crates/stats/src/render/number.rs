@@ -1,6 +1,6 @@
-//! Numbers as C++ prints them.
+//! Formats numbers like the C++ code of Envoy.
 
-/// As fmt's `{}`: the shortest digits that read back as `value`, or `nan`.
+/// Formats like fmt's `{}`: the shortest digits that parse to `value`, or `nan`.
 pub(super) fn shortest(value: f64) -> String {
     if value.is_nan() {
         "nan".to_owned()
@@ -9,7 +9,7 @@ pub(super) fn shortest(value: f64) -> String {
     }
 }
 
-/// As `std::to_chars`: with an exponent where that is shorter. For JSON, so `null` stands for NaN.
+/// Formats like `std::to_chars`: with an exponent where that is shorter. For JSON, so NaN becomes `null`.
 pub(super) fn json(value: f64) -> String {
     if value.is_nan() {
         return "null".to_owned();
@@ -23,17 +23,17 @@ pub(super) fn json(value: f64) -> String {
     }
 }
 
-/// As C's `%.<digits>g`.
+/// Formats like C's `%.<digits>g`.
 pub(super) fn general(value: f64, digits: usize) -> String {
     if value.is_nan() {
         return "nan".to_owned();
     }
     if value.fract() == 0.0 && value.abs() < 100_000.0 {
-        return value.to_string(); // most bounds of buckets, and much cheaper
+        return value.to_string(); // the common case for bucket bounds, and much cheaper
     }
     let scientific = format!("{value:.*e}", digits - 1);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or_default(); // it is always a number
+    let exponent: i32 = exponent.parse().unwrap_or_default(); // always a number
     if (-4..digits as i32).contains(&exponent) {
         let decimals = (digits as i32 - 1 - exponent).max(0) as usize;
         without_zeros(&format!("{value:.decimals$}")).to_owned()
@@ -49,7 +49,7 @@ fn without_zeros(number: &str) -> &str {
     }
 }
 
-/// Rust's `1e5` as C's `1e+05`.
+/// Converts Rust's `1e5` to C's `1e+05`.
 fn with_two_digits(scientific: &str) -> String {
     let Some((mantissa, exponent)) = scientific.split_once('e') else {
         return scientific.to_owned();

@@ -19,29 +19,29 @@ use crate::Value;
 /// How `/stats/prometheus` shows histograms (`histogram_buckets`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrometheusHistograms {
-    /// As histograms, with cumulative buckets since the start.
+    /// As histograms with cumulative buckets since the start.
     #[default]
     Cumulative,
-    /// As summaries, with the quantiles of the last interval.
+    /// As summaries with the quantiles of the last interval.
     Summary,
 }
 
-/// Counters, gauges, text readouts if wanted, histograms; within each the metrics in the order of their dotted names.
+/// Writes counters, gauges, optionally text readouts, and histograms; each kind sorted by dotted metric name.
 #[derive(Debug)]
 pub struct Prometheus {
     store: Arc<Store>,
     snapshot: Snapshot,
     histograms: PrometheusHistograms,
     index: Index,
-    /// The metrics to come.
+    /// The metrics that were not written yet.
     metrics: std::vec::IntoIter<Metric>,
-    /// The metric being written, and its rows to come.
+    /// The current metric, and its remaining rows.
     metric: String,
     rows: std::vec::IntoIter<u32>,
     bounds: Bounds,
 }
 
-/// Enough digits for any double, as Envoy prints them.
+/// Enough digits for any double, as in Envoy.
 const DIGITS: usize = 32;
 
 impl Prometheus {
@@ -79,7 +79,7 @@ impl Prometheus {
         push(to, &["# TYPE ", &self.metric, " ", kind, "\n"]);
     }
 
-    /// Writes one row; `labels` is a buffer to use.
+    /// Writes one row. `labels` is a buffer to reuse.
     fn write_row(&mut self, at: u32, labels: &mut String, to: &mut String) -> std::fmt::Result {
         let Some(row) = self.snapshot.row(at as usize) else {
             return Ok(());
@@ -128,7 +128,7 @@ impl Iterator for Prometheus {
         while piece.len() < PIECE {
             if let Some(at) = self.rows.next() {
                 self.write_row(at, &mut labels, &mut piece)
-                    .unwrap_or_default(); // a String takes everything
+                    .unwrap_or_default(); // writing to a String cannot fail
             } else if let Some(metric) = self.metrics.next() {
                 self.begin(metric, &mut piece);
             } else {
@@ -139,7 +139,7 @@ impl Iterator for Prometheus {
     }
 }
 
-/// The buckets' bounds as they are printed: mostly all histograms have the same.
+/// The formatted bucket bounds, cached because most histograms have the same.
 #[derive(Debug, Default)]
 struct Bounds {
     bounds: Vec<f64>,
@@ -157,7 +157,7 @@ impl Bounds {
     }
 }
 
-/// One histogram with its labels.
+/// A histogram with its labels.
 struct Shown<'a> {
     metric: &'a str,
     labels: &'a str,
@@ -214,7 +214,7 @@ fn with(label: &str, value: &str, labels: &str) -> String {
     format!("{labels}{comma}{label}=\"{value}\"")
 }
 
-/// Names of metrics and labels hold letters, digits and `_` only; each byte of any other character is a `_`.
+/// Metric and label names contain letters, digits and `_` only; each byte of any other character becomes `_`.
 fn sanitize(name: &str) -> String {
     let fit = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => char::from(byte),
@@ -223,7 +223,7 @@ fn sanitize(name: &str) -> String {
     name.bytes().map(fit).collect()
 }
 
-/// Values of labels may hold anything, escaped.
+/// Escapes a label's value, which may contain anything.
 fn escape(value: &str) -> String {
     value
         .replace('\\', "\\\\")

@@ -1,4 +1,4 @@
-//! What Envoy 1.40 printed for the same values.
+//! Compares with Envoy 1.40's output for the same values.
 
 use std::sync::Arc;
 
@@ -200,7 +200,7 @@ fn histograms_for_prometheus() {
     drop(held);
 }
 
-/// Pieces stay small however much there is to show.
+/// Pieces stay small even if there is much to show.
 #[test]
 fn a_large_store_comes_in_pieces() {
     let store = Store::new();

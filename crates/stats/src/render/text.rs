@@ -1,4 +1,4 @@
-//! `/stats`: a line for each stat.
+//! `/stats`: one line per stat.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::Snapshot;
 use crate::Store;
 use crate::Value;
 
-/// Text readouts first, then counters and gauges, then histograms, each in the order of names.
+/// Writes text readouts, then counters and gauges, then histograms, each sorted by name.
 #[derive(Debug)]
 pub struct Text {
     store: Arc<Store>,
@@ -78,7 +78,7 @@ impl Iterator for Text {
                 name.clear();
                 row.write_name(&mut name);
                 self.write(&name, row.value(), &mut piece)
-                    .unwrap_or_default(); // a String takes everything
+                    .unwrap_or_default(); // writing to a String cannot fail
             }
         }
         (!piece.is_empty()).then_some(piece)

@@ -1,6 +1,6 @@
 use super::*;
 
-/// As `name{tag=value,…}`.
+/// Formats as `name{tag=value,…}`.
 fn show(rules: &TagRules, name: &str) -> String {
     let tagged = rules.extract(name);
     let labels = tagged.labels.iter();
@@ -10,7 +10,7 @@ fn show(rules: &TagRules, name: &str) -> String {
     format!("{}{{{}}}", tagged.name, labels.join(","))
 }
 
-/// Each pair as Envoy 1.40 prints it.
+/// Compares with Envoy 1.40's output.
 #[test]
 fn labels_are_envoys() {
     let rules = TagRules::default();
@@ -112,8 +112,8 @@ fn defaults_can_be_chosen_one_by_one() {
     );
 }
 
-/// Anywhere-rules come before those for one first word, so a fixed value beats the built-in rule for a cluster's name
-/// but not the one for a worker's number.
+/// Rules for all names come before those for one first word, so a fixed value takes precedence over the built-in rule
+/// for a cluster's name but not over the one for a worker's number.
 #[test]
 fn the_first_rule_for_a_tag_wins() {
     let mut rules = TagRules::default();

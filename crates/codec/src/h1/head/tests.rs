@@ -6,7 +6,7 @@ const LIMITS: Limits = Limits {
     underscores: UnderscoresAction::Allow,
 };
 
-/// Parses `text`, coming in two parts that are split at `at`.
+/// Parses `text`, received in two parts that are split at `at`.
 fn request_in_parts(
     text: &[u8],
     at: usize,

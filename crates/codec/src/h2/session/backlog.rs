@@ -1,7 +1,7 @@
-//! What a stream was handed to send and cannot send yet: the peer's windows are closed, or its socket takes nothing.
+//! A stream's backlog: what it cannot send yet because the peer's windows are closed or the socket accepts nothing.
 //!
-//! A little of it is kept, so that whoever made it is free to go on: an upstream's connection, a handler that has nothing more
-//! to say. A whole message that waits here outlives its handler, for `stream_flush_timeout` at the most.
+//! It buffers a limited amount, so that the producer can finish early: an upstream connection becomes free, a handler
+//! ends. A message that is buffered completely remains after its handler has ended, for at most `stream_flush_timeout`.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -22,9 +22,9 @@ use super::super::stream::StreamState;
 use super::State;
 use super::StreamRef;
 
-/// The most that waits of one stream, bytes; less if the connection's buffer limit is.
+/// The maximum backlog of one stream in bytes; lower if the connection's buffer limit is.
 pub(super) const MAX_BACKLOG: usize = 256 * 1024;
-/// The most that waits of all streams of a connection, bytes.
+/// The maximum backlog of all streams of a connection, in bytes.
 const MAX_OF_CONNECTION: usize = 4 * 1024 * 1024;
 
 /// One stream's backlog.
@@ -32,9 +32,9 @@ const MAX_OF_CONNECTION: usize = 4 * 1024 * 1024;
 pub(in crate::h2) struct Backlog {
     data: Chunks,
     bytes: usize,
-    /// Bytes of all streams of the connection.
+    /// The total backlog of the connection's streams, in bytes.
     total: Rc<Cell<usize>>,
-    /// How the message ends; nothing is added after that.
+    /// How the message ends. Nothing is added after that.
     end: Option<End>,
     flush_deadline: Option<Instant>,
 }
@@ -78,7 +78,7 @@ impl Drop for Backlog {
 }
 
 impl StreamState {
-    /// Whether the whole message was handed over, and its end still waits.
+    /// Whether the whole message is buffered and its end was not sent yet.
     pub(super) fn has_end_waiting(&self) -> bool {
         let backlog = self.backlog.as_ref();
         backlog.is_some_and(|backlog| backlog.end.is_some())
@@ -90,22 +90,22 @@ impl StreamState {
 }
 
 impl StreamRef {
-    /// Queues the trailers, which end the message.
+    /// Sends trailers, which end the message.
     pub(in crate::h2) fn send_trailers(&self, trailers: HeaderMap) {
         self.with(|state, key| state.send_trailers(key, trailers));
     }
 
-    /// The message that comes in on the stream is not read for now, or is read again.
+    /// Counts that reading the stream's incoming message was paused or resumed.
     pub(in crate::h2) fn note_paused(&self, paused: bool) {
         self.with(|state, _| state.counts.reading_paused(paused));
     }
 
-    /// The message that goes out waits for room, or does so no more.
+    /// Counts that sending the stream's outgoing message was paused or resumed.
     pub(in crate::h2) fn note_backed_up(&self, backed_up: bool) {
         self.with(|state, _| state.counts.backed_up(backed_up));
     }
 
-    /// How long the whole message may wait for the peer to take it; none for ever.
+    /// Limits how long a completely buffered message may wait for the peer to read it; `None` sets no limit.
     pub(in crate::h2) fn set_flush_timeout(&self, timeout: Option<Duration>) {
         self.with(|state, key| {
             if let Some(stream) = state.streams.get(key) {
@@ -116,7 +116,7 @@ impl StreamRef {
 }
 
 impl State {
-    /// How much more of a stream may wait.
+    /// How many more bytes a stream's backlog may hold.
     pub(super) fn room_to_wait(&mut self, key: usize) -> usize {
         let of_connection = MAX_OF_CONNECTION.saturating_sub(self.backlogs.get());
         let stream = self.streams.get(key);
@@ -125,7 +125,7 @@ impl State {
         self.backlog_limit.saturating_sub(used).min(of_connection)
     }
 
-    /// How much of a stream can leave now.
+    /// How many bytes of a stream can be sent now.
     pub(super) fn sendable(&mut self, key: usize) -> usize {
         if self.is_full() {
             return 0;
@@ -138,7 +138,7 @@ impl State {
         usize::try_from(window).unwrap_or(0).min(room)
     }
 
-    /// Queues a piece of a message, or lets it wait.
+    /// Sends a piece of a message, or adds it to the backlog.
     pub(super) fn send_data(&mut self, key: usize, mut bytes: Bytes, ends: bool) {
         let room = self.sendable(key);
         let Some(stream) = self.streams.get(key).filter(|stream| stream.sending) else {
@@ -187,7 +187,7 @@ impl State {
         });
     }
 
-    /// Queues DATA frames for which there is room.
+    /// Queues DATA frames. The caller has checked that the windows allow them.
     fn queue_data(&mut self, key: usize, mut bytes: Bytes, ends: bool) {
         let Some(stream) = self.streams.get(key) else {
             return;
@@ -221,7 +221,7 @@ impl State {
         self.wake_task();
     }
 
-    /// Sees to it that what waits is looked at when it may leave.
+    /// Registers a stream with a backlog, to be resumed when it can send.
     fn note_waiting(&mut self, key: usize) {
         let full = self.is_full();
         let Some(stream) = self.streams.get(key) else {
@@ -241,7 +241,7 @@ impl State {
         }
     }
 
-    /// Sends what can leave of a stream's backlog, and lets its writer know that there is room.
+    /// Sends as much of a stream's backlog as possible, and wakes its writer.
     pub(super) fn flush_backlog(&mut self, key: usize) {
         let end = loop {
             let room = self.sendable(key);
@@ -273,7 +273,7 @@ impl State {
         self.settle_flushed(key);
     }
 
-    /// A stream without handles whose answer has left needs no rest of the request either.
+    /// Once the response of a stream without handles was sent, the rest of its request is not needed either.
     fn settle_flushed(&mut self, key: usize) {
         let Some(stream) = self.streams.get(key) else {
             return;
@@ -283,7 +283,7 @@ impl State {
         }
     }
 
-    /// When the next message has waited long enough for its peer.
+    /// The next deadline at which a buffered message times out.
     pub(super) fn next_flush_deadline(&mut self) -> Option<Instant> {
         let streams = &mut self.streams;
         self.flushing.retain(|key| {
@@ -296,7 +296,7 @@ impl State {
             .min()
     }
 
-    /// Resets the streams whose messages have waited too long.
+    /// Resets the streams whose buffered messages have timed out.
     pub(super) fn expire_flushes(&mut self, now: Instant) {
         for key in self.flushing.clone() {
             let stream = self.streams.get(key);

@@ -1,4 +1,4 @@
-//! Frames that come in and carry no message (RFC 9113, sections 6.3 to 6.9).
+//! Received frames that carry no message (RFC 9113, sections 6.3 to 6.9).
 
 use crate::Reason;
 use crate::StreamError;
@@ -18,19 +18,20 @@ impl State {
             return self.stream_fault(head, Reason::FRAME_SIZE_ERROR);
         }
         let dependency = frame::number(payload, 0).map(|id| id & 0x7fff_ffff);
-        // Envoy passes over both; RFC 9113, section 6.3, and RFC 7540, section 5.3.1, ask for errors.
+        // Envoy ignores both errors; RFC 9113, section 6.3, and RFC 7540, section 5.3.1, require an error.
         if head.stream == 0 {
             return Err(PROTOCOL);
         }
-        // The newer RFC asks for none any more, so no request fails for an upstream's mistake in a field that nobody reads.
+        // RFC 9113 no longer requires the error. On clients it is ignored, so that a server's mistake in an unused
+        // field fails no request.
         if dependency == Some(head.stream) && self.is_server() {
             return self.stream_fault(head, Reason::PROTOCOL_ERROR);
         }
         self.note(head, 0)
     }
 
-    /// A frame that is wrong for its stream only: an open stream is reset. Without one there is nothing to reset, and the
-    /// connection ends.
+    /// Handles an error that concerns one stream only: resets it if it is open. Otherwise there is nothing to reset,
+    /// and the connection ends.
     fn stream_fault(&mut self, head: Head, reason: Reason) -> Result<(), Fault> {
         let Some(key) = self.streams.key(head.stream) else {
             return Err(Fault::GoAway(reason));
@@ -97,7 +98,7 @@ impl State {
         Ok(())
     }
 
-    /// One value of the peer's SETTINGS.
+    /// Applies one value of the peer's SETTINGS.
     pub(super) fn setting(&mut self, id: u16, value: u32) -> Result<(), Fault> {
         const MAX_WINDOW: u32 = 0x7fff_ffff;
         let good = match id {
@@ -122,7 +123,7 @@ impl State {
         if good { Ok(()) } else { Err(Fault::Silent) }
     }
 
-    /// The peer has changed the window that each of its streams begins with.
+    /// The peer changed the initial window size of its streams.
     pub(super) fn resize_send_windows(&mut self, size: u32) {
         let change = i64::from(size) - i64::from(self.settings.peer_window);
         self.settings.peer_window = size;
@@ -165,7 +166,7 @@ impl State {
         if head.stream != 0 {
             return Err(Fault::Silent);
         }
-        // A stream that this side could have opened, and none beyond what an earlier GOAWAY said.
+        // The number must be one of this side's streams, and not higher than in an earlier GOAWAY.
         let is_ours = last == 0 || last.is_multiple_of(2) == self.is_server();
         if !is_ours || last > self.goaway_received.unwrap_or(u32::MAX) {
             return Err(Fault::Silent);
@@ -210,7 +211,7 @@ impl State {
         };
         stream.send_window += increment;
         let overflows = stream.send_window > i64::from(i32::MAX);
-        // Envoy ends the connection; RFC 9113, section 6.9, asks for errors of the stream.
+        // Envoy ends the connection; RFC 9113, section 6.9, requires a stream error.
         if increment == 0 {
             return self.stream_fault(head, Reason::PROTOCOL_ERROR);
         }

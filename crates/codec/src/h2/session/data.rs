@@ -1,4 +1,4 @@
-//! DATA frames that come in (RFC 9113, section 6.1): handed on as they come, piece by piece.
+//! Received DATA frames (RFC 9113, section 6.1). Their data is passed on as it arrives, also in parts of a frame.
 
 use bytes::Buf;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use super::Fault;
 use super::State;
 use super::receive::PROTOCOL;
 
-/// Envoy's name for the fault of a stream that this side resets.
+/// Envoy's name for the error of a stream that this side resets.
 pub(super) const REMOTE_RESET: &str = "http2.remote_reset";
 
 impl State {
@@ -46,10 +46,10 @@ impl State {
                 return Err(PROTOCOL);
             }
             if self.streams.has_ended(head.stream) {
-                // RFC 9113, section 5.1: the peer has said that this would not come.
+                // The peer sends data after the end of its message, which RFC 9113, section 5.1, makes a stream error.
                 self.queue_reset(head.stream, Reason::STREAM_CLOSED);
             }
-            // Otherwise the stream was closed while this was on its way.
+            // If it had not ended normally, the frame may have been in flight when this side reset the stream.
             self.release_connection(waste);
             return self.go_on_with_data(rest);
         };
@@ -58,7 +58,7 @@ impl State {
             return Ok(());
         };
         if !stream.receiving {
-            // The peer had ended the stream, which this side has not: RFC 9113, section 5.1, makes it an error of the stream.
+            // The peer has ended its message but this side has not. RFC 9113, section 5.1, makes it a stream error.
             let error = StreamError::ProtocolError(REMOTE_RESET);
             self.break_stream(key, error, Reason::STREAM_CLOSED);
             self.release_connection(waste);
@@ -78,7 +78,7 @@ impl State {
             let error = StreamError::ProtocolError(REMOTE_RESET);
             self.break_stream(key, error, Reason::FLOW_CONTROL_ERROR);
         } else if is_early {
-            // After an interim head it is the stream's fault, as nghttp2 has it.
+            // After an interim head it is a stream error, as in nghttp2.
             let error = StreamError::ProtocolError(REMOTE_RESET);
             self.break_stream(key, error, Reason::PROTOCOL_ERROR);
         }
@@ -86,7 +86,7 @@ impl State {
         self.go_on_with_data(rest)
     }
 
-    /// Ends a DATA frame of which nothing more will come, or waits for the rest.
+    /// Completes a DATA frame whose payload has arrived, or waits for the rest.
     pub(super) fn go_on_with_data(&mut self, rest: DataRest) -> Result<(), Fault> {
         if rest.left == 0 && rest.ends {
             self.end_data(rest.stream);
@@ -121,7 +121,7 @@ impl State {
         self.go_on_with_data(rest)
     }
 
-    /// Hands the next `count` bytes of `chunk` to a stream.
+    /// Adds the next `count` bytes of `chunk` to a stream's body.
     pub(super) fn take_data(&mut self, key: usize, count: usize, chunk: &mut BytesMut) {
         let Some(stream) = self.streams.get(key) else {
             return;
@@ -156,7 +156,7 @@ impl State {
         stream.wake_reader(&mut self.wakers);
     }
 
-    /// The body's last DATA frame was the message's end.
+    /// Ends the stream's message after a DATA frame with END_STREAM.
     pub(super) fn end_data(&mut self, id: u32) {
         let Some(key) = self.streams.key(id) else {
             return;
@@ -181,13 +181,13 @@ impl State {
         self.streams.settle(key);
     }
 
-    /// The body is not as long as `content-length` says.
+    /// Handles a body whose length differs from `content-length`.
     pub(super) fn break_content_length(&mut self, key: usize) {
         let error = StreamError::ProtocolError(REMOTE_RESET);
         self.break_stream(key, error, Reason::PROTOCOL_ERROR);
     }
 
-    /// Resets a stream for the peer's fault, and drops what has come of its message.
+    /// Resets a stream because of the peer's error, and drops the received part of its message.
     pub(super) fn break_stream(&mut self, key: usize, error: StreamError, reason: Reason) {
         let Some(stream) = self.streams.get(key) else {
             return;
@@ -197,7 +197,7 @@ impl State {
         self.cut_stream(key, error, reason);
     }
 
-    /// Resets a stream for the peer's fault; what came before that may still be read.
+    /// Resets a stream because of the peer's error. The received part of its message can still be read.
     pub(super) fn cut_stream(&mut self, key: usize, error: StreamError, reason: Reason) {
         let Some(stream) = self.streams.get(key) else {
             return;

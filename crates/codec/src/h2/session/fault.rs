@@ -1,4 +1,4 @@
-//! Why a connection ends before its time, and what that is to its owner and to its streams.
+//! Why a connection ends prematurely, and what this means for its owner and its streams.
 
 use crate::EndCause;
 use crate::Reason;
@@ -7,30 +7,30 @@ use crate::StreamError;
 use super::super::limits::Flood;
 use super::Role;
 
-/// How Envoy words the end of a stream that its connection's codec took along.
+/// Envoy's error text for streams that end because their connection's codec failed.
 const CODEC_ERROR: &str = "codec_error:The_user_callback_function_failed";
 
 /// Why a connection must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::h2) enum Fault {
-    /// The peer broke the protocol where Envoy says so by a GOAWAY.
+    /// The peer broke the protocol, and Envoy sends a GOAWAY.
     GoAway(Reason),
-    /// The peer broke the protocol where Envoy closes without a word.
+    /// The peer broke the protocol, and Envoy closes the connection without a GOAWAY.
     Silent,
-    /// The peer passed a limit.
+    /// The peer exceeded a flood limit.
     Flood(Flood),
-    /// A ping was not answered.
+    /// A ping was not acknowledged in time.
     KeepaliveTimeout,
-    /// The socket failed, or the peer closed it.
+    /// The socket failed, or the peer closed the connection.
     Gone,
 }
 
 impl Fault {
-    /// The end of the connection, as its owner counts it.
+    /// How the connection ended, for its owner's counters.
     pub(in crate::h2) fn cause(self, role: Role) -> EndCause {
         match (self, role) {
             (Fault::GoAway(_) | Fault::Silent, _) => EndCause::ProtocolError(CODEC_ERROR),
-            // Envoy counts a flood as no error of the protocol, on servers.
+            // On servers, Envoy does not count a flood as a protocol error.
             (Fault::Flood(_), Role::Server) => EndCause::Local,
             (Fault::Flood(flood), Role::Client) => EndCause::ProtocolError(flood.details()),
             (Fault::KeepaliveTimeout, _) => EndCause::KeepaliveTimeout,
@@ -38,11 +38,11 @@ impl Fault {
         }
     }
 
-    /// Whether the peer may be given time to read our last words.
+    /// Whether to wait for the peer to read the last frames before closing.
     pub(in crate::h2) fn has_last_words(self) -> bool {
         match self {
             Fault::GoAway(_) | Fault::Silent => true,
-            // A peer by which frames pile up does not read.
+            // A peer whose outbound queue overflowed does not read.
             Fault::Flood(flood) => !flood.is_outbound(),
             Fault::KeepaliveTimeout | Fault::Gone => false,
         }

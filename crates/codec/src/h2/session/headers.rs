@@ -1,4 +1,4 @@
-//! Header blocks that come in (RFC 9113, sections 6.2 and 6.10): requests, answers, trailers.
+//! Received header blocks (RFC 9113, sections 6.2 and 6.10): requests, responses and trailers.
 
 use std::rc::Rc;
 
@@ -31,18 +31,18 @@ use super::data::REMOTE_RESET;
 use super::receive::FRAME_SIZE;
 use super::receive::PROTOCOL;
 
-/// CONTINUATION frames of one header block, as nghttp2 limits them.
+/// The maximum number of CONTINUATION frames in one header block, as in nghttp2.
 const MAX_CONTINUATIONS: usize = 8;
-/// Interim answers that wait to be read; what comes beyond is dropped.
+/// The maximum number of unread interim responses; further ones are dropped.
 const MAX_INTERIM: usize = 16;
 
-/// A request that came in, or what is left of one that cannot be served.
+/// A request that arrived, or the outcome of one that cannot be served.
 #[derive(Debug)]
 pub(in crate::h2) enum Accepted {
     Request {
         stream: StreamRef,
         head: Box<RequestHead>,
-        /// It has no body.
+        /// The request has no body.
         ends: bool,
         meter: Rc<Meter>,
     },
@@ -98,7 +98,7 @@ impl State {
         Ok(())
     }
 
-    /// What a client's HEADERS frame begins.
+    /// Which part of a message a client's HEADERS frame begins; `None` if it is to be ignored.
     pub(super) fn request_kind(
         &mut self,
         head: Head,
@@ -117,8 +117,8 @@ impl State {
                     Ok(Some(Kind::Trailers))
                 }
                 Some(_) => self.headers_after_end(key),
-                // Envoy passes over what comes for streams that are gone; RFC 9113, sections 5.1 and 5.1.1, asks for errors
-                // where it is certain that the peer errs.
+                // Envoy ignores frames for streams that are gone. RFC 9113, sections 5.1 and 5.1.1, requires an error
+                // where the peer is certainly wrong.
                 None if has_ended => Err(Fault::GoAway(Reason::STREAM_CLOSED)),
                 None if (self.skipped.0..=self.skipped.1).contains(&id) => Err(PROTOCOL),
                 None => Ok(None),
@@ -141,8 +141,8 @@ impl State {
         Ok(Some(Kind::Request))
     }
 
-    /// HEADERS on a stream that the peer had ended: RFC 9113, section 5.1, makes that an error of the stream. The block is
-    /// decoded to keep the table.
+    /// Handles HEADERS on a stream whose message the peer has ended: RFC 9113, section 5.1, makes it a stream error.
+    /// The block is still decoded to keep the compression table in step.
     fn headers_after_end(&mut self, key: Option<usize>) -> Result<Option<Kind>, Fault> {
         if let Some(key) = key {
             let error = StreamError::ProtocolError(REMOTE_RESET);
@@ -158,8 +158,8 @@ impl State {
         self.newest_stream = id;
     }
 
-    /// The stream whose request's head has begun and not ended: its block goes on in other frames, or its frame has not
-    /// come to its end.
+    /// The stream of a request whose head is incomplete: CONTINUATION frames are missing, or its HEADERS frame is
+    /// incomplete.
     pub(super) fn open_request(&self) -> Option<u32> {
         self.input.open_block().or_else(|| {
             let id = self.input.partial_headers()?.stream;
@@ -170,7 +170,7 @@ impl State {
         })
     }
 
-    /// Waits for the rest of that head no longer.
+    /// Stops waiting for the rest of that head.
     pub(super) fn give_up_request(&mut self, id: u32) {
         self.input.give_up(id);
         if id > self.newest_stream {
@@ -179,7 +179,7 @@ impl State {
         }
     }
 
-    /// What a server's HEADERS frame begins.
+    /// Which part of a message a server's HEADERS frame begins; `None` if it is to be ignored.
     pub(super) fn response_kind(&mut self, head: Head) -> Result<Option<Kind>, Fault> {
         let key = self.streams.key(head.stream);
         let is_idle = self.is_idle(head.stream);
@@ -209,7 +209,7 @@ impl State {
         if too_many { Err(Fault::Silent) } else { Ok(()) }
     }
 
-    /// Decodes a whole header block, and does what it says.
+    /// Decodes a complete header block and processes it.
     pub(super) fn decode(&mut self, block: &Block, bytes: &[u8]) -> Result<(), Fault> {
         let failed = Fault::GoAway(Reason::COMPRESSION_ERROR);
         let Some(kind) = block.kind else {
@@ -269,7 +269,7 @@ impl State {
         Ok(())
     }
 
-    /// Stores a stream that the peer opened, as `prepare` leaves it, with a first hold on it.
+    /// Stores a stream that the peer opened, after `prepare` has changed its state. The stream starts with one handle.
     pub(super) fn begin_stream(
         &mut self,
         id: u32,
@@ -284,7 +284,7 @@ impl State {
         Some(self.streams.get(key)?.hold(key))
     }
 
-    /// Turns a stream away that does not exist yet.
+    /// Refuses a request before its stream is created.
     pub(super) fn refuse(&mut self, id: u32, flaw: Flaw) -> Result<(), Fault> {
         if !flaw.is_violation() {
             self.queue_reset(id, Reason::INTERNAL_ERROR);
@@ -363,7 +363,7 @@ impl State {
             .add_headers_received(HeadSize::http2(bytes, block.wire));
         let received = stream.meter.body_bytes_received();
         let broken = match (stream.content_left, content_length) {
-            // It may not be there twice.
+            // `content-length` is not allowed twice.
             (Some(_), Some(_)) => return self.flaw(key, Flaw::Field),
             (Some(left), None) => left > 0,
             (None, Some(length)) => length != received,
@@ -379,14 +379,15 @@ impl State {
         Ok(())
     }
 
-    /// A malformed head or malformed trailers, or ones beyond a limit, on a stream that exists. A limit ends the stream only.
+    /// Handles a malformed head or malformed trailers of an existing stream, or ones that exceed a limit. Exceeding a
+    /// limit ends the stream only.
     pub(super) fn flaw(&mut self, key: usize, flaw: Flaw) -> Result<(), Fault> {
         let error = StreamError::ProtocolError(flaw.details());
         if !flaw.is_violation() {
             let reason = Reason::INTERNAL_ERROR;
             match self.role {
                 Role::Server => self.break_stream(key, error, reason),
-                // As if the server had reset the stream, which is what Envoy tells its client.
+                // Reported as a reset by the server, as Envoy reports it to its client.
                 Role::Client => self.cut_stream(key, StreamError::RemoteReset(reason), reason),
             }
             return Ok(());

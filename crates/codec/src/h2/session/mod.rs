@@ -1,8 +1,8 @@
-//! The state of one HTTP/2 connection, in either role: what its task and its streams' tasks share.
+//! The state of one HTTP/2 connection in either role, shared by its task and its streams' tasks.
 //!
-//! The connection's task reads, and writes at the end of its turn; streams' tasks take what came in and queue what goes out.
-//! All of them run on one thread, so a `RefCell` is all it takes, and it is borrowed only for as long as a call lasts.
-//! Wakers are called once nothing is borrowed: one may be the last hold on a task whose streams then end, right here.
+//! The connection's task reads frames, and writes them at the end of each poll. The streams' tasks take what was
+//! received and queue what is to be sent. All of them run on one thread, so the state is in a `RefCell`, borrowed only
+//! during a call. Wakers are called while nothing is borrowed, because waking may drop a task and so end its streams.
 
 mod backlog;
 mod control;
@@ -52,19 +52,20 @@ use super::output::Output;
 use super::stream::Streams;
 use super::window::Window;
 
-/// What may wait to be written before streams must ask again, bytes: the more goes out at once, the fewer times the peer is
-/// woken. Less if the connection's buffer limit is, but never less than a frame.
+/// The maximum number of queued bytes before streams must wait. The more is written at once, the less often the peer is
+/// woken. Lower if the connection's buffer limit is, but at least one frame.
 const HIGH: usize = 512 * 1024;
-/// The same in frames: a peer that is slow to take small messages does not reach `max_outbound_frames` by them.
+/// The maximum number of queued frames before streams must wait, so that small messages to a slow peer do not reach
+/// `max_outbound_frames`.
 const HIGH_FRAMES: u32 = 4096;
-/// What a peer may count on before it has seen our SETTINGS (RFC 9113, section 6.5.2).
+/// The window that a peer may use before it has received our SETTINGS (RFC 9113, section 6.5.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 
-/// A connection's state; clones are the same connection.
+/// A handle to a connection's state. Clones refer to the same connection.
 #[derive(Clone, Debug)]
 pub(super) struct Session(Rc<RefCell<State>>);
 
-/// Closes a connection when whoever drives it is through, or is dropped: its streams may outlive both.
+/// Closes a connection when the future that drives it ends or is dropped. Streams may exist longer.
 #[derive(Debug)]
 pub(super) struct ClosesOnDrop(pub(super) Session);
 
@@ -81,7 +82,7 @@ pub(super) enum Role {
     Client,
 }
 
-/// What a session is made with.
+/// The parameters of a session.
 pub(super) struct Setup<'a> {
     pub(super) role: Role,
     pub(super) options: &'a Http2Options,
@@ -92,10 +93,10 @@ pub(super) struct Setup<'a> {
     pub(super) counts: Arc<dyn ByteCounts>,
 }
 
-/// What both sides announced.
+/// The SETTINGS of both sides.
 #[derive(Debug)]
 struct Settings {
-    /// The window of each stream that is configured; announced, and in force once acknowledged.
+    /// The configured initial window of streams: announced in our SETTINGS, and in force once they are acknowledged.
     window: u32,
     max_streams: u32,
     acknowledged: bool,
@@ -107,7 +108,7 @@ struct Settings {
 #[derive(Debug)]
 struct State {
     role: Role,
-    /// None once the connection is over, though streams may still hold it.
+    /// `None` once the connection has ended; streams may still refer to its state.
     socket: Option<Stream>,
     input: Input,
     output: Output,
@@ -121,42 +122,43 @@ struct State {
     window: Window,
     send_window: i64,
     limits: Limits,
-    /// The highest number of a stream that the peer opened.
+    /// The highest stream number that the peer has used.
     newest_stream: u32,
-    /// Numbers of streams that the peer passed over last, from the first to the last.
+    /// The range of stream numbers that the peer skipped last.
     skipped: (u32, u32),
     /// The number of the next stream that this side opens.
     next_stream: u32,
-    /// The last stream that our GOAWAY lets the peer open.
+    /// The last stream that our GOAWAY allows.
     goaway_sent: Option<u32>,
-    /// The last stream that the peer's GOAWAY lets this side have.
+    /// The last stream that the peer's GOAWAY allows.
     goaway_received: Option<u32>,
     fault: Option<Fault>,
     accepted: SmallVec<[Accepted; 1]>,
-    /// What may wait to be written before streams must ask again, bytes.
+    /// The number of queued bytes from which streams must wait.
     high: usize,
-    /// The most that waits of one stream, bytes.
+    /// The maximum backlog of one stream in bytes.
     backlog_limit: usize,
-    /// What waits of all streams, bytes.
+    /// The backlog of all streams in bytes.
     backlogs: Rc<Cell<usize>>,
-    /// Streams whose whole message waits for no longer than a timeout.
+    /// Streams with a completely buffered message and a flush timeout.
     flushing: Vec<usize>,
-    /// The header block that ended the connection was a request's.
+    /// Whether the header block that ended the connection was a request's.
     unfinished_request: bool,
     task: Option<Waker>,
-    /// The connection's task was woken since its last turn began: waking it again would cost more than a look at this.
+    /// Whether the connection's task was woken since its last poll began. Checking this is cheaper than waking it
+    /// again.
     woken: Cell<bool>,
     wakers: Vec<Waker>,
-    /// Frames received: grows with any sign of life.
+    /// The number of frames received, as evidence that the peer is alive.
     frames_received: u64,
     pongs_received: u64,
     stats: Arc<Http2Stats>,
     counts: Arc<dyn ByteCounts>,
-    /// What the gauges say of this connection.
+    /// This connection's current contributions to gauges.
     published: Published,
 }
 
-/// A connection's share of gauges.
+/// One connection's contributions to gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Published {
     buffered: u64,
@@ -166,7 +168,7 @@ struct Published {
 }
 
 impl Session {
-    /// Begins a connection on `socket`; its preface is queued.
+    /// Starts a connection on `socket` and queues its preface.
     pub(super) fn new(socket: Stream, setup: Setup<'_>) -> Session {
         let options = setup.options;
         let is_server = setup.role == Role::Server;
@@ -225,7 +227,7 @@ impl Session {
         Session(Rc::new(RefCell::new(state)))
     }
 
-    /// Runs `work` on the state, and wakes whom it named once that is not borrowed any more.
+    /// Runs `work` on the state, and calls the wakers that it collected after the borrow has ended.
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.0.borrow_mut();
         let result = work(&mut state);
@@ -245,7 +247,7 @@ impl Session {
         result
     }
 
-    /// Takes bytes that were read to find out which codec to use. Already counted.
+    /// Processes bytes that were read to detect the codec. They were already counted.
     pub(super) fn unread(&self, bytes: &[u8]) -> SmallVec<[Accepted; 1]> {
         self.with(|state| {
             let mut chunk = BytesMut::from(bytes);
@@ -254,9 +256,10 @@ impl Session {
         })
     }
 
-    /// Reads what there is, but not more than a turn's share; returns new requests, and whether there may be more to read.
+    /// Reads what has arrived, up to the limit of one poll. Returns new requests, and whether there may be more to
+    /// read.
     ///
-    /// A fault is kept, to be found in [`Session::fault`] afterwards.
+    /// An error is stored and returned by [`Session::fault`].
     pub(super) fn read(&self, cx: &mut Context<'_>) -> (SmallVec<[Accepted; 1]>, bool) {
         self.with(|state| {
             let more = state.read(cx);
@@ -264,12 +267,12 @@ impl Session {
         })
     }
 
-    /// What was refused when the connection failed.
+    /// The requests that were refused when the connection failed.
     pub(super) fn take_refused(&self) -> SmallVec<[Accepted; 1]> {
         std::mem::take(&mut self.0.borrow_mut().accepted)
     }
 
-    /// Gives new streams their handles.
+    /// Gives the handles of new streams a reference to the session.
     fn take_accepted(&self, state: &mut State) -> SmallVec<[Accepted; 1]> {
         let mut accepted = std::mem::take(&mut state.accepted);
         for request in &mut accepted {
@@ -280,12 +283,13 @@ impl Session {
         accepted
     }
 
-    /// Writes out what is queued; pending while the socket takes nothing. An error ends the connection.
+    /// Writes the queued frames; pending while the socket accepts nothing. An error ends the connection.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state| state.poll_flush(cx))
     }
 
-    /// Who drives the connection, to be woken when there is something to write. To be called when its turn begins.
+    /// Stores the waker of the connection's task, to wake it when there is something to write. Must be called at the
+    /// beginning of each poll.
     pub(super) fn remember_task(&self, cx: &Context<'_>) {
         let mut state = self.0.borrow_mut();
         state.woken.set(false);
@@ -298,19 +302,19 @@ impl Session {
         }
     }
 
-    /// Gives the connection's task a turn.
+    /// Wakes the connection's task.
     pub(super) fn wake(&self) {
         self.0.borrow().wake_task();
     }
 
-    /// Closes the socket and ends what streams there are, whoever still holds them.
+    /// Closes the socket and ends all streams, even if handles to them exist.
     pub(super) fn close(&self) {
         self.fail(Fault::Gone);
         let socket = self.0.borrow_mut().socket.take();
         drop(socket);
     }
 
-    /// Why the connection must end, if it must.
+    /// The reason why the connection must end, if it must.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.0.borrow().fault
     }
@@ -320,23 +324,23 @@ impl Session {
         self.with(|state| state.fail(fault));
     }
 
-    /// Streams that are open.
+    /// The number of open streams.
     pub(super) fn open_streams(&self) -> usize {
         self.0.borrow().streams.open()
     }
 
-    /// Bytes that wait to be written.
+    /// The number of bytes queued to be written.
     pub(super) fn waiting(&self) -> usize {
         self.0.borrow().output.waiting()
     }
 
-    /// The stream whose request's head has begun and not ended.
+    /// The stream of a request whose head is incomplete.
     pub(super) fn open_request(&self) -> Option<u32> {
         self.0.borrow().open_request()
     }
 
-    /// Makes a stream of a request whose head does not end, to answer it nevertheless. The rest of the head may still
-    /// come, before anything else.
+    /// Creates a stream for a request whose head timed out, to respond to it. The rest of the head may still arrive,
+    /// but no other frame before it.
     pub(super) fn give_up_request(&self) -> Option<(StreamRef, Rc<Meter>)> {
         let mut state = self.0.borrow_mut();
         let id = state.open_request()?;
@@ -347,13 +351,13 @@ impl Session {
         Some((hold, meter))
     }
 
-    /// Frames and acknowledged pings received until now.
+    /// The number of frames, and of ping acknowledgements, received so far.
     pub(super) fn signs_of_life(&self) -> (u64, u64) {
         let state = self.0.borrow();
         (state.frames_received, state.pongs_received)
     }
 
-    /// How many streams the peer lets this side have; none before its SETTINGS came.
+    /// How many streams the peer allows this side to open; `None` before its SETTINGS have arrived.
     pub(super) fn peer_max_streams(&self) -> Option<u32> {
         let state = self.0.borrow();
         state
@@ -362,23 +366,23 @@ impl Session {
             .then_some(state.settings.peer_max_streams)
     }
 
-    /// Whether the peer takes no new streams any more.
+    /// Whether the peer has sent a GOAWAY.
     pub(super) fn goaway_received(&self) -> bool {
         self.0.borrow().goaway_received.is_some()
     }
 
-    /// When the next message has waited long enough for its peer to take it.
+    /// The next deadline at which a buffered message times out.
     pub(super) fn next_flush_deadline(&self) -> Option<Instant> {
         self.0.borrow_mut().next_flush_deadline()
     }
 
-    /// Resets the streams whose messages have waited too long.
+    /// Resets the streams whose buffered messages have timed out.
     pub(super) fn expire_flushes(&self, now: Instant) {
         self.with(|state| state.expire_flushes(now));
     }
 
-    /// Reads and forgets until the peer closes, as Envoy does for `delayed_close_timeout`: closing with unread bytes would
-    /// reset the connection, and could destroy our last words before the peer has read them.
+    /// Reads and discards until the peer closes, as Envoy does for `delayed_close_timeout`. Closing with unread bytes
+    /// would reset the connection, and the peer might not receive the last frames.
     pub(super) fn poll_linger(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.borrow_mut().poll_linger(cx)
     }
@@ -397,7 +401,7 @@ impl State {
         }
     }
 
-    /// One turn's reading; true when there may be more.
+    /// Reads up to the limit of one poll. Returns true if there may be more.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
         let mut left = input::TURN;
         while left > 0 {
@@ -426,7 +430,7 @@ impl State {
         true
     }
 
-    /// Takes the frames in `chunk`. After a fault only what was said before stands.
+    /// Processes the frames in `chunk`. After an error, the frames before it remain in effect.
     fn receive(&mut self, chunk: &mut BytesMut) {
         if self.fault.is_some() {
             return;
@@ -434,7 +438,7 @@ impl State {
         let mark = self.output.mark();
         if let Err(fault) = self.feed(chunk) {
             if fault == Fault::Silent {
-                // Envoy's last words are those of the turn before.
+                // Like Envoy, sends none of the frames that were queued while processing this chunk.
                 self.output.take_back(mark);
             }
             self.fail(fault);
@@ -459,14 +463,14 @@ impl State {
         if !self.is_full() {
             self.unblock();
         }
-        // As in Envoy, all counts that was queued, also what could be written at once.
+        // Like Envoy, counts all frames that were queued, also those that were written at once.
         if let Err(flood) = self.limits.check_waiting(queued) {
             self.end_by_flood(flood);
         }
         flushed.map(drop)
     }
 
-    /// The peer makes frames pile up: none of them is sent any more.
+    /// Ends the connection because too many frames are queued; they are dropped.
     fn end_by_flood(&mut self, flood: Flood) {
         if self.fault.is_none() {
             flood.count(&self.stats);
@@ -475,7 +479,7 @@ impl State {
         self.fail(Fault::Flood(flood));
     }
 
-    /// Whether streams have to wait for others to be sent.
+    /// Whether streams must wait before queueing more.
     fn is_full(&self) -> bool {
         self.output.waiting() >= self.high
             || self.output.frames_waiting().0 >= HIGH_FRAMES
@@ -488,7 +492,7 @@ impl State {
         }
     }
 
-    /// Ends the connection: the first fault is the one that counts.
+    /// Ends the connection. Only the first error counts.
     fn fail(&mut self, fault: Fault) {
         if self.fault.is_some() {
             return;
@@ -526,7 +530,7 @@ impl State {
         drained
     }
 
-    /// Moves the gauges to what waits now.
+    /// Updates the gauges to what is queued now.
     fn publish(&mut self) {
         let (frames, control) = self.output.frames_waiting();
         let now = Published {

@@ -1,5 +1,5 @@
-//! Frames that come in (RFC 9113, section 6), judged as Envoy judges them: what ends the connection with a GOAWAY, what
-//! without a word, what only a stream, and what is ignored.
+//! Processes received frames (RFC 9113, section 6). As in Envoy, an error ends the connection with a GOAWAY or without
+//! one, resets only a stream, or is ignored.
 
 use bytes::Buf;
 use bytes::BytesMut;
@@ -24,7 +24,7 @@ impl From<Flood> for Fault {
 }
 
 impl State {
-    /// Takes all of `chunk`.
+    /// Processes all of `chunk`.
     pub(super) fn feed(&mut self, chunk: &mut BytesMut) -> Result<(), Fault> {
         self.feed_preface(chunk)?;
         while !chunk.is_empty() {
@@ -70,7 +70,7 @@ impl State {
         Ok(())
     }
 
-    /// Goes on with a frame that did not come in one piece; false if it still is not complete.
+    /// Continues with an incomplete frame. Returns false if it is still incomplete.
     fn feed_partial(&mut self, chunk: &mut BytesMut) -> Result<bool, Fault> {
         let partial = &mut self.input.partial;
         let had_head = partial.len() >= HEAD;
@@ -81,7 +81,7 @@ impl State {
             return Ok(false);
         };
         if !had_head && let Err(fault) = self.check_head(head) {
-            // Nothing has begun.
+            // No frame has begun.
             self.input.partial.clear();
             return Err(fault);
         }
@@ -94,7 +94,7 @@ impl State {
         Ok(true)
     }
 
-    /// What can be said of a frame by its head.
+    /// Checks what the frame header alone determines.
     fn check_head(&mut self, head: Head) -> Result<(), Fault> {
         if head.length > frame::MAX_PAYLOAD {
             return Err(FRAME_SIZE);
@@ -117,14 +117,14 @@ impl State {
         Ok(())
     }
 
-    /// A whole frame, or the beginning of a DATA frame.
+    /// Processes a complete frame, or the beginning of a DATA frame.
     fn frame(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         let result = self.dispatch(head, payload);
         if result == Err(Fault::Silent)
             && let Some(key) = self.streams.key(head.stream)
             && let Some(stream) = self.streams.get(key)
         {
-            // The stream that is to blame, unless more is known of it already.
+            // The stream that caused the error, unless it has a more specific error already.
             let error = StreamError::ProtocolError("http2.unknown.nghttp2.error");
             stream.fail(error, &mut self.wakers);
         }
@@ -147,13 +147,13 @@ impl State {
         }
     }
 
-    /// Whether no frame of the stream with this number was sent or received yet.
+    /// Whether the stream with this number is idle: no frame for it was sent or received yet.
     pub(super) fn is_idle(&self, id: u32) -> bool {
         let is_clients = id % 2 == 1;
         match (self.is_server(), is_clients) {
             (true, true) => id > self.newest_stream,
             (false, true) => id >= self.next_stream,
-            // Nobody pushes.
+            // Neither side uses server push.
             (_, false) => true,
         }
     }
@@ -166,8 +166,8 @@ impl State {
     }
 }
 
-/// The bytes after a frame's head that must be there before it is looked at: all of them, but of DATA only what tells of
-/// the padding.
+/// How many bytes after a frame header must have arrived before the frame is processed: all of them, except that DATA
+/// only needs its padding length.
 fn needed(head: Head) -> usize {
     match head.kind {
         frame::DATA => usize::from(head.has(frame::PADDED) && head.length > 0),
@@ -175,7 +175,7 @@ fn needed(head: Head) -> usize {
     }
 }
 
-/// Moves bytes until `partial` has `wanted`; false if there were not enough.
+/// Moves bytes until `partial` has `wanted`. Returns false if there were not enough.
 fn fill(partial: &mut Vec<u8>, chunk: &mut BytesMut, wanted: usize) -> bool {
     let count = wanted.saturating_sub(partial.len()).min(chunk.len());
     partial.extend_from_slice(chunk.get(..count).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Frames that go out, and the windows that let them.
+//! Frames to send, and flow control windows.
 
 use std::rc::Rc;
 use std::task::Context;
@@ -24,11 +24,12 @@ use super::Settings;
 use super::State;
 use super::StreamRef;
 
-/// The last stream number there is.
+/// The highest possible stream number.
 const LAST_STREAM: u32 = 0x7fff_ffff;
 
 impl Session {
-    /// Opens a stream, with a hold on it. None once the connection takes no more. `answer_to` tells what is asked.
+    /// Opens a stream and returns a handle to it; `None` if the connection accepts no more. `response_to` describes the
+    /// request.
     pub(in crate::h2) fn open(&self, meter: &Rc<Meter>, answer_to: AnswerTo) -> Option<StreamRef> {
         let mut state = self.0.borrow_mut();
         let id = state.next_stream;
@@ -47,7 +48,7 @@ impl Session {
         Some(hold)
     }
 
-    /// Tells a client that the connection will end: it may still open streams.
+    /// Announces to the client that the connection will end. The client may still open streams.
     pub(in crate::h2) fn shutdown_notice(&self) {
         self.with(|state| {
             let frame = frame::goaway(LAST_STREAM, Reason::NO_ERROR);
@@ -56,7 +57,7 @@ impl Session {
         });
     }
 
-    /// Tells a client that no further streams are served.
+    /// Announces to the client that no further streams are served.
     pub(in crate::h2) fn goaway(&self) {
         self.with(|state| {
             let last = state.newest_stream;
@@ -68,7 +69,7 @@ impl Session {
         });
     }
 
-    /// Asks for a sign of life.
+    /// Sends a PING.
     pub(in crate::h2) fn ping(&self, opaque: [u8; 8]) {
         self.with(|state| {
             state.output.frame(&frame::ping(false, opaque), false);
@@ -78,14 +79,14 @@ impl Session {
 }
 
 impl Session {
-    /// Whether there are numbers left for streams that this side opens.
+    /// Whether this side has no more stream numbers.
     pub(in crate::h2) fn is_exhausted(&self) -> bool {
         self.0.borrow().next_stream > LAST_STREAM
     }
 }
 
 impl Settings {
-    /// The window that a stream begins with: a peer that has not seen our SETTINGS may use what the RFC gives it.
+    /// The initial window of a new stream. Before our SETTINGS are acknowledged, the peer may use the RFC's default.
     pub(super) fn window_now(&self) -> u32 {
         if self.acknowledged {
             self.window
@@ -96,7 +97,7 @@ impl Settings {
 }
 
 impl State {
-    /// Queues what this side sends first.
+    /// Queues the connection preface.
     pub(super) fn send_preface(&mut self, options: &Http2Options) {
         let mut values = Vec::with_capacity(5);
         if self.role == Role::Client {
@@ -126,7 +127,7 @@ impl State {
         self.wake_task();
     }
 
-    /// Received bytes of a stream are out of the way.
+    /// Gives the peer credit for `count` bytes of a stream that were consumed.
     pub(super) fn release(&mut self, key: usize, count: usize) {
         if self.fault.is_none()
             && let Some(stream) = self.streams.get(key)
@@ -140,9 +141,9 @@ impl State {
         self.release_connection(count);
     }
 
-    /// Received bytes are out of the way, of a stream that gets no more.
+    /// Gives the peer credit on the connection only, because the stream receives no more.
     pub(super) fn release_connection(&mut self, count: usize) {
-        // After the connection's last word, nothing is said any more.
+        // After the connection's last frame, nothing more is sent.
         if self.fault.is_none()
             && let Some(increment) = self.window.consume(count)
         {
@@ -228,7 +229,7 @@ impl State {
         self.streams.settle(key);
     }
 
-    /// Ends a stream in both directions, unless they had ended.
+    /// Resets a stream, unless both directions have ended.
     pub(super) fn reset(&mut self, key: usize, reason: Reason) {
         let Some(stream) = self.streams.get(key) else {
             return;
@@ -246,16 +247,16 @@ impl State {
         self.streams.settle(key);
     }
 
-    /// The last hold on a stream is gone.
+    /// Handles the drop of a stream's last handle.
     pub(super) fn abandon(&mut self, key: usize) {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
         if stream.has_end_waiting() && self.role == Role::Server {
-            // The answer is still on its way; nobody is needed for that.
+            // The buffered response is still being sent, which needs no handle.
             return self.stop_reading(key);
         }
-        // A request that was answered in full needs no rest: that is no error.
+        // After a complete response the rest of the request is not needed, which is not an error.
         let reason = if !stream.sending && self.role == Role::Server {
             Reason::NO_ERROR
         } else {
@@ -268,7 +269,8 @@ impl State {
     }
 }
 
-/// Writes the head of the header block that follows `start`, and cuts it into CONTINUATION frames if it must be.
+/// Fills in the frame header of the header block that follows `start`, and splits a long block into CONTINUATION
+/// frames.
 fn finish_block(buffer: &mut Vec<u8>, start: usize, stream: u32, ends: bool) {
     let length = buffer.len() - start - HEAD;
     let end_stream = if ends { frame::END_STREAM } else { 0 };

@@ -1,4 +1,4 @@
-//! What a stream's task does with its stream: takes what came in, queues what goes out.
+//! The handle with which a stream's task receives and sends on its stream.
 
 use std::task::Context;
 use std::task::Poll;
@@ -15,16 +15,16 @@ use super::super::stream::StreamState;
 use super::Session;
 use super::State;
 
-/// A hold on a stream. Without any, what still comes in on it is thrown away.
+/// A handle to a stream. Once all handles are dropped, received data is discarded.
 #[derive(Debug)]
 pub(in crate::h2) struct StreamRef {
-    /// None only while the session itself holds it.
+    /// `None` only while the session itself holds the handle.
     pub(super) session: Option<Session>,
     pub(super) key: usize,
 }
 
 impl StreamRef {
-    /// Another hold on the same stream.
+    /// Creates another handle to the same stream.
     pub(in crate::h2) fn share(&self) -> StreamRef {
         self.with(|state, key| {
             if let Some(stream) = state.streams.get(key) {
@@ -44,7 +44,7 @@ impl StreamRef {
         }
     }
 
-    /// The next piece of the body, then the trailers; none at its end.
+    /// Polls the next piece of the body, then the trailers; `None` at the end.
     pub(in crate::h2) fn poll_frame(
         &self,
         cx: &Context<'_>,
@@ -64,7 +64,7 @@ impl StreamRef {
         })
     }
 
-    /// The next head of the answer: interim ones, then the final one; never none.
+    /// Polls the next response head: interim ones first, then the final one. Never returns `None`.
     pub(in crate::h2) fn poll_head(
         &self,
         cx: &Context<'_>,
@@ -78,7 +78,8 @@ impl StreamRef {
         })
     }
 
-    /// Takes something that came in; if there is nothing yet, waits for it. What came before an error comes out before it.
+    /// Takes received data or a head, or waits for it. Everything received before an error is returned before the
+    /// error.
     fn look<T>(
         &self,
         cx: &Context<'_>,
@@ -105,7 +106,7 @@ impl StreamRef {
         })
     }
 
-    /// Whether all that will come has been taken.
+    /// Whether everything was received and taken.
     pub(in crate::h2) fn is_drained(&self) -> bool {
         self.with(|state, key| {
             state
@@ -115,12 +116,12 @@ impl StreamRef {
         })
     }
 
-    /// Nobody will read what comes in from now on.
+    /// Discards what was and will be received.
     pub(in crate::h2) fn stop_reading(&self) {
         self.with(|state, key| state.stop_reading(key));
     }
 
-    /// Ready when the stream was broken off, by the peer or with the connection.
+    /// Ready when the peer has reset the stream or the connection has ended.
     pub(in crate::h2) fn poll_broken(&self, cx: &Context<'_>) -> Poll<StreamError> {
         let Some(session) = &self.session else {
             return Poll::Ready(StreamError::ConnectionTermination);
@@ -138,7 +139,7 @@ impl StreamRef {
         }
     }
 
-    /// How much the connection takes of this stream now; at least one byte.
+    /// How many bytes can be sent or buffered for this stream now; at least one.
     pub(in crate::h2) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, StreamError>> {
         let Some(session) = &self.session else {
             return Poll::Ready(Err(StreamError::ConnectionTermination));
@@ -146,12 +147,12 @@ impl StreamRef {
         session.0.borrow_mut().poll_room(self.key, cx)
     }
 
-    /// Queues a piece of the body, no more than there is room for.
+    /// Sends a piece of the body, no longer than there is room for.
     pub(in crate::h2) fn send_data(&self, bytes: Bytes, ends: bool) {
         self.with(|state, key| state.send_data(key, bytes, ends));
     }
 
-    /// Queues a header block that `encode` writes; it returns the bytes of names and values.
+    /// Sends a header block that `encode` writes. `encode` returns the length of names and values.
     pub(in crate::h2) fn send_head(
         &self,
         ends: bool,
@@ -160,7 +161,7 @@ impl StreamRef {
         self.with(|state, key| state.send_head(key, ends, encode));
     }
 
-    /// Resets what still comes in, if all that goes out has left.
+    /// Resets the stream if this side's message was sent completely and the peer's was not received completely.
     pub(in crate::h2) fn reset_rest(&self, reason: Reason) {
         self.with(|state, key| {
             let answered = (state.streams.get(key))
@@ -171,7 +172,7 @@ impl StreamRef {
         });
     }
 
-    /// Ends the stream in both directions, unless they had ended.
+    /// Resets the stream, unless both directions have ended.
     pub(in crate::h2) fn reset(&self, reason: Reason) {
         self.with(|state, key| state.reset(key, reason));
     }
@@ -191,7 +192,7 @@ impl Drop for StreamRef {
 }
 
 impl StreamState {
-    /// A first hold on the stream that was stored under `key`; the session puts itself in when it hands it out.
+    /// Creates the first handle to the stream at `key`. The session adds itself when it hands the handle out.
     pub(super) fn hold(&mut self, key: usize) -> StreamRef {
         self.handles += 1;
         StreamRef { session: None, key }

@@ -52,7 +52,7 @@ async fn streams_that_come_and_go_while_there_is_no_room_leave_nothing() {
     assert!(state.streams.take_blocked().is_empty());
 }
 
-/// Sends pieces of this size until one has to wait; returns what is in the queue, bytes and frames.
+/// Sends pieces of this size until one has to wait. Returns the number of queued bytes and frames.
 fn fill(buffer_limit: u32, size: usize) -> (usize, u32) {
     let (session, _peer) = limited_session(Role::Client, buffer_limit);
     session.0.borrow_mut().send_window = 1 << 30;

@@ -1,4 +1,4 @@
-//! What is no header block, and what is one with fields that HTTP does not allow.
+//! Malformed header blocks, and well-formed ones with fields that HTTP does not allow.
 
 use bytes::Bytes;
 
@@ -69,7 +69,7 @@ fn every_block_cut_short_inside_a_field_is_refused() {
 
 #[test]
 fn padding_is_that_of_the_end_of_string_and_less_than_a_byte() {
-    // Whatever a byte decodes to is encoded as this byte again; so no other padding passes.
+    // Each padding that decodes is encoded as the same byte again, so no other padding passes.
     let mut decoded = 0;
     for last in 0..=255 {
         let result = huffman::decode(&[last], &mut Vec::new()).map(<[u8]>::to_vec);
@@ -80,7 +80,7 @@ fn padding_is_that_of_the_end_of_string_and_less_than_a_byte() {
             decoded += 1;
         }
     }
-    // As many bytes as there are symbols: 10 of 5 bits, 26 of 6, 32 of 7 and 6 of 8.
+    // A byte can hold 74 symbols with their padding: 10 with codes of 5 bits, 26 of 6, 32 of 7 and 6 of 8.
     assert_eq!(decoded, 74);
     assert_eq!(huffman::decode(&[0xff], &mut Vec::new()), Err(DecodeError));
     assert_eq!(
@@ -133,7 +133,7 @@ fn a_name_may_be_that_of_the_field_it_pushes_out() {
     assert_eq!(decoder.extent(), (38, 1));
 }
 
-/// The single field of a block, by a literal name and value that are put into the table, and once more from there.
+/// Decodes a block with a literal field that enters the table, then a reference to it; returns the field.
 fn field(name: &[u8], value: &[u8]) -> (Name, Value) {
     let mut block = vec![0x40, name.len() as u8];
     block.extend_from_slice(name);
@@ -227,7 +227,7 @@ fn noise_is_survived_in_bounded_space() {
     for _ in 0..100_000 {
         let mut block = vec![0; random.usize(1..64)];
         random.fill(&mut block);
-        // Short lengths and small indices, so that some blocks go on to their end.
+        // Short lengths and small indices, so that some blocks decode to the end.
         block
             .iter_mut()
             .skip(1)

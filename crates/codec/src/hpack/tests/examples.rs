@@ -7,7 +7,7 @@ use super::unhex;
 use crate::hpack::huffman;
 use crate::hpack::integer;
 
-/// Blocks of one connection, each with its fields and the size of the table after it.
+/// Consecutive blocks of one connection, each with its fields and the table size after it.
 type Example<'a> = (&'a str, &'a [(&'a str, &'a str)], usize);
 
 fn check(decoder: &mut Decoder, examples: &[Example]) {
@@ -151,7 +151,7 @@ const RESPONSES: [&[(&str, &str)]; 3] = [
     ],
 ];
 
-/// A decoder whose table has 256 bytes, as the examples of responses want it.
+/// A decoder whose table has 256 bytes, as in the RFC's response examples.
 fn small_decoder() -> Decoder {
     let mut decoder = Decoder::new(4096);
     assert_eq!(decode(&mut decoder, &unhex("3fe101")), Ok(Vec::new()));

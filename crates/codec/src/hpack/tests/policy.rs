@@ -1,4 +1,4 @@
-//! What the encoder puts into the table, and what it says of the table's size.
+//! Which fields the encoder puts into the table, and when it announces the table's size.
 
 use super::Decoder;
 use super::Encoder;
@@ -8,7 +8,7 @@ use super::encode;
 use super::pair;
 use crate::Huffman;
 
-/// The blocks of the same field, several times.
+/// Encodes the same field several times.
 fn repeat(encoder: &mut Encoder, field: &Pair) -> [Vec<u8>; 4] {
     std::array::from_fn(|_| encode(encoder, std::slice::from_ref(field)))
 }

@@ -1,4 +1,4 @@
-//! Our encoder against our decoder and that of another implementation, and the other way round.
+//! Our encoder and decoder against each other and against those of another implementation.
 
 use super::Decoder;
 use super::Encoder;
@@ -44,7 +44,7 @@ fn huffman_code_of_random_bytes() {
     }
 }
 
-/// A block of fields, some of which repeat from block to block.
+/// A block of fields, some of which repeat from one block to the next.
 fn random_fields(random: &mut fastrand::Rng) -> Vec<Pair> {
     const NAMES: [&str; 12] = [
         ":status",

@@ -1,7 +1,7 @@
-//! Which rows belong to which metric, and what the labels of each are.
+//! Groups rows into metrics, and extracts the labels of each row.
 //!
-//! Labels are read off full names, which takes time. But the stats of clusters whose names are one word are alike: what
-//! was found for the first of them holds for the others, with another word in its place.
+//! Extracting labels from full names takes time. But clusters whose names contain no dot have the same stats with the
+//! same labels: the result for the first of them is reused for the others, with another cluster name.
 
 use std::collections::HashMap;
 
@@ -13,40 +13,40 @@ use crate::Snapshot;
 use crate::tags::TagRules;
 use crate::tags::Tagged;
 
-/// The rows of a snapshot that make up one metric.
+/// The rows of a snapshot that belong to one metric.
 #[derive(Debug)]
 pub(super) struct Metric {
-    /// Dotted, without labels.
+    /// The dotted name, without labels.
     pub(super) name: String,
     pub(super) kind: Kind,
-    /// By their numbers in the snapshot.
+    /// The rows' indices in the snapshot.
     pub(super) rows: Vec<u32>,
 }
 
-/// What was found out about the stats of clusters whose names are one word.
+/// Cached results for the stats of clusters whose names contain no dot.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// By the number of the name below the cluster's scope.
+    /// Indexed by the number of the name below the cluster's scope.
     shapes: Vec<Option<Shape>>,
 }
 
-/// A stat of any cluster whose name is one word.
+/// The cached result for one stat, valid for all clusters whose names contain no dot.
 #[derive(Debug)]
 struct Shape {
-    /// The metric's place, by kind; a name has one kind.
+    /// The metric's index, while metrics are being collected. All stats with one name have the same kind.
     metric: Option<usize>,
-    /// The labels before and after the cluster's name; none if they are not alike for all clusters.
+    /// The text of the labels before and after the cluster's name; `None` if they are not the same for all clusters.
     labels: Option<(String, String)>,
 }
 
-/// Stands for the name of a cluster: no name holds this character.
+/// A placeholder for the cluster's name. No name contains this character.
 const ANY: &str = "\u{1}";
 
-/// Words that have a meaning of their own wherever they stand in a name.
+/// Names that Envoy's rules treat specially wherever they occur.
 const SPECIAL: [&str; 2] = ["ssl", "http_local_rate_limit"];
 
 impl Index {
-    /// All metrics, by kind and in the order of their names.
+    /// All metrics, sorted by kind and name.
     pub(super) fn metrics(&mut self, snapshot: &Snapshot, tags: &TagRules) -> Vec<Metric> {
         let mut metrics: Vec<Metric> = Vec::new();
         let mut places: HashMap<(u8, String), usize> = HashMap::new();
@@ -76,7 +76,7 @@ impl Index {
             }
         }
         for shape in self.shapes.iter_mut().flatten() {
-            shape.metric = None; // places change now
+            shape.metric = None; // sorting changes the indices
         }
         metrics.sort_by(|a, b| (order(a.kind), &a.name).cmp(&(order(b.kind), &b.name)));
         metrics
@@ -100,7 +100,7 @@ impl Index {
         }
     }
 
-    /// What is known of stats like this one; none if it is of no such cluster.
+    /// The cached result for this stat; `None` if its cluster's name contains a dot.
     fn shape(&mut self, row: Row<'_>, tags: &TagRules) -> Option<&mut Shape> {
         cluster(row.scope()).filter(|_| !tags.has_expressions())?;
         let (number, name) = row.below_scope();
@@ -127,7 +127,7 @@ impl Shape {
     }
 }
 
-/// The name of the cluster whose scope this is, if that is one word.
+/// The cluster's name in a scope, if it contains no dot.
 fn cluster(scope: &str) -> Option<&str> {
     let name = scope.strip_prefix("cluster.")?.strip_suffix('.')?;
     let is_word = !name.is_empty() && !name.contains('.') && !name.contains(ANY);
@@ -146,7 +146,7 @@ fn write(tagged: &Tagged, to: &mut String) {
     }
 }
 
-/// In which order kinds are printed.
+/// The position of a kind in the output.
 fn order(kind: Kind) -> u8 {
     match kind {
         Kind::Counter => 0,
