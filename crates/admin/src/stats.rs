@@ -10,7 +10,7 @@ use outrider_net::LimitReached;
 use outrider_net::ListenerStats;
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
-use outrider_stats::Held;
+use outrider_stats::HeldGauge;
 use outrider_stats::ResponseClasses;
 use outrider_stats::Scope;
 use outrider_stats::Store;
@@ -110,9 +110,9 @@ pub(crate) struct OpenConnection {
     closes_locally: Cell<bool>,
     /// Whether a request ended before its response.
     had_reset: Cell<bool>,
-    protocol: OnceCell<Held<AdminHttpStats>>,
-    _http: Held<AdminHttpStats>,
-    _listener: [Held<AdminListenerStats>; 2],
+    protocol: OnceCell<HeldGauge<AdminHttpStats>>,
+    _http: HeldGauge<AdminHttpStats>,
+    _listener: [HeldGauge<AdminListenerStats>; 2],
 }
 
 impl OpenConnection {
@@ -220,7 +220,7 @@ impl Drop for OpenConnection {
 pub(crate) struct OpenRequest {
     stats: AdminStats,
     started: Instant,
-    _active: Held<AdminHttpStats>,
+    _active: HeldGauge<AdminHttpStats>,
 }
 
 impl OpenRequest {

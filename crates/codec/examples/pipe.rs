@@ -20,9 +20,9 @@ use outrider_codec::Handler;
 use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Meter;
-use outrider_codec::Refused;
 use outrider_codec::RequestHead;
-use outrider_codec::Respond;
+use outrider_codec::RequestHeadError;
+use outrider_codec::Responder;
 use outrider_codec::ResponseHead;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
@@ -89,7 +89,7 @@ impl Pipe {
 }
 
 impl Handler for Pipe {
-    async fn serve(self: Rc<Self>, head: RequestHead, body: Body, mut respond: Respond) {
+    async fn serve(self: Rc<Self>, head: RequestHead, body: Body, mut respond: Responder) {
         let (head, body) = self.forward(head, body).await.unwrap_or_else(|error| {
             let status = http::StatusCode::BAD_GATEWAY;
             (status.into(), Body::full(error.to_string()))
@@ -98,9 +98,9 @@ impl Handler for Pipe {
         respond.send(head, body).await.unwrap_or_default();
     }
 
-    fn refused(self: Rc<Self>, _: Refused, _: Version, _: Rc<Meter>) {}
+    fn head_failed(self: Rc<Self>, _: RequestHeadError, _: Version, _: Rc<Meter>) {}
 
-    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
+    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Responder) {
         let body = Body::full(error.body.into_owned());
         let sent = respond.send(error.status.into(), body);
         sent.await.unwrap_or_default();

@@ -7,8 +7,8 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
-use crate::Exchange;
 use crate::StreamError;
+use crate::UpstreamExchange;
 use crate::h1;
 use crate::h2;
 use crate::header::HeaderMap;
@@ -38,7 +38,7 @@ pub enum Body {
     /// The body received on an HTTP/2 stream.
     H2(h2::RecvBody),
     /// An upstream's response body. Polling it also sends the request's body.
-    Exchange(Exchange),
+    Exchange(UpstreamExchange),
     /// A body that a filter inspects or changes.
     Wrapped(Box<dyn BodyStream>),
 }

@@ -101,7 +101,7 @@ impl Client {
     /// # Errors
     /// [`StreamError::Overflow`] without capacity, [`StreamError::RemoteRefused`] after GOAWAY, or the reason why the
     /// head is invalid.
-    pub fn send(&self, head: &RequestHead, body: Body) -> Result<Exchange, StreamError> {
+    pub fn send(&self, head: &RequestHead, body: Body) -> Result<UpstreamExchange, StreamError> {
         match &self.0 {
             ClientKind::H1(connection) => connection
                 .send(head, body)
@@ -110,7 +110,7 @@ impl Client {
                 .send(head, body)
                 .map(|exchange| ExchangeKind::H2(Box::new(exchange))),
         }
-        .map(|kind| Exchange { kind, guard: None })
+        .map(|kind| UpstreamExchange { kind, guard: None })
     }
 
     /// Drains the connection: it accepts no new streams, and closes when the open ones have ended.
@@ -125,7 +125,7 @@ impl Client {
 /// One request on one upstream connection. Polling it sends the request body and receives the response, in the caller's
 /// task. Dropping it before both have ended resets the stream.
 #[derive(Debug)]
-pub struct Exchange {
+pub struct UpstreamExchange {
     kind: ExchangeKind,
     /// Declared last, so that it is dropped after the stream has released its capacity on the connection.
     guard: Option<Box<dyn Any>>,
@@ -138,7 +138,7 @@ enum ExchangeKind {
     H2(Box<h2::Exchange>),
 }
 
-impl Exchange {
+impl UpstreamExchange {
     /// Polls the head of the final response, skipping interim ones.
     pub fn poll_response(
         &mut self,

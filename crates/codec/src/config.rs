@@ -104,7 +104,7 @@ impl Http2Options {
                 .map(|message| Keepalive::build(message, &keepalive_path))
                 .transpose()?,
             huffman: match message.enable_huffman_encoding {
-                None => Huffman::WhereItPays,
+                None => Huffman::Selective,
                 Some(true) => Huffman::Always,
                 Some(false) => Huffman::Never,
             },

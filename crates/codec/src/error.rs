@@ -68,7 +68,7 @@ pub enum EndCause {
     /// The peer closed or reset it.
     Remote,
     /// The peer closed the connection in the middle of a response, which is a protocol error.
-    CutOff,
+    IncompleteResponse,
     /// This side closed it: it drained, was idle, or was told to close.
     Local,
     /// This side closed it because the peer broke the protocol. The text is Envoy's name for the error.
@@ -81,13 +81,16 @@ impl EndCause {
     /// Whether this side closed the connection (`…_cx_destroy_local`).
     #[must_use]
     pub fn is_local(self) -> bool {
-        !matches!(self, EndCause::Remote | EndCause::CutOff)
+        !matches!(self, EndCause::Remote | EndCause::IncompleteResponse)
     }
 
     /// Whether the peer broke the protocol (`…_cx_protocol_error`).
     #[must_use]
     pub fn is_protocol_error(self) -> bool {
-        matches!(self, EndCause::CutOff | EndCause::ProtocolError(_))
+        matches!(
+            self,
+            EndCause::IncompleteResponse | EndCause::ProtocolError(_)
+        )
     }
 }
 
@@ -96,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_read_as_envoys_reset_reasons() {
+    fn errors_are_displayed_as_envoys_reset_reasons() {
         let cases = [
             (StreamError::RemoteReset(Reason::CANCEL), "remote reset"),
             (StreamError::RemoteRefused, "remote refused stream reset"),

@@ -5,15 +5,16 @@
 //! separately from the headers. Bodies are [`Body`]. Back-pressure bounds what is buffered.
 
 mod body;
+mod byte_scan;
 mod byte_set;
 mod client;
 mod config;
+mod deadlines;
 mod error;
 mod h1;
 mod h2;
 pub mod header;
 mod hpack;
-mod life;
 mod meter;
 mod options;
 mod reason;
@@ -21,13 +22,12 @@ mod request;
 mod response;
 mod server;
 pub mod stats;
-mod words;
 
 pub use body::Body;
 pub use body::BodyStream;
 pub use body::Frame;
 pub use client::Client;
-pub use client::Exchange;
+pub use client::UpstreamExchange;
 pub use client::connect_http1;
 pub use client::connect_http2;
 pub use error::ConnectionEnd;
@@ -53,6 +53,6 @@ pub use request::Target;
 pub use response::ResponseHead;
 pub use server::Handler;
 pub use server::MalformedRequest;
-pub use server::Refused;
-pub use server::Respond;
+pub use server::RequestHeadError;
+pub use server::Responder;
 pub use server::serve;

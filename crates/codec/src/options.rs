@@ -163,7 +163,7 @@ pub enum Huffman {
     /// Not configured: strings that enter the dynamic table, and long ones. For others, coding costs both sides more
     /// time than the saved bytes are worth.
     #[default]
-    WhereItPays,
+    Selective,
     /// Every string that becomes shorter.
     Always,
     /// No string.
@@ -219,9 +219,9 @@ pub struct ServerOptions {
     pub http2_stats: Arc<Http2Stats>,
     /// Signals the connections to drain.
     pub drain: Drain,
-    /// Learns which connections have requests under way.
+    /// Records which connections have requests in progress.
     pub activity: Activity,
-    /// How near the end of the process is.
+    /// The stage of the process's shutdown.
     pub shutdown: Shutdown,
     /// The worker's timers.
     pub timers: Timers,
@@ -266,13 +266,16 @@ impl ServerOptions {
     /// expires.
     pub(crate) fn head_timeout(&self) -> Option<(Duration, MalformedRequest)> {
         let timeouts = [
-            (self.request_headers_timeout, MalformedRequest::slow_head()),
-            (self.stream_idle_timeout, MalformedRequest::idle_head()),
-            (self.request_timeout, MalformedRequest::slow_request()),
-            (self.max_stream_duration, MalformedRequest::long_stream()),
+            (
+                self.request_headers_timeout,
+                MalformedRequest::header_timeout(),
+            ),
+            (self.stream_idle_timeout, MalformedRequest::idle_timeout()),
+            (self.request_timeout, MalformedRequest::request_timeout()),
+            (self.max_stream_duration, MalformedRequest::max_duration()),
         ];
         let timeouts = timeouts.into_iter();
-        let set = timeouts.filter_map(|(timeout, late)| Some((timeout?, late)));
+        let set = timeouts.filter_map(|(timeout, response)| Some((timeout?, response)));
         set.min_by_key(|(timeout, _)| *timeout)
     }
 }

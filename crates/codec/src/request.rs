@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_what_came() {
+    fn targets_are_kept_unchanged() {
         let target = Target::try_from("/a{\"<b>\"}^`|?x=/?y#z").unwrap();
         assert_eq!(target.path(), "/a{\"<b>\"}^`|");
         assert_eq!(target.query(), Some("x=/?y#z"));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_go_on_as_they_are() {
+    fn invalid_utf8_is_kept_unchanged() {
         let target = Target::try_from(Bytes::from_static(b"/\xff?\xc3(")).unwrap();
         assert_eq!(target.as_bytes(), b"/\xff?\xc3(");
         assert_eq!(target.path(), "/\u{fffd}");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::Version;
 use outrider_net::Stream;
-use outrider_stats::Held;
+use outrider_stats::HeldGauge;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
@@ -26,9 +26,9 @@ use crate::RequestHead;
 use crate::ResponseHead;
 use crate::ServerOptions;
 use crate::StreamError;
+use crate::deadlines::Deadlines;
 use crate::h1;
 use crate::h2;
-use crate::life::Life;
 use crate::stats::ByteCounts;
 use crate::stats::ConnectionStats;
 
@@ -55,29 +55,29 @@ impl MalformedRequest {
     pub const MAX_DURATION: &str = "max_duration_timeout";
 
     /// The head was not received within `request_headers_timeout`.
-    pub(crate) fn slow_head() -> MalformedRequest {
-        MalformedRequest::late(MalformedRequest::HEADER_TIMEOUT, "request header timeout")
+    pub(crate) fn header_timeout() -> MalformedRequest {
+        MalformedRequest::timed_out(MalformedRequest::HEADER_TIMEOUT, "request header timeout")
     }
 
     /// The head was not received within `stream_idle_timeout`.
-    pub(crate) fn idle_head() -> MalformedRequest {
-        MalformedRequest::late(MalformedRequest::IDLE_TIMEOUT, "stream timeout")
+    pub(crate) fn idle_timeout() -> MalformedRequest {
+        MalformedRequest::timed_out(MalformedRequest::IDLE_TIMEOUT, "stream timeout")
     }
 
     /// The head was not received within `request_timeout`.
-    pub(crate) fn slow_request() -> MalformedRequest {
-        MalformedRequest::late(MalformedRequest::REQUEST_TIMEOUT, "request timeout")
+    pub(crate) fn request_timeout() -> MalformedRequest {
+        MalformedRequest::timed_out(MalformedRequest::REQUEST_TIMEOUT, "request timeout")
     }
 
     /// The head was not received within `max_stream_duration`.
-    pub(crate) fn long_stream() -> MalformedRequest {
-        MalformedRequest::late(
+    pub(crate) fn max_duration() -> MalformedRequest {
+        MalformedRequest::timed_out(
             MalformedRequest::MAX_DURATION,
             "downstream duration timeout",
         )
     }
 
-    fn late(details: &'static str, body: &'static str) -> MalformedRequest {
+    fn timed_out(details: &'static str, body: &'static str) -> MalformedRequest {
         MalformedRequest {
             status: StatusCode::REQUEST_TIMEOUT,
             body: body.into(),
@@ -93,7 +93,7 @@ impl MalformedRequest {
 
 /// Why a request ended before its head was complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum RequestHeadError {
     /// The head exceeds a limit. The text is Envoy's name for it, such as `http2.too_many_headers`.
     Limit(&'static str),
     /// The client broke the protocol or closed the connection.
@@ -107,17 +107,17 @@ pub trait Handler: 'static {
         self: Rc<Self>,
         head: RequestHead,
         body: Body,
-        respond: Respond,
+        respond: Responder,
     ) -> impl Future<Output = ()> + 'static;
 
     /// Counts and logs a request that ended before its head was complete. No response can be sent.
-    fn refused(self: Rc<Self>, refused: Refused, protocol: Version, meter: Rc<Meter>);
+    fn head_failed(self: Rc<Self>, refused: RequestHeadError, protocol: Version, meter: Rc<Meter>);
 
     /// Sends the response to a request that the codec could not parse.
     fn malformed(
         self: Rc<Self>,
         error: MalformedRequest,
-        respond: Respond,
+        respond: Responder,
     ) -> impl Future<Output = ()> + 'static;
 }
 
@@ -127,30 +127,30 @@ pub async fn serve<H: Handler>(
     options: Rc<ServerOptions>,
     handler: Rc<H>,
 ) -> ConnectionEnd {
-    let counted = Counted::new(&options);
-    let mut life = Life::new(&options);
+    let counted = ConnectionCounter::new(&options);
+    let mut deadlines = Deadlines::new(&options);
     let stats = &options.stats;
     // Boxed, so that this future is not as large as the larger codec's, which contains the handler's future.
-    let end = match sniff(&mut socket, &options, &mut life).await {
+    let end = match detect_codec(&mut socket, &options, &mut deadlines).await {
         Ok((CodecType::Http1, _)) if options.codec == CodecType::Http2 => {
             stats.downstream_cx_http2_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
-            linger(&mut socket, &options).await;
+            wait_for_close(&mut socket, &options).await;
             ConnectionEnd {
                 cause: EndCause::ProtocolError("http2.bad_preface"),
                 active_streams: 0,
             }
         }
-        Ok((CodecType::Http1, already)) => {
+        Ok((CodecType::Http1, initial)) => {
             stats.downstream_cx_http1_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http1_active);
-            let served = h1::server::serve(socket, already, options.clone(), life, handler);
+            let served = h1::server::serve(socket, initial, options.clone(), deadlines, handler);
             Box::pin(served).await
         }
-        Ok((_, already)) => {
+        Ok((_, initial)) => {
             stats.downstream_cx_http2_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
-            let served = h2::server::serve(socket, already, options.clone(), life, handler);
+            let served = h2::server::serve(socket, initial, options.clone(), deadlines, handler);
             Box::pin(served).await
         }
         Err(cause) => ConnectionEnd {
@@ -166,18 +166,18 @@ pub async fn serve<H: Handler>(
 const PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// Reads until the bytes show which codec the client uses. Returns it with the bytes read.
-async fn sniff(
+async fn detect_codec(
     socket: &mut Stream,
     options: &ServerOptions,
-    life: &mut Life,
+    deadlines: &mut Deadlines,
 ) -> Result<(CodecType, Vec<u8>), EndCause> {
-    let mut already = Vec::with_capacity(FIRST_READ);
+    let mut initial = Vec::with_capacity(FIRST_READ);
     loop {
         let read = async {
             tokio::select! {
                 biased;
-                read = socket.read_buf(&mut already) => read.map_err(|_| EndCause::Remote),
-                expiry = poll_fn(|cx| life.poll(0, cx).map_or(Poll::Pending, Poll::Ready)) => {
+                read = socket.read_buf(&mut initial) => read.map_err(|_| EndCause::Remote),
+                expiry = poll_fn(|cx| deadlines.poll(0, cx).map_or(Poll::Pending, Poll::Ready)) => {
                     expiry.count(&options.stats);
                     Err(EndCause::Local)
                 }
@@ -188,19 +188,19 @@ async fn sniff(
             return Err(EndCause::Remote);
         }
         options.stats.received(count as u64);
-        let seen = already.len().min(PREFACE.len());
-        if options.codec == CodecType::Http1 || already[..seen] != PREFACE[..seen] {
-            return Ok((CodecType::Http1, already));
+        let seen = initial.len().min(PREFACE.len());
+        if options.codec == CodecType::Http1 || initial[..seen] != PREFACE[..seen] {
+            return Ok((CodecType::Http1, initial));
         }
         if seen == PREFACE.len() {
-            return Ok((CodecType::Http2, already));
+            return Ok((CodecType::Http2, initial));
         }
     }
 }
 
 /// Waits up to `delayed_close_timeout` for a client that does not use HTTP/2 to close the connection, discarding what
 /// it sends.
-async fn linger(socket: &mut Stream, options: &ServerOptions) {
+async fn wait_for_close(socket: &mut Stream, options: &ServerOptions) {
     let Some(timeout) = options.delayed_close_timeout else {
         return;
     };
@@ -219,18 +219,18 @@ async fn linger(socket: &mut Stream, options: &ServerOptions) {
 const FIRST_READ: usize = 4096;
 
 /// Counts a connection as active while it exists, and its end.
-struct Counted {
+struct ConnectionCounter {
     stats: Arc<ConnectionStats>,
     started: Instant,
-    _active: Held<ConnectionStats>,
+    _active: HeldGauge<ConnectionStats>,
 }
 
-impl Counted {
-    fn new(options: &ServerOptions) -> Counted {
+impl ConnectionCounter {
+    fn new(options: &ServerOptions) -> ConnectionCounter {
         let stats = &options.stats;
         stats.downstream_cx_total.inc();
         stats.downstream_cx_rx_bytes_buffered.mark_used();
-        Counted {
+        ConnectionCounter {
             stats: stats.clone(),
             started: options.timers.now(),
             _active: stats.hold(|stats| &stats.downstream_cx_active),
@@ -262,7 +262,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionCounter {
     fn drop(&mut self) {
         self.stats.downstream_cx_destroy.inc();
         let lived = self.started.elapsed().as_millis();
@@ -274,22 +274,22 @@ impl Drop for Counted {
 
 /// Sends the response to one request. Dropping it before [`Responder::send`] has completed resets the stream.
 #[derive(Debug)]
-pub struct Respond {
-    kind: Kind,
+pub struct Responder {
+    kind: ResponderKind,
     /// Counts the stream as an active upgrade.
-    upgrade: Option<Held<ConnectionStats>>,
+    upgrade: Option<HeldGauge<ConnectionStats>>,
 }
 
 /// Which codec the stream is on.
 #[derive(Debug)]
-enum Kind {
-    H1(h1::Respond),
-    H2(h2::respond::Respond),
+enum ResponderKind {
+    H1(h1::Responder),
+    H2(h2::respond::Responder),
 }
 
-impl Respond {
-    fn new(kind: Kind) -> Respond {
-        Respond {
+impl Responder {
+    fn new(kind: ResponderKind) -> Responder {
+        Responder {
             kind,
             upgrade: None,
         }
@@ -298,8 +298,8 @@ impl Respond {
     /// Counts the stream as a configured upgrade until it ends.
     pub fn accept_upgrade(&mut self) {
         let stats = match &self.kind {
-            Kind::H1(respond) => respond.stats(),
-            Kind::H2(respond) => respond.stats(),
+            ResponderKind::H1(respond) => respond.stats(),
+            ResponderKind::H2(respond) => respond.stats(),
         };
         stats.downstream_cx_upgrades_total.inc();
         self.upgrade = Some(stats.hold(|stats| &stats.downstream_cx_upgrades_active));
@@ -309,8 +309,8 @@ impl Respond {
     #[must_use]
     pub fn protocol(&self) -> Version {
         match &self.kind {
-            Kind::H1(respond) => respond.protocol(),
-            Kind::H2(_) => Version::HTTP_2,
+            ResponderKind::H1(respond) => respond.protocol(),
+            ResponderKind::H2(_) => Version::HTTP_2,
         }
     }
 
@@ -318,16 +318,16 @@ impl Respond {
     #[must_use]
     pub fn meter(&self) -> &Rc<Meter> {
         match &self.kind {
-            Kind::H1(respond) => respond.meter(),
-            Kind::H2(respond) => respond.meter(),
+            ResponderKind::H1(respond) => respond.meter(),
+            ResponderKind::H2(respond) => respond.meter(),
         }
     }
 
     /// Ready when the client has reset the stream or the connection has ended.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &mut self.kind {
-            Kind::H1(respond) => respond.poll_reset(cx),
-            Kind::H2(respond) => respond.poll_reset(cx),
+            ResponderKind::H1(respond) => respond.poll_reset(cx),
+            ResponderKind::H2(respond) => respond.poll_reset(cx),
         }
     }
 
@@ -336,9 +336,9 @@ impl Respond {
     #[must_use]
     pub fn malformed_body(&self) -> Option<MalformedRequest> {
         match &self.kind {
-            Kind::H1(respond) => respond.malformed_body(),
+            ResponderKind::H1(respond) => respond.malformed_body(),
             // The codec has reset the stream.
-            Kind::H2(_) => None,
+            ResponderKind::H2(_) => None,
         }
     }
 
@@ -347,8 +347,8 @@ impl Respond {
     #[must_use]
     pub fn has_stream_error_on_invalid_message(&self) -> bool {
         match &self.kind {
-            Kind::H1(respond) => respond.has_stream_error_on_invalid_message(),
-            Kind::H2(respond) => respond.has_stream_error_on_invalid_message(),
+            ResponderKind::H1(respond) => respond.has_stream_error_on_invalid_message(),
+            ResponderKind::H2(respond) => respond.has_stream_error_on_invalid_message(),
         }
     }
 
@@ -356,8 +356,8 @@ impl Respond {
     /// Only HTTP/2 buffers in the codec. `None` sets no limit.
     pub fn set_flush_timeout(&self, timeout: Option<Duration>) {
         match &self.kind {
-            Kind::H1(_) => {}
-            Kind::H2(respond) => respond.set_flush_timeout(timeout),
+            ResponderKind::H1(_) => {}
+            ResponderKind::H2(respond) => respond.set_flush_timeout(timeout),
         }
     }
 
@@ -366,19 +366,19 @@ impl Respond {
     #[must_use]
     pub fn body_buffer_limit(&self) -> u32 {
         match &self.kind {
-            Kind::H1(respond) => respond.buffer_limit(),
-            Kind::H2(respond) => respond.stream_window(),
+            ResponderKind::H1(respond) => respond.buffer_limit(),
+            ResponderKind::H2(respond) => respond.stream_window(),
         }
     }
 
     /// Sends an interim response, such as 100 or 103.
     pub fn informational(&mut self, head: ResponseHead) -> Result<(), StreamError> {
         match &mut self.kind {
-            Kind::H1(respond) => {
+            ResponderKind::H1(respond) => {
                 respond.informational(&head);
                 Ok(())
             }
-            Kind::H2(respond) => {
+            ResponderKind::H2(respond) => {
                 respond.informational(&head);
                 Ok(())
             }
@@ -389,44 +389,44 @@ impl Respond {
     /// reset the stream.
     pub async fn send(&mut self, head: ResponseHead, body: Body) -> Result<(), StreamError> {
         match &mut self.kind {
-            Kind::H1(respond) => respond.send(&head, body).await,
-            Kind::H2(respond) => respond.send(&head, body).await,
+            ResponderKind::H1(respond) => respond.send(&head, body).await,
+            ResponderKind::H2(respond) => respond.send(&head, body).await,
         }
     }
 
     /// Resets the stream; on HTTP/1, closes the connection.
     pub fn reset(&mut self, reason: Reason) {
         match &mut self.kind {
-            Kind::H1(respond) => respond.reset(),
-            Kind::H2(respond) => respond.reset(reason),
+            ResponderKind::H1(respond) => respond.reset(),
+            ResponderKind::H2(respond) => respond.reset(reason),
         }
     }
 
     /// Resets a request that continues after its complete response with `reason` instead of NO_ERROR. Only on HTTP/2.
-    pub fn reset_rest(&self, reason: Reason) {
+    pub fn reset_unfinished_request(&self, reason: Reason) {
         match &self.kind {
-            Kind::H1(_) => {}
-            Kind::H2(respond) => respond.reset_rest(reason),
+            ResponderKind::H1(_) => {}
+            ResponderKind::H2(respond) => respond.reset_unfinished_request(reason),
         }
     }
 
     /// Closes the connection when its streams have ended: announced by `connection: close` or GOAWAY.
     pub fn close_connection_after(&self) {
         match &self.kind {
-            Kind::H1(respond) => respond.close_connection_after(),
-            Kind::H2(respond) => respond.close_connection_after(),
+            ResponderKind::H1(respond) => respond.close_connection_after(),
+            ResponderKind::H2(respond) => respond.close_connection_after(),
         }
     }
 }
 
-impl From<h1::Respond> for Respond {
-    fn from(respond: h1::Respond) -> Respond {
-        Respond::new(Kind::H1(respond))
+impl From<h1::Responder> for Responder {
+    fn from(respond: h1::Responder) -> Responder {
+        Responder::new(ResponderKind::H1(respond))
     }
 }
 
-impl From<h2::respond::Respond> for Respond {
-    fn from(respond: h2::respond::Respond) -> Respond {
-        Respond::new(Kind::H2(respond))
+impl From<h2::respond::Responder> for Responder {
+    fn from(respond: h2::respond::Responder) -> Responder {
+        Responder::new(ResponderKind::H2(respond))
     }
 }

@@ -61,7 +61,7 @@ pub trait ByteCounts: fmt::Debug {
     /// Reading a message was paused because its consumer has no room, or was resumed.
     fn reading_paused(&self, paused: bool);
     /// Sending a message was paused because the peer does not read, or was resumed.
-    fn backed_up(&self, backed_up: bool);
+    fn writing_paused(&self, writing_paused: bool);
 }
 
 impl ByteCounts for ConnectionStats {
@@ -74,11 +74,11 @@ impl ByteCounts for ConnectionStats {
     }
 
     fn receive_buffered(&self, before: u64, after: u64) {
-        shift(&self.downstream_cx_rx_bytes_buffered, before, after);
+        move_gauge(&self.downstream_cx_rx_bytes_buffered, before, after);
     }
 
     fn send_buffered(&self, before: u64, after: u64) {
-        shift(&self.downstream_cx_tx_bytes_buffered, before, after);
+        move_gauge(&self.downstream_cx_tx_bytes_buffered, before, after);
     }
 
     fn reading_paused(&self, paused: bool) {
@@ -90,11 +90,11 @@ impl ByteCounts for ConnectionStats {
     }
 
     // The cluster counts it as a pause of reading from the upstream host.
-    fn backed_up(&self, _: bool) {}
+    fn writing_paused(&self, _: bool) {}
 }
 
 /// Adjusts a gauge by the change of one connection's contribution to it.
-pub fn shift(gauge: &Gauge, before: u64, after: u64) {
+pub fn move_gauge(gauge: &Gauge, before: u64, after: u64) {
     if after > before {
         gauge.add(after - before);
     } else if before > after {

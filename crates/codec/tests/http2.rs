@@ -16,7 +16,7 @@ use outrider_codec::EndCause;
 use outrider_codec::Keepalive;
 use outrider_codec::Reason;
 use outrider_codec::StreamError;
-use support::Script;
+use support::PathHandler;
 use support::WithTrailers;
 use support::client_options;
 use support::collect;
@@ -36,15 +36,15 @@ use support::raw::head;
 use support::raw::raw_client;
 use support::raw::raw_server;
 use support::request;
+use support::run_ready_tasks;
 use support::server_options;
-use support::settle;
 use support::sockets;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::task::spawn_local;
 
 #[tokio::test]
-async fn body_and_trailers_travel_both_ways() {
+async fn body_and_trailers_pass_both_ways() {
     on_worker(|timers| async move {
         let (client, _) = connected(&timers, server_options(&timers)).await;
         let body = WithTrailers::body("ping", "x-end", "1");
@@ -66,19 +66,19 @@ async fn body_and_trailers_travel_both_ways() {
 }
 
 #[tokio::test]
-async fn a_reader_that_takes_nothing_stops_the_writer() {
+async fn a_reader_that_stops_pauses_the_writer() {
     on_worker(|timers| async move {
         let (client, script) = connected(&timers, server_options(&timers)).await;
         let mut exchange = client.send(&request("/large"), Body::Empty).unwrap();
         poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
-        settle().await;
+        run_ready_tasks().await;
         let (bytes, _) = collect(exchange.into_body()).await.unwrap();
         assert_eq!((bytes.len(), script.produced.get()), (8 << 20, 8 << 20));
 
         let (mut raw, script, _served) = raw_client(server_options(&timers)).await;
         raw.send(HEADERS, END_STREAM | END_HEADERS, 1, &head("/large", &[]))
             .await;
-        settle().await;
+        run_ready_tasks().await;
         let limit = 65_535 + 256 * 1024 + 2 * 16 * 1024;
         assert!(script.produced.get() <= limit, "{}", script.produced.get());
     })
@@ -93,9 +93,9 @@ async fn a_dropped_exchange_resets_the_stream() {
         assert_eq!(client.active(), 1);
         let answer = poll_fn(|cx| Poll::Ready(exchange.poll_response(cx))).await;
         assert!(answer.is_pending());
-        settle().await;
+        run_ready_tasks().await;
         drop(exchange);
-        settle().await;
+        run_ready_tasks().await;
         assert_eq!(client.active(), 0);
         assert_eq!(
             *script.resets.borrow(),
@@ -114,13 +114,13 @@ async fn draining_lets_open_streams_finish_and_takes_no_new_ones() {
         let mut exchange = client.send(&request("/large"), Body::Empty).unwrap();
         poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         drain.begin();
-        settle().await;
+        run_ready_tasks().await;
         assert_eq!(stats.downstream_cx_drain_close.value(), 0);
         // The next response announces the drain to the client.
         let mut next = client.send(&request("/large"), Body::Empty).unwrap();
         poll_fn(|cx| next.poll_response(cx)).await.unwrap();
         drop(next);
-        settle().await;
+        run_ready_tasks().await;
         assert_eq!(stats.downstream_cx_drain_close.value(), 1);
         assert!(client.is_draining());
         assert_eq!(client.capacity(), 0);
@@ -168,7 +168,7 @@ async fn too_many_headers_reset_the_stream_with_internal_error() {
 }
 
 #[tokio::test]
-async fn a_malformed_message_ends_the_connection_unless_only_its_stream_shall_end() {
+async fn a_malformed_message_ends_the_connection_or_its_stream_as_configured() {
     on_worker(|timers| async move {
         for stream_error in [false, true] {
             let mut options = server_options(&timers);
@@ -182,7 +182,7 @@ async fn a_malformed_message_ends_the_connection_unless_only_its_stream_shall_en
                 &head("/", &[("connection", "close")]),
             )
             .await;
-            settle().await;
+            run_ready_tasks().await;
             assert_eq!(stats.rx_messaging_error.value(), 1);
             if stream_error {
                 assert_eq!(raw.next().await.unwrap().kind, RST_STREAM);
@@ -208,11 +208,11 @@ async fn a_flood_of_empty_frames_ends_the_connection() {
         let stats = options.http2_stats.clone();
         let (mut raw, script, served) = raw_client(options).await;
         raw.send(HEADERS, END_HEADERS, 1, &head("/hang", &[])).await;
-        settle().await;
+        run_ready_tasks().await;
         for _ in 0..2 {
             raw.send(DATA, 0, 1, &[]).await;
         }
-        settle().await;
+        run_ready_tasks().await;
         assert_eq!(stats.inbound_empty_frames_flood.value(), 1);
         let details = "codec_error:Too_many_consecutive_frames_with_an_empty_payload";
         assert_eq!(
@@ -251,7 +251,7 @@ async fn an_unanswered_ping_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_is_told_to_go() {
+async fn an_idle_connection_gets_a_goaway() {
     on_worker(|timers| async move {
         let options = server_options(&timers);
         let stats = options.stats.clone();
@@ -275,12 +275,12 @@ async fn an_idle_connection_is_told_to_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_stays_is_left_after_the_drain_timeout() {
+async fn a_connection_is_closed_after_the_drain_timeout() {
     on_worker(|timers| async move {
         let options = server_options(&timers);
         let drain = options.drain.clone();
         let (mut raw, _, served) = raw_client(options).await;
-        settle().await;
+        run_ready_tasks().await;
         drain.begin();
         let begun = tokio::time::Instant::now();
         raw.send(HEADERS, END_HEADERS | END_STREAM, 1, &head("/", &[]))
@@ -318,7 +318,7 @@ async fn streams_beyond_a_goaway_are_refused_and_the_others_finish() {
 }
 
 #[tokio::test]
-async fn resets_and_a_lost_connection_are_told_apart() {
+async fn resets_and_a_lost_connection_are_distinguished() {
     on_worker(|timers| async move {
         let cases: [(Option<u8>, StreamError); 3] = [
             (Some(7), StreamError::RemoteRefused),
@@ -353,7 +353,7 @@ async fn the_peers_stream_limit_is_the_capacity() {
         assert_eq!(client.capacity(), 1024);
         let mut raw = Raw(theirs);
         raw.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 2]).await;
-        settle().await;
+        run_ready_tasks().await;
         assert_eq!((client.capacity(), changes.get()), (2, 1));
         let first = client.send(&request("/"), Body::Empty).unwrap();
         let second = client.send(&request("/"), Body::Empty).unwrap();
@@ -366,7 +366,7 @@ async fn the_peers_stream_limit_is_the_capacity() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_of_another_protocol_is_left_without_a_word() {
+async fn a_client_of_another_protocol_gets_no_response() {
     on_worker(|timers| async move {
         let mut options = server_options(&timers);
         options.codec = CodecType::Http2;
@@ -375,7 +375,7 @@ async fn a_client_of_another_protocol_is_left_without_a_word() {
         let served = spawn_local(outrider_codec::serve(
             socket,
             Rc::new(options),
-            Rc::new(Script::default()),
+            Rc::new(PathHandler::default()),
         ));
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();

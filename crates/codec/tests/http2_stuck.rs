@@ -26,15 +26,15 @@ use support::raw::raw_client;
 use support::raw::raw_server;
 use support::raw::serve;
 use support::request;
+use support::run_ready_tasks;
 use support::server_options;
-use support::settle;
 use tokio::io::AsyncWriteExt;
 
 /// SETTINGS_INITIAL_WINDOW_SIZE of 16 MiB.
 const LARGE_WINDOWS: [u8; 6] = [0, 4, 1, 0, 0, 0];
 
 #[tokio::test]
-async fn streams_share_what_the_connection_takes() {
+async fn streams_share_the_connection_fairly() {
     on_worker(|timers| async move {
         let (mut raw, _, _served) = raw_client(server_options(&timers)).await;
         raw.send(SETTINGS, 0, 0, &LARGE_WINDOWS).await;
@@ -55,7 +55,7 @@ async fn streams_share_what_the_connection_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_and_does_not_read_is_closed_at_once() {
+async fn a_client_that_does_not_read_acknowledgements_is_closed_at_once() {
     on_worker(|timers| async move {
         let mut options = server_options(&timers);
         options.http2.max_outbound_control_frames = 20;
@@ -75,7 +75,7 @@ async fn a_client_that_asks_and_does_not_read_is_closed_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_nothing_is_left_nevertheless() {
+async fn a_connection_whose_client_reads_nothing_is_closed() {
     on_worker(|timers| async move {
         let options = server_options(&timers);
         let (drain, stats) = (options.drain.clone(), options.stats.clone());
@@ -87,13 +87,13 @@ async fn a_client_that_reads_nothing_is_left_nevertheless() {
             raw.send(HEADERS, END_HEADERS, stream, &head("/echo", &[]))
                 .await;
             raw.send(DATA, END_STREAM, stream, &[b'x'; 8000]).await;
-            settle().await;
+            run_ready_tasks().await;
         }
         assert!(stats.downstream_cx_tx_bytes_buffered.value() > 0);
         for stream in streams() {
             raw.send(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
         }
-        settle().await;
+        run_ready_tasks().await;
         let ended = tokio::time::timeout(Duration::from_secs(60), served).await;
         assert_eq!(ended.unwrap().unwrap().cause, EndCause::Local);
         assert_eq!(stats.downstream_cx_delayed_close_timeout.value(), 1);
@@ -103,24 +103,24 @@ async fn a_client_that_reads_nothing_is_left_nevertheless() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_over_is_closed_whoever_still_holds_its_streams() {
+async fn an_ended_connection_is_closed_even_if_stream_handles_exist() {
     on_worker(|timers| async move {
         let (client, mut raw, driven) = raw_server(&timers).await;
         let mut exchange = client.send(&request("/"), Body::Empty).unwrap();
         raw.send(HEADERS, END_HEADERS, 1, &[0x88]).await;
         raw.send(DATA, END_STREAM, 1, b"read later").await;
         poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
-        settle().await;
+        run_ready_tasks().await;
         // DATA on a stream that was never opened.
         raw.send(DATA, 0, 77, b"x").await;
         driven.await.unwrap();
         let mut last = None;
-        let heard = async {
+        let received = async {
             while let Some(frame) = raw.next().await {
                 last = Some(frame.kind);
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), heard)
+        tokio::time::timeout(Duration::from_secs(5), received)
             .await
             .unwrap();
         assert_eq!(last, Some(GOAWAY));
@@ -132,13 +132,13 @@ async fn a_connection_that_is_over_is_closed_whoever_still_holds_its_streams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_does_not_end_is_answered() {
+async fn an_endless_head_is_answered_after_the_timeout() {
     on_worker(|timers| async move {
         let mut options = server_options(&timers);
         options.request_headers_timeout = Some(Duration::from_secs(2));
         let (mut raw, script, served) = raw_client(options).await;
         raw.send(HEADERS, 0, 1, &head("/", &[])).await;
-        settle().await;
+        run_ready_tasks().await;
         assert!(script.malformed.borrow().is_empty());
         let frames = [HEADERS, DATA, RST_STREAM].map(Some);
         for kind in frames {
@@ -172,7 +172,7 @@ async fn a_head_that_does_not_end_is_answered() {
 }
 
 #[tokio::test]
-async fn a_head_that_ends_in_time_is_not_given_up() {
+async fn a_slow_head_within_the_timeout_is_served() {
     on_worker(|timers| async move {
         let mut options = server_options(&timers);
         options.request_headers_timeout = Some(Duration::from_millis(1));
@@ -190,7 +190,7 @@ async fn a_head_that_ends_in_time_is_not_given_up() {
 }
 
 #[tokio::test]
-async fn a_request_cut_off_counts_in_whichever_read_it_comes() {
+async fn an_incomplete_request_is_counted_whichever_read_it_arrives_in() {
     on_worker(|timers| async move {
         for at_once in [true, false] {
             let (mut socket, script, served) = serve(server_options(&timers));
@@ -205,10 +205,10 @@ async fn a_request_cut_off_counts_in_whichever_read_it_comes() {
                     .write_all(&[PREFACE, &settings].concat())
                     .await
                     .unwrap();
-                settle().await;
+                run_ready_tasks().await;
                 socket.write_all(&request).await.unwrap();
             }
-            settle().await;
+            run_ready_tasks().await;
             assert_eq!(script.refusals.borrow().len(), 1);
             drop(socket);
             assert_eq!(served.await.unwrap().active_streams, 1);
@@ -218,7 +218,7 @@ async fn a_request_cut_off_counts_in_whichever_read_it_comes() {
 }
 
 #[tokio::test]
-async fn nothing_is_said_after_the_last_word() {
+async fn no_frame_follows_the_last_goaway() {
     on_worker(|timers| async move {
         let mut options = server_options(&timers);
         options.http2.initial_connection_window_size = 65_535;
@@ -230,9 +230,9 @@ async fn nothing_is_said_after_the_last_word() {
         raw.send(DATA, 0, 77, b"x").await;
         let mut last = None;
         while let Some(frame) = {
-            settle().await;
-            let heard = tokio::time::timeout(Duration::from_millis(20), raw.any()).await;
-            heard.ok().flatten()
+            run_ready_tasks().await;
+            let received = tokio::time::timeout(Duration::from_millis(20), raw.any()).await;
+            received.ok().flatten()
         } {
             last = Some(frame.kind);
         }

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use outrider_codec::Respond;
+use outrider_codec::Responder;
 use outrider_codec::StreamError;
 
 use crate::ResponseFlag;
@@ -33,7 +33,7 @@ impl From<LocalReply> for StopReason {
 /// The client and the deadlines of one stream.
 #[derive(Debug)]
 pub(crate) struct StreamWait<'a> {
-    pub(crate) respond: &'a mut Respond,
+    pub(crate) respond: &'a mut Responder,
     pub(crate) deadlines: &'a mut Deadlines,
 }
 

@@ -164,7 +164,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     );
     let runtime = Arc::new(runtime.map_err(diagnose)?);
     let stats_config = bootstrap.stats_config.clone().unwrap_or_default();
-    let stats = outrider_stats::Options::build(
+    let stats = outrider_stats::StatsOptions::build(
         &stats_config,
         &options.stats_tags,
         &root.field("stats_config"),

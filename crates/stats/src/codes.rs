@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use crate::Count;
 use crate::Counter;
+use crate::CounterLike;
 use crate::Metric;
 use crate::Stat;
 use crate::Visitor;
@@ -12,7 +12,7 @@ use crate::Visitor;
 #[derive(Debug, Default)]
 pub struct ResponseCodes<C = Counter> {
     completed: C,
-    seen: OnceLock<Box<Seen<C>>>,
+    by_status: OnceLock<Box<StatusCounters<C>>>,
 }
 
 /// Statuses with their own counters. All others except zero share `<name>_unknown`, as in Envoy.
@@ -21,50 +21,50 @@ const STATUSES: std::ops::Range<u16> = 100..600;
 const BLOCK: usize = 25;
 
 #[derive(Debug, Default)]
-struct Seen<C> {
+struct StatusCounters<C> {
     classes: [C; 5],
     unknown: C,
     blocks: [OnceLock<Box<[C; BLOCK]>>; 20],
 }
 
-impl<C: Count> ResponseCodes<C> {
+impl<C: CounterLike> ResponseCodes<C> {
     /// Counts a response with `status`. Zero counts as completed only.
     pub fn record(&self, status: u16) {
         self.completed.inc();
         if status == 0 {
             return;
         }
-        let seen = self.seen.get_or_init(Box::default);
+        let by_status = self.by_status.get_or_init(Box::default);
         if !STATUSES.contains(&status) {
-            return seen.unknown.inc();
+            return by_status.unknown.inc();
         }
         let offset = usize::from(status - STATUSES.start);
-        seen.classes[offset / 100].inc();
-        seen.blocks[offset / BLOCK].get_or_init(Box::default)[offset % BLOCK].inc();
+        by_status.classes[offset / 100].inc();
+        by_status.blocks[offset / BLOCK].get_or_init(Box::default)[offset % BLOCK].inc();
     }
 }
 
-impl<C: Count> Stat for ResponseCodes<C> {
+impl<C: CounterLike> Stat for ResponseCodes<C> {
     fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
         visitor.member(
             name,
             format_args!("completed"),
             Metric::Counter(self.completed.counter()),
         );
-        let Some(seen) = self.seen.get() else {
+        let Some(by_status) = self.by_status.get() else {
             return;
         };
-        for (class, counter) in (1..).zip(&seen.classes) {
+        for (class, counter) in (1..).zip(&by_status.classes) {
             let counter = counter.counter();
             if counter.value() > 0 {
                 visitor.member(name, format_args!("{class}xx"), Metric::Counter(counter));
             }
         }
-        let unknown = seen.unknown.counter();
+        let unknown = by_status.unknown.counter();
         if unknown.value() > 0 {
             visitor.member(name, format_args!("unknown"), Metric::Counter(unknown));
         }
-        for (index, block) in seen.blocks.iter().enumerate() {
+        for (index, block) in by_status.blocks.iter().enumerate() {
             let first = usize::from(STATUSES.start) + index * BLOCK;
             for (status, counter) in (first..).zip(block.get().into_iter().flat_map(|b| b.iter())) {
                 let counter = counter.counter();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_appear_with_their_first_answer() {
+    fn codes_are_listed_from_their_first_response() {
         let codes = ResponseCodes::<Counter>::default();
         assert_eq!(values(&codes), BTreeMap::from([("rq_completed".into(), 0)]));
         for status in [200, 200, 299, 503, 100, 599, 99, 600, u16::MAX, 0] {

@@ -116,7 +116,7 @@ mod tests {
     /// The sizes 3,3,4,5,7,7,10,25,25,26,99,100,104,300,304,305,308,310,999,1000,1003,12345,123456, and Envoy 1.40's
     /// output for them.
     #[test]
-    fn answers_as_envoy() {
+    fn results_are_envoys() {
         let d = distribution(&[
             (3, 2),
             (4, 1),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_recorded_has_no_quantiles() {
+    fn an_empty_histogram_has_no_quantiles() {
         assert!(
             Distribution::default()
                 .quantiles()
@@ -182,7 +182,7 @@ mod tests {
 
     /// Records random values: quantiles are ascending and within the buckets used, and no value is lost.
     #[test]
-    fn quantiles_keep_their_order() {
+    fn quantiles_are_ascending() {
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..200 {
             let histogram = crate::Histogram::default();

@@ -143,12 +143,12 @@ impl<G: Stat> Stat for Lazy<G> {
 
 /// Adds one to a gauge until it is dropped. Created by a group's `hold`.
 #[must_use = "the gauge goes down again when this is dropped"]
-pub struct Held<G> {
+pub struct HeldGauge<G> {
     group: Arc<G>,
     gauge: fn(&G) -> &Gauge,
 }
 
-impl<G> Held<G> {
+impl<G> HeldGauge<G> {
     /// Adds one to a gauge of `group` until the result is dropped.
     pub fn new(group: Arc<G>, gauge: fn(&G) -> &Gauge) -> Self {
         gauge(&group).inc();
@@ -156,15 +156,15 @@ impl<G> Held<G> {
     }
 }
 
-impl<G> Drop for Held<G> {
+impl<G> Drop for HeldGauge<G> {
     fn drop(&mut self) {
         (self.gauge)(&self.group).dec();
     }
 }
 
-impl<G> fmt::Debug for Held<G> {
+impl<G> fmt::Debug for HeldGauge<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Held")
+        f.write_str("HeldGauge")
     }
 }
 
@@ -207,8 +207,8 @@ macro_rules! group {
             pub fn hold(
                 self: &::std::sync::Arc<Self>,
                 gauge: fn(&Self) -> &$crate::Gauge,
-            ) -> $crate::Held<Self> {
-                $crate::Held::new(::std::sync::Arc::clone(self), gauge)
+            ) -> $crate::HeldGauge<Self> {
+                $crate::HeldGauge::new(::std::sync::Arc::clone(self), gauge)
             }
         }
     };
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_gauge_goes_down_again() {
+    fn a_held_gauge_is_decremented_on_drop() {
         let breaker = Arc::new(Breaker::default());
         let held = breaker.hold(|b| &b.cx_open);
         assert_eq!(breaker.cx_open.value(), 1);

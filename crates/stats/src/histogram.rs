@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_keep_two_digits() {
+    fn buckets_have_two_significant_digits() {
         let histogram = Histogram::default();
         for value in [0, 1, 9, 10, 99, 100, 109, 110, 123_456, u64::MAX, 1] {
             histogram.record(value);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn several_threads_may_write_a_shared_one() {
+    fn several_threads_can_record_into_a_shared_histogram() {
         let histogram = SharedHistogram::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -1,5 +1,5 @@
-//! The groups of HTTP stats that both the data path and the admin port count. They are here because the two know nothing
-//! of each other.
+//! The groups of HTTP stats that both the data path and the admin server count. They are defined here because neither
+//! depends on the other.
 
 use crate::Counter;
 use crate::Gauge;
@@ -75,7 +75,7 @@ crate::group! {
 }
 
 crate::group! {
-    /// `http1.*` of a cluster, or of all listeners.
+    /// `http1.*` of a cluster, or of all listeners together.
     pub struct Http1Stats {
         dropped_headers_with_underscores: Counter,
         metadata_not_supported_error: Counter,

@@ -44,13 +44,13 @@ pub type NameMatcher = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// How a store labels, selects and buckets its stats. The default is Envoy's.
 #[derive(Default)]
-pub struct Options {
+pub struct StatsOptions {
     pub(crate) tags: TagRules,
     pub(crate) admits: Option<NameMatcher>,
     pub(crate) bounds: Vec<(NameMatcher, Vec<f64>)>,
 }
 
-impl Options {
+impl StatsOptions {
     /// Builds the options in `config`, found at `path`, with the labels that `--stats-tag` adds to all stats.
     ///
     /// # Errors
@@ -215,9 +215,9 @@ pub fn name_matcher(
     }
 }
 
-impl std::fmt::Debug for Options {
+impl std::fmt::Debug for StatsOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options")
+        f.debug_struct("StatsOptions")
             .field("tags", &self.tags)
             .finish_non_exhaustive()
     }
@@ -288,7 +288,7 @@ mod tests {
                 }),
                 ..StatsConfig::default()
             };
-            let options = Options::build(&config, &[], &FieldPath::root()).unwrap();
+            let options = StatsOptions::build(&config, &[], &FieldPath::root()).unwrap();
             assert_eq!(options.is_admitted("server.live"), live);
             assert_eq!(options.is_admitted("server.state"), state);
         }
@@ -304,13 +304,13 @@ mod tests {
             }],
             ..StatsConfig::default()
         };
-        let options = Options::build(&config, &[], &FieldPath::root()).unwrap();
+        let options = StatsOptions::build(&config, &[], &FieldPath::root()).unwrap();
         assert_eq!(options.bounds("a.size"), [2.0, 3.0]);
         assert_eq!(options.bounds("a.time").len(), 19);
     }
 
     #[test]
-    fn every_error_is_named() {
+    fn every_error_has_its_path() {
         let tag = |name: &str, value| TagSpecifier {
             tag_name: name.into(),
             tag_value: value,
@@ -325,7 +325,7 @@ mod tests {
             ..StatsConfig::default()
         };
         let path = FieldPath::root().field("stats_config");
-        let errors = Options::build(&config, &[], &path).unwrap_err();
+        let errors = StatsOptions::build(&config, &[], &path).unwrap_err();
         let paths: Vec<_> = errors.0.iter().map(|e| e.path.to_string()).collect();
         let want = [
             "stats_tags[0].tag_name",

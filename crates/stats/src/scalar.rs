@@ -63,7 +63,7 @@ impl SharedCounter {
 }
 
 /// A counter that a family of counters can consist of.
-pub trait Count: Default {
+pub trait CounterLike: Default {
     /// Adds one.
     fn inc(&self);
 
@@ -71,7 +71,7 @@ pub trait Count: Default {
     fn counter(&self) -> &Counter;
 }
 
-impl Count for Counter {
+impl CounterLike for Counter {
     fn inc(&self) {
         self.add(1);
     }
@@ -81,7 +81,7 @@ impl Count for Counter {
     }
 }
 
-impl Count for SharedCounter {
+impl CounterLike for SharedCounter {
     fn inc(&self) {
         self.add(1);
     }
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_marked_is_used_at_0() {
+    fn marked_stats_are_used_at_0() {
         let (counter, gauge, shared) =
             (Counter::default(), Gauge::default(), SharedGauge::default());
         counter.mark_used();

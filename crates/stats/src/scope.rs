@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_joined_and_made_fit() {
+    fn names_are_joined_and_sanitized() {
         for (parts, want) in [
             (&["cluster", "a.b:80"][..], "cluster.a.b_80"),
             (

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use regex::Regex;
 
 use crate::Metric;
-use crate::Options;
+use crate::StatsOptions;
 use crate::Visitor;
-use crate::store::Recorded;
+use crate::store::RecordedHistogram;
 use crate::store::Registered;
 use crate::store::Scopes;
 
 /// The current values of a store. Names are stored in two parts, so that a thousand clusters share most of them.
 #[derive(Debug, Default)]
-pub struct Snapshot {
+pub struct StatsSnapshot {
     scopes: Vec<Box<str>>,
     names: Vec<Arc<str>>,
     texts: Vec<Box<str>>,
-    recorded: Vec<Recorded>,
+    recorded: Vec<RecordedHistogram>,
     entries: Vec<Entry>,
 }
 
@@ -26,11 +26,11 @@ pub struct Snapshot {
 struct Entry {
     scope: u32,
     name: u32,
-    value: Held,
+    value: EntryValue,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Held {
+enum EntryValue {
     Counter(u64),
     Gauge(i64),
     Text(u32),
@@ -40,14 +40,14 @@ enum Held {
 
 /// One stat in a snapshot.
 #[derive(Clone, Copy, Debug)]
-pub struct Row<'a> {
-    snapshot: &'a Snapshot,
+pub struct StatRow<'a> {
+    snapshot: &'a StatsSnapshot,
     entry: &'a Entry,
 }
 
 /// The value of a stat in a snapshot.
 #[derive(Clone, Copy, Debug)]
-pub enum Value<'a> {
+pub enum StatValue<'a> {
     /// A counter.
     Counter(u64),
     /// A gauge. Shown as 0 if it is negative for a moment because its copies are read one after another.
@@ -55,24 +55,24 @@ pub enum Value<'a> {
     /// A text readout.
     Text(&'a str),
     /// A histogram; `None` if nothing was recorded yet.
-    Histogram(Option<&'a Recorded>),
+    Histogram(Option<&'a RecordedHistogram>),
 }
 
-impl Value<'_> {
+impl StatValue<'_> {
     /// The kind of stat that has this value.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> StatKind {
         match self {
-            Self::Counter(_) => Kind::Counter,
-            Self::Gauge(_) => Kind::Gauge,
-            Self::Text(_) => Kind::Text,
-            Self::Histogram(_) => Kind::Histogram,
+            Self::Counter(_) => StatKind::Counter,
+            Self::Gauge(_) => StatKind::Gauge,
+            Self::Text(_) => StatKind::Text,
+            Self::Histogram(_) => StatKind::Histogram,
         }
     }
 }
 
 /// The four kinds of stats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum StatKind {
     /// A counter.
     Counter,
     /// A gauge.
@@ -85,7 +85,7 @@ pub enum Kind {
 
 /// Selects stats.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct StatsFilter {
     /// Only stats that were ever written (`usedonly`).
     pub used_only: bool,
     /// Only stats whose names match this (`filter`) …
@@ -93,10 +93,10 @@ pub struct Filter {
     /// … or, if this is set, whose names do not match (`invert_filter`).
     pub invert: bool,
     /// Only stats of this kind (`type`).
-    pub kind: Option<Kind>,
+    pub kind: Option<StatKind>,
 }
 
-impl Filter {
+impl StatsFilter {
     fn admits(&self, name: &str) -> bool {
         self.name
             .as_ref()
@@ -104,7 +104,7 @@ impl Filter {
     }
 }
 
-impl<'a> Row<'a> {
+impl<'a> StatRow<'a> {
     /// The full name.
     pub fn name(&self) -> String {
         let mut name = String::new();
@@ -130,19 +130,22 @@ impl<'a> Row<'a> {
     }
 
     /// The value.
-    pub fn value(&self) -> Value<'a> {
+    pub fn value(&self) -> StatValue<'a> {
         let snapshot = self.snapshot;
         match self.entry.value {
-            Held::Counter(value) => Value::Counter(value),
-            Held::Gauge(value) => Value::Gauge(level(value)),
-            Held::Text(at) => Value::Text(&snapshot.texts[at as usize]),
-            Held::Histogram(at) => Value::Histogram(at.map(|at| &snapshot.recorded[at as usize])),
+            EntryValue::Counter(value) => StatValue::Counter(value),
+            EntryValue::Gauge(value) => StatValue::Gauge(level(value)),
+            EntryValue::Text(at) => StatValue::Text(&snapshot.texts[at as usize]),
+            EntryValue::Histogram(at) => {
+                StatValue::Histogram(at.map(|at| &snapshot.recorded[at as usize]))
+            }
         }
     }
 }
 
-/// The level of a gauge. Copies are read one after the other, so a sum can be a little below 0 for a moment: that is 0. The
-/// upper half of all numbers belongs to gauges that hold one, such as the hash of a version.
+/// The level of a gauge whose copies sum up to `sum`. Copies are read one after another, so the sum may be slightly
+/// negative for a moment: then the level is 0. Very negative sums are gauges that hold a large number, such as a
+/// version's hash.
 fn level(sum: i64) -> u64 {
     let is_below_zero = sum < 0 && sum > i64::from(i32::MIN);
     if is_below_zero {
@@ -152,26 +155,26 @@ fn level(sum: i64) -> u64 {
     }
 }
 
-impl Snapshot {
+impl StatsSnapshot {
     /// All stats, sorted by name.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
-        self.entries.iter().map(|entry| Row {
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = StatRow<'_>> {
+        self.entries.iter().map(|entry| StatRow {
             snapshot: self,
             entry,
         })
     }
 
     /// The stat at `index` in the sorted order.
-    pub(crate) fn row(&self, index: usize) -> Option<Row<'_>> {
+    pub(crate) fn row(&self, index: usize) -> Option<StatRow<'_>> {
         let entry = self.entries.get(index)?;
-        Some(Row {
+        Some(StatRow {
             snapshot: self,
             entry,
         })
     }
 
-    pub(crate) fn take(scopes: &Scopes, options: &Options, filter: &Filter) -> Self {
-        let mut taking = Taking {
+    pub(crate) fn take(scopes: &Scopes, options: &StatsOptions, filter: &StatsFilter) -> Self {
+        let mut builder = SnapshotBuilder {
             snapshot: Self::default(),
             options,
             filter,
@@ -182,31 +185,31 @@ impl Snapshot {
         let mut family = "";
         for (prefix, groups) in scopes {
             if !prefix.starts_with(family) || family.is_empty() {
-                taking.sort_from(family_start);
-                family_start = taking.snapshot.entries.len();
+                builder.sort_from(family_start);
+                family_start = builder.snapshot.entries.len();
                 family = prefix;
             }
-            let scope = taking.snapshot.scopes.len() as u32;
-            taking.snapshot.scopes.push(prefix.clone());
+            let scope = builder.snapshot.scopes.len() as u32;
+            builder.snapshot.scopes.push(prefix.clone());
             for group in groups {
-                taking.add(scope, prefix, group);
+                builder.add(scope, prefix, group);
             }
         }
-        taking.sort_from(family_start);
-        taking.snapshot
+        builder.sort_from(family_start);
+        builder.snapshot
     }
 }
 
-struct Taking<'a> {
-    snapshot: Snapshot,
-    options: &'a Options,
-    filter: &'a Filter,
+struct SnapshotBuilder<'a> {
+    snapshot: StatsSnapshot,
+    options: &'a StatsOptions,
+    filter: &'a StatsFilter,
     /// The index of each second part of a name in `snapshot.names`. All clusters share them.
     names: HashMap<Arc<str>, u32>,
     full_name: String,
 }
 
-impl Taking<'_> {
+impl SnapshotBuilder<'_> {
     /// Adds the stats of one group, summed over its copies.
     fn add(&mut self, scope: u32, prefix: &str, group: &Registered) {
         let first = self.snapshot.entries.len();
@@ -221,10 +224,12 @@ impl Taking<'_> {
                 let found = (at..known).chain(0..at.min(known)).find(|i| is_here(*i));
                 at = found.unwrap_or_else(|| {
                     let value = match metric {
-                        Metric::Counter(_) => Held::Counter(group.discounted(name).wrapping_neg()),
-                        Metric::Gauge(_) => Held::Gauge(0),
-                        Metric::Text(_) => Held::Text(self.text()),
-                        Metric::Histogram(_) => Held::Histogram(self.recorded(name, group)),
+                        Metric::Counter(_) => {
+                            EntryValue::Counter(group.value_at_reset(name).wrapping_neg())
+                        }
+                        Metric::Gauge(_) => EntryValue::Gauge(0),
+                        Metric::Text(_) => EntryValue::Text(self.text()),
+                        Metric::Histogram(_) => EntryValue::Histogram(self.recorded(name, group)),
                     };
                     let name = self.intern(name);
                     self.snapshot.entries.push(Entry { scope, name, value });
@@ -233,22 +238,22 @@ impl Taking<'_> {
                 });
                 let entry = &mut self.snapshot.entries[first + at];
                 used[at] |= match (&mut entry.value, metric) {
-                    (Held::Counter(sum), Metric::Counter(counter)) => {
+                    (EntryValue::Counter(sum), Metric::Counter(counter)) => {
                         *sum = sum.wrapping_add(counter.value());
                         counter.is_used()
                     }
-                    (Held::Gauge(sum), Metric::Gauge(gauge)) => {
+                    (EntryValue::Gauge(sum), Metric::Gauge(gauge)) => {
                         *sum = sum.wrapping_add(gauge.value());
                         gauge.is_used()
                     }
-                    (Held::Text(at), Metric::Text(text)) => match text.value() {
+                    (EntryValue::Text(at), Metric::Text(text)) => match text.value() {
                         Some(text) => {
                             self.snapshot.texts[*at as usize] = text;
                             true
                         }
                         None => false,
                     },
-                    (Held::Histogram(at), _) => at.is_some(),
+                    (EntryValue::Histogram(at), _) => at.is_some(),
                     _ => false,
                 };
                 at += 1;
@@ -289,10 +294,10 @@ impl Taking<'_> {
         for (offset, used) in used.iter().enumerate() {
             let entry = self.snapshot.entries[first + offset];
             let kind = match entry.value {
-                Held::Counter(_) => Kind::Counter,
-                Held::Gauge(_) => Kind::Gauge,
-                Held::Text(_) => Kind::Text,
-                Held::Histogram(_) => Kind::Histogram,
+                EntryValue::Counter(_) => StatKind::Counter,
+                EntryValue::Gauge(_) => StatKind::Gauge,
+                EntryValue::Text(_) => StatKind::Text,
+                EntryValue::Histogram(_) => StatKind::Histogram,
             };
             let mut wanted = (*used || !self.filter.used_only)
                 && self.filter.kind.is_none_or(|only| only == kind);
@@ -316,7 +321,7 @@ impl Taking<'_> {
     /// different groups with the same name.
     fn sort_from(&mut self, first: usize) {
         let mut tail = self.snapshot.entries.split_off(first);
-        let Snapshot { scopes, names, .. } = &self.snapshot;
+        let StatsSnapshot { scopes, names, .. } = &self.snapshot;
         let parts = |e: &Entry| (&*scopes[e.scope as usize], &*names[e.name as usize]);
         let full_name = |e: &Entry| {
             let (scope, name) = parts(e);
@@ -333,9 +338,11 @@ impl Taking<'_> {
                 || !same_scope && full_name(later) == full_name(earlier);
             if same {
                 match (&mut earlier.value, later.value) {
-                    (Held::Counter(sum), Held::Counter(more)) => *sum += more,
-                    (Held::Gauge(sum), Held::Gauge(more)) => *sum = sum.wrapping_add(more),
-                    (earlier @ Held::Histogram(None), later) => *earlier = later,
+                    (EntryValue::Counter(sum), EntryValue::Counter(more)) => *sum += more,
+                    (EntryValue::Gauge(sum), EntryValue::Gauge(more)) => {
+                        *sum = sum.wrapping_add(more)
+                    }
+                    (earlier @ EntryValue::Histogram(None), later) => *earlier = later,
                     _ => {}
                 }
             }

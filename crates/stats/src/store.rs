@@ -9,18 +9,18 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use crate::Distribution;
-use crate::Filter;
 use crate::Group;
 use crate::Metric;
-use crate::Options;
 use crate::Scope;
-use crate::Snapshot;
+use crate::StatsFilter;
+use crate::StatsOptions;
+use crate::StatsSnapshot;
 use crate::Visitor;
 
 /// All stats of a process. Registering and rendering take its lock; counting does not.
 #[derive(Default)]
 pub struct Store {
-    options: Options,
+    options: StatsOptions,
     /// Keyed by the scope's name followed by a dot, so that the scopes below a scope follow directly after it.
     scopes: Mutex<Scopes>,
 }
@@ -41,9 +41,9 @@ pub(crate) struct Registered {
     owners: Vec<Owner>,
     /// The histograms at the last flush, by name and summed over all copies; only those that recorded something,
     /// because most never do.
-    recorded: Option<Arc<BTreeMap<Box<str>, Recorded>>>,
+    recorded: Option<Arc<BTreeMap<Box<str>, RecordedHistogram>>>,
     /// The counters' sums over all copies at the last reset.
-    discounted: Option<Arc<BTreeMap<Box<str>, u64>>>,
+    value_at_reset: Option<Arc<BTreeMap<Box<str>, u64>>>,
 }
 
 /// The thread that writes to a copy of a group.
@@ -55,7 +55,7 @@ enum Owner {
 
 /// A histogram, summed over its copies.
 #[derive(Clone, Debug, Default)]
-pub struct Recorded {
+pub struct RecordedHistogram {
     /// Between the last two flushes.
     pub interval: Distribution,
     /// Since the start.
@@ -64,13 +64,13 @@ pub struct Recorded {
 
 impl Registered {
     /// The histogram with this name at the last flush, if it recorded something.
-    pub(crate) fn recorded(&self, name: &str) -> Option<&Recorded> {
+    pub(crate) fn recorded(&self, name: &str) -> Option<&RecordedHistogram> {
         self.recorded.as_ref()?.get(name)
     }
 
     /// The value of the counter with this name at the last reset, which is subtracted.
-    pub(crate) fn discounted(&self, name: &str) -> u64 {
-        let all = self.discounted.as_ref();
+    pub(crate) fn value_at_reset(&self, name: &str) -> u64 {
+        let all = self.value_at_reset.as_ref();
         all.and_then(|all| all.get(name)).copied().unwrap_or(0)
     }
 
@@ -87,7 +87,7 @@ impl Registered {
             }));
         }
         reached.retain(|_, value| *value > 0);
-        self.discounted = Some(Arc::new(reached));
+        self.value_at_reset = Some(Arc::new(reached));
     }
 
     /// Whether a handle is held outside the store. As long as one is, the other copies stay too, because their counts
@@ -119,7 +119,7 @@ impl Registered {
                 histogram.drain(|lower, count| {
                     let all = Arc::make_mut(recorded.get_or_insert_default());
                     if !all.contains_key(name) {
-                        all.insert(name.into(), Recorded::default());
+                        all.insert(name.into(), RecordedHistogram::default());
                     }
                     if let Some(recorded) = all.get_mut(name) {
                         recorded.interval.add(lower, count.into());
@@ -138,7 +138,7 @@ impl Store {
     }
 
     /// An empty store with the options of a bootstrap's `stats_config`.
-    pub fn with_options(options: Options) -> Arc<Self> {
+    pub fn with_options(options: StatsOptions) -> Arc<Self> {
         Arc::new(Self {
             options,
             ..Self::default()
@@ -178,7 +178,7 @@ impl Store {
                 copies: vec![copy.clone()],
                 owners: vec![owner],
                 recorded: None,
-                discounted: None,
+                value_at_reset: None,
             });
             return copy;
         };
@@ -209,14 +209,14 @@ impl Store {
     }
 
     /// The current values of all stats that `filter` admits, sorted by name.
-    pub fn snapshot(&self, filter: &Filter) -> Snapshot {
+    pub fn snapshot(&self, filter: &StatsFilter) -> StatsSnapshot {
         // Cloned, so that a worker that registers meanwhile does not have to wait.
         let scopes = self.lock().clone();
-        Snapshot::take(&scopes, &self.options, filter)
+        StatsSnapshot::take(&scopes, &self.options, filter)
     }
 
     /// How stats are labelled, selected and bucketed.
-    pub fn options(&self) -> &Options {
+    pub fn options(&self) -> &StatsOptions {
         &self.options
     }
 
@@ -259,7 +259,7 @@ mod tests {
     use crate::Counter;
     use crate::Gauge;
     use crate::Histogram;
-    use crate::Value;
+    use crate::StatValue;
 
     crate::group! {
         struct Sample { cx_total: Counter, cx_active: Gauge, time: Histogram }
@@ -270,10 +270,10 @@ mod tests {
     }
 
     fn counter(store: &Store, name: &str) -> Option<u64> {
-        let snapshot = store.snapshot(&Filter::default());
+        let snapshot = store.snapshot(&StatsFilter::default());
         let row = snapshot.rows().find(|row| row.name() == name)?;
         match row.value() {
-            Value::Counter(value) => Some(value),
+            StatValue::Counter(value) => Some(value),
             other => panic!("{other:?}"),
         }
     }
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_registers_again_goes_on_counting() {
+    fn a_thread_that_registers_again_gets_its_copy() {
         let store = Store::new();
         let worker = store.of_worker(0);
         let other = store.of_worker(1).register::<Sample>(scope());
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_that_comes_back_starts_anew() {
+    fn a_scope_that_is_added_again_starts_at_0() {
         let store = Store::new();
         store.register::<Sample>(scope()).cx_total.inc();
         let again = store.register::<Sample>(scope());
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_keeps_its_group() {
+    fn a_held_gauge_keeps_its_group() {
         let store = Store::new();
         let held = store.register::<Sample>(scope()).hold(|s| &s.cx_active);
         store.flush();
@@ -362,9 +362,9 @@ mod tests {
         store.reset_counters();
         assert_eq!(counter(&store, "cluster.x.cx_total"), Some(0));
         assert_eq!(stats.cx_active.value(), 1);
-        let used = Filter {
+        let used = StatsFilter {
             used_only: true,
-            ..Filter::default()
+            ..StatsFilter::default()
         };
         let used = store.snapshot(&used);
         assert!(used.rows().any(|row| row.name() == "cluster.x.cx_total"));
@@ -375,9 +375,9 @@ mod tests {
         let store = Store::new();
         let workers = [0, 1].map(|index| store.of_worker(index).register::<Sample>(scope()));
         let counts = || {
-            let snapshot = store.snapshot(&Filter::default());
+            let snapshot = store.snapshot(&StatsFilter::default());
             let value = snapshot.rows().find_map(|row| match row.value() {
-                Value::Histogram(recorded) => recorded.cloned(),
+                StatValue::Histogram(recorded) => recorded.cloned(),
                 _ => None,
             });
             value.map(|r| (r.interval.count(), r.cumulative.count()))

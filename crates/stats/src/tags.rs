@@ -20,13 +20,13 @@ pub(crate) struct Tagged {
 /// Which labels to extract from names (`stats_config.stats_tags`, `use_all_default_tags`).
 #[derive(Debug)]
 pub(crate) struct TagRules {
-    built_in: Vec<&'static BuiltIn>,
-    custom: Vec<Custom>,
+    built_in: Vec<&'static BuiltInRule>,
+    custom: Vec<CustomRule>,
     fixed: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
-struct Custom {
+struct CustomRule {
     tag: String,
     regex: Regex,
     /// The first word of the names that the expression can match, if it is fixed. Determines only the label's position.
@@ -34,7 +34,7 @@ struct Custom {
 }
 
 #[derive(Debug)]
-struct BuiltIn {
+struct BuiltInRule {
     tag: &'static str,
     /// The first word of the names that the rule applies to. Labels of rules without one come first.
     word: Option<&'static str>,
@@ -44,7 +44,7 @@ struct BuiltIn {
 enum Rule {
     /// The words at the beginning of a name: `*` is any word, `$` the one that becomes the label.
     Words(&'static str),
-    Special(fn(&str) -> Option<Cut>),
+    Special(fn(&str) -> Option<Extraction>),
 }
 
 impl std::fmt::Debug for Rule {
@@ -57,7 +57,7 @@ impl std::fmt::Debug for Rule {
 }
 
 /// What a rule extracts from a name.
-struct Cut {
+struct Extraction {
     /// The bytes that are removed from the name.
     remove: Range<usize>,
     /// The bytes that become the label's value.
@@ -104,7 +104,7 @@ impl TagRules {
     /// Adds a label that `regex` extracts: its first group is removed from the name, and its second group, or else the
     /// first, is the value.
     pub(crate) fn add_regex(&mut self, tag: &str, regex: Regex) {
-        self.custom.push(Custom {
+        self.custom.push(CustomRule {
             tag: tag.to_owned(),
             word: first_word(regex.as_str()),
             regex,
@@ -124,7 +124,7 @@ impl TagRules {
     /// Extracts the labels from `name`.
     pub(crate) fn extract(&self, name: &str) -> Tagged {
         let word = name.split('.').next().unwrap_or_default();
-        let mut found = Found {
+        let mut found = Extractor {
             name,
             labels: Vec::with_capacity(4),
             removals: Vec::with_capacity(4),
@@ -138,21 +138,21 @@ impl TagRules {
             }
         }
         found.built_in(&self.built_in, Some(word));
-        let here = |rule: &&Custom| rule.word.as_deref() == Some(word);
+        let here = |rule: &&CustomRule| rule.word.as_deref() == Some(word);
         let here = self.custom.iter().filter(here);
         here.for_each(|rule| found.custom(rule));
         found.finish()
     }
 }
 
-struct Found<'n> {
+struct Extractor<'n> {
     name: &'n str,
     labels: Vec<(String, String)>,
     removals: Vec<Range<usize>>,
 }
 
-impl Found<'_> {
-    fn built_in(&mut self, rules: &[&'static BuiltIn], word: Option<&str>) {
+impl Extractor<'_> {
+    fn built_in(&mut self, rules: &[&'static BuiltInRule], word: Option<&str>) {
         for rule in rules.iter().filter(|rule| rule.word == word) {
             let cut = match rule.rule {
                 Rule::Words(pattern) => words(pattern, self.name),
@@ -164,14 +164,14 @@ impl Found<'_> {
         }
     }
 
-    fn custom(&mut self, rule: &Custom) {
+    fn custom(&mut self, rule: &CustomRule) {
         let Some(groups) = rule.regex.captures(self.name) else {
             return;
         };
         if let Some(remove) = groups.get(1) {
             let value = groups.get(2).unwrap_or(remove).range();
             let remove = remove.range();
-            self.add(&rule.tag, Cut { remove, value });
+            self.add(&rule.tag, Extraction { remove, value });
         }
     }
 
@@ -180,7 +180,7 @@ impl Found<'_> {
     }
 
     /// The first rule that finds a tag wins.
-    fn add(&mut self, tag: &str, cut: Cut) {
+    fn add(&mut self, tag: &str, cut: Extraction) {
         if !self.has(tag) {
             let value = self.name[cut.value].to_owned();
             self.labels.push((tag.to_owned(), value));
@@ -211,16 +211,16 @@ fn first_word(regex: &str) -> Option<String> {
     (end > 0 && rest[end..].starts_with("\\.")).then(|| rest[..end].to_owned())
 }
 
-const fn of(word: &'static str, tag: &'static str, rule: Rule) -> BuiltIn {
-    BuiltIn {
+const fn starting_with(word: &'static str, tag: &'static str, rule: Rule) -> BuiltInRule {
+    BuiltInRule {
         tag,
         word: Some(word),
         rule,
     }
 }
 
-const fn anywhere(tag: &'static str, find: fn(&str) -> Option<Cut>) -> BuiltIn {
-    BuiltIn {
+const fn anywhere(tag: &'static str, find: fn(&str) -> Option<Extraction>) -> BuiltInRule {
+    BuiltInRule {
         tag,
         word: None,
         rule: Rule::Special(find),
@@ -231,83 +231,83 @@ use Rule::Special;
 use Rule::Words;
 
 /// Envoy's default rules, in its order.
-const BUILT_IN: &[BuiltIn] = &[
+const BUILT_IN: &[BuiltInRule] = &[
     anywhere("envoy.response_code", response_code),
     anywhere("envoy.response_code_class", response_code_class),
-    of("listener", "envoy.ssl_cipher", Special(ssl_ciphers)),
+    starting_with("listener", "envoy.ssl_cipher", Special(ssl_ciphers)),
     anywhere("envoy.ssl_curve", ssl_curves),
     anywhere("envoy.ssl_sigalg", ssl_sigalgs),
     anywhere("envoy.ssl_version", ssl_versions),
-    of("cluster", "cipher_suite", Special(ssl_ciphers)),
-    of(
+    starting_with("cluster", "cipher_suite", Special(ssl_ciphers)),
+    starting_with(
         "listener",
         "envoy.http_conn_manager_prefix",
         Special(http_of_listener),
     ),
     anywhere("envoy.worker_id", worker_id),
-    of(
+    starting_with(
         "listener",
         "envoy.listener_address",
         Special(listener_address),
     ),
-    of("http", "envoy.rds_route_config", Special(rds_route_config)),
-    of(
+    starting_with("http", "envoy.rds_route_config", Special(rds_route_config)),
+    starting_with(
         "cluster",
         "envoy.grpc_bridge_method",
         Words("cluster.*.grpc.*.$"),
     ),
-    of(
+    starting_with(
         "http",
         "envoy.http_user_agent",
         Words("http.*.user_agent.$"),
     ),
-    of(
+    starting_with(
         "vhost",
         "envoy.virtual_cluster",
         Words("vhost.*.vcluster.$"),
     ),
-    of(
+    starting_with(
         "http",
         "envoy.fault_downstream_cluster",
         Words("http.*.fault.$"),
     ),
-    of(
+    starting_with(
         "cluster",
         "envoy.grpc_bridge_service",
         Words("cluster.*.grpc.$"),
     ),
-    of("tcp", "envoy.tcp_prefix", Words("tcp.$")),
-    of("udp", "envoy.udp_prefix", Words("udp.$")),
-    of("auth", "envoy.clientssl_prefix", Words("auth.clientssl.$")),
-    of("ratelimit", "envoy.ratelimit_prefix", Words("ratelimit.$")),
-    of("cluster", "envoy.cluster_name", Words("cluster.$")),
-    of(
+    starting_with("tcp", "envoy.tcp_prefix", Words("tcp.$")),
+    starting_with("udp", "envoy.udp_prefix", Words("udp.$")),
+    starting_with("auth", "envoy.clientssl_prefix", Words("auth.clientssl.$")),
+    starting_with("ratelimit", "envoy.ratelimit_prefix", Words("ratelimit.$")),
+    starting_with("cluster", "envoy.cluster_name", Words("cluster.$")),
+    starting_with(
         "cluster",
         "envoy.ext_authz_prefix",
         Words("cluster.*.ext_authz.$"),
     ),
-    of(
+    starting_with(
         "http",
         "envoy.ext_authz_prefix",
         Words("http.*.ext_authz.$"),
     ),
-    of("http", "envoy.http_conn_manager_prefix", Words("http.$")),
-    of("vhost", "envoy.virtual_host", Words("vhost.$")),
-    of("vhost", "envoy.route", Words("vhost.*.route.$")),
-    of("thrift", "envoy.thrift_prefix", Words("thrift.$")),
-    of("redis", "envoy.redis_prefix", Words("redis.$")),
+    starting_with("http", "envoy.http_conn_manager_prefix", Words("http.$")),
+    starting_with("vhost", "envoy.virtual_host", Words("vhost.$")),
+    starting_with("vhost", "envoy.route", Words("vhost.*.route.$")),
+    starting_with("thrift", "envoy.thrift_prefix", Words("thrift.$")),
+    starting_with("redis", "envoy.redis_prefix", Words("redis.$")),
     anywhere("envoy.local_http_ratelimit_prefix", local_http_ratelimit),
-    of(
+    starting_with(
         "local_rate_limit",
         "envoy.local_network_ratelimit_prefix",
         Words("local_rate_limit.$"),
     ),
-    of(
+    starting_with(
         "listener_local_ratelimit",
         "envoy.local_listener_ratelimit_prefix",
         Words("listener_local_ratelimit.$"),
     ),
-    of(
+    starting_with(
         "dns_filter",
         "envoy.dns_filter_prefix",
         Words("dns_filter.$"),
@@ -326,7 +326,7 @@ const UNUSED_TAGS: &[&str] = &[
 ];
 
 /// Matches word by word; at least one more word must follow the pattern. The label is removed with the dot after it.
-fn words(pattern: &str, name: &str) -> Option<Cut> {
+fn words(pattern: &str, name: &str) -> Option<Extraction> {
     let mut value = None;
     let mut at = 0;
     for want in pattern.split('.') {
@@ -340,40 +340,40 @@ fn words(pattern: &str, name: &str) -> Option<Cut> {
         at = end + 1;
     }
     let value = value?;
-    Some(Cut {
+    Some(Extraction {
         remove: value.start..value.end + 1,
         value,
     })
 }
 
 /// `*_rq_(503)`
-fn response_code(name: &str) -> Option<Cut> {
+fn response_code(name: &str) -> Option<Extraction> {
     let start = name.len().checked_sub(3)?;
     let code = name.get(start..)?;
     let found = code.bytes().all(|b| b.is_ascii_digit()) && name[..start].ends_with("_rq_");
-    found.then(|| Cut {
+    found.then(|| Extraction {
         remove: start - 1..name.len(),
         value: start..name.len(),
     })
 }
 
 /// `*_rq_(5)xx`
-fn response_code_class(name: &str) -> Option<Cut> {
+fn response_code_class(name: &str) -> Option<Extraction> {
     let rest = name.strip_suffix("xx")?;
     let start = rest.len().checked_sub(1)?;
     let found = rest.as_bytes()[start].is_ascii_digit() && rest[..start].ends_with("_rq_");
     let class = start..rest.len();
-    found.then(|| Cut {
+    found.then(|| Extraction {
         remove: class.clone(),
         value: class,
     })
 }
 
 /// `listener.[address].http.(prefix).*`
-fn http_of_listener(name: &str) -> Option<Cut> {
+fn http_of_listener(name: &str) -> Option<Extraction> {
     let start = "listener.".len() + name.get("listener.".len()..)?.find(".http.")? + ".http.".len();
     let end = start + name[start..].find('.')?;
-    (end > start).then(|| Cut {
+    (end > start).then(|| Extraction {
         remove: start..end + 1,
         value: start..end,
     })
@@ -405,11 +405,11 @@ fn address_or_word(rest: &str) -> Option<usize> {
 }
 
 /// `listener.(address).*`, but not the admin listener.
-fn listener_address(name: &str) -> Option<Cut> {
+fn listener_address(name: &str) -> Option<Extraction> {
     let start = "listener.".len();
     let rest = name.get(start..)?;
     let end = start + address_or_word(rest)?;
-    (name[start..end] != *"admin").then(|| Cut {
+    (name[start..end] != *"admin").then(|| Extraction {
         remove: start..end + 1,
         value: start..end,
     })
@@ -417,7 +417,7 @@ fn listener_address(name: &str) -> Option<Cut> {
 
 /// `listener.[address].worker_(0).*`, and `worker_(0)` below `server`, `listener_manager` and
 /// `thread_local_cluster_manager`.
-fn worker_id(name: &str) -> Option<Cut> {
+fn worker_id(name: &str) -> Option<Extraction> {
     let (first, rest) = name.split_once('.')?;
     let rest = match first {
         "listener" => &rest[address_or_word(rest)? + 1..],
@@ -428,52 +428,52 @@ fn worker_id(name: &str) -> Option<Cut> {
     let start = name.len() - id.len();
     let end = start + id.find('.')?;
     let found = end > start && name[start..end].bytes().all(|b| b.is_ascii_digit());
-    found.then(|| Cut {
+    found.then(|| Extraction {
         remove: start..end + 1,
         value: start..end,
     })
 }
 
 /// `http.[prefix].rds.(route_config).stat`, where the name of the route configuration may contain dots.
-fn rds_route_config(name: &str) -> Option<Cut> {
+fn rds_route_config(name: &str) -> Option<Extraction> {
     let rest = name.strip_prefix("http.")?;
     let tail = rest[rest.find('.')?..].strip_prefix(".rds.")?;
     let start = name.len() - tail.len();
     let end = start + tail.rfind('.')?;
-    Some(Cut {
+    Some(Extraction {
         remove: start..end + 1,
         value: start..end,
     })
 }
 
-fn local_http_ratelimit(name: &str) -> Option<Cut> {
+fn local_http_ratelimit(name: &str) -> Option<Extraction> {
     let end = name.find('.')?;
     name[end..]
         .starts_with(".http_local_rate_limit.")
-        .then(|| Cut {
+        .then(|| Extraction {
             remove: 0..end + 1,
             value: 0..end,
         })
 }
 
-fn ssl_ciphers(name: &str) -> Option<Cut> {
+fn ssl_ciphers(name: &str) -> Option<Extraction> {
     last_below(name, ".ssl.ciphers.")
 }
 
-fn ssl_curves(name: &str) -> Option<Cut> {
+fn ssl_curves(name: &str) -> Option<Extraction> {
     last_below(name, ".ssl.curves.")
 }
 
-fn ssl_sigalgs(name: &str) -> Option<Cut> {
+fn ssl_sigalgs(name: &str) -> Option<Extraction> {
     last_below(name, ".ssl.sigalgs.")
 }
 
-fn ssl_versions(name: &str) -> Option<Cut> {
+fn ssl_versions(name: &str) -> Option<Extraction> {
     let version = last_below(name, ".ssl.versions.");
     // Versions are the only values that contain a dot.
     version.or_else(|| {
         let start = name.find(".ssl.versions.")? + ".ssl.versions.".len();
-        name[start..].starts_with("TLSv").then(|| Cut {
+        name[start..].starts_with("TLSv").then(|| Extraction {
             remove: start - 1..name.len(),
             value: start..name.len(),
         })
@@ -481,10 +481,10 @@ fn ssl_versions(name: &str) -> Option<Cut> {
 }
 
 /// The last word of a name, if `above` comes before it. It is removed with the dot before it.
-fn last_below(name: &str, above: &str) -> Option<Cut> {
+fn last_below(name: &str, above: &str) -> Option<Extraction> {
     let start = name.find(above)? + above.len();
     let found = start < name.len() && !name[start..].contains('.');
-    found.then(|| Cut {
+    found.then(|| Extraction {
         remove: start - 1..name.len(),
         value: start..name.len(),
     })

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use outrider_stats::Filter;
-use outrider_stats::Kind;
+use outrider_stats::StatKind;
+use outrider_stats::StatsFilter;
 use outrider_stats::Store;
-use outrider_stats::render::Histograms;
-use outrider_stats::render::Json;
-use outrider_stats::render::Prometheus;
-use outrider_stats::render::PrometheusHistograms;
-use outrider_stats::render::Text as TextStats;
+use outrider_stats::render::HistogramFormat;
+use outrider_stats::render::JsonRenderer;
+use outrider_stats::render::PrometheusHistogramFormat;
+use outrider_stats::render::PrometheusRenderer;
+use outrider_stats::render::TextRenderer;
 
 use super::Parameter;
 use super::ParameterKind::Flag;
@@ -64,7 +64,7 @@ pub(super) const PROMETHEUS_PARAMETERS: &[Parameter] = &[
     USED_ONLY,
     Parameter {
         name: "text_readouts",
-        help: "Render text_readouts as new gaugues with value 0 (increases Prometheus data size)",
+        help: "Render text_readouts as new gaugues with value 0 (increases PrometheusRenderer data size)",
         kind: Flag,
     },
     FILTER,
@@ -90,16 +90,17 @@ pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
             let text = "Invalid histogram_buckets type for non prometheus stats type";
             return Response::error(400, text);
         }
-        Ok(Buckets::Default) => Histograms::Summary,
+        Ok(Buckets::Default) => HistogramFormat::Summary,
         Ok(Buckets::Shown(histograms)) => histograms,
     };
     let store = store(admin);
     let is_json = request.parameter("format").as_deref() == Some("json");
     if is_json {
-        let json = move || Json::new(store.clone(), store.snapshot(&filter), histograms);
+        let json = move || JsonRenderer::new(store.clone(), store.snapshot(&filter), histograms);
         return Response::pieces(lazily(json)).with_type(JSON);
     }
-    let text = lazily(move || TextStats::new(store.clone(), store.snapshot(&filter), histograms));
+    let text =
+        lazily(move || TextRenderer::new(store.clone(), store.snapshot(&filter), histograms));
     match request.parameter("format").as_deref() {
         Some("html" | "active-html") => page(text),
         _ => Response::pieces(text),
@@ -109,7 +110,7 @@ pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
 pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
     let filter = match filter(request) {
         // As in Envoy, the type is checked, but all types are shown.
-        Ok(filter) => Filter {
+        Ok(filter) => StatsFilter {
             kind: None,
             ..filter
         },
@@ -117,10 +118,10 @@ pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
     };
     let histograms = match histogram_buckets(request) {
         Err(refused) => return refused,
-        Ok(Buckets::Default | Buckets::Shown(Histograms::Cumulative)) => {
-            PrometheusHistograms::Cumulative
+        Ok(Buckets::Default | Buckets::Shown(HistogramFormat::Cumulative)) => {
+            PrometheusHistogramFormat::Cumulative
         }
-        Ok(Buckets::Shown(Histograms::Summary)) => PrometheusHistograms::Summary,
+        Ok(Buckets::Shown(HistogramFormat::Summary)) => PrometheusHistogramFormat::Summary,
         Ok(Buckets::Shown(_)) => {
             return Response::error(400, "unsupported prometheus histogram bucket mode");
         }
@@ -135,7 +136,7 @@ pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
     let store = store(admin);
     Response::pieces(lazily(move || {
         let snapshot = store.snapshot(&filter);
-        Prometheus::new(store.clone(), snapshot, histograms, text_readouts)
+        PrometheusRenderer::new(store.clone(), snapshot, histograms, text_readouts)
     }))
 }
 
@@ -151,7 +152,7 @@ fn lazily<I: Iterator<Item = String>>(make: impl FnOnce() -> I) -> impl Iterator
     std::iter::once_with(make).flatten()
 }
 
-fn filter(request: &Request) -> Result<Filter, Response> {
+fn filter(request: &Request) -> Result<StatsFilter, Response> {
     match request.parameter("format").as_deref() {
         None | Some("" | "text" | "json" | "html" | "active-html" | "prometheus") => {}
         Some(_) => {
@@ -166,10 +167,10 @@ fn filter(request: &Request) -> Result<Filter, Response> {
         .map_err(|error| Response::error(400, format!("Invalid re2 regex: {error}")))?;
     let kind = match request.parameter("type").as_deref() {
         None | Some("" | "All") => None,
-        Some("Counters") => Some(Kind::Counter),
-        Some("Gauges") => Some(Kind::Gauge),
-        Some("Histograms") => Some(Kind::Histogram),
-        Some("TextReadouts") => Some(Kind::Text),
+        Some("Counters") => Some(StatKind::Counter),
+        Some("Gauges") => Some(StatKind::Gauge),
+        Some("Histograms") => Some(StatKind::Histogram),
+        Some("TextReadouts") => Some(StatKind::Text),
         Some(_) => return Err(Response::error(400, "invalid &type= param")),
     };
     match request.parameter("hidden").as_deref() {
@@ -181,7 +182,7 @@ fn filter(request: &Request) -> Result<Filter, Response> {
             return Err(Response::error(400, text));
         }
     }
-    Ok(Filter {
+    Ok(StatsFilter {
         used_only: request.has("usedonly"),
         name,
         invert: request.has("invert_filter"),
@@ -192,17 +193,17 @@ fn filter(request: &Request) -> Result<Filter, Response> {
 /// `histogram_buckets`
 enum Buckets {
     Default,
-    Shown(Histograms),
+    Shown(HistogramFormat),
     PrometheusNative,
 }
 
 fn histogram_buckets(request: &Request) -> Result<Buckets, Response> {
     Ok(match request.parameter("histogram_buckets").as_deref() {
         None | Some("") => Buckets::Default,
-        Some("summary" | "none") => Buckets::Shown(Histograms::Summary),
-        Some("cumulative") => Buckets::Shown(Histograms::Cumulative),
-        Some("disjoint") => Buckets::Shown(Histograms::Disjoint),
-        Some("detailed") => Buckets::Shown(Histograms::Detailed),
+        Some("summary" | "none") => Buckets::Shown(HistogramFormat::Summary),
+        Some("cumulative") => Buckets::Shown(HistogramFormat::Cumulative),
+        Some("disjoint") => Buckets::Shown(HistogramFormat::Disjoint),
+        Some("detailed") => Buckets::Shown(HistogramFormat::Detailed),
         Some("prometheusnative") => Buckets::PrometheusNative,
         Some(_) => {
             return Err(Response::error(

@@ -22,28 +22,28 @@ use crate::StreamError;
 use crate::UnderscoresAction;
 use crate::meter::HeadSize;
 
+use super::deferred_writes::DeferredWrites;
 use super::encode;
 use super::encode::BodyCoding;
 use super::exchange::Exchange;
-use super::head::Limits;
+use super::head::HeadLimits;
 use super::sink::BodySink;
 use super::transport::Filled;
 use super::transport::Transport;
-use super::turn::PutOff;
 
 /// Envoy's default of `max_response_headers_kb` for HTTP/1, KiB.
 const MAX_RESPONSE_HEADERS_KB: u32 = 80;
 
 /// ```text
-/// Idle <--answer complete-- Busy --cut, or the last--> Over
-///   '--------send----------^                            ^
-///   '---- the peer closes or says something unasked ----'
+/// Idle <-- response complete -- Busy -- aborted, or the last request --> Closed
+///   '---------- send ------------^                                         ^
+///   '---------- the peer closes, or sends bytes without a request ---------'
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Idle,
     Busy,
-    Over(EndCause),
+    Closed(EndCause),
 }
 
 /// A handle to a connection.
@@ -53,7 +53,7 @@ pub(crate) struct Connection {
     state: Cell<State>,
     /// The connection closes after the current request.
     draining: Cell<bool>,
-    cut: Cell<usize>,
+    aborted_requests: Cell<usize>,
     task: RefCell<Option<Waker>>,
     on_change: Rc<dyn Fn()>,
 }
@@ -75,7 +75,7 @@ pub(crate) fn connect(
         options,
         state: Cell::new(State::Idle),
         draining: Cell::new(false),
-        cut: Cell::new(0),
+        aborted_requests: Cell::new(0),
         task: RefCell::new(None),
         on_change,
     });
@@ -84,7 +84,7 @@ pub(crate) fn connect(
         let cause = poll_fn(|cx| watched.poll_watch(cx)).await;
         ConnectionEnd {
             cause,
-            active_streams: watched.cut.get(),
+            active_streams: watched.aborted_requests.get(),
         }
     };
     (connection, run)
@@ -100,18 +100,18 @@ impl Connection {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get() || matches!(self.state.get(), State::Over(_))
+        self.draining.get() || matches!(self.state.get(), State::Closed(_))
     }
 
     pub(crate) fn drain(&self) {
         self.draining.set(true);
         if self.state.get() == State::Idle {
-            self.finish(EndCause::Local);
+            self.close(EndCause::Local);
         }
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        Limits {
+    pub(super) fn limits(&self) -> HeadLimits {
+        HeadLimits {
             bytes: self
                 .options
                 .max_response_headers_kb
@@ -151,22 +151,22 @@ impl Connection {
     }
 
     /// The response is complete: makes the connection available again, unless it must close.
-    pub(super) fn give_back(&self, reusable: bool) {
+    pub(super) fn release(&self, reusable: bool) {
         let mut transport = self.transport.borrow_mut();
-        transport.rest();
-        transport.disown();
+        transport.release_empty_input();
+        transport.cancel_deferred_write();
         if transport.ended || transport.has_failed() {
             drop(transport);
-            return self.finish(EndCause::Remote);
+            return self.close(EndCause::Remote);
         }
         if !transport.input.is_empty() {
             drop(transport);
             // The server sent bytes without a request.
-            return self.finish(EndCause::ProtocolError("http1.codec_error"));
+            return self.close(EndCause::ProtocolError("http1.codec_error"));
         }
         if !reusable || self.draining.get() {
             drop(transport);
-            return self.finish(EndCause::Local);
+            return self.close(EndCause::Local);
         }
         // A server that responds before it has read the whole request still gets the bytes that are queued.
         let unsent = transport.queued() > 0;
@@ -175,17 +175,17 @@ impl Connection {
         if unsent {
             self.wake();
         } else {
-            self.watch_again();
+            self.resume_watching();
         }
         (self.on_change)();
     }
 
     /// The response is complete but the request is not: the connection cannot be used again.
-    pub(super) fn cut_by_early_answer(&self) {
+    pub(super) fn close_after_early_response(&self) {
         let transport = self.transport.borrow();
         let is_gone = transport.ended || transport.has_failed();
         drop(transport);
-        self.cut(if is_gone {
+        self.abort(if is_gone {
             EndCause::Remote
         } else {
             EndCause::Local
@@ -193,20 +193,20 @@ impl Connection {
     }
 
     /// The exchange ended before its messages were complete: the connection cannot be used again.
-    pub(super) fn cut(&self, cause: EndCause) {
-        self.cut.set(1);
-        self.finish(cause);
+    pub(super) fn abort(&self, cause: EndCause) {
+        self.aborted_requests.set(1);
+        self.close(cause);
     }
 
-    fn finish(&self, cause: EndCause) {
-        self.state.set(State::Over(cause));
+    fn close(&self, cause: EndCause) {
+        self.state.set(State::Closed(cause));
         self.wake();
         (self.on_change)();
     }
 
     /// Registers the watching task with the socket again; during the exchange, the exchange's task was registered. The
     /// watching task is only woken if there is something to read already.
-    fn watch_again(&self) {
+    fn resume_watching(&self) {
         if let Some(task) = &*self.task.borrow() {
             let mut cx = Context::from_waker(task);
             if self.transport.borrow().poll_readable(&mut cx).is_ready() {
@@ -228,7 +228,7 @@ impl Connection {
             .clone_from(cx.waker());
         match self.state.get() {
             State::Busy => return Poll::Pending,
-            State::Over(cause) => return Poll::Ready(cause),
+            State::Closed(cause) => return Poll::Ready(cause),
             State::Idle => {}
         }
         let mut transport = self.transport.borrow_mut();
@@ -242,14 +242,14 @@ impl Connection {
             Poll::Ready(Ok(Filled::Some)) => EndCause::ProtocolError("http1.codec_error"),
             Poll::Ready(Ok(Filled::End) | Err(_)) => EndCause::Remote,
         };
-        self.finish(cause);
+        self.close(cause);
         Poll::Ready(cause)
     }
 }
 
-impl PutOff for Connection {
+impl DeferredWrites for Connection {
     fn write_now(&self) {
-        self.transport.borrow_mut().write_put_off();
+        self.transport.borrow_mut().write_deferred();
     }
 }
 

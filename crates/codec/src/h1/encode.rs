@@ -44,7 +44,7 @@ pub(crate) struct ResponseContext<'a> {
 
 /// The result of encoding a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Encoded {
+pub(crate) struct EncodedHead {
     pub(crate) coding: BodyCoding,
     /// The `content-length` of the body that follows.
     pub(crate) length: Option<u64>,
@@ -56,15 +56,15 @@ pub(crate) struct Encoded {
 
 /// Fields that matter for the body, noted while encoding them.
 #[derive(Clone, Copy, Debug, Default)]
-struct Noted {
+struct BodyFields {
     has_length: bool,
     length: Option<u64>,
     has_upgrade: bool,
 }
 
-impl Noted {
-    fn encoded(self, coding: BodyCoding, tunnel: bool, fields: usize) -> Encoded {
-        Encoded {
+impl BodyFields {
+    fn encoded(self, coding: BodyCoding, tunnel: bool, fields: usize) -> EncodedHead {
+        EncodedHead {
             coding,
             // A tunnel has no length, even if its opening message has `content-length`.
             length: (self.length).filter(|_| coding == BodyCoding::Plain && !tunnel),
@@ -75,7 +75,11 @@ impl Noted {
 }
 
 /// Writes a response's head to `out`, and returns how its body is encoded.
-pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut Vec<u8>) -> Encoded {
+pub(crate) fn response(
+    head: &ResponseHead,
+    cx: ResponseContext<'_>,
+    out: &mut Vec<u8>,
+) -> EncodedHead {
     let status = head.status;
     status_line(cx.version, status, out);
     let first = out.len();
@@ -85,7 +89,7 @@ pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut V
     let switches = connects || head.headers.contains_key(&header::UPGRADE);
     let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
     // RFC 9110 section 8.6: no length in 1xx, 204, or a successful response to CONNECT.
-    let noted = fields(&head.headers, case, !connects && !bodiless, out);
+    let body_fields = fields(&head.headers, case, !connects && !bodiless, out);
     if let Some(connection) = connection_field(cx).filter(|_| !switches) {
         field(&header::CONNECTION, connection, case, out);
     }
@@ -93,7 +97,7 @@ pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut V
         BodyCoding::Plain
     } else if bodiless || status == StatusCode::NOT_MODIFIED {
         BodyCoding::None
-    } else if noted.has_length {
+    } else if body_fields.has_length {
         if cx.ends || *cx.method == Method::HEAD {
             BodyCoding::None
         } else {
@@ -116,7 +120,7 @@ pub(crate) fn response(head: &ResponseHead, cx: ResponseContext<'_>, out: &mut V
     };
     let lines = out.len() - first;
     out.extend_from_slice(b"\r\n");
-    noted.encoded(coding, switches, lines)
+    body_fields.encoded(coding, switches, lines)
 }
 
 fn status_line(version: Version, status: StatusCode, out: &mut Vec<u8>) {
@@ -156,7 +160,7 @@ pub(crate) fn request(
     options: &Http1Options,
     ends: bool,
     out: &mut Vec<u8>,
-) -> Encoded {
+) -> EncodedHead {
     let method = &head.method;
     let case = options.header_case;
     let authority = head.authority();
@@ -180,11 +184,11 @@ pub(crate) fn request(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let first = out.len();
     field(&header::HOST, authority, case, out);
-    let noted = fields(&head.headers, case, true, out);
-    let tunnel = *method == Method::CONNECT || noted.has_upgrade;
+    let body_fields = fields(&head.headers, case, true, out);
+    let tunnel = *method == Method::CONNECT || body_fields.has_upgrade;
     let coding = if tunnel {
         BodyCoding::Plain
-    } else if noted.has_length {
+    } else if body_fields.has_length {
         if ends {
             BodyCoding::None
         } else {
@@ -205,7 +209,7 @@ pub(crate) fn request(
     };
     let lines = out.len() - first;
     out.extend_from_slice(b"\r\n");
-    noted.encoded(coding, tunnel, lines)
+    body_fields.encoded(coding, tunnel, lines)
 }
 
 /// Writes the line with a chunk's size.
@@ -230,23 +234,23 @@ pub(crate) fn last_chunk(trailers: Option<&HeaderMap>, options: &Http1Options, o
 
 /// Writes the fields, and notes `content-length` and the first `upgrade` on the way, which is cheaper than looking them
 /// up.
-fn fields(map: &HeaderMap, case: HeaderCase, with_length: bool, out: &mut Vec<u8>) -> Noted {
-    let mut noted = Noted::default();
+fn fields(map: &HeaderMap, case: HeaderCase, with_length: bool, out: &mut Vec<u8>) -> BodyFields {
+    let mut body_fields = BodyFields::default();
     for (name, value) in map {
         if *name == header::CONTENT_LENGTH {
-            if !noted.has_length {
-                noted.has_length = true;
-                noted.length = value.as_number();
+            if !body_fields.has_length {
+                body_fields.has_length = true;
+                body_fields.length = value.as_number();
             }
             if !with_length {
                 continue;
             }
         } else if *name == header::UPGRADE {
-            noted.has_upgrade = true;
+            body_fields.has_upgrade = true;
         }
         field(name, value.as_bytes(), case, out);
     }
-    noted
+    body_fields
 }
 
 fn field(name: &HeaderName, value: &[u8], case: HeaderCase, out: &mut Vec<u8>) {
@@ -310,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_says_how_its_body_ends() {
+    fn response_heads_announce_how_the_body_ends() {
         let plain = ResponseHead::default();
         let mut length = ResponseHead::default();
         let five = HeaderValue::from_static("5");

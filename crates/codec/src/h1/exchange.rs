@@ -17,16 +17,16 @@ use crate::StreamError;
 use crate::meter::HeadSize;
 
 use super::client::Connection;
+use super::deferred_writes;
 use super::framing::Framing;
 use super::framing::Piece;
 use super::framing::count_framing;
 use super::framing::count_trailers;
 use super::head;
-use super::head::Asked;
 use super::head::ReceivedResponse;
+use super::head::SentRequest;
 use super::sink::BodySink;
 use super::transport::Filled;
-use super::turn;
 
 /// One request. Polling it sends the request's body and receives the response. Dropping it early closes the connection.
 pub(crate) struct Exchange {
@@ -37,7 +37,7 @@ pub(crate) struct Exchange {
     /// The request's remaining body; `None` once it was sent.
     upload: Option<(BodySink, Body)>,
     /// How the rest of the response's body is framed, once its head has arrived.
-    answer: Option<Framing>,
+    response_framing: Option<Framing>,
     searched: usize,
     keep_alive: bool,
     /// The connection is available again, or was closed.
@@ -61,7 +61,7 @@ impl Exchange {
             method,
             tunnel,
             upload,
-            answer: None,
+            response_framing: None,
             searched: 0,
             keep_alive: !tunnel,
             released: false,
@@ -82,7 +82,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, StreamError>> {
-        if self.answer.is_some() {
+        if self.response_framing.is_some() {
             return Poll::Ready(Err(StreamError::LocalReset));
         }
         let response = ready!(self.poll_read_head(cx))?;
@@ -100,7 +100,7 @@ impl Exchange {
         if let Err(error) = self.poll_upload(cx) {
             return Poll::Ready(Some(Err(self.fail(error, EndCause::Local))));
         }
-        let Some(framing) = &mut self.answer else {
+        let Some(framing) = &mut self.response_framing else {
             return Poll::Ready(None);
         };
         if self.released {
@@ -118,13 +118,13 @@ impl Exchange {
                     self.meter.add_body_received(bytes.len(), bytes.len());
                     drop(transport);
                     if ends {
-                        self.end_answer();
+                        self.end_response();
                     }
                     return Poll::Ready(Some(Ok(Frame::Data(bytes))));
                 }
                 Ok(Some(Piece::Trailers(trailers))) => {
                     drop(transport);
-                    self.end_answer();
+                    self.end_response();
                     let kept = self.connection.options.http1.enable_trailers;
                     if kept {
                         count_trailers(&self.meter, &trailers);
@@ -133,7 +133,7 @@ impl Exchange {
                 }
                 Ok(Some(Piece::End)) => {
                     drop(transport);
-                    self.end_answer();
+                    self.end_response();
                     return Poll::Ready(None);
                 }
                 Ok(None) => {}
@@ -152,12 +152,12 @@ impl Exchange {
                 Ok(Filled::End) | Err(_) if framing.may_close() => {
                     drop(transport);
                     self.keep_alive = false;
-                    self.end_answer();
+                    self.end_response();
                     return Poll::Ready(None);
                 }
                 Ok(Filled::End) | Err(_) if *framing != Framing::Raw => {
                     drop(transport);
-                    return Poll::Ready(Some(Err(self.cut_short())));
+                    return Poll::Ready(Some(Err(self.fail_incomplete())));
                 }
                 Ok(Filled::End) if self.method == Method::CONNECT => {
                     drop(transport);
@@ -193,7 +193,7 @@ impl Exchange {
                     &mut self.searched,
                     connection.limits(),
                     &connection.options.http1,
-                    Asked {
+                    SentRequest {
                         method: &self.method,
                         upgrade: self.tunnel && self.method != Method::CONNECT,
                     },
@@ -213,7 +213,7 @@ impl Exchange {
                 let has_begun = !transport.input.is_empty();
                 drop(transport);
                 return Poll::Ready(Err(match has_begun {
-                    true => self.cut_short(),
+                    true => self.fail_incomplete(),
                     false => self.fail(StreamError::ConnectionTermination, EndCause::Remote),
                 }));
             }
@@ -225,15 +225,15 @@ impl Exchange {
         self.meter.add_headers_received(size);
         self.keep_alive &= response.keep_alive;
         let ends = response.framing.is_done();
-        self.answer = Some(response.framing);
+        self.response_framing = Some(response.framing);
         if ends {
-            self.end_answer();
+            self.end_response();
         }
         response.head
     }
 
     /// The whole response was read.
-    fn end_answer(&mut self) {
+    fn end_response(&mut self) {
         self.meter.end_receive();
         if std::mem::replace(&mut self.released, true) {
             return;
@@ -241,22 +241,22 @@ impl Exchange {
         if self.upload.is_some() {
             // A server that responded before it had the whole request would take the remaining body for the next
             // request.
-            self.connection.cut_by_early_answer();
+            self.connection.close_after_early_response();
         } else {
-            self.connection.give_back(self.keep_alive);
+            self.connection.release(self.keep_alive);
         }
     }
 
     /// The peer closed or reset the connection in the middle of its response, which is a protocol error.
-    fn cut_short(&mut self) -> StreamError {
+    fn fail_incomplete(&mut self) -> StreamError {
         let error = StreamError::ProtocolError("http1.codec_error");
-        self.fail(error, EndCause::CutOff)
+        self.fail(error, EndCause::IncompleteResponse)
     }
 
     fn fail(&mut self, error: StreamError, cause: EndCause) -> StreamError {
         if !self.released {
             self.released = true;
-            self.connection.cut(cause);
+            self.connection.abort(cause);
         }
         error
     }
@@ -268,13 +268,13 @@ impl Exchange {
             return Ok(());
         }
         let pending = self.poll_upload_body(cx);
-        if self.connection.transport.borrow_mut().puts_off(cx) {
-            turn::put_off(self.connection.clone());
+        if self.connection.transport.borrow_mut().defer_write(cx) {
+            deferred_writes::defer(self.connection.clone());
         }
         match pending {
             Poll::Ready(Ok(())) => {
                 self.upload = None;
-                self.hang_up(cx)
+                self.close_connect_tunnel(cx)
             }
             Poll::Ready(Err(error)) => Err(error),
             Poll::Pending => Ok(()),
@@ -282,7 +282,7 @@ impl Exchange {
     }
 
     /// Like Envoy, closes a CONNECT tunnel's connection when the client's side of the tunnel has ended.
-    fn hang_up(&self, cx: &mut Context<'_>) -> Result<(), StreamError> {
+    fn close_connect_tunnel(&self, cx: &mut Context<'_>) -> Result<(), StreamError> {
         if self.method != Method::CONNECT {
             return Ok(());
         }
@@ -327,7 +327,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.released {
-            self.connection.cut(EndCause::Local);
+            self.connection.abort(EndCause::Local);
         }
     }
 }

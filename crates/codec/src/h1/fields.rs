@@ -8,18 +8,18 @@ use memchr::memchr;
 
 use crate::HeaderValue;
 use crate::UnderscoresAction;
+use crate::byte_scan::find;
 use crate::header;
+use crate::header::BlockKind;
 use crate::header::HeaderMap;
 use crate::header::HeaderName;
-use crate::header::Kind;
-use crate::header::MOST_JOINED;
+use crate::header::MAX_JOINED_EXTRA;
 use crate::header::NameSet;
 use crate::stats::Http1Stats;
-use crate::words::find;
 
 use super::framing::Framing;
 use super::head::HeadError;
-use super::head::Limits;
+use super::head::HeadLimits;
 
 /// The end of the block of lines, after the empty line that closes it. The bytes before `from` were searched before.
 pub(super) fn block_end(bytes: &[u8], from: usize) -> Option<usize> {
@@ -72,24 +72,25 @@ const MAX_CAPACITY: usize = 24;
 const USUAL_LENGTH: usize = 24;
 
 /// A request is refused if its `connection` has this many names or more.
-const MOST_NAMED: usize = 10;
+const MAX_NAMED: usize = 10;
 /// A request is refused if `connection` names `te` and its value has this many bytes or more.
-const MOST_TE: usize = 256;
+const MAX_TE_LENGTH: usize = 256;
 
 /// The fields that [`Fields::note`] inspects.
-const NOTED: NameSet = NameSet::of(&["connection", "content-length", "host", "transfer-encoding"]);
+const NOTED_NAMES: NameSet =
+    NameSet::of(&["connection", "content-length", "host", "transfer-encoding"]);
 /// The fields that [`Fields::keep_alive`] inspects.
-const LIFE: NameSet = NameSet::of(&["connection", "proxy-connection"]);
+const KEEP_ALIVE_NAMES: NameSet = NameSet::of(&["connection", "proxy-connection"]);
 /// Fields that apply to one connection only.
 const HOP_BY_HOP: NameSet =
     NameSet::of(&["connection", "keep-alive", "proxy-connection", "upgrade"]);
 
 /// How many fields a proxy typically adds to a block, minus those that it removes.
-fn added(kind: Kind) -> usize {
+fn typical_additions(kind: BlockKind) -> usize {
     match kind {
-        Kind::Request => 2,
-        Kind::Response => 1,
-        Kind::Trailers => 0,
+        BlockKind::Request => 2,
+        BlockKind::Response => 1,
+        BlockKind::Trailers => 0,
     }
 }
 
@@ -102,20 +103,20 @@ pub(super) struct Fields {
     /// `connection: close` or `connection: keep-alive` was received, as a field's only value. These fields are not
     /// added to the map, and neither is `transfer-encoding`: so most messages have no connection-specific fields to
     /// remove.
-    closes: bool,
-    keeps_alive: bool,
+    has_close: bool,
+    has_keep_alive: bool,
     /// How many of these fields were received.
-    kept_out: usize,
+    simple_connection_fields: usize,
     /// Length of all field lines, as Envoy counts it.
     pub(super) bytes: usize,
     /// The number of fields, where joined fields count as one.
     count: usize,
-    encoding: Option<Encoding>,
+    encoding: Option<TransferCoding>,
 }
 
 /// The value of `transfer-encoding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
+enum TransferCoding {
     Chunked,
     /// Any other value, or several values.
     Unsupported,
@@ -127,20 +128,20 @@ impl Fields {
     pub(super) fn parse(
         bytes: &[u8],
         from: usize,
-        kind: Kind,
-        limits: Limits,
+        kind: BlockKind,
+        limits: HeadLimits,
         requests: Option<&Http1Stats>,
     ) -> Result<Fields, HeadError> {
-        let room = (bytes.len() - from) / USUAL_LENGTH + added(kind);
+        let room = (bytes.len() - from) / USUAL_LENGTH + typical_additions(kind);
         let mut fields = Fields {
             map: HeaderMap::with_capacity(room.clamp(MIN_CAPACITY, MAX_CAPACITY)),
             bytes: 0,
             count: 0,
             content_length: None,
             host: None,
-            closes: false,
-            keeps_alive: false,
-            kept_out: 0,
+            has_close: false,
+            has_keep_alive: false,
+            simple_connection_fields: 0,
             encoding: None,
         };
         let mut next = from;
@@ -165,7 +166,7 @@ impl Fields {
             }
         }
         fields.join_hosts();
-        fields.map.join(kind.joined());
+        fields.map.join(kind.joined_names());
         Ok(fields)
     }
 
@@ -173,8 +174,8 @@ impl Fields {
     fn add(
         &mut self,
         line: &[u8],
-        kind: Kind,
-        limits: Limits,
+        kind: BlockKind,
+        limits: HeadLimits,
         requests: Option<&Http1Stats>,
     ) -> Result<(), HeadError> {
         let colon = find(b':', line).ok_or(HeadError::CODEC)?;
@@ -194,14 +195,14 @@ impl Fields {
         }
         let value = HeaderValue::from_bytes(text)
             .map_err(|_| HeadError::bad_request("http1.invalid_characters"))?;
-        let joins = self.joins(&name, kind);
-        if self.keeps(&name, &value)? {
+        let is_joined = self.is_joined(&name, kind);
+        if self.note(&name, &value)? {
             self.map.append(name, value);
         }
-        if !joins {
+        if !is_joined {
             self.count += 1;
         }
-        let most = limits.fields.saturating_add(MOST_JOINED);
+        let most = limits.fields.saturating_add(MAX_JOINED_EXTRA);
         if self.count > limits.fields || self.map.len() > most {
             return Err(HeadError::TOO_MANY);
         }
@@ -209,20 +210,20 @@ impl Fields {
     }
 
     /// Whether a field of this name is joined with an earlier one, so that it does not count as another field.
-    fn joins(&self, name: &HeaderName, kind: Kind) -> bool {
-        if kind.joined().has(name) && self.map.contains_key(name) {
+    fn is_joined(&self, name: &HeaderName, kind: BlockKind) -> bool {
+        if kind.joined_names().has(name) && self.map.contains_key(name) {
             return true;
         }
-        NOTED.has(name)
+        NOTED_NAMES.has(name)
             && (*name == header::HOST && self.host.is_some()
-                || *name == header::CONNECTION && self.kept_out > 0
+                || *name == header::CONNECTION && self.simple_connection_fields > 0
                 || *name == header::TRANSFER_ENCODING && self.encoding.is_some())
     }
 
     /// Notes the properties of the message and its connection that a field sets. Returns false if the field is not
     /// added to the map.
-    fn keeps(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, HeadError> {
-        if !NOTED.has(name) {
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, HeadError> {
+        if !NOTED_NAMES.has(name) {
             return Ok(true);
         }
         if *name == header::HOST {
@@ -237,20 +238,20 @@ impl Fields {
             }
         } else if *name == header::CONNECTION {
             if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") {
-                self.keeps_alive = true;
-                self.kept_out += 1;
+                self.has_keep_alive = true;
+                self.simple_connection_fields += 1;
                 return Ok(false);
             }
             if value.as_bytes().eq_ignore_ascii_case(b"close") {
-                self.closes = true;
-                self.kept_out += 1;
+                self.has_close = true;
+                self.simple_connection_fields += 1;
                 return Ok(false);
             }
         } else if *name == header::TRANSFER_ENCODING {
             let is_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
             self.encoding = Some(match self.encoding {
-                None if is_chunked => Encoding::Chunked,
-                _ => Encoding::Unsupported,
+                None if is_chunked => TransferCoding::Chunked,
+                _ => TransferCoding::Unsupported,
             });
             return Ok(false);
         }
@@ -261,7 +262,7 @@ impl Fields {
     fn join_hosts(&mut self) {
         if self.map.contains_key(&header::HOST) {
             let all = self.host.iter().chain(self.map.get_all(&header::HOST));
-            self.host = header::joined(all);
+            self.host = header::join_values(all);
             self.map.remove(&header::HOST);
         }
     }
@@ -279,7 +280,7 @@ impl Fields {
         let Some(encoding) = self.encoding else {
             return Ok(self.length_framing());
         };
-        let is_chunked = encoding == Encoding::Chunked;
+        let is_chunked = encoding == TransferCoding::Chunked;
         if self.content_length.is_some() {
             if !(is_chunked && allow_chunked_length) {
                 return Err(HeadError::bad_request(
@@ -336,21 +337,21 @@ impl Fields {
     }
 
     pub(super) fn keep_alive(&self, version: Version) -> bool {
-        if !self.map.contains_any(LIFE) {
+        if !self.map.contains_any(KEEP_ALIVE_NAMES) {
             return if version == Version::HTTP_11 {
-                !self.closes
+                !self.has_close
             } else {
-                self.keeps_alive
+                self.has_keep_alive
             };
         }
         let by_version = if version == Version::HTTP_11 {
-            !self.closes && !self.has_token(b"close")
+            !self.has_close && !self.has_token(b"close")
         } else {
-            self.keeps_alive || self.has_token(b"keep-alive")
+            self.has_keep_alive || self.has_token(b"keep-alive")
         };
         // Not a standard field, but old clients send it, and Envoy honours it.
-        let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
-        by_version && !self.tokens(&header::PROXY_CONNECTION).any(closes)
+        let is_close = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
+        by_version && !self.tokens(&header::PROXY_CONNECTION).any(is_close)
     }
 
     /// Whether the message asks for an upgrade to any protocol.
@@ -369,7 +370,7 @@ impl Fields {
     /// that name many fields, or fields whose removal would change the request's target or hide its origin.
     pub(super) fn remove_named_by_connection(&mut self) -> Result<(), HeadError> {
         let rejected = HeadError::bad_request("http1.connection_header_rejected");
-        if self.kept_out >= MOST_NAMED {
+        if self.simple_connection_fields >= MAX_NAMED {
             return Err(rejected);
         }
         if !self.map.contains_key(&header::CONNECTION) {
@@ -378,9 +379,9 @@ impl Fields {
         let named = self.map.get_all(&header::CONNECTION);
         let named = named.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
         // White space counts as a name.
-        let named = named.filter(|token| !token.is_empty()).take(MOST_NAMED);
+        let named = named.filter(|token| !token.is_empty()).take(MAX_NAMED);
         let named: Vec<Vec<u8>> = named.map(|name| trim(name).to_ascii_lowercase()).collect();
-        if self.kept_out + named.len() >= MOST_NAMED {
+        if self.simple_connection_fields + named.len() >= MAX_NAMED {
             return Err(rejected);
         }
         for name in &named {
@@ -406,7 +407,7 @@ impl Fields {
     /// Reduces `te` to `trailers` if it contains that, and removes it otherwise. Returns false if it is too long to
     /// search.
     fn keep_only_trailers(&mut self) -> bool {
-        let fits = |te: &HeaderValue| te.len() < MOST_TE;
+        let fits = |te: &HeaderValue| te.len() < MAX_TE_LENGTH;
         let is_trailers = |token: &[u8]| token.eq_ignore_ascii_case(b"trailers");
         let fit = self.map.get(&header::TE).is_none_or(fits);
         if self.tokens(&header::TE).any(is_trailers) {
@@ -464,8 +465,8 @@ mod tests {
         }
     }
 
-    fn limits(fields: usize) -> Limits {
-        Limits {
+    fn limits(fields: usize) -> HeadLimits {
+        HeadLimits {
             bytes: usize::MAX,
             fields,
             underscores: UnderscoresAction::Allow,
@@ -475,15 +476,15 @@ mod tests {
     fn parsed(lines: &str) -> Fields {
         let stats = Http1Stats::default();
         let (bytes, limits) = (lines.as_bytes(), limits(usize::MAX));
-        Fields::parse(bytes, 0, Kind::Request, limits, Some(&stats)).unwrap()
+        Fields::parse(bytes, 0, BlockKind::Request, limits, Some(&stats)).unwrap()
     }
 
     #[test]
-    fn fields_that_are_joined_count_as_one() {
+    fn joined_fields_count_as_one() {
         let parse = |lines: &str| {
             let stats = Http1Stats::default();
             let bytes = lines.as_bytes();
-            let parsed = Fields::parse(bytes, 0, Kind::Request, limits(3), Some(&stats));
+            let parsed = Fields::parse(bytes, 0, BlockKind::Request, limits(3), Some(&stats));
             parsed.map(|mut fields| (fields.host.take(), fields.map.len()))
         };
         let hosts = "host: a\n".repeat(500);
@@ -494,12 +495,12 @@ mod tests {
         assert!(parse("a: 1\na: 1\na: 1\n").is_ok());
         assert!(parse("a: 1\na: 1\na: 1\na: 1\n").is_err());
         // The number of joined fields is limited too.
-        assert!(parse(&"via: a\n".repeat(MOST_JOINED + 3)).is_ok());
-        assert!(parse(&"via: a\n".repeat(MOST_JOINED + 4)).is_err());
+        assert!(parse(&"via: a\n".repeat(MAX_JOINED_EXTRA + 3)).is_ok());
+        assert!(parse(&"via: a\n".repeat(MAX_JOINED_EXTRA + 4)).is_err());
     }
 
     #[test]
-    fn connection_may_name_few_fields_and_none_of_some() {
+    fn connection_with_too_many_or_forbidden_names_is_refused() {
         let refused = |lines: &str| parsed(lines).remove_named_by_connection().is_err();
         let names = |count: usize| format!("connection: {}\n", vec!["a"; count].join(","));
         assert!(!refused(&names(9)) && refused(&names(10)));
@@ -511,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_names_is_removed() {
+    fn fields_named_by_connection_are_removed() {
         let left = |lines: &str| {
             let mut fields = parsed(lines);
             assert!(fields.remove_named_by_connection().is_ok());

@@ -13,14 +13,14 @@ use crate::meter::HeadSize;
 use super::fields;
 use super::head;
 use super::head::HeadError;
-use super::head::Limits;
+use super::head::HeadLimits;
 use crate::stats::Http1Stats;
 
 /// The maximum length in bytes of a chunk size line, including extensions.
 const MAX_CHUNK_LINE: usize = 16 * 1024;
 
 /// Pieces shorter than this, in bytes, may keep the buffer that they were read into.
-const SMALL: usize = 4 * 1024;
+const SMALL_PIECE: usize = 4 * 1024;
 
 /// How a body is framed, and how much of it has been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) enum Framing {
     /// The number of remaining bytes.
     Length(u64),
     /// Chunked, with the reader's position.
-    Chunked(Chunk),
+    Chunked(ChunkPosition),
     /// Everything until the peer closes the connection (responses only).
     UntilClose,
     /// The connection is a tunnel: an upgrade or CONNECT.
@@ -39,7 +39,7 @@ pub(crate) enum Framing {
 
 /// The reader's position in a chunked body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Chunk {
+pub(crate) enum ChunkPosition {
     /// Before a chunk size line.
     Size,
     /// In a chunk's data, with the number of remaining bytes.
@@ -72,7 +72,7 @@ impl BrokenFraming {
 impl Framing {
     /// The state at the beginning of a chunked body.
     pub(crate) fn chunked() -> Framing {
-        Framing::Chunked(Chunk::Size)
+        Framing::Chunked(ChunkPosition::Size)
     }
 
     /// Whether the whole body was read.
@@ -91,7 +91,7 @@ impl Framing {
     pub(crate) fn take(
         &mut self,
         buffer: &mut BytesMut,
-        limits: Limits,
+        limits: HeadLimits,
         requests: Option<&Http1Stats>,
     ) -> Result<Option<Piece>, BrokenFraming> {
         match self {
@@ -115,41 +115,41 @@ impl Framing {
     }
 }
 
-impl Chunk {
+impl ChunkPosition {
     fn take(
         &mut self,
         buffer: &mut BytesMut,
-        limits: Limits,
+        limits: HeadLimits,
         requests: Option<&Http1Stats>,
     ) -> Result<Option<Piece>, BrokenFraming> {
         loop {
             match self {
-                Chunk::Size => {
+                ChunkPosition::Size => {
                     let Some(end) = line_end(buffer)? else {
                         return Ok(None);
                     };
                     *self = match chunk_size(&buffer[..end])? {
-                        0 => Chunk::Trailers,
-                        size => Chunk::Data(size),
+                        0 => ChunkPosition::Trailers,
+                        size => ChunkPosition::Data(size),
                     };
                     buffer.advance(end + 2);
                 }
-                Chunk::Data(left) => {
+                ChunkPosition::Data(left) => {
                     let piece = take_some(buffer, left);
                     if *left == 0 {
-                        *self = Chunk::DataEnd;
+                        *self = ChunkPosition::DataEnd;
                     }
                     return Ok(piece);
                 }
-                Chunk::DataEnd => match buffer.get(..2) {
+                ChunkPosition::DataEnd => match buffer.get(..2) {
                     Some(b"\r\n") => {
                         buffer.advance(2);
-                        *self = Chunk::Size;
+                        *self = ChunkPosition::Size;
                     }
                     None if matches!(buffer.first(), None | Some(b'\r')) => return Ok(None),
                     _ => return Err(BrokenFraming::CODEC),
                 },
-                Chunk::Trailers => return take_trailers(buffer, limits, requests),
+                ChunkPosition::Trailers => return take_trailers(buffer, limits, requests),
             }
         }
     }
@@ -169,7 +169,7 @@ fn take_some(buffer: &mut BytesMut, left: &mut u64) -> Option<Piece> {
     *left -= count as u64;
     // A small message usually is the whole buffer: taking it avoids making the buffer a shared one. A large buffer is
     // kept to read what follows.
-    let piece = if count == buffer.len() && count < SMALL {
+    let piece = if count == buffer.len() && count < SMALL_PIECE {
         std::mem::take(buffer)
     } else {
         buffer.split_to(count)
@@ -226,7 +226,7 @@ fn chunk_size(line: &[u8]) -> Result<u64, BrokenFraming> {
 
 fn take_trailers(
     buffer: &mut BytesMut,
-    limits: Limits,
+    limits: HeadLimits,
     requests: Option<&Http1Stats>,
 ) -> Result<Option<Piece>, BrokenFraming> {
     if buffer.starts_with(b"\r\n") {
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
     use crate::UnderscoresAction;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: HeadLimits = HeadLimits {
         bytes: 1024,
         fields: 10,
         underscores: UnderscoresAction::Allow,
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_read_alike_wherever_the_bytes_are_split() {
+    fn bodies_are_read_the_same_wherever_the_bytes_are_split() {
         for (text, data, trailers) in [
             ("0\r\n\r\n", "", 0),
             ("3;ext=1\r\nabc\r\n0\r\n\r\n", "abc", 0),

@@ -10,8 +10,8 @@ use http::uri::Scheme;
 use memchr::memchr;
 
 use crate::ResponseHead;
+use crate::header::BlockKind;
 use crate::header::HeaderMap;
-use crate::header::Kind;
 
 use super::fields::Fields;
 use super::fields::block_end;
@@ -27,7 +27,7 @@ use crate::stats::Http1Stats;
 
 /// A request's head, and what it determines about the connection.
 #[derive(Debug)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedRequest {
     pub(crate) head: RequestHead,
     pub(crate) version: Version,
     pub(crate) framing: Framing,
@@ -54,7 +54,7 @@ pub(crate) struct ReceivedResponse {
 
 /// Limits for a head.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct HeadLimits {
     /// The maximum length of all lines in bytes.
     pub(crate) bytes: usize,
     /// The maximum number of header fields.
@@ -121,10 +121,10 @@ impl HeadError {
 pub(crate) fn take_request(
     buffer: &mut BytesMut,
     searched: &mut usize,
-    limits: Limits,
+    limits: HeadLimits,
     options: &Http1Options,
     stats: &Http1Stats,
-) -> Result<Option<Received>, HeadError> {
+) -> Result<Option<ReceivedRequest>, HeadError> {
     // A server should skip empty lines before a request (RFC 9112 section 2.2).
     let blank = buffer
         .iter()
@@ -150,13 +150,13 @@ pub(crate) fn take_request(
 /// Parses the request head `bytes`.
 fn request(
     bytes: &[u8],
-    limits: Limits,
+    limits: HeadLimits,
     options: &Http1Options,
     stats: &Http1Stats,
-) -> Result<Received, HeadError> {
+) -> Result<ReceivedRequest, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (method, target, version) = request_line(&bytes[line])?;
-    let mut fields = Fields::parse(bytes, rest, Kind::Request, limits, Some(stats))?;
+    let mut fields = Fields::parse(bytes, rest, BlockKind::Request, limits, Some(stats))?;
     let upgrade = fields.is_upgrade();
     // With an upgrade, `connection` is passed on, including its other names.
     if !upgrade {
@@ -194,7 +194,7 @@ fn request(
     {
         return Err(HeadError::bad_request("http.invalid_authority"));
     }
-    Ok(Received {
+    Ok(ReceivedRequest {
         head: RequestHead {
             method,
             scheme: parsed.scheme,
@@ -212,7 +212,7 @@ fn request(
 
 /// The properties of a request that determine its response's framing.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct SentRequest<'a> {
     pub(crate) method: &'a Method,
     /// Whether the request asks for an upgrade.
     pub(crate) upgrade: bool,
@@ -222,9 +222,9 @@ pub(crate) struct Asked<'a> {
 pub(crate) fn take_response(
     buffer: &mut BytesMut,
     searched: &mut usize,
-    limits: Limits,
+    limits: HeadLimits,
     options: &Http1Options,
-    asked: Asked<'_>,
+    asked: SentRequest<'_>,
 ) -> Result<Option<ReceivedResponse>, HeadError> {
     // A server that speaks another protocol may never send the end of a head, so the first bytes are checked at once.
     let known = buffer.len().min(b"HTTP/1.".len());
@@ -242,13 +242,13 @@ pub(crate) fn take_response(
 /// Parses the response head `bytes`.
 fn response(
     bytes: &[u8],
-    limits: Limits,
+    limits: HeadLimits,
     options: &Http1Options,
-    asked: Asked<'_>,
+    asked: SentRequest<'_>,
 ) -> Result<ReceivedResponse, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (version, status) = status_line(&bytes[line])?;
-    let mut fields = Fields::parse(bytes, rest, Kind::Response, limits, None)?;
+    let mut fields = Fields::parse(bytes, rest, BlockKind::Response, limits, None)?;
     let connects = *asked.method == Method::CONNECT && status.is_success();
     // Like Envoy, does not check the status: the response accepts the upgrade if both messages have the upgrade
     // headers.
@@ -288,10 +288,10 @@ fn response(
 /// Parses the trailer fields of a chunked body from their block of lines, `bytes`.
 pub(crate) fn trailers(
     bytes: &[u8],
-    limits: Limits,
+    limits: HeadLimits,
     requests: Option<&Http1Stats>,
 ) -> Result<HeaderMap, HeadError> {
-    let fields = Fields::parse(bytes, 0, Kind::Trailers, limits, requests);
+    let fields = Fields::parse(bytes, 0, BlockKind::Trailers, limits, requests);
     match fields {
         Ok(fields) => Ok(fields.map),
         Err(error) if error == HeadError::UNDERSCORE => Err(error),
@@ -303,7 +303,7 @@ pub(crate) fn trailers(
 fn find_end(
     buffer: &[u8],
     searched: &mut usize,
-    limits: Limits,
+    limits: HeadLimits,
 ) -> Result<Option<usize>, HeadError> {
     match block_end(buffer, *searched) {
         Some(end) if end > limits.bytes => Err(HeadError::TOO_LARGE),

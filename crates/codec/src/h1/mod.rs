@@ -2,6 +2,7 @@
 //! refuses and responds. Only one message is in flight at a time, so a request is served inside its connection's task.
 
 pub(crate) mod client;
+mod deferred_writes;
 mod encode;
 mod exchange;
 mod fields;
@@ -13,11 +14,10 @@ pub(crate) mod server;
 mod sink;
 mod target;
 mod transport;
-mod turn;
 
 pub(crate) use exchange::Exchange;
 pub(crate) use recv::RecvBody;
-pub(crate) use respond::Respond;
+pub(crate) use respond::Responder;
 
 #[cfg(test)]
 mod tests;

@@ -13,55 +13,55 @@ use std::time::Duration;
 use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
-use crate::life::Life;
+use crate::deadlines::Deadlines;
 use crate::stats::Http1Stats;
 
+use super::deferred_writes::DeferredWrites;
 use super::framing::BrokenFraming;
 use super::framing::Framing;
 use super::framing::Piece;
 use super::framing::count_framing;
 use super::framing::count_trailers;
 use super::head::HeadError;
-use super::head::Limits;
+use super::head::HeadLimits;
 use super::transport::Filled;
 use super::transport::Transport;
-use super::turn::PutOff;
 
 /// The maximum number of bytes of pipelined requests to read while a complete request is being served.
 const READ_AHEAD: usize = 64 * 1024;
 
 /// State shared by a server connection, its current request's body and its current response.
-pub(super) struct Shared {
+pub(super) struct SharedState {
     pub(super) transport: RefCell<Transport>,
     /// How the rest of the current request's body is framed.
     pub(super) framing: RefCell<Framing>,
-    pub(super) limits: Limits,
+    pub(super) limits: HeadLimits,
     pub(super) keep_trailers: bool,
     /// Counts dropped and refused trailer fields.
     pub(super) stats: Arc<Http1Stats>,
     /// The whole current response was written.
-    pub(super) answered: Cell<bool>,
+    pub(super) response_written: Cell<bool>,
     /// The connection closes after the current response.
-    pub(super) closing: Cell<bool>,
+    pub(super) close_after_response: Cell<bool>,
     /// The connection closes after the next response, if one comes.
-    pub(super) closing_soon: Cell<bool>,
+    pub(super) close_after_next_response: Cell<bool>,
     /// The connection is draining: responses announce that it will close.
     pub(super) draining: Cell<bool>,
     /// The connection closes because `drain_timeout` has expired, which may not have been announced to the client.
-    pub(super) drained: Cell<bool>,
-    pub(super) life: RefCell<Life>,
+    pub(super) drain_timed_out: Cell<bool>,
+    pub(super) deadlines: RefCell<Deadlines>,
     /// The response was cut off, so that nothing more can be sent or received on the connection.
     pub(super) broken: Cell<bool>,
     /// The current request's body has invalid framing. The client gets an error response if none was begun, then the
     /// connection closes.
-    pub(super) malformed: Cell<Option<HeadError>>,
+    pub(super) body_error: Cell<Option<HeadError>>,
 }
 
-impl Shared {
+impl SharedState {
     /// Starts the drain. For `drain_timeout`, requests that the client sent before it learnt of the drain are served.
     pub(super) fn drain(&self, timeout: Duration) {
         self.draining.set(true);
-        self.life.borrow_mut().drain(timeout);
+        self.deadlines.borrow_mut().drain(timeout);
     }
 
     /// Whether the whole current request was read.
@@ -72,13 +72,13 @@ impl Shared {
     /// Ready when the client has closed the connection, which only reading detects: up to a limit, this reads further
     /// requests into the buffer.
     #[inline(never)] // not inlined: one copy for all callers
-    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
+    pub(super) fn poll_client_gone(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
         let mut transport = self.transport.borrow_mut();
         loop {
             if transport.ended || transport.has_failed() || self.broken.get() {
                 return Poll::Ready(StreamError::ConnectionTermination);
             }
-            if let Some(error) = self.malformed.get() {
+            if let Some(error) = self.body_error.get() {
                 return Poll::Ready(StreamError::ProtocolError(error.details));
             }
             if !self.is_request_read() || transport.input.len() >= READ_AHEAD {
@@ -101,8 +101,8 @@ impl Shared {
                 Ok(Some(piece)) => return Poll::Ready(Ok(piece)),
                 Ok(None) => {}
                 Err(BrokenFraming(error)) => {
-                    self.malformed.set(Some(error));
-                    self.closing.set(true);
+                    self.body_error.set(Some(error));
+                    self.close_after_response.set(true);
                     return Poll::Ready(Err(StreamError::ProtocolError(error.details)));
                 }
             }
@@ -117,21 +117,21 @@ impl Shared {
     }
 }
 
-impl PutOff for Shared {
+impl DeferredWrites for SharedState {
     fn write_now(&self) {
-        self.transport.borrow_mut().write_put_off();
+        self.transport.borrow_mut().write_deferred();
     }
 }
 
 /// A client's body.
 pub struct RecvBody {
-    shared: Rc<Shared>,
+    shared: Rc<SharedState>,
     meter: Rc<Meter>,
     ended: bool,
 }
 
 impl RecvBody {
-    pub(super) fn new(shared: Rc<Shared>, meter: Rc<Meter>) -> RecvBody {
+    pub(super) fn new(shared: Rc<SharedState>, meter: Rc<Meter>) -> RecvBody {
         RecvBody {
             shared,
             meter,

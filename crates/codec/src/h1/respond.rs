@@ -25,23 +25,23 @@ use crate::stats::ConnectionStats;
 
 use super::encode;
 use super::encode::BodyCoding;
-use super::encode::Encoded;
+use super::encode::EncodedHead;
 use super::encode::ResponseContext;
 use super::head::HeadError;
-use super::recv::Shared;
+use super::recv::SharedState;
 use super::sink::BodySink;
 
 /// The properties of a request that its response depends on.
-pub(super) struct Of {
+pub(super) struct RequestLine {
     pub(super) method: Method,
     pub(super) version: Version,
 }
 
 /// Sends one response. Dropping it before its end closes the connection.
-pub(crate) struct Respond {
-    shared: Rc<Shared>,
+pub(crate) struct Responder {
+    shared: Rc<SharedState>,
     options: Rc<ServerOptions>,
-    of: Of,
+    request: RequestLine,
     meter: Rc<Meter>,
     sink: Option<(BodySink, Body)>,
     begun: bool,
@@ -49,17 +49,17 @@ pub(crate) struct Respond {
     continued: bool,
 }
 
-impl Respond {
+impl Responder {
     pub(super) fn new(
-        shared: Rc<Shared>,
+        shared: Rc<SharedState>,
         options: Rc<ServerOptions>,
-        of: Of,
+        request: RequestLine,
         meter: Rc<Meter>,
-    ) -> Respond {
-        Respond {
+    ) -> Responder {
+        Responder {
             shared,
             options,
-            of,
+            request,
             meter,
             sink: None,
             begun: false,
@@ -68,7 +68,7 @@ impl Respond {
     }
 
     pub(crate) fn protocol(&self) -> Version {
-        self.of.version
+        self.request.version
     }
 
     pub(crate) fn meter(&self) -> &Rc<Meter> {
@@ -80,7 +80,7 @@ impl Respond {
     }
 
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        self.shared.poll_gone(cx)
+        self.shared.poll_client_gone(cx)
     }
 
     pub(crate) fn has_stream_error_on_invalid_message(&self) -> bool {
@@ -92,14 +92,14 @@ impl Respond {
     }
 
     pub(crate) fn malformed_body(&self) -> Option<MalformedRequest> {
-        let error = self.shared.malformed.get().filter(|_| !self.begun);
+        let error = self.shared.body_error.get().filter(|_| !self.begun);
         error.map(HeadError::into_malformed)
     }
 
     pub(crate) fn informational(&mut self, head: &ResponseHead) {
         let repeated =
             head.status == StatusCode::CONTINUE && std::mem::replace(&mut self.continued, true);
-        if !repeated && !self.begun && self.of.version == Version::HTTP_11 {
+        if !repeated && !self.begun && self.request.version == Version::HTTP_11 {
             let options = &self.options.http1;
             self.shared
                 .transport
@@ -128,28 +128,28 @@ impl Respond {
         poll_fn(|cx| self.poll_body(cx)).await
     }
 
-    fn send_head(&mut self, head: &ResponseHead, ends: bool) -> Encoded {
+    fn send_head(&mut self, head: &ResponseHead, ends: bool) -> EncodedHead {
         let shared = &self.shared;
         // If the request was not read completely, the position of the next request is unknown, so the connection must
         // close.
-        if !shared.is_request_read() || shared.closing_soon.get() {
-            shared.closing.set(true);
+        if !shared.is_request_read() || shared.close_after_next_response.get() {
+            shared.close_after_response.set(true);
         }
         if !shared.draining.get() && self.options.drain.is_draining() {
             self.options.stats.downstream_cx_drain_close.inc();
             shared.drain(self.options.drain_timeout);
         }
-        if self.of.version == Version::HTTP_10
+        if self.request.version == Version::HTTP_10
             && !head.headers.contains_key(&header::CONTENT_LENGTH)
         {
-            shared.closing.set(true);
+            shared.close_after_response.set(true);
         }
         let cx = ResponseContext {
             options: &self.options.http1,
-            method: &self.of.method,
-            version: self.of.version,
+            method: &self.request.method,
+            version: self.request.version,
             ends,
-            close: shared.closing.get() || shared.draining.get(),
+            close: shared.close_after_response.get() || shared.draining.get(),
         };
         let mut transport = shared.transport.borrow_mut();
         let before = transport.queued();
@@ -170,7 +170,7 @@ impl Respond {
             }
             let frame = match body.poll_frame(cx) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending => return self.shared.poll_gone(cx).map(Err),
+                Poll::Pending => return self.shared.poll_client_gone(cx).map(Err),
             };
             let mut transport = self.shared.transport.borrow_mut();
             match frame {
@@ -201,7 +201,7 @@ impl Respond {
 
     fn end(&mut self) {
         self.sink = None;
-        self.shared.answered.set(true);
+        self.shared.response_written.set(true);
         self.meter.end_send();
     }
 
@@ -212,13 +212,13 @@ impl Respond {
     }
 
     pub(crate) fn close_connection_after(&self) {
-        self.shared.closing.set(true);
+        self.shared.close_after_response.set(true);
     }
 }
 
-impl fmt::Debug for Respond {
+impl fmt::Debug for Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Respond")
+        f.debug_struct("Responder")
             .field("begun", &self.begun)
             .finish_non_exhaustive()
     }

@@ -15,7 +15,7 @@ use http::Method;
 use http::Version;
 use outrider_net::Stream;
 use outrider_net::Timer;
-use outrider_stats::Held;
+use outrider_stats::HeldGauge;
 use tokio::time::Instant;
 
 use crate::Body;
@@ -24,70 +24,70 @@ use crate::EndCause;
 use crate::Handler;
 use crate::MalformedRequest;
 use crate::Meter;
-use crate::Refused;
-use crate::Respond;
+use crate::RequestHeadError;
+use crate::Responder;
 use crate::ServerOptions;
 use crate::StreamError;
-use crate::life::Expiry;
-use crate::life::Life;
+use crate::deadlines::Deadlines;
+use crate::deadlines::Expiry;
 use crate::meter::HeadSize;
 use crate::stats::ConnectionStats;
 
+use super::deferred_writes;
 use super::framing::Framing;
 use super::head;
-use super::head::Limits;
-use super::head::Received;
+use super::head::HeadLimits;
+use super::head::ReceivedRequest;
 use super::recv::RecvBody;
-use super::recv::Shared;
+use super::recv::SharedState;
 use super::respond;
 use super::transport::Filled;
 use super::transport::Transport;
-use super::turn;
 
-/// Serves an HTTP/1 connection to its end. The bytes in `already` were read before.
+/// Serves an HTTP/1 connection to its end. The bytes in `initial` were read before.
 pub(crate) async fn serve<H: Handler>(
     socket: Stream,
-    already: Vec<u8>,
+    initial: Vec<u8>,
     options: Rc<ServerOptions>,
-    life: Life,
+    deadlines: Deadlines,
     handler: Rc<H>,
 ) -> ConnectionEnd {
     let transport = Transport::new(
         socket,
         options.stats.clone(),
         options.buffer_limit,
-        &already,
+        &initial,
     )
     .with_activity(options.activity.connection());
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(SharedState {
         transport: RefCell::new(transport),
         framing: RefCell::new(Framing::None),
-        limits: Limits {
+        limits: HeadLimits {
             bytes: options.max_request_headers_kb as usize * 1024,
             fields: options.max_headers_count as usize,
             underscores: options.underscores,
         },
         keep_trailers: options.http1.enable_trailers,
         stats: options.http1_stats.clone(),
-        answered: Cell::new(false),
-        closing: Cell::new(false),
-        closing_soon: Cell::new(false),
+        response_written: Cell::new(false),
+        close_after_response: Cell::new(false),
+        close_after_next_response: Cell::new(false),
         draining: Cell::new(false),
-        drained: Cell::new(false),
-        life: RefCell::new(life),
+        drain_timed_out: Cell::new(false),
+        deadlines: RefCell::new(deadlines),
         broken: Cell::new(false),
-        malformed: Cell::new(None),
+        body_error: Cell::new(None),
     });
     // Freed now, not when the connection ends.
-    drop(already);
+    drop(initial);
     let mut connection = Connection {
-        waiting: Waiting {
+        between: BetweenRequests {
             soft_drain: None,
             head_timer: options.timers.timer(),
             head_begun: None,
             head_bytes: 0,
             searched: 0,
-            gave_way: false,
+            yielded: false,
         },
         shared,
         options,
@@ -95,38 +95,38 @@ pub(crate) async fn serve<H: Handler>(
     };
     loop {
         match connection.next().await {
-            Next::Request(head) => match connection.serve(head).await {
-                After::KeepAlive => {}
-                After::Closed => return connection.close(false, EndCause::Local).await,
-                After::Unread => {
+            NextInput::Request(head) => match connection.serve(head).await {
+                AfterRequest::KeepAlive => {}
+                AfterRequest::Close => return connection.close(false, EndCause::Local).await,
+                AfterRequest::ClientStalled => {
                     let cause = connection.body_fault().unwrap_or(EndCause::Local);
                     return connection.close(false, cause).await;
                 }
-                After::ClosedEarly => {
+                AfterRequest::CloseEarly => {
                     let cause = connection.body_fault().unwrap_or(EndCause::Local);
                     return connection.close(true, cause).await;
                 }
-                After::Gone => {
+                AfterRequest::ClientGone => {
                     return ConnectionEnd {
                         cause: connection.body_fault().unwrap_or(EndCause::Remote),
                         active_streams: 1,
                     };
                 }
             },
-            Next::Malformed(error) => {
+            NextInput::Malformed(error) => {
                 let cause = if error.is_timeout() {
                     EndCause::Local
                 } else {
                     EndCause::ProtocolError(error.details)
                 };
-                let early = connection.refuse(error).await;
+                let early = connection.answer_malformed(error).await;
                 return connection.close(early, cause).await;
             }
-            Next::Close(cause) => {
+            NextInput::Close(cause) => {
                 let early = connection.flush().await && cause.is_local();
                 return connection.close(early, cause).await;
             }
-            Next::Abandoned => return connection.abandoned(),
+            NextInput::Abandoned => return connection.report_abandoned(),
         }
     }
 }
@@ -136,8 +136,8 @@ pub(crate) async fn serve<H: Handler>(
     clippy::large_enum_variant,
     reason = "there is one of it a connection, for a moment"
 )]
-enum Next {
-    Request(Received),
+enum NextInput {
+    Request(ReceivedRequest),
     Malformed(MalformedRequest),
     Close(EndCause),
     /// The client closed the connection in the middle of a head.
@@ -145,30 +145,30 @@ enum Next {
 }
 
 /// The state of the connection after a request.
-enum After {
+enum AfterRequest {
     /// Ready for the next request.
     KeepAlive,
     /// Both messages are complete, and one of them announced that the connection closes.
-    Closed,
+    Close,
     /// The client may still be sending: it gets time to read the response.
-    ClosedEarly,
+    CloseEarly,
     /// The client closed the connection.
-    Gone,
+    ClientGone,
     /// The client stopped reading its response.
-    Unread,
+    ClientStalled,
 }
 
 struct Connection<H> {
-    shared: Rc<Shared>,
-    waiting: Waiting,
+    shared: Rc<SharedState>,
+    between: BetweenRequests,
     options: Rc<ServerOptions>,
     handler: Rc<H>,
 }
 
 /// State for the time between requests.
-struct Waiting {
+struct BetweenRequests {
     /// Counts the connection as one that will close after its next response.
-    soft_drain: Option<Held<ConnectionStats>>,
+    soft_drain: Option<HeldGauge<ConnectionStats>>,
     /// Fires at the shortest of the timeouts that count from a head's first byte. Reused when closing.
     head_timer: Timer,
     /// When the first byte arrived; reset when the head is complete.
@@ -177,32 +177,32 @@ struct Waiting {
     head_bytes: usize,
     searched: usize,
     /// This task has yielded to other tasks since the last request.
-    gave_way: bool,
+    yielded: bool,
 }
 
 impl<H: Handler> Connection<H> {
-    async fn next(&mut self) -> Next {
+    async fn next(&mut self) -> NextInput {
         let (shared, options) = (&self.shared, &self.options);
-        let waiting = &mut self.waiting;
-        if waiting.head_begun.take().is_some() {
-            waiting.head_timer.set(None);
+        let between = &mut self.between;
+        if between.head_begun.take().is_some() {
+            between.head_timer.set(None);
         }
-        poll_fn(|cx| waiting.poll_next(shared, options, cx)).await
+        poll_fn(|cx| between.poll_next(shared, options, cx)).await
     }
 
     /// Serves one request, from its head to the last byte of its response.
-    async fn serve(&mut self, request: Received) -> After {
-        if self.shared.life.borrow_mut().note_request() {
+    async fn serve(&mut self, request: ReceivedRequest) -> AfterRequest {
+        if self.shared.deadlines.borrow_mut().note_request() {
             self.options.stats.downstream_cx_max_requests_reached.inc();
             // Already draining, so that a drain of the server does not count this connection again, as in Envoy.
             self.shared.draining.set(true);
-            self.shared.closing.set(true);
+            self.shared.close_after_response.set(true);
         }
         if !request.keep_alive {
-            self.shared.closing.set(true);
+            self.shared.close_after_response.set(true);
         }
         let meter = Rc::new(Meter::default());
-        meter.set_receive_began(self.waiting.head_begun);
+        meter.set_receive_began(self.between.head_begun);
         meter.add_headers_received(HeadSize::http1(request.field_bytes, request.bytes));
         let body = if request.framing.is_done() {
             meter.end_receive();
@@ -212,36 +212,36 @@ impl<H: Handler> Connection<H> {
         };
         *self.shared.framing.borrow_mut() = request.framing;
         let head = request.head;
-        let respond = self.respond(head.method.clone(), request.version, meter);
+        let respond = self.responder(head.method.clone(), request.version, meter);
         let served = pin!(self.handler.clone().serve(head, body, respond));
-        self.drive(served).await;
-        if !self.goes_on() && !self.flush().await {
-            return After::Unread;
+        self.run_handler(served).await;
+        if !self.can_continue() && !self.flush().await {
+            return AfterRequest::ClientStalled;
         }
-        self.after(self.shared.answered.get())
+        self.state_after_request(self.shared.response_written.get())
     }
 
     /// Responds to a request that could not be parsed. Returns whether the client read the response.
-    async fn refuse(&mut self, error: MalformedRequest) -> bool {
-        self.shared.closing.set(true);
+    async fn answer_malformed(&mut self, error: MalformedRequest) -> bool {
+        self.shared.close_after_response.set(true);
         let meter = Rc::new(Meter::default());
-        meter.set_receive_began(self.waiting.head_begun);
-        let respond = self.respond(Method::GET, Version::HTTP_11, meter);
+        meter.set_receive_began(self.between.head_begun);
+        let respond = self.responder(Method::GET, Version::HTTP_11, meter);
         let answered = pin!(self.handler.clone().malformed(error, respond));
-        self.drive(answered).await;
+        self.run_handler(answered).await;
         self.flush().await
     }
 
     /// Reports a request whose client closed the connection before the head was complete.
-    fn abandoned(&self) -> ConnectionEnd {
+    fn report_abandoned(&self) -> ConnectionEnd {
         let meter = Rc::new(Meter::default());
         let unread = self.shared.transport.borrow().input.len();
-        let bytes = self.waiting.head_bytes + unread;
-        meter.set_receive_began(self.waiting.head_begun);
+        let bytes = self.between.head_bytes + unread;
+        meter.set_receive_began(self.between.head_begun);
         meter.add_headers_received(HeadSize::http1(0, bytes));
-        let gone = Refused::Error(StreamError::ConnectionTermination);
+        let gone = RequestHeadError::Error(StreamError::ConnectionTermination);
         let handler = self.handler.clone();
-        handler.refused(gone, Version::HTTP_11, meter);
+        handler.head_failed(gone, Version::HTTP_11, meter);
         ConnectionEnd {
             cause: EndCause::Remote,
             active_streams: 1,
@@ -249,30 +249,30 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Makes the responder for the next request.
-    fn respond(&self, method: Method, version: Version, meter: Rc<Meter>) -> Respond {
-        self.shared.answered.set(false);
-        let respond = respond::Respond::new(
+    fn responder(&self, method: Method, version: Version, meter: Rc<Meter>) -> Responder {
+        self.shared.response_written.set(false);
+        let respond = respond::Responder::new(
             self.shared.clone(),
             self.options.clone(),
-            respond::Of { method, version },
+            respond::RequestLine { method, version },
             meter,
         );
-        Respond::from(respond)
+        Responder::from(respond)
     }
 
     /// Runs a handler in this task. The bytes that it queues in one poll are written after the other ready tasks have
     /// run.
-    async fn drive(&mut self, mut served: Pin<&mut impl Future<Output = ()>>) {
+    async fn run_handler(&mut self, mut served: Pin<&mut impl Future<Output = ()>>) {
         let (shared, options) = (&self.shared, &self.options);
-        let waiting = &mut self.waiting;
+        let between = &mut self.between;
         poll_fn(|cx| {
-            if shared.life.borrow().watches_streams() {
-                waiting.poll_life(1, shared, options, cx);
+            if shared.deadlines.borrow().can_expire_with_streams() {
+                between.apply_deadlines(1, shared, options, cx);
             }
             let done = served.as_mut().poll(cx);
             // An error will show when the handler next polls its client, or in `state_after_request`.
-            if shared.transport.borrow_mut().puts_off(cx) {
-                turn::put_off(shared.clone());
+            if shared.transport.borrow_mut().defer_write(cx) {
+                deferred_writes::defer(shared.clone());
             }
             done
         })
@@ -283,7 +283,7 @@ impl<H: Handler> Connection<H> {
     /// `delayed_close_timeout`.
     async fn flush(&mut self) -> bool {
         let (shared, options) = (&self.shared, &self.options);
-        let timer = &mut self.waiting.head_timer;
+        let timer = &mut self.between.head_timer;
         let mut left = 0;
         poll_fn(|cx| {
             let mut transport = shared.transport.borrow_mut();
@@ -304,12 +304,14 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Whether the connection can serve another request.
-    fn goes_on(&self) -> bool {
+    fn can_continue(&self) -> bool {
         let shared = &self.shared;
-        shared.answered.get() && shared.is_request_read() && !shared.closing.get()
+        shared.response_written.get()
+            && shared.is_request_read()
+            && !shared.close_after_response.get()
     }
 
-    fn after(&self, response_ended: bool) -> After {
+    fn state_after_request(&self, response_ended: bool) -> AfterRequest {
         let shared = &self.shared;
         let gone = {
             let transport = shared.transport.borrow();
@@ -318,27 +320,27 @@ impl<H: Handler> Connection<H> {
         if !response_ended {
             // This side cut off the response: it closes the connection after the client had time to read what was sent.
             return if shared.broken.get() && !gone {
-                After::ClosedEarly
+                AfterRequest::CloseEarly
             } else {
-                After::Gone
+                AfterRequest::ClientGone
             };
         }
         if shared.transport.borrow().has_failed() {
-            return After::Gone;
+            return AfterRequest::ClientGone;
         }
-        if !shared.is_request_read() || shared.drained.get() {
-            return After::ClosedEarly;
+        if !shared.is_request_read() || shared.drain_timed_out.get() {
+            return AfterRequest::CloseEarly;
         }
-        if shared.closing.get() {
-            After::Closed
+        if shared.close_after_response.get() {
+            AfterRequest::Close
         } else {
-            After::KeepAlive
+            AfterRequest::KeepAlive
         }
     }
 
     /// The connection's end if the request body had invalid framing.
     fn body_fault(&self) -> Option<EndCause> {
-        let error = self.shared.malformed.get();
+        let error = self.shared.body_error.get();
         error.map(|error| EndCause::ProtocolError(error.details))
     }
 
@@ -352,9 +354,9 @@ impl<H: Handler> Connection<H> {
         let Some(timeout) = self.options.delayed_close_timeout.filter(|_| early) else {
             return end;
         };
-        // What the client still sends is thrown away.
+        // What the client still sends is discarded.
         self.shared.transport.borrow_mut().set_in_use(false);
-        let timer = &mut self.waiting.head_timer;
+        let timer = &mut self.between.head_timer;
         timer.set(Some(self.options.timers.now() + timeout));
         poll_fn(|cx| {
             let mut transport = self.shared.transport.borrow_mut();
@@ -378,13 +380,13 @@ impl<H: Handler> Connection<H> {
     }
 }
 
-impl Waiting {
+impl BetweenRequests {
     fn poll_next(
         &mut self,
-        shared: &Shared,
+        shared: &SharedState,
         options: &ServerOptions,
         cx: &mut Context<'_>,
-    ) -> Poll<Next> {
+    ) -> Poll<NextInput> {
         let next = self.poll_message(shared, options, cx);
         let mut transport = shared.transport.borrow_mut();
         let in_use = next.is_ready() || self.head_begun.is_some() || !transport.input.is_empty();
@@ -394,20 +396,22 @@ impl Waiting {
 
     fn poll_message(
         &mut self,
-        shared: &Shared,
+        shared: &SharedState,
         options: &ServerOptions,
         cx: &mut Context<'_>,
-    ) -> Poll<Next> {
+    ) -> Poll<NextInput> {
         let mut transport = shared.transport.borrow_mut();
         match transport.poll_unblocked(cx) {
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => return Poll::Ready(Next::Close(EndCause::Remote)),
+            Poll::Ready(Err(_)) => return Poll::Ready(NextInput::Close(EndCause::Remote)),
             // A client that does not read its responses gets no further ones.
-            Poll::Pending => return self.poll_time(self.head_begun.is_none(), shared, options, cx),
+            Poll::Pending => {
+                return self.poll_deadlines(self.head_begun.is_none(), shared, options, cx);
+            }
         }
         if !transport.input.is_empty() {
-            if !std::mem::replace(&mut self.gave_way, true) {
-                return turn::give_way(cx);
+            if !std::mem::replace(&mut self.yielded, true) {
+                return deferred_writes::yield_to_ready_tasks(cx);
             }
             let before = transport.input.len();
             let taken = head::take_request(
@@ -420,25 +424,27 @@ impl Waiting {
             self.head_bytes += before - transport.input.len();
             match taken {
                 Ok(Some(mut head)) => {
-                    self.gave_way = false;
+                    self.yielded = false;
                     head.bytes = std::mem::take(&mut self.head_bytes);
-                    return Poll::Ready(Next::Request(head));
+                    return Poll::Ready(NextInput::Request(head));
                 }
                 // Empty lines before a head count as its beginning.
                 Ok(None) => self.begin_head(options),
-                Err(error) => return Poll::Ready(Next::Malformed(error.into_malformed())),
+                Err(error) => return Poll::Ready(NextInput::Malformed(error.into_malformed())),
             }
         }
         match transport.poll_fill(cx) {
             Poll::Ready(Ok(Filled::Some)) => {
-                self.gave_way = true;
-                turn::give_way(cx)
+                self.yielded = true;
+                deferred_writes::yield_to_ready_tasks(cx)
             }
             Poll::Ready(Ok(Filled::End) | Err(_)) if self.head_begun.is_some() => {
-                Poll::Ready(Next::Abandoned)
+                Poll::Ready(NextInput::Abandoned)
             }
-            Poll::Ready(Ok(Filled::End) | Err(_)) => Poll::Ready(Next::Close(EndCause::Remote)),
-            Poll::Pending => self.poll_time(self.head_begun.is_none(), shared, options, cx),
+            Poll::Ready(Ok(Filled::End) | Err(_)) => {
+                Poll::Ready(NextInput::Close(EndCause::Remote))
+            }
+            Poll::Pending => self.poll_deadlines(self.head_begun.is_none(), shared, options, cx),
         }
     }
 
@@ -452,45 +458,47 @@ impl Waiting {
         }
     }
 
-    fn poll_time(
+    fn poll_deadlines(
         &mut self,
         idle: bool,
-        shared: &Shared,
+        shared: &SharedState,
         options: &ServerOptions,
         cx: &mut Context<'_>,
-    ) -> Poll<Next> {
+    ) -> Poll<NextInput> {
         if self.head_begun.is_some()
             && self.head_timer.poll_elapsed(cx).is_ready()
             && let Some((_, late)) = options.head_timeout()
         {
-            return Poll::Ready(Next::Malformed(late));
+            return Poll::Ready(NextInput::Malformed(late));
         }
-        self.poll_life(usize::from(!idle), shared, options, cx);
-        if idle && shared.closing.get() {
-            return Poll::Ready(Next::Close(EndCause::Local));
+        self.apply_deadlines(usize::from(!idle), shared, options, cx);
+        if idle && shared.close_after_response.get() {
+            return Poll::Ready(NextInput::Close(EndCause::Local));
         }
         Poll::Pending
     }
 
     /// Applies the deadlines that have expired.
-    fn poll_life(
+    fn apply_deadlines(
         &mut self,
         active: usize,
-        shared: &Shared,
+        shared: &SharedState,
         options: &ServerOptions,
         cx: &mut Context<'_>,
     ) {
         loop {
-            let expiry = shared.life.borrow_mut().poll(active, cx);
+            let expiry = shared.deadlines.borrow_mut().poll(active, cx);
             let Some(expiry) = expiry else {
                 return;
             };
             expiry.count(&options.stats);
             match expiry {
-                Expiry::Drained => shared.drained.set(!shared.closing.replace(true)),
+                Expiry::Drained => shared
+                    .drain_timed_out
+                    .set(!shared.close_after_response.replace(true)),
                 Expiry::Duration if shared.draining.get() => {}
                 Expiry::Duration if options.http1_safe_max_connection_duration => {
-                    shared.closing_soon.set(true);
+                    shared.close_after_next_response.set(true);
                     let stats = &options.stats;
                     let held = stats.hold(|stats| &stats.downstream_cx_http1_soft_drain);
                     self.soft_drain = Some(held);

@@ -15,7 +15,7 @@ use crate::meter::HeadSize;
 
 use super::encode;
 use super::encode::BodyCoding;
-use super::encode::Encoded;
+use super::encode::EncodedHead;
 use super::transport::Transport;
 
 /// Writes a body with the framing that its head announced.
@@ -30,7 +30,7 @@ pub(super) struct BodySink {
 }
 
 impl BodySink {
-    pub(super) fn new(head: Encoded, limit: u32) -> BodySink {
+    pub(super) fn new(head: EncodedHead, limit: u32) -> BodySink {
         BodySink {
             coding: head.coding,
             // A `content-length` without a body describes another response, such as that to GET.
@@ -40,8 +40,9 @@ impl BodySink {
         }
     }
 
-    /// Ready when the queue is not longer than the buffer limit. Otherwise tells `body` that sending is paused, even if the
-    /// socket then accepts everything at once: Envoy checks the queue before it writes.
+    /// Ready when the queue is not longer than the buffer limit. Otherwise tells `body` that sending is paused, even if
+    /// the socket then accepts everything at once, as in Envoy, which only writes at the end of an event loop
+    /// iteration.
     pub(super) fn poll_room(
         &mut self,
         transport: &RefCell<Transport>,
@@ -54,7 +55,7 @@ impl BodySink {
         }
         let begins = !std::mem::replace(&mut self.paused, true);
         if begins {
-            to.counts().backed_up(true);
+            to.counts().writing_paused(true);
         }
         let room = if to.queued() <= self.limit {
             Poll::Ready(Ok(()))
@@ -63,7 +64,7 @@ impl BodySink {
         };
         if room.is_ready() {
             self.paused = false;
-            to.counts().backed_up(false);
+            to.counts().writing_paused(false);
         }
         drop(to);
         if begins {

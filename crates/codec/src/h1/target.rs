@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_target() {
+    fn every_form_of_target_is_parsed() {
         for (method, target, expected) in [
             ("GET", "/a?b", Ok((Some("/a?b"), None))),
             (
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_methods_in_upper_case() {
+    fn only_known_upper_case_methods_are_accepted() {
         assert!(known_method(b"PROPFIND").is_some());
         assert!(
             known_method(b"get").is_none()

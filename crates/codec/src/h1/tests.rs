@@ -29,9 +29,9 @@ use crate::Handler;
 use crate::HeaderValue;
 use crate::MalformedRequest;
 use crate::Meter;
-use crate::Refused;
 use crate::RequestHead;
-use crate::Respond;
+use crate::RequestHeadError;
+use crate::Responder;
 use crate::ResponseHead;
 use crate::ServerOptions;
 use crate::StreamError;
@@ -49,7 +49,7 @@ use super::transport::Transport;
 struct Echo;
 
 impl Handler for Echo {
-    async fn serve(self: Rc<Self>, head: RequestHead, mut body: Body, mut respond: Respond) {
+    async fn serve(self: Rc<Self>, head: RequestHead, mut body: Body, mut respond: Responder) {
         let mut answer = ResponseHead::default();
         let body = match head.path() {
             "/echo" => match read_all(&mut body).await {
@@ -75,9 +75,9 @@ impl Handler for Echo {
         drop(respond.send(answer, body).await);
     }
 
-    fn refused(self: Rc<Self>, _: Refused, _: Version, _: Rc<Meter>) {}
+    fn head_failed(self: Rc<Self>, _: RequestHeadError, _: Version, _: Rc<Meter>) {}
 
-    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
+    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Responder) {
         let mut head = ResponseHead::from(error.status);
         let length = HeaderValue::from(error.body.len());
         head.headers.insert(&header::CONTENT_LENGTH, length);
@@ -145,7 +145,7 @@ async fn serves_one_request_after_the_other() {
 }
 
 #[tokio::test]
-async fn a_response_that_begins_before_its_request_ends_is_the_last() {
+async fn a_response_before_the_end_of_its_request_closes_the_connection() {
     local(|timers| async move {
         let request = b"POST /stream HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n".to_vec();
         let (text, _) = transcript(timers, vec![request]).await;
@@ -156,7 +156,7 @@ async fn a_response_that_begins_before_its_request_ends_is_the_last() {
 }
 
 #[tokio::test]
-async fn a_malformed_request_is_answered_and_is_the_last() {
+async fn a_malformed_request_is_answered_and_closes_the_connection() {
     local(|timers| async move {
         let (text, end) = transcript(
             timers,
@@ -176,7 +176,7 @@ async fn a_malformed_request_is_answered_and_is_the_last() {
 }
 
 #[tokio::test]
-async fn a_malformed_body_is_answered_while_nothing_was_sent() {
+async fn a_malformed_body_is_answered_if_no_response_was_begun() {
     local(|timers| async move {
         let request = b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n";
         let (text, end) = transcript(timers, vec![request.to_vec()]).await;
@@ -204,7 +204,7 @@ async fn an_answer_before_the_request_is_complete_closes() {
 }
 
 #[tokio::test]
-async fn a_response_that_falls_short_cuts_the_connection() {
+async fn a_short_response_closes_the_connection() {
     local(|timers| async move {
         let request = b"GET /cut HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n".to_vec();
         let (text, _) = transcript(timers, vec![request]).await;
@@ -214,7 +214,7 @@ async fn a_response_that_falls_short_cuts_the_connection() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_noticed() {
+async fn a_client_that_closes_is_noticed() {
     local(|timers| async move {
         let (mut client, server) = UnixStream::pair().unwrap();
         let served = spawn_local(serve(
@@ -276,7 +276,7 @@ async fn slow_heads_and_idle_connections_time_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_begins_the_idle_time_anew() {
+async fn a_request_restarts_the_idle_timeout() {
     local(|timers| async move {
         let mut options = options(&timers);
         options.idle_timeout = Some(Duration::from_secs(5));
@@ -313,7 +313,7 @@ async fn unread(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_last_answer_that_nobody_takes_is_given_up() {
+async fn an_unread_last_response_is_abandoned() {
     local(|timers| async move {
         let started = tokio::time::Instant::now();
         let (_client, served, options) = unread(&timers, "connection: close\r\n", 900_000).await;
@@ -325,7 +325,7 @@ async fn a_last_answer_that_nobody_takes_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_nobody_takes_leaves_its_connection_idle() {
+async fn an_unread_response_leaves_its_connection_idle() {
     local(|timers| async move {
         let (_client, served, options) = unread(&timers, "", 900_000).await;
         assert_eq!(served.await.unwrap().cause, EndCause::Local);
@@ -340,7 +340,7 @@ async fn an_answer_that_nobody_takes_leaves_its_connection_idle() {
 struct Eager(Cell<usize>);
 
 impl Handler for Eager {
-    async fn serve(self: Rc<Self>, _head: RequestHead, _body: Body, mut respond: Respond) {
+    async fn serve(self: Rc<Self>, _head: RequestHead, _body: Body, mut respond: Responder) {
         self.0.set(self.0.get() + 1);
         drop(
             respond
@@ -349,13 +349,13 @@ impl Handler for Eager {
         );
     }
 
-    fn refused(self: Rc<Self>, _: Refused, _: Version, _: Rc<Meter>) {}
+    fn head_failed(self: Rc<Self>, _: RequestHeadError, _: Version, _: Rc<Meter>) {}
 
-    async fn malformed(self: Rc<Self>, _error: MalformedRequest, _respond: Respond) {}
+    async fn malformed(self: Rc<Self>, _error: MalformedRequest, _respond: Responder) {}
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_without_reading_is_not_answered_for_long() {
+async fn a_client_that_does_not_read_gets_no_further_responses() {
     local(|timers| async move {
         let served = Rc::new(Eager::default());
         let (mut client, server) = UnixStream::pair().unwrap();
@@ -372,7 +372,7 @@ async fn who_asks_without_reading_is_not_answered_for_long() {
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_late_gets_all_answers() {
+async fn a_slow_reader_gets_all_responses() {
     local(|timers| async move {
         let size = 900_000;
         let (mut client, served, _) = unread(&timers, "", size).await;
@@ -420,7 +420,7 @@ async fn call(
 }
 
 #[tokio::test]
-async fn a_client_connection_is_used_again() {
+async fn a_client_connection_is_reused() {
     local(|timers| async move {
         let client = client_of(&timers);
         for _ in 0..3 {
@@ -433,7 +433,7 @@ async fn a_client_connection_is_used_again() {
 }
 
 #[tokio::test]
-async fn large_bodies_flow_both_ways_and_the_last_answer_ends_the_connection() {
+async fn large_bodies_pass_both_ways_and_the_last_response_closes_the_connection() {
     local(|timers| async move {
         let client = client_of(&timers);
         let large = "0123456789".repeat(500_000);
@@ -447,7 +447,7 @@ async fn large_bodies_flow_both_ways_and_the_last_answer_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_cut_answer_is_an_error_and_ends_the_connection() {
+async fn an_incomplete_response_is_an_error_and_closes_the_connection() {
     local(|timers| async move {
         let client = client_of(&timers);
         let error = call(&client, "/cut", Body::Empty).await.unwrap_err();
@@ -458,7 +458,7 @@ async fn a_cut_answer_is_an_error_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_host_that_answers_early_gets_the_rest_of_the_request() {
+async fn a_host_that_responds_early_gets_the_rest_of_the_request() {
     local(|timers| async move {
         let (near, mut far) = UnixStream::pair().unwrap();
         let bytes = std::sync::Arc::new(ConnectionStats::default());
@@ -489,16 +489,16 @@ async fn a_host_that_answers_early_gets_the_rest_of_the_request() {
 }
 
 #[tokio::test]
-async fn who_takes_a_connection_over_sees_to_what_is_unsent() {
+async fn the_watching_task_sends_what_is_unsent() {
     let (near, _far) = UnixStream::pair().unwrap();
     let bytes = std::sync::Arc::new(ConnectionStats::default());
     let mut transport = Transport::new(Stream::Unix(near), bytes, 1 << 20, &[]);
     let mut cx = Context::from_waker(Waker::noop());
     transport.write(|out| out.push(b'a'));
-    assert!(transport.puts_off(&mut cx) && !transport.puts_off(&mut cx));
-    transport.disown();
-    assert!(transport.puts_off(&mut cx));
-    transport.write_put_off();
+    assert!(transport.defer_write(&mut cx) && !transport.defer_write(&mut cx));
+    transport.cancel_deferred_write();
+    assert!(transport.defer_write(&mut cx));
+    transport.write_deferred();
     assert_eq!(transport.queued(), 0);
 }
 

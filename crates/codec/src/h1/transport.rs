@@ -31,19 +31,19 @@ const FIRST_READ: usize = 16 * 1024;
 /// The maximum size in bytes of one read while much data arrives.
 const LARGE_READ: usize = 64 * 1024;
 /// Pieces of at least this many bytes are queued without copying.
-const OWN_PIECE: usize = 4 * 1024;
+const MIN_UNCOPIED: usize = 4 * 1024;
 /// The maximum number of pieces in one system call.
-const SLICES: usize = 16;
+const MAX_SLICES: usize = 16;
 /// The capacity in bytes of a buffer for written heads, and how many spare ones a worker keeps.
-const TAIL: usize = 4 * 1024;
-const KEPT_TAILS: usize = 32;
+const TAIL_CAPACITY: usize = 4 * 1024;
+const MAX_SPARE_TAILS: usize = 32;
 /// The maximum number of bytes whose write is deferred. More is written at once, while it is in the CPU's caches.
-const PUT_OFF: usize = 16 * 1024;
+const MAX_DEFERRED: usize = 16 * 1024;
 
 thread_local! {
     // No observable state: only memory that the connections of a worker share.
-    static FIRST: RefCell<Vec<u8>> = RefCell::new(vec![0; FIRST_READ]);
-    static TAILS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; FIRST_READ]);
+    static SPARE_TAILS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The result of a read.
@@ -63,7 +63,7 @@ pub(crate) struct Transport {
     /// Bytes read but not yet parsed.
     pub(crate) input: BytesMut,
     /// The last read filled its buffer, so the next one is large.
-    flooded: bool,
+    read_was_full: bool,
     /// The size of a large read: the connection's buffer limit in whole multiples of the first read, up to `LARGE_READ`.
     large_read: usize,
     pieces: VecDeque<Bytes>,
@@ -72,18 +72,18 @@ pub(crate) struct Transport {
     tail_sent: usize,
     queued: usize,
     /// The queued bytes are written after the ready tasks have run.
-    put_off: bool,
+    deferred: bool,
     /// The task that last deferred a write. It is woken if the socket does not accept everything.
-    owner: Option<Waker>,
+    deferring_task: Option<Waker>,
     /// The peer closed its side.
     pub(crate) ended: bool,
     /// The error that ended reading.
     read_error: Option<io::ErrorKind>,
     /// The error that ended writing. Bytes that the peer sent before may still be readable.
     write_error: Option<io::ErrorKind>,
-    /// A server's connection: who counts those that have a request.
+    /// On a server's connection: reports whether the connection is in use.
     activity: Option<ConnectionActivity>,
-    /// Whether a message comes in or is answered.
+    /// Whether a message is being received or answered.
     in_use: bool,
 }
 
@@ -92,13 +92,13 @@ impl Transport {
         socket: Stream,
         counts: Arc<dyn ByteCounts>,
         buffer_limit: u32,
-        already: &[u8],
+        initial: &[u8],
     ) -> Transport {
         Transport {
             socket,
             counts,
-            input: BytesMut::from(already),
-            flooded: false,
+            input: BytesMut::from(initial),
+            read_was_full: false,
             large_read: (buffer_limit as usize)
                 .div_ceil(FIRST_READ)
                 .saturating_mul(FIRST_READ)
@@ -107,8 +107,8 @@ impl Transport {
             tail: Vec::new(),
             tail_sent: 0,
             queued: 0,
-            put_off: false,
-            owner: None,
+            deferred: false,
+            deferring_task: None,
             ended: false,
             read_error: None,
             write_error: None,
@@ -128,8 +128,8 @@ impl Transport {
         if let Some(kind) = self.read_error {
             return Poll::Ready(Err(kind.into()));
         }
-        self.rest();
-        let read = if self.flooded {
+        self.release_empty_input();
+        let read = if self.read_was_full {
             ready!(self.poll_large_read(cx))
         } else {
             ready!(self.poll_first_read(cx))
@@ -140,7 +140,7 @@ impl Transport {
                 Ok(Filled::End)
             }
             Ok(count) => {
-                self.flooded = count >= FIRST_READ;
+                self.read_was_full = count >= FIRST_READ;
                 self.counts.received(count as u64);
                 Ok(Filled::Some)
             }
@@ -152,7 +152,7 @@ impl Transport {
     }
 
     /// Frees the read buffer if it is empty, because the connection may now be idle for long.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn release_empty_input(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
@@ -162,7 +162,7 @@ impl Transport {
     /// keeps only these bytes in memory. A short read shows that the socket is empty, so that the next poll needs no
     /// system call.
     fn poll_first_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        FIRST.with_borrow_mut(|buffer| {
+        READ_BUFFER.with_borrow_mut(|buffer| {
             let count = ready!(self.socket.poll_read_some(cx, buffer))?;
             self.input
                 .extend_from_slice(buffer.get(..count).unwrap_or_default());
@@ -193,9 +193,9 @@ impl Transport {
     /// Queues small pieces, such as heads, that `encode` appends to a buffer.
     pub(crate) fn write<T>(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         if self.tail.capacity() == 0 {
-            self.tail = TAILS
+            self.tail = SPARE_TAILS
                 .with_borrow_mut(Vec::pop)
-                .unwrap_or_else(|| Vec::with_capacity(TAIL));
+                .unwrap_or_else(|| Vec::with_capacity(TAIL_CAPACITY));
         }
         let before = self.tail.len();
         let encoded = encode(&mut self.tail);
@@ -205,7 +205,7 @@ impl Transport {
 
     /// Queues a piece of a body.
     pub(crate) fn write_bytes(&mut self, bytes: Bytes) {
-        if bytes.len() < OWN_PIECE {
+        if bytes.len() < MIN_UNCOPIED {
             self.write(|out| out.extend_from_slice(&bytes));
             return;
         }
@@ -220,53 +220,53 @@ impl Transport {
 
     /// Defers writing the queued bytes until the ready tasks have run, or writes them at once if they are many. Returns
     /// true if the caller must register the deferred write. A write error shows in `has_failed`.
-    pub(super) fn puts_off(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(super) fn defer_write(&mut self, cx: &mut Context<'_>) -> bool {
         if self.queued == 0 || self.has_failed() {
             return false;
         }
-        if self.queued > PUT_OFF {
-            self.put_off = false;
+        if self.queued > MAX_DEFERRED {
+            self.deferred = false;
             drop(self.poll_drain(cx));
             return false;
         }
-        match &mut self.owner {
-            Some(owner) => owner.clone_from(cx.waker()),
-            None => self.owner = Some(cx.waker().clone()),
+        match &mut self.deferring_task {
+            Some(deferring_task) => deferring_task.clone_from(cx.waker()),
+            None => self.deferring_task = Some(cx.waker().clone()),
         }
-        !std::mem::replace(&mut self.put_off, true)
+        !std::mem::replace(&mut self.deferred, true)
     }
 
     /// Writes the bytes whose write was deferred.
-    pub(super) fn write_put_off(&mut self) {
-        if !std::mem::take(&mut self.put_off) {
+    pub(super) fn write_deferred(&mut self) {
+        if !std::mem::take(&mut self.deferred) {
             return;
         }
-        let Some(owner) = self.owner.take() else {
+        let Some(deferring_task) = self.deferring_task.take() else {
             return;
         };
-        if let Poll::Ready(Err(_)) = self.poll_drain(&mut Context::from_waker(&owner)) {
-            owner.wake_by_ref();
+        if let Poll::Ready(Err(_)) = self.poll_drain(&mut Context::from_waker(&deferring_task)) {
+            deferring_task.wake_by_ref();
         }
-        self.tell_activity();
-        self.owner = Some(owner);
+        self.report_activity();
+        self.deferring_task = Some(deferring_task);
     }
 
     /// Cancels the deferred write, because the task that queued the bytes ends. The caller must see to it that they are
     /// written.
-    pub(super) fn disown(&mut self) {
-        self.put_off = false;
-        self.owner = None;
+    pub(super) fn cancel_deferred_write(&mut self) {
+        self.deferred = false;
+        self.deferring_task = None;
     }
 
     /// Ready unless the socket did not accept all bytes. A deferred write does not block.
     pub(super) fn poll_unblocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.put_off {
+        if self.deferred {
             return Poll::Ready(Ok(()));
         }
         self.poll_drain(cx)
     }
 
-    /// Tells `activity` from now on whether there is a message in either direction.
+    /// Reports to `activity` from now on whether the connection is in use.
     pub(super) fn with_activity(self, activity: ConnectionActivity) -> Transport {
         Transport {
             activity: Some(activity),
@@ -274,13 +274,14 @@ impl Transport {
         }
     }
 
-    /// Says whether a message comes in or is answered. What is queued is written before the connection counts as idle.
+    /// Sets whether a message is being received or answered. The connection also counts as in use until queued bytes
+    /// are written.
     pub(super) fn set_in_use(&mut self, in_use: bool) {
         self.in_use = in_use;
-        self.tell_activity();
+        self.report_activity();
     }
 
-    fn tell_activity(&self) {
+    fn report_activity(&self) {
         if let Some(activity) = &self.activity {
             activity.set(self.in_use || (self.queued > 0 && !self.has_failed()));
         }
@@ -296,13 +297,13 @@ impl Transport {
             let written = if self.pieces.is_empty() {
                 ready!(Pin::new(&mut self.socket).poll_write(cx, tail))
             } else {
-                let mut slices = [IoSlice::new(&[]); SLICES];
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let mut used = 0;
                 for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
                     *slice = IoSlice::new(piece);
                     used += 1;
                 }
-                if used < SLICES {
+                if used < MAX_SLICES {
                     slices[used] = IoSlice::new(tail);
                     used += 1;
                 }
@@ -339,12 +340,12 @@ impl Transport {
             }
         }
         // If the queue never becomes empty, the buffer must not keep growing by what was sent already.
-        if self.tail_sent >= TAIL && self.tail_sent * 2 >= self.tail.len() {
+        if self.tail_sent >= TAIL_CAPACITY && self.tail_sent * 2 >= self.tail.len() {
             self.tail.drain(..std::mem::take(&mut self.tail_sent));
         }
         if self.queued == 0 {
             self.tail_sent = 0;
-            give_back(std::mem::take(&mut self.tail));
+            recycle(std::mem::take(&mut self.tail));
         }
     }
 
@@ -360,11 +361,11 @@ impl Transport {
 }
 
 /// Returns a buffer for heads to the worker. One that has grown is freed.
-fn give_back(mut tail: Vec<u8>) {
-    if tail.capacity() == TAIL {
+fn recycle(mut tail: Vec<u8>) {
+    if tail.capacity() == TAIL_CAPACITY {
         tail.clear();
-        TAILS.with_borrow_mut(|kept| {
-            if kept.len() < KEPT_TAILS {
+        SPARE_TAILS.with_borrow_mut(|kept| {
+            if kept.len() < MAX_SPARE_TAILS {
                 kept.push(tail);
             }
         });

@@ -25,15 +25,15 @@ use crate::header;
 use super::Exchange;
 use super::headers;
 use super::keepalive::Pinger;
-use super::message::Rules;
+use super::message::HeaderRules;
 use super::pump::Pump;
-use super::session::Accepted;
-use super::session::ClosesOnDrop;
+use super::session::AcceptedRequest;
+use super::session::CloseOnDrop;
 use super::session::Fault;
 use super::session::Role;
 use super::session::Session;
-use super::session::Setup;
-use super::stream::AnswerTo;
+use super::session::SessionSetup;
+use super::stream::ResponseTo;
 
 /// A handle to a connection.
 pub(crate) struct Connection {
@@ -42,7 +42,7 @@ pub(crate) struct Connection {
     limit: Cell<usize>,
     draining: Cell<bool>,
     last_request: Cell<Option<Instant>>,
-    ping_wanted: Cell<bool>,
+    ping_requested: Cell<bool>,
     on_change: Rc<dyn Fn()>,
     options: Rc<ClientOptions>,
 }
@@ -67,7 +67,7 @@ pub(crate) fn connect(
         limit: Cell::new(configured),
         draining: Cell::new(false),
         last_request: Cell::new(None),
-        ping_wanted: Cell::new(false),
+        ping_requested: Cell::new(false),
         on_change,
         options,
     });
@@ -76,7 +76,7 @@ pub(crate) fn connect(
         pinger,
     };
     let run = async move {
-        let _closes = ClosesOnDrop(driver.connection.session.clone());
+        let _close = CloseOnDrop(driver.connection.session.clone());
         let cause = poll_fn(|cx| driver.poll(cx)).await;
         driver.connection.stop();
         ConnectionEnd {
@@ -92,13 +92,13 @@ pub(crate) fn connect(
 }
 
 fn session(socket: Stream, options: &ClientOptions) -> Session {
-    let rules = Rules {
+    let rules = HeaderRules {
         max_bytes: options.max_response_headers_kb.unwrap_or(60) as usize * 1024,
         max_count: options.max_headers_count as usize,
         underscores: UnderscoresAction::Allow,
         extended_connect: false,
     };
-    let setup = Setup {
+    let setup = SessionSetup {
         role: Role::Client,
         options: &options.http2,
         rules,
@@ -141,13 +141,13 @@ impl Connection {
         let ends = body.is_end_stream();
         let meter = Rc::new(Meter::default());
         let upgrade = head.headers.get(&header::UPGRADE).cloned();
-        let answer_to = match head.method {
-            Method::HEAD => AnswerTo::Head,
-            Method::CONNECT => AnswerTo::Connect,
-            _ if upgrade.is_some() => AnswerTo::Connect,
-            _ => AnswerTo::Other,
+        let response_to = match head.method {
+            Method::HEAD => ResponseTo::Head,
+            Method::CONNECT => ResponseTo::Connect,
+            _ if upgrade.is_some() => ResponseTo::Connect,
+            _ => ResponseTo::Other,
         };
-        let stream = self.session.open(&meter, answer_to);
+        let stream = self.session.open(&meter, response_to);
         let stream = stream.ok_or(StreamError::Overflow)?;
         if self.session.is_exhausted() {
             self.stop();
@@ -172,7 +172,7 @@ impl Connection {
         let now = Instant::now();
         let last = self.last_request.replace(Some(now));
         if last.is_some_and(|last| now.saturating_duration_since(last) > pause) {
-            self.ping_wanted.set(true);
+            self.ping_requested.set(true);
             self.session.wake();
         }
     }
@@ -239,17 +239,17 @@ impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
         let connection = &self.connection;
         let session = &connection.session;
-        session.remember_task(cx);
+        session.store_task(cx);
         let (accepted, more) = session.read(cx);
         debug_assert!(
             !accepted
                 .iter()
-                .any(|a| matches!(a, Accepted::Request { .. }))
+                .any(|a| matches!(a, AcceptedRequest::Request { .. }))
         );
         self.note_peer();
         if let Some(pinger) = &mut self.pinger {
-            if connection.ping_wanted.take() {
-                pinger.want();
+            if connection.ping_requested.take() {
+                pinger.request_ping();
             }
             if pinger.poll_dead(session, cx).is_ready() {
                 connection.options.http2_stats.keepalive_timeout.inc();

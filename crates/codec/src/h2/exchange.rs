@@ -27,7 +27,7 @@ pub(crate) struct Exchange {
     pump: Option<Pump>,
     /// The protocol that the request asks to upgrade to.
     upgrade: Option<HeaderValue>,
-    answer: Answer,
+    response_phase: ResponsePhase,
     meter: Rc<Meter>,
     /// Declared last: the stream is reset before its capacity is released.
     _active: ActiveStream,
@@ -35,7 +35,7 @@ pub(crate) struct Exchange {
 
 /// Which part of the response comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum ResponsePhase {
     Head,
     Body,
     Ended,
@@ -53,7 +53,7 @@ impl Exchange {
             stream,
             pump,
             upgrade,
-            answer: Answer::Head,
+            response_phase: ResponsePhase::Head,
             meter,
             _active: active,
         }
@@ -73,19 +73,19 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, StreamError>> {
         let pumped = self.poll_pump(cx);
-        if self.answer != Answer::Head {
+        if self.response_phase != ResponsePhase::Head {
             return Poll::Ready(Err(StreamError::LocalReset));
         }
         match self.stream.poll_head(cx) {
             Poll::Ready(Some(Ok(mut response))) => {
                 if !response.status.is_informational() {
-                    self.answer = Answer::Body;
-                    self.grant_upgrade(&mut response);
+                    self.response_phase = ResponsePhase::Body;
+                    self.restore_upgrade(&mut response);
                 }
                 Poll::Ready(Ok(response))
             }
             Poll::Ready(other) => {
-                self.answer = Answer::Ended;
+                self.response_phase = ResponsePhase::Ended;
                 let error = other.and_then(Result::err);
                 Poll::Ready(Err(error.unwrap_or(StreamError::ConnectionTermination)))
             }
@@ -104,26 +104,26 @@ impl Exchange {
         // An error while sending shows in the response as well; or the server has responded without reading the whole
         // request.
         drop(self.poll_pump(cx));
-        if self.answer != Answer::Body {
+        if self.response_phase != ResponsePhase::Body {
             return Poll::Ready(None);
         }
         let frame = ready!(self.stream.poll_frame(cx));
         if !matches!(frame, Some(Ok(Frame::Data(_)))) {
-            self.answer = Answer::Ended;
+            self.response_phase = ResponsePhase::Ended;
         }
         Poll::Ready(frame)
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        match self.answer {
-            Answer::Head => false,
-            Answer::Body => self.stream.is_drained(),
-            Answer::Ended => true,
+        match self.response_phase {
+            ResponsePhase::Head => false,
+            ResponsePhase::Body => self.stream.is_fully_read(),
+            ResponsePhase::Ended => true,
         }
     }
 
     /// Turns a successful response to an extended CONNECT into the form that it has on HTTP/1: an accepted upgrade.
-    fn grant_upgrade(&mut self, response: &mut ResponseHead) {
+    fn restore_upgrade(&mut self, response: &mut ResponseHead) {
         if response.status == StatusCode::OK
             && let Some(protocol) = self.upgrade.take()
         {

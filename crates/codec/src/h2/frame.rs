@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_come_back() {
+    fn frame_headers_round_trip() {
         let head = Head {
             length: 0x01_02_03,
             kind: DATA,

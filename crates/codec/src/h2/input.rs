@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use outrider_net::Stream;
 use tokio::io::AsyncReadExt;
 
-use crate::header::Kind;
+use crate::header::BlockKind;
 use crate::stats::ByteCounts;
 
 use super::frame;
@@ -25,10 +25,10 @@ const CHUNK: usize = 16 * 1024 + frame::HEAD;
 const LARGE_CHUNK: usize = 64 * 1024;
 /// How many bytes a connection reads before it lets other tasks run. Reading more would only fill the windows of
 /// streams whose readers are slow.
-pub(super) const TURN: usize = LARGE_CHUNK;
+pub(super) const MAX_READ_PER_POLL: usize = LARGE_CHUNK;
 /// A piece that refers to a chunk keeps the whole chunk in memory, so pieces smaller than this fraction of it are
 /// copied.
-const SHARED_PART: usize = 8;
+const MIN_SHARED_FRACTION: usize = 8;
 
 /// The state of reading frames.
 #[derive(Debug, Default)]
@@ -36,24 +36,24 @@ pub(super) struct Input {
     /// The bytes of the client's preface that have not arrived yet.
     pub(super) preface: usize,
     /// Whether the first frame has arrived.
-    pub(super) begun: bool,
+    pub(super) first_frame_seen: bool,
     /// The last read filled its chunk, so the next one is large.
-    flooded: bool,
+    read_was_full: bool,
     /// The capacity in bytes of the chunk in use.
     room: usize,
     /// The beginning of a frame that is only processed when complete.
     pub(super) partial: Vec<u8>,
     /// The stream whose incomplete HEADERS frame has timed out.
-    pub(super) given_up: Option<u32>,
+    pub(super) abandoned_headers: Option<u32>,
     /// A DATA frame whose payload is being received.
-    pub(super) data: Option<DataRest>,
+    pub(super) data: Option<PendingData>,
     /// A header block that continues in CONTINUATION frames.
     pub(super) block: Option<Block>,
 }
 
 /// The remaining part of a DATA frame.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct DataRest {
+pub(super) struct PendingData {
     pub(super) stream: u32,
     /// Remaining bytes of data.
     pub(super) left: usize,
@@ -68,7 +68,7 @@ pub(super) struct Block {
     pub(super) stream: u32,
     pub(super) ends: bool,
     /// Which part of a message it is; `None` if it is only decoded to keep the compression table in step.
-    pub(super) kind: Option<Kind>,
+    pub(super) kind: Option<BlockKind>,
     pub(super) bytes: Vec<u8>,
     pub(super) continuations: usize,
     /// The length of its frames in bytes.
@@ -86,7 +86,11 @@ impl Input {
 
     /// Takes an empty chunk to read into. Streams may still refer to parts of the previous one.
     pub(super) fn take_chunk(&mut self) -> BytesMut {
-        self.room = if self.flooded { LARGE_CHUNK } else { CHUNK };
+        self.room = if self.read_was_full {
+            LARGE_CHUNK
+        } else {
+            CHUNK
+        };
         let mut chunk = SPARE.with_borrow_mut(|spare| std::mem::take(spare.of(self.room)));
         chunk.clear();
         if chunk.capacity() < self.room {
@@ -96,7 +100,7 @@ impl Input {
     }
 
     /// Returns the chunk for reuse.
-    pub(super) fn give_chunk(&self, chunk: BytesMut) {
+    pub(super) fn return_chunk(&self, chunk: BytesMut) {
         SPARE.with_borrow_mut(|spare| *spare.of(self.room) = chunk);
     }
 
@@ -108,19 +112,19 @@ impl Input {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let read = ready!(poll_read(socket, chunk, self.room, cx));
-        self.flooded = chunk.len() >= CHUNK;
+        self.read_was_full = chunk.len() >= CHUNK;
         Poll::Ready(read)
     }
 
     /// Whether a piece of this length is so small a part of the chunk that it is copied.
     pub(super) fn is_small(&self, piece: usize) -> bool {
-        piece < self.room / SHARED_PART
+        piece < self.room / MIN_SHARED_FRACTION
     }
 
     /// The stream of a request whose HEADERS frame has arrived and whose CONTINUATION frames have not.
-    pub(super) fn open_block(&self) -> Option<u32> {
+    pub(super) fn incomplete_block(&self) -> Option<u32> {
         let block = self.block.as_ref();
-        let block = block.filter(|block| block.kind == Some(Kind::Request));
+        let block = block.filter(|block| block.kind == Some(BlockKind::Request));
         block.map(|block| block.stream)
     }
 
@@ -136,10 +140,10 @@ impl Input {
 
     /// Stops waiting for the rest of that head. If it arrives, it is only decoded to keep the compression table in
     /// step.
-    pub(super) fn give_up(&mut self, stream: u32) {
+    pub(super) fn abandon_headers(&mut self, stream: u32) {
         match &mut self.block {
             Some(block) => block.kind = None,
-            None => self.given_up = Some(stream),
+            None => self.abandoned_headers = Some(stream),
         }
     }
 }
@@ -178,7 +182,7 @@ fn poll_read(
 }
 
 /// Reads and discards until the peer closes.
-pub(super) fn poll_drain(
+pub(super) fn poll_discard(
     socket: &mut Stream,
     counts: &dyn ByteCounts,
     cx: &mut Context<'_>,

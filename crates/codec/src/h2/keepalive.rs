@@ -17,8 +17,8 @@ const OPAQUE: [u8; 8] = *b"outrider";
 /// Sends pings on a connection and detects when it is dead.
 ///
 /// ```text
-/// Resting --interval, or a stream after a pause--> Waiting --pong--> Resting
-///                                                  Waiting --timeout without any frame--> dead
+/// Idle --interval, or a stream after an idle period--> AwaitingPong --acknowledged--> Idle
+///                                                      AwaitingPong --timeout without any frame--> dead
 /// ```
 #[derive(Debug)]
 pub(super) struct Pinger {
@@ -26,14 +26,14 @@ pub(super) struct Pinger {
     timers: Timers,
     timer: Timer,
     state: State,
-    wanted: bool,
+    ping_requested: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Resting,
+    Idle,
     /// Waiting for an acknowledgement.
-    Waiting {
+    AwaitingPong {
         /// Frames received when the timer was set.
         frames: u64,
         /// Acknowledgements received when the ping was sent.
@@ -47,33 +47,33 @@ impl Pinger {
             settings,
             timers: timers.clone(),
             timer: timers.timer(),
-            state: State::Resting,
-            wanted: false,
+            state: State::Idle,
+            ping_requested: false,
         };
-        pinger.rest();
+        pinger.schedule_next();
         pinger
     }
 
     /// Sends a ping at the next poll, unless one is unacknowledged.
-    pub(super) fn want(&mut self) {
-        self.wanted = true;
+    pub(super) fn request_ping(&mut self) {
+        self.ping_requested = true;
     }
 
     /// Ready when the connection is dead.
     pub(super) fn poll_dead(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<()> {
-        let (frames, pongs) = session.signs_of_life();
+        let (frames, pongs) = session.received_counts();
         loop {
             match self.state {
-                State::Resting => {
-                    if !self.wanted && self.timer.poll_elapsed(cx).is_pending() {
+                State::Idle => {
+                    if !self.ping_requested && self.timer.poll_elapsed(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    self.wanted = false;
+                    self.ping_requested = false;
                     session.ping(OPAQUE);
-                    self.wait(frames, pongs);
+                    self.await_pong(frames, pongs);
                 }
-                State::Waiting { pongs: sent, .. } if pongs != sent => self.rest(),
-                State::Waiting { frames: seen, .. } => {
+                State::AwaitingPong { pongs: sent, .. } if pongs != sent => self.schedule_next(),
+                State::AwaitingPong { frames: seen, .. } => {
                     if self.timer.poll_elapsed(cx).is_pending() {
                         return Poll::Pending;
                     }
@@ -81,15 +81,15 @@ impl Pinger {
                         return Poll::Ready(());
                     }
                     // Other frames arrived: the peer is alive, and its acknowledgement is queued behind data.
-                    self.wait(frames, pongs);
+                    self.await_pong(frames, pongs);
                 }
             }
         }
     }
 
-    fn rest(&mut self) {
-        self.state = State::Resting;
-        self.wanted = false;
+    fn schedule_next(&mut self) {
+        self.state = State::Idle;
+        self.ping_requested = false;
         let next = self.settings.interval.map(|interval| {
             let jitter = self.settings.interval_jitter_percent / 100.0 * fastrand::f64();
             Instant::now() + interval.mul_f64(1.0 + jitter.max(0.0))
@@ -97,8 +97,8 @@ impl Pinger {
         self.timer.set(next);
     }
 
-    fn wait(&mut self, frames: u64, pongs: u64) {
-        self.state = State::Waiting { frames, pongs };
+    fn await_pong(&mut self, frames: u64, pongs: u64) {
+        self.state = State::AwaitingPong { frames, pongs };
         self.timer
             .set(Some(self.timers.now() + self.settings.timeout));
     }

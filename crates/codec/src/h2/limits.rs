@@ -12,7 +12,7 @@ use super::frame::Head;
 
 /// One connection's flood limits, and the frames counted so far.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct FloodLimits {
     empty_in_a_row: u32,
     max_empty_in_a_row: u32,
     priorities: u64,
@@ -46,10 +46,10 @@ pub(super) enum Flood {
     Resets,
 }
 
-impl Limits {
-    pub(super) fn new(options: &Http2Options, is_server: bool) -> Limits {
+impl FloodLimits {
+    pub(super) fn new(options: &Http2Options, is_server: bool) -> FloodLimits {
         let resets = || TokenBucket::new(options.stream_reset_burst, options.stream_reset_rate);
-        Limits {
+        FloodLimits {
             empty_in_a_row: 0,
             max_empty_in_a_row: options.max_consecutive_inbound_frames_with_empty_payload,
             priorities: 0,
@@ -108,7 +108,7 @@ impl Limits {
     }
 
     /// Checks the number of queued frames: all of them, and the control frames.
-    pub(super) fn check_waiting(&self, (frames, control): (u32, u32)) -> Result<(), Flood> {
+    pub(super) fn check_queued(&self, (frames, control): (u32, u32)) -> Result<(), Flood> {
         within(frames <= self.max_frames, Flood::Frames)?;
         within(control <= self.max_control_frames, Flood::ControlFrames)
     }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_holds_at_envoys_number() {
+    fn each_limit_is_envoys_default() {
         let cases = [
             (frame(frame::DATA, 0, 0), 1, Flood::EmptyFrames),
             (frame(frame::PRIORITY, 0, 5), 100, Flood::Priorities),
@@ -210,7 +210,7 @@ mod tests {
             (frame(frame::RST_STREAM, 0, 4), 1000, Flood::Resets),
         ];
         for (head, allowed, flood) in cases {
-            let mut limits = Limits::new(&Http2Options::default(), true);
+            let mut limits = FloodLimits::new(&Http2Options::default(), true);
             for _ in 0..allowed {
                 assert_eq!(limits.note_frame(head, 0), Ok(()), "{flood:?}");
             }
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn streams_and_data_allow_more_window_updates() {
-        let mut limits = Limits::new(&Http2Options::default(), true);
+        let mut limits = FloodLimits::new(&Http2Options::default(), true);
         limits.note_stream();
         limits.note_data_sent();
         for _ in 0..5 + 2 + 20 {
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn only_empty_frames_in_a_row_count() {
-        let mut limits = Limits::new(&Http2Options::default(), true);
+        let mut limits = FloodLimits::new(&Http2Options::default(), true);
         for _ in 0..10 {
             assert_eq!(limits.note_frame(frame(frame::DATA, 0, 0), 0), Ok(()));
             assert_eq!(limits.note_frame(frame(frame::DATA, 0, 1), 0), Ok(()));
@@ -251,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_wait_are_limited() {
-        let limits = Limits::new(&Http2Options::default(), true);
-        assert_eq!(limits.check_waiting((10_000, 1_000)), Ok(()));
-        assert_eq!(limits.check_waiting((10_001, 0)), Err(Flood::Frames));
+    fn queued_frames_are_limited() {
+        let limits = FloodLimits::new(&Http2Options::default(), true);
+        assert_eq!(limits.check_queued((10_000, 1_000)), Ok(()));
+        assert_eq!(limits.check_queued((10_001, 0)), Err(Flood::Frames));
         assert_eq!(
-            limits.check_waiting((1_001, 1_001)),
+            limits.check_queued((1_001, 1_001)),
             Err(Flood::ControlFrames)
         );
     }

@@ -11,9 +11,9 @@ use crate::RequestHead;
 use crate::Target;
 use crate::UnderscoresAction;
 use crate::header;
+use crate::header::BlockKind;
 use crate::header::HeaderMap;
 use crate::header::HeaderName;
-use crate::header::Kind;
 use crate::header::NameSet;
 use crate::hpack::Name;
 use crate::hpack::Value;
@@ -22,7 +22,7 @@ use crate::stats::Http2Stats;
 
 /// Limits for header blocks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
+pub(super) struct HeaderRules {
     /// The maximum length of the names and values of one block.
     pub(super) max_bytes: usize,
     /// The maximum number of fields of one block.
@@ -33,10 +33,10 @@ pub(super) struct Rules {
 }
 
 /// The maximum number of fields of a block, even if the config allows more: lookups take time proportional to it.
-const MOST_FIELDS: usize = 16 * 1024;
+const MAX_FIELDS: usize = 16 * 1024;
 
 /// The fields that the codec interprets.
-const SPECIAL: NameSet = NameSet::of(&[
+const INTERPRETED: NameSet = NameSet::of(&[
     "connection",
     "content-length",
     "cookie",
@@ -50,19 +50,19 @@ const SPECIAL: NameSet = NameSet::of(&[
 
 /// What is needed to check a field.
 #[derive(Clone, Copy)]
-pub(super) struct Judge<'a> {
-    pub(super) rules: &'a Rules,
+pub(super) struct FieldChecker<'a> {
+    pub(super) rules: &'a HeaderRules,
     /// Counts dropped and refused fields.
     pub(super) stats: &'a Http2Stats,
 }
 
 /// Why a header block is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(super) enum BlockError {
     /// A field is invalid.
-    Field,
+    InvalidField,
     /// The fields do not form a valid message, or the body's length differs from `content-length`.
-    Message,
+    InvalidMessage,
     /// `max_headers_count`
     TooManyFields,
     /// `max_request_headers_kb`, or the equivalent for responses.
@@ -71,28 +71,28 @@ pub(super) enum Flaw {
     Underscore,
 }
 
-impl Flaw {
+impl BlockError {
     /// `%RESPONSE_CODE_DETAILS%`
     pub(super) fn details(self) -> &'static str {
         match self {
-            Flaw::Field => "http2.invalid.header.field",
-            Flaw::Message => "http2.violation.of.messaging.rule",
-            Flaw::TooManyFields => "http2.too_many_headers",
-            Flaw::TooLarge => "http2.header_list_size_too_large",
-            Flaw::Underscore => "http2.unexpected_underscore",
+            BlockError::InvalidField => "http2.invalid.header.field",
+            BlockError::InvalidMessage => "http2.violation.of.messaging.rule",
+            BlockError::TooManyFields => "http2.too_many_headers",
+            BlockError::TooLarge => "http2.header_list_size_too_large",
+            BlockError::Underscore => "http2.unexpected_underscore",
         }
     }
 
     /// Whether the peer broke the protocol. Otherwise it exceeded a limit of ours.
     pub(super) fn is_violation(self) -> bool {
-        matches!(self, Flaw::Field | Flaw::Message)
+        matches!(self, BlockError::InvalidField | BlockError::InvalidMessage)
     }
 }
 
 /// The fields of one block.
 #[derive(Debug)]
 pub(super) struct Fields {
-    kind: Kind,
+    kind: BlockKind,
     pub(super) headers: HeaderMap,
     method: Option<Method>,
     scheme: Option<Scheme>,
@@ -111,15 +111,15 @@ pub(super) struct Fields {
     /// The number of fields, where joined fields count as one.
     count: usize,
     regular: bool,
-    flaw: Option<Flaw>,
+    block_error: Option<BlockError>,
 }
 
 impl Fields {
-    pub(super) fn new(kind: Kind) -> Fields {
+    pub(super) fn new(kind: BlockKind) -> Fields {
         // Capacity for the usual number of fields and for those that a proxy adds.
         let room = match kind {
-            Kind::Request | Kind::Response => 12,
-            Kind::Trailers => 3,
+            BlockKind::Request | BlockKind::Response => 12,
+            BlockKind::Trailers => 3,
         };
         Fields {
             kind,
@@ -137,16 +137,22 @@ impl Fields {
             limited_bytes: 0,
             count: 0,
             regular: false,
-            flaw: None,
+            block_error: None,
         }
     }
 
     /// Adds the next field, of `size` bytes. After an error, fields are only counted.
-    pub(super) fn add(&mut self, name: &Name, value: &Value, size: usize, judge: &Judge<'_>) {
-        if self.flaw.is_some() {
+    pub(super) fn add(
+        &mut self,
+        name: &Name,
+        value: &Value,
+        size: usize,
+        checker: &FieldChecker<'_>,
+    ) {
+        if self.block_error.is_some() {
             return;
         }
-        self.flaw = self.take(name, value, size, judge).err();
+        self.block_error = self.take(name, value, size, checker).err();
     }
 
     fn take(
@@ -154,32 +160,32 @@ impl Fields {
         name: &Name,
         value: &Value,
         size: usize,
-        judge: &Judge<'_>,
-    ) -> Result<(), Flaw> {
+        checker: &FieldChecker<'_>,
+    ) -> Result<(), BlockError> {
         let Value::Valid(value) = value else {
-            return Err(Flaw::Field);
+            return Err(BlockError::InvalidField);
         };
         let mut limited = size;
         let mut joins = false;
         match name {
             Name::Header(name) => {
-                if *name == header::COOKIE && self.kind == Kind::Request {
+                if *name == header::COOKIE && self.kind == BlockKind::Request {
                     // Cookies are joined into one field, so only the added length counts, as in Envoy.
                     let separator = if self.cookies.is_empty() { 0 } else { 2 };
                     limited = value.len() + separator;
                 }
                 self.regular = true;
-                joins = self.kind.joined().has(name) && self.headers.contains_key(name);
-                if !self.take_header(name, value, judge)? {
+                joins = self.kind.joined_names().has(name) && self.headers.contains_key(name);
+                if !self.take_header(name, value, checker)? {
                     return Ok(());
                 }
             }
-            Name::UnknownPseudo | Name::Malformed(_) => return Err(Flaw::Field),
+            Name::UnknownPseudo | Name::Malformed(_) => return Err(BlockError::InvalidField),
             pseudo => {
                 if self.regular {
-                    return Err(Flaw::Field);
+                    return Err(BlockError::InvalidField);
                 }
-                self.take_pseudo(pseudo, value, judge.rules)?;
+                self.take_pseudo(pseudo, value, checker.rules)?;
             }
         }
         self.bytes += size;
@@ -187,41 +193,46 @@ impl Fields {
         if !joins {
             self.count += 1;
         }
-        if self.limited_bytes > judge.rules.max_bytes {
-            judge.stats.header_list_size_too_large.inc();
-            return Err(Flaw::TooLarge);
+        if self.limited_bytes > checker.rules.max_bytes {
+            checker.stats.header_list_size_too_large.inc();
+            return Err(BlockError::TooLarge);
         }
-        let most = judge.rules.max_count.min(MOST_FIELDS);
-        if self.count > most || self.headers.len() > most + header::MOST_JOINED {
-            judge.stats.header_overflow.inc();
-            return Err(Flaw::TooManyFields);
+        let most = checker.rules.max_count.min(MAX_FIELDS);
+        if self.count > most || self.headers.len() > most + header::MAX_JOINED_EXTRA {
+            checker.stats.header_overflow.inc();
+            return Err(BlockError::TooManyFields);
         }
         Ok(())
     }
 
-    fn take_pseudo(&mut self, name: &Name, value: &HeaderValue, rules: &Rules) -> Result<(), Flaw> {
+    fn take_pseudo(
+        &mut self,
+        name: &Name,
+        value: &HeaderValue,
+        rules: &HeaderRules,
+    ) -> Result<(), BlockError> {
         let bytes = value.as_bytes();
         if bytes.is_empty() {
-            return Err(Flaw::Field);
+            return Err(BlockError::InvalidField);
         }
         let fits = match self.kind {
-            Kind::Request => !matches!(name, Name::Status),
-            Kind::Response => matches!(name, Name::Status),
-            Kind::Trailers => false,
+            BlockKind::Request => !matches!(name, Name::Status),
+            BlockKind::Response => matches!(name, Name::Status),
+            BlockKind::Trailers => false,
         };
         if !fits {
-            return Err(Flaw::Field);
+            return Err(BlockError::InvalidField);
         }
         match name {
             Name::Method => {
-                let method = Method::from_bytes(bytes).map_err(|_| Flaw::Field)?;
+                let method = Method::from_bytes(bytes).map_err(|_| BlockError::InvalidField)?;
                 once(&mut self.method, method)
             }
             Name::Status => {
-                let status = StatusCode::from_bytes(bytes).map_err(|_| Flaw::Field)?;
+                let status = StatusCode::from_bytes(bytes).map_err(|_| BlockError::InvalidField)?;
                 // RFC 9113, section 8.6: HTTP/2 has no upgrade by 101.
                 if status == StatusCode::SWITCHING_PROTOCOLS {
-                    return Err(Flaw::Field);
+                    return Err(BlockError::InvalidField);
                 }
                 once(&mut self.status, status)
             }
@@ -232,10 +243,13 @@ impl Fields {
             }
             Name::Path => {
                 let target = Target::try_from(Bytes::copy_from_slice(bytes));
-                once(&mut self.path, target.map_err(|_| Flaw::Field)?)
+                once(
+                    &mut self.path,
+                    target.map_err(|_| BlockError::InvalidField)?,
+                )
             }
             Name::Protocol if rules.extended_connect => once(&mut self.protocol, value.clone()),
-            _ => Err(Flaw::Field),
+            _ => Err(BlockError::InvalidField),
         }
     }
 
@@ -244,46 +258,46 @@ impl Fields {
         &mut self,
         name: &HeaderName,
         value: &HeaderValue,
-        judge: &Judge<'_>,
-    ) -> Result<bool, Flaw> {
-        let underscores = judge.rules.underscores;
+        checker: &FieldChecker<'_>,
+    ) -> Result<bool, BlockError> {
+        let underscores = checker.rules.underscores;
         if underscores != UnderscoresAction::Allow && name.as_str().contains('_') {
-            return take_underscore(underscores, judge.stats);
+            return take_underscore(underscores, checker.stats);
         }
-        if !SPECIAL.has(name) {
+        if !INTERPRETED.has(name) {
             self.headers.append(name, value.clone());
             return Ok(true);
         }
         match name.as_str() {
-            "host" if self.kind == Kind::Request => {
+            "host" if self.kind == BlockKind::Request => {
                 check_authority(value.as_bytes())?;
                 once(&mut self.host, value.clone())?;
                 return Ok(true);
             }
-            "cookie" if self.kind == Kind::Request => {
+            "cookie" if self.kind == BlockKind::Request => {
                 self.cookies.push(value.clone());
                 return Ok(true);
             }
             "content-length" => {
-                let length = value.as_number().ok_or(Flaw::Field)?;
+                let length = value.as_number().ok_or(BlockError::InvalidField)?;
                 once(&mut self.content_length, length)?;
                 if self.status == Some(StatusCode::NO_CONTENT) {
                     // RFC 9110, section 8.6, forbids it here. Zero is tolerated.
                     return if length == 0 {
                         Ok(true)
                     } else {
-                        Err(Flaw::Field)
+                        Err(BlockError::InvalidField)
                     };
                 }
             }
-            "te" if self.kind != Kind::Trailers
+            "te" if self.kind != BlockKind::Trailers
                 && !value.as_bytes().eq_ignore_ascii_case(b"trailers") =>
             {
-                return Err(Flaw::Field);
+                return Err(BlockError::InvalidField);
             }
             // RFC 9113, section 8.2.2.
             "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => {
-                return Err(Flaw::Field);
+                return Err(BlockError::InvalidField);
             }
             _ => {}
         }
@@ -292,34 +306,38 @@ impl Fields {
     }
 
     /// Builds a request. An extended CONNECT (RFC 8441) becomes the equivalent HTTP/1 upgrade.
-    pub(super) fn request(&mut self, ends: bool) -> Result<RequestHead, Flaw> {
-        if let Some(flaw) = self.flaw {
-            return Err(flaw);
+    pub(super) fn request(&mut self, ends: bool) -> Result<RequestHead, BlockError> {
+        if let Some(block_error) = self.block_error {
+            return Err(block_error);
         }
-        let mut method = self.method.take().ok_or(Flaw::Message)?;
+        let mut method = self.method.take().ok_or(BlockError::InvalidMessage)?;
         let authority = self.authority.take().or(self.host.take());
-        let authority = Some(authority.ok_or(Flaw::Message)?);
+        let authority = Some(authority.ok_or(BlockError::InvalidMessage)?);
         let is_connect = method == Method::CONNECT;
         if is_connect && self.protocol.is_none() {
             if self.scheme.is_some() || self.path.is_some() {
-                return Err(Flaw::Message);
+                return Err(BlockError::InvalidMessage);
             }
         } else {
             if self.protocol.is_some() && !is_connect {
-                return Err(Flaw::Message);
+                return Err(BlockError::InvalidMessage);
             }
-            let scheme = self.scheme.as_ref().ok_or(Flaw::Message)?;
-            let path = self.path.as_ref().ok_or(Flaw::Message)?.as_bytes();
+            let scheme = self.scheme.as_ref().ok_or(BlockError::InvalidMessage)?;
+            let path = self
+                .path
+                .as_ref()
+                .ok_or(BlockError::InvalidMessage)?
+                .as_bytes();
             let is_http = *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS;
             let good_path = path.starts_with(b"/") || path == b"*" && method == Method::OPTIONS;
             if is_http && !good_path {
-                return Err(Flaw::Message);
+                return Err(BlockError::InvalidMessage);
             }
         }
         if ends && self.content_length.is_some_and(|length| length > 0) {
-            return Err(Flaw::Message);
+            return Err(BlockError::InvalidMessage);
         }
-        self.headers.join(self.kind.joined());
+        self.headers.join(self.kind.joined_names());
         join_cookies(&mut self.headers, &self.cookies);
         // A plain CONNECT asks for a byte tunnel, not an upgrade.
         if let Some(protocol) = self.protocol.take()
@@ -340,25 +358,25 @@ impl Fields {
     }
 
     /// Builds a response. An interim one must not end the stream.
-    pub(super) fn response(&mut self, ends: bool) -> Result<(StatusCode, HeaderMap), Flaw> {
-        if let Some(flaw) = self.flaw {
-            return Err(flaw);
+    pub(super) fn response(&mut self, ends: bool) -> Result<(StatusCode, HeaderMap), BlockError> {
+        if let Some(block_error) = self.block_error {
+            return Err(block_error);
         }
-        let status = self.status.ok_or(Flaw::Message)?;
+        let status = self.status.ok_or(BlockError::InvalidMessage)?;
         if status.is_informational() && (ends || self.content_length.is_some()) {
-            return Err(Flaw::Message);
+            return Err(BlockError::InvalidMessage);
         }
-        self.headers.join(self.kind.joined());
+        self.headers.join(self.kind.joined_names());
         Ok((status, std::mem::take(&mut self.headers)))
     }
 
     /// Builds trailers, which must end the stream.
-    pub(super) fn trailers(&mut self, ends: bool) -> Result<HeaderMap, Flaw> {
-        self.headers.join(self.kind.joined());
-        match self.flaw {
-            Some(flaw) => Err(flaw),
+    pub(super) fn trailers(&mut self, ends: bool) -> Result<HeaderMap, BlockError> {
+        self.headers.join(self.kind.joined_names());
+        match self.block_error {
+            Some(block_error) => Err(block_error),
             None if ends => Ok(std::mem::take(&mut self.headers)),
-            None => Err(Flaw::Message),
+            None => Err(BlockError::InvalidMessage),
         }
     }
 }
@@ -380,7 +398,7 @@ fn join_cookies(headers: &mut HeaderMap, cookies: &[HeaderValue]) {
     }
 }
 
-fn scheme(bytes: &[u8]) -> Result<Scheme, Flaw> {
+fn scheme(bytes: &[u8]) -> Result<Scheme, BlockError> {
     match bytes {
         b"http" => return Ok(Scheme::HTTP),
         b"https" => return Ok(Scheme::HTTPS),
@@ -389,34 +407,38 @@ fn scheme(bytes: &[u8]) -> Result<Scheme, Flaw> {
     check(bytes, |i, byte| {
         byte.is_ascii_alphabetic() || i > 0 && (byte.is_ascii_digit() || b"+-.".contains(&byte))
     })?;
-    Scheme::try_from(bytes).map_err(|_| Flaw::Field)
+    Scheme::try_from(bytes).map_err(|_| BlockError::InvalidField)
 }
 
-fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Flaw> {
+fn once<T>(place: &mut Option<T>, value: T) -> Result<(), BlockError> {
     match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(Flaw::Field),
+        Some(_) => Err(BlockError::InvalidField),
     }
 }
 
-fn check(bytes: &[u8], legal: impl Fn(usize, u8) -> bool) -> Result<(), Flaw> {
+fn check(bytes: &[u8], legal: impl Fn(usize, u8) -> bool) -> Result<(), BlockError> {
     let good = bytes.iter().enumerate().all(|(i, byte)| legal(i, *byte));
-    if good { Ok(()) } else { Err(Flaw::Field) }
+    if good {
+        Ok(())
+    } else {
+        Err(BlockError::InvalidField)
+    }
 }
 
 /// Like HTTP/1's, but without user information.
-fn check_authority(bytes: &[u8]) -> Result<(), Flaw> {
+fn check_authority(bytes: &[u8]) -> Result<(), BlockError> {
     if bytes.is_empty() || bytes.contains(&b'@') || !is_valid_authority(bytes) {
-        return Err(Flaw::Field);
+        return Err(BlockError::InvalidField);
     }
     Ok(())
 }
 
 /// Handles a name with an underscore. Returns false if the field is to be dropped.
-fn take_underscore(action: UnderscoresAction, stats: &Http2Stats) -> Result<bool, Flaw> {
+fn take_underscore(action: UnderscoresAction, stats: &Http2Stats) -> Result<bool, BlockError> {
     if action == UnderscoresAction::Reject {
         stats.requests_rejected_with_underscores_in_headers.inc();
-        return Err(Flaw::Underscore);
+        return Err(BlockError::Underscore);
     }
     stats.dropped_headers_with_underscores.inc();
     Ok(false)

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! socket → input → session::receive → StreamState → StreamRef → RecvBody, Exchange → stream's task
-//! socket ← output ← session::send ← StreamRef ← Pump ← Respond, Exchange ← stream's task
+//! socket ← output ← session::send ← StreamRef ← Pump ← Responder, Exchange ← stream's task
 //! ```
 
 pub(crate) mod client;

@@ -20,26 +20,26 @@ use tokio::io::AsyncWrite;
 use crate::stats::ByteCounts;
 
 /// Payloads of at least this many bytes are not copied: a separate piece costs about as much as copying that much.
-const SHARED: usize = 2048;
+const MIN_UNCOPIED: usize = 2048;
 /// The maximum number of pieces in one system call.
-const PIECES: usize = 32;
+const MAX_PIECES: usize = 32;
 /// The initial capacity of the buffer for copied bytes.
-const ROOM: usize = 16 * 1024;
+const INITIAL_CAPACITY: usize = 16 * 1024;
 /// How many spare buffers a worker keeps, and the largest capacity in bytes that is kept.
-const KEPT: usize = 4;
-const KEPT_ROOM: usize = 256 * 1024;
+const MAX_SPARE: usize = 4;
+const MAX_SPARE_CAPACITY: usize = 256 * 1024;
 /// How many written bytes a buffer that never becomes empty may hold before the remaining bytes are moved to its
 /// beginning.
-const STALE: usize = 64 * 1024;
+const MAX_WRITTEN: usize = 64 * 1024;
 
 /// The output queue.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     buffers: Option<Box<Buffers>>,
     /// The number of queued bytes.
-    waiting: usize,
+    queued_bytes: usize,
     /// The number of bytes ever queued.
-    queued: u64,
+    total_queued: u64,
     /// The number of queued control frames.
     control: u32,
 }
@@ -47,19 +47,19 @@ pub(super) struct Output {
 /// A position in the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
-    queued: u64,
-    waiting: usize,
-    gathered: usize,
+    total_queued: u64,
+    queued_bytes: usize,
+    copied: usize,
 }
 
 /// The queued frames.
 #[derive(Debug)]
 struct Buffers {
     /// Copied bytes.
-    gathered: Vec<u8>,
+    copied: Vec<u8>,
     /// How many of the copied bytes were written.
     written: usize,
-    /// Payloads that were not copied, each with the position in `gathered` before which it is written.
+    /// Payloads that were not copied, each with the position in `copied` before which it is written.
     shared: VecDeque<(usize, Bytes)>,
     /// The end position of each frame, counted in bytes ever queued, and whether it is a control frame.
     ends: VecDeque<(u64, bool)>,
@@ -67,12 +67,12 @@ struct Buffers {
 
 impl Output {
     /// The number of queued bytes.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
     }
 
     /// The number of queued frames: all of them, and those that respond to the peer's control frames.
-    pub(super) fn frames_waiting(&self) -> (u32, u32) {
+    pub(super) fn queued_frames(&self) -> (u32, u32) {
         let all = self
             .buffers
             .as_ref()
@@ -88,28 +88,28 @@ impl Output {
 
     /// Queues a DATA frame's header and payload.
     pub(super) fn data(&mut self, head: &[u8], payload: Bytes) {
-        let buffers = self.buffers.get_or_insert_with(take);
-        buffers.gathered.extend_from_slice(head);
+        let buffers = self.buffers.get_or_insert_with(take_spare);
+        buffers.copied.extend_from_slice(head);
         let count = head.len() + payload.len();
-        if payload.len() < SHARED {
-            buffers.gathered.extend_from_slice(&payload);
+        if payload.len() < MIN_UNCOPIED {
+            buffers.copied.extend_from_slice(&payload);
         } else {
-            buffers.shared.push_back((buffers.gathered.len(), payload));
+            buffers.shared.push_back((buffers.copied.len(), payload));
         }
-        self.waiting += count;
-        self.queued += count as u64;
-        buffers.ends.push_back((self.queued, false));
+        self.queued_bytes += count;
+        self.total_queued += count as u64;
+        buffers.ends.push_back((self.total_queued, false));
     }
 
     /// Lets `write` append a frame to the queue, and returns its result.
     pub(super) fn append<T>(&mut self, control: bool, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        let buffers = self.buffers.get_or_insert_with(take);
-        let before = buffers.gathered.len();
-        let result = write(&mut buffers.gathered);
-        let count = buffers.gathered.len().saturating_sub(before);
-        self.waiting += count;
-        self.queued += count as u64;
-        buffers.ends.push_back((self.queued, control));
+        let buffers = self.buffers.get_or_insert_with(take_spare);
+        let before = buffers.copied.len();
+        let result = write(&mut buffers.copied);
+        let count = buffers.copied.len().saturating_sub(before);
+        self.queued_bytes += count;
+        self.total_queued += count as u64;
+        buffers.ends.push_back((self.total_queued, control));
         self.control += u32::from(control);
         result
     }
@@ -117,31 +117,31 @@ impl Output {
     /// The end of the queue, for [`Output::rewind`].
     pub(super) fn mark(&self) -> Mark {
         Mark {
-            queued: self.queued,
-            waiting: self.waiting,
-            gathered: self.buffers.as_ref().map_or(0, |b| b.gathered.len()),
+            total_queued: self.total_queued,
+            queued_bytes: self.queued_bytes,
+            copied: self.buffers.as_ref().map_or(0, |b| b.copied.len()),
         }
     }
 
     /// Drops the frames that were queued since `mark`. Nothing may have been written since then.
-    pub(super) fn take_back(&mut self, mark: Mark) {
+    pub(super) fn rewind(&mut self, mark: Mark) {
         let Some(buffers) = &mut self.buffers else {
             return;
         };
-        buffers.gathered.truncate(mark.gathered);
+        buffers.copied.truncate(mark.copied);
         // A payload queued since then is behind its frame header.
         while let Some((before, _)) = buffers.shared.back()
-            && *before > mark.gathered
+            && *before > mark.copied
         {
             buffers.shared.pop_back();
         }
-        self.waiting = mark.waiting;
-        self.queued = mark.queued;
-        if self.waiting == 0 {
+        self.queued_bytes = mark.queued_bytes;
+        self.total_queued = mark.total_queued;
+        if self.queued_bytes == 0 {
             return self.clear();
         }
         while let Some(&(end, control)) = buffers.ends.back()
-            && end > mark.queued
+            && end > mark.total_queued
         {
             buffers.ends.pop_back();
             self.control -= u32::from(control);
@@ -150,10 +150,10 @@ impl Output {
 
     /// Drops everything that is queued.
     pub(super) fn clear(&mut self) {
-        self.waiting = 0;
+        self.queued_bytes = 0;
         self.control = 0;
         if let Some(buffers) = self.buffers.take() {
-            give(buffers);
+            return_spare(buffers);
         }
     }
 
@@ -165,7 +165,7 @@ impl Output {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while let Some(buffers) = &self.buffers {
-            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
             let used = buffers.pieces(&mut pieces);
             let count = match pieces.get(..used) {
                 None | Some([]) => 0,
@@ -182,8 +182,8 @@ impl Output {
     }
 
     fn consume(&mut self, count: usize) {
-        self.waiting = self.waiting.saturating_sub(count);
-        if self.waiting == 0 {
+        self.queued_bytes = self.queued_bytes.saturating_sub(count);
+        if self.queued_bytes == 0 {
             self.clear();
             return;
         }
@@ -191,7 +191,7 @@ impl Output {
             return;
         };
         buffers.consume(count);
-        let sent = self.queued - self.waiting as u64;
+        let sent = self.total_queued - self.queued_bytes as u64;
         while let Some(&(end, control)) = buffers.ends.front()
             && end <= sent
         {
@@ -203,7 +203,7 @@ impl Output {
 
 impl Buffers {
     /// Fills in the next pieces to write.
-    fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>; PIECES]) -> usize {
+    fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>; MAX_PIECES]) -> usize {
         let mut used = 0;
         let mut put = |bytes: &'a [u8]| {
             if !bytes.is_empty()
@@ -214,16 +214,16 @@ impl Buffers {
             }
         };
         let mut at = self.written;
-        for (before, payload) in self.shared.iter().take(PIECES / 2 - 1) {
-            put(self.gathered.get(at..*before).unwrap_or_default());
+        for (before, payload) in self.shared.iter().take(MAX_PIECES / 2 - 1) {
+            put(self.copied.get(at..*before).unwrap_or_default());
             put(payload);
             at = *before;
         }
-        let until = match self.shared.get(PIECES / 2 - 1) {
+        let until = match self.shared.get(MAX_PIECES / 2 - 1) {
             Some((before, _)) => *before,
-            None => self.gathered.len(),
+            None => self.copied.len(),
         };
-        put(self.gathered.get(at..until).unwrap_or_default());
+        put(self.copied.get(at..until).unwrap_or_default());
         used
     }
 
@@ -233,7 +233,7 @@ impl Buffers {
             let until = self
                 .shared
                 .front()
-                .map_or(self.gathered.len(), |(before, _)| *before);
+                .map_or(self.copied.len(), |(before, _)| *before);
             let plain = count.min(until - self.written);
             self.written += plain;
             count -= plain;
@@ -249,8 +249,8 @@ impl Buffers {
                 None => break,
             }
         }
-        if self.written >= STALE {
-            self.gathered.drain(..self.written);
+        if self.written >= MAX_WRITTEN {
+            self.copied.drain(..self.written);
             for (before, _) in &mut self.shared {
                 *before -= self.written;
             }
@@ -271,10 +271,10 @@ thread_local! {
     static SPARE: RefCell<Vec<Box<Buffers>>> = const { RefCell::new(Vec::new()) };
 }
 
-fn take() -> Box<Buffers> {
+fn take_spare() -> Box<Buffers> {
     SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
         Box::new(Buffers {
-            gathered: Vec::with_capacity(ROOM),
+            copied: Vec::with_capacity(INITIAL_CAPACITY),
             written: 0,
             shared: VecDeque::new(),
             ends: VecDeque::new(),
@@ -282,18 +282,18 @@ fn take() -> Box<Buffers> {
     })
 }
 
-fn give(mut buffers: Box<Buffers>) {
-    if buffers.gathered.capacity() > KEPT_ROOM {
+fn return_spare(mut buffers: Box<Buffers>) {
+    if buffers.copied.capacity() > MAX_SPARE_CAPACITY {
         return;
     }
-    buffers.gathered.clear();
+    buffers.copied.clear();
     buffers.written = 0;
     buffers.shared.clear();
     buffers.ends.clear();
     // A thread that is ending has dropped its spare buffers.
     let _gone = SPARE.try_with(|spare| {
         let mut spare = spare.borrow_mut();
-        if spare.len() < KEPT {
+        if spare.len() < MAX_SPARE {
             spare.push(buffers);
         }
     });
@@ -310,7 +310,7 @@ mod tests {
     use crate::stats::ConnectionStats;
 
     #[tokio::test]
-    async fn everything_goes_out_in_order_however_little_the_socket_takes() {
+    async fn everything_is_written_in_order_however_little_the_socket_accepts() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut socket = Stream::Unix(ours);
         let mut output = Output::default();
@@ -326,8 +326,8 @@ mod tests {
                 expected.extend_from_slice(&[7; 13]);
             }
         }
-        assert_eq!(output.frames_waiting(), (400 + 134, 134));
-        assert_eq!(output.waiting(), expected.len());
+        assert_eq!(output.queued_frames(), (400 + 134, 134));
+        assert_eq!(output.queued_bytes(), expected.len());
         let counts = ConnectionStats::default();
         let reader = tokio::spawn(async move {
             let mut seen = Vec::new();
@@ -337,24 +337,24 @@ mod tests {
         poll_fn(|cx| output.poll_flush(&mut socket, &counts, cx))
             .await
             .unwrap();
-        assert_eq!((output.waiting(), output.frames_waiting()), (0, (0, 0)));
+        assert_eq!((output.queued_bytes(), output.queued_frames()), (0, (0, 0)));
         assert!(output.buffers.is_none());
         drop(socket);
         assert!(reader.await.unwrap() == expected);
     }
 
     #[tokio::test]
-    async fn what_was_queued_last_can_be_taken_back() {
+    async fn frames_queued_last_can_be_dropped() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut socket = Stream::Unix(ours);
-        let large = vec![b'x'; SHARED];
+        let large = vec![b'x'; MIN_UNCOPIED];
         let mut output = Output::default();
         output.data(b"first", large.clone().into());
         let mark = output.mark();
         output.frame(b"second", true);
         output.data(b"third", large.clone().into());
-        output.take_back(mark);
-        assert_eq!(output.frames_waiting(), (1, 0));
+        output.rewind(mark);
+        assert_eq!(output.queued_frames(), (1, 0));
         let counts = ConnectionStats::default();
         poll_fn(|cx| output.poll_flush(&mut socket, &counts, cx))
             .await

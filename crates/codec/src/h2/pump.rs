@@ -46,7 +46,7 @@ impl Pump {
                 continue;
             }
             match self.body.poll_frame(cx) {
-                Poll::Pending => return stream.poll_broken(cx).map(Err),
+                Poll::Pending => return stream.poll_reset(cx).map(Err),
                 Poll::Ready(Some(Ok(Frame::Data(bytes)))) if bytes.is_empty() => {}
                 Poll::Ready(Some(Ok(Frame::Data(bytes)))) => self.held = bytes,
                 Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
@@ -75,7 +75,7 @@ impl Pump {
         if self.paused != room.is_pending() {
             self.paused = room.is_pending();
             self.body.set_paused(self.paused);
-            stream.note_backed_up(self.paused);
+            stream.note_writing_paused(self.paused);
         }
         let room = ready!(room)?;
         let piece = self.held.split_to(room.min(self.held.len()));

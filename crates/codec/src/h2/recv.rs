@@ -49,7 +49,7 @@ impl RecvBody {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.phase == Phase::Ended || self.stream.is_drained()
+        self.phase == Phase::Ended || self.stream.is_fully_read()
     }
 }
 

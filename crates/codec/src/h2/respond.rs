@@ -22,7 +22,7 @@ use super::session::StreamRef;
 
 /// Sends one stream's response. Dropping it before its end resets the stream.
 #[derive(Debug)]
-pub(crate) struct Respond {
+pub(crate) struct Responder {
     stream: StreamRef,
     phase: Phase,
     /// The response to HEAD has no body, even if one is given.
@@ -42,14 +42,14 @@ enum Phase {
     Ended,
 }
 
-impl Respond {
+impl Responder {
     pub(super) fn new(
         stream: StreamRef,
         head_request: bool,
         meter: Rc<Meter>,
         connection: Rc<Connection>,
-    ) -> Respond {
-        Respond {
+    ) -> Responder {
+        Responder {
             stream,
             phase: Phase::Head,
             head_request,
@@ -76,7 +76,7 @@ impl Respond {
 
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &self.phase {
-            Phase::Head | Phase::Body(_) => self.stream.poll_broken(cx),
+            Phase::Head | Phase::Body(_) => self.stream.poll_reset(cx),
             Phase::Ended => Poll::Pending,
         }
     }
@@ -135,9 +135,9 @@ impl Respond {
     }
 
     /// Resets a request that continues after its complete response, with this code.
-    pub(crate) fn reset_rest(&self, reason: Reason) {
+    pub(crate) fn reset_unfinished_request(&self, reason: Reason) {
         if matches!(self.phase, Phase::Ended) {
-            self.stream.reset_rest(reason);
+            self.stream.reset_unfinished_request(reason);
         }
     }
 

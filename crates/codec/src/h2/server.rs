@@ -23,35 +23,35 @@ use crate::EndCause;
 use crate::Handler;
 use crate::Meter;
 use crate::RequestHead;
-use crate::Respond;
+use crate::Responder;
 use crate::ServerOptions;
-use crate::life::Expiry;
-use crate::life::Life;
+use crate::deadlines::Deadlines;
+use crate::deadlines::Expiry;
 use crate::stats::ConnectionStats;
 
 use super::RecvBody;
 use super::keepalive::Pinger;
-use super::message::Rules;
+use super::message::HeaderRules;
 use super::respond;
-use super::session::Accepted;
-use super::session::ClosesOnDrop;
+use super::session::AcceptedRequest;
+use super::session::CloseOnDrop;
 use super::session::Fault;
 use super::session::Role;
 use super::session::Session;
-use super::session::Setup;
+use super::session::SessionSetup;
 use super::session::StreamRef;
 
-/// Serves an HTTP/2 connection to its end. The bytes in `already` were read before.
+/// Serves an HTTP/2 connection to its end. The bytes in `initial` were read before.
 pub(crate) async fn serve<H: Handler>(
     socket: Stream,
-    already: Vec<u8>,
+    initial: Vec<u8>,
     options: Rc<ServerOptions>,
-    life: Life,
+    deadlines: Deadlines,
     handler: Rc<H>,
 ) -> ConnectionEnd {
     options.http2_stats.nghttp2_downstream_connections.inc();
     let session = session(socket, &options);
-    let _closes = ClosesOnDrop(session.clone());
+    let _close = CloseOnDrop(session.clone());
     let connection = Rc::new(Connection {
         active: Cell::new(0),
         closing: Cell::new(false),
@@ -59,15 +59,15 @@ pub(crate) async fn serve<H: Handler>(
         activity: options.activity.connection(),
         options: options.clone(),
     });
-    let mut driver = Driver::new(connection.clone(), life, handler);
-    driver.unread(&already);
+    let mut driver = Driver::new(connection.clone(), deadlines, handler);
+    driver.feed_initial(&initial);
     // Freed now, not when the connection ends.
-    drop(already);
+    drop(initial);
     let cause = poll_fn(|cx| driver.poll(cx)).await;
-    let active_streams = connection.active.get() + driver.cut;
+    let active_streams = connection.active.get() + driver.unfinished_requests;
     drop(driver);
-    if session.fault().is_none_or(Fault::has_last_words) {
-        linger(&connection).await;
+    if session.fault().is_none_or(Fault::may_wait_for_close) {
+        wait_for_close(&connection).await;
     }
     ConnectionEnd {
         cause,
@@ -76,13 +76,13 @@ pub(crate) async fn serve<H: Handler>(
 }
 
 fn session(socket: Stream, options: &ServerOptions) -> Session {
-    let rules = Rules {
+    let rules = HeaderRules {
         max_bytes: options.max_request_headers_kb as usize * 1024,
         max_count: options.max_headers_count as usize,
         underscores: options.underscores,
         extended_connect: options.http2.allow_connect,
     };
-    let setup = Setup {
+    let setup = SessionSetup {
         role: Role::Server,
         options: &options.http2,
         rules,
@@ -95,19 +95,19 @@ fn session(socket: Stream, options: &ServerOptions) -> Session {
 
 /// Waits for the peer to close after the last frames were sent, so that it can read them: for `delayed_close_timeout`,
 /// which restarts whenever the peer reads something.
-async fn linger(connection: &Connection) {
+async fn wait_for_close(connection: &Connection) {
     let (session, options) = (&connection.session, &connection.options);
     let Some(timeout) = options.delayed_close_timeout else {
         return poll_fn(|cx| session.poll_flush(cx)).await;
     };
     let mut timer = options.timers.timer();
     timer.set(Some(options.timers.now() + timeout));
-    let mut waiting = session.waiting();
+    let mut waiting = session.queued_bytes();
     poll_fn(|cx| {
-        if session.poll_linger(cx).is_ready() {
+        if session.poll_until_closed(cx).is_ready() {
             return Poll::Ready(());
         }
-        let left = session.waiting();
+        let left = session.queued_bytes();
         connection.activity.set(left > 0);
         if std::mem::replace(&mut waiting, left) != left {
             timer.set(Some(options.timers.now() + timeout));
@@ -128,7 +128,7 @@ pub(super) struct Connection {
     active: Cell<usize>,
     closing: Cell<bool>,
     session: Session,
-    /// Whether there are streams, or bytes that were not written yet.
+    /// Reports whether there are streams or unwritten bytes.
     activity: ConnectionActivity,
     options: Rc<ServerOptions>,
 }
@@ -190,16 +190,16 @@ impl Drop for ActiveStream {
 
 /// The state of the connection's drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaving {
-    No,
+enum DrainPhase {
+    NotDraining,
     /// A GOAWAY was sent; the client may still open streams for `drain_timeout`.
-    Noticed,
+    Announced,
     /// No new streams are accepted; open ones are served to their end.
     Closing,
 }
 
 /// Tracks a request's header block that arrives in several pieces.
-struct SlowHead {
+struct IncompleteHead {
     /// The stream that the block opens.
     stream: Option<u32>,
     /// When its first bytes arrived.
@@ -212,36 +212,36 @@ struct Driver<H> {
     connection: Rc<Connection>,
     handler: Rc<H>,
     shutdown: ShutdownWatch,
-    life: Life,
+    deadlines: Deadlines,
     pinger: Option<Pinger>,
-    leaving: Leaving,
+    drain_phase: DrainPhase,
     /// Created when first needed, with the deadline that it is set for.
     flush_timer: Option<(Timer, Option<Instant>)>,
     /// Created when a header block first arrives in several pieces.
-    slow_head: Option<SlowHead>,
+    incomplete_head: Option<IncompleteHead>,
     /// Requests whose heads were incomplete when the connection ended.
-    cut: usize,
+    unfinished_requests: usize,
 }
 
 impl<H: Handler> Driver<H> {
-    fn new(connection: Rc<Connection>, life: Life, handler: Rc<H>) -> Driver<H> {
+    fn new(connection: Rc<Connection>, deadlines: Deadlines, handler: Rc<H>) -> Driver<H> {
         let options = connection.options.clone();
         let keepalive = options.http2.keepalive.as_ref();
         Driver {
             shutdown: options.shutdown.watch(),
-            life,
+            deadlines,
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
-            leaving: Leaving::No,
+            drain_phase: DrainPhase::NotDraining,
             flush_timer: None,
-            slow_head: None,
-            cut: 0,
+            incomplete_head: None,
+            unfinished_requests: 0,
             connection,
             handler,
         }
     }
 
-    fn unread(&mut self, already: &[u8]) {
-        let accepted = self.connection.session.unread(already);
+    fn feed_initial(&mut self, initial: &[u8]) {
+        let accepted = self.connection.session.feed_initial(initial);
         self.start_all(accepted);
     }
 
@@ -249,21 +249,24 @@ impl<H: Handler> Driver<H> {
     /// poll in one go.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {
         let session = self.connection.session.clone();
-        session.remember_task(cx);
+        session.store_task(cx);
         let (accepted, more) = session.read(cx);
         self.start_all(accepted);
         if session.fault().is_none() {
-            self.poll_policy(cx);
+            self.poll_deadlines(cx);
         }
         // Frames that are queued after this are written by the next poll.
         let _flushed = session.poll_flush(cx);
-        let in_use = self.active() > 0 || session.open_streams() > 0 || session.waiting() > 0;
+        let in_use = self.active() > 0 || session.open_streams() > 0 || session.queued_bytes() > 0;
         self.connection.activity.set(in_use);
         if let Some(fault) = session.fault() {
             return Poll::Ready(self.end(fault));
         }
         // Unwritten bytes do not keep the connection open: the peer may never read them.
-        if self.leaving == Leaving::Closing && self.active() == 0 && session.open_streams() == 0 {
+        if self.drain_phase == DrainPhase::Closing
+            && self.active() == 0
+            && session.open_streams() == 0
+        {
             return Poll::Ready(EndCause::Local);
         }
         if more {
@@ -274,45 +277,48 @@ impl<H: Handler> Driver<H> {
 
     /// The number of streams being served, including one whose head is being received.
     fn active(&self) -> usize {
-        let opening = self.connection.session.open_request().is_some();
+        let opening = self.connection.session.incomplete_request().is_some();
         self.connection.active.get() + usize::from(opening)
     }
 
     fn end(&mut self, fault: Fault) -> EndCause {
         for accepted in self.connection.session.take_refused() {
-            self.cut += 1;
+            self.unfinished_requests += 1;
             self.start(accepted);
         }
         fault.cause(Role::Server)
     }
 
-    fn start_all(&mut self, accepted: SmallVec<[Accepted; 1]>) {
-        let is_refused = |accepted: &&Accepted| matches!(accepted, Accepted::Refused(_));
+    fn start_all(&mut self, accepted: SmallVec<[AcceptedRequest; 1]>) {
+        let is_refused =
+            |accepted: &&AcceptedRequest| matches!(accepted, AcceptedRequest::Failed(_));
         if self.connection.session.fault().is_some() {
-            self.cut += accepted.iter().filter(is_refused).count();
+            self.unfinished_requests += accepted.iter().filter(is_refused).count();
         }
         // If a head arrived in several pieces, it is the first one.
-        let slow = self.slow_head.as_ref();
-        let mut began = slow.and_then(|slow| slow.began.filter(|_| slow.stream.is_some()));
+        let incomplete = self.incomplete_head.as_ref();
+        let mut began = incomplete
+            .and_then(|incomplete| incomplete.began.filter(|_| incomplete.stream.is_some()));
         for accepted in accepted {
-            if let (Accepted::Request { meter, .. }, Some(began)) = (&accepted, began.take()) {
+            if let (AcceptedRequest::Request { meter, .. }, Some(began)) = (&accepted, began.take())
+            {
                 meter.set_receive_began(Some(began));
             }
             self.start(accepted);
         }
     }
 
-    fn start(&mut self, accepted: Accepted) {
+    fn start(&mut self, accepted: AcceptedRequest) {
         let (stream, head, ends, meter) = match accepted {
-            Accepted::Request {
+            AcceptedRequest::Request {
                 stream,
                 head,
                 ends,
                 meter,
             } => (stream, head, ends, meter),
-            Accepted::Refused(refused) => {
+            AcceptedRequest::Failed(refused) => {
                 let handler = self.handler.clone();
-                return handler.refused(refused, Version::HTTP_2, Rc::default());
+                return handler.head_failed(refused, Version::HTTP_2, Rc::default());
             }
         };
         self.note_request();
@@ -320,10 +326,10 @@ impl<H: Handler> Driver<H> {
     }
 
     fn note_request(&mut self) {
-        if self.life.note_request() {
+        if self.deadlines.note_request() {
             let stats = &self.connection.options.stats;
             stats.downstream_cx_max_requests_reached.inc();
-            self.leave();
+            self.begin_drain();
         }
     }
 
@@ -332,14 +338,14 @@ impl<H: Handler> Driver<H> {
         let body = if ends {
             Body::Empty
         } else {
-            Body::H2(RecvBody::new(stream.share()))
+            Body::H2(RecvBody::new(stream.clone_handle()))
         };
         let active = ActiveStream::new(self.connection.clone());
-        let respond = respond::Respond::new(stream, head_request, meter, self.connection.clone());
+        let respond = respond::Responder::new(stream, head_request, meter, self.connection.clone());
         let served = self
             .handler
             .clone()
-            .serve(head, body, Respond::from(respond));
+            .serve(head, body, Responder::from(respond));
         // Boxed because the runtime copies a task's future about five times, and a connection manager's future is
         // large.
         tokio::task::spawn_local(Box::pin(async move {
@@ -350,37 +356,42 @@ impl<H: Handler> Driver<H> {
     }
 
     /// Responds to a request whose head was not received in time.
-    fn poll_slow_head(&mut self, cx: &mut Context<'_>) {
+    fn poll_incomplete_head(&mut self, cx: &mut Context<'_>) {
         let session = &self.connection.session;
         let options = &self.connection.options;
-        let open = session.open_request();
-        if open.is_none() && self.slow_head.is_none() {
+        let open = session.incomplete_request();
+        if open.is_none() && self.incomplete_head.is_none() {
             return;
         }
-        let slow = self.slow_head.get_or_insert_with(|| SlowHead {
+        let incomplete = self.incomplete_head.get_or_insert_with(|| IncompleteHead {
             stream: None,
             began: None,
             timer: options.timers.timer(),
         });
-        if std::mem::replace(&mut slow.stream, open) != open {
+        if std::mem::replace(&mut incomplete.stream, open) != open {
             let timeout = options.head_timeout().filter(|_| open.is_some());
             let now = options.timers.now();
-            slow.began = Some(now);
-            slow.timer.set(timeout.map(|(timeout, _)| now + timeout));
+            incomplete.began = Some(now);
+            incomplete
+                .timer
+                .set(timeout.map(|(timeout, _)| now + timeout));
         }
-        if open.is_none() || slow.timer.poll_elapsed(cx).is_pending() {
+        if open.is_none() || incomplete.timer.poll_elapsed(cx).is_pending() {
             return;
         }
         let Some((_, late)) = options.head_timeout() else {
             return;
         };
-        let Some((stream, meter)) = session.give_up_request() else {
+        let Some((stream, meter)) = session.abandon_request() else {
             return;
         };
-        meter.set_receive_began(slow.began);
+        meter.set_receive_began(incomplete.began);
         let active = ActiveStream::new(self.connection.clone());
-        let respond = respond::Respond::new(stream, false, meter, self.connection.clone());
-        let answered = self.handler.clone().malformed(late, Respond::from(respond));
+        let respond = respond::Responder::new(stream, false, meter, self.connection.clone());
+        let answered = self
+            .handler
+            .clone()
+            .malformed(late, Responder::from(respond));
         tokio::task::spawn_local(Box::pin(async move {
             let _active = active;
             answered.await;
@@ -389,7 +400,7 @@ impl<H: Handler> Driver<H> {
     }
 
     /// Applies the keepalive, drain, idle and duration limits.
-    fn poll_policy(&mut self, cx: &mut Context<'_>) {
+    fn poll_deadlines(&mut self, cx: &mut Context<'_>) {
         let options = self.connection.options.clone();
         if let Some(pinger) = &mut self.pinger
             && pinger.poll_dead(&self.connection.session, cx).is_ready()
@@ -398,40 +409,40 @@ impl<H: Handler> Driver<H> {
             return self.connection.session.fail(Fault::KeepaliveTimeout);
         }
         self.poll_shutdown(cx);
-        self.poll_slow_head(cx);
+        self.poll_incomplete_head(cx);
         if self.connection.closing.get() {
-            self.leave();
+            self.begin_drain();
         }
-        while let Some(expiry) = self.life.poll(self.active(), cx) {
+        while let Some(expiry) = self.deadlines.poll(self.active(), cx) {
             expiry.count(&options.stats);
             match expiry {
-                Expiry::Idle | Expiry::Duration => self.leave(),
-                Expiry::Drained => self.say_last(),
+                Expiry::Idle | Expiry::Duration => self.begin_drain(),
+                Expiry::Drained => self.send_final_goaway(),
             }
         }
         self.poll_flushes(cx);
     }
 
-    /// Tells the client of the end of the process: that it comes, so that the client opens its streams elsewhere, and
-    /// that it has come.
+    /// Tells the client that the process is shutting down: when the shutdown begins, so that the client opens its
+    /// streams elsewhere, and when it ends.
     fn poll_shutdown(&mut self, cx: &Context<'_>) {
         while let Poll::Ready(stage) = self.shutdown.poll_next(cx) {
             match stage {
                 ShutdownStage::Serving => {}
                 ShutdownStage::Begun => self.connection.close_if_draining(),
-                ShutdownStage::Ended if self.leaving == Leaving::Closing => {}
+                ShutdownStage::Ended if self.drain_phase == DrainPhase::Closing => {}
                 ShutdownStage::Ended => {
-                    self.leave();
-                    self.say_last();
+                    self.begin_drain();
+                    self.send_final_goaway();
                 }
             }
         }
     }
 
-    /// Tells the client which streams are served; there will be no others.
-    fn say_last(&mut self) {
+    /// Sends the final GOAWAY, which names the last stream that is served.
+    fn send_final_goaway(&mut self) {
         self.connection.session.goaway();
-        self.leaving = Leaving::Closing;
+        self.drain_phase = DrainPhase::Closing;
     }
 
     /// Resets the streams whose clients do not read their responses (`stream_flush_timeout`).
@@ -458,12 +469,12 @@ impl<H: Handler> Driver<H> {
     }
 
     /// Starts the drain with its two GOAWAY frames, unless it has started already.
-    fn leave(&mut self) {
-        if self.leaving != Leaving::No {
+    fn begin_drain(&mut self) {
+        if self.drain_phase != DrainPhase::NotDraining {
             return;
         }
-        self.leaving = Leaving::Noticed;
-        self.life.drain(self.connection.options.drain_timeout);
+        self.drain_phase = DrainPhase::Announced;
+        self.deadlines.drain(self.connection.options.drain_timeout);
         self.connection.close();
     }
 }

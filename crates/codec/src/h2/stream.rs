@@ -35,7 +35,7 @@ pub(super) struct StreamState {
     /// The error that ended receiving. Not set if the message was already complete.
     pub(super) error: Option<StreamError>,
     /// The error that ended the stream, for the sending side.
-    pub(super) broken: Option<StreamError>,
+    pub(super) send_error: Option<StreamError>,
     /// Response heads, in the order received: interim ones, then the final one. Only on clients.
     pub(super) heads: Heads,
     pub(super) data: Chunks,
@@ -44,12 +44,12 @@ pub(super) struct StreamState {
     /// reported in advance, so that a head that promises a body is passed on as one.
     pub(super) begun: bool,
     /// Whether received data is discarded because nobody reads it.
-    pub(super) unread: bool,
+    pub(super) discarding: bool,
     pub(super) window: Window,
     /// How many more bytes `content-length` allows.
     pub(super) content_left: Option<u64>,
     /// The kind of request that the response is to. Only on clients.
-    pub(super) answer_to: AnswerTo,
+    pub(super) response_to: ResponseTo,
     /// How many bytes the peer's window allows this side to send. Negative if SETTINGS reduced the window.
     pub(super) send_window: i64,
     /// Data that cannot be sent yet.
@@ -64,7 +64,7 @@ pub(super) struct StreamState {
 
 /// The kinds of requests for which the response's `content-length` may differ from the length of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AnswerTo {
+pub(super) enum ResponseTo {
     /// HEAD: the response has no body.
     Head,
     /// CONNECT: a success is followed by a tunnel, which has no length.
@@ -80,7 +80,7 @@ pub(super) struct Heads {
     /// Whether the final head was received; it may have been taken.
     pub(super) complete: bool,
     /// Whether an interim head was received.
-    pub(super) opened: bool,
+    pub(super) has_interim: bool,
 }
 
 impl StreamState {
@@ -92,15 +92,15 @@ impl StreamState {
             receiving: true,
             sending: true,
             error: None,
-            broken: None,
+            send_error: None,
             heads: Heads::default(),
             data: Chunks::default(),
             trailers: None,
             begun: false,
-            unread: false,
+            discarding: false,
             window,
             content_left: None,
-            answer_to: AnswerTo::Other,
+            response_to: ResponseTo::Other,
             send_window,
             backlog: None,
             flush_timeout: None,
@@ -111,7 +111,7 @@ impl StreamState {
     }
 
     /// Whether everything was received and taken.
-    pub(super) fn is_drained(&self) -> bool {
+    pub(super) fn is_fully_read(&self) -> bool {
         self.begun
             && !self.receiving
             && self.data.is_empty()
@@ -132,12 +132,12 @@ impl StreamState {
 
     /// Registers the task that waits for data.
     pub(super) fn wait_to_read(&mut self, cx: &Context<'_>) {
-        remember(&mut self.reader, cx);
+        store_waker(&mut self.reader, cx);
     }
 
     /// Registers the task that waits for room, or for a reset.
     pub(super) fn wait_to_write(&mut self, cx: &Context<'_>) {
-        remember(&mut self.writer, cx);
+        store_waker(&mut self.writer, cx);
     }
 
     /// Moves the reader's waker to `wakers`, to be called when nothing is borrowed.
@@ -158,13 +158,13 @@ impl StreamState {
         self.receiving = false;
         self.sending = false;
         self.backlog = None;
-        self.broken.get_or_insert(error);
+        self.send_error.get_or_insert(error);
         self.wake_reader(wakers);
         self.wake_writer(wakers);
     }
 }
 
-fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
+fn store_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
     if !place
         .as_ref()
         .is_some_and(|waker| waker.will_wake(cx.waker()))
@@ -174,7 +174,7 @@ fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 /// Unread pieces are joined up to this size in bytes.
-const JOINED: usize = 8 * 1024;
+const MAX_JOINED_PIECE: usize = 8 * 1024;
 
 /// The unread pieces of a body, in order. Most bodies have one piece, which needs no list.
 #[derive(Debug, Default)]
@@ -199,12 +199,12 @@ impl Chunks {
             self.first = bytes;
             return;
         }
-        let joins = |last: &mut Bytes| last.len() + bytes.len() <= JOINED;
+        let joins = |last: &mut Bytes| last.len() + bytes.len() <= MAX_JOINED_PIECE;
         let rest = self.rest.get_or_insert_default();
         match rest.pop_back_if(joins) {
             Some(last) => {
                 let mut joined = last.try_into_mut().unwrap_or_else(|last| {
-                    let mut copy = BytesMut::with_capacity(JOINED);
+                    let mut copy = BytesMut::with_capacity(MAX_JOINED_PIECE);
                     copy.extend_from_slice(&last);
                     copy
                 });
@@ -249,17 +249,17 @@ pub(super) struct Streams {
     slab: Slab<Box<StreamState>>,
     keys: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
     /// The numbers of the streams that ended normally most recently.
-    ended: [u32; REMEMBERED],
+    ended: [u32; MAX_ENDED],
     next_ended: usize,
     /// Keys of the streams that wait for room in the connection's queue, in order. Each is listed once and exists.
     blocked: Vec<usize>,
 }
 
 /// How many numbers of ended streams are remembered.
-const REMEMBERED: usize = 8;
+const MAX_ENDED: usize = 8;
 
 /// How many free slots, each a few bytes, a connection without streams keeps.
-const KEPT: usize = 64;
+const MAX_FREE_SLOTS: usize = 64;
 
 impl Streams {
     pub(super) fn insert(&mut self, stream: StreamState) -> usize {
@@ -325,15 +325,15 @@ impl Streams {
     }
 
     /// Removes a stream's number once both directions have ended, and the stream itself once no handle is left.
-    pub(super) fn settle(&mut self, key: usize) {
+    pub(super) fn remove_if_closed(&mut self, key: usize) {
         let Some(stream) = self.slab.get(key) else {
             return;
         };
         if stream.receiving || stream.sending {
             return;
         }
-        if self.keys.remove(&stream.id).is_some() && stream.broken.is_none() {
-            self.ended[self.next_ended % REMEMBERED] = stream.id;
+        if self.keys.remove(&stream.id).is_some() && stream.send_error.is_none() {
+            self.ended[self.next_ended % MAX_ENDED] = stream.id;
             self.next_ended = self.next_ended.wrapping_add(1);
         }
         if stream.handles == 0 {
@@ -341,7 +341,7 @@ impl Streams {
                 self.blocked.retain(|blocked| *blocked != key);
             }
             self.slab.remove(key);
-            if self.slab.is_empty() && self.slab.capacity() > KEPT {
+            if self.slab.is_empty() && self.slab.capacity() > MAX_FREE_SLOTS {
                 self.slab = Slab::new();
                 self.keys = HashMap::default();
             }
@@ -375,7 +375,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_come_out_in_order() {
+    fn chunks_are_taken_in_order() {
         let mut chunks = Chunks::default();
         for piece in ["a", "", "bc", "d"] {
             chunks.push(Bytes::from_static(piece.as_bytes()));
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_pieces_become_few() {
+    fn small_pieces_are_joined() {
         let mut chunks = Chunks::default();
         let read = Bytes::from(vec![b'r'; 64 * 1024]);
         for _ in 0..10_000 {
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_wait_take_turns_and_leave_no_trace() {
+    fn waiting_streams_take_turns_and_are_removed_when_they_end() {
         let mut streams = Streams::default();
         let new = |id| StreamState::new(id, Rc::default(), Window::new(10), 10);
         let keys: Vec<usize> = [1, 3, 5].map(|id| streams.insert(new(id))).to_vec();
@@ -421,26 +421,26 @@ mod tests {
             streams.block(key);
             let stream = streams.get(key).unwrap();
             (stream.receiving, stream.sending) = (false, false);
-            streams.settle(key);
+            streams.remove_if_closed(key);
         }
         assert_eq!(streams.take_blocked(), [keys[0]]);
     }
 
     #[test]
-    fn a_stream_goes_when_it_is_closed_and_nobody_refers_to_it() {
+    fn a_closed_stream_without_handles_is_removed() {
         let mut streams = Streams::default();
         let new = |id| StreamState::new(id, Rc::default(), Window::new(10), 10);
         let key = streams.insert(new(1));
         streams.get(key).unwrap().handles = 1;
-        streams.settle(key);
+        streams.remove_if_closed(key);
         assert_eq!((streams.open(), streams.key(1)), (1, Some(key)));
         let stream = streams.get(key).unwrap();
         (stream.receiving, stream.sending) = (false, false);
-        streams.settle(key);
+        streams.remove_if_closed(key);
         assert_eq!((streams.open(), streams.key(1)), (0, None));
         assert!(streams.get(key).is_some());
         streams.get(key).unwrap().handles = 0;
-        streams.settle(key);
+        streams.remove_if_closed(key);
         assert!(streams.get(key).is_none());
     }
 }

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grants_anew_in_halves_and_notices_too_much() {
+    fn credit_is_returned_by_halves_and_excess_is_detected() {
         let mut window = Window::new(100);
         assert!(window.receive(60));
         assert_eq!(window.consume(49), None);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_window_is_used_up_first() {
+    fn a_reduced_window_must_be_consumed_first() {
         let mut window = Window::new(100);
         assert!(window.receive(50));
         window.resize(40);

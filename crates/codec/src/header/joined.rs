@@ -105,11 +105,11 @@ pub const JOINED_IN_RESPONSES: NameSet = NameSet::of(&[
 ]);
 
 /// How many extra fields a block may have when repeated fields count as one.
-pub(crate) const MOST_JOINED: usize = 1024;
+pub(crate) const MAX_JOINED_EXTRA: usize = 1024;
 
 /// Which part of a message a block of header fields is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BlockKind {
     /// A request's head.
     Request,
     /// A response's head.
@@ -118,19 +118,19 @@ pub(crate) enum Kind {
     Trailers,
 }
 
-impl Kind {
+impl BlockKind {
     /// The names whose repeated fields are joined.
-    pub(crate) const fn joined(self) -> NameSet {
+    pub(crate) const fn joined_names(self) -> NameSet {
         match self {
-            Kind::Request => JOINED_IN_REQUESTS,
-            Kind::Response => JOINED_IN_RESPONSES,
-            Kind::Trailers => JOINED_IN_TRAILERS,
+            BlockKind::Request => JOINED_IN_REQUESTS,
+            BlockKind::Response => JOINED_IN_RESPONSES,
+            BlockKind::Trailers => JOINED_IN_TRAILERS,
         }
     }
 }
 
 /// Spare capacity that a header map keeps after joining, for fields that are added later.
-const ROOM_LEFT: usize = 8;
+const SPARE_CAPACITY: usize = 8;
 
 /// Header names that are joined in trailers.
 pub const JOINED_IN_TRAILERS: NameSet = NameSet::of(&["grpc-message", "grpc-status"]);
@@ -149,18 +149,18 @@ impl HeaderMap {
     fn join_repeated(&mut self, names: NameSet) {
         let (mut seen, mut repeated) = (0u128, 0u128);
         for (name, _) in &self.fields {
-            if let NameRef::Known(place) = NameRef::from(name) {
-                repeated |= seen & 1 << place;
-                seen |= 1 << place;
+            if let NameRef::Known(index) = NameRef::from(name) {
+                repeated |= seen & 1 << index;
+                seen |= 1 << index;
             }
         }
-        for place in 0..128 {
-            if repeated & names.0 & 1 << place != 0 {
-                self.join_one(NameRef::Known(place));
+        for index in 0..128 {
+            if repeated & names.0 & 1 << index != 0 {
+                self.join_one(NameRef::Known(index));
             }
         }
         // Joining may leave much unused capacity, which is released. Some stays, because proxies add fields.
-        self.fields.shrink_to(self.fields.len() + ROOM_LEFT);
+        self.fields.shrink_to(self.fields.len() + SPARE_CAPACITY);
     }
 
     fn join_one(&mut self, name: NameRef<'_>) {
@@ -168,14 +168,16 @@ impl HeaderMap {
             return;
         };
         let first = first.clone();
-        if let Some(value) = joined(self.get_all(&first)) {
+        if let Some(value) = join_values(self.get_all(&first)) {
             self.insert(first, value);
         }
     }
 }
 
 /// Joins several values into one, separated by commas. Empty values add no comma.
-pub(crate) fn joined<'v>(values: impl Iterator<Item = &'v HeaderValue>) -> Option<HeaderValue> {
+pub(crate) fn join_values<'v>(
+    values: impl Iterator<Item = &'v HeaderValue>,
+) -> Option<HeaderValue> {
     let mut text = Vec::new();
     let mut sensitive = false;
     for value in values {
@@ -198,7 +200,7 @@ mod tests {
     use crate::HeaderName;
 
     #[test]
-    fn fields_of_some_names_become_one_in_the_place_of_the_first() {
+    fn repeated_fields_are_joined_in_the_place_of_the_first() {
         let mut headers = map(&[
             ("x-own", "1"),
             ("via", ""),
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_meanwhile_is_not_joined() {
+    fn removed_fields_are_not_joined() {
         let mut headers = map(&[("via", "1"), ("via", "2"), ("age", "3")]);
         headers.remove("via");
         headers.join(JOINED_IN_REQUESTS);
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_stays_one_when_it_is_joined() {
+    fn joined_values_stay_sensitive() {
         let mut headers = map(&[("authorization", "1")]);
         let mut secret = HeaderValue::from_static("2");
         secret.set_sensitive(true);

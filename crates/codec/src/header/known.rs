@@ -20,7 +20,7 @@ pub(crate) enum Indexing {
 
 /// A well-known name and its properties.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct KnownName {
     pub(crate) text: &'static str,
     /// The index of the first field with this name in HPACK's static table, or zero.
     pub(crate) index: u8,
@@ -32,7 +32,7 @@ const _: () = assert!(KNOWN.len() <= u128::BITS as usize);
 
 /// The position of `name`, given in lower case, in [`KNOWN`].
 #[inline]
-pub(super) const fn place(name: &[u8]) -> Option<u8> {
+pub(super) const fn index_of(name: &[u8]) -> Option<u8> {
     let mut slot = slot_of(hash(name));
     loop {
         let next = SLOTS[slot];
@@ -48,12 +48,12 @@ pub(super) const fn place(name: &[u8]) -> Option<u8> {
 
 /// The position of `name`, given in any case, in [`KNOWN`].
 #[inline]
-pub(super) fn place_in_any_case(name: &[u8]) -> Option<u8> {
+pub(super) fn index_of_any_case(name: &[u8]) -> Option<u8> {
     let mut slot = slot_of(hash(name));
     loop {
-        let place = SLOTS[slot].checked_sub(1)?;
-        if equal_in_any_case(KNOWN[usize::from(place)].text.as_bytes(), name) {
-            return Some(place);
+        let index = SLOTS[slot].checked_sub(1)?;
+        if equal_in_any_case(KNOWN[usize::from(index)].text.as_bytes(), name) {
+            return Some(index);
         }
         slot = (slot + 1) % SLOT_COUNT;
     }
@@ -122,7 +122,7 @@ fn both_ends(name: &[u8]) -> Option<u64> {
 }
 
 /// The bit in each byte that makes an ASCII letter lower case.
-const SMALL: u64 = u64::MAX / 255 * 0x20;
+const LOWER_CASE: u64 = u64::MAX / 255 * 0x20;
 
 /// A hash of a name's length, first and last bytes, which is enough to distinguish the well-known names. It does not
 /// depend on case.
@@ -140,7 +140,7 @@ pub(crate) const fn hash(name: &[u8]) -> u64 {
     } else {
         (0, 0)
     };
-    let (first, last) = (first | SMALL, last | SMALL);
+    let (first, last) = (first | LOWER_CASE, last | LOWER_CASE);
     let mixed = first ^ last.rotate_left(27) ^ (name.len() as u64) << 59;
     let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ mixed >> 32
@@ -158,14 +158,14 @@ static SLOTS: [u8; SLOT_COUNT] = slots();
 
 const fn slots() -> [u8; SLOT_COUNT] {
     let mut slots = [0; SLOT_COUNT];
-    let mut place = 0;
-    while place < KNOWN.len() {
-        let mut slot = slot_of(hash(KNOWN[place].text.as_bytes()));
+    let mut index = 0;
+    while index < KNOWN.len() {
+        let mut slot = slot_of(hash(KNOWN[index].text.as_bytes()));
         while slots[slot] != 0 {
             slot = (slot + 1) % SLOT_COUNT;
         }
-        place += 1;
-        slots[slot] = place as u8;
+        index += 1;
+        slots[slot] = index as u8;
     }
     slots
 }
@@ -177,8 +177,8 @@ macro_rules! names {
             pub static $name: HeaderName = HeaderName::from_static($text);
         )*
 
-        pub(super) static KNOWN: [Known; [$($text),*].len()] = [$(
-            Known {
+        pub(super) static KNOWN: [KnownName; [$($text),*].len()] = [$(
+            KnownName {
                 text: $text,
                 index: $index,
                 indexing: Indexing::$indexing,
@@ -323,34 +323,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_where_they_are_and_no_others() {
+    fn only_well_known_names_are_found() {
         for (at, known) in KNOWN.iter().enumerate() {
             let small = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
             assert!(known.text.bytes().all(small), "{}", known.text);
-            assert_eq!(place(known.text.as_bytes()).map(usize::from), Some(at));
+            assert_eq!(index_of(known.text.as_bytes()).map(usize::from), Some(at));
             for wrong in [
                 &known.text[1..],
                 &known.text.replace('-', "_"),
                 &format!("{}x", known.text),
             ] {
-                let found = place(wrong.as_bytes()).map(|at| KNOWN[usize::from(at)].text);
+                let found = index_of(wrong.as_bytes()).map(|at| KNOWN[usize::from(at)].text);
                 assert!(found.is_none_or(|found| found == wrong), "{wrong}");
             }
         }
-        assert_eq!(place(b""), None);
+        assert_eq!(index_of(b""), None);
     }
 
     #[test]
-    fn case_is_passed_over_and_nothing_else() {
+    fn only_case_is_ignored() {
         for (at, known) in KNOWN.iter().enumerate() {
             let upper = known.text.to_ascii_uppercase().into_bytes();
-            assert_eq!(place_in_any_case(&upper).map(usize::from), Some(at));
-            assert_eq!(place(&upper), None);
+            assert_eq!(index_of_any_case(&upper).map(usize::from), Some(at));
+            assert_eq!(index_of(&upper), None);
             for changed in 0..upper.len() {
                 for byte in 0..=u8::MAX {
                     let mut name = upper.clone();
                     name[changed] = byte;
-                    let found = place_in_any_case(&name).map(|at| KNOWN[usize::from(at)].text);
+                    let found = index_of_any_case(&name).map(|at| KNOWN[usize::from(at)].text);
                     let is_it = known.text.as_bytes().eq_ignore_ascii_case(&name);
                     let same = found.map(|found| found.as_bytes().eq_ignore_ascii_case(&name));
                     assert_ne!(same, Some(false), "{found:?} is not {name:?}");

@@ -14,12 +14,12 @@ use std::fmt;
 use std::ops::Index;
 use std::slice;
 
+pub(crate) use joined::BlockKind;
 pub use joined::JOINED_IN_REQUESTS;
 pub use joined::JOINED_IN_RESPONSES;
 pub use joined::JOINED_IN_TRAILERS;
-pub(crate) use joined::Kind;
-pub(crate) use joined::MOST_JOINED;
-pub(crate) use joined::joined;
+pub(crate) use joined::MAX_JOINED_EXTRA;
+pub(crate) use joined::join_values;
 pub(crate) use known::Indexing;
 pub use known::*;
 pub use name::HeaderName;
@@ -52,10 +52,10 @@ impl NameSet {
         let mut set = 0;
         let mut at = 0;
         while at < names.len() {
-            let place = known::place(names[at].as_bytes());
-            assert!(place.is_some(), "not known beforehand");
-            if let Some(place) = place {
-                set |= 1 << place;
+            let index = known::index_of(names[at].as_bytes());
+            assert!(index.is_some(), "not known beforehand");
+            if let Some(index) = index {
+                set |= 1 << index;
             }
             at += 1;
         }
@@ -66,17 +66,17 @@ impl NameSet {
     #[must_use]
     pub const fn beginning_with(prefix: &str) -> NameSet {
         let mut set = 0;
-        let mut place = 0;
-        while place < known::KNOWN.len() {
-            if let Some((beginning, _)) = known::KNOWN[place]
+        let mut index = 0;
+        while index < known::KNOWN.len() {
+            if let Some((beginning, _)) = known::KNOWN[index]
                 .text
                 .as_bytes()
                 .split_at_checked(prefix.len())
                 && known::equal(beginning, prefix.as_bytes())
             {
-                set |= 1 << place;
+                set |= 1 << index;
             }
-            place += 1;
+            index += 1;
         }
         NameSet(set)
     }
@@ -86,7 +86,7 @@ impl NameSet {
     #[inline]
     pub fn has<'n>(self, name: impl Into<NameRef<'n>>) -> bool {
         match name.into() {
-            NameRef::Known(place) => self.0 & 1 << place != 0,
+            NameRef::Known(index) => self.0 & 1 << index != 0,
             NameRef::Other(_) => false,
         }
     }
@@ -107,9 +107,9 @@ impl Names {
     #[inline]
     fn add(&mut self, name: NameRef<'_>) {
         match name {
-            NameRef::Known(place) => {
-                self.repeated |= self.known & 1 << place != 0;
-                self.known |= 1 << place;
+            NameRef::Known(index) => {
+                self.repeated |= self.known & 1 << index != 0;
+                self.known |= 1 << index;
             }
             NameRef::Other(_) => self.others = true,
         }
@@ -118,7 +118,7 @@ impl Names {
     #[inline]
     fn may_have(&self, name: NameRef<'_>) -> bool {
         match name {
-            NameRef::Known(place) => self.known & 1 << place != 0,
+            NameRef::Known(index) => self.known & 1 << index != 0,
             NameRef::Other(_) => self.others,
         }
     }
@@ -126,8 +126,8 @@ impl Names {
     /// Records that no field has this name.
     #[inline]
     fn remove(&mut self, name: NameRef<'_>) {
-        if let NameRef::Known(place) = name {
-            self.known &= !(1 << place);
+        if let NameRef::Known(index) = name {
+            self.known &= !(1 << index);
         }
     }
 }
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_keeps_the_order_of_the_rest() {
+    fn changes_keep_the_order_of_other_fields() {
         let mut changed = map(&MIXED);
         changed.insert(&TE, HeaderValue::from_static("new"));
         let one = [MIXED[0], ("te", "new"), MIXED[2], MIXED[3], MIXED[5]];

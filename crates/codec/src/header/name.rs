@@ -12,7 +12,7 @@ use crate::byte_set::byte_set;
 
 use super::known;
 use super::known::KNOWN;
-use super::known::Known;
+use super::known::KnownName;
 
 /// The name of a header field, in lower case (RFC 9110 section 5.1). A well-known name is stored as one byte.
 #[derive(Clone)]
@@ -50,8 +50,8 @@ impl HeaderName {
     /// If it is not. In a constant this is a compile error.
     #[must_use]
     pub const fn from_static(text: &'static str) -> HeaderName {
-        match known::place(text.as_bytes()) {
-            Some(place) => HeaderName(Repr::Known(place)),
+        match known::index_of(text.as_bytes()) {
+            Some(index) => HeaderName(Repr::Known(index)),
             None => {
                 assert!(is_name(text.as_bytes()), "no header name in lower case");
                 HeaderName(Repr::Static(text))
@@ -66,8 +66,8 @@ impl HeaderName {
     /// If it is not a valid name.
     #[inline]
     pub fn from_bytes(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
-        match known::place_in_any_case(text) {
-            Some(place) => Ok(HeaderName(Repr::Known(place))),
+        match known::index_of_any_case(text) {
+            Some(index) => Ok(HeaderName(Repr::Known(index))),
             None => {
                 let mut lower = SmallVec::<[u8; 64]>::from_slice(text);
                 lower.make_ascii_lowercase();
@@ -83,8 +83,8 @@ impl HeaderName {
     /// If it is not in lower case or not a valid name.
     #[inline]
     pub fn from_lowercase(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
-        match known::place(text) {
-            Some(place) => Ok(HeaderName(Repr::Known(place))),
+        match known::index_of(text) {
+            Some(index) => Ok(HeaderName(Repr::Known(index))),
             None => HeaderName::unknown(text),
         }
     }
@@ -102,7 +102,7 @@ impl HeaderName {
     #[inline]
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            Repr::Known(place) => KNOWN[usize::from(*place)].text,
+            Repr::Known(index) => KNOWN[usize::from(*index)].text,
             Repr::Static(text) => text,
             Repr::Shared(text) => text,
         }
@@ -110,9 +110,9 @@ impl HeaderName {
 
     /// The properties of this name, if it is well known.
     #[inline]
-    pub(crate) fn known(&self) -> Option<&'static Known> {
+    pub(crate) fn known(&self) -> Option<&'static KnownName> {
         match &self.0 {
-            Repr::Known(place) => Some(&KNOWN[usize::from(*place)]),
+            Repr::Known(index) => Some(&KNOWN[usize::from(*index)]),
             _ => None,
         }
     }
@@ -135,7 +135,7 @@ impl<'n> From<&'n HeaderName> for NameRef<'n> {
     #[inline]
     fn from(name: &'n HeaderName) -> NameRef<'n> {
         match &name.0 {
-            Repr::Known(place) => NameRef::Known(*place),
+            Repr::Known(index) => NameRef::Known(*index),
             Repr::Static(text) => NameRef::Other(text),
             Repr::Shared(text) => NameRef::Other(text),
         }
@@ -145,7 +145,7 @@ impl<'n> From<&'n HeaderName> for NameRef<'n> {
 /// The name must be in lower case; others are never found.
 impl<'n> From<&'n str> for NameRef<'n> {
     fn from(name: &'n str) -> NameRef<'n> {
-        known::place(name.as_bytes()).map_or(NameRef::Other(name), NameRef::Known)
+        known::index_of(name.as_bytes()).map_or(NameRef::Other(name), NameRef::Known)
     }
 }
 
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_the_same_however_it_was_made() {
+    fn names_are_equal_however_they_were_created() {
         let made = |text: &str| HeaderName::from_bytes(text.as_bytes()).unwrap();
         assert_eq!(
             made("Content-TYPE"),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_no_name() {
+    fn names_must_be_tokens() {
         for wrong in ["", "a b", "a:", "\"a\"", "a\0", "ä", "a\u{7f}", "(a)"] {
             assert!(HeaderName::from_bytes(wrong.as_bytes()).is_err(), "{wrong}");
         }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::words::is_field_byte;
-use crate::words::is_field_text;
+use crate::byte_scan::is_field_byte;
+use crate::byte_scan::is_field_text;
 
 /// The value of a header field: any bytes except control characters other than tab (RFC 9110 section 5.5). Cloning
 /// never allocates: it copies short values and shares long ones.
@@ -14,20 +14,20 @@ pub struct HeaderValue(Repr);
 
 /// The maximum length of a value that is stored inline, in bytes: long enough for a UUID or a date. The whole value
 /// takes five machine words.
-const SHORT: usize = 37;
+const MAX_INLINE: usize = 37;
 
 #[derive(Clone)]
 enum Repr {
-    Short {
+    Inline {
         sensitive: bool,
         length: u8,
-        bytes: [u8; SHORT],
+        bytes: [u8; MAX_INLINE],
     },
     Static {
         sensitive: bool,
         bytes: &'static [u8],
     },
-    Long {
+    Shared {
         sensitive: bool,
         bytes: Arc<[u8]>,
     },
@@ -65,7 +65,7 @@ impl HeaderValue {
     #[inline]
     pub fn from_bytes(bytes: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
         if is_field_text(bytes) {
-            Ok(HeaderValue::legal(bytes))
+            Ok(HeaderValue::from_valid(bytes))
         } else {
             Err(InvalidHeaderValue)
         }
@@ -73,19 +73,19 @@ impl HeaderValue {
 
     /// The value `bytes`, which are known to be valid.
     #[inline]
-    fn legal(bytes: &[u8]) -> HeaderValue {
-        let mut short = [0; SHORT];
+    fn from_valid(bytes: &[u8]) -> HeaderValue {
+        let mut short = [0; MAX_INLINE];
         HeaderValue(
             match (short.get_mut(..bytes.len()), bytes.len().try_into()) {
                 (Some(room), Ok(length)) => {
                     room.copy_from_slice(bytes);
-                    Repr::Short {
+                    Repr::Inline {
                         sensitive: false,
                         length,
                         bytes: short,
                     }
                 }
-                _ => Repr::Long {
+                _ => Repr::Shared {
                     sensitive: false,
                     bytes: bytes.into(),
                 },
@@ -98,11 +98,11 @@ impl HeaderValue {
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
-            Repr::Short { length, bytes, .. } => {
+            Repr::Inline { length, bytes, .. } => {
                 bytes.get(..usize::from(*length)).unwrap_or_default()
             }
             Repr::Static { bytes, .. } => bytes,
-            Repr::Long { bytes, .. } => bytes,
+            Repr::Shared { bytes, .. } => bytes,
         }
     }
 
@@ -146,18 +146,18 @@ impl HeaderValue {
     #[inline]
     pub fn is_sensitive(&self) -> bool {
         match &self.0 {
-            Repr::Short { sensitive, .. }
+            Repr::Inline { sensitive, .. }
             | Repr::Static { sensitive, .. }
-            | Repr::Long { sensitive, .. } => *sensitive,
+            | Repr::Shared { sensitive, .. } => *sensitive,
         }
     }
 
     /// Sets whether the value must not enter any compression table.
     pub fn set_sensitive(&mut self, is_sensitive: bool) {
         match &mut self.0 {
-            Repr::Short { sensitive, .. }
+            Repr::Inline { sensitive, .. }
             | Repr::Static { sensitive, .. }
-            | Repr::Long { sensitive, .. } => *sensitive = is_sensitive,
+            | Repr::Shared { sensitive, .. } => *sensitive = is_sensitive,
         }
     }
 }
@@ -189,7 +189,7 @@ impl TryFrom<String> for HeaderValue {
 impl From<u64> for HeaderValue {
     /// The number in decimal digits.
     fn from(number: u64) -> HeaderValue {
-        HeaderValue::legal(itoa::Buffer::new().format(number).as_bytes())
+        HeaderValue::from_valid(itoa::Buffer::new().format(number).as_bytes())
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_the_same_however_it_is_kept() {
+    fn values_are_equal_however_they_are_stored() {
         for length in 0..80 {
             let text = "a".repeat(length);
             let value = HeaderValue::try_from(text.as_str()).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_refused_and_other_bytes_kept() {
+    fn control_characters_are_refused_and_other_bytes_allowed() {
         for wrong in ["a\0", "\n", "\r", "\x7f", "\x1f"] {
             assert_eq!(HeaderValue::try_from(wrong), Err(InvalidHeaderValue));
         }
@@ -300,8 +300,8 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_shown_and_stays_one_in_copies() {
-        let long = "b".repeat(SHORT + 1);
+    fn sensitive_values_are_not_shown_and_their_copies_neither() {
+        let long = "b".repeat(MAX_INLINE + 1);
         for text in ["a", &long] {
             let mut secret = HeaderValue::try_from(text).unwrap();
             assert!(!secret.is_sensitive());

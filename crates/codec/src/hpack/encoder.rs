@@ -15,8 +15,8 @@ use super::huffman;
 use super::integer;
 use super::seen::Found;
 use super::seen::Insertions;
-use super::seen::Place;
-use super::seen::Seen;
+use super::seen::SeenFields;
+use super::seen::SlotPosition;
 use super::static_table;
 use super::table::OVERHEAD;
 
@@ -25,11 +25,11 @@ const INITIAL_TABLE_SIZE: usize = 4096;
 
 /// With `Huffman::Selective`, literals of up to this many bytes are Huffman-coded only if they enter the table: the
 /// code saves a quarter of the bytes, but costs both sides more instructions than the rest of the field.
-const RAW_BYTES: usize = 128;
+const MAX_RAW_LITERAL: usize = 128;
 
 /// Cookies shorter than this are never indexed, because an attacker's correct guess would show in the length of the
 /// block. The limit is nghttp2's.
-const SHORT_SECRET: usize = 20;
+const MIN_INDEXED_COOKIE: usize = 20;
 
 /// Encodes the header blocks of one connection.
 ///
@@ -48,7 +48,7 @@ pub(crate) struct Encoder {
     lowest_size: Option<usize>,
     /// The number of insertions so far, modulo 2³².
     insertions: u32,
-    seen: Seen,
+    seen: SeenFields,
     /// Random, so that hashes differ between connections.
     seed: u64,
     huffman: Huffman,
@@ -102,7 +102,7 @@ impl Encoder {
             wanted_size: max_table_size,
             lowest_size: (max_size < INITIAL_TABLE_SIZE).then_some(max_size),
             insertions: 0,
-            seen: Seen::default(),
+            seen: SeenFields::default(),
             seed: fastrand::u64(..),
             huffman,
         }
@@ -185,7 +185,7 @@ impl Encoder {
         let value = value.as_bytes();
         let hash = self.hash(name_hash(name), value);
         let found = if sensitive {
-            Found::Never
+            Found::NotSeen
         } else {
             self.find(hash, name, value)
         };
@@ -195,12 +195,12 @@ impl Encoder {
         let index = known.map_or(0, |known| known.index);
         let field = Field { name, value, index };
         match known.map_or(Indexing::Adaptive, |known| known.indexing) {
-            _ if sensitive => field.spell_out(Literal::NEVER_INDEXED, self.huffman, out),
-            Indexing::Secret => field.spell_out(Literal::NEVER_INDEXED, self.huffman, out),
-            Indexing::SecretIfShort if value.len() < SHORT_SECRET => {
-                field.spell_out(Literal::NEVER_INDEXED, self.huffman, out);
+            _ if sensitive => field.write_literal(Literal::NEVER_INDEXED, self.huffman, out),
+            Indexing::Secret => field.write_literal(Literal::NEVER_INDEXED, self.huffman, out),
+            Indexing::SecretIfShort if value.len() < MIN_INDEXED_COOKIE => {
+                field.write_literal(Literal::NEVER_INDEXED, self.huffman, out);
             }
-            Indexing::Unique => field.spell_out(Literal::NOT_INDEXED, self.huffman, out),
+            Indexing::Unique => field.write_literal(Literal::NOT_INDEXED, self.huffman, out),
             Indexing::Adaptive | Indexing::SecretIfShort => self.adaptive(field, hash, found, out),
         }
     }
@@ -222,20 +222,20 @@ impl Encoder {
         match found {
             // One field must not evict all others, and a table of size zero takes no fields.
             _ if field.size() > self.max_size / 4 * 3 => {
-                field.spell_out(Literal::NOT_INDEXED, self.huffman, out);
+                field.write_literal(Literal::NOT_INDEXED, self.huffman, out);
             }
-            Found::Before(place) => {
-                field.spell_out(Literal::INDEXED, self.huffman, out);
+            Found::SeenBefore(place) => {
+                field.write_literal(Literal::INDEXED, self.huffman, out);
                 self.insert(field, place);
             }
             _ => {
                 self.seen.record(hash, self.insertions(), self.max_size);
-                field.spell_out(Literal::NOT_INDEXED, self.huffman, out);
+                field.write_literal(Literal::NOT_INDEXED, self.huffman, out);
             }
         }
     }
 
-    fn insert(&mut self, field: Field, place: Place) {
+    fn insert(&mut self, field: Field, place: SlotPosition) {
         self.evict_to(self.max_size.saturating_sub(field.size()));
         self.size += field.size();
         self.entries.push_front(Entry {
@@ -262,7 +262,7 @@ impl Encoder {
             Found::InTable(age) => {
                 let entry = self.entries.get(age);
                 let is_it = entry.is_some_and(|entry| entry.is(name, value));
-                if is_it { found } else { Found::Never }
+                if is_it { found } else { Found::NotSeen }
             }
             _ => found,
         }
@@ -330,19 +330,19 @@ impl Field<'_> {
     }
 
     #[inline]
-    fn spell_out(&self, literal: Literal, huffman: Huffman, out: &mut Vec<u8>) {
-        let raw_bytes = match huffman {
+    fn write_literal(&self, literal: Literal, huffman: Huffman, out: &mut Vec<u8>) {
+        let max_raw = match huffman {
             Huffman::Always => 0,
             Huffman::Never => usize::MAX,
             // An entry of the table is decoded once, and takes one byte from then on.
-            Huffman::WhereItPays if literal == Literal::INDEXED => 0,
-            Huffman::WhereItPays => RAW_BYTES,
+            Huffman::Selective if literal == Literal::INDEXED => 0,
+            Huffman::Selective => MAX_RAW_LITERAL,
         };
         integer::encode(usize::from(self.index), literal.prefix, literal.flags, out);
         if self.index == 0 {
-            string(self.name, raw_bytes, out);
+            string(self.name, max_raw, out);
         }
-        string(self.value, raw_bytes, out);
+        string(self.value, max_raw, out);
     }
 }
 
@@ -353,8 +353,8 @@ fn indexed(age: usize, out: &mut Vec<u8>) {
 }
 
 #[inline]
-fn string(text: &[u8], raw_bytes: usize, out: &mut Vec<u8>) {
-    if text.len() > raw_bytes {
+fn string(text: &[u8], max_raw: usize, out: &mut Vec<u8>) {
+    if text.len() > max_raw {
         return shortest_string(text, out);
     }
     integer::encode(text.len(), 7, 0, out);

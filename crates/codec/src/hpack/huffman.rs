@@ -36,7 +36,7 @@ const CODES: [u32; 257] = canonical().codes;
 static SORTED: [u16; 257] = canonical().sorted;
 
 /// The codes of each length, indexed by length.
-static RANKS: [Rank; LONGEST + 1] = canonical().ranks;
+static CODE_RANGES: [CodeRange; LONGEST + 1] = canonical().code_ranges;
 
 /// Each byte's code and length in one word for the encoder: `code << 8 | length`.
 static ENCODE: [u64; 256] = encode_table();
@@ -46,7 +46,7 @@ static PAIRS: [Pair; 1 << PEEK] = pair_table();
 
 /// All codes of one length.
 #[derive(Clone, Copy)]
-struct Rank {
+struct CodeRange {
     /// The first code.
     code: u32,
     /// The number of codes.
@@ -58,13 +58,13 @@ struct Rank {
 struct Canonical {
     codes: [u32; 257],
     sorted: [u16; 257],
-    ranks: [Rank; LONGEST + 1],
+    code_ranges: [CodeRange; LONGEST + 1],
 }
 
 const fn canonical() -> Canonical {
     let mut codes = [0; 257];
     let mut sorted = [0; 257];
-    let mut ranks = [Rank {
+    let mut code_ranges = [CodeRange {
         code: 0,
         count: 0,
         index: 0,
@@ -74,14 +74,14 @@ const fn canonical() -> Canonical {
     let mut length = 1;
     while length <= LONGEST {
         code <<= 1;
-        ranks[length].code = code;
-        ranks[length].index = index;
+        code_ranges[length].code = code;
+        code_ranges[length].index = index;
         let mut symbol = 0;
         while symbol < 257 {
             if LENGTHS[symbol] as usize == length {
                 codes[symbol] = code;
                 sorted[index as usize] = symbol as u16;
-                ranks[length].count += 1;
+                code_ranges[length].count += 1;
                 code += 1;
                 index += 1;
             }
@@ -92,7 +92,7 @@ const fn canonical() -> Canonical {
     Canonical {
         codes,
         sorted,
-        ranks,
+        code_ranges,
     }
 }
 
@@ -224,7 +224,7 @@ pub(super) fn decode<'a>(code: &[u8], out: &'a mut Vec<u8>) -> Result<&'a [u8], 
     // No code is shorter than 5 bits. Each step writes 8 bytes, even if it decodes fewer.
     let room = code.len() / 5 * 8 + 24;
     if out.len() < room {
-        *out = vec![0; room.max(LEAST_ROOM)];
+        *out = vec![0; room.max(MIN_SCRATCH)];
     }
     let end = code.len() * 8;
     let tail = Tail::of(code);
@@ -266,7 +266,7 @@ pub(super) fn decode<'a>(code: &[u8], out: &'a mut Vec<u8>) -> Result<&'a [u8], 
 }
 
 /// The minimum size of the scratch buffer; most strings are shorter.
-const LEAST_ROOM: usize = 256;
+const MIN_SCRATCH: usize = 256;
 
 /// The last seven bytes of the code, followed by ones. Eight-byte reads near the end use it instead of the code.
 struct Tail {
@@ -291,11 +291,11 @@ impl Tail {
 #[cold]
 fn long_code(bits: u64) -> Result<(u8, u32), DecodeError> {
     for length in PEEK + 1..=LONGEST as u32 {
-        let rank = RANKS[length as usize];
+        let range = CODE_RANGES[length as usize];
         let code = (bits >> (64 - length)) as u32;
-        let offset = code.wrapping_sub(rank.code);
-        if offset < rank.count {
-            let symbol = SORTED.get((rank.index + offset) as usize).copied();
+        let offset = code.wrapping_sub(range.code);
+        if offset < range.count {
+            let symbol = SORTED.get((range.index + offset) as usize).copied();
             let byte = symbol.filter(|&symbol| symbol != EOS);
             let byte = byte.and_then(|symbol| u8::try_from(symbol).ok());
             return byte.map(|byte| (byte, length)).ok_or(DecodeError);

@@ -12,7 +12,7 @@ const WAYS: usize = 4;
 const BYTES_PER_GROUP: usize = 128;
 
 /// The maximum number of groups, which take 32 KiB.
-const MOST_GROUPS: usize = 1024;
+const MAX_GROUPS: usize = 1024;
 
 /// A field that was sent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,11 +25,11 @@ struct Slot {
 
 /// The fields sent recently. The slots are allocated with the first field.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct SeenFields {
     groups: Vec<[Slot; WAYS]>,
     /// A pseudo-random state that selects the slot to evict. With a fixed order, two alternating fields could evict
     /// each other forever.
-    chance: u32,
+    random_state: u32,
 }
 
 /// The result of [`SeenFields::find`].
@@ -38,13 +38,13 @@ pub(super) enum Found {
     /// The field (or another one with its hash) is in the table, inserted this many insertions ago.
     InTable(usize),
     /// The field (or another one with its hash) was sent before.
-    Before(Place),
-    Never,
+    SeenBefore(SlotPosition),
+    NotSeen,
 }
 
 /// A slot's group, and its position in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct SlotPosition {
     group: usize,
     way: usize,
 }
@@ -66,21 +66,21 @@ impl Insertions {
     }
 }
 
-impl Seen {
+impl SeenFields {
     /// Looks up the field with this hash.
     #[inline]
     pub(super) fn find(&self, hash: u64, insertions: Insertions) -> Found {
         let group = self.group_of(hash);
         let Some(slots) = self.groups.get(group) else {
-            return Found::Never;
+            return Found::NotSeen;
         };
         let tag = tag_of(hash);
         let Some(way) = slots.iter().position(|slot| slot.tag == tag) else {
-            return Found::Never;
+            return Found::NotSeen;
         };
         match insertions.age(slots[way].number) {
             Some(age) => Found::InTable(age),
-            None => Found::Before(Place { group, way }),
+            None => Found::SeenBefore(SlotPosition { group, way }),
         }
     }
 
@@ -94,11 +94,11 @@ impl Seen {
         let Some(slots) = self.groups.get_mut(group) else {
             return;
         };
-        self.chance = self
-            .chance
+        self.random_state = self
+            .random_state
             .wrapping_mul(0x0019_660d)
             .wrapping_add(0x3c6e_f35f);
-        let start = (self.chance >> 24) as usize;
+        let start = (self.random_state >> 24) as usize;
         for way in 0..WAYS {
             let slot = &mut slots[(start + way) % WAYS];
             if insertions.age(slot.number).is_none() {
@@ -112,7 +112,7 @@ impl Seen {
     }
 
     /// Records that the field at `place` was inserted into the table with this sequence number.
-    pub(super) fn inserted(&mut self, place: Place, number: u32) {
+    pub(super) fn inserted(&mut self, place: SlotPosition, number: u32) {
         let slots = self.groups.get_mut(place.group);
         if let Some(slot) = slots.and_then(|slots| slots.get_mut(place.way)) {
             slot.number = number;
@@ -127,7 +127,7 @@ impl Seen {
     #[cold]
     fn allocate(&mut self, table_size: usize) {
         let groups = (table_size / BYTES_PER_GROUP).next_power_of_two();
-        self.groups = vec![[Slot::default(); WAYS]; groups.min(MOST_GROUPS)];
+        self.groups = vec![[Slot::default(); WAYS]; groups.min(MAX_GROUPS)];
     }
 
     /// The group for `hash`. The number of groups is a power of two.

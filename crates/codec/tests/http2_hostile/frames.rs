@@ -22,7 +22,7 @@ pub(crate) struct Frames {
     /// The number of dynamic table entries that can be referred to.
     indexed: u8,
     /// How many frames out of a thousand break the rules.
-    pub(crate) rude: u16,
+    pub(crate) invalid_per_mille: u16,
     /// The number of bytes sent in DATA frames.
     pub(crate) sent: u64,
     /// How many bytes the codec may send: in total, initially on a stream, and additionally on each stream after
@@ -40,7 +40,7 @@ impl Frames {
             next: 1,
             open: Vec::new(),
             indexed: 0,
-            rude: [0, 0, 2, 20][rng.usize(..4)],
+            invalid_per_mille: [0, 0, 2, 20][rng.usize(..4)],
             sent: 0,
             granted: 65_535,
             initial: 65_535,
@@ -58,13 +58,13 @@ impl Frames {
         self.out.extend_from_slice(payload);
     }
 
-    pub(crate) fn is_rude(&mut self) -> bool {
-        self.rng.u16(..1000) < self.rude
+    pub(crate) fn breaks_rules(&mut self) -> bool {
+        self.rng.u16(..1000) < self.invalid_per_mille
     }
 
     /// A random stream that was opened.
     fn stream(&mut self) -> u32 {
-        if self.is_rude() {
+        if self.breaks_rules() {
             return self.rng.u32(..) >> self.rng.u8(1..=32).min(31);
         }
         match self.next / 2 {
@@ -76,7 +76,7 @@ impl Frames {
     /// A random stream whose message is at `part`, and whether to end its message.
     fn part(&mut self, part: Part) -> Option<(u32, bool)> {
         let end = self.rng.u8(..4) == 0;
-        if self.is_rude() {
+        if self.breaks_rules() {
             return Some((self.stream(), end));
         }
         let list = self.open.iter().filter(|(_, at)| *at == part);
@@ -162,7 +162,7 @@ impl Frames {
         for _ in 0..self.rng.u8(..3) {
             self.push(9, 0, stream, &[]);
         }
-        if !self.is_rude() {
+        if !self.breaks_rules() {
             self.push(9, 4, stream, &block[cut..]);
         }
     }
@@ -180,7 +180,7 @@ impl Frames {
         let mut flags = u8::from(end);
         if size > 0 && self.rng.u8(..5) == 0 {
             flags |= 0x8;
-            payload[0] = u8::try_from(size.min(200)).unwrap() - u8::from(!self.is_rude());
+            payload[0] = u8::try_from(size.min(200)).unwrap() - u8::from(!self.breaks_rules());
         }
         self.sent += size as u64;
         self.push(0, flags, stream, &payload);
@@ -191,7 +191,7 @@ impl Frames {
             0 => (1, self.rng.u32(..5000)),
             1 => (3, self.rng.u32(..20)),
             2 => (5, 16_384 + self.rng.u32(..100)),
-            3 if self.is_rude() => (4, 0x7fff_ffff - self.rng.u32(..10)),
+            3 if self.breaks_rules() => (4, 0x7fff_ffff - self.rng.u32(..10)),
             4 | 5 => (4, self.rng.u32(..100)),
             _ => (4, self.rng.u32(..200_000)),
         };
@@ -207,8 +207,8 @@ impl Frames {
     fn window_update(&mut self) {
         let stream = if self.rng.bool() { 0 } else { self.stream() };
         let increment = match self.rng.u8(..100) {
-            0 if self.is_rude() => 0x7fff_ffff,
-            1 if self.is_rude() => 0,
+            0 if self.breaks_rules() => 0x7fff_ffff,
+            1 if self.breaks_rules() => 0,
             2..50 => self.rng.u32(1..200),
             _ => self.rng.u32(1..100_000),
         };
@@ -254,7 +254,7 @@ impl Frames {
             62..66 => {
                 if let Some((stream, _)) = self.part(Part::Body) {
                     self.open.retain(|(id, _)| *id != stream);
-                    let (block, end) = (self.block(&[]), !self.is_rude());
+                    let (block, end) = (self.block(&[]), !self.breaks_rules());
                     self.headers(stream, &block, end);
                 }
             }
@@ -279,12 +279,12 @@ impl Frames {
                 let stream = self.rng.u32(..);
                 self.push(kind, flags, stream, b"what");
             }
-            96 if self.is_rude() => self.push(4, 1, 0, &[]),
+            96 if self.breaks_rules() => self.push(4, 1, 0, &[]),
             97 if self.rng.u8(..8) == 0 => {
                 let last = u32::to_be_bytes(self.stream());
                 self.push(7, 0, 0, &[&last[..], &[0; 4]].concat());
             }
-            98 if self.is_rude() => {
+            98 if self.breaks_rules() => {
                 let (kind, flags, stream) = (self.rng.u8(..10), self.rng.u8(..), self.stream());
                 let payload = vec![self.rng.u8(..); self.rng.usize(..40)];
                 self.push(kind, flags, stream, &payload);

@@ -7,10 +7,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod frames;
-mod heard;
+mod random_peer;
+mod received;
 #[path = "../support/mod.rs"]
 mod support;
-mod wild;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -32,20 +32,20 @@ use tokio::task::spawn_local;
 
 use frames::Frames;
 use frames::Part;
-use heard::Heard;
+use random_peer::RandomPeer;
+use received::ReceivedFrames;
 use support::client_options;
 use support::on_worker;
 use support::request;
 use support::server_options;
 use support::sockets;
-use wild::Wild;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The maximum number of bytes queued for a peer that does not read: twice the high watermark, plus control frames and
 /// heads.
-const MOST_WAITING: i64 = 512 * 1024;
+const MAX_QUEUED: i64 = 512 * 1024;
 /// The maximum time to wait for other tasks.
-const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_WAIT: Duration = Duration::from_secs(20);
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
@@ -70,7 +70,7 @@ async fn rounds<F: Future<Output = ()>>(usual: u64, round: impl Fn(Rng, Timers) 
     let count = environment("HOSTILE_ROUNDS", usual);
     on_worker(|timers| async move {
         for seed in first..first + count {
-            let ended = tokio::time::timeout(PATIENCE, round(Rng::with_seed(seed), timers.clone()));
+            let ended = tokio::time::timeout(MAX_WAIT, round(Rng::with_seed(seed), timers.clone()));
             assert!(ended.await.is_ok(), "seed {seed} does not end");
             let panics = PANICS.load(Ordering::Relaxed);
             assert_eq!(panics, 0, "seed {seed} panics");
@@ -97,7 +97,7 @@ async fn write(socket: &mut UnixStream, mut bytes: Vec<u8>, rng: &mut Rng) -> bo
 
 /// Sends random frames to `socket`, and reads the responses or does not. If the connection survives, resets all streams
 /// and checks that the codec has returned the credit of its `window`.
-async fn speak(
+async fn send_random_frames(
     mut socket: UnixStream,
     mut frames: Frames,
     window: u64,
@@ -105,12 +105,12 @@ async fn speak(
     running: &Cell<usize>,
 ) {
     let hears = frames.rng.u8(..3) > 0;
-    let mut heard = Heard::default();
+    let mut received = ReceivedFrames::default();
     for _ in 0..frames.rng.usize(1..60) {
         for _ in 0..=frames.rng.u8(..8) {
             frames.next();
         }
-        if frames.is_rude() {
+        if frames.breaks_rules() {
             frames.mutate();
         }
         let bytes = std::mem::take(&mut frames.out);
@@ -118,12 +118,12 @@ async fn speak(
             return;
         }
         let waiting = stats.downstream_cx_tx_bytes_buffered.value();
-        assert!(waiting < MOST_WAITING, "{waiting} bytes wait");
-        if hears && !heard.hear(&socket) {
+        assert!(waiting < MAX_QUEUED, "{waiting} bytes wait");
+        if hears && !received.read(&socket) {
             return;
         }
     }
-    if frames.rude > 0 || frames.rng.u8(..4) == 0 {
+    if frames.invalid_per_mille > 0 || frames.rng.u8(..4) == 0 {
         return;
     }
     for stream in (1..frames.next).step_by(2) {
@@ -131,8 +131,8 @@ async fn speak(
     }
     let bytes = std::mem::take(&mut frames.out);
     let written = write(&mut socket, bytes, &mut frames.rng).await;
-    if written && heard.hear_all(&socket, running).await {
-        heard.check(&frames, window);
+    if written && received.read_all(&socket, running).await {
+        received.check(&frames, window);
     }
 }
 
@@ -160,9 +160,9 @@ async fn until_zero(what: &str, count: impl Fn() -> i64) {
     assert_eq!(count(), 0, "{what} when the connection has ended");
 }
 
-async fn check_gauges(wild: &Wild, http2: &Http2Stats, connection: &ConnectionStats) {
+async fn check_gauges(random_peer: &RandomPeer, http2: &Http2Stats, connection: &ConnectionStats) {
     until_zero("tasks that run", || {
-        i64::try_from(wild.running.get()).unwrap()
+        i64::try_from(random_peer.running.get()).unwrap()
     })
     .await;
     until_zero("streams_active", || http2.streams_active.value()).await;
@@ -188,8 +188,8 @@ async fn attack_server(mut rng: Rng, timers: Timers) {
     let window = server.http2.initial_connection_window_size.into();
     let (stats, http2) = (server.stats.clone(), server.http2_stats.clone());
     let (ours, theirs) = sockets();
-    let wild = Rc::new(Wild::new(&mut rng));
-    let served = outrider_codec::serve(ours, Rc::new(server), wild.clone());
+    let random_peer = Rc::new(RandomPeer::new(&mut rng));
+    let served = outrider_codec::serve(ours, Rc::new(server), random_peer.clone());
     let served = spawn_local(served);
     let mut frames = Frames::new(rng, true);
     frames.out.extend_from_slice(PREFACE);
@@ -197,9 +197,9 @@ async fn attack_server(mut rng: Rng, timers: Timers) {
     if frames.rng.bool() {
         frames.push(4, 1, 0, &[]);
     }
-    speak(theirs, frames, window, &stats, &wild.running).await;
+    send_random_frames(theirs, frames, window, &stats, &random_peer.running).await;
     served.await.unwrap();
-    check_gauges(&wild, &http2, &stats).await;
+    check_gauges(&random_peer, &http2, &stats).await;
 }
 
 async fn attack_client(mut rng: Rng, timers: Timers) {
@@ -213,35 +213,35 @@ async fn attack_client(mut rng: Rng, timers: Timers) {
     let (ours, theirs) = sockets();
     let (client, run) = outrider_codec::connect_http2(ours, Rc::new(client), Rc::new(|| {}));
     let driven = spawn_local(run);
-    let wild = Wild::new(&mut rng);
+    let random_peer = RandomPeer::new(&mut rng);
     let mut opened = 0;
     for _ in 0..rng.u8(1..20) {
         let mut head = request("/");
         if rng.u8(..6) == 0 {
             head.method = Method::HEAD;
         }
-        if let Ok(exchange) = client.send(&head, wild.body()) {
+        if let Ok(exchange) = client.send(&head, random_peer.body()) {
             opened += 1;
-            spawn_local(wild.clone().exchange(exchange));
+            spawn_local(random_peer.clone().exchange(exchange));
         }
     }
     let mut frames = Frames::new(rng, false);
     frames.next = 1 + 2 * opened;
     frames.open = (0..opened).map(|i| (1 + 2 * i, Part::Head)).collect();
     frames.push(4, 0, 0, &[]);
-    speak(theirs, frames, window, &stats, &wild.running).await;
+    send_random_frames(theirs, frames, window, &stats, &random_peer.running).await;
     driven.await.unwrap();
     until_zero("active streams", || i64::try_from(client.active()).unwrap()).await;
     drop(client);
-    check_gauges(&wild, &http2, &stats).await;
+    check_gauges(&random_peer, &http2, &stats).await;
 }
 
 #[tokio::test]
-async fn a_hostile_client_harms_nobody() {
+async fn hostile_clients_cause_no_harm() {
     rounds(150, attack_server).await;
 }
 
 #[tokio::test]
-async fn a_hostile_server_harms_nobody() {
+async fn hostile_servers_cause_no_harm() {
     rounds(150, attack_client).await;
 }

@@ -26,9 +26,9 @@ use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Meter;
-use outrider_codec::Refused;
 use outrider_codec::RequestHead;
-use outrider_codec::Respond;
+use outrider_codec::RequestHeadError;
+use outrider_codec::Responder;
 use outrider_codec::ResponseHead;
 use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
@@ -65,15 +65,15 @@ pub(crate) fn client_options(timers: &Timers) -> ClientOptions {
 /// Responds by path: `/echo` returns the request, `/hang` never responds, `/large` sends 8 MiB, and anything else
 /// describes the request. Records what happened to its streams.
 #[derive(Default)]
-pub(crate) struct Script {
+pub(crate) struct PathHandler {
     pub(crate) resets: RefCell<Vec<StreamError>>,
     pub(crate) malformed: RefCell<Vec<MalformedRequest>>,
-    pub(crate) refusals: RefCell<Vec<Refused>>,
+    pub(crate) refusals: RefCell<Vec<RequestHeadError>>,
     pub(crate) produced: Rc<Cell<usize>>,
 }
 
-impl Handler for Script {
-    async fn serve(self: Rc<Self>, head: RequestHead, mut body: Body, mut respond: Respond) {
+impl Handler for PathHandler {
+    async fn serve(self: Rc<Self>, head: RequestHead, mut body: Body, mut respond: Responder) {
         let body = match head.path() {
             "/echo" => body,
             "/hang" => {
@@ -81,7 +81,7 @@ impl Handler for Script {
                 self.resets.borrow_mut().push(reset);
                 return;
             }
-            "/large" => Body::wrap(Large {
+            "/large" => Body::wrap(LargeBody {
                 left: 8 << 20,
                 produced: self.produced.clone(),
             }),
@@ -100,11 +100,11 @@ impl Handler for Script {
         }
     }
 
-    fn refused(self: Rc<Self>, refused: Refused, _: Version, _: Rc<Meter>) {
+    fn head_failed(self: Rc<Self>, refused: RequestHeadError, _: Version, _: Rc<Meter>) {
         self.refusals.borrow_mut().push(refused);
     }
 
-    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Respond) {
+    async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Responder) {
         self.malformed.borrow_mut().push(error.clone());
         let body = Body::full(error.body.into_owned());
         respond.send(error.status.into(), body).await.unwrap();
@@ -112,12 +112,12 @@ impl Handler for Script {
 }
 
 /// A large body, generated while it is read.
-struct Large {
+struct LargeBody {
     left: usize,
     produced: Rc<Cell<usize>>,
 }
 
-impl BodyStream for Large {
+impl BodyStream for LargeBody {
     fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         if self.left == 0 {
             return Poll::Ready(None);
@@ -179,7 +179,7 @@ pub(crate) fn request(path: &str) -> RequestHead {
 }
 
 /// Lets all ready tasks run.
-pub(crate) async fn settle() {
+pub(crate) async fn run_ready_tasks() {
     for _ in 0..200 {
         tokio::task::yield_now().await;
     }

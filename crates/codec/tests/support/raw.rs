@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::task::spawn_local;
 
-use super::Script;
+use super::PathHandler;
 use super::client_options;
 use super::sockets;
 
@@ -87,16 +87,18 @@ pub(crate) fn head(path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-pub(crate) fn serve(options: ServerOptions) -> (UnixStream, Rc<Script>, JoinHandle<ConnectionEnd>) {
+pub(crate) fn serve(
+    options: ServerOptions,
+) -> (UnixStream, Rc<PathHandler>, JoinHandle<ConnectionEnd>) {
     let (ours, theirs) = sockets();
-    let script = Rc::new(Script::default());
+    let script = Rc::new(PathHandler::default());
     let served = outrider_codec::serve(ours, Rc::new(options), script.clone());
     (theirs, script, spawn_local(served))
 }
 
 pub(crate) async fn raw_client(
     options: ServerOptions,
-) -> (Raw, Rc<Script>, JoinHandle<ConnectionEnd>) {
+) -> (Raw, Rc<PathHandler>, JoinHandle<ConnectionEnd>) {
     let (socket, script, served) = serve(options);
     let mut raw = Raw(socket);
     raw.0.write_all(PREFACE).await.unwrap();
@@ -104,7 +106,10 @@ pub(crate) async fn raw_client(
     (raw, script, served)
 }
 
-pub(crate) async fn connected(timers: &Timers, options: ServerOptions) -> (Client, Rc<Script>) {
+pub(crate) async fn connected(
+    timers: &Timers,
+    options: ServerOptions,
+) -> (Client, Rc<PathHandler>) {
     let (theirs, script, _served) = serve(options);
     let options = Rc::new(client_options(timers));
     let (client, run) =

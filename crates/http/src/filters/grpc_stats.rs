@@ -420,7 +420,7 @@ mod tests {
         }
         let first = filter.find(&cluster, "/s/m0").unwrap();
         assert_eq!(first.stats.total.get().value(), 1);
-        let snapshot = store.snapshot(&outrider_stats::Filter::default());
+        let snapshot = store.snapshot(&outrider_stats::StatsFilter::default());
         assert_eq!(snapshot.rows().count(), METHODS + 1);
         let others = filter.find(&cluster, "/s/one-more").unwrap();
         assert_eq!(others.stats.total.get().value(), 5);

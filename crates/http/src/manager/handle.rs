@@ -9,7 +9,7 @@ use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderValue;
-use outrider_codec::Respond;
+use outrider_codec::Responder;
 use outrider_codec::header;
 
 use crate::RequestHead;
@@ -40,7 +40,7 @@ impl ConnectionManager {
         downstream: Rc<ConnectionStreams>,
         head: RequestHead,
         body: Body,
-        mut respond: Respond,
+        mut respond: Responder,
     ) {
         let connection = downstream.connection.clone();
         let mut stream = Stream::new(connection, head, respond.protocol(), self.worker.random())
@@ -109,7 +109,7 @@ impl ConnectionManager {
     }
 
     /// Answers `expect: 100-continue`, unless the upstream has to.
-    fn continue_early(&self, stream: &mut Stream, respond: &mut Respond) {
+    fn continue_early(&self, stream: &mut Stream, respond: &mut Responder) {
         if self.config.proxy_100_continue {
             return;
         }

@@ -18,8 +18,8 @@ use outrider_codec::Body;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Meter;
-use outrider_codec::Refused;
-use outrider_codec::Respond;
+use outrider_codec::RequestHeadError;
+use outrider_codec::Responder;
 use outrider_codec::ServerOptions;
 use outrider_net::Connection;
 use outrider_net::ConnectionHandler;
@@ -144,12 +144,12 @@ impl Handler for ConnectionStreams {
         self: Rc<Self>,
         head: RequestHead,
         body: Body,
-        respond: Respond,
+        respond: Responder,
     ) -> impl Future<Output = ()> + 'static {
         self.manager.clone().handle(self, head, body, respond)
     }
 
-    fn refused(self: Rc<Self>, refused: Refused, protocol: Version, meter: Rc<Meter>) {
+    fn head_failed(self: Rc<Self>, refused: RequestHeadError, protocol: Version, meter: Rc<Meter>) {
         let began = meter.receive_began();
         let stream = self
             .manager
@@ -161,7 +161,7 @@ impl Handler for ConnectionStreams {
     fn malformed(
         self: Rc<Self>,
         error: MalformedRequest,
-        respond: Respond,
+        respond: Responder,
     ) -> impl Future<Output = ()> + 'static {
         let connection = self.connection.clone();
         self.manager.clone().refuse(connection, error, respond)
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     /// The size of the future that `make` returns, without calling it.
-    fn size_of_output<C, A, F>(_make: fn(Rc<ConnectionManager>, C, A, Respond) -> F) -> usize {
+    fn size_of_output<C, A, F>(_make: fn(Rc<ConnectionManager>, C, A, Responder) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -13,8 +13,8 @@ use http::Version;
 use outrider_codec::Body;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Reason;
-use outrider_codec::Refused;
-use outrider_codec::Respond;
+use outrider_codec::RequestHeadError;
+use outrider_codec::Responder;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_codec::header;
@@ -42,7 +42,7 @@ impl ConnectionManager {
         &self,
         stream: &mut Stream,
         mut reply: LocalReply,
-        respond: &Respond,
+        respond: &Responder,
     ) -> Body {
         // A reply to a request whose route goes to a cluster gets the headers that the route adds, whichever part
         // replied.
@@ -88,7 +88,7 @@ impl ConnectionManager {
                 if wait.respond.meter().receive_ended().is_none() {
                     self.stats.requests.downstream_rq_rx_reset.inc();
                     if end.stream.is_upgrade && lost_upstream(&end.stream) {
-                        wait.respond.reset_rest(Reason::CONNECT_ERROR);
+                        wait.respond.reset_unfinished_request(Reason::CONNECT_ERROR);
                     }
                 }
             }
@@ -104,7 +104,7 @@ impl ConnectionManager {
     }
 
     /// Finishes the response's head, takes it out of the stream except for the captured headers, and counts its status.
-    fn finish_head(&self, stream: &mut Stream, respond: &Respond) -> Option<ResponseHead> {
+    fn finish_head(&self, stream: &mut Stream, respond: &Responder) -> Option<ResponseHead> {
         let head = stream.response.as_mut()?;
         let upgraded = stream.is_upgrade && is_upgraded(&stream.request.method, head);
         if stream.is_upgrade && !upgraded {
@@ -134,7 +134,7 @@ impl ConnectionManager {
     }
 
     /// Ends a stream whose upstream failed in the middle of the response.
-    fn upstream_broke(&self, end: &mut StreamEnd, error: &StreamError, respond: &mut Respond) {
+    fn upstream_broke(&self, end: &mut StreamEnd, error: &StreamError, respond: &mut Responder) {
         note_upstream_error(&mut end.stream, error);
         let upstream = end.stream.upstream.as_ref();
         let request = upstream.and_then(|upstream| upstream.request.as_ref());
@@ -148,7 +148,7 @@ impl ConnectionManager {
     }
 
     /// Ends a stream whose deadline passed in the middle of the response.
-    fn expire(&self, end: &mut StreamEnd, expired: ExpiredTimeout, respond: &mut Respond) {
+    fn expire(&self, end: &mut StreamEnd, expired: ExpiredTimeout, respond: &mut Responder) {
         if let Some(flag) = expired.flag() {
             end.stream.flags.set(flag);
         }
@@ -162,7 +162,7 @@ impl ConnectionManager {
     }
 
     /// Resets the client's stream.
-    fn abort(&self, end: &mut StreamEnd, respond: &mut Respond) {
+    fn abort(&self, end: &mut StreamEnd, respond: &mut Responder) {
         respond.reset(Reason::INTERNAL_ERROR);
         self.stats.requests.downstream_rq_tx_reset.inc();
         self.stats.requests.downstream_rq_rx_reset.inc();
@@ -222,7 +222,7 @@ impl ConnectionManager {
         self: Rc<Self>,
         connection: Rc<ConnectionInfo>,
         error: MalformedRequest,
-        mut respond: Respond,
+        mut respond: Responder,
     ) {
         let began = respond.meter().receive_began();
         let stream = self.headless_stream(connection, respond.protocol(), began);
@@ -259,10 +259,10 @@ impl ConnectionManager {
 }
 
 /// Notes how a request with an incomplete head ended.
-pub(super) fn end_headless(mut end: StreamEnd, refused: Refused) {
+pub(super) fn end_headless(mut end: StreamEnd, refused: RequestHeadError) {
     match refused {
-        Refused::Error(error) => end.client_gone(&error),
-        Refused::Limit(details) => {
+        RequestHeadError::Error(error) => end.client_gone(&error),
+        RequestHeadError::Limit(details) => {
             end.client_gone(&StreamError::RemoteReset(Reason::INTERNAL_ERROR));
             end.stream.details = Some(Cow::Borrowed(details));
         }
@@ -320,7 +320,7 @@ fn lost_upstream(stream: &Stream) -> bool {
         || flags.has(ResponseFlag::UpstreamConnectionTermination)
 }
 
-fn close_http1(stream: &Stream, respond: &Respond) {
+fn close_http1(stream: &Stream, respond: &Responder) {
     if stream.protocol != Version::HTTP_2 {
         respond.close_connection_after();
     }

@@ -124,7 +124,7 @@ mod tests {
             let head = head("GET", "x", "/", headers);
             clusters.find(&head).unwrap().stats.upstream_rq_total.inc();
         }
-        let snapshot = store.snapshot(&outrider_stats::Filter {
+        let snapshot = store.snapshot(&outrider_stats::StatsFilter {
             used_only: true,
             ..Default::default()
         });

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use outrider_codec::Body;
-use outrider_codec::Exchange;
 use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
+use outrider_codec::UpstreamExchange;
 use outrider_codec::header;
 use outrider_net::clock;
 use outrider_upstream::Cluster;
@@ -261,7 +261,7 @@ impl<'a> UpstreamAttempt<'a> {
         stream: &Stream,
         body: Body,
         place: UpstreamStream,
-    ) -> Result<Exchange, StopReason> {
+    ) -> Result<UpstreamExchange, StopReason> {
         let exchange = place
             .send(&stream.request, body)
             .map_err(|error| match error {
@@ -279,7 +279,7 @@ impl<'a> UpstreamAttempt<'a> {
     pub(super) async fn response(
         &self,
         stream: &mut Stream,
-        exchange: &mut Exchange,
+        exchange: &mut UpstreamExchange,
         cx: &mut RouterCx<'_>,
     ) -> Result<ResponseHead, StopReason> {
         let mut begun = false;
@@ -334,7 +334,7 @@ impl<'a> UpstreamAttempt<'a> {
         &self,
         stream: &mut Stream,
         mut head: ResponseHead,
-        exchange: Exchange,
+        exchange: UpstreamExchange,
     ) -> Body {
         let request = &self.request;
         let status = head.status;

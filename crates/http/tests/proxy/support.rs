@@ -28,10 +28,10 @@ use outrider_net::ConnectionInfo;
 use outrider_net::Drain;
 use outrider_net::Stream;
 use outrider_net::WorkerCx;
-use outrider_stats::Filter;
 use outrider_stats::Scope;
+use outrider_stats::StatValue;
+use outrider_stats::StatsFilter;
 use outrider_stats::Store;
-use outrider_stats::Value;
 use outrider_upstream::ClusterManager;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -96,10 +96,10 @@ impl Proxy {
 
     /// The value of a counter or gauge.
     pub(crate) fn stat(&self, name: &str) -> u64 {
-        let snapshot = self.store.snapshot(&Filter::default());
+        let snapshot = self.store.snapshot(&StatsFilter::default());
         let row = snapshot.rows().find(|row| row.name() == name);
         match row.unwrap_or_else(|| panic!("no stat {name}")).value() {
-            Value::Counter(value) | Value::Gauge(value) => value,
+            StatValue::Counter(value) | StatValue::Gauge(value) => value,
             _ => panic!("{name} is no number"),
         }
     }

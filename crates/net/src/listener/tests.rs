@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use outrider_config::api::envoy::config::core::v3::SocketAddress;
 use outrider_config::api::envoy::config::core::v3::socket_address::PortSpecifier;
-use outrider_stats::Filter;
+use outrider_stats::StatValue;
+use outrider_stats::StatsFilter;
 use outrider_stats::Store;
-use outrider_stats::Value;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 
@@ -117,13 +117,13 @@ async fn ask(address: &Address) -> (Stream, String) {
 
 /// A counter or gauge below `listener.`; the listeners here share one scope.
 fn value(store: &Store, name: &str) -> u64 {
-    let snapshot = store.snapshot(&Filter::default());
+    let snapshot = store.snapshot(&StatsFilter::default());
     let row = snapshot
         .rows()
         .find(|row| row.name().ends_with(name))
         .unwrap();
     match row.value() {
-        Value::Counter(value) | Value::Gauge(value) => value,
+        StatValue::Counter(value) | StatValue::Gauge(value) => value,
         other => panic!("{other:?}"),
     }
 }

@@ -3,23 +3,23 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::Histograms;
-use super::PIECE;
+use super::HistogramFormat;
+use super::PIECE_SIZE;
 use super::number::json;
 use crate::Distribution;
-use crate::Options;
 use crate::QUANTILES;
-use crate::Recorded;
-use crate::Snapshot;
+use crate::RecordedHistogram;
+use crate::StatValue;
+use crate::StatsOptions;
+use crate::StatsSnapshot;
 use crate::Store;
-use crate::Value;
 
 /// `{"stats":[{"name":…,"value":…},…,{"histograms":…}]}`
 #[derive(Debug)]
-pub struct Json {
+pub struct JsonRenderer {
     store: Arc<Store>,
-    snapshot: Snapshot,
-    histograms: Histograms,
+    snapshot: StatsSnapshot,
+    histograms: HistogramFormat,
     stage: Stage,
     /// Whether the list of stats has an element already.
     follows: bool,
@@ -31,13 +31,13 @@ enum Stage {
     Start,
     Texts(usize),
     Numbers(usize),
-    Histograms(usize, /* whether one was shown */ bool),
+    HistogramFormat(usize, /* whether one was shown */ bool),
     End,
 }
 
-impl Json {
+impl JsonRenderer {
     /// Renders `snapshot`, which was taken of `store`.
-    pub fn new(store: Arc<Store>, snapshot: Snapshot, histograms: Histograms) -> Self {
+    pub fn new(store: Arc<Store>, snapshot: StatsSnapshot, histograms: HistogramFormat) -> Self {
         Self {
             store,
             snapshot,
@@ -57,7 +57,7 @@ impl Json {
             Stage::Texts(at) => match self.snapshot.row(at) {
                 None => Stage::Numbers(0),
                 Some(row) => {
-                    if let Value::Text(text) = row.value() {
+                    if let StatValue::Text(text) = row.value() {
                         let (name, text) = (quote(&row.name()), quote(text));
                         self.element(format_args!("{{\"name\":{name},\"value\":{text}}}"), to);
                     }
@@ -65,16 +65,16 @@ impl Json {
                 }
             },
             Stage::Numbers(at) => match self.snapshot.row(at) {
-                None => Stage::Histograms(0, false),
+                None => Stage::HistogramFormat(0, false),
                 Some(row) => {
-                    if let Value::Counter(value) | Value::Gauge(value) = row.value() {
+                    if let StatValue::Counter(value) | StatValue::Gauge(value) = row.value() {
                         let name = quote(&row.name());
                         self.element(format_args!("{{\"name\":{name},\"value\":{value}}}"), to);
                     }
                     Stage::Numbers(at + 1)
                 }
             },
-            Stage::Histograms(at, shown) => self.histogram(at, shown, to),
+            Stage::HistogramFormat(at, shown) => self.histogram(at, shown, to),
             Stage::End => Stage::End,
         }
     }
@@ -83,17 +83,17 @@ impl Json {
         let Some(row) = self.snapshot.row(at) else {
             if shown {
                 to.push_str(match self.histograms {
-                    Histograms::Summary | Histograms::Detailed => "]}}",
-                    Histograms::Cumulative | Histograms::Disjoint => "]}",
+                    HistogramFormat::Summary | HistogramFormat::Detailed => "]}}",
+                    HistogramFormat::Cumulative | HistogramFormat::Disjoint => "]}",
                 });
             }
             to.push_str("]}");
             return Stage::End;
         };
-        let Value::Histogram(recorded) = row.value() else {
-            return Stage::Histograms(at + 1, shown);
+        let StatValue::Histogram(recorded) = row.value() else {
+            return Stage::HistogramFormat(at + 1, shown);
         };
-        let nothing = Recorded::default();
+        let nothing = RecordedHistogram::default();
         let recorded = recorded.unwrap_or(&nothing);
         let shape = shape(&row.name(), recorded, self.histograms, self.store.options());
         if shown {
@@ -102,20 +102,22 @@ impl Json {
             let percents: Vec<_> = QUANTILES.iter().map(|q| json(q * 100.0)).collect();
             let percents = percents.join(",");
             let opening = match self.histograms {
-                Histograms::Summary => format!(
+                HistogramFormat::Summary => format!(
                     "{{\"histograms\":{{\"supported_quantiles\":[{percents}],\"computed_quantiles\":["
                 ),
-                Histograms::Detailed => {
+                HistogramFormat::Detailed => {
                     format!(
                         "{{\"histograms\":{{\"supported_percentiles\":[{percents}],\"details\":["
                     )
                 }
-                Histograms::Cumulative | Histograms::Disjoint => "{\"histograms\":[".to_owned(),
+                HistogramFormat::Cumulative | HistogramFormat::Disjoint => {
+                    "{\"histograms\":[".to_owned()
+                }
             };
             self.element(format_args!("{opening}"), to);
         }
         to.push_str(&shape);
-        Stage::Histograms(at + 1, true)
+        Stage::HistogramFormat(at + 1, true)
     }
 
     fn element(&mut self, element: std::fmt::Arguments<'_>, to: &mut String) {
@@ -126,12 +128,12 @@ impl Json {
     }
 }
 
-impl Iterator for Json {
+impl Iterator for JsonRenderer {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
         let mut piece = String::new();
-        while piece.len() < PIECE && !matches!(self.stage, Stage::End) {
+        while piece.len() < PIECE_SIZE && !matches!(self.stage, Stage::End) {
             self.stage = self.step(&mut piece);
         }
         (!piece.is_empty()).then_some(piece)
@@ -139,23 +141,28 @@ impl Iterator for Json {
 }
 
 /// Renders one histogram as an object.
-fn shape(name: &str, recorded: &Recorded, histograms: Histograms, options: &Options) -> String {
+fn shape(
+    name: &str,
+    recorded: &RecordedHistogram,
+    histograms: HistogramFormat,
+    options: &StatsOptions,
+) -> String {
     let quoted = quote(name);
     match histograms {
-        Histograms::Summary => {
+        HistogramFormat::Summary => {
             format!("{{\"name\":{quoted},\"values\":{}}}", quantiles(recorded))
         }
-        Histograms::Detailed => format!(
+        HistogramFormat::Detailed => format!(
             "{{\"name\":{quoted},\"totals\":{},\"intervals\":{},\"percentiles\":{}}}",
             buckets(&recorded.cumulative),
             buckets(&recorded.interval),
             quantiles(recorded)
         ),
-        Histograms::Cumulative | Histograms::Disjoint => {
+        HistogramFormat::Cumulative | HistogramFormat::Disjoint => {
             let bounds = options.bounds(name);
             let counts = [&recorded.interval, &recorded.cumulative].map(|distribution| {
                 let mut counts = distribution.cumulative(bounds);
-                if histograms == Histograms::Disjoint {
+                if histograms == HistogramFormat::Disjoint {
                     super::disjoint(&mut counts);
                 }
                 counts
@@ -171,7 +178,7 @@ fn shape(name: &str, recorded: &Recorded, histograms: Histograms, options: &Opti
     }
 }
 
-fn quantiles(recorded: &Recorded) -> String {
+fn quantiles(recorded: &RecordedHistogram) -> String {
     let pairs = recorded.cumulative.quantiles().into_iter();
     let pairs = pairs.zip(recorded.interval.quantiles());
     list(pairs.map(|(cumulative, interval)| {

@@ -8,14 +8,14 @@ mod number;
 mod prometheus;
 mod text;
 
-pub use json::Json;
-pub use prometheus::Prometheus;
-pub use prometheus::PrometheusHistograms;
-pub use text::Text;
+pub use json::JsonRenderer;
+pub use prometheus::PrometheusHistogramFormat;
+pub use prometheus::PrometheusRenderer;
+pub use text::TextRenderer;
 
 /// How `/stats` shows histograms (`histogram_buckets`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Histograms {
+pub enum HistogramFormat {
     /// Quantiles.
     #[default]
     Summary,
@@ -28,7 +28,7 @@ pub enum Histograms {
 }
 
 /// A renderer ends a piece after the stat that exceeds this many bytes.
-const PIECE: usize = 16 * 1024;
+const PIECE_SIZE: usize = 16 * 1024;
 
 /// Converts the numbers of values up to each bound into numbers of values between bounds.
 fn disjoint(cumulative: &mut [u64]) {

@@ -5,20 +5,20 @@ mod index;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use self::index::Index;
 use self::index::Metric;
-use super::PIECE;
+use self::index::MetricIndex;
+use super::PIECE_SIZE;
 use super::number::general;
-use crate::Kind;
 use crate::QUANTILES;
-use crate::Recorded;
-use crate::Snapshot;
+use crate::RecordedHistogram;
+use crate::StatKind;
+use crate::StatValue;
+use crate::StatsSnapshot;
 use crate::Store;
-use crate::Value;
 
 /// How `/stats/prometheus` shows histograms (`histogram_buckets`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PrometheusHistograms {
+pub enum PrometheusHistogramFormat {
     /// As histograms with cumulative buckets since the start.
     #[default]
     Cumulative,
@@ -28,11 +28,11 @@ pub enum PrometheusHistograms {
 
 /// Writes counters, gauges, optionally text readouts, and histograms; each kind sorted by dotted metric name.
 #[derive(Debug)]
-pub struct Prometheus {
+pub struct PrometheusRenderer {
     store: Arc<Store>,
-    snapshot: Snapshot,
-    histograms: PrometheusHistograms,
-    index: Index,
+    snapshot: StatsSnapshot,
+    histograms: PrometheusHistogramFormat,
+    index: MetricIndex,
     /// The metrics that were not written yet.
     metrics: std::vec::IntoIter<Metric>,
     /// The current metric, and its remaining rows.
@@ -44,17 +44,17 @@ pub struct Prometheus {
 /// Enough digits for any double, as in Envoy.
 const DIGITS: usize = 32;
 
-impl Prometheus {
+impl PrometheusRenderer {
     /// Renders `snapshot`, which was taken of `store`.
     pub fn new(
         store: Arc<Store>,
-        snapshot: Snapshot,
-        histograms: PrometheusHistograms,
+        snapshot: StatsSnapshot,
+        histograms: PrometheusHistogramFormat,
         text_readouts: bool,
     ) -> Self {
-        let mut index = Index::default();
+        let mut index = MetricIndex::default();
         let mut metrics = index.metrics(&snapshot, &store.options().tags);
-        metrics.retain(|metric| metric.kind != Kind::Text || text_readouts);
+        metrics.retain(|metric| metric.kind != StatKind::Text || text_readouts);
         Self {
             store,
             snapshot,
@@ -71,10 +71,10 @@ impl Prometheus {
         self.metric = format!("envoy_{}", sanitize(&metric.name));
         self.rows = metric.rows.into_iter();
         let kind = match (metric.kind, self.histograms) {
-            (Kind::Counter, _) => "counter",
-            (Kind::Gauge | Kind::Text, _) => "gauge",
-            (Kind::Histogram, PrometheusHistograms::Cumulative) => "histogram",
-            (Kind::Histogram, PrometheusHistograms::Summary) => "summary",
+            (StatKind::Counter, _) => "counter",
+            (StatKind::Gauge | StatKind::Text, _) => "gauge",
+            (StatKind::Histogram, PrometheusHistogramFormat::Cumulative) => "histogram",
+            (StatKind::Histogram, PrometheusHistogramFormat::Summary) => "summary",
         };
         push(to, &["# TYPE ", &self.metric, " ", kind, "\n"]);
     }
@@ -88,23 +88,23 @@ impl Prometheus {
         labels.clear();
         self.index.write_labels(row, &options.tags, labels);
         match row.value() {
-            Value::Counter(value) | Value::Gauge(value) => {
+            StatValue::Counter(value) | StatValue::Gauge(value) => {
                 push(to, &[&self.metric, "{", labels, "} "]);
                 writeln!(to, "{value}")
             }
-            Value::Text(text) => {
+            StatValue::Text(text) => {
                 let labels = with("text_value", &escape(text), labels);
                 writeln!(to, "{}{{{labels}}} 0", self.metric)
             }
-            Value::Histogram(recorded) => {
-                let nothing = Recorded::default();
-                let shown = Shown {
+            StatValue::Histogram(recorded) => {
+                let nothing = RecordedHistogram::default();
+                let shown = LabelledHistogram {
                     metric: &self.metric,
                     labels,
                     recorded: recorded.unwrap_or(&nothing),
                 };
                 match self.histograms {
-                    PrometheusHistograms::Cumulative => {
+                    PrometheusHistogramFormat::Cumulative => {
                         let bounds = if options.has_own_bounds() {
                             options.bounds(&row.name())
                         } else {
@@ -112,20 +112,20 @@ impl Prometheus {
                         };
                         shown.histogram(self.bounds.texts(bounds), bounds, to)
                     }
-                    PrometheusHistograms::Summary => shown.summary(to),
+                    PrometheusHistogramFormat::Summary => shown.summary(to),
                 }
             }
         }
     }
 }
 
-impl Iterator for Prometheus {
+impl Iterator for PrometheusRenderer {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
-        let mut piece = String::with_capacity(PIECE + 4096);
+        let mut piece = String::with_capacity(PIECE_SIZE + 4096);
         let mut labels = String::new();
-        while piece.len() < PIECE {
+        while piece.len() < PIECE_SIZE {
             if let Some(at) = self.rows.next() {
                 self.write_row(at, &mut labels, &mut piece)
                     .unwrap_or_default(); // writing to a String cannot fail
@@ -158,13 +158,13 @@ impl Bounds {
 }
 
 /// A histogram with its labels.
-struct Shown<'a> {
+struct LabelledHistogram<'a> {
     metric: &'a str,
     labels: &'a str,
-    recorded: &'a Recorded,
+    recorded: &'a RecordedHistogram,
 }
 
-impl Shown<'_> {
+impl LabelledHistogram<'_> {
     fn histogram(&self, texts: &[String], bounds: &[f64], to: &mut String) -> std::fmt::Result {
         let Self { metric, labels, .. } = self;
         let comma = if labels.is_empty() { "" } else { "," };

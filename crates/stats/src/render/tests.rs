@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::Counter;
-use crate::Filter;
 use crate::Gauge;
 use crate::Histogram;
 use crate::ResponseCodes;
 use crate::Scope;
+use crate::StatsFilter;
 use crate::Store;
 use crate::TextReadout;
 
@@ -33,9 +33,9 @@ fn clusters() -> (Arc<Store>, Vec<Arc<Cluster>>) {
 }
 
 fn sizes() -> (Arc<Store>, Arc<Sizes>) {
-    let store = Store::with_options(crate::Options {
+    let store = Store::with_options(crate::StatsOptions {
         bounds: vec![(Box::new(|_| true), vec![3.0, 3.05, 305.0])],
-        ..crate::Options::default()
+        ..crate::StatsOptions::default()
     });
     let sizes = store.register::<Sizes>(Scope::new("cluster").name("x"));
     for size in [3, 3, 304] {
@@ -45,27 +45,27 @@ fn sizes() -> (Arc<Store>, Arc<Sizes>) {
     (store, sizes)
 }
 
-fn text(store: &Arc<Store>, histograms: Histograms) -> String {
-    Text::new(
+fn text(store: &Arc<Store>, histograms: HistogramFormat) -> String {
+    TextRenderer::new(
         store.clone(),
-        store.snapshot(&Filter::default()),
+        store.snapshot(&StatsFilter::default()),
         histograms,
     )
     .collect()
 }
 
-fn json(store: &Arc<Store>, histograms: Histograms) -> String {
-    Json::new(
+fn json(store: &Arc<Store>, histograms: HistogramFormat) -> String {
+    JsonRenderer::new(
         store.clone(),
-        store.snapshot(&Filter::default()),
+        store.snapshot(&StatsFilter::default()),
         histograms,
     )
     .collect()
 }
 
-fn prometheus(store: &Arc<Store>, histograms: PrometheusHistograms) -> String {
-    let snapshot = store.snapshot(&Filter::default());
-    Prometheus::new(store.clone(), snapshot, histograms, true).collect()
+fn prometheus(store: &Arc<Store>, histograms: PrometheusHistogramFormat) -> String {
+    let snapshot = store.snapshot(&StatsFilter::default());
+    PrometheusRenderer::new(store.clone(), snapshot, histograms, true).collect()
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn counters_and_gauges() {
     let plane = store.register::<Plane>(Scope::new("control_plane"));
     plane.identifier.set("a\"b");
     assert_eq!(
-        text(&store, Histograms::Summary),
+        text(&store, HistogramFormat::Summary),
         "control_plane.identifier: \"a\"b\"\n\
          cluster.a.upstream_cx_active: 1\n\
          cluster.a.upstream_cx_total: 0\n\
@@ -86,7 +86,7 @@ fn counters_and_gauges() {
          cluster.b.upstream_rq_completed: 1\n"
     );
     assert_eq!(
-        prometheus(&store, PrometheusHistograms::Cumulative),
+        prometheus(&store, PrometheusHistogramFormat::Cumulative),
         "# TYPE envoy_cluster_upstream_cx_total counter\n\
          envoy_cluster_upstream_cx_total{envoy_cluster_name=\"a\"} 0\n\
          envoy_cluster_upstream_cx_total{envoy_cluster_name=\"b\"} 3\n\
@@ -103,7 +103,7 @@ fn counters_and_gauges() {
          # TYPE envoy_control_plane_identifier gauge\n\
          envoy_control_plane_identifier{text_value=\"a\\\"b\"} 0\n"
     );
-    let shown = json(&store, Histograms::Summary);
+    let shown = json(&store, HistogramFormat::Summary);
     let start = r#"{"stats":[{"name":"control_plane.identifier","value":"a\"b"},{"name":"cluster.a.upstream_cx_active","value":1},"#;
     assert!(shown.starts_with(start), "{shown}");
     assert!(shown.ends_with("}]}"), "{shown}");
@@ -111,8 +111,11 @@ fn counters_and_gauges() {
 }
 
 #[test]
-fn nothing_is_still_json() {
-    assert_eq!(json(&Store::new(), Histograms::Summary), r#"{"stats":[]}"#);
+fn an_empty_store_is_valid_json() {
+    assert_eq!(
+        json(&Store::new(), HistogramFormat::Summary),
+        r#"{"stats":[]}"#
+    );
 }
 
 #[test]
@@ -120,11 +123,11 @@ fn histograms_as_text() {
     let (store, held) = sizes();
     for (histograms, want) in [
         (
-            Histograms::Cumulative,
+            HistogramFormat::Cumulative,
             "cluster.x.upstream_rq_body_size: B3(2,2) B3.05(2,2) B305(3,3)\n",
         ),
         (
-            Histograms::Disjoint,
+            HistogramFormat::Disjoint,
             "cluster.x.upstream_rq_body_size: B3(2,2) B3.05(0,0) B305(1,1)\n",
         ),
     ] {
@@ -132,7 +135,7 @@ fn histograms_as_text() {
         assert_eq!(text(&store, histograms), format!("{idle}{want}"));
     }
     store.flush();
-    let shown = text(&store, Histograms::Detailed);
+    let shown = text(&store, HistogramFormat::Detailed);
     for line in [
         "cluster.x.upstream_rq_body_size:\n",
         "  totals=3,0.1:2, 300,10:1\n",
@@ -147,7 +150,7 @@ fn histograms_as_text() {
 #[test]
 fn histograms_as_json() {
     let (store, held) = sizes();
-    let shown = json(&store, Histograms::Cumulative);
+    let shown = json(&store, HistogramFormat::Cumulative);
     assert_eq!(
         shown,
         concat!(
@@ -159,12 +162,12 @@ fn histograms_as_json() {
     );
     for (histograms, start, end) in [
         (
-            Histograms::Summary,
+            HistogramFormat::Summary,
             r#"{"stats":[{"histograms":{"supported_quantiles":[0,25,50,75,90,95,99,99.5,99.9,100],"computed_quantiles":[{"name":"cluster.x.idle","values":[{"cumulative":null,"interval":null},"#,
             r#"{"cumulative":305,"interval":305}]}]}}]}"#,
         ),
         (
-            Histograms::Detailed,
+            HistogramFormat::Detailed,
             r#"{"stats":[{"histograms":{"supported_percentiles":[0,25,50,75,90,95,99,99.5,99.9,100],"details":[{"name":"cluster.x.idle","totals":[],"intervals":[],"percentiles":["#,
             r#"{"cumulative":305,"interval":305}]}]}}]}"#,
         ),
@@ -178,7 +181,7 @@ fn histograms_as_json() {
 #[test]
 fn histograms_for_prometheus() {
     let (store, held) = sizes();
-    let shown = prometheus(&store, PrometheusHistograms::Cumulative);
+    let shown = prometheus(&store, PrometheusHistogramFormat::Cumulative);
     let want = "# TYPE envoy_cluster_upstream_rq_body_size histogram\n\
         envoy_cluster_upstream_rq_body_size_bucket{envoy_cluster_name=\"x\",le=\"3\"} 2\n\
         envoy_cluster_upstream_rq_body_size_bucket{envoy_cluster_name=\"x\",le=\"3.049999999999999822364316059975\"} 2\n\
@@ -191,7 +194,7 @@ fn histograms_for_prometheus() {
     );
 
     store.flush();
-    let shown = prometheus(&store, PrometheusHistograms::Summary);
+    let shown = prometheus(&store, PrometheusHistogramFormat::Summary);
     let want = "# TYPE envoy_cluster_upstream_rq_body_size summary\n\
         envoy_cluster_upstream_rq_body_size{envoy_cluster_name=\"x\",quantile=\"0\"} nan\n\
         envoy_cluster_upstream_rq_body_size{envoy_cluster_name=\"x\",quantile=\"0.25\"} nan\n";
@@ -202,36 +205,45 @@ fn histograms_for_prometheus() {
 
 /// Pieces stay small even if there is much to show.
 #[test]
-fn a_large_store_comes_in_pieces() {
+fn a_large_store_is_rendered_in_pieces() {
     let store = Store::new();
     let scope = |i: usize| Scope::new("cluster").name(&format!("c{i}"));
     let held: Vec<_> = (0..2_000)
         .map(|i| store.register::<Cluster>(scope(i)))
         .collect();
-    let snapshot = || store.snapshot(&Filter::default());
+    let snapshot = || store.snapshot(&StatsFilter::default());
     let lengths = |pieces: &mut dyn Iterator<Item = String>| -> (usize, usize) {
         pieces.fold((0, 0), |(n, max), piece| (n + 1, max.max(piece.len())))
     };
-    let (pieces, longest) = lengths(&mut Text::new(
+    let (pieces, longest) = lengths(&mut TextRenderer::new(
         store.clone(),
         snapshot(),
-        Histograms::Summary,
+        HistogramFormat::Summary,
     ));
-    assert!(pieces > 10 && longest < 2 * PIECE, "{pieces} {longest}");
-    let (pieces, longest) = lengths(&mut Json::new(
+    assert!(
+        pieces > 10 && longest < 2 * PIECE_SIZE,
+        "{pieces} {longest}"
+    );
+    let (pieces, longest) = lengths(&mut JsonRenderer::new(
         store.clone(),
         snapshot(),
-        Histograms::Summary,
+        HistogramFormat::Summary,
     ));
-    assert!(pieces > 10 && longest < 2 * PIECE, "{pieces} {longest}");
+    assert!(
+        pieces > 10 && longest < 2 * PIECE_SIZE,
+        "{pieces} {longest}"
+    );
     let snapshot = snapshot();
-    let mut pieces = Prometheus::new(
+    let mut pieces = PrometheusRenderer::new(
         store.clone(),
         snapshot,
-        PrometheusHistograms::Cumulative,
+        PrometheusHistogramFormat::Cumulative,
         false,
     );
     let (pieces, longest) = lengths(&mut pieces);
-    assert!(pieces > 10 && longest < 2 * PIECE, "{pieces} {longest}");
+    assert!(
+        pieces > 10 && longest < 2 * PIECE_SIZE,
+        "{pieces} {longest}"
+    );
     drop(held);
 }

@@ -3,39 +3,39 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::Histograms;
-use super::PIECE;
+use super::HistogramFormat;
+use super::PIECE_SIZE;
 use super::number::general;
 use super::number::shortest;
 use crate::Distribution;
-use crate::Options;
 use crate::QUANTILES;
-use crate::Recorded;
-use crate::Snapshot;
+use crate::RecordedHistogram;
+use crate::StatValue;
+use crate::StatsOptions;
+use crate::StatsSnapshot;
 use crate::Store;
-use crate::Value;
 
 /// Writes text readouts, then counters and gauges, then histograms, each sorted by name.
 #[derive(Debug)]
-pub struct Text {
+pub struct TextRenderer {
     store: Arc<Store>,
-    snapshot: Snapshot,
-    histograms: Histograms,
+    snapshot: StatsSnapshot,
+    histograms: HistogramFormat,
     pass: usize,
     next: usize,
 }
 
-type Wanted = fn(&Value<'_>) -> bool;
+type Wanted = fn(&StatValue<'_>) -> bool;
 
 const PASSES: [Wanted; 3] = [
-    |value| matches!(value, Value::Text(_)),
-    |value| matches!(value, Value::Counter(_) | Value::Gauge(_)),
-    |value| matches!(value, Value::Histogram(_)),
+    |value| matches!(value, StatValue::Text(_)),
+    |value| matches!(value, StatValue::Counter(_) | StatValue::Gauge(_)),
+    |value| matches!(value, StatValue::Histogram(_)),
 ];
 
-impl Text {
+impl TextRenderer {
     /// Renders `snapshot`, which was taken of `store`.
-    pub fn new(store: Arc<Store>, snapshot: Snapshot, histograms: Histograms) -> Self {
+    pub fn new(store: Arc<Store>, snapshot: StatsSnapshot, histograms: HistogramFormat) -> Self {
         Self {
             store,
             snapshot,
@@ -45,25 +45,25 @@ impl Text {
         }
     }
 
-    fn write(&self, name: &str, value: Value<'_>, to: &mut String) -> std::fmt::Result {
+    fn write(&self, name: &str, value: StatValue<'_>, to: &mut String) -> std::fmt::Result {
         match value {
-            Value::Counter(value) | Value::Gauge(value) => writeln!(to, "{name}: {value}"),
-            Value::Text(text) => writeln!(to, "{name}: \"{text}\""),
-            Value::Histogram(None) => writeln!(to, "{name}: No recorded values"),
-            Value::Histogram(Some(recorded)) => {
+            StatValue::Counter(value) | StatValue::Gauge(value) => writeln!(to, "{name}: {value}"),
+            StatValue::Text(text) => writeln!(to, "{name}: \"{text}\""),
+            StatValue::Histogram(None) => writeln!(to, "{name}: No recorded values"),
+            StatValue::Histogram(Some(recorded)) => {
                 histogram(name, recorded, self.histograms, self.store.options(), to)
             }
         }
     }
 }
 
-impl Iterator for Text {
+impl Iterator for TextRenderer {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
-        let mut piece = String::with_capacity(PIECE + 1024);
+        let mut piece = String::with_capacity(PIECE_SIZE + 1024);
         let mut name = String::new();
-        while piece.len() < PIECE {
+        while piece.len() < PIECE_SIZE {
             let Some(row) = self.snapshot.row(self.next) else {
                 self.pass += 1;
                 self.next = 0;
@@ -87,18 +87,18 @@ impl Iterator for Text {
 
 fn histogram(
     name: &str,
-    recorded: &Recorded,
-    histograms: Histograms,
-    options: &Options,
+    recorded: &RecordedHistogram,
+    histograms: HistogramFormat,
+    options: &StatsOptions,
     to: &mut String,
 ) -> std::fmt::Result {
     match histograms {
-        Histograms::Summary => writeln!(to, "{name}: {}", summary(recorded)),
-        Histograms::Cumulative | Histograms::Disjoint => {
+        HistogramFormat::Summary => writeln!(to, "{name}: {}", summary(recorded)),
+        HistogramFormat::Cumulative | HistogramFormat::Disjoint => {
             let bounds = options.bounds(name);
             let counts = [&recorded.interval, &recorded.cumulative].map(|distribution| {
                 let mut counts = distribution.cumulative(bounds);
-                if histograms == Histograms::Disjoint {
+                if histograms == HistogramFormat::Disjoint {
                     super::disjoint(&mut counts);
                 }
                 counts
@@ -109,7 +109,7 @@ fn histogram(
             }
             writeln!(to)
         }
-        Histograms::Detailed => {
+        HistogramFormat::Detailed => {
             writeln!(to, "{name}:")?;
             writeln!(to, "  totals={}", buckets(&recorded.cumulative))?;
             writeln!(to, "  intervals={}", buckets(&recorded.interval))?;
@@ -119,7 +119,7 @@ fn histogram(
 }
 
 /// `P0(interval,cumulative) P25(…) …`
-fn summary(recorded: &Recorded) -> String {
+fn summary(recorded: &RecordedHistogram) -> String {
     let interval = recorded.interval.quantiles();
     let cumulative = recorded.cumulative.quantiles();
     let pairs = QUANTILES.iter().zip(interval).zip(cumulative);

@@ -14,17 +14,17 @@ crate::group! {
     struct More { zebra: Counter, total: Counter, #[name("b.c")] dotted: Counter }
 }
 
-fn names(store: &Store, filter: &Filter) -> Vec<String> {
+fn names(store: &Store, filter: &StatsFilter) -> Vec<String> {
     let snapshot = store.snapshot(filter);
     snapshot.rows().map(|row| row.name()).collect()
 }
 
 #[test]
-fn names_come_in_order_across_scopes() {
+fn names_are_sorted_across_scopes() {
     let store = Store::new();
     let scopes = ["a", "a.b", "a_b", "a-b"].map(|n| Scope::new("cluster").name(n));
     let held = scopes.map(|scope| store.register::<More>(scope));
-    let names = names(&store, &Filter::default());
+    let names = names(&store, &StatsFilter::default());
     assert_eq!(names.len(), 12);
     assert!(names.is_sorted(), "{names:?}");
     assert!(names.contains(&"cluster.a.b.b.c".to_owned()));
@@ -32,7 +32,7 @@ fn names_come_in_order_across_scopes() {
 }
 
 #[test]
-fn copies_that_saw_different_codes_are_summed() {
+fn copies_with_different_codes_are_summed() {
     let store = Store::new();
     let [a, b, c] = [(); 3].map(|()| store.register::<Sample>(Scope::new("x")));
     let more = store.register::<More>(Scope::new("x"));
@@ -44,13 +44,13 @@ fn copies_that_saw_different_codes_are_summed() {
     a.total.inc();
     more.total.inc();
     c.build.set("1.0");
-    let snapshot = store.snapshot(&Filter::default());
+    let snapshot = store.snapshot(&StatsFilter::default());
     let shown: Vec<_> = snapshot
         .rows()
         .map(|row| match row.value() {
-            Value::Counter(v) | Value::Gauge(v) => format!("{}={v}", row.name()),
-            Value::Text(text) => format!("{}={text}", row.name()),
-            Value::Histogram(_) => row.name(),
+            StatValue::Counter(v) | StatValue::Gauge(v) => format!("{}={v}", row.name()),
+            StatValue::Text(text) => format!("{}={text}", row.name()),
+            StatValue::Histogram(_) => row.name(),
         })
         .collect();
     let want = [
@@ -79,31 +79,31 @@ fn filters_by_name_kind_and_use() {
     let regex = |r: &str| Some(Regex::new(r).unwrap());
     for (filter, want) in [
         (
-            Filter {
+            StatsFilter {
                 used_only: true,
-                ..Filter::default()
+                ..StatsFilter::default()
             },
             &["x.active"][..],
         ),
         (
-            Filter {
+            StatsFilter {
                 name: regex("^x.*tal$"),
-                ..Filter::default()
+                ..StatsFilter::default()
             },
             &["x.total"],
         ),
         (
-            Filter {
+            StatsFilter {
                 name: regex("tal|act"),
                 invert: true,
-                ..Filter::default()
+                ..StatsFilter::default()
             },
             &["x.build", "x.rq_completed"],
         ),
         (
-            Filter {
-                kind: Some(Kind::Text),
-                ..Filter::default()
+            StatsFilter {
+                kind: Some(StatKind::Text),
+                ..StatsFilter::default()
             },
             &["x.build"],
         ),
@@ -114,11 +114,11 @@ fn filters_by_name_kind_and_use() {
 
 #[test]
 fn stats_matcher_hides_stats() {
-    let store = Store::with_options(Options {
+    let store = Store::with_options(StatsOptions {
         admits: Some(Box::new(|name| name.ends_with("active"))),
-        ..Options::default()
+        ..StatsOptions::default()
     });
     let sample = store.register::<Sample>(Scope::new("x"));
-    assert_eq!(names(&store, &Filter::default()), ["x.active"]);
+    assert_eq!(names(&store, &StatsFilter::default()), ["x.active"]);
     drop(sample);
 }

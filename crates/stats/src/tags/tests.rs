@@ -12,7 +12,7 @@ fn show(rules: &TagRules, name: &str) -> String {
 
 /// Compares with Envoy 1.40's output.
 #[test]
-fn labels_are_envoys() {
+fn labels_are_those_of_envoy() {
     let rules = TagRules::default();
     for (name, want) in [
         ("server.live", "server.live{}"),
@@ -87,7 +87,7 @@ fn labels_are_envoys() {
 }
 
 #[test]
-fn configured_labels_take_envoys_places() {
+fn configured_labels_are_ordered_as_in_envoy() {
     let mut rules = TagRules::default();
     rules.add_fixed("my_fixed", "fx");
     rules.add_regex("my_re", Regex::new(r"^cluster\.((svc_(\w+))\.)").unwrap());

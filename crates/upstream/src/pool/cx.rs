@@ -104,8 +104,8 @@ impl ByteCounts for ClusterStats {
     // Counted by whoever passes the answer on, and so knows why.
     fn reading_paused(&self, _: bool) {}
 
-    fn backed_up(&self, backed_up: bool) {
-        if backed_up {
+    fn writing_paused(&self, writing_paused: bool) {
+        if writing_paused {
             self.upstream_flow_control_backed_up_total.inc();
         } else {
             self.upstream_flow_control_drained_total.inc();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
-use outrider_stats::Held;
+use outrider_stats::HeldGauge;
 use tokio::sync::oneshot;
 
 use super::Pool;
@@ -34,7 +34,7 @@ pub(super) struct Waiting {
     answer: oneshot::Sender<Outcome>,
     host: Arc<Host>,
     _permit: Permit,
-    _active: Held<ClusterStats>,
+    _active: HeldGauge<ClusterStats>,
 }
 
 impl Queue {

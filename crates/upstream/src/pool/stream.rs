@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_codec::Body;
-use outrider_codec::Exchange;
 use outrider_codec::RequestHead;
 use outrider_codec::StreamError;
+use outrider_codec::UpstreamExchange;
 
 use super::Pool;
 use super::connection::Connection;
@@ -54,7 +54,7 @@ impl UpstreamStream {
     ///
     /// # Errors
     /// When the connection has just gone, or what is wrong with the request's head.
-    pub fn send(mut self, head: &RequestHead, body: Body) -> Result<Exchange, StreamError> {
+    pub fn send(mut self, head: &RequestHead, body: Body) -> Result<UpstreamExchange, StreamError> {
         self.lease.mark_sent();
         let mut exchange = self.lease.connection.client.send(head, body)?;
         exchange.hold(Box::new(self.lease));

@@ -17,7 +17,7 @@ use outrider_codec::connect_http1;
 use outrider_codec::connect_http2;
 use outrider_net::Stream;
 use outrider_net::Timer;
-use outrider_stats::Held;
+use outrider_stats::HeldGauge;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -51,7 +51,7 @@ struct Life {
     host: Arc<Host>,
     started: Instant,
     _permit: Permit,
-    _active: Held<ClusterStats>,
+    _active: HeldGauge<ClusterStats>,
 }
 
 /// Starts the task. It ends with the connection, which its pool closes at the latest when it is dropped itself.

@@ -1,6 +1,6 @@
 use super::*;
 
-const LIMITS: Limits = Limits {
+const LIMITS: HeadLimits = HeadLimits {
     bytes: 1024,
     fields: 10,
     underscores: UnderscoresAction::Allow,
@@ -11,7 +11,7 @@ fn request_in_parts(
     text: &[u8],
     at: usize,
     options: &Http1Options,
-) -> Result<Option<Received>, HeadError> {
+) -> Result<Option<ReceivedRequest>, HeadError> {
     let (mut buffer, mut searched) = (BytesMut::from(&text[..at]), 0);
     let stats = Http1Stats::default();
     if let Some(head) = take_request(&mut buffer, &mut searched, LIMITS, options, &stats)? {
@@ -21,12 +21,12 @@ fn request_in_parts(
     take_request(&mut buffer, &mut searched, LIMITS, options, &stats)
 }
 
-fn request_of(text: &str) -> Result<Received, HeadError> {
+fn request_of(text: &str) -> Result<ReceivedRequest, HeadError> {
     request_in_parts(text.as_bytes(), text.len(), &Http1Options::default())
         .map(|head| head.expect("complete"))
 }
 
-fn headers_of(head: &Received) -> String {
+fn headers_of(head: &ReceivedRequest) -> String {
     let fields = head.head.headers.iter();
     fields
         .map(|(name, value)| format!("{name}={} ", String::from_utf8_lossy(value.as_bytes())))
@@ -34,7 +34,7 @@ fn headers_of(head: &Received) -> String {
 }
 
 #[test]
-fn heads_read_alike_wherever_the_bytes_are_split() {
+fn heads_are_parsed_the_same_wherever_the_bytes_are_split() {
     let text = b"\r\nPOST /p?q HTTP/1.1\r\nHost: h\r\nX-A:  1 \r\nContent-Length: 3\r\n\r\n";
     for at in 0..=text.len() {
         let head = request_in_parts(text, at, &Http1Options::default())
@@ -49,7 +49,7 @@ fn heads_read_alike_wherever_the_bytes_are_split() {
 }
 
 #[test]
-fn lenient_where_envoy_is() {
+fn accepts_what_envoy_accepts() {
     for (text, headers) in [
         ("GET / HTTP/1.1\nHost: h\nA: 1\n\n", "a=1 "),
         (
@@ -139,14 +139,14 @@ fn refuses_with_envoys_status_and_details() {
 }
 
 #[test]
-fn a_head_without_end_is_refused_once_it_is_too_long() {
+fn an_endless_head_is_refused_when_it_is_too_long() {
     let text = vec![b'a'; 1025];
     let error = request_in_parts(&text, 1025, &Http1Options::default()).unwrap_err();
     assert_eq!(error, HeadError::TOO_LARGE);
 }
 
 #[test]
-fn what_belongs_to_the_connection_stays_on_it() {
+fn hop_by_hop_fields_are_removed() {
     let head = request_of(
         "GET / HTTP/1.1\r\nConnection: x-a, te\r\nX-A: 1\r\nTE: trailers\r\nX-B: 1\r\nKeep-Alive: 1\r\nProxy-Connection: k\r\n\r\n",
     )
@@ -173,7 +173,7 @@ fn what_belongs_to_the_connection_stays_on_it() {
 }
 
 #[test]
-fn words_of_a_request_line_may_be_spaces_apart() {
+fn a_request_line_may_have_several_spaces_between_words() {
     let head = request_of("GET  /a   HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!(head.head.path(), "/a");
     for refused in [
@@ -186,14 +186,14 @@ fn words_of_a_request_line_may_be_spaces_apart() {
 }
 
 #[test]
-fn several_hosts_are_joined_and_a_fragment_is_remembered() {
+fn repeated_hosts_are_joined_and_fragments_kept() {
     let head = request_of("GET /a#b HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").unwrap();
     assert_eq!(head.head.host(), "a,b");
     assert_eq!(head.head.path(), "/a#b");
 }
 
 #[test]
-fn underscores_are_dropped_or_refused_when_told_so() {
+fn underscores_are_dropped_or_refused_if_configured() {
     let text = b"GET / HTTP/1.1\r\nx_y: 1\r\nz: 2\r\n\r\n";
     for (underscores, expected) in [
         (UnderscoresAction::Allow, Ok(2)),
@@ -204,7 +204,7 @@ fn underscores_are_dropped_or_refused_when_told_so() {
         ),
     ] {
         let stats = Http1Stats::default();
-        let limits = Limits {
+        let limits = HeadLimits {
             underscores,
             ..LIMITS
         };
@@ -223,7 +223,7 @@ fn underscores_are_dropped_or_refused_when_told_so() {
 }
 
 #[test]
-fn a_response_says_where_its_body_ends() {
+fn response_framing_is_determined() {
     for (text, method, framing, keep_alive) in [
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
@@ -300,7 +300,7 @@ fn a_response_says_where_its_body_ends() {
 }
 
 #[test]
-fn a_server_of_another_protocol_is_found_out_at_once() {
+fn a_server_of_another_protocol_is_detected_at_once() {
     let http2_settings = &b"\0\0\x06\x04\0\0\0\0\0"[..];
     for (bytes, fails) in [
         (http2_settings, true),
@@ -320,8 +320,8 @@ fn a_server_of_another_protocol_is_found_out_at_once() {
     }
 }
 
-fn asked(method: &Method) -> Asked<'_> {
-    Asked {
+fn asked(method: &Method) -> SentRequest<'_> {
+    SentRequest {
         method,
         upgrade: true,
     }

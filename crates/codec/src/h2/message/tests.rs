@@ -1,13 +1,13 @@
 use super::*;
 
-const RULES: Rules = Rules {
+const RULES: HeaderRules = HeaderRules {
     max_bytes: 1000,
     max_count: 10,
     underscores: UnderscoresAction::Allow,
     extended_connect: true,
 };
 
-fn fields(kind: Kind, rules: &Rules, list: &[(&str, &str)]) -> Fields {
+fn fields(kind: BlockKind, rules: &HeaderRules, list: &[(&str, &str)]) -> Fields {
     let mut fields = Fields::new(kind);
     for (name, value) in list {
         let size = name.len() + value.len();
@@ -29,7 +29,7 @@ fn fields(kind: Kind, rules: &Rules, list: &[(&str, &str)]) -> Fields {
             Err(_) => Value::Malformed(Bytes::copy_from_slice(value.as_bytes())),
         };
         let stats = &Http2Stats::default();
-        fields.add(&name, &value, size, &Judge { rules, stats });
+        fields.add(&name, &value, size, &FieldChecker { rules, stats });
     }
     fields
 }
@@ -41,13 +41,15 @@ const GET: [(&str, &str); 4] = [
     (":path", "/"),
 ];
 
-fn flaw_with(extra: &[(&str, &str)]) -> Option<Flaw> {
+fn error_with(extra: &[(&str, &str)]) -> Option<BlockError> {
     let list = [&GET[..], extra].concat();
-    fields(Kind::Request, &RULES, &list).request(true).err()
+    fields(BlockKind::Request, &RULES, &list)
+        .request(true)
+        .err()
 }
 
 #[test]
-fn a_request_is_taken_apart() {
+fn a_request_is_built() {
     let extra = [
         ("cookie", "a=1"),
         ("te", "trailers"),
@@ -55,7 +57,9 @@ fn a_request_is_taken_apart() {
         ("cookie", "b=2"),
     ];
     let list = [&GET[..], &extra].concat();
-    let head = fields(Kind::Request, &RULES, &list).request(true).unwrap();
+    let head = fields(BlockKind::Request, &RULES, &list)
+        .request(true)
+        .unwrap();
     assert_eq!((&head.method, head.path()), (&Method::GET, "/"));
     assert_eq!(head.authority.unwrap(), "a");
     assert_eq!(head.headers["cookie"], "a=1; b=2");
@@ -63,7 +67,7 @@ fn a_request_is_taken_apart() {
 }
 
 #[test]
-fn fields_that_may_not_be_there_are_flaws() {
+fn forbidden_fields_are_errors() {
     for extra in [
         ("connection", "close"),
         ("keep-alive", "5"),
@@ -82,14 +86,21 @@ fn fields_that_may_not_be_there_are_flaws() {
         (":path", "/"),
         ("content-length", "1x"),
     ] {
-        assert_eq!(flaw_with(&[extra]), Some(Flaw::Field), "{extra:?}");
+        assert_eq!(
+            error_with(&[extra]),
+            Some(BlockError::InvalidField),
+            "{extra:?}"
+        );
     }
     assert_eq!(
-        flaw_with(&[("x", "y"), (":protocol", "a")]),
-        Some(Flaw::Field)
+        error_with(&[("x", "y"), (":protocol", "a")]),
+        Some(BlockError::InvalidField)
     );
-    assert_eq!(flaw_with(&[("content-length", "2")]), Some(Flaw::Message));
-    assert_eq!(flaw_with(&[("content-length", "0")]), None);
+    assert_eq!(
+        error_with(&[("content-length", "2")]),
+        Some(BlockError::InvalidMessage)
+    );
+    assert_eq!(error_with(&[("content-length", "0")]), None);
 }
 
 #[test]
@@ -97,69 +108,89 @@ fn requests_need_their_pseudo_fields() {
     for missing in 0..GET.len() {
         let mut list = GET.to_vec();
         list.remove(missing);
-        let result = fields(Kind::Request, &RULES, &list).request(true);
-        assert_eq!(result.err(), Some(Flaw::Message), "{list:?}");
+        let result = fields(BlockKind::Request, &RULES, &list).request(true);
+        assert_eq!(result.err(), Some(BlockError::InvalidMessage), "{list:?}");
     }
     let connect = [(":method", "CONNECT"), (":authority", "a:80")];
     assert!(
-        fields(Kind::Request, &RULES, &connect)
+        fields(BlockKind::Request, &RULES, &connect)
             .request(false)
             .is_ok()
     );
     let star = [GET[0], GET[1], GET[2], (":path", "*")];
     assert_eq!(
-        fields(Kind::Request, &RULES, &star).request(true).err(),
-        Some(Flaw::Message)
+        fields(BlockKind::Request, &RULES, &star)
+            .request(true)
+            .err(),
+        Some(BlockError::InvalidMessage)
     );
 }
 
 #[test]
-fn limits_and_underscores_are_enforced() {
+fn limits_and_the_underscores_action_are_applied() {
     let large = "x".repeat(1000);
-    assert_eq!(flaw_with(&[("x", &large)]), Some(Flaw::TooLarge));
-    assert_eq!(flaw_with(&[("x", "y"); 7]), Some(Flaw::TooManyFields));
+    assert_eq!(error_with(&[("x", &large)]), Some(BlockError::TooLarge));
+    assert_eq!(
+        error_with(&[("x", "y"); 7]),
+        Some(BlockError::TooManyFields)
+    );
     let list = [&GET[..], &[("a_b", "1")]].concat();
     let with = |underscores| {
-        let rules = Rules {
+        let rules = HeaderRules {
             underscores,
             ..RULES
         };
-        let head = fields(Kind::Request, &rules, &list).request(true);
+        let head = fields(BlockKind::Request, &rules, &list).request(true);
         head.map(|head| head.headers.len())
     };
     assert_eq!(with(UnderscoresAction::Allow), Ok(1));
     assert_eq!(with(UnderscoresAction::Drop), Ok(0));
-    assert_eq!(with(UnderscoresAction::Reject), Err(Flaw::Underscore));
+    assert_eq!(with(UnderscoresAction::Reject), Err(BlockError::Underscore));
 }
 
 #[test]
-fn no_config_allows_more_fields_than_can_be_looked_through() {
-    let rules = Rules {
+fn the_number_of_fields_is_limited_whatever_the_config() {
+    let rules = HeaderRules {
         max_bytes: usize::MAX,
         max_count: usize::MAX,
         ..RULES
     };
     let names: Vec<String> = (0..30_000).map(|i| format!("x{i}")).collect();
     let list: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
-    let flaw = fields(Kind::Trailers, &rules, &list).trailers(true).err();
-    assert_eq!(flaw, Some(Flaw::TooManyFields));
+    let block_error = fields(BlockKind::Trailers, &rules, &list)
+        .trailers(true)
+        .err();
+    assert_eq!(block_error, Some(BlockError::TooManyFields));
 }
 
 #[test]
-fn answers_need_a_status_and_trailers_an_end() {
-    let answer = |list: &[_]| fields(Kind::Response, &RULES, list).response(false).err();
+fn responses_need_a_status_and_trailers_must_end_the_stream() {
+    let answer = |list: &[_]| {
+        fields(BlockKind::Response, &RULES, list)
+            .response(false)
+            .err()
+    };
     assert_eq!(answer(&[(":status", "200")]), None);
-    assert_eq!(answer(&[("x", "y")]), Some(Flaw::Message));
-    assert_eq!(answer(&[(":status", "101")]), Some(Flaw::Field));
-    assert_eq!(answer(&[(":status", "2000")]), Some(Flaw::Field));
-    assert_eq!(answer(&[(":method", "GET")]), Some(Flaw::Field));
+    assert_eq!(answer(&[("x", "y")]), Some(BlockError::InvalidMessage));
+    assert_eq!(
+        answer(&[(":status", "101")]),
+        Some(BlockError::InvalidField)
+    );
+    assert_eq!(
+        answer(&[(":status", "2000")]),
+        Some(BlockError::InvalidField)
+    );
+    assert_eq!(
+        answer(&[(":method", "GET")]),
+        Some(BlockError::InvalidField)
+    );
     let trailers = |ends| {
-        fields(Kind::Trailers, &RULES, &[("x", "y")])
+        fields(BlockKind::Trailers, &RULES, &[("x", "y")])
             .trailers(ends)
             .err()
     };
     assert_eq!(
         (trailers(true), trailers(false)),
-        (None, Some(Flaw::Message))
+        (None, Some(BlockError::InvalidMessage))
     );
 }

@@ -101,8 +101,8 @@ impl StreamRef {
     }
 
     /// Counts that sending the stream's outgoing message was paused or resumed.
-    pub(in crate::h2) fn note_backed_up(&self, backed_up: bool) {
-        self.with(|state, _| state.counts.backed_up(backed_up));
+    pub(in crate::h2) fn note_writing_paused(&self, writing_paused: bool) {
+        self.with(|state, _| state.counts.writing_paused(writing_paused));
     }
 
     /// Limits how long a completely buffered message may wait for the peer to read it; `None` sets no limit.
@@ -117,8 +117,8 @@ impl StreamRef {
 
 impl State {
     /// How many more bytes a stream's backlog may hold.
-    pub(super) fn room_to_wait(&mut self, key: usize) -> usize {
-        let of_connection = MAX_OF_CONNECTION.saturating_sub(self.backlogs.get());
+    pub(super) fn backlog_room(&mut self, key: usize) -> usize {
+        let of_connection = MAX_OF_CONNECTION.saturating_sub(self.total_backlog.get());
         let stream = self.streams.get(key);
         let backlog = stream.and_then(|stream| stream.backlog.as_ref());
         let used = backlog.map_or(0, |backlog| backlog.bytes);
@@ -130,7 +130,7 @@ impl State {
         if self.is_full() {
             return 0;
         }
-        let room = self.high - self.output.waiting();
+        let room = self.high_watermark - self.output.queued_bytes();
         let Some(stream) = self.streams.get(key) else {
             return 0;
         };
@@ -154,7 +154,7 @@ impl State {
                 self.queue_data(key, now, false);
             }
         }
-        let total = &self.backlogs;
+        let total = &self.total_backlog;
         let Some(stream) = self.streams.get(key) else {
             return;
         };
@@ -166,7 +166,7 @@ impl State {
             backlog.end = Some(End::Data);
             stream.meter.end_send();
         }
-        self.note_waiting(key);
+        self.register_backlog(key);
     }
 
     fn send_trailers(&mut self, key: usize, trailers: HeaderMap) {
@@ -178,7 +178,7 @@ impl State {
         };
         backlog.end = Some(End::Trailers(Box::new(trailers)));
         stream.meter.end_send();
-        self.note_waiting(key);
+        self.register_backlog(key);
     }
 
     fn queue_trailers(&mut self, key: usize, trailers: &HeaderMap) {
@@ -222,7 +222,7 @@ impl State {
     }
 
     /// Registers a stream with a backlog, to be resumed when it can send.
-    fn note_waiting(&mut self, key: usize) {
+    fn register_backlog(&mut self, key: usize) {
         let full = self.is_full();
         let Some(stream) = self.streams.get(key) else {
             return;
@@ -259,7 +259,7 @@ impl State {
             }
             let Some(bytes) = (room > 0).then(|| backlog.take(room)).flatten() else {
                 stream.wake_writer(&mut self.wakers);
-                return self.note_waiting(key);
+                return self.register_backlog(key);
             };
             let ends = backlog.bytes == 0 && matches!(backlog.end, Some(End::Data));
             if ends {
@@ -270,16 +270,16 @@ impl State {
         if let Some(End::Trailers(trailers)) = end {
             self.queue_trailers(key, &trailers);
         }
-        self.settle_flushed(key);
+        self.abandon_if_flushed(key);
     }
 
     /// Once the response of a stream without handles was sent, the rest of its request is not needed either.
-    fn settle_flushed(&mut self, key: usize) {
+    fn abandon_if_flushed(&mut self, key: usize) {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
         if stream.handles == 0 && !stream.sending {
-            self.abandon(key);
+            self.drop_last_handle(key);
         }
     }
 

@@ -36,7 +36,7 @@ impl State {
         let Some(key) = self.streams.key(head.stream) else {
             return Err(Fault::GoAway(reason));
         };
-        self.break_stream(key, StreamError::ProtocolError(REMOTE_RESET), reason);
+        self.reset_malformed(key, StreamError::ProtocolError(REMOTE_RESET), reason);
         Ok(())
     }
 
@@ -44,7 +44,7 @@ impl State {
         let code = frame::number(payload, 0).filter(|_| head.length == 4);
         let reason = Reason::from(code.ok_or(FRAME_SIZE)?);
         if self.is_idle(head.stream) {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         self.note(head, 0)?;
         let Some(key) = self.streams.key(head.stream) else {
@@ -59,7 +59,7 @@ impl State {
         if let Some(stream) = self.streams.get(key) {
             stream.fail(error, &mut self.wakers);
         }
-        self.streams.settle(key);
+        self.streams.remove_if_closed(key);
         Ok(())
     }
 
@@ -69,7 +69,7 @@ impl State {
             return Err(FRAME_SIZE);
         }
         if head.stream != 0 {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         if head.has(frame::ACK) {
             return self.settings_acknowledged();
@@ -85,7 +85,7 @@ impl State {
 
     pub(super) fn settings_acknowledged(&mut self) -> Result<(), Fault> {
         if self.settings.acknowledged {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         self.settings.acknowledged = true;
         self.decoder.settings_acknowledged();
@@ -120,7 +120,7 @@ impl State {
             frame::ENABLE_CONNECT_PROTOCOL | frame::NO_RFC7540_PRIORITIES => value <= 1,
             _ => true,
         };
-        if good { Ok(()) } else { Err(Fault::Silent) }
+        if good { Ok(()) } else { Err(Fault::Close) }
     }
 
     /// The peer changed the initial window size of its streams.
@@ -142,14 +142,14 @@ impl State {
         }
         for key in overflown {
             let error = StreamError::ProtocolError(REMOTE_RESET);
-            self.break_stream(key, error, Reason::FLOW_CONTROL_ERROR);
+            self.reset_malformed(key, error, Reason::FLOW_CONTROL_ERROR);
         }
     }
 
     pub(super) fn ping(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         let opaque: [u8; 8] = payload.try_into().map_err(|_| FRAME_SIZE)?;
         if head.stream != 0 {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         if head.has(frame::ACK) {
             self.pongs_received += 1;
@@ -164,12 +164,12 @@ impl State {
         let last = frame::number(payload, 0).filter(|_| head.length >= 8);
         let last = last.ok_or(FRAME_SIZE)? & 0x7fff_ffff;
         if head.stream != 0 {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         // The number must be one of this side's streams, and not higher than in an earlier GOAWAY.
         let is_ours = last == 0 || last.is_multiple_of(2) == self.is_server();
         if !is_ours || last > self.goaway_received.unwrap_or(u32::MAX) {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         self.goaway_received = Some(last);
         self.wake_task();
@@ -184,7 +184,7 @@ impl State {
             }
         }
         for key in closed {
-            self.streams.settle(key);
+            self.streams.remove_if_closed(key);
         }
         Ok(())
     }
@@ -196,15 +196,15 @@ impl State {
         if head.stream == 0 {
             self.send_window += increment;
             if increment == 0 || self.send_window > i64::from(i32::MAX) {
-                return Err(Fault::Silent);
+                return Err(Fault::Close);
             }
-            self.unblock();
+            self.resume_blocked();
             return Ok(());
         }
         let key = self.streams.key(head.stream);
         let Some(stream) = key.and_then(|key| self.streams.get(key)) else {
             return if self.is_idle(head.stream) || increment == 0 {
-                Err(Fault::Silent)
+                Err(Fault::Close)
             } else {
                 Ok(())
             };

@@ -10,7 +10,7 @@ use crate::StreamError;
 use super::super::frame;
 use super::super::frame::HEAD;
 use super::super::frame::Head;
-use super::super::input::DataRest;
+use super::super::input::PendingData;
 use super::Fault;
 use super::State;
 use super::receive::PROTOCOL;
@@ -28,7 +28,7 @@ impl State {
         let left = (head.length - pad_field)
             .checked_sub(padding)
             .ok_or(PROTOCOL)?;
-        let rest = DataRest {
+        let rest = PendingData {
             stream: head.stream,
             left,
             padding,
@@ -51,7 +51,7 @@ impl State {
             }
             // If it had not ended normally, the frame may have been in flight when this side reset the stream.
             self.release_connection(waste);
-            return self.go_on_with_data(rest);
+            return self.continue_data(rest);
         };
         let is_client = !self.is_server();
         let Some(stream) = self.streams.get(key) else {
@@ -60,15 +60,15 @@ impl State {
         if !stream.receiving {
             // The peer has ended its message but this side has not. RFC 9113, section 5.1, makes it a stream error.
             let error = StreamError::ProtocolError(REMOTE_RESET);
-            self.break_stream(key, error, Reason::STREAM_CLOSED);
+            self.reset_malformed(key, error, Reason::STREAM_CLOSED);
             self.release_connection(waste);
-            return self.go_on_with_data(DataRest {
+            return self.continue_data(PendingData {
                 ends: false,
                 ..rest
             });
         }
         let is_early = is_client && !stream.heads.complete;
-        if is_early && !stream.heads.opened {
+        if is_early && !stream.heads.has_interim {
             return Err(PROTOCOL);
         }
         stream.meter.add_body_received(0, HEAD + waste);
@@ -76,18 +76,18 @@ impl State {
         self.note(head, waste)?;
         if !allowed {
             let error = StreamError::ProtocolError(REMOTE_RESET);
-            self.break_stream(key, error, Reason::FLOW_CONTROL_ERROR);
+            self.reset_malformed(key, error, Reason::FLOW_CONTROL_ERROR);
         } else if is_early {
             // After an interim head it is a stream error, as in nghttp2.
             let error = StreamError::ProtocolError(REMOTE_RESET);
-            self.break_stream(key, error, Reason::PROTOCOL_ERROR);
+            self.reset_malformed(key, error, Reason::PROTOCOL_ERROR);
         }
         self.release(key, waste);
-        self.go_on_with_data(rest)
+        self.continue_data(rest)
     }
 
     /// Completes a DATA frame whose payload has arrived, or waits for the rest.
-    pub(super) fn go_on_with_data(&mut self, rest: DataRest) -> Result<(), Fault> {
+    pub(super) fn continue_data(&mut self, rest: PendingData) -> Result<(), Fault> {
         if rest.left == 0 && rest.ends {
             self.end_data(rest.stream);
         }
@@ -99,7 +99,7 @@ impl State {
 
     pub(super) fn feed_data(
         &mut self,
-        mut rest: DataRest,
+        mut rest: PendingData,
         chunk: &mut BytesMut,
     ) -> Result<(), Fault> {
         if rest.left == 0 {
@@ -107,7 +107,7 @@ impl State {
             chunk.advance(count);
             rest.padding -= count;
             rest.ends = false;
-            return self.go_on_with_data(rest);
+            return self.continue_data(rest);
         }
         let count = rest.left.min(chunk.len());
         rest.left -= count;
@@ -118,7 +118,7 @@ impl State {
                 self.release_connection(count);
             }
         }
-        self.go_on_with_data(rest)
+        self.continue_data(rest)
     }
 
     /// Adds the next `count` bytes of `chunk` to a stream's body.
@@ -137,11 +137,11 @@ impl State {
                 None => {
                     chunk.advance(count);
                     self.release_connection(count);
-                    return self.break_content_length(key);
+                    return self.content_length_mismatch(key);
                 }
             }
         }
-        if stream.unread {
+        if stream.discarding {
             chunk.advance(count);
             return self.release(key, count);
         }
@@ -165,7 +165,7 @@ impl State {
             return;
         };
         if stream.content_left.is_some_and(|left| left > 0) {
-            return self.break_content_length(key);
+            return self.content_length_mismatch(key);
         }
         self.end_receiving(key);
     }
@@ -178,33 +178,33 @@ impl State {
             }
             stream.wake_reader(&mut self.wakers);
         }
-        self.streams.settle(key);
+        self.streams.remove_if_closed(key);
     }
 
     /// Handles a body whose length differs from `content-length`.
-    pub(super) fn break_content_length(&mut self, key: usize) {
+    pub(super) fn content_length_mismatch(&mut self, key: usize) {
         let error = StreamError::ProtocolError(REMOTE_RESET);
-        self.break_stream(key, error, Reason::PROTOCOL_ERROR);
+        self.reset_malformed(key, error, Reason::PROTOCOL_ERROR);
     }
 
     /// Resets a stream because of the peer's error, and drops the received part of its message.
-    pub(super) fn break_stream(&mut self, key: usize, error: StreamError, reason: Reason) {
+    pub(super) fn reset_malformed(&mut self, key: usize, error: StreamError, reason: Reason) {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
         let unread = stream.data.clear();
         self.release_connection(unread);
-        self.cut_stream(key, error, reason);
+        self.reset_keeping_data(key, error, reason);
     }
 
     /// Resets a stream because of the peer's error. The received part of its message can still be read.
-    pub(super) fn cut_stream(&mut self, key: usize, error: StreamError, reason: Reason) {
+    pub(super) fn reset_keeping_data(&mut self, key: usize, error: StreamError, reason: Reason) {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
         let id = stream.id;
         stream.fail(error, &mut self.wakers);
         self.queue_reset(id, reason);
-        self.streams.settle(key);
+        self.streams.remove_if_closed(key);
     }
 }

@@ -16,7 +16,7 @@ pub(in crate::h2) enum Fault {
     /// The peer broke the protocol, and Envoy sends a GOAWAY.
     GoAway(Reason),
     /// The peer broke the protocol, and Envoy closes the connection without a GOAWAY.
-    Silent,
+    Close,
     /// The peer exceeded a flood limit.
     Flood(Flood),
     /// A ping was not acknowledged in time.
@@ -29,7 +29,7 @@ impl Fault {
     /// How the connection ended, for its owner's counters.
     pub(in crate::h2) fn cause(self, role: Role) -> EndCause {
         match (self, role) {
-            (Fault::GoAway(_) | Fault::Silent, _) => EndCause::ProtocolError(CODEC_ERROR),
+            (Fault::GoAway(_) | Fault::Close, _) => EndCause::ProtocolError(CODEC_ERROR),
             // On servers, Envoy does not count a flood as a protocol error.
             (Fault::Flood(_), Role::Server) => EndCause::Local,
             (Fault::Flood(flood), Role::Client) => EndCause::ProtocolError(flood.details()),
@@ -39,9 +39,9 @@ impl Fault {
     }
 
     /// Whether to wait for the peer to read the last frames before closing.
-    pub(in crate::h2) fn has_last_words(self) -> bool {
+    pub(in crate::h2) fn may_wait_for_close(self) -> bool {
         match self {
-            Fault::GoAway(_) | Fault::Silent => true,
+            Fault::GoAway(_) | Fault::Close => true,
             // A peer whose outbound queue overflowed does not read.
             Fault::Flood(flood) => !flood.is_outbound(),
             Fault::KeepaliveTimeout | Fault::Gone => false,
@@ -50,7 +50,7 @@ impl Fault {
 
     pub(super) fn stream_error(self) -> StreamError {
         match self {
-            Fault::GoAway(_) | Fault::Silent => StreamError::ProtocolError(CODEC_ERROR),
+            Fault::GoAway(_) | Fault::Close => StreamError::ProtocolError(CODEC_ERROR),
             Fault::Flood(flood) => StreamError::ProtocolError(flood.details()),
             Fault::KeepaliveTimeout | Fault::Gone => StreamError::ConnectionTermination,
         }

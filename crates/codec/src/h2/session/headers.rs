@@ -6,21 +6,21 @@ use http::StatusCode;
 
 use crate::Meter;
 use crate::Reason;
-use crate::Refused;
 use crate::RequestHead;
+use crate::RequestHeadError;
 use crate::ResponseHead;
 use crate::StreamError;
-use crate::header::Kind;
+use crate::header::BlockKind;
 use crate::meter::HeadSize;
 
 use super::super::frame;
 use super::super::frame::HEAD;
 use super::super::frame::Head;
 use super::super::input::Block;
+use super::super::message::BlockError;
+use super::super::message::FieldChecker;
 use super::super::message::Fields;
-use super::super::message::Flaw;
-use super::super::message::Judge;
-use super::super::stream::AnswerTo;
+use super::super::stream::ResponseTo;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::Fault;
@@ -38,7 +38,7 @@ const MAX_INTERIM: usize = 16;
 
 /// A request that arrived, or the outcome of one that cannot be served.
 #[derive(Debug)]
-pub(in crate::h2) enum Accepted {
+pub(in crate::h2) enum AcceptedRequest {
     Request {
         stream: StreamRef,
         head: Box<RequestHead>,
@@ -46,15 +46,15 @@ pub(in crate::h2) enum Accepted {
         ends: bool,
         meter: Rc<Meter>,
     },
-    Refused(Refused),
+    Failed(RequestHeadError),
 }
 
-impl From<Flaw> for Refused {
-    fn from(flaw: Flaw) -> Refused {
-        if flaw.is_violation() {
-            Refused::Error(StreamError::ProtocolError(flaw.details()))
+impl From<BlockError> for RequestHeadError {
+    fn from(block_error: BlockError) -> RequestHeadError {
+        if block_error.is_violation() {
+            RequestHeadError::Error(StreamError::ProtocolError(block_error.details()))
         } else {
-            Refused::Limit(flaw.details())
+            RequestHeadError::Limit(block_error.details())
         }
     }
 }
@@ -69,8 +69,8 @@ impl State {
             dependency = frame::number(unpadded, 0).map(|id| id & 0x7fff_ffff);
             fragment = unpadded.get(5..).ok_or(FRAME_SIZE)?;
         }
-        let given_up = self.input.given_up.take() == Some(head.stream);
-        let kind = if given_up {
+        let abandoned_headers = self.input.abandoned_headers.take() == Some(head.stream);
+        let kind = if abandoned_headers {
             None
         } else if self.is_server() {
             self.request_kind(head, dependency)?
@@ -103,10 +103,10 @@ impl State {
         &mut self,
         head: Head,
         dependency: Option<u32>,
-    ) -> Result<Option<Kind>, Fault> {
+    ) -> Result<Option<BlockKind>, Fault> {
         let id = head.stream;
         if id.is_multiple_of(2) {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         if id <= self.newest_stream {
             let key = self.streams.key(id);
@@ -114,7 +114,7 @@ impl State {
             return match key.and_then(|key| self.streams.get(key)) {
                 Some(stream) if stream.receiving => {
                     self.stats.trailers.inc();
-                    Ok(Some(Kind::Trailers))
+                    Ok(Some(BlockKind::Trailers))
                 }
                 Some(_) => self.headers_after_end(key),
                 // Envoy ignores frames for streams that are gone. RFC 9113, sections 5.1 and 5.1.1, requires an error
@@ -130,7 +130,7 @@ impl State {
         }
         let full = self.streams.open() >= self.settings.max_streams as usize;
         if full && self.settings.acknowledged || dependency == Some(id) {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         if full {
             self.stats.stream_refused_errors.inc();
@@ -138,15 +138,15 @@ impl State {
             return Ok(None);
         }
         self.limits.note_stream();
-        Ok(Some(Kind::Request))
+        Ok(Some(BlockKind::Request))
     }
 
     /// Handles HEADERS on a stream whose message the peer has ended: RFC 9113, section 5.1, makes it a stream error.
     /// The block is still decoded to keep the compression table in step.
-    fn headers_after_end(&mut self, key: Option<usize>) -> Result<Option<Kind>, Fault> {
+    fn headers_after_end(&mut self, key: Option<usize>) -> Result<Option<BlockKind>, Fault> {
         if let Some(key) = key {
             let error = StreamError::ProtocolError(REMOTE_RESET);
-            self.break_stream(key, error, Reason::STREAM_CLOSED);
+            self.reset_malformed(key, error, Reason::STREAM_CLOSED);
         }
         Ok(None)
     }
@@ -160,19 +160,19 @@ impl State {
 
     /// The stream of a request whose head is incomplete: CONTINUATION frames are missing, or its HEADERS frame is
     /// incomplete.
-    pub(super) fn open_request(&self) -> Option<u32> {
-        self.input.open_block().or_else(|| {
+    pub(super) fn incomplete_request(&self) -> Option<u32> {
+        self.input.incomplete_block().or_else(|| {
             let id = self.input.partial_headers()?.stream;
             let is_new = self.is_server() && id > self.newest_stream && !id.is_multiple_of(2);
-            let is_let_in = self.goaway_sent.is_none_or(|last| id <= last)
+            let is_admitted = self.goaway_sent.is_none_or(|last| id <= last)
                 && self.streams.open() < self.settings.max_streams as usize;
-            (is_new && is_let_in).then_some(id)
+            (is_new && is_admitted).then_some(id)
         })
     }
 
     /// Stops waiting for the rest of that head.
-    pub(super) fn give_up_request(&mut self, id: u32) {
-        self.input.give_up(id);
+    pub(super) fn abandon_request(&mut self, id: u32) {
+        self.input.abandon_headers(id);
         if id > self.newest_stream {
             self.note_newest(id);
             self.limits.note_stream();
@@ -180,14 +180,14 @@ impl State {
     }
 
     /// Which part of a message a server's HEADERS frame begins; `None` if it is to be ignored.
-    pub(super) fn response_kind(&mut self, head: Head) -> Result<Option<Kind>, Fault> {
+    pub(super) fn response_kind(&mut self, head: Head) -> Result<Option<BlockKind>, Fault> {
         let key = self.streams.key(head.stream);
         let is_idle = self.is_idle(head.stream);
         match key.and_then(|key| self.streams.get(key)) {
             Some(stream) if !stream.receiving => self.headers_after_end(key),
-            Some(stream) if stream.heads.complete => Ok(Some(Kind::Trailers)),
-            Some(_) => Ok(Some(Kind::Response)),
-            None if is_idle => Err(Fault::Silent),
+            Some(stream) if stream.heads.complete => Ok(Some(BlockKind::Trailers)),
+            Some(_) => Ok(Some(BlockKind::Response)),
+            None if is_idle => Err(Fault::Close),
             None => Ok(None),
         }
     }
@@ -206,7 +206,7 @@ impl State {
         block.continuations += 1;
         let too_many = block.continuations >= MAX_CONTINUATIONS;
         self.input.block = Some(block);
-        if too_many { Err(Fault::Silent) } else { Ok(()) }
+        if too_many { Err(Fault::Close) } else { Ok(()) }
     }
 
     /// Decodes a complete header block and processes it.
@@ -216,21 +216,21 @@ impl State {
             return self.decoder.decode(bytes, |_, _, _| ()).map_err(|_| failed);
         };
         let mut fields = Fields::new(kind);
-        let judge = Judge {
+        let checker = FieldChecker {
             rules: &self.rules,
             stats: &self.stats,
         };
         let decoded = self.decoder.decode(bytes, |name, value, size| {
-            fields.add(name, value, size, &judge);
+            fields.add(name, value, size, &checker);
         });
         if decoded.is_err() {
-            self.unfinished_request = kind == Kind::Request;
+            self.unfinished_request = kind == BlockKind::Request;
             return Err(failed);
         }
         match (kind, self.streams.key(block.stream)) {
-            (Kind::Request, _) => self.begin_request(block, &mut fields),
-            (Kind::Response, Some(key)) => self.response(key, block, &mut fields),
-            (Kind::Trailers, Some(key)) => self.trailers(key, block, &mut fields),
+            (BlockKind::Request, _) => self.begin_request(block, &mut fields),
+            (BlockKind::Response, Some(key)) => self.response(key, block, &mut fields),
+            (BlockKind::Trailers, Some(key)) => self.trailers(key, block, &mut fields),
             (_, None) => Ok(()),
         }
     }
@@ -243,9 +243,10 @@ impl State {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let head = match fields.request(block.ends) {
             Ok(head) => head,
-            Err(flaw) => {
-                self.accepted.push(Accepted::Refused(flaw.into()));
-                return self.refuse(block.stream, flaw);
+            Err(block_error) => {
+                self.accepted
+                    .push(AcceptedRequest::Failed(block_error.into()));
+                return self.refuse(block.stream, block_error);
             }
         };
         let meter = Rc::new(Meter::default());
@@ -259,7 +260,7 @@ impl State {
             }
         });
         if let Some(stream) = stream {
-            self.accepted.push(Accepted::Request {
+            self.accepted.push(AcceptedRequest::Request {
                 stream,
                 head: Box::new(head),
                 ends: block.ends,
@@ -281,18 +282,18 @@ impl State {
         let mut stream = StreamState::new(id, meter, window, send_window);
         prepare(&mut stream);
         let key = self.streams.insert(stream);
-        Some(self.streams.get(key)?.hold(key))
+        Some(self.streams.get(key)?.first_handle(key))
     }
 
     /// Refuses a request before its stream is created.
-    pub(super) fn refuse(&mut self, id: u32, flaw: Flaw) -> Result<(), Fault> {
-        if !flaw.is_violation() {
+    pub(super) fn refuse(&mut self, id: u32, block_error: BlockError) -> Result<(), Fault> {
+        if !block_error.is_violation() {
             self.queue_reset(id, Reason::INTERNAL_ERROR);
             return Ok(());
         }
         self.stats.rx_messaging_error.inc();
         if !self.stream_error {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         self.queue_reset(id, Reason::PROTOCOL_ERROR);
         Ok(())
@@ -307,7 +308,7 @@ impl State {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let (status, headers) = match fields.response(block.ends) {
             Ok(head) => head,
-            Err(flaw) => return self.flaw(key, flaw),
+            Err(block_error) => return self.block_error(key, block_error),
         };
         let Some(stream) = self.streams.get(key) else {
             return Ok(());
@@ -317,7 +318,7 @@ impl State {
             .add_headers_received(HeadSize::http2(bytes, block.wire));
         let response = ResponseHead { status, headers };
         if status.is_informational() {
-            stream.heads.opened = true;
+            stream.heads.has_interim = true;
             if stream.heads.interim.len() < MAX_INTERIM {
                 stream.heads.interim.push(response);
             }
@@ -325,14 +326,14 @@ impl State {
             return Ok(());
         }
         let no_body = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        stream.content_left = match stream.answer_to {
-            AnswerTo::Head => Some(0),
+        stream.content_left = match stream.response_to {
+            ResponseTo::Head => Some(0),
             _ if no_body => Some(0),
-            AnswerTo::Connect if status.is_success() => None,
-            AnswerTo::Connect | AnswerTo::Other => content_length,
+            ResponseTo::Connect if status.is_success() => None,
+            ResponseTo::Connect | ResponseTo::Other => content_length,
         };
         if block.ends && stream.content_left.is_some_and(|left| left > 0) {
-            return self.flaw(key, Flaw::Message);
+            return self.block_error(key, BlockError::InvalidMessage);
         }
         stream.heads.complete = true;
         stream.heads.last = Some(response);
@@ -353,7 +354,7 @@ impl State {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let trailers = match fields.trailers(block.ends) {
             Ok(trailers) => trailers,
-            Err(flaw) => return self.flaw(key, flaw),
+            Err(block_error) => return self.block_error(key, block_error),
         };
         let Some(stream) = self.streams.get(key) else {
             return Ok(());
@@ -364,15 +365,15 @@ impl State {
         let received = stream.meter.body_bytes_received();
         let broken = match (stream.content_left, content_length) {
             // `content-length` is not allowed twice.
-            (Some(_), Some(_)) => return self.flaw(key, Flaw::Field),
+            (Some(_), Some(_)) => return self.block_error(key, BlockError::InvalidField),
             (Some(left), None) => left > 0,
             (None, Some(length)) => length != received,
             (None, None) => false,
         };
         if broken {
-            return self.flaw(key, Flaw::Message);
+            return self.block_error(key, BlockError::InvalidMessage);
         }
-        if !stream.unread {
+        if !stream.discarding {
             stream.trailers = Some(trailers);
         }
         self.end_receiving(key);
@@ -381,26 +382,28 @@ impl State {
 
     /// Handles a malformed head or malformed trailers of an existing stream, or ones that exceed a limit. Exceeding a
     /// limit ends the stream only.
-    pub(super) fn flaw(&mut self, key: usize, flaw: Flaw) -> Result<(), Fault> {
-        let error = StreamError::ProtocolError(flaw.details());
-        if !flaw.is_violation() {
+    pub(super) fn block_error(&mut self, key: usize, block_error: BlockError) -> Result<(), Fault> {
+        let error = StreamError::ProtocolError(block_error.details());
+        if !block_error.is_violation() {
             let reason = Reason::INTERNAL_ERROR;
             match self.role {
-                Role::Server => self.break_stream(key, error, reason),
+                Role::Server => self.reset_malformed(key, error, reason),
                 // Reported as a reset by the server, as Envoy reports it to its client.
-                Role::Client => self.cut_stream(key, StreamError::RemoteReset(reason), reason),
+                Role::Client => {
+                    self.reset_keeping_data(key, StreamError::RemoteReset(reason), reason)
+                }
             }
             return Ok(());
         }
         self.stats.rx_messaging_error.inc();
         if self.stream_error {
-            self.break_stream(key, error, Reason::PROTOCOL_ERROR);
+            self.reset_malformed(key, error, Reason::PROTOCOL_ERROR);
             return Ok(());
         }
         if let Some(stream) = self.streams.get(key) {
             stream.fail(error, &mut self.wakers);
         }
-        self.streams.settle(key);
-        Err(Fault::Silent)
+        self.streams.remove_if_closed(key);
+        Err(Fault::Close)
     }
 }

@@ -17,7 +17,7 @@ mod tests;
 
 pub(super) use backlog::Backlog;
 pub(super) use fault::Fault;
-pub(super) use headers::Accepted;
+pub(super) use headers::AcceptedRequest;
 pub(super) use stream_ref::StreamRef;
 
 use std::cell::Cell;
@@ -36,7 +36,7 @@ use tokio::time::Instant;
 
 use crate::Http2Options;
 use crate::Meter;
-use crate::Refused;
+use crate::RequestHeadError;
 use crate::hpack::Decoder;
 use crate::hpack::Encoder;
 use crate::stats::ByteCounts;
@@ -46,18 +46,18 @@ use super::frame;
 use super::input;
 use super::input::Input;
 use super::limits::Flood;
-use super::limits::Limits;
-use super::message::Rules;
+use super::limits::FloodLimits;
+use super::message::HeaderRules;
 use super::output::Output;
 use super::stream::Streams;
 use super::window::Window;
 
 /// The maximum number of queued bytes before streams must wait. The more is written at once, the less often the peer is
 /// woken. Lower if the connection's buffer limit is, but at least one frame.
-const HIGH: usize = 512 * 1024;
+const HIGH_WATERMARK: usize = 512 * 1024;
 /// The maximum number of queued frames before streams must wait, so that small messages to a slow peer do not reach
 /// `max_outbound_frames`.
-const HIGH_FRAMES: u32 = 4096;
+const HIGH_WATERMARK_FRAMES: u32 = 4096;
 /// The window that a peer may use before it has received our SETTINGS (RFC 9113, section 6.5.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 
@@ -67,9 +67,9 @@ pub(super) struct Session(Rc<RefCell<State>>);
 
 /// Closes a connection when the future that drives it ends or is dropped. Streams may exist longer.
 #[derive(Debug)]
-pub(super) struct ClosesOnDrop(pub(super) Session);
+pub(super) struct CloseOnDrop(pub(super) Session);
 
-impl Drop for ClosesOnDrop {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -83,10 +83,10 @@ pub(super) enum Role {
 }
 
 /// The parameters of a session.
-pub(super) struct Setup<'a> {
+pub(super) struct SessionSetup<'a> {
     pub(super) role: Role,
     pub(super) options: &'a Http2Options,
-    pub(super) rules: Rules,
+    pub(super) rules: HeaderRules,
     /// `per_connection_buffer_limit_bytes`
     pub(super) buffer_limit: u32,
     pub(super) stats: Arc<Http2Stats>,
@@ -115,13 +115,13 @@ struct State {
     decoder: Decoder,
     encoder: Encoder,
     settings: Settings,
-    rules: Rules,
+    rules: HeaderRules,
     /// `override_stream_error_on_invalid_http_message`
     stream_error: bool,
     streams: Streams,
     window: Window,
     send_window: i64,
-    limits: Limits,
+    limits: FloodLimits,
     /// The highest stream number that the peer has used.
     newest_stream: u32,
     /// The range of stream numbers that the peer skipped last.
@@ -133,13 +133,13 @@ struct State {
     /// The last stream that the peer's GOAWAY allows.
     goaway_received: Option<u32>,
     fault: Option<Fault>,
-    accepted: SmallVec<[Accepted; 1]>,
+    accepted: SmallVec<[AcceptedRequest; 1]>,
     /// The number of queued bytes from which streams must wait.
-    high: usize,
+    high_watermark: usize,
     /// The maximum backlog of one stream in bytes.
     backlog_limit: usize,
     /// The backlog of all streams in bytes.
-    backlogs: Rc<Cell<usize>>,
+    total_backlog: Rc<Cell<usize>>,
     /// Streams with a completely buffered message and a flush timeout.
     flushing: Vec<usize>,
     /// Whether the header block that ended the connection was a request's.
@@ -155,12 +155,12 @@ struct State {
     stats: Arc<Http2Stats>,
     counts: Arc<dyn ByteCounts>,
     /// This connection's current contributions to gauges.
-    published: Published,
+    reported_gauges: ReportedGauges,
 }
 
 /// One connection's contributions to gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Published {
+struct ReportedGauges {
     buffered: u64,
     frames: u64,
     control: u64,
@@ -169,7 +169,7 @@ struct Published {
 
 impl Session {
     /// Starts a connection on `socket` and queues its preface.
-    pub(super) fn new(socket: Stream, setup: Setup<'_>) -> Session {
+    pub(super) fn new(socket: Stream, setup: SessionSetup<'_>) -> Session {
         let options = setup.options;
         let is_server = setup.role == Role::Server;
         let mut state = State {
@@ -192,7 +192,7 @@ impl Session {
             streams: Streams::default(),
             window: Window::new(options.initial_connection_window_size),
             send_window: DEFAULT_WINDOW.into(),
-            limits: Limits::new(options, is_server),
+            limits: FloodLimits::new(options, is_server),
             newest_stream: 0,
             skipped: (0, 0),
             next_stream: 1,
@@ -200,11 +200,11 @@ impl Session {
             goaway_received: None,
             fault: None,
             accepted: SmallVec::new(),
-            high: HIGH
+            high_watermark: HIGH_WATERMARK
                 .min(setup.buffer_limit as usize)
                 .max(frame::MAX_PAYLOAD),
             backlog_limit: backlog::MAX_BACKLOG.min(setup.buffer_limit as usize),
-            backlogs: Rc::default(),
+            total_backlog: Rc::default(),
             flushing: Vec::new(),
             unfinished_request: false,
             task: None,
@@ -214,7 +214,7 @@ impl Session {
             pongs_received: 0,
             stats: setup.stats,
             counts: setup.counts,
-            published: Published::default(),
+            reported_gauges: ReportedGauges::default(),
         };
         for gauge in [
             &state.stats.outbound_control_frames_active,
@@ -248,7 +248,7 @@ impl Session {
     }
 
     /// Processes bytes that were read to detect the codec. They were already counted.
-    pub(super) fn unread(&self, bytes: &[u8]) -> SmallVec<[Accepted; 1]> {
+    pub(super) fn feed_initial(&self, bytes: &[u8]) -> SmallVec<[AcceptedRequest; 1]> {
         self.with(|state| {
             let mut chunk = BytesMut::from(bytes);
             state.receive(&mut chunk);
@@ -260,7 +260,7 @@ impl Session {
     /// read.
     ///
     /// An error is stored and returned by [`Session::fault`].
-    pub(super) fn read(&self, cx: &mut Context<'_>) -> (SmallVec<[Accepted; 1]>, bool) {
+    pub(super) fn read(&self, cx: &mut Context<'_>) -> (SmallVec<[AcceptedRequest; 1]>, bool) {
         self.with(|state| {
             let more = state.read(cx);
             (self.take_accepted(state), more)
@@ -268,15 +268,15 @@ impl Session {
     }
 
     /// The requests that were refused when the connection failed.
-    pub(super) fn take_refused(&self) -> SmallVec<[Accepted; 1]> {
+    pub(super) fn take_refused(&self) -> SmallVec<[AcceptedRequest; 1]> {
         std::mem::take(&mut self.0.borrow_mut().accepted)
     }
 
     /// Gives the handles of new streams a reference to the session.
-    fn take_accepted(&self, state: &mut State) -> SmallVec<[Accepted; 1]> {
+    fn take_accepted(&self, state: &mut State) -> SmallVec<[AcceptedRequest; 1]> {
         let mut accepted = std::mem::take(&mut state.accepted);
         for request in &mut accepted {
-            if let Accepted::Request { stream, .. } = request {
+            if let AcceptedRequest::Request { stream, .. } = request {
                 stream.session = Some(self.clone());
             }
         }
@@ -290,7 +290,7 @@ impl Session {
 
     /// Stores the waker of the connection's task, to wake it when there is something to write. Must be called at the
     /// beginning of each poll.
-    pub(super) fn remember_task(&self, cx: &Context<'_>) {
+    pub(super) fn store_task(&self, cx: &Context<'_>) {
         let mut state = self.0.borrow_mut();
         state.woken.set(false);
         if !state
@@ -330,21 +330,21 @@ impl Session {
     }
 
     /// The number of bytes queued to be written.
-    pub(super) fn waiting(&self) -> usize {
-        self.0.borrow().output.waiting()
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.0.borrow().output.queued_bytes()
     }
 
     /// The stream of a request whose head is incomplete.
-    pub(super) fn open_request(&self) -> Option<u32> {
-        self.0.borrow().open_request()
+    pub(super) fn incomplete_request(&self) -> Option<u32> {
+        self.0.borrow().incomplete_request()
     }
 
     /// Creates a stream for a request whose head timed out, to respond to it. The rest of the head may still arrive,
     /// but no other frame before it.
-    pub(super) fn give_up_request(&self) -> Option<(StreamRef, Rc<Meter>)> {
+    pub(super) fn abandon_request(&self) -> Option<(StreamRef, Rc<Meter>)> {
         let mut state = self.0.borrow_mut();
-        let id = state.open_request()?;
-        state.give_up_request(id);
+        let id = state.incomplete_request()?;
+        state.abandon_request(id);
         let meter = Rc::new(Meter::default());
         let mut hold = state.begin_stream(id, meter.clone(), |_| ())?;
         hold.session = Some(self.clone());
@@ -352,7 +352,7 @@ impl Session {
     }
 
     /// The number of frames, and of ping acknowledgements, received so far.
-    pub(super) fn signs_of_life(&self) -> (u64, u64) {
+    pub(super) fn received_counts(&self) -> (u64, u64) {
         let state = self.0.borrow();
         (state.frames_received, state.pongs_received)
     }
@@ -383,8 +383,8 @@ impl Session {
 
     /// Reads and discards until the peer closes, as Envoy does for `delayed_close_timeout`. Closing with unread bytes
     /// would reset the connection, and the peer might not receive the last frames.
-    pub(super) fn poll_linger(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.borrow_mut().poll_linger(cx)
+    pub(super) fn poll_until_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.borrow_mut().poll_until_closed(cx)
     }
 }
 
@@ -403,7 +403,7 @@ impl State {
 
     /// Reads up to the limit of one poll. Returns true if there may be more.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut left = input::TURN;
+        let mut left = input::MAX_READ_PER_POLL;
         while left > 0 {
             if self.fault.is_some() {
                 return false;
@@ -422,7 +422,7 @@ impl State {
                 }
                 Poll::Pending => {}
             }
-            self.input.give_chunk(chunk);
+            self.input.return_chunk(chunk);
             if read.is_pending() {
                 return false;
             }
@@ -437,41 +437,41 @@ impl State {
         }
         let mark = self.output.mark();
         if let Err(fault) = self.feed(chunk) {
-            if fault == Fault::Silent {
+            if fault == Fault::Close {
                 // Like Envoy, sends none of the frames that were queued while processing this chunk.
-                self.output.take_back(mark);
+                self.output.rewind(mark);
             }
             self.fail(fault);
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.output.waiting() == 0 {
-            self.publish();
+        if self.output.queued_bytes() == 0 {
+            self.update_gauges();
             return Poll::Ready(());
         }
         let Some(socket) = &mut self.socket else {
             return Poll::Ready(());
         };
-        let queued = self.output.frames_waiting();
+        let queued = self.output.queued_frames();
         let flushed = self.output.poll_flush(socket, &*self.counts, cx);
-        self.publish();
+        self.update_gauges();
         if let Poll::Ready(Err(_)) = flushed {
             self.output.clear();
             self.fail(Fault::Gone);
         }
         if !self.is_full() {
-            self.unblock();
+            self.resume_blocked();
         }
         // Like Envoy, counts all frames that were queued, also those that were written at once.
-        if let Err(flood) = self.limits.check_waiting(queued) {
-            self.end_by_flood(flood);
+        if let Err(flood) = self.limits.check_queued(queued) {
+            self.close_on_flood(flood);
         }
         flushed.map(drop)
     }
 
     /// Ends the connection because too many frames are queued; they are dropped.
-    fn end_by_flood(&mut self, flood: Flood) {
+    fn close_on_flood(&mut self, flood: Flood) {
         if self.fault.is_none() {
             flood.count(&self.stats);
         }
@@ -481,12 +481,12 @@ impl State {
 
     /// Whether streams must wait before queueing more.
     fn is_full(&self) -> bool {
-        self.output.waiting() >= self.high
-            || self.output.frames_waiting().0 >= HIGH_FRAMES
+        self.output.queued_bytes() >= self.high_watermark
+            || self.output.queued_frames().0 >= HIGH_WATERMARK_FRAMES
             || self.send_window <= 0
     }
 
-    fn unblock(&mut self) {
+    fn resume_blocked(&mut self) {
         for key in self.streams.take_blocked() {
             self.flush_backlog(key);
         }
@@ -502,9 +502,10 @@ impl State {
             let frame = frame::goaway(self.newest_stream, reason);
             self.output.frame(&frame, false);
         }
-        if self.is_server() && (self.unfinished_request || self.open_request().is_some()) {
+        if self.is_server() && (self.unfinished_request || self.incomplete_request().is_some()) {
             let error = fault.stream_error();
-            self.accepted.push(Accepted::Refused(Refused::Error(error)));
+            self.accepted
+                .push(AcceptedRequest::Failed(RequestHeadError::Error(error)));
         }
         let error = fault.stream_error();
         for stream in self.streams.iter_mut() {
@@ -515,7 +516,7 @@ impl State {
         self.wake_task();
     }
 
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_until_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.fault == Some(Fault::Gone) {
             return Poll::Ready(());
         }
@@ -525,29 +526,29 @@ impl State {
         if ready!(self.output.poll_flush(socket, &*self.counts, cx)).is_err() {
             return Poll::Ready(());
         }
-        let drained = input::poll_drain(socket, &*self.counts, cx);
-        self.publish();
+        let drained = input::poll_discard(socket, &*self.counts, cx);
+        self.update_gauges();
         drained
     }
 
     /// Updates the gauges to what is queued now.
-    fn publish(&mut self) {
-        let (frames, control) = self.output.frames_waiting();
-        let now = Published {
-            buffered: self.output.waiting() as u64,
+    fn update_gauges(&mut self) {
+        let (frames, control) = self.output.queued_frames();
+        let now = ReportedGauges {
+            buffered: self.output.queued_bytes() as u64,
             frames: frames.into(),
             control: control.into(),
-            backlog: self.backlogs.get() as u64,
+            backlog: self.total_backlog.get() as u64,
         };
-        if now == self.published {
+        if now == self.reported_gauges {
             return;
         }
-        let before = std::mem::replace(&mut self.published, now);
+        let before = std::mem::replace(&mut self.reported_gauges, now);
         self.counts.send_buffered(before.buffered, now.buffered);
         let stats = &self.stats;
-        crate::stats::shift(&stats.outbound_frames_active, before.frames, now.frames);
-        crate::stats::shift(&stats.pending_send_bytes, before.backlog, now.backlog);
-        crate::stats::shift(
+        crate::stats::move_gauge(&stats.outbound_frames_active, before.frames, now.frames);
+        crate::stats::move_gauge(&stats.pending_send_bytes, before.backlog, now.backlog);
+        crate::stats::move_gauge(
             &stats.outbound_control_frames_active,
             before.control,
             now.control,
@@ -558,6 +559,6 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         self.output.clear();
-        self.publish();
+        self.update_gauges();
     }
 }

@@ -63,7 +63,7 @@ impl State {
         let at = expected.len() - self.input.preface;
         let count = self.input.preface.min(chunk.len());
         if chunk.get(..count) != expected.get(at..at + count) {
-            return Err(Fault::Silent);
+            return Err(Fault::Close);
         }
         self.input.preface -= count;
         chunk.advance(count);
@@ -99,11 +99,11 @@ impl State {
         if head.length > frame::MAX_PAYLOAD {
             return Err(FRAME_SIZE);
         }
-        if !self.input.begun {
+        if !self.input.first_frame_seen {
             if head.kind != frame::SETTINGS || head.has(frame::ACK) {
                 return Err(PROTOCOL);
             }
-            self.input.begun = true;
+            self.input.first_frame_seen = true;
         }
         let continues = head.kind == frame::CONTINUATION;
         match &self.input.block {
@@ -120,7 +120,7 @@ impl State {
     /// Processes a complete frame, or the beginning of a DATA frame.
     fn frame(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         let result = self.dispatch(head, payload);
-        if result == Err(Fault::Silent)
+        if result == Err(Fault::Close)
             && let Some(key) = self.streams.key(head.stream)
             && let Some(stream) = self.streams.get(key)
         {
@@ -138,7 +138,7 @@ impl State {
             frame::PRIORITY => self.priority(head, payload),
             frame::RST_STREAM => self.rst_stream(head, payload),
             frame::SETTINGS => self.settings(head, payload),
-            frame::PUSH_PROMISE => Err(Fault::Silent),
+            frame::PUSH_PROMISE => Err(Fault::Close),
             frame::PING => self.ping(head, payload),
             frame::GOAWAY => self.goaway(head, payload),
             frame::WINDOW_UPDATE => self.window_update(head, payload),

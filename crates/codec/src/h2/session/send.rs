@@ -14,7 +14,7 @@ use crate::meter::HeadSize;
 use super::super::frame;
 use super::super::frame::HEAD;
 use super::super::frame::Head;
-use super::super::stream::AnswerTo;
+use super::super::stream::ResponseTo;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::DEFAULT_WINDOW;
@@ -30,7 +30,11 @@ const LAST_STREAM: u32 = 0x7fff_ffff;
 impl Session {
     /// Opens a stream and returns a handle to it; `None` if the connection accepts no more. `response_to` describes the
     /// request.
-    pub(in crate::h2) fn open(&self, meter: &Rc<Meter>, answer_to: AnswerTo) -> Option<StreamRef> {
+    pub(in crate::h2) fn open(
+        &self,
+        meter: &Rc<Meter>,
+        response_to: ResponseTo,
+    ) -> Option<StreamRef> {
         let mut state = self.0.borrow_mut();
         let id = state.next_stream;
         if state.fault.is_some() || state.goaway_received.is_some() || id > LAST_STREAM {
@@ -41,9 +45,9 @@ impl Session {
         let window = Window::new(state.settings.window_now());
         let send_window = state.settings.peer_window.into();
         let mut stream = StreamState::new(id, meter.clone(), window, send_window);
-        stream.answer_to = answer_to;
+        stream.response_to = response_to;
         let key = state.streams.insert(stream);
-        let mut hold = state.streams.get(key)?.hold(key);
+        let mut hold = state.streams.get(key)?.first_handle(key);
         hold.session = Some(self.clone());
         Some(hold)
     }
@@ -157,7 +161,7 @@ impl State {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
-        stream.unread = true;
+        stream.discarding = true;
         stream.trailers = None;
         let count = stream.data.clear();
         self.release(key, count);
@@ -173,7 +177,7 @@ impl State {
         let Some(stream) = self.streams.get(key) else {
             return Poll::Ready(Err(StreamError::ConnectionTermination));
         };
-        if let Some(error) = &stream.broken {
+        if let Some(error) = &stream.send_error {
             return Poll::Ready(Err(error.clone()));
         }
         if !stream.sending {
@@ -182,7 +186,7 @@ impl State {
         if sendable > 0 && stream.backlog.is_none() {
             return Poll::Ready(Ok(sendable));
         }
-        let room = self.room_to_wait(key);
+        let room = self.backlog_room(key);
         if room > 0 {
             return Poll::Ready(Ok(room));
         }
@@ -226,7 +230,7 @@ impl State {
             stream.sending = false;
             stream.meter.end_send();
         }
-        self.streams.settle(key);
+        self.streams.remove_if_closed(key);
     }
 
     /// Resets a stream, unless both directions have ended.
@@ -244,11 +248,11 @@ impl State {
         if self.fault.is_none() {
             self.queue_reset(id, reason);
         }
-        self.streams.settle(key);
+        self.streams.remove_if_closed(key);
     }
 
     /// Handles the drop of a stream's last handle.
-    pub(super) fn abandon(&mut self, key: usize) {
+    pub(super) fn drop_last_handle(&mut self, key: usize) {
         let Some(stream) = self.streams.get(key) else {
             return;
         };
@@ -265,7 +269,7 @@ impl State {
         let unread = stream.data.clear();
         self.release_connection(unread);
         self.reset(key, reason);
-        self.streams.settle(key);
+        self.streams.remove_if_closed(key);
     }
 }
 

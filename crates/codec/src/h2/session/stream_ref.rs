@@ -25,7 +25,7 @@ pub(in crate::h2) struct StreamRef {
 
 impl StreamRef {
     /// Creates another handle to the same stream.
-    pub(in crate::h2) fn share(&self) -> StreamRef {
+    pub(in crate::h2) fn clone_handle(&self) -> StreamRef {
         self.with(|state, key| {
             if let Some(stream) = state.streams.get(key) {
                 stream.handles += 1;
@@ -49,7 +49,7 @@ impl StreamRef {
         &self,
         cx: &Context<'_>,
     ) -> Poll<Option<Result<Frame, StreamError>>> {
-        self.look(cx, |state, key| {
+        self.poll_received(cx, |state, key| {
             let stream = state.streams.get(key)?;
             let data = stream.data.pop();
             stream.begun |= data.is_some();
@@ -69,7 +69,7 @@ impl StreamRef {
         &self,
         cx: &Context<'_>,
     ) -> Poll<Option<Result<ResponseHead, StreamError>>> {
-        self.look(cx, |state, key| {
+        self.poll_received(cx, |state, key| {
             let heads = &mut state.streams.get(key)?.heads;
             if heads.interim.is_empty() {
                 return heads.last.take();
@@ -80,7 +80,7 @@ impl StreamRef {
 
     /// Takes received data or a head, or waits for it. Everything received before an error is returned before the
     /// error.
-    fn look<T>(
+    fn poll_received<T>(
         &self,
         cx: &Context<'_>,
         take: impl FnOnce(&mut State, usize) -> Option<T>,
@@ -107,12 +107,12 @@ impl StreamRef {
     }
 
     /// Whether everything was received and taken.
-    pub(in crate::h2) fn is_drained(&self) -> bool {
+    pub(in crate::h2) fn is_fully_read(&self) -> bool {
         self.with(|state, key| {
             state
                 .streams
                 .get(key)
-                .is_none_or(|stream| stream.is_drained())
+                .is_none_or(|stream| stream.is_fully_read())
         })
     }
 
@@ -122,13 +122,13 @@ impl StreamRef {
     }
 
     /// Ready when the peer has reset the stream or the connection has ended.
-    pub(in crate::h2) fn poll_broken(&self, cx: &Context<'_>) -> Poll<StreamError> {
+    pub(in crate::h2) fn poll_reset(&self, cx: &Context<'_>) -> Poll<StreamError> {
         let Some(session) = &self.session else {
             return Poll::Ready(StreamError::ConnectionTermination);
         };
         let mut state = session.0.borrow_mut();
         match state.streams.get(self.key) {
-            Some(stream) => match &stream.broken {
+            Some(stream) => match &stream.send_error {
                 Some(error) => Poll::Ready(error.clone()),
                 None => {
                     stream.wait_to_write(cx);
@@ -162,7 +162,7 @@ impl StreamRef {
     }
 
     /// Resets the stream if this side's message was sent completely and the peer's was not received completely.
-    pub(in crate::h2) fn reset_rest(&self, reason: Reason) {
+    pub(in crate::h2) fn reset_unfinished_request(&self, reason: Reason) {
         self.with(|state, key| {
             let answered = (state.streams.get(key))
                 .is_some_and(|stream| !stream.sending && !stream.has_end_waiting());
@@ -184,7 +184,7 @@ impl Drop for StreamRef {
             if let Some(stream) = state.streams.get(key) {
                 stream.handles = stream.handles.saturating_sub(1);
                 if stream.handles == 0 {
-                    state.abandon(key);
+                    state.drop_last_handle(key);
                 }
             }
         });
@@ -193,7 +193,7 @@ impl Drop for StreamRef {
 
 impl StreamState {
     /// Creates the first handle to the stream at `key`. The session adds itself when it hands the handle out.
-    pub(super) fn hold(&mut self, key: usize) -> StreamRef {
+    pub(super) fn first_handle(&mut self, key: usize) -> StreamRef {
         self.handles += 1;
         StreamRef { session: None, key }
     }

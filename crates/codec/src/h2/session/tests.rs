@@ -1,6 +1,6 @@
 use tokio::net::UnixStream;
 
-use super::super::stream::AnswerTo;
+use super::super::stream::ResponseTo;
 use super::*;
 use crate::UnderscoresAction;
 use crate::stats::ConnectionStats;
@@ -11,10 +11,10 @@ fn session(role: Role) -> (Session, UnixStream) {
 
 fn limited_session(role: Role, buffer_limit: u32) -> (Session, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let setup = Setup {
+    let setup = SessionSetup {
         role,
         options: &Http2Options::default(),
-        rules: Rules {
+        rules: HeaderRules {
             max_bytes: 1000,
             max_count: 100,
             underscores: UnderscoresAction::Allow,
@@ -28,23 +28,23 @@ fn limited_session(role: Role, buffer_limit: u32) -> (Session, UnixStream) {
 }
 
 #[tokio::test]
-async fn numbers_of_streams_come_to_an_end() {
+async fn stream_numbers_are_limited() {
     let (session, _peer) = session(Role::Client);
     session.0.borrow_mut().next_stream = 0x7fff_ffff;
     assert!(!session.is_exhausted());
-    assert!(session.open(&Rc::default(), AnswerTo::Other).is_some());
+    assert!(session.open(&Rc::default(), ResponseTo::Other).is_some());
     assert!(session.is_exhausted());
-    assert!(session.open(&Rc::default(), AnswerTo::Other).is_none());
+    assert!(session.open(&Rc::default(), ResponseTo::Other).is_none());
 }
 
 #[tokio::test]
-async fn streams_that_come_and_go_while_there_is_no_room_leave_nothing() {
+async fn streams_that_end_while_the_queue_is_full_are_removed() {
     let (session, _peer) = session(Role::Client);
     session.0.borrow_mut().send_window = 0;
     session.0.borrow_mut().backlog_limit = 0;
     let cx = Context::from_waker(Waker::noop());
     for _ in 0..1000 {
-        let stream = session.open(&Rc::default(), AnswerTo::Other).unwrap();
+        let stream = session.open(&Rc::default(), ResponseTo::Other).unwrap();
         assert!(stream.poll_room(&cx).is_pending());
     }
     let mut state = session.0.borrow_mut();
@@ -58,20 +58,20 @@ fn fill(buffer_limit: u32, size: usize) -> (usize, u32) {
     session.0.borrow_mut().send_window = 1 << 30;
     session.0.borrow_mut().settings.peer_window = 1 << 30;
     let cx = Context::from_waker(Waker::noop());
-    let before = session.waiting();
-    let stream = session.open(&Rc::default(), AnswerTo::Other).unwrap();
+    let before = session.queued_bytes();
+    let stream = session.open(&Rc::default(), ResponseTo::Other).unwrap();
     stream.send_head(false, |_, _| 0);
-    while session.0.borrow().backlogs.get() == 0
+    while session.0.borrow().total_backlog.get() == 0
         && let Poll::Ready(room) = stream.poll_room(&cx)
     {
         stream.send_data(vec![0; size.min(room.unwrap())].into(), false);
     }
-    let (frames, _) = session.0.borrow().output.frames_waiting();
-    (session.waiting() - before, frames)
+    let (frames, _) = session.0.borrow().output.queued_frames();
+    (session.queued_bytes() - before, frames)
 }
 
 #[tokio::test]
-async fn no_more_waits_to_be_written_than_the_buffer_limit_allows() {
+async fn the_buffer_limit_limits_the_queue() {
     for (limit, high) in [
         (0, 16 * 1024),
         (32 * 1024, 32 * 1024),
@@ -86,7 +86,7 @@ async fn no_more_waits_to_be_written_than_the_buffer_limit_allows() {
 }
 
 #[tokio::test]
-async fn small_messages_do_not_flood_a_peer_that_is_slow_to_take_them() {
+async fn small_messages_to_a_slow_peer_do_not_reach_the_flood_limit() {
     let (bytes, frames) = fill(1 << 20, 10);
     assert!((4096..4110).contains(&frames), "{frames}");
     assert!(bytes < 100_000, "{bytes}");
@@ -105,7 +105,7 @@ async fn a_small_part_of_a_large_read_does_not_keep_all_of_it() {
         let mut chunk = input.take_chunk();
         let read = std::future::poll_fn(|cx| input.poll_read(&mut ours, &mut chunk, cx)).await;
         small.push((read.unwrap(), input.is_small(2000), input.is_small(8000)));
-        input.give_chunk(chunk);
+        input.return_chunk(chunk);
     }
     assert_eq!(small, [(16_393, true, false), (49_143, true, true)]);
 }

@@ -12,7 +12,7 @@ use crate::HeaderValue;
 use crate::hpack::huffman;
 
 #[test]
-fn blocks_that_are_none() {
+fn malformed_blocks_are_refused() {
     let cases: [(&str, &[u8]); 21] = [
         ("index zero", b"\x80"),
         ("index beyond both tables", b"\xbe"),
@@ -55,7 +55,7 @@ fn blocks_that_are_none() {
 }
 
 #[test]
-fn every_block_cut_short_inside_a_field_is_refused() {
+fn truncated_fields_are_refused() {
     let block = b"\x40\x0acustom-key\x89\x25\xa8\x49\xe9\x5b\xb8\xe8\xb4\xbf";
     assert!(decode(&mut Decoder::new(4096), block).is_ok());
     for end in 1..block.len() {
@@ -68,7 +68,7 @@ fn every_block_cut_short_inside_a_field_is_refused() {
 }
 
 #[test]
-fn padding_is_that_of_the_end_of_string_and_less_than_a_byte() {
+fn padding_is_all_ones_and_shorter_than_a_byte() {
     // Each padding that decodes is encoded as the same byte again, so no other padding passes.
     let mut decoded = 0;
     for last in 0..=255 {
@@ -91,7 +91,7 @@ fn padding_is_that_of_the_end_of_string_and_less_than_a_byte() {
 }
 
 #[test]
-fn size_updates_at_the_beginning_are_followed() {
+fn size_updates_at_the_beginning_are_applied() {
     let mut decoder = Decoder::new(4096);
     decode(&mut decoder, b"\x40\x01a\x01b\x40\x01c\x01d").unwrap();
     assert_eq!(decoder.extent(), (68, 2));
@@ -123,7 +123,7 @@ fn larger_tables_can_be_allowed() {
 }
 
 #[test]
-fn a_name_may_be_that_of_the_field_it_pushes_out() {
+fn a_name_may_refer_to_the_entry_that_it_evicts() {
     let mut decoder = Decoder::new(4096);
     decode(&mut decoder, b"\x3f\x07\x40\x03foo\x03bar").unwrap();
     assert_eq!(
@@ -156,7 +156,7 @@ fn field(name: &[u8], value: &[u8]) -> (Name, Value) {
 }
 
 #[test]
-fn names_that_are_malformed() {
+fn malformed_names_are_reported() {
     for name in [
         "", "A", "Foo", "a b", "a:", "a\"", "a\0", "a\u{e9}", "x-fOo", "host ",
     ] {
@@ -220,7 +220,7 @@ fn fields_never_to_be_indexed_are_sensitive() {
 }
 
 #[test]
-fn noise_is_survived_in_bounded_space() {
+fn random_input_neither_panics_nor_exceeds_the_table_size() {
     let mut random = fastrand::Rng::with_seed(1);
     let mut decoder = Decoder::new(4096);
     let mut decoded = 0;

@@ -64,7 +64,7 @@ fn fields_of_the_static_table_are_one_byte() {
 }
 
 #[test]
-fn secrets_are_never_indexed() {
+fn secret_headers_are_never_indexed() {
     for (name, value) in [
         ("authorization", "Bearer abcdefghijklmnopqrstuvwxyz"),
         ("proxy-authorization", "Basic YTpi"),
@@ -99,7 +99,7 @@ fn sensitive_values_are_never_indexed() {
 }
 
 #[test]
-fn values_that_come_once_are_not_indexed() {
+fn unique_values_are_not_indexed() {
     let mut encoder = Encoder::new(4096, Huffman::default());
     for number in 0..1000 {
         encode(&mut encoder, &[pair("content-length", &number.to_string())]);
@@ -109,7 +109,7 @@ fn values_that_come_once_are_not_indexed() {
 }
 
 #[test]
-fn fields_are_found_among_many() {
+fn fields_are_found_in_a_full_table() {
     let mut encoder = Encoder::new(4096, Huffman::default());
     let repeated: Vec<_> = (0..20)
         .map(|number| pair(&format!("x-header-{number}"), "value"))
@@ -124,7 +124,7 @@ fn fields_are_found_among_many() {
 }
 
 #[test]
-fn fields_that_do_not_fit_leave_the_table_alone() {
+fn fields_that_do_not_fit_leave_the_table_unchanged() {
     let mut encoder = Encoder::new(4096, Huffman::default());
     repeat(&mut encoder, &pair("x-custom", "a value"));
     let extent = encoder.extent();
@@ -162,7 +162,7 @@ fn changes_of_the_table_size_are_announced_once() {
 }
 
 #[test]
-fn tables_of_another_size_are_announced_first() {
+fn non_default_table_sizes_are_announced_first() {
     let mut out = Vec::new();
     Encoder::new(100, Huffman::default()).begin(&mut out);
     assert_eq!(out, b"\x3f\x45");
@@ -176,9 +176,9 @@ fn tables_of_another_size_are_announced_first() {
 }
 
 #[test]
-fn texts_are_compressed_as_the_config_says() {
+fn strings_are_compressed_as_configured() {
     let field = pair("x-text", "a text of some length");
-    let sizes = [Huffman::Never, Huffman::WhereItPays, Huffman::Always].map(|huffman| {
+    let sizes = [Huffman::Never, Huffman::Selective, Huffman::Always].map(|huffman| {
         let [first, second, third, _] = repeat(&mut Encoder::new(4096, huffman), &field);
         [first.len(), second.len(), third.len()]
     });

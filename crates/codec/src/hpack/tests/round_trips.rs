@@ -82,7 +82,7 @@ fn random_fields(random: &mut fastrand::Rng) -> Vec<Pair> {
 }
 
 #[test]
-fn ours_to_ours_and_to_another() {
+fn our_encoder_to_both_decoders() {
     let mut random = fastrand::Rng::with_seed(3);
     for round in 0..20 {
         let wanted = [4096, 0, 100, 4096, 65536][round % 5];
@@ -110,7 +110,7 @@ fn ours_to_ours_and_to_another() {
 }
 
 #[test]
-fn another_to_ours() {
+fn another_encoder_to_our_decoder() {
     let mut random = fastrand::Rng::with_seed(4);
     let mut encoder = fluke_hpack::Encoder::new();
     let mut decoder = Decoder::new(4096);

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use super::escape;
 use super::sanitize;
-use crate::Kind;
-use crate::Row;
-use crate::Snapshot;
+use crate::StatKind;
+use crate::StatRow;
+use crate::StatsSnapshot;
 use crate::tags::TagRules;
 use crate::tags::Tagged;
 
@@ -18,21 +18,21 @@ use crate::tags::Tagged;
 pub(super) struct Metric {
     /// The dotted name, without labels.
     pub(super) name: String,
-    pub(super) kind: Kind,
+    pub(super) kind: StatKind,
     /// The rows' indices in the snapshot.
     pub(super) rows: Vec<u32>,
 }
 
 /// Cached results for the stats of clusters whose names contain no dot.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct MetricIndex {
     /// Indexed by the number of the name below the cluster's scope.
-    shapes: Vec<Option<Shape>>,
+    cached_stats: Vec<Option<CachedStat>>,
 }
 
 /// The cached result for one stat, valid for all clusters whose names contain no dot.
 #[derive(Debug)]
-struct Shape {
+struct CachedStat {
     /// The metric's index, while metrics are being collected. All stats with one name have the same kind.
     metric: Option<usize>,
     /// The text of the labels before and after the cluster's name; `None` if they are not the same for all clusters.
@@ -40,20 +40,22 @@ struct Shape {
 }
 
 /// A placeholder for the cluster's name. No name contains this character.
-const ANY: &str = "\u{1}";
+const CLUSTER_PLACEHOLDER: &str = "\u{1}";
 
 /// Names that Envoy's rules treat specially wherever they occur.
-const SPECIAL: [&str; 2] = ["ssl", "http_local_rate_limit"];
+const SPECIAL_NAMES: [&str; 2] = ["ssl", "http_local_rate_limit"];
 
-impl Index {
+impl MetricIndex {
     /// All metrics, sorted by kind and name.
-    pub(super) fn metrics(&mut self, snapshot: &Snapshot, tags: &TagRules) -> Vec<Metric> {
+    pub(super) fn metrics(&mut self, snapshot: &StatsSnapshot, tags: &TagRules) -> Vec<Metric> {
         let mut metrics: Vec<Metric> = Vec::new();
         let mut places: HashMap<(u8, String), usize> = HashMap::new();
         for (number, row) in (0..).zip(snapshot.rows()) {
             let kind = row.value().kind();
-            let shape = self.shape(row, tags);
-            let known = shape.as_ref().and_then(|shape| shape.metric);
+            let cached_stat = self.cached_stat(row, tags);
+            let known = cached_stat
+                .as_ref()
+                .and_then(|cached_stat| cached_stat.metric);
             let place = known.unwrap_or_else(|| {
                 let name = tags.extract(&row.name()).name;
                 let key = (order(kind), name);
@@ -68,24 +70,25 @@ impl Index {
                 places.insert(key, metrics.len() - 1);
                 metrics.len() - 1
             });
-            if let Some(shape) = shape {
-                shape.metric = Some(place);
+            if let Some(cached_stat) = cached_stat {
+                cached_stat.metric = Some(place);
             }
             if let Some(metric) = metrics.get_mut(place) {
                 metric.rows.push(number);
             }
         }
-        for shape in self.shapes.iter_mut().flatten() {
-            shape.metric = None; // sorting changes the indices
+        for cached_stat in self.cached_stats.iter_mut().flatten() {
+            cached_stat.metric = None; // sorting changes the indices
         }
         metrics.sort_by(|a, b| (order(a.kind), &a.name).cmp(&(order(b.kind), &b.name)));
         metrics
     }
 
     /// Appends a row's labels.
-    pub(super) fn write_labels(&mut self, row: Row<'_>, tags: &TagRules, to: &mut String) {
-        let shape = self.shape(row, tags);
-        if let Some((before, after)) = shape.and_then(|shape| shape.labels.as_ref())
+    pub(super) fn write_labels(&mut self, row: StatRow<'_>, tags: &TagRules, to: &mut String) {
+        let cached_stat = self.cached_stat(row, tags);
+        if let Some((before, after)) =
+            cached_stat.and_then(|cached_stat| cached_stat.labels.as_ref())
             && let Some(cluster) = cluster(row.scope())
         {
             to.push_str(before);
@@ -101,26 +104,28 @@ impl Index {
     }
 
     /// The cached result for this stat; `None` if its cluster's name contains a dot.
-    fn shape(&mut self, row: Row<'_>, tags: &TagRules) -> Option<&mut Shape> {
+    fn cached_stat(&mut self, row: StatRow<'_>, tags: &TagRules) -> Option<&mut CachedStat> {
         cluster(row.scope()).filter(|_| !tags.has_expressions())?;
         let (number, name) = row.below_scope();
-        if number >= self.shapes.len() {
-            self.shapes.resize_with(number + 1, || None);
+        if number >= self.cached_stats.len() {
+            self.cached_stats.resize_with(number + 1, || None);
         }
-        let shape = self.shapes.get_mut(number)?;
-        let shape = shape.get_or_insert_with(|| Shape::of(name, tags));
-        shape.labels.is_some().then_some(shape)
+        let cached_stat = self.cached_stats.get_mut(number)?;
+        let cached_stat = cached_stat.get_or_insert_with(|| CachedStat::of(name, tags));
+        cached_stat.labels.is_some().then_some(cached_stat)
     }
 }
 
-impl Shape {
-    fn of(name: &str, tags: &TagRules) -> Shape {
-        let tagged = tags.extract(&format!("cluster.{ANY}.{name}"));
+impl CachedStat {
+    fn of(name: &str, tags: &TagRules) -> CachedStat {
+        let tagged = tags.extract(&format!("cluster.{CLUSTER_PLACEHOLDER}.{name}"));
         let mut labels = String::new();
         write(&tagged, &mut labels);
-        let halves = labels.split_once(ANY);
-        let halves = halves.filter(|(_, after)| !after.contains(ANY) && !tagged.name.contains(ANY));
-        Shape {
+        let halves = labels.split_once(CLUSTER_PLACEHOLDER);
+        let halves = halves.filter(|(_, after)| {
+            !after.contains(CLUSTER_PLACEHOLDER) && !tagged.name.contains(CLUSTER_PLACEHOLDER)
+        });
+        CachedStat {
             metric: None,
             labels: halves.map(|(before, after)| (before.to_owned(), after.to_owned())),
         }
@@ -130,8 +135,8 @@ impl Shape {
 /// The cluster's name in a scope, if it contains no dot.
 fn cluster(scope: &str) -> Option<&str> {
     let name = scope.strip_prefix("cluster.")?.strip_suffix('.')?;
-    let is_word = !name.is_empty() && !name.contains('.') && !name.contains(ANY);
-    (is_word && !SPECIAL.contains(&name)).then_some(name)
+    let is_word = !name.is_empty() && !name.contains('.') && !name.contains(CLUSTER_PLACEHOLDER);
+    (is_word && !SPECIAL_NAMES.contains(&name)).then_some(name)
 }
 
 fn write(tagged: &Tagged, to: &mut String) {
@@ -147,12 +152,12 @@ fn write(tagged: &Tagged, to: &mut String) {
 }
 
 /// The position of a kind in the output.
-fn order(kind: Kind) -> u8 {
+fn order(kind: StatKind) -> u8 {
     match kind {
-        Kind::Counter => 0,
-        Kind::Gauge => 1,
-        Kind::Text => 2,
-        Kind::Histogram => 3,
+        StatKind::Counter => 0,
+        StatKind::Gauge => 1,
+        StatKind::Text => 2,
+        StatKind::Histogram => 3,
     }
 }
 
@@ -161,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shape_holds_for_all_clusters_of_one_word() {
+    fn cached_labels_are_right_for_all_clusters_without_dots() {
         let tags = TagRules::default();
         for name in [
             "upstream_rq_total",
@@ -170,7 +175,7 @@ mod tests {
             "grpc.s.m.total",
             "circuit_breakers.high.cx_open",
         ] {
-            let (before, after) = Shape::of(name, &tags).labels.unwrap();
+            let (before, after) = CachedStat::of(name, &tags).labels.unwrap();
             for cluster in ["web", "a-b", "é:\"", "upstream_rq_200"] {
                 let mut labels = String::new();
                 write(
@@ -183,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_clusters_of_one_word_have_shapes() {
+    fn only_clusters_without_dots_are_cached() {
         for (scope, name) in [
             ("cluster.web.", Some("web")),
             ("cluster.a.b.", None),

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use http::Version;
 use outrider_codec::Body;
-use outrider_codec::Exchange;
 use outrider_codec::Frame;
 use outrider_codec::HeaderValue;
 use outrider_codec::RequestHead;
 use outrider_codec::Target;
+use outrider_codec::UpstreamExchange;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use outrider_config::api::envoy::config::cluster::v3::Cluster as ClusterMessage;
@@ -32,9 +32,9 @@ use outrider_config::api::envoy::config::endpoint::v3::LbEndpoint;
 use outrider_config::api::envoy::config::endpoint::v3::LocalityLbEndpoints;
 use outrider_config::api::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use outrider_net::WorkerCx;
-use outrider_stats::Filter;
+use outrider_stats::StatValue;
+use outrider_stats::StatsFilter;
 use outrider_stats::Store;
-use outrider_stats::Value;
 use outrider_upstream::Cluster;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::Clusters;
@@ -116,10 +116,10 @@ impl Proxy {
     /// The sum over all copies of `cluster.c.<name>`.
     pub(crate) fn stat(&self, name: &str) -> u64 {
         let name = format!("cluster.c.{name}");
-        let snapshot = self.store.snapshot(&Filter::default());
+        let snapshot = self.store.snapshot(&StatsFilter::default());
         let row = snapshot.rows().find(|row| row.name() == name);
         match row.unwrap_or_else(|| panic!("no stat {name}")).value() {
-            Value::Counter(value) | Value::Gauge(value) => value,
+            StatValue::Counter(value) | StatValue::Gauge(value) => value,
             other => panic!("{name} is {other:?}"),
         }
     }
@@ -147,7 +147,7 @@ pub(crate) async fn until(mut so: impl FnMut() -> bool) {
 
 /// An answer of which the head has come.
 pub(crate) struct Answer {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: UpstreamExchange,
     pub(crate) host: String,
 }
 

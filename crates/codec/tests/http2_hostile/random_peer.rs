@@ -13,7 +13,6 @@ use http::StatusCode;
 use http::Version;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
-use outrider_codec::Exchange;
 use outrider_codec::Frame;
 use outrider_codec::Handler;
 use outrider_codec::HeaderMap;
@@ -22,11 +21,12 @@ use outrider_codec::HeaderValue;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Meter;
 use outrider_codec::Reason;
-use outrider_codec::Refused;
 use outrider_codec::RequestHead;
-use outrider_codec::Respond;
+use outrider_codec::RequestHeadError;
+use outrider_codec::Responder;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
+use outrider_codec::UpstreamExchange;
 
 /// Counts a running stream.
 struct Running(Rc<Cell<usize>>);
@@ -46,15 +46,15 @@ impl Drop for Running {
 
 /// A handler or client with random behaviour.
 #[derive(Clone)]
-pub(crate) struct Wild {
+pub(crate) struct RandomPeer {
     rng: Rc<RefCell<Rng>>,
     /// The number of running streams.
     pub(crate) running: Rc<Cell<usize>>,
 }
 
-impl Wild {
-    pub(crate) fn new(rng: &mut Rng) -> Wild {
-        Wild {
+impl RandomPeer {
+    pub(crate) fn new(rng: &mut Rng) -> RandomPeer {
+        RandomPeer {
             rng: Rc::new(RefCell::new(rng.fork())),
             running: Rc::default(),
         }
@@ -85,17 +85,17 @@ impl Wild {
         match self.choose(4) {
             0 => Body::Empty,
             1 => Body::full(vec![b'f'; usize::from(self.choose(255)) * 300]),
-            _ => Body::wrap(Made {
+            _ => Body::wrap(GeneratedBody {
                 left: self.choose(40),
                 size: usize::from(self.choose(255)) * 80,
                 ends: self.choose(4),
-                wild: self.clone(),
+                random_peer: self.clone(),
             }),
         }
     }
 
     /// Sends a response; stops when the stream is reset.
-    async fn answer(&self, body: Body, respond: &mut Respond) {
+    async fn answer(&self, body: Body, respond: &mut Responder) {
         if self.choose(4) == 0 {
             drop(respond.informational(StatusCode::EARLY_HINTS.into()));
         }
@@ -105,7 +105,7 @@ impl Wild {
         }
     }
 
-    pub(crate) async fn exchange(self, mut exchange: Exchange) {
+    pub(crate) async fn exchange(self, mut exchange: UpstreamExchange) {
         let _running = Running::new(&self.running);
         if self.choose(8) == 0 {
             return self.pause().await;
@@ -126,8 +126,8 @@ impl Wild {
     }
 }
 
-impl Handler for Wild {
-    async fn serve(self: Rc<Self>, _head: RequestHead, mut body: Body, mut respond: Respond) {
+impl Handler for RandomPeer {
+    async fn serve(self: Rc<Self>, _head: RequestHead, mut body: Body, mut respond: Responder) {
         let _running = Running::new(&self.running);
         self.pause().await;
         match self.choose(8) {
@@ -156,9 +156,9 @@ impl Handler for Wild {
         }
     }
 
-    fn refused(self: Rc<Self>, _: Refused, _: Version, _: Rc<Meter>) {}
+    fn head_failed(self: Rc<Self>, _: RequestHeadError, _: Version, _: Rc<Meter>) {}
 
-    async fn malformed(self: Rc<Self>, _error: MalformedRequest, mut respond: Respond) {
+    async fn malformed(self: Rc<Self>, _error: MalformedRequest, mut respond: Responder) {
         let _running = Running::new(&self.running);
         let body = Body::full("malformed");
         drop(respond.send(ResponseHead::default(), body).await);
@@ -166,17 +166,17 @@ impl Handler for Wild {
 }
 
 /// A generated body with random pauses.
-struct Made {
+struct GeneratedBody {
     left: u8,
     size: usize,
     /// How it ends: 1 with an error, 2 with trailers, otherwise normally.
     ends: u8,
-    wild: Wild,
+    random_peer: RandomPeer,
 }
 
-impl BodyStream for Made {
+impl BodyStream for GeneratedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
-        if self.wild.choose(5) == 0 {
+        if self.random_peer.choose(5) == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -39,43 +39,43 @@ impl Expiry {
 /// The idle deadline moves with every request, but the timer is not reset: when it fires, the deadlines are checked
 /// again.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Deadlines {
     timer: Timer,
     idle_timeout: Option<Duration>,
     idle_since: Option<Instant>,
     /// The current idle period has already been reported.
-    idle_told: bool,
-    expires: Option<Instant>,
-    drain: Drain,
+    idle_reported: bool,
+    max_duration_at: Option<Instant>,
+    drain: DrainState,
     requests_left: Option<u32>,
 }
 
 /// The state of the connection's drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drain {
-    No,
+enum DrainState {
+    Inactive,
     Until(Instant),
-    Over,
+    Elapsed,
 }
 
-impl Life {
-    pub(crate) fn new(options: &Rc<ServerOptions>) -> Life {
+impl Deadlines {
+    pub(crate) fn new(options: &Rc<ServerOptions>) -> Deadlines {
         let now = options.timers.now();
-        let expires = options.max_connection_duration.map(|duration| {
+        let max_duration_at = options.max_connection_duration.map(|duration| {
             let jitter = options.max_connection_duration_jitter_percent / 100.0;
             now + duration.mul_f64(1.0 + (jitter * fastrand::f64()).max(0.0))
         });
-        let mut life = Life {
+        let mut deadlines = Deadlines {
             timer: options.timers.timer(),
             idle_timeout: options.idle_timeout,
             idle_since: Some(now),
-            idle_told: false,
-            expires,
-            drain: Drain::No,
+            idle_reported: false,
+            max_duration_at,
+            drain: DrainState::Inactive,
             requests_left: options.max_requests_per_connection,
         };
-        life.arm(now);
-        life
+        deadlines.arm(now);
+        deadlines
     }
 
     /// Checks the deadlines while `active` streams are open. The caller repeats it until it returns `None`, with each
@@ -83,24 +83,27 @@ impl Life {
     pub(crate) fn poll(&mut self, active: usize, cx: &mut Context<'_>) -> Option<Expiry> {
         if active > 0 {
             self.end_idle();
-        } else if self.idle_since.is_none() && !self.idle_told {
+        } else if self.idle_since.is_none() && !self.idle_reported {
             self.idle_since = Some(clock::now());
         }
         while self.timer.poll_elapsed(cx).is_ready() {
             let now = clock::now();
-            if self.expires.is_some_and(|expires| expires <= now) {
-                self.expires = None;
+            if self
+                .max_duration_at
+                .is_some_and(|max_duration_at| max_duration_at <= now)
+            {
+                self.max_duration_at = None;
                 self.arm(now);
                 return Some(Expiry::Duration);
             }
             if self.idle_deadline().is_some_and(|deadline| deadline <= now) {
                 self.idle_since = None;
-                self.idle_told = true;
+                self.idle_reported = true;
                 self.arm(now);
                 return Some(Expiry::Idle);
             }
-            if matches!(self.drain, Drain::Until(end) if end <= now) {
-                self.drain = Drain::Over;
+            if matches!(self.drain, DrainState::Until(end) if end <= now) {
+                self.drain = DrainState::Elapsed;
                 self.arm(now);
                 return Some(Expiry::Drained);
             }
@@ -111,16 +114,16 @@ impl Life {
 
     /// Starts the drain, unless it has started already.
     pub(crate) fn drain(&mut self, timeout: Duration) {
-        if self.drain == Drain::No {
+        if self.drain == DrainState::Inactive {
             let now = clock::now();
-            self.drain = Drain::Until(now + timeout);
+            self.drain = DrainState::Until(now + timeout);
             self.arm(now);
         }
     }
 
     /// Whether a deadline can expire while streams are open.
-    pub(crate) fn watches_streams(&self) -> bool {
-        self.expires.is_some() || matches!(self.drain, Drain::Until(_))
+    pub(crate) fn can_expire_with_streams(&self) -> bool {
+        self.max_duration_at.is_some() || matches!(self.drain, DrainState::Until(_))
     }
 
     /// Counts a request, which ends the idle period. Returns true if it is the last one that the connection may carry.
@@ -137,7 +140,7 @@ impl Life {
 
     fn end_idle(&mut self) {
         self.idle_since = None;
-        self.idle_told = false;
+        self.idle_reported = false;
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
@@ -150,10 +153,10 @@ impl Life {
             .idle_timeout
             .map(|timeout| self.idle_since.unwrap_or(now) + timeout);
         let drained = match self.drain {
-            Drain::Until(end) => Some(end),
-            Drain::No | Drain::Over => None,
+            DrainState::Until(end) => Some(end),
+            DrainState::Inactive | DrainState::Elapsed => None,
         };
-        let times = [idle, self.expires, drained];
+        let times = [idle, self.max_duration_at, drained];
         self.timer.set(times.into_iter().flatten().min());
     }
 }

@@ -10,7 +10,7 @@ use crate::frames::Frames;
 
 /// The flow control state of the frames that the codec sent.
 #[derive(Default)]
-pub(crate) struct Heard {
+pub(crate) struct ReceivedFrames {
     bytes: Vec<u8>,
     /// The credit that it granted for the connection, and the number of bytes that it sent in DATA.
     granted: u64,
@@ -18,9 +18,9 @@ pub(crate) struct Heard {
     by_stream: HashMap<u32, u64>,
 }
 
-impl Heard {
+impl ReceivedFrames {
     /// Reads and parses what has arrived. Returns false at the end.
-    pub(crate) fn hear(&mut self, socket: &UnixStream) -> bool {
+    pub(crate) fn read(&mut self, socket: &UnixStream) -> bool {
         let mut read = [0; 4096];
         while let Ok(count) = socket.try_read(&mut read) {
             if count == 0 {
@@ -59,10 +59,10 @@ impl Heard {
     }
 
     /// Reads until no stream is running any more. Returns false at the end.
-    pub(crate) async fn hear_all(&mut self, socket: &UnixStream, running: &Cell<usize>) -> bool {
+    pub(crate) async fn read_all(&mut self, socket: &UnixStream, running: &Cell<usize>) -> bool {
         let mut quiet = 0;
         while quiet < 100 {
-            if !self.hear(socket) {
+            if !self.read(socket) {
                 return false;
             }
             quiet += usize::from(running.get() == 0);

@@ -1,18 +1,18 @@
 //! Byte searches eight bytes at a time. Header names, lines and values are too short for SIMD searches to pay off.
 
 /// The value 1 in each byte.
-const ONES: u64 = u64::MAX / 255;
+const EACH_BYTE: u64 = u64::MAX / 255;
 /// The highest bit of each byte.
-const HIGH: u64 = ONES << 7;
+const HIGH_BITS: u64 = EACH_BYTE << 7;
 
 /// Sets the highest bit of each byte that is zero. Bytes above the lowest zero byte may have it set as well.
 const fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGH
+    word.wrapping_sub(EACH_BYTE) & !word & HIGH_BITS
 }
 
 /// The position of the first `byte`.
 pub(crate) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
-    let pattern = ONES * u64::from(byte);
+    let pattern = EACH_BYTE * u64::from(byte);
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
         // The lowest set bit belongs to the first matching byte.
@@ -42,8 +42,8 @@ pub(crate) fn is_field_text(bytes: &[u8]) -> bool {
 
 /// Nonzero if any byte of `word` is a control character.
 const fn controls(word: u64) -> u64 {
-    let below_space = word.wrapping_sub(ONES * b' ' as u64) & !word & HIGH;
-    below_space | zeros(word ^ (ONES * 0x7f))
+    let below_space = word.wrapping_sub(EACH_BYTE * b' ' as u64) & !word & HIGH_BITS;
+    below_space | zeros(word ^ (EACH_BYTE * 0x7f))
 }
 
 /// Whether a field value may contain `byte`.
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_is_found_wherever_it_stands() {
+    fn a_byte_is_found_at_every_position() {
         for length in 0..40 {
             let mut text = vec![b'\x3b'; length];
             assert_eq!(find(b':', &text), None);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_that_no_value_holds_is_seen_wherever_it_stands() {
+    fn an_invalid_byte_is_found_at_every_position() {
         for byte in 0..=u8::MAX {
             let legal = byte == b'\t' || byte >= 0x20 && byte != 0x7f;
             assert_eq!(is_field_byte(byte), legal, "{byte}");

@@ -17,77 +17,77 @@ use tokio::task::spawn_local;
 use tokio::task::unconstrained;
 
 /// The maximum capacity of the list that is kept for reuse.
-const KEPT: usize = 1024;
+const MAX_KEPT_CAPACITY: usize = 1024;
 
 thread_local! {
-    static TURN: RefCell<Turn> = const {
-        RefCell::new(Turn {
+    static QUEUE: RefCell<Queue> = const {
+        RefCell::new(Queue {
             waiting: Vec::new(),
-            ender: Ender::None,
+            writer_task: WriterTask::NotSpawned,
         })
     };
 }
 
 /// A connection with deferred writes.
-pub(super) trait PutOff {
+pub(super) trait DeferredWrites {
     /// Writes the queued bytes.
     fn write_now(&self);
 }
 
-struct Turn {
-    waiting: Vec<Rc<dyn PutOff>>,
-    ender: Ender,
+struct Queue {
+    waiting: Vec<Rc<dyn DeferredWrites>>,
+    writer_task: WriterTask,
 }
 
 /// The task that performs the deferred writes. The first deferred write wakes it, so that it runs after all tasks that
 /// are ready at that moment.
-enum Ender {
-    None,
+enum WriterTask {
+    NotSpawned,
     /// It was spawned and will run without being woken.
     Spawned,
     Asleep(Waker),
 }
 
 /// Performs `writes` after all tasks that are ready now have run.
-pub(super) fn put_off(writes: Rc<dyn PutOff>) {
-    let unended = TURN.with_borrow_mut(|turn| {
-        turn.waiting.push(writes);
-        match &turn.ender {
-            Ender::Asleep(task) if turn.waiting.len() == 1 => task.wake_by_ref(),
-            Ender::Spawned | Ender::Asleep(_) => {}
-            Ender::None => turn.ender = Ender::Spawned,
+pub(super) fn defer(writes: Rc<dyn DeferredWrites>) {
+    let must_spawn = QUEUE.with_borrow_mut(|queue| {
+        queue.waiting.push(writes);
+        match &queue.writer_task {
+            WriterTask::Asleep(task) if queue.waiting.len() == 1 => task.wake_by_ref(),
+            WriterTask::Spawned | WriterTask::Asleep(_) => {}
+            WriterTask::NotSpawned => queue.writer_task = WriterTask::Spawned,
         }
-        matches!(turn.ender, Ender::Spawned) && turn.waiting.len() == 1
+        matches!(queue.writer_task, WriterTask::Spawned) && queue.waiting.len() == 1
     });
-    if unended {
-        spawn_local(unconstrained(end_turns(Gone)));
+    if must_spawn {
+        spawn_local(unconstrained(write_deferred(ResetOnDrop)));
     }
 }
 
 /// Lets all other ready tasks run before a request is handled, because they may have to read, too.
-pub(super) fn give_way<T>(cx: &Context<'_>) -> Poll<T> {
+pub(super) fn yield_to_ready_tasks<T>(cx: &Context<'_>) -> Poll<T> {
     cx.waker().wake_by_ref();
     Poll::Pending
 }
 
 /// Performs deferred writes while the runtime exists.
-async fn end_turns(_gone: Gone) {
+async fn write_deferred(_reset: ResetOnDrop) {
     poll_fn::<(), _>(|cx| {
-        let mut waiting = TURN.with_borrow_mut(|turn| {
-            match &mut turn.ender {
-                Ender::Asleep(task) => task.clone_from(cx.waker()),
-                ender => *ender = Ender::Asleep(cx.waker().clone()),
+        let mut waiting = QUEUE.with_borrow_mut(|queue| {
+            match &mut queue.writer_task {
+                WriterTask::Asleep(task) => task.clone_from(cx.waker()),
+                writer_task => *writer_task = WriterTask::Asleep(cx.waker().clone()),
             }
-            std::mem::take(&mut turn.waiting)
+            std::mem::take(&mut queue.waiting)
         });
         for writes in waiting.drain(..) {
             writes.write_now();
         }
-        if waiting.capacity() <= KEPT {
-            TURN.with_borrow_mut(|turn| {
+        if waiting.capacity() <= MAX_KEPT_CAPACITY {
+            QUEUE.with_borrow_mut(|queue| {
                 // Writes that were deferred meanwhile have woken this task.
-                waiting.append(&mut turn.waiting);
-                turn.waiting = waiting;
+                waiting.append(&mut queue.waiting);
+                queue.waiting = waiting;
             });
         }
         Poll::Pending
@@ -96,13 +96,13 @@ async fn end_turns(_gone: Gone) {
 }
 
 /// Resets the state when the runtime ends: another runtime on this thread needs a task of its own.
-struct Gone;
+struct ResetOnDrop;
 
-impl Drop for Gone {
+impl Drop for ResetOnDrop {
     fn drop(&mut self) {
-        let waiting = TURN.with_borrow_mut(|turn| {
-            turn.ender = Ender::None;
-            std::mem::take(&mut turn.waiting)
+        let waiting = QUEUE.with_borrow_mut(|queue| {
+            queue.writer_task = WriterTask::NotSpawned;
+            std::mem::take(&mut queue.waiting)
         });
         drop(waiting);
     }
@@ -117,20 +117,20 @@ mod tests {
     use tokio::task::spawn_local;
     use tokio::task::yield_now;
 
-    use super::PutOff;
-    use super::put_off;
+    use super::DeferredWrites;
+    use super::defer;
 
     /// Appends its letter to a log.
     struct Letter(char, Rc<RefCell<String>>);
 
-    impl PutOff for Letter {
+    impl DeferredWrites for Letter {
         fn write_now(&self) {
             self.1.borrow_mut().push(self.0);
         }
     }
 
     /// The log of a runtime in which three tasks defer a write, and one of them a second.
-    fn log_of_a_runtime() -> String {
+    fn log_of_new_runtime() -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let log = Rc::new(RefCell::new(String::new()));
         let seen = log.clone();
@@ -139,10 +139,10 @@ mod tests {
                 let log = log.clone();
                 spawn_local(async move {
                     log.borrow_mut().push('.');
-                    put_off(Rc::new(Letter(letter, log.clone())));
+                    defer(Rc::new(Letter(letter, log.clone())));
                     if letter == 'b' {
                         yield_now().await;
-                        put_off(Rc::new(Letter('B', log)));
+                        defer(Rc::new(Letter('B', log)));
                     }
                 })
             });
@@ -156,11 +156,11 @@ mod tests {
 
     #[test]
     fn all_ready_tasks_come_before_the_first_write() {
-        assert_eq!(log_of_a_runtime(), "...abcB");
+        assert_eq!(log_of_new_runtime(), "...abcB");
     }
 
     #[test]
-    fn a_second_runtime_on_a_thread_has_turns_of_its_own() {
-        assert_eq!(log_of_a_runtime(), log_of_a_runtime());
+    fn a_second_runtime_on_a_thread_has_a_task_of_its_own() {
+        assert_eq!(log_of_new_runtime(), log_of_new_runtime());
     }
 }
