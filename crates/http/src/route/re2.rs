@@ -8,9 +8,24 @@ use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::r#type::matcher::v3::RegexMatcher;
 use regex::bytes::Regex;
+use regex_syntax::ast;
+use regex_syntax::ast::Ast;
+use regex_syntax::ast::RepetitionKind;
+use regex_syntax::ast::RepetitionRange;
+use regex_syntax::hir;
+use regex_syntax::hir::translate::TranslatorBuilder;
 
-/// RE2's limit on a counted repetition.
+/// RE2's limit on a counted repetition, and on the product of nested ones.
 const MAX_REPEAT: u64 = 1000;
+
+/// The names in `[:name:]`.
+const POSIX_CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
+    "space", "upper", "word", "xdigit",
+];
+
+/// The letters of escapes that stand for a class of characters.
+const CLASS_ESCAPES: [char; 8] = ['d', 'D', 's', 'S', 'w', 'W', 'p', 'P'];
 
 /// A regular expression that must match a whole value, as Envoy's matchers ask for.
 #[derive(Clone, Debug)]
@@ -51,13 +66,66 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
 }
 
 fn new_regex(translated: &str, pattern: &str) -> Result<Regex, String> {
-    Regex::new(translated).map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "pattern too large - compile failed".to_owned(),
-        other => format!(
-            "regex {pattern:?} is not valid: {}",
-            other.to_string().lines().last().unwrap_or_default()
-        ),
-    })
+    let tree = ast::parse::Parser::new().parse(translated);
+    let tree = tree.map_err(|error| match error.kind() {
+        ast::ErrorKind::ClassRangeInvalid => invalid_range(translated, error.span()),
+        kind => format!("regex {pattern:?} is not valid: {kind}"),
+    })?;
+    repetitions(&tree, translated)?;
+    let meaning = TranslatorBuilder::new()
+        .utf8(false)
+        .build()
+        .translate(translated, &tree);
+    meaning.map_err(|error| match error.kind() {
+        hir::ErrorKind::UnicodePropertyNotFound | hir::ErrorKind::UnicodePropertyValueNotFound => {
+            invalid_range(translated, error.span())
+        }
+        kind => format!("regex {pattern:?} is not valid: {kind}"),
+    })?;
+    Regex::new(translated).map_err(|_| "pattern too large - compile failed".to_owned())
+}
+
+fn invalid_range(translated: &str, span: &ast::Span) -> String {
+    let range = translated.get(span.start.offset..span.end.offset);
+    format!(
+        "invalid character class range: {}",
+        range.unwrap_or_default()
+    )
+}
+
+/// How often `tree` repeats its innermost part by counted repetitions. RE2 refuses more than [`MAX_REPEAT`] times.
+fn repetitions(tree: &Ast, translated: &str) -> Result<u64, String> {
+    let most = |trees: &[Ast]| {
+        trees
+            .iter()
+            .try_fold(1, |most, tree| Ok(repetitions(tree, translated)?.max(most)))
+    };
+    match tree {
+        Ast::Group(group) => repetitions(&group.ast, translated),
+        Ast::Alternation(alternation) => most(&alternation.asts),
+        Ast::Concat(concat) => most(&concat.asts),
+        Ast::Repetition(repetition) => {
+            let inner = repetitions(&repetition.ast, translated)?;
+            let count = match &repetition.op.kind {
+                RepetitionKind::Range(
+                    RepetitionRange::Exactly(count) | RepetitionRange::AtLeast(count),
+                ) => *count,
+                RepetitionKind::Range(RepetitionRange::Bounded(_, count)) => *count,
+                _ => 1,
+            };
+            let total = inner * u64::from(count.max(1));
+            if total <= MAX_REPEAT {
+                return Ok(total);
+            }
+            let span = repetition.op.span;
+            let operator = translated.get(span.start.offset..span.end.offset);
+            Err(format!(
+                "invalid repetition size: {}",
+                operator.unwrap_or_default()
+            ))
+        }
+        _ => Ok(1),
+    }
 }
 
 /// Rewrites `pattern` from RE2's syntax to the `regex` crate's.
@@ -93,10 +161,15 @@ impl<'a> Translator<'a> {
         &self.pattern[self.at..]
     }
 
-    /// Copies `length` bytes as one item that may be repeated.
-    fn item(&mut self, length: usize) {
+    /// Copies `length` bytes.
+    fn copy(&mut self, length: usize) {
         self.out.push_str(&self.pattern[self.at..self.at + length]);
         self.at += length;
+    }
+
+    /// Copies `length` bytes as one item that may be repeated.
+    fn item(&mut self, length: usize) {
+        self.copy(length);
         self.done_item();
     }
 
@@ -152,32 +225,44 @@ impl<'a> Translator<'a> {
             self.repeatable = false;
             return Ok(());
         };
-        let named = options.starts_with("P<")
-            || (options.starts_with('<')
-                && !options.starts_with("<=")
-                && !options.starts_with("<!"));
-        let length = if named {
-            let end = options
-                .find('>')
-                .ok_or_else(|| format!("invalid named capture group: {rest}"))?;
-            end + 1
-        } else {
-            let end = options
-                .find(|c: char| !matches!(c, 'i' | 'm' | 's' | 'U' | '-'))
-                .ok_or_else(|| format!("missing ): {}", self.pattern))?;
-            if !options[end..].starts_with([':', ')']) {
-                let bad = options[end..].chars().next().map_or(0, char::len_utf8);
-                return Err(format!(
-                    "invalid perl operator: (?{}",
-                    &options[..end + bad]
-                ));
-            }
-            end + 1
-        };
+        if let Some(name) = options.strip_prefix("P<").or(options.strip_prefix('<')) {
+            return self.open_named(options.len() - name.len());
+        }
+        let end = options
+            .find(|c: char| !matches!(c, 'i' | 'm' | 's' | 'U' | '-'))
+            .ok_or_else(|| format!("missing ): {}", self.pattern))?;
+        let flags = &options[..end];
+        let after = options[end..].chars().next().map_or(0, char::len_utf8);
+        if !options[end..].starts_with([':', ')']) || flags.ends_with('-') {
+            return Err(format!(
+                "invalid perl operator: (?{}",
+                &options[..end + after]
+            ));
+        }
+        let length = end + 1;
         if !options[..length].ends_with(')') {
             self.depth += 1;
         }
         self.item(2 + length);
+        self.repeatable = false;
+        Ok(())
+    }
+
+    /// A named group, whose name begins `start` bytes after the `(?`. The name is checked and left out: nothing refers to
+    /// groups by name, and RE2 allows names that the `regex` crate refuses.
+    fn open_named(&mut self, start: usize) -> Result<(), String> {
+        let rest = self.rest();
+        let name_on = &rest[2 + start..];
+        let end = name_on
+            .find('>')
+            .ok_or_else(|| format!("invalid named capture group: {rest}"))?;
+        let name = &name_on[..end];
+        let length = 2 + start + end + 1;
+        if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_') {
+            return Err(format!("invalid named capture group: {}", &rest[..length]));
+        }
+        self.literal("(", length);
+        self.depth += 1;
         self.repeatable = false;
         Ok(())
     }
@@ -210,51 +295,65 @@ impl<'a> Translator<'a> {
         Ok(())
     }
 
-    /// A bracket expression. Only `[:name:]` and escapes are special inside it; `[`, `&&`, `--` and `~~` are literal.
+    /// A bracket expression: single characters, ranges, escaped classes and `[:name:]`. All else is literal in RE2, where
+    /// the `regex` crate knows nested classes and `&&`, `--` and `~~`.
     fn class(&mut self) -> Result<(), String> {
         let start = self.at;
-        let missing = |pattern: &str| format!("missing ]: {}", &pattern[start..]);
-        self.out.push('[');
-        self.at += 1;
+        self.copy(1);
         if self.rest().starts_with('^') {
-            self.out.push('^');
-            self.at += 1;
+            self.copy(1);
         }
         let first = self.at;
         loop {
             let rest = self.rest();
-            let Some(next) = rest.chars().next() else {
-                return Err(missing(self.pattern));
-            };
-            match next {
-                ']' if self.at > first => break,
-                '[' if rest.starts_with("[:") && rest.contains(":]") => {
-                    let end = rest.find(":]").map_or(rest.len(), |end| end + 2);
-                    self.out.push_str(&rest[..end]);
-                    self.at += end;
+            if rest.is_empty() {
+                return Err(format!("missing ]: {}", &self.pattern[start..]));
+            } else if rest.starts_with(']') && self.at > first {
+                break;
+            } else if let Some((name, _)) = rest.strip_prefix("[:").and_then(|r| r.split_once(":]"))
+            {
+                let length = name.len() + 4;
+                if !POSIX_CLASSES.contains(&name.trim_start_matches('^')) {
+                    let class = &rest[..length];
+                    return Err(format!("invalid character class range: {class}"));
                 }
-                '\\' => self.escape()?,
-                '[' | ']' | '&' | '~' => {
-                    self.out.push('\\');
-                    self.out.push(next);
-                    self.at += 1;
-                }
-                // A range, or a literal at either end.
-                '-' => {
-                    let literal = self.at == first || rest[1..].starts_with(']');
-                    self.out.push_str(if literal { "\\-" } else { "-" });
-                    self.at += 1;
-                }
-                other => {
-                    self.out.push(other);
-                    self.at += other.len_utf8();
+                self.copy(length);
+            } else if rest.starts_with('\\') && rest[1..].starts_with(CLASS_ESCAPES) {
+                self.escape()?;
+            } else {
+                self.class_character()?;
+                let rest = self.rest();
+                if rest.len() > 1 && rest.starts_with('-') && !rest.starts_with("-]") {
+                    self.copy(1);
+                    self.class_character()?;
                 }
             }
         }
-        self.out.push(']');
-        self.at += 1;
+        self.copy(1);
         self.done_item();
         Ok(())
+    }
+
+    /// A character of a class, or an end of a range in it. Only escapes that stand for one character are valid there.
+    fn class_character(&mut self) -> Result<(), String> {
+        let rest = self.rest();
+        match rest.chars().next() {
+            Some('\\')
+                if rest[1..].starts_with(CLASS_ESCAPES)
+                    || rest[1..].starts_with(['b', 'B', 'A', 'z', 'C', 'Q']) =>
+            {
+                Err(format!("invalid escape sequence: {}", &rest[..2]))
+            }
+            Some('\\') => self.escape(),
+            Some(next) => {
+                if matches!(next, '[' | ']' | '&' | '~' | '-' | '^') {
+                    self.out.push('\\');
+                }
+                self.copy(next.len_utf8());
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn escape(&mut self) -> Result<(), String> {
@@ -287,13 +386,20 @@ impl<'a> Translator<'a> {
                 self.item(length);
             }
             'x' => {
-                let length = if rest[2..].starts_with('{') {
-                    rest.find('}').map_or(rest.len(), |end| end + 1)
-                } else {
-                    4
+                let braced = rest[2..].strip_prefix('{').and_then(|r| r.split_once('}'));
+                let (digits, length) = match braced {
+                    Some((digits, _)) => (digits, digits.len() + 4),
+                    None => (rest.get(2..4).unwrap_or_default(), 4),
                 };
-                if !rest.is_char_boundary(length) || length > rest.len() {
-                    return Err(format!("invalid escape sequence: {rest}"));
+                let code = u32::from_str_radix(digits, 16)
+                    .ok()
+                    .and_then(char::from_u32);
+                if code.is_none() || digits.starts_with('+') {
+                    let shown = rest
+                        .char_indices()
+                        .nth(4)
+                        .map_or(rest, |(end, _)| &rest[..end.max(length.min(rest.len()))]);
+                    return Err(format!("invalid escape sequence: {shown}"));
                 }
                 self.item(length);
             }
@@ -373,6 +479,22 @@ mod tests {
             ("a{,3}", None),
             ("\\pN\\p{Greek}", None),
             ("\\_a\\-\\:", None),
+            ("(a{500}){500}", Some("invalid repetition size: {500}")),
+            ("(a{10}){101}", Some("invalid repetition size: {101}")),
+            ("(a{2,}){501}", Some("invalid repetition size: {501}")),
+            ("[b-a]", Some("invalid character class range: b-a")),
+            ("[+-\\d]", Some("invalid escape sequence: \\d")),
+            ("[a-b-\\d]", None),
+            ("[\\b]", Some("invalid escape sequence: \\b")),
+            ("\\p{Foo}", Some("invalid character class range: \\p{Foo}")),
+            ("\\pX", Some("invalid character class range: \\pX")),
+            ("[[:foo:]]", Some("invalid character class range: [:foo:]")),
+            ("[[:alpha:]", Some("missing ]: [[:alpha:]")),
+            ("\\xZZ", Some("invalid escape sequence: \\xZZ")),
+            ("\\x4", Some("invalid escape sequence: \\x4")),
+            ("(?i-)a", Some("invalid perl operator: (?i-)")),
+            ("(?P<a.b>c)", Some("invalid named capture group: (?P<a.b>")),
+            ("(?P<1a>b)(?P<1a>c)", None),
         ] {
             assert_eq!(compile(pattern).err().as_deref(), error, "{pattern}");
         }

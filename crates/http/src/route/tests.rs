@@ -65,6 +65,7 @@ fn build(config: &api::RouteConfiguration) -> Result<Arc<RouteTable>, String> {
         has_cluster: &has_cluster,
         nearest_cluster: &|name| (name == "knwon").then(|| "known".to_owned()),
         store: &outrider_stats::Store::new(),
+        validates_clusters: true,
     };
     RouteTable::build(config, &FieldPath::root(), &cx).map_err(|errors| errors.to_string())
 }
