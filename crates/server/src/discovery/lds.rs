@@ -67,6 +67,10 @@ impl ListenerDiscovery {
     /// Adds and changes the listeners that are right, and removes those that the file no longer has. As in Envoy, one that is
     /// wrong does not keep the others from it.
     async fn take(&self, file: ResourceFile) -> Result<(), String> {
+        // Sockets are about to be closed, or are closed already.
+        if self.control.ending.get() {
+            return Err("the process ends".to_owned());
+        }
         let mut errors = Vec::new();
         let mut listed = Vec::new();
         let mut changed = Vec::new();
