@@ -161,6 +161,9 @@ impl Assignment {
         let stale = duration::optional(stale, &FieldPath::root().field("policy"));
         let stale = stale.map_err(|error| error.to_string())?;
         self.stale_at = stale.map(|after| Instant::now() + after);
+        if stale.is_some() {
+            self.publisher.stats().assignment_timeout_received.inc();
+        }
         if self.last.as_ref() == Some(&resource.wire) {
             self.publisher.stats().update_no_rebuild.inc();
             return Ok(());
