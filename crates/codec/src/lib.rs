@@ -4,6 +4,9 @@
 //! [`RequestHead`] has header names in lower case, and holds method, target and authority (`:authority` or `host`)
 //! separately from the headers. Bodies are [`Body`]. Back-pressure bounds what is buffered.
 
+// Indexing that a peer could make fail would end the process.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 mod body;
 mod byte_scan;
 mod byte_set;

@@ -175,6 +175,10 @@ static AUTHORITY_BYTES: [bool; 256] =
     byte_set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%!$&'()*+,;=:@[]");
 
 /// Whether `authority` consists only of bytes that are allowed in one.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the table has an entry for each byte"
+)]
 pub(crate) fn is_valid_authority(authority: &[u8]) -> bool {
     authority
         .iter()

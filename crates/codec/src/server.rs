@@ -189,7 +189,7 @@ async fn detect_codec(
         }
         options.stats.received(count as u64);
         let seen = initial.len().min(PREFACE.len());
-        if options.codec == CodecType::Http1 || initial[..seen] != PREFACE[..seen] {
+        if options.codec == CodecType::Http1 || !PREFACE.iter().zip(&initial).all(|(a, b)| a == b) {
             return Ok((CodecType::Http1, initial));
         }
         if seen == PREFACE.len() {

@@ -218,7 +218,7 @@ pub(crate) fn push_chunk_line(size: usize, out: &mut Vec<u8>) {
     let mut rest = text.as_mut_slice();
     // 16 digits and a line end always fit.
     let written = write!(rest, "{size:x}\r\n").map_or(0, |()| 18 - rest.len());
-    out.extend_from_slice(&text[..written]);
+    out.extend_from_slice(text.get(..written).unwrap_or_default());
 }
 
 /// Writes the last chunk, with the trailers if the options allow them.

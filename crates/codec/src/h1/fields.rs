@@ -25,7 +25,7 @@ use super::head::HeadLimits;
 pub(super) fn block_end(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from + before_end(bytes.get(from..)?);
     loop {
-        at += find(b'\n', &bytes[at..])? + 1;
+        at += find(b'\n', bytes.get(at..).unwrap_or_default())? + 1;
         match bytes.get(at..) {
             Some([b'\n', ..]) => return Some(at + 1),
             Some([b'\r', b'\n', ..]) => return Some(at + 2),
@@ -50,7 +50,8 @@ fn before_end(bytes: &[u8]) -> usize {
 
 /// The line that begins at `from`, without its line end, and the position of the next line.
 pub(super) fn split_line(bytes: &[u8], from: usize) -> (Range<usize>, usize) {
-    let newline = find(b'\n', &bytes[from..]).map_or(bytes.len(), |at| from + at);
+    let newline =
+        find(b'\n', bytes.get(from..).unwrap_or_default()).map_or(bytes.len(), |at| from + at);
     let end = if newline > from && bytes.get(newline - 1) == Some(&b'\r') {
         newline - 1
     } else {
@@ -154,14 +155,15 @@ impl Fields {
             let mut folded = None;
             while matches!(bytes.get(next), Some(b' ' | b'\t')) {
                 let (more, after) = split_line(bytes, next);
-                let joined = folded.get_or_insert_with(|| bytes[line.clone()].to_vec());
+                let joined = folded
+                    .get_or_insert_with(|| bytes.get(line.clone()).unwrap_or_default().to_vec());
                 joined.push(b' ');
-                joined.extend_from_slice(trim(&bytes[more]));
+                joined.extend_from_slice(trim(bytes.get(more).unwrap_or_default()));
                 next = after;
                 line.end = line.start; // from now on, the joined copy is used
             }
             match folded {
-                None => fields.add(&bytes[line], kind, limits, requests)?,
+                None => fields.add(bytes.get(line).unwrap_or_default(), kind, limits, requests)?,
                 Some(joined) => fields.add(&joined, kind, limits, requests)?,
             }
         }
@@ -179,8 +181,9 @@ impl Fields {
         requests: Option<&Http1Stats>,
     ) -> Result<(), HeadError> {
         let colon = find(b':', line).ok_or(HeadError::CODEC)?;
-        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| HeadError::CODEC)?;
-        let text = trim(&line[colon + 1..]);
+        let name = HeaderName::from_bytes(line.get(..colon).unwrap_or_default())
+            .map_err(|_| HeadError::CODEC)?;
+        let text = trim(line.get(colon + 1..).unwrap_or_default());
         self.bytes += line_size(colon, text.len());
         if let Some(stats) = requests
             && limits.underscores != UnderscoresAction::Allow

@@ -128,7 +128,7 @@ impl ChunkPosition {
                     let Some(end) = line_end(buffer)? else {
                         return Ok(None);
                     };
-                    *self = match chunk_size(&buffer[..end])? {
+                    *self = match chunk_size(buffer.get(..end).unwrap_or_default())? {
                         0 => ChunkPosition::Trailers,
                         size => ChunkPosition::Data(size),
                     };
@@ -202,7 +202,10 @@ pub(super) fn count_trailers(meter: &Meter, trailers: &HeaderMap) {
 /// The position of the first line's CRLF. A bare LF or an overlong line is an error.
 fn line_end(buffer: &[u8]) -> Result<Option<usize>, BrokenFraming> {
     match memchr(b'\n', buffer) {
-        Some(at) if at > 0 && at <= MAX_CHUNK_LINE && buffer[at - 1] == b'\r' => Ok(Some(at - 1)),
+        Some(at) if at <= MAX_CHUNK_LINE => match at.checked_sub(1) {
+            Some(end) if buffer.get(end) == Some(&b'\r') => Ok(Some(end)),
+            _ => Err(BrokenFraming::CODEC),
+        },
         None if buffer.len() <= MAX_CHUNK_LINE => Ok(None),
         _ => Err(BrokenFraming::CODEC),
     }
@@ -214,13 +217,16 @@ fn chunk_size(line: &[u8]) -> Result<u64, BrokenFraming> {
         .iter()
         .take_while(|byte| byte.is_ascii_hexdigit())
         .count();
-    let extension = line[digits..]
+    let extension = line
+        .get(digits..)
+        .unwrap_or_default()
         .iter()
         .find(|byte| !matches!(byte, b' ' | b'\t'));
     if !(1..=16).contains(&digits) || !matches!(extension, None | Some(b';')) {
         return Err(BrokenFraming::CODEC);
     }
-    let text = std::str::from_utf8(&line[..digits]).map_err(|_| BrokenFraming::CODEC)?;
+    let text = std::str::from_utf8(line.get(..digits).unwrap_or_default())
+        .map_err(|_| BrokenFraming::CODEC)?;
     u64::from_str_radix(text, 16).map_err(|_| BrokenFraming::CODEC)
 }
 
@@ -235,8 +241,8 @@ fn take_trailers(
     }
     match fields::block_end(buffer, 0) {
         Some(end) if end <= limits.bytes => {
-            let trailers =
-                head::trailers(&buffer[..end], limits, requests).map_err(BrokenFraming)?;
+            let trailers = head::trailers(buffer.get(..end).unwrap_or_default(), limits, requests)
+                .map_err(BrokenFraming)?;
             buffer.advance(end);
             Ok(Some(Piece::Trailers(trailers)))
         }

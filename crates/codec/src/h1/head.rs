@@ -142,7 +142,12 @@ pub(crate) fn take_request(
         check_request_line(buffer, begin)?;
         return Ok(None);
     };
-    let head = request(&buffer[..end], limits, options, stats)?;
+    let head = request(
+        buffer.get(..end).unwrap_or_default(),
+        limits,
+        options,
+        stats,
+    )?;
     buffer.advance(end);
     Ok(Some(head))
 }
@@ -155,7 +160,7 @@ fn request(
     stats: &Http1Stats,
 ) -> Result<ReceivedRequest, HeadError> {
     let (line, rest) = split_line(bytes, 0);
-    let (method, target, version) = request_line(&bytes[line])?;
+    let (method, target, version) = request_line(bytes.get(line).unwrap_or_default())?;
     let mut fields = Fields::parse(bytes, rest, BlockKind::Request, limits, Some(stats))?;
     let upgrade = fields.is_upgrade();
     // With an upgrade, `connection` is passed on, including its other names.
@@ -227,14 +232,18 @@ pub(crate) fn take_response(
     asked: SentRequest<'_>,
 ) -> Result<Option<ReceivedResponse>, HeadError> {
     // A server that speaks another protocol may never send the end of a head, so the first bytes are checked at once.
-    let known = buffer.len().min(b"HTTP/1.".len());
-    if buffer[..known] != b"HTTP/1."[..known] {
+    if !buffer.iter().zip(b"HTTP/1.").all(|(a, b)| a == b) {
         return Err(HeadError::CODEC);
     }
     let Some(end) = find_end(buffer, searched, limits)? else {
         return Ok(None);
     };
-    let head = response(&buffer[..end], limits, options, asked)?;
+    let head = response(
+        buffer.get(..end).unwrap_or_default(),
+        limits,
+        options,
+        asked,
+    )?;
     buffer.advance(end);
     Ok(Some(head))
 }
@@ -247,7 +256,7 @@ fn response(
     asked: SentRequest<'_>,
 ) -> Result<ReceivedResponse, HeadError> {
     let (line, rest) = split_line(bytes, 0);
-    let (version, status) = status_line(&bytes[line])?;
+    let (version, status) = status_line(bytes.get(line).unwrap_or_default())?;
     let mut fields = Fields::parse(bytes, rest, BlockKind::Response, limits, None)?;
     let connects = *asked.method == Method::CONNECT && status.is_success();
     // Like Envoy, does not check the status: the response accepts the upgrade if both messages have the upgrade
@@ -337,7 +346,7 @@ fn check_request_line(buffer: &[u8], begin: usize) -> Result<(), HeadError> {
     let (before, new) = buffer.split_at(begin.min(buffer.len()));
     if memchr(b'\n', new).is_some() && memchr(b'\n', before).is_none() {
         let (line, _) = split_line(buffer, 0);
-        request_line(&buffer[line])?;
+        request_line(buffer.get(line).unwrap_or_default())?;
     }
     Ok(())
 }
@@ -347,7 +356,10 @@ fn split_word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr(b' ', line)?;
     let (word, rest) = line.split_at(end);
     let next = rest.iter().position(|&byte| byte != b' ');
-    Some((word, &rest[next.unwrap_or(rest.len())..]))
+    Some((
+        word,
+        rest.get(next.unwrap_or(rest.len())..).unwrap_or_default(),
+    ))
 }
 
 fn status_line(line: &[u8]) -> Result<(Version, StatusCode), HeadError> {

@@ -112,25 +112,28 @@ pub(crate) fn parse(
 
 fn absolute_form(target: &[u8]) -> Result<Parsed, HeadError> {
     let end = memchr::memmem::find(target, b"://").ok_or(HeadError::CODEC)?;
-    let scheme = match &target[..end] {
+    let scheme = match target.get(..end).unwrap_or_default() {
         scheme if scheme.eq_ignore_ascii_case(b"http") => Scheme::HTTP,
         scheme if scheme.eq_ignore_ascii_case(b"https") => Scheme::HTTPS,
         _ => return Err(HeadError::INVALID_SCHEME),
     };
     let start = end + 3;
-    let end = target[start..]
+    let end = target
+        .get(start..)
+        .unwrap_or_default()
         .iter()
         .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
         .map_or(target.len(), |at| start + at);
     let path = match target.get(end) {
         // A target with a query but no path is invalid, which the connection manager detects.
-        Some(b'/' | b'?') => origin_form(&target[end..])?,
+        Some(b'/' | b'?') => origin_form(target.get(end..).unwrap_or_default())?,
         Some(_) => return Err(HeadError::CODEC),
         None => Target::root(),
     };
     // User information is not forwarded.
-    let authority = &target[start..end];
-    let host = memchr::memrchr(b'@', authority).map_or(authority, |at| &authority[at + 1..]);
+    let authority = target.get(start..end).unwrap_or_default();
+    let host = memchr::memrchr(b'@', authority)
+        .map_or(authority, |at| authority.get(at + 1..).unwrap_or_default());
     if !host.iter().all(|&byte| is_host_byte(byte)) {
         return Err(HeadError::INVALID_URL);
     }
@@ -157,7 +160,7 @@ fn origin_form(path: &[u8]) -> Result<Target, HeadError> {
 /// Validates a target's authority: a host, optionally with a colon and a port, which CONNECT requires.
 fn named_authority(authority: &[u8], needs_port: bool) -> Result<HeaderValue, HeadError> {
     let from = memchr::memrchr(b'@', authority).map_or(0, |at| at + 1);
-    let host_and_port = &authority[from..];
+    let host_and_port = authority.get(from..).unwrap_or_default();
     let host_end = match host_and_port.first() {
         Some(b'[') => memchr(b']', host_and_port).map(|at| at + 1),
         _ => memchr(b':', host_and_port),

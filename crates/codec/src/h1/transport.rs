@@ -293,7 +293,7 @@ impl Transport {
             if let Some(kind) = self.write_error.or(self.read_error) {
                 return Poll::Ready(Err(kind.into()));
             }
-            let tail = &self.tail[self.tail_sent..];
+            let tail = self.tail.get(self.tail_sent..).unwrap_or_default();
             let written = if self.pieces.is_empty() {
                 ready!(Pin::new(&mut self.socket).poll_write(cx, tail))
             } else {
@@ -303,11 +303,14 @@ impl Transport {
                     *slice = IoSlice::new(piece);
                     used += 1;
                 }
-                if used < MAX_SLICES {
-                    slices[used] = IoSlice::new(tail);
+                if let Some(slice) = slices.get_mut(used) {
+                    *slice = IoSlice::new(tail);
                     used += 1;
                 }
-                ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, &slices[..used]))
+                ready!(
+                    Pin::new(&mut self.socket)
+                        .poll_write_vectored(cx, slices.get(..used).unwrap_or_default())
+                )
             };
             match written {
                 Ok(0) => self.write_error = Some(io::ErrorKind::WriteZero),

@@ -333,7 +333,9 @@ impl Streams {
             return;
         }
         if self.keys.remove(&stream.id).is_some() && stream.send_error.is_none() {
-            self.ended[self.next_ended % MAX_ENDED] = stream.id;
+            if let Some(oldest) = self.ended.get_mut(self.next_ended % MAX_ENDED) {
+                *oldest = stream.id;
+            }
             self.next_ended = self.next_ended.wrapping_add(1);
         }
         if stream.handles == 0 {

@@ -2,6 +2,11 @@
 //!
 //! To add a name, add a line to `names!`.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "slots are computed modulo their number, and hold positions in `KNOWN`"
+)]
+
 use super::HeaderName;
 
 /// How HPACK encodes a field with a given name.

@@ -47,6 +47,7 @@ impl NameSet {
     /// # Panics
     ///
     /// If a name is not well known. In a constant this is a compile error.
+    #[expect(clippy::indexing_slicing, reason = "the loop ends at the length")]
     #[must_use]
     pub const fn of(names: &[&str]) -> NameSet {
         let mut set = 0;
@@ -63,6 +64,7 @@ impl NameSet {
     }
 
     /// The set of the well-known names that begin with `prefix`.
+    #[expect(clippy::indexing_slicing, reason = "the loop ends at the length")]
     #[must_use]
     pub const fn beginning_with(prefix: &str) -> NameSet {
         let mut set = 0;
@@ -194,7 +196,7 @@ impl HeaderMap {
     ) -> impl DoubleEndedIterator<Item = &'m HeaderValue> {
         let name = name.into();
         let from = self.position(name).unwrap_or(self.fields.len());
-        let fields = self.fields[from..].iter();
+        let fields = self.fields.get(from..).unwrap_or_default().iter();
         fields.filter_map(move |(found, value)| name.is(found).then_some(value))
     }
 

@@ -98,6 +98,10 @@ impl HeaderName {
     }
 
     /// The name as text.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "`Repr::Known` holds positions in `KNOWN`"
+    )]
     #[must_use]
     #[inline]
     pub fn as_str(&self) -> &str {
@@ -109,6 +113,10 @@ impl HeaderName {
     }
 
     /// The properties of this name, if it is well known.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "`Repr::Known` holds positions in `KNOWN`"
+    )]
     #[inline]
     pub(crate) fn known(&self) -> Option<&'static KnownName> {
         match &self.0 {
@@ -220,6 +228,10 @@ impl fmt::Display for InvalidHeaderName {
 impl std::error::Error for InvalidHeaderName {}
 
 /// Whether `text` is a token in lower case.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the loop ends at the length, and the table has an entry for each byte"
+)]
 const fn is_name(text: &[u8]) -> bool {
     let mut at = 0;
     while at < text.len() {

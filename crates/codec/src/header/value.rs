@@ -43,6 +43,7 @@ impl HeaderValue {
     /// # Panics
     ///
     /// If it contains control characters. In a constant this is a compile error.
+    #[expect(clippy::indexing_slicing, reason = "the loop ends at the length")]
     #[must_use]
     pub const fn from_static(text: &'static str) -> HeaderValue {
         let bytes = text.as_bytes();

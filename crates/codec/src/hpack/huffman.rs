@@ -3,6 +3,11 @@
 //! The code is canonical: codes of the same length are consecutive, in the order of their symbols, and longer codes
 //! follow shorter ones. So the lengths below define the code, and the compiler computes all other tables from them.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "tables are computed at compile time, and indices have as many values as the tables have entries"
+)]
+
 use super::DecodeError;
 
 /// The length in bits of each byte's code. The last entry is the end-of-string symbol, which never occurs in a string.

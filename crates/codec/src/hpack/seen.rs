@@ -75,10 +75,11 @@ impl SeenFields {
             return Found::NotSeen;
         };
         let tag = tag_of(hash);
-        let Some(way) = slots.iter().position(|slot| slot.tag == tag) else {
+        let mut ways = slots.iter().enumerate();
+        let Some((way, slot)) = ways.find(|(_, slot)| slot.tag == tag) else {
             return Found::NotSeen;
         };
-        match insertions.age(slots[way].number) {
+        match insertions.age(slot.number) {
             Some(age) => Found::InTable(age),
             None => Found::SeenBefore(SlotPosition { group, way }),
         }
@@ -100,7 +101,9 @@ impl SeenFields {
             .wrapping_add(0x3c6e_f35f);
         let start = (self.random_state >> 24) as usize;
         for way in 0..WAYS {
-            let slot = &mut slots[(start + way) % WAYS];
+            let Some(slot) = slots.get_mut((start + way) % WAYS) else {
+                continue;
+            };
             if insertions.age(slot.number).is_none() {
                 *slot = Slot {
                     tag: tag_of(hash),
