@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Version;
+use outrider_codec::AbortConnection;
 use outrider_codec::Body;
 use outrider_codec::Client;
 use outrider_codec::ClientOptions;
@@ -98,7 +99,14 @@ impl Handler for Pipe {
         respond.send(head, body).await.unwrap_or_default();
     }
 
-    fn head_failed(self: Rc<Self>, _: RequestHeadError, _: Version, _: Rc<Meter>) {}
+    fn head_failed(
+        self: Rc<Self>,
+        _: RequestHeadError,
+        _: Version,
+        _: Rc<Meter>,
+        _: &AbortConnection<'_>,
+    ) {
+    }
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Responder) {
         let body = Body::full(error.body.into_owned());

@@ -25,6 +25,8 @@ pub enum StreamError {
     ConnectionTimeout,
     /// The connection was closed while the stream was open.
     ConnectionTermination,
+    /// This side ended the connection on purpose; the text is for `%RESPONSE_CODE_DETAILS%`.
+    ConnectionAborted(&'static str),
     /// A circuit breaker or the connection's own stream limit was reached.
     Overflow,
     /// The peer refused a CONNECT request.
@@ -43,7 +45,9 @@ impl fmt::Display for StreamError {
             StreamError::ConnectionFailure(_) => "remote connection failure",
             StreamError::LocalConnectionFailure(_) => "local connection failure",
             StreamError::ConnectionTimeout => "connection timeout",
-            StreamError::ConnectionTermination => "connection termination",
+            StreamError::ConnectionTermination | StreamError::ConnectionAborted(_) => {
+                "connection termination"
+            }
             StreamError::Overflow => "overflow",
             StreamError::ConnectError => "remote error with CONNECT request",
             StreamError::ProtocolError(_) => "protocol error",

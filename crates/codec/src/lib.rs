@@ -54,6 +54,7 @@ pub use request::InvalidTarget;
 pub use request::RequestHead;
 pub use request::Target;
 pub use response::ResponseHead;
+pub use server::AbortConnection;
 pub use server::Handler;
 pub use server::MalformedRequest;
 pub use server::RequestHeadError;

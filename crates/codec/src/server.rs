@@ -100,6 +100,9 @@ pub enum RequestHeadError {
     Error(StreamError),
 }
 
+/// Ends a connection, as [`Responder::abort_connection`] does.
+pub type AbortConnection<'a> = dyn Fn(&'static str) -> bool + 'a;
+
 /// Serves the streams of connections: the HTTP connection manager.
 pub trait Handler: 'static {
     /// Serves one stream to its end. The future is dropped when the connection ends.
@@ -110,8 +113,15 @@ pub trait Handler: 'static {
         respond: Responder,
     ) -> impl Future<Output = ()> + 'static;
 
-    /// Counts and logs a request that ended before its head was complete. No response can be sent.
-    fn head_failed(self: Rc<Self>, refused: RequestHeadError, protocol: Version, meter: Rc<Meter>);
+    /// Counts and logs a request that ended before its head was complete; no response can be sent. `abort` ends the
+    /// connection, as [`Responder::abort_connection`] does.
+    fn head_failed(
+        self: Rc<Self>,
+        refused: RequestHeadError,
+        protocol: Version,
+        meter: Rc<Meter>,
+        abort: &AbortConnection<'_>,
+    );
 
     /// Sends the response to a request that the codec could not parse.
     fn malformed(
@@ -407,6 +417,16 @@ impl Responder {
         match &self.kind {
             ResponderKind::H1(_) => {}
             ResponderKind::H2(respond) => respond.reset_unfinished_request(reason),
+        }
+    }
+
+    /// Ends the connection at once, with all its streams, which are told why; false if it has ended already, or ends with
+    /// this stream anyway.
+    #[must_use]
+    pub fn abort_connection(&self, why: &'static str) -> bool {
+        match &self.kind {
+            ResponderKind::H1(_) => false,
+            ResponderKind::H2(respond) => respond.abort_connection(why),
         }
     }
 

@@ -315,6 +315,10 @@ impl StreamEnd {
         self.outcome_known = true;
         self.manager.stats().requests.downstream_rq_rx_reset.inc();
         let (flag, details) = match error {
+            StreamError::ConnectionAborted(details) => {
+                self.stream.details = Some(Cow::Borrowed(details));
+                return;
+            }
             // The whole request is there: the client only says that it wants no more.
             StreamError::RemoteReset(Reason::NO_ERROR) if self.meter.receive_ended().is_some() => {
                 return;

@@ -143,6 +143,7 @@ impl Control {
     /// Loads the runtime's layers anew, and has everything obey them.
     pub(crate) fn reload_runtime(&self) {
         self.runtime.reload();
+        self.clusters.obey_runtime();
         self.count_runtime();
     }
 }

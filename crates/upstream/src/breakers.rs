@@ -1,11 +1,14 @@
 //! Circuit breakers: how much a cluster may have open at once, over all workers together.
 //!
-//! A breaker is one atomic count against a limit. Whoever enters holds a [`Permit`], so that no path forgets to leave.
+//! A breaker is one atomic count against a limit, which the runtime may change. Whoever enters holds a [`Permit`], so that no
+//! path forgets to leave.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use outrider_runtime::Snapshot;
 use outrider_stats::Lazy;
 use outrider_stats::SharedGauge;
 
@@ -107,13 +110,32 @@ pub struct Breakers {
 
 #[derive(Debug)]
 struct PriorityBreakers {
+    /// As they are configured.
     thresholds: Thresholds,
-    connections: AtomicU64,
-    pending_requests: AtomicU64,
-    requests: AtomicU64,
-    retries: AtomicU64,
-    connection_pools: AtomicU64,
+    connections: Breaker,
+    pending_requests: Breaker,
+    requests: Breaker,
+    retries: Breaker,
+    connection_pools: Breaker,
+    /// Whether the runtime has ever changed a limit. Gauges can then no longer be counted up and down where a limit is
+    /// passed: they are set.
+    limits_changed: AtomicBool,
 }
+
+/// A count, and what it may come to.
+#[derive(Debug)]
+struct Breaker {
+    count: AtomicU64,
+    max: AtomicU64,
+}
+
+const RESOURCES: [Resource; 5] = [
+    Resource::Connections,
+    Resource::PendingRequests,
+    Resource::Requests,
+    Resource::Retries,
+    Resource::ConnectionPools,
+];
 
 impl Breakers {
     pub(crate) fn new(default: Thresholds, high: Thresholds, stats: Arc<BreakerStats>) -> Breakers {
@@ -126,16 +148,40 @@ impl Breakers {
         }
     }
 
-    /// The limits of a priority.
+    /// Has the limits of the cluster of this name be what the runtime says, and what is configured where it says nothing.
+    pub(crate) fn obey(&self, cluster: &str, runtime: &Snapshot) {
+        for (priority, name) in [(Priority::Default, "default"), (Priority::High, "high")] {
+            let breakers = self.of(priority);
+            for resource in RESOURCES {
+                let field = resource.field();
+                let key = format!("circuit_breakers.{cluster}.{name}.{field}");
+                let configured = breakers.thresholds.of(resource);
+                let max = runtime.number(&key).unwrap_or(configured);
+                if breakers.of(resource).max.swap(max, Relaxed) != max {
+                    breakers.limits_changed.store(true, Relaxed);
+                }
+            }
+            if breakers.limits_changed.load(Relaxed) {
+                for resource in RESOURCES {
+                    // Where nobody ever entered, the gauge stays unused.
+                    if breakers.of(resource).count.load(Relaxed) > 0 {
+                        self.set_gauges(priority, resource);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The limits of a priority as they are configured.
     #[must_use]
     pub fn thresholds(&self, priority: Priority) -> &Thresholds {
         &self.of(priority).thresholds
     }
 
-    /// How many retries a priority may have now.
+    /// The limit of a resource now.
     #[must_use]
-    pub fn max_retries(&self, priority: Priority) -> u64 {
-        self.of(priority).max_retries()
+    pub fn max(&self, priority: Priority, resource: Resource) -> u64 {
+        self.of(priority).max(resource)
     }
 
     /// Enters, unless the limit is reached.
@@ -147,7 +193,9 @@ impl Breakers {
     /// The same for who says itself when it has [`left`](Breakers::left): a permit holds on to the breakers, which a request
     /// has at hand without that.
     pub(crate) fn enter_without_permit(&self, priority: Priority, resource: Resource) -> bool {
-        let (count, max) = self.of(priority).count(resource);
+        let breakers = self.of(priority);
+        let max = breakers.max(resource);
+        let count = &breakers.of(resource).count;
         let entered = count.fetch_update(Relaxed, Relaxed, |n| (n < max).then(|| n + 1));
         if let Ok(before) = entered {
             self.entered(priority, resource, before + 1);
@@ -157,7 +205,8 @@ impl Breakers {
 
     /// Enters even past the limit: a pool without any connection may always make its first.
     pub(crate) fn enter_always(self: &Arc<Self>, priority: Priority, resource: Resource) -> Permit {
-        let before = self.of(priority).count(resource).0.fetch_add(1, Relaxed);
+        let count = &self.of(priority).of(resource).count;
+        let before = count.fetch_add(1, Relaxed);
         self.entered(priority, resource, before + 1);
         self.permit(priority, resource)
     }
@@ -171,28 +220,51 @@ impl Breakers {
     }
 
     fn entered(&self, priority: Priority, resource: Resource, now: u64) {
-        let (_, max) = self.of(priority).count(resource);
+        let breakers = self.of(priority);
+        if breakers.limits_changed.load(Relaxed) {
+            return self.set_gauges(priority, resource);
+        }
+        let max = breakers.max(resource);
         let stats = self.stats_of(priority);
         let open = open_gauge(stats, resource);
         open.mark_used();
         if now == max {
             open.inc();
         }
-        if self.of(priority).thresholds.track_remaining && now <= max {
+        if breakers.thresholds.track_remaining && now <= max {
             remaining_gauge(&stats.remaining, resource).dec();
         }
     }
 
     /// Gives a place back that was taken without a permit.
     pub(crate) fn left(&self, priority: Priority, resource: Resource) {
-        let (count, max) = self.of(priority).count(resource);
-        let before = count.fetch_sub(1, Relaxed);
+        let breakers = self.of(priority);
+        let before = breakers.of(resource).count.fetch_sub(1, Relaxed);
+        if breakers.limits_changed.load(Relaxed) {
+            return self.set_gauges(priority, resource);
+        }
+        let max = breakers.max(resource);
         let stats = self.stats_of(priority);
         if before == max {
             open_gauge(stats, resource).dec();
         }
-        if self.of(priority).thresholds.track_remaining && before <= max {
+        if breakers.thresholds.track_remaining && before <= max {
             remaining_gauge(&stats.remaining, resource).inc();
+        }
+    }
+
+    /// Sets what the gauges of a resource say from its count and its limit.
+    fn set_gauges(&self, priority: Priority, resource: Resource) {
+        let breakers = self.of(priority);
+        let stats = self.stats_of(priority);
+        let count = breakers.of(resource).count.load(Relaxed);
+        let max = breakers.max(resource);
+        open_gauge(stats, resource).set(u64::from(count >= max));
+        let thresholds = &breakers.thresholds;
+        let has_budget = resource == Resource::Retries && thresholds.retry_budget.is_some();
+        if thresholds.track_remaining && !has_budget {
+            let remaining = max.saturating_sub(count).min(i64::MAX.cast_unsigned());
+            remaining_gauge(&stats.remaining, resource).set(remaining);
         }
     }
 
@@ -213,33 +285,63 @@ impl Breakers {
 
 impl PriorityBreakers {
     fn new(thresholds: Thresholds) -> PriorityBreakers {
+        let breaker = |resource| Breaker {
+            count: AtomicU64::new(0),
+            max: AtomicU64::new(thresholds.of(resource)),
+        };
         PriorityBreakers {
+            connections: breaker(Resource::Connections),
+            pending_requests: breaker(Resource::PendingRequests),
+            requests: breaker(Resource::Requests),
+            retries: breaker(Resource::Retries),
+            connection_pools: breaker(Resource::ConnectionPools),
+            limits_changed: AtomicBool::new(false),
             thresholds,
-            connections: AtomicU64::new(0),
-            pending_requests: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
-            retries: AtomicU64::new(0),
-            connection_pools: AtomicU64::new(0),
         }
     }
 
-    fn max_retries(&self) -> u64 {
-        let under_way = || self.requests.load(Relaxed) + self.pending_requests.load(Relaxed);
-        match &self.thresholds.retry_budget {
-            Some(budget) => budget.limit(under_way()),
-            None => self.thresholds.max_retries,
-        }
-    }
-
-    /// The count of a resource, and its limit.
-    fn count(&self, resource: Resource) -> (&AtomicU64, u64) {
-        let max = &self.thresholds;
+    fn of(&self, resource: Resource) -> &Breaker {
         match resource {
-            Resource::Connections => (&self.connections, max.max_connections),
-            Resource::PendingRequests => (&self.pending_requests, max.max_pending_requests),
-            Resource::Requests => (&self.requests, max.max_requests),
-            Resource::Retries => (&self.retries, self.max_retries()),
-            Resource::ConnectionPools => (&self.connection_pools, max.max_connection_pools),
+            Resource::Connections => &self.connections,
+            Resource::PendingRequests => &self.pending_requests,
+            Resource::Requests => &self.requests,
+            Resource::Retries => &self.retries,
+            Resource::ConnectionPools => &self.connection_pools,
+        }
+    }
+
+    fn max(&self, resource: Resource) -> u64 {
+        if resource == Resource::Retries
+            && let Some(budget) = &self.thresholds.retry_budget
+        {
+            let under_way = |breaker: &Breaker| breaker.count.load(Relaxed);
+            return budget.limit(under_way(&self.requests) + under_way(&self.pending_requests));
+        }
+        self.of(resource).max.load(Relaxed)
+    }
+}
+
+impl Thresholds {
+    fn of(&self, resource: Resource) -> u64 {
+        match resource {
+            Resource::Connections => self.max_connections,
+            Resource::PendingRequests => self.max_pending_requests,
+            Resource::Requests => self.max_requests,
+            Resource::Retries => self.max_retries,
+            Resource::ConnectionPools => self.max_connection_pools,
+        }
+    }
+}
+
+impl Resource {
+    /// The field of its limit, in `Thresholds` and in runtime keys.
+    fn field(self) -> &'static str {
+        match self {
+            Resource::Connections => "max_connections",
+            Resource::PendingRequests => "max_pending_requests",
+            Resource::Requests => "max_requests",
+            Resource::Retries => "max_retries",
+            Resource::ConnectionPools => "max_connection_pools",
         }
     }
 }

@@ -21,6 +21,8 @@ use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_config::api::envoy::config::core::v3::BindConfig;
 use outrider_net::WorkerCx;
+use outrider_runtime::Runtime;
+use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_xds::FileSources;
@@ -103,7 +105,7 @@ pub struct WarmingClusters {
 pub struct ClusterNames(HashSet<Arc<str>>);
 
 impl ClusterManager {
-    /// The clusters of `bootstrap`, for a proxy in `local_zone`, which is empty if it is in none.
+    /// The clusters of `bootstrap`, for a proxy in `local_zone`, which is empty if it is in none. They obey `runtime`.
     ///
     /// # Errors
     /// All that is wrong with any of them.
@@ -111,6 +113,7 @@ impl ClusterManager {
         bootstrap: &Bootstrap,
         local_zone: &str,
         store: &Arc<Store>,
+        runtime: &Arc<Runtime>,
     ) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let stats: Arc<ClusterManagerStats> = store.register(Scope::new("cluster_manager"));
@@ -134,6 +137,7 @@ impl ClusterManager {
                 local_zone: local_zone.into(),
                 defers_stats: deferred
                     .is_some_and(|options| options.enable_deferred_creation_stats),
+                runtime: runtime.clone(),
             },
             stats,
         };
@@ -148,6 +152,7 @@ impl ClusterManager {
             discoveries.push((cluster.discovery, publisher));
             active.set(cluster.shared);
         }
+        active.obey(&runtime.snapshot());
         manager.stats.cluster_added.add(active.list.len() as u64);
         manager.lock().of_bootstrap = discoveries;
         manager.activate(active);
@@ -264,6 +269,7 @@ impl ClusterManager {
         }
         for (cluster, task) in std::mem::take(&mut warmed.clusters) {
             self.stats.warming_clusters.dec();
+            cluster.obey(&self.process.runtime.snapshot());
             let name = cluster.info.name.clone();
             match active.set(cluster) {
                 true => self.stats.cluster_modified.inc(),
@@ -273,6 +279,11 @@ impl ClusterManager {
         }
         drop(discoveries);
         self.activate(active);
+    }
+
+    /// Has all clusters obey what the runtime says now. On the main thread, after each change of it.
+    pub fn obey_runtime(&self) {
+        self.active.load().obey(&self.process.runtime.snapshot());
     }
 
     fn activate(&self, active: ActiveClusters) {
@@ -353,6 +364,12 @@ impl ActiveClusters {
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<SharedCluster>> {
         self.by_name.get(name)
+    }
+
+    fn obey(&self, runtime: &Snapshot) {
+        for cluster in &self.list {
+            cluster.obey(runtime);
+        }
     }
 
     /// Adds `cluster`, or puts it in the place of the one of its name; tells whether there was one.

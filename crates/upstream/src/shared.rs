@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use outrider_net::Address;
+use outrider_runtime::Runtime;
+use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use tokio::sync::watch;
@@ -18,6 +20,7 @@ use crate::HostDescription;
 use crate::HostSet;
 use crate::Priority;
 use crate::PriorityHosts;
+use crate::balancer::BalancerConfig;
 use crate::balancer::Priorities;
 use crate::stats::BalancingStats;
 use crate::stats::ClusterManagerStats;
@@ -47,6 +50,8 @@ pub(crate) struct ProcessWide {
     pub(crate) local_zone: Arc<str>,
     /// Stats of traffic are listed once a cluster has some (`deferred_stat_options.enable_deferred_creation_stats`).
     pub(crate) defers_stats: bool,
+    /// What operators change while the proxy runs.
+    pub(crate) runtime: Arc<Runtime>,
 }
 
 impl SharedCluster {
@@ -59,8 +64,9 @@ impl SharedCluster {
         );
         let membership: Arc<MembershipStats> = store.register(scope.clone());
         membership.warming_state.mark_used();
+        let hosts = host_set(Vec::new(), &info, &process.runtime.snapshot());
         SharedCluster {
-            hosts: Arc::new(ArcSwap::from_pointee(host_set(Vec::new(), &info))),
+            hosts: Arc::new(ArcSwap::from_pointee(hosts)),
             breakers: Arc::new(breakers),
             _listed: (!process.defers_stats).then(|| store.register(scope.clone())),
             _listed_balancing: process.defers_stats.then(|| store.register(scope.clone())),
@@ -69,6 +75,11 @@ impl SharedCluster {
             info: Arc::new(info),
         }
     }
+
+    /// Has the limits be what the runtime says.
+    pub(crate) fn obey(&self, runtime: &Snapshot) {
+        self.breakers.obey(&self.info.name, runtime);
+    }
 }
 
 /// `cluster.<observability name>`
@@ -76,8 +87,18 @@ pub(crate) fn scope(info: &ClusterInfo) -> Scope {
     Scope::new("cluster").name(&info.observability_name)
 }
 
-fn host_set(priorities: Vec<PriorityHosts>, info: &ClusterInfo) -> HostSet {
-    let balancer = Priorities::new(&priorities, &info.balancer);
+/// The panic threshold is the runtime's of this moment: as in Envoy, a later one waits for the next change of the hosts.
+fn host_set(priorities: Vec<PriorityHosts>, info: &ClusterInfo, runtime: &Snapshot) -> HostSet {
+    let balancer = match runtime.number("upstream.healthy_panic_threshold") {
+        Some(percent) => {
+            let config = BalancerConfig {
+                panic_threshold: u32::try_from(percent.min(100)).unwrap_or(100),
+                ..info.balancer.clone()
+            };
+            Priorities::new(&priorities, &config)
+        }
+        None => Priorities::new(&priorities, &info.balancer),
+    };
     HostSet::new(priorities, Box::new(balancer))
 }
 
@@ -135,7 +156,8 @@ impl HostsPublisher {
             }
         }
         priorities.shrink_to_fit();
-        let set = host_set(priorities, &self.cluster.info);
+        let runtime = self.cluster.process.runtime.snapshot();
+        let set = host_set(priorities, &self.cluster.info, &runtime);
         let count = |health| set.count(health) as u64;
         let stats = self.stats();
         stats.membership_change.add(changes);

@@ -11,6 +11,7 @@ use outrider_upstream::HealthStatus;
 use outrider_upstream::Host;
 use outrider_upstream::Locality;
 use outrider_upstream::Priority;
+use outrider_upstream::Resource;
 use regex::Regex;
 use serde_json::Map;
 use serde_json::Value;
@@ -94,13 +95,13 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
 }
 
 fn limits_of(breakers: &Breakers, priority: Priority) -> [(&'static str, u64); 4] {
-    let limits = breakers.thresholds(priority);
     [
-        ("max_connections", limits.max_connections),
-        ("max_pending_requests", limits.max_pending_requests),
-        ("max_requests", limits.max_requests),
-        ("max_retries", breakers.max_retries(priority)),
+        ("max_connections", Resource::Connections),
+        ("max_pending_requests", Resource::PendingRequests),
+        ("max_requests", Resource::Requests),
+        ("max_retries", Resource::Retries),
     ]
+    .map(|(name, resource)| (name, breakers.max(priority, resource)))
 }
 
 fn counters(host: &Host) -> [(&'static str, &SharedCounter); 6] {
@@ -268,7 +269,13 @@ static_resources:
             format: Format::Yaml,
         };
         let loaded = load_texts(&[source], false).unwrap();
-        let manager = ClusterManager::build(&loaded.bootstrap, "", &Store::new()).unwrap();
+        let manager = ClusterManager::build(
+            &loaded.bootstrap,
+            "",
+            &Store::new(),
+            &std::sync::Arc::default(),
+        )
+        .unwrap();
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {

@@ -241,7 +241,8 @@ impl<H: Handler> Connection<H> {
         meter.add_headers_received(HeadSize::http1(0, bytes));
         let gone = RequestHeadError::Error(StreamError::ConnectionTermination);
         let handler = self.handler.clone();
-        handler.head_failed(gone, Version::HTTP_11, meter);
+        // The connection ends anyway.
+        handler.head_failed(gone, Version::HTTP_11, meter, &|_| false);
         ConnectionEnd {
             cause: EndCause::Remote,
             active_streams: 1,

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::task::LocalSet;
 use tokio::task::spawn_local;
 
+use crate::AbortConnection;
 use crate::Body;
 use crate::ClientOptions;
 use crate::CodecType;
@@ -75,7 +76,14 @@ impl Handler for Echo {
         drop(respond.send(answer, body).await);
     }
 
-    fn head_failed(self: Rc<Self>, _: RequestHeadError, _: Version, _: Rc<Meter>) {}
+    fn head_failed(
+        self: Rc<Self>,
+        _: RequestHeadError,
+        _: Version,
+        _: Rc<Meter>,
+        _: &AbortConnection<'_>,
+    ) {
+    }
 
     async fn malformed(self: Rc<Self>, error: MalformedRequest, mut respond: Responder) {
         let mut head = ResponseHead::from(error.status);
@@ -349,7 +357,14 @@ impl Handler for Eager {
         );
     }
 
-    fn head_failed(self: Rc<Self>, _: RequestHeadError, _: Version, _: Rc<Meter>) {}
+    fn head_failed(
+        self: Rc<Self>,
+        _: RequestHeadError,
+        _: Version,
+        _: Rc<Meter>,
+        _: &AbortConnection<'_>,
+    ) {
+    }
 
     async fn malformed(self: Rc<Self>, _error: MalformedRequest, _respond: Responder) {}
 }

@@ -74,6 +74,10 @@ impl Responder {
         self.connection.stream_window()
     }
 
+    pub(crate) fn abort_connection(&self, why: &'static str) -> bool {
+        self.connection.abort(why)
+    }
+
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &self.phase {
             Phase::Head | Phase::Body(_) => self.stream.poll_reset(cx),

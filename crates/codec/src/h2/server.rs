@@ -145,6 +145,15 @@ impl Connection {
         }
     }
 
+    /// Ends the connection at once, with all its streams; false if it has ended already.
+    pub(super) fn abort(&self, why: &'static str) -> bool {
+        let lives = self.session.fault().is_none();
+        if lives {
+            self.session.fail(Fault::Aborted(why));
+        }
+        lives
+    }
+
     /// Closes the connection likewise if the server drains. Checked with each response, because a gradual drain closes
     /// a growing share of connections.
     pub(super) fn close_if_draining(&self) {
@@ -255,6 +264,10 @@ impl<H: Handler> Driver<H> {
         if session.fault().is_none() {
             self.poll_deadlines(cx);
         }
+        // What waits to be written is dropped.
+        if let Some(fault @ Fault::Aborted(_)) = session.fault() {
+            return Poll::Ready(self.end(fault));
+        }
         // Frames that are queued after this are written by the next poll.
         let _flushed = session.poll_flush(cx);
         let in_use = self.active() > 0 || session.open_streams() > 0 || session.queued_bytes() > 0;
@@ -318,7 +331,8 @@ impl<H: Handler> Driver<H> {
             } => (stream, head, ends, meter),
             AcceptedRequest::Failed(refused) => {
                 let handler = self.handler.clone();
-                return handler.head_failed(refused, Version::HTTP_2, Rc::default());
+                let abort = |why| self.connection.abort(why);
+                return handler.head_failed(refused, Version::HTTP_2, Rc::default(), &abort);
             }
         };
         self.note_request();

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use http::StatusCode;
 use http::Version;
+use outrider_codec::AbortConnection;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Frame;
@@ -156,7 +157,14 @@ impl Handler for RandomPeer {
         }
     }
 
-    fn head_failed(self: Rc<Self>, _: RequestHeadError, _: Version, _: Rc<Meter>) {}
+    fn head_failed(
+        self: Rc<Self>,
+        _: RequestHeadError,
+        _: Version,
+        _: Rc<Meter>,
+        _: &AbortConnection<'_>,
+    ) {
+    }
 
     async fn malformed(self: Rc<Self>, _error: MalformedRequest, mut respond: Responder) {
         let _running = Running::new(&self.running);

@@ -16,6 +16,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::Method;
 use http::Version;
+use outrider_codec::AbortConnection;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::ClientOptions;
@@ -100,7 +101,13 @@ impl Handler for PathHandler {
         }
     }
 
-    fn head_failed(self: Rc<Self>, refused: RequestHeadError, _: Version, _: Rc<Meter>) {
+    fn head_failed(
+        self: Rc<Self>,
+        refused: RequestHeadError,
+        _: Version,
+        _: Rc<Meter>,
+        _: &AbortConnection<'_>,
+    ) {
         self.refusals.borrow_mut().push(refused);
     }
 

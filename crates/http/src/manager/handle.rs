@@ -63,9 +63,14 @@ impl ConnectionManager {
                 let reply = expired.reply(complete);
                 self.reply(&mut end.stream, reply, wait.respond)
             }
-            Err(StopReason::ClientGone(error)) => return end.client_gone(&error),
+            Err(StopReason::ClientGone(error)) => {
+                let abort = |why| wait.respond.abort_connection(why);
+                downstream.ended_without_answer(&end.stream, &abort);
+                return end.client_gone(&error);
+            }
         };
         self.send(&mut end, body, &mut wait).await;
+        downstream.resets.note_answer();
         downstream.keep_timer(deadlines.into_timer(), end.stream.protocol);
     }
 }

@@ -3,6 +3,7 @@
 mod codec_options;
 mod config;
 mod handle;
+mod premature_resets;
 mod routes;
 mod sending;
 
@@ -14,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Version;
+use outrider_codec::AbortConnection;
 use outrider_codec::Body;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
@@ -41,6 +43,7 @@ use crate::stream::StreamEnd;
 pub use config::ConnectionManagerConfig;
 pub use config::RdsConfig;
 
+use premature_resets::PrematureResets;
 use routes::WorkerRoutes;
 
 /// A connection manager on one worker.
@@ -108,6 +111,7 @@ impl ConnectionHandler for ConnectionManager {
             manager: self,
             connection: connection.info,
             timer: Cell::new(None),
+            resets: PrematureResets::default(),
         });
         Box::pin(async move {
             let end = outrider_codec::serve(connection.stream, options, streams).await;
@@ -122,12 +126,21 @@ struct ConnectionStreams {
     connection: Rc<ConnectionInfo>,
     /// The timer of the last stream, if the next stream will run in the same task.
     timer: Cell<Option<DeadlineTimer>>,
+    resets: PrematureResets,
 }
 
 impl ConnectionStreams {
     fn take_timer(&self) -> DeadlineTimer {
         let kept = self.timer.take();
         kept.unwrap_or_else(|| self.manager.worker.timers.timer().into())
+    }
+
+    /// Notes a stream that its client ended before any answer, and ends a connection that has too many of them.
+    fn ended_without_answer(&self, stream: &Stream, abort: &AbortConnection<'_>) {
+        if self.resets.note_reset(stream) && abort("too_many_premature_resets") {
+            let stats = &self.manager.stats.requests;
+            stats.downstream_rq_too_many_premature_resets.inc();
+        }
     }
 
     /// Keeps a timer for the next stream. Not on HTTP/2: each stream has a task of its own there, and the timer would
@@ -149,12 +162,19 @@ impl Handler for ConnectionStreams {
         self.manager.clone().handle(self, head, body, respond)
     }
 
-    fn head_failed(self: Rc<Self>, refused: RequestHeadError, protocol: Version, meter: Rc<Meter>) {
+    fn head_failed(
+        self: Rc<Self>,
+        refused: RequestHeadError,
+        protocol: Version,
+        meter: Rc<Meter>,
+        abort: &AbortConnection<'_>,
+    ) {
         let began = meter.receive_began();
         let stream = self
             .manager
             .headless_stream(self.connection.clone(), protocol, began);
         let end = StreamEnd::new(stream, self.manager.clone(), meter);
+        self.ended_without_answer(&end.stream, abort);
         sending::end_headless(end, refused);
     }
 

@@ -163,6 +163,7 @@ impl<'a> UpstreamAttempt<'a> {
         let place = match opened {
             Ok(place) => place,
             Err(PoolFailure::PoolOverflow) => {
+                forget_host(stream);
                 self.request.count_status(503);
                 return Err(self.reply(failure::no_healthy_upstream()));
             }
@@ -214,12 +215,8 @@ impl<'a> UpstreamAttempt<'a> {
     }
 
     fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> StopReason {
-        // No host was contacted, so none is logged.
-        if *error == PoolFailure::Overflow
-            && let Some(upstream) = &mut stream.upstream
-        {
-            upstream.host = None;
-            upstream.host_name = None;
+        if *error == PoolFailure::Overflow {
+            forget_host(stream);
         }
         let transport = error.transport_failure_reason();
         if let Some(upstream) = &mut stream.upstream
@@ -415,3 +412,11 @@ fn note_ready(stream: &mut Stream, took: Duration) {
 
 /// The interim responses that are passed on: Continue, Processing, Early Hints, Upload Resumption Supported.
 const INTERIM: [u16; 4] = [100, 102, 103, 104];
+
+/// No host was asked, so none is logged.
+fn forget_host(stream: &mut Stream) {
+    if let Some(upstream) = &mut stream.upstream {
+        upstream.host = None;
+        upstream.host_name = None;
+    }
+}

@@ -92,7 +92,9 @@ pub(crate) fn flag(error: &StreamError) -> ResponseFlag {
         StreamError::ConnectionFailure(_)
         | StreamError::LocalConnectionFailure(_)
         | StreamError::ConnectionTimeout => ResponseFlag::UpstreamConnectionFailure,
-        StreamError::ConnectionTermination => ResponseFlag::UpstreamConnectionTermination,
+        StreamError::ConnectionTermination | StreamError::ConnectionAborted(_) => {
+            ResponseFlag::UpstreamConnectionTermination
+        }
         StreamError::Overflow => ResponseFlag::UpstreamOverflow,
         StreamError::ProtocolError(_) => ResponseFlag::UpstreamProtocolError,
     }

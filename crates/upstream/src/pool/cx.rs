@@ -76,6 +76,13 @@ impl PoolCx {
         Some(self.worker.store.register(scope))
     }
 
+    /// Whether the runtime lets a new pool speak HTTP/2: `upstream.use_http2` is the percentage of pools that may.
+    pub(super) fn may_use_http2(&self) -> bool {
+        let runtime = self.process.runtime.snapshot();
+        let percent = runtime.number("upstream.use_http2");
+        percent.is_none_or(|percent| self.worker.random() % 100 < percent)
+    }
+
     /// A number for a new connection, unlike any other's of this process.
     pub(super) fn connection_id(&self) -> u64 {
         self.process.connection_ids.fetch_add(1, Relaxed)

@@ -124,7 +124,7 @@ impl HostPools {
     ) -> Result<Rc<Pool>, PoolFailure> {
         let http2 = self.cx.info.http.protocol.is_http2(downstream);
         let mut pools = self.pools.borrow_mut();
-        let same = |pool: &&Rc<Pool>| pool.priority == priority && pool.http2 == http2;
+        let same = |pool: &&Rc<Pool>| pool.priority == priority && pool.for_http2 == http2;
         if let Some(index) = pools.iter().position(|pool| same(&pool)) {
             if !pools[index].is_drained() {
                 return Ok(pools[index].clone());
@@ -172,6 +172,9 @@ pub(crate) struct Pool {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
     priority: Priority,
+    /// Whether it is for requests that are to go by HTTP/2.
+    for_http2: bool,
+    /// Whether HTTP/2 is spoken: the runtime may forbid it.
     http2: bool,
     /// Its part of `max_connection_pools`.
     permit: Cell<Option<Permit>>,
@@ -193,12 +196,13 @@ struct State {
 }
 
 impl Pool {
-    fn new(host: &HostPools, priority: Priority, http2: bool, permit: Permit) -> Rc<Pool> {
+    fn new(host: &HostPools, priority: Priority, for_http2: bool, permit: Permit) -> Rc<Pool> {
         Rc::new_cyclic(|this| Pool {
             cx: host.cx.clone(),
             host: host.host.clone(),
             priority,
-            http2,
+            for_http2,
+            http2: for_http2 && host.cx.may_use_http2(),
             permit: Cell::new(Some(permit)),
             state: RefCell::default(),
             queue: Queue::default(),

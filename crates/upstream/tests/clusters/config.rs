@@ -1,5 +1,7 @@
 //! What is refused at load, in whose words, and where. The texts were compared with Envoy's.
 
+use std::sync::Arc;
+
 use outrider_config::Format;
 use outrider_config::Source;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
@@ -50,7 +52,8 @@ fn typed(options: &str) -> String {
 }
 
 fn errors(clusters: &[String]) -> String {
-    let errors = ClusterManager::build(&bootstrap(clusters), "", &Store::new()).unwrap_err();
+    let errors = ClusterManager::build(&bootstrap(clusters), "", &Store::new(), &Arc::default())
+        .unwrap_err();
     errors.to_string()
 }
 
@@ -187,6 +190,7 @@ fn both_spellings_of_http_options_mean_the_same() {
             &bootstrap(&[cluster(&format!("{one}, {fields}"))]),
             "",
             &Store::new(),
+            &Arc::default(),
         );
         let info = manager.unwrap().view()[0].info.clone();
         assert_eq!(info.http.protocol, want, "{fields}");
@@ -196,8 +200,13 @@ fn both_spellings_of_http_options_mean_the_same() {
 #[test]
 fn defaults_are_envoys() {
     let fields = format!("alt_stat_name: other, {}", hosts(&["1.2.3.4"]));
-    let manager =
-        ClusterManager::build(&bootstrap(&[cluster(&fields)]), "", &Store::new()).unwrap();
+    let manager = ClusterManager::build(
+        &bootstrap(&[cluster(&fields)]),
+        "",
+        &Store::new(),
+        &Arc::default(),
+    )
+    .unwrap();
     let info = manager.view()[0].info.clone();
     assert_eq!((&*info.name, &*info.observability_name), ("x", "other"));
     assert_eq!(info.connect_timeout.as_secs(), 5);

@@ -19,6 +19,8 @@ pub(in crate::h2) enum Fault {
     Close,
     /// The peer exceeded a flood limit.
     Flood(Flood),
+    /// This side ended the connection on purpose; streams are told the reason.
+    Aborted(&'static str),
     /// A ping was not acknowledged in time.
     KeepaliveTimeout,
     /// The socket failed, or the peer closed the connection.
@@ -31,7 +33,7 @@ impl Fault {
         match (self, role) {
             (Fault::GoAway(_) | Fault::Close, _) => EndCause::ProtocolError(CODEC_ERROR),
             // On servers, Envoy does not count a flood as a protocol error.
-            (Fault::Flood(_), Role::Server) => EndCause::Local,
+            (Fault::Flood(_), Role::Server) | (Fault::Aborted(_), _) => EndCause::Local,
             (Fault::Flood(flood), Role::Client) => EndCause::ProtocolError(flood.details()),
             (Fault::KeepaliveTimeout, _) => EndCause::KeepaliveTimeout,
             (Fault::Gone, _) => EndCause::Remote,
@@ -44,7 +46,7 @@ impl Fault {
             Fault::GoAway(_) | Fault::Close => true,
             // A peer whose outbound queue overflowed does not read.
             Fault::Flood(flood) => !flood.is_outbound(),
-            Fault::KeepaliveTimeout | Fault::Gone => false,
+            Fault::Aborted(_) | Fault::KeepaliveTimeout | Fault::Gone => false,
         }
     }
 
@@ -52,6 +54,7 @@ impl Fault {
         match self {
             Fault::GoAway(_) | Fault::Close => StreamError::ProtocolError(CODEC_ERROR),
             Fault::Flood(flood) => StreamError::ProtocolError(flood.details()),
+            Fault::Aborted(why) => StreamError::ConnectionAborted(why),
             Fault::KeepaliveTimeout | Fault::Gone => StreamError::ConnectionTermination,
         }
     }

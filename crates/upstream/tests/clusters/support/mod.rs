@@ -72,7 +72,8 @@ impl Proxy {
     /// Does not wait for the first hosts.
     pub(crate) fn launch(clusters: Vec<ClusterMessage>) -> Proxy {
         let store = Store::new();
-        let manager = ClusterManager::build(&bootstrap(clusters), "", &store).unwrap();
+        let manager =
+            ClusterManager::build(&bootstrap(clusters), "", &store, &Arc::default()).unwrap();
         let worker = Rc::new(WorkerCx::new(0, &store, 7));
         tokio::task::spawn_local(worker.timers.clone().run());
         manager.start();
