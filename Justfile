@@ -1,62 +1,67 @@
-# The words of this project; `just ci` says them all. CI calls only these.
+# Common tasks. `.ci/run` runs `ci`, so what CI checks can be run here by the same names.
 
-# Everything that must hold before a change lands.
-ci: fmt lint test doc deny conformance
+# Everything that must pass before a change lands.
+ci: fmt lint doc deny test conformance conformance-envoy
 
-# Format what the formatter knows.
+# Check that the code is formatted.
 fmt:
     cargo fmt --all --check
 
-# Every lint is an error.
+# Run Clippy; every warning is an error.
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
 
-# All tests of the workspace.
+# Build the documentation of all crates; a broken link is an error.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Check licences, sources, duplicates and advisories of the dependencies. Installs cargo-deny if it is missing.
+deny:
+    .ci/deny
+
+# Run all tests of the workspace.
 test:
     cargo test --workspace
 
-# The scenarios that were recorded from Envoy, against Outrider.
+# Run the recorded cases against Outrider.
 conformance *arguments:
     cargo build --profile fast --package outrider
     python3 conformance/run.py check --bin target/fast/outrider {{arguments}}
 
-# The same scenarios against Envoy itself: do the recordings still hold?
+# Run the recorded cases against Envoy itself, if it can be installed here, to see whether the recordings still hold.
 conformance-envoy *arguments:
-    python3 conformance/run.py check --envoy {{arguments}}
+    .ci/conformance-envoy {{arguments}}
 
-# Which case shows the effect of which field: tries with Envoy what conformance/effect.tsv does not say, or says of a case that changed.
+# Run one case, or several, against both proxies and show how they differ.
+conformance-diff +names:
+    cargo build --profile fast --package outrider
+    python3 conformance/run.py diff --bin target/fast/outrider {{names}}
+
+# Find and record which case shows the effect of which field, for the fields that are new or whose case changed.
 coverage-effect *arguments:
     python3 conformance/run.py effect {{arguments}}
 
-# Every published config of ../shared/corpus by both: what they say of it, and what they answer.
+# Load every published config of ../shared/corpus with both proxies, send the same requests, and compare.
 corpus *arguments:
     cargo build --profile fast --package outrider
     python3 conformance/run.py corpus --bin target/fast/outrider {{arguments}}
 
-# The binary as the image has it, optimised by a profile of itself at work: target/pgo/outrider.
+# Build the optimised binary of the image, guided by a profile of the benchmark's jobs: target/pgo/outrider.
 release:
     python3 conformance/bench/pgo.py
 
-# Outrider beside Envoy and others: cycles and CPU time per request.
+# Measure Outrider beside Envoy and others: cycles and CPU time per request.
 bench *arguments: release
     python3 conformance/bench/bench.py --outrider target/pgo/outrider {{arguments}}
 
-# The documentation of all crates, without broken links.
-doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-
-# Licences, duplicates and advisories of the dependencies.
-deny:
-    cargo deny check
-
-# Regenerate the Envoy API subset from its official definitions.
+# Generate the subset of the Envoy API again from its official definitions.
 proto:
     cargo run --manifest-path proto/generator/Cargo.toml
 
-# Rewrite docs/SUPPORT.md from the support table.
+# Write docs/SUPPORT.md from the support table.
 support:
     OUTRIDER_WRITE_SUPPORT=1 cargo test --package outrider-config --test support
 
-# The sidecar at work: real gRPC, pods that leave and join.
+# Run the sidecar demo: real gRPC servers, of which one leaves and one joins.
 demo:
     cargo run --release --example sidecar

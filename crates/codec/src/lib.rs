@@ -8,6 +8,9 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod body;
+#[cfg(test)]
+#[path = "../../../budgets.rs"]
+mod budgets;
 mod byte_scan;
 mod byte_set;
 mod client;

@@ -4,6 +4,9 @@
 //! request between the two.
 
 pub mod access_log;
+#[cfg(test)]
+#[path = "../../../budgets.rs"]
+mod budgets;
 mod build;
 mod date;
 mod deadlines;

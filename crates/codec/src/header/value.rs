@@ -269,7 +269,7 @@ mod tests {
             let leaked = HeaderValue::from_static(Box::leak(text.into_boxed_str()));
             assert_eq!((leaked.len(), &leaked), (length, &value));
         }
-        assert_eq!(size_of::<HeaderValue>(), 40);
+        assert!(size_of::<HeaderValue>() <= crate::budgets::HEADER_VALUE);
     }
 
     #[test]

@@ -199,6 +199,8 @@ impl fmt::Debug for ConnectionManager {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budgets::REFUSED_REQUEST_FUTURE;
+    use crate::budgets::REQUEST_FUTURE;
 
     /// The size of the future that `make` returns, without calling it.
     fn size_of_output<C, A, F>(_make: fn(Rc<ConnectionManager>, C, A, Responder) -> F) -> usize {
@@ -212,10 +214,13 @@ mod tests {
                 manager.handle(downstream, head, body, respond)
             },
         );
-        assert!(size <= 4096, "the future of a stream takes {size} bytes");
+        assert!(
+            size <= REQUEST_FUTURE,
+            "the future of a stream takes {size} bytes"
+        );
         let size = size_of_output::<_, MalformedRequest, _>(ConnectionManager::refuse);
         assert!(
-            size <= 4096,
+            size <= REFUSED_REQUEST_FUTURE,
             "the future of a refused stream takes {size} bytes"
         );
     }

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::task::spawn_local;
 
+use crate::budgets::ALLOCATIONS_PER_REQUEST;
 use crate::support::Proxy;
 use crate::support::grpc;
 use crate::support::h2_cluster;
@@ -22,11 +23,6 @@ use crate::support::run;
 
 /// How many requests are counted.
 const REQUESTS: u64 = 500;
-
-/// How many allocations a gRPC request may make in a plain configuration: in both codecs, for added headers, stats and
-/// timers, and its share of the allocations for each turn of a connection. Lower it when an allocation is removed;
-/// raise it only with a reason.
-const BOUND: f64 = 19.1;
 
 #[test]
 fn a_grpc_request_stays_within_its_allocation_limit() {
@@ -72,8 +68,8 @@ fn a_grpc_request_stays_within_its_allocation_limit() {
         let allocations = proxy.join().unwrap() as f64 / REQUESTS as f64;
         connection.abort();
         assert!(
-            allocations <= BOUND,
-            "{allocations} allocations a request instead of {BOUND}"
+            allocations <= ALLOCATIONS_PER_REQUEST,
+            "{allocations} allocations a request instead of {ALLOCATIONS_PER_REQUEST}"
         );
     });
 }

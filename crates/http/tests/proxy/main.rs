@@ -5,6 +5,9 @@ mod allocations;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+#[path = "../../../../budgets.rs"]
+mod budgets;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod upstream;
