@@ -1,7 +1,7 @@
 //! Groups rows into metrics, and extracts the labels of each row.
 //!
-//! Extracting labels from full names takes time. But clusters whose names contain no dot have the same stats with the
-//! same labels: the result for the first of them is reused for the others, with another cluster name.
+//! Extracting labels from full names takes time. But all clusters have the same stats with the same labels: the result for
+//! the first of them is reused for the others, with another cluster name.
 
 use std::collections::HashMap;
 
@@ -23,120 +23,190 @@ pub(super) struct Metric {
     pub(super) rows: Vec<u32>,
 }
 
-/// Cached results for the stats of clusters whose names contain no dot.
+/// Cached results for the stats of clusters.
 #[derive(Debug, Default)]
 pub(super) struct MetricIndex {
-    /// Indexed by the number of the name below the cluster's scope.
-    cached_stats: Vec<Option<CachedStat>>,
+    /// For clusters whose names contain no dot, indexed by the number of the name below the cluster's scope.
+    without_dots: Vec<Option<CachedStat>>,
+    /// For clusters whose names contain dots, and for scopes below a cluster's.
+    with_dots: Vec<Option<CachedStat>>,
 }
 
-/// The cached result for one stat, valid for all clusters whose names contain no dot.
+/// The cached result for one stat, valid for all clusters.
 #[derive(Debug)]
 struct CachedStat {
-    /// The metric's index, while metrics are being collected. All stats with one name have the same kind.
-    metric: Option<usize>,
-    /// The text of the labels before and after the cluster's name; `None` if they are not the same for all clusters.
-    labels: Option<(String, String)>,
+    /// The labels before and after the cluster's first word.
+    labels: (String, String),
+    /// The metric's name before and after the cluster's other words.
+    metric: (String, String),
 }
 
-/// A placeholder for the cluster's name. No name contains this character.
-const CLUSTER_PLACEHOLDER: &str = "\u{1}";
+/// A cluster's scope: its first word, which becomes a label, and the others, which stay in the metric's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cluster<'a> {
+    first: &'a str,
+    others: &'a str,
+}
 
-/// Names that Envoy's rules treat specially wherever they occur.
-const SPECIAL_NAMES: [&str; 2] = ["ssl", "http_local_rate_limit"];
+/// Metrics in the order in which they were found, and where each is.
+#[derive(Default)]
+struct Metrics<'a> {
+    list: Vec<Metric>,
+    by_name: HashMap<(u8, String), usize>,
+    /// By what stays of the cluster's name, then by the number of the name below its scope; a name has one kind.
+    by_cached_stat: HashMap<&'a str, Vec<Option<usize>>>,
+}
+
+/// Placeholders for the first word and the other words of a cluster's name. No name contains these characters.
+const FIRST_PLACEHOLDER: char = '\u{1}';
+const OTHERS_PLACEHOLDER: char = '\u{2}';
+
+/// Names that Envoy's rules treat specially wherever they occur, or after a cluster's name.
+const SPECIAL_NAMES: [&str; 4] = ["ssl", "http_local_rate_limit", "grpc", "ext_authz"];
+
+impl<'a> Metrics<'a> {
+    fn of_name(&mut self, kind: StatKind, name: String) -> usize {
+        let key = (order(kind), name);
+        if let Some(place) = self.by_name.get(&key) {
+            return *place;
+        }
+        self.list.push(Metric {
+            name: key.1.clone(),
+            kind,
+            rows: Vec::new(),
+        });
+        let place = self.list.len() - 1;
+        self.by_name.insert(key, place);
+        place
+    }
+
+    fn of_cached_stat(
+        &mut self,
+        kind: StatKind,
+        number: usize,
+        cached_stat: &CachedStat,
+        others: &'a str,
+    ) -> usize {
+        let places = self.by_cached_stat.entry(others).or_default();
+        if let Some(Some(place)) = places.get(number) {
+            return *place;
+        }
+        if number >= places.len() {
+            places.resize(number + 1, None);
+        }
+        let place = self.of_name(
+            kind,
+            [&*cached_stat.metric.0, others, &cached_stat.metric.1].concat(),
+        );
+        let slot = self.by_cached_stat.get_mut(others);
+        if let Some(slot) = slot.and_then(|places| places.get_mut(number)) {
+            *slot = Some(place);
+        }
+        place
+    }
+}
 
 impl MetricIndex {
-    /// All metrics, sorted by kind and name.
+    /// All metrics, by kind and in the order of their names.
     pub(super) fn metrics(&mut self, snapshot: &StatsSnapshot, tags: &TagRules) -> Vec<Metric> {
-        let mut metrics: Vec<Metric> = Vec::new();
-        let mut places: HashMap<(u8, String), usize> = HashMap::new();
-        for (number, row) in (0..).zip(snapshot.rows()) {
+        let mut metrics = Metrics::default();
+        for (at, row) in (0..).zip(snapshot.rows()) {
             let kind = row.value().kind();
-            let cached_stat = self.cached_stat(row, tags);
-            let known = cached_stat
-                .as_ref()
-                .and_then(|cached_stat| cached_stat.metric);
-            let place = known.unwrap_or_else(|| {
-                let name = tags.extract(&row.name()).name;
-                let key = (order(kind), name);
-                if let Some(place) = places.get(&key) {
-                    return *place;
+            let place = match self.cached_stat(row, tags) {
+                Some((cluster, cached_stat)) => {
+                    metrics.of_cached_stat(kind, row.below_scope().0, cached_stat, cluster.others)
                 }
-                metrics.push(Metric {
-                    name: key.1.clone(),
-                    kind,
-                    rows: Vec::new(),
-                });
-                places.insert(key, metrics.len() - 1);
-                metrics.len() - 1
-            });
-            if let Some(cached_stat) = cached_stat {
-                cached_stat.metric = Some(place);
-            }
-            if let Some(metric) = metrics.get_mut(place) {
-                metric.rows.push(number);
+                None => metrics.of_name(kind, tags.extract(&row.name()).name),
+            };
+            if let Some(metric) = metrics.list.get_mut(place) {
+                metric.rows.push(at);
             }
         }
-        for cached_stat in self.cached_stats.iter_mut().flatten() {
-            cached_stat.metric = None; // sorting changes the indices
-        }
-        metrics.sort_by(|a, b| (order(a.kind), &a.name).cmp(&(order(b.kind), &b.name)));
-        metrics
+        let mut list = metrics.list;
+        list.sort_by(|a, b| (order(a.kind), &a.name).cmp(&(order(b.kind), &b.name)));
+        list
     }
 
     /// Appends a row's labels.
     pub(super) fn write_labels(&mut self, row: StatRow<'_>, tags: &TagRules, to: &mut String) {
-        let cached_stat = self.cached_stat(row, tags);
-        if let Some((before, after)) =
-            cached_stat.and_then(|cached_stat| cached_stat.labels.as_ref())
-            && let Some(cluster) = cluster(row.scope())
-        {
-            to.push_str(before);
-            if cluster.contains(['\\', '\n', '"']) {
-                to.push_str(&escape(cluster));
-            } else {
-                to.push_str(cluster);
-            }
-            to.push_str(after);
+        let Some((cluster, cached_stat)) = self.cached_stat(row, tags) else {
+            return write(&tags.extract(&row.name()), to);
+        };
+        to.push_str(&cached_stat.labels.0);
+        if cluster.first.contains(['\\', '\n', '"']) {
+            to.push_str(&escape(cluster.first));
         } else {
-            write(&tags.extract(&row.name()), to);
+            to.push_str(cluster.first);
         }
+        to.push_str(&cached_stat.labels.1);
     }
 
-    /// The cached result for this stat; `None` if its cluster's name contains a dot.
-    fn cached_stat(&mut self, row: StatRow<'_>, tags: &TagRules) -> Option<&mut CachedStat> {
-        cluster(row.scope()).filter(|_| !tags.has_expressions())?;
+    /// What is known of stats like this one; none if it has to be looked at by itself.
+    fn cached_stat<'a>(
+        &mut self,
+        row: StatRow<'a>,
+        tags: &TagRules,
+    ) -> Option<(Cluster<'a>, &CachedStat)> {
+        let cluster = Cluster::of(row.scope()).filter(|_| !tags.has_expressions())?;
         let (number, name) = row.below_scope();
-        if number >= self.cached_stats.len() {
-            self.cached_stats.resize_with(number + 1, || None);
+        let has_others = !cluster.others.is_empty();
+        if name.split('.').any(|word| SPECIAL_NAMES.contains(&word)) && has_others {
+            return None;
         }
-        let cached_stat = self.cached_stats.get_mut(number)?;
-        let cached_stat = cached_stat.get_or_insert_with(|| CachedStat::of(name, tags));
-        cached_stat.labels.is_some().then_some(cached_stat)
+        let cached_stats = match has_others {
+            true => &mut self.with_dots,
+            false => &mut self.without_dots,
+        };
+        if number >= cached_stats.len() {
+            cached_stats.resize_with(number + 1, || None);
+        }
+        let cached_stat = cached_stats.get_mut(number)?;
+        if cached_stat.is_none() {
+            *cached_stat = CachedStat::of(name, has_others, tags);
+        }
+        Some((cluster, cached_stat.as_ref()?))
     }
 }
 
 impl CachedStat {
-    fn of(name: &str, tags: &TagRules) -> CachedStat {
-        let tagged = tags.extract(&format!("cluster.{CLUSTER_PLACEHOLDER}.{name}"));
+    /// None if the stats of this name are not alike for all clusters.
+    fn of(name: &str, has_others: bool, tags: &TagRules) -> Option<CachedStat> {
+        let tagged = tags.extract(&match has_others {
+            true => format!("cluster.{FIRST_PLACEHOLDER}.{OTHERS_PLACEHOLDER}.{name}"),
+            false => format!("cluster.{FIRST_PLACEHOLDER}.{name}"),
+        });
         let mut labels = String::new();
         write(&tagged, &mut labels);
-        let halves = labels.split_once(CLUSTER_PLACEHOLDER);
-        let halves = halves.filter(|(_, after)| {
-            !after.contains(CLUSTER_PLACEHOLDER) && !tagged.name.contains(CLUSTER_PLACEHOLDER)
-        });
-        CachedStat {
-            metric: None,
-            labels: halves.map(|(before, after)| (before.to_owned(), after.to_owned())),
+        if tagged.name.contains(FIRST_PLACEHOLDER) || labels.contains(OTHERS_PLACEHOLDER) {
+            return None;
         }
+        let metric = match has_others {
+            true => halves(&tagged.name, OTHERS_PLACEHOLDER)?,
+            false => (tagged.name, String::new()),
+        };
+        Some(CachedStat {
+            labels: halves(&labels, FIRST_PLACEHOLDER)?,
+            metric,
+        })
     }
 }
 
-/// The cluster's name in a scope, if it contains no dot.
-fn cluster(scope: &str) -> Option<&str> {
-    let name = scope.strip_prefix("cluster.")?.strip_suffix('.')?;
-    let is_word = !name.is_empty() && !name.contains('.') && !name.contains(CLUSTER_PLACEHOLDER);
-    (is_word && !SPECIAL_NAMES.contains(&name)).then_some(name)
+/// What is before and after the only `mark` in `text`.
+fn halves(text: &str, mark: char) -> Option<(String, String)> {
+    let (before, after) = text.split_once(mark)?;
+    (!after.contains(mark)).then(|| (before.to_owned(), after.to_owned()))
+}
+
+impl<'a> Cluster<'a> {
+    /// The cluster whose scope this is, or is within.
+    fn of(scope: &'a str) -> Option<Cluster<'a>> {
+        let name = scope.strip_prefix("cluster.")?.strip_suffix('.')?;
+        let plain = |word: &str| !word.is_empty() && !SPECIAL_NAMES.contains(&word);
+        let (first, others) = name.split_once('.').unwrap_or((name, ""));
+        let is_plain =
+            name.split('.').all(plain) && !name.contains([FIRST_PLACEHOLDER, OTHERS_PLACEHOLDER]);
+        is_plain.then_some(Cluster { first, others })
+    }
 }
 
 fn write(tagged: &Tagged, to: &mut String) {
@@ -151,7 +221,7 @@ fn write(tagged: &Tagged, to: &mut String) {
     }
 }
 
-/// The position of a kind in the output.
+/// In which order kinds are printed.
 fn order(kind: StatKind) -> u8 {
     match kind {
         StatKind::Counter => 0,
@@ -165,38 +235,63 @@ fn order(kind: StatKind) -> u8 {
 mod tests {
     use super::*;
 
+    const NAMES: [&str; 8] = [
+        "upstream_rq_total",
+        "upstream_rq_503",
+        "upstream_rq_5xx",
+        "grpc.s.m.total",
+        "ext_authz.p.ok",
+        "ssl.versions.TLSv1.3",
+        "circuit_breakers.high.cx_open",
+        "external.upstream_rq_time",
+    ];
+
     #[test]
-    fn cached_labels_are_right_for_all_clusters_without_dots() {
+    fn a_cached_stat_is_valid_for_all_clusters() {
         let tags = TagRules::default();
-        for name in [
-            "upstream_rq_total",
-            "upstream_rq_503",
-            "upstream_rq_5xx",
-            "grpc.s.m.total",
-            "circuit_breakers.high.cx_open",
-        ] {
-            let (before, after) = CachedStat::of(name, &tags).labels.unwrap();
-            for cluster in ["web", "a-b", "é:\"", "upstream_rq_200"] {
+        let of_one_word = ["web", "a-b", "é:\"", "upstream_rq_200"];
+        let of_more = [
+            "outbound|80||a.ns.svc",
+            "a.b",
+            "web.circuit_breakers",
+            "web.zone.x.y",
+        ];
+        for cluster in of_one_word.into_iter().chain(of_more) {
+            let scope = format!("cluster.{cluster}.");
+            let Cluster { first, others } = Cluster::of(&scope).unwrap();
+            for name in NAMES {
+                let special = name.split('.').any(|word| SPECIAL_NAMES.contains(&word));
+                if !others.is_empty() && special {
+                    continue;
+                }
+                let Some(cached_stat) = CachedStat::of(name, !others.is_empty(), &tags) else {
+                    assert!(special, "{name}");
+                    continue;
+                };
+                let tagged = tags.extract(&format!("{scope}{name}"));
                 let mut labels = String::new();
-                write(
-                    &tags.extract(&format!("cluster.{cluster}.{name}")),
-                    &mut labels,
-                );
-                assert_eq!(labels, [&before, &*escape(cluster), &after].concat());
+                write(&tagged, &mut labels);
+                let (before, after) = &cached_stat.labels;
+                assert_eq!(labels, [before, &*escape(first), after].concat());
+                let (before, after) = &cached_stat.metric;
+                assert_eq!(tagged.name, [before, others, after].concat());
             }
         }
     }
 
     #[test]
-    fn only_clusters_without_dots_are_cached() {
-        for (scope, name) in [
-            ("cluster.web.", Some("web")),
-            ("cluster.a.b.", None),
+    fn clusters_with_special_names_are_not_cached() {
+        let cluster = |first, others| Some(Cluster { first, others });
+        for (scope, found) in [
+            ("cluster.web.", cluster("web", "")),
+            ("cluster.a.b.c.", cluster("a", "b.c")),
             ("cluster.ssl.", None),
+            ("cluster.a.grpc.", None),
+            ("cluster.a..b.", None),
             ("http.web.", None),
             ("cluster.", None),
         ] {
-            assert_eq!(cluster(scope), name, "{scope}");
+            assert_eq!(Cluster::of(scope), found, "{scope}");
         }
     }
 }
