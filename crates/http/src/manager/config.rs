@@ -91,6 +91,7 @@ impl ConnectionManagerConfig {
         cx: &BuildCx<'_>,
     ) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
+        check_combinations(message, path, &mut errors);
         let access_logs = access_logs(message, path, cx, &mut errors);
         let codec = errors.collect(CodecOptions::build(message, path, cx.buffer_limit));
         let timeouts = errors.collect(StreamTimeouts::build(message, path));
@@ -261,6 +262,28 @@ fn build_routes(
         store: cx.store,
     };
     RouteTable::build(config, path, &cx)
+}
+
+/// Refuses fields that Envoy refuses here, or beside one another.
+fn check_combinations(message: &Message, path: &FieldPath, errors: &mut ConfigErrors) {
+    let strips_any = matches!(
+        message.strip_port_mode,
+        Some(StripPortMode::StripAnyHostPort(true))
+    );
+    if strips_any && message.strip_matching_host_port {
+        errors.push(
+            &path.field("strip_any_host_port"),
+            "only one of strip_matching_host_port and strip_any_host_port can be set",
+        );
+    }
+    let common = message.common_http_protocol_options.as_ref();
+    if common.is_some_and(|common| common.max_response_headers_kb.is_some()) {
+        let path = path.field("common_http_protocol_options");
+        errors.push(
+            &path.field("max_response_headers_kb"),
+            "cannot be set on a connection manager: it is for clusters",
+        );
+    }
 }
 
 fn access_logs(

@@ -81,9 +81,14 @@ impl RouteTable {
             suggestions: Cell::new(SUGGESTIONS),
             store: cx.store,
             validate_clusters: config.validate_clusters.unwrap_or(cx.validates_clusters),
-            max_direct_response_body: config
-                .max_direct_response_body_size_bytes
-                .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),
+            max_direct_response_body: config.max_direct_response_body_size_bytes.map_or(
+                DEFAULT_MAX_DIRECT_RESPONSE_BODY,
+                |max| match max {
+                    // No limit.
+                    0 => u32::MAX,
+                    max => max,
+                },
+            ),
             most_specific_wins: config.most_specific_header_mutations_wins,
             level: level.unwrap_or_default(),
         };
