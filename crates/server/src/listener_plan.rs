@@ -1,6 +1,6 @@
 //! Listeners as they are built from the config, before a socket is touched.
 //!
-//! A new network filter is a variant of [`ChainHandler`] and an arm of the `match` in [`ChainHandler::build`].
+//! A new network filter is a variant of [`ChainHandler`] and an entry in [`FACTORIES`].
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_config::ConfigErrors;
+use outrider_config::Factory;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::listener::v3 as listener;
 use outrider_config::api::envoy::config::listener::v3::filter::ConfigType;
@@ -32,6 +33,7 @@ use outrider_upstream::ClusterNames;
 use outrider_upstream::Clusters;
 use prost::Message as _;
 use prost::Name as _;
+use prost_types::Any;
 
 use crate::build::Connections;
 use crate::runtime::RuntimeLoader;
@@ -388,6 +390,15 @@ fn take_routes(filter: &mut listener::Filter) -> Vec<u8> {
     }
 }
 
+/// Builds a network filter from the config found at the path.
+type BuildFilter = fn(&Any, &FieldPath, &BuildCx<'_>) -> Result<ChainHandler, ConfigErrors>;
+
+/// The network filters.
+const FACTORIES: &[Factory<BuildFilter>] = &[Factory {
+    message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    build: ChainHandler::build_http,
+}];
+
 impl ChainHandler {
     fn build(
         filter: &listener::Filter,
@@ -403,20 +414,17 @@ impl ChainHandler {
             );
             return Err(errors);
         };
-        match type_name(any) {
-            name if name == HttpConnectionManager::full_name() => {
-                let message: HttpConnectionManager = unpack(any, &path)?;
-                ConnectionManagerConfig::build(&message, &path, cx).map(ChainHandler::Http)
-            }
-            name => {
-                let known = HttpConnectionManager::full_name();
-                errors.push(
-                    &path,
-                    format!("not supported: network filter {name}; known is {known}"),
-                );
-                Err(errors)
-            }
-        }
+        let build = Factory::find(FACTORIES, "network filter", any, &path)?;
+        build(any, &path, cx)
+    }
+
+    fn build_http(
+        any: &Any,
+        path: &FieldPath,
+        cx: &BuildCx<'_>,
+    ) -> Result<ChainHandler, ConfigErrors> {
+        let message: HttpConnectionManager = unpack(any, path)?;
+        ConnectionManagerConfig::build(&message, path, cx).map(ChainHandler::Http)
     }
 }
 

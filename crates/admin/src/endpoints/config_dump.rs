@@ -195,96 +195,81 @@ fn refuse(status: u16, text: String) -> Response {
 /// All sections, in Envoy's order.
 fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Section> {
     let dump = admin.control.config_dump();
-    let empty = |message, lists| Section {
-        message,
-        lists,
-        singles: &[],
-        fields: Vec::new(),
+    let dynamic = dump.dynamic;
+    let bootstrap = Section {
+        message: "BootstrapConfigDump",
+        lists: &[],
+        singles: &["bootstrap", "last_updated"],
+        fields: vec![
+            ("bootstrap", dump.bootstrap.message),
+            ("last_updated", timestamp(dump.bootstrap.last_updated)),
+        ],
     };
-    let of = |message, lists: &'static [List], field, kind: &str, dumped: Vec<DumpedMessage>| {
-        let elements: Vec<_> = dumped
-            .into_iter()
-            .filter(|dumped| is_named(&dumped.message["name"], names))
-            .map(|dumped| {
-                let mut element = Map::new();
-                element.insert(String::from(field), typed(kind, dumped.message));
-                element.insert("last_updated".to_owned(), timestamp(dumped.last_updated));
-                Value::from(element)
-            })
-            .collect();
-        let mut section = empty(message, lists);
-        if let Some(first) = lists.first().filter(|_| !elements.is_empty()) {
-            section.fields.push((first.name, elements.into()));
-        }
-        section
-    };
-    let mut sections = vec![
-        Section {
-            message: "BootstrapConfigDump",
-            lists: &[],
-            singles: &["bootstrap", "last_updated"],
-            fields: vec![
-                ("bootstrap", dump.bootstrap.message),
-                ("last_updated", timestamp(dump.bootstrap.last_updated)),
-            ],
-        },
-        of(
-            "ClustersConfigDump",
-            CLUSTER_LISTS,
-            "cluster",
-            CLUSTER,
-            dump.clusters,
-        )
-        .with_version(&dump.dynamic.clusters_version)
+    let active = versioned(dynamic.active_clusters, ("cluster", CLUSTER), names);
+    let warming = versioned(dynamic.warming_clusters, ("cluster", CLUSTER), names);
+    let clusters = Section::empty("ClustersConfigDump", CLUSTER_LISTS)
+        .with_version(&dynamic.clusters_version)
         .with(
-            "dynamic_active_clusters",
-            versioned(dump.dynamic.active_clusters, ("cluster", CLUSTER), names),
+            "static_clusters",
+            unversioned(dump.clusters, ("cluster", CLUSTER), names),
+        )
+        .with("dynamic_active_clusters", active)
+        .with("dynamic_warming_clusters", warming);
+    let listeners = Section::empty("ListenersConfigDump", LISTENER_LISTS)
+        .with_version(&dynamic.listeners_version)
+        .with(
+            "static_listeners",
+            unversioned(dump.listeners, ("listener", LISTENER), names),
         )
         .with(
-            "dynamic_warming_clusters",
-            versioned(dump.dynamic.warming_clusters, ("cluster", CLUSTER), names),
-        ),
-    ];
-    if endpoints {
-        let clusters = admin.control.clusters().into_iter();
-        let assignments: Vec<_> = clusters
-            .map(|cluster| assignment(&cluster))
-            .filter(|assignment| is_named(&assignment["cluster_name"], names))
-            .map(|assignment| {
-                let kind = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-                json!({ "endpoint_config": typed(kind, assignment) })
-            })
-            .collect();
-        let mut section = empty("EndpointsConfigDump", ENDPOINT_LISTS);
-        let fields = [("static_endpoint_configs", assignments.into())];
-        section.fields.extend(fields);
-        sections.push(section);
-    }
-    let listeners = of(
-        "ListenersConfigDump",
-        LISTENER_LISTS,
-        "listener",
-        LISTENER,
-        dump.listeners,
-    );
-    let dynamic = versioned(dump.dynamic.listeners, ("listener", LISTENER), names);
-    let dynamic = dynamic
-        .into_iter()
-        .map(|state| json!({ "name": state["listener"]["name"], "active_state": state }));
-    let listeners = listeners.with_version(&dump.dynamic.listeners_version);
-    sections.push(listeners.with("dynamic_listeners", dynamic.collect()));
-    sections.push(empty("ScopedRoutesConfigDump", SCOPED_ROUTE_LISTS));
-    let routes = of(
-        "RoutesConfigDump",
-        ROUTE_LISTS,
-        "route_config",
-        ROUTES,
-        dump.routes,
-    );
-    let dynamic = versioned(dump.dynamic.routes, ("route_config", ROUTES), names);
-    sections.push(routes.with("dynamic_route_configs", dynamic));
-    sections.push(empty("SecretsConfigDump", SECRET_LISTS));
+            "dynamic_listeners",
+            dynamic_listeners(dynamic.listeners, names),
+        );
+    let routes = Section::empty("RoutesConfigDump", ROUTE_LISTS)
+        .with(
+            "static_route_configs",
+            unversioned(dump.routes, ("route_config", ROUTES), names),
+        )
+        .with(
+            "dynamic_route_configs",
+            versioned(dynamic.routes, ("route_config", ROUTES), names),
+        );
+    let endpoints = endpoints.then(|| endpoints_section(admin, names));
+    let mut sections = vec![bootstrap, clusters];
+    sections.extend(endpoints);
+    sections.extend([
+        listeners,
+        Section::empty("ScopedRoutesConfigDump", SCOPED_ROUTE_LISTS),
+        routes,
+        Section::empty("SecretsConfigDump", SECRET_LISTS),
+    ]);
     sections
+}
+
+/// The endpoints of all clusters.
+fn endpoints_section(admin: &Admin, names: Option<&Regex>) -> Section {
+    let clusters = admin.control.clusters().into_iter();
+    let assignments: Vec<_> = clusters
+        .map(|cluster| assignment(&cluster))
+        .filter(|assignment| is_named(&assignment["cluster_name"], names))
+        .map(|assignment| {
+            let kind = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+            json!({ "endpoint_config": typed(kind, assignment) })
+        })
+        .collect();
+    let mut section = Section::empty("EndpointsConfigDump", ENDPOINT_LISTS);
+    // Envoy shows this list even if it is empty.
+    let fields = [("static_endpoint_configs", assignments.into())];
+    section.fields.extend(fields);
+    section
+}
+
+/// The listeners of a source of resources, each as the active state of its name.
+fn dynamic_listeners(listeners: Vec<VersionedMessage>, names: Option<&Regex>) -> Vec<Value> {
+    versioned(listeners, ("listener", LISTENER), names)
+        .into_iter()
+        .map(|state| json!({ "name": state["listener"]["name"], "active_state": state }))
+        .collect()
 }
 
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
@@ -292,7 +277,17 @@ const LISTENER: &str = "envoy.config.listener.v3.Listener";
 const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
 
 impl Section {
-    /// With a list, unless it is empty.
+    /// A section of lists that are all empty.
+    fn empty(message: &'static str, lists: &'static [List]) -> Section {
+        Section {
+            message,
+            lists,
+            singles: &[],
+            fields: Vec::new(),
+        }
+    }
+
+    /// Adds a list, unless it is empty.
     fn with(mut self, list: &'static str, elements: Vec<Value>) -> Section {
         if !elements.is_empty() {
             self.fields.push((list, elements.into()));
@@ -300,16 +295,29 @@ impl Section {
         self
     }
 
-    /// With the version of its source first, if it has one.
+    /// Adds the version of the source of its resources, unless it is empty.
     fn with_version(mut self, version: &str) -> Section {
         if !version.is_empty() {
-            self.fields.insert(0, ("version_info", version.into()));
+            self.fields.push(("version_info", version.into()));
         }
         self
     }
 }
 
-/// Messages of a source of resources, each under `field`.
+/// Messages of the bootstrap, each under `field`.
+fn unversioned(
+    messages: Vec<DumpedMessage>,
+    field: (&'static str, &str),
+    names: Option<&Regex>,
+) -> Vec<Value> {
+    let messages = messages.into_iter().map(|dumped| VersionedMessage {
+        version: String::new(),
+        dumped,
+    });
+    versioned(messages.collect(), field, names)
+}
+
+/// Messages of a source of resources, each under `field` and with its version, unless that is empty.
 fn versioned(
     messages: Vec<VersionedMessage>,
     (field, kind): (&'static str, &str),
