@@ -184,6 +184,15 @@ impl Breakers {
         self.of(priority).max(resource)
     }
 
+    /// How many requests are under way, of all priorities.
+    #[must_use]
+    pub fn active_requests(&self) -> u64 {
+        [&self.default, &self.high]
+            .iter()
+            .map(|breakers| breakers.requests.count.load(Relaxed))
+            .sum()
+    }
+
     /// Enters, unless the limit is reached.
     pub fn enter(self: &Arc<Self>, priority: Priority, resource: Resource) -> Option<Permit> {
         let entered = self.enter_without_permit(priority, resource);

@@ -21,6 +21,7 @@ use crate::HostSet;
 use crate::OriginStats;
 use crate::Permit;
 use crate::PickCx;
+use crate::PickRequest;
 use crate::PoolFailure;
 use crate::Priority;
 use crate::Resource;
@@ -140,13 +141,15 @@ impl Cluster {
     ///
     /// # Errors
     /// When no host may be used.
-    pub fn pick(&self) -> Result<Pick, PickError> {
+    pub fn pick(&self, request: PickRequest) -> Result<Pick, PickError> {
         self.refresh();
         let seen = self.seen.borrow();
         let picked = seen.balancer().pick(&mut PickCx {
+            request,
             worker: &self.cx.worker,
             cursors: &mut self.cursors.borrow_mut(),
             stats: &self.cx.stats,
+            breakers: &self.cx.breakers,
         });
         let Some(host) = picked else {
             self.cx.stats.upstream_cx_none_healthy.inc();

@@ -20,8 +20,8 @@ use crate::HostDescription;
 use crate::HostSet;
 use crate::Priority;
 use crate::PriorityHosts;
+use crate::balancer;
 use crate::balancer::BalancerConfig;
-use crate::balancer::Priorities;
 use crate::stats::BalancingStats;
 use crate::stats::ClusterManagerStats;
 use crate::stats::ClusterStats;
@@ -64,7 +64,7 @@ impl SharedCluster {
         );
         let membership: Arc<MembershipStats> = store.register(scope.clone());
         membership.warming_state.mark_used();
-        let hosts = host_set(Vec::new(), &info, &process.runtime.snapshot());
+        let hosts = host_set(Vec::new(), &info, &membership, &process.runtime.snapshot());
         SharedCluster {
             hosts: Arc::new(ArcSwap::from_pointee(hosts)),
             breakers: Arc::new(breakers),
@@ -88,18 +88,23 @@ pub(crate) fn scope(info: &ClusterInfo) -> Scope {
 }
 
 /// The panic threshold is the runtime's of this moment: as in Envoy, a later one waits for the next change of the hosts.
-fn host_set(priorities: Vec<PriorityHosts>, info: &ClusterInfo, runtime: &Snapshot) -> HostSet {
+fn host_set(
+    priorities: Vec<PriorityHosts>,
+    info: &ClusterInfo,
+    stats: &MembershipStats,
+    runtime: &Snapshot,
+) -> HostSet {
     let balancer = match runtime.number("upstream.healthy_panic_threshold") {
         Some(percent) => {
             let config = BalancerConfig {
                 panic_threshold: u32::try_from(percent.min(100)).unwrap_or(100),
                 ..info.balancer.clone()
             };
-            Priorities::new(&priorities, &config)
+            balancer::build(&priorities, &config, stats)
         }
-        None => Priorities::new(&priorities, &info.balancer),
+        None => balancer::build(&priorities, &info.balancer, stats),
     };
-    HostSet::new(priorities, Box::new(balancer))
+    HostSet::new(priorities, balancer)
 }
 
 /// How a cluster's discovery makes its hosts known. Lives on the main thread.
@@ -157,7 +162,7 @@ impl HostsPublisher {
         }
         priorities.shrink_to_fit();
         let runtime = self.cluster.process.runtime.snapshot();
-        let set = host_set(priorities, &self.cluster.info, &runtime);
+        let set = host_set(priorities, &self.cluster.info, self.stats(), &runtime);
         let count = |health| set.count(health) as u64;
         let stats = self.stats();
         stats.membership_change.add(changes);

@@ -151,6 +151,10 @@ outrider_stats::group! {
         assignment_stale: Counter,
         assignment_timeout_received: Counter,
         assignment_use_cached: Counter,
+        /// With `MAGLEV` only.
+        maglev_lb: Lazy<MaglevStats>,
+        /// With `RING_HASH` only.
+        ring_hash_lb: Lazy<RingHashStats>,
         /// Hosts made for the only transport socket that a cluster has here.
         #[name("default.total_match_count")]
         default_total_match_count: Counter,
@@ -167,6 +171,23 @@ outrider_stats::group! {
         update_success: Counter,
         version: Gauge,
         warming_state: Gauge,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.ring_hash_lb.*`: the ring that was built last.
+    pub struct RingHashStats {
+        max_hashes_per_host: Gauge,
+        min_hashes_per_host: Gauge,
+        size: Gauge,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.maglev_lb.*`: the table that was built last.
+    pub struct MaglevStats {
+        max_entries_per_host: Gauge,
+        min_entries_per_host: Gauge,
     }
 }
 

@@ -19,6 +19,7 @@ use outrider_upstream::Priority;
 use crate::RequestHead;
 use crate::Stream;
 use crate::format::Formatter;
+use crate::route::hash_policy::HashPolicy;
 use crate::route::header_mutation::header_name;
 use crate::route::rewrite;
 use crate::route::rewrite::HostRewrite;
@@ -55,6 +56,8 @@ pub struct ForwardAction {
     pub upgrades: Box<[Upgrade]>,
     /// Rewrites `:authority` to the name of the chosen host.
     pub auto_host_rewrite: bool,
+    /// What is hashed of a request, for clusters that choose hosts by it.
+    pub(crate) hash_policy: Option<Arc<HashPolicy>>,
     path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
     /// Whether the rewrite belongs to a weighted cluster: as in Envoy, the original host is then not kept in a header.
@@ -126,6 +129,7 @@ impl ForwardAction {
             .host_rewrite_specifier
             .as_ref()
             .and_then(|specifier| errors.collect(HostRewrite::build(specifier, path)));
+        let hash_policy = errors.collect(HashPolicy::build(&config.hash_policy, path));
         let action = ForwardAction {
             cluster,
             cluster_not_found_status: match config.cluster_not_found_response_code() {
@@ -150,6 +154,9 @@ impl ForwardAction {
                 config.host_rewrite_specifier,
                 Some(HostRewriteSpecifier::AutoHostRewrite(true))
             ),
+            hash_policy: hash_policy
+                .filter(|_| !config.hash_policy.is_empty())
+                .map(Arc::new),
             path_rewrite: path_rewrite.flatten(),
             host_rewrite: host_rewrite.flatten(),
             forgets_host: false,

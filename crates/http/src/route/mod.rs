@@ -7,6 +7,7 @@
 mod direct_response;
 mod domains;
 mod forward;
+mod hash_policy;
 mod header_mutation;
 mod index;
 mod re2;
@@ -36,6 +37,7 @@ pub use crate::route::forward::ClusterSpecifier;
 pub use crate::route::forward::ForwardAction;
 pub use crate::route::forward::MaxStreamDuration;
 pub use crate::route::forward::Upgrade;
+pub(crate) use crate::route::hash_policy::RequestHash;
 pub use crate::route::header_mutation::HeaderMutations;
 pub use crate::route::redirect::Redirect;
 pub(crate) use crate::route::string_matcher::HeaderMatcher;

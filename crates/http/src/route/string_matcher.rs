@@ -130,7 +130,7 @@ enum HeaderCondition {
 
 /// The header that a matcher reads. Pseudo-headers are not in the header map.
 #[derive(Clone, Debug)]
-enum MatchedHeader {
+pub(crate) enum MatchedHeader {
     Method,
     Scheme,
     Authority,
@@ -183,28 +183,7 @@ impl HeaderMatcher {
     }
 
     pub(crate) fn matches(&self, head: &RequestHead) -> bool {
-        match &self.name {
-            MatchedHeader::Method => self.holds(std::iter::once(head.method.as_str().as_bytes())),
-            MatchedHeader::Scheme => self.holds(
-                head.scheme
-                    .as_ref()
-                    .map(|s| s.as_str().as_bytes())
-                    .into_iter(),
-            ),
-            MatchedHeader::Authority => {
-                self.holds(Some(head.authority()).filter(|a| !a.is_empty()).into_iter())
-            }
-            MatchedHeader::Path => self.holds(
-                head.path
-                    .as_ref()
-                    .map(|p| p.as_str().as_bytes())
-                    .into_iter(),
-            ),
-            MatchedHeader::Header(name) => {
-                self.holds(head.headers.get_all(name).map(|value| value.as_bytes()))
-            }
-            MatchedHeader::Impossible => self.holds(std::iter::empty()),
-        }
+        self.holds(self.name.values(head))
     }
 
     fn holds<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> bool {
@@ -225,7 +204,7 @@ impl HeaderMatcher {
 }
 
 impl MatchedHeader {
-    fn new(name: &str) -> MatchedHeader {
+    pub(crate) fn new(name: &str) -> MatchedHeader {
         match name.to_ascii_lowercase().as_str() {
             ":method" => MatchedHeader::Method,
             ":scheme" => MatchedHeader::Scheme,
@@ -235,6 +214,25 @@ impl MatchedHeader {
                 .parse()
                 .map_or(MatchedHeader::Impossible, MatchedHeader::Header),
         }
+    }
+
+    /// The values that the request has of it.
+    pub(crate) fn values<'h>(&'h self, head: &'h RequestHead) -> impl Iterator<Item = &'h [u8]> {
+        let pseudo = match self {
+            MatchedHeader::Method => Some(head.method.as_str().as_bytes()),
+            MatchedHeader::Scheme => head.scheme.as_ref().map(|s| s.as_str().as_bytes()),
+            MatchedHeader::Authority => Some(head.authority()).filter(|a| !a.is_empty()),
+            MatchedHeader::Path => head.path.as_ref().map(|p| p.as_str().as_bytes()),
+            MatchedHeader::Header(_) | MatchedHeader::Impossible => None,
+        };
+        let name = match self {
+            MatchedHeader::Header(name) => Some(name),
+            _ => None,
+        };
+        let fields = name.into_iter().flat_map(|name| head.headers.get_all(name));
+        pseudo
+            .into_iter()
+            .chain(fields.map(|value| value.as_bytes()))
     }
 }
 
@@ -338,7 +336,7 @@ impl CookieMatcher {
 }
 
 /// The first value of the cookie `name`, without the quotes around it.
-fn cookie_value<'c>(cookies: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
+pub(crate) fn cookie_value<'c>(cookies: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
     cookies.split(|&byte| byte == b';').find_map(|cookie| {
         let cookie = cookie.trim_ascii_start();
         let value = cookie.strip_prefix(name)?.strip_prefix(b"=")?;

@@ -20,6 +20,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
 use outrider_config::unpack;
 use outrider_upstream::Cluster;
+use outrider_upstream::PickRequest;
 use prost_types::Any;
 
 use crate::Captures;
@@ -30,6 +31,7 @@ use crate::local_reply::LocalReply;
 use crate::response::ResponseOptions;
 use crate::route::Action;
 use crate::route::ForwardAction;
+use crate::route::RequestHash;
 use crate::route::Route;
 use crate::stats::ListenerHttpStats;
 use crate::wait::StopReason;
@@ -173,7 +175,12 @@ impl Router {
             self.count_unavailable(stream, &cluster);
             return Err(failure::maintenance(self.suppress_envoy_headers).into());
         }
-        let Ok(pick) = cluster.pick() else {
+        let hashed = match &forward.hash_policy {
+            Some(policy) if cluster.info().balancer.uses_hash() => policy.hash(stream),
+            _ => RequestHash::default(),
+        };
+        let wanted = PickRequest { hash: hashed.hash };
+        let Ok(pick) = cluster.pick(wanted) else {
             self.count_unavailable(stream, &cluster);
             return Err(failure::no_healthy_upstream()
                 .after_attempt(tells_attempts)
@@ -189,6 +196,7 @@ impl Router {
             return Err(reply.after_attempt(tells_attempts).into());
         }
         let body = attempt.accept(stream, head, exchange);
+        hashed.set_cookies(stream);
         route.mutate_response(stream, false);
         Ok(body)
     }

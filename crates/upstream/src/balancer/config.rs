@@ -15,11 +15,12 @@ use outrider_config::type_name;
 
 use super::FACTORIES;
 use super::HostPolicy;
+use super::hashing::HashingConfig;
 
 /// How a cluster's hosts are chosen.
 #[derive(Clone, Debug)]
 pub struct BalancerConfig {
-    pub(crate) policy: Arc<dyn HostPolicy>,
+    pub(crate) policy: Policy,
     /// `CommonLbConfig.healthy_panic_threshold`, percent.
     pub panic_threshold: u32,
     /// What localities are for.
@@ -28,6 +29,15 @@ pub struct BalancerConfig {
     pub overprovisioning_factor: u32,
     /// `ClusterLoadAssignment.Policy.weighted_priority_health`
     pub weighted_priority_health: bool,
+}
+
+/// How hosts are found.
+#[derive(Clone, Debug)]
+pub(crate) enum Policy {
+    /// In turn or at random, among the hosts of a locality or priority.
+    Hosts(Arc<dyn HostPolicy>),
+    /// By the hash of the request.
+    Hashing(HashingConfig),
 }
 
 /// `LocalityLbConfig`, which `CommonLbConfig` has in another form.
@@ -42,7 +52,7 @@ pub(crate) struct LocalityBalancing {
 /// What a policy's own settings come to.
 #[derive(Debug)]
 pub(crate) struct PolicyConfig {
-    pub(crate) policy: Arc<dyn HostPolicy>,
+    pub(crate) policy: Policy,
     pub(crate) localities: LocalityBalancing,
 }
 
@@ -67,6 +77,14 @@ impl BalancerConfig {
                 .unwrap_or(140),
             weighted_priority_health: policy.is_some_and(|policy| policy.weighted_priority_health),
         })
+    }
+}
+
+impl BalancerConfig {
+    /// Whether the hash of a request matters.
+    #[must_use]
+    pub fn uses_hash(&self) -> bool {
+        matches!(self.policy, Policy::Hashing(_))
     }
 }
 

@@ -19,6 +19,7 @@ use super::HostPolicy;
 use super::LoadBalancer;
 use super::PickCx;
 use super::config::LocalityBalancing;
+use super::config::Policy;
 use super::config::PolicyConfig;
 use super::weights_are_equal;
 use crate::Host;
@@ -69,10 +70,10 @@ pub(super) fn of_cluster(
         _ => Default::default(),
     };
     Ok(PolicyConfig {
-        policy: Arc::new(LeastRequestPolicy {
+        policy: Policy::Hosts(Arc::new(LeastRequestPolicy {
             selection: Selection::Choices(config.choice_count.unwrap_or(CHOICES)),
             bias: bias(config.active_request_bias.as_ref()),
-        }),
+        })),
         localities: LocalityBalancing::of_cluster(cluster),
     })
 }
@@ -85,7 +86,7 @@ pub(super) fn of_extension(
 ) -> Result<PolicyConfig, ConfigErrors> {
     let message: LeastRequestMessage = unpack(config, path)?;
     Ok(PolicyConfig {
-        policy: Arc::new(LeastRequestPolicy {
+        policy: Policy::Hosts(Arc::new(LeastRequestPolicy {
             selection: match message.selection_method() {
                 SelectionMethod::NChoices => {
                     Selection::Choices(message.choice_count.unwrap_or(CHOICES))
@@ -93,7 +94,7 @@ pub(super) fn of_extension(
                 SelectionMethod::FullScan => Selection::FullScan,
             },
             bias: bias(message.active_request_bias.as_ref()),
-        }),
+        })),
         localities: LocalityBalancing::of_policy(message.locality_lb_config.as_ref()),
     })
 }

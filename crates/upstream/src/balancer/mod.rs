@@ -1,15 +1,22 @@
 //! Load balancers: which host gets the next request.
 //!
 //! A balancer is built on the main thread for each new set of hosts and shared by all workers; what moves with every
-//! pick belongs to the worker and comes in by [`PickCx`]. [`Priorities`] is the balancer of every cluster: it chooses
-//! priority and locality, and leaves the rest to a policy of [`FACTORIES`].
+//! pick belongs to the worker and comes in by [`PickCx`]. [`Priorities`] chooses priority and locality and leaves the rest to a
+//! policy of [`FACTORIES`]; [`Hashing`] looks the host up by the hash of the request.
 
+mod bounded_load;
 mod cluster_provided;
 mod config;
+mod hashing;
 mod least_request;
+mod loads;
+mod maglev;
+mod mersenne_twister;
+mod murmur;
 mod priorities;
 mod queue;
 mod random;
+mod ring_hash;
 mod round_robin;
 mod schedule;
 
@@ -22,18 +29,25 @@ use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::cluster::v3::cluster::LbPolicy;
 use outrider_config::api::envoy::extensions::load_balancing_policies::cluster_provided::v3::ClusterProvided;
 use outrider_config::api::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use outrider_config::api::envoy::extensions::load_balancing_policies::maglev::v3::Maglev;
 use outrider_config::api::envoy::extensions::load_balancing_policies::random::v3::Random;
+use outrider_config::api::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash;
 use outrider_config::api::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
 use outrider_net::WorkerCx;
 use prost::Name;
 use prost_types::Any;
 
+use crate::Breakers;
 use crate::Host;
+use crate::MembershipStats;
+use crate::PriorityHosts;
 use crate::stats::ClusterStats;
 
 pub use config::BalancerConfig;
+use config::Policy;
 use config::PolicyConfig;
-pub(crate) use priorities::Priorities;
+use hashing::Hashing;
+use priorities::Priorities;
 use queue::Queue;
 
 /// Picks a host. `pick` runs on the workers for every attempt: it may not lock, log, or allocate in steady state.
@@ -49,27 +63,67 @@ pub(crate) trait HostPolicy: fmt::Debug + Send + Sync {
     fn balance(&self, hosts: Vec<Arc<Host>>, slot: usize) -> Box<dyn LoadBalancer>;
 }
 
+/// The balancer over these hosts. The size of its tables goes into `stats`.
+pub(crate) fn build(
+    priorities: &[PriorityHosts],
+    config: &BalancerConfig,
+    stats: &MembershipStats,
+) -> Box<dyn LoadBalancer> {
+    // There always is a first priority, and an empty one is in panic.
+    let first = [PriorityHosts::default()];
+    let priorities = if priorities.is_empty() {
+        &first
+    } else {
+        priorities
+    };
+    match &config.policy {
+        Policy::Hosts(policy) => Box::new(Priorities::new(priorities, config, &**policy)),
+        Policy::Hashing(hashing) => Box::new(Hashing::new(priorities, config, hashing, stats)),
+    }
+}
+
+/// What a request says of the host that it wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PickRequest {
+    /// What the route's `hash_policy` makes of it. Needed only where [`BalancerConfig::uses_hash`].
+    pub hash: Option<u64>,
+}
+
 /// The worker's side of a pick.
 #[derive(Debug)]
 pub struct PickCx<'a> {
+    /// What the request wants.
+    pub request: PickRequest,
     /// Where random numbers and runtime values come from.
     pub worker: &'a WorkerCx,
     /// Where this worker's rotations stand.
     pub cursors: &'a mut Cursors,
     /// The cluster's `lb_*` counters.
     pub stats: &'a ClusterStats,
+    /// The cluster's breakers, which know how many requests are under way.
+    pub breakers: &'a Breakers,
 }
 
 /// The positions of all rotations of one cluster on one worker. They outlive the sets of hosts, so that an update does
 /// not send everything to the first host again.
 #[derive(Debug, Default)]
-pub struct Cursors(Vec<Cursor>);
+pub struct Cursors {
+    list: Vec<Cursor>,
+    scratch: Vec<usize>,
+}
 
 #[derive(Debug)]
 struct Cursor {
     position: u64,
     /// For rotations that no table can hold.
     queue: Option<Box<Queue>>,
+}
+
+impl Cursors {
+    /// Space for a list of hosts, so that no pick allocates.
+    fn scratch(&mut self) -> &mut Vec<usize> {
+        &mut self.scratch
+    }
 }
 
 impl PickCx<'_> {
@@ -110,7 +164,7 @@ impl PickCx<'_> {
     }
 
     fn cursor(&mut self, slot: usize) -> &mut Cursor {
-        let cursors = &mut self.cursors.0;
+        let cursors = &mut self.cursors.list;
         while cursors.len() <= slot {
             cursors.push(Cursor {
                 position: self.worker.random() >> 1,
@@ -139,6 +193,8 @@ pub(crate) const FACTORIES: &[Factory] = &[
     Factory { lb_policy: LbPolicy::RoundRobin, type_name: RoundRobin::full_name, of_cluster: round_robin::of_cluster, of_extension: round_robin::of_extension },
     Factory { lb_policy: LbPolicy::LeastRequest, type_name: LeastRequest::full_name, of_cluster: least_request::of_cluster, of_extension: least_request::of_extension },
     Factory { lb_policy: LbPolicy::Random, type_name: Random::full_name, of_cluster: random::of_cluster, of_extension: random::of_extension },
+    Factory { lb_policy: LbPolicy::RingHash, type_name: RingHash::full_name, of_cluster: ring_hash::of_cluster, of_extension: ring_hash::of_extension },
+    Factory { lb_policy: LbPolicy::Maglev, type_name: Maglev::full_name, of_cluster: maglev::of_cluster, of_extension: maglev::of_extension },
     Factory { lb_policy: LbPolicy::ClusterProvided, type_name: ClusterProvided::full_name, of_cluster: cluster_provided::of_cluster, of_extension: cluster_provided::of_extension },
 ];
 

@@ -1,14 +1,14 @@
-//! The balancer of every cluster: which priority, then which locality; the policy does the rest.
-//!
-//! The arithmetic is Envoy's: a priority can take its healthy share times the overprovisioning factor, capped at 100 %;
-//! what it cannot take goes to the next. Below the panic threshold, health is ignored.
+//! The balancer of clusters whose hosts are picked in turn or at random: which priority, then which locality; the policy does
+//! the rest.
 
 use std::sync::Arc;
 
 use super::BalancerConfig;
+use super::HostPolicy;
 use super::LoadBalancer;
 use super::PickCx;
 use super::config::LocalityBalancing;
+use super::loads::PriorityLoads;
 use super::schedule::Schedule;
 use crate::HealthStatus;
 use crate::Host;
@@ -18,9 +18,7 @@ use crate::host_set::PriorityHosts;
 #[derive(Debug)]
 pub(crate) struct Priorities {
     priorities: Vec<PriorityLevel>,
-    /// Shares of the requests, percent; they add up to 100 unless there is no host.
-    healthy_load: Vec<u32>,
-    degraded_load: Vec<u32>,
+    loads: PriorityLoads,
     fail_on_panic: bool,
 }
 
@@ -46,70 +44,33 @@ struct Tier {
 }
 
 impl Priorities {
-    pub(crate) fn new(priorities: &[PriorityHosts], config: &BalancerConfig) -> Priorities {
-        // There always is a first priority, and an empty one is in panic.
-        let first = [PriorityHosts::default()];
-        let priorities = if priorities.is_empty() {
-            &first
-        } else {
-            priorities
-        };
-        let availability: Vec<Availability> = priorities
-            .iter()
-            .map(|priority| Availability::of(priority, config))
-            .collect();
-        let total = availability
-            .iter()
-            .map(|a| a.healthy + a.degraded)
-            .sum::<u32>()
-            .min(100);
-        let panics: Vec<bool> = availability
-            .iter()
-            .map(|a| total < 100 && a.usable_percent < config.panic_threshold)
-            .collect();
-        let everywhere = panics.iter().all(|panic| *panic);
-        let (healthy_load, degraded_load) = if everywhere {
-            (panic_load(priorities), vec![0; priorities.len()])
-        } else {
-            loads(&availability, total)
-        };
+    /// A balancer over these priorities, of which there is at least one.
+    pub(crate) fn new(
+        priorities: &[PriorityHosts],
+        config: &BalancerConfig,
+        policy: &dyn HostPolicy,
+    ) -> Priorities {
+        let loads = PriorityLoads::new(priorities, config);
         let mut slots = Slots(0);
         let priorities = priorities
             .iter()
-            .zip(panics)
-            .map(|(hosts, panic)| PriorityLevel::new(hosts, panic, config, &mut slots))
+            .zip(&loads.panics)
+            .map(|(hosts, panic)| PriorityLevel::new(hosts, *panic, config, (policy, &mut slots)))
             .collect();
         Priorities {
             priorities,
-            healthy_load,
-            degraded_load,
+            loads,
             fail_on_panic: config.localities.fail_traffic_on_panic,
         }
-    }
-
-    /// The priority for a request, and whether its degraded hosts are meant.
-    fn choose(&self, cx: &PickCx<'_>) -> Option<(&PriorityLevel, bool)> {
-        if self.healthy_load.first() == Some(&100) {
-            return self.priorities.first().map(|level| (level, false));
-        }
-        let mut point = cx.worker.random() % 100;
-        for (loads, degraded) in [(&self.healthy_load, false), (&self.degraded_load, true)] {
-            for (level, load) in self.priorities.iter().zip(loads) {
-                match point.checked_sub(u64::from(*load)) {
-                    None => return Some((level, degraded)),
-                    Some(rest) => point = rest,
-                }
-            }
-        }
-        None
     }
 }
 
 impl LoadBalancer for Priorities {
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
-        let (level, degraded) = self.choose(cx)?;
+        let chosen = self.loads.choose(|| cx.worker.random())?;
+        let level = self.priorities.get(chosen.index)?;
         let tier = match level {
-            PriorityLevel::Normal { healthy, .. } if !degraded => healthy,
+            PriorityLevel::Normal { healthy, .. } if !chosen.degraded => healthy,
             PriorityLevel::Normal { degraded, .. } => degraded,
             PriorityLevel::Panic { all } => {
                 cx.stats.lb_healthy_panic.inc();
@@ -124,7 +85,12 @@ impl LoadBalancer for Priorities {
 }
 
 impl PriorityLevel {
-    fn new(hosts: &PriorityHosts, panic: bool, config: &BalancerConfig, slots: &mut Slots) -> Self {
+    fn new(
+        hosts: &PriorityHosts,
+        panic: bool,
+        config: &BalancerConfig,
+        (policy, slots): (&dyn HostPolicy, &mut Slots),
+    ) -> Self {
         if panic {
             // Nor do the weights of localities count.
             let config = BalancerConfig {
@@ -132,11 +98,12 @@ impl PriorityLevel {
                 ..config.clone()
             };
             PriorityLevel::Panic {
-                all: Tier::new(hosts, |_| true, &config, slots),
+                all: Tier::new(hosts, |_| true, &config, (policy, slots)),
             }
         } else {
-            let mut tier =
-                |usable: fn(HealthStatus) -> bool| Tier::new(hosts, usable, config, slots);
+            let mut tier = |usable: fn(HealthStatus) -> bool| {
+                Tier::new(hosts, usable, config, (policy, slots))
+            };
             PriorityLevel::Normal {
                 healthy: tier(|health| health == HealthStatus::Healthy),
                 degraded: tier(|health| health == HealthStatus::Degraded),
@@ -150,7 +117,7 @@ impl Tier {
         priority: &PriorityHosts,
         usable: fn(HealthStatus) -> bool,
         config: &BalancerConfig,
-        slots: &mut Slots,
+        (policy, slots): (&dyn HostPolicy, &mut Slots),
     ) -> Tier {
         let slot = slots.take();
         let of = |locality: &LocalityHosts| -> Vec<Arc<Host>> {
@@ -175,7 +142,7 @@ impl Tier {
         Tier {
             localities: groups
                 .into_iter()
-                .map(|hosts| config.policy.balance(hosts, slots.take()))
+                .map(|hosts| policy.balance(hosts, slots.take()))
                 .collect(),
             schedule: Schedule::new(weights.into_iter()),
             slot,
@@ -196,87 +163,6 @@ impl Slots {
         self.0 += 1;
         self.0 - 1
     }
-}
-
-/// What part of a priority may be used, percent.
-#[derive(Clone, Copy)]
-struct Availability {
-    /// Overprovisioned and capped.
-    healthy: u32,
-    /// Overprovisioned and capped.
-    degraded: u32,
-    /// Healthy and degraded, as it is.
-    usable_percent: u32,
-}
-
-impl Availability {
-    fn of(priority: &PriorityHosts, config: &BalancerConfig) -> Availability {
-        let sum = |usable: fn(HealthStatus) -> bool| -> u64 {
-            priority
-                .iter()
-                .filter(|host| usable(host.health()))
-                .map(|host| match config.weighted_priority_health {
-                    true => u64::from(host.weight()),
-                    false => 1,
-                })
-                .sum()
-        };
-        // Hosts that are told to drain are no sign of trouble.
-        let total = sum(|health| health != HealthStatus::Draining).max(1);
-        let healthy = sum(|health| health == HealthStatus::Healthy);
-        let degraded = sum(|health| health == HealthStatus::Degraded);
-        let factor = u64::from(config.overprovisioning_factor);
-        Availability {
-            healthy: percent(factor * healthy / total),
-            degraded: percent(factor * degraded / total),
-            usable_percent: percent(100 * (healthy + degraded) / total),
-        }
-    }
-}
-
-fn percent(value: u64) -> u32 {
-    u32::try_from(value.min(100)).unwrap_or(100)
-}
-
-/// The shares of healthy and of degraded hosts, by priority, when some priority is not in panic.
-fn loads(availability: &[Availability], total: u32) -> (Vec<u32>, Vec<u32>) {
-    let mut left = 100;
-    let mut share = |part: fn(&Availability) -> u32| -> Vec<u32> {
-        availability
-            .iter()
-            .map(|a| {
-                let load = (part(a) * 100).checked_div(total).unwrap_or(0).min(left);
-                left -= load;
-                load
-            })
-            .collect()
-    };
-    let mut healthy = share(|a| a.healthy);
-    let mut degraded = share(|a| a.degraded);
-    // What rounding left over goes to the first that takes anything.
-    let mut takers = healthy.iter_mut().chain(&mut degraded);
-    if let Some(first) = takers.find(|load| **load > 0) {
-        *first += left;
-    } else if let Some(first) = healthy.first_mut() {
-        // No host may be used and panic is off: the first priority will say so.
-        *first = 100;
-    }
-    (healthy, degraded)
-}
-
-/// The shares when every priority is in panic: by number of hosts.
-fn panic_load(priorities: &[PriorityHosts]) -> Vec<u32> {
-    let counts: Vec<usize> = priorities.iter().map(|p| p.iter().count()).collect();
-    let total: usize = counts.iter().sum();
-    let mut loads: Vec<u32> = counts
-        .iter()
-        .map(|count| percent((count * 100).checked_div(total).unwrap_or(0) as u64))
-        .collect();
-    let left = 100 - loads.iter().sum::<u32>();
-    if let Some(first) = (0..loads.len()).find(|p| counts[*p] > 0).or(Some(0)) {
-        loads[first] += left;
-    }
-    loads
 }
 
 /// `LocalityLbEndpoints.load_balancing_weight`, less what its unusable hosts cannot carry.

@@ -13,6 +13,7 @@ use super::HostPolicy;
 use super::LoadBalancer;
 use super::PickCx;
 use super::config::LocalityBalancing;
+use super::config::Policy;
 use super::config::PolicyConfig;
 use crate::Host;
 
@@ -31,7 +32,7 @@ pub(super) fn of_cluster(
     _path: &FieldPath,
 ) -> Result<PolicyConfig, ConfigErrors> {
     Ok(PolicyConfig {
-        policy: Arc::new(RandomPolicy),
+        policy: Policy::Hosts(Arc::new(RandomPolicy)),
         localities: LocalityBalancing::of_cluster(cluster),
     })
 }
@@ -44,7 +45,7 @@ pub(super) fn of_extension(
 ) -> Result<PolicyConfig, ConfigErrors> {
     let message: RandomMessage = unpack(config, path)?;
     Ok(PolicyConfig {
-        policy: Arc::new(RandomPolicy),
+        policy: Policy::Hosts(Arc::new(RandomPolicy)),
         localities: LocalityBalancing::of_policy(message.locality_lb_config.as_ref()),
     })
 }

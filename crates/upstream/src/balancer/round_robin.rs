@@ -13,6 +13,7 @@ use super::HostPolicy;
 use super::LoadBalancer;
 use super::PickCx;
 use super::config::LocalityBalancing;
+use super::config::Policy;
 use super::config::PolicyConfig;
 use super::schedule::Schedule;
 use crate::Host;
@@ -34,7 +35,7 @@ pub(super) fn of_cluster(
     _path: &FieldPath,
 ) -> Result<PolicyConfig, ConfigErrors> {
     Ok(PolicyConfig {
-        policy: Arc::new(RoundRobinPolicy),
+        policy: Policy::Hosts(Arc::new(RoundRobinPolicy)),
         localities: LocalityBalancing::of_cluster(cluster),
     })
 }
@@ -47,7 +48,7 @@ pub(super) fn of_extension(
 ) -> Result<PolicyConfig, ConfigErrors> {
     let message: RoundRobinMessage = unpack(config, path)?;
     Ok(PolicyConfig {
-        policy: Arc::new(RoundRobinPolicy),
+        policy: Policy::Hosts(Arc::new(RoundRobinPolicy)),
         localities: LocalityBalancing::of_policy(message.locality_lb_config.as_ref()),
     })
 }

@@ -1,7 +1,9 @@
 use std::collections::HashMap;
 
+use outrider_config::api::envoy::config::cluster::v3::cluster::CommonLbConfig;
 use outrider_config::api::envoy::config::cluster::v3::cluster::LbConfig;
 use outrider_config::api::envoy::config::cluster::v3::cluster::LeastRequestLbConfig;
+use outrider_config::api::envoy::config::cluster::v3::cluster::common_lb_config::ConsistentHashingLbConfig;
 use outrider_net::Address;
 use outrider_stats::Store;
 
@@ -11,6 +13,7 @@ use crate::HealthStatus;
 use crate::HealthStatus::Degraded;
 use crate::HealthStatus::Healthy;
 use crate::HealthStatus::Unhealthy;
+use crate::Thresholds;
 use crate::host::HostDescription;
 use crate::host_set::LocalityHosts;
 use crate::host_set::PriorityHosts;
@@ -39,7 +42,7 @@ fn priority(localities: Vec<LocalityHosts>) -> PriorityHosts {
 }
 
 /// The policy that `lb_policy` names, by the other fields of `cluster`.
-fn policy(lb_policy: LbPolicy, cluster: &Cluster) -> Arc<dyn HostPolicy> {
+fn policy(lb_policy: LbPolicy, cluster: &Cluster) -> Policy {
     let named = |factory: &&Factory| factory.lb_policy == lb_policy;
     let factory = FACTORIES.iter().find(named).unwrap();
     let config = (factory.of_cluster)(cluster, &FieldPath::root()).unwrap();
@@ -58,21 +61,39 @@ fn config() -> BalancerConfig {
 
 /// How often each port is picked; port 0 stands for no host.
 fn picks(priorities: &[PriorityHosts], config: &BalancerConfig, count: u32) -> HashMap<u16, u32> {
-    let balancer = Priorities::new(priorities, config);
-    let worker = WorkerCx::new(0, &Store::new(), fastrand::u64(..));
-    let mut cursors = Cursors::default();
-    let stats = ClusterStats::default();
     let mut picks = HashMap::new();
-    for _ in 0..count {
-        let host = balancer.pick(&mut PickCx {
-            worker: &worker,
-            cursors: &mut cursors,
-            stats: &stats,
-        });
-        let port = host.map_or(0, |host| host.address().ip().unwrap().port());
+    for port in pick_each(
+        priorities,
+        config,
+        (0..count).map(|_| PickRequest::default()),
+    ) {
         *picks.entry(port).or_default() += 1;
     }
     picks
+}
+
+/// The ports that these requests go to.
+fn pick_each(
+    priorities: &[PriorityHosts],
+    config: &BalancerConfig,
+    requests: impl Iterator<Item = PickRequest>,
+) -> Vec<u16> {
+    let balancer = build(priorities, config, &MembershipStats::default());
+    let worker = WorkerCx::new(0, &Store::new(), fastrand::u64(..));
+    let mut cursors = Cursors::default();
+    let stats = ClusterStats::default();
+    let breakers = Breakers::new(Thresholds::default(), Thresholds::default(), Arc::default());
+    let ports = requests.map(|request| {
+        let host = balancer.pick(&mut PickCx {
+            request,
+            worker: &worker,
+            cursors: &mut cursors,
+            stats: &stats,
+            breakers: &breakers,
+        });
+        host.map_or(0, |host| host.address().ip().unwrap().port())
+    });
+    ports.collect()
 }
 
 #[test]
@@ -259,4 +280,99 @@ fn least_request_avoids_busy_hosts() {
         ..config()
     };
     assert_eq!(picks(&set, &config, 100)[&3], 100);
+}
+
+/// The ports of many hashes, always the same ones.
+fn pick_by_hash(set: &[PriorityHosts], config: &BalancerConfig) -> Vec<u16> {
+    let hash = |number: u64| PickRequest {
+        hash: Some(xxhash_rust::xxh64::xxh64(&number.to_le_bytes(), 0)),
+    };
+    pick_each(set, config, (0..2000).map(hash))
+}
+
+#[test]
+fn hashing_keeps_most_requests_where_they_were() {
+    for lb_policy in [LbPolicy::RingHash, LbPolicy::Maglev] {
+        let config = with_policy(lb_policy);
+        let hosts = [(1, Healthy); 10];
+        let whole = locality(1, 0, &hosts);
+        let mut fewer = whole.clone();
+        fewer.hosts.remove(3);
+        let before = pick_by_hash(&[priority(vec![whole])], &config);
+        let after = pick_by_hash(&[priority(vec![fewer])], &config);
+        let moved = before.iter().zip(&after).filter(|(was, is)| was != is);
+        let had_to = before.iter().filter(|port| **port == 4).count();
+        let moved = moved.count();
+        // Those that are left get more places on the ring, so that a few move that need not.
+        assert!(
+            moved >= had_to && moved <= had_to * 2,
+            "{lb_policy:?}: {moved} moved, {had_to} had to"
+        );
+    }
+}
+
+#[test]
+fn hashing_does_not_depend_on_the_order_of_hosts() {
+    for lb_policy in [LbPolicy::RingHash, LbPolicy::Maglev] {
+        let config = with_policy(lb_policy);
+        let one = locality(1, 0, &[(1, Healthy); 7]);
+        let mut other = one.clone();
+        other.hosts.reverse();
+        let one = pick_by_hash(&[priority(vec![one])], &config);
+        assert_eq!(one, pick_by_hash(&[priority(vec![other])], &config));
+    }
+}
+
+#[test]
+fn hashing_respects_weights() {
+    for lb_policy in [LbPolicy::RingHash, LbPolicy::Maglev] {
+        let set = [priority(vec![locality(
+            1,
+            0,
+            &[(1, Healthy), (3, Healthy), (4, Healthy)],
+        )])];
+        let ports = pick_by_hash(&set, &with_policy(lb_policy));
+        for (port, share) in [(1, 250), (2, 750), (3, 1000)] {
+            let count = ports.iter().filter(|other| **other == port).count();
+            assert!(
+                count.abs_diff(share) < 150,
+                "{lb_policy:?}: {count} for {share}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_host_has_far_more_than_its_share_under_bounded_load() {
+    let common = CommonLbConfig {
+        consistent_hashing_lb_config: Some(ConsistentHashingLbConfig {
+            hash_balance_factor: Some(120),
+            ..ConsistentHashingLbConfig::default()
+        }),
+        ..CommonLbConfig::default()
+    };
+    for lb_policy in [LbPolicy::RingHash, LbPolicy::Maglev] {
+        let cluster = Cluster {
+            common_lb_config: Some(common.clone()),
+            ..Cluster::default()
+        };
+        let config = BalancerConfig {
+            policy: policy(lb_policy, &cluster),
+            ..config()
+        };
+        let set = [priority(vec![locality(1, 0, &[(1, Healthy); 5])])];
+        let busy = PickRequest { hash: Some(7) };
+        let first = pick_each(&set, &config, std::iter::once(busy))[0];
+        let host = set[0].iter().nth(usize::from(first) - 1).unwrap();
+        for _ in 0..2 {
+            host.stats.rq_active.inc();
+        }
+        let others = pick_each(&set, &config, std::iter::repeat_n(busy, 5));
+        assert!(
+            others
+                .iter()
+                .all(|port| *port != first && *port == others[0]),
+            "{others:?}"
+        );
+    }
 }

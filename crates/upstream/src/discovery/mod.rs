@@ -77,7 +77,7 @@ pub(crate) fn build(
     }
 }
 
-/// Hashing does not exist here, but Envoy holds this of any load balancer.
+/// Envoy holds this of any load balancer.
 fn hashing_has_hostnames(cluster: &Cluster, path: &FieldPath) -> Result<(), ConfigError> {
     let strict_dns = ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into());
     let common = cluster.common_lb_config.as_ref();

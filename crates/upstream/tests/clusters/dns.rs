@@ -1,5 +1,6 @@
 //! STRICT_DNS and LOGICAL_DNS against a scripted server. What is expected was observed on Envoy.
 
+use outrider_upstream::PickRequest;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -89,7 +90,10 @@ fn no_such_name_and_no_address_empty_the_cluster() {
             assert_eq!(proxy.stat("membership_total"), 0, "{reply:?}");
             assert_eq!(proxy.stat("membership_change"), 2, "{reply:?}");
             assert_eq!(proxy.stat("update_empty"), 0, "{reply:?}");
-            assert!(proxy.cluster().pick().is_err(), "{reply:?}");
+            assert!(
+                proxy.cluster().pick(PickRequest::default()).is_err(),
+                "{reply:?}"
+            );
         }
     });
 }

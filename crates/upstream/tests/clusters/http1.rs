@@ -5,6 +5,7 @@ use outrider_config::api::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_config::api::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
 use outrider_config::api::envoy::config::core::v3::Http1ProtocolOptions;
 use outrider_config::api::envoy::config::core::v3::Http2ProtocolOptions;
+use outrider_upstream::PickRequest;
 use outrider_upstream::Priority;
 
 use crate::support::Proxy;
@@ -93,7 +94,7 @@ fn the_downstream_protocol_may_decide() {
             (Version::HTTP_2, "upstream_cx_http2_total"),
             (Version::HTTP_11, "upstream_cx_http1_total"),
         ] {
-            let pick = proxy.cluster().pick().unwrap();
+            let pick = proxy.cluster().pick(PickRequest::default()).unwrap();
             let stream = pick.open(Priority::Default, downstream).await.unwrap();
             assert_eq!(stream.connection().protocol, downstream);
             assert_eq!(proxy.stat(total), 1);

@@ -13,6 +13,7 @@ use outrider_config::api::envoy::config::core::v3::Pipe;
 use outrider_config::api::envoy::config::core::v3::SocketAddress;
 use outrider_config::api::envoy::config::core::v3::address::Address as AddressKind;
 use outrider_config::api::envoy::config::endpoint::v3::endpoint::AdditionalAddress;
+use outrider_upstream::PickRequest;
 use outrider_upstream::PoolFailure;
 
 use crate::support::Proxy;
@@ -303,7 +304,7 @@ fn a_connection_that_takes_too_long_fails() {
 fn a_cluster_without_hosts_picks_none() {
     run(async {
         let proxy = Proxy::start(vec![fixed_http2(&[])]).await;
-        assert!(proxy.cluster().pick().is_err());
+        assert!(proxy.cluster().pick(PickRequest::default()).is_err());
         assert_eq!(proxy.stat("upstream_cx_none_healthy"), 1);
     });
 }

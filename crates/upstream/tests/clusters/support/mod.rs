@@ -38,6 +38,7 @@ use outrider_stats::Store;
 use outrider_upstream::Cluster;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::Clusters;
+use outrider_upstream::PickRequest;
 use outrider_upstream::PoolFailure;
 use outrider_upstream::Priority;
 use outrider_upstream::UpstreamStream;
@@ -90,7 +91,7 @@ impl Proxy {
     }
 
     pub(crate) async fn open(&self) -> Result<UpstreamStream, PoolFailure> {
-        let pick = self.cluster().pick().unwrap();
+        let pick = self.cluster().pick(PickRequest::default()).unwrap();
         pick.open(Priority::Default, Version::HTTP_11).await
     }
 

@@ -1,0 +1,194 @@
+//! `RING_HASH`: each host has places on a ring, as many as its weight says; a request goes to the next place after its hash.
+
+use std::sync::Arc;
+
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::cluster::v3::cluster::LbConfig;
+use outrider_config::api::envoy::config::cluster::v3::cluster::ring_hash_lb_config::HashFunction as LegacyFunction;
+use outrider_config::api::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash as RingHashMessage;
+use outrider_config::api::envoy::extensions::load_balancing_policies::ring_hash::v3::ring_hash::HashFunction;
+use outrider_config::unpack;
+use prost_types::Any;
+use xxhash_rust::xxh64::xxh64;
+
+use super::config::LocalityBalancing;
+use super::config::Policy;
+use super::config::PolicyConfig;
+use super::hashing::HashTable;
+use super::hashing::HashingConfig;
+use super::hashing::TablePolicy;
+use super::hashing::WeightedHosts;
+use super::murmur::murmur_hash_2;
+use crate::MembershipStats;
+
+/// `minimum_ring_size` when it is not set.
+const MINIMUM_SIZE: u64 = 1024;
+/// `maximum_ring_size` when it is not set, and the most that it may be.
+const MAXIMUM_SIZE: u64 = 1024 * 1024 * 8;
+
+/// The policy as configured.
+#[derive(Debug)]
+struct RingHashPolicy {
+    minimum_size: u64,
+    maximum_size: u64,
+    hash: fn(&[u8]) -> u64,
+}
+
+/// The places in the order of their hashes.
+#[derive(Debug, Default)]
+struct Ring {
+    hashes: Box<[u64]>,
+    /// Whose each place is.
+    hosts: Box<[u32]>,
+}
+
+/// See [`Factory::of_cluster`](super::Factory::of_cluster).
+pub(super) fn of_cluster(
+    cluster: &Cluster,
+    path: &FieldPath,
+) -> Result<PolicyConfig, ConfigErrors> {
+    let config = match &cluster.lb_config {
+        Some(LbConfig::RingHashLbConfig(config)) => *config,
+        _ => Default::default(),
+    };
+    let policy = RingHashPolicy::new(
+        config.minimum_ring_size,
+        config.maximum_ring_size,
+        config.hash_function() == LegacyFunction::MurmurHash2,
+        &path.field("ring_hash_lb_config"),
+    )?;
+    let common = cluster.common_lb_config.as_ref();
+    let hashing = common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
+    Ok(PolicyConfig {
+        policy: Policy::Hashing(HashingConfig {
+            tables: Arc::new(policy),
+            by_hostname: hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing),
+            balance_factor: hashing
+                .and_then(|hashing| hashing.hash_balance_factor)
+                .unwrap_or(0),
+        }),
+        localities: LocalityBalancing::of_cluster(cluster),
+    })
+}
+
+/// See [`Factory::of_extension`](super::Factory::of_extension).
+pub(super) fn of_extension(
+    config: &Any,
+    _cluster: &Cluster,
+    path: &FieldPath,
+) -> Result<PolicyConfig, ConfigErrors> {
+    let message: RingHashMessage = unpack(config, path)?;
+    let policy = RingHashPolicy::new(
+        message.minimum_ring_size,
+        message.maximum_ring_size,
+        message.hash_function() == HashFunction::MurmurHash2,
+        path,
+    )?;
+    #[expect(deprecated, reason = "Envoy still obeys them")]
+    let (by_hostname, balance_factor) = match &message.consistent_hashing_lb_config {
+        Some(hashing) => (
+            hashing.use_hostname_for_hashing,
+            hashing.hash_balance_factor,
+        ),
+        None => (
+            message.use_hostname_for_hashing,
+            message.hash_balance_factor,
+        ),
+    };
+    Ok(PolicyConfig {
+        policy: Policy::Hashing(HashingConfig {
+            tables: Arc::new(policy),
+            by_hostname,
+            balance_factor: balance_factor.unwrap_or(0),
+        }),
+        localities: LocalityBalancing {
+            weighted: message.locality_weighted_lb_config.is_some(),
+            ..LocalityBalancing::default()
+        },
+    })
+}
+
+impl RingHashPolicy {
+    fn new(
+        minimum_size: Option<u64>,
+        maximum_size: Option<u64>,
+        murmur: bool,
+        path: &FieldPath,
+    ) -> Result<RingHashPolicy, ConfigError> {
+        let policy = RingHashPolicy {
+            minimum_size: minimum_size.unwrap_or(MINIMUM_SIZE),
+            maximum_size: maximum_size.unwrap_or(MAXIMUM_SIZE),
+            hash: if murmur {
+                murmur_hash_2
+            } else {
+                |text| xxh64(text, 0)
+            },
+        };
+        if policy.minimum_size > policy.maximum_size {
+            let message = format!(
+                "ring hash: minimum_ring_size ({}) > maximum_ring_size ({})",
+                policy.minimum_size, policy.maximum_size
+            );
+            return Err(ConfigError::new(path, message));
+        }
+        Ok(policy)
+    }
+}
+
+impl TablePolicy for RingHashPolicy {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a ring has 2^23 places at most"
+    )]
+    fn table(&self, hosts: &WeightedHosts, stats: &MembershipStats) -> Box<dyn HashTable> {
+        let stats = stats.ring_hash_lb.get();
+        if hosts.list.is_empty() {
+            return Box::<Ring>::default();
+        }
+        // The lightest host gets a whole number of places.
+        let scale = ((hosts.least * self.minimum_size as f64).ceil() / hosts.least)
+            .min(self.maximum_size as f64);
+        let size = scale.ceil() as u64;
+        let mut places: Vec<(u64, u32)> = Vec::with_capacity(scale.ceil() as usize);
+        let (mut fewest, mut most, mut target) = (size, 0, 0.0);
+        let mut text = Vec::new();
+        for (host, number) in hosts.list.iter().zip(0..) {
+            target += scale * host.weight;
+            text.clear();
+            text.extend_from_slice(host.key.as_bytes());
+            text.push(b'_');
+            let key = text.len();
+            let mut count = 0;
+            while (places.len() as f64) < target {
+                text.truncate(key);
+                text.extend_from_slice(count.to_string().as_bytes());
+                places.push(((self.hash)(&text), number));
+                count += 1;
+            }
+            fewest = fewest.min(count);
+            most = most.max(count);
+        }
+        places.sort_by_key(|(hash, _)| *hash);
+        stats.size.set(size);
+        stats.min_hashes_per_host.set(fewest);
+        stats.max_hashes_per_host.set(most);
+        Box::new(Ring {
+            hashes: places.iter().map(|(hash, _)| *hash).collect(),
+            hosts: places.iter().map(|(_, host)| *host).collect(),
+        })
+    }
+}
+
+impl HashTable for Ring {
+    fn find(&self, hash: u64) -> Option<usize> {
+        let place = self.hashes.partition_point(|other| *other < hash);
+        // Past the last place, the ring begins again.
+        let host = self.hosts.get(place).or(self.hosts.first());
+        host.map(|host| *host as usize)
+    }
+}
