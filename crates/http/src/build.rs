@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_upstream::ClusterNames;
@@ -11,6 +12,8 @@ use crate::access_log::LogFiles;
 /// What building a connection manager needs from the rest of the process, on the main thread.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildCx<'a> {
+    /// The runtime values when the listener is built: some fields default to them.
+    pub runtime: &'a Snapshot,
     /// Where stats are registered.
     pub store: &'a Arc<Store>,
     /// The clusters that routes may name.

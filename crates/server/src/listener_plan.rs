@@ -152,6 +152,7 @@ impl ListenerFactory {
         };
         let scope = config.scope();
         let cx = BuildCx {
+            runtime: &self.runtime.runtime().snapshot(),
             store: &self.store,
             clusters,
             log_files: &self.log_files,

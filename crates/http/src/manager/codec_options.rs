@@ -18,6 +18,7 @@ use outrider_net::Drain;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 
+use crate::BuildCx;
 use crate::manager::config::StreamTimeouts;
 use crate::manager::config::codec_type;
 
@@ -45,7 +46,7 @@ impl CodecOptions {
     pub(super) fn build(
         message: &Message,
         path: &FieldPath,
-        buffer_limit: u32,
+        cx: &BuildCx<'_>,
     ) -> Result<CodecOptions, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let stream_error = message
@@ -81,6 +82,10 @@ impl CodecOptions {
             message.delayed_close_timeout.as_ref(),
             path.field("delayed_close_timeout"),
         );
+        let runtime = |key: &str, default| {
+            let set = cx.runtime.number(key);
+            set.map_or(default, |value| u32::try_from(value).unwrap_or(u32::MAX))
+        };
         let unless_zero = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
         let options = CodecOptions {
             codec,
@@ -89,8 +94,12 @@ impl CodecOptions {
                 ..Http1Options::build(&http1, stream_error)
             },
             http2,
-            max_request_headers_kb: message.max_request_headers_kb.unwrap_or(60),
-            max_headers_count: common.max_headers_count.unwrap_or(100),
+            max_request_headers_kb: message.max_request_headers_kb.unwrap_or_else(|| {
+                runtime("envoy.reloadable_features.max_request_headers_size_kb", 60)
+            }),
+            max_headers_count: common.max_headers_count.unwrap_or_else(|| {
+                runtime("envoy.reloadable_features.max_request_headers_count", 100)
+            }),
             underscores: common.headers_with_underscores_action().into(),
             idle_timeout: unless_zero(Some(idle_timeout.unwrap_or(Duration::from_secs(3600)))),
             max_connection_duration: unless_zero(max_connection_duration),
@@ -106,7 +115,7 @@ impl CodecOptions {
             delayed_close_timeout: unless_zero(Some(
                 delayed_close.unwrap_or(Duration::from_secs(1)),
             )),
-            buffer_limit,
+            buffer_limit: cx.buffer_limit,
         };
         errors.finish(options)
     }

@@ -22,6 +22,7 @@ use outrider_config::api::envoy::extensions::filters::network::http_connection_m
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::StripPortMode;
 use outrider_config::duration;
+use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_xds::FileSource;
 
@@ -93,7 +94,7 @@ impl ConnectionManagerConfig {
         let mut errors = ConfigErrors::new();
         check_combinations(message, path, &mut errors);
         let access_logs = access_logs(message, path, cx, &mut errors);
-        let codec = errors.collect(CodecOptions::build(message, path, cx.buffer_limit));
+        let codec = errors.collect(CodecOptions::build(message, path, cx));
         let timeouts = errors.collect(StreamTimeouts::build(message, path));
         let filters = errors.collect(HttpFilterChainConfig::build(
             &message.http_filters,
@@ -124,7 +125,7 @@ impl ConnectionManagerConfig {
             listener_scope: cx.listener.clone().name("http").name(&message.stat_prefix),
             codec,
             timeouts,
-            paths: paths(message),
+            paths: paths(message, cx.runtime),
             hosts: hosts(message),
             forwarding,
             response,
@@ -308,13 +309,24 @@ fn captures(access_logs: &[AccessLog]) -> Captures {
     captures
 }
 
-fn paths(message: &Message) -> PathOptions {
+fn paths(message: &Message, runtime: &Snapshot) -> PathOptions {
+    let by_runtime = || {
+        let percent = runtime.number("http_connection_manager.normalize_path");
+        fastrand::u64(..100) < percent.unwrap_or(0)
+    };
     PathOptions {
-        normalize: message.normalize_path.unwrap_or(false),
+        normalize: message.normalize_path.unwrap_or_else(by_runtime),
         merge_slashes: message.merge_slashes,
         escaped_slashes: match message.path_with_escaped_slashes_action() {
-            PathWithEscapedSlashesAction::ImplementationSpecificDefault
-            | PathWithEscapedSlashesAction::KeepUnchanged => EscapedSlashes::Keep,
+            PathWithEscapedSlashesAction::ImplementationSpecificDefault => {
+                match runtime.number("http_connection_manager.path_with_escaped_slashes_action") {
+                    Some(2) => EscapedSlashes::Reject,
+                    Some(3) => EscapedSlashes::Redirect,
+                    Some(4) => EscapedSlashes::Forward,
+                    _ => EscapedSlashes::Keep,
+                }
+            }
+            PathWithEscapedSlashesAction::KeepUnchanged => EscapedSlashes::Keep,
             PathWithEscapedSlashesAction::RejectRequest => EscapedSlashes::Reject,
             PathWithEscapedSlashesAction::UnescapeAndRedirect => EscapedSlashes::Redirect,
             PathWithEscapedSlashesAction::UnescapeAndForward => EscapedSlashes::Forward,

@@ -28,6 +28,7 @@ use outrider_net::ConnectionInfo;
 use outrider_net::Drain;
 use outrider_net::Stream;
 use outrider_net::WorkerCx;
+use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::StatValue;
 use outrider_stats::StatsFilter;
@@ -327,6 +328,7 @@ fn build(
     let path = FieldPath::root();
     let message: HttpConnectionManager = unpack(any, &path).unwrap();
     let cx = BuildCx {
+        runtime: &Snapshot::default(),
         store,
         clusters: &clusters.names(),
         log_files: &LogFiles::new(FlushOptions::default(), store),
