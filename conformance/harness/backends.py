@@ -3,11 +3,12 @@
 A backend listens before the proxy starts, notes what it sees, and ends with the case.
 """
 import socket
+import ssl
 import struct
 import threading
 import time
 
-from . import http1, http2, text
+from . import http1, http2, text, tls
 from .client import listed, pairs
 
 
@@ -81,6 +82,12 @@ class Listener:
     def guarded(self, conn: socket.socket, number: int) -> None:
         """Serves one connection; whatever happens, it is closed and counted."""
         try:
+            if "tls" in self.spec:
+                with self.lock:
+                    self.conns.remove(conn)
+                conn = tls.server(conn, self.spec["tls"], self.note)
+                with self.lock:
+                    self.conns.append(conn)
             self.serve(conn, number)
         except (OSError, ValueError, IndexError, KeyError):
             pass
@@ -242,6 +249,8 @@ class Http(Listener):
 
 def spoken(conn: socket.socket) -> str:
     """The codec that a peer begins to speak, by what HTTP/2's preface begins with."""
+    if isinstance(conn, ssl.SSLSocket):
+        return "http2" if conn.selected_alpn_protocol() == "h2" else "http1"
     return "http2" if conn.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"PRI" else "http1"
 
 

@@ -1,12 +1,13 @@
 """The short form of a bootstrap: most cases differ from the plain HTTP proxy in a few fields, and say only those.
 
 `proxy:` may hold `routes` (of the one virtual host), `virtual_host`, `virtual_hosts`, `route_config`, `hcm`, `listener`, `cluster`
-(merged into each cluster), `clusters` (by name, merged into that cluster or added), `bootstrap` (merged at the top) and `log` (the
+(merged into each cluster), `clusters` (by name, merged into that cluster or added), `bootstrap` (merged at the top), `tls` and `upstream_tls` (the fields of the listener's and of all clusters' TLS contexts) and `log` (the
 access log's format, or `false`). Everything else is as small as Envoy allows. `run.py show NAME` prints the result.
 """
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 FILE_LOG = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 PROTOCOL = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 PROTOCOL_KEY = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 LOG = ("%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL% %RESPONSE_CODE% flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% "
@@ -38,8 +39,21 @@ def expand(short: dict, backends: dict) -> dict:
         hcm["access_log"] = [file_log(short.get("log", LOG))]
     listener = {"name": "ingress", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
                 "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": merge(hcm, short.get("hcm", {}))}]}]}
+    if "tls" in short:
+        certificates = {"tls_certificates": [certificate("server")]}
+        context = merge({"@type": f"{TLS}.DownstreamTlsContext", "common_tls_context": certificates}, short["tls"])
+        listener["filter_chains"][0]["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": context}
+    if "upstream_tls" in short:
+        context = {"@type": f"{TLS}.UpstreamTlsContext", **short["upstream_tls"]}
+        for one in clusters.values():
+            one.setdefault("transport_socket", {"name": "envoy.transport_sockets.tls", "typed_config": context})
     whole = {"admin": admin(), "static_resources": {"listeners": [merge(listener, short.get("listener", {}))], "clusters": list(clusters.values())}}
     return merge(whole, short.get("bootstrap", {}))
+
+
+def certificate(name: str) -> dict:
+    """A certificate of `conformance/certs`, with its key."""
+    return {"certificate_chain": {"filename": f"<certs>/{name}.pem"}, "private_key": {"filename": f"<certs>/{name}.key"}}
 
 
 def admin() -> dict:

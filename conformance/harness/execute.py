@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import backends, client, http1, http2, steps
+from . import backends, client, http1, http2, steps, tls
 from .case import Case, fill
 from .dns_backend import DnsBackend
 from .grpc_backend import GrpcBackend
@@ -55,7 +55,7 @@ class Run:
         self.wanted = None
         self.differs = False  # an earlier step was not as expected: do not wait for the rest to become right
         self.pool = concurrent.futures.ThreadPoolExecutor(64)
-        self.values: dict = {"dir": str(self.folder), "bin": binary, "config": str(self.folder / "envoy.yaml")}
+        self.values: dict = {"dir": str(self.folder), "bin": binary, "config": str(self.folder / "envoy.yaml"), "certs": str(tls.CERTS)}
         self.normalise = Normaliser(str(self.folder), {})
 
     def whole(self) -> dict:
@@ -203,6 +203,8 @@ class Run:
             return self.conns[name]
         sock = client.connect(self.address(step.get("to", "ingress")), step.get("from"))
         patience = step.get("patience", http1.PATIENCE)
+        if "tls" in step:
+            sock = tls.client(sock, {"alpn": ["h2" if codec == "http2" else "http/1.1"], **(step["tls"] or {})})
         if codec == "http1":
             made = http1.Stream(sock, patience)
         else:

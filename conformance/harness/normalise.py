@@ -2,6 +2,8 @@
 import re
 import socket
 
+from . import tls
+
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 RULES = [(re.compile(pattern), by) for pattern, by in [
@@ -56,7 +58,7 @@ class Normaliser:
 
     def text(self, value: str) -> str:
         """One text."""
-        value = value.replace(self.folder, "<dir>")
+        value = value.replace(self.folder, "<dir>").replace(str(tls.CERTS), "<certs>")
         value = UUID.sub("<uuid>", value)  # before the ports, whose digits some of them have
         for pattern, by in self.ports.items():
             value = pattern.sub(by, value)

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 
-from . import backends, bootstrap, client, grpc_client, http1, http2, sockets, text
+from . import backends, bootstrap, client, grpc_client, http1, http2, sockets, text, tls
 from .proxy import die_with_parent
 
 WAIT = 8  # seconds for a `wait` that does not say how many
@@ -384,6 +384,12 @@ def begin(run, step: dict) -> None:
         run.background[name] = run.pool.submit(perform, run, inner)
 
 
+def handshakes(run, step: dict):
+    """`handshake: {sni: …}` (or a list of them): TLS handshakes and nothing else, as `harness/tls.py` has them; `to`, `from`."""
+    several = step["handshake"] if isinstance(step["handshake"], list) else [step["handshake"]]
+    return [tls.handshake(client.connect(run.address(step.get("to", "ingress")), step.get("from")), one or {}) for one in several]
+
+
 def finish(run, step: dict):
     """The observation of a step that `begin` started."""
     return run.background.pop(step["finish"]).result(20)
@@ -410,6 +416,7 @@ WORDS = {
     "connections": connections, "log": log, "wait": wait, "dns": dns, "stop": pod, "start": pod, "signal": send_signal, "exit": ended,
     "run": execute, "validate": validate, "write": write, "rename": rename, "link": link, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
     "sockets": lambda run, step: run.settle(lambda: sockets.look(run, step)),
+    "handshake": handshakes,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
 }

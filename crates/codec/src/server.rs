@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::Version;
+use outrider_net::Connection;
 use outrider_net::Stream;
 use outrider_stats::HeldGauge;
 use tokio::io::AsyncReadExt;
@@ -133,15 +134,32 @@ pub trait Handler: 'static {
 
 /// Serves a connection to its end. Dropping the future closes the connection.
 pub async fn serve<H: Handler>(
-    mut socket: Stream,
+    socket: Stream,
     options: Rc<ServerOptions>,
     handler: Rc<H>,
 ) -> ConnectionEnd {
-    let counted = ConnectionCounter::new(&options);
+    let counter = ConnectionCounter::new(&options);
+    serve_counted(socket, b"", options, handler, counter).await
+}
+
+/// Serves a connection whose client has chosen `protocol` in the TLS handshake; empty if there was no choice.
+pub async fn serve_counted<H: Handler>(
+    mut socket: Stream,
+    protocol: &[u8],
+    options: Rc<ServerOptions>,
+    handler: Rc<H>,
+    counted: ConnectionCounter,
+) -> ConnectionEnd {
     let mut deadlines = Deadlines::new(&options);
     let stats = &options.stats;
+    let chosen = match (options.codec, protocol) {
+        (CodecType::Auto, b"h2") => Some(CodecType::Http2),
+        (CodecType::Auto, [_, ..]) => Some(CodecType::Http1),
+        _ => None,
+    };
+    let detected = detect_codec(&mut socket, chosen, &options, &mut deadlines).await;
     // Boxed, so that this future is not as large as the larger codec's, which contains the handler's future.
-    let end = match detect_codec(&mut socket, &options, &mut deadlines).await {
+    let end = match detected {
         Ok((CodecType::Http1, _)) if options.codec == CodecType::Http2 => {
             stats.downstream_cx_http2_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
@@ -175,9 +193,11 @@ pub async fn serve<H: Handler>(
 /// The part of the HTTP/2 client preface that Envoy checks.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
 
-/// Reads until the bytes show which codec the client uses. Returns it with the bytes read.
+/// Reads until the bytes show which codec the client uses, unless it has `chosen` one: then until there are any. Returns
+/// it with the bytes read.
 async fn detect_codec(
     socket: &mut Stream,
+    chosen: Option<CodecType>,
     options: &ServerOptions,
     deadlines: &mut Deadlines,
 ) -> Result<(CodecType, Vec<u8>), EndCause> {
@@ -198,6 +218,9 @@ async fn detect_codec(
             return Err(EndCause::Remote);
         }
         options.stats.received(count as u64);
+        if let Some(codec) = chosen {
+            return Ok((codec, initial));
+        }
         let seen = initial.len().min(PREFACE.len());
         if options.codec == CodecType::Http1 || !PREFACE.iter().zip(&initial).all(|(a, b)| a == b) {
             return Ok((CodecType::Http1, initial));
@@ -229,14 +252,18 @@ async fn wait_for_close(socket: &mut Stream, options: &ServerOptions) {
 const FIRST_READ: usize = 4096;
 
 /// Counts a connection as active while it exists, and its end.
-struct ConnectionCounter {
+#[derive(Debug)]
+pub struct ConnectionCounter {
     stats: Arc<ConnectionStats>,
     started: Instant,
     _active: HeldGauge<ConnectionStats>,
+    ssl: Option<HeldGauge<ConnectionStats>>,
 }
 
 impl ConnectionCounter {
-    fn new(options: &ServerOptions) -> ConnectionCounter {
+    /// Counts a connection that is about to be served.
+    #[must_use]
+    pub fn new(options: &ServerOptions) -> ConnectionCounter {
         let stats = &options.stats;
         stats.downstream_cx_total.inc();
         stats.downstream_cx_rx_bytes_buffered.mark_used();
@@ -244,6 +271,44 @@ impl ConnectionCounter {
             stats: stats.clone(),
             started: options.timers.now(),
             _active: stats.hold(|stats| &stats.downstream_cx_active),
+            ssl: None,
+        }
+    }
+
+    /// Counts the TLS connection, and shakes hands on it, for no longer than connections may live. `None` if that failed:
+    /// then all is counted.
+    pub async fn secure(
+        mut self,
+        connection: &mut Connection,
+        options: &Rc<ServerOptions>,
+    ) -> Option<ConnectionCounter> {
+        self.stats.downstream_cx_ssl_total.inc();
+        self.ssl = Some(self.stats.hold(|stats| &stats.downstream_cx_ssl_active));
+        let mut deadlines = Deadlines::new(options);
+        let secured = tokio::select! {
+            biased;
+            secured = connection.secure() => secured.map_err(|failure| {
+                // A side that is told nothing has gone by itself.
+                match failure.is_closed() {
+                    true => EndCause::Remote,
+                    false => EndCause::Local,
+                }
+            }),
+            expiry = poll_fn(|cx| deadlines.poll(0, cx).map_or(Poll::Pending, Poll::Ready)) => {
+                expiry.count(&options.stats);
+                Err(EndCause::Local)
+            }
+        };
+        match secured {
+            Ok(()) => Some(self),
+            Err(cause) => {
+                let active_streams = 0;
+                self.end(&ConnectionEnd {
+                    cause,
+                    active_streams,
+                });
+                None
+            }
         }
     }
 

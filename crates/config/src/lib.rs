@@ -2,6 +2,7 @@
 
 pub mod api;
 mod check;
+pub mod data_source;
 mod diagnostic;
 mod document;
 pub mod duration;
@@ -13,9 +14,11 @@ mod load;
 mod merge;
 mod path;
 mod position;
+pub mod re2;
 mod reader;
 mod resources;
 mod schema;
+pub mod string_matcher;
 mod unpack;
 mod value;
 mod wire;

@@ -20,6 +20,7 @@ use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
+use outrider_net::TlsInfo;
 use outrider_net::clock;
 use outrider_runtime::LocalSnapshot;
 use outrider_runtime::Snapshot;
@@ -110,6 +111,8 @@ pub struct UpstreamInfo {
     pub connection_id: Option<u64>,
     /// `%UPSTREAM_PROTOCOL%`.
     pub protocol: Option<Version>,
+    /// What is known of the connection's TLS.
+    pub tls: Option<Rc<TlsInfo>>,
     /// `%UPSTREAM_REQUEST_ATTEMPT_COUNT%`.
     pub attempts: u32,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
@@ -133,6 +136,7 @@ impl UpstreamInfo {
             local_address: None,
             connection_id: None,
             protocol: None,
+            tls: None,
             attempts: 0,
             transport_failure: None,
             traffic: Traffic::default(),

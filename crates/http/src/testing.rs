@@ -19,6 +19,8 @@ pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> ConnectionInf
         started: Instant::now(),
         listener: "".into(),
         filter_chain: "".into(),
+        server_name: "".into(),
+        tls: None,
     }
 }
 

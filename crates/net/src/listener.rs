@@ -9,6 +9,7 @@ mod acceptor;
 mod balance;
 mod bind;
 mod chain;
+mod inspect;
 mod limit;
 mod socket_options;
 
@@ -36,6 +37,7 @@ pub use bind::BindError;
 pub use bind::BoundAddress;
 pub use bind::ListenAddress;
 pub use bind::WorkerSocket;
+pub use chain::ChainTls;
 pub use chain::ServingChain;
 pub use limit::ConnectionLimit;
 pub use limit::LimitReached;
@@ -65,6 +67,7 @@ pub struct ListenerConfig {
     /// By chain number; the default chain is the last.
     chain_names: Vec<Arc<str>>,
     chains: FilterChains,
+    filters: inspect::ListenerFilters,
     addresses: Vec<Arc<ListenAddress>>,
     bind_to_port: bool,
     accepts_per_event: u32,
@@ -91,6 +94,7 @@ impl ListenerConfig {
             .collect(build_addresses(listener, &name, path))
             .unwrap_or_default();
         let chains = errors.collect(FilterChains::build(listener, path));
+        let filters = errors.collect(inspect::ListenerFilters::build(listener, path));
         let chain_names = listener
             .filter_chains
             .iter()
@@ -106,7 +110,8 @@ impl ListenerConfig {
                 .and_then(|v1| v1.bind_to_port)
         };
         let bound = listener.bind_to_port.or(deprecated_bind).unwrap_or(true);
-        let (Some(chains), Some(first), true) = (chains, addresses.first(), errors.is_empty())
+        let (Some(chains), Some(filters), Some(first), true) =
+            (chains, filters, addresses.first(), errors.is_empty())
         else {
             return Err(errors);
         };
@@ -126,6 +131,7 @@ impl ListenerConfig {
             },
             chain_names,
             chains,
+            filters,
             addresses,
             bind_to_port: bound,
             accepts_per_event: listener

@@ -1,4 +1,4 @@
-//! A connected byte stream: TCP or a UNIX socket, one type for both ends of the proxy.
+//! A connected byte stream: TCP, a UNIX socket, or TLS over either; one type for both ends of the proxy.
 //!
 //! What the request path calls most, it asks the kernel for directly: the C library's `recv` and `send` are points where
 //! a thread can be cancelled, and every call pays for that.
@@ -11,7 +11,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use bytes::BytesMut;
 use rustix::net::RecvFlags;
 use rustix::net::SendFlags;
 use tokio::io::AsyncRead;
@@ -21,35 +20,27 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
+use crate::TlsStream;
 use crate::clock;
 
-/// A connected socket. TLS will be a third variant. Reading lets the worker's clock expire: what comes in, comes now.
+/// A connected stream. Reading lets the worker's clock expire: what comes in, comes now.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP, with `TCP_NODELAY` set.
     Tcp(TcpStream),
     /// A UNIX domain socket.
     Unix(UnixStream),
+    /// TLS over one of these.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
     /// Reads what is there without waiting; `WouldBlock` when nothing is.
-    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = match self {
             Stream::Tcp(stream) => stream.try_read(buffer),
             Stream::Unix(stream) => stream.try_read(buffer),
-        };
-        if read.is_ok() {
-            clock::expire();
-        }
-        read
-    }
-
-    /// Reads what is there into the spare room of `buffer`, without waiting; `WouldBlock` when nothing is.
-    pub fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let read = match self {
-            Stream::Tcp(stream) => stream.try_read_buf(buffer),
-            Stream::Unix(stream) => stream.try_read_buf(buffer),
+            Stream::Tls(stream) => stream.try_read(buffer),
         };
         if read.is_ok() {
             clock::expire();
@@ -60,12 +51,24 @@ impl Stream {
     /// Reads once into `buffer`; 0 is the end. A read that does not fill it tells that the socket is empty, so that the
     /// next poll need not ask.
     pub fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tls(stream) => stream.poll_read_some(cx, buffer),
+            socket => socket.poll_read_socket(cx, buffer),
+        }
+    }
+
+    /// [`poll_read_some`](Self::poll_read_some) of a socket; what TLS runs over.
+    pub(crate) fn poll_read_socket(
         &self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.poll_read_ready(cx))?;
+            ready!(self.poll_socket_readable(cx))?;
             let mut short = None;
             let read = self.try_io(Interest::READABLE, |socket| {
                 let (count, _) = rustix::net::recv(socket, &mut *buffer, RecvFlags::empty())?;
@@ -81,6 +84,50 @@ impl Stream {
         }
     }
 
+    /// Looks at what a socket has, and leaves it there: ready once it is more than `seen` bytes, and with `None` when no
+    /// more will come.
+    pub(crate) fn poll_peek(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        seen: usize,
+    ) -> Poll<io::Result<Option<usize>>> {
+        let mut tried = false;
+        loop {
+            ready!(self.poll_socket_readable(cx))?;
+            let peeked = self.try_io(Interest::READABLE, |socket| {
+                let (count, _) = rustix::net::recv(socket, &mut *buffer, RecvFlags::PEEK)?;
+                // That the rest has not come is for the runtime to know, or it would call again at once.
+                match count > seen || count == 0 {
+                    true => Ok(count),
+                    false => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            });
+            match peeked {
+                Ok(0) => return Poll::Ready(Ok(None)),
+                Ok(count) => return Poll::Ready(Ok(Some(count))),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                // Readable again without anything new: the other side has closed.
+                Err(_) if std::mem::replace(&mut tried, true) => return Poll::Ready(Ok(None)),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Has the runtime find out anew whether a socket can be read, after [`poll_peek`](Self::poll_peek) has waited.
+    pub(crate) fn register_anew(&mut self) -> io::Result<()> {
+        // Neither end of this pair is ever used: it stands in while the socket is moved.
+        let (placeholder, _) = UnixStream::pair()?;
+        *self = match std::mem::replace(self, Stream::Unix(placeholder)) {
+            Stream::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Stream::Unix(stream) => Stream::Unix(UnixStream::from_std(stream.into_std()?)?),
+            tls @ Stream::Tls(_) => tls,
+        };
+        Ok(())
+    }
+
     /// Runs `io` unless the socket is known not to be ready for it; that is known from `WouldBlock` on.
     fn try_io<T>(
         &self,
@@ -90,6 +137,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.try_io(interest, || io(stream.as_fd())),
             Stream::Unix(stream) => stream.try_io(interest, || io(stream.as_fd())),
+            Stream::Tls(stream) => stream.socket().try_io(interest, io),
         }
     }
 
@@ -97,14 +145,23 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.poll_write_ready(cx),
             Stream::Unix(stream) => stream.poll_write_ready(cx),
+            Stream::Tls(stream) => stream.socket().poll_write_ready(cx),
         }
     }
 
-    /// Ready when bytes, or the end, can be read.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready when bytes, or the end, can be read: of TLS, plaintext.
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tls(stream) => stream.poll_read_ready(cx),
+            socket => socket.poll_socket_readable(cx),
+        }
+    }
+
+    fn poll_socket_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Tcp(stream) => stream.poll_read_ready(cx),
             Stream::Unix(stream) => stream.poll_read_ready(cx),
+            Stream::Tls(stream) => stream.socket().poll_socket_readable(cx),
         }
     }
 }
@@ -118,6 +175,10 @@ impl AsyncRead for Stream {
         let read = match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => {
+                let read = stream.poll_read_some(cx, buffer.initialize_unfilled());
+                read.map_ok(|count| buffer.advance(count))
+            }
         };
         if read.is_ready() {
             clock::expire();
@@ -128,10 +189,13 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Stream::Tls(stream) = self.as_mut().get_mut() {
+            return stream.poll_write(cx, &[io::IoSlice::new(bytes)]);
+        }
         loop {
             ready!(self.poll_write_ready(cx))?;
             let mut short = None;
@@ -153,6 +217,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => stream.poll_write(cx, slices),
         }
     }
 
@@ -160,15 +225,19 @@ impl AsyncWrite for Stream {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Sockets keep nothing back.
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tls(stream) => stream.poll_flush(cx),
+            // Sockets keep nothing back.
+            Stream::Tcp(_) | Stream::Unix(_) => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => stream.poll_shutdown(cx),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrider_config::ConfigErrors;
 use outrider_config::Factory;
@@ -14,6 +15,11 @@ use outrider_config::api::envoy::config::listener::v3 as listener;
 use outrider_config::api::envoy::config::listener::v3::filter::ConfigType;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use outrider_config::api::envoy::config::core::v3::TransportSocket;
+use outrider_config::api::envoy::config::core::v3::transport_socket::ConfigType as SocketConfig;
+use outrider_config::api::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use outrider_config::duration;
 use outrider_config::type_name;
 use outrider_config::unpack;
 use outrider_http::BuildCx;
@@ -21,6 +27,7 @@ use outrider_http::ConnectionManagerConfig;
 use outrider_http::access_log::LogFiles;
 use outrider_http::route::RouteTable;
 use outrider_net::Address;
+use outrider_net::ChainTls;
 use outrider_net::Connection;
 use outrider_net::ConnectionHandler;
 use outrider_net::ConnectionLimit;
@@ -28,7 +35,10 @@ use outrider_net::Drain;
 use outrider_net::Limits;
 use outrider_net::ListenerConfig;
 use outrider_net::WorkerCx;
+use outrider_stats::Scope;
 use outrider_stats::Store;
+use outrider_tls::ContextStats;
+use outrider_tls::ServerContext;
 use outrider_upstream::ClusterNames;
 use outrider_upstream::Clusters;
 use prost::Message as _;
@@ -56,6 +66,11 @@ pub(crate) struct ListenerPlan {
 /// A filter chain, and what serves its connections.
 pub(crate) struct ChainPlan {
     handler: ChainHandler,
+    tls: Option<Arc<ServerContext>>,
+    /// Held for what it lists.
+    tls_stats: Option<Arc<ContextStats>>,
+    /// `transport_socket_connect_timeout`
+    handshake_timeout: Option<Duration>,
     /// The filter chain's message without the routes of its connection manager, as protobuf bytes.
     settings: Vec<u8>,
     /// The routes of its connection manager, as protobuf bytes.
@@ -146,7 +161,6 @@ impl ListenerFactory {
         clusters: &ClusterNames,
     ) -> Result<ListenerPlan, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        refuse_unsupported(message, path, &mut errors);
         let Some(config) = errors.collect(ListenerConfig::build(message, path)) else {
             return Err(errors);
         };
@@ -232,17 +246,6 @@ fn refuse_shared_addresses(
     }
 }
 
-/// What no part of a listener that exists here would obey.
-fn refuse_unsupported(message: &listener::Listener, path: &FieldPath, errors: &mut ConfigErrors) {
-    for (index, filter) in message.listener_filters.iter().enumerate() {
-        let path = path.field("listener_filters").index(index);
-        errors.push(
-            &path,
-            format!("not supported: listener filter {}", filter.name),
-        );
-    }
-}
-
 impl ListenerPlan {
     /// The connection managers of its filter chains.
     pub(crate) fn connection_managers(
@@ -284,6 +287,9 @@ impl ListenerPlan {
                 });
                 *chain = Arc::new(ChainPlan {
                     handler: ChainHandler::Http(manager.clone()),
+                    tls: same.tls.clone(),
+                    tls_stats: same.tls_stats.clone(),
+                    handshake_timeout: same.handshake_timeout,
                     settings: chain.settings.clone(),
                     routes: chain.routes.clone(),
                 });
@@ -314,18 +320,25 @@ impl ChainPlan {
         cx: &BuildCx<'_>,
     ) -> Result<ChainPlan, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        if let Some(socket) = &chain.transport_socket
-            && !socket.name.ends_with("raw_buffer")
-        {
-            let message = format!(
-                "not supported: {}; known is envoy.transport_sockets.raw_buffer",
-                socket.name
-            );
-            errors.push(&path.field("transport_socket"), message);
-        }
+        let socket_path = path.field("transport_socket");
+        let tls = errors.collect(transport_socket(
+            chain.transport_socket.as_ref(),
+            &socket_path,
+        ));
+        let tls = tls.flatten();
+        let tls_stats = tls.as_ref();
+        let tls_stats = tls_stats.map(|tls| Arc::new(tls.stats(cx.store, cx.listener)));
+        let handshake_timeout = duration::optional(
+            chain.transport_socket_connect_timeout.as_ref(),
+            &path.field("transport_socket_connect_timeout"),
+        );
+        let handshake_timeout = errors.collect(handshake_timeout).flatten();
         let path = path.field("filters");
         let mut plan = ChainPlan {
             handler: ChainHandler::Close,
+            tls_stats,
+            tls,
+            handshake_timeout: handshake_timeout.filter(|timeout| !timeout.is_zero()),
             settings: Vec::new(),
             routes: Vec::new(),
         };
@@ -351,11 +364,22 @@ impl ChainPlan {
 
     /// Whether both have the very same handler, so that connections need not be told apart.
     pub(crate) fn is_served_like(&self, other: &ChainPlan) -> bool {
-        match (&self.handler, &other.handler) {
-            (ChainHandler::Http(one), ChainHandler::Http(other)) => Arc::ptr_eq(one, other),
-            (ChainHandler::Close, ChainHandler::Close) => true,
-            _ => false,
-        }
+        let same_tls = match (&self.tls, &other.tls) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        same_tls
+            && match (&self.handler, &other.handler) {
+                (ChainHandler::Http(one), ChainHandler::Http(other)) => Arc::ptr_eq(one, other),
+                (ChainHandler::Close, ChainHandler::Close) => true,
+                _ => false,
+            }
+    }
+
+    /// The TLS of its connections on a worker, in the listener whose stats are below `scope`.
+    pub(crate) fn tls(&self, scope: Scope, cx: &WorkerCx) -> Option<ChainTls> {
+        let context = self.tls.clone()?;
+        Some(ChainTls::new(context, scope, self.handshake_timeout, cx))
     }
 
     /// The handler of its connections on a worker; `drain` tells them to finish.
@@ -368,6 +392,39 @@ impl ChainPlan {
         match &self.handler {
             ChainHandler::Http(config) => config.worker(cx, clusters, drain),
             ChainHandler::Close => Rc::new(Close),
+        }
+    }
+}
+
+/// The TLS of a filter chain, if its transport socket is TLS.
+fn transport_socket(
+    socket: Option<&TransportSocket>,
+    path: &FieldPath,
+) -> Result<Option<Arc<ServerContext>>, ConfigErrors> {
+    let Some(socket) = socket else {
+        return Ok(None);
+    };
+    let path = path.field("typed_config");
+    match &socket.config_type {
+        Some(SocketConfig::TypedConfig(any))
+            if type_name(any) == DownstreamTlsContext::full_name() =>
+        {
+            let config: DownstreamTlsContext = unpack(any, &path)?;
+            let context = ServerContext::build(&config, &path)?;
+            Ok(Some(Arc::new(context)))
+        }
+        Some(SocketConfig::TypedConfig(any)) if type_name(any) == RawBuffer::full_name() => {
+            Ok(None)
+        }
+        None if socket.name.ends_with("raw_buffer") => Ok(None),
+        _ => {
+            let name = &socket.name;
+            let message = format!(
+                "not supported: {name}; known are envoy.transport_sockets.raw_buffer and envoy.transport_sockets.tls"
+            );
+            let mut errors = ConfigErrors::new();
+            errors.push(&path, message);
+            Err(errors)
         }
     }
 }

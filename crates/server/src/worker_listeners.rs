@@ -166,6 +166,7 @@ impl WorkerListeners {
 
     /// The filter chains of `plan`; those that have not changed go on.
     fn chains(&self, plan: &ListenerPlan, running: &[ActiveChain]) -> Vec<ActiveChain> {
+        let scope = plan.config.scope();
         let chain = |plan: &Arc<ChainPlan>| {
             let same = (running.iter()).find(|running| running.plan.is_served_like(plan));
             if let Some(running) = same {
@@ -176,9 +177,10 @@ impl WorkerListeners {
             }
             let drain = Drain::new();
             let handler = plan.worker(&self.cx, &self.clusters, &drain);
+            let tls = plan.tls(scope.clone(), &self.cx);
             ActiveChain {
                 plan: plan.clone(),
-                serving: ServingChain::new(handler),
+                serving: ServingChain::new(handler, tls),
                 drain,
             }
         };

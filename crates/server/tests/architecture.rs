@@ -43,7 +43,7 @@ fn every_name_on_the_path_of_a_request_exists() {
         );
         names += 1;
     }
-    assert_eq!(names, 13);
+    assert_eq!(names, 14);
 }
 
 #[test]

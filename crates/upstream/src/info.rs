@@ -19,12 +19,15 @@ use outrider_net::ConnectOptions;
 use outrider_net::KeepAlive;
 use outrider_net::SocketOptions;
 use outrider_net::parse_ip;
+use outrider_tls::ClientContext;
 
 use crate::Priority;
 use crate::RetryBudget;
 use crate::Thresholds;
 use crate::balancer::BalancerConfig;
 use crate::protocol_options::HttpProtocolOptions;
+use crate::protocol_options::ProtocolSelection;
+use crate::transport;
 
 /// A cluster's settings.
 #[derive(Debug)]
@@ -43,6 +46,8 @@ pub struct ClusterInfo {
     pub http: HttpProtocolOptions,
     /// How connections are opened.
     pub connect: ConnectOptions,
+    /// TLS towards the hosts; none if the transport socket is plain.
+    pub tls: Option<Arc<ClientContext>>,
     /// How hosts are chosen.
     pub balancer: BalancerConfig,
     /// `common_lb_config.close_connections_on_host_set_change`
@@ -75,6 +80,19 @@ impl ClusterInfo {
         let mut errors = ConfigErrors::new();
         let http = errors.collect(HttpProtocolOptions::build(message, path));
         let connect = errors.collect(connect_options(message, path, bind));
+        let socket = message.transport_socket.as_ref();
+        let tls = errors.collect(transport::build(socket, &path.field("transport_socket")));
+        if http
+            .as_ref()
+            .is_some_and(|http| http.protocol == ProtocolSelection::Negotiated)
+            && matches!(tls, Some(None))
+        {
+            let name = &message.name;
+            let path = path.field("typed_extension_protocol_options");
+            let message =
+                format!("ALPN configured for cluster {name} which has a non-ALPN transport socket");
+            errors.push(&path, message);
+        }
         let balancer = errors.collect(BalancerConfig::build(message, path));
         let breakers = message.circuit_breakers.as_ref();
         let thresholds = errors.collect(thresholds(breakers, &path.field("circuit_breakers")));
@@ -83,11 +101,14 @@ impl ClusterInfo {
             &path.field("connect_timeout"),
         );
         let timeout = errors.collect(timeout);
-        let (Some(http), Some(connect), Some(balancer), Some(thresholds), Some(timeout)) =
-            (http, connect, balancer, thresholds, timeout)
+        let (Some(http), Some(connect), Some(tls), Some(balancer), Some(thresholds), Some(timeout)) =
+            (http, connect, tls, balancer, thresholds, timeout)
         else {
             return Err(errors);
         };
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         let name: Arc<str> = message.name.as_str().into();
         Ok(ClusterInfo {
             origin,
@@ -104,6 +125,7 @@ impl ClusterInfo {
                 .unwrap_or(1 << 20),
             http,
             connect,
+            tls,
             balancer,
             close_connections_on_host_set_change: message
                 .common_lb_config

@@ -15,6 +15,7 @@ mod pool;
 mod protocol_options;
 mod shared;
 mod stats;
+mod transport;
 mod view;
 
 pub use balancer::BalancerConfig;

@@ -18,6 +18,8 @@ use outrider_config::api::envoy::extensions::upstreams::http::v3::http_protocol_
 use outrider_config::duration;
 use outrider_config::unpack;
 
+use crate::pool::PoolProtocol;
+
 /// How a cluster's connections speak HTTP.
 #[derive(Clone, Debug)]
 pub struct HttpProtocolOptions {
@@ -52,6 +54,8 @@ pub enum ProtocolSelection {
     Http2,
     /// That of the request.
     Downstream,
+    /// What a host chooses by ALPN.
+    Negotiated,
 }
 
 /// The key of `typed_extension_protocol_options`.
@@ -60,13 +64,13 @@ const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl ProtocolSelection {
-    /// Whether a request that came in by `downstream` goes out by HTTP/2.
-    #[must_use]
-    pub fn is_http2(self, downstream: Version) -> bool {
+    /// What a request that came in by `downstream` goes out by.
+    pub(crate) fn of_pool(self, downstream: Version) -> PoolProtocol {
         match self {
-            ProtocolSelection::Http1 => false,
-            ProtocolSelection::Http2 => true,
-            ProtocolSelection::Downstream => downstream == Version::HTTP_2,
+            ProtocolSelection::Http2 => PoolProtocol::Http2,
+            ProtocolSelection::Downstream if downstream == Version::HTTP_2 => PoolProtocol::Http2,
+            ProtocolSelection::Http1 | ProtocolSelection::Downstream => PoolProtocol::Http1,
+            ProtocolSelection::Negotiated => PoolProtocol::Negotiated,
         }
     }
 }
@@ -99,18 +103,14 @@ impl HttpProtocolOptions {
             Some(any) => {
                 let path = extensions.key(KEY);
                 let typed: TypedOptions = unpack(any, &path)?;
-                build_parts(typed_parts(&typed, &cluster.name, &path)?, cluster)
+                build_parts(typed_parts(&typed, &path)?, cluster)
             }
             None => build_parts(legacy_parts(cluster, path)?, cluster),
         }
     }
 }
 
-fn typed_parts<'a>(
-    typed: &'a TypedOptions,
-    cluster: &str,
-    path: &FieldPath,
-) -> Result<Parts<'a>, ConfigError> {
+fn typed_parts<'a>(typed: &'a TypedOptions, path: &FieldPath) -> Result<Parts<'a>, ConfigError> {
     let (protocol, http1, http2, name) = match &typed.upstream_protocol_options {
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
             let name = "explicit_http_config";
@@ -146,13 +146,18 @@ fn typed_parts<'a>(
                 name,
             )
         }
-        Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-            return Err(ConfigError::new(
-                &path.field("auto_config"),
-                format!(
-                    "ALPN configured for cluster {cluster} which has a non-ALPN transport socket"
-                ),
-            ));
+        Some(UpstreamProtocolOptions::AutoConfig(both)) => {
+            let name = "auto_config";
+            if both.http3_protocol_options.is_some() {
+                let path = path.field(name).field("http3_protocol_options");
+                return Err(ConfigError::new(&path, "HTTP/3 is not supported"));
+            }
+            (
+                ProtocolSelection::Negotiated,
+                both.http_protocol_options.as_ref(),
+                both.http2_protocol_options.as_ref(),
+                name,
+            )
         }
         None => {
             return Err(ConfigError::new(

@@ -10,6 +10,7 @@ use outrider_runtime::Runtime;
 use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
+use outrider_tls::ContextStats;
 use tokio::sync::watch;
 
 use crate::Breakers;
@@ -37,6 +38,7 @@ pub struct SharedCluster {
     _listed: Option<Arc<ClusterStats>>,
     /// Lists those that are listed even then.
     _listed_balancing: Option<Arc<BalancingStats>>,
+    _tls: Option<ContextStats>,
     pub(crate) membership: Arc<MembershipStats>,
     pub(crate) process: ProcessWide,
 }
@@ -70,6 +72,7 @@ impl SharedCluster {
             breakers: Arc::new(breakers),
             _listed: (!process.defers_stats).then(|| store.register(scope.clone())),
             _listed_balancing: process.defers_stats.then(|| store.register(scope.clone())),
+            _tls: info.tls.as_ref().map(|tls| tls.stats(store, &scope)),
             membership,
             process,
             info: Arc::new(info),

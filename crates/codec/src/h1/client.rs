@@ -209,7 +209,12 @@ impl Connection {
     fn resume_watching(&self) {
         if let Some(task) = &*self.task.borrow() {
             let mut cx = Context::from_waker(task);
-            if self.transport.borrow().poll_readable(&mut cx).is_ready() {
+            if self
+                .transport
+                .borrow_mut()
+                .poll_readable(&mut cx)
+                .is_ready()
+            {
                 task.wake_by_ref();
             }
         }

@@ -178,7 +178,7 @@ impl Transport {
     }
 
     /// Ready when there is something to read.
-    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.ended || self.has_failed() {
             return Poll::Ready(());
         }

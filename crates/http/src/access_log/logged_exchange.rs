@@ -72,6 +72,8 @@ impl LoggedExchange<'_> {
             started: now,
             listener: "".into(),
             filter_chain: "".into(),
+            server_name: "".into(),
+            tls: None,
         };
         let mut head = self.head();
         if let Some(address) = self.local_address {

@@ -9,6 +9,7 @@ use crate::Stream;
 use crate::format::OutputKind;
 use crate::format::command::Command;
 use crate::format::operators::Operator;
+use crate::format::tls;
 use crate::format::values;
 use crate::route::query_value;
 
@@ -23,6 +24,8 @@ pub(crate) struct HeaderOperator {
 enum Source {
     /// The first of these headers that the request has.
     Request(Box<[Name]>),
+    /// The name that the TLS client asked for, or else these of the request.
+    ServerName(Box<[Name]>),
     Response(Box<[Name]>),
     Trailer(Box<[Name]>),
     /// One query parameter, decoded.
@@ -132,8 +135,7 @@ impl HeaderOperator {
         ))
     }
 
-    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without TLS there is no SNI, so only the fallback to the host can print
-    /// anything.
+    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without a name from TLS there is the host to fall back to.
     pub(crate) fn build_server_name(command: &Command<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let (kind, source) = command.param.split_once(':').unwrap_or((command.param, ""));
@@ -149,8 +151,9 @@ impl HeaderOperator {
             }
         };
         match kind {
-            "" | "SNI_ONLY" => Ok(Operator::Simple(values::absent)),
-            "SNI_FIRST" | "HOST_FIRST" => Ok(HeaderOperator::of(Source::Request(names), None)),
+            "" | "SNI_ONLY" => Ok(Operator::Simple(tls::server_name)),
+            "HOST_FIRST" => Ok(HeaderOperator::of(Source::Request(names), None)),
+            "SNI_FIRST" => Ok(HeaderOperator::of(Source::ServerName(names), None)),
             other => Err(format!(
                 "Invalid REQUESTED_SERVER_NAME option: '{other}', only 'SNI_ONLY'/'SNI_FIRST'/'HOST_FIRST' are allowed"
             )),
@@ -173,6 +176,13 @@ impl HeaderOperator {
         let request = |names: &[Name]| names.iter().find_map(|name| name.of_request(stream));
         let value = match &self.source {
             Source::Request(names) => request(names),
+            Source::ServerName(names) => {
+                let name = &*stream.connection.server_name;
+                if !name.is_empty() {
+                    return values::text(Some(name), out);
+                }
+                request(names)
+            }
             Source::Response(names) => names.iter().find_map(|name| name.of_response(stream)),
             Source::Trailer(names) => {
                 let trailers = stream.response_trailers.as_ref();
@@ -218,6 +228,7 @@ impl HeaderOperator {
             Source::Response(names) => (names, &mut captures.response),
             Source::Trailer(names) => (names, &mut captures.trailers),
             Source::Request(_)
+            | Source::ServerName(_)
             | Source::Path { .. }
             | Source::QueryParameter(_)
             | Source::Query { .. } => return,

@@ -4,7 +4,6 @@
 //! operator is one entry in a table: in `simple` if it has no parameters, otherwise in `operators`.
 
 mod command;
-pub(crate) mod data_source;
 mod grpc_status;
 mod headers;
 mod json;
@@ -14,6 +13,7 @@ mod simple;
 mod stream_info;
 mod substitution;
 mod time;
+pub(crate) mod tls;
 mod values;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use jiff::tz::TimeZone;
 
 use crate::Captures;
+use crate::Stream;
 use crate::format::Context;
 use crate::format::OutputKind;
 use crate::format::command::Command;
@@ -22,6 +23,8 @@ use crate::format::stream_info::AddressOf;
 use crate::format::stream_info::Point;
 use crate::format::time::TimeFormat;
 use crate::format::time::local_zone;
+use crate::format::tls;
+use crate::format::tls::TLS;
 use crate::format::values;
 
 /// A compiled operator.
@@ -32,6 +35,7 @@ pub(crate) enum Operator {
     /// Prints a header, or a part of `:path` or `:authority`.
     Header(HeaderOperator),
     StartTime(TimeFormat),
+    CertificateTime(TimeFormat, MomentOf),
     EmitTime(TimeFormat),
     /// The same text for every stream.
     Constant(Box<str>),
@@ -72,8 +76,12 @@ const PARAMETERIZED: &[(&str, Build)] = &[
         host(c, stream_info::local)
     }),
     ("DOWNSTREAM_LOCAL_CLOSE_REASON", unsupported),
-    ("DOWNSTREAM_PEER_CERT_V_END", certificate_time),
-    ("DOWNSTREAM_PEER_CERT_V_START", certificate_time),
+    ("DOWNSTREAM_PEER_CERT_V_END", |c| {
+        certificate_time(c, |stream| tls::time(tls::peer(stream), true))
+    }),
+    ("DOWNSTREAM_PEER_CERT_V_START", |c| {
+        certificate_time(c, |stream| tls::time(tls::peer(stream), false))
+    }),
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
         host(c, stream_info::remote)
     }),
@@ -118,8 +126,12 @@ const PARAMETERIZED: &[(&str, Build)] = &[
     }),
     ("UPSTREAM_LOCAL_CLOSE_REASON", unsupported),
     ("UPSTREAM_METADATA", unsupported),
-    ("UPSTREAM_PEER_CERT_V_END", certificate_time),
-    ("UPSTREAM_PEER_CERT_V_START", certificate_time),
+    ("UPSTREAM_PEER_CERT_V_END", |c| {
+        certificate_time(c, |stream| tls::time(tls::upstream_peer(stream), true))
+    }),
+    ("UPSTREAM_PEER_CERT_V_START", |c| {
+        certificate_time(c, |stream| tls::time(tls::upstream_peer(stream), false))
+    }),
     ("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
         host(c, stream_info::upstream_remote)
     }),
@@ -127,7 +139,8 @@ const PARAMETERIZED: &[(&str, Build)] = &[
 
 impl Operator {
     pub(crate) fn build(command: &Command<'_>) -> Result<Operator, String> {
-        if let Some((_, simple)) = SIMPLE.iter().find(|(name, _)| *name == command.name) {
+        let mut simple = SIMPLE.iter().chain(TLS);
+        if let Some((_, simple)) = simple.find(|(name, _)| *name == command.name) {
             command.takes_nothing()?;
             return Ok(Operator::Simple(*simple));
         }
@@ -151,6 +164,13 @@ impl Operator {
                 format.write(stream.start_time, out);
                 OutputKind::Text
             }
+            Operator::CertificateTime(format, moment) => match moment(stream) {
+                Some(moment) => {
+                    format.write(moment, out);
+                    OutputKind::Text
+                }
+                None => OutputKind::Absent,
+            },
             Operator::EmitTime(format) => {
                 format.write(SystemTime::now(), out);
                 OutputKind::Text
@@ -198,7 +218,7 @@ impl Operator {
 /// Every operator's name.
 #[cfg(test)]
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    let simple = SIMPLE.iter().map(|(name, _)| *name);
+    let simple = SIMPLE.iter().chain(TLS).map(|(name, _)| *name);
     simple.chain(PARAMETERIZED.iter().map(|(name, _)| *name))
 }
 
@@ -225,8 +245,11 @@ fn time_format(command: &Command<'_>, default: &str, zone: TimeZone) -> Result<T
     Ok(TimeFormat::parse(command.param, zone))
 }
 
-fn certificate_time(command: &Command<'_>) -> Result<Operator, String> {
-    utc_format(command).map(|_| Operator::Simple(values::absent))
+/// Reads a moment of a certificate.
+type MomentOf = fn(&Stream) -> Option<SystemTime>;
+
+fn certificate_time(command: &Command<'_>, moment: MomentOf) -> Result<Operator, String> {
+    utc_format(command).map(|format| Operator::CertificateTime(format, moment))
 }
 
 fn environment(command: &Command<'_>) -> Result<Operator, String> {
@@ -335,7 +358,7 @@ fn coalesced(config: &serde_json::Value) -> Result<Operator, String> {
             return Err("operator entry must be either a string (command name) or an object with 'command' field".to_owned());
         }
     };
-    let known = SIMPLE.iter().any(|(other, _)| *other == name)
+    let known = SIMPLE.iter().chain(TLS).any(|(other, _)| *other == name)
         || PARAMETERIZED.iter().any(|(other, _)| *other == name);
     if !known {
         return Err(format!("unknown command: '{name}'"));

@@ -1,7 +1,7 @@
 //! The operators without parameters, each a function.
 //!
-//! TLS operators are absent, as in Envoy on a plaintext connection. A request has at most one attempt, so the lists of
-//! attempted hosts and the like have one element.
+//! Those about TLS are in `tls.rs`. A request has at most one attempt, so the lists of attempted hosts and the like have
+//! one element.
 
 use crate::format::Context;
 use crate::format::OutputKind;
@@ -62,41 +62,15 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| {
         OutputKind::Text
     }),
-    ("DOWNSTREAM_LOCAL_DNS_SAN", values::absent),
-    ("DOWNSTREAM_LOCAL_EMAIL_SAN", values::absent),
-    ("DOWNSTREAM_LOCAL_IP_SAN", values::absent),
-    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", values::absent),
     ("DOWNSTREAM_LOCAL_PORT", |cx, out| {
         values::port(stream_info::local(cx.stream), out)
     }),
-    ("DOWNSTREAM_LOCAL_SUBJECT", values::absent),
-    ("DOWNSTREAM_LOCAL_URI_SAN", values::absent),
-    ("DOWNSTREAM_PEER_CERT", values::absent),
-    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", values::absent),
-    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", values::absent),
-    ("DOWNSTREAM_PEER_CHAIN_SERIALS", values::absent),
-    ("DOWNSTREAM_PEER_DNS_SAN", values::absent),
-    ("DOWNSTREAM_PEER_EMAIL_SAN", values::absent),
-    ("DOWNSTREAM_PEER_FINGERPRINT_1", values::absent),
-    ("DOWNSTREAM_PEER_FINGERPRINT_256", values::absent),
-    ("DOWNSTREAM_PEER_IP_SAN", values::absent),
-    ("DOWNSTREAM_PEER_ISSUER", values::absent),
-    ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", values::absent),
-    ("DOWNSTREAM_PEER_ISSUER_SERIAL", values::absent),
-    ("DOWNSTREAM_PEER_OTHERNAME_SAN", values::absent),
-    ("DOWNSTREAM_PEER_SERIAL", values::absent),
-    ("DOWNSTREAM_PEER_SUBJECT", values::absent),
-    ("DOWNSTREAM_PEER_URI_SAN", values::absent),
     ("DOWNSTREAM_REMOTE_ADDRESS", |cx, out| {
         values::address(stream_info::remote(cx.stream), out)
     }),
     ("DOWNSTREAM_REMOTE_PORT", |cx, out| {
         values::port(stream_info::remote(cx.stream), out)
     }),
-    ("DOWNSTREAM_TLS_CIPHER", values::absent),
-    ("DOWNSTREAM_TLS_GROUP", values::absent),
-    ("DOWNSTREAM_TLS_SESSION_ID", values::absent),
-    ("DOWNSTREAM_TLS_VERSION", values::absent),
     ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", values::absent),
     ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |cx, out| {
         values::number(cx.stream.traffic.wire_received, out)
@@ -251,18 +225,9 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("UPSTREAM_LOCAL_ADDRESS", |cx, out| {
         values::address(stream_info::upstream_local(cx.stream), out)
     }),
-    ("UPSTREAM_LOCAL_DNS_SAN", values::absent),
-    ("UPSTREAM_LOCAL_IP_SAN", values::absent),
     ("UPSTREAM_LOCAL_PORT", |cx, out| {
         values::port(stream_info::upstream_local(cx.stream), out)
     }),
-    ("UPSTREAM_LOCAL_URI_SAN", values::absent),
-    ("UPSTREAM_PEER_CERT", values::absent),
-    ("UPSTREAM_PEER_DNS_SAN", values::absent),
-    ("UPSTREAM_PEER_IP_SAN", values::absent),
-    ("UPSTREAM_PEER_ISSUER", values::absent),
-    ("UPSTREAM_PEER_SUBJECT", values::absent),
-    ("UPSTREAM_PEER_URI_SAN", values::absent),
     ("UPSTREAM_PROTOCOL", |cx, out| {
         values::protocol(cx.stream.upstream.as_ref().and_then(|up| up.protocol), out)
     }),
@@ -289,10 +254,6 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
         )
     }),
     ("UPSTREAM_SERVER_NAME", values::absent),
-    ("UPSTREAM_TLS_CIPHER", values::absent),
-    ("UPSTREAM_TLS_GROUP", values::absent),
-    ("UPSTREAM_TLS_SESSION_ID", values::absent),
-    ("UPSTREAM_TLS_VERSION", values::absent),
     ("UPSTREAM_TRANSPORT_FAILURE_REASON", |cx, out| {
         let upstream = cx.stream.upstream.as_ref();
         values::text(upstream.and_then(|up| up.transport_failure.as_deref()), out)

@@ -12,7 +12,7 @@ use crate::Captures;
 use crate::format::Context;
 use crate::format::Formatter;
 use crate::format::JsonFormatter;
-use crate::format::data_source;
+use outrider_config::data_source;
 
 /// A compiled format, and the content type of its output.
 #[derive(Clone, Debug)]

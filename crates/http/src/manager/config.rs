@@ -16,7 +16,6 @@ use outrider_config::api::envoy::config::core::v3::scheme_header_transformation:
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType as CodecTypeMessage;
-use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ForwardClientCertDetails;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::InternalAddressConfig;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::PathWithEscapedSlashesAction;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
@@ -32,6 +31,7 @@ use crate::access_log::AccessLog;
 use crate::filters::HttpFilterChainConfig;
 use crate::manager::codec_options::CodecOptions;
 use crate::manager::routes::SharedRoutes;
+use crate::request::ClientCert;
 use crate::request::EscapedSlashes;
 use crate::request::Forwarding;
 use crate::request::HostOptions;
@@ -375,8 +375,7 @@ fn forwarding(
         generate_request_id: message.generate_request_id.unwrap_or(true),
         preserve_external_request_id: message.preserve_external_request_id,
         user_agent: user_agent.flatten(),
-        keep_client_cert: message.forward_client_cert_details()
-            == ForwardClientCertDetails::AlwaysForwardOnly,
+        client_cert: ClientCert::build(message),
         scheme: scheme.map(
             |Transformation::SchemeToOverwrite(scheme)| match scheme.as_str() {
                 "https" => Scheme::HTTPS,

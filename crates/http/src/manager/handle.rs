@@ -264,6 +264,7 @@ impl ConnectionManager {
             head: &stream.request,
             random: stream.id,
             runtime: stream.runtime(),
+            tls: stream.connection.tls.as_deref(),
         };
         stream.route = routes.table().find(&view).cloned();
         stream.cluster = None;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use http::Version;
 use outrider_codec::AbortConnection;
 use outrider_codec::Body;
+use outrider_codec::ConnectionCounter;
 use outrider_codec::Handler;
 use outrider_codec::MalformedRequest;
 use outrider_codec::Meter;
@@ -107,14 +108,26 @@ impl ConnectionManager {
 impl ConnectionHandler for ConnectionManager {
     fn serve(self: Rc<Self>, connection: Connection) -> Pin<Box<dyn Future<Output = ()>>> {
         let options = self.codec.clone();
-        let streams = Rc::new(ConnectionStreams {
-            manager: self,
-            connection: connection.info,
-            timer: Cell::new(None),
-            resets: PrematureResets::default(),
-        });
         Box::pin(async move {
-            let end = outrider_codec::serve(connection.stream, options, streams).await;
+            let mut connection = connection;
+            let mut counted = ConnectionCounter::new(&options);
+            if connection.is_tls() {
+                match Box::pin(counted.secure(&mut connection, &options)).await {
+                    Some(secured) => counted = secured,
+                    None => return,
+                }
+            }
+            let Connection { stream, info } = connection;
+            let tls = info.tls.clone();
+            let protocol = tls.as_ref().map_or(&b""[..], |tls| &tls.alpn);
+            let streams = Rc::new(ConnectionStreams {
+                manager: self,
+                connection: info,
+                timer: Cell::new(None),
+                resets: PrematureResets::default(),
+            });
+            let end =
+                outrider_codec::serve_counted(stream, protocol, options, streams, counted).await;
             log::debug!("connection ended: {end:?}");
         })
     }

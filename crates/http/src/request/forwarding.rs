@@ -14,6 +14,7 @@ use outrider_codec::header;
 use outrider_net::Address;
 use outrider_net::ConnectionInfo;
 
+use super::client_cert::ClientCert;
 use crate::RequestHead;
 use crate::names;
 
@@ -38,8 +39,8 @@ pub(crate) struct Forwarding {
     pub(crate) preserve_external_request_id: bool,
     /// `add_user_agent`: the node's cluster and id.
     pub(crate) user_agent: Option<UserAgent>,
-    /// `forward_client_cert_details` is `ALWAYS_FORWARD_ONLY`; without TLS, all other values remove the header.
-    pub(crate) keep_client_cert: bool,
+    /// `forward_client_cert_details`
+    pub(crate) client_cert: ClientCert,
     /// `scheme_header_transformation`
     pub(crate) scheme: Option<Scheme>,
     /// The address of this machine that `x-forwarded-for` gets for loopback clients.
@@ -84,7 +85,7 @@ impl Forwarding {
             generate_request_id: false,
             preserve_external_request_id: false,
             user_agent: None,
-            keep_client_cert: false,
+            client_cert: ClientCert::SANITIZE,
             scheme: None,
             local_address,
         }
@@ -129,9 +130,7 @@ impl Forwarding {
             headers.insert(&header::X_ENVOY_EXTERNAL_ADDRESS, value);
         }
         self.set_request_id(headers, origin, id);
-        if !self.keep_client_cert {
-            headers.remove(&header::X_FORWARDED_CLIENT_CERT);
-        }
+        self.client_cert.apply(headers, connection.tls.as_deref());
         (origin, remote)
     }
 
@@ -174,7 +173,11 @@ impl Forwarding {
         }
         if self.use_remote_address && first_hop || !headers.contains_key(&header::X_FORWARDED_PROTO)
         {
-            headers.insert(&header::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            let proto = match connection.tls {
+                Some(_) => HeaderValue::from_static("https"),
+                None => HeaderValue::from_static("http"),
+            };
+            headers.insert(&header::X_FORWARDED_PROTO, proto);
         }
         if self.append_port
             && (self.use_remote_address && first_hop
@@ -192,7 +195,7 @@ impl Forwarding {
                 head.headers.insert(&header::X_FORWARDED_PROTO, value);
             }
         } else if head.scheme.is_none() {
-            // If the client sent no `x-forwarded-proto`, it was set to `http` just before.
+            // If the client sent no `x-forwarded-proto`, it was set just before.
             let proto = head.headers.get(&header::X_FORWARDED_PROTO);
             let https = proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
             head.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });

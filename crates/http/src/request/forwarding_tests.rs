@@ -19,7 +19,7 @@ fn forwarding() -> Forwarding {
         generate_request_id: true,
         preserve_external_request_id: false,
         user_agent: None,
-        keep_client_cert: false,
+        client_cert: ClientCert::SANITIZE,
         scheme: None,
         local_address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
     }

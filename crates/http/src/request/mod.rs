@@ -1,11 +1,13 @@
 //! Changes that the connection manager makes to a request's head before any filter sees it.
 
+mod client_cert;
 mod forwarding;
 mod host;
 mod id;
 mod local_address;
 mod path;
 
+pub(crate) use client_cert::ClientCert;
 pub(crate) use forwarding::Forwarding;
 pub(crate) use forwarding::InternalAddresses;
 pub(crate) use forwarding::Origin;

@@ -9,7 +9,7 @@ use outrider_config::api::envoy::config::route::v3::DirectResponseAction;
 
 use crate::Stream;
 use crate::format::SubstitutionFormat;
-use crate::format::data_source;
+use outrider_config::data_source;
 
 /// Answers with a fixed response.
 #[derive(Debug)]

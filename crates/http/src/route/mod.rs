@@ -10,7 +10,6 @@ mod forward;
 mod hash_policy;
 mod header_mutation;
 mod index;
-mod re2;
 mod redirect;
 mod rewrite;
 mod route_match;
@@ -26,6 +25,7 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 use outrider_config::api::envoy::config::core::v3::Metadata;
+use outrider_net::TlsInfo;
 use outrider_runtime::Snapshot;
 use outrider_stats::Store;
 
@@ -56,6 +56,8 @@ pub struct RequestView<'a> {
     pub random: u64,
     /// The runtime values that apply to the request.
     pub runtime: Option<&'a Snapshot>,
+    /// The TLS of the connection it came in by.
+    pub tls: Option<&'a TlsInfo>,
 }
 
 /// The parts of the rest of the configuration that building routes needs.

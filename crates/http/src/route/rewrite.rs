@@ -15,8 +15,8 @@ use crate::RequestHead;
 use crate::Stream;
 use crate::format::Formatter;
 use crate::route::header_mutation::header_name;
-use crate::route::re2;
 use crate::route::route_match::PathMatch;
+use outrider_config::re2;
 
 /// How the path is rewritten. The query is kept.
 #[derive(Clone, Debug)]

@@ -3,15 +3,16 @@
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3 as api;
+use outrider_net::TlsInfo;
 use outrider_runtime::RuntimeFraction;
 
 use crate::RequestHead;
 use crate::grpc;
 use crate::route::RequestView;
-use crate::route::re2::FullRegex;
 use crate::route::string_matcher::CookieMatcher;
 use crate::route::string_matcher::HeaderMatcher;
 use crate::route::string_matcher::QueryMatcher;
+use outrider_config::re2::FullRegex;
 
 /// A built `RouteMatch`. All of its conditions must be met.
 #[derive(Debug)]
@@ -42,8 +43,9 @@ pub(crate) enum PathMatch {
 struct RouteConditions {
     fraction: Option<RuntimeFraction>,
     grpc: bool,
-    /// Whether the client must have a certificate, which plaintext connections do not have.
-    needs_certificate: bool,
+    /// `tls_context`: whether the client presents a certificate, and whether it was checked.
+    presents: Option<bool>,
+    validated: Option<bool>,
     headers: Vec<HeaderMatcher>,
     query: Vec<QueryMatcher>,
     cookies: Vec<CookieMatcher>,
@@ -135,9 +137,8 @@ fn build_conditions(
 ) -> Option<Box<RouteConditions>> {
     let mut conditions = RouteConditions {
         grpc: config.grpc.is_some(),
-        needs_certificate: config
-            .tls_context
-            .is_some_and(|tls| tls.presented.unwrap_or(false) || tls.validated.unwrap_or(false)),
+        presents: config.tls_context.and_then(|tls| tls.presented),
+        validated: config.tls_context.and_then(|tls| tls.validated),
         fraction: config.runtime_fraction.as_ref().map(RuntimeFraction::of),
         ..RouteConditions::default()
     };
@@ -174,10 +175,19 @@ impl RouteConditions {
     fn is_some(&self) -> bool {
         self.fraction.is_some()
             || self.grpc
-            || self.needs_certificate
+            || self.presents.is_some()
+            || self.validated.is_some()
             || !self.headers.is_empty()
             || !self.query.is_empty()
             || !self.cookies.is_empty()
+    }
+
+    /// Without TLS there is no certificate to ask for, and nothing to refuse.
+    fn fits_certificate(&self, tls: Option<&TlsInfo>) -> bool {
+        let presents = tls.is_some_and(|tls| tls.peer.is_some());
+        let validated = tls.is_some_and(|tls| tls.validated);
+        self.presents.is_none_or(|wanted| wanted == presents)
+            && self.validated.is_none_or(|wanted| wanted == validated)
     }
 
     fn hold(&self, request: &RequestView<'_>) -> bool {
@@ -186,7 +196,7 @@ impl RouteConditions {
             .as_ref()
             .is_none_or(|fraction| fraction.holds(request.runtime, request.random))
             && (!self.grpc || grpc::is_request(&head.headers))
-            && !self.needs_certificate
+            && self.fits_certificate(request.tls)
             && self.headers.iter().all(|header| header.matches(head))
             && (self.query.is_empty() || {
                 let query = head.path.as_ref().and_then(|path| path.query());

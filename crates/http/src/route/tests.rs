@@ -38,6 +38,7 @@ pub(crate) fn view(head: &RequestHead) -> RequestView<'_> {
         head,
         random: 0,
         runtime: None,
+        tls: None,
     }
 }
 
@@ -269,6 +270,7 @@ fn weighted_clusters_share_the_random_numbers() {
             head: &head,
             random,
             runtime: None,
+            tls: None,
         };
         let route = table.find(&request).unwrap();
         let Action::Forward(action) = &route.action else {

@@ -174,6 +174,7 @@ impl<'a> UpstreamAttempt<'a> {
             upstream.local_address = connection.local.clone();
             upstream.connection_id = Some(connection.id);
             upstream.protocol = Some(connection.protocol);
+            upstream.tls = connection.tls.clone();
             self.request.set_protocol(connection.protocol);
         }
         let limit = self

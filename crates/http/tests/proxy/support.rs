@@ -84,6 +84,8 @@ impl Proxy {
                     started: Instant::now(),
                     listener: "".into(),
                     filter_chain: "".into(),
+                    server_name: "".into(),
+                    tls: None,
                 };
                 let connection = Connection {
                     stream: Stream::Tcp(socket),

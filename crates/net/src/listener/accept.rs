@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use outrider_stats::Scope;
+use tokio::task::spawn_local;
+
 use crate::Address;
 use crate::Connection;
 use crate::ConnectionInfo;
@@ -16,6 +19,8 @@ use crate::WorkerCx;
 use crate::listener::ListenerConfig;
 use crate::listener::ServingChain;
 use crate::listener::balance::Seat;
+use crate::listener::inspect::Found;
+use crate::listener::inspect::InspectorStats;
 use crate::listener::limit::LimitReached;
 use crate::listener::limit::Limits;
 use crate::listener::limit::Shares;
@@ -36,6 +41,8 @@ pub struct Listener {
     worker_stats: Arc<WorkerListenerStats>,
     /// Never counted, but listed.
     _extension_config_stats: Arc<ExtensionConfigStats>,
+    /// None without listener filters.
+    inspector_stats: Option<Arc<InspectorStats>>,
     cx: Rc<WorkerCx>,
 }
 
@@ -54,6 +61,8 @@ impl Listener {
             stats: cx.store.register(config.scope()),
             worker_stats: cx.store.register(config.scope().name(&worker)),
             _extension_config_stats: cx.store.register(config.scope()),
+            inspector_stats: (!config.filters.is_empty())
+                .then(|| cx.store.register(Scope::new("tls_inspector"))),
             limits,
             chains,
             config,
@@ -99,13 +108,48 @@ impl Listener {
             return;
         };
         let local = self.local_address(&stream, address);
+        let held = (shares, seat);
+        let Some(inspector_stats) = self.inspector_stats.clone() else {
+            return self.serve(stream, (local, remote), &Found::default(), held);
+        };
+        let listener = self.clone();
+        let mut stream = stream;
+        spawn_local(async move {
+            let (stats, cx) = (&listener.stats, &listener.cx);
+            let pending = stats.hold(|stats| &stats.downstream_pre_cx_active);
+            let found = listener
+                .config
+                .filters
+                .inspect(&mut stream, (stats, &inspector_stats), cx)
+                .await;
+            drop(pending);
+            if let Some(found) = found {
+                listener.serve(stream, (local, remote), &found, held);
+            }
+        });
+    }
+
+    /// Hands a connection, of whose client this much is known, to its filter chain.
+    fn serve(
+        self: &Rc<Listener>,
+        stream: Stream,
+        (local, remote): (Address, Address),
+        found: &Found,
+        held: (Shares, Option<Seat>),
+    ) {
+        let protocols: Vec<&str> = (found.application_protocols.iter())
+            .map(String::as_str)
+            .collect();
         let facts = Facts {
             destination: &local,
             source: &remote,
             direct_source: &remote,
-            server_name: "",
-            transport_protocol: "raw_buffer",
-            application_protocols: &[],
+            server_name: &found.server_name,
+            transport_protocol: match found.is_tls {
+                true => "tls",
+                false => "raw_buffer",
+            },
+            application_protocols: &protocols,
         };
         let Some(chain) = self.config.chains.find(&facts) else {
             log::debug!(target: "conn_handler", "closing connection from {remote}: no matching filter chain found");
@@ -121,12 +165,14 @@ impl Listener {
             started: self.cx.timers.now(),
             listener: self.config.name.clone(),
             filter_chain: self.config.chain_names[chain].clone(),
+            server_name: found.server_name.as_str().into(),
+            tls: None,
         };
         let connection = Connection {
             stream,
             info: Rc::new(info),
         };
-        let served = Served::new(self.clone(), &connection, (shares, seat));
+        let served = Served::new(self.clone(), &connection, held);
         if let Some(chain) = self.chains.get(chain) {
             chain.serve(connection, served);
         }

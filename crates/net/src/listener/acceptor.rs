@@ -235,6 +235,7 @@ impl AcceptingAddress {
         let socket = match stream {
             Stream::Tcp(stream) => stream.into_std().map(HandedSocket::Tcp),
             Stream::Unix(stream) => stream.into_std().map(HandedSocket::Unix),
+            Stream::Tls(_) => return,
         };
         // A socket that the runtime cannot let go of is closed.
         if let Ok(socket) = socket {

@@ -3,7 +3,12 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use outrider_stats::Scope;
+use outrider_tls::ServerContext;
+use outrider_tls::WorkerSsl;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -11,14 +16,61 @@ use tokio::task::spawn_local;
 
 use crate::Connection;
 use crate::ConnectionHandler;
+use crate::Stream;
+use crate::Timers;
+use crate::TlsStream;
+use crate::WorkerCx;
+use crate::stats::ListenerStats;
+use crate::tls::HandshakeLimit;
 
 /// A filter chain on one worker. It may outlive the listener that it was made for: a listener that replaces another goes
 /// on with the chains that did not change.
 pub struct ServingChain {
     handler: Rc<dyn ConnectionHandler>,
+    tls: Option<ChainTls>,
     open: RefCell<Slab<Option<AbortHandle>>>,
     /// Told when the last connection has ended.
     ended: Notify,
+}
+
+/// The TLS of a filter chain's connections, on one worker.
+pub struct ChainTls {
+    context: Arc<ServerContext>,
+    stats: WorkerSsl,
+    listener_stats: Arc<ListenerStats>,
+    timers: Timers,
+    /// `transport_socket_connect_timeout`
+    timeout: Option<Duration>,
+}
+
+impl ChainTls {
+    /// TLS by `context`, in a listener whose stats are below `scope`. A handshake may take `timeout`.
+    #[must_use]
+    pub fn new(
+        context: Arc<ServerContext>,
+        scope: Scope,
+        timeout: Option<Duration>,
+        cx: &WorkerCx,
+    ) -> ChainTls {
+        ChainTls {
+            context,
+            stats: WorkerSsl(cx.store.register(scope.clone().name("ssl"))),
+            listener_stats: cx.store.register(scope),
+            timers: cx.timers.clone(),
+            timeout,
+        }
+    }
+
+    fn over(&self, socket: Stream) -> Stream {
+        let mut stream = TlsStream::accept(socket, self.context.clone(), self.stats.clone());
+        if let Some(timeout) = self.timeout {
+            let mut timer = self.timers.timer();
+            timer.set(Some(self.timers.now() + timeout));
+            let stats = self.listener_stats.clone();
+            stream.limit_handshake(HandshakeLimit { timer, stats });
+        }
+        Stream::Tls(Box::new(stream))
+    }
 }
 
 /// A place among the open connections of a chain, until it is dropped.
@@ -28,11 +80,12 @@ struct OpenConnection {
 }
 
 impl ServingChain {
-    /// A chain whose connections `handler` serves.
+    /// A chain whose connections `handler` serves, over TLS if there is one.
     #[must_use]
-    pub fn new(handler: Rc<dyn ConnectionHandler>) -> Rc<ServingChain> {
+    pub fn new(handler: Rc<dyn ConnectionHandler>, tls: Option<ChainTls>) -> Rc<ServingChain> {
         Rc::new(ServingChain {
             handler,
+            tls,
             open: RefCell::default(),
             ended: Notify::new(),
         })
@@ -41,9 +94,12 @@ impl ServingChain {
     /// Serves a connection in a task of its own, which holds on to `held` until the connection ends.
     pub(super) fn serve(
         self: &Rc<ServingChain>,
-        connection: Connection,
+        mut connection: Connection,
         held: impl Sized + 'static,
     ) {
+        if let Some(tls) = &self.tls {
+            connection.stream = tls.over(connection.stream);
+        }
         let key = self.open.borrow_mut().insert(None);
         let open = OpenConnection {
             chain: self.clone(),

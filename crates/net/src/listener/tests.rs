@@ -24,7 +24,7 @@ impl ConnectionHandler for Teller {
         Box::pin(async move {
             let no_delay = match &connection.stream {
                 Stream::Tcp(stream) => stream.nodelay().unwrap(),
-                Stream::Unix(_) => false,
+                Stream::Unix(_) | Stream::Tls(_) => false,
             };
             let info = &connection.info;
             let text = format!("{} {} {} {no_delay}", self.0, info.listener, info.local);
@@ -76,7 +76,7 @@ async fn with_listener<F: Future<Output = ()>>(
             let workers: Vec<_> = (0..workers)
                 .map(|index| {
                     let cx = Rc::new(WorkerCx::new(index, &store, 1));
-                    let chain = ServingChain::new(Rc::new(Teller(index as usize)));
+                    let chain = ServingChain::new(Rc::new(Teller(index as usize)), None);
                     Listener::new(config.clone(), vec![chain], limits.clone(), &cx)
                 })
                 .collect();
@@ -320,7 +320,7 @@ async fn dropping_an_acceptor_closes_the_socket_and_keeps_connections() {
     let bound = bind(&config, 1).remove(0);
     let address = bound.address().clone();
     let cx = Rc::new(WorkerCx::new(0, &Store::new(), 1));
-    let chain = ServingChain::new(Rc::new(Teller(0)));
+    let chain = ServingChain::new(Rc::new(Teller(0)), None);
     let listener = Listener::new(config, vec![chain.clone()], Limits::default(), &cx);
     let local = tokio::task::LocalSet::new();
     local
@@ -354,7 +354,7 @@ async fn a_listener_that_takes_over_serves_new_connections_on_the_same_socket() 
     let address = bound.address().clone();
     let cx = Rc::new(WorkerCx::new(0, &Store::new(), 1));
     let serving = |teller| {
-        let chain = ServingChain::new(Rc::new(Teller(teller)));
+        let chain = ServingChain::new(Rc::new(Teller(teller)), None);
         let chains = vec![chain.clone()];
         (
             Listener::new(config.clone(), chains, Limits::default(), &cx),

@@ -3,15 +3,18 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use outrider_net::Address;
 use outrider_net::ConnectError;
 use outrider_net::Stream;
+use outrider_tls::TlsInfo;
 
 use super::PoolCx;
 use super::PoolFailure;
+use super::PoolProtocol;
 use crate::Host;
 
 /// How long an address has before the next one is tried beside it. Envoy's value, which RFC 8305 leaves open.
@@ -23,21 +26,36 @@ pub(super) struct Connected {
     /// None for a UNIX socket.
     pub(super) local: Option<Address>,
     pub(super) remote: Address,
+    /// None without TLS.
+    pub(super) tls: Option<Rc<TlsInfo>>,
 }
 
 /// Connects to `host`. The caller limits the time.
-pub(super) async fn connect(host: &Host, cx: &PoolCx) -> Result<(Connected, Stream), PoolFailure> {
-    let (remote, stream) = match host.addresses() {
+pub(super) async fn connect(
+    host: &Host,
+    cx: &PoolCx,
+    protocol: PoolProtocol,
+) -> Result<(Connected, Stream), PoolFailure> {
+    let (remote, mut stream) = match host.addresses() {
         [only] => (only, connect_to(only, cx).await?),
         several => connect_to_any(host, several, cx).await?,
     };
     let local = match &stream {
         Stream::Tcp(socket) => socket.local_addr().ok().map(Address::from),
-        Stream::Unix(_) => None,
+        Stream::Unix(_) | Stream::Tls(_) => None,
     };
+    let mut info = None;
+    if let Some(tls) = &cx.tls {
+        let secured = Box::pin(tls.secure(stream, host, remote, protocol)).await;
+        let (secure, known) = secured
+            .map_err(|failure| PoolFailure::RemoteConnectionFailure(failure.to_string().into()))?;
+        stream = secure;
+        info = Some(known);
+    }
     let connected = Connected {
         local,
         remote: remote.clone(),
+        tls: info,
     };
     Ok((connected, stream))
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use http::Version;
 use outrider_codec::Client;
 use outrider_net::Address;
+use outrider_tls::TlsInfo;
 use tokio::time::Instant;
 
 use super::PoolCx;
@@ -54,6 +55,8 @@ pub struct ConnectionInfo {
     pub protocol: Version,
     /// How long it took to connect.
     pub connect_time: Duration,
+    /// None without TLS.
+    pub tls: Option<Rc<TlsInfo>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use crate::SharedCluster;
 use crate::shared::ProcessWide;
 use crate::shared::scope;
 use crate::stats::ClusterStats;
+use crate::transport::ClusterTls;
 
 /// A cluster's settings, counters and limits, at hand on one worker.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct PoolCx {
     pub(crate) stats: Arc<ClusterStats>,
     pub(crate) breakers: Arc<Breakers>,
     pub(crate) worker: Rc<WorkerCx>,
+    /// None if its transport socket is plain.
+    pub(super) tls: Option<ClusterTls>,
     process: ProcessWide,
     http1: OnceCell<Rc<ClientOptions>>,
     http2: OnceCell<Rc<ClientOptions>>,
@@ -35,6 +38,8 @@ impl PoolCx {
             info: shared.info.clone(),
             stats: worker.store.register(scope(&shared.info)),
             breakers: shared.breakers.clone(),
+            tls: (shared.info.tls.clone())
+                .map(|context| ClusterTls::new(context, scope(&shared.info), &worker)),
             process: shared.process.clone(),
             worker,
             http1: OnceCell::new(),

@@ -122,9 +122,9 @@ impl HostPools {
         priority: Priority,
         downstream: Version,
     ) -> Result<Rc<Pool>, PoolFailure> {
-        let http2 = self.cx.info.http.protocol.is_http2(downstream);
+        let protocol = self.cx.info.http.protocol.of_pool(downstream);
         let mut pools = self.pools.borrow_mut();
-        let same = |pool: &&Rc<Pool>| pool.priority == priority && pool.for_http2 == http2;
+        let same = |pool: &&Rc<Pool>| pool.priority == priority && pool.wanted == protocol;
         if let Some(index) = pools.iter().position(|pool| same(&pool)) {
             if !pools[index].is_drained() {
                 return Ok(pools[index].clone());
@@ -136,7 +136,7 @@ impl HostPools {
             self.cx.stats.upstream_cx_pool_overflow.inc();
             return Err(PoolFailure::PoolOverflow);
         };
-        let pool = Pool::new(self, priority, http2, permit);
+        let pool = Pool::new(self, priority, protocol, permit);
         pools.push(pool.clone());
         Ok(pool)
     }
@@ -167,15 +167,26 @@ impl fmt::Debug for HostPools {
     }
 }
 
+/// What the connections of a pool speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// What both sides agree on by ALPN; HTTP/1.1 if they don't.
+    Negotiated,
+}
+
 /// The connections to one host that requests of one priority and codec share.
 pub(crate) struct Pool {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
     priority: Priority,
-    /// Whether it is for requests that are to go by HTTP/2.
-    for_http2: bool,
-    /// Whether HTTP/2 is spoken: the runtime may forbid it.
-    http2: bool,
+    /// What requests that use it are to go by.
+    wanted: PoolProtocol,
+    /// What is spoken: the runtime may forbid HTTP/2.
+    protocol: PoolProtocol,
     /// Its part of `max_connection_pools`.
     permit: Cell<Option<Permit>>,
     state: RefCell<State>,
@@ -196,13 +207,21 @@ struct State {
 }
 
 impl Pool {
-    fn new(host: &HostPools, priority: Priority, for_http2: bool, permit: Permit) -> Rc<Pool> {
+    fn new(
+        host: &HostPools,
+        priority: Priority,
+        protocol: PoolProtocol,
+        permit: Permit,
+    ) -> Rc<Pool> {
         Rc::new_cyclic(|this| Pool {
             cx: host.cx.clone(),
             host: host.host.clone(),
             priority,
-            for_http2,
-            http2: for_http2 && host.cx.may_use_http2(),
+            wanted: protocol,
+            protocol: match protocol {
+                PoolProtocol::Http2 if !host.cx.may_use_http2() => PoolProtocol::Http1,
+                protocol => protocol,
+            },
             permit: Cell::new(Some(permit)),
             state: RefCell::default(),
             queue: Queue::default(),
@@ -296,7 +315,7 @@ impl Pool {
 
     /// How many requests a connection is expected to take at once, before it is made.
     fn capacity_of_new(&self) -> usize {
-        if !self.http2 {
+        if self.protocol != PoolProtocol::Http2 {
             return 1;
         }
         let http = &self.cx.info.http;
@@ -405,8 +424,8 @@ impl Pool {
         &self.host
     }
 
-    fn is_http2(&self) -> bool {
-        self.http2
+    fn protocol(&self) -> PoolProtocol {
+        self.protocol
     }
 
     fn this(&self) -> Weak<Pool> {

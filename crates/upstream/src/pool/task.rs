@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::Pool;
 use super::PoolCx;
 use super::PoolFailure;
+use super::PoolProtocol;
 use super::connect;
 use super::connect::Connected;
 use super::connection::Connection;
@@ -61,12 +62,12 @@ pub(super) fn spawn(pool: &Pool, attempt: Rc<Attempt>, permit: Permit) {
         pool.this(),
         life,
         attempt,
-        pool.is_http2(),
+        pool.protocol(),
     )));
 }
 
-async fn run(pool: Weak<Pool>, life: Life, attempt: Rc<Attempt>, http2: bool) {
-    let (connected, client, driver) = match make(&life, &attempt, http2).await {
+async fn run(pool: Weak<Pool>, life: Life, attempt: Rc<Attempt>, protocol: PoolProtocol) {
+    let (connected, client, driver) = match make(&life, &attempt, protocol).await {
         Ok(made) => made,
         Err(failure) => {
             life.end_unmade(&failure);
@@ -85,12 +86,9 @@ async fn run(pool: Weak<Pool>, life: Life, attempt: Rc<Attempt>, http2: bool) {
         id: life.cx.connection_id(),
         local: connected.local,
         remote: connected.remote,
-        protocol: if http2 {
-            Version::HTTP_2
-        } else {
-            Version::HTTP_11
-        },
+        protocol: client.protocol(),
         connect_time,
+        tls: connected.tls,
     };
     let connection = Connection::new(life.cx.clone(), client, info);
     match pool.upgrade() {
@@ -112,12 +110,12 @@ type Driver = Pin<Box<dyn Future<Output = ConnectionEnd>>>;
 async fn make(
     life: &Life,
     attempt: &Attempt,
-    http2: bool,
+    protocol: PoolProtocol,
 ) -> Result<(Connected, Client, Driver), PoolFailure> {
     let cx = &life.cx;
     let connected = tokio::select! {
         biased;
-        connected = connect::connect(&life.host, cx) => connected?,
+        connected = connect::connect(&life.host, cx, protocol) => connected?,
         () = attempt.cancelled.notified() => {
             return Err(PoolFailure::LocalConnectionFailure("".into()));
         }
@@ -127,6 +125,15 @@ async fn make(
         }
     };
     let (connected, socket) = connected;
+    let http2 = match protocol {
+        PoolProtocol::Http1 => false,
+        PoolProtocol::Http2 => true,
+        PoolProtocol::Negotiated => {
+            let http2 = connected.tls.as_ref().is_some_and(|tls| tls.alpn == b"h2");
+            count_protocol(cx, http2);
+            http2
+        }
+    };
     let (client, driver) = speak(socket, cx, http2);
     Ok((connected, client, driver))
 }
@@ -225,6 +232,17 @@ impl Limits {
     }
 }
 
+/// Counts a connection by what it speaks.
+fn count_protocol(cx: &PoolCx, http2: bool) {
+    let codec = cx.client_options(http2);
+    if http2 {
+        codec.http2_stats.nghttp2_upstream_connections.inc();
+        cx.stats.upstream_cx_http2_total.inc();
+    } else {
+        cx.stats.upstream_cx_http1_total.inc();
+    }
+}
+
 impl Life {
     fn new(pool: &Pool, permit: Permit) -> Life {
         let (cx, host) = (pool.cx().clone(), pool.host().clone());
@@ -232,12 +250,10 @@ impl Life {
         stats.upstream_cx_total.inc();
         stats.upstream_cx_rx_bytes_buffered.mark_used();
         // Also for a connection that will fail: the codec's stats are listed from the first attempt on.
-        let codec = cx.client_options(pool.is_http2());
-        if pool.is_http2() {
-            codec.http2_stats.nghttp2_upstream_connections.inc();
-            stats.upstream_cx_http2_total.inc();
-        } else {
-            stats.upstream_cx_http1_total.inc();
+        match pool.protocol() {
+            PoolProtocol::Http1 => count_protocol(&cx, false),
+            PoolProtocol::Http2 => count_protocol(&cx, true),
+            PoolProtocol::Negotiated => {}
         }
         host.stats.cx_total.inc();
         host.stats.cx_active.inc();

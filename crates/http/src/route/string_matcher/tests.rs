@@ -3,6 +3,7 @@
 use api::header_matcher::HeaderMatchSpecifier as Header;
 use api::query_parameter_matcher::QueryParameterMatchSpecifier as Query;
 use matcher::string_matcher::MatchPattern;
+use outrider_config::api::envoy::r#type::matcher::v3 as matcher;
 use outrider_config::api::envoy::r#type::v3::Int64Range;
 
 use super::*;

@@ -4,9 +4,9 @@
 //! RE2, `&&` in a class and `{` without a count are literal, `\Q…\E`, `\C`) and refuses what RE2 refuses, in its words,
 //! so that one file loads or fails in both proxies.
 
-use outrider_config::ConfigError;
-use outrider_config::FieldPath;
-use outrider_config::api::envoy::r#type::matcher::v3::RegexMatcher;
+use crate::ConfigError;
+use crate::FieldPath;
+use crate::api::envoy::r#type::matcher::v3::RegexMatcher;
 use regex::bytes::Regex;
 use regex_syntax::ast;
 use regex_syntax::ast::Ast;
@@ -29,7 +29,7 @@ const CLASS_ESCAPES: [char; 8] = ['d', 'D', 's', 'S', 'w', 'W', 'p', 'P'];
 
 /// A regular expression that must match a whole value, as Envoy's matchers ask for.
 #[derive(Clone, Debug)]
-pub(crate) struct FullRegex {
+pub struct FullRegex {
     regex: Regex,
     /// As it is in the configuration.
     pattern: String,
@@ -37,7 +37,7 @@ pub(crate) struct FullRegex {
 
 impl FullRegex {
     /// Compiles a `RegexMatcher`. Its engine is always RE2's syntax; `max_program_size` bounds RE2's own programs.
-    pub(crate) fn build(config: &RegexMatcher, path: &FieldPath) -> Result<FullRegex, ConfigError> {
+    pub fn build(config: &RegexMatcher, path: &FieldPath) -> Result<FullRegex, ConfigError> {
         let translated = translate(&config.regex)
             .map_err(|error| ConfigError::new(&path.field("regex"), error))?;
         let anchored = format!(r"\A(?:{translated})\z");
@@ -50,18 +50,18 @@ impl FullRegex {
     }
 
     /// Whether all of `value` matches.
-    pub(crate) fn is_match(&self, value: &[u8]) -> bool {
+    pub fn is_match(&self, value: &[u8]) -> bool {
         self.regex.is_match(value)
     }
 
     /// The pattern as configured.
-    pub(crate) fn pattern(&self) -> &str {
+    pub fn pattern(&self) -> &str {
         &self.pattern
     }
 }
 
 /// Compiles `pattern` as RE2 would, to search with. Errors are RE2's.
-pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
+pub fn compile(pattern: &str) -> Result<Regex, String> {
     new_regex(&translate(pattern)?, pattern)
 }
 

@@ -2,13 +2,16 @@
 
 use std::fs;
 
-use outrider_config::ConfigError;
-use outrider_config::FieldPath;
-use outrider_config::api::envoy::config::core::v3::DataSource;
-use outrider_config::api::envoy::config::core::v3::data_source::Specifier;
+use crate::ConfigError;
+use crate::FieldPath;
+use crate::api::envoy::config::core::v3::DataSource;
+use crate::api::envoy::config::core::v3::data_source::Specifier;
 
 /// Reads `source`, found at `path`, once. `max` is the limit on a file's size, in bytes.
-pub(crate) fn read(
+///
+/// # Errors
+/// When the file or the variable does not exist, or the file is too large.
+pub fn read(
     source: &DataSource,
     max: Option<u64>,
     path: &FieldPath,

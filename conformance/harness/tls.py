@@ -1,0 +1,92 @@
+"""TLS on both ends of a case: Python's `ssl`, which is OpenSSL, and the certificates of `conformance/certs`.
+
+`tls:` of a request, or as a step of its own, may hold `ca`, `cert`, `sni`, `alpn`, `max`, `min`, `ciphers`; of a backend `cert`, `alpn`,
+`ca` (then clients must have a certificate), `max`, `min`, and `note: true` (each connection's name, protocol and client are noted).
+"""
+import socket
+import ssl
+from pathlib import Path
+
+CERTS = Path(__file__).parent.parent / "certs"
+VERSIONS = {1.2: ssl.TLSVersion.TLSv1_2, 1.3: ssl.TLSVersion.TLSv1_3}
+
+
+def context(spec: dict, protocol) -> ssl.SSLContext:
+    """A context for one side."""
+    made = ssl.SSLContext(protocol)
+    if "ciphers" in spec:
+        made.set_ciphers(spec["ciphers"])
+    if "max" in spec:
+        made.maximum_version = VERSIONS[spec["max"]]
+    if "min" in spec:
+        made.minimum_version = VERSIONS[spec["min"]]
+    if spec.get("alpn"):
+        made.set_alpn_protocols(spec["alpn"])
+    if "cert" in spec:
+        made.load_cert_chain(CERTS / f"{spec['cert']}.pem", CERTS / f"{spec['cert']}.key")
+    return made
+
+
+def client(sock: socket.socket, spec: dict) -> ssl.SSLSocket:
+    """Greets a server; its certificate is checked where `ca` says against which."""
+    made = context(spec, ssl.PROTOCOL_TLS_CLIENT)
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
+    if "ca" in spec:
+        made.load_verify_locations(CERTS / f"{spec['ca']}.pem")
+        made.verify_mode = ssl.CERT_REQUIRED
+        made.check_hostname = "sni" in spec
+    return made.wrap_socket(sock, server_hostname=spec.get("sni"))
+
+
+def server(conn: socket.socket, spec: dict, note) -> ssl.SSLSocket:
+    """Answers a client."""
+    made = context(spec, ssl.PROTOCOL_TLS_SERVER)
+    asked = []
+    made.sni_callback = lambda _sock, name, _context: asked.append(name)
+    if "ca" in spec:
+        made.load_verify_locations(CERTS / f"{spec['ca']}.pem")
+        made.verify_mode = ssl.CERT_REQUIRED
+    try:
+        secure = made.wrap_socket(conn, server_side=True)
+    except ssl.SSLError as error:
+        if spec.get("note"):
+            note({"tls": "failed: " + str(error.reason)})
+        raise
+    if spec.get("note"):
+        note({"tls": {"sni": asked[0] if asked else None, **facts(secure)}})
+    return secure
+
+
+def facts(secure: ssl.SSLSocket) -> dict:
+    """What both sides agreed on, and whom the peer says to be."""
+    peer = secure.getpeercert(binary_form=True)
+    seen = {"version": secure.version(), "cipher": secure.cipher()[0], "alpn": secure.selected_alpn_protocol()}
+    if peer:
+        seen["peer"] = next((f.stem for f in CERTS.glob("*.pem") if ssl.PEM_cert_to_DER_cert(first(f)) == peer), "unknown")
+    return seen
+
+
+def first(file: Path) -> str:
+    """The first certificate of a file."""
+    end = "-----END CERTIFICATE-----"
+    return file.read_text().split(end)[0] + end + "\n"
+
+
+def handshake(sock: socket.socket, spec: dict) -> dict:
+    """A handshake and nothing else: what came of it. A refusal of TLS 1.3 comes with the first read."""
+    try:
+        secure = client(sock, spec)
+        seen = facts(secure)
+        if secure.version() == "TLSv1.3":
+            secure.settimeout(0.3)
+            try:
+                secure.recv(1)
+            except TimeoutError:
+                pass
+        secure.close()
+        return seen
+    except ssl.SSLError as error:
+        return {"failed": str(error.reason or error)}
+    except OSError as error:
+        return {"failed": type(error).__name__}

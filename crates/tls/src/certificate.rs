@@ -1,0 +1,96 @@
+//! `TlsCertificate`: a chain with its key.
+
+use std::sync::Arc;
+
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
+use outrider_config::data_source;
+use rustls::SignatureAlgorithm;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::sign::CertifiedKey;
+
+use crate::peer::PeerCertificate;
+use crate::validation::read_certificates;
+use crate::validation::source_name;
+
+/// A certificate of this side, with its key.
+#[derive(Debug)]
+pub struct Certificate {
+    /// What it says.
+    pub facts: Arc<PeerCertificate>,
+    /// The file it came from, or Envoy's word for an inline one.
+    pub path: String,
+    pub(crate) key: Arc<CertifiedKey>,
+}
+
+impl Certificate {
+    /// Builds the certificate found at `path`.
+    pub(crate) fn build(
+        config: &TlsCertificate,
+        path: &FieldPath,
+        provider: &CryptoProvider,
+    ) -> Result<Certificate, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let chain_path = path.field("certificate_chain");
+        let key_path = path.field("private_key");
+        let (Some(chain_source), Some(key_source)) =
+            (&config.certificate_chain, &config.private_key)
+        else {
+            let message = "Failed to load incomplete certificate from : both certificate_chain and private_key are required";
+            errors.push(path, message);
+            return Err(errors);
+        };
+        let chain = errors.collect(read_certificates(Some(chain_source), &chain_path));
+        let key = errors.collect(data_source::read(key_source, None, &key_path));
+        let ocsp = config.ocsp_staple.as_ref();
+        let ocsp = ocsp.map(|source| data_source::read(source, None, &path.field("ocsp_staple")));
+        let ocsp = errors.collect(ocsp.transpose()).flatten();
+        let (Some(chain), Some(key)) = (chain, key) else {
+            return Err(errors);
+        };
+        let name = source_name(key_source);
+        let key = PrivateKeyDer::from_pem_slice(&key)
+            .ok()
+            .and_then(|key| provider.key_provider.load_private_key(key).ok());
+        let Some(key) = key else {
+            errors.push(&key_path, format!("Failed to load private key from {name}"));
+            return Err(errors);
+        };
+        let chain_name = source_name(chain_source);
+        let Some(facts) = chain.first().and_then(PeerCertificate::parse) else {
+            let message = format!("Failed to load certificate chain from {chain_name}");
+            errors.push(&chain_path, message);
+            return Err(errors);
+        };
+        let of_key = key.public_key();
+        if of_key.is_some_and(|public| *public != *facts.public_key) {
+            errors.push(
+                &key_path,
+                format!("Failed to load private key from {name}, Cause: KEY_VALUES_MISMATCH"),
+            );
+        }
+        let mut certified = CertifiedKey::new(chain, key);
+        certified.ocsp = ocsp;
+        errors.finish(Certificate {
+            facts: Arc::new(facts),
+            path: chain_name,
+            key: Arc::new(certified),
+        })
+    }
+
+    pub(crate) fn is_ecdsa(&self) -> bool {
+        self.key.key.algorithm() == SignatureAlgorithm::ECDSA
+    }
+
+    /// The names it is for: its DNS names, or else its common name.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names = match self.facts.dns_names.as_slice() {
+            [] => self.facts.common_name.as_slice(),
+            names => names,
+        };
+        names.to_vec()
+    }
+}

@@ -1,0 +1,185 @@
+//! `UpstreamTlsContext`: TLS towards upstream hosts.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use outrider_stats::Scope;
+use outrider_stats::Store;
+use rustls::ClientConfig;
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+
+use crate::certificate::Certificate;
+use crate::parameters::Parameters;
+use crate::report;
+use crate::server::certificates;
+use crate::server::validation;
+use crate::stats;
+use crate::stats::ContextStats;
+use crate::validation::Validation;
+use crate::verifier::ServerVerifier;
+
+/// TLS towards the hosts of a cluster.
+pub struct ClientContext {
+    /// `sni`; empty if it is not set.
+    server_name: String,
+    /// `auto_host_sni`
+    uses_host_name: bool,
+    /// The config names protocols.
+    has_own_alpn: bool,
+    config: Arc<ClientConfig>,
+    /// Those of this side.
+    pub certificates: Arc<Vec<Certificate>>,
+    pub(crate) validation: Arc<Validation>,
+}
+
+/// How one connection greets its host.
+#[derive(Clone, Debug)]
+pub struct ClientSession {
+    /// The settings.
+    pub config: Arc<ClientConfig>,
+    /// The name that is asked for; an address asks for none.
+    pub server_name: ServerName<'static>,
+}
+
+impl ClientContext {
+    /// Builds the context found at `path`.
+    ///
+    /// # Errors
+    /// Everything about it that is wrong or not supported.
+    pub fn build(
+        config: &UpstreamTlsContext,
+        path: &FieldPath,
+    ) -> Result<ClientContext, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let default = CommonTlsContext::default();
+        let common = config.common_tls_context.as_ref().unwrap_or(&default);
+        let common_path = path.field("common_tls_context");
+        let parameters = Parameters::build(
+            common.tls_params.as_ref(),
+            2,
+            &common_path.field("tls_params"),
+        );
+        let Some(parameters) = errors.collect(parameters) else {
+            return Err(errors);
+        };
+        let certificates = errors.collect(certificates(common, &parameters, &common_path));
+        let validation = errors.collect(validation(common, &common_path));
+        if common.tls_certificates.len() > 1 {
+            errors.push(
+                &common_path.field("tls_certificates"),
+                "Multiple TLS certificates are not supported for client contexts",
+            );
+        }
+        let (Some(certificates), Some(validation)) = (certificates, validation) else {
+            return Err(errors);
+        };
+        let certificates = Arc::new(certificates);
+        let validation = Arc::new(validation);
+        let verifier = ServerVerifier {
+            validation: validation.clone(),
+            checks_server_name: config.auto_sni_san_validation,
+            algorithms: parameters.provider.signature_verification_algorithms,
+        };
+        let built = ClientConfig::builder_with_provider(parameters.provider)
+            .with_protocol_versions(&parameters.versions);
+        let mut client = match built {
+            Ok(builder) => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_client_cert_resolver(Arc::new(Resolver(certificates.clone()))),
+            Err(error) => {
+                errors.push(&common_path.field("tls_params"), error.to_string());
+                return Err(errors);
+            }
+        };
+        client.resumption = match config.max_session_keys.unwrap_or(1) {
+            0 => Resumption::disabled(),
+            most => Resumption::in_memory_sessions(usize::try_from(most).unwrap_or(usize::MAX)),
+        };
+        let protocols = common.alpn_protocols.iter();
+        client.alpn_protocols = protocols.map(|name| name.clone().into_bytes()).collect();
+        errors.finish(ClientContext {
+            server_name: config.sni.clone(),
+            uses_host_name: config.auto_host_sni,
+            has_own_alpn: !common.alpn_protocols.is_empty(),
+            config: Arc::new(client),
+            certificates,
+            validation,
+        })
+    }
+
+    /// The settings for connections that offer `protocols`, unless the config names others.
+    #[must_use]
+    pub fn config_offering(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        if self.has_own_alpn {
+            return self.config.clone();
+        }
+        let mut config = ClientConfig::clone(&self.config);
+        let names = protocols.iter().map(|name| name.as_bytes().to_vec());
+        config.alpn_protocols = names.collect();
+        Arc::new(config)
+    }
+
+    /// The name to ask a host for. `host_name` and `address` are the host's; `of_request` is what `auto_sni` found.
+    #[must_use]
+    pub fn server_name(
+        &self,
+        host_name: &str,
+        address: Option<IpAddr>,
+        of_request: Option<&str>,
+    ) -> ServerName<'static> {
+        let name = match of_request {
+            Some(name) => name,
+            None if self.uses_host_name && !host_name.is_empty() => host_name,
+            None => &self.server_name,
+        };
+        let unnamed = || ServerName::from(address.unwrap_or(IpAddr::from([0, 0, 0, 0])));
+        ServerName::try_from(name.to_owned()).unwrap_or_else(|_| unnamed())
+    }
+}
+
+impl ClientContext {
+    /// Lists its stats, below `scope`.
+    #[must_use]
+    pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
+        let authorities = &self.validation.authorities;
+        stats::of_context(&self.certificates, authorities, store, scope)
+    }
+}
+
+impl fmt::Debug for ClientContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientContext")
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Presents the certificate of this side, if there is one, whatever CAs the server names.
+#[derive(Debug)]
+struct Resolver(Arc<Vec<Certificate>>);
+
+impl ResolvesClientCert for Resolver {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        let certificate = self.0.first()?;
+        report::update(|report| report.certificate = Some(certificate.facts.clone()));
+        Some(certificate.key.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.0.is_empty()
+    }
+}

@@ -1,0 +1,91 @@
+//! What is known of a connection after its handshake.
+
+use std::sync::Arc;
+
+use rustls::CommonState;
+use rustls::HandshakeKind;
+use rustls::ProtocolVersion;
+use rustls::SignatureScheme;
+use rustls::pki_types::CertificateDer;
+
+use crate::failure::Check;
+use crate::peer::PeerCertificate;
+use crate::provider;
+use crate::report::Report;
+
+/// The facts of a TLS connection, for logs, headers, matching and stats.
+#[derive(Clone, Debug, Default)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// OpenSSL's name of the cipher suite.
+    pub cipher: &'static str,
+    /// Envoy's name of the key exchange group.
+    pub curve: &'static str,
+    /// The name of the peer's signature algorithm; empty if the peer did not sign.
+    pub signature: &'static str,
+    /// The name that the client asked for; empty if it gave none.
+    pub server_name: String,
+    /// The protocol that both sides agreed on; empty if there is none.
+    pub alpn: Vec<u8>,
+    /// An earlier session goes on.
+    pub resumed: bool,
+    /// The peer's certificate was checked against a trusted CA.
+    pub validated: bool,
+    /// The check that the peer's certificate did not pass, and was taken all the same.
+    pub(crate) forgiven: Option<Check>,
+    /// The peer's certificate.
+    pub peer: Option<Box<PeerCertificate>>,
+    /// The certificates that the peer sent, its own first.
+    pub peer_chain: Vec<CertificateDer<'static>>,
+    /// The certificate of this side.
+    pub local: Option<Arc<PeerCertificate>>,
+}
+
+impl TlsInfo {
+    /// The facts of a connection whose handshake is complete.
+    #[must_use]
+    pub fn new(state: &CommonState, server_name: &str, report: Report) -> TlsInfo {
+        let chain: Vec<CertificateDer<'static>> =
+            state.peer_certificates().unwrap_or_default().to_vec();
+        let curve = state.negotiated_key_exchange_group();
+        TlsInfo {
+            version: match state.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                _ => "",
+            },
+            cipher: state
+                .negotiated_cipher_suite()
+                .map_or("", provider::suite_name),
+            curve: curve.map_or("", |group| provider::group_name(group.name())),
+            signature: report.scheme.map_or("", scheme_name),
+            server_name: server_name.to_owned(),
+            alpn: state.alpn_protocol().unwrap_or_default().to_vec(),
+            resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
+            validated: report.validated,
+            forgiven: report.failure.map(|failure| failure.check),
+            peer: chain.first().and_then(PeerCertificate::parse).map(Box::new),
+            peer_chain: chain,
+            local: report.certificate,
+        }
+    }
+}
+
+/// What BoringSSL calls a signature algorithm.
+pub(crate) fn scheme_name(scheme: SignatureScheme) -> &'static str {
+    match scheme {
+        SignatureScheme::RSA_PKCS1_SHA1 => "rsa_pkcs1_sha1",
+        SignatureScheme::RSA_PKCS1_SHA256 => "rsa_pkcs1_sha256",
+        SignatureScheme::RSA_PKCS1_SHA384 => "rsa_pkcs1_sha384",
+        SignatureScheme::RSA_PKCS1_SHA512 => "rsa_pkcs1_sha512",
+        SignatureScheme::ECDSA_NISTP256_SHA256 => "ecdsa_secp256r1_sha256",
+        SignatureScheme::ECDSA_NISTP384_SHA384 => "ecdsa_secp384r1_sha384",
+        SignatureScheme::ECDSA_NISTP521_SHA512 => "ecdsa_secp521r1_sha512",
+        SignatureScheme::RSA_PSS_SHA256 => "rsa_pss_rsae_sha256",
+        SignatureScheme::RSA_PSS_SHA384 => "rsa_pss_rsae_sha384",
+        SignatureScheme::RSA_PSS_SHA512 => "rsa_pss_rsae_sha512",
+        SignatureScheme::ED25519 => "ed25519",
+        _ => "",
+    }
+}

@@ -1,0 +1,295 @@
+//! `DownstreamTlsContext`: TLS towards clients.
+
+use std::fmt;
+use std::sync::Arc;
+
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
+use outrider_stats::Scope;
+use outrider_stats::Store;
+use rustls::CipherSuite;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::ClientHello;
+use rustls::server::NoServerSessionStorage;
+use rustls::server::ResolvesServerCert;
+use rustls::server::ServerSessionMemoryCache;
+use rustls::sign::CertifiedKey;
+
+use crate::certificate::Certificate;
+use crate::failure::Failure;
+use crate::parameters::Parameters;
+use crate::report;
+use crate::stats;
+use crate::stats::ContextStats;
+use crate::validation::Validation;
+use crate::verifier::ClientVerifier;
+
+/// Sessions that a context remembers for clients without tickets. Envoy's cache is BoringSSL's, of the same size.
+const SESSIONS: usize = 20 * 1024;
+
+/// TLS towards the clients of a filter chain.
+pub struct ServerContext {
+    /// Without and with ALPN by the client's order of cipher suites, and without and with it by ours.
+    configs: [Arc<ServerConfig>; 4],
+    requires_server_name: bool,
+    /// Those of this side.
+    pub certificates: Arc<Vec<Certificate>>,
+    pub(crate) validation: Arc<Validation>,
+}
+
+impl ServerContext {
+    /// Builds the context found at `path`.
+    ///
+    /// # Errors
+    /// Everything about it that is wrong or not supported.
+    pub fn build(
+        config: &DownstreamTlsContext,
+        path: &FieldPath,
+    ) -> Result<ServerContext, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let default = CommonTlsContext::default();
+        let common = config.common_tls_context.as_ref().unwrap_or(&default);
+        let path = path.field("common_tls_context");
+        let parameters =
+            Parameters::build(common.tls_params.as_ref(), 3, &path.field("tls_params"));
+        let Some(parameters) = errors.collect(parameters) else {
+            return Err(errors);
+        };
+        let certificates = errors.collect(certificates(common, &parameters, &path));
+        let validation = errors.collect(validation(common, &path));
+        let (Some(certificates), Some(validation)) = (certificates, validation) else {
+            return Err(errors);
+        };
+        if certificates.is_empty() {
+            errors.push(&path, "No TLS certificates found for server context");
+            return Err(errors);
+        }
+        let certificates = Arc::new(certificates);
+        let validation = Arc::new(validation);
+        let required =
+            config.require_client_certificate.unwrap_or(false) || validation.requires_certificate();
+        let algorithms = parameters.provider.signature_verification_algorithms;
+        let verifier = ClientVerifier::new(validation.clone(), required, algorithms);
+        let built = ServerConfig::builder_with_provider(parameters.provider)
+            .with_protocol_versions(&parameters.versions);
+        let mut server = match built {
+            Ok(builder) => builder
+                .with_client_cert_verifier(Arc::new(verifier))
+                .with_cert_resolver(Arc::new(Resolver::new(config, certificates.clone()))),
+            Err(error) => {
+                errors.push(&path.field("tls_params"), error.to_string());
+                return Err(errors);
+            }
+        };
+        let stateless = !matches!(
+            config.session_ticket_keys_type,
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(
+                true
+            ))
+        );
+        if stateless && let Ok(ticketer) = Ticketer::new() {
+            server.ticketer = ticketer;
+        }
+        server.session_storage = match config.disable_stateful_session_resumption {
+            true => Arc::new(NoServerSessionStorage {}),
+            false => ServerSessionMemoryCache::new(SESSIONS),
+        };
+        let protocols = common.alpn_protocols.iter();
+        let protocols: Vec<Vec<u8>> = protocols.map(|name| name.clone().into_bytes()).collect();
+        let variant = |has_alpn: bool, ours: bool| {
+            let mut server = server.clone();
+            server.ignore_client_order = ours && !config.prefer_client_ciphers;
+            if has_alpn {
+                server.alpn_protocols.clone_from(&protocols);
+            }
+            Arc::new(server)
+        };
+        errors.finish(ServerContext {
+            configs: [
+                variant(false, false),
+                variant(true, false),
+                variant(false, true),
+                variant(true, true),
+            ],
+            requires_server_name: config.require_sni.unwrap_or(false),
+            certificates,
+            validation,
+        })
+    }
+
+    /// How a client that greets like this is served.
+    ///
+    /// # Errors
+    /// A client without a server name, where one is required.
+    pub fn config_for(&self, hello: &ClientHello<'_>) -> Result<Arc<ServerConfig>, Failure> {
+        if self.requires_server_name && hello.server_name().is_none() {
+            return Err(Failure::no_suitable_certificate());
+        }
+        let [_, with_alpn, ..] = &self.configs;
+        let known = &with_alpn.alpn_protocols;
+        let mut offered = hello.alpn().into_iter().flatten();
+        // Without a common protocol the connection goes on, with none.
+        let common = offered.any(|offered| known.iter().any(|known| known == offered));
+        // As in BoringSSL: of the suites of TLS 1.3, those that the client likes best.
+        let offers_tls13 = (hello.cipher_suites().iter()).any(|suite| is_of_tls13(*suite));
+        let [neither, alpn, order, both] = &self.configs;
+        let config = match (common, !offers_tls13) {
+            (false, false) => neither,
+            (true, false) => alpn,
+            (false, true) => order,
+            (true, true) => both,
+        };
+        Ok(config.clone())
+    }
+}
+
+fn is_of_tls13(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS13_AES_256_GCM_SHA384
+            | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+    )
+}
+
+/// The certificates of a context.
+pub(crate) fn certificates(
+    common: &CommonTlsContext,
+    parameters: &Parameters,
+    path: &FieldPath,
+) -> Result<Vec<Certificate>, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let path = path.field("tls_certificates");
+    let mut certificates = Vec::new();
+    for (index, config) in common.tls_certificates.iter().enumerate() {
+        let built = Certificate::build(config, &path.index(index), &parameters.provider);
+        certificates.extend(errors.collect(built));
+    }
+    errors.finish(certificates)
+}
+
+/// The validation of a context.
+pub(crate) fn validation(
+    common: &CommonTlsContext,
+    path: &FieldPath,
+) -> Result<Validation, ConfigErrors> {
+    match &common.validation_context_type {
+        Some(ValidationContextType::ValidationContext(context)) => {
+            Validation::build(Some(context), &path.field("validation_context"))
+        }
+        _ => Validation::build(None, path),
+    }
+}
+
+impl ServerContext {
+    /// Lists its stats, below `scope`.
+    #[must_use]
+    pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
+        let authorities = &self.validation.authorities;
+        stats::of_context(&self.certificates, authorities, store, scope)
+    }
+}
+
+impl fmt::Debug for ServerContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerContext")
+            .field("certificates", &self.certificates.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Chooses a certificate by the name and the algorithms of a client.
+#[derive(Debug)]
+struct Resolver {
+    certificates: Arc<Vec<Certificate>>,
+    /// Each name with the numbers of the certificates that are for it.
+    names: Vec<(String, usize)>,
+    /// `full_scan_certs_on_sni_mismatch`
+    scans_all: bool,
+}
+
+impl Resolver {
+    fn new(config: &DownstreamTlsContext, certificates: Arc<Vec<Certificate>>) -> Resolver {
+        let numbered = certificates.iter().enumerate();
+        let names = numbered
+            .flat_map(|(number, certificate)| {
+                certificate
+                    .names()
+                    .into_iter()
+                    .map(move |name| (name, number))
+            })
+            .collect();
+        Resolver {
+            names,
+            certificates,
+            scans_all: config.full_scan_certs_on_sni_mismatch.unwrap_or(false),
+        }
+    }
+
+    /// The certificates for exactly this name.
+    fn named<'a, 'b>(
+        &'a self,
+        wanted: &'b str,
+    ) -> impl Iterator<Item = &'a Certificate> + use<'a, 'b> {
+        let named = self.names.iter().filter(move |(name, _)| name == wanted);
+        named.filter_map(|(_, number)| self.certificates.get(*number))
+    }
+
+    fn choose(&self, hello: &ClientHello<'_>) -> Option<&Certificate> {
+        let is_usable = |certificate: &Certificate| {
+            let schemes = hello.signature_schemes();
+            certificate.key.key.choose_scheme(schemes).is_some()
+        };
+        if let Some(name) = hello.server_name() {
+            let wildcard = name
+                .split_once('.')
+                .map(|(_, parent)| format!("*.{parent}"));
+            let wanted = [Some(name), wildcard.as_deref()];
+            for name in wanted.into_iter().flatten() {
+                if let Some(found) = best(self.named(name).filter(|c| is_usable(c))) {
+                    return Some(found);
+                }
+            }
+            // The one for this name, though the client will not be able to work with it.
+            let mut named = wanted
+                .into_iter()
+                .flatten()
+                .flat_map(|name| self.named(name));
+            if let Some(found) = named.next() {
+                return Some(found);
+            }
+        }
+        // Nothing is for this name: the first that the client can work with, or just the first.
+        let usable = self.certificates.iter().filter(|c| is_usable(c));
+        let first = match self.scans_all || hello.server_name().is_none() {
+            true => best(usable),
+            false => usable.into_iter().next(),
+        };
+        first.or_else(|| self.certificates.first())
+    }
+}
+
+/// An ECDSA key is preferred to an RSA key.
+fn best<'a>(certificates: impl Iterator<Item = &'a Certificate>) -> Option<&'a Certificate> {
+    let mut first = None;
+    for certificate in certificates {
+        if certificate.is_ecdsa() {
+            return Some(certificate);
+        }
+        first = first.or(Some(certificate));
+    }
+    first
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let chosen = self.choose(&hello)?;
+        report::update(|report| report.certificate = Some(chosen.facts.clone()));
+        Some(chosen.key.clone())
+    }
+}

@@ -1,0 +1,165 @@
+//! `ssl.*` of a listener or cluster.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use outrider_stats::Counter;
+use outrider_stats::Gauge;
+use outrider_stats::Metric;
+use outrider_stats::Scope;
+use outrider_stats::Stat;
+use outrider_stats::Store;
+use outrider_stats::Visitor;
+
+use crate::certificate::Certificate;
+use crate::failure::Check;
+use crate::failure::Failure;
+use crate::info::TlsInfo;
+use crate::peer::PeerCertificate;
+
+/// More names than any of these families can have: there are nine cipher suites and eleven signature algorithms.
+const NAMES: usize = 16;
+
+/// Counters by what both sides agreed on, each listed from its first use on.
+#[derive(Debug, Default)]
+pub struct ByName([Slot; NAMES]);
+
+#[derive(Debug, Default)]
+struct Slot {
+    name: OnceLock<&'static str>,
+    counter: Counter,
+}
+
+impl ByName {
+    fn count(&self, name: &'static str) {
+        if name.is_empty() {
+            return;
+        }
+        let mut slots = self.0.iter();
+        if let Some(slot) = slots.find(|slot| *slot.name.get_or_init(|| name) == name) {
+            slot.counter.inc();
+        }
+    }
+}
+
+impl Stat for ByName {
+    fn visit_as(&self, name: &'static str, visitor: &mut Visitor<'_>) {
+        visitor.below(name, |visitor| {
+            for slot in &self.0 {
+                if let Some(name) = slot.name.get() {
+                    visitor.metric(name, Metric::Counter(&slot.counter));
+                }
+            }
+        });
+    }
+}
+
+outrider_stats::group! {
+    /// `ssl.*`
+    pub struct SslStats {
+        connection_error: Counter,
+        fail_verify_cert_hash: Counter,
+        fail_verify_error: Counter,
+        fail_verify_no_cert: Counter,
+        fail_verify_san: Counter,
+        handshake: Counter,
+        no_certificate: Counter,
+        ocsp_staple_failed: Counter,
+        ocsp_staple_omitted: Counter,
+        ocsp_staple_requests: Counter,
+        ocsp_staple_responses: Counter,
+        session_reused: Counter,
+        was_key_usage_invalid: Counter,
+        ciphers: ByName,
+        curves: ByName,
+        sigalgs: ByName,
+        versions: ByName,
+    }
+}
+
+outrider_stats::group! {
+    /// `ssl.certificate.<name>.*`
+    pub struct ExpiryStats { expiration_unix_time_seconds: Gauge }
+}
+
+/// The stats of a context that are the process's and not a worker's; listed for as long as this is held.
+#[derive(Debug)]
+pub struct ContextStats {
+    /// Lists the workers' stats before any worker has made its own copy.
+    _listed: Arc<SslStats>,
+    _expiries: Vec<Arc<ExpiryStats>>,
+}
+
+/// Lists the stats of a context, below `scope`, with when its certificates expire; of several with one name, the first to do so. The
+/// names are Envoy's for certificates without one: the digest is that of no name.
+pub(crate) fn of_context(
+    own: &[Certificate],
+    authorities: &[PeerCertificate],
+    store: &Store,
+    scope: &Scope,
+) -> ContextStats {
+    let own = own
+        .iter()
+        .map(|certificate| certificate.facts.not_after)
+        .min();
+    let authorities = authorities.iter().map(|ca| ca.not_after).min();
+    let named = [
+        ("unnamed_cert_e3b0c442", own),
+        ("unnamed_ca_cert_e3b0c442", authorities),
+    ];
+    let listed = named.into_iter().filter_map(|(name, not_after)| {
+        let scope = scope.clone().name("ssl").name("certificate").name(name);
+        let stats: Arc<ExpiryStats> = store.register(scope);
+        let seconds = u64::try_from(not_after?).unwrap_or(0);
+        stats.expiration_unix_time_seconds.set(seconds);
+        Some(stats)
+    });
+    ContextStats {
+        _expiries: listed.collect(),
+        _listed: store.register(scope.clone().name("ssl")),
+    }
+}
+
+/// Who counts the handshakes of connections on a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerSsl(pub Arc<SslStats>);
+
+impl WorkerSsl {
+    /// Counts a handshake that is complete.
+    pub fn succeeded(&self, info: &TlsInfo) {
+        let stats = &self.0;
+        stats.handshake.inc();
+        if info.resumed {
+            stats.session_reused.inc();
+        }
+        stats.ciphers.count(info.cipher);
+        stats.versions.count(info.version);
+        stats.curves.count(info.curve);
+        stats.sigalgs.count(info.signature);
+        if info.peer.is_none() {
+            stats.no_certificate.inc();
+        }
+        self.refused(info.forgiven);
+    }
+
+    /// Counts a connection that failed.
+    pub fn failed(&self, failure: &Failure) {
+        let stats = &self.0;
+        match failure.check {
+            Some(check) => self.refused(Some(check)),
+            None if failure.no_certificate => stats.fail_verify_no_cert.inc(),
+            None if failure.is_closed() || failure.timed_out => {}
+            None => stats.connection_error.inc(),
+        }
+    }
+
+    fn refused(&self, check: Option<Check>) {
+        let stats = &self.0;
+        match check {
+            Some(Check::Chain) => stats.fail_verify_error.inc(),
+            Some(Check::San) => stats.fail_verify_san.inc(),
+            Some(Check::Pin) => stats.fail_verify_cert_hash.inc(),
+            None => {}
+        }
+    }
+}

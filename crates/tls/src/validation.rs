@@ -1,0 +1,439 @@
+//! `CertificateValidationContext`: which certificates of a peer are taken.
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::DataSource;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::CertificateValidationContext;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
+use outrider_config::data_source;
+use rustls::DistinguishedName;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::TrustAnchor;
+use rustls::pki_types::UnixTime;
+use rustls::pki_types::pem::PemObject as _;
+use webpki::BorrowedCertRevocationList;
+use webpki::CertRevocationList;
+use webpki::EndEntityCert;
+use webpki::ExpirationPolicy;
+use webpki::KeyUsage;
+use webpki::OwnedCertRevocationList;
+use webpki::RevocationCheckDepth;
+use webpki::RevocationOptionsBuilder;
+use webpki::UnknownStatusPolicy;
+
+use crate::failure::VerifyFailure;
+use crate::peer::PeerCertificate;
+use crate::sans::SanMatcher;
+use crate::sans::dns_name_covers;
+
+/// How certificates of peers are checked.
+#[derive(Debug, Default)]
+pub(crate) struct Validation {
+    /// The trusted CA's certificates.
+    pub(crate) authorities: Vec<PeerCertificate>,
+    anchors: Vec<TrustAnchor<'static>>,
+    revoked: Vec<CertRevocationList<'static>>,
+    only_leaf_is_checked_for_revocation: bool,
+    sans: Vec<SanMatcher>,
+    key_pins: Vec<[u8; 32]>,
+    certificate_pins: Vec<[u8; 32]>,
+    takes_expired: bool,
+    /// What does not pass is taken all the same, and counted.
+    pub(crate) takes_untrusted: bool,
+    max_depth: usize,
+    pub(crate) sends_authorities: bool,
+}
+
+/// What the certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usage {
+    Server,
+    Client,
+}
+
+/// What a peer presents, and when.
+pub(crate) struct Presented<'a> {
+    pub(crate) leaf: &'a CertificateDer<'a>,
+    pub(crate) intermediates: &'a [CertificateDer<'a>],
+    pub(crate) now: UnixTime,
+    pub(crate) usage: Usage,
+}
+
+impl Presented<'_> {
+    /// A moment at which all of the chain was valid, if there was one: the latest beginning.
+    fn moment_of_validity(&self) -> UnixTime {
+        let begins = std::iter::once(self.leaf)
+            .chain(self.intermediates)
+            .filter_map(PeerCertificate::parse)
+            .map(|certificate| certificate.not_before)
+            .max();
+        let seconds = begins.and_then(|seconds| u64::try_from(seconds).ok());
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds.unwrap_or(0)))
+    }
+}
+
+impl Validation {
+    /// Builds the context found at `path`.
+    pub(crate) fn build(
+        config: Option<&CertificateValidationContext>,
+        path: &FieldPath,
+    ) -> Result<Validation, ConfigErrors> {
+        let Some(config) = config else {
+            return Ok(Validation::default());
+        };
+        let mut errors = ConfigErrors::new();
+        let ca_path = path.field("trusted_ca");
+        let ca = errors.collect(read_certificates(config.trusted_ca.as_ref(), &ca_path));
+        let ca = ca.unwrap_or_default();
+        let anchors = errors.collect(anchors(&ca, &ca_path)).unwrap_or_default();
+        let crl_path = path.field("crl");
+        let revoked = errors.collect(read_crls(config.crl.as_ref(), &crl_path));
+        let sans = errors.collect(SanMatcher::build_all(config, path));
+        let certificate_pins = errors.collect(certificate_pins(config, path));
+        let key_pins = errors.collect(key_pins(config, path));
+        let validation = Validation {
+            authorities: ca.iter().filter_map(PeerCertificate::parse).collect(),
+            anchors,
+            revoked: revoked.unwrap_or_default(),
+            only_leaf_is_checked_for_revocation: config.only_verify_leaf_cert_crl,
+            sans: sans.unwrap_or_default(),
+            key_pins: key_pins.unwrap_or_default(),
+            certificate_pins: certificate_pins.unwrap_or_default(),
+            takes_expired: config.allow_expired_certificate,
+            takes_untrusted: config.trust_chain_verification()
+                == TrustChainVerification::AcceptUntrusted,
+            max_depth: config
+                .max_verify_depth
+                .map_or(100, |depth| usize::try_from(depth).unwrap_or(usize::MAX)),
+            sends_authorities: !config.suppress_client_ca_list,
+        };
+        if validation.anchors.is_empty() {
+            validation.refuse_what_needs_a_ca(config, path, &mut errors);
+        }
+        errors.finish(validation)
+    }
+
+    /// In Envoy's words.
+    fn refuse_what_needs_a_ca(
+        &self,
+        config: &CertificateValidationContext,
+        path: &FieldPath,
+        errors: &mut ConfigErrors,
+    ) {
+        if !self.sans.is_empty() {
+            let message = "SAN-based verification of peer certificates without trusted CA is insecure and not allowed";
+            errors.push(&path.field("match_typed_subject_alt_names"), message);
+        }
+        if config.allow_expired_certificate {
+            let message = "Certificate validity period is always ignored without trusted CA";
+            errors.push(&path.field("allow_expired_certificate"), message);
+        }
+        if let Some(crl) = &config.crl {
+            let message = format!(
+                "Failed to load CRL from {} without trusted CA",
+                source_name(crl)
+            );
+            errors.push(&path.field("crl"), message);
+        }
+    }
+
+    /// Whether peers are checked at all.
+    pub(crate) fn checks_anything(&self) -> bool {
+        self.has_authorities()
+            || self.takes_untrusted
+            || !self.sans.is_empty()
+            || !self.key_pins.is_empty()
+            || !self.certificate_pins.is_empty()
+    }
+
+    /// Whether clients must have a certificate: there is more to check than its chain.
+    pub(crate) fn requires_certificate(&self) -> bool {
+        let pinned = !self.key_pins.is_empty() || !self.certificate_pins.is_empty();
+        pinned || !self.sans.is_empty()
+    }
+
+    /// Whether there is a trusted CA.
+    pub(crate) fn has_authorities(&self) -> bool {
+        !self.anchors.is_empty()
+    }
+
+    /// The subjects of the trusted CA, which clients are told.
+    pub(crate) fn subjects(&self) -> Vec<DistinguishedName> {
+        let subjects = self.anchors.iter().map(|anchor| anchor.subject.as_ref());
+        subjects.map(DistinguishedName::in_sequence).collect()
+    }
+
+    /// Checks a peer's certificate. `server_name` is what it must be for, in addition.
+    /// True if it was checked against a trusted CA.
+    pub(crate) fn check(
+        &self,
+        presented: &Presented<'_>,
+        server_name: Option<&str>,
+    ) -> Result<bool, VerifyFailure> {
+        if self.has_authorities() {
+            self.check_chain(presented)?;
+        }
+        if self.sans.is_empty()
+            && server_name.is_none()
+            && self.key_pins.is_empty()
+            && self.certificate_pins.is_empty()
+        {
+            return Ok(self.has_authorities());
+        }
+        let certificate = PeerCertificate::parse(presented.leaf)
+            .ok_or_else(|| VerifyFailure::chain("cannot be read".to_owned()))?;
+        let has_name = self.sans.is_empty()
+            || self
+                .sans
+                .iter()
+                .any(|matcher| matcher.matches(&certificate));
+        if !has_name || !server_name.is_none_or(|name| covers(&certificate, name)) {
+            return Err(VerifyFailure::san(&certificate));
+        }
+        if !self.is_pinned(&certificate) {
+            return Err(VerifyFailure::pin());
+        }
+        Ok(true)
+    }
+
+    fn is_pinned(&self, certificate: &PeerCertificate) -> bool {
+        if self.key_pins.is_empty() && self.certificate_pins.is_empty() {
+            return true;
+        }
+        let sha256 = |bytes: &[u8]| digest::digest(&digest::SHA256, bytes);
+        let of_certificate = sha256(&certificate.der);
+        let of_key = sha256(&certificate.public_key);
+        self.certificate_pins
+            .iter()
+            .any(|pin| pin == of_certificate.as_ref())
+            || self.key_pins.iter().any(|pin| pin == of_key.as_ref())
+    }
+
+    fn check_chain(&self, presented: &Presented<'_>) -> Result<(), VerifyFailure> {
+        let first = self.check_chain_at(presented, presented.now);
+        match first {
+            Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. })
+                if self.takes_expired =>
+            {
+                let then = presented.moment_of_validity();
+                let again = self.check_chain_at(presented, then);
+                again.map_err(|error| VerifyFailure::of_webpki(&error))
+            }
+            Err(error) => Err(VerifyFailure::of_webpki(&error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn check_chain_at(
+        &self,
+        presented: &Presented<'_>,
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let (leaf, intermediates) = (presented.leaf, presented.intermediates);
+        if let Some(trusted) = self.authorities.iter().find(|ca| *ca.der == **leaf) {
+            // A certificate that is trusted itself: webpki would not take a CA's for a peer's.
+            return check_time(trusted, now);
+        }
+        let revoked: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&revoked).ok().map(|options| {
+            let depth = match self.only_leaf_is_checked_for_revocation {
+                true => RevocationCheckDepth::EndEntity,
+                false => RevocationCheckDepth::Chain,
+            };
+            options
+                .with_depth(depth)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(ExpirationPolicy::Enforce)
+                .build()
+        });
+        let depth = |path: &webpki::VerifiedPath<'_>| match path.intermediate_certificates().count()
+            > self.max_depth
+        {
+            true => Err(webpki::Error::MaximumPathDepthExceeded),
+            false => Ok(()),
+        };
+        let usage = match presented.usage {
+            Usage::Server => KeyUsage::server_auth(),
+            Usage::Client => KeyUsage::client_auth(),
+        };
+        let certificate = EndEntityCert::try_from(leaf)?;
+        let algorithms = webpki::ALL_VERIFICATION_ALGS;
+        let verified = certificate.verify_for_usage(
+            algorithms,
+            &self.anchors,
+            intermediates,
+            now,
+            usage,
+            revocation,
+            Some(&depth),
+        );
+        verified.map(drop)
+    }
+}
+
+/// Whether a certificate is for `name`, a DNS name or an address.
+fn covers(certificate: &PeerCertificate, name: &str) -> bool {
+    match name.parse() {
+        Ok(ip) => certificate.ips.contains(&ip),
+        Err(_) => certificate
+            .dns_names
+            .iter()
+            .any(|pattern| dns_name_covers(pattern, name)),
+    }
+}
+
+fn check_time(certificate: &PeerCertificate, now: UnixTime) -> Result<(), webpki::Error> {
+    let at = |seconds: i64| {
+        let seconds = u64::try_from(seconds).unwrap_or(0);
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
+    };
+    let (not_before, not_after) = (at(certificate.not_before), at(certificate.not_after));
+    if now > not_after {
+        return Err(webpki::Error::CertExpired {
+            time: now,
+            not_after,
+        });
+    }
+    if now < not_before {
+        return Err(webpki::Error::CertNotValidYet {
+            time: now,
+            not_before,
+        });
+    }
+    Ok(())
+}
+
+/// The certificates of a data source in PEM.
+pub(crate) fn read_certificates(
+    source: Option<&DataSource>,
+    path: &FieldPath,
+) -> Result<Vec<CertificateDer<'static>>, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let Some(source) = source else {
+        return Ok(Vec::new());
+    };
+    let Some(bytes) = errors.collect(data_source::read(source, None, path)) else {
+        return Err(errors);
+    };
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match read {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => {
+            let name = source_name(source);
+            errors.push(path, format!("Failed to load certificates from {name}"));
+            Err(errors)
+        }
+    }
+}
+
+/// What Envoy calls a data source in messages and on `/certs`.
+pub(crate) fn source_name(source: &DataSource) -> String {
+    use outrider_config::api::envoy::config::core::v3::data_source::Specifier;
+    match &source.specifier {
+        Some(Specifier::Filename(name)) => name.clone(),
+        _ => "<inline>".to_owned(),
+    }
+}
+
+fn anchors(
+    certificates: &[CertificateDer<'static>],
+    path: &FieldPath,
+) -> Result<Vec<TrustAnchor<'static>>, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let mut anchors = Vec::new();
+    for certificate in certificates {
+        match webpki::anchor_from_trusted_cert(certificate) {
+            Ok(anchor) => anchors.push(anchor.to_owned()),
+            Err(error) => errors.push(path, format!("holds what is no certificate: {error:?}")),
+        }
+    }
+    errors.finish(anchors)
+}
+
+fn read_crls(
+    source: Option<&DataSource>,
+    path: &FieldPath,
+) -> Result<Vec<CertRevocationList<'static>>, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let Some(source) = source else {
+        return Ok(Vec::new());
+    };
+    let Some(bytes) = errors.collect(data_source::read(source, None, path)) else {
+        return Err(errors);
+    };
+    let mut lists = Vec::new();
+    for list in CertificateRevocationListDer::pem_slice_iter(&bytes) {
+        let list = list.ok().and_then(|der| {
+            let list: Result<OwnedCertRevocationList, _> =
+                BorrowedCertRevocationList::from_der(&der).and_then(|list| list.to_owned());
+            list.ok()
+        });
+        lists.extend(list.map(CertRevocationList::from));
+    }
+    if lists.is_empty() {
+        errors.push(
+            path,
+            format!("Failed to load CRL from {}", source_name(source)),
+        );
+    }
+    errors.finish(lists)
+}
+
+/// SHA-256 of whole certificates, in hexadecimal digits with or without colons.
+fn certificate_pins(
+    config: &CertificateValidationContext,
+    path: &FieldPath,
+) -> Result<Vec<[u8; 32]>, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let path = path.field("verify_certificate_hash");
+    let mut pins = Vec::new();
+    for (index, text) in config.verify_certificate_hash.iter().enumerate() {
+        let digits: String = text.chars().filter(|c| *c != ':').collect();
+        match pin_of_digits(&digits) {
+            Some(pin) => pins.push(pin),
+            None => errors.push(
+                &path.index(index),
+                format!("Invalid hex-encoded SHA-256 {text}"),
+            ),
+        }
+    }
+    errors.finish(pins)
+}
+
+fn pin_of_digits(digits: &str) -> Option<[u8; 32]> {
+    let mut pin = [0; 32];
+    if digits.len() != 64 || !digits.is_ascii() {
+        return None;
+    }
+    for (at, byte) in pin.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok()?;
+    }
+    Some(pin)
+}
+
+/// SHA-256 of public keys, in base64.
+fn key_pins(
+    config: &CertificateValidationContext,
+    path: &FieldPath,
+) -> Result<Vec<[u8; 32]>, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let path = path.field("verify_certificate_spki");
+    let mut pins = Vec::new();
+    for (index, text) in config.verify_certificate_spki.iter().enumerate() {
+        let decoded = base64::engine::general_purpose::STANDARD.decode(text);
+        match decoded
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+        {
+            Some(pin) => pins.push(pin),
+            None => errors.push(
+                &path.index(index),
+                format!("Invalid base64-encoded SHA-256 {text}"),
+            ),
+        }
+    }
+    errors.finish(pins)
+}

@@ -1,0 +1,186 @@
+//! How `rustls` asks about a peer's certificate, on either side.
+
+use std::sync::Arc;
+
+use rustls::DigitallySignedStruct;
+use rustls::DistinguishedName;
+use rustls::Error;
+use rustls::SignatureScheme;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::ServerCertVerified;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::crypto::verify_tls12_signature;
+use rustls::crypto::verify_tls13_signature;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::UnixTime;
+use rustls::server::danger::ClientCertVerified;
+use rustls::server::danger::ClientCertVerifier;
+
+use crate::report;
+use crate::validation::Presented;
+use crate::validation::Usage;
+use crate::validation::Validation;
+
+/// Checks the certificates of clients.
+#[derive(Debug)]
+pub(crate) struct ClientVerifier {
+    validation: Arc<Validation>,
+    /// `require_client_certificate`
+    required: bool,
+    authorities: Vec<DistinguishedName>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Checks the certificates of servers.
+#[derive(Debug)]
+pub(crate) struct ServerVerifier {
+    pub(crate) validation: Arc<Validation>,
+    /// The certificate must be for the name that was asked for.
+    pub(crate) checks_server_name: bool,
+    pub(crate) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientVerifier {
+    pub(crate) fn new(
+        validation: Arc<Validation>,
+        required: bool,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> ClientVerifier {
+        let authorities = match validation.sends_authorities {
+            true => validation.subjects(),
+            false => Vec::new(),
+        };
+        ClientVerifier {
+            validation,
+            required,
+            authorities,
+            algorithms,
+        }
+    }
+}
+
+impl Validation {
+    /// [`Validation::check`], with its outcome reported to the connection.
+    fn check_and_report(
+        &self,
+        presented: &Presented<'_>,
+        server_name: Option<&str>,
+    ) -> Result<(), Error> {
+        let checked = self.check(presented, server_name);
+        match checked {
+            Ok(validated) => {
+                report::update(|report| report.validated = validated);
+                Ok(())
+            }
+            Err(failure) => {
+                let error = failure.to_error();
+                report::update(|report| report.failure = Some(failure));
+                match self.takes_untrusted {
+                    true => Ok(()),
+                    false => Err(error),
+                }
+            }
+        }
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.required || self.validation.checks_anything()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.authorities
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let presented = Presented {
+            leaf,
+            intermediates,
+            now,
+            usage: Usage::Client,
+        };
+        let checked = self.validation.check_and_report(&presented, None);
+        checked.map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        report::update(|report| report.scheme = Some(signature.scheme));
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        report::update(|report| report.scheme = Some(signature.scheme));
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let name = self.checks_server_name.then(|| server_name.to_str());
+        let presented = Presented {
+            leaf,
+            intermediates,
+            now,
+            usage: Usage::Server,
+        };
+        let checked = (self.validation).check_and_report(&presented, name.as_deref());
+        checked.map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        report::update(|report| report.scheme = Some(signature.scheme));
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        report::update(|report| report.scheme = Some(signature.scheme));
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
