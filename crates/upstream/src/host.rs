@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use outrider_config::api::envoy::config::core::v3::Metadata;
 use outrider_net::Address;
+use outrider_net::clock;
 use outrider_stats::SharedCounter;
 use outrider_stats::SharedGauge;
+use tokio::time::Instant;
 
 /// One endpoint of a cluster.
 ///
@@ -14,6 +16,7 @@ use outrider_stats::SharedGauge;
 pub struct Host {
     addresses: Vec<Address>,
     description: Arc<HostDescription>,
+    added: Instant,
     /// What all workers count of this host.
     pub stats: HostStats,
 }
@@ -90,6 +93,7 @@ impl Host {
         Arc::new(Host {
             addresses,
             description,
+            added: clock::now(),
             stats: HostStats::default(),
         })
     }
@@ -98,6 +102,11 @@ impl Host {
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.addresses[0]
+    }
+
+    /// When it became a host of its cluster.
+    pub(crate) fn added(&self) -> Instant {
+        self.added
     }
 
     /// All its addresses, in the order in which they are tried.

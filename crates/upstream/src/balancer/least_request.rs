@@ -21,6 +21,7 @@ use super::PickCx;
 use super::config::LocalityBalancing;
 use super::config::Policy;
 use super::config::PolicyConfig;
+use super::slow_start::SlowStart;
 use super::weights_are_equal;
 use crate::Host;
 
@@ -33,6 +34,7 @@ struct LeastRequestPolicy {
     selection: Selection,
     /// `active_request_bias`: how much the requests under way count beside the weight.
     bias: Option<RuntimeDouble>,
+    slow_start: Option<SlowStart>,
 }
 
 /// How a host is found when all weigh the same.
@@ -51,28 +53,34 @@ struct Unweighted {
     selection: Selection,
 }
 
-/// Hosts of unequal weights.
+/// Hosts of unequal weights, or new ones among them.
 #[derive(Debug)]
 struct Weighted {
     hosts: Arc<[Arc<Host>]>,
     bias: Option<RuntimeDouble>,
+    slow_start: Option<SlowStart>,
     slot: usize,
 }
 
 /// See [`Factory::of_cluster`](super::Factory::of_cluster).
 pub(super) fn of_cluster(
     cluster: &Cluster,
-    _path: &FieldPath,
+    path: &FieldPath,
 ) -> Result<PolicyConfig, ConfigErrors> {
     use outrider_config::api::envoy::config::cluster::v3::cluster::LbConfig;
     let config = match &cluster.lb_config {
         Some(LbConfig::LeastRequestLbConfig(config)) => config.clone(),
         _ => Default::default(),
     };
+    let path = path
+        .field("least_request_lb_config")
+        .field("slow_start_config");
+    let slow_start = SlowStart::of_cluster(config.slow_start_config.as_ref(), &path)?;
     Ok(PolicyConfig {
         policy: Policy::Hosts(Arc::new(LeastRequestPolicy {
             selection: Selection::Choices(config.choice_count.unwrap_or(CHOICES)),
             bias: bias(config.active_request_bias.as_ref()),
+            slow_start,
         })),
         localities: LocalityBalancing::of_cluster(cluster),
     })
@@ -85,6 +93,8 @@ pub(super) fn of_extension(
     path: &FieldPath,
 ) -> Result<PolicyConfig, ConfigErrors> {
     let message: LeastRequestMessage = unpack(config, path)?;
+    let slow_start_path = path.field("slow_start_config");
+    let slow_start = SlowStart::of_policy(message.slow_start_config.as_ref(), &slow_start_path)?;
     Ok(PolicyConfig {
         policy: Policy::Hosts(Arc::new(LeastRequestPolicy {
             selection: match message.selection_method() {
@@ -94,6 +104,7 @@ pub(super) fn of_extension(
                 SelectionMethod::FullScan => Selection::FullScan,
             },
             bias: bias(message.active_request_bias.as_ref()),
+            slow_start,
         })),
         localities: LocalityBalancing::of_policy(message.locality_lb_config.as_ref()),
     })
@@ -105,13 +116,16 @@ fn bias(message: Option<&RuntimeDoubleMessage>) -> Option<RuntimeDouble> {
 
 impl HostPolicy for LeastRequestPolicy {
     fn balance(&self, hosts: Vec<Arc<Host>>, slot: usize) -> Box<dyn LoadBalancer> {
-        if weights_are_equal(&hosts) {
+        let starting = self.slow_start.as_ref();
+        let starting = starting.filter(|slow_start| slow_start.concerns(&hosts));
+        if weights_are_equal(&hosts) && starting.is_none() {
             let selection = self.selection;
             Box::new(Unweighted { hosts, selection })
         } else {
             Box::new(Weighted {
                 hosts: hosts.into(),
                 bias: self.bias.clone(),
+                slow_start: starting.cloned(),
                 slot,
             })
         }
@@ -164,15 +178,19 @@ impl Unweighted {
 
 impl LoadBalancer for Weighted {
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
+        let runtime = cx.worker.runtime();
+        let runtime = runtime.as_deref().map(|runtime| &**runtime);
         let bias = self.bias.as_ref().map_or(1.0, |bias| {
-            let value = bias.value(cx.worker.runtime().as_deref().map(|runtime| &**runtime));
+            let value = bias.value(runtime);
             // As in Envoy, what makes no sense counts as 1.
             if value >= 0.0 { value } else { 1.0 }
         });
         cx.next_in_queue(self.slot, &self.hosts, |host| {
             #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
             let active = active(host) as f64;
-            f64::from(host.weight()) / (active + 1.0).powf(bias)
+            let share = self.slow_start.as_ref();
+            let share = share.map_or(1.0, |slow_start| slow_start.share(host, runtime));
+            share * f64::from(host.weight()) / (active + 1.0).powf(bias)
         })
     }
 }

@@ -19,6 +19,7 @@ mod random;
 mod ring_hash;
 mod round_robin;
 mod schedule;
+mod slow_start;
 
 use std::fmt;
 use std::sync::Arc;
