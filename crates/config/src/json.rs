@@ -29,6 +29,51 @@ pub fn to_json(type_name: &str, wire: &[u8]) -> Result<Json, String> {
     wire::decode(message_type, wire, Mark::default()).map(|message| object(&message))
 }
 
+/// `json` with private keys and their passwords made unreadable, as Envoy shows them.
+#[must_use]
+pub fn redacted(json: Json) -> Json {
+    match json {
+        Json::Object(members) => {
+            let members = members.into_iter().map(|(name, value)| {
+                let is_secret = match name.as_str() {
+                    "private_key" | "pkcs12" => true,
+                    // Of a key; other passwords are no objects.
+                    "password" => value.is_object(),
+                    _ => false,
+                };
+                let value = match is_secret {
+                    true => blackened(value),
+                    false => redacted(value),
+                };
+                (name, value)
+            });
+            Json::Object(members.collect())
+        }
+        Json::Array(items) => items.into_iter().map(redacted).collect(),
+        other => other,
+    }
+}
+
+/// A secret without what it says.
+fn blackened(json: Json) -> Json {
+    const REDACTED: &str = "[redacted]";
+    match json {
+        Json::Object(members) => {
+            let members = members.into_iter().map(|(name, value)| {
+                let value = match name.as_str() {
+                    "inline_bytes" => Json::String(STANDARD.encode(REDACTED)),
+                    _ => blackened(value),
+                };
+                (name, value)
+            });
+            Json::Object(members.collect())
+        }
+        Json::Array(items) => items.into_iter().map(blackened).collect(),
+        Json::String(_) => Json::String(REDACTED.to_owned()),
+        other => other,
+    }
+}
+
 fn object(message: &Message) -> Json {
     match message.message_type.well_known() {
         WellKnown::No | WellKnown::Any => Json::Object(fields(message)),

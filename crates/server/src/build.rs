@@ -10,6 +10,7 @@ use outrider_http::access_log::LogFiles;
 use outrider_net::ConnectionLimit;
 use outrider_net::Limits;
 use outrider_stats::Store;
+use outrider_tls::Secrets;
 use outrider_upstream::ClusterManager;
 
 use crate::cli::IpVersion;
@@ -81,6 +82,7 @@ impl Plan {
                 admin: ConnectionLimit::new(u64::MAX),
             },
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
+            secrets: Secrets::build(bootstrap)?,
         });
         let path = FieldPath::root()
             .field("static_resources")

@@ -7,6 +7,7 @@ use outrider_admin::DumpedMessage;
 use outrider_admin::DynamicDump;
 use outrider_admin::VersionedMessage;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
+use outrider_config::json::redacted;
 use outrider_config::json::to_json;
 use prost::Name as _;
 use serde_json::Map;
@@ -51,7 +52,7 @@ impl Dynamic {
         VersionedMessage {
             version: self.version.clone(),
             dumped: DumpedMessage {
-                message: to_json(kind, &self.wire).unwrap_or_default(),
+                message: redacted(to_json(kind, &self.wire).unwrap_or_default()),
                 last_updated: self.updated,
             },
         }
@@ -88,6 +89,7 @@ impl Source {
     pub(crate) fn dump(&self, dynamic: DynamicDump) -> ConfigDump {
         // The bytes are those that the bootstrap was decoded from, so they can be read again.
         let loaded = to_json(&Bootstrap::full_name(), &self.wire).unwrap_or_default();
+        let loaded = redacted(loaded);
         // `node` is the first field.
         let mut fields = Map::new();
         fields.insert("node".to_owned(), self.node.clone());

@@ -38,6 +38,7 @@ use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_tls::ContextStats;
+use outrider_tls::Secrets;
 use outrider_tls::ServerContext;
 use outrider_upstream::ClusterNames;
 use outrider_upstream::Clusters;
@@ -94,6 +95,7 @@ pub(crate) struct ListenerFactory {
     pub(crate) runtime: Arc<RuntimeLoader>,
     pub(crate) connections: Connections,
     pub(crate) prefers_ipv6: bool,
+    pub(crate) secrets: Secrets,
 }
 
 /// How a listener differs from the one of the same name that runs.
@@ -185,7 +187,9 @@ impl ListenerFactory {
             .map(|chain| (chain, path.field("default_filter_chain")));
         let chains = numbered
             .chain(default)
-            .filter_map(|(chain, path)| errors.collect(ChainPlan::build(chain, &path, &cx)))
+            .filter_map(|(chain, path)| {
+                errors.collect(ChainPlan::build(chain, &path, (&cx, &self.secrets)))
+            })
             .map(Arc::new)
             .collect();
         let limit_key = format!(
@@ -317,13 +321,14 @@ impl ChainPlan {
     fn build(
         chain: &listener::FilterChain,
         path: &FieldPath,
-        cx: &BuildCx<'_>,
+        (cx, secrets): (&BuildCx<'_>, &Secrets),
     ) -> Result<ChainPlan, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let socket_path = path.field("transport_socket");
         let tls = errors.collect(transport_socket(
             chain.transport_socket.as_ref(),
             &socket_path,
+            secrets,
         ));
         let tls = tls.flatten();
         let tls_stats = tls.as_ref();
@@ -400,6 +405,7 @@ impl ChainPlan {
 fn transport_socket(
     socket: Option<&TransportSocket>,
     path: &FieldPath,
+    secrets: &Secrets,
 ) -> Result<Option<Arc<ServerContext>>, ConfigErrors> {
     let Some(socket) = socket else {
         return Ok(None);
@@ -410,7 +416,7 @@ fn transport_socket(
             if type_name(any) == DownstreamTlsContext::full_name() =>
         {
             let config: DownstreamTlsContext = unpack(any, &path)?;
-            let context = ServerContext::build(&config, &path)?;
+            let context = ServerContext::build(&config, &path, secrets)?;
             Ok(Some(Arc::new(context)))
         }
         Some(SocketConfig::TypedConfig(any)) if type_name(any) == RawBuffer::full_name() => {

@@ -23,6 +23,8 @@ pub struct Certificate {
     pub facts: Arc<PeerCertificate>,
     /// The file it came from, or Envoy's word for an inline one.
     pub path: String,
+    /// Its name in stats: the secret's, or Envoy's for certificates without a name.
+    pub(crate) stat_name: String,
     pub(crate) key: Arc<CertifiedKey>,
 }
 
@@ -77,6 +79,7 @@ impl Certificate {
         errors.finish(Certificate {
             facts: Arc::new(facts),
             path: chain_name,
+            stat_name: "unnamed_cert_e3b0c442".to_owned(),
             key: Arc::new(certified),
         })
     }

@@ -20,6 +20,7 @@ use rustls::sign::CertifiedKey;
 use crate::certificate::Certificate;
 use crate::parameters::Parameters;
 use crate::report;
+use crate::secrets::Secrets;
 use crate::server::certificates;
 use crate::server::validation;
 use crate::stats;
@@ -58,6 +59,7 @@ impl ClientContext {
     pub fn build(
         config: &UpstreamTlsContext,
         path: &FieldPath,
+        secrets: &Secrets,
     ) -> Result<ClientContext, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let default = CommonTlsContext::default();
@@ -71,9 +73,9 @@ impl ClientContext {
         let Some(parameters) = errors.collect(parameters) else {
             return Err(errors);
         };
-        let certificates = errors.collect(certificates(common, &parameters, &common_path));
-        let validation = errors.collect(validation(common, &common_path));
-        if common.tls_certificates.len() > 1 {
+        let certificates = errors.collect(certificates(common, &parameters, secrets, &common_path));
+        let validation = errors.collect(validation(common, secrets, &common_path));
+        if certificates.as_ref().is_some_and(|all| all.len() > 1) {
             errors.push(
                 &common_path.field("tls_certificates"),
                 "Multiple TLS certificates are not supported for client contexts",
@@ -151,8 +153,7 @@ impl ClientContext {
     /// Lists its stats, below `scope`.
     #[must_use]
     pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
-        let authorities = &self.validation.authorities;
-        stats::of_context(&self.certificates, authorities, store, scope)
+        stats::of_context(&self.certificates, &self.validation, store, scope)
     }
 }
 

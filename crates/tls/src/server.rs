@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext;
@@ -11,6 +12,7 @@ use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::common_
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
 use outrider_stats::Scope;
 use outrider_stats::Store;
+use prost::Message as _;
 use rustls::CipherSuite;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
@@ -24,6 +26,7 @@ use crate::certificate::Certificate;
 use crate::failure::Failure;
 use crate::parameters::Parameters;
 use crate::report;
+use crate::secrets::Secrets;
 use crate::stats;
 use crate::stats::ContextStats;
 use crate::validation::Validation;
@@ -50,6 +53,7 @@ impl ServerContext {
     pub fn build(
         config: &DownstreamTlsContext,
         path: &FieldPath,
+        secrets: &Secrets,
     ) -> Result<ServerContext, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let default = CommonTlsContext::default();
@@ -60,8 +64,8 @@ impl ServerContext {
         let Some(parameters) = errors.collect(parameters) else {
             return Err(errors);
         };
-        let certificates = errors.collect(certificates(common, &parameters, &path));
-        let validation = errors.collect(validation(common, &path));
+        let certificates = errors.collect(certificates(common, &parameters, secrets, &path));
+        let validation = errors.collect(validation(common, secrets, &path));
         let (Some(certificates), Some(validation)) = (certificates, validation) else {
             return Err(errors);
         };
@@ -161,14 +165,31 @@ fn is_of_tls13(suite: CipherSuite) -> bool {
 pub(crate) fn certificates(
     common: &CommonTlsContext,
     parameters: &Parameters,
+    secrets: &Secrets,
     path: &FieldPath,
 ) -> Result<Vec<Certificate>, ConfigErrors> {
     let mut errors = ConfigErrors::new();
-    let path = path.field("tls_certificates");
     let mut certificates = Vec::new();
+    let own_path = path.field("tls_certificates");
     for (index, config) in common.tls_certificates.iter().enumerate() {
-        let built = Certificate::build(config, &path.index(index), &parameters.provider);
+        let built = Certificate::build(config, &own_path.index(index), &parameters.provider);
         certificates.extend(errors.collect(built));
+    }
+    if !common.tls_certificates.is_empty() {
+        // Then secrets do not count.
+        return errors.finish(certificates);
+    }
+    let path = path.field("tls_certificate_sds_secret_configs");
+    let configs = common.tls_certificate_sds_secret_configs.iter();
+    for (index, config) in configs.enumerate() {
+        let secret = errors.collect(secrets.certificate(config, &path.index(index)));
+        if let Some((certificate, path)) = secret {
+            let built = Certificate::build(certificate, path, &parameters.provider);
+            certificates.extend(errors.collect(built).map(|built| Certificate {
+                stat_name: config.name.clone(),
+                ..built
+            }));
+        }
     }
     errors.finish(certificates)
 }
@@ -176,11 +197,35 @@ pub(crate) fn certificates(
 /// The validation of a context.
 pub(crate) fn validation(
     common: &CommonTlsContext,
+    secrets: &Secrets,
     path: &FieldPath,
 ) -> Result<Validation, ConfigErrors> {
     match &common.validation_context_type {
         Some(ValidationContextType::ValidationContext(context)) => {
             Validation::build(Some(context), &path.field("validation_context"))
+        }
+        Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
+            let path = path.field("validation_context_sds_secret_config");
+            let (context, path) = secrets.validation(config, &path)?;
+            let built = Validation::build(Some(context), path)?;
+            Ok(built.called(&config.name))
+        }
+        Some(ValidationContextType::CombinedValidationContext(combined)) => {
+            let path = path.field("combined_validation_context");
+            let mut context = combined
+                .default_validation_context
+                .clone()
+                .unwrap_or_default();
+            let config = combined
+                .validation_context_sds_secret_config
+                .clone()
+                .unwrap_or_default();
+            let secret_path = path.field("validation_context_sds_secret_config");
+            let (secret, _) = secrets.validation(&config, &secret_path)?;
+            // As protobuf merges messages: lists are joined, and what the secret sets wins.
+            let merged = context.merge(secret.encode_to_vec().as_slice());
+            merged.map_err(|error| ConfigError::new(&secret_path, error.to_string()))?;
+            Ok(Validation::build(Some(&context), &path)?.called(&config.name))
         }
         _ => Validation::build(None, path),
     }
@@ -190,8 +235,7 @@ impl ServerContext {
     /// Lists its stats, below `scope`.
     #[must_use]
     pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
-        let authorities = &self.validation.authorities;
-        stats::of_context(&self.certificates, authorities, store, scope)
+        stats::of_context(&self.certificates, &self.validation, store, scope)
     }
 }
 

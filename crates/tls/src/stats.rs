@@ -1,5 +1,6 @@
 //! `ssl.*` of a listener or cluster.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
@@ -15,7 +16,7 @@ use crate::certificate::Certificate;
 use crate::failure::Check;
 use crate::failure::Failure;
 use crate::info::TlsInfo;
-use crate::peer::PeerCertificate;
+use crate::validation::Validation;
 
 /// More names than any of these families can have: there are nine cipher suites and eleven signature algorithms.
 const NAMES: usize = 16;
@@ -90,29 +91,30 @@ pub struct ContextStats {
     _expiries: Vec<Arc<ExpiryStats>>,
 }
 
-/// Lists the stats of a context, below `scope`, with when its certificates expire; of several with one name, the first to do so. The
-/// names are Envoy's for certificates without one: the digest is that of no name.
+/// Lists the stats of a context, below `scope`, with when its certificates expire; of several with one name, the first to
+/// do so.
 pub(crate) fn of_context(
     own: &[Certificate],
-    authorities: &[PeerCertificate],
+    validation: &Validation,
     store: &Store,
     scope: &Scope,
 ) -> ContextStats {
     let own = own
         .iter()
-        .map(|certificate| certificate.facts.not_after)
-        .min();
-    let authorities = authorities.iter().map(|ca| ca.not_after).min();
-    let named = [
-        ("unnamed_cert_e3b0c442", own),
-        ("unnamed_ca_cert_e3b0c442", authorities),
-    ];
-    let listed = named.into_iter().filter_map(|(name, not_after)| {
+        .map(|one| (one.stat_name.as_str(), one.facts.not_after));
+    let authorities = validation.authorities.iter();
+    let authorities = authorities.map(|ca| (validation.stat_name.as_str(), ca.not_after));
+    let mut first = BTreeMap::new();
+    for (name, not_after) in own.chain(authorities) {
+        let earliest = first.entry(name).or_insert(not_after);
+        *earliest = not_after.min(*earliest);
+    }
+    let listed = first.into_iter().map(|(name, not_after)| {
         let scope = scope.clone().name("ssl").name("certificate").name(name);
         let stats: Arc<ExpiryStats> = store.register(scope);
-        let seconds = u64::try_from(not_after?).unwrap_or(0);
+        let seconds = u64::try_from(not_after).unwrap_or(0);
         stats.expiration_unix_time_seconds.set(seconds);
-        Some(stats)
+        stats
     });
     ContextStats {
         _expiries: listed.collect(),

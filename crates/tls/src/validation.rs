@@ -34,6 +34,8 @@ use crate::sans::dns_name_covers;
 pub(crate) struct Validation {
     /// The trusted CA's certificates.
     pub(crate) authorities: Vec<PeerCertificate>,
+    /// The name of the CA in stats: the secret's, or Envoy's for a CA without a name.
+    pub(crate) stat_name: String,
     anchors: Vec<TrustAnchor<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
     only_leaf_is_checked_for_revocation: bool,
@@ -95,6 +97,7 @@ impl Validation {
         let certificate_pins = errors.collect(certificate_pins(config, path));
         let key_pins = errors.collect(key_pins(config, path));
         let validation = Validation {
+            stat_name: "unnamed_ca_cert_e3b0c442".to_owned(),
             authorities: ca.iter().filter_map(PeerCertificate::parse).collect(),
             anchors,
             revoked: revoked.unwrap_or_default(),
@@ -114,6 +117,12 @@ impl Validation {
             validation.refuse_what_needs_a_ca(config, path, &mut errors);
         }
         errors.finish(validation)
+    }
+
+    /// The same, called by the name of the secret it came from.
+    pub(crate) fn called(self, name: &str) -> Validation {
+        let stat_name = name.to_owned();
+        Validation { stat_name, ..self }
     }
 
     /// In Envoy's words.

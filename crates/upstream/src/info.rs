@@ -20,6 +20,7 @@ use outrider_net::KeepAlive;
 use outrider_net::SocketOptions;
 use outrider_net::parse_ip;
 use outrider_tls::ClientContext;
+use outrider_tls::Secrets;
 
 use crate::Priority;
 use crate::RetryBudget;
@@ -70,18 +71,30 @@ pub enum ClusterOrigin {
     Api,
 }
 
+/// What a cluster's settings are built with.
+pub(crate) struct ClusterCx<'a> {
+    /// `upstream_bind_config` of the cluster manager.
+    pub(crate) bind: Option<&'a BindConfig>,
+    pub(crate) origin: ClusterOrigin,
+    pub(crate) secrets: &'a Secrets,
+}
+
 impl ClusterInfo {
-    /// The settings of `message`, found at `path`. `bind` is the cluster manager's `upstream_bind_config`.
+    /// The settings of `message`, found at `path`.
     pub(crate) fn build(
         message: &Cluster,
         path: &FieldPath,
-        (bind, origin): (Option<&BindConfig>, ClusterOrigin),
+        cx: &ClusterCx<'_>,
     ) -> Result<ClusterInfo, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let http = errors.collect(HttpProtocolOptions::build(message, path));
-        let connect = errors.collect(connect_options(message, path, bind));
+        let connect = errors.collect(connect_options(message, path, cx.bind));
         let socket = message.transport_socket.as_ref();
-        let tls = errors.collect(transport::build(socket, &path.field("transport_socket")));
+        let tls = errors.collect(transport::build(
+            socket,
+            &path.field("transport_socket"),
+            cx.secrets,
+        ));
         if http
             .as_ref()
             .is_some_and(|http| http.protocol == ProtocolSelection::Negotiated)
@@ -111,7 +124,7 @@ impl ClusterInfo {
         }
         let name: Arc<str> = message.name.as_str().into();
         Ok(ClusterInfo {
-            origin,
+            origin: cx.origin,
             maintenance_key: format!("upstream.maintenance_mode.{name}").into(),
             observability_name: match message.alt_stat_name.as_str() {
                 "" => name.clone(),

@@ -25,6 +25,7 @@ use outrider_runtime::Runtime;
 use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
+use outrider_tls::Secrets;
 use outrider_xds::FileSources;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -40,6 +41,7 @@ use crate::discovery;
 use crate::discovery::Discovery;
 use crate::discovery::DiscoveryCx;
 use crate::dns::Resolvers;
+use crate::info::ClusterCx;
 use crate::shared::ProcessWide;
 
 /// All clusters; shared by all threads, changed by the main thread only.
@@ -55,6 +57,7 @@ pub struct ClusterManager {
     discovery: DiscoveryCx,
     /// `cluster_manager.upstream_bind_config`
     bind: Option<BindConfig>,
+    secrets: Secrets,
     process: ProcessWide,
     stats: Arc<ClusterManagerStats>,
 }
@@ -131,6 +134,7 @@ impl ClusterManager {
                 sources: FileSources::default(),
                 store: store.clone(),
             },
+            secrets: Secrets::build(bootstrap)?,
             bind: settings.and_then(|settings| settings.upstream_bind_config.clone()),
             process: ProcessWide {
                 connection_ids: Arc::default(),
@@ -205,11 +209,12 @@ impl ClusterManager {
         origin: ClusterOrigin,
     ) -> Result<BuiltCluster, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let info = errors.collect(ClusterInfo::build(
-            message,
-            path,
-            (self.bind.as_ref(), origin),
-        ));
+        let cx = ClusterCx {
+            bind: self.bind.as_ref(),
+            origin,
+            secrets: &self.secrets,
+        };
+        let info = errors.collect(ClusterInfo::build(message, path, &cx));
         let discovery = errors.collect(discovery::build(message, path, &self.discovery));
         let (Some(info), Some(discovery)) = (info, discovery) else {
             return Err(errors);

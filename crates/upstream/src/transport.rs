@@ -21,6 +21,7 @@ use outrider_stats::Scope;
 use outrider_tls::ClientContext;
 use outrider_tls::ClientSession;
 use outrider_tls::Failure;
+use outrider_tls::Secrets;
 use outrider_tls::TlsInfo;
 use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
@@ -33,6 +34,7 @@ use crate::pool::PoolProtocol;
 pub(crate) fn build(
     socket: Option<&TransportSocket>,
     path: &FieldPath,
+    secrets: &Secrets,
 ) -> Result<Option<Arc<ClientContext>>, ConfigErrors> {
     let Some(socket) = socket else {
         return Ok(None);
@@ -41,7 +43,9 @@ pub(crate) fn build(
     match &socket.config_type {
         Some(ConfigType::TypedConfig(any)) if type_name(any) == UpstreamTlsContext::full_name() => {
             let config: UpstreamTlsContext = unpack(any, &path)?;
-            Ok(Some(Arc::new(ClientContext::build(&config, &path)?)))
+            Ok(Some(Arc::new(ClientContext::build(
+                &config, &path, secrets,
+            )?)))
         }
         Some(ConfigType::TypedConfig(any)) if type_name(any) == RawBuffer::full_name() => Ok(None),
         None if socket.name.ends_with("raw_buffer") => Ok(None),
