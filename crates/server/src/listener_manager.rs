@@ -3,6 +3,7 @@
 //! Sockets belong to addresses, not to listeners: an address that the next listener still has goes on accepting. Workers
 //! are told by commands; what a listener that goes still serves ends by itself, within `--drain-time-s`.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -31,6 +32,10 @@ pub(crate) struct ListenerManager {
     /// Put in place before there were workers.
     waiting: RefCell<PreparedListeners>,
     workers: RefCell<Vec<mpsc::UnboundedSender<WorkerCommand>>>,
+    /// Those that were told to stop, for good: later ones of the kind are not served either.
+    stopped: Cell<Option<ListenerSelection>>,
+    /// Held by whoever looks at what runs, waits, and then changes it.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     concurrency: u32,
     drain: DrainPlan,
     stats: Arc<ListenerManagerStats>,
@@ -68,6 +73,13 @@ impl PreparedListeners {
         self.changes.iter().map(|(plan, _)| plan)
     }
 
+    /// Those that change in more than their routes.
+    pub(crate) fn plans_for_workers(&self) -> impl Iterator<Item = &Arc<ListenerPlan>> {
+        let changes = self.changes.iter();
+        let changes = changes.filter(|(_, change)| *change != ListenerChange::Routes);
+        changes.map(|(plan, _)| plan)
+    }
+
     /// Adds what is to be put in place after this.
     fn add(&mut self, later: PreparedListeners) {
         self.changes
@@ -94,6 +106,8 @@ impl ListenerManager {
             listening: RefCell::default(),
             waiting: RefCell::default(),
             workers: RefCell::default(),
+            stopped: Cell::new(None),
+            changing: tokio::sync::Mutex::default(),
             concurrency,
             drain,
             stats,
@@ -237,21 +251,19 @@ impl ListenerManager {
 
     /// Has all workers serve what was [activated](Self::activate); what it replaces drains. Before there are workers, it
     /// waits for their [start](Self::start).
-    pub(crate) fn send(&self, prepared: PreparedListeners) -> Draining {
+    pub(crate) fn send(&self, mut prepared: PreparedListeners) -> Draining {
         if !self.is_started() {
             self.waiting.borrow_mut().add(prepared);
             return Draining(mpsc::channel(1).1);
         }
         let workers = self.workers.borrow();
         let mut sockets: Vec<Vec<WorkerSocket>> = workers.iter().map(|_| Vec::new()).collect();
-        for bound in prepared.bound {
+        for bound in std::mem::take(&mut prepared.bound) {
             for (worker, socket) in sockets.iter_mut().zip(bound.into_workers()) {
                 worker.push(socket);
             }
         }
-        let changed = prepared.changes.into_iter();
-        let changed = changed.filter(|(_, change)| *change != ListenerChange::Routes);
-        let listeners: Vec<_> = changed.map(|(plan, _)| plan).collect();
+        let listeners: Vec<_> = prepared.plans_for_workers().cloned().collect();
         let (drained, draining) = mpsc::channel(1);
         for (worker, sockets) in workers.iter().zip(sockets) {
             (self.stats.listener_create_success).add(listeners.len() as u64);
@@ -283,10 +295,38 @@ impl ListenerManager {
     pub(crate) fn stop(&self, which: ListenerSelection) -> Draining {
         let (closed, closing) = mpsc::channel(1);
         self.tell_all(|| WorkerCommand::StopListening(which, closed.clone()));
+        if self.stopped.get() != Some(ListenerSelection::All) {
+            self.stopped.set(Some(which));
+        }
         let active = self.active.borrow();
         let stopped = active.iter().filter(|plan| which.includes(plan)).count();
         self.stats.listener_stopped.add(stopped as u64);
         Draining(closing)
+    }
+
+    /// Whether listeners of this kind were told to [stop](Self::stop).
+    pub(crate) fn has_stopped(&self, plan: &ListenerPlan) -> bool {
+        self.stopped.get().is_some_and(|which| which.includes(plan))
+    }
+
+    /// An address that `plan` would share with another listener that runs and that `counts`, where it could not be told
+    /// apart. Port 0 is another port each time.
+    pub(crate) fn shared_address(
+        &self,
+        plan: &ListenerPlan,
+        counts: impl Fn(&ListenerPlan) -> bool,
+    ) -> Option<Address> {
+        let active = self.active.borrow();
+        let others: Vec<_> = active
+            .iter()
+            .filter(|other| other.config.name != plan.config.name && counts(other))
+            .collect();
+        let fixed = |address: &&Address| address.ip().is_none_or(|ip| ip.port() != 0);
+        let mut own = plan.config.addresses().filter(fixed);
+        let shared = own.find(|own| {
+            (others.iter()).any(|other| other.config.addresses().any(|address| address == *own))
+        });
+        shared.cloned()
     }
 
     /// Asks all connections to end, as the process will; what comes is served as before.

@@ -10,6 +10,7 @@ mod outcome;
 mod prepare;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -24,6 +25,7 @@ use outrider_stats::Store;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+pub(crate) use follow::WatchedConfig;
 pub(crate) use follow::follow;
 pub(crate) use outcome::Outcome;
 pub(crate) use outcome::Trigger;
@@ -31,8 +33,10 @@ pub(crate) use outcome::Trigger;
 use crate::control::Control;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
+use crate::listener_plan::ListenerPlan;
 use crate::listener_plan::RouteChange;
 use crate::reload::outcome::Changes;
+use crate::reload::outcome::NameChanges;
 use crate::reload::prepare::Prepared;
 
 /// So many outcomes are kept for `GET /reload`.
@@ -51,8 +55,9 @@ outrider_stats::group! {
 pub(crate) struct Reloader {
     requests: mpsc::UnboundedSender<Request>,
     outcomes: RefCell<VecDeque<Rc<Outcome>>>,
-    /// Clusters that the config no longer has, and that connections which drain may still use.
-    retiring: RefCell<HashSet<Arc<str>>>,
+    /// Clusters that the config no longer has, and that connections which drain may still use; with the number of the reload
+    /// that took them away last.
+    retiring: RefCell<HashMap<Arc<str>, u64>>,
     stats: Arc<ReloadStats>,
 }
 
@@ -156,36 +161,36 @@ async fn reload(control: &Rc<Control>, trigger: Trigger) -> Outcome {
 
 /// Puts what was prepared in the place of what runs.
 async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Changes, Diagnostics> {
+    let _alone = control.listeners.changing.lock().await;
     let mut changes = Changes::default();
     let mut listeners = PreparedListeners::default();
+    refuse_shared_addresses(control, &prepared)?;
     let routes = compare_listeners(control, &prepared, &mut listeners, &mut changes);
     let unbound = |error: outrider_net::BindError| prepare::failed(error.to_string());
     control.listeners.bind(&mut listeners).map_err(unbound)?;
     changes.clusters = prepared.cluster_changes;
 
+    let names: Vec<_> = (prepared.listeners.iter())
+        .map(|plan| plan.config.name.clone())
+        .collect();
     let plans: Vec<_> = listeners.plans().cloned().collect();
     control.routes.connect_all(&plans).await;
     let warming = control.clusters.warm(prepared.clusters);
     warming.warmed().await;
 
+    refuse_stopped(control, &listeners)?;
     control.listeners.listen(&listeners).map_err(unbound)?;
+    let removed: Vec<Arc<str>> = (changes.clusters.removed.iter())
+        .map(|name| Arc::from(name.as_str()))
+        .collect();
+    let reload = control.reloader.stats.update_attempt.value();
     {
         let mut retiring = control.reloader.retiring.borrow_mut();
-        for name in changes
-            .clusters
-            .added
-            .iter()
-            .chain(&changes.clusters.changed)
-        {
+        let NameChanges { added, changed, .. } = &changes.clusters;
+        for name in added.iter().chain(changed) {
             retiring.remove(name.as_str());
         }
-        retiring.extend(
-            changes
-                .clusters
-                .removed
-                .iter()
-                .map(|name| Arc::from(name.as_str())),
-        );
+        retiring.extend(removed.iter().map(|name| (name.clone(), reload)));
     }
     control.clusters.replace(warming, &[]);
     control.listeners.activate(&listeners);
@@ -197,15 +202,54 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
         .borrow_mut()
         .reload(prepared.wire, SystemTime::now());
 
-    let removed: Vec<Arc<str>> = (changes.clusters.removed.iter())
-        .map(|name| Arc::from(name.as_str()))
-        .collect();
+    let discoveries = control.discoveries.borrow();
+    if let Some(clusters) = &discoveries.clusters {
+        clusters.follow_bootstrap(&changes.clusters.added, &[]);
+    }
+    if let Some(from_file) = &discoveries.listeners {
+        let own = names.iter().map(|name| &**name);
+        from_file.follow_bootstrap(own, &changes.listeners.removed);
+    }
+    drop(discoveries);
     let control = control.clone();
     tokio::task::spawn_local(async move {
         draining.ended().await;
-        control.retire_clusters(&removed);
+        control.retire_clusters(&removed, reload);
     });
     Ok(changes)
+}
+
+/// Refuses addresses that listeners from a file have and keep.
+fn refuse_shared_addresses(control: &Control, prepared: &Prepared) -> Result<(), Diagnostics> {
+    let names: HashSet<&str> = (prepared.listeners.iter())
+        .map(|plan| &*plan.config.name)
+        .collect();
+    for plan in &prepared.listeners {
+        let stays =
+            |other: &ListenerPlan| other.added_via_api && !names.contains(&*other.config.name);
+        if let Some(address) = control.listeners.shared_address(plan, stays) {
+            let name = &plan.config.name;
+            return Err(prepare::failed(format!(
+                "error adding listener: '{name}' has duplicate address '{address}' as existing listener"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to serve listeners that were told to stop, also while clusters warmed.
+fn refuse_stopped(control: &Control, listeners: &PreparedListeners) -> Result<(), Diagnostics> {
+    if control.ending.get() {
+        return Err(prepare::failed("the process ends".to_owned()));
+    }
+    let mut plans = listeners.plans_for_workers();
+    match plans.find(|plan| control.listeners.has_stopped(plan)) {
+        None => Ok(()),
+        Some(plan) => Err(prepare::failed(format!(
+            "listener '{}' cannot change: listeners of its kind are stopped (/drain_listeners)",
+            plan.config.name
+        ))),
+    }
 }
 
 /// Sorts the listeners of the new config by what has to be done, and tells what routes change.
@@ -232,7 +276,7 @@ fn compare_listeners(
             changes.routes.push(name.to_string());
         }
         match change {
-            ListenerChange::Routes if same_routes => continue,
+            ListenerChange::Routes if same_routes && !running.added_via_api => continue,
             ListenerChange::Routes => {}
             ListenerChange::FilterChains => changes.filter_chains.push(name.to_string()),
             ListenerChange::Whole => changes.listeners.changed.push(name.to_string()),
@@ -249,16 +293,21 @@ fn compare_listeners(
 }
 
 impl Control {
-    /// Takes away the clusters of these names, unless the config has them again.
-    fn retire_clusters(&self, names: &[Arc<str>]) {
+    /// Takes away the clusters that the config of this reload no longer had, unless a later one had them again.
+    fn retire_clusters(&self, names: &[Arc<str>], reload: u64) {
         let mut retiring = self.reloader.retiring.borrow_mut();
         let gone: Vec<Arc<str>> = names
             .iter()
-            .filter(|name| retiring.remove(*name))
+            .filter(|name| retiring.get(*name) == Some(&reload))
             .cloned()
             .collect();
-        if !gone.is_empty() {
-            self.clusters.replace(self.clusters.warm(Vec::new()), &gone);
+        retiring.retain(|name, _| !gone.contains(name));
+        if gone.is_empty() {
+            return;
+        }
+        self.clusters.replace(self.clusters.warm(Vec::new()), &gone);
+        if let Some(clusters) = &self.discoveries.borrow().clusters {
+            clusters.follow_bootstrap(&[], &gone);
         }
     }
 }

@@ -60,6 +60,7 @@ use crate::logging::Logging;
 use crate::node;
 use crate::reload;
 use crate::reload::Reloader;
+use crate::reload::WatchedConfig;
 use crate::runtime::RuntimeLoader;
 use crate::signals::Signals;
 use crate::worker::Worker;
@@ -96,7 +97,8 @@ struct Built {
     admin_logs: Vec<AccessLog>,
     loaded: Loaded,
     flush_interval: Duration,
-    files: FileWatches,
+    /// `--watch-config`
+    config_file: Option<WatchedConfig>,
     dynamic: DynamicResources,
 }
 
@@ -143,6 +145,8 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
 
 /// Reads the config and builds all of it.
 fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
+    let files = FileWatches::default();
+    let config_file = watch_config(options, &files);
     let loaded = load(&options.sources())?;
     if !options.skip_deprecated_logs {
         for warning in &loaded.warnings {
@@ -155,7 +159,6 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     let root = FieldPath::root();
     let node = bootstrap.node.clone().unwrap_or_default();
     let dynamic = DynamicResources::build(bootstrap, options).map_err(diagnose)?;
-    let files = FileWatches::default();
     let runtime = RuntimeLoader::build(
         bootstrap.layered_runtime.as_ref(),
         options.service_cluster(&node),
@@ -199,7 +202,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         log_files,
         admin_logs,
         flush_interval,
-        files,
+        config_file,
         dynamic,
         loaded,
     })
@@ -238,7 +241,7 @@ impl Process {
             admin_logs,
             loaded,
             flush_interval,
-            files,
+            config_file,
             dynamic,
         } = built;
         // What was read is many times as large as what was built of it. Its memory is given back once workers run.
@@ -293,8 +296,8 @@ impl Process {
         };
         allocator::give_back();
         tokio::task::spawn_local(reload::run(control.clone(), reloads));
-        if control.options.watch_config {
-            tokio::task::spawn_local(follow_config(control.clone(), files));
+        if let Some(file) = config_file {
+            tokio::task::spawn_local(reload::follow(control.clone(), file));
         }
         log::info!(target: "main", "starting main dispatch loop");
         end(&mut signals, &control).await;
@@ -476,11 +479,16 @@ async fn follow_runtime(mut root: FileWatch, control: Rc<Control>) {
 }
 
 /// `--watch-config`
-async fn follow_config(control: Rc<Control>, files: FileWatches) {
-    if let Err(error) = reload::follow(control.clone(), files).await {
-        let path = &control.options.config_path;
-        log::error!(target: "config", "'{path}' cannot be watched, so its changes are not noticed: {error}");
+fn watch_config(options: &Options, files: &FileWatches) -> Option<WatchedConfig> {
+    let path = &options.config_path;
+    if !options.watch_config || options.mode != Mode::Serve {
+        return None;
     }
+    WatchedConfig::new(path, files)
+        .map_err(|error| {
+            log::error!(target: "config", "'{path}' cannot be watched, so its changes are not noticed: {error}");
+        })
+        .ok()
 }
 
 /// Writes the file that an option asks for; no path, no file. As in Envoy, the process goes on without it.

@@ -246,3 +246,192 @@ fn a_watched_config_is_reloaded_through_the_links_of_a_config_map() {
     let (_, reloads) = server.get("/reload");
     assert!(reloads.contains("--watch-config"), "{reloads}");
 }
+
+#[test]
+fn listeners_without_names_are_told_apart() {
+    let folder = Folder::new("reload-nameless");
+    let nameless = |body| listener("l", body, "").replace("- name: l\n    address", "- address");
+    let config = |one, two| bootstrap(&[nameless(one), nameless(two)], "");
+    let path = folder.file("e.yaml", &config("one", "two"));
+    let server = Server::start(&folder, &["-c", &path]);
+    let before = server.get("/listeners");
+    folder.file("e.yaml", &config("three", "four"));
+    let (_, outcome) = reload(&server);
+    assert_eq!(
+        outcome["routes_changed"].as_array().map(Vec::len),
+        Some(2),
+        "{outcome}"
+    );
+    assert_eq!(server.get("/listeners"), before);
+    let bodies = before.1.lines().filter_map(|line| line.split_once("::"));
+    let bodies: Vec<String> = bodies
+        .map(|(_, address)| request(address, "GET", "/").1)
+        .collect();
+    assert_eq!(bodies, ["three", "four"]);
+}
+
+#[test]
+fn a_unix_socket_accepts_while_another_takes_its_path() {
+    let folder = Folder::new("reload-unix");
+    let socket = folder.path("s").to_str().unwrap().to_owned();
+    let config = |mode| {
+        let address = "{socket_address: {address: 127.0.0.1, port_value: 0}}";
+        let pipe = format!("{{pipe: {{path: {socket}, mode: {mode}}}}}");
+        bootstrap(&[listener("l", "one", "").replace(address, &pipe)], "")
+    };
+    let path = folder.file("e.yaml", &config(0o600));
+    let server = Server::start(&folder, &["-c", &path]);
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+                let head = b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+                client.write_all(head).unwrap();
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).unwrap();
+                assert!(answer.ends_with("one"), "{answer}");
+            }
+        });
+        for mode in [0o666, 0o600, 0o660] {
+            folder.file("e.yaml", &config(mode));
+            let (status, outcome) = reload(&server);
+            assert_eq!(status, 200, "{outcome}");
+        }
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        clients.join().unwrap();
+    });
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&socket).unwrap());
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+#[test]
+fn what_is_built_for_a_refused_config_leaves_the_gauges() {
+    let folder = Folder::new("reload-gauges");
+    let cluster = |most| {
+        format!(
+            "  clusters:\n  - {{name: c, type: STATIC, circuit_breakers: {{thresholds: [{{track_remaining: true, max_connections: {most}}}]}}}}\n"
+        )
+    };
+    let path = folder.file(
+        "e.yaml",
+        &bootstrap(&[cluster(5)], "").replace("  listeners:\n", ""),
+    );
+    let server = Server::start(&folder, &["-c", &path]);
+    let twice = [cluster(9), cluster(9).replace("  clusters:\n", "")];
+    folder.file(
+        "e.yaml",
+        &bootstrap(&twice, "").replace("  listeners:\n", ""),
+    );
+    assert_eq!(reload(&server).0, 400);
+    let remaining = "/stats?filter=default.remaining_cx$";
+    let name = "cluster.c.circuit_breakers.default.remaining_cx";
+    assert_eq!(server.get(remaining).1, format!("{name}: 5\n"));
+    folder.file(
+        "e.yaml",
+        &bootstrap(&[cluster(9)], "").replace("  listeners:\n", ""),
+    );
+    assert_eq!(reload(&server).0, 200);
+    assert_eq!(server.get(remaining).1, format!("{name}: 9\n"));
+}
+
+#[test]
+fn listeners_that_were_stopped_stay_so() {
+    let folder = Folder::new("reload-stopped");
+    let path = folder.file("e.yaml", &bootstrap(&[listener("l", "one", "")], ""));
+    let server = Server::start(&folder, &["-c", &path]);
+    assert_eq!(server.post("/drain_listeners").0, 200);
+    let both = [listener("l", "one", ""), listener("m", "two", "")];
+    folder.file("e.yaml", &bootstrap(&both, ""));
+    let (status, outcome) = reload(&server);
+    assert_eq!(status, 400, "{outcome}");
+    let errors = outcome["errors"].to_string();
+    assert!(errors.contains("'m' cannot change"), "{errors}");
+}
+
+/// A file of resources of this type, moved into its place as whoever deploys does it.
+fn resources(folder: &Folder, name: &str, kind: &str, list: &[&str]) -> String {
+    let list = list
+        .iter()
+        .map(|resource| format!("- '@type': type.googleapis.com/envoy.config.{kind}\n{resource}"));
+    let list = list.collect::<String>();
+    folder.file("new", &format!("resources:\n{list}"));
+    std::fs::rename(folder.path("new"), folder.path(name)).unwrap();
+    folder.path(name).to_str().unwrap().to_owned()
+}
+
+/// A bootstrap with a source of listeners and one of clusters.
+fn dynamic(listeners: &str, clusters: &str) -> String {
+    format!(
+        "node: {{id: here, cluster: all}}\n\
+         dynamic_resources: {{lds_config: {{path_config_source: {{path: {listeners}}}}}, cds_config: {{path_config_source: {{path: {clusters}}}}}}}"
+    )
+}
+
+#[test]
+fn the_bootstrap_and_files_may_take_over_names_from_each_other() {
+    let folder = Folder::new("reload-both");
+    let (lds, cds) = ("listener.v3.Listener", "cluster.v3.Cluster");
+    let of_file = listener("l", "file", "")
+        .replacen("  - name", "  name", 1)
+        .replace("\n    ", "\n  ");
+    let clusters = resources(&folder, "cds.yaml", cds, &["  name: c\n"]);
+    let listeners = resources(&folder, "lds.yaml", lds, &[&of_file]);
+    let more = dynamic(&listeners, &clusters);
+    let fixed = "  clusters: [{name: c, connect_timeout: 1s, type: STATIC}]\n";
+    let nothing = bootstrap(&[], &more).replace("  listeners:\n", "  listeners: []\n");
+    let all = bootstrap(&[listener("l", "bootstrap", ""), fixed.to_owned()], &more);
+    let path = folder.file("e.yaml", &nothing);
+    let server = Server::start(&folder, &["-c", &path]);
+    let body = || request(&address_of(&server, "l"), "GET", "/").1;
+    let added_by_api = |yes| {
+        let text = format!("c::added_via_api::{yes}");
+        server.get("/clusters").1.contains(&text)
+    };
+    assert_eq!(body(), "file");
+    assert!(added_by_api(true));
+
+    folder.file("e.yaml", &all);
+    let (status, outcome) = reload(&server);
+    assert_eq!(status, 200, "{outcome}");
+    assert_eq!(body(), "bootstrap");
+    assert!(added_by_api(false));
+
+    folder.file("e.yaml", &nothing);
+    let (status, outcome) = reload(&server);
+    assert_eq!(status, 200, "{outcome}");
+    server.wait_until(|| server.get("/listeners").1.starts_with("l::") && body() == "file");
+    server.wait_until(|| added_by_api(true));
+
+    folder.file("e.yaml", &all);
+    assert_eq!(reload(&server).0, 200);
+    resources(&folder, "lds.yaml", lds, &[]);
+    let updated = "listener_manager.lds.update_success: 3\n";
+    server.wait_until(|| server.get("/stats?filter=lds.update_success").1 == updated);
+    assert_eq!(body(), "bootstrap");
+}
+
+#[test]
+fn an_address_of_a_file_s_listener_is_refused() {
+    let folder = Folder::new("reload-address");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("port_value: {}", taken.local_addr().unwrap().port());
+    drop(taken);
+    let of_file = listener("l", "file", "")
+        .replace("port_value: 0", &port)
+        .replacen("  - name", "  name", 1)
+        .replace("\n    ", "\n  ");
+    let clusters = resources(&folder, "cds.yaml", "cluster.v3.Cluster", &[]);
+    let listeners = resources(&folder, "lds.yaml", "listener.v3.Listener", &[&of_file]);
+    let more = dynamic(&listeners, &clusters);
+    let nothing = bootstrap(&[], &more).replace("  listeners:\n", "  listeners: []\n");
+    let path = folder.file("e.yaml", &nothing);
+    let server = Server::start(&folder, &["-c", &path]);
+    let other = listener("m", "bootstrap", "").replace("port_value: 0", &port);
+    folder.file("e.yaml", &bootstrap(&[other], &more));
+    let (status, outcome) = reload(&server);
+    assert_eq!(status, 400, "{outcome}");
+    let errors = outcome["errors"].to_string();
+    assert!(errors.contains("has duplicate address"), "{errors}");
+    assert_eq!(request(&address_of(&server, "l"), "GET", "/").1, "file");
+}

@@ -139,13 +139,18 @@ const RESOURCES: [Resource; 5] = [
 
 impl Breakers {
     pub(crate) fn new(default: Thresholds, high: Thresholds, stats: Arc<BreakerStats>) -> Breakers {
-        start_remaining(&default, &stats.default);
-        start_remaining(&high, &stats.high);
         Breakers {
             default: PriorityBreakers::new(default),
             high: PriorityBreakers::new(high),
             stats,
         }
+    }
+
+    /// Has the gauges say what remains while nothing is used. Only for a cluster that becomes active: one of the same name
+    /// that goes on has the same gauges.
+    pub(crate) fn start(&self) {
+        start_remaining(&self.default.thresholds, &self.stats.default);
+        start_remaining(&self.high.thresholds, &self.stats.high);
     }
 
     /// Has the limits of the cluster of this name be what the runtime says, and what is configured where it says nothing.
@@ -419,11 +424,9 @@ mod tests {
             track_remaining: true,
             ..Thresholds::default()
         };
-        Arc::new(Breakers::new(
-            default,
-            Thresholds::default(),
-            Arc::default(),
-        ))
+        let breakers = Breakers::new(default, Thresholds::default(), Arc::default());
+        breakers.start();
+        Arc::new(breakers)
     }
 
     #[test]

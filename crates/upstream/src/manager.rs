@@ -156,7 +156,8 @@ impl ClusterManager {
             discoveries.push((cluster.discovery, publisher));
             active.set(cluster.shared);
         }
-        active.obey(&runtime.snapshot());
+        let snapshot = runtime.snapshot();
+        (active.list.iter()).for_each(|cluster| cluster.activate(&snapshot));
         manager.stats.cluster_added.add(active.list.len() as u64);
         manager.lock().of_bootstrap = discoveries;
         manager.activate(active);
@@ -274,7 +275,7 @@ impl ClusterManager {
         }
         for (cluster, task) in std::mem::take(&mut warmed.clusters) {
             self.stats.warming_clusters.dec();
-            cluster.obey(&self.process.runtime.snapshot());
+            cluster.activate(&self.process.runtime.snapshot());
             let name = cluster.info.name.clone();
             match active.set(cluster) {
                 true => self.stats.cluster_modified.inc(),

@@ -79,6 +79,12 @@ impl SharedCluster {
         }
     }
 
+    /// Starts its gauges; its limits are what the runtime says.
+    pub(crate) fn activate(&self, runtime: &Snapshot) {
+        self.breakers.start();
+        self.obey(runtime);
+    }
+
     /// Has the limits be what the runtime says.
     pub(crate) fn obey(&self, runtime: &Snapshot) {
         self.breakers.obey(&self.info.name, runtime);

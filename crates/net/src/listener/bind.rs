@@ -192,6 +192,16 @@ impl BoundAddress {
     /// The system's, also from options that are set now.
     pub fn listen(&self, listener: &Arc<str>) -> Result<(), BindError> {
         let is_ipv6 = self.address.ip().is_some_and(|ip| ip.is_ipv6());
+        if let (Address::Pipe(PipeAddress::Path { path, mode }), [socket, ..]) =
+            (&self.address, self.sockets.as_slice())
+            && socket.local_addr().is_ok_and(|bound| bound.is_unnamed())
+        {
+            let taken = take_path(socket, path, *mode, self.settings.backlog);
+            taken.map_err(|error| BindError {
+                listener: listener.clone(),
+                message: format!("cannot bind '{}': {}", self.address, plain(&error)),
+            })?;
+        }
         for socket in self.sockets.iter().take(self.queues) {
             let listening = socket.listen(self.settings.backlog).and_then(|()| {
                 (self.settings.options).apply(socket, SocketState::StateListening, is_ipv6)
@@ -231,10 +241,9 @@ fn bind_pipe(pipe: &PipeAddress) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     match pipe {
         PipeAddress::Path { path, mode } => {
-            remove_stale_socket(path)?;
-            socket.bind(&SockAddr::unix(path)?)?;
-            if *mode != 0 {
-                fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
+            // A running listener may still accept there: the path is taken over when this one listens.
+            if !is_socket(path) {
+                bind_path(&socket, path, *mode)?;
             }
         }
         PipeAddress::Abstract(name) => {
@@ -247,12 +256,36 @@ fn bind_pipe(pipe: &PipeAddress) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A former process leaves its socket file behind. Other files are not ours to remove.
-fn remove_stale_socket(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path),
-        _ => Ok(()),
+fn bind_path(socket: &Socket, path: &Path, mode: u32) -> io::Result<()> {
+    socket.bind(&SockAddr::unix(path)?)?;
+    if mode != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     }
+    Ok(())
+}
+
+/// Listens at `path` in the place of the socket there, which a former process left, or which a listener still has that
+/// this one replaces. Clients that connect meanwhile get to either.
+fn take_path(socket: &Socket, path: &Path, mode: u32, backlog: i32) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    if SockAddr::unix(beside).is_err() {
+        // Too long a name for a second one beside it.
+        fs::remove_file(path)?;
+        return bind_path(socket, path, mode);
+    }
+    if is_socket(beside) {
+        fs::remove_file(beside)?;
+    }
+    bind_path(socket, beside, mode)?;
+    socket.listen(backlog)?;
+    fs::rename(beside, path)
+}
+
+/// Other files are not ours to replace.
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 /// The system's words without Rust's `(os error 98)`.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use outrider_xds::FileSource;
 use outrider_xds::FileSubscription;
 use prost::Message as _;
 use tokio::sync::Mutex;
+use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -35,6 +37,10 @@ pub(crate) struct ClusterDiscovery {
     warming: RefCell<HashMap<String, AbortHandle>>,
     /// How many of them there are.
     warming_count: watch::Sender<usize>,
+    /// What the file has under a name of the bootstrap's.
+    overridden: RefCell<HashSet<String>>,
+    /// Told to read the file though it was not replaced.
+    again: Notify,
     version: RefCell<String>,
 }
 
@@ -49,6 +55,8 @@ impl ClusterDiscovery {
             named: RefCell::default(),
             warming: RefCell::default(),
             warming_count: watch::Sender::new(0),
+            overridden: RefCell::default(),
+            again: Notify::new(),
             version: RefCell::default(),
         }))
     }
@@ -56,7 +64,12 @@ impl ClusterDiscovery {
     /// Follows the file for as long as the process serves.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
-            self.subscription.lock().await.changed().await;
+            let mut subscription = self.subscription.lock().await;
+            tokio::select! {
+                () = subscription.changed() => {}
+                () = self.again.notified() => {}
+            }
+            drop(subscription);
             self.clone().update().await;
         }
     }
@@ -81,17 +94,21 @@ impl ClusterDiscovery {
     /// wrong does not keep the others from it.
     async fn take(self: Rc<Self>, file: ResourceFile) -> Result<(), String> {
         let mut errors = Vec::new();
-        let mut listed = Vec::new();
+        let mut listed = HashSet::new();
         let mut changed = Vec::new();
+        self.overridden.borrow_mut().clear();
         for resource in file.resources {
             let name = resource.name.clone();
-            if listed.contains(&name) {
+            if !listed.insert(name.clone()) {
                 errors.push(format!("{name}: duplicate cluster {name} found"));
                 continue;
             }
-            listed.push(name.clone());
             let same = |known: &Dynamic| known.wire == resource.wire;
-            if self.named.borrow().get(&name).is_some_and(same) || self.clusters.is_static(&name) {
+            if self.clusters.is_static(&name) {
+                self.overridden.borrow_mut().insert(name);
+                continue;
+            }
+            if self.named.borrow().get(&name).is_some_and(same) {
                 continue;
             }
             changed.push(resource);
@@ -124,10 +141,10 @@ impl ClusterDiscovery {
         ))
     }
 
-    fn remove_all_but(&self, listed: &[String]) {
+    fn remove_all_but(&self, listed: &HashSet<String>) {
         let mut named = self.named.borrow_mut();
         let gone: Vec<String> = (named.keys())
-            .filter(|name| !listed.contains(name))
+            .filter(|name| !listed.contains(*name))
             .cloned()
             .collect();
         for name in &gone {
@@ -171,6 +188,21 @@ impl ClusterDiscovery {
         if let Some(task) = self.warming.borrow_mut().remove(name) {
             task.abort();
             self.warming_count.send_modify(|count| *count -= 1);
+        }
+    }
+
+    /// Clusters of the bootstrap have changed: those of the names `added` are its own now, and those of `removed` may be the
+    /// file's again.
+    pub(crate) fn follow_bootstrap(&self, added: &[String], removed: &[Arc<str>]) {
+        let mut overridden = self.overridden.borrow_mut();
+        for name in added {
+            if self.named.borrow_mut().remove(name).is_some() {
+                self.stop_warming(name);
+                overridden.insert(name.clone());
+            }
+        }
+        if removed.iter().any(|name| overridden.contains(&**name)) {
+            self.again.notify_one();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,12 +16,12 @@ use outrider_xds::FileSource;
 use outrider_xds::FileSubscription;
 use prost::Message as _;
 use tokio::sync::Mutex;
+use tokio::sync::Notify;
 
 use crate::control::Control;
 use crate::dump::Dynamic;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
-use crate::listener_plan::ListenerPlan;
 use crate::listener_plan::RouteChange;
 
 const TYPE: &str = "envoy.config.listener.v3.Listener";
@@ -31,6 +32,10 @@ pub(crate) struct ListenerDiscovery {
     control: Rc<Control>,
     /// What the file has, by name.
     named: RefCell<BTreeMap<String, Dynamic>>,
+    /// What the file has under a name of the bootstrap's.
+    overridden: RefCell<HashSet<String>>,
+    /// Told to read the file though it was not replaced.
+    again: Notify,
     version: RefCell<String>,
 }
 
@@ -43,6 +48,8 @@ impl ListenerDiscovery {
             subscription: Mutex::new(FileSubscription::new(source, TYPE, sources, stats)?),
             control: control.clone(),
             named: RefCell::default(),
+            overridden: RefCell::default(),
+            again: Notify::new(),
             version: RefCell::default(),
         }))
     }
@@ -50,7 +57,12 @@ impl ListenerDiscovery {
     /// Follows the file for as long as the process serves.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
-            self.subscription.lock().await.changed().await;
+            let mut subscription = self.subscription.lock().await;
+            tokio::select! {
+                () = subscription.changed() => {}
+                () = self.again.notified() => {}
+            }
+            drop(subscription);
             self.update().await;
         }
     }
@@ -71,20 +83,25 @@ impl ListenerDiscovery {
         if self.control.ending.get() {
             return Err("the process ends".to_owned());
         }
+        let _alone = self.control.listeners.changing.lock().await;
         let mut errors = Vec::new();
-        let mut listed = Vec::new();
+        let mut listed = HashSet::new();
         let mut changed = Vec::new();
+        self.overridden.borrow_mut().clear();
         for resource in file.resources {
             let name = resource.name.clone();
-            if listed.contains(&name) {
+            if !listed.insert(name.clone()) {
                 errors.push(format!("{name}: duplicate listener {name} found"));
                 continue;
             }
-            listed.push(name.clone());
             let same = |known: &Dynamic| known.wire == resource.wire;
             let running = self.control.listeners.find(&name);
             let is_static = running.is_some_and(|plan| !plan.added_via_api);
-            if self.named.borrow().get(&name).is_some_and(same) || is_static {
+            if is_static {
+                self.overridden.borrow_mut().insert(name);
+                continue;
+            }
+            if self.named.borrow().get(&name).is_some_and(same) {
                 continue;
             }
             changed.push(resource);
@@ -110,7 +127,7 @@ impl ListenerDiscovery {
         ))
     }
 
-    fn remove_all_but(&self, listed: &[String]) {
+    fn remove_all_but(&self, listed: &HashSet<String>) {
         let mut named = self.named.borrow_mut();
         let mut prepared = PreparedListeners::default();
         named.retain(|name, _| {
@@ -133,7 +150,17 @@ impl ListenerDiscovery {
         let built = (control.listener_factory).build(&message, &FieldPath::root(), &names);
         let mut plan = built.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
         plan.added_via_api = true;
-        self.refuse_shared_address(&plan)?;
+        let name = plan.config.name.clone();
+        if let Some(address) = control.listeners.shared_address(&plan, |_| true) {
+            return Err(format!(
+                "error adding listener: '{name}' has duplicate address '{address}' as existing listener"
+            ));
+        }
+        if control.listeners.has_stopped(&plan) {
+            // As in Envoy, this is no error.
+            log::warn!(target: "config", "listener {name} can not be added because listeners of its kind are stopped");
+            return Ok(());
+        }
         let mut routes = Vec::new();
         let (plan, change) = match control.listeners.find(&plan.config.name) {
             Some(running) => plan.taking_over(&running, &mut routes),
@@ -154,22 +181,20 @@ impl ListenerDiscovery {
         Ok(())
     }
 
-    fn refuse_shared_address(&self, plan: &ListenerPlan) -> Result<(), String> {
-        let others = self.control.listeners.all();
-        let mut others = others
-            .iter()
-            .filter(|other| other.config.name != plan.config.name);
-        let fixed = |address: &&outrider_net::Address| address.ip().is_none_or(|ip| ip.port() != 0);
-        let mut own = plan.config.addresses().filter(fixed);
-        let shared = own.find(|own| {
-            others.any(|other| other.config.addresses().any(|address| address == *own))
-        });
-        match shared {
-            None => Ok(()),
-            Some(address) => Err(format!(
-                "error adding listener: '{}' has duplicate address '{address}' as existing listener",
-                plan.config.name
-            )),
+    /// Listeners of the bootstrap have changed: those of the names `own` are its own now, and those of `removed` may be the
+    /// file's again.
+    pub(crate) fn follow_bootstrap<'a>(
+        &self,
+        own: impl Iterator<Item = &'a str>,
+        removed: &[String],
+    ) {
+        let mut overridden = self.overridden.borrow_mut();
+        let mut named = self.named.borrow_mut();
+        for name in own.filter(|name| named.remove(*name).is_some()) {
+            overridden.insert(name.to_owned());
+        }
+        if removed.iter().any(|name| overridden.contains(name)) {
+            self.again.notify_one();
         }
     }
 

@@ -4,9 +4,11 @@ use std::hash::DefaultHasher;
 use std::hash::Hasher;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use outrider_net::FileWatch;
 use outrider_net::FileWatches;
 
 use crate::control::Control;
@@ -15,30 +17,47 @@ use crate::reload::Trigger;
 /// Several writes within this time make one reload, so that no half-written file is read.
 const SETTLING_TIME: Duration = Duration::from_millis(100);
 
+/// The config file, watched since before it was read: nothing that happens during start-up is missed.
+pub(crate) struct WatchedConfig {
+    path: PathBuf,
+    watch: FileWatch,
+    seen: Option<u64>,
+}
+
+impl WatchedConfig {
+    /// Watches the file at `path`.
+    ///
+    /// # Errors
+    /// When the file can't be watched.
+    pub(crate) fn new(path: &str, files: &FileWatches) -> io::Result<WatchedConfig> {
+        let path = PathBuf::from(path);
+        Ok(WatchedConfig {
+            watch: files.watch_content(&path)?,
+            seen: fingerprint(&path),
+            path,
+        })
+    }
+}
+
 /// Follows the config file for as long as the process serves. A change that leaves the content as it was does nothing:
 /// Kubernetes replaces the links of a ConfigMap also when another key of it has changed.
-///
-/// # Errors
-/// When the file can't be watched.
-pub(crate) async fn follow(control: Rc<Control>, files: FileWatches) -> io::Result<()> {
-    let path = control.options.config_path.clone();
-    let path = Path::new(&path);
-    let mut watch = files.watch_content(path)?;
-    let mut seen = fingerprint(path).await;
+pub(crate) async fn follow(control: Rc<Control>, mut config: WatchedConfig) {
     loop {
-        watch.replaced().await;
+        config.watch.replaced().await;
         tokio::time::sleep(SETTLING_TIME).await;
-        let now = fingerprint(path).await;
-        if now.is_some() && now != seen {
-            seen = now;
+        let path = config.path.clone();
+        let now = tokio::task::spawn_blocking(move || fingerprint(&path)).await;
+        let now = now.ok().flatten();
+        if now.is_some() && now != config.seen {
+            config.seen = now;
             control.reloader.request(Trigger::File);
         }
     }
 }
 
 /// Tells contents apart; nothing while the file can't be read.
-async fn fingerprint(path: &Path) -> Option<u64> {
-    let content = tokio::fs::read(path).await.ok()?;
+fn fingerprint(path: &Path) -> Option<u64> {
+    let content = std::fs::read(path).ok()?;
     let mut hasher = DefaultHasher::new();
     hasher.write(&content);
     Some(hasher.finish())

@@ -82,7 +82,7 @@ pub(super) fn failed(message: String) -> Diagnostics {
 }
 
 impl Builder {
-    fn build(self) -> Result<Prepared, Diagnostics> {
+    fn build(mut self) -> Result<Prepared, Diagnostics> {
         let mut loaded = outrider_config::load(&self.sources)?;
         let diagnose = |errors| loaded.positions.diagnose(errors);
         // The bytes are those that the running bootstrap was decoded from.
@@ -120,14 +120,15 @@ impl Builder {
     }
 
     /// Has listeners without a name go by the name that was made up for the running one of the same address.
-    fn name_listeners(&self, new: &mut StaticResources) {
+    fn name_listeners(&mut self, new: &mut StaticResources) {
         for listener in new
             .listeners
             .iter_mut()
             .filter(|listener| listener.name.is_empty())
         {
-            let running = (self.nameless.iter()).find(|plan| plan.has_address_of(listener));
-            if let Some(plan) = running {
+            // Each is taken once: several may have port 0.
+            let running = (self.nameless.iter()).position(|plan| plan.has_address_of(listener));
+            if let Some(plan) = running.map(|at| self.nameless.remove(at)) {
                 listener.name = plan.config.name.to_string();
             }
         }
