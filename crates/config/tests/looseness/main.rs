@@ -310,8 +310,10 @@ fn fields() {
             Rejects("track_timeout_budgets: not supported here"),
         ),
         (
-            "type: EDS",
-            Rejects("EDS is not supported here; supported: STATIC, STRICT_DNS, LOGICAL_DNS"),
+            "type: ORIGINAL_DST",
+            Rejects(
+                "ORIGINAL_DST is not supported here; supported: STATIC, STRICT_DNS, LOGICAL_DNS",
+            ),
         ),
         (
             "type: STATIC, cluster_type: {name: x}",
@@ -387,10 +389,7 @@ fn documents() {
             "node: {id: no}",
             Rejects("node.id: expected a string, got the boolean no"),
         ),
-        (
-            "dynamic_resources: {}",
-            Rejects("dynamic_resources: not supported here"),
-        ),
+        ("hds_config: {}", Rejects("hds_config: not supported here")),
     ];
     check(&cases, str::to_owned);
 }
