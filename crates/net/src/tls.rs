@@ -199,8 +199,9 @@ impl TlsStream {
             }
             let refused = match acceptor.accept() {
                 Ok(None) => continue,
-                Ok(Some(accepted)) => match context.config_for(&accepted.client_hello()) {
-                    Ok(config) => match accepted.into_connection(config) {
+                Ok(Some(accepted)) => {
+                    let config = context.config_for(&accepted.client_hello());
+                    match accepted.into_connection(config) {
                         Ok(connection) => {
                             self.report = take_report();
                             let connection = Connection::Server(connection);
@@ -208,9 +209,8 @@ impl TlsStream {
                             return Poll::Ready(Ok(()));
                         }
                         Err(refused) => refused,
-                    },
-                    Err(failure) => return Poll::Ready(Err(failure)),
-                },
+                    }
+                }
                 Err(refused) => refused,
             };
             let (error, mut alert) = refused;

@@ -167,17 +167,6 @@ impl Failure {
         }
     }
 
-    /// A failure of the certificates' configuration or of a rule about the ClientHello.
-    #[must_use]
-    pub fn no_suitable_certificate() -> Failure {
-        Failure {
-            check: None,
-            no_certificate: false,
-            timed_out: false,
-            text: text(226, "CERT_CB_ERROR"),
-        }
-    }
-
     /// The connection ended in the handshake.
     #[must_use]
     pub fn closed() -> Failure {

@@ -23,7 +23,6 @@ use rustls::server::ServerSessionMemoryCache;
 use rustls::sign::CertifiedKey;
 
 use crate::certificate::Certificate;
-use crate::failure::Failure;
 use crate::parameters::Parameters;
 use crate::report;
 use crate::secrets::Secrets;
@@ -39,7 +38,6 @@ const SESSIONS: usize = 20 * 1024;
 pub struct ServerContext {
     /// Without and with ALPN by the client's order of cipher suites, and without and with it by ours.
     configs: [Arc<ServerConfig>; 4],
-    requires_server_name: bool,
     /// Those of this side.
     pub certificates: Arc<Vec<Certificate>>,
     pub(crate) validation: Arc<Validation>,
@@ -120,20 +118,14 @@ impl ServerContext {
                 variant(false, true),
                 variant(true, true),
             ],
-            requires_server_name: config.require_sni.unwrap_or(false),
             certificates,
             validation,
         })
     }
 
     /// How a client that greets like this is served.
-    ///
-    /// # Errors
-    /// A client without a server name, where one is required.
-    pub fn config_for(&self, hello: &ClientHello<'_>) -> Result<Arc<ServerConfig>, Failure> {
-        if self.requires_server_name && hello.server_name().is_none() {
-            return Err(Failure::no_suitable_certificate());
-        }
+    #[must_use]
+    pub fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let [_, with_alpn, ..] = &self.configs;
         let known = &with_alpn.alpn_protocols;
         let mut offered = hello.alpn().into_iter().flatten();
@@ -148,7 +140,7 @@ impl ServerContext {
             (false, true) => order,
             (true, true) => both,
         };
-        Ok(config.clone())
+        config.clone()
     }
 }
 
