@@ -1,6 +1,7 @@
 //! The client role of HTTP/2: a connection's handle and the task that drives it.
 
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::future::poll_fn;
@@ -10,7 +11,6 @@ use std::task::Poll;
 
 use http::Method;
 use outrider_net::Stream;
-use tokio::time::Instant;
 
 use crate::Body;
 use crate::ClientOptions;
@@ -41,8 +41,7 @@ pub(crate) struct Connection {
     active: Cell<usize>,
     limit: Cell<usize>,
     draining: Cell<bool>,
-    last_request: Cell<Option<Instant>>,
-    ping_requested: Cell<bool>,
+    pinger: Option<RefCell<Pinger>>,
     on_change: Rc<dyn Fn()>,
     options: Rc<ClientOptions>,
 }
@@ -59,6 +58,7 @@ pub(crate) fn connect(
     let session = session(socket, &options);
     let keepalive = options.http2.keepalive.as_ref();
     let pinger = keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers));
+    let pinger = pinger.map(RefCell::new);
     let configured = options.http2.max_concurrent_streams as usize;
     let connection = Rc::new(Connection {
         session,
@@ -66,14 +66,12 @@ pub(crate) fn connect(
         // The configured limit applies until the peer's SETTINGS arrive, as in Envoy.
         limit: Cell::new(configured),
         draining: Cell::new(false),
-        last_request: Cell::new(None),
-        ping_requested: Cell::new(false),
+        pinger,
         on_change,
         options,
     });
     let mut driver = Driver {
         connection: connection.clone(),
-        pinger,
     };
     let run = async move {
         let _close = CloseOnDrop(driver.connection.session.clone());
@@ -138,6 +136,9 @@ impl Connection {
         if self.capacity() == 0 {
             return Err(StreamError::Overflow);
         }
+        if let Some(pinger) = &self.pinger {
+            pinger.borrow_mut().ping_before_request(&self.session);
+        }
         let ends = body.is_end_stream();
         let meter = Rc::new(Meter::default());
         let upgrade = head.headers.get(&header::UPGRADE).cloned();
@@ -155,26 +156,9 @@ impl Connection {
         stream.send_head(ends, |encoder, out| {
             headers::encode_request(head, encoder, out)
         });
-        self.note_request();
         let pump = (!ends).then(|| Pump::new(body));
         let active = ActiveStream::new(self.clone());
         Ok(Exchange::new(stream, pump, upgrade, meter, active))
-    }
-
-    /// Sends a ping before the first request after an idle period (`connection_idle_interval`).
-    fn note_request(&self) {
-        let Some(keepalive) = &self.options.http2.keepalive else {
-            return;
-        };
-        let Some(pause) = keepalive.connection_idle_interval else {
-            return;
-        };
-        let now = Instant::now();
-        let last = self.last_request.replace(Some(now));
-        if last.is_some_and(|last| now.saturating_duration_since(last) > pause) {
-            self.ping_requested.set(true);
-            self.session.wake();
-        }
     }
 
     /// Accepts no more requests. Notifies the owner the first time.
@@ -230,7 +214,6 @@ impl fmt::Debug for ActiveStream {
 /// The connection's task.
 struct Driver {
     connection: Rc<Connection>,
-    pinger: Option<Pinger>,
 }
 
 impl Driver {
@@ -247,14 +230,11 @@ impl Driver {
                 .any(|a| matches!(a, AcceptedRequest::Request { .. }))
         );
         self.note_peer();
-        if let Some(pinger) = &mut self.pinger {
-            if connection.ping_requested.take() {
-                pinger.request_ping();
-            }
-            if pinger.poll_dead(session, cx).is_ready() {
-                connection.options.http2_stats.keepalive_timeout.inc();
-                session.fail(Fault::KeepaliveTimeout);
-            }
+        if let Some(pinger) = &connection.pinger
+            && pinger.borrow_mut().poll_dead(session, cx).is_ready()
+        {
+            connection.options.http2_stats.keepalive_timeout.inc();
+            session.fail(Fault::KeepaliveTimeout);
         }
         // Frames that are queued after this are written by the next poll.
         let _flushed = session.poll_flush(cx);

@@ -17,7 +17,7 @@ const OPAQUE: [u8; 8] = *b"outrider";
 /// Sends pings on a connection and detects when it is dead.
 ///
 /// ```text
-/// Idle --interval, or a stream after an idle period--> AwaitingPong --acknowledged--> Idle
+/// Idle --interval, or a request after a silence of the peer--> AwaitingPong --acknowledged--> Idle
 ///                                                      AwaitingPong --timeout without any frame--> dead
 /// ```
 #[derive(Debug)]
@@ -26,7 +26,8 @@ pub(super) struct Pinger {
     timers: Timers,
     timer: Timer,
     state: State,
-    ping_requested: bool,
+    /// Frames received at the last poll, and when it was seen that there were more.
+    last_received: (u64, Instant),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,29 +49,37 @@ impl Pinger {
             timers: timers.clone(),
             timer: timers.timer(),
             state: State::Idle,
-            ping_requested: false,
+            last_received: (0, Instant::now()),
         };
         pinger.schedule_next();
         pinger
     }
 
-    /// Sends a ping at the next poll, unless one is unacknowledged.
-    pub(super) fn request_ping(&mut self) {
-        self.ping_requested = true;
+    /// Sends a ping before a request if the peer was silent for longer than `connection_idle_interval`, unless one is
+    /// unacknowledged.
+    pub(super) fn ping_before_request(&mut self, session: &Session) {
+        let Some(silence) = self.settings.connection_idle_interval else {
+            return;
+        };
+        let is_idle = matches!(self.state, State::Idle);
+        if is_idle && self.last_received.1.elapsed() > silence {
+            self.ping(session);
+        }
     }
 
     /// Ready when the connection is dead.
     pub(super) fn poll_dead(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<()> {
         let (frames, pongs) = session.received_counts();
+        if self.settings.connection_idle_interval.is_some() && self.last_received.0 != frames {
+            self.last_received = (frames, Instant::now());
+        }
         loop {
             match self.state {
                 State::Idle => {
-                    if !self.ping_requested && self.timer.poll_elapsed(cx).is_pending() {
+                    if self.timer.poll_elapsed(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    self.ping_requested = false;
-                    session.ping(OPAQUE);
-                    self.await_pong(frames, pongs);
+                    self.ping(session);
                 }
                 State::AwaitingPong { pongs: sent, .. } if pongs != sent => self.schedule_next(),
                 State::AwaitingPong { frames: seen, .. } => {
@@ -89,12 +98,17 @@ impl Pinger {
 
     fn schedule_next(&mut self) {
         self.state = State::Idle;
-        self.ping_requested = false;
         let next = self.settings.interval.map(|interval| {
             let jitter = self.settings.interval_jitter_percent / 100.0 * fastrand::f64();
             Instant::now() + interval.mul_f64(1.0 + jitter.max(0.0))
         });
         self.timer.set(next);
+    }
+
+    fn ping(&mut self, session: &Session) {
+        session.ping(OPAQUE);
+        let (frames, pongs) = session.received_counts();
+        self.await_pong(frames, pongs);
     }
 
     fn await_pong(&mut self, frames: u64, pongs: u64) {
