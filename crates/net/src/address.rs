@@ -13,7 +13,6 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3 as api;
 use outrider_config::api::envoy::config::core::v3::address::Address as Kind;
 use outrider_config::api::envoy::config::core::v3::socket_address::PortSpecifier;
-use outrider_config::api::envoy::config::core::v3::socket_address::Protocol;
 
 /// Where a socket is bound or connects to (`envoy.config.core.v3.Address`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +41,7 @@ impl Address {
     /// The address found at `path`: an IP address and port for TCP, or a UNIX socket.
     ///
     /// # Errors
-    /// Host names, named ports, UDP and internal addresses.
+    /// Host names, named ports and internal addresses. The protocol is not looked at: as in Envoy, it counts for listeners only.
     pub fn build(address: &api::Address, path: &FieldPath) -> Result<Address, ConfigError> {
         match &address.address {
             Some(Kind::SocketAddress(socket)) => {
@@ -118,9 +117,6 @@ fn build_socket_address(
 ) -> Result<Address, ConfigError> {
     let refuse =
         |field: &'static str, message: String| Err(ConfigError::new(&path.field(field), message));
-    if socket.protocol != Protocol::Tcp as i32 {
-        return refuse("protocol", "not supported: UDP".to_owned());
-    }
     if !socket.resolver_name.is_empty() && socket.resolver_name != "envoy.ip" {
         let name = &socket.resolver_name;
         return refuse(

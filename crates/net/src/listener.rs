@@ -258,6 +258,12 @@ fn build_address(
         return Ok((address, false));
     };
     let path = path.field("socket_address");
+    if socket.protocol() != core::socket_address::Protocol::Tcp {
+        return Err(ConfigError::new(
+            &path.field("protocol"),
+            "not supported: UDP listeners",
+        ));
+    }
     if !socket.network_namespace_filepath.is_empty() {
         let path = path.field("network_namespace_filepath");
         return Err(ConfigError::new(
