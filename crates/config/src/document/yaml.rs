@@ -24,10 +24,14 @@ use crate::position::Mark;
 
 /// Reads the first document of `text`; `None` when there is none.
 pub(crate) fn parse(text: &str, source: u8) -> Result<Option<Node>, SyntaxError> {
-    let mut text = Cow::Borrowed(text);
+    let stand_in = stand_in_for_nul(text);
+    let mut text = match stand_in {
+        Some(letter) => Cow::Owned(text.replace('\0', letter.encode_utf8(&mut [0; 4]))),
+        None => Cow::Borrowed(text),
+    };
     let mut budget = RETRY_BYTES;
     loop {
-        match parse_strictly(&text, source) {
+        match parse_strictly(&text, stand_in, source) {
             Err(Failure {
                 error,
                 after_tab: Some(index),
@@ -42,6 +46,15 @@ pub(crate) fn parse(text: &str, source: u8) -> Result<Option<Node>, SyntaxError>
             Ok(root) => return Ok(root),
         }
     }
+}
+
+/// The character to read in the place of each NUL, which our parser refuses and yaml-cpp takes: one for private use that the
+/// text doesn't have. None for a text without NUL, which is almost every one.
+fn stand_in_for_nul(text: &str) -> Option<char> {
+    if !text.contains('\0') {
+        return None;
+    }
+    ('\u{e000}'..='\u{f8ff}').find(|letter| !text.contains(*letter))
 }
 
 /// `key:<tab>value` is YAML to yaml-cpp but not to our parser: such a tab is made a space and the text read again, until
@@ -63,8 +76,9 @@ impl From<SyntaxError> for Failure {
     }
 }
 
-fn parse_strictly(text: &str, source: u8) -> Result<Option<Node>, Failure> {
+fn parse_strictly(text: &str, stand_in: Option<char>, source: u8) -> Result<Option<Node>, Failure> {
     let mut builder = Builder {
+        stand_in,
         source,
         ..Builder::default()
     };
@@ -112,6 +126,8 @@ fn without_tabs_before(text: &str, index: usize) -> String {
 #[derive(Default)]
 struct Builder {
     source: u8,
+    /// What stands in the text for NUL.
+    stand_in: Option<char>,
     root: Option<Node>,
     stack: Vec<Frame>,
     anchors: HashMap<usize, Node>,
@@ -244,8 +260,16 @@ impl Builder {
         Ok(())
     }
 
-    fn scalar(&mut self, scalar: Scalar<'_>, anchor: usize, mark: Mark) -> Result<(), SyntaxError> {
+    fn scalar(
+        &mut self,
+        mut scalar: Scalar<'_>,
+        anchor: usize,
+        mark: Mark,
+    ) -> Result<(), SyntaxError> {
         self.count(1, mark)?;
+        if let Some(letter) = self.stand_in {
+            scalar.restore_nul(letter, mark)?;
+        }
         if let Some(Frame {
             open: Open::Mapping {
                 key: key @ None, ..
@@ -357,6 +381,23 @@ struct Scalar<'a> {
 }
 
 impl Scalar<'_> {
+    /// Puts NUL in again for `letter`, in quotes. Elsewhere yaml-cpp takes it for the start of an escape.
+    fn restore_nul(&mut self, letter: char, mark: Mark) -> Result<(), SyntaxError> {
+        if !self.text.contains(letter) {
+            return Ok(());
+        }
+        match self.style {
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+                self.text = Cow::Owned(self.text.replace(letter, "\0"));
+                Ok(())
+            }
+            ScalarStyle::Plain | ScalarStyle::Literal | ScalarStyle::Folded => Err(error(
+                mark,
+                "malformed YAML: a NUL character outside of quotes and comments",
+            )),
+        }
+    }
+
     fn has_tag(&self, suffix: &str) -> bool {
         self.tag
             .as_ref()
@@ -468,6 +509,21 @@ mod tests {
             ("{\"a\": [1, 2,], \"b\": ~,}", "{a:[1 2 ] b:~ }"),
         ] {
             assert_eq!(json(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn takes_nul_in_quotes_and_comments() {
+        for (text, expected) in [
+            ("# x\0y\na: 1 # \0\n", "{a:1 }"),
+            ("a: \"x\0y\"\n", r#"{a:"x\0y" }"#),
+            ("a: 'x\0\u{e000}'\n", "{a:\"x\\0\\u{e000}\" }"),
+            ("a: {\"b\": \"\0\"}", r#"{a:{b:"\0" } }"#),
+        ] {
+            assert_eq!(json(text), expected, "{text:?}");
+        }
+        for text in ["a: x\0n\n", "a: |\n  x\0n\n", "a\0n: x\n", "a: 1\n\0"] {
+            assert!(json(text).contains("malformed YAML"), "{}", json(text));
         }
     }
 
