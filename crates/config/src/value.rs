@@ -63,6 +63,8 @@ pub(crate) struct Any {
     /// Empty when the file names no type.
     pub(crate) type_url: String,
     pub(crate) payload: Payload,
+    /// The type is the one that a `TypedStruct` names, which Envoy looks up only where it uses the message.
+    pub(crate) is_typed_struct: bool,
 }
 
 /// What an `Any` holds.

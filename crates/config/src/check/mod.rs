@@ -256,6 +256,8 @@ impl Checker {
                 },
             ),
             Payload::Opaque(_) if any.type_url.is_empty() || extension::is_known(any) => {}
+            // Envoy looks the type up only where the message is used.
+            Payload::Opaque(_) if any.is_typed_struct && place.inert => {}
             Payload::Opaque(_) => {
                 self.problem(
                     place.mark,

@@ -34,7 +34,8 @@ pub(super) fn are(message_type: MessageType, field: &FieldRow) -> bool {
     field.name() == "policies" && message_type.name() == LIST
 }
 
-/// Which of the policies counts: the first that is one in Envoy.
+/// Which of the policies counts: the first that is one in Envoy, or whose type nobody knows. A `TypedStruct` of an unknown type
+/// is passed over.
 pub(super) fn chosen(policies: &[Item]) -> Option<usize> {
     policies.iter().position(|policy| {
         let Value::Message(policy) = &policy.value else {
@@ -47,7 +48,8 @@ pub(super) fn chosen(policies: &[Item]) -> Option<usize> {
         let config = extension.get("typed_config");
         match config.map(|field| &field.value) {
             Some(Value::Any(any)) => {
-                extension::belongs(any, CATEGORY) || matches!(any.payload, Payload::Opaque(_))
+                let is_unknown = matches!(any.payload, Payload::Opaque(_)) && !any.is_typed_struct;
+                extension::belongs(any, CATEGORY) || is_unknown
             }
             _ => false,
         }

@@ -40,6 +40,7 @@ impl Reader {
             return Some(Any {
                 type_url: String::new(),
                 payload: Payload::Opaque(Vec::new()),
+                is_typed_struct: false,
             });
         };
         let (key, url) = entries.remove(index);
@@ -87,7 +88,11 @@ impl Reader {
                 Payload::Message(self.embedded(message_type, node, path)?)
             }
         };
-        Some(Any { type_url, payload })
+        Some(Any {
+            type_url,
+            payload,
+            is_typed_struct: false,
+        })
     }
 
     /// Types with a JSON form of their own stand under the key `value`.
@@ -135,7 +140,11 @@ impl Reader {
             self.problem(mark, path, "expected a TypedStruct to have a type_url");
             return None;
         };
-        self.payload(type_url, url_mark, fields, path)
+        let any = self.payload(type_url, url_mark, fields, path)?;
+        Some(Any {
+            is_typed_struct: true,
+            ..any
+        })
     }
 }
 

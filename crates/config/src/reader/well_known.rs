@@ -94,6 +94,7 @@ pub(super) fn empty(kind: Kind, mark: Mark) -> Value {
                 WellKnown::Any => Value::Any(Any {
                     type_url: String::new(),
                     payload: Payload::Opaque(Vec::new()),
+                    is_typed_struct: false,
                 }),
                 WellKnown::Value => Value::Message(dynamic(
                     message_type,

@@ -200,6 +200,7 @@ impl Decoder {
         let mut any = Any {
             type_url: String::new(),
             payload: Payload::Opaque(Vec::new()),
+            is_typed_struct: false,
         };
         let mut content: &[u8] = &[];
         while !bytes.is_empty() {
