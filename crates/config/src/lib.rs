@@ -4,6 +4,7 @@ pub mod api;
 mod check;
 pub mod data_source;
 mod diagnostic;
+mod disabled;
 mod document;
 pub mod duration;
 mod error;
@@ -25,6 +26,7 @@ mod wire;
 
 pub use diagnostic::Diagnostic;
 pub use diagnostic::Diagnostics;
+pub use disabled::DisabledExtensions;
 pub use document::yaml_value;
 pub use error::ConfigError;
 pub use error::ConfigErrors;

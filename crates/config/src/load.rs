@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use crate::Diagnostic;
 use crate::Diagnostics;
+use crate::DisabledExtensions;
 use crate::Positions;
 use crate::api::envoy::config::bootstrap::v3::Bootstrap;
 use crate::check;
@@ -39,6 +40,8 @@ pub struct Sources {
     pub config_yaml: Option<String>,
     /// `--allow-unknown-static-fields`: what Envoy's API does not have is a warning.
     pub allow_unknown_static_fields: bool,
+    /// `--disable-extensions`: what uses one of these is refused.
+    pub disabled_extensions: DisabledExtensions,
 }
 
 /// One text to read, with the name that messages call it by.
@@ -115,7 +118,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
             message: text.to_owned(),
         }]));
     }
-    load_texts(&texts, sources.allow_unknown_static_fields)
+    let allow_unknown = sources.allow_unknown_static_fields;
+    load_enabled(&texts, allow_unknown, &sources.disabled_extensions)
 }
 
 /// Like [`load`] for texts at hand; later ones are merged over earlier ones.
@@ -123,6 +127,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
 /// # Errors
 /// Everything that is wrong with them.
 pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagnostics> {
+    load_enabled(texts, allow_unknown, &DisabledExtensions::default())
+}
+
+fn load_enabled(
+    texts: &[Source],
+    allow_unknown: bool,
+    disabled: &DisabledExtensions,
+) -> Result<Loaded, Diagnostics> {
     let names: Vec<Arc<str>> = texts.iter().map(|text| text.name.as_str().into()).collect();
     let mut reader = Reader {
         allow_unknown,
@@ -143,7 +155,7 @@ pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagn
     let Some(message) = merged else {
         return Err(Diagnostics::default());
     };
-    let findings = check::check(&message);
+    let findings = check::check(&message, disabled);
     let positions = Positions::of(&message, names);
     let problems = without_echoes(reader.problems, findings.problems);
     if !problems.is_empty() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::Diagnostic;
 use crate::Diagnostics;
+use crate::DisabledExtensions;
 use crate::FieldPath;
 use crate::Positions;
 use crate::check;
@@ -78,6 +79,7 @@ impl ResourceFileError {
 
 /// Reads the file at `path`, whose resources must be messages of type `type_name`, such as
 /// `envoy.config.cluster.v3.Cluster`. `allow_unknown`: fields that do not exist are a warning.
+/// What uses one of `disabled` is refused.
 ///
 /// # Errors
 /// When the file, or a resource in it, is wrong.
@@ -85,6 +87,7 @@ pub fn load_resources(
     path: &Path,
     type_name: &str,
     allow_unknown: bool,
+    disabled: &DisabledExtensions,
 ) -> Result<ResourceFile, ResourceFileError> {
     let source = load::read_file(path).map_err(ResourceFileError::Unreadable)?;
     let names: Vec<Arc<str>> = vec![source.name.as_str().into()];
@@ -114,7 +117,7 @@ pub fn load_resources(
             ("version_info" | "versionInfo", NodeKind::String(version)) => file.version = version,
             ("resources", NodeKind::List(items)) => {
                 for item in items {
-                    let read = read(item, type_name, &names, &mut reader);
+                    let read = read(item, type_name, &names, &mut reader, disabled);
                     file.resources
                         .push(read.map_err(ResourceFileError::Rejected)?);
                 }
@@ -155,6 +158,7 @@ fn read(
     type_name: &str,
     names: &[Arc<str>],
     reader: &mut Reader,
+    disabled: &DisabledExtensions,
 ) -> Result<Resource, Diagnostics> {
     let unplaced = Positions::unplaced(names.to_vec());
     let mark = item.mark;
@@ -178,7 +182,7 @@ fn read(
     let Some(message) = message else {
         return Err(load::located(problems, &unplaced));
     };
-    let findings = check::check(&message);
+    let findings = check::check(&message, disabled);
     let positions = Positions::of(&message, names.to_vec());
     let problems = load::without_echoes(problems, findings.problems);
     if !problems.is_empty() {
@@ -211,7 +215,7 @@ mod tests {
         let folder = std::env::temp_dir();
         let path = folder.join(format!("outrider-{}-{name}", std::process::id()));
         std::fs::write(&path, text).unwrap();
-        let loaded = load_resources(&path, CLUSTER, false);
+        let loaded = load_resources(&path, CLUSTER, false, &DisabledExtensions::default());
         std::fs::remove_file(&path).unwrap();
         loaded
     }

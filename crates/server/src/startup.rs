@@ -19,6 +19,7 @@ use outrider_admin::Admin;
 use outrider_admin::AdminConfig;
 use outrider_admin::ProcessStats;
 use outrider_config::Diagnostics;
+use outrider_config::DisabledExtensions;
 use outrider_config::FieldPath;
 use outrider_config::Loaded;
 use outrider_config::Sources;
@@ -147,6 +148,9 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
 fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     let files = FileWatches::default();
     let config_file = watch_config(options, &files);
+    for warning in DisabledExtensions::parse(&options.disabled_extensions).1 {
+        log::warn!(target: "misc", "{warning}");
+    }
     let loaded = load(&options.sources())?;
     if !options.skip_deprecated_logs {
         for warning in &loaded.warnings {
@@ -252,6 +256,8 @@ impl Process {
             options.reject_unknown_dynamic_fields,
             options.ignore_unknown_dynamic_fields,
         );
+        let disabled = DisabledExtensions::parse(&options.disabled_extensions).0;
+        control.clusters.sources().disable_extensions(disabled);
         let discoveries = Discoveries::new(&dynamic, &control)
             .map_err(|error| Fatal::System(format!("dynamic_resources: {error}")))?;
         control.discoveries.replace(discoveries.clone());

@@ -64,7 +64,8 @@ impl FileSubscription {
         self.stats.update_attempt.inc();
         let (path, type_name) = (self.source.path.clone(), self.type_name);
         let allow_unknown = self.sources.allows_unknown_fields();
-        let read = move || load_resources(&path, type_name, allow_unknown);
+        let disabled = self.sources.disabled_extensions();
+        let read = move || load_resources(&path, type_name, allow_unknown, &disabled);
         let read = tokio::task::spawn_blocking(read).await;
         let file = match read {
             Ok(Ok(file)) => file,

@@ -1,10 +1,12 @@
 //! What all subscriptions share.
 
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use outrider_config::DisabledExtensions;
 use outrider_net::FileWatches;
 
 /// The files that are watched, and what is done with fields that do not exist. Clones share all of it.
@@ -17,6 +19,7 @@ struct Shared {
     reject_unknown_fields: AtomicBool,
     log_no_unknown_fields: AtomicBool,
     with_unknown_fields: AtomicU64,
+    disabled_extensions: OnceLock<DisabledExtensions>,
 }
 
 impl FileSources {
@@ -30,6 +33,19 @@ impl FileSources {
     pub fn treat_unknown_fields(&self, reject: bool, ignore: bool) {
         self.0.reject_unknown_fields.store(reject, Relaxed);
         self.0.log_no_unknown_fields.store(ignore, Relaxed);
+    }
+
+    /// Obeys `--disable-extensions`. What was said first holds.
+    pub fn disable_extensions(&self, disabled: DisabledExtensions) {
+        self.0.disabled_extensions.get_or_init(|| disabled);
+    }
+
+    pub(crate) fn disabled_extensions(&self) -> DisabledExtensions {
+        self.0
+            .disabled_extensions
+            .get()
+            .cloned()
+            .unwrap_or_default()
     }
 
     pub(crate) fn allows_unknown_fields(&self) -> bool {

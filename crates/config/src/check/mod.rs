@@ -4,6 +4,7 @@
 //! One walk over the merged configuration does it all, so that no field can be forgotten. It goes into the payload of
 //! every `Any` that is supported; what is refused is not looked into.
 
+use crate::DisabledExtensions;
 use crate::FieldPath;
 use crate::position::Mark;
 use crate::reader::Problem;
@@ -21,6 +22,7 @@ use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
 
+mod disabled;
 mod extension;
 mod policies;
 mod rules;
@@ -41,8 +43,11 @@ pub(crate) struct Findings {
 }
 
 /// Checks `message`, the root of a configuration.
-pub(crate) fn check(message: &Message) -> Findings {
-    let mut checker = Checker::default();
+pub(crate) fn check(message: &Message, disabled: &DisabledExtensions) -> Findings {
+    let mut checker = Checker {
+        findings: Findings::default(),
+        disabled,
+    };
     let root = FieldPath::root();
     if let (Some(_), Some(both)) = (message.get("watchdog"), message.get("watchdogs")) {
         let text = "only one of watchdog and watchdogs may be set";
@@ -60,9 +65,9 @@ pub(crate) fn check(message: &Message) -> Findings {
     checker.findings
 }
 
-#[derive(Default)]
-struct Checker {
+struct Checker<'a> {
     findings: Findings,
+    disabled: &'a DisabledExtensions,
 }
 
 /// Where a value is, and what is known of it from the fields around it.
@@ -76,7 +81,7 @@ struct Place<'a> {
     category: &'static str,
 }
 
-impl Checker {
+impl Checker<'_> {
     fn problem(&mut self, mark: Mark, path: &FieldPath, message: impl Into<String>) {
         self.findings.problems.push(Problem {
             mark,
@@ -129,6 +134,9 @@ impl Checker {
             }
         }
         self.absent(message, place);
+        if let Some(text) = disabled::by_default(self.disabled, message).filter(|_| !place.inert) {
+            self.problem(place.mark, place.path, text);
+        }
     }
 
     /// Policies of load balancing, of which one counts.
@@ -240,12 +248,14 @@ impl Checker {
     }
 
     fn any(&mut self, any: &Any, place: Place<'_>) {
-        if !place.inert
-            && !place.category.is_empty()
-            && extension::find(any, place.category).is_none()
-        {
-            let text = extension::refusal(any, place.category);
-            return self.problem(place.mark, place.path, text);
+        if !place.inert && !place.category.is_empty() {
+            let refusal = match extension::find(any, place.category) {
+                None => Some(extension::refusal(any, place.category)),
+                Some(row) => disabled::named(self.disabled, row, any),
+            };
+            if let Some(text) = refusal {
+                return self.problem(place.mark, place.path, text);
+            }
         }
         match &any.payload {
             Payload::Message(message) => self.message(

@@ -119,13 +119,13 @@ pub(crate) const FLAGS: &[Flag] = &[
         }),
         NO_HOT_RESTART,
     ),
-    without_effect(
+    flag(
         "disable-extensions",
         Set::Text(|o, v| {
             o.disabled_extensions = v;
             Ok(())
         }),
-        "an extension does nothing unless the configuration uses it",
+        "Extensions that no configuration may use, as 'category/name' with commas between them.",
     ),
     without_effect(
         "cpuset-threads",

@@ -8,6 +8,7 @@ use std::thread;
 
 use outrider_config::Diagnostic;
 use outrider_config::Diagnostics;
+use outrider_config::DisabledExtensions;
 use outrider_config::FieldPath;
 use outrider_config::Sources;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
@@ -166,6 +167,7 @@ impl crate::cli::Options {
             config_path: (!self.config_path.is_empty()).then(|| PathBuf::from(&self.config_path)),
             config_yaml: (!self.config_yaml.is_empty()).then(|| self.config_yaml.clone()),
             allow_unknown_static_fields: self.allow_unknown_static_fields,
+            disabled_extensions: DisabledExtensions::parse(&self.disabled_extensions).0,
         }
     }
 }
