@@ -36,7 +36,7 @@ pub(crate) fn build(
     errors.finish(logs)
 }
 
-/// Writes a request that ended to `logs`, whose filters go by `runtime`. `local_address` is what stands for the loopback in
+/// Writes an ended request to `logs`, whose filters read `runtime`. `local_address` replaces the loopback address in
 /// `x-forwarded-for`.
 pub(crate) fn write(
     logs: &[WorkerLog],

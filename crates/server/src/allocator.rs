@@ -1,20 +1,21 @@
-//! The allocator of the process, and what is asked of it beyond memory: the only unsafe code of the workspace.
+//! The memory allocator of the process, and the function that returns freed memory to the system. This is the only
+//! module with unsafe code.
 
 use std::alloc::GlobalAlloc;
 use std::alloc::Layout;
 use std::ffi::c_void;
 
-/// mimalloc, asked for plain memory where that is aligned well enough.
+/// mimalloc, called without an alignment where its default alignment suffices.
 ///
-/// The `mimalloc` crate's own type asks for aligned memory always. Then whatever is larger than 1 KiB, and whatever comes
-/// when a page has just been used up, takes a detour by a larger block: five allocations of a gRPC request, of 28.
+/// The `mimalloc` crate's own type always passes an alignment. mimalloc then takes a slower path, which allocates a larger
+/// block, for sizes above 1 KiB and whenever a page is full: for 5 of the 28 allocations of a gRPC request.
 #[derive(Debug)]
 pub struct Allocator;
 
-/// What `malloc` aligns to on 64 bits, as long as so much is asked for: the most that a fundamental type of C may need.
+/// `malloc`'s alignment on 64 bits, for blocks of at least this size: the largest that a fundamental type of C may need.
 const MALLOC_ALIGN: usize = 16;
 
-/// Whether plain memory is aligned for this layout.
+/// Whether memory that is allocated without an alignment is aligned for this layout.
 #[inline]
 fn is_plain(align: usize, size: usize) -> bool {
     align <= MALLOC_ALIGN && align <= size
@@ -78,12 +79,12 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// Gives the system back what this thread has freed, and every free page that no thread holds.
+/// Returns to the system the memory that this thread has freed, and every free page that no thread owns.
 ///
-/// mimalloc keeps freed memory for a second, and looks for what it has kept for longer only when a thread makes or frees
-/// pages: a thread that sleeps keeps what it has. Where another allocator serves the process, as in tests, this finds
-/// nothing to give.
-pub(crate) fn give_back() {
+/// mimalloc keeps freed memory for a second. It looks for memory that it has kept for longer only when a thread allocates
+/// or frees pages, so a sleeping thread keeps its freed memory. Where the process uses another allocator, as in tests,
+/// this does nothing.
+pub(crate) fn return_freed_memory() {
     #[expect(
         unsafe_code,
         reason = "mimalloc has no safe name for it, and no option that does the same once"

@@ -11,7 +11,7 @@ use crate::cli::Options;
 use crate::logging::Logging;
 use crate::logging::Pattern;
 
-/// Gives the log the form that the config asks for, if it does.
+/// Sets the line format that the config gives, if it gives one.
 pub(crate) fn apply(
     bootstrap: &Bootstrap,
     options: &Options,

@@ -1,4 +1,4 @@
-//! From the checked config to everything that runs, before a socket is touched.
+//! Builds everything that will run from the checked config, before any socket is opened.
 
 use std::sync::Arc;
 
@@ -27,16 +27,16 @@ pub(crate) struct Plan {
     pub(crate) listener_factory: Arc<ListenerFactory>,
 }
 
-/// The downstream connections of all listeners, counted.
+/// The counts and limits of the downstream connections of all listeners.
 #[derive(Clone)]
 pub(crate) struct Connections {
-    /// All of them, the admin server's too, and the limit that is on them.
+    /// All connections, the admin server's included, and their global limit.
     pub(crate) all: Arc<ConnectionLimit>,
     admin: Arc<ConnectionLimit>,
 }
 
 impl Connections {
-    /// The limits on the admin server.
+    /// The connection limits of the admin server.
     pub(crate) fn admin_limits(&self, ignores_global: bool) -> Limits {
         Limits {
             listener: Some(self.admin.clone()),
@@ -45,7 +45,7 @@ impl Connections {
         }
     }
 
-    /// How many there are besides the admin server's.
+    /// How many connections are open, without the admin server's.
     pub(crate) fn active(&self) -> u64 {
         self.all.active().saturating_sub(self.admin.active())
     }

@@ -1,4 +1,4 @@
-//! The process as the admin server sees and steers it.
+//! The state of the process that the admin server shows, and the actions that it can ask for.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -52,7 +52,7 @@ pub(crate) struct Control {
     pub(crate) options: Options,
     pub(crate) logging: Arc<Logging>,
     pub(crate) started: Instant,
-    pub(crate) config: RefCell<dump::Source>,
+    pub(crate) config: RefCell<dump::LoadedBootstrap>,
     pub(crate) node: Value,
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) runtime: Arc<RuntimeLoader>,
@@ -67,10 +67,10 @@ pub(crate) struct Control {
     pub(crate) phase: Cell<Phase>,
     pub(crate) health_checks_fail: Cell<bool>,
     pub(crate) draining: Cell<bool>,
-    /// A signal has asked the process to end: it serves what is under way, and what still comes.
+    /// A signal has asked the process to end. It finishes open requests, and still serves new ones meanwhile.
     pub(crate) ending: Cell<bool>,
     pub(crate) quit: Notify,
-    /// The requests of each worker.
+    /// How many requests each worker serves.
     pub(crate) activity: Vec<Arc<ActivityCounts>>,
 }
 
@@ -86,7 +86,7 @@ pub(crate) enum Phase {
 }
 
 impl Control {
-    /// What sources of resources gave.
+    /// The resources that came from dynamic sources.
     fn dynamic_dump(&self) -> DynamicDump {
         let mut dump = DynamicDump {
             routes: dump::versioned::<RouteConfiguration>(&self.routes.dump()),
@@ -106,7 +106,7 @@ impl Control {
         dump
     }
 
-    /// Brings up to date what changes by itself; before each flush.
+    /// Updates the stats that no event updates, such as the uptime. Called before each flush.
     pub(crate) fn refresh_stats(&self) {
         let unknown_fields = self.clusters.sources().take_unknown_fields();
         if unknown_fields > 0 {
@@ -119,7 +119,7 @@ impl Control {
         self.stats.refresh(self.started.elapsed(), self.state());
     }
 
-    /// Counts the runtime's values anew.
+    /// Updates the `runtime.*` gauges.
     pub(crate) fn count_runtime(&self) {
         let counts = self.runtime.counts();
         let stats = &self.stats.runtime;
@@ -133,14 +133,14 @@ impl Control {
             true => stats.load_success.inc(),
             false => stats.load_error.inc(),
         }
-        // As Envoy counts: a single disk layer is none that overrides another.
+        // As in Envoy, a single disk layer does not count as an override directory.
         match counts.last.disk_layers {
             0 | 1 => stats.override_dir_not_exists.inc(),
             _ => stats.override_dir_exists.inc(),
         }
     }
 
-    /// Loads the runtime's layers anew, and has everything obey them.
+    /// Loads the runtime's layers again and makes the new values effective everywhere.
     pub(crate) fn reload_runtime(&self) {
         self.runtime.reload();
         self.clusters.obey_runtime();
@@ -297,7 +297,7 @@ impl ServerControl for Handle {
 }
 
 impl Control {
-    /// Has listeners that came during a drain of the whole process drain like the others.
+    /// Drains the listeners that were added while the whole process drains.
     pub(crate) fn follow_drain(&self) {
         if self.ending.get() {
             let which = ListenerSelection::All;
@@ -308,7 +308,7 @@ impl Control {
         }
     }
 
-    /// What `/ready` says.
+    /// The state that `/ready` reports.
     pub(crate) fn state(&self) -> ServerState {
         match self.phase.get() {
             Phase::Clusters => ServerState::PreInitializing,
@@ -320,7 +320,7 @@ impl Control {
         }
     }
 
-    /// Opens the log file and the access logs anew.
+    /// Opens the log file and the access logs again.
     pub(crate) fn reopen_logs(&self) {
         if let Err(error) = self.logging.reopen() {
             log::error!(target: "main", "cannot reopen the log: {error}");

@@ -1,4 +1,4 @@
-//! What the admin server prints of the options and the config, in Envoy's fields and order.
+//! The options and the config as the admin server prints them, in Envoy's fields and order.
 
 use std::time::SystemTime;
 
@@ -19,35 +19,35 @@ use crate::cli::IpVersion;
 use crate::cli::Mode;
 use crate::cli::Options;
 
-/// The config as it was loaded, to be printed when somebody asks.
-pub(crate) struct Source {
+/// The loaded config as bytes, decoded only when `/config_dump` is requested.
+pub(crate) struct LoadedBootstrap {
     /// The bootstrap as protobuf bytes.
     wire: Vec<u8>,
-    /// What stands in it for `node`.
+    /// The value of `node` to print.
     node: Value,
     loaded_at: SystemTime,
 }
 
-/// A resource as its source gave it, to be printed when somebody asks.
+/// A resource of a dynamic source as bytes, decoded only when `/config_dump` is requested.
 #[derive(Clone, Debug)]
-pub(crate) struct Dynamic {
+pub(crate) struct DynamicResource {
     /// The message, as protobuf bytes.
     pub(crate) wire: Vec<u8>,
     version: String,
     updated: SystemTime,
 }
 
-impl Dynamic {
-    /// A resource that came now.
-    pub(crate) fn new(wire: Vec<u8>, version: &str) -> Dynamic {
-        Dynamic {
+impl DynamicResource {
+    /// A resource that was received now.
+    pub(crate) fn new(wire: Vec<u8>, version: &str) -> DynamicResource {
+        DynamicResource {
             wire,
             version: version.to_owned(),
             updated: SystemTime::now(),
         }
     }
 
-    /// What `/config_dump` shows of it, as a message of type `kind`.
+    /// Its entry in `/config_dump`, as a message of type `kind`.
     fn dump(&self, kind: &str) -> VersionedMessage {
         VersionedMessage {
             version: self.version.clone(),
@@ -59,15 +59,15 @@ impl Dynamic {
     }
 }
 
-/// What `/config_dump` shows of resources.
-pub(crate) fn versioned<M: prost::Name>(resources: &[Dynamic]) -> Vec<VersionedMessage> {
+/// The entries of resources in `/config_dump`.
+pub(crate) fn versioned<M: prost::Name>(resources: &[DynamicResource]) -> Vec<VersionedMessage> {
     let kind = M::full_name();
     resources.iter().map(|one| one.dump(&kind)).collect()
 }
 
-impl Source {
-    pub(crate) fn new(wire: Vec<u8>, node: Value, loaded_at: SystemTime) -> Source {
-        Source {
+impl LoadedBootstrap {
+    pub(crate) fn new(wire: Vec<u8>, node: Value, loaded_at: SystemTime) -> LoadedBootstrap {
+        LoadedBootstrap {
             wire,
             node,
             loaded_at,
@@ -79,15 +79,15 @@ impl Source {
         &self.wire
     }
 
-    /// Another config has taken the place of this one. The node stays.
+    /// Replaces the config after a reload. The node stays.
     pub(crate) fn reload(&mut self, wire: Vec<u8>, loaded_at: SystemTime) {
         self.wire = wire;
         self.loaded_at = loaded_at;
     }
 
-    /// What `/config_dump` shows.
+    /// The content of `/config_dump`.
     pub(crate) fn dump(&self, dynamic: DynamicDump) -> ConfigDump {
-        // The bytes are those that the bootstrap was decoded from, so they can be read again.
+        // The bootstrap was decoded from these bytes, so they decode again.
         let loaded = to_json(&Bootstrap::full_name(), &self.wire).unwrap_or_default();
         let loaded = redacted(loaded);
         // `node` is the first field.
@@ -124,7 +124,7 @@ fn items(list: &Value) -> &[Value] {
     list.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A duration as protobuf's JSON has it: without a fraction, or with 3, 6 or 9 digits of it.
+/// A duration in protobuf's JSON form: seconds without a fraction, or with 3, 6 or 9 decimals.
 fn seconds(duration: std::time::Duration) -> String {
     let (whole, nanos) = (duration.as_secs(), duration.subsec_nanos());
     match nanos {

@@ -1,14 +1,14 @@
-//! `/docker-entrypoint.sh` of the image: what the script of Envoy's image does, without a shell.
+//! `/docker-entrypoint.sh` of the image. It does the same as the script of Envoy's image, without a shell.
 //!
-//! Manifests give its arguments in several ways: flags only, or a whole command that starts with `envoy`.
+//! Its arguments are either flags only or a whole command that starts with `envoy`, as manifests use both.
 
 use crate::commands;
 
 /// The name under which the binary is the image's entry point.
 const NAME: &str = "docker-entrypoint.sh";
 
-/// The flags to run with. Under any other name these are the arguments as they are; `level` is the environment's
-/// `loglevel`, which Envoy's image turns into `--log-level`.
+/// The flags to run with. If the binary runs under another name than [`NAME`], these are the arguments unchanged. `level`
+/// is the environment variable `loglevel`, which Envoy's image turns into `--log-level`.
 pub(crate) fn translate(
     program: &str,
     arguments: &[String],

@@ -1,9 +1,9 @@
-//! The end that SIGTERM and SIGINT ask for: no request is lost.
+//! Graceful shutdown on SIGTERM and SIGINT: no request is lost.
 //!
-//! Listeners go on accepting while requests are under way: who is told to stop is not yet out of everybody's list of
-//! addresses, and an application that shuts down still makes calls. Connections are asked to finish meanwhile. Once
-//! nothing is under way, sockets are closed, with what waits in their queues accepted; then connections that were in use
-//! a moment ago get the time for the request that may be on its way.
+//! While requests are open, listeners still accept connections: clients may still have this proxy's address, and an
+//! application that shuts down still makes calls. Meanwhile open connections are asked to finish. Once no request is
+//! open, the connections that wait in the sockets' queues are accepted and the sockets are closed. Connections that were
+//! in use a moment ago then stay open a little longer, because a client may just have sent another request.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -11,17 +11,17 @@ use std::time::Instant;
 use crate::control::Control;
 use crate::worker_listeners::ListenerSelection;
 
-/// The longest that requests are waited for without `--drain-time-s`: Kubernetes kills after 30 s.
+/// How long open requests may take when `--drain-time-s` is not given: Kubernetes kills after 30 s.
 const LONGEST: Duration = Duration::from_secs(25);
 /// A client that just got an answer, or has just connected, sends its next request within this time.
 const NEXT_REQUEST: Duration = Duration::from_millis(300);
-/// Sockets are closed by then, however many requests still come: that is the share of the time for those under way.
+/// Sockets are closed this share of the time before its end (1/10), even if new requests still come.
 const LAST_SHARE: u32 = 10;
-/// How often workers are looked at.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often the workers' counts are read.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Serves what is under way, and what still comes, to its end; returns when the process may end.
-pub(crate) async fn serve_rest(control: &Control) {
+/// Finishes open requests and serves new ones meanwhile. Returns when the process may end.
+pub(crate) async fn finish_requests(control: &Control) {
     let began = Instant::now();
     let longest = control.options.drain_time.unwrap_or(LONGEST);
     let idle_time = control.options.drain_idle_time;
@@ -36,7 +36,7 @@ pub(crate) async fn serve_rest(control: &Control) {
     })
     .await;
     let closed = control.listeners.stop(ListenerSelection::All).ended();
-    // A worker that is that busy closes them all the same.
+    // A worker that is too busy to confirm this in time still closes its sockets.
     let _ = tokio::time::timeout_at((began + longest).into(), closed).await;
     until(began + longest, || {
         let is_open = control.listener_factory.connections.active() > 0;
@@ -55,17 +55,17 @@ pub(crate) async fn serve_rest(control: &Control) {
 /// Waits until `is_done`, at most until `end`.
 async fn until(end: Instant, is_done: impl Fn() -> bool) {
     while !is_done() && Instant::now() < end {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 impl Control {
-    /// How many connections have a request under way.
+    /// How many connections have an open request.
     fn busy_connections(&self) -> usize {
         self.activity.iter().map(|worker| worker.busy()).sum()
     }
 
-    /// For how long no request has been under way, and no connection came; `None` while there is one.
+    /// How long ago the last request ended or the last connection came. `None` while a request is open.
     fn idle_for(&self) -> Option<Duration> {
         let workers = self.activity.iter().map(|worker| worker.idle_for());
         workers.min().flatten()

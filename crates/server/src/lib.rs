@@ -1,6 +1,7 @@
 //! The Outrider server: builds everything from the config, starts workers, drains.
 //!
-//! A library only so that the demo and the tests can be the proxy themselves; the binary is [`run`] and an allocator.
+//! It is a library so that the demo and the tests can run the proxy in their own process. The binary adds only an
+//! allocator to [`run`].
 
 mod admin_log;
 mod allocator;
@@ -33,31 +34,31 @@ use crate::cli::Mode;
 use crate::cli::Options;
 use crate::logging::Logging;
 
-/// Does what the command line says, to the end: `program` is the name that messages use, `arguments` come after it.
+/// Runs the command line to its end. `program` is the name that messages use; `arguments` are those after it.
 pub fn run(program: &str, arguments: &[String]) -> ExitCode {
     let level = std::env::var("loglevel").ok();
     let arguments = match entry_point::translate(program, arguments, level.as_deref()) {
         Ok(arguments) => arguments,
-        Err(message) => return say(&mut std::io::stderr(), &message, 1),
+        Err(message) => return print_and_exit(&mut std::io::stderr(), &message, 1),
     };
-    if let Some(code) = commands::obey(program, &arguments) {
+    if let Some(code) = commands::run(program, &arguments) {
         return code;
     }
     match cli::parse(program, &arguments) {
         Ok(Command::Run(options)) if options.hot_restart_version => {
-            say(&mut std::io::stderr(), "disabled\n", 0)
+            print_and_exit(&mut std::io::stderr(), "disabled\n", 0)
         }
         Ok(Command::Run(mut options)) => {
             let watch = std::env::var("OUTRIDER_WATCH_CONFIG");
             options.watch_config |= watch.is_ok_and(|value| value == "1");
-            obey(*options)
+            run_options(*options)
         }
-        Ok(Command::Print(text)) => say(&mut std::io::stdout(), &text, 0),
-        Err(refused) => say(&mut std::io::stderr(), &refused.0, 1),
+        Ok(Command::Print(text)) => print_and_exit(&mut std::io::stdout(), &text, 0),
+        Err(refused) => print_and_exit(&mut std::io::stderr(), &refused.0, 1),
     }
 }
 
-fn obey(options: Options) -> ExitCode {
+fn run_options(options: Options) -> ExitCode {
     let logging = Logging::new(
         &options.levels,
         options.log_format(),
@@ -68,7 +69,7 @@ fn obey(options: Options) -> ExitCode {
         && let Err(error) = logging.open(&options.log_path)
     {
         let message = format!("failed to open log file '{}': {error}\n", options.log_path);
-        return say(&mut std::io::stderr(), &message, 1);
+        return print_and_exit(&mut std::io::stderr(), &message, 1);
     }
     let (mode, path) = (options.mode, options.config_path.clone());
     let result = match mode {
@@ -76,7 +77,7 @@ fn obey(options: Options) -> ExitCode {
         Mode::Serve | Mode::InitOnly => startup::serve(options, logging.clone()),
     };
     match result {
-        Ok(()) if mode == Mode::Validate => say(
+        Ok(()) if mode == Mode::Validate => print_and_exit(
             &mut std::io::stdout(),
             &format!("configuration '{path}' OK\n"),
             0,
@@ -89,13 +90,13 @@ fn obey(options: Options) -> ExitCode {
                 line!(),
                 format_args!("error initializing configuration '{path}'"),
             );
-            say(&mut std::io::stderr(), &format!("{fatal}\n"), 1)
+            print_and_exit(&mut std::io::stderr(), &format!("{fatal}\n"), 1)
         }
     }
 }
 
-/// Writes `text`. Nobody is left to hear that it could not be written.
-fn say(stream: &mut impl Write, text: &str, code: u8) -> ExitCode {
+/// Writes `text` and returns `code` as the exit code. A failed write is ignored: there is nowhere to report it.
+fn print_and_exit(stream: &mut impl Write, text: &str, code: u8) -> ExitCode {
     let _ = stream.write_all(text.as_bytes());
     ExitCode::from(code)
 }

@@ -1,7 +1,7 @@
 //! The listener manager: adds, replaces, drains and removes listeners, on the main thread.
 //!
-//! Sockets belong to addresses, not to listeners: an address that the next listener still has goes on accepting. Workers
-//! are told by commands; what a listener that goes still serves ends by itself, within `--drain-time-s`.
+//! Sockets belong to addresses, not to listeners: an address that the new listener still has keeps accepting. The manager
+//! sends commands to the workers. The connections of a removed listener drain within `--drain-time-s`.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -27,9 +27,9 @@ use crate::worker_listeners::ListenerUpdate;
 /// All listeners of the process.
 pub(crate) struct ListenerManager {
     active: RefCell<Vec<Arc<ListenerPlan>>>,
-    /// Addresses that workers accept on, with the ports that the kernel chose.
+    /// The addresses that workers accept on, with the ports that the kernel chose.
     listening: RefCell<Vec<(Arc<ListenAddress>, Address)>>,
-    /// Put in place before there were workers.
+    /// Listeners that were activated before there were workers.
     waiting: RefCell<PreparedListeners>,
     workers: RefCell<Vec<mpsc::UnboundedSender<WorkerCommand>>>,
     /// Those that were told to stop, for good: later ones of the kind are not served either.
@@ -41,23 +41,23 @@ pub(crate) struct ListenerManager {
     stats: Arc<ListenerManagerStats>,
 }
 
-/// Listeners to put in place, with all that could go wrong behind them.
+/// Listeners that are built and can be activated.
 #[derive(Default)]
 pub(crate) struct PreparedListeners {
     changes: Vec<(Arc<ListenerPlan>, ListenerChange)>,
     removed: Vec<Arc<str>>,
-    /// Addresses that no listener has yet.
+    /// Bound sockets of the addresses that no running listener has.
     bound: Vec<BoundAddress>,
 }
 
-/// Ends once all connections of what an update replaced or removed have ended, or once all sockets that were to be
-/// closed are.
+/// Waits for a drain: until all connections of replaced and removed listeners have ended, or until all sockets of stopped
+/// listeners are closed.
 pub(crate) struct Draining(mpsc::Receiver<()>);
 
 impl Draining {
     /// Waits until they have ended or are closed.
     pub(crate) async fn ended(mut self) {
-        // Nobody sends: it ends when the last worker has dropped its end.
+        // Nothing is ever sent: this returns when the last worker has dropped its sender.
         let _none = self.0.recv().await;
     }
 }
@@ -80,7 +80,7 @@ impl PreparedListeners {
         changes.map(|(plan, _)| plan)
     }
 
-    /// Adds what is to be put in place after this.
+    /// Adds another update, to be activated together with this one.
     fn add(&mut self, later: PreparedListeners) {
         self.changes
             .retain(|(plan, _)| !later.removed.contains(&plan.config.name));
@@ -88,14 +88,14 @@ impl PreparedListeners {
         self.bound.extend(later.bound);
     }
 
-    /// Takes away the listener of this name.
+    /// Removes the listener of this name.
     pub(crate) fn remove(&mut self, name: &Arc<str>) {
         self.removed.push(name.clone());
     }
 }
 
 impl ListenerManager {
-    /// A manager without listeners; those that drain do so by `drain`.
+    /// A manager without listeners. `drain` says how connections of replaced and removed listeners end.
     pub(crate) fn new(
         concurrency: u32,
         drain: DrainPlan,
@@ -145,7 +145,7 @@ impl ListenerManager {
         of_bootstrap.map(|plan| plan.config.name.clone()).collect()
     }
 
-    /// Puts listeners in place, all at once.
+    /// Binds, activates and sends an update, as one step.
     ///
     /// # Errors
     /// The first address that can't be bound or listened on; then nothing has changed.
@@ -158,7 +158,8 @@ impl ListenerManager {
         Ok(self.send(prepared))
     }
 
-    /// Has the workers, all of which were [added](Self::add_worker), serve the listeners that were put in place before.
+    /// Starts serving the listeners that were [activated](Self::activate) before all workers were
+    /// [added](Self::add_worker).
     ///
     /// # Errors
     /// The first address that can't be listened on.
@@ -174,7 +175,7 @@ impl ListenerManager {
         !self.workers.borrow().is_empty()
     }
 
-    /// Binds what `prepared` needs that is not bound yet. Nothing that runs changes.
+    /// Binds the addresses of `prepared` that are not bound yet. Nothing that runs changes.
     ///
     /// # Errors
     /// The first address that can't be bound.
@@ -194,7 +195,7 @@ impl ListenerManager {
         Ok(())
     }
 
-    /// Lets the kernel take connections to the addresses that were bound for `prepared`; they wait for the workers.
+    /// Starts listening on the addresses that were bound for `prepared`. The kernel queues connections for the workers.
     ///
     /// # Errors
     /// The first address that can't be listened on.
@@ -211,7 +212,7 @@ impl ListenerManager {
         Ok(())
     }
 
-    /// Makes bound listeners the ones that the process has. Workers serve them once they are [sent](Self::send).
+    /// Makes bound listeners the active ones. Workers serve them once they are [sent](Self::send).
     pub(crate) fn activate(&self, prepared: &PreparedListeners) {
         let mut active = self.active.borrow_mut();
         for (plan, change) in &prepared.changes {
@@ -249,8 +250,8 @@ impl ListenerManager {
         });
     }
 
-    /// Has all workers serve what was [activated](Self::activate); what it replaces drains. Before there are workers, it
-    /// waits for their [start](Self::start).
+    /// Sends the [activated](Self::activate) update to all workers; replaced listeners drain. Before there are workers, the
+    /// update is kept until [`start`](Self::start).
     pub(crate) fn send(&self, mut prepared: PreparedListeners) -> Draining {
         if !self.is_started() {
             self.waiting.borrow_mut().add(prepared);
@@ -281,17 +282,17 @@ impl ListenerManager {
         Draining(draining)
     }
 
-    /// Has the worker behind `commands` told what all are told from now on.
+    /// Sends all commands from now on also to the worker that receives from `commands`.
     pub(crate) fn add_worker(&self, commands: mpsc::UnboundedSender<WorkerCommand>) {
         self.workers.borrow_mut().push(commands);
     }
 
-    /// Asks the connections of these listeners to end, or to go on after all.
+    /// Asks the connections of these listeners to end, or cancels that.
     pub(crate) fn drain(&self, which: ListenerSelection, how: DrainMode) {
         self.tell_all(|| WorkerCommand::Drain(which, how));
     }
 
-    /// Stops listening: no new connections; those that are open go on.
+    /// Stops accepting connections; open ones continue.
     pub(crate) fn stop(&self, which: ListenerSelection) -> Draining {
         let (closed, closing) = mpsc::channel(1);
         self.tell_all(|| WorkerCommand::StopListening(which, closed.clone()));
@@ -329,17 +330,17 @@ impl ListenerManager {
         shared.cloned()
     }
 
-    /// Asks all connections to end, as the process will; what comes is served as before.
+    /// Asks all connections to end, because the process will. New connections and requests are still served.
     pub(crate) fn begin_shutdown(&self) {
         self.tell_all(|| WorkerCommand::BeginShutdown);
     }
 
-    /// Ends all workers after they have told their clients.
+    /// Ends all workers after they have sent GOAWAY or closed their idle connections.
     pub(crate) fn finish(&self) {
         self.tell_all(|| WorkerCommand::Finish);
     }
 
-    /// Ends all workers; what is open is cut.
+    /// Ends all workers; open connections are reset.
     pub(crate) fn quit(&self) {
         self.tell_all(|| WorkerCommand::Quit);
     }
@@ -351,7 +352,7 @@ impl ListenerManager {
         }
     }
 
-    /// What `/listeners` shows.
+    /// The content of `/listeners`.
     pub(crate) fn view(&self) -> Vec<ListenerView> {
         let (active, listening) = (self.active.borrow(), self.listening.borrow());
         let view = |plan: &Arc<ListenerPlan>| {

@@ -1,4 +1,4 @@
-//! Listeners as they are built from the config, before a socket is touched.
+//! Builds listeners from the config, before any socket is opened.
 //!
 //! A new network filter is a variant of [`ChainHandler`] and an entry in [`FACTORIES`].
 
@@ -49,7 +49,7 @@ use prost_types::Any;
 use crate::build::Connections;
 use crate::runtime::RuntimeLoader;
 
-/// A listener, and what serves its filter chains.
+/// A listener's settings and the handlers of its filter chains.
 #[derive(Clone)]
 pub(crate) struct ListenerPlan {
     pub(crate) config: Arc<ListenerConfig>,
@@ -58,9 +58,9 @@ pub(crate) struct ListenerPlan {
     pub(crate) chains: Vec<Arc<ChainPlan>>,
     /// The listener's message without its name and filter chains, as protobuf bytes.
     settings: Vec<u8>,
-    /// The config gives it no name: `config` has a made-up one.
+    /// The config gives it no name; `config` has a generated one.
     pub(crate) is_nameless: bool,
-    /// It came from a source of listeners, not from the bootstrap.
+    /// It came from a dynamic source (LDS), not from the bootstrap.
     pub(crate) added_via_api: bool,
 }
 
@@ -86,7 +86,7 @@ enum ChainHandler {
     Close,
 }
 
-/// What listeners are built with, at start-up and whenever the config changes.
+/// Builds listeners at start-up and whenever the config changes.
 pub(crate) struct ListenerFactory {
     pub(crate) store: Arc<Store>,
     pub(crate) log_files: Arc<LogFiles>,
@@ -98,25 +98,25 @@ pub(crate) struct ListenerFactory {
     pub(crate) secrets: Secrets,
 }
 
-/// How a listener differs from the one of the same name that runs.
+/// How a listener differs from the running one of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListenerChange {
-    /// In nothing but routes.
+    /// Only in its routes, or not at all.
     Routes,
-    /// Only in its filter chains: those that did not change go on.
+    /// In its filter chains. Unchanged filter chains keep their connections.
     FilterChains,
-    /// In more: it takes over, and the one that runs drains.
+    /// In other settings: it replaces the running one, which drains.
     Whole,
 }
 
-/// Other routes for a connection manager that runs.
+/// New routes for a running connection manager.
 pub(crate) struct RouteChange {
     manager: Arc<ConnectionManagerConfig>,
     routes: Arc<RouteTable>,
 }
 
 impl RouteChange {
-    /// Has requests that begin from now on take the new routes.
+    /// Makes the new routes effective for requests that begin from now on.
     pub(crate) fn apply(self) {
         self.manager.set_routes(self.routes);
     }
@@ -196,7 +196,8 @@ impl ListenerFactory {
             "envoy.resource_limits.listener.{}.connection_limit",
             config.name
         );
-        // A limit costs each connection a count that all workers share: none where no limit can come to be.
+        // A limit makes each connection update a counter that all workers share, so there is none unless the runtime
+        // sets a limit or can set one later.
         let runtime = self.runtime.runtime();
         let is_limited =
             self.runtime.can_change() || runtime.snapshot().number(&limit_key).is_some();
@@ -228,7 +229,7 @@ fn settings_of(message: &listener::Listener) -> Vec<u8> {
     settings.encode_to_vec()
 }
 
-/// Two listeners on one address could not be told apart. Port 0 is another port each time.
+/// Refuses two listeners with the same address. With port 0 the kernel chooses another port for each.
 fn refuse_shared_addresses(
     listeners: &[Arc<ListenerPlan>],
     path: &FieldPath,
@@ -261,9 +262,9 @@ impl ListenerPlan {
         })
     }
 
-    /// This listener with all of `running`, the listener of the same name, that did not change: its filter chains go on
-    /// with their connections. Those that differ in their routes only go on, too, and their new routes are added to
-    /// `routes`. Also tells what is left to change.
+    /// This listener with the unchanged filter chains of `running`, the running listener of the same name, so that these
+    /// keep their connections. Filter chains that differ only in their routes are kept too; their new routes are added
+    /// to `routes`. Also returns how the result differs from `running`.
     pub(crate) fn taking_over(
         &self,
         running: &ListenerPlan,
@@ -435,7 +436,7 @@ fn transport_socket(
     }
 }
 
-/// Takes the routes out of a connection manager's config; what is left tells whether anything else differs.
+/// Takes the routes out of a connection manager's config, so that the remaining settings can be compared.
 fn take_routes(filter: &mut listener::Filter) -> Vec<u8> {
     let Some(ConfigType::TypedConfig(any)) = &mut filter.config_type else {
         return Vec::new();

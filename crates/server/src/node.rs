@@ -1,4 +1,4 @@
-//! The node: this proxy, as the admin server shows it and control planes come to know it.
+//! The node: this proxy's identity, which the admin server shows and control planes receive.
 
 use outrider_config::api::envoy::config::core::v3::BuildVersion;
 use outrider_config::api::envoy::config::core::v3::Extension;
@@ -19,14 +19,14 @@ use serde_json::json;
 use crate::cli::Options;
 use crate::cli::VERSION;
 
-/// The bootstrap's `node`, completed by what this program is.
+/// The bootstrap's `node`, completed with this program's name, version and extensions.
 pub(crate) fn complete(node: Option<&Node>) -> Node {
     let mut node = node.cloned().unwrap_or_default();
-    // Control planes and scripts choose by this name and version what they send: it is Envoy's API that is spoken.
+    // Control planes and scripts choose by this name and version which API to speak, and that is Envoy's.
     if node.user_agent_name.is_empty() {
         "envoy".clone_into(&mut node.user_agent_name);
     }
-    // As in Envoy, only the structured version of a config stands.
+    // As in Envoy, a version in the config is replaced unless it is the structured one.
     if !matches!(
         node.user_agent_version_type,
         Some(UserAgentVersionType::UserAgentBuildVersion(_))
@@ -45,7 +45,7 @@ pub(crate) fn complete(node: Option<&Node>) -> Node {
     node
 }
 
-/// `node`, with what the command line says instead.
+/// `node` with the values that the command line overrides.
 pub(crate) fn with_options(mut node: Node, options: &Options) -> Node {
     node.id = options.service_node(&node).to_owned();
     node.cluster = options.service_cluster(&node).to_owned();
@@ -56,7 +56,7 @@ pub(crate) fn with_options(mut node: Node, options: &Options) -> Node {
     node
 }
 
-/// [`VERSION`], taken apart.
+/// The parts of [`VERSION`].
 fn build_version() -> BuildVersion {
     let mut parts = VERSION.split('/');
     let mut next = || parts.next().unwrap_or_default();
@@ -86,12 +86,12 @@ fn build_version() -> BuildVersion {
     }
 }
 
-/// `node` as JSON without what has its default, as in `/config_dump`.
+/// `node` as JSON without the fields that have their default, as in `/config_dump`.
 pub(crate) fn short(node: &Node) -> Value {
     to_json(&Node::full_name(), &node.encode_to_vec()).unwrap_or_default()
 }
 
-/// `node` as JSON with what has its default, as in `/server_info`.
+/// `node` as JSON with the fields that have their default, as in `/server_info`.
 pub(crate) fn full(node: &Node) -> Value {
     let short = short(node);
     let mut full = Map::new();

@@ -1,8 +1,8 @@
 //! Reload of the config file while the proxy serves.
 //!
-//! All of the new file is checked and built, beside what runs, before anything changes: if anything is wrong, nothing
-//! changes. Then new and changed clusters look for their first hosts, and only when they have them do routes, filter
-//! chains and listeners change. Clusters that went are kept until the connections that may use them have drained.
+//! The whole new file is checked and built before anything that runs changes: if it has an error, nothing changes. Then
+//! new and changed clusters resolve their first hosts. Routes, filter chains and listeners change only after that.
+//! Removed clusters are kept until the connections that may use them have drained.
 
 mod difference;
 mod follow;
@@ -39,7 +39,7 @@ use crate::reload::outcome::Changes;
 use crate::reload::outcome::NameChanges;
 use crate::reload::prepare::Prepared;
 
-/// So many outcomes are kept for `GET /reload`.
+/// How many outcomes are kept for `GET /reload`.
 const KEPT_OUTCOMES: usize = 20;
 
 outrider_stats::group! {
@@ -61,14 +61,14 @@ pub(crate) struct Reloader {
     stats: Arc<ReloadStats>,
 }
 
-/// Somebody wants the config reloaded.
+/// A request to reload the config.
 pub(crate) struct Request {
     trigger: Trigger,
     answer: Option<oneshot::Sender<Rc<Outcome>>>,
 }
 
 impl Reloader {
-    /// A reloader, and the requests that [`run`] is to obey.
+    /// A reloader, and the receiver of its requests, for [`run`].
     pub(crate) fn new(store: &Store) -> (Reloader, mpsc::UnboundedReceiver<Request>) {
         let (requests, inbox) = mpsc::unbounded_channel();
         let reloader = Reloader {
@@ -80,7 +80,7 @@ impl Reloader {
         (reloader, inbox)
     }
 
-    /// Asks for a reload. One that is under way is finished first.
+    /// Asks for a reload, which begins once the current one has finished.
     pub(crate) fn request(&self, trigger: Trigger) {
         self.send(Request {
             trigger,
@@ -88,7 +88,7 @@ impl Reloader {
         });
     }
 
-    /// Asks for a reload, and waits for what comes of it; nothing when the process ends before.
+    /// Asks for a reload and waits for its outcome. `None` if the process ends before.
     pub(crate) async fn request_and_wait(&self, trigger: Trigger) -> Option<Rc<Outcome>> {
         let (answer, outcome) = oneshot::channel();
         self.send(Request {
@@ -99,7 +99,7 @@ impl Reloader {
     }
 
     fn send(&self, request: Request) {
-        // Nobody listens any more when the process ends.
+        // The receiver is gone when the process ends.
         let _ = self.requests.send(request);
     }
 
@@ -115,7 +115,7 @@ impl Reloader {
     }
 }
 
-/// Obeys `requests` for as long as the process serves. Requests that came during a reload make one more together.
+/// Reloads the config for each of `requests`. All requests that came during a reload make one more reload.
 pub(crate) async fn run(control: Rc<Control>, mut requests: mpsc::UnboundedReceiver<Request>) {
     while let Some(first) = requests.recv().await {
         let mut together = vec![first];
@@ -129,7 +129,7 @@ pub(crate) async fn run(control: Rc<Control>, mut requests: mpsc::UnboundedRecei
         outcome.log();
         control.reloader.keep(outcome.clone());
         for answer in together.into_iter().filter_map(|request| request.answer) {
-            // Who asked may have left.
+            // The client that asked may have disconnected.
             let _ = answer.send(outcome.clone());
         }
     }
@@ -159,7 +159,7 @@ async fn reload(control: &Rc<Control>, trigger: Trigger) -> Outcome {
     }
 }
 
-/// Puts what was prepared in the place of what runs.
+/// Replaces the running config with the prepared one.
 async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Changes, Diagnostics> {
     let _alone = control.listeners.changing.lock().await;
     let mut changes = Changes::default();
@@ -252,7 +252,7 @@ fn refuse_stopped(control: &Control, listeners: &PreparedListeners) -> Result<()
     }
 }
 
-/// Sorts the listeners of the new config by what has to be done, and tells what routes change.
+/// Sorts the listeners of the new config into added, changed, removed and unchanged ones, and collects route changes.
 fn compare_listeners(
     control: &Control,
     prepared: &Prepared,

@@ -1,4 +1,4 @@
-//! `layered_runtime`: loads the layers, on the main thread, and makes what they say known to all.
+//! `layered_runtime`: loads the layers on the main thread and publishes their values to all threads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use outrider_runtime::Refused;
 use outrider_runtime::Runtime;
 use outrider_runtime::Snapshot;
 
-/// The layers, and the snapshot of them that all threads see.
+/// The layers, and the snapshot of their values that all threads read.
 #[derive(Debug)]
 pub(crate) struct RuntimeLoader {
-    /// The main thread's; locked, since what builds listeners anew from other threads holds this too.
+    /// Used by the main thread only. Locked because the thread that builds a new config at a reload holds `self` too.
     layers: Mutex<Layers>,
     runtime: Arc<Runtime>,
     can_change: bool,
     last: Mutex<Outcome>,
-    /// Taken by who follows it. None without a disk layer.
+    /// Empty without a disk layer, and after [`take_watches`](Self::take_watches).
     watches: Mutex<Vec<FileWatch>>,
 }
 
-/// How the layers were loaded.
+/// The outcome of loading the layers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     /// Whether all disk layers could be read.
@@ -39,7 +39,7 @@ pub(crate) struct Outcome {
     pub(crate) disk_layers: usize,
 }
 
-/// What `runtime.*` counts of the layers.
+/// The values of the `runtime.*` stats.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) keys: usize,
@@ -68,7 +68,7 @@ impl RuntimeLoader {
         })
     }
 
-    /// What all threads see of it.
+    /// The values that all threads read.
     pub(crate) fn runtime(&self) -> &Arc<Runtime> {
         &self.runtime
     }
@@ -78,12 +78,12 @@ impl RuntimeLoader {
         self.can_change
     }
 
-    /// The watches of the disk layers' roots; to be asked for once.
+    /// Takes the watches of the disk layers' roots. A second call returns none.
     pub(crate) fn take_watches(&self) -> Vec<FileWatch> {
         std::mem::take(&mut *lock(&self.watches))
     }
 
-    /// Loads the layers anew, for all threads to see.
+    /// Loads the layers again and publishes their values to all threads.
     pub(crate) fn reload(&self) -> Arc<Snapshot> {
         let (snapshot, outcome) = finish(lock(&self.layers).load());
         *lock(&self.last) = outcome;
@@ -92,13 +92,13 @@ impl RuntimeLoader {
         snapshot
     }
 
-    /// Sets values in the admin layer; an empty value takes an earlier one back. Nobody sees them before a
+    /// Sets values in the admin layer; an empty value removes an earlier one. They become visible with the next
     /// [`reload`](Self::reload).
     pub(crate) fn modify(&self, values: &[(String, String)]) -> Result<(), Refused> {
         lock(&self.layers).modify(values)
     }
 
-    /// What `runtime.*` counts.
+    /// The values of the `runtime.*` stats.
     pub(crate) fn counts(&self) -> Counts {
         let layers = lock(&self.layers);
         Counts {
@@ -109,7 +109,7 @@ impl RuntimeLoader {
         }
     }
 
-    /// What `/runtime` shows.
+    /// The content of `/runtime`.
     pub(crate) fn view(&self) -> RuntimeView {
         let layers = lock(&self.layers);
         let count = layers.loaded().count();
@@ -131,12 +131,12 @@ impl RuntimeLoader {
     }
 }
 
-/// What a panic may have left half done is no worse than what it was.
+/// Locks `mutex`, also after a panic: a half-finished change leaves it usable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Logs what could not be read.
+/// Logs the disk layers that could not be read.
 fn finish(loading: Loading) -> (Snapshot, Outcome) {
     for error in &loading.errors {
         log::warn!(target: "runtime", "{error}; the layer stays as it was");

@@ -10,7 +10,7 @@ use tokio::signal::unix::signal;
 use crate::control::Control;
 use crate::reload::Trigger;
 
-/// The signals that are listened to from now on.
+/// The signals that the process handles itself, from now on.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -19,7 +19,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Takes over from the system's default, which would end the process.
+    /// Replaces the system's default handlers, which would end the process.
     pub(crate) fn new() -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -29,7 +29,7 @@ impl Signals {
         })
     }
 
-    /// Obeys signals; returns when one asks the process to end. May be called again, for the next such signal.
+    /// Handles signals. Returns when one asks the process to end; may be called again to wait for the next such signal.
     pub(crate) async fn until_end(&mut self, control: &Control) {
         loop {
             tokio::select! {

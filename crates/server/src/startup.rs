@@ -1,7 +1,7 @@
-//! From the command line to serving, and back down.
+//! Start-up, serving and shutdown of the process.
 //!
 //! Everything is built before the first socket is bound, and all sockets are bound before the first connection is
-//! accepted: whatever can go wrong at start-up ends the process with exit code 1 while nothing depends on it yet.
+//! accepted. So an error at start-up ends the process with exit code 1 before any client depends on it.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -70,12 +70,12 @@ use crate::worker_listeners::DrainPlan;
 /// `Bootstrap.stats_flush_interval` when it is not set.
 const STATS_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Why the process cannot start, or go on.
+/// Why the process cannot start or continue.
 #[derive(Debug)]
 pub(crate) enum Fatal {
-    /// The config is wrong: what, and where.
+    /// The errors of the config, with their places.
     Config(Diagnostics),
-    /// The system does not give what the config asks for.
+    /// The system refuses something that the config asks for, such as an address.
     System(String),
 }
 
@@ -103,7 +103,7 @@ struct Built {
     dynamic: DynamicResources,
 }
 
-/// Builds what `--mode serve` builds and lets go of it again.
+/// Builds everything that `--mode serve` builds, and drops it.
 pub(crate) fn validate(options: &Options, logging: &Logging) -> Result<(), Fatal> {
     build(options, logging).map(drop)
 }
@@ -126,7 +126,7 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
         prepared.set(plan.clone(), ListenerChange::Whole);
     }
     let unbound = |error: BindError| Fatal::System(error.to_string());
-    // Every listener, so that an address in use ends start-up before anything is accepted.
+    // All listeners are bound now, so that an address in use ends start-up before any connection is accepted.
     drop(listeners.put(prepared).map_err(unbound)?);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -212,12 +212,12 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     })
 }
 
-/// Reads the config, on a thread of its own: what is read is dropped once everything is built, and its pages, which
-/// then hold nothing else, go back to the system. What reading took besides goes back at once, so that what is built
-/// does not come to lie between it.
+/// Reads the config on a thread of its own, so that the memory pages of the messages hold nothing else: once everything is
+/// built and the messages are dropped, these pages return to the system. The reader's temporary memory returns at once,
+/// so that later allocations do not keep its pages in use.
 fn load(sources: &Sources) -> Result<Loaded, Fatal> {
     let loaded = thread::scope(|scope| scope.spawn(|| outrider_config::load(sources)).join());
-    allocator::give_back();
+    allocator::return_freed_memory();
     loaded
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         .map_err(Fatal::Config)
@@ -248,7 +248,7 @@ impl Process {
             config_file,
             dynamic,
         } = built;
-        // What was read is many times as large as what was built of it. Its memory is given back once workers run.
+        // The messages are many times as large as the objects built from them. Their memory is returned once workers run.
         let (reloader, reloads) = Reloader::new(&store);
         let control = self.control(plan, runtime, loaded, (log_files, reloader, store.clone()));
         let options = &control.options;
@@ -300,7 +300,7 @@ impl Process {
             _ = asked_to_end(&mut signals, &control) => return Ok(()),
             workers = started => workers?,
         };
-        allocator::give_back();
+        allocator::return_freed_memory();
         tokio::task::spawn_local(reload::run(control.clone(), reloads));
         if let Some(file) = config_file {
             tokio::task::spawn_local(reload::follow(control.clone(), file));
@@ -309,7 +309,7 @@ impl Process {
         end(&mut signals, &control).await;
         log::info!(target: "main", "shutting down server instance");
         for worker in workers {
-            // A worker that panicked has ended all the same.
+            // A worker that panicked has ended too.
             let _ = worker.join();
         }
         admin_logs.iter().for_each(WorkerLog::flush);
@@ -350,12 +350,12 @@ impl Process {
         if let Some(version) = loaded.bootstrap.stats_server_version_override {
             stats.server.version.set(version);
         }
-        // Only what is read once there is a runtime is counted there.
+        // As in Envoy, only warnings from messages that are read after the runtime is loaded count in its stats.
         let warnings = loaded.warnings.iter();
         // Envoy reads routes twice: with the connection manager and by themselves.
         let times = |path: &FieldPath| match path.is_in_extension() {
             true => 1 + u64::from(path.passes("route_config")),
-            // It makes an access log of this with an option that is deprecated too.
+            // Envoy turns this into an access log with an option that is deprecated too.
             false => u64::from(path.passes("access_log_path")),
         };
         let deprecated = warnings.map(|warning| times(&warning.path)).sum();
@@ -370,7 +370,7 @@ impl Process {
         let control = Control {
             listeners: self.listeners,
             listener_factory: plan.listener_factory,
-            config: RefCell::new(dump::Source::new(
+            config: RefCell::new(dump::LoadedBootstrap::new(
                 loaded.wire.clone(),
                 node::short(&node),
                 SystemTime::now(),
@@ -404,7 +404,7 @@ impl Process {
     }
 }
 
-/// Who asks the process to end.
+/// The source of a request to end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndRequest {
     /// SIGTERM or SIGINT.
@@ -413,7 +413,7 @@ enum EndRequest {
     Admin,
 }
 
-/// Obeys signals until somebody asks the process to end.
+/// Handles signals until the process is asked to end.
 async fn asked_to_end(signals: &mut Signals, control: &Control) -> EndRequest {
     tokio::select! {
         () = signals.until_end(control) => EndRequest::Signal,
@@ -421,7 +421,7 @@ async fn asked_to_end(signals: &mut Signals, control: &Control) -> EndRequest {
     }
 }
 
-/// Serves until somebody asks the process to end, then ends its workers.
+/// Serves until the process is asked to end, then ends its workers.
 async fn end(signals: &mut Signals, control: &Control) {
     let request = asked_to_end(signals, control).await;
     if request == EndRequest::Admin || control.options.exits_immediately {
@@ -432,11 +432,11 @@ async fn end(signals: &mut Signals, control: &Control) {
             log::warn!(target: "main", "asked to end again: cutting what is under way");
             control.listeners.quit();
         }
-        () = graceful_end::serve_rest(control) => control.listeners.finish(),
+        () = graceful_end::finish_requests(control) => control.listeners.finish(),
     }
 }
 
-/// Lets the kernel take connections and starts the threads that serve them.
+/// Starts listening, and starts the threads that serve connections.
 fn start_workers(control: &Control, store: &Arc<Store>) -> Result<Vec<JoinHandle<()>>, Fatal> {
     log::info!(target: "config", "all dependencies initialized. starting workers");
     control.phase.set(Phase::Listeners);
@@ -466,7 +466,7 @@ fn start_workers(control: &Control, store: &Arc<Store>) -> Result<Vec<JoinHandle
     Ok(threads)
 }
 
-/// Ends an interval of the histograms, again and again.
+/// Ends an interval of the histograms at each `stats_flush_interval`.
 async fn flush(control: Rc<Control>, store: Arc<Store>, interval: Duration) {
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     loop {
@@ -476,7 +476,7 @@ async fn flush(control: Rc<Control>, store: Arc<Store>, interval: Duration) {
     }
 }
 
-/// Loads the runtime anew each time that the root of a disk layer was replaced.
+/// Loads the runtime again each time that the root of a disk layer is replaced.
 async fn follow_runtime(mut root: FileWatch, control: Rc<Control>) {
     loop {
         root.replaced().await;
@@ -497,7 +497,7 @@ fn watch_config(options: &Options, files: &FileWatches) -> Option<WatchedConfig>
         .ok()
 }
 
-/// Writes the file that an option asks for; no path, no file. As in Envoy, the process goes on without it.
+/// Writes the file that an option asks for, unless `path` is empty. As in Envoy, a failure is logged and not fatal.
 fn write_file(what: &str, path: &str, content: &str) {
     if !path.is_empty()
         && let Err(error) = std::fs::write(path, content)

@@ -23,8 +23,9 @@ use crate::worker_listeners::ListenerSelection;
 use crate::worker_listeners::ListenerUpdate;
 use crate::worker_listeners::WorkerListeners;
 
-/// How many turns connections get for their last words. Each of them needs one; and one more ends put-off writes.
-const LAST_TURNS: u32 = 4;
+/// How often connection tasks are polled to send their last frames. Each needs one poll, and one more if its write was
+/// delayed.
+const LAST_POLLS: u32 = 4;
 
 /// What the main thread tells a worker to do.
 #[derive(Debug)]
@@ -35,15 +36,15 @@ pub(crate) enum WorkerCommand {
     Drain(ListenerSelection, DrainMode),
     /// Close the sockets of these listeners; the sender is dropped once they are closed.
     StopListening(ListenerSelection, mpsc::Sender<()>),
-    /// Ask all connections to end, as the process will.
+    /// Ask all connections to end, because the process will.
     BeginShutdown,
-    /// Tell clients that this is the end, then end the thread.
+    /// Let connections send their last frames (GOAWAY), then end the thread.
     Finish,
-    /// End the thread; what is open is cut.
+    /// End the thread; open connections are reset.
     Quit,
 }
 
-/// What a worker is made of.
+/// A worker that has not started.
 pub(crate) struct Worker {
     pub(crate) index: u32,
     pub(crate) store: Arc<Store>,
@@ -95,8 +96,8 @@ impl Worker {
                 }
                 WorkerCommand::Finish => {
                     shutdown.enter(ShutdownStage::Ended);
-                    // The connections write their last words.
-                    for _ in 0..LAST_TURNS {
+                    // Connections send their last frames.
+                    for _ in 0..LAST_POLLS {
                         yield_now().await;
                     }
                     return;

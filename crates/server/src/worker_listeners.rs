@@ -1,4 +1,4 @@
-//! The listeners on one worker: which serves an address, and which drain.
+//! The listeners of one worker: which listener serves an address, and which filter chains drain.
 
 use std::fmt;
 use std::rc::Rc;
@@ -21,33 +21,33 @@ use crate::cli::Options;
 use crate::listener_plan::ChainPlan;
 use crate::listener_plan::ListenerPlan;
 
-/// Connections of what was replaced that are still open at the end of their drain get this long to finish.
+/// Connections of replaced listeners that are still open at the end of their drain get this long to finish.
 const GRACE_AFTER_DRAIN: Duration = Duration::from_secs(5);
 
-/// Listeners to add, replace and remove, at once.
+/// Listeners to add, replace and remove, all in one step.
 pub(crate) struct ListenerUpdate {
-    /// Those that are new, or take the place of the one of their name.
+    /// Listeners that are new or replace the one of the same name.
     pub(crate) listeners: Vec<Arc<ListenerPlan>>,
-    /// Names of those that go.
+    /// Names of the listeners to remove.
     pub(crate) removed: Vec<Arc<str>>,
-    /// This worker's sockets of the addresses that no listener had before.
+    /// This worker's sockets for the addresses that no listener had before.
     pub(crate) sockets: Vec<WorkerSocket>,
-    /// How the connections of what goes are asked to end.
+    /// How the connections of replaced and removed listeners are asked to end.
     pub(crate) drain: DrainPlan,
-    /// Dropped once all connections of what went have ended.
+    /// Dropped once all connections of replaced and removed listeners have ended.
     pub(crate) drained: mpsc::Sender<()>,
 }
 
-/// How connections of a listener or filter chain that goes are asked to end.
+/// How connections of a removed listener or filter chain are asked to end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DrainPlan {
     pub(crate) mode: DrainMode,
-    /// `--drain-time-s`: what is open after that is closed.
+    /// `--drain-time-s`: connections that are open after that are closed.
     pub(crate) time: Duration,
 }
 
 impl DrainPlan {
-    /// By `--drain-time-s` and `--drain-strategy`.
+    /// The plan that `--drain-time-s` and `--drain-strategy` give.
     pub(crate) fn of(options: &Options) -> DrainPlan {
         let time = options.drain_time();
         DrainPlan {
@@ -65,9 +65,9 @@ impl DrainPlan {
 pub(crate) enum DrainMode {
     /// All of them, at their next response.
     Immediate,
-    /// A share of them that grows over this time.
+    /// A growing share of them over this time.
     Gradual(Duration),
-    /// Not any more: `/healthcheck/ok` cancels the drain.
+    /// Cancels the drain (`/healthcheck/ok`).
     Cancel,
 }
 
@@ -78,7 +78,7 @@ pub(crate) enum ListenerSelection {
     All,
     /// Those with `traffic_direction: INBOUND`.
     Inbound,
-    /// Those whose `drain_type` lets failing health checks drain them.
+    /// Those whose `drain_type` lets `/healthcheck/fail` drain them.
     DefaultDrainType,
 }
 
@@ -122,12 +122,12 @@ impl WorkerListeners {
         }
     }
 
-    /// Puts an update in place: no address that a listener still has stops accepting.
+    /// Applies an update. An address that a listener still has never stops accepting.
     pub(crate) fn update(&mut self, update: ListenerUpdate) {
         let mut sockets = update.sockets;
         let mut gone = Vec::new();
         for plan in update.listeners {
-            let at = self.place(&plan.config.name);
+            let at = self.position(&plan.config.name);
             let running = at.map(|at| self.active.swap_remove(at));
             let running = running.map_or(Vec::new(), |running| running.chains);
             let chains = self.chains(&plan, &running);
@@ -145,7 +145,7 @@ impl WorkerListeners {
             self.active.push(ActiveListener { plan, chains });
         }
         for name in update.removed {
-            if let Some(at) = self.place(&name) {
+            if let Some(at) = self.position(&name) {
                 gone.extend(self.active.swap_remove(at).chains);
             }
         }
@@ -160,11 +160,11 @@ impl WorkerListeners {
         }
     }
 
-    fn place(&self, name: &str) -> Option<usize> {
+    fn position(&self, name: &str) -> Option<usize> {
         (self.active.iter()).position(|active| *active.plan.config.name == *name)
     }
 
-    /// The filter chains of `plan`; those that have not changed go on.
+    /// The filter chains of `plan`. Unchanged ones are taken from `running`, with their connections.
     fn chains(&self, plan: &ListenerPlan, running: &[ActiveChain]) -> Vec<ActiveChain> {
         let scope = plan.config.scope();
         let chain = |plan: &Arc<ChainPlan>| {
@@ -187,7 +187,7 @@ impl WorkerListeners {
         plan.chains.iter().map(chain).collect()
     }
 
-    /// Has connections to `address` served by `listener` from now on.
+    /// Serves new connections to `address` with `listener`.
     fn accept(
         &mut self,
         address: &Arc<ListenAddress>,
@@ -225,7 +225,7 @@ impl WorkerListeners {
         }
     }
 
-    /// Closes the sockets of these listeners, then drops `closed`; connections go on.
+    /// Closes the sockets of these listeners, then drops `closed`. Open connections continue.
     pub(crate) fn stop(&mut self, which: ListenerSelection, closed: mpsc::Sender<()>) {
         let active = &self.active;
         let stopped = || active.iter().filter(|active| which.includes(&active.plan));
@@ -253,7 +253,7 @@ impl ActiveChain {
     }
 }
 
-/// Ends the connections of a filter chain that no listener has any more.
+/// Drains the connections of a filter chain that no listener uses now.
 async fn end(chain: ActiveChain, plan: DrainPlan, drained: mpsc::Sender<()>) {
     chain.drain(plan.mode);
     let ended = async {

@@ -23,7 +23,7 @@ fn module(path: &Path) -> String {
 }
 
 #[test]
-fn every_name_on_the_path_of_a_request_exists() {
+fn every_name_in_the_request_path_section_exists() {
     let document = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
     let mut names = 0;
     for name in document
@@ -83,7 +83,7 @@ fn every_dependency_has_its_reason() {
 }
 
 #[test]
-fn one_module_may_be_unsafe() {
+fn only_one_module_has_unsafe_code() {
     let mut sources = Vec::new();
     let mut folders = vec![root().join("crates")];
     while let Some(folder) = folders.pop() {

@@ -1,4 +1,4 @@
-//! `wait`, `probe` and `run`, beside a proxy that runs.
+//! The commands `wait`, `probe` and `run` with a running proxy.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -30,7 +30,7 @@ fn code(arguments: &[&str]) -> Option<i32> {
     outrider(arguments).status.code()
 }
 
-/// A program of shell lines.
+/// Writes a shell script.
 fn script(folder: &Folder, name: &str, lines: &str) -> String {
     let path = folder.file(name, &format!("#!/bin/sh\n{lines}\n"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -54,7 +54,7 @@ fn wait_until(mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_probe_tells_by_its_exit_code() {
+fn probe_exits_with_0_only_if_the_proxy_is_ready() {
     let folder = Folder::new("probe");
     let (server, admin) = server(&folder);
     let address = fs::read_to_string(&admin).unwrap();
@@ -74,14 +74,14 @@ fn a_probe_tells_by_its_exit_code() {
 }
 
 #[test]
-fn waiting_ends_when_the_proxy_is_ready_or_time_is_up() {
+fn wait_ends_when_the_proxy_is_ready_or_at_the_timeout() {
     let folder = Folder::new("wait");
     let admin = folder.path("admin").to_str().unwrap().to_owned();
     let mut waiting = start(&["wait", "--ready", "--admin-address-path", &admin]);
     let (_server, _) = server(&folder);
     wait_until(|| waiting.try_wait().unwrap().is_some());
     assert!(waiting.wait().unwrap().success());
-    // Bound and never answering.
+    // Bound, but never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let flags = ["wait", "--ready", "--admin-address", &address, "--timeout"];
@@ -89,7 +89,7 @@ fn waiting_ends_when_the_proxy_is_ready_or_time_is_up() {
 }
 
 #[test]
-fn an_application_runs_beside_a_ready_proxy_and_its_exit_code_is_ours() {
+fn run_starts_the_application_once_ready_and_exits_with_its_code() {
     let folder = Folder::new("run");
     let admin = folder.path("admin").to_str().unwrap().to_owned();
     let app = script(&folder, "app", "echo \"$*\" > \"$0.says\"; exit 7");
@@ -109,7 +109,7 @@ fn an_application_runs_beside_a_ready_proxy_and_its_exit_code_is_ours() {
 }
 
 #[test]
-fn signals_reach_the_application() {
+fn run_passes_signals_on_to_the_application() {
     let folder = Folder::new("passes");
     let (_server, admin) = server(&folder);
     let lines = "trap 'exit 9' TERM\necho > \"$0.runs\"\nwhile :; do sleep 0.01; done";
@@ -126,7 +126,7 @@ fn signals_reach_the_application() {
 }
 
 #[test]
-fn nothing_is_run_when_the_proxy_does_not_come() {
+fn run_does_not_start_the_application_without_a_ready_proxy() {
     let folder = Folder::new("never");
     let app = script(&folder, "app", "echo > \"$0.runs\"");
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -139,7 +139,7 @@ fn nothing_is_run_when_the_proxy_does_not_come() {
 }
 
 #[test]
-fn mistakes_name_the_flag() {
+fn usage_errors_name_the_flag() {
     let output = outrider(&["probe", "--ready"]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT lose no request: what is under way is served, what comes meanwhile too, and then the process ends.
+//! SIGTERM and SIGINT lose no request: open requests and those that come meanwhile are served, then the process ends.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -125,7 +125,7 @@ fn in_background(address: &str, path: &'static str) -> thread::JoinHandle<(u16, 
 }
 
 #[test]
-fn a_request_under_way_is_finished_and_others_are_served_meanwhile() {
+fn an_open_request_is_finished_and_new_ones_are_served_meanwhile() {
     for signal in ["TERM", "INT"] {
         let folder = Folder::new(&format!("finishes-{signal}"));
         let backend = Backend::start();
@@ -145,7 +145,7 @@ fn a_request_under_way_is_finished_and_others_are_served_meanwhile() {
         kept.write_all(get).unwrap();
         let head = read_head(&mut kept).unwrap();
         assert!(head.contains("connection: close\r\n"), "{head}");
-        // What would take the drain back does not.
+        // `/healthcheck/ok` does not cancel this drain.
         assert_eq!(server.post("/healthcheck/ok").0, 200);
         assert_eq!(server.get("/ready").0, 503);
         backend.release();
@@ -155,7 +155,7 @@ fn a_request_under_way_is_finished_and_others_are_served_meanwhile() {
 }
 
 #[test]
-fn it_ends_at_once_when_idle() {
+fn an_idle_process_ends_at_once() {
     let folder = Folder::new("idle");
     let mut server = Server::start(
         &folder,
@@ -166,7 +166,7 @@ fn it_ends_at_once_when_idle() {
             "1000",
         ],
     );
-    // Clients that only keep their connections hold nothing up.
+    // Idle connections do not delay the end.
     let _unused = TcpStream::connect(listener(&server)).unwrap();
     server.signal("TERM");
     assert!(server.wait().success());
@@ -174,7 +174,7 @@ fn it_ends_at_once_when_idle() {
 }
 
 #[test]
-fn a_second_request_to_end_cuts_what_is_under_way() {
+fn a_second_signal_resets_open_requests() {
     for second in ["TERM", "INT", "quit"] {
         let folder = Folder::new(&format!("second-{second}"));
         let backend = Backend::start();
@@ -195,7 +195,7 @@ fn a_second_request_to_end_cuts_what_is_under_way() {
 }
 
 #[test]
-fn it_waits_no_longer_than_the_drain_time() {
+fn the_process_waits_no_longer_than_the_drain_time() {
     let folder = Folder::new("drain-time");
     let backend = Backend::start();
     let config = config(&folder, &backend.address);
@@ -214,7 +214,7 @@ fn it_waits_no_longer_than_the_drain_time() {
 }
 
 #[test]
-fn the_idle_time_keeps_it_for_calls_that_still_come() {
+fn the_process_ends_only_after_drain_idle_time_without_requests() {
     let folder = Folder::new("idle-time");
     let config = config(&folder, "127.0.0.1:1");
     let mut server = Server::start(&folder, &["-c", &config, "--drain-idle-time", "1500ms"]);
@@ -230,7 +230,7 @@ fn the_idle_time_keeps_it_for_calls_that_still_come() {
 }
 
 #[test]
-fn envoys_way_is_a_flag() {
+fn a_flag_ends_the_process_at_once_as_envoy_does() {
     let folder = Folder::new("at-once");
     let backend = Backend::start();
     let config = config(&folder, &backend.address);
@@ -247,7 +247,7 @@ fn envoys_way_is_a_flag() {
 /// How a client's last request ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Ended {
-    /// Nobody listens any more, or a kept connection was closed before the request was looked at.
+    /// The connection was refused, or a kept connection was closed before the proxy read the request.
     Refused,
     Lost(String),
 }
@@ -303,7 +303,7 @@ fn no_request_is_lost_under_load() {
 }
 
 #[test]
-fn what_waits_in_the_queue_of_a_socket_is_served() {
+fn connections_in_the_accept_queue_are_served() {
     let folder = Folder::new("queue");
     let mut server = Server::start(&folder, &["-c", &config(&folder, "127.0.0.1:1")]);
     let address = listener(&server);

@@ -14,7 +14,7 @@ use crate::support::Folder;
 use crate::support::Server;
 use crate::support::request;
 
-/// A bootstrap whose listeners answer everything themselves.
+/// A bootstrap whose listeners answer all requests with a direct response.
 fn bootstrap(listeners: &[String], more: &str) -> String {
     format!(
         "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n{more}\n\
@@ -23,7 +23,7 @@ fn bootstrap(listeners: &[String], more: &str) -> String {
     )
 }
 
-/// A listener that answers with `body`; `manager` are more fields of its connection manager.
+/// A listener that answers with `body`; `manager` has additional fields of its connection manager.
 fn listener(name: &str, body: &str, manager: &str) -> String {
     format!(
         "  - name: {name}\n    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}\n    filter_chains:\n    \
@@ -100,7 +100,7 @@ fn routes_change_under_open_connections() {
 }
 
 #[test]
-fn a_filter_chain_that_changes_drains_and_its_socket_stays() {
+fn a_changed_filter_chain_drains_and_its_socket_stays_open() {
     let folder = Folder::new("reload-chain");
     let path = folder.file("e.yaml", &bootstrap(&[listener("l", "one", "")], ""));
     let arguments = ["-c", &path, "--drain-strategy", "immediate"];
@@ -126,7 +126,7 @@ fn a_filter_chain_that_changes_drains_and_its_socket_stays() {
 }
 
 #[test]
-fn listeners_come_and_go_by_signal() {
+fn sighup_adds_and_removes_listeners() {
     let folder = Folder::new("reload-listeners");
     let path = folder.file("e.yaml", &bootstrap(&[listener("old", "one", "")], ""));
     let server = Server::start(&folder, &["-c", &path]);
@@ -145,7 +145,7 @@ fn listeners_come_and_go_by_signal() {
 }
 
 #[test]
-fn a_bad_config_changes_nothing_and_says_all_that_is_wrong() {
+fn an_invalid_config_changes_nothing_and_all_its_errors_are_reported() {
     let folder = Folder::new("reload-bad");
     let path = folder.file("e.yaml", &bootstrap(&[listener("l", "one", "")], ""));
     let server = Server::start(&folder, &["-c", &path]);
@@ -182,7 +182,7 @@ fn a_bad_config_changes_nothing_and_says_all_that_is_wrong() {
 }
 
 #[test]
-fn what_cannot_change_is_named_and_the_rest_is_not_applied() {
+fn a_reload_is_refused_if_it_changes_fields_that_need_a_restart() {
     let folder = Folder::new("reload-fixed");
     let path = folder.file("e.yaml", &bootstrap(&[listener("l", "one", "")], ""));
     let server = Server::start(&folder, &["-c", &path]);

@@ -1,4 +1,4 @@
-//! The binary at work: requests, drains, and the demo of the sidecar.
+//! The binary serves requests and drains; the sidecar demo runs.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -11,7 +11,7 @@ use crate::support::Folder;
 use crate::support::Server;
 use crate::support::request;
 
-/// A proxy that answers everything itself, on a port of the kernel's choice.
+/// A proxy that answers all requests with a direct response, on a port that the kernel chooses.
 fn direct_response(folder: &Folder) -> String {
     let example = include_str!("../../../examples/direct_response/envoy.yaml");
     let adapted = example
@@ -29,7 +29,7 @@ fn listener(server: &Server) -> String {
 }
 
 #[test]
-fn it_answers_and_counts() {
+fn requests_are_answered_and_counted() {
     let folder = Folder::new("answers");
     let server = Server::start(&folder, &["-c", &direct_response(&folder)]);
     let address = listener(&server);
@@ -45,7 +45,7 @@ fn it_answers_and_counts() {
 }
 
 #[test]
-fn draining_stops_the_listener_and_not_the_process() {
+fn draining_stops_the_listener_but_not_the_process() {
     for how in ["", "?graceful"] {
         let folder = Folder::new(&format!("drains{}", how.len()));
         let server = Server::start(
@@ -65,11 +65,11 @@ fn draining_stops_the_listener_and_not_the_process() {
 }
 
 #[test]
-fn the_sidecar_demo_ends_with_a_good_verdict() {
+fn the_sidecar_demo_succeeds() {
     let demo = Path::new(env!("CARGO_BIN_EXE_outrider"))
         .with_file_name("examples")
         .join("sidecar");
-    // Cargo builds examples with all tests, but not with one chosen by its name.
+    // Cargo builds examples when all tests run, but not when one test is chosen by name.
     if !demo.exists() {
         return;
     }

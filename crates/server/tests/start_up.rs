@@ -1,4 +1,4 @@
-//! The binary from the outside: exit codes and messages of start-up, the admin server, signals.
+//! The binary as a child process: exit codes and messages of start-up, the admin server, signals.
 
 mod support;
 
@@ -12,9 +12,9 @@ use crate::support::outrider;
 const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}";
 
 #[test]
-fn a_good_file_is_ok_and_nothing_is_bound() {
+fn validate_accepts_a_valid_file_and_binds_nothing() {
     let folder = Folder::new("validate");
-    // Bound by somebody else: validating must not mind.
+    // The address is in use, which must not matter to `--mode validate`.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let file = folder.file(
@@ -78,7 +78,7 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
-fn init_only_ends_by_itself() {
+fn init_only_exits_after_initialization() {
     let folder = Folder::new("init");
     let output = outrider(&[
         "-c",
@@ -193,7 +193,7 @@ fn a_json_log_has_its_fields() {
 }
 
 #[test]
-fn every_example_is_a_good_file() {
+fn every_example_is_a_valid_config() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
     let mut files = 0;
     for entry in fs::read_dir(examples).unwrap() {
@@ -213,7 +213,7 @@ fn every_example_is_a_good_file() {
 }
 
 #[test]
-fn the_manifest_carries_the_very_file() {
+fn the_manifest_contains_the_example_config() {
     let file = include_str!("../../../examples/sidecar/envoy.yaml");
     let manifest = include_str!("../../../examples/sidecar/kubernetes.yaml");
     let indented = |line: &str| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The duration that `text` says; a number without a unit means seconds.
+/// The duration in `text`; a number without a unit means seconds.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     let number = text.strip_suffix(unit)?;

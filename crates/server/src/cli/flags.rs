@@ -1,4 +1,4 @@
-//! The table of flags, in Envoy's order. A flag without effect here says why; `--help` prints it.
+//! The table of flags, in Envoy's order. A flag that is accepted without effect says why; `--help` prints the reason.
 
 use std::time::Duration;
 
@@ -15,21 +15,21 @@ pub(crate) struct Flag {
     pub(crate) long: &'static str,
     /// The letter after `-`.
     pub(crate) short: Option<&'static str>,
-    /// What it does.
+    /// The description for `--help`.
     pub(crate) about: &'static str,
-    /// Why it does nothing here; empty when it works.
+    /// Why it has no effect; empty for a flag that has one.
     pub(crate) no_effect: &'static str,
-    /// What it takes, and what is done with it.
+    /// The type of its value, and how the value is stored.
     pub(crate) set: Set,
 }
 
-/// What a flag takes.
+/// The type of a flag's value.
 pub(crate) enum Set {
     /// Nothing.
     Switch(fn(&mut Options)),
     /// A number of 32 bits.
     Number(fn(&mut Options, u32)),
-    /// Text; the error is what comes after `error: `.
+    /// Text. The error of the function is printed after `error: `.
     Text(fn(&mut Options, String) -> Result<(), String>),
     /// Nothing: prints the help.
     Help,
@@ -38,7 +38,7 @@ pub(crate) enum Set {
 }
 
 impl Flag {
-    /// How messages name it.
+    /// Its name in messages.
     pub(crate) fn id(&self) -> String {
         match self.short {
             Some(short) => format!("-{short} (--{})", self.long),
@@ -380,7 +380,7 @@ fn drain_idle_time(options: &mut Options, value: String) -> Result<(), String> {
 }
 
 fn socket_mode(options: &mut Options, value: String) -> Result<(), String> {
-    // As in Envoy, what is no octal number counts as none.
+    // As in Envoy, a value that is not an octal number is ignored.
     options.socket_mode = u32::from_str_radix(&value, 8).unwrap_or(0);
     Ok(())
 }

@@ -8,8 +8,8 @@ use crate::commands;
 
 const WIDTH: usize = 75;
 
-/// `--version`: Envoy's line, whose second word after `version:` tools split at its slashes
-/// (revision, version, state, build type, TLS library).
+/// `--version`: a line like Envoy's. Tools split its word after `version:` at the slashes (revision, version, state, build
+/// type, TLS library).
 pub(crate) fn version(program: &str) -> String {
     format!("\n{program}  version: {VERSION}\n\n")
 }
@@ -77,7 +77,7 @@ fn value_word(flag: &Flag) -> &'static str {
     }
 }
 
-/// Appends `about`, indented, in lines that are not too long.
+/// Appends `about`, indented and wrapped.
 pub(crate) fn wrap(about: &str, text: &mut String) {
     let mut column = 0;
     for word in about.split(' ') {

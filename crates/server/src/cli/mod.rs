@@ -18,14 +18,14 @@ pub(crate) use crate::cli::help::wrap;
 use crate::logging::Level;
 use crate::logging::Levels;
 
-/// The version line's middle part: ours, and whose command line, config and admin API it speaks.
+/// The middle part of the version line: this program's version, and the Envoy version that it is compatible with.
 pub(crate) const VERSION: &str = concat!(
     "outrider-",
     env!("CARGO_PKG_VERSION"),
     "/1.40.0/Clean/RELEASE/none"
 );
 
-/// What the command line asks for, with Envoy's defaults.
+/// The options of the command line, with Envoy's defaults.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) config_path: String,
@@ -106,7 +106,7 @@ pub(crate) enum DrainStrategy {
     Immediate,
 }
 
-/// What is to be done with the command line.
+/// The action that the command line asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Run with these options.
@@ -115,7 +115,7 @@ pub(crate) enum Command {
     Print(String),
 }
 
-/// Why the command line was refused: the text for standard error.
+/// The command line was refused, with this text for standard error.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused(pub(crate) String);
 
@@ -170,8 +170,8 @@ impl Default for Options {
     }
 }
 
-/// The CPUs that affinity and the cgroup's quota (v1 or v2) grant, at least one. Envoy takes every CPU of the
-/// machine unless `--cpuset-threads` is given, which in a container means workers that only throttle each other.
+/// The number of CPUs that the affinity mask and the cgroup's quota (v1 or v2) allow, at least one. Envoy starts a worker
+/// for every CPU of the machine unless `--cpuset-threads` is given; under a container's quota these throttle each other.
 fn granted_cpus() -> u32 {
     std::thread::available_parallelism()
         .ok()
@@ -200,12 +200,12 @@ impl Options {
     }
 }
 
-/// The flag's value, or the configured one without it.
+/// The flag's value, or the configured value if the flag is not given.
 fn either<'a>(flag: &'a str, configured: &'a str) -> &'a str {
     if flag.is_empty() { configured } else { flag }
 }
 
-/// Reads the arguments after the program's name; `program` is what messages call it.
+/// Reads the arguments after the program's name. `program` is the name that messages use.
 pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<Command, Refused> {
     let mut options = Options::default();
     let mut given = [false; FLAGS.len()];
@@ -259,7 +259,7 @@ pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<Command, Refu
 }
 
 impl Options {
-    /// What several flags only say together.
+    /// Checks the flags that depend on each other.
     fn check(&mut self) -> Result<(), String> {
         self.levels = Levels::parse(self.log_level, &self.component_log_level)?;
         if self.restart_epoch == 0 {

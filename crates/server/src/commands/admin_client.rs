@@ -1,4 +1,4 @@
-//! A client of the admin port: one request, the status of its answer.
+//! A client of the admin port. It sends one request and reads the status of the response.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use outrider_net::Address;
 use crate::cli::Options;
 use crate::commands::AdminAddress;
 
-/// As much of an answer as is looked at.
+/// The most bytes of a response that are read.
 const STATUS_LINE: u64 = 4096;
 
 /// A client of one admin port.
@@ -25,7 +25,7 @@ pub(super) struct AdminClient {
 }
 
 impl AdminClient {
-    /// A client of the admin port that is there now; a file may name another one later.
+    /// A client of the current admin port. A restarted proxy may write another address to the file.
     pub(super) fn new(address: &AdminAddress) -> Result<AdminClient, String> {
         let address = match address {
             AdminAddress::Given(address) => address.clone(),
@@ -38,12 +38,12 @@ impl AdminClient {
         Ok(AdminClient { address })
     }
 
-    /// Asks for a path; an error unless the answer is 200.
+    /// Sends a GET request; an error unless the status is 200.
     pub(super) fn get(&self, path: &str, timeout: Duration) -> Result<(), String> {
         self.request("GET", path, timeout)
     }
 
-    /// Sends a request without a body; an error unless the answer is 200.
+    /// Sends a request without a body; an error unless the status is 200.
     pub(super) fn request(
         &self,
         method: &str,

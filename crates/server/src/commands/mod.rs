@@ -1,4 +1,4 @@
-//! `wait`, `probe` and `run`: what containers without a shell or curl need beside the proxy.
+//! The commands `wait`, `probe` and `run`, for containers without a shell or curl.
 
 mod admin_client;
 mod run;
@@ -11,25 +11,25 @@ use std::time::Instant;
 
 use crate::cli::parse_duration;
 use crate::commands::admin_client::AdminClient;
-use crate::say;
+use crate::print_and_exit;
 
-/// How often a proxy that is not ready is asked again.
+/// How often readiness is checked.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// How long one answer of the admin port may take.
+/// How long one response of the admin port may take.
 const ONE_ANSWER: Duration = Duration::from_secs(1);
 
-/// A command and what its flags say.
+/// A command with the values of its flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Invocation {
     command: Command,
     admin: AdminAddress,
-    /// `--timeout`; without it `wait` and `run` wait for as long as it takes.
+    /// `--timeout`; without it `wait` and `run` wait without limit.
     timeout: Option<Duration>,
     /// `--path`
     path: String,
     /// `--quit-proxy`
     quits_proxy: bool,
-    /// What comes after `--`.
+    /// The arguments after `--`.
     application: Vec<String>,
 }
 
@@ -40,7 +40,7 @@ enum Command {
     Run,
 }
 
-/// Where the admin port of the proxy is found.
+/// How the address of the proxy's admin port is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum AdminAddress {
     /// `--admin-address`
@@ -67,8 +67,8 @@ pub(crate) fn is_command(name: &str) -> bool {
     Command::find(name).is_some()
 }
 
-/// Does what `arguments` say if they begin with a command.
-pub(crate) fn obey(program: &str, arguments: &[String]) -> Option<ExitCode> {
+/// Runs the command that `arguments` begin with. `None` if they do not begin with a command.
+pub(crate) fn run(program: &str, arguments: &[String]) -> Option<ExitCode> {
     let (name, arguments) = arguments.split_first()?;
     let command = Command::find(name)?;
     let own = arguments.iter().take_while(|argument| *argument != "--");
@@ -76,7 +76,7 @@ pub(crate) fn obey(program: &str, arguments: &[String]) -> Option<ExitCode> {
         .into_iter()
         .any(|argument| argument == "--help" || argument == "-h")
     {
-        return Some(say(&mut std::io::stdout(), &help(program), 0));
+        return Some(print_and_exit(&mut std::io::stdout(), &help(program), 0));
     }
     let result = match parse(command, arguments) {
         Err(message) => Err(format!("{message}\n\n{}", help(program))),
@@ -88,7 +88,7 @@ pub(crate) fn obey(program: &str, arguments: &[String]) -> Option<ExitCode> {
     };
     Some(match result {
         Ok(code) => ExitCode::from(code),
-        Err(message) => say(&mut std::io::stderr(), &format!("{name}: {message}\n"), 1),
+        Err(message) => print_and_exit(&mut std::io::stderr(), &format!("{name}: {message}\n"), 1),
     })
 }
 
@@ -121,7 +121,7 @@ fn parse(command: Command, arguments: &[String]) -> Result<Invocation, String> {
                 let refused = || format!("--timeout '{text}': known are 5, 5s, 500ms, 1m");
                 invocation.timeout = Some(timeout.ok_or_else(refused)?);
             }
-            // The one thing that can be waited for.
+            // Readiness is the only condition that can be waited for.
             ("--ready", Command::Wait) => {}
             ("--path", Command::Probe) => invocation.path = value()?,
             ("--quit-proxy", Command::Run) => invocation.quits_proxy = true,
@@ -151,7 +151,7 @@ fn wait(invocation: &Invocation) -> Result<(), String> {
     }
 }
 
-/// Asks once.
+/// Sends one request.
 fn probe(invocation: &Invocation) -> Result<(), String> {
     let timeout = invocation.timeout.unwrap_or(ONE_ANSWER);
     AdminClient::new(&invocation.admin)?.get(&invocation.path, timeout)
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_two_dashes_is_the_applications() {
+    fn arguments_after_two_dashes_belong_to_the_application() {
         let run = parsed(Command::Run, "--timeout=5 --quit-proxy -- app --help -- x").unwrap();
         assert_eq!(run.application, ["app", "--help", "--", "x"]);
         assert_eq!(run.timeout, Some(Duration::from_secs(5)));

@@ -17,12 +17,13 @@ use super::Invocation;
 use super::ONE_ANSWER;
 use crate::commands::admin_client::AdminClient;
 
-/// What a shell adds to the number of the signal that ended a program, and its codes for programs that do not start.
+/// Exit codes as a shell gives them: this plus the signal's number for a program that a signal ended, and two codes for
+/// programs that do not start.
 const ENDED_BY_SIGNAL: u8 = 128;
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// The signals that the application gets.
+/// The signals that are passed on to the application.
 const PASSED_ON: [Signal; 7] = [
     Signal::HUP,
     Signal::INT,
@@ -53,7 +54,7 @@ pub(super) fn run(invocation: &Invocation) -> Result<u8, String> {
     })
 }
 
-/// The signals that come from now on.
+/// The signals that are received from now on.
 fn signals() -> std::io::Result<mpsc::UnboundedReceiver<Signal>> {
     let (sender, receiver) = mpsc::unbounded_channel();
     for number in PASSED_ON.into_iter().chain([Signal::CHILD]) {
@@ -91,7 +92,7 @@ async fn until_ready(
     }
 }
 
-/// Runs the application to its end; passes on signals meanwhile.
+/// Runs the application until it ends, and passes signals on to it.
 async fn until_ended(
     invocation: &Invocation,
     signals: &mut mpsc::UnboundedReceiver<Signal>,
@@ -107,7 +108,7 @@ async fn until_ended(
                 _ => NOT_EXECUTABLE,
             };
             let message = format!("run: {program}: {error}\n");
-            let _ = crate::say(&mut std::io::stderr(), &message, code);
+            let _ = crate::print_and_exit(&mut std::io::stderr(), &message, code);
             return Ok(code);
         }
     };
@@ -115,7 +116,7 @@ async fn until_ended(
         return Err(format!("{program} has no process id"));
     };
     loop {
-        // All that have ended: as the first process of a container it also gets those whose parents have gone.
+        // Collects all ended children: the first process of a container also becomes the parent of orphans.
         while let Ok(Some((ended, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if ended == application {
                 let code = status.exit_status().map(|code| code.to_le_bytes()[0]);
@@ -127,7 +128,7 @@ async fn until_ended(
         }
         match signals.recv().await {
             Some(signal) if signal != Signal::CHILD => {
-                // It may have ended just now.
+                // Fails if the application has just ended.
                 let _ = rustix::process::kill_process(application, signal);
             }
             Some(_) => {}
@@ -140,7 +141,7 @@ fn code_of(signal: Signal) -> u8 {
     ENDED_BY_SIGNAL.saturating_add(signal.as_raw().to_le_bytes()[0])
 }
 
-/// Ends the proxy; tried for a moment, as nobody else will.
+/// Ends the proxy. Retries for a moment, because nothing else would end it.
 fn quit_proxy(invocation: &Invocation) {
     let mut said = String::new();
     for _ in 0..3 {
@@ -152,5 +153,5 @@ fn quit_proxy(invocation: &Invocation) {
         thread::sleep(ASK_AGAIN);
     }
     let message = format!("run: cannot end the proxy: {said}\n");
-    let _ = crate::say(&mut std::io::stderr(), &message, 1);
+    let _ = crate::print_and_exit(&mut std::io::stderr(), &message, 1);
 }

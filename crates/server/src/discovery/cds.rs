@@ -23,17 +23,17 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::control::Control;
-use crate::dump::Dynamic;
+use crate::dump::DynamicResource;
 
 const TYPE: &str = "envoy.config.cluster.v3.Cluster";
 
-/// Keeps clusters as a file has them. A cluster of the bootstrap is never touched by it.
+/// Keeps clusters in step with a file. It never changes clusters of the bootstrap.
 pub(crate) struct ClusterDiscovery {
     subscription: Mutex<FileSubscription>,
     clusters: Arc<ClusterManager>,
-    /// What the file has, by name.
-    named: RefCell<HashMap<String, Dynamic>>,
-    /// Clusters that look for their first hosts.
+    /// The clusters that the file has, by name.
+    named: RefCell<HashMap<String, DynamicResource>>,
+    /// Warming clusters: they wait for their first hosts.
     warming: RefCell<HashMap<String, AbortHandle>>,
     /// How many of them there are.
     warming_count: watch::Sender<usize>,
@@ -61,7 +61,7 @@ impl ClusterDiscovery {
         }))
     }
 
-    /// Follows the file for as long as the process serves.
+    /// Reads the file again whenever it is replaced, for as long as the process serves.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
             let mut subscription = self.subscription.lock().await;
@@ -77,11 +77,11 @@ impl ClusterDiscovery {
     /// Waits until no cluster is warming.
     pub(super) async fn warmed(&self) {
         let mut count = self.warming_count.subscribe();
-        // Its sender is ours, so it cannot be gone.
+        // `self` owns the sender, so the channel cannot be closed.
         let _sent = count.wait_for(|count| *count == 0).await;
     }
 
-    /// Reads the file, and takes over what it has.
+    /// Reads the file and applies it.
     pub(super) async fn update(self: Rc<Self>) {
         let this = self.clone();
         let subscription = self.subscription.lock().await;
@@ -90,8 +90,8 @@ impl ClusterDiscovery {
             .await;
     }
 
-    /// Adds and changes the clusters that are right, and removes those that the file no longer has. As in Envoy, one that is
-    /// wrong does not keep the others from it.
+    /// Adds and changes the valid clusters and removes those that the file no longer has. As in Envoy, an invalid cluster
+    /// does not prevent the update of the others.
     async fn take(self: Rc<Self>, file: ResourceFile) -> Result<(), String> {
         let mut errors = Vec::new();
         let mut listed = HashSet::new();
@@ -103,7 +103,7 @@ impl ClusterDiscovery {
                 errors.push(format!("{name}: duplicate cluster {name} found"));
                 continue;
             }
-            let same = |known: &Dynamic| known.wire == resource.wire;
+            let same = |known: &DynamicResource| known.wire == resource.wire;
             if self.clusters.is_static(&name) {
                 self.overridden.borrow_mut().insert(name);
                 continue;
@@ -160,7 +160,7 @@ impl ClusterDiscovery {
         }
     }
 
-    /// Puts a cluster in place once it has its first hosts.
+    /// Makes a cluster active once it has its first hosts.
     fn warm(
         self: Rc<Self>,
         resource: outrider_config::Resource,
@@ -169,7 +169,7 @@ impl ClusterDiscovery {
     ) {
         let name = built.name().to_string();
         self.stop_warming(&name);
-        let known = Dynamic::new(resource.wire, version);
+        let known = DynamicResource::new(resource.wire, version);
         self.named.borrow_mut().insert(name.clone(), known);
         let warming = self.clusters.warm(vec![built]);
         self.warming_count.send_modify(|count| *count += 1);
@@ -211,8 +211,8 @@ impl ClusterDiscovery {
         self.version.borrow().clone()
     }
 
-    /// What `/config_dump` shows: active clusters, and those that warm.
-    pub(crate) fn dump(&self) -> (Vec<Dynamic>, Vec<Dynamic>) {
+    /// The entries of `/config_dump`: active and warming clusters.
+    pub(crate) fn dump(&self) -> (Vec<DynamicResource>, Vec<DynamicResource>) {
         let (named, warming) = (self.named.borrow(), self.warming.borrow());
         let mut names: Vec<&String> = named.keys().collect();
         names.sort();

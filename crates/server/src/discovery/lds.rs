@@ -19,19 +19,19 @@ use tokio::sync::Mutex;
 use tokio::sync::Notify;
 
 use crate::control::Control;
-use crate::dump::Dynamic;
+use crate::dump::DynamicResource;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
 use crate::listener_plan::RouteChange;
 
 const TYPE: &str = "envoy.config.listener.v3.Listener";
 
-/// Keeps listeners as a file has them. A listener of the bootstrap is never touched by it.
+/// Keeps listeners in step with a file. It never changes listeners of the bootstrap.
 pub(crate) struct ListenerDiscovery {
     subscription: Mutex<FileSubscription>,
     control: Rc<Control>,
-    /// What the file has, by name.
-    named: RefCell<BTreeMap<String, Dynamic>>,
+    /// The listeners that the file has, by name.
+    named: RefCell<BTreeMap<String, DynamicResource>>,
     /// What the file has under a name of the bootstrap's.
     overridden: RefCell<HashSet<String>>,
     /// Told to read the file though it was not replaced.
@@ -54,7 +54,7 @@ impl ListenerDiscovery {
         }))
     }
 
-    /// Follows the file for as long as the process serves.
+    /// Reads the file again whenever it is replaced, for as long as the process serves.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
             let mut subscription = self.subscription.lock().await;
@@ -67,7 +67,7 @@ impl ListenerDiscovery {
         }
     }
 
-    /// Reads the file, and takes over what it has.
+    /// Reads the file and applies it.
     pub(super) async fn update(self: &Rc<Self>) {
         let this = self.clone();
         let subscription = self.subscription.lock().await;
@@ -76,8 +76,8 @@ impl ListenerDiscovery {
             .await;
     }
 
-    /// Adds and changes the listeners that are right, and removes those that the file no longer has. As in Envoy, one that is
-    /// wrong does not keep the others from it.
+    /// Adds and changes the valid listeners and removes those that the file no longer has. As in Envoy, an invalid listener
+    /// does not prevent the update of the others.
     async fn take(&self, file: ResourceFile) -> Result<(), String> {
         // Sockets are about to be closed, or are closed already.
         if self.control.ending.get() {
@@ -94,7 +94,7 @@ impl ListenerDiscovery {
                 errors.push(format!("{name}: duplicate listener {name} found"));
                 continue;
             }
-            let same = |known: &Dynamic| known.wire == resource.wire;
+            let same = |known: &DynamicResource| known.wire == resource.wire;
             let running = self.control.listeners.find(&name);
             let is_static = running.is_some_and(|plan| !plan.added_via_api);
             if is_static {
@@ -111,7 +111,7 @@ impl ListenerDiscovery {
             let name = resource.name.clone();
             match self.set(&resource).await {
                 Ok(()) => {
-                    let known = Dynamic::new(resource.wire, &file.version);
+                    let known = DynamicResource::new(resource.wire, &file.version);
                     self.named.borrow_mut().insert(name, known);
                 }
                 Err(error) => errors.push(format!("{name}: {error}")),
@@ -137,11 +137,11 @@ impl ListenerDiscovery {
             }
             is_listed
         });
-        // Nothing is bound for those that go, so nothing can fail.
+        // Removing listeners binds no address, so nothing can fail.
         let _draining = self.control.listeners.put(prepared);
     }
 
-    /// Puts one listener in place.
+    /// Applies one listener.
     async fn set(&self, resource: &Resource) -> Result<(), String> {
         let control = &self.control;
         let message =
@@ -167,7 +167,10 @@ impl ListenerDiscovery {
             None => (plan, ListenerChange::Whole),
         };
         let plan = Arc::new(plan);
-        control.routes.connect_all(&[plan.clone()]).await;
+        control
+            .routes
+            .connect_all(std::slice::from_ref(&plan))
+            .await;
         let mut prepared = PreparedListeners::default();
         prepared.set(plan, change);
         let put = control.listeners.put(prepared);
@@ -203,8 +206,8 @@ impl ListenerDiscovery {
         self.version.borrow().clone()
     }
 
-    /// What `/config_dump` shows, by name.
-    pub(crate) fn dump(&self) -> Vec<Dynamic> {
+    /// The entries of `/config_dump`, by name.
+    pub(crate) fn dump(&self) -> Vec<DynamicResource> {
         self.named.borrow().values().cloned().collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Clusters, listeners and routes that come from files of resources (`dynamic_resources`, `rds`).
 //!
-//! Each kind has a file here, which says what an update changes; reading, watching and counting is
-//! [`outrider_xds::FileSubscription`]'s. Endpoints are the clusters' own business.
+//! Each module here applies the updates of one kind of resource. [`outrider_xds::FileSubscription`] reads and watches the
+//! files and counts updates. Clusters follow files of endpoints (EDS) themselves.
 
 mod cds;
 mod lds;
@@ -33,7 +33,7 @@ pub(crate) struct DynamicResources {
 }
 
 impl DynamicResources {
-    /// Reads the sources that `bootstrap` names.
+    /// The sources that `bootstrap` names.
     ///
     /// # Errors
     /// Sources other than files, and files that are not there.
@@ -72,7 +72,7 @@ impl DynamicResources {
     }
 }
 
-/// What keeps clusters and listeners up to date.
+/// The running subscriptions to clusters and listeners.
 #[derive(Clone, Default)]
 pub(crate) struct Discoveries {
     pub(crate) clusters: Option<Rc<ClusterDiscovery>>,
@@ -98,7 +98,8 @@ impl Discoveries {
         })
     }
 
-    /// Reads all for the first time, clusters before the listeners that may name them, and follows them from then on.
+    /// Reads all files for the first time, and each again whenever it is replaced. Clusters come before the listeners
+    /// that may name them.
     pub(crate) async fn start(self, control: &Rc<Control>) {
         if let Some(clusters) = self.clusters {
             clusters.clone().update().await;

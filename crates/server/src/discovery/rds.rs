@@ -23,13 +23,13 @@ use outrider_xds::UpdateStats;
 use prost::Message as _;
 use tokio::task::AbortHandle;
 
-use crate::dump::Dynamic;
+use crate::dump::DynamicResource;
 use crate::listener_plan::ListenerPlan;
 
 const TYPE: &str = "envoy.config.route.v3.RouteConfiguration";
 
 outrider_stats::group! {
-    /// `http.<stat_prefix>.rds.<route_config_name>.*`, besides what every subscription counts.
+    /// `http.<stat_prefix>.rds.<route_config_name>.*`, in addition to the stats of every subscription.
     pub(crate) struct RouteUpdateStats {
         config_reload: Counter,
         config_reload_time_ms: Gauge,
@@ -37,7 +37,7 @@ outrider_stats::group! {
     }
 }
 
-/// All routes that come from files. Connection managers that name the same ones share them.
+/// All routes that come from files. Connection managers with the same file and route name share a subscription.
 pub(crate) struct RouteDiscovery {
     store: Arc<Store>,
     clusters: Arc<ClusterManager>,
@@ -51,8 +51,8 @@ struct FollowedRoutes {
     clusters: Arc<ClusterManager>,
     stats: Arc<RouteUpdateStats>,
     table: RefCell<Option<Arc<RouteTable>>>,
-    dumped: RefCell<Option<Dynamic>>,
-    /// Connection managers that take them, for as long as these live.
+    dumped: RefCell<Option<DynamicResource>>,
+    /// The connection managers that use these routes. Weak, so that they can end.
     users: RefCell<Vec<std::sync::Weak<ConnectionManagerConfig>>>,
     task: RefCell<Option<AbortHandle>>,
 }
@@ -66,7 +66,7 @@ impl RouteDiscovery {
         }
     }
 
-    /// Gives all connection managers of `plans` the routes that they take from files, now and from now on.
+    /// Gives the connection managers of `plans` the routes that they read from files, now and on each update.
     pub(crate) async fn connect_all(&self, plans: &[Arc<ListenerPlan>]) {
         self.forget_unused();
         for manager in plans.iter().flat_map(|plan| plan.connection_managers()) {
@@ -100,7 +100,7 @@ impl RouteDiscovery {
         }
     }
 
-    /// Reads routes for the first time, and follows them from then on.
+    /// Reads routes for the first time, and again whenever their file is replaced.
     async fn follow(&self, rds: &RdsConfig) -> Option<Rc<FollowedRoutes>> {
         let scope = rds.scope.clone().name("rds").name(&rds.route_config_name);
         let updates: Arc<UpdateStats> = self.store.register(scope.clone());
@@ -138,7 +138,7 @@ impl RouteDiscovery {
         Some(followed)
     }
 
-    /// Forgets routes whose connection managers have all gone.
+    /// Drops the routes that no connection manager uses now.
     fn forget_unused(&self) {
         self.followed.borrow_mut().retain(|_, followed| {
             let mut users = followed.users.borrow_mut();
@@ -147,8 +147,8 @@ impl RouteDiscovery {
         });
     }
 
-    /// What `/config_dump` shows, by name.
-    pub(crate) fn dump(&self) -> Vec<Dynamic> {
+    /// The entries of `/config_dump`, by name.
+    pub(crate) fn dump(&self) -> Vec<DynamicResource> {
         let followed = self.followed.borrow();
         let mut all: Vec<&Rc<FollowedRoutes>> = followed.values().collect();
         all.sort_by_key(|followed| &followed.name);
@@ -160,7 +160,7 @@ impl RouteDiscovery {
 }
 
 impl FollowedRoutes {
-    /// Takes over the routes in `file`, or tells why not.
+    /// Applies the routes in `file`, or returns why they are refused.
     fn take(&self, file: ResourceFile) -> Result<(), String> {
         let mut resources = file.resources.into_iter();
         let Some(resource) = resources.next() else {
@@ -205,7 +205,7 @@ impl FollowedRoutes {
         }
         self.table.replace(Some(table));
         self.dumped
-            .replace(Some(Dynamic::new(resource.wire, &file.version)));
+            .replace(Some(DynamicResource::new(resource.wire, &file.version)));
         self.stats.config_reload.inc();
         Ok(())
     }

@@ -55,7 +55,7 @@ impl Level {
         }
     }
 
-    /// The least severe records that the facade has to make at this level.
+    /// The facade's filter that lets all records of this level pass.
     pub(crate) fn filter(self) -> log::LevelFilter {
         match self {
             Level::Trace => log::LevelFilter::Trace,

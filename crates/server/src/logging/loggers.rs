@@ -1,4 +1,4 @@
-//! The names of Envoy's loggers, and which of them a record belongs to.
+//! The names of Envoy's loggers, and the choice of a logger for each record.
 
 /// Every logger of Envoy 1.40, in the order in which `/logging` lists them.
 pub(crate) const LOGGERS: &[&str] = &[
@@ -77,7 +77,7 @@ pub(crate) const LOGGERS: &[&str] = &[
     "ip_tagging",
 ];
 
-/// The logger of records that name none but their module: by crate, longest name first.
+/// The logger of records whose target is a module path, by crate. Longest crate name first.
 const CRATES: &[(&str, &str)] = &[
     ("outrider_admin", "admin"),
     ("outrider_codec", "http"),
@@ -91,13 +91,15 @@ const CRATES: &[(&str, &str)] = &[
     ("hickory", "dns"),
 ];
 
-/// The place in [`LOGGERS`] of a name; `misc` for an unknown one.
+/// The index in [`LOGGERS`] of a name; that of `misc` for an unknown one.
 pub(crate) fn index(name: &str) -> usize {
-    let place = |name: &str| LOGGERS.iter().position(|&logger| logger == name);
-    place(name).or_else(|| place("misc")).unwrap_or_default()
+    let position = |name: &str| LOGGERS.iter().position(|&logger| logger == name);
+    position(name)
+        .or_else(|| position("misc"))
+        .unwrap_or_default()
 }
 
-/// The place in [`LOGGERS`] of the logger that a record's target belongs to.
+/// The index in [`LOGGERS`] of the logger for a record's target.
 pub(crate) fn of_target(target: &str) -> usize {
     let by_crate = CRATES.iter().find(|(name, _)| target.starts_with(name));
     index(by_crate.map_or(target, |(_, logger)| logger))

@@ -50,7 +50,7 @@ impl Sink {
     }
 
     fn write(&self, line: &[u8]) {
-        // A log that cannot be written has nowhere to say so.
+        // A failed write to the log cannot be reported anywhere.
         let _ = match self {
             Sink::Stderr => io::stderr().write_all(line),
             Sink::File(_, file) => (&*file).write_all(line),
@@ -59,7 +59,7 @@ impl Sink {
 }
 
 impl Logging {
-    /// A log on standard error, with these levels and this form of line.
+    /// A log on standard error, with these levels and this line format.
     pub(crate) fn new(levels: &Levels, format: &str, escape: bool) -> Arc<Logging> {
         let logging = Logging {
             levels: LOGGERS.iter().map(|_| AtomicU8::new(0)).collect(),
@@ -94,7 +94,7 @@ impl Logging {
         Ok(())
     }
 
-    /// Changes the form of lines (`Bootstrap.application_log_config`).
+    /// Changes the line format (`Bootstrap.application_log_config`).
     pub(crate) fn set_pattern(&self, pattern: Pattern) {
         self.pattern.store(Arc::new(pattern));
     }
@@ -139,7 +139,7 @@ impl Logging {
         }
     }
 
-    /// The facade skips what no logger wants, before a record is made.
+    /// Lets the facade skip records that no logger writes, before they are formatted.
     fn publish_max_level(&self) {
         let most = self.levels.iter().map(load).min().unwrap_or(Level::Off);
         log::set_max_level(most.filter());
@@ -174,7 +174,7 @@ fn load(level: &AtomicU8) -> Level {
     Level::from_number(level.load(Ordering::Relaxed))
 }
 
-/// What the `log` crate calls.
+/// The implementation that the `log` crate calls.
 struct Facade(Arc<Logging>);
 
 impl log::Log for Facade {

@@ -36,7 +36,7 @@ enum Item {
     Flag(char, Padding),
 }
 
-/// `%8l`, `%-8l`, `%=8l`; with `!` what is longer is cut.
+/// `%8l`, `%-8l`, `%=8l`; with `!` longer text is cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Padding {
     width: usize,
@@ -56,7 +56,7 @@ enum Side {
 const MAX_WIDTH: usize = 64;
 
 impl Pattern {
-    /// Reads a pattern. An unknown flag stays as it is written, a `%` at the end goes, as in spdlog.
+    /// Reads a pattern. As in spdlog, an unknown flag is printed as it is written, and a `%` at the end is dropped.
     pub(crate) fn compile(text: &str) -> Pattern {
         let mut items = Vec::new();
         let mut literal = String::new();
@@ -198,7 +198,7 @@ fn write_time(flag: char, now: &ZonedDateTime, text: &mut String) -> std::fmt::R
     }
 }
 
-/// spdlog's time flags in the language of strftime.
+/// spdlog's time flags as strftime formats.
 fn time_conversion(flag: char) -> Option<&'static str> {
     Some(match flag {
         'a' => "%a",
@@ -228,7 +228,7 @@ fn time_conversion(flag: char) -> Option<&'static str> {
     })
 }
 
-/// The time since this thread's last line with such a flag: µs, ns, ms, s.
+/// The time since this thread's last line with such a flag, in µs, ns, ms or s.
 fn write_elapsed(flag: char, now: Timestamp, text: &mut String) -> std::fmt::Result {
     thread_local!(static LAST: Cell<Option<Timestamp>> = const { Cell::new(None) });
     let last = LAST.replace(Some(now)).unwrap_or(now);

@@ -1,4 +1,4 @@
-//! What of a bootstrap can't change while the proxy runs.
+//! Finds the changes in a bootstrap that can't be applied while the proxy runs.
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
@@ -8,7 +8,7 @@ use prost::Message as _;
 use prost::Name as _;
 use serde_json::Value;
 
-/// Refuses a new bootstrap that differs from the running one in more than its clusters and listeners, field by field.
+/// Refuses a new bootstrap that differs from the running one in other fields than clusters and listeners, and names each.
 pub(super) fn refuse_unchangeable(
     running: &Bootstrap,
     new: &Bootstrap,
@@ -23,7 +23,7 @@ pub(super) fn refuse_unchangeable(
     errors.finish(())
 }
 
-/// All but clusters and listeners, as JSON.
+/// The bootstrap without clusters and listeners, as JSON.
 fn rest(bootstrap: &Bootstrap) -> Value {
     let mut rest = Bootstrap {
         static_resources: None,

@@ -39,8 +39,8 @@ impl WatchedConfig {
     }
 }
 
-/// Follows the config file for as long as the process serves. A change that leaves the content as it was does nothing:
-/// Kubernetes replaces the links of a ConfigMap also when another key of it has changed.
+/// Reloads the config on each change of its file. A change that leaves the content the same does nothing: Kubernetes
+/// replaces the links of a ConfigMap also when another key of it has changed.
 pub(crate) async fn follow(control: Rc<Control>, mut config: WatchedConfig) {
     loop {
         config.watch.replaced().await;
@@ -55,7 +55,7 @@ pub(crate) async fn follow(control: Rc<Control>, mut config: WatchedConfig) {
     }
 }
 
-/// Tells contents apart; nothing while the file can't be read.
+/// A hash of the file's content. `None` while the file can't be read.
 fn fingerprint(path: &Path) -> Option<u64> {
     let content = std::fs::read(path).ok()?;
     let mut hasher = DefaultHasher::new();

@@ -1,4 +1,4 @@
-//! What came of a reload, for the log and for `GET /reload`.
+//! The outcome of a reload, for the log and for `GET /reload`.
 
 use std::time::Duration;
 use std::time::SystemTime;
@@ -7,42 +7,42 @@ use outrider_config::Diagnostics;
 use serde_json::Value;
 use serde_json::json;
 
-/// So many names of a kind are listed; the rest is counted.
+/// How many names of each kind are listed; the others are only counted.
 const LISTED_NAMES: usize = 100;
 
 /// Why the config was reloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trigger {
-    /// SIGHUP.
+    /// SIGHUP
     Signal,
-    /// `POST /reload`.
+    /// `POST /reload`
     Admin,
-    /// `--watch-config`: the file has changed.
+    /// `--watch-config`: the file has changed
     File,
 }
 
-/// What came of a reload.
+/// The outcome of a reload.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) trigger: Trigger,
     pub(crate) at: SystemTime,
     pub(crate) took: Duration,
-    /// What has changed, or why nothing has.
+    /// The changes, or why there are none.
     pub(crate) result: Result<Changes, Diagnostics>,
 }
 
-/// What a reload has changed, by name.
+/// The names of everything that a reload has changed.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     pub(crate) clusters: NameChanges,
     pub(crate) listeners: NameChanges,
-    /// Listeners of which only filter chains changed.
+    /// Listeners in which only filter chains changed.
     pub(crate) filter_chains: Vec<String>,
     /// Listeners with a filter chain whose routes changed.
     pub(crate) routes: Vec<String>,
 }
 
-/// Names that came, changed and went.
+/// Names of added, changed and removed resources.
 #[derive(Debug, Default)]
 pub(crate) struct NameChanges {
     pub(crate) added: Vec<String>,
@@ -136,7 +136,7 @@ impl Outcome {
         }
     }
 
-    /// What `GET /reload` shows of it.
+    /// Its entry in `GET /reload`.
     pub(crate) fn json(&self) -> Value {
         let mut value = json!({
             "trigger": self.trigger.name(),

@@ -1,4 +1,4 @@
-//! Reading, checking and building a new config, on a thread of its own: DNS, the admin port and signals go on.
+//! Reads, checks and builds a new config on a thread of its own, so that DNS, the admin port and signals are not delayed.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use crate::listener_plan::ListenerPlan;
 use crate::reload::difference::refuse_unchangeable;
 use crate::reload::outcome::NameChanges;
 
-/// A new config without errors, built and not running.
+/// A new config without errors, built but not yet running.
 pub(super) struct Prepared {
     /// The new bootstrap as protobuf bytes.
     pub(super) wire: Vec<u8>,
@@ -37,20 +37,20 @@ pub(super) struct Prepared {
     pub(super) listeners: Vec<Arc<ListenerPlan>>,
 }
 
-/// What is needed to build a config, apart from the config.
+/// Everything that is needed to build a config, apart from the config.
 struct Builder {
     sources: Sources,
     running: Vec<u8>,
     clusters: Arc<ClusterManager>,
     listeners: Arc<ListenerFactory>,
-    /// Running listeners whose config has no name, with the names that were made up for them.
+    /// Running listeners whose config has no name, with their generated names.
     nameless: Vec<Arc<ListenerPlan>>,
 }
 
-/// Reads and builds the config anew, beside the running one.
+/// Reads and builds the new config, while the old one runs.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// Everything that is wrong with the new config.
 pub(super) async fn prepare(control: &Rc<Control>) -> Result<Prepared, Diagnostics> {
     let builder = Builder {
         sources: control.options.sources(),
@@ -63,8 +63,8 @@ pub(super) async fn prepare(control: &Rc<Control>) -> Result<Prepared, Diagnosti
     let thread = thread::Builder::new().name("reload".to_owned());
     let spawned = thread.spawn(move || {
         let built = builder.build();
-        allocator::give_back();
-        // The process ends when nobody waits for it.
+        allocator::return_freed_memory();
+        // The receiver is gone only when the process ends.
         let _ = send.send(built);
     });
     spawned.map_err(|error| failed(format!("cannot start a thread: {error}")))?;
@@ -73,7 +73,7 @@ pub(super) async fn prepare(control: &Rc<Control>) -> Result<Prepared, Diagnosti
         .unwrap_or_else(|_| Err(failed("building the config failed; see the log".to_owned())))
 }
 
-/// An error that is of no place in the config.
+/// An error that does not belong to a place in the config.
 pub(super) fn failed(message: String) -> Diagnostics {
     Diagnostics(vec![Diagnostic {
         position: None,
@@ -86,7 +86,7 @@ impl Builder {
     fn build(mut self) -> Result<Prepared, Diagnostics> {
         let mut loaded = outrider_config::load(&self.sources)?;
         let diagnose = |errors| loaded.positions.diagnose(errors);
-        // The bytes are those that the running bootstrap was decoded from.
+        // The running bootstrap was decoded from these bytes, so they decode again.
         let running = Bootstrap::decode(self.running.as_slice()).unwrap_or_default();
         refuse_unchangeable(&running, &loaded.bootstrap).map_err(diagnose)?;
         let running = running.static_resources.unwrap_or_default();
@@ -120,7 +120,7 @@ impl Builder {
         })
     }
 
-    /// Has listeners without a name go by the name that was made up for the running one of the same address.
+    /// Gives listeners without a name the generated name of the running listener with the same address.
     fn name_listeners(&mut self, new: &mut StaticResources) {
         for listener in new
             .listeners
@@ -136,7 +136,7 @@ impl Builder {
     }
 }
 
-/// Of the clusters that were built, those that differ from the running ones; and how.
+/// The built clusters that differ from the running ones, and the names of added, changed and removed clusters.
 fn changed_clusters(
     built: Vec<BuiltCluster>,
     running: &StaticResources,
@@ -161,7 +161,7 @@ fn changed_clusters(
 }
 
 impl crate::cli::Options {
-    /// Where the config comes from.
+    /// The files and options that the config comes from.
     pub(crate) fn sources(&self) -> Sources {
         Sources {
             config_path: (!self.config_path.is_empty()).then(|| PathBuf::from(&self.config_path)),

@@ -26,7 +26,7 @@ pub(crate) fn outrider(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// A folder that goes away with the test.
+/// A folder that is deleted at the end of the test.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -41,7 +41,7 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// Writes a file; answers its path.
+    /// Writes a file and returns its path.
     pub(crate) fn file(&self, name: &str, content: &str) -> String {
         fs::write(self.path(name), content).unwrap();
         self.path(name).to_str().unwrap().to_owned()
@@ -86,7 +86,7 @@ impl Server {
         server
     }
 
-    /// Waits for something that the server does; a server that is gone or too slow fails the test.
+    /// Waits until a condition holds. The test fails if the server ends or is too slow.
     pub(crate) fn wait_until(&self, done: impl Fn() -> bool) {
         let started = Instant::now();
         while !done() {
