@@ -1,4 +1,4 @@
-//! What is told to the user: `envoy.yaml:14:21: static_resources.clusters[0].nmae: no such field …`.
+//! Messages for the user: `envoy.yaml:14:21: static_resources.clusters[0].nmae: no such field …`.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use crate::Position;
 /// One message about the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Where, if it is about a place in a file.
+    /// The place in a file, if the message is about one.
     pub position: Option<Position>,
-    /// Which field; the root for what concerns a whole file.
+    /// The field; the root if the message is about a whole file.
     pub path: FieldPath,
-    /// What is wrong and what was expected.
+    /// The error and what was expected instead.
     pub message: String,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Everything wrong with a configuration, in the order of the file; prints one a line.
+/// All errors of a configuration, in the order of the file. Prints one per line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 

@@ -1,4 +1,4 @@
-//! What a `build` function returns when a message is well-formed but cannot run.
+//! The error that a `build` function returns when a message is well-formed but cannot be used.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Everything wrong with a message: a `build` function goes on after a first error where it can.
+/// All errors of a message: a `build` function continues after an error where it can.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -47,12 +47,12 @@ impl ConfigErrors {
         Self(Vec::new())
     }
 
-    /// Notes an error about the field at `path`.
+    /// Adds an error about the field at `path`.
     pub fn push(&mut self, path: &FieldPath, message: impl Into<String>) {
         self.0.push(ConfigError::new(path, message));
     }
 
-    /// The value of `result`; its errors are noted and give `None`.
+    /// The value of `result`. If it has errors, adds them and returns `None`.
     pub fn collect<T, E: Into<Self>>(&mut self, result: Result<T, E>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -63,7 +63,7 @@ impl ConfigErrors {
         }
     }
 
-    /// `Ok(value)` when nothing was noted.
+    /// `Ok(value)` if there is no error.
     pub fn finish<T>(self, value: T) -> Result<T, Self> {
         if self.0.is_empty() {
             Ok(value)
@@ -72,7 +72,7 @@ impl ConfigErrors {
         }
     }
 
-    /// Whether nothing was noted.
+    /// Whether there is no error.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,5 +1,5 @@
-//! Protobuf bytes as JSON, the way `/config_dump` prints them: snake_case names in the order of the field numbers, what is
-//! unset left out, the content of every `Any` spelled out.
+//! Protobuf bytes as JSON, the way `/config_dump` prints them: snake_case names in the order of the field numbers, without
+//! unset fields, and with the decoded content of every `Any`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -124,7 +124,7 @@ fn field(value: &FieldValue) -> Json {
                 .iter()
                 .map(|entry| (key(&entry.key), single(value_kind, &entry.value)))
                 .collect();
-            // Envoy has no order here; a stable one is kinder to a diff.
+            // Envoy prints map entries in any order; a stable order makes dumps comparable.
             pairs.sort_by(|a, b| a.0.cmp(&b.0));
             Json::Object(pairs.into_iter().collect())
         }
@@ -177,7 +177,7 @@ fn number(value: f64, text: &str) -> Json {
     } else if value.fract() == 0.0 && value.abs() < EXACT {
         Json::from(value as i64)
     } else {
-        // Through the text, so that a float does not show the digits of a double.
+        // Converted through text, so that a float is not printed with the digits of a double.
         text.parse()
             .ok()
             .and_then(Number::from_f64)

@@ -28,7 +28,7 @@ use crate::wire;
 
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
-/// A bootstrap is a few kilobytes, a generated one a few megabytes; what is larger is no bootstrap.
+/// The largest accepted file. A bootstrap has a few kilobytes, a generated one a few megabytes.
 const MAX_BYTES: usize = 64 << 20;
 
 /// Where the configuration comes from, as the command line says.
@@ -38,7 +38,7 @@ pub struct Sources {
     pub config_path: Option<PathBuf>,
     /// `--config-yaml`: merged over the file, or the whole configuration when there is no file.
     pub config_yaml: Option<String>,
-    /// `--allow-unknown-static-fields`: what Envoy's API does not have is a warning.
+    /// `--allow-unknown-static-fields`: unknown fields are a warning.
     pub allow_unknown_static_fields: bool,
     /// `--disable-extensions`: what uses one of these is refused.
     pub disabled_extensions: DisabledExtensions,
@@ -72,7 +72,7 @@ impl fmt::Debug for Source {
 pub enum Format {
     /// `.yaml` and `.yml`, in small letters or capitals as all of these
     Yaml,
-    /// `.json`, and every name that says nothing else
+    /// `.json`, and every other file name
     Json,
     /// `.pb`
     Protobuf,
@@ -295,7 +295,7 @@ fn undecoded(error: &prost::DecodeError) -> String {
     }
 }
 
-/// Envoy reads a file of any other name as JSON, to the surprise of those who wrote YAML.
+/// A hint for YAML files with another suffix, which Envoy reads as JSON.
 fn hint_for_json(source: &Source, text: &str) -> &'static str {
     let is_json =
         source.name.to_ascii_lowercase().ends_with(".json") || text.trim_start().starts_with('{');
@@ -306,7 +306,7 @@ fn hint_for_json(source: &Source, text: &str) -> &'static str {
     }
 }
 
-/// All problems, but for what is missing only because it could not be read.
+/// All problems, without missing fields that are missing only because they could not be read.
 pub(crate) fn without_echoes(read: Vec<Problem>, checked: Vec<Problem>) -> Vec<Problem> {
     let unread: HashSet<String> = read
         .iter()

@@ -12,7 +12,7 @@ use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
 
-/// A place in one of the sources, as the reader keeps it: lines and columns count from 1, 0 is nowhere.
+/// A place in one of the sources. Lines and columns count from 1; 0 means that the place is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) source: u8,
@@ -61,7 +61,7 @@ impl Positions {
         Self { sources, marks }
     }
 
-    /// Knows the names of the sources only.
+    /// Positions that know only the names of the sources.
     pub(crate) fn unplaced(sources: Vec<Arc<str>>) -> Self {
         Self {
             sources,

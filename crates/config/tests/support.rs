@@ -42,7 +42,7 @@ rules are refused as Envoy refuses them.
 ";
 
 #[test]
-fn the_document_is_current() {
+fn support_md_is_up_to_date() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let path = root.join("docs/SUPPORT.md");
     let document = document(&root.join("proto"));

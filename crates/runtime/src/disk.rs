@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::Entry;
 
-/// Directories inside one another, as in Envoy.
+/// The deepest nesting of directories, as in Envoy.
 const MAX_DEPTH: usize = 16;
 
 /// All values below `directory`.
@@ -58,7 +58,7 @@ fn walk(
     Ok(())
 }
 
-/// The text without empty lines, lines that start with `#`, and what trails the last.
+/// The text without empty lines, lines that start with `#`, and white space at its end.
 fn without_comments(text: &str) -> String {
     let lines: Vec<&str> = text.split('\n').filter(|line| !line.is_empty()).collect();
     let mut value = String::new();
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_and_what_trails_are_cut() {
+    fn comments_and_trailing_space_are_cut() {
         for (text, expected) in [
             ("5\n", "5"),
             ("# of all\nhello \r\n", "hello"),

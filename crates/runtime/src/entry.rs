@@ -1,6 +1,6 @@
-//! One value: its text, and what it is as a number or as a share.
+//! One value: its text, and its meaning as a number or as a fraction.
 //!
-//! A value has no declared type. What cannot be read as asked for counts as not set, as in Envoy.
+//! A value has no declared type. As in Envoy, a value that cannot be read as the requested type counts as not set.
 
 use std::collections::BTreeMap;
 
@@ -103,7 +103,7 @@ fn decimal(text: &str) -> Option<f64> {
 }
 
 fn whole(number: f64) -> Option<u64> {
-    // 2^64 itself is let in, as in Envoy, and stands for the largest number.
+    // As in Envoy, 2^64 itself is accepted and means the largest number.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -29,7 +29,7 @@ pub struct Layers {
 struct Layer {
     name: String,
     source: Source,
-    /// What the source said last; nothing while a disk layer has no directory.
+    /// The values that were read last. Empty while a disk layer has no directory.
     values: Option<BTreeMap<String, Entry>>,
 }
 
@@ -49,7 +49,7 @@ pub struct LoadedLayer<'a> {
     pub values: &'a BTreeMap<String, Entry>,
 }
 
-/// Why the admin layer did not take values; it is as it was.
+/// Why the admin layer refused values. It is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// There is no admin layer.
@@ -58,17 +58,17 @@ pub enum Refused {
     Malformed {
         /// Its key.
         key: String,
-        /// What is wrong with it.
+        /// The error in the YAML.
         error: String,
     },
 }
 
-/// What came of reading all layers anew.
+/// The outcome of reading all layers again.
 #[derive(Debug)]
 pub struct Loading {
     /// The values.
     pub snapshot: Snapshot,
-    /// Disk layers that cannot be read, and why. They stay as they were.
+    /// Disk layers that cannot be read, and why. They keep their values.
     pub errors: Vec<String>,
     /// How many directories of disk layers were read.
     pub disk_layers: usize,
@@ -183,7 +183,7 @@ impl Layers {
         values.is_some_and(|values| !values.is_empty())
     }
 
-    /// Sets values in the admin layer; an empty one takes an earlier one back. Of several for one key the first counts.
+    /// Sets values in the admin layer; an empty value removes an earlier one. Of several for one key the first counts.
     ///
     /// # Errors
     /// Without an admin layer, and when one of the values is no YAML: then none is set.

@@ -1,4 +1,4 @@
-//! Runtime values (`layered_runtime`): what operators change while the proxy runs.
+//! Runtime values (`layered_runtime`): settings that operators change while the proxy runs.
 //!
 //! [`Layers`] live on the main thread. Each change makes a new [`Snapshot`] of them, which [`Runtime`] hands to all threads
 //! at once; a worker looks at it through a [`RuntimeReader`], which takes no lock.

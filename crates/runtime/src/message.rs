@@ -48,7 +48,7 @@ impl Fraction {
         }
     }
 
-    /// What is divided by the denominator.
+    /// The numerator, which is divided by the denominator.
     #[must_use]
     pub fn numerator(self) -> u32 {
         self.numerator

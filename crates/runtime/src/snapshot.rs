@@ -94,7 +94,7 @@ impl Runtime {
         self.current.store(snapshot);
     }
 
-    /// A look at the newest snapshot that is cheap to take again and again on one thread.
+    /// A reader of the newest snapshot, for one thread. It is cheap to call often.
     #[must_use]
     pub fn reader(&self) -> RuntimeReader {
         RuntimeReader {
@@ -104,17 +104,17 @@ impl Runtime {
     }
 }
 
-/// A snapshot as one thread holds it: held again without touching what other threads touch.
+/// One thread's reference to a snapshot. Cloning it changes no counter that other threads use.
 pub type LocalSnapshot = Rc<Arc<Snapshot>>;
 
-/// One thread's look at the newest snapshot.
+/// One thread's reader of the newest snapshot.
 pub struct RuntimeReader {
     newest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     seen: RefCell<Option<LocalSnapshot>>,
 }
 
 impl RuntimeReader {
-    /// The newest snapshot, or nothing when no key has a value. Whoever is to see one version only holds on to it.
+    /// The newest snapshot, or `None` when no key has a value. Keep the result to read several values of one version.
     pub fn current(&self) -> Option<LocalSnapshot> {
         let mut newest = self.newest.borrow_mut();
         let newest = newest.load();

@@ -15,8 +15,9 @@ use crate::UpdateStats;
 
 /// A file of resources of one type that is read again whenever it is replaced.
 ///
-/// As in Envoy, a file that can't be read counts as a failure, and one that holds something wrong as rejected; what it
-/// gave before stays. Envoy sees renames only, and so do we: a file that is written in place could be read half.
+/// As in Envoy, a file that can't be read counts as a failed update, and a file with an error as a rejected one; the
+/// resources from before stay. Also as in Envoy, only a rename is noticed: a file that is written in place could be read
+/// half-written.
 #[derive(Debug)]
 pub struct FileSubscription {
     source: FileSource,
@@ -58,8 +59,8 @@ impl FileSubscription {
         })
     }
 
-    /// Reads the file, and hands what is in it to `apply`, which tells why it refuses the update, if it does. Counts what
-    /// came of it.
+    /// Reads the file and passes its resources to `apply`, which returns why it refuses the update, if it does. Counts the
+    /// outcome.
     pub async fn update(&self, apply: impl AsyncFnOnce(ResourceFile) -> Result<(), String>) {
         self.stats.update_attempt.inc();
         let (path, type_name) = (self.source.path.clone(), self.type_name);
@@ -78,7 +79,7 @@ impl FileSubscription {
                 log::warn!(target: "config", "{}: refused, what was there before stays: {diagnostics}", self.name());
                 return;
             }
-            // The reading thread panicked, and the log has its message.
+            // The thread that reads the file panicked and has logged its message.
             Err(_) => return self.stats.update_failure.inc(),
         };
         if file.has_unknown_fields && self.sources.count_unknown_fields() {

@@ -1,7 +1,7 @@
 //! Resources that come from outside the bootstrap: clusters, listeners, routes and endpoints.
 //!
 //! A [`FileSource`] says where they come from, a [`FileSubscription`] reads them and waits for the file to be replaced, and
-//! [`UpdateStats`] count what came of it. What a resource means is for its user to know.
+//! [`UpdateStats`] count the outcomes. The crate that uses the resources decodes and applies them.
 
 mod file;
 mod source;

@@ -13,12 +13,12 @@ use outrider_config::api::envoy::config::core::v3::config_source::ConfigSourceSp
 pub struct FileSource {
     /// `path`
     pub path: PathBuf,
-    /// `watched_directory.path`: what is moved into it has the file read again, and nothing else does.
+    /// `watched_directory.path`: if it is set, the file is read again only when something is moved into this directory.
     pub watched_directory: Option<PathBuf>,
 }
 
 impl FileSource {
-    /// Looks whether the file is there; Envoy does not start without it.
+    /// Checks that the file exists; Envoy does not start without it.
     ///
     /// # Errors
     /// If it is not.

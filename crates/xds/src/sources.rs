@@ -1,4 +1,4 @@
-//! What all subscriptions share.
+//! The state that all subscriptions share.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use outrider_config::DisabledExtensions;
 use outrider_net::FileWatches;
 
-/// The files that are watched, and what is done with fields that do not exist. Clones share all of it.
+/// The file watches, and whether unknown fields are refused. Clones share all of it.
 #[derive(Clone, Debug, Default)]
 pub struct FileSources(Arc<Shared>);
 
@@ -52,7 +52,7 @@ impl FileSources {
         !self.0.reject_unknown_fields.load(Relaxed)
     }
 
-    /// Counts an update with fields that do not exist; tells whether to log them.
+    /// Counts an update with unknown fields. Returns whether to log them.
     pub(crate) fn count_unknown_fields(&self) -> bool {
         let ignored = self.0.log_no_unknown_fields.load(Relaxed);
         if !ignored {
@@ -61,7 +61,7 @@ impl FileSources {
         !ignored
     }
 
-    /// How many updates with fields that do not exist came since this was last asked (`server.dynamic_unknown_fields`).
+    /// How many updates with unknown fields came since the last call (`server.dynamic_unknown_fields`).
     #[must_use]
     pub fn take_unknown_fields(&self) -> u64 {
         self.0.with_unknown_fields.swap(0, Relaxed)

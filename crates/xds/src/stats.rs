@@ -1,4 +1,4 @@
-//! What is counted of the updates of a subscription.
+//! The stats of a subscription's updates.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use outrider_stats::TextReadout;
 use xxhash_rust::xxh64::xxh64;
 
 outrider_stats::group! {
-    /// What Envoy counts of every subscription, below `cluster_manager.cds.`, `listener_manager.lds.` and their like.
+    /// The stats of every subscription, as in Envoy, below `cluster_manager.cds.`, `listener_manager.lds.` and so on.
     pub struct UpdateStats {
         init_fetch_timeout: Counter,
         update_attempt: Counter,
@@ -31,7 +31,7 @@ impl UpdateStats {
         let millis = now.unwrap_or_default().as_millis();
         self.update_time
             .set(u64::try_from(millis).unwrap_or(u64::MAX));
-        // As in Envoy, a number that only tells versions apart.
+        // As in Envoy, a hash of the version.
         self.version.set(xxh64(version.as_bytes(), 0));
         self.version_text.set(version);
     }

@@ -31,11 +31,11 @@ mod runtime;
 /// The one field of this name in the API.
 const STATIC_LAYER: &str = "static_layer";
 
-/// Messages whose own rules Envoy does not check: it makes something of any value.
+/// Messages whose own rules Envoy does not check, because it accepts any value.
 const UNCHECKED: [&str; 1] =
     ["envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"];
 
-/// What the walk found.
+/// The errors and warnings that the walk found.
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(crate) problems: Vec<Problem>,
@@ -70,7 +70,7 @@ struct Checker<'a> {
     disabled: &'a DisabledExtensions,
 }
 
-/// Where a value is, and what is known of it from the fields around it.
+/// The path of a value, and the facts about it that follow from the fields around it.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     mark: Mark,
@@ -158,7 +158,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What must be there and is not.
+    /// Reports required fields that are missing.
     fn absent(&mut self, message: &Message, place: Place<'_>) {
         for field in message.message_type.fields() {
             if message
@@ -279,7 +279,7 @@ impl Checker<'_> {
     }
 
     fn enumeration(&mut self, row: &EnumRow, number: i32, place: Place<'_>) {
-        // A number without a name is for the rules to judge.
+        // The rules decide whether an enum value without a name is allowed.
         let Some(value) = row.value(number) else {
             return;
         };
@@ -359,7 +359,7 @@ impl Checker<'_> {
     }
 
     fn duration(&mut self, message: &Message, path: &FieldPath) {
-        // What Envoy can count in nanoseconds.
+        // The range that Envoy can represent in nanoseconds.
         const MAX_SECONDS: i64 = i64::MAX / 1_000_000_000;
         let part = |name: &str| match message.get(name).map(|value| &value.value) {
             Some(Value::Int(value)) => *value,
@@ -375,7 +375,7 @@ impl Checker<'_> {
     }
 }
 
-/// A default without presence is the same as nothing.
+/// Whether the value is the default of a field without presence, which is the same as an unset field.
 fn is_unset(field: &FieldRow, value: &Value) -> bool {
     field.cardinality != Cardinality::Explicit && value.is_default()
 }

@@ -1,4 +1,5 @@
-//! Which settings of load balancing count: with `load_balancing_policy`, the first of its policies that is one, and nothing else.
+//! Which load balancing settings have an effect: if `load_balancing_policy` is set, only the first policy in it that Envoy
+//! knows.
 
 use super::extension;
 use crate::schema::FieldRow;
@@ -12,7 +13,7 @@ const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 const LIST: &str = "envoy.config.cluster.v3.LoadBalancingPolicy";
 const CATEGORY: &str = "envoy.load_balancing_policies";
 
-/// The fields of a cluster that say the same in the old way.
+/// The older fields of a cluster that `load_balancing_policy` replaces.
 const OVERRIDDEN: [&str; 6] = [
     "lb_policy",
     "round_robin_lb_config",

@@ -1,11 +1,11 @@
-//! The values in `layered_runtime`: any key may be set, to anything but a list or nothing.
+//! The values in `layered_runtime`: any key may be set, to any value except a list or null.
 
 use crate::FieldPath;
 use crate::reader::Problem;
 use crate::value::Message;
 use crate::value::Value;
 
-/// Refuses what is no value of a `static_layer`, a `google.protobuf.Struct`.
+/// Refuses values that a `static_layer` (a `google.protobuf.Struct`) can't have.
 pub(super) fn refuse_values(layer: &Message, path: &FieldPath, problems: &mut Vec<Problem>) {
     add_values("", layer, path, problems);
 }

@@ -6,12 +6,12 @@ use super::Node;
 use super::NodeKind;
 use crate::position::Mark;
 
-/// A text, and where it was no text.
+/// A decoded text, and the places that could not be decoded.
 pub(crate) struct Decoded<'a> {
     pub(crate) text: Cow<'a, str>,
     /// Lines and columns of what could not be decoded, in order.
     broken: Vec<(u32, u32)>,
-    /// Stands in the text for each of them, and for nothing else.
+    /// The character that replaces each of them in the text. It occurs nowhere else there.
     stand_in: char,
 }
 
@@ -21,7 +21,7 @@ impl Decoded<'_> {
         self.broken.first().copied()
     }
 
-    /// The first place that could not be decoded and is part of what the file says: it is not in a comment.
+    /// The first place outside of comments that could not be decoded.
     pub(crate) fn broken_in(&self, root: &Node) -> Option<(u32, u32)> {
         if self.broken.is_empty() {
             return None;
@@ -98,7 +98,7 @@ fn decode_utf32<'a>(bytes: &[u8], unit: fn([u8; 4]) -> u32) -> Decoded<'a> {
     decode(characters.chain(cut_off))
 }
 
-/// The text of `characters`, where none is what could not be decoded.
+/// The text of `characters`, in which `None` is a place that could not be decoded.
 fn decode<'a>(characters: impl Iterator<Item = Option<char>>) -> Decoded<'a> {
     let characters: Vec<Option<char>> = characters.collect();
     // One of those that mean nothing, and that the text does not use.

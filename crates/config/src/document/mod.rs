@@ -49,7 +49,7 @@ pub(crate) struct Key {
     pub(crate) name: String,
 }
 
-/// Why a text is no tree.
+/// Why a text cannot be parsed.
 #[derive(Debug)]
 pub(crate) struct SyntaxError {
     pub(crate) mark: Mark,
@@ -57,7 +57,7 @@ pub(crate) struct SyntaxError {
 }
 
 impl Node {
-    /// What it is, for "expected …, got …".
+    /// The kind of value, for "expected …, got …".
     pub(crate) fn describe(&self) -> String {
         match &self.kind {
             NodeKind::Null => "nothing".to_owned(),

@@ -1,4 +1,4 @@
-//! What a plain (unquoted) YAML scalar means, as `yaml-cpp` and Envoy see it.
+//! The value of a plain (unquoted) YAML scalar, by the rules of `yaml-cpp` and Envoy.
 
 use super::NodeKind;
 

@@ -1,4 +1,4 @@
-//! YAML as a `google.protobuf.Value`, for values that are no part of a configuration file.
+//! YAML as a `google.protobuf.Value`, for values outside of a configuration file.
 
 use prost_types::ListValue;
 use prost_types::Struct;

@@ -419,7 +419,7 @@ impl Scalar<'_> {
 }
 
 impl Node {
-    /// How many values it is made of.
+    /// How many values it contains.
     fn size(&self) -> usize {
         1 + match &self.kind {
             NodeKind::List(items) => items.iter().map(Self::size).sum(),

@@ -25,10 +25,10 @@ mod well_known;
 
 pub use suggest::nearest;
 
-/// So many unknown fields get a suggestion: looking for the nearest name takes time, and nobody reads more.
+/// How many unknown fields get a suggestion: the search for the nearest name takes time, and the first few suffice.
 const SUGGESTIONS: usize = 200;
 
-/// Something wrong at a place.
+/// An error and its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     pub(crate) mark: Mark,

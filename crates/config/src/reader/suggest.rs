@@ -1,8 +1,8 @@
-//! The name that was probably meant.
+//! Suggests the name that the user probably meant.
 
 use crate::schema::MessageType;
 
-/// What to say of a field that a message does not have.
+/// The message for a field that does not exist.
 pub(super) fn no_such_field(message_type: MessageType, name: &str) -> String {
     let mut text = format!("no such field in {}", message_type.name());
     if name == "<<" {
@@ -27,7 +27,7 @@ pub(super) fn no_such_field(message_type: MessageType, name: &str) -> String {
     text
 }
 
-/// What to say of a word that is none of a list.
+/// The message for a word that is not in a list.
 pub(super) fn expected_one_of<'a>(
     names: impl Iterator<Item = &'a str> + Clone,
     got: &str,

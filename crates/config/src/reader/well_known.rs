@@ -19,7 +19,7 @@ use crate::value::Value;
 const MAX_SECONDS: i64 = 315_576_000_000;
 
 impl Reader {
-    /// A message in whichever form its type has.
+    /// Reads a message in the JSON form of its type.
     pub(super) fn message(
         &mut self,
         message_type: MessageType,
@@ -77,7 +77,7 @@ pub(super) fn takes_null(message_type: MessageType) -> bool {
     message_type.well_known() == WellKnown::Value
 }
 
-/// What stands for null in a list.
+/// The value that a null in a list becomes.
 pub(super) fn empty(kind: Kind, mark: Mark) -> Value {
     match kind {
         Kind::Bool => Value::Bool(false),

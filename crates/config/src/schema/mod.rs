@@ -1,4 +1,4 @@
-//! What the reader knows of the Envoy API: messages, fields, enums, rules, support.
+//! The tables of the Envoy API: messages, fields, enums, rules, support.
 //!
 //! The tables are constants that the build script writes from `proto/`: nothing is parsed when the program starts.
 
@@ -99,7 +99,7 @@ impl MessageType {
         slice(&tables::ONEOFS, self.row().oneofs)
     }
 
-    /// What took the place of a field that older Envoys had.
+    /// The replacement of a field that older Envoys had.
     pub(crate) fn gone(self, name: &str) -> Option<&'static str> {
         let mut rows = tables::GONE.iter();
         let row = rows.find(|row: &&GoneRow| {
@@ -201,7 +201,7 @@ impl ExtensionRow {
         self.type_name.as_str()
     }
 
-    /// Whether we have it.
+    /// Whether it is implemented here.
     pub(crate) fn is_implemented(&self) -> bool {
         self.message.is_some()
     }

@@ -117,12 +117,12 @@ pub(crate) enum Deprecated {
     Disallowed,
 }
 
-/// What becomes of a field or enum value that is set.
+/// How a field or enum value that is set is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Support {
-    /// Does what Envoy does.
+    /// Implemented as in Envoy.
     Implemented,
-    /// Accepted; the note says why it makes no difference.
+    /// Accepted; the note says why it has no effect.
     NoEffect,
     /// Accepted when it has one of the values in the note.
     Only,

@@ -17,7 +17,7 @@ use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
 
-/// As deep as prost itself goes.
+/// The deepest nesting that is accepted, which is prost's own limit.
 const MAX_DEPTH: usize = 100;
 
 /// Decodes `bytes` as a message; every value gets `mark` as its place.
