@@ -12,7 +12,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# What `check --envoy` ends with where there is no Envoy to be had, so that it is not taken for a case that failed.
+# The exit code of `check --envoy` when Envoy can't be installed, to tell it from a failed case.
 NOT_INSTALLED = 75
 VENV = HERE.parent / "target" / "conformance-venv"
 
@@ -31,7 +31,7 @@ def ensure(requirements: Path) -> None:
 
 
 def main() -> None:
-    """Prepares the environment, then hands over to the harness."""
+    """Prepares the environment, then runs the harness in it."""
     ensure(HERE / "requirements.txt")
     words = sys.argv[1:]
     if "--envoy" in words or any(word in ("record", "diff", "corpus", "effect") for word in words[:1]):

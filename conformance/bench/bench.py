@@ -161,7 +161,7 @@ OURS_AND_ENVOY = ("outrider", "before", "envoy")
 
 
 def cost_of(how, path="/small", pairs=20, count=5000):
-    """A job that tells what `how` costs a request: two listeners of one process, one with it, in turns; medians."""
+    """Measures the cost of `how` per request: two listeners of one process, of which one has it, in turns. Medians."""
     def job(name, binary, backends, folder):
         beside = free_port()
         proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True, beside=beside, **filled(how, folder))
@@ -199,7 +199,7 @@ SPECIAL = {
 
 
 def table(results, order):
-    """Prints one table a job: a row a proxy, with the ratio to Envoy."""
+    """Prints one table per job, with a row per proxy and its ratio to Envoy."""
     for job, rows in results.items():
         print(f"\n{job}")
         envoy = rows.get("envoy", {})

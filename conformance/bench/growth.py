@@ -18,7 +18,7 @@ AXES = {"hosts": [1, 10, 100, 1000, 10000], "routes": [1, 10, 100, 1000, 10000],
 
 
 class Grown(Proxy):
-    """A proxy whose config has so many hosts or routes."""
+    """A proxy whose config has the given number of hosts or routes."""
 
     def __init__(self, name, binary, folder, backend, *, hosts=1, routes=1, workers=1):
         self.grow = (hosts, routes)
@@ -83,7 +83,7 @@ def svg(results):
 
 
 def markdown(results):
-    """A table an axis."""
+    """One table per axis."""
     lines = []
     for axis, rows in results.items():
         lines += ["", f"| {axis} | " + " | ".join(map(str, AXES[axis])) + " |", "|---|" + "--:|" * len(AXES[axis])]

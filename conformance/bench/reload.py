@@ -37,7 +37,7 @@ OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOp
 
 
 def free_ports(count):
-    """Ports of the kernel's choice."""
+    """Ports that the kernel chooses."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -46,7 +46,7 @@ def free_ports(count):
 
 
 class Config:
-    """The bootstrap in all its versions."""
+    """The bootstrap, of which each reload loads another version."""
 
     def __init__(self, folder, http_port, grpc_port, large):
         self.path = Path(folder) / "envoy.json"
@@ -187,7 +187,7 @@ def reload(config, version):
 
 
 def main():
-    """See above."""
+    """Runs the calls and reloads that the module's text describes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outrider", required=True)
     parser.add_argument("--reloads", type=int, default=100)

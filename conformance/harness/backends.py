@@ -36,7 +36,7 @@ class Listener:
         self.port = self.bind_all(hosts, spec.get("down", []))
 
     def bind_all(self, hosts: list, down: list) -> int:
-        """The same port on each address; another try when one of them is taken."""
+        """Binds the same port on each address; tries another port if it is taken on one of them."""
         while True:
             port = self.spec.get("port", 0)
             try:
@@ -80,7 +80,7 @@ class Listener:
             threading.Thread(target=self.guarded, args=(conn, number), daemon=True).start()
 
     def guarded(self, conn: socket.socket, number: int) -> None:
-        """Serves one connection; whatever happens, it is closed and counted."""
+        """Serves one connection, then closes and counts it, also after an error."""
         try:
             if "tls" in self.spec:
                 with self.lock:
@@ -97,11 +97,11 @@ class Listener:
             conn.close()
 
     def serve(self, conn: socket.socket, number: int) -> None:
-        """One connection; a kind of backend says what happens."""
+        """Serves one connection. Each kind of backend implements this."""
         raise NotImplementedError
 
     def note(self, what) -> None:
-        """Remembers an observation, in order."""
+        """Adds an observation."""
         with self.lock:
             self.seen.append(what)
 
@@ -116,7 +116,7 @@ class Listener:
                 pass
 
     def stop(self) -> None:
-        """Ends everything."""
+        """Closes all sockets and ends all threads."""
         self.stopped.set()
         for sock in self.sockets:
             try:
@@ -155,7 +155,7 @@ class Blackhole(Listener):
 
 
 class Http(Listener):
-    """Answers requests in one codec: what `replies` says for the path, or else an echo of the request."""
+    """Answers requests in one codec: with the reply in `replies` for the path, else with an echo of the request."""
 
     def __init__(self, name: str, spec: dict, folder):
         super().__init__(name, spec, folder)
@@ -176,7 +176,7 @@ class Http(Listener):
             self.serve_http1(http1.Stream(conn, patience=60))
 
     def serve_http1(self, stream: http1.Stream) -> None:
-        """Keep-alive until the proxy closes."""
+        """Serves requests until the proxy closes the connection."""
         while True:
             message = http1.read_head(stream)
             if message is None:
@@ -271,7 +271,7 @@ class Seen:
         self.first, self.fields, self.body, self.trailers = first, fields, body, trailers
 
     def shown(self) -> dict:
-        """As an observation."""
+        """The request as an observation."""
         shown = {"request": self.first, "headers": listed(self.fields)}
         if self.body:
             shown["body"] = text.lines(self.body)
@@ -280,7 +280,7 @@ class Seen:
         return shown
 
     def echo(self, backend: str) -> bytes:
-        """As a body, for the client to see what came through."""
+        """The request as a response body, so that the client sees what arrived."""
         lines = [f"{backend} saw {self.first}", *listed(self.fields)]
         if self.body:
             lines += ["", text.shown(self.body)]
@@ -345,7 +345,7 @@ class Http2Server:
         return True
 
     def later(self, stream: int, reply: dict, request: Seen) -> None:
-        """A reply that waits must not hold up the other streams."""
+        """Sends a delayed reply. Runs in a thread of its own, so that other streams are not delayed."""
         self.backend.pause(reply)
         if not self.answer(stream, reply, request):
             self.conn.sock.shutdown(socket.SHUT_RDWR)
@@ -415,7 +415,7 @@ class Script(Listener):
 
     @staticmethod
     def received(stream: http1.Stream, what):
-        """What the proxy sent."""
+        """The bytes that the proxy sent."""
         if what == "end":
             return {"end": text.lines(stream.rest()), "by": stream.ended}
         if isinstance(what, int):

@@ -16,7 +16,7 @@ LOG = ("%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL% %RESPONSE_C
 
 
 def merge(base, extra):
-    """Mappings merge, anything else replaces."""
+    """Merges two trees: mappings are merged, other values replaced."""
     if isinstance(base, dict) and isinstance(extra, dict):
         return {**base, **{k: merge(base[k], v) if k in base else v for k, v in extra.items()}}
     return extra

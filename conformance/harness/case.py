@@ -17,7 +17,7 @@ PLACE = re.compile(r"<(dir|bin|config|certs|[\w-]+\.(?:port|path))>")
 
 @dataclass
 class Case:
-    """One case in one variant: the name, what the file says, the codecs on both sides."""
+    """One case in one variant: its name, the content of its file, the codecs on both sides."""
 
     name: str
     path: Path
@@ -47,7 +47,7 @@ class Case:
         return bootstrap.expand(self.spec.get("proxy", {}), self.backends)
 
     def expected(self, who: str) -> dict | None:
-        """What was recorded: Envoy's truth, or Outrider's own where the case says that it differs."""
+        """The recorded observation: Envoy's, or Outrider's own where the case has `differs`."""
         for one in ([".outrider.json"] if who == "outrider" else []) + [".expected.json"]:
             file = self.path.with_suffix(one)
             if file.exists():
@@ -82,7 +82,7 @@ def select(words: list[str]) -> list[Case]:
 
 
 def fill(tree, values: dict):
-    """Placeholders in a tree: a whole string becomes the value itself, so that a port is a number."""
+    """Replaces placeholders in a tree. A string that is only a placeholder becomes the value itself, so that a port is a number."""
     if isinstance(tree, dict):
         return {fill(k, values): fill(v, values) for k, v in tree.items()}
     if isinstance(tree, list):

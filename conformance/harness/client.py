@@ -44,7 +44,7 @@ def connect(address, source: str | None = None) -> socket.socket:
 
 
 def over_http1(stream: http1.Stream, request: Request) -> dict:
-    """Sends on an HTTP/1.1 connection and reads the answer, interim ones too."""
+    """Sends a request on an HTTP/1.1 connection and reads the response, and interim responses before it."""
     fields = [("host", request.authority), *request.fields]
     names = {n.lower() for n, _ in request.fields}
     chunked = bool(request.trailers) or "transfer-encoding" in names
@@ -105,7 +105,7 @@ def over_http2(conn: http2.Connection, request: Request) -> dict:
 
 
 def http2_answer(conn: http2.Connection, stream: int) -> dict:
-    """What came on one stream."""
+    """The frames that arrived on one stream."""
     mine = [e for e in conn.events if e.stream == stream and e.kind in ("HEADERS", "DATA", "RST_STREAM")]
     over = [e.kind for e in conn.events if e.kind == "close"]
     seen: dict = {}

@@ -1,4 +1,4 @@
-"""Commands over cases: what to run, in how many processes, and how the result is shown."""
+"""The commands: each selects cases, runs them in several processes and prints the result."""
 import argparse
 import collections
 import concurrent.futures
@@ -123,12 +123,12 @@ def check(args) -> int:
 
 
 def known_open() -> dict:
-    """The cases in which Outrider is known not to be like Envoy yet, each with what differs."""
+    """The cases in which Outrider is known to differ from Envoy for now, each with the difference."""
     return dict(line.split(maxsplit=1) for line in OPEN.read_text().splitlines() if line and not line.startswith("#"))
 
 
 def still_open(rows: list) -> dict:
-    """Those of them that failed, said aloud."""
+    """Prints those of them that failed, and returns them."""
     known = known_open()
     for row in rows:
         if row["passed"] and row["case"] in known:
@@ -174,7 +174,7 @@ def verdicts(case: Case) -> str:
 
 
 def explanation(expected: dict | None, outcome: Outcome, who: str) -> str:
-    """Why a case failed: the difference, or what the proxy said when it did not even start."""
+    """Why a case failed: the difference, or the proxy's log if it did not start."""
     if expected is None:
         return "nothing recorded yet"
     if "start" in outcome.observed and "start" not in expected:
@@ -197,7 +197,7 @@ def summary(rows: list, seconds: float) -> None:
 
 
 def diff(args) -> int:
-    """Both binaries now, side by side with what differs."""
+    """Runs both binaries now and prints the difference."""
     same = True
     for case in select([args.name]):
         truth = attempt(case, envoy_binary(), case.expected("envoy"))

@@ -1,4 +1,4 @@
-"""The network of a published config: this machine, where the proxy runs, and another one, that has every address it names."""
+"""The network of a published config: one namespace where the proxy runs, and one that has every address that the config names."""
 import contextlib
 import ctypes
 import ipaddress
@@ -15,7 +15,7 @@ THERE = ("192.0.2.2/24", "2001:db8::2/64")
 
 
 def ip(*words: str, keep: tuple = ()) -> None:
-    """One `ip`, that must work."""
+    """Runs `ip`, which must succeed."""
     subprocess.run(["ip", *words], check=True, pass_fds=keep)
 
 
@@ -53,7 +53,7 @@ class Network:
 
     @contextlib.contextmanager
     def on_the_other(self):
-        """What is done inside happens on the other machine."""
+        """Runs the block in the other namespace."""
         enter(self.there)
         try:
             yield
@@ -76,7 +76,7 @@ class Network:
 
 
 def add(host: str, device: str) -> None:
-    """An address for a device; having it already is as good."""
+    """Adds an address to a device, unless it has it already."""
     try:
         one = ipaddress.ip_address(host)
     except ValueError:

@@ -30,7 +30,7 @@ ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 
 def mount(*words: str) -> None:
-    """One `mount`, that must work."""
+    """Runs `mount`, which must succeed."""
     subprocess.run(["mount", *words], check=True)
 
 

@@ -1,4 +1,4 @@
-"""The one place for what is not deterministic: an observation with these texts in it compares equal on every run."""
+"""Replaces everything in an observation that is not deterministic, so that it is equal on every run. Nothing else does that."""
 import re
 import socket
 

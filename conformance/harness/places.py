@@ -22,7 +22,7 @@ class Places(Walk):
         self.path: tuple = ()
 
     def note(self, name: str, path: tuple) -> None:
-        """One more place of a name."""
+        """Adds a place for a name."""
         self.found.setdefault(name, []).append(path)
 
     def message(self, name: str, tree) -> None:
@@ -68,7 +68,7 @@ class Places(Walk):
             super().value(kind, value)
 
     def under(self, step: tuple, act, *arguments) -> None:
-        """Acts with the path that much longer."""
+        """Runs the block with the path extended by a step."""
         before, self.path = self.path, (*self.path, *step)
         act(*arguments)
         self.path = before

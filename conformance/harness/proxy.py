@@ -17,7 +17,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent() -> None:
-    """In the child: the proxy must not outlive a harness that was killed."""
+    """Runs in the child: makes the kernel end the proxy if the harness is killed."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -91,7 +91,7 @@ class Proxy:
             conn.close()
 
     def stderr(self) -> str:
-        """What it said so far."""
+        """Its log so far."""
         return (self.folder / "stderr").read_text(errors="replace")
 
     def stop(self) -> int | None:

@@ -79,7 +79,7 @@ def raw(run, step: dict):
 
 
 def received(stream: http1.Stream, what):
-    """What an HTTP/1 client reads."""
+    """Reads as an HTTP/1 client does."""
     if what == "end":
         data = stream.rest()
         return {"end": stream.ended, **({"bytes": text.lines(data)} if data else {})}
@@ -118,7 +118,7 @@ def grpc(run, step: dict):
 
 
 def summed(answers: list) -> dict:
-    """Many calls: how many ended how, and which pod answered them."""
+    """A summary of many calls: how many had each status, and which pod answered them."""
     counts: dict = {"status": {}, "pods": {}}
     for one in answers:
         end = f"{one['status']} {one['message']}".strip()
@@ -258,7 +258,7 @@ def ready_is(run, value: int) -> bool:
 
 
 def refuses(run, name: str) -> bool:
-    """Whether nobody listens there any more."""
+    """Whether connections to the address are refused."""
     try:
         client.connect(run.address(name)).close()
         return False
