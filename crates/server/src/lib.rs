@@ -39,22 +39,22 @@ pub fn run(program: &str, arguments: &[String]) -> ExitCode {
     let level = std::env::var("loglevel").ok();
     let arguments = match entry_point::translate(program, arguments, level.as_deref()) {
         Ok(arguments) => arguments,
-        Err(message) => return print_and_exit(&mut std::io::stderr(), &message, 1),
+        Err(message) => return print_with_code(&mut std::io::stderr(), &message, 1),
     };
     if let Some(code) = commands::run(program, &arguments) {
         return code;
     }
     match cli::parse(program, &arguments) {
         Ok(Command::Run(options)) if options.hot_restart_version => {
-            print_and_exit(&mut std::io::stderr(), "disabled\n", 0)
+            print_with_code(&mut std::io::stderr(), "disabled\n", 0)
         }
         Ok(Command::Run(mut options)) => {
             let watch = std::env::var("OUTRIDER_WATCH_CONFIG");
             options.watch_config |= watch.is_ok_and(|value| value == "1");
             run_options(*options)
         }
-        Ok(Command::Print(text)) => print_and_exit(&mut std::io::stdout(), &text, 0),
-        Err(refused) => print_and_exit(&mut std::io::stderr(), &refused.0, 1),
+        Ok(Command::Print(text)) => print_with_code(&mut std::io::stdout(), &text, 0),
+        Err(refused) => print_with_code(&mut std::io::stderr(), &refused.0, 1),
     }
 }
 
@@ -69,7 +69,7 @@ fn run_options(options: Options) -> ExitCode {
         && let Err(error) = logging.open(&options.log_path)
     {
         let message = format!("failed to open log file '{}': {error}\n", options.log_path);
-        return print_and_exit(&mut std::io::stderr(), &message, 1);
+        return print_with_code(&mut std::io::stderr(), &message, 1);
     }
     let (mode, path) = (options.mode, options.config_path.clone());
     let result = match mode {
@@ -77,7 +77,7 @@ fn run_options(options: Options) -> ExitCode {
         Mode::Serve | Mode::InitOnly => startup::serve(options, logging.clone()),
     };
     match result {
-        Ok(()) if mode == Mode::Validate => print_and_exit(
+        Ok(()) if mode == Mode::Validate => print_with_code(
             &mut std::io::stdout(),
             &format!("configuration '{path}' OK\n"),
             0,
@@ -90,13 +90,13 @@ fn run_options(options: Options) -> ExitCode {
                 line!(),
                 format_args!("error initializing configuration '{path}'"),
             );
-            print_and_exit(&mut std::io::stderr(), &format!("{fatal}\n"), 1)
+            print_with_code(&mut std::io::stderr(), &format!("{fatal}\n"), 1)
         }
     }
 }
 
 /// Writes `text` and returns `code` as the exit code. A failed write is ignored: there is nowhere to report it.
-fn print_and_exit(stream: &mut impl Write, text: &str, code: u8) -> ExitCode {
+fn print_with_code(stream: &mut impl Write, text: &str, code: u8) -> ExitCode {
     let _ = stream.write_all(text.as_bytes());
     ExitCode::from(code)
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::cli::parse_duration;
 use crate::commands::admin_client::AdminClient;
-use crate::print_and_exit;
+use crate::print_with_code;
 
 /// How often readiness is checked.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ pub(crate) fn run(program: &str, arguments: &[String]) -> Option<ExitCode> {
         .into_iter()
         .any(|argument| argument == "--help" || argument == "-h")
     {
-        return Some(print_and_exit(&mut std::io::stdout(), &help(program), 0));
+        return Some(print_with_code(&mut std::io::stdout(), &help(program), 0));
     }
     let result = match parse(command, arguments) {
         Err(message) => Err(format!("{message}\n\n{}", help(program))),
@@ -88,7 +88,7 @@ pub(crate) fn run(program: &str, arguments: &[String]) -> Option<ExitCode> {
     };
     Some(match result {
         Ok(code) => ExitCode::from(code),
-        Err(message) => print_and_exit(&mut std::io::stderr(), &format!("{name}: {message}\n"), 1),
+        Err(message) => print_with_code(&mut std::io::stderr(), &format!("{name}: {message}\n"), 1),
     })
 }
 

@@ -108,7 +108,7 @@ async fn until_ended(
                 _ => NOT_EXECUTABLE,
             };
             let message = format!("run: {program}: {error}\n");
-            let _ = crate::print_and_exit(&mut std::io::stderr(), &message, code);
+            let _ = crate::print_with_code(&mut std::io::stderr(), &message, code);
             return Ok(code);
         }
     };
@@ -153,5 +153,5 @@ fn quit_proxy(invocation: &Invocation) {
         thread::sleep(ASK_AGAIN);
     }
     let message = format!("run: cannot end the proxy: {said}\n");
-    let _ = crate::print_and_exit(&mut std::io::stderr(), &message, 1);
+    let _ = crate::print_with_code(&mut std::io::stderr(), &message, 1);
 }
