@@ -38,7 +38,7 @@ impl FileSource {
     /// For sources other than files.
     pub fn build(source: &ConfigSource, path: &FieldPath) -> Result<FileSource, ConfigError> {
         let refused = |field: &'static str| {
-            let text = "not supported: known is path_config_source";
+            let text = "not supported: use path_config_source";
             Err(ConfigError::new(&path.field(field), text))
         };
         match &source.config_source_specifier {
