@@ -39,7 +39,7 @@ impl DisabledExtensions {
 
     /// Whether the extension `name` of `category` is disabled; `name` is not an old one.
     pub(crate) fn contains(&self, category: &str, name: &str) -> bool {
-        self.0.iter().any(|disabled| *disabled == (category, name))
+        self.0.contains(&(category, name))
     }
 }
 

@@ -251,13 +251,7 @@ impl Process {
         // The messages are many times as large as the objects built from them. Their memory is returned once workers run.
         let (reloader, reloads) = Reloader::new(&store);
         let control = self.control(plan, runtime, loaded, (log_files, reloader, store.clone()));
-        let options = &control.options;
-        control.clusters.sources().treat_unknown_fields(
-            options.reject_unknown_dynamic_fields,
-            options.ignore_unknown_dynamic_fields,
-        );
-        let disabled = DisabledExtensions::parse(&options.disabled_extensions).0;
-        control.clusters.sources().disable_extensions(disabled);
+        set_options_of_sources(&control);
         let discoveries = Discoveries::new(&dynamic, &control)
             .map_err(|error| Fatal::System(format!("dynamic_resources: {error}")))?;
         control.discoveries.replace(discoveries.clone());
@@ -402,6 +396,17 @@ impl Process {
         control.refresh_stats();
         Rc::new(control)
     }
+}
+
+/// Passes the options about unknown fields and disabled extensions on to the sources of dynamic resources.
+fn set_options_of_sources(control: &Control) {
+    let options = &control.options;
+    let sources = control.clusters.sources();
+    sources.treat_unknown_fields(
+        options.reject_unknown_dynamic_fields,
+        options.ignore_unknown_dynamic_fields,
+    );
+    sources.disable_extensions(DisabledExtensions::parse(&options.disabled_extensions).0);
 }
 
 /// The source of a request to end the process.

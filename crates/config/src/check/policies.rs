@@ -1,5 +1,5 @@
-//! Which load balancing settings have an effect: if `load_balancing_policy` is set, only the first policy in it that Envoy
-//! knows.
+//! Which load balancing settings have an effect: if `load_balancing_policy` is set, one policy of its list and none of the
+//! older fields.
 
 use super::extension;
 use crate::schema::FieldRow;
@@ -35,8 +35,8 @@ pub(super) fn are(message_type: MessageType, field: &FieldRow) -> bool {
     field.name() == "policies" && message_type.name() == LIST
 }
 
-/// Which of the policies counts: the first that is one in Envoy, or whose type nobody knows. A `TypedStruct` of an unknown type
-/// is passed over.
+/// The policy that has an effect: the first that Envoy knows, or whose type no Envoy has. A `TypedStruct` of an unknown type
+/// is skipped.
 pub(super) fn chosen(policies: &[Item]) -> Option<usize> {
     policies.iter().position(|policy| {
         let Value::Message(policy) = &policy.value else {
