@@ -2,7 +2,7 @@
 //!
 //! Asking the kernel's clock takes some 40 ns, and a request wants to know the time at a dozen places. On a thread that
 //! called [`share_readings`], [`now`] gives the last reading again, which is let go of ([`expire`]) when the thread wakes
-//! up, when a socket gave bytes, and after [`USES`] uses. So what has just come in gets the time at which it came, and
+//! up, when a socket gave bytes, and after `USES` uses. So what has just come in gets the time at which it came, and
 //! no reading is older than a few requests' work. The wall clock is the monotonic one and what lay between both a moment
 //! ago. Other threads, tests with a paused clock among them, get the true time.
 

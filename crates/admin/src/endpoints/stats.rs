@@ -64,7 +64,7 @@ pub(super) const PROMETHEUS_PARAMETERS: &[Parameter] = &[
     USED_ONLY,
     Parameter {
         name: "text_readouts",
-        help: "Render text_readouts as new gaugues with value 0 (increases PrometheusRenderer data size)",
+        help: "Render text_readouts as new gaugues with value 0 (increases Prometheus data size)",
         kind: Flag,
     },
     FILTER,
