@@ -44,7 +44,7 @@ impl Alarm {
         AsyncFd::with_interest(timer, Interest::READABLE).map(Alarm::Kernel)
     }
 
-    /// Sets the alarm anew. Ready when it went off, perhaps for an earlier time that it was set for; else it wakes the task.
+    /// Sets the alarm to another time. Ready if it has gone off, perhaps for a time set earlier; otherwise it wakes the task.
     pub(crate) fn poll_at(&mut self, time: Instant, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Alarm::Runtime(sleep) => {

@@ -37,7 +37,7 @@ impl Drain {
         self.0.phase.set(Phase::On);
     }
 
-    /// Begins gradually: [`is_draining`](Drain::is_draining) is true ever more often, and always after `lasts`.
+    /// Begins gradually: [`is_draining`](Drain::is_draining) is true with a probability that grows to 1 within `lasts`.
     pub fn begin_gradually(&self, lasts: Duration) {
         let began = Instant::now();
         self.0.phase.set(Phase::Growing { began, lasts });

@@ -116,7 +116,7 @@ impl Stream {
         }
     }
 
-    /// Has the runtime find out anew whether a socket can be read, after [`poll_peek`](Self::poll_peek) has waited.
+    /// Has the runtime check again whether a socket can be read, after [`poll_peek`](Self::poll_peek) has waited.
     pub(crate) fn register_anew(&mut self) -> io::Result<()> {
         // Neither end of this pair is ever used: it stands in while the socket is moved.
         let (placeholder, _) = UnixStream::pair()?;

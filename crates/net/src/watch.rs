@@ -1,6 +1,6 @@
 //! Files and links that are replaced while the proxy runs.
 //!
-//! As in Envoy, it is the directory of a path that is watched, for what is moved there: whoever deploys replaces a file or
+//! As in Envoy, it is the directory of a path that is watched, for what is moved there: a deployment replaces a file or
 //! a link by a rename, so that nobody reads half of it. Kubernetes replaces the link `..data` beside the file.
 
 use std::ffi::OsStr;

@@ -34,7 +34,7 @@ pub(crate) struct ListenerManager {
     workers: RefCell<Vec<mpsc::UnboundedSender<WorkerCommand>>>,
     /// Those that were told to stop, for good: later ones of the kind are not served either.
     stopped: Cell<Option<ListenerSelection>>,
-    /// Held by whoever looks at what runs, waits, and then changes it.
+    /// Taken by a task that reads the running listeners, waits, and then changes them.
     pub(crate) changing: tokio::sync::Mutex<()>,
     concurrency: u32,
     drain: DrainPlan,

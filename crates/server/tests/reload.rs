@@ -349,7 +349,7 @@ fn listeners_that_were_stopped_stay_so() {
     assert!(errors.contains("'m' cannot change"), "{errors}");
 }
 
-/// A file of resources of this type, moved into its place as whoever deploys does it.
+/// A file of resources of this type, moved into its place by a rename, as a deployment does.
 fn resources(folder: &Folder, name: &str, kind: &str, list: &[&str]) -> String {
     let list = list
         .iter()

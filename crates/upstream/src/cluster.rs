@@ -46,7 +46,7 @@ pub struct Cluster {
     cursors: RefCell<Cursors>,
     /// Pools by host; the key is the host's address in memory, which is taken while the pools hold the host.
     pools: RefCell<HashMap<*const Host, Rc<HostPools>, FixedState>>,
-    /// What requests are counted in besides, by the names that they asked for.
+    /// Further stats in which requests are counted, by the names that the requests gave.
     alternatives: RefCell<BTreeMap<Box<str>, Arc<AlternativeStats>>>,
 }
 

@@ -1,6 +1,6 @@
 //! Listener filters: what is found out about a connection before its filter chain is chosen.
 //!
-//! They look at bytes where the kernel keeps them (`MSG_PEEK`), so that whoever serves the connection reads them again.
+//! They look at bytes where the kernel keeps them (`MSG_PEEK`), so that the handler of the connection reads them again.
 
 use std::future::poll_fn;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! A weighted rotation whose weights change as it goes: one worker's queue of deadlines.
 //!
 //! As Envoy's scheduler has it (earliest deadline first), a host that was picked is due again after 1/weight, by its weight
-//! of that moment. The queue belongs to a worker, so that nothing is locked, and is made anew for each new set of hosts.
+//! of that moment. The queue belongs to a worker, so that nothing is locked. Each new set of hosts gets a new queue.
 
 use std::cmp::Ordering;
 use std::cmp::Reverse;
