@@ -25,13 +25,13 @@ def look(run, step: dict):
     connections that it accepted; of a backend the connections to it. Each different answer once, in order. Of a pipe, the mode of its file."""
     if isinstance(run.proxy.listeners.get(step["sockets"]), str):
         return oct(os.stat(run.proxy.listeners[step["sockets"]]).st_mode & 0o777)
-    port = run.proxy.listeners[step["sockets"]][1] if step["sockets"] in run.proxy.listeners else run.backends[step["sockets"]].port
-    towards = step["sockets"] in run.backends
+    listener = run.proxy.listeners.get(step["sockets"])
+    backend = run.backends[step["sockets"]].port if listener is None else None
     found = set()
     try:
         for one in of_process(run.proxy.process.pid):
             with one:
-                if wanted(one, port, towards, step.get("accepted", False)):
+                if (of_listener(one, listener, step.get("accepted", False)) if listener else towards(one, backend)):
                     found.add(tuple(f"{name}: {value(one, name)}" for name in step["options"].split()))
     except PermissionError:
         print("!!! this machine does not let a process look at the sockets of its child: not looked at", file=sys.stderr)
@@ -67,14 +67,19 @@ def copied(handle: int, pid: int, name: str) -> socket.socket | None:
     return None
 
 
-def wanted(one: socket.socket, port: int, towards: bool, accepted: bool) -> bool:
-    """Whether this is a socket of the listener or towards the backend with that port."""
-    if towards:
-        with contextlib.suppress(OSError):
-            return one.getpeername()[1] == port
-        return False
+def of_listener(one: socket.socket, address: tuple[str, int], accepted: bool) -> bool:
+    """Whether this socket listens on the address, or with `accepted` was accepted there. The kernel may choose one port for several
+    addresses, so the host counts too."""
     listens = bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    return one.getsockname()[1] == port and listens != accepted
+    host, port = one.getsockname()[:2]
+    return port == address[1] and address[0] in (host, "0.0.0.0", "::") and listens != accepted
+
+
+def towards(one: socket.socket, port: int) -> bool:
+    """Whether this socket is connected to the port of a backend."""
+    with contextlib.suppress(OSError):
+        return one.getpeername()[1] == port
+    return False
 
 
 def value(one: socket.socket, name: str):
