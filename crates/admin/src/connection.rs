@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
 use outrider_net::Address;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use tokio::time::timeout;
 
 use crate::Admin;
@@ -104,7 +104,7 @@ impl Drop for ClientConnection {
 
 /// Serves requests until the client, an error or a timeout ends the connection. `ends` are the local and the remote
 /// address.
-pub(crate) async fn serve(mut stream: Stream, ends: [Address; 2], admin: Rc<Admin>) {
+pub(crate) async fn serve(mut stream: NetworkStream, ends: [Address; 2], admin: Rc<Admin>) {
     let [local, remote] = ends;
     let connection = Rc::new(ClientConnection {
         stats: admin.stats.open(),

@@ -22,7 +22,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrider_net::Limits;
+use outrider_net::ConnectionLimits;
 use outrider_stats::Store;
 
 pub use config::AdminConfig;
@@ -54,7 +54,7 @@ pub struct Admin {
     store: Arc<Store>,
     control: Rc<dyn ServerControl>,
     access_log: Box<dyn Fn(&AdminRequest)>,
-    limits: Limits,
+    limits: ConnectionLimits,
     stats: stats::AdminStats,
 }
 
@@ -67,7 +67,7 @@ impl Admin {
             store,
             control,
             access_log: Box::new(|_| {}),
-            limits: Limits::default(),
+            limits: ConnectionLimits::default(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Admin {
 
     /// Sets the limits; connections over them are closed.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
+    pub fn with_limits(mut self, limits: ConnectionLimits) -> Self {
         self.limits = limits;
         self
     }

@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::rc::Rc;
 
 use outrider_net::Address;
+use outrider_net::NetworkStream;
 use outrider_net::PipeAddress;
-use outrider_net::Stream;
 use tokio::net::TcpListener;
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
@@ -54,16 +54,16 @@ impl AdminListener {
         &self.address
     }
 
-    async fn accept(&self) -> io::Result<(Stream, Address)> {
+    async fn accept(&self) -> io::Result<(NetworkStream, Address)> {
         match &self.socket {
             ListenerSocket::Tcp(listener) => {
                 let (stream, remote) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Stream::Tcp(stream), remote.into()))
+                Ok((NetworkStream::Tcp(stream), remote.into()))
             }
             ListenerSocket::Unix(listener) => {
                 let (stream, _unnamed) = listener.accept().await?;
-                Ok((Stream::Unix(stream), Address::pipe("", 0)))
+                Ok((NetworkStream::Unix(stream), Address::pipe("", 0)))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::task::ready;
 use std::time::Duration;
 
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
@@ -27,7 +27,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The byte stream of one connection.
 pub(crate) struct TimedSocket {
-    stream: Stream,
+    stream: NetworkStream,
     connection: Rc<ClientConnection>,
     deadline: Pin<Box<Sleep>>,
     phase: SocketPhase,
@@ -44,7 +44,7 @@ enum SocketPhase {
 }
 
 impl TimedSocket {
-    pub(crate) fn new(stream: Stream, connection: Rc<ClientConnection>) -> Self {
+    pub(crate) fn new(stream: NetworkStream, connection: Rc<ClientConnection>) -> Self {
         Self {
             stream,
             connection,

@@ -31,8 +31,8 @@ use outrider_codec::header;
 use outrider_codec::stats::ConnectionStats;
 use outrider_net::Address;
 use outrider_net::ConnectOptions;
-use outrider_net::Drain;
-use outrider_net::Stream;
+use outrider_net::DrainSignal;
+use outrider_net::NetworkStream;
 use outrider_net::Timers;
 use tokio::net::TcpListener;
 
@@ -136,13 +136,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 options: Rc::new(ClientOptions::new(timers.clone(), counts)),
                 clients: RefCell::default(),
             });
-            let options = Rc::new(ServerOptions::new(timers, Drain::new()));
+            let options = Rc::new(ServerOptions::new(timers, DrainSignal::new()));
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, listen)).await?;
             loop {
                 let (socket, _) = listener.accept().await?;
                 socket.set_nodelay(true)?;
-                let served =
-                    outrider_codec::serve(Stream::Tcp(socket), options.clone(), pipe.clone());
+                let served = outrider_codec::serve(
+                    NetworkStream::Tcp(socket),
+                    options.clone(),
+                    pipe.clone(),
+                );
                 tokio::task::spawn_local(served);
             }
         })

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::task::ready;
 
 use http::Version;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 
 use crate::Body;
 use crate::ClientOptions;
@@ -28,7 +28,7 @@ use crate::h2;
 /// while an [`UpstreamExchange`] is being dropped. It must not call back into the connection: it only sets a flag and
 /// wakes the task that reacts.
 pub fn connect_http2(
-    socket: Stream,
+    socket: NetworkStream,
     options: Rc<ClientOptions>,
     on_change: Rc<dyn Fn()>,
 ) -> (Client, impl Future<Output = ConnectionEnd>) {
@@ -38,7 +38,7 @@ pub fn connect_http2(
 
 /// Starts HTTP/1 on a connected socket; otherwise like [`connect_http2`].
 pub fn connect_http1(
-    socket: Stream,
+    socket: NetworkStream,
     options: Rc<ClientOptions>,
     on_change: Rc<dyn Fn()>,
 ) -> (Client, impl Future<Output = ConnectionEnd>) {

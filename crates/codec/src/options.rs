@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_net::Activity;
-use outrider_net::Drain;
+use outrider_net::DrainSignal;
 use outrider_net::Shutdown;
 use outrider_net::Timers;
 
@@ -218,7 +218,7 @@ pub struct ServerOptions {
     /// `http2.*`
     pub http2_stats: Arc<Http2Stats>,
     /// Signals the connections to drain.
-    pub drain: Drain,
+    pub drain: DrainSignal,
     /// Records which connections have requests in progress.
     pub activity: Activity,
     /// The stage of the process's shutdown.
@@ -230,7 +230,7 @@ pub struct ServerOptions {
 impl ServerOptions {
     /// Envoy's defaults on a worker. The stats are not registered in any store until the caller sets them.
     #[must_use]
-    pub fn new(timers: Timers, drain: Drain) -> ServerOptions {
+    pub fn new(timers: Timers, drain: DrainSignal) -> ServerOptions {
         ServerOptions {
             codec: CodecType::Auto,
             http1: Http1Options::default(),

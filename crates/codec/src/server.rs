@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::Version;
-use outrider_net::Connection;
-use outrider_net::Stream;
+use outrider_net::AcceptedConnection;
+use outrider_net::NetworkStream;
 use outrider_stats::HeldGauge;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
@@ -134,7 +134,7 @@ pub trait Handler: 'static {
 
 /// Serves a connection to its end. Dropping the future closes the connection.
 pub async fn serve<H: Handler>(
-    socket: Stream,
+    socket: NetworkStream,
     options: Rc<ServerOptions>,
     handler: Rc<H>,
 ) -> ConnectionEnd {
@@ -144,7 +144,7 @@ pub async fn serve<H: Handler>(
 
 /// Serves a connection whose client has chosen `protocol` in the TLS handshake; empty if there was no choice.
 pub async fn serve_counted<H: Handler>(
-    mut socket: Stream,
+    mut socket: NetworkStream,
     protocol: &[u8],
     options: Rc<ServerOptions>,
     handler: Rc<H>,
@@ -196,7 +196,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2";
 /// Reads until the bytes show which codec the client uses, unless it has `chosen` one: then until there are any. Returns
 /// it with the bytes read.
 async fn detect_codec(
-    socket: &mut Stream,
+    socket: &mut NetworkStream,
     chosen: Option<CodecType>,
     options: &ServerOptions,
     deadlines: &mut Deadlines,
@@ -233,7 +233,7 @@ async fn detect_codec(
 
 /// Waits up to `delayed_close_timeout` for a client that does not use HTTP/2 to close the connection, discarding what
 /// it sends.
-async fn wait_for_close(socket: &mut Stream, options: &ServerOptions) {
+async fn wait_for_close(socket: &mut NetworkStream, options: &ServerOptions) {
     let Some(timeout) = options.delayed_close_timeout else {
         return;
     };
@@ -279,7 +279,7 @@ impl ConnectionCounter {
     /// then all is counted.
     pub async fn secure(
         mut self,
-        connection: &mut Connection,
+        connection: &mut AcceptedConnection,
         options: &Rc<ServerOptions>,
     ) -> Option<ConnectionCounter> {
         self.stats.downstream_cx_ssl_total.inc();

@@ -181,7 +181,7 @@ impl<'a> Tables<'a> {
             match (line.status, exists) {
                 (Status::Gone, true) => return Err(format!("{field} is not gone").into()),
                 (Status::Gone, false) => self.gone.push(format!(
-                    "GoneRow {{ message: {}, name: {}, note: {} }}",
+                    "RenamedFieldRow {{ message: {}, name: {}, note: {} }}",
                     self.text.add(name),
                     self.text.add(field),
                     self.text.add(&line.note)
@@ -222,7 +222,7 @@ impl<'a> Tables<'a> {
         }
         let rules = self.rules.add(options.rules.as_ref(), &mut self.text)?;
         let row = format!(
-            "FieldRow {{ name: {}, json_name: {}, number: {}, kind: Kind::{kind}, cardinality: Cardinality::{}, \
+            "FieldRow {{ name: {}, json_name: {}, number: {}, kind: FieldKind::{kind}, cardinality: Cardinality::{}, \
              oneof: {oneof:?}, deprecated: Deprecated::{}, rules: {rules}, support: Support::{support}, note: {}, \
              category: {} }}",
             self.text.add(&field.name),
@@ -374,7 +374,7 @@ impl<'a> Tables<'a> {
             ("ENUMS", "EnumRow", &self.enums),
             ("ENUM_VALUES", "EnumValueRow", &self.enum_values),
             ("RULES", "Rule", &self.rules.rows),
-            ("GONE", "GoneRow", &self.gone),
+            ("GONE", "RenamedFieldRow", &self.gone),
             ("EXTENSIONS", "ExtensionRow", &self.extensions),
         ] {
             let _ = writeln!(out, "pub(crate) static {name}: [{row}; {}] = [", rows.len());

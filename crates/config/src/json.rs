@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::position::Mark;
 use crate::schema::EnumRow;
-use crate::schema::Kind;
+use crate::schema::FieldKind;
 use crate::schema::MessageType;
 use crate::schema::WellKnown;
 use crate::value::Any;
@@ -119,7 +119,7 @@ fn field(value: &FieldValue) -> Json {
                     .and_then(|entry| entry.field(name))
                     .map(|field| field.kind)
             };
-            let value_kind = entry_kind("value").unwrap_or(Kind::String);
+            let value_kind = entry_kind("value").unwrap_or(FieldKind::String);
             let mut pairs: Vec<(String, Json)> = entries
                 .iter()
                 .map(|entry| (key(&entry.key), single(value_kind, &entry.value)))
@@ -142,12 +142,12 @@ fn key(key: &Value) -> String {
     }
 }
 
-fn single(kind: Kind, value: &Value) -> Json {
+fn single(kind: FieldKind, value: &Value) -> Json {
     match value {
         Value::Bool(value) => Json::Bool(*value),
         // JSON numbers are doubles: 64 bits go into a string.
-        Value::Int(value) if kind == Kind::Int64 => Json::String(value.to_string()),
-        Value::Uint(value) if kind == Kind::Uint64 => Json::String(value.to_string()),
+        Value::Int(value) if kind == FieldKind::Int64 => Json::String(value.to_string()),
+        Value::Uint(value) if kind == FieldKind::Uint64 => Json::String(value.to_string()),
         Value::Int(value) => Json::from(*value),
         Value::Uint(value) => Json::from(*value),
         Value::Float(value) => number(f64::from(*value), &value.to_string()),
@@ -155,7 +155,7 @@ fn single(kind: Kind, value: &Value) -> Json {
         Value::String(text) => Json::String(text.clone()),
         Value::Bytes(bytes) => Json::String(STANDARD.encode(bytes)),
         Value::Enum(number) => match kind {
-            Kind::Enum(row) => EnumRow::at(row).value(*number).map_or_else(
+            FieldKind::Enum(row) => EnumRow::at(row).value(*number).map_or_else(
                 || Json::from(*number),
                 |value| Json::String(value.name().to_owned()),
             ),
@@ -225,9 +225,9 @@ fn duration(message: &Message) -> String {
 /// A wrapper around the default, which has no field on the wire.
 fn empty_wrapper(message_type: MessageType) -> Json {
     match message_type.field("value").map(|field| field.kind) {
-        Some(Kind::Bool) => Json::Bool(false),
-        Some(Kind::String | Kind::Bytes) => Json::String(String::new()),
-        Some(Kind::Int64 | Kind::Uint64) => Json::String("0".to_owned()),
+        Some(FieldKind::Bool) => Json::Bool(false),
+        Some(FieldKind::String | FieldKind::Bytes) => Json::String(String::new()),
+        Some(FieldKind::Int64 | FieldKind::Uint64) => Json::String("0".to_owned()),
         _ => Json::from(0),
     }
 }

@@ -19,7 +19,7 @@ use outrider_codec::RequestHead;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_net::Address;
-use outrider_net::ConnectionInfo;
+use outrider_net::DownstreamConnectionInfo;
 use outrider_net::TlsInfo;
 use outrider_net::clock;
 use outrider_runtime::LocalSnapshot;
@@ -40,7 +40,7 @@ use crate::router::UpstreamRequest;
 #[derive(Debug)]
 pub struct Stream {
     /// The downstream connection.
-    pub connection: Rc<ConnectionInfo>,
+    pub connection: Rc<DownstreamConnectionInfo>,
     /// A random number for this stream (`%STREAM_ID%`).
     pub id: u64,
     /// When the first byte of the request head arrived, by the wall clock (`%START_TIME%`).
@@ -178,7 +178,7 @@ pub struct Traffic {
 impl Stream {
     /// A stream that begins now, with this head; `id` is a random number.
     pub(crate) fn new(
-        connection: Rc<ConnectionInfo>,
+        connection: Rc<DownstreamConnectionInfo>,
         request: RequestHead,
         protocol: Version,
         id: u64,

@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use outrider_net::Address;
-use outrider_net::ConnectionInfo;
+use outrider_net::DownstreamConnectionInfo;
 use tokio::time::Instant;
 
 use crate::RequestHead;
 use crate::Stream;
 
 /// A connection between these two addresses.
-pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> ConnectionInfo {
-    ConnectionInfo {
+pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> DownstreamConnectionInfo {
+    DownstreamConnectionInfo {
         id: 1,
         local: Address::from(local),
         remote: Address::from(remote),

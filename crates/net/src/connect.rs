@@ -17,9 +17,9 @@ use tokio::net::TcpSocket;
 use tokio::net::UnixStream;
 
 use crate::Address;
+use crate::NetworkStream;
 use crate::PipeAddress;
 use crate::SocketOptions;
-use crate::Stream;
 
 /// How connections to a cluster's hosts are opened.
 #[derive(Clone, Debug, Default)]
@@ -90,18 +90,25 @@ impl KeepAlive {
 ///
 /// # Errors
 /// The system's, and which side it is about.
-pub async fn connect(address: &Address, options: &ConnectOptions) -> Result<Stream, ConnectError> {
+pub async fn connect(
+    address: &Address,
+    options: &ConnectOptions,
+) -> Result<NetworkStream, ConnectError> {
     match address {
         Address::Ip(address) => {
             let socket = open_tcp(*address, options).map_err(ConnectError::Local)?;
             let connected = TcpSocket::from_std_stream(socket.into())
                 .connect(*address)
                 .await;
-            connected.map(Stream::Tcp).map_err(ConnectError::Remote)
+            connected
+                .map(NetworkStream::Tcp)
+                .map_err(ConnectError::Remote)
         }
         Address::Pipe(address) => {
             let connected = connect_pipe(address).await;
-            connected.map(Stream::Unix).map_err(ConnectError::Remote)
+            connected
+                .map(NetworkStream::Unix)
+                .map_err(ConnectError::Remote)
         }
     }
 }

@@ -11,11 +11,11 @@ use outrider_tls::TlsInfo;
 use tokio::time::Instant;
 
 use crate::Address;
-use crate::Stream;
+use crate::NetworkStream;
 
 /// What is known of an accepted connection, for logs, matching and headers.
 #[derive(Clone, Debug)]
-pub struct ConnectionInfo {
+pub struct DownstreamConnectionInfo {
     /// The process-wide number of the connection (`%CONNECTION_ID%`).
     pub id: u64,
     /// The address the client connected to.
@@ -36,27 +36,27 @@ pub struct ConnectionInfo {
 
 /// An accepted connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct AcceptedConnection {
     /// Its bytes.
-    pub stream: Stream,
+    pub stream: NetworkStream,
     /// Its facts.
-    pub info: Rc<ConnectionInfo>,
+    pub info: Rc<DownstreamConnectionInfo>,
 }
 
-impl Connection {
+impl AcceptedConnection {
     /// Whether it is a TLS connection.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
+        matches!(self.stream, NetworkStream::Tls(_))
     }
 
     /// Shakes hands on a TLS connection, as its handler must before it reads; what is known then is in
-    /// [`ConnectionInfo::tls`].
+    /// [`DownstreamConnectionInfo::tls`].
     ///
     /// # Errors
     /// When the handshake failed, and was counted as such.
     pub async fn secure(&mut self) -> Result<(), Failure> {
-        if let Stream::Tls(stream) = &mut self.stream {
+        if let NetworkStream::Tls(stream) = &mut self.stream {
             let shaken = poll_fn(|cx| stream.poll_handshake(cx)).await;
             let tls = shaken.inspect_err(|failure| {
                 let remote = &self.info.remote;
@@ -71,5 +71,5 @@ impl Connection {
 /// What serves the connections of a filter chain: the last network filter.
 pub trait ConnectionHandler {
     /// Serves one connection to its end. Dropping the future closes the connection.
-    fn serve(self: Rc<Self>, connection: Connection) -> Pin<Box<dyn Future<Output = ()>>>;
+    fn serve(self: Rc<Self>, connection: AcceptedConnection) -> Pin<Box<dyn Future<Output = ()>>>;
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// Says that a listener, or the whole server, drains. Clones share one state; all stay on one worker.
 #[derive(Clone, Debug, Default)]
-pub struct Drain(Rc<State>);
+pub struct DrainSignal(Rc<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -25,11 +25,11 @@ enum Phase {
     Growing { began: Instant, lasts: Duration },
 }
 
-impl Drain {
+impl DrainSignal {
     /// A drain that has not begun.
     #[must_use]
-    pub fn new() -> Drain {
-        Drain::default()
+    pub fn new() -> DrainSignal {
+        DrainSignal::default()
     }
 
     /// Begins.
@@ -37,7 +37,7 @@ impl Drain {
         self.0.phase.set(Phase::On);
     }
 
-    /// Begins gradually: [`is_draining`](Drain::is_draining) is true with a probability that grows to 1 within `lasts`.
+    /// Begins gradually: [`is_draining`](DrainSignal::is_draining) is true with a probability that grows to 1 within `lasts`.
     pub fn begin_gradually(&self, lasts: Duration) {
         let began = Instant::now();
         self.0.phase.set(Phase::Growing { began, lasts });
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn clones_share_one_state() {
-        let drain = Drain::new();
+        let drain = DrainSignal::new();
         let clone = drain.clone();
         drain.begin();
         assert!(clone.is_draining());
@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_gradual_drain_grows() {
-        let drain = Drain::new();
+        let drain = DrainSignal::new();
         drain.begin_gradually(Duration::from_secs(100));
         let asked = || (0..1000).filter(|_| drain.is_draining()).count();
         assert!(asked() < 50);

@@ -40,9 +40,9 @@ pub use bind::WorkerSocket;
 pub use chain::ChainTls;
 pub use chain::ServingChain;
 pub use limit::ConnectionLimit;
+pub use limit::ConnectionLimits;
+pub use limit::ConnectionPermits;
 pub use limit::LimitReached;
-pub use limit::Limits;
-pub use limit::Shares;
 pub use socket_options::SocketOptions;
 
 /// `Listener.per_connection_buffer_limit_bytes` when it is not set, or 0, which would be no limit: 1 MiB.

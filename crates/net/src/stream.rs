@@ -25,7 +25,7 @@ use crate::clock;
 
 /// A connected stream. Reading lets the worker's clock expire: what comes in, comes now.
 #[derive(Debug)]
-pub enum Stream {
+pub enum NetworkStream {
     /// TCP, with `TCP_NODELAY` set.
     Tcp(TcpStream),
     /// A UNIX domain socket.
@@ -34,13 +34,13 @@ pub enum Stream {
     Tls(Box<TlsStream>),
 }
 
-impl Stream {
+impl NetworkStream {
     /// Reads what is there without waiting; `WouldBlock` when nothing is.
     pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = match self {
-            Stream::Tcp(stream) => stream.try_read(buffer),
-            Stream::Unix(stream) => stream.try_read(buffer),
-            Stream::Tls(stream) => stream.try_read(buffer),
+            NetworkStream::Tcp(stream) => stream.try_read(buffer),
+            NetworkStream::Unix(stream) => stream.try_read(buffer),
+            NetworkStream::Tls(stream) => stream.try_read(buffer),
         };
         if read.is_ok() {
             clock::expire();
@@ -56,7 +56,7 @@ impl Stream {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Tls(stream) => stream.poll_read_some(cx, buffer),
+            NetworkStream::Tls(stream) => stream.poll_read_some(cx, buffer),
             socket => socket.poll_read_socket(cx, buffer),
         }
     }
@@ -120,10 +120,14 @@ impl Stream {
     pub(crate) fn register_anew(&mut self) -> io::Result<()> {
         // Neither end of this pair is ever used: it stands in while the socket is moved.
         let (placeholder, _) = UnixStream::pair()?;
-        *self = match std::mem::replace(self, Stream::Unix(placeholder)) {
-            Stream::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream.into_std()?)?),
-            Stream::Unix(stream) => Stream::Unix(UnixStream::from_std(stream.into_std()?)?),
-            tls @ Stream::Tls(_) => tls,
+        *self = match std::mem::replace(self, NetworkStream::Unix(placeholder)) {
+            NetworkStream::Tcp(stream) => {
+                NetworkStream::Tcp(TcpStream::from_std(stream.into_std()?)?)
+            }
+            NetworkStream::Unix(stream) => {
+                NetworkStream::Unix(UnixStream::from_std(stream.into_std()?)?)
+            }
+            tls @ NetworkStream::Tls(_) => tls,
         };
         Ok(())
     }
@@ -135,47 +139,47 @@ impl Stream {
         io: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
     ) -> io::Result<T> {
         match self {
-            Stream::Tcp(stream) => stream.try_io(interest, || io(stream.as_fd())),
-            Stream::Unix(stream) => stream.try_io(interest, || io(stream.as_fd())),
-            Stream::Tls(stream) => stream.socket().try_io(interest, io),
+            NetworkStream::Tcp(stream) => stream.try_io(interest, || io(stream.as_fd())),
+            NetworkStream::Unix(stream) => stream.try_io(interest, || io(stream.as_fd())),
+            NetworkStream::Tls(stream) => stream.socket().try_io(interest, io),
         }
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Stream::Tcp(stream) => stream.poll_write_ready(cx),
-            Stream::Unix(stream) => stream.poll_write_ready(cx),
-            Stream::Tls(stream) => stream.socket().poll_write_ready(cx),
+            NetworkStream::Tcp(stream) => stream.poll_write_ready(cx),
+            NetworkStream::Unix(stream) => stream.poll_write_ready(cx),
+            NetworkStream::Tls(stream) => stream.socket().poll_write_ready(cx),
         }
     }
 
     /// Ready when bytes, or the end, can be read: of TLS, plaintext.
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Stream::Tls(stream) => stream.poll_read_ready(cx),
+            NetworkStream::Tls(stream) => stream.poll_read_ready(cx),
             socket => socket.poll_socket_readable(cx),
         }
     }
 
     fn poll_socket_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Stream::Tcp(stream) => stream.poll_read_ready(cx),
-            Stream::Unix(stream) => stream.poll_read_ready(cx),
-            Stream::Tls(stream) => stream.socket().poll_socket_readable(cx),
+            NetworkStream::Tcp(stream) => stream.poll_read_ready(cx),
+            NetworkStream::Unix(stream) => stream.poll_read_ready(cx),
+            NetworkStream::Tls(stream) => stream.socket().poll_socket_readable(cx),
         }
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for NetworkStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Tls(stream) => {
+            NetworkStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            NetworkStream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            NetworkStream::Tls(stream) => {
                 let read = stream.poll_read_some(cx, buffer.initialize_unfilled());
                 read.map_ok(|count| buffer.advance(count))
             }
@@ -187,13 +191,13 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for NetworkStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Stream::Tls(stream) = self.as_mut().get_mut() {
+        if let NetworkStream::Tls(stream) = self.as_mut().get_mut() {
             return stream.poll_write(cx, &[io::IoSlice::new(bytes)]);
         }
         loop {
@@ -215,9 +219,9 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Tls(stream) => stream.poll_write(cx, slices),
+            NetworkStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            NetworkStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            NetworkStream::Tls(stream) => stream.poll_write(cx, slices),
         }
     }
 
@@ -227,17 +231,17 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tls(stream) => stream.poll_flush(cx),
+            NetworkStream::Tls(stream) => stream.poll_flush(cx),
             // Sockets keep nothing back.
-            Stream::Tcp(_) | Stream::Unix(_) => Poll::Ready(Ok(())),
+            NetworkStream::Tcp(_) | NetworkStream::Unix(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => stream.poll_shutdown(cx),
+            NetworkStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            NetworkStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            NetworkStream::Tls(stream) => stream.poll_shutdown(cx),
         }
     }
 }

@@ -24,7 +24,7 @@ use outrider_tls::rustls::server::Acceptor;
 use outrider_tls::take_report;
 use tokio::io::AsyncWrite;
 
-use crate::Stream;
+use crate::NetworkStream;
 use crate::Timer;
 use crate::stats::ListenerStats;
 
@@ -33,7 +33,7 @@ const WRITE: usize = 64 * 1024;
 
 /// A TLS connection, on either side.
 pub struct TlsStream {
-    socket: Stream,
+    socket: NetworkStream,
     state: State,
     stats: WorkerSsl,
     /// What the verifier and the resolver said in the handshake.
@@ -65,7 +65,11 @@ enum State {
 impl TlsStream {
     /// A connection whose client is about to greet.
     #[must_use]
-    pub fn accept(socket: Stream, context: Arc<ServerContext>, stats: WorkerSsl) -> TlsStream {
+    pub fn accept(
+        socket: NetworkStream,
+        context: Arc<ServerContext>,
+        stats: WorkerSsl,
+    ) -> TlsStream {
         let state = State::Accepting(Box::default(), context);
         TlsStream::new(socket, state, stats)
     }
@@ -75,7 +79,7 @@ impl TlsStream {
     /// # Errors
     /// When the settings allow no greeting.
     pub fn connect(
-        socket: Stream,
+        socket: NetworkStream,
         session: ClientSession,
         stats: WorkerSsl,
     ) -> Result<TlsStream, Failure> {
@@ -85,7 +89,7 @@ impl TlsStream {
         Ok(TlsStream::new(socket, state, stats))
     }
 
-    fn new(socket: Stream, state: State, stats: WorkerSsl) -> TlsStream {
+    fn new(socket: NetworkStream, state: State, stats: WorkerSsl) -> TlsStream {
         TlsStream {
             socket,
             state,
@@ -105,7 +109,7 @@ impl TlsStream {
 
     /// The socket below.
     #[must_use]
-    pub fn socket(&self) -> &Stream {
+    pub fn socket(&self) -> &NetworkStream {
         &self.socket
     }
 
@@ -367,7 +371,7 @@ impl fmt::Debug for TlsStream {
 }
 
 /// A socket as rustls reads from it.
-struct Reader<'a, 'cx, 'w>(&'a Stream, &'cx mut Context<'w>);
+struct Reader<'a, 'cx, 'w>(&'a NetworkStream, &'cx mut Context<'w>);
 
 impl io::Read for Reader<'_, '_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -379,7 +383,7 @@ impl io::Read for Reader<'_, '_, '_> {
 }
 
 /// A socket as rustls writes to it.
-struct Writer<'a, 'cx, 'w>(&'a mut Stream, &'cx mut Context<'w>);
+struct Writer<'a, 'cx, 'w>(&'a mut NetworkStream, &'cx mut Context<'w>);
 
 impl io::Write for Writer<'_, '_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -51,7 +51,7 @@ pub struct LoadedLayer<'a> {
 
 /// Why the admin layer refused values. It is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum RefusedValues {
     /// There is no admin layer.
     NoAdminLayer,
     /// A value is no YAML.
@@ -187,9 +187,9 @@ impl Layers {
     ///
     /// # Errors
     /// Without an admin layer, and when one of the values is no YAML: then none is set.
-    pub fn modify(&mut self, values: &[(String, String)]) -> Result<(), Refused> {
+    pub fn modify(&mut self, values: &[(String, String)]) -> Result<(), RefusedValues> {
         let layer = self.layers.iter_mut().find(|layer| layer.is_admin());
-        let layer = layer.ok_or(Refused::NoAdminLayer)?;
+        let layer = layer.ok_or(RefusedValues::NoAdminLayer)?;
         let mut overrides = layer.values.clone().unwrap_or_default();
         for (index, (key, text)) in values.iter().enumerate() {
             let before = values.iter().take(index);
@@ -200,7 +200,7 @@ impl Layers {
                 overrides.remove(key);
                 continue;
             }
-            let entry = Entry::of_text(text).map_err(|error| Refused::Malformed {
+            let entry = Entry::of_text(text).map_err(|error| RefusedValues::Malformed {
                 key: key.clone(),
                 error,
             })?;
@@ -336,7 +336,7 @@ mod tests {
         layers.modify(&changes).unwrap();
         assert_eq!(number(&mut layers, "a"), Some(4));
         let malformed = layers.modify(&[pair("a", "7"), pair("d", "{")]);
-        assert!(matches!(malformed, Err(Refused::Malformed { key, .. }) if key == "d"));
+        assert!(matches!(malformed, Err(RefusedValues::Malformed { key, .. }) if key == "d"));
         assert_eq!(number(&mut layers, "a"), Some(4));
         layers.modify(&[pair("a", ""), pair("c", "")]).unwrap();
         assert_eq!(number(&mut layers, "a"), Some(3));
@@ -351,7 +351,7 @@ mod tests {
         let error = build(vec![admin("a"), admin("b")]).unwrap_err().to_string();
         assert!(error.contains("Too many admin layers"), "{error}");
         let mut without = build(vec![static_layer("a", &[])]).unwrap();
-        assert_eq!(without.modify(&[]), Err(Refused::NoAdminLayer));
+        assert_eq!(without.modify(&[]), Err(RefusedValues::NoAdminLayer));
         assert!(!without.can_change());
         let mut empty = build(Vec::new()).unwrap();
         assert_eq!(empty.modify(&[pair("a", "1")]), Ok(()));

@@ -13,7 +13,7 @@ pub use entry::Entry;
 pub use layers::Layers;
 pub use layers::LoadedLayer;
 pub use layers::Loading;
-pub use layers::Refused;
+pub use layers::RefusedValues;
 pub use message::Fraction;
 pub use message::RuntimeDouble;
 pub use message::RuntimeFraction;

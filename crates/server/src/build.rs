@@ -8,7 +8,7 @@ use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::listener::v3 as listener;
 use outrider_http::access_log::LogFiles;
 use outrider_net::ConnectionLimit;
-use outrider_net::Limits;
+use outrider_net::ConnectionLimits;
 use outrider_stats::Store;
 use outrider_tls::Secrets;
 use outrider_upstream::ClusterManager;
@@ -37,8 +37,8 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// The connection limits of the admin server.
-    pub(crate) fn admin_limits(&self, ignores_global: bool) -> Limits {
-        Limits {
+    pub(crate) fn admin_limits(&self, ignores_global: bool) -> ConnectionLimits {
+        ConnectionLimits {
             listener: Some(self.admin.clone()),
             global: Some(self.all.clone()),
             ignores_global,

@@ -24,7 +24,7 @@ use outrider_config::api::envoy::config::listener::v3::Listener;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
 use outrider_http::access_log::LogFiles;
 use outrider_net::ActivityCounts;
-use outrider_runtime::Refused;
+use outrider_runtime::RefusedValues;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterView;
@@ -149,9 +149,9 @@ impl Control {
 }
 
 /// The control that the admin server holds.
-pub(crate) struct Handle(pub(crate) Rc<Control>);
+pub(crate) struct AdminControl(pub(crate) Rc<Control>);
 
-impl ServerControl for Handle {
+impl ServerControl for AdminControl {
     fn state(&self) -> ServerState {
         self.0.state()
     }
@@ -247,8 +247,8 @@ impl ServerControl for Handle {
             .runtime
             .modify(values)
             .map_err(|refused| match refused {
-                Refused::NoAdminLayer => "No admin layer specified".to_owned(),
-                Refused::Malformed { key, error } => format!("{key}: {error}"),
+                RefusedValues::NoAdminLayer => "No admin layer specified".to_owned(),
+                RefusedValues::Malformed { key, error } => format!("{key}: {error}"),
             })?;
         self.0.reload_runtime();
         Ok(())

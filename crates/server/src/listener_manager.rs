@@ -288,26 +288,31 @@ impl ListenerManager {
     }
 
     /// Asks the connections of these listeners to end, or cancels that.
-    pub(crate) fn drain(&self, which: ListenerSelection, how: DrainMode) {
-        self.tell_all(|| WorkerCommand::Drain(which, how));
+    pub(crate) fn drain(&self, selection: ListenerSelection, mode: DrainMode) {
+        self.tell_all(|| WorkerCommand::Drain(selection, mode));
     }
 
     /// Stops accepting connections; open ones continue.
-    pub(crate) fn stop(&self, which: ListenerSelection) -> Draining {
+    pub(crate) fn stop(&self, selection: ListenerSelection) -> Draining {
         let (closed, closing) = mpsc::channel(1);
-        self.tell_all(|| WorkerCommand::StopListening(which, closed.clone()));
+        self.tell_all(|| WorkerCommand::StopListening(selection, closed.clone()));
         if self.stopped.get() != Some(ListenerSelection::All) {
-            self.stopped.set(Some(which));
+            self.stopped.set(Some(selection));
         }
         let active = self.active.borrow();
-        let stopped = active.iter().filter(|plan| which.includes(plan)).count();
+        let stopped = active
+            .iter()
+            .filter(|plan| selection.includes(plan))
+            .count();
         self.stats.listener_stopped.add(stopped as u64);
         Draining(closing)
     }
 
     /// Whether listeners of this kind were told to [stop](Self::stop).
     pub(crate) fn has_stopped(&self, plan: &ListenerPlan) -> bool {
-        self.stopped.get().is_some_and(|which| which.includes(plan))
+        self.stopped
+            .get()
+            .is_some_and(|stopped| stopped.includes(plan))
     }
 
     /// An address that `plan` would share with another listener that runs and that `counts`, where it could not be told

@@ -28,11 +28,11 @@ use outrider_http::access_log::LogFiles;
 use outrider_http::route::RouteTable;
 use outrider_net::Address;
 use outrider_net::ChainTls;
-use outrider_net::Connection;
+use outrider_net::AcceptedConnection;
 use outrider_net::ConnectionHandler;
 use outrider_net::ConnectionLimit;
-use outrider_net::Drain;
-use outrider_net::Limits;
+use outrider_net::DrainSignal;
+use outrider_net::ConnectionLimits;
 use outrider_net::ListenerConfig;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
@@ -53,7 +53,7 @@ use crate::runtime::RuntimeLoader;
 #[derive(Clone)]
 pub(crate) struct ListenerPlan {
     pub(crate) config: Arc<ListenerConfig>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: ConnectionLimits,
     /// By filter chain number.
     pub(crate) chains: Vec<Arc<ChainPlan>>,
     /// The listener's message without its name and filter chains, as protobuf bytes.
@@ -202,7 +202,7 @@ impl ListenerFactory {
         let is_limited =
             self.runtime.can_change() || runtime.snapshot().number(&limit_key).is_some();
         let limit = || ConnectionLimit::of_runtime(runtime.clone(), &limit_key);
-        let limits = Limits {
+        let limits = ConnectionLimits {
             listener: is_limited.then(limit),
             global: Some(self.connections.all.clone()),
             ignores_global: config.ignores_global_limit,
@@ -393,7 +393,7 @@ impl ChainPlan {
         &self,
         cx: &Rc<WorkerCx>,
         clusters: &Rc<Clusters>,
-        drain: &Drain,
+        drain: &DrainSignal,
     ) -> Rc<dyn ConnectionHandler> {
         match &self.handler {
             ChainHandler::Http(config) => config.worker(cx, clusters, drain),
@@ -497,7 +497,7 @@ impl ChainHandler {
 struct Close;
 
 impl ConnectionHandler for Close {
-    fn serve(self: Rc<Self>, connection: Connection) -> Pin<Box<dyn Future<Output = ()>>> {
+    fn serve(self: Rc<Self>, connection: AcceptedConnection) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(async move { drop(connection) })
     }
 }

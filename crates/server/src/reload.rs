@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use follow::WatchedConfig;
 pub(crate) use follow::follow;
-pub(crate) use outcome::Outcome;
+pub(crate) use outcome::ReloadOutcome;
 pub(crate) use outcome::Trigger;
 
 use crate::control::Control;
@@ -53,8 +53,8 @@ outrider_stats::group! {
 
 /// Reloads the config when asked to, one reload after the other.
 pub(crate) struct Reloader {
-    requests: mpsc::UnboundedSender<Request>,
-    outcomes: RefCell<VecDeque<Rc<Outcome>>>,
+    requests: mpsc::UnboundedSender<ReloadRequest>,
+    outcomes: RefCell<VecDeque<Rc<ReloadOutcome>>>,
     /// Clusters that the config no longer has, and that connections which drain may still use; with the number of the reload
     /// that took them away last.
     retiring: RefCell<HashMap<Arc<str>, u64>>,
@@ -62,14 +62,14 @@ pub(crate) struct Reloader {
 }
 
 /// A request to reload the config.
-pub(crate) struct Request {
+pub(crate) struct ReloadRequest {
     trigger: Trigger,
-    answer: Option<oneshot::Sender<Rc<Outcome>>>,
+    answer: Option<oneshot::Sender<Rc<ReloadOutcome>>>,
 }
 
 impl Reloader {
     /// A reloader, and the receiver of its requests, for [`run`].
-    pub(crate) fn new(store: &Store) -> (Reloader, mpsc::UnboundedReceiver<Request>) {
+    pub(crate) fn new(store: &Store) -> (Reloader, mpsc::UnboundedReceiver<ReloadRequest>) {
         let (requests, inbox) = mpsc::unbounded_channel();
         let reloader = Reloader {
             requests,
@@ -82,33 +82,33 @@ impl Reloader {
 
     /// Asks for a reload, which begins once the current one has finished.
     pub(crate) fn request(&self, trigger: Trigger) {
-        self.send(Request {
+        self.send(ReloadRequest {
             trigger,
             answer: None,
         });
     }
 
     /// Asks for a reload and waits for its outcome. `None` if the process ends before.
-    pub(crate) async fn request_and_wait(&self, trigger: Trigger) -> Option<Rc<Outcome>> {
+    pub(crate) async fn request_and_wait(&self, trigger: Trigger) -> Option<Rc<ReloadOutcome>> {
         let (answer, outcome) = oneshot::channel();
-        self.send(Request {
+        self.send(ReloadRequest {
             trigger,
             answer: Some(answer),
         });
         outcome.await.ok()
     }
 
-    fn send(&self, request: Request) {
+    fn send(&self, request: ReloadRequest) {
         // The receiver is gone when the process ends.
         let _ = self.requests.send(request);
     }
 
     /// The last outcomes, the newest first.
-    pub(crate) fn outcomes(&self) -> Vec<Rc<Outcome>> {
+    pub(crate) fn outcomes(&self) -> Vec<Rc<ReloadOutcome>> {
         self.outcomes.borrow().iter().cloned().collect()
     }
 
-    fn keep(&self, outcome: Rc<Outcome>) {
+    fn keep(&self, outcome: Rc<ReloadOutcome>) {
         let mut outcomes = self.outcomes.borrow_mut();
         outcomes.truncate(KEPT_OUTCOMES - 1);
         outcomes.push_front(outcome);
@@ -116,7 +116,10 @@ impl Reloader {
 }
 
 /// Reloads the config for each of `requests`. All requests that came during a reload make one more reload.
-pub(crate) async fn run(control: Rc<Control>, mut requests: mpsc::UnboundedReceiver<Request>) {
+pub(crate) async fn run(
+    control: Rc<Control>,
+    mut requests: mpsc::UnboundedReceiver<ReloadRequest>,
+) {
     while let Some(first) = requests.recv().await {
         let mut together = vec![first];
         while let Ok(more) = requests.try_recv() {
@@ -135,7 +138,7 @@ pub(crate) async fn run(control: Rc<Control>, mut requests: mpsc::UnboundedRecei
     }
 }
 
-async fn reload(control: &Rc<Control>, trigger: Trigger) -> Outcome {
+async fn reload(control: &Rc<Control>, trigger: Trigger) -> ReloadOutcome {
     let (at, started) = (SystemTime::now(), Instant::now());
     let stats = &control.reloader.stats;
     stats.update_attempt.inc();
@@ -151,7 +154,7 @@ async fn reload(control: &Rc<Control>, trigger: Trigger) -> Outcome {
         Ok(_) => stats.update_success.inc(),
         Err(_) => stats.update_rejected.inc(),
     }
-    Outcome {
+    ReloadOutcome {
         trigger,
         at,
         took: started.elapsed(),

@@ -14,7 +14,7 @@ use outrider_net::FileWatch;
 use outrider_net::FileWatches;
 use outrider_runtime::Layers;
 use outrider_runtime::Loading;
-use outrider_runtime::Refused;
+use outrider_runtime::RefusedValues;
 use outrider_runtime::Runtime;
 use outrider_runtime::Snapshot;
 
@@ -25,14 +25,14 @@ pub(crate) struct RuntimeLoader {
     layers: Mutex<Layers>,
     runtime: Arc<Runtime>,
     can_change: bool,
-    last: Mutex<Outcome>,
+    last: Mutex<LoadOutcome>,
     /// Empty without a disk layer, and after [`take_watches`](Self::take_watches).
     watches: Mutex<Vec<FileWatch>>,
 }
 
 /// The outcome of loading the layers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct LoadOutcome {
     /// Whether all disk layers could be read.
     pub(crate) is_complete: bool,
     /// How many directories of disk layers were read.
@@ -45,7 +45,7 @@ pub(crate) struct Counts {
     pub(crate) keys: usize,
     pub(crate) layers: usize,
     pub(crate) has_overrides: bool,
-    pub(crate) last: Outcome,
+    pub(crate) last: LoadOutcome,
 }
 
 impl RuntimeLoader {
@@ -94,7 +94,7 @@ impl RuntimeLoader {
 
     /// Sets values in the admin layer; an empty value removes an earlier one. They become visible with the next
     /// [`reload`](Self::reload).
-    pub(crate) fn modify(&self, values: &[(String, String)]) -> Result<(), Refused> {
+    pub(crate) fn modify(&self, values: &[(String, String)]) -> Result<(), RefusedValues> {
         lock(&self.layers).modify(values)
     }
 
@@ -137,11 +137,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Logs the disk layers that could not be read.
-fn finish(loading: Loading) -> (Snapshot, Outcome) {
+fn finish(loading: Loading) -> (Snapshot, LoadOutcome) {
     for error in &loading.errors {
         log::warn!(target: "runtime", "{error}; the layer stays as it was");
     }
-    let outcome = Outcome {
+    let outcome = LoadOutcome {
         is_complete: loading.errors.is_empty(),
         disk_layers: loading.disk_layers,
     };

@@ -46,8 +46,8 @@ use crate::build::Plan;
 use crate::cli::IpVersion;
 use crate::cli::Mode;
 use crate::cli::Options;
+use crate::control::AdminControl;
 use crate::control::Control;
-use crate::control::Handle;
 use crate::control::Phase;
 use crate::discovery::Discoveries;
 use crate::discovery::DynamicResources;
@@ -267,7 +267,7 @@ impl Process {
             let runtime = control.runtime.runtime().clone();
             let ip_version = control.options.local_address_ip_version;
             let local_address = outrider_http::local_address(ip_version == IpVersion::V6);
-            let admin = Admin::new(admin, store.clone(), Rc::new(Handle(control.clone())))
+            let admin = Admin::new(admin, store.clone(), Rc::new(AdminControl(control.clone())))
                 .with_limits(limits)
                 .with_access_log(Box::new(move |request| {
                     admin_log::write(&logs, request, local_address, &runtime.snapshot());

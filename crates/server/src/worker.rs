@@ -88,8 +88,10 @@ impl Worker {
         while let Some(command) = self.commands.recv().await {
             match command {
                 WorkerCommand::UpdateListeners(update) => listeners.update(update),
-                WorkerCommand::Drain(which, how) => listeners.drain(which, how),
-                WorkerCommand::StopListening(which, closed) => listeners.stop(which, closed),
+                WorkerCommand::Drain(selection, mode) => listeners.drain(selection, mode),
+                WorkerCommand::StopListening(selection, closed) => {
+                    listeners.stop(selection, closed)
+                }
                 WorkerCommand::BeginShutdown => {
                     listeners.drain(ListenerSelection::All, DrainMode::Immediate);
                     shutdown.enter(ShutdownStage::Begun);

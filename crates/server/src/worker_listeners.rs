@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_net::Acceptor;
-use outrider_net::Drain;
+use outrider_net::DrainSignal;
 use outrider_net::ListenAddress;
 use outrider_net::Listener;
 use outrider_net::ServingChain;
@@ -109,7 +109,7 @@ struct ActiveListener {
 struct ActiveChain {
     plan: Arc<ChainPlan>,
     serving: Rc<ServingChain>,
-    drain: Drain,
+    drain: DrainSignal,
 }
 
 impl WorkerListeners {
@@ -175,7 +175,7 @@ impl WorkerListeners {
                     ..running.clone()
                 };
             }
-            let drain = Drain::new();
+            let drain = DrainSignal::new();
             let handler = plan.worker(&self.cx, &self.clusters, &drain);
             let tls = plan.tls(scope.clone(), &self.cx);
             ActiveChain {
@@ -213,22 +213,26 @@ impl WorkerListeners {
     }
 
     /// Asks the connections of these listeners to end.
-    pub(crate) fn drain(&self, which: ListenerSelection, how: DrainMode) {
+    pub(crate) fn drain(&self, selection: ListenerSelection, mode: DrainMode) {
         for active in self
             .active
             .iter()
-            .filter(|active| which.includes(&active.plan))
+            .filter(|active| selection.includes(&active.plan))
         {
             for chain in &active.chains {
-                chain.drain(how);
+                chain.drain(mode);
             }
         }
     }
 
     /// Closes the sockets of these listeners, then drops `closed`. Open connections continue.
-    pub(crate) fn stop(&mut self, which: ListenerSelection, closed: mpsc::Sender<()>) {
+    pub(crate) fn stop(&mut self, selection: ListenerSelection, closed: mpsc::Sender<()>) {
         let active = &self.active;
-        let stopped = || active.iter().filter(|active| which.includes(&active.plan));
+        let stopped = || {
+            active
+                .iter()
+                .filter(|active| selection.includes(&active.plan))
+        };
         let stops = |acceptor: &mut Acceptor| {
             let mut addresses = stopped().flat_map(|active| active.plan.config.listen_addresses());
             addresses.any(|address| address == acceptor.settings())
@@ -244,8 +248,8 @@ impl WorkerListeners {
 }
 
 impl ActiveChain {
-    fn drain(&self, how: DrainMode) {
-        match how {
+    fn drain(&self, mode: DrainMode) {
+        match mode {
             DrainMode::Immediate => self.drain.begin(),
             DrainMode::Gradual(lasts) => self.drain.begin_gradually(lasts),
             DrainMode::Cancel => self.drain.cancel(),

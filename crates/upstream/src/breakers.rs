@@ -18,7 +18,7 @@ use crate::stats::RemainingStats;
 
 /// A request's priority (`envoy.config.core.v3.RoutingPriority`): each has breakers and connections of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Priority {
+pub enum RoutingPriority {
     /// `DEFAULT`
     #[default]
     Default,
@@ -155,7 +155,10 @@ impl Breakers {
 
     /// Has the limits of the cluster of this name be what the runtime says, and what is configured where it says nothing.
     pub(crate) fn obey(&self, cluster: &str, runtime: &Snapshot) {
-        for (priority, name) in [(Priority::Default, "default"), (Priority::High, "high")] {
+        for (priority, name) in [
+            (RoutingPriority::Default, "default"),
+            (RoutingPriority::High, "high"),
+        ] {
             let breakers = self.of(priority);
             for resource in RESOURCES {
                 let field = resource.field();
@@ -179,13 +182,13 @@ impl Breakers {
 
     /// The limits of a priority as they are configured.
     #[must_use]
-    pub fn thresholds(&self, priority: Priority) -> &Thresholds {
+    pub fn thresholds(&self, priority: RoutingPriority) -> &Thresholds {
         &self.of(priority).thresholds
     }
 
     /// The limit of a resource now.
     #[must_use]
-    pub fn max(&self, priority: Priority, resource: Resource) -> u64 {
+    pub fn max(&self, priority: RoutingPriority, resource: Resource) -> u64 {
         self.of(priority).max(resource)
     }
 
@@ -199,14 +202,22 @@ impl Breakers {
     }
 
     /// Enters, unless the limit is reached.
-    pub fn enter(self: &Arc<Self>, priority: Priority, resource: Resource) -> Option<Permit> {
+    pub fn enter(
+        self: &Arc<Self>,
+        priority: RoutingPriority,
+        resource: Resource,
+    ) -> Option<Permit> {
         let entered = self.enter_without_permit(priority, resource);
         entered.then(|| self.permit(priority, resource))
     }
 
     /// The same for who says itself when it has [`left`](Breakers::left): a permit holds on to the breakers, which a request
     /// has at hand without that.
-    pub(crate) fn enter_without_permit(&self, priority: Priority, resource: Resource) -> bool {
+    pub(crate) fn enter_without_permit(
+        &self,
+        priority: RoutingPriority,
+        resource: Resource,
+    ) -> bool {
         let breakers = self.of(priority);
         let max = breakers.max(resource);
         let count = &breakers.of(resource).count;
@@ -218,14 +229,18 @@ impl Breakers {
     }
 
     /// Enters even past the limit: a pool without any connection may always make its first.
-    pub(crate) fn enter_always(self: &Arc<Self>, priority: Priority, resource: Resource) -> Permit {
+    pub(crate) fn enter_always(
+        self: &Arc<Self>,
+        priority: RoutingPriority,
+        resource: Resource,
+    ) -> Permit {
         let count = &self.of(priority).of(resource).count;
         let before = count.fetch_add(1, Relaxed);
         self.entered(priority, resource, before + 1);
         self.permit(priority, resource)
     }
 
-    fn permit(self: &Arc<Self>, priority: Priority, resource: Resource) -> Permit {
+    fn permit(self: &Arc<Self>, priority: RoutingPriority, resource: Resource) -> Permit {
         Permit {
             breakers: self.clone(),
             priority,
@@ -233,7 +248,7 @@ impl Breakers {
         }
     }
 
-    fn entered(&self, priority: Priority, resource: Resource, now: u64) {
+    fn entered(&self, priority: RoutingPriority, resource: Resource, now: u64) {
         let breakers = self.of(priority);
         if breakers.limits_changed.load(Relaxed) {
             return self.set_gauges(priority, resource);
@@ -251,7 +266,7 @@ impl Breakers {
     }
 
     /// Gives a place back that was taken without a permit.
-    pub(crate) fn left(&self, priority: Priority, resource: Resource) {
+    pub(crate) fn left(&self, priority: RoutingPriority, resource: Resource) {
         let breakers = self.of(priority);
         let before = breakers.of(resource).count.fetch_sub(1, Relaxed);
         if breakers.limits_changed.load(Relaxed) {
@@ -268,7 +283,7 @@ impl Breakers {
     }
 
     /// Sets what the gauges of a resource say from its count and its limit.
-    fn set_gauges(&self, priority: Priority, resource: Resource) {
+    fn set_gauges(&self, priority: RoutingPriority, resource: Resource) {
         let breakers = self.of(priority);
         let stats = self.stats_of(priority);
         let count = breakers.of(resource).count.load(Relaxed);
@@ -282,17 +297,17 @@ impl Breakers {
         }
     }
 
-    fn of(&self, priority: Priority) -> &PriorityBreakers {
+    fn of(&self, priority: RoutingPriority) -> &PriorityBreakers {
         match priority {
-            Priority::Default => &self.default,
-            Priority::High => &self.high,
+            RoutingPriority::Default => &self.default,
+            RoutingPriority::High => &self.high,
         }
     }
 
-    fn stats_of(&self, priority: Priority) -> &PriorityBreakerStats {
+    fn stats_of(&self, priority: RoutingPriority) -> &PriorityBreakerStats {
         match priority {
-            Priority::Default => &self.stats.default,
-            Priority::High => &self.stats.high,
+            RoutingPriority::Default => &self.stats.default,
+            RoutingPriority::High => &self.stats.high,
         }
     }
 }
@@ -365,7 +380,7 @@ impl Resource {
 #[must_use = "the place is free again when this is dropped"]
 pub struct Permit {
     breakers: Arc<Breakers>,
-    priority: Priority,
+    priority: RoutingPriority,
     resource: Resource,
 }
 
@@ -434,7 +449,7 @@ mod tests {
         let breakers = breakers(2);
         let open = || breakers.stats.default.rq_open.value();
         let remaining = || breakers.stats.default.remaining.get().remaining_rq.value();
-        let enter = || breakers.enter(Priority::Default, Resource::Requests);
+        let enter = || breakers.enter(RoutingPriority::Default, Resource::Requests);
         assert_eq!((open(), remaining()), (0, 2));
         let pools = &breakers.stats.default.remaining.get().remaining_cx_pools;
         assert_eq!(pools.value(), i64::MAX);
@@ -453,17 +468,21 @@ mod tests {
         let breakers = breakers(0);
         assert!(
             breakers
-                .enter(Priority::Default, Resource::Requests)
+                .enter(RoutingPriority::Default, Resource::Requests)
                 .is_none()
         );
-        assert!(breakers.enter(Priority::High, Resource::Requests).is_some());
+        assert!(
+            breakers
+                .enter(RoutingPriority::High, Resource::Requests)
+                .is_some()
+        );
     }
 
     #[test]
     fn may_be_passed_by_force() {
         let breakers = breakers(1);
-        let one = breakers.enter_always(Priority::Default, Resource::Requests);
-        let two = breakers.enter_always(Priority::Default, Resource::Requests);
+        let one = breakers.enter_always(RoutingPriority::Default, Resource::Requests);
+        let two = breakers.enter_always(RoutingPriority::Default, Resource::Requests);
         assert_eq!(breakers.stats.default.rq_open.value(), 1);
         drop(two);
         assert_eq!(breakers.stats.default.rq_open.value(), 1);

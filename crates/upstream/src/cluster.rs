@@ -23,8 +23,8 @@ use crate::Permit;
 use crate::PickCx;
 use crate::PickRequest;
 use crate::PoolFailure;
-use crate::Priority;
 use crate::Resource;
+use crate::RoutingPriority;
 use crate::SharedCluster;
 use crate::UpstreamStream;
 use crate::pool::HostPools;
@@ -133,7 +133,7 @@ impl Cluster {
     }
 
     /// Room for one more retry, unless the breaker is open.
-    pub fn enter_retry(&self, priority: Priority) -> Option<Permit> {
+    pub fn enter_retry(&self, priority: RoutingPriority) -> Option<Permit> {
         self.cx.breakers.enter(priority, Resource::Retries)
     }
 
@@ -241,7 +241,7 @@ impl Pick {
     #[must_use]
     pub fn open_at_once(
         &self,
-        priority: Priority,
+        priority: RoutingPriority,
         downstream: Version,
     ) -> Option<Result<UpstreamStream, PoolFailure>> {
         match self.pools.pool(priority, downstream) {
@@ -256,7 +256,7 @@ impl Pick {
     /// When a breaker is open, or no connection can be made.
     pub async fn open(
         &self,
-        priority: Priority,
+        priority: RoutingPriority,
         downstream: Version,
     ) -> Result<UpstreamStream, PoolFailure> {
         self.pools.pool(priority, downstream)?.open().await

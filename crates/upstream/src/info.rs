@@ -12,7 +12,7 @@ use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget as RetryBudgetMessage;
 use outrider_config::api::envoy::config::core::v3::BindConfig;
 use outrider_config::api::envoy::config::core::v3::Metadata;
-use outrider_config::api::envoy::config::core::v3::RoutingPriority;
+use outrider_config::api::envoy::config::core::v3::RoutingPriority as RoutingPriorityMessage;
 use outrider_config::api::envoy::config::core::v3::socket_address::PortSpecifier;
 use outrider_config::duration;
 use outrider_net::ConnectOptions;
@@ -22,8 +22,8 @@ use outrider_net::parse_ip;
 use outrider_tls::ClientContext;
 use outrider_tls::Secrets;
 
-use crate::Priority;
 use crate::RetryBudget;
+use crate::RoutingPriority;
 use crate::Thresholds;
 use crate::balancer::BalancerConfig;
 use crate::protocol_options::HttpProtocolOptions;
@@ -151,10 +151,10 @@ impl ClusterInfo {
 
     /// The breakers' limits at a priority.
     #[must_use]
-    pub fn thresholds(&self, priority: Priority) -> &Thresholds {
+    pub fn thresholds(&self, priority: RoutingPriority) -> &Thresholds {
         match priority {
-            Priority::Default => &self.thresholds[0],
-            Priority::High => &self.thresholds[1],
+            RoutingPriority::Default => &self.thresholds[0],
+            RoutingPriority::High => &self.thresholds[1],
         }
     }
 }
@@ -215,10 +215,10 @@ fn thresholds(
     let Some(message) = message else {
         return Ok(both);
     };
-    for (limits, priority) in both
-        .iter_mut()
-        .zip([RoutingPriority::Default, RoutingPriority::High])
-    {
+    for (limits, priority) in both.iter_mut().zip([
+        RoutingPriorityMessage::Default,
+        RoutingPriorityMessage::High,
+    ]) {
         // Of several for one priority, the first counts.
         let list = &message.thresholds;
         if let Some(given) = list.iter().find(|t| t.priority() == priority) {

@@ -19,8 +19,8 @@ use crate::HealthStatus;
 use crate::Host;
 use crate::HostDescription;
 use crate::HostSet;
-use crate::Priority;
 use crate::PriorityHosts;
+use crate::RoutingPriority;
 use crate::balancer;
 use crate::balancer::BalancerConfig;
 use crate::stats::BalancingStats;
@@ -60,8 +60,8 @@ impl SharedCluster {
     pub(crate) fn new(info: ClusterInfo, store: &Store, process: ProcessWide) -> SharedCluster {
         let scope = scope(&info);
         let breakers = Breakers::new(
-            *info.thresholds(Priority::Default),
-            *info.thresholds(Priority::High),
+            *info.thresholds(RoutingPriority::Default),
+            *info.thresholds(RoutingPriority::High),
             store.register(scope.clone().name("circuit_breakers")),
         );
         let membership: Arc<MembershipStats> = store.register(scope.clone());

@@ -14,7 +14,7 @@ use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::Upstrea
 use outrider_config::type_name;
 use outrider_config::unpack;
 use outrider_net::Address;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use outrider_net::TlsStream;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
@@ -83,11 +83,11 @@ impl ClusterTls {
     /// Shakes hands with `host` on a connection to `address`.
     pub(crate) async fn secure(
         &self,
-        socket: Stream,
+        socket: NetworkStream,
         host: &Host,
         address: &Address,
         protocol: PoolProtocol,
-    ) -> Result<(Stream, Rc<TlsInfo>), Failure> {
+    ) -> Result<(NetworkStream, Rc<TlsInfo>), Failure> {
         let (place, offered): (usize, &[&str]) = match protocol {
             PoolProtocol::Http1 => (0, &["http/1.1"]),
             PoolProtocol::Http2 => (1, &["h2"]),
@@ -105,6 +105,6 @@ impl ClusterTls {
         };
         let mut stream = TlsStream::connect(socket, session, self.stats.clone())?;
         let info = poll_fn(|cx| stream.poll_handshake(cx)).await?;
-        Ok((Stream::Tls(Box::new(stream)), info))
+        Ok((NetworkStream::Tls(Box::new(stream)), info))
     }
 }

@@ -10,8 +10,8 @@ use outrider_upstream::ClusterView;
 use outrider_upstream::HealthStatus;
 use outrider_upstream::Host;
 use outrider_upstream::Locality;
-use outrider_upstream::Priority;
 use outrider_upstream::Resource;
+use outrider_upstream::RoutingPriority;
 use regex::Regex;
 use serde_json::Map;
 use serde_json::Value;
@@ -62,7 +62,10 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
         "{name}::observability_name::{}",
         cluster.info.observability_name
     )?;
-    for (label, priority) in [("default", Priority::Default), ("high", Priority::High)] {
+    for (label, priority) in [
+        ("default", RoutingPriority::Default),
+        ("high", RoutingPriority::High),
+    ] {
         for (limit, value) in limits_of(&cluster.breakers, priority) {
             writeln!(to, "{name}::{label}_priority::{limit}::{value}")?;
         }
@@ -94,7 +97,7 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-fn limits_of(breakers: &Breakers, priority: Priority) -> [(&'static str, u64); 4] {
+fn limits_of(breakers: &Breakers, priority: RoutingPriority) -> [(&'static str, u64); 4] {
     [
         ("max_connections", Resource::Connections),
         ("max_pending_requests", Resource::PendingRequests),
@@ -163,10 +166,10 @@ fn status(cluster: &ClusterView) -> Value {
     if !hosts.is_empty() {
         status["host_statuses"] = hosts.into();
     }
-    let thresholds: Vec<_> = [Priority::Default, Priority::High]
+    let thresholds: Vec<_> = [RoutingPriority::Default, RoutingPriority::High]
         .map(|priority| {
             let mut shown = Map::new();
-            if priority == Priority::High {
+            if priority == RoutingPriority::High {
                 shown.insert("priority".to_owned(), "HIGH".into());
             }
             let limits = limits_of(&cluster.breakers, priority);

@@ -10,7 +10,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 
 use crate::Body;
 use crate::ClientOptions;
@@ -61,7 +61,7 @@ pub(crate) struct Connection {
 /// Starts HTTP/1 on a connected socket. Returns the connection's handle and the future that watches the connection
 /// while it is idle.
 pub(crate) fn connect(
-    socket: Stream,
+    socket: NetworkStream,
     options: Rc<ClientOptions>,
     on_change: Rc<dyn Fn()>,
 ) -> (Rc<Connection>, impl Future<Output = ConnectionEnd>) {

@@ -13,7 +13,7 @@ use std::task::ready;
 
 use http::Method;
 use http::Version;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use outrider_net::Timer;
 use outrider_stats::HeldGauge;
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ use super::transport::Transport;
 
 /// Serves an HTTP/1 connection to its end. The bytes in `initial` were read before.
 pub(crate) async fn serve<H: Handler>(
-    socket: Stream,
+    socket: NetworkStream,
     initial: Vec<u8>,
     options: Rc<ServerOptions>,
     deadlines: Deadlines,

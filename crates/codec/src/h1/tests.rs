@@ -9,8 +9,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use http::Version;
-use outrider_net::Drain;
-use outrider_net::Stream;
+use outrider_net::DrainSignal;
+use outrider_net::NetworkStream;
 use outrider_net::Timers;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -105,7 +105,7 @@ async fn read_all(body: &mut Body) -> Result<Vec<u8>, StreamError> {
 }
 
 fn options(timers: &Timers) -> ServerOptions {
-    let mut options = ServerOptions::new(timers.clone(), Drain::new());
+    let mut options = ServerOptions::new(timers.clone(), DrainSignal::new());
     options.codec = CodecType::Http1;
     options.delayed_close_timeout = None;
     options
@@ -123,7 +123,7 @@ async fn local<F: Future<Output = ()> + 'static>(test: impl FnOnce(Timers) -> F)
 async fn transcript(timers: Timers, parts: Vec<Vec<u8>>) -> (String, ConnectionEnd) {
     let (mut client, server) = UnixStream::pair().unwrap();
     let served = spawn_local(serve(
-        Stream::Unix(server),
+        NetworkStream::Unix(server),
         Rc::new(options(&timers)),
         Rc::new(Echo),
     ));
@@ -226,7 +226,7 @@ async fn a_client_that_closes_is_noticed() {
     local(|timers| async move {
         let (mut client, server) = UnixStream::pair().unwrap();
         let served = spawn_local(serve(
-            Stream::Unix(server),
+            NetworkStream::Unix(server),
             Rc::new(options(&timers)),
             Rc::new(Echo),
         ));
@@ -247,7 +247,11 @@ async fn a_draining_server_closes_after_the_next_response() {
         let options = Rc::new(options(&timers));
         options.drain.begin();
         let (mut client, server) = UnixStream::pair().unwrap();
-        spawn_local(serve(Stream::Unix(server), options.clone(), Rc::new(Echo)));
+        spawn_local(serve(
+            NetworkStream::Unix(server),
+            options.clone(),
+            Rc::new(Echo),
+        ));
         let request = b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n";
         client.write_all(request).await.unwrap();
         let mut answer = String::new();
@@ -266,7 +270,11 @@ async fn slow_heads_and_idle_connections_time_out() {
         options.idle_timeout = Some(Duration::from_secs(5));
         let options = Rc::new(options);
         let (mut client, server) = UnixStream::pair().unwrap();
-        let served = spawn_local(serve(Stream::Unix(server), options.clone(), Rc::new(Echo)));
+        let served = spawn_local(serve(
+            NetworkStream::Unix(server),
+            options.clone(),
+            Rc::new(Echo),
+        ));
         client.write_all(b"GET / HT").await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
@@ -277,7 +285,7 @@ async fn slow_heads_and_idle_connections_time_out() {
         served.await.unwrap();
         // No request was begun.
         let (_client, server) = UnixStream::pair().unwrap();
-        serve(Stream::Unix(server), options.clone(), Rc::new(Echo)).await;
+        serve(NetworkStream::Unix(server), options.clone(), Rc::new(Echo)).await;
         assert_eq!(options.stats.downstream_cx_idle_timeout.value(), 1);
     })
     .await;
@@ -290,7 +298,11 @@ async fn a_request_restarts_the_idle_timeout() {
         options.idle_timeout = Some(Duration::from_secs(5));
         let started = tokio::time::Instant::now();
         let (mut client, server) = UnixStream::pair().unwrap();
-        let served = spawn_local(serve(Stream::Unix(server), Rc::new(options), Rc::new(Echo)));
+        let served = spawn_local(serve(
+            NetworkStream::Unix(server),
+            Rc::new(options),
+            Rc::new(Echo),
+        ));
         timers.sleep(Duration::from_secs(4)).await;
         client
             .write_all(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -313,7 +325,11 @@ async fn unread(
     options.delayed_close_timeout = Some(Duration::from_secs(1));
     let options = Rc::new(options);
     let (mut client, server) = UnixStream::pair().unwrap();
-    let served = spawn_local(serve(Stream::Unix(server), options.clone(), Rc::new(Echo)));
+    let served = spawn_local(serve(
+        NetworkStream::Unix(server),
+        options.clone(),
+        Rc::new(Echo),
+    ));
     let head = format!("POST /echo HTTP/1.1\r\nHost: h\r\n{fields}content-length: {size}\r\n\r\n");
     client.write_all(head.as_bytes()).await.unwrap();
     client.write_all(&vec![b'x'; size]).await.unwrap();
@@ -375,7 +391,7 @@ async fn a_client_that_does_not_read_gets_no_further_responses() {
         let served = Rc::new(Eager::default());
         let (mut client, server) = UnixStream::pair().unwrap();
         let options = Rc::new(options(&timers));
-        spawn_local(serve(Stream::Unix(server), options, served.clone()));
+        spawn_local(serve(NetworkStream::Unix(server), options, served.clone()));
         let all = 20_000;
         let requests = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(all);
         let written = client.write_all(requests.as_bytes());
@@ -407,13 +423,13 @@ async fn a_slow_reader_gets_all_responses() {
 fn client_of(timers: &Timers) -> crate::Client {
     let (near, far) = UnixStream::pair().unwrap();
     spawn_local(serve(
-        Stream::Unix(far),
+        NetworkStream::Unix(far),
         Rc::new(options(timers)),
         Rc::new(Echo),
     ));
     let bytes = std::sync::Arc::new(ConnectionStats::default());
     let client_options = Rc::new(ClientOptions::new(timers.clone(), bytes));
-    let (client, run) = connect_http1(Stream::Unix(near), client_options, Rc::new(|| ()));
+    let (client, run) = connect_http1(NetworkStream::Unix(near), client_options, Rc::new(|| ()));
     spawn_local(run);
     client
 }
@@ -478,7 +494,7 @@ async fn a_host_that_responds_early_gets_the_rest_of_the_request() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let bytes = std::sync::Arc::new(ConnectionStats::default());
         let options = Rc::new(ClientOptions::new(timers, bytes));
-        let (client, run) = connect_http1(Stream::Unix(near), options, Rc::new(|| ()));
+        let (client, run) = connect_http1(NetworkStream::Unix(near), options, Rc::new(|| ()));
         spawn_local(run);
         let size = 900_000;
         let host = spawn_local(async move {
@@ -507,7 +523,7 @@ async fn a_host_that_responds_early_gets_the_rest_of_the_request() {
 async fn the_watching_task_sends_what_is_unsent() {
     let (near, _far) = UnixStream::pair().unwrap();
     let bytes = std::sync::Arc::new(ConnectionStats::default());
-    let mut transport = Transport::new(Stream::Unix(near), bytes, 1 << 20, &[]);
+    let mut transport = Transport::new(NetworkStream::Unix(near), bytes, 1 << 20, &[]);
     let mut cx = Context::from_waker(Waker::noop());
     transport.write(|out| out.push(b'a'));
     assert!(transport.defer_write(&mut cx) && !transport.defer_write(&mut cx));
@@ -523,7 +539,7 @@ async fn an_idle_client_connection_owns_no_buffer() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let bytes = std::sync::Arc::new(ConnectionStats::default());
         let options = Rc::new(ClientOptions::new(timers, bytes));
-        let (connection, run) = connect(Stream::Unix(near), options, Rc::new(|| ()));
+        let (connection, run) = connect(NetworkStream::Unix(near), options, Rc::new(|| ()));
         spawn_local(run);
         // A read that filled its buffer is followed by one with more room than a small response needs.
         let large = format!(

@@ -20,7 +20,7 @@ use bytes::BufMut;
 use bytes::Bytes;
 use bytes::BytesMut;
 use outrider_net::ConnectionActivity;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
 
@@ -58,7 +58,7 @@ pub(crate) enum Filled {
 /// A socket with its read and write buffers.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    socket: Stream,
+    socket: NetworkStream,
     counts: Arc<dyn ByteCounts>,
     /// Bytes read but not yet parsed.
     pub(crate) input: BytesMut,
@@ -89,7 +89,7 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(
-        socket: Stream,
+        socket: NetworkStream,
         counts: Arc<dyn ByteCounts>,
         buffer_limit: u32,
         initial: &[u8],

@@ -10,7 +10,7 @@ use std::task::Context;
 use std::task::Poll;
 
 use http::Method;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 
 use crate::Body;
 use crate::ClientOptions;
@@ -51,7 +51,7 @@ pub(crate) struct Connection {
 /// `on_change` is called when the capacity may have grown, or the connection drains. It must not call back into the
 /// connection.
 pub(crate) fn connect(
-    socket: Stream,
+    socket: NetworkStream,
     options: Rc<ClientOptions>,
     on_change: Rc<dyn Fn()>,
 ) -> (Rc<Connection>, impl Future<Output = ConnectionEnd>) {
@@ -89,7 +89,7 @@ pub(crate) fn connect(
     (connection, run)
 }
 
-fn session(socket: Stream, options: &ClientOptions) -> Session {
+fn session(socket: NetworkStream, options: &ClientOptions) -> Session {
     let rules = HeaderRules {
         max_bytes: options.max_response_headers_kb.unwrap_or(60) as usize * 1024,
         max_count: options.max_headers_count as usize,

@@ -10,7 +10,7 @@ use std::task::ready;
 
 use bytes::BufMut;
 use bytes::BytesMut;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use tokio::io::AsyncReadExt;
 
 use crate::header::BlockKind;
@@ -107,7 +107,7 @@ impl Input {
     /// Reads into the chunk that was taken; 0 means end of stream.
     pub(super) fn poll_read(
         &mut self,
-        socket: &mut Stream,
+        socket: &mut NetworkStream,
         chunk: &mut BytesMut,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
@@ -172,7 +172,7 @@ impl Spare {
 
 /// Reads up to `room` bytes into `chunk`; 0 means end of stream.
 fn poll_read(
-    socket: &mut Stream,
+    socket: &mut NetworkStream,
     chunk: &mut BytesMut,
     room: usize,
     cx: &mut Context<'_>,
@@ -183,7 +183,7 @@ fn poll_read(
 
 /// Reads and discards until the peer closes.
 pub(super) fn poll_discard(
-    socket: &mut Stream,
+    socket: &mut NetworkStream,
     counts: &dyn ByteCounts,
     cx: &mut Context<'_>,
 ) -> Poll<()> {

@@ -14,7 +14,7 @@ use std::task::ready;
 
 use bytes::Buf;
 use bytes::Bytes;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use tokio::io::AsyncWrite;
 
 use crate::stats::ByteCounts;
@@ -160,7 +160,7 @@ impl Output {
     /// Writes the queued frames; pending while the socket accepts nothing.
     pub(super) fn poll_flush(
         &mut self,
-        socket: &mut Stream,
+        socket: &mut NetworkStream,
         counts: &dyn ByteCounts,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
@@ -312,7 +312,7 @@ mod tests {
     #[tokio::test]
     async fn everything_is_written_in_order_however_little_the_socket_accepts() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut socket = Stream::Unix(ours);
+        let mut socket = NetworkStream::Unix(ours);
         let mut output = Output::default();
         let mut expected = Vec::new();
         for round in 0..400_usize {
@@ -346,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn frames_queued_last_can_be_dropped() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut socket = Stream::Unix(ours);
+        let mut socket = NetworkStream::Unix(ours);
         let large = vec![b'x'; MIN_UNCOPIED];
         let mut output = Output::default();
         output.data(b"first", large.clone().into());

@@ -10,9 +10,9 @@ use std::task::Poll;
 use http::Method;
 use http::Version;
 use outrider_net::ConnectionActivity;
+use outrider_net::NetworkStream;
 use outrider_net::ShutdownStage;
 use outrider_net::ShutdownWatch;
-use outrider_net::Stream;
 use outrider_net::Timer;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -43,7 +43,7 @@ use super::session::StreamRef;
 
 /// Serves an HTTP/2 connection to its end. The bytes in `initial` were read before.
 pub(crate) async fn serve<H: Handler>(
-    socket: Stream,
+    socket: NetworkStream,
     initial: Vec<u8>,
     options: Rc<ServerOptions>,
     deadlines: Deadlines,
@@ -75,7 +75,7 @@ pub(crate) async fn serve<H: Handler>(
     }
 }
 
-fn session(socket: Stream, options: &ServerOptions) -> Session {
+fn session(socket: NetworkStream, options: &ServerOptions) -> Session {
     let rules = HeaderRules {
         max_bytes: options.max_request_headers_kb as usize * 1024,
         max_count: options.max_headers_count as usize,

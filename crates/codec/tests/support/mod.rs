@@ -35,8 +35,8 @@ use outrider_codec::ServerOptions;
 use outrider_codec::StreamError;
 use outrider_codec::Target;
 use outrider_codec::stats::ConnectionStats;
-use outrider_net::Drain;
-use outrider_net::Stream;
+use outrider_net::DrainSignal;
+use outrider_net::NetworkStream;
 use outrider_net::Timers;
 use tokio::net::UnixStream;
 use tokio::task::LocalSet;
@@ -50,13 +50,13 @@ pub(crate) async fn on_worker<F: Future<Output = ()>>(test: impl FnOnce(Timers) 
 }
 
 /// A socket pair: one end for the codec, one for the test.
-pub(crate) fn sockets() -> (Stream, UnixStream) {
+pub(crate) fn sockets() -> (NetworkStream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (Stream::Unix(ours), theirs)
+    (NetworkStream::Unix(ours), theirs)
 }
 
 pub(crate) fn server_options(timers: &Timers) -> ServerOptions {
-    ServerOptions::new(timers.clone(), Drain::new())
+    ServerOptions::new(timers.clone(), DrainSignal::new())
 }
 
 pub(crate) fn client_options(timers: &Timers) -> ClientOptions {

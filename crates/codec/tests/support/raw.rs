@@ -112,8 +112,11 @@ pub(crate) async fn connected(
 ) -> (Client, Rc<PathHandler>) {
     let (theirs, script, _served) = serve(options);
     let options = Rc::new(client_options(timers));
-    let (client, run) =
-        outrider_codec::connect_http2(outrider_net::Stream::Unix(theirs), options, Rc::new(|| {}));
+    let (client, run) = outrider_codec::connect_http2(
+        outrider_net::NetworkStream::Unix(theirs),
+        options,
+        Rc::new(|| {}),
+    );
     spawn_local(run);
     (client, script)
 }

@@ -3,7 +3,7 @@
 use crate::DisabledExtensions;
 use crate::schema::EnumRow;
 use crate::schema::ExtensionRow;
-use crate::schema::Kind;
+use crate::schema::FieldKind;
 use crate::value::Any;
 use crate::value::Message;
 use crate::value::Value;
@@ -91,7 +91,7 @@ fn enum_name(message: &Message, field: &str) -> String {
     };
     let row = message.message_type.field(field).map(|field| field.kind);
     let value = match row {
-        Some(Kind::Enum(row)) => EnumRow::at(row).value(number),
+        Some(FieldKind::Enum(row)) => EnumRow::at(row).value(number),
         _ => None,
     };
     value.map_or_else(String::new, |value| value.name().to_ascii_lowercase())

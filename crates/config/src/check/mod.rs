@@ -11,8 +11,8 @@ use crate::reader::Problem;
 use crate::schema::Cardinality;
 use crate::schema::Deprecated;
 use crate::schema::EnumRow;
+use crate::schema::FieldKind;
 use crate::schema::FieldRow;
-use crate::schema::Kind;
 use crate::schema::Support;
 use crate::schema::WellKnown;
 use crate::value::Any;
@@ -236,11 +236,11 @@ impl Checker<'_> {
         }
     }
 
-    fn single(&mut self, kind: Kind, value: &Value, place: Place<'_>) {
+    fn single(&mut self, kind: FieldKind, value: &Value, place: Place<'_>) {
         match (value, kind) {
             (Value::Message(message), _) => self.message(message, place),
             (Value::Any(any), _) => self.any(any, place),
-            (Value::Enum(number), Kind::Enum(row)) => {
+            (Value::Enum(number), FieldKind::Enum(row)) => {
                 self.enumeration(EnumRow::at(row), *number, place)
             }
             _ => {}
@@ -403,7 +403,7 @@ fn spell(field: &FieldRow, value: &Value) -> Option<String> {
         Value::Double(value) => value.to_string(),
         Value::String(value) => value.clone(),
         Value::Enum(number) => match field.kind {
-            Kind::Enum(row) => EnumRow::at(row).value(*number)?.name().to_owned(),
+            FieldKind::Enum(row) => EnumRow::at(row).value(*number)?.name().to_owned(),
             _ => return None,
         },
         Value::Message(message) if message.message_type.well_known() == WellKnown::Wrapper => {

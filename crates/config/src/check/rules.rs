@@ -7,8 +7,8 @@ use regex::Regex;
 
 use crate::schema::Cardinality;
 use crate::schema::EnumRow;
+use crate::schema::FieldKind;
 use crate::schema::FieldRow;
-use crate::schema::Kind;
 use crate::schema::Limit;
 use crate::schema::Rule;
 use crate::schema::WellKnown;
@@ -114,14 +114,14 @@ pub(super) fn broken_by_absence(field: &FieldRow) -> Vec<String> {
         ),
         Cardinality::Implicit => {
             let value = match field.kind {
-                Kind::Bool => Value::Bool(false),
-                Kind::Int32 | Kind::Int64 => Value::Int(0),
-                Kind::Uint32 | Kind::Uint64 => Value::Uint(0),
-                Kind::Float => Value::Float(0.0),
-                Kind::Double => Value::Double(0.0),
-                Kind::Bytes => Value::Bytes(Vec::new()),
-                Kind::Enum(_) => Value::Enum(0),
-                Kind::String | Kind::Message(_) => Value::String(String::new()),
+                FieldKind::Bool => Value::Bool(false),
+                FieldKind::Int32 | FieldKind::Int64 => Value::Int(0),
+                FieldKind::Uint32 | FieldKind::Uint64 => Value::Uint(0),
+                FieldKind::Float => Value::Float(0.0),
+                FieldKind::Double => Value::Double(0.0),
+                FieldKind::Bytes => Value::Bytes(Vec::new()),
+                FieldKind::Enum(_) => Value::Enum(0),
+                FieldKind::String | FieldKind::Message(_) => Value::String(String::new()),
             };
             each(field.rules(), field.kind, &value, &mut |text| {
                 found.push(text)
@@ -132,7 +132,7 @@ pub(super) fn broken_by_absence(field: &FieldRow) -> Vec<String> {
 }
 
 /// Calls `report` with the text of every rule that `value` itself breaks.
-fn each(rules: &'static [Rule], kind: Kind, value: &Value, report: &mut dyn FnMut(String)) {
+fn each(rules: &'static [Rule], kind: FieldKind, value: &Value, report: &mut dyn FnMut(String)) {
     // A rule on a wrapper is about what it wraps.
     let value = match value {
         Value::Message(message) if message.message_type.well_known() == WellKnown::Wrapper => {
@@ -376,9 +376,9 @@ fn range_text<T: Display>(above: Limit<T>, below: Limit<T>, unit: &str) -> Strin
     }
 }
 
-fn enumeration(rule: &Rule, kind: Kind, value: i32) -> Option<String> {
+fn enumeration(rule: &Rule, kind: FieldKind, value: i32) -> Option<String> {
     match (rule, kind) {
-        (Rule::EnumDefined, Kind::Enum(row)) if EnumRow::at(row).value(value).is_none() => {
+        (Rule::EnumDefined, FieldKind::Enum(row)) if EnumRow::at(row).value(value).is_none() => {
             Some("value must be one of the defined enum values".to_owned())
         }
         (Rule::EnumNotIn(excluded), _) if *excluded == value => {

@@ -8,8 +8,8 @@ use crate::document::Node;
 use crate::document::NodeKind;
 use crate::position::Mark;
 use crate::schema::Cardinality;
+use crate::schema::FieldKind;
 use crate::schema::FieldRow;
-use crate::schema::Kind;
 use crate::schema::MessageType;
 use crate::schema::WellKnown;
 use crate::value::Entry;
@@ -186,7 +186,7 @@ impl Reader {
     }
 
     /// A null in a list or map is an empty element.
-    fn element(&mut self, kind: Kind, node: Node, path: &FieldPath) -> Option<Value> {
+    fn element(&mut self, kind: FieldKind, node: Node, path: &FieldPath) -> Option<Value> {
         if node.kind == NodeKind::Null {
             return Some(well_known::empty(kind, node.mark));
         }
@@ -227,10 +227,10 @@ impl Reader {
         Some(Value::Map(entries))
     }
 
-    fn single(&mut self, kind: Kind, node: Node, path: &FieldPath) -> Option<Value> {
+    fn single(&mut self, kind: FieldKind, node: Node, path: &FieldPath) -> Option<Value> {
         match kind {
-            Kind::Message(row) => self.message(MessageType::at(row), node, path),
-            Kind::Enum(row) => self.enumeration(row, node, path),
+            FieldKind::Message(row) => self.message(MessageType::at(row), node, path),
+            FieldKind::Enum(row) => self.enumeration(row, node, path),
             _ => {
                 let mark = node.mark;
                 match scalar::read(kind, node) {

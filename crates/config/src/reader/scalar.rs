@@ -12,22 +12,22 @@ use crate::FieldPath;
 use crate::document::Node;
 use crate::document::NodeKind;
 use crate::schema::EnumRow;
-use crate::schema::Kind;
+use crate::schema::FieldKind;
 use crate::value::Value;
 
 /// Reads a scalar of `kind`; the error says what was expected.
-pub(super) fn read(kind: Kind, node: Node) -> Result<Value, String> {
+pub(super) fn read(kind: FieldKind, node: Node) -> Result<Value, String> {
     match kind {
-        Kind::Bool => boolean(&node).map(Value::Bool),
-        Kind::Int32 => integer(&node, i32::MIN.into(), i32::MAX.into(), signed),
-        Kind::Int64 => integer(&node, i64::MIN.into(), i64::MAX.into(), signed),
-        Kind::Uint32 => integer(&node, 0, u32::MAX.into(), unsigned),
-        Kind::Uint64 => integer(&node, 0, u64::MAX.into(), unsigned),
-        Kind::Float => number(&node).map(|value| Value::Float(value as f32)),
-        Kind::Double => number(&node).map(Value::Double),
-        Kind::String => string(node).map(Value::String),
-        Kind::Bytes => bytes(&node).map(Value::Bytes),
-        Kind::Enum(_) | Kind::Message(_) => {
+        FieldKind::Bool => boolean(&node).map(Value::Bool),
+        FieldKind::Int32 => integer(&node, i32::MIN.into(), i32::MAX.into(), signed),
+        FieldKind::Int64 => integer(&node, i64::MIN.into(), i64::MAX.into(), signed),
+        FieldKind::Uint32 => integer(&node, 0, u32::MAX.into(), unsigned),
+        FieldKind::Uint64 => integer(&node, 0, u64::MAX.into(), unsigned),
+        FieldKind::Float => number(&node).map(|value| Value::Float(value as f32)),
+        FieldKind::Double => number(&node).map(Value::Double),
+        FieldKind::String => string(node).map(Value::String),
+        FieldKind::Bytes => bytes(&node).map(Value::Bytes),
+        FieldKind::Enum(_) | FieldKind::Message(_) => {
             Err(format!("expected a scalar, got {}", node.describe()))
         }
     }

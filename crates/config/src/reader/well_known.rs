@@ -5,7 +5,7 @@ use crate::FieldPath;
 use crate::document::Node;
 use crate::document::NodeKind;
 use crate::position::Mark;
-use crate::schema::Kind;
+use crate::schema::FieldKind;
 use crate::schema::MessageType;
 use crate::schema::WellKnown;
 use crate::value::Any;
@@ -78,17 +78,17 @@ pub(super) fn takes_null(message_type: MessageType) -> bool {
 }
 
 /// The value that a null in a list becomes.
-pub(super) fn empty(kind: Kind, mark: Mark) -> Value {
+pub(super) fn empty(kind: FieldKind, mark: Mark) -> Value {
     match kind {
-        Kind::Bool => Value::Bool(false),
-        Kind::Int32 | Kind::Int64 => Value::Int(0),
-        Kind::Uint32 | Kind::Uint64 => Value::Uint(0),
-        Kind::Float => Value::Float(0.0),
-        Kind::Double => Value::Double(0.0),
-        Kind::String => Value::String(String::new()),
-        Kind::Bytes => Value::Bytes(Vec::new()),
-        Kind::Enum(_) => Value::Enum(0),
-        Kind::Message(row) => {
+        FieldKind::Bool => Value::Bool(false),
+        FieldKind::Int32 | FieldKind::Int64 => Value::Int(0),
+        FieldKind::Uint32 | FieldKind::Uint64 => Value::Uint(0),
+        FieldKind::Float => Value::Float(0.0),
+        FieldKind::Double => Value::Double(0.0),
+        FieldKind::String => Value::String(String::new()),
+        FieldKind::Bytes => Value::Bytes(Vec::new()),
+        FieldKind::Enum(_) => Value::Enum(0),
+        FieldKind::Message(row) => {
             let message_type = MessageType::at(row);
             match message_type.well_known() {
                 WellKnown::Any => Value::Any(Any {

@@ -7,16 +7,16 @@ pub(crate) use rows::Deprecated;
 pub(crate) use rows::EnumRow;
 pub(crate) use rows::EnumValueRow;
 pub(crate) use rows::ExtensionRow;
+pub(crate) use rows::FieldKind;
 pub(crate) use rows::FieldRow;
-pub(crate) use rows::Kind;
 pub(crate) use rows::Limit;
 pub(crate) use rows::Rule;
 pub(crate) use rows::Support;
 pub(crate) use rows::WellKnown;
 
-use rows::GoneRow;
 use rows::MessageRow;
 use rows::OneofRow;
+use rows::RenamedFieldRow;
 use rows::Span;
 use rows::Text;
 use tables::TEXT;
@@ -29,12 +29,12 @@ mod tables {
     use super::rows::EnumRow;
     use super::rows::EnumValueRow;
     use super::rows::ExtensionRow;
+    use super::rows::FieldKind;
     use super::rows::FieldRow;
-    use super::rows::GoneRow;
-    use super::rows::Kind;
     use super::rows::Limit;
     use super::rows::MessageRow;
     use super::rows::OneofRow;
+    use super::rows::RenamedFieldRow;
     use super::rows::Rule;
     use super::rows::Span;
     use super::rows::Support;
@@ -102,7 +102,7 @@ impl MessageType {
     /// The replacement of a field that older Envoys had.
     pub(crate) fn gone(self, name: &str) -> Option<&'static str> {
         let mut rows = tables::GONE.iter();
-        let row = rows.find(|row: &&GoneRow| {
+        let row = rows.find(|row: &&RenamedFieldRow| {
             row.message.as_str() == self.name() && row.name.as_str() == name
         })?;
         Some(row.note.as_str())
@@ -134,7 +134,7 @@ impl FieldRow {
     /// The message type of the field's values.
     pub(crate) fn message(&self) -> Option<MessageType> {
         match self.kind {
-            Kind::Message(row) => Some(MessageType(row)),
+            FieldKind::Message(row) => Some(MessageType(row)),
             _ => None,
         }
     }

@@ -35,7 +35,7 @@ pub(crate) struct FieldRow {
     pub(crate) name: Text,
     pub(crate) json_name: Text,
     pub(crate) number: u32,
-    pub(crate) kind: Kind,
+    pub(crate) kind: FieldKind,
     pub(crate) cardinality: Cardinality,
     /// The oneof among those of the message; none for `optional`.
     pub(crate) oneof: Option<u8>,
@@ -68,7 +68,7 @@ pub(crate) struct EnumValueRow {
 }
 
 /// A field name of older Envoys and what took its place.
-pub(crate) struct GoneRow {
+pub(crate) struct RenamedFieldRow {
     pub(crate) message: Text,
     pub(crate) name: Text,
     pub(crate) note: Text,
@@ -83,7 +83,7 @@ pub(crate) struct ExtensionRow {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FieldKind {
     Bool,
     Int32,
     Int64,

@@ -5,8 +5,8 @@ use prost::encoding::decode_varint;
 use super::wire_type;
 use crate::position::Mark;
 use crate::schema::Cardinality;
+use crate::schema::FieldKind;
 use crate::schema::FieldRow;
-use crate::schema::Kind;
 use crate::schema::MessageType;
 use crate::schema::WellKnown;
 use crate::value::Any;
@@ -155,11 +155,11 @@ impl Decoder {
             match index {
                 Some(index) => Ok(entry.fields.swap_remove(index).value),
                 None => match entry_type.field(name).map(|field| field.kind) {
-                    Some(Kind::Message(row)) => Ok(Value::Message(Message::new(
+                    Some(FieldKind::Message(row)) => Ok(Value::Message(Message::new(
                         MessageType::at(row),
                         self.mark,
                     ))),
-                    Some(Kind::String) => Ok(Value::String(String::new())),
+                    Some(FieldKind::String) => Ok(Value::String(String::new())),
                     _ => Err(format!("{} has an entry without its {name}", field.name())),
                 },
             }
@@ -171,20 +171,20 @@ impl Decoder {
         })
     }
 
-    fn value(self, kind: Kind, raw: Raw<'_>) -> Result<Value, String> {
+    fn value(self, kind: FieldKind, raw: Raw<'_>) -> Result<Value, String> {
         Ok(match (kind, raw) {
-            (Kind::Bool, Raw::Varint(value)) => Value::Bool(value != 0),
+            (FieldKind::Bool, Raw::Varint(value)) => Value::Bool(value != 0),
             // The wire has 64 bits for every varint; a narrower type takes the low ones.
-            (Kind::Int32, Raw::Varint(value)) => Value::Int(i64::from(value as i32)),
-            (Kind::Int64, Raw::Varint(value)) => Value::Int(value.cast_signed()),
-            (Kind::Uint32, Raw::Varint(value)) => Value::Uint(u64::from(value as u32)),
-            (Kind::Uint64, Raw::Varint(value)) => Value::Uint(value),
-            (Kind::Enum(_), Raw::Varint(value)) => Value::Enum(value as i32),
-            (Kind::Float, Raw::Fixed32(bytes)) => Value::Float(f32::from_le_bytes(bytes)),
-            (Kind::Double, Raw::Fixed64(bytes)) => Value::Double(f64::from_le_bytes(bytes)),
-            (Kind::String, Raw::Length(bytes)) => Value::String(text(bytes)?),
-            (Kind::Bytes, Raw::Length(bytes)) => Value::Bytes(bytes.to_vec()),
-            (Kind::Message(row), Raw::Length(bytes)) => {
+            (FieldKind::Int32, Raw::Varint(value)) => Value::Int(i64::from(value as i32)),
+            (FieldKind::Int64, Raw::Varint(value)) => Value::Int(value.cast_signed()),
+            (FieldKind::Uint32, Raw::Varint(value)) => Value::Uint(u64::from(value as u32)),
+            (FieldKind::Uint64, Raw::Varint(value)) => Value::Uint(value),
+            (FieldKind::Enum(_), Raw::Varint(value)) => Value::Enum(value as i32),
+            (FieldKind::Float, Raw::Fixed32(bytes)) => Value::Float(f32::from_le_bytes(bytes)),
+            (FieldKind::Double, Raw::Fixed64(bytes)) => Value::Double(f64::from_le_bytes(bytes)),
+            (FieldKind::String, Raw::Length(bytes)) => Value::String(text(bytes)?),
+            (FieldKind::Bytes, Raw::Length(bytes)) => Value::Bytes(bytes.to_vec()),
+            (FieldKind::Message(row), Raw::Length(bytes)) => {
                 let message_type = MessageType::at(row);
                 if message_type.well_known() == WellKnown::Any {
                     Value::Any(self.any(bytes)?)
@@ -257,14 +257,17 @@ fn text(bytes: &[u8]) -> Result<String, String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| "a string is not UTF-8".to_owned())
 }
 
-fn is_packable(kind: Kind) -> bool {
-    !matches!(kind, Kind::String | Kind::Bytes | Kind::Message(_))
+fn is_packable(kind: FieldKind) -> bool {
+    !matches!(
+        kind,
+        FieldKind::String | FieldKind::Bytes | FieldKind::Message(_)
+    )
 }
 
-fn unpacked<'a>(kind: Kind, bytes: &mut &[u8]) -> Result<Raw<'a>, String> {
+fn unpacked<'a>(kind: FieldKind, bytes: &mut &[u8]) -> Result<Raw<'a>, String> {
     Ok(match kind {
-        Kind::Float => Raw::Fixed32(fixed(bytes)?),
-        Kind::Double => Raw::Fixed64(fixed(bytes)?),
+        FieldKind::Float => Raw::Fixed32(fixed(bytes)?),
+        FieldKind::Double => Raw::Fixed64(fixed(bytes)?),
         _ => Raw::Varint(varint(bytes)?),
     })
 }

@@ -15,7 +15,7 @@ use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
 use outrider_net::Address;
-use outrider_net::ConnectionInfo;
+use outrider_net::DownstreamConnectionInfo;
 use outrider_runtime::Snapshot;
 use tokio::time::Instant;
 
@@ -65,7 +65,7 @@ impl LoggedExchange<'_> {
     /// A stream with these values, as a connection manager would have made it.
     pub(crate) fn stream(&self) -> Stream {
         let now = Instant::now();
-        let connection = ConnectionInfo {
+        let connection = DownstreamConnectionInfo {
             id: 0,
             local: self.local.clone(),
             remote: self.remote.clone(),

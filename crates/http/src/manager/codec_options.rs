@@ -14,7 +14,7 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
 use outrider_config::duration;
-use outrider_net::Drain;
+use outrider_net::DrainSignal;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 
@@ -126,7 +126,7 @@ impl CodecOptions {
         &self,
         cx: &WorkerCx,
         scope: &Scope,
-        drain: &Drain,
+        drain: &DrainSignal,
         timeouts: &StreamTimeouts,
     ) -> Rc<ServerOptions> {
         let CodecOptions {

@@ -24,10 +24,10 @@ use outrider_codec::Meter;
 use outrider_codec::RequestHeadError;
 use outrider_codec::Responder;
 use outrider_codec::ServerOptions;
-use outrider_net::Connection;
+use outrider_net::AcceptedConnection;
 use outrider_net::ConnectionHandler;
-use outrider_net::ConnectionInfo;
-use outrider_net::Drain;
+use outrider_net::DownstreamConnectionInfo;
+use outrider_net::DrainSignal;
 use outrider_net::WorkerCx;
 use outrider_upstream::Clusters;
 
@@ -68,7 +68,7 @@ impl ConnectionManagerConfig {
         self: &Arc<Self>,
         worker: &Rc<WorkerCx>,
         clusters: &Rc<Clusters>,
-        drain: &Drain,
+        drain: &DrainSignal,
     ) -> Rc<ConnectionManager> {
         Rc::new(ConnectionManager {
             config: self.clone(),
@@ -106,7 +106,7 @@ impl ConnectionManager {
 }
 
 impl ConnectionHandler for ConnectionManager {
-    fn serve(self: Rc<Self>, connection: Connection) -> Pin<Box<dyn Future<Output = ()>>> {
+    fn serve(self: Rc<Self>, connection: AcceptedConnection) -> Pin<Box<dyn Future<Output = ()>>> {
         let options = self.codec.clone();
         Box::pin(async move {
             let mut connection = connection;
@@ -117,7 +117,7 @@ impl ConnectionHandler for ConnectionManager {
                     None => return,
                 }
             }
-            let Connection { stream, info } = connection;
+            let AcceptedConnection { stream, info } = connection;
             let tls = info.tls.clone();
             let protocol = tls.as_ref().map_or(&b""[..], |tls| &tls.alpn);
             let streams = Rc::new(ConnectionStreams {
@@ -136,7 +136,7 @@ impl ConnectionHandler for ConnectionManager {
 /// The streams of one connection.
 struct ConnectionStreams {
     manager: Rc<ConnectionManager>,
-    connection: Rc<ConnectionInfo>,
+    connection: Rc<DownstreamConnectionInfo>,
     /// The timer of the last stream, if the next stream will run in the same task.
     timer: Cell<Option<DeadlineTimer>>,
     resets: PrematureResets,

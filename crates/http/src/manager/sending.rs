@@ -18,7 +18,7 @@ use outrider_codec::Responder;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_codec::header;
-use outrider_net::ConnectionInfo;
+use outrider_net::DownstreamConnectionInfo;
 use outrider_net::clock;
 use tokio::time::Instant;
 
@@ -202,7 +202,7 @@ impl ConnectionManager {
     /// Makes and counts a stream for a request without a head.
     pub(super) fn headless_stream(
         &self,
-        connection: Rc<ConnectionInfo>,
+        connection: Rc<DownstreamConnectionInfo>,
         protocol: Version,
         began: Option<Instant>,
     ) -> Stream {
@@ -220,7 +220,7 @@ impl ConnectionManager {
     /// Replies to a request that the codec could not parse.
     pub(super) async fn refuse(
         self: Rc<Self>,
-        connection: Rc<ConnectionInfo>,
+        connection: Rc<DownstreamConnectionInfo>,
         error: MalformedRequest,
         mut respond: Responder,
     ) {

@@ -12,7 +12,7 @@ use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_net::Address;
-use outrider_net::ConnectionInfo;
+use outrider_net::DownstreamConnectionInfo;
 
 use super::client_cert::ClientCert;
 use crate::RequestHead;
@@ -98,7 +98,7 @@ impl Forwarding {
         &self,
         head: &mut RequestHead,
         is_upgrade: bool,
-        connection: &ConnectionInfo,
+        connection: &DownstreamConnectionInfo,
         id: impl FnOnce() -> (u64, u64),
     ) -> (Origin, Address) {
         remove_hop_by_hop(&mut head.headers, is_upgrade);
@@ -135,7 +135,11 @@ impl Forwarding {
     }
 
     /// The client's address if it is known, and whether it is the only one in `x-forwarded-for`.
-    fn client(&self, headers: &HeaderMap, connection: &ConnectionInfo) -> (Option<Address>, bool) {
+    fn client(
+        &self,
+        headers: &HeaderMap,
+        connection: &DownstreamConnectionInfo,
+    ) -> (Option<Address>, bool) {
         let forwarded = headers.contains_key(&header::X_FORWARDED_FOR);
         let list = forwarded.then_some(headers);
         if !self.use_remote_address {
@@ -155,7 +159,7 @@ impl Forwarding {
     }
 
     /// Sets `x-forwarded-for`, `x-forwarded-proto` and `x-forwarded-port`.
-    fn forward(&self, headers: &mut HeaderMap, connection: &ConnectionInfo) {
+    fn forward(&self, headers: &mut HeaderMap, connection: &DownstreamConnectionInfo) {
         let first_hop = self.xff_num_trusted_hops == 0;
         // A client on a UNIX socket has no address to forward.
         if self.use_remote_address

@@ -25,7 +25,7 @@ fn forwarding() -> Forwarding {
     }
 }
 
-fn connection() -> ConnectionInfo {
+fn connection() -> DownstreamConnectionInfo {
     let local = SocketAddr::from(([127, 0, 0, 1], 8080));
     let remote = SocketAddr::from(([127, 0, 0, 1], 1234));
     crate::testing::connection(local, remote)

@@ -14,7 +14,7 @@ use outrider_config::api::envoy::config::route::v3::route_action;
 use outrider_config::api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode;
 use outrider_config::api::envoy::config::route::v3::route_action::HostRewriteSpecifier;
 use outrider_config::duration;
-use outrider_upstream::Priority;
+use outrider_upstream::RoutingPriority;
 
 use crate::RequestHead;
 use crate::Stream;
@@ -51,7 +51,7 @@ pub struct ForwardAction {
     /// `grpc_timeout_offset`: subtracted from a `grpc-timeout` if [`Self::max_grpc_timeout`] is set.
     pub grpc_timeout_offset: Option<Duration>,
     /// Selects the circuit breakers.
-    pub priority: Priority,
+    pub priority: RoutingPriority,
     /// The upgrades for which this route overrides the connection manager's list.
     pub upgrades: Box<[Upgrade]>,
     /// Rewrites `:authority` to the name of the chosen host.
@@ -146,8 +146,8 @@ impl ForwardAction {
             max_grpc_timeout,
             grpc_timeout_offset,
             priority: match config.priority() {
-                RoutingPriorityMessage::Default => Priority::Default,
-                RoutingPriorityMessage::High => Priority::High,
+                RoutingPriorityMessage::Default => RoutingPriority::Default,
+                RoutingPriorityMessage::High => RoutingPriority::High,
             },
             upgrades,
             auto_host_rewrite: matches!(

@@ -21,7 +21,7 @@ use outrider_net::clock;
 use outrider_upstream::Cluster;
 use outrider_upstream::Pick;
 use outrider_upstream::PoolFailure;
-use outrider_upstream::Priority;
+use outrider_upstream::RoutingPriority;
 use outrider_upstream::UpstreamStream;
 
 use crate::Stream;
@@ -47,7 +47,7 @@ pub(super) struct UpstreamAttempt<'a> {
     router: &'a Router,
     request: Rc<UpstreamRequest>,
     timeouts: Timeouts,
-    priority: Priority,
+    priority: RoutingPriority,
     /// `x-envoy-upstream-rq-timeout-alt-response`: replies with 204 after a timeout.
     alternative_on_timeout: bool,
     /// `include_attempt_count_in_response`
@@ -92,7 +92,7 @@ impl<'a> UpstreamAttempt<'a> {
             router,
             request,
             timeouts: Timeouts::default(),
-            priority: Priority::Default,
+            priority: RoutingPriority::Default,
             alternative_on_timeout: false,
             tell_attempts: false,
         }

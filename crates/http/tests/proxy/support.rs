@@ -21,12 +21,12 @@ use outrider_http::BuildCx;
 use outrider_http::ConnectionManagerConfig;
 use outrider_http::access_log::FlushOptions;
 use outrider_http::access_log::LogFiles;
+use outrider_net::AcceptedConnection;
 use outrider_net::Address;
-use outrider_net::Connection;
 use outrider_net::ConnectionHandler;
-use outrider_net::ConnectionInfo;
-use outrider_net::Drain;
-use outrider_net::Stream;
+use outrider_net::DownstreamConnectionInfo;
+use outrider_net::DrainSignal;
+use outrider_net::NetworkStream;
 use outrider_net::WorkerCx;
 use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
@@ -71,13 +71,13 @@ impl Proxy {
         spawn_local(worker.timers.clone().run());
         clusters.start();
         clusters.initialized().await;
-        let drain = Drain::new();
+        let drain = DrainSignal::new();
         let manager = config.worker(&worker, &clusters.worker(&worker), &drain);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             while let Ok((socket, remote)) = listener.accept().await {
-                let info = ConnectionInfo {
+                let info = DownstreamConnectionInfo {
                     id: 1,
                     local: Address::from(address),
                     remote: Address::from(remote),
@@ -87,8 +87,8 @@ impl Proxy {
                     server_name: "".into(),
                     tls: None,
                 };
-                let connection = Connection {
-                    stream: Stream::Tcp(socket),
+                let connection = AcceptedConnection {
+                    stream: NetworkStream::Tcp(socket),
                     info: Rc::new(info),
                 };
                 spawn_local(manager.clone().serve(connection));

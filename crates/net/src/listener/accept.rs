@@ -9,21 +9,21 @@ use std::sync::atomic::Ordering;
 use outrider_stats::Scope;
 use tokio::task::spawn_local;
 
+use crate::AcceptedConnection;
 use crate::Address;
-use crate::Connection;
-use crate::ConnectionInfo;
+use crate::DownstreamConnectionInfo;
 use crate::Facts;
-use crate::Stream;
+use crate::NetworkStream;
 use crate::Timers;
 use crate::WorkerCx;
 use crate::listener::ListenerConfig;
 use crate::listener::ServingChain;
-use crate::listener::balance::Seat;
+use crate::listener::balance::CountedConnection;
 use crate::listener::inspect::Found;
 use crate::listener::inspect::InspectorStats;
+use crate::listener::limit::ConnectionLimits;
+use crate::listener::limit::ConnectionPermits;
 use crate::listener::limit::LimitReached;
-use crate::listener::limit::Limits;
-use crate::listener::limit::Shares;
 use crate::stats::ExtensionConfigStats;
 use crate::stats::ListenerStats;
 use crate::stats::WorkerListenerStats;
@@ -36,7 +36,7 @@ pub struct Listener {
     config: Arc<ListenerConfig>,
     /// By filter chain number.
     chains: Vec<Rc<ServingChain>>,
-    limits: Limits,
+    limits: ConnectionLimits,
     stats: Arc<ListenerStats>,
     worker_stats: Arc<WorkerListenerStats>,
     /// Never counted, but listed.
@@ -53,7 +53,7 @@ impl Listener {
     pub fn new(
         config: Arc<ListenerConfig>,
         chains: Vec<Rc<ServingChain>>,
-        limits: Limits,
+        limits: ConnectionLimits,
         cx: &Rc<WorkerCx>,
     ) -> Rc<Listener> {
         let worker = format!("worker_{}", cx.index);
@@ -99,16 +99,16 @@ impl Listener {
     /// Serves a connection in a task of its own; one over a limit or without a filter chain is closed.
     pub(super) fn start(
         self: &Rc<Listener>,
-        stream: Stream,
+        stream: NetworkStream,
         remote: Address,
         address: &Address,
-        seat: Option<Seat>,
+        counted: Option<CountedConnection>,
     ) {
-        let Some(shares) = self.take_shares() else {
+        let Some(permits) = self.take_permits() else {
             return;
         };
         let local = self.local_address(&stream, address);
-        let held = (shares, seat);
+        let held = (permits, counted);
         let Some(inspector_stats) = self.inspector_stats.clone() else {
             return self.serve(stream, (local, remote), &Found::default(), held);
         };
@@ -132,10 +132,10 @@ impl Listener {
     /// Hands a connection, of whose client this much is known, to its filter chain.
     fn serve(
         self: &Rc<Listener>,
-        stream: Stream,
+        stream: NetworkStream,
         (local, remote): (Address, Address),
         found: &Found,
-        held: (Shares, Option<Seat>),
+        held: (ConnectionPermits, Option<CountedConnection>),
     ) {
         let protocols: Vec<&str> = (found.application_protocols.iter())
             .map(String::as_str)
@@ -158,7 +158,7 @@ impl Listener {
         };
         log::debug!(target: "conn_handler", "new connection from {remote}");
         self.cx.activity.touch();
-        let info = ConnectionInfo {
+        let info = DownstreamConnectionInfo {
             id: NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed),
             local,
             remote,
@@ -168,7 +168,7 @@ impl Listener {
             server_name: found.server_name.as_str().into(),
             tls: None,
         };
-        let connection = Connection {
+        let connection = AcceptedConnection {
             stream,
             info: Rc::new(info),
         };
@@ -178,10 +178,10 @@ impl Listener {
         }
     }
 
-    /// A share of each limit that applies; `None` closes the connection.
-    fn take_shares(&self) -> Option<Shares> {
+    /// A permit of each limit that applies; `None` closes the connection.
+    fn take_permits(&self) -> Option<ConnectionPermits> {
         match self.limits.enter() {
-            Ok(shares) => return Some(shares),
+            Ok(permits) => return Some(permits),
             Err(LimitReached::Listener) => self.stats.downstream_cx_overflow.inc(),
             Err(LimitReached::Global) => self.stats.downstream_global_cx_overflow.inc(),
         }
@@ -189,7 +189,7 @@ impl Listener {
     }
 
     /// What the client connected to: the kernel is asked only where the bound address leaves it open.
-    fn local_address(&self, stream: &Stream, bound: &Address) -> Address {
+    fn local_address(&self, stream: &NetworkStream, bound: &Address) -> Address {
         let open = match bound {
             Address::Ip(ip) => match ip.ip() {
                 IpAddr::V4(v4) => v4.is_unspecified() || self.config.transparent,
@@ -201,7 +201,7 @@ impl Listener {
             Address::Pipe(_) => false,
         };
         match stream {
-            Stream::Tcp(stream) if open => stream
+            NetworkStream::Tcp(stream) if open => stream
                 .local_addr()
                 .map_or_else(|_| bound.clone(), Address::from),
             _ => bound.clone(),
@@ -213,14 +213,14 @@ impl Listener {
 struct Served {
     listener: Rc<Listener>,
     started: tokio::time::Instant,
-    _held: (Shares, Option<Seat>),
+    _held: (ConnectionPermits, Option<CountedConnection>),
 }
 
 impl Served {
     fn new(
         listener: Rc<Listener>,
-        connection: &Connection,
-        held: (Shares, Option<Seat>),
+        connection: &AcceptedConnection,
+        held: (ConnectionPermits, Option<CountedConnection>),
     ) -> Served {
         listener.stats.downstream_cx_total.inc();
         listener.stats.downstream_pre_cx_active.mark_used();

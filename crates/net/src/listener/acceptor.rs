@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::task::spawn_local;
 
 use crate::Address;
-use crate::Stream;
+use crate::NetworkStream;
 use crate::listener::ListenAddress;
 use crate::listener::Listener;
 use crate::listener::WorkerSocket;
@@ -168,7 +168,7 @@ impl AcceptingAddress {
         self.start(left, balancer);
     }
 
-    fn start(&self, accepted: Vec<(Stream, Address)>, balancer: Option<&Arc<Balancer>>) {
+    fn start(&self, accepted: Vec<(NetworkStream, Address)>, balancer: Option<&Arc<Balancer>>) {
         let listener = self.listener();
         if !accepted.is_empty() {
             listener.count_accepted(accepted.len());
@@ -203,7 +203,7 @@ impl AcceptingAddress {
     fn poll_batch(
         &self,
         socket: &Socket,
-        accepted: &mut Vec<(Stream, Address)>,
+        accepted: &mut Vec<(NetworkStream, Address)>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let most = self.listener.borrow().accepts_per_event();
@@ -223,26 +223,26 @@ impl AcceptingAddress {
     /// Serves the connection here, or hands it to the worker that has fewest.
     fn balance(
         &self,
-        stream: Stream,
+        stream: NetworkStream,
         remote: Address,
         listener: &Rc<Listener>,
         balancer: &Arc<Balancer>,
     ) {
-        let seat = balancer.seat();
-        if seat.worker() == listener.worker() {
-            return listener.start(stream, remote, &self.address, Some(seat));
+        let counted = balancer.count_one();
+        if counted.worker() == listener.worker() {
+            return listener.start(stream, remote, &self.address, Some(counted));
         }
         let socket = match stream {
-            Stream::Tcp(stream) => stream.into_std().map(HandedSocket::Tcp),
-            Stream::Unix(stream) => stream.into_std().map(HandedSocket::Unix),
-            Stream::Tls(_) => return,
+            NetworkStream::Tcp(stream) => stream.into_std().map(HandedSocket::Tcp),
+            NetworkStream::Unix(stream) => stream.into_std().map(HandedSocket::Unix),
+            NetworkStream::Tls(_) => return,
         };
         // A socket that the runtime cannot let go of is closed.
         if let Ok(socket) = socket {
             balancer.hand_over(Handed {
                 socket,
                 remote,
-                seat,
+                counted,
             });
         }
     }
@@ -251,12 +251,12 @@ impl AcceptingAddress {
     async fn receive(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Handed>) {
         while let Some(handed) = inbox.recv().await {
             let stream = match handed.socket {
-                HandedSocket::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
-                HandedSocket::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
+                HandedSocket::Tcp(socket) => TcpStream::from_std(socket).map(NetworkStream::Tcp),
+                HandedSocket::Unix(socket) => UnixStream::from_std(socket).map(NetworkStream::Unix),
             };
             if let Ok(stream) = stream {
                 let listener = self.listener();
-                listener.start(stream, handed.remote, &self.address, Some(handed.seat));
+                listener.start(stream, handed.remote, &self.address, Some(handed.counted));
             }
         }
     }
@@ -274,7 +274,7 @@ impl Socket {
     }
 
     /// Asks the kernel, not the runtime: that may not know yet of the newest connection.
-    fn accept_now(&self, own: &Address) -> io::Result<(Stream, Address)> {
+    fn accept_now(&self, own: &Address) -> io::Result<(NetworkStream, Address)> {
         let of = match self {
             Socket::Tcp(listener) => SockRef::from(listener),
             Socket::Unix(listener) => SockRef::from(listener),
@@ -288,11 +288,14 @@ impl Socket {
             return match (self, remote.as_socket()) {
                 (Socket::Tcp(_), Some(remote)) => {
                     let stream = TcpStream::from_std(socket.into())?;
-                    Ok((Stream::Tcp(stream), Address::from(remote)))
+                    Ok((NetworkStream::Tcp(stream), Address::from(remote)))
                 }
                 _ => {
                     let remote = peer_of_pipe(remote.as_pathname(), own);
-                    Ok((Stream::Unix(UnixStream::from_std(socket.into())?), remote))
+                    Ok((
+                        NetworkStream::Unix(UnixStream::from_std(socket.into())?),
+                        remote,
+                    ))
                 }
             };
         }
@@ -303,14 +306,14 @@ impl Socket {
         &self,
         own: &Address,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Stream, Address)>> {
+    ) -> Poll<io::Result<(NetworkStream, Address)>> {
         match self {
             Socket::Tcp(listener) => listener
                 .poll_accept(cx)
-                .map_ok(|(stream, remote)| (Stream::Tcp(stream), Address::from(remote))),
+                .map_ok(|(stream, remote)| (NetworkStream::Tcp(stream), Address::from(remote))),
             Socket::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, remote)| {
                 let remote = peer_of_pipe(remote.as_pathname(), own);
-                (Stream::Unix(stream), remote)
+                (NetworkStream::Unix(stream), remote)
             }),
         }
     }

@@ -15,7 +15,7 @@ use crate::Address;
 pub(super) struct Handed {
     pub(super) socket: HandedSocket,
     pub(super) remote: Address,
-    pub(super) seat: Seat,
+    pub(super) counted: CountedConnection,
 }
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) struct Balancer {
 
 /// A connection counted to a worker, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct CountedConnection {
     balancer: Arc<Balancer>,
     worker: usize,
 }
@@ -47,8 +47,8 @@ impl Balancer {
         (Arc::new(Balancer { active, inboxes }), outboxes)
     }
 
-    /// A seat with the worker that has fewest connections.
-    pub(super) fn seat(self: &Arc<Balancer>) -> Seat {
+    /// Counts a connection to the worker that has fewest, which is to serve it.
+    pub(super) fn count_one(self: &Arc<Balancer>) -> CountedConnection {
         let loads = self
             .active
             .iter()
@@ -58,26 +58,26 @@ impl Balancer {
             .min_by_key(|(_, load)| *load)
             .map_or(0, |(worker, _)| worker);
         self.active[worker].fetch_add(1, Ordering::Relaxed);
-        Seat {
+        CountedConnection {
             balancer: self.clone(),
             worker,
         }
     }
 
-    /// Sends a connection to the worker of its seat. One that is shutting down drops it, which closes it.
+    /// Sends a connection to the worker to which it is counted. One that is shutting down drops it, which closes it.
     pub(super) fn hand_over(&self, handed: Handed) {
-        let _ = self.inboxes[handed.seat.worker].send(handed);
+        let _ = self.inboxes[handed.counted.worker].send(handed);
     }
 }
 
-impl Seat {
+impl CountedConnection {
     /// The worker's number.
     pub(super) fn worker(&self) -> usize {
         self.worker
     }
 }
 
-impl Drop for Seat {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.balancer.active[self.worker].fetch_sub(1, Ordering::Relaxed);
     }
@@ -90,10 +90,10 @@ mod tests {
     #[test]
     fn the_emptiest_worker_is_next() {
         let (balancer, _inboxes) = Balancer::new(3);
-        let mut seats: Vec<Seat> = (0..6).map(|_| balancer.seat()).collect();
-        let workers: Vec<usize> = seats.iter().map(Seat::worker).collect();
+        let mut held: Vec<CountedConnection> = (0..6).map(|_| balancer.count_one()).collect();
+        let workers: Vec<usize> = held.iter().map(CountedConnection::worker).collect();
         assert_eq!(workers, [0, 1, 2, 0, 1, 2]);
-        seats.retain(|seat| seat.worker() != 1);
-        assert_eq!(balancer.seat().worker(), 1);
+        held.retain(|counted| counted.worker() != 1);
+        assert_eq!(balancer.count_one().worker(), 1);
     }
 }

@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::task::spawn_local;
 
-use crate::Connection;
+use crate::AcceptedConnection;
 use crate::ConnectionHandler;
-use crate::Stream;
+use crate::NetworkStream;
 use crate::Timers;
 use crate::TlsStream;
 use crate::WorkerCx;
@@ -61,7 +61,7 @@ impl ChainTls {
         }
     }
 
-    fn over(&self, socket: Stream) -> Stream {
+    fn over(&self, socket: NetworkStream) -> NetworkStream {
         let mut stream = TlsStream::accept(socket, self.context.clone(), self.stats.clone());
         if let Some(timeout) = self.timeout {
             let mut timer = self.timers.timer();
@@ -69,7 +69,7 @@ impl ChainTls {
             let stats = self.listener_stats.clone();
             stream.limit_handshake(HandshakeLimit { timer, stats });
         }
-        Stream::Tls(Box::new(stream))
+        NetworkStream::Tls(Box::new(stream))
     }
 }
 
@@ -94,7 +94,7 @@ impl ServingChain {
     /// Serves a connection in a task of its own, which holds on to `held` until the connection ends.
     pub(super) fn serve(
         self: &Rc<ServingChain>,
-        mut connection: Connection,
+        mut connection: AcceptedConnection,
         held: impl Sized + 'static,
     ) {
         if let Some(tls) = &self.tls {

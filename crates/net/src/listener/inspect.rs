@@ -18,7 +18,7 @@ use outrider_stats::Histogram;
 use outrider_tls::rustls::server::Acceptor;
 use prost::Name as _;
 
-use crate::Stream;
+use crate::NetworkStream;
 use crate::WorkerCx;
 use crate::stats::ListenerStats;
 
@@ -136,7 +136,7 @@ impl ListenerFilters {
     /// Finds out about a connection; `None` closes it.
     pub(super) async fn inspect(
         &self,
-        stream: &mut Stream,
+        stream: &mut NetworkStream,
         (stats, inspector_stats): (&ListenerStats, &InspectorStats),
         cx: &WorkerCx,
     ) -> Option<Found> {
@@ -193,7 +193,7 @@ impl TlsInspector {
     }
 
     /// Reads the client's greeting, as far as it takes.
-    async fn look(&self, stream: &Stream, stats: &InspectorStats) -> Result<Found, Stop> {
+    async fn look(&self, stream: &NetworkStream, stats: &InspectorStats) -> Result<Found, Stop> {
         let mut bytes = vec![0; FIRST_LOOK.min(self.max_hello)];
         let mut seen = 0;
         loop {

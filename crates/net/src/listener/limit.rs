@@ -20,9 +20,9 @@ enum Max {
     Runtime(Arc<Runtime>, Box<str>),
 }
 
-/// One connection's share of a limit; given back when dropped.
+/// One connection's permit of a limit; given back when dropped.
 #[derive(Debug)]
-struct Share(Arc<ConnectionLimit>);
+struct ConnectionPermit(Arc<ConnectionLimit>);
 
 impl ConnectionLimit {
     /// At most `max` at once.
@@ -57,20 +57,20 @@ impl ConnectionLimit {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Takes a share, or `None` when the limit is reached.
-    fn enter(self: &Arc<ConnectionLimit>) -> Option<Share> {
-        let (share, before) = self.count();
-        (before < self.max()).then_some(share)
+    /// Takes a permit, or `None` when the limit is reached.
+    fn enter(self: &Arc<ConnectionLimit>) -> Option<ConnectionPermit> {
+        let (permit, before) = self.count();
+        (before < self.max()).then_some(permit)
     }
 
-    /// Takes a share whatever the limit, and tells how many there were before.
-    fn count(self: &Arc<ConnectionLimit>) -> (Share, u64) {
+    /// Takes a permit whatever the limit, and tells how many there were before.
+    fn count(self: &Arc<ConnectionLimit>) -> (ConnectionPermit, u64) {
         let before = self.active.fetch_add(1, Ordering::Relaxed);
-        (Share(self.clone()), before)
+        (ConnectionPermit(self.clone()), before)
     }
 }
 
-impl Drop for Share {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
@@ -85,15 +85,15 @@ pub enum LimitReached {
     Global,
 }
 
-/// One connection's shares of the limits that apply to it; given back when dropped.
+/// One connection's permits of the limits that apply to it; given back when dropped.
 #[derive(Debug)]
-pub struct Shares {
-    _held: [Option<Share>; 2],
+pub struct ConnectionPermits {
+    _held: [Option<ConnectionPermit>; 2],
 }
 
 /// The limits on one listener's connections.
 #[derive(Clone, Debug, Default)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// On this listener's (runtime key `envoy.resource_limits.listener.<name>.connection_limit`).
     pub listener: Option<Arc<ConnectionLimit>>,
     /// On all listeners' together.
@@ -102,12 +102,12 @@ pub struct Limits {
     pub ignores_global: bool,
 }
 
-impl Limits {
-    /// Takes a share of each limit for a new connection.
+impl ConnectionLimits {
+    /// Takes a permit of each limit for a new connection.
     ///
     /// # Errors
     /// The first limit that is reached; the connection is to be closed.
-    pub fn enter(&self) -> Result<Shares, LimitReached> {
+    pub fn enter(&self) -> Result<ConnectionPermits, LimitReached> {
         let global = match &self.global {
             Some(limit) if self.ignores_global => Some(limit.count().0),
             Some(limit) => Some(limit.enter().ok_or(LimitReached::Global)?),
@@ -117,7 +117,7 @@ impl Limits {
             Some(limit) => Some(limit.enter().ok_or(LimitReached::Listener)?),
             None => None,
         };
-        Ok(Shares {
+        Ok(ConnectionPermits {
             _held: [listener, global],
         })
     }
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_that_is_given_back_can_be_taken_again() {
+    fn a_permit_that_is_given_back_can_be_taken_again() {
         let limit = ConnectionLimit::new(1);
         let first = limit.enter().unwrap();
         assert!(limit.enter().is_none());
@@ -140,12 +140,12 @@ mod tests {
     #[test]
     fn a_listener_that_ignores_the_global_limit_counts_for_it() {
         let global = ConnectionLimit::new(1);
-        let ignoring = Limits {
+        let ignoring = ConnectionLimits {
             global: Some(global.clone()),
             ignores_global: true,
-            ..Limits::default()
+            ..ConnectionLimits::default()
         };
-        let obeying = Limits {
+        let obeying = ConnectionLimits {
             listener: Some(ConnectionLimit::new(0)),
             global: Some(global),
             ignores_global: false,

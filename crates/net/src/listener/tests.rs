@@ -11,20 +11,23 @@ use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
-use crate::Connection;
+use crate::AcceptedConnection;
 use crate::ConnectionHandler;
-use crate::Stream;
+use crate::NetworkStream;
 use crate::WorkerCx;
 
 /// Says what it knows of its connection, then waits for the client to leave.
 struct Teller(usize);
 
 impl ConnectionHandler for Teller {
-    fn serve(self: Rc<Self>, mut connection: Connection) -> Pin<Box<dyn Future<Output = ()>>> {
+    fn serve(
+        self: Rc<Self>,
+        mut connection: AcceptedConnection,
+    ) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(async move {
             let no_delay = match &connection.stream {
-                Stream::Tcp(stream) => stream.nodelay().unwrap(),
-                Stream::Unix(_) | Stream::Tls(_) => false,
+                NetworkStream::Tcp(stream) => stream.nodelay().unwrap(),
+                NetworkStream::Unix(_) | NetworkStream::Tls(_) => false,
             };
             let info = &connection.info;
             let text = format!("{} {} {} {no_delay}", self.0, info.listener, info.local);
@@ -63,7 +66,7 @@ fn build(listener: &api::Listener) -> Result<Arc<ListenerConfig>, String> {
 /// Runs `test` beside `workers` accepting workers, all on this thread.
 async fn with_listener<F: Future<Output = ()>>(
     listener: api::Listener,
-    (workers, limits): (u32, Limits),
+    (workers, limits): (u32, ConnectionLimits),
     test: impl FnOnce(Vec<Address>, Arc<Store>) -> F,
 ) {
     let store = Store::new();
@@ -103,7 +106,7 @@ fn bind(config: &ListenerConfig, workers: u32) -> Vec<BoundAddress> {
     addresses.map(bind).collect()
 }
 
-async fn ask(address: &Address) -> (Stream, String) {
+async fn ask(address: &Address) -> (NetworkStream, String) {
     let mut stream = crate::connect(address, &crate::ConnectOptions::default())
         .await
         .unwrap();
@@ -202,7 +205,7 @@ async fn connections_arrive_on_every_address_with_no_delay_and_are_counted() {
     });
     with_listener(
         listener,
-        (1, Limits::default()),
+        (1, ConnectionLimits::default()),
         |addresses, store| async move {
             let (first, text) = ask(&addresses[0]).await;
             assert_eq!(text, format!("0 l {} true", addresses[0]));
@@ -229,7 +232,7 @@ async fn connections_arrive_on_every_address_with_no_delay_and_are_counted() {
 
 #[tokio::test]
 async fn over_a_limit_and_without_a_chain_connections_are_closed() {
-    let limits = Limits {
+    let limits = ConnectionLimits {
         listener: Some(ConnectionLimit::new(2)),
         global: Some(ConnectionLimit::new(1)),
         ignores_global: false,
@@ -250,7 +253,7 @@ async fn over_a_limit_and_without_a_chain_connections_are_closed() {
     });
     with_listener(
         unmatched,
-        (1, Limits::default()),
+        (1, ConnectionLimits::default()),
         |addresses, store| async move {
             assert_eq!(ask(&addresses[0]).await.1, "");
             assert_eq!(value(&store, "no_filter_chain_match"), 1);
@@ -270,7 +273,7 @@ async fn exact_balance_gives_each_worker_its_turn() {
     });
     with_listener(
         balanced,
-        (3, Limits::default()),
+        (3, ConnectionLimits::default()),
         |addresses, _store| async move {
             let mut held = Vec::new();
             let mut workers = String::new();
@@ -297,7 +300,7 @@ async fn a_unix_socket_takes_its_mode_and_the_place_of_a_stale_one() {
     };
     with_listener(
         listener(pipe),
-        (2, Limits::default()),
+        (2, ConnectionLimits::default()),
         |addresses, _store| async move {
             use std::os::unix::fs::PermissionsExt;
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
@@ -321,7 +324,12 @@ async fn dropping_an_acceptor_closes_the_socket_and_keeps_connections() {
     let address = bound.address().clone();
     let cx = Rc::new(WorkerCx::new(0, &Store::new(), 1));
     let chain = ServingChain::new(Rc::new(Teller(0)), None);
-    let listener = Listener::new(config, vec![chain.clone()], Limits::default(), &cx);
+    let listener = Listener::new(
+        config,
+        vec![chain.clone()],
+        ConnectionLimits::default(),
+        &cx,
+    );
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async move {
@@ -357,7 +365,7 @@ async fn a_listener_that_takes_over_serves_new_connections_on_the_same_socket() 
         let chain = ServingChain::new(Rc::new(Teller(teller)), None);
         let chains = vec![chain.clone()];
         (
-            Listener::new(config.clone(), chains, Limits::default(), &cx),
+            Listener::new(config.clone(), chains, ConnectionLimits::default(), &cx),
             chain,
         )
     };

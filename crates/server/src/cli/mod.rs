@@ -117,7 +117,7 @@ pub(crate) enum Command {
 
 /// The command line was refused, with this text for standard error.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refused(pub(crate) String);
+pub(crate) struct RefusedCommandLine(pub(crate) String);
 
 impl Default for Options {
     fn default() -> Options {
@@ -206,7 +206,7 @@ fn either<'a>(flag: &'a str, configured: &'a str) -> &'a str {
 }
 
 /// Reads the arguments after the program's name. `program` is the name that messages use.
-pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<Command, Refused> {
+pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<Command, RefusedCommandLine> {
     let mut options = Options::default();
     let mut given = [false; FLAGS.len()];
     let mut arguments = arguments.iter();
@@ -249,12 +249,12 @@ pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<Command, Refu
                 set(&mut options, number);
             }
             Set::Text(set) => set(&mut options, value()?)
-                .map_err(|message| Refused(format!("error: {message}\n")))?,
+                .map_err(|message| RefusedCommandLine(format!("error: {message}\n")))?,
         }
     }
     options
         .check()
-        .map_err(|message| Refused(format!("error: {message}\n")))?;
+        .map_err(|message| RefusedCommandLine(format!("error: {message}\n")))?;
     Ok(Command::Run(Box::new(options)))
 }
 
@@ -294,8 +294,8 @@ impl Options {
     }
 }
 
-fn parse_error(program: &str, id: &str, message: &str) -> Refused {
-    Refused(format!(
+fn parse_error(program: &str, id: &str, message: &str) -> RefusedCommandLine {
+    RefusedCommandLine(format!(
         "PARSE ERROR: Argument: {id}\n             {message}\n\nBrief USAGE: \n{}\n\
          For complete USAGE and HELP type: \n   {program} --help\n\n{} -- {message}\n",
         help::usage(program),

@@ -8,7 +8,7 @@ fn run(arguments: &[&str]) -> Result<Options, String> {
     match parse("envoy", &arguments) {
         Ok(Command::Run(options)) => Ok(*options),
         Ok(Command::Print(text)) => panic!("printed {text}"),
-        Err(Refused(text)) => Err(text),
+        Err(RefusedCommandLine(text)) => Err(text),
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) enum Trigger {
 
 /// The outcome of a reload.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct ReloadOutcome {
     pub(crate) trigger: Trigger,
     pub(crate) at: SystemTime,
     pub(crate) took: Duration,
@@ -100,7 +100,7 @@ fn names(all: &[String]) -> Value {
     listed.into()
 }
 
-impl Outcome {
+impl ReloadOutcome {
     fn word(&self) -> &'static str {
         match &self.result {
             Ok(changes) if changes.is_empty() => "unchanged",

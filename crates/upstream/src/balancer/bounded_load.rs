@@ -10,20 +10,20 @@ use crate::Host;
 
 /// How many requests the hosts of a cluster may have now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct BoundedLoad {
     /// For all hosts together.
     slots: u32,
 }
 
-impl Limits {
-    pub(super) fn now(factor: u32, breakers: &Breakers) -> Limits {
+impl BoundedLoad {
+    pub(super) fn now(factor: u32, breakers: &Breakers) -> BoundedLoad {
         #[expect(
             clippy::cast_possible_truncation,
             reason = "Envoy counts in 32 bits, and requests are far fewer"
         )]
         let active = breakers.active_requests() as u32;
         let slots = active.wrapping_add(1).wrapping_mul(factor).wrapping_add(99) / 100;
-        Limits { slots }
+        BoundedLoad { slots }
     }
 
     /// `chosen`, or another host if that has as much as it may have. `order` is scratch space.

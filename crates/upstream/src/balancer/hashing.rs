@@ -112,7 +112,7 @@ impl LoadBalancer for Hashing {
         let level = self.levels.get(priority)?;
         let mut index = level.table.find(hash)?;
         if self.balance_factor > 0 {
-            let load = bounded_load::Limits::now(self.balance_factor, cx.breakers);
+            let load = bounded_load::BoundedLoad::now(self.balance_factor, cx.breakers);
             index = load.choose(&level.hosts, index, hash, cx.cursors.scratch());
         }
         level.hosts.get(index).map(|weighted| &weighted.host)

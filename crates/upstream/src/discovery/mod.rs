@@ -40,8 +40,8 @@ const LOGICAL_DNS: &str = "envoy.cluster.logical_dns";
 const DNS: &str = "envoy.cluster.dns";
 const EDS: &str = "envoy.cluster.eds";
 
-/// A kind of cluster.
-enum Kind {
+/// How a cluster finds its hosts.
+enum ClusterKind {
     Static,
     /// By the fields of `Cluster` itself.
     LegacyDns {
@@ -68,10 +68,10 @@ pub(crate) fn build(
     let resolvers = &cx.resolvers;
     hashing_has_hostnames(cluster, path)?;
     match kind(cluster, path)? {
-        Kind::Static => fixed::build(cluster, path),
-        Kind::Eds => eds::build(cluster, path, cx),
-        Kind::LegacyDns { logical } => dns::build_legacy(cluster, path, logical, resolvers),
-        Kind::Dns(config, config_path) => {
+        ClusterKind::Static => fixed::build(cluster, path),
+        ClusterKind::Eds => eds::build(cluster, path, cx),
+        ClusterKind::LegacyDns { logical } => dns::build_legacy(cluster, path, logical, resolvers),
+        ClusterKind::Dns(config, config_path) => {
             dns::build((cluster, path), (&config, &config_path), resolvers)
         }
     }
@@ -94,9 +94,9 @@ fn hashing_has_hostnames(cluster: &Cluster, path: &FieldPath) -> Result<(), Conf
     Ok(())
 }
 
-fn kind(cluster: &Cluster, path: &FieldPath) -> Result<Kind, ConfigError> {
+fn kind(cluster: &Cluster, path: &FieldPath) -> Result<ClusterKind, ConfigError> {
     let kind = match &cluster.cluster_discovery_type {
-        None => return Ok(Kind::Static),
+        None => return Ok(ClusterKind::Static),
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
             return custom_kind(custom, &path.field("cluster_type"));
         }
@@ -105,10 +105,10 @@ fn kind(cluster: &Cluster, path: &FieldPath) -> Result<Kind, ConfigError> {
         }
     };
     match kind {
-        DiscoveryType::Static => Ok(Kind::Static),
-        DiscoveryType::StrictDns => Ok(Kind::LegacyDns { logical: false }),
-        DiscoveryType::LogicalDns => Ok(Kind::LegacyDns { logical: true }),
-        DiscoveryType::Eds => Ok(Kind::Eds),
+        DiscoveryType::Static => Ok(ClusterKind::Static),
+        DiscoveryType::StrictDns => Ok(ClusterKind::LegacyDns { logical: false }),
+        DiscoveryType::LogicalDns => Ok(ClusterKind::LegacyDns { logical: true }),
+        DiscoveryType::Eds => Ok(ClusterKind::Eds),
         DiscoveryType::OriginalDst => Err(ConfigError::new(
             &path.field("type"),
             format!(
@@ -120,19 +120,19 @@ fn kind(cluster: &Cluster, path: &FieldPath) -> Result<Kind, ConfigError> {
 }
 
 /// As in Envoy, the type of the config decides before the name does.
-fn custom_kind(custom: &CustomClusterType, path: &FieldPath) -> Result<Kind, ConfigError> {
+fn custom_kind(custom: &CustomClusterType, path: &FieldPath) -> Result<ClusterKind, ConfigError> {
     let config = path.field("typed_config");
     if let Some(any) = &custom.typed_config
         && type_name(any) == DnsCluster::full_name()
     {
-        return Ok(Kind::Dns(Box::new(unpack(any, &config)?), config));
+        return Ok(ClusterKind::Dns(Box::new(unpack(any, &config)?), config));
     }
     match custom.name.as_str() {
-        STATIC => Ok(Kind::Static),
-        STRICT_DNS => Ok(Kind::LegacyDns { logical: false }),
-        LOGICAL_DNS => Ok(Kind::LegacyDns { logical: true }),
-        DNS => Ok(Kind::Dns(Box::default(), config)),
-        EDS => Ok(Kind::Eds),
+        STATIC => Ok(ClusterKind::Static),
+        STRICT_DNS => Ok(ClusterKind::LegacyDns { logical: false }),
+        LOGICAL_DNS => Ok(ClusterKind::LegacyDns { logical: true }),
+        DNS => Ok(ClusterKind::Dns(Box::default(), config)),
+        EDS => Ok(ClusterKind::Eds),
         name => {
             let known = [STATIC, STRICT_DNS, LOGICAL_DNS, DNS, EDS].join(", ");
             let message = format!("{name:?} is not supported; known: {known}");

@@ -322,7 +322,7 @@ impl Resolver {
         }
         let rotate = settings.rotate || of_system && conf.rotate;
         let mut state = self.state();
-        if !state.servers.are(addresses, rotate) {
+        if !state.servers.is_same(addresses, rotate) {
             state.servers = Arc::new(Servers::new(addresses.clone(), rotate));
         }
         state.servers.clone()

@@ -65,7 +65,7 @@ impl Servers {
         &self.addresses
     }
 
-    pub(super) fn are(&self, addresses: &[SocketAddr], rotate: bool) -> bool {
+    pub(super) fn is_same(&self, addresses: &[SocketAddr], rotate: bool) -> bool {
         self.addresses == addresses && self.rotate == rotate
     }
 

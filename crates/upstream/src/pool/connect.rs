@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use outrider_net::Address;
 use outrider_net::ConnectError;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use outrider_tls::TlsInfo;
 
 use super::PoolCx;
@@ -35,14 +35,14 @@ pub(super) async fn connect(
     host: &Host,
     cx: &PoolCx,
     protocol: PoolProtocol,
-) -> Result<(Connected, Stream), PoolFailure> {
+) -> Result<(Connected, NetworkStream), PoolFailure> {
     let (remote, mut stream) = match host.addresses() {
         [only] => (only, connect_to(only, cx).await?),
         several => connect_to_any(host, several, cx).await?,
     };
     let local = match &stream {
-        Stream::Tcp(socket) => socket.local_addr().ok().map(Address::from),
-        Stream::Unix(_) | Stream::Tls(_) => None,
+        NetworkStream::Tcp(socket) => socket.local_addr().ok().map(Address::from),
+        NetworkStream::Unix(_) | NetworkStream::Tls(_) => None,
     };
     let mut info = None;
     if let Some(tls) = &cx.tls {
@@ -60,7 +60,7 @@ pub(super) async fn connect(
     Ok((connected, stream))
 }
 
-async fn connect_to(address: &Address, cx: &PoolCx) -> Result<Stream, PoolFailure> {
+async fn connect_to(address: &Address, cx: &PoolCx) -> Result<NetworkStream, PoolFailure> {
     let options = &cx.info.connect;
     outrider_net::connect(address, options)
         .await
@@ -84,14 +84,14 @@ async fn connect_to(address: &Address, cx: &PoolCx) -> Result<Stream, PoolFailur
         })
 }
 
-type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Stream, PoolFailure>> + 'a>>;
+type Attempt<'a> = Pin<Box<dyn Future<Output = Result<NetworkStream, PoolFailure>> + 'a>>;
 
 /// By hand, because the attempts race: each begins when the one before has failed or has had its time.
 async fn connect_to_any<'a>(
     host: &Host,
     addresses: &'a [Address],
     cx: &PoolCx,
-) -> Result<(&'a Address, Stream), PoolFailure> {
+) -> Result<(&'a Address, NetworkStream), PoolFailure> {
     let mut untried = addresses.iter();
     let mut attempts: Vec<(&Address, Attempt<'_>)> = Vec::with_capacity(addresses.len());
     let mut failure = PoolFailure::LocalConnectionFailure("no address".into());

@@ -27,7 +27,7 @@ use super::PoolCx;
 pub(super) struct Connection {
     cx: Rc<PoolCx>,
     pub(super) client: Client,
-    pub(super) info: Rc<ConnectionInfo>,
+    pub(super) info: Rc<UpstreamConnectionInfo>,
     state: Cell<State>,
     /// Requests that have a place.
     active: Cell<usize>,
@@ -44,7 +44,7 @@ pub(super) struct Connection {
 
 /// What is known of a connection to a host.
 #[derive(Clone, Debug)]
-pub struct ConnectionInfo {
+pub struct UpstreamConnectionInfo {
     /// Unlike that of any other upstream connection of this process.
     pub id: u64,
     /// Its address on this side; none for a UNIX socket.
@@ -68,7 +68,11 @@ enum State {
 }
 
 impl Connection {
-    pub(super) fn new(cx: Rc<PoolCx>, client: Client, info: ConnectionInfo) -> Rc<Connection> {
+    pub(super) fn new(
+        cx: Rc<PoolCx>,
+        client: Client,
+        info: UpstreamConnectionInfo,
+    ) -> Rc<Connection> {
         Rc::new(Connection {
             client,
             info: Rc::new(info),

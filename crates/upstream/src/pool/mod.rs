@@ -28,11 +28,11 @@ use outrider_codec::StreamError;
 use crate::Host;
 use crate::OriginStats;
 use crate::Permit;
-use crate::Priority;
 use crate::Resource;
+use crate::RoutingPriority;
 
 use connection::Connection;
-pub use connection::ConnectionInfo;
+pub use connection::UpstreamConnectionInfo;
 pub(crate) use cx::PoolCx;
 use pending::Queue;
 pub use stream::UpstreamStream;
@@ -119,7 +119,7 @@ impl HostPools {
     /// The pool for requests of this priority that came in by `downstream`.
     pub(crate) fn pool(
         &self,
-        priority: Priority,
+        priority: RoutingPriority,
         downstream: Version,
     ) -> Result<Rc<Pool>, PoolFailure> {
         let protocol = self.cx.info.http.protocol.of_pool(downstream);
@@ -182,7 +182,7 @@ pub(crate) enum PoolProtocol {
 pub(crate) struct Pool {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
-    priority: Priority,
+    priority: RoutingPriority,
     /// What requests that use it are to go by.
     wanted: PoolProtocol,
     /// What is spoken: the runtime may forbid HTTP/2.
@@ -209,7 +209,7 @@ struct State {
 impl Pool {
     fn new(
         host: &HostPools,
-        priority: Priority,
+        priority: RoutingPriority,
         protocol: PoolProtocol,
         permit: Permit,
     ) -> Rc<Pool> {

@@ -20,7 +20,7 @@ use crate::Host;
 use crate::Permit;
 use crate::stats::ClusterStats;
 
-type Outcome = Result<UpstreamStream, PoolFailure>;
+type PendingOutcome = Result<UpstreamStream, PoolFailure>;
 
 /// Those who wait, in the order of arrival.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub(super) struct Queue {
 
 /// One who waits, as the pool sees it. Counted as pending while it is in the queue, and no longer.
 pub(super) struct Waiting {
-    answer: oneshot::Sender<Outcome>,
+    answer: oneshot::Sender<PendingOutcome>,
     host: Arc<Host>,
     _permit: Permit,
     _active: HeldGauge<ClusterStats>,
@@ -83,7 +83,7 @@ impl Queue {
 
 impl Waiting {
     /// Ends the wait. A request that has just gone gives its place back by being dropped.
-    pub(super) fn answer(self, outcome: Outcome) {
+    pub(super) fn answer(self, outcome: PendingOutcome) {
         let Waiting { ref host, .. } = self;
         host.stats.rq_pending_active.dec();
         let gone = self.answer.send(outcome);
@@ -101,14 +101,14 @@ impl fmt::Debug for Waiting {
 pub(super) struct Turn {
     pool: Rc<Pool>,
     place: u64,
-    answered: oneshot::Receiver<Outcome>,
+    answered: oneshot::Receiver<PendingOutcome>,
 }
 
 impl Future for Turn {
-    type Output = Outcome;
+    type Output = PendingOutcome;
 
     /// By hand, because a future that a pool's queue knows by number must also see its own drop.
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PendingOutcome> {
         Pin::new(&mut self.answered).poll(cx).map(|answered| {
             // The queue lives in the pool, which this future holds; it answers whomever it lets go.
             answered.unwrap_or(Err(PoolFailure::Overflow))

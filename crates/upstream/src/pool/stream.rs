@@ -11,7 +11,7 @@ use outrider_codec::UpstreamExchange;
 
 use super::Pool;
 use super::connection::Connection;
-use super::connection::ConnectionInfo;
+use super::connection::UpstreamConnectionInfo;
 use crate::Host;
 use crate::Resource;
 
@@ -46,7 +46,7 @@ impl UpstreamStream {
 
     /// The connection.
     #[must_use]
-    pub fn connection(&self) -> &Rc<ConnectionInfo> {
+    pub fn connection(&self) -> &Rc<UpstreamConnectionInfo> {
         &self.lease.connection.info
     }
 

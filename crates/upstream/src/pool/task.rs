@@ -1,4 +1,4 @@
-//! The task of one connection: makes it, drives it, closes it in time, and counts its life.
+//! The task of one connection: makes it, drives it, closes it in time, and counts its counts.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -15,7 +15,7 @@ use outrider_codec::ConnectionEnd;
 use outrider_codec::EndCause;
 use outrider_codec::connect_http1;
 use outrider_codec::connect_http2;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use outrider_net::Timer;
 use outrider_stats::HeldGauge;
 use tokio::sync::Notify;
@@ -28,7 +28,7 @@ use super::PoolProtocol;
 use super::connect;
 use super::connect::Connected;
 use super::connection::Connection;
-use super::connection::ConnectionInfo;
+use super::connection::UpstreamConnectionInfo;
 use crate::Host;
 use crate::Permit;
 use crate::stats::ClusterStats;
@@ -46,8 +46,8 @@ impl Attempt {
     }
 }
 
-/// What is counted of a connection from its first packet to its last.
-struct Life {
+/// Counts a connection from its first packet to its last, in the stats of its cluster and host.
+struct ConnectionCounts {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
     started: Instant,
@@ -57,46 +57,51 @@ struct Life {
 
 /// Starts the task. It ends with the connection, which its pool closes at the latest when it is dropped itself.
 pub(super) fn spawn(pool: &Pool, attempt: Rc<Attempt>, permit: Permit) {
-    let life = Life::new(pool, permit);
+    let counts = ConnectionCounts::new(pool, permit);
     drop(tokio::task::spawn_local(run(
         pool.this(),
-        life,
+        counts,
         attempt,
         pool.protocol(),
     )));
 }
 
-async fn run(pool: Weak<Pool>, life: Life, attempt: Rc<Attempt>, protocol: PoolProtocol) {
-    let (connected, client, driver) = match make(&life, &attempt, protocol).await {
+async fn run(
+    pool: Weak<Pool>,
+    counts: ConnectionCounts,
+    attempt: Rc<Attempt>,
+    protocol: PoolProtocol,
+) {
+    let (connected, client, driver) = match make(&counts, &attempt, protocol).await {
         Ok(made) => made,
         Err(failure) => {
-            life.end_unmade(&failure);
+            counts.end_unmade(&failure);
             if let Some(pool) = pool.upgrade() {
                 pool.on_connect_failed(&attempt, &failure);
             }
             return;
         }
     };
-    let connect_time = life.started.elapsed();
-    let stats = &life.cx.stats;
+    let connect_time = counts.started.elapsed();
+    let stats = &counts.cx.stats;
     stats
         .upstream_cx_connect_ms
         .record(u64::try_from(connect_time.as_millis()).unwrap_or(u64::MAX));
-    let info = ConnectionInfo {
-        id: life.cx.connection_id(),
+    let info = UpstreamConnectionInfo {
+        id: counts.cx.connection_id(),
         local: connected.local,
         remote: connected.remote,
         protocol: client.protocol(),
         connect_time,
         tls: connected.tls,
     };
-    let connection = Connection::new(life.cx.clone(), client, info);
+    let connection = Connection::new(counts.cx.clone(), client, info);
     match pool.upgrade() {
         Some(pool) => pool.on_connected(&attempt, &connection),
         None => connection.close(),
     }
-    let end = drive(&pool, &life, &connection, driver).await;
-    life.end(&connection, end);
+    let end = drive(&pool, &counts, &connection, driver).await;
+    counts.end(&connection, end);
     connection.close();
     if let Some(pool) = pool.upgrade() {
         pool.on_closed(&connection);
@@ -108,14 +113,14 @@ type Driver = Pin<Box<dyn Future<Output = ConnectionEnd>>>;
 
 /// Connects, within `connect_timeout`.
 async fn make(
-    life: &Life,
+    counts: &ConnectionCounts,
     attempt: &Attempt,
     protocol: PoolProtocol,
 ) -> Result<(Connected, Client, Driver), PoolFailure> {
-    let cx = &life.cx;
+    let cx = &counts.cx;
     let connected = tokio::select! {
         biased;
-        connected = connect::connect(&life.host, cx, protocol) => connected?,
+        connected = connect::connect(&counts.host, cx, protocol) => connected?,
         () = attempt.cancelled.notified() => {
             return Err(PoolFailure::LocalConnectionFailure("".into()));
         }
@@ -139,7 +144,7 @@ async fn make(
 }
 
 /// Starts the codec on a connected socket.
-fn speak(socket: Stream, cx: &PoolCx, http2: bool) -> (Client, Driver) {
+fn speak(socket: NetworkStream, cx: &PoolCx, http2: bool) -> (Client, Driver) {
     let options = cx.client_options(http2).clone();
     // Whatever changes, changes while this task polls the driver, or while a request gives its place back; the pool
     // looks at the codec after both.
@@ -155,17 +160,17 @@ fn speak(socket: Stream, cx: &PoolCx, http2: bool) -> (Client, Driver) {
 /// Drives the connection to its end.
 async fn drive(
     pool: &Weak<Pool>,
-    life: &Life,
+    counts: &ConnectionCounts,
     connection: &Rc<Connection>,
     mut driver: Driver,
 ) -> ConnectionEnd {
-    let mut limits = Limits::new(life);
+    let mut connection_timers = ConnectionTimers::new(counts);
     let mut noticed = false;
     poll_fn(|cx| {
         if let Poll::Ready(end) = driver.as_mut().poll(cx) {
             return Poll::Ready(end);
         }
-        limits.poll(life, connection, cx);
+        connection_timers.poll(counts, connection, cx);
         if connection.poll_closed(cx).is_ready() {
             return Poll::Ready(ConnectionEnd {
                 cause: EndCause::Local,
@@ -174,7 +179,7 @@ async fn drive(
         }
         let draining = connection.client.is_draining();
         if draining && connection.is_open() {
-            life.cx.stats.upstream_cx_close_notify.inc();
+            counts.cx.stats.upstream_cx_close_notify.inc();
             connection.drain();
         }
         let gained = connection.has_place() && !connection.in_ready.get();
@@ -188,30 +193,30 @@ async fn drive(
     .await
 }
 
-/// How long a connection may live, and live idle.
-struct Limits {
+/// The timers that end a connection: when it has been idle, and when it has been open, for as long as it may.
+struct ConnectionTimers {
     idle: Timer,
     age: Timer,
 }
 
-impl Limits {
-    fn new(life: &Life) -> Limits {
-        let timers = &life.cx.worker.timers;
-        let options = &life.cx.info.http;
+impl ConnectionTimers {
+    fn new(counts: &ConnectionCounts) -> ConnectionTimers {
+        let timers = &counts.cx.worker.timers;
+        let options = &counts.cx.info.http;
         let (mut idle, mut age) = (timers.timer(), timers.timer());
         idle.set(options.idle_timeout.map(|limit| timers.now() + limit));
         let jitter = options.max_connection_duration_jitter / 100.0 * fastrand::f64();
         let oldest = options.max_connection_duration;
         age.set(oldest.map(|limit| timers.now() + limit + limit.mul_f64(jitter)));
-        Limits { idle, age }
+        ConnectionTimers { idle, age }
     }
 
     /// Closes or drains the connection when its time has come. The idle timer is not moved with every request: when it
     /// fires, it is set again to when the connection will have been idle for long enough.
-    fn poll(&mut self, life: &Life, connection: &Connection, cx: &mut Context<'_>) {
-        let stats = &life.cx.stats;
+    fn poll(&mut self, counts: &ConnectionCounts, connection: &Connection, cx: &mut Context<'_>) {
+        let stats = &counts.cx.stats;
         while self.idle.poll_elapsed(cx).is_ready() {
-            let now = life.cx.worker.timers.now();
+            let now = counts.cx.worker.timers.now();
             match connection.idle_deadline(now) {
                 Some(deadline) if deadline > now => self.idle.set(Some(deadline)),
                 _ => {
@@ -243,8 +248,8 @@ fn count_protocol(cx: &PoolCx, http2: bool) {
     }
 }
 
-impl Life {
-    fn new(pool: &Pool, permit: Permit) -> Life {
+impl ConnectionCounts {
+    fn new(pool: &Pool, permit: Permit) -> ConnectionCounts {
         let (cx, host) = (pool.cx().clone(), pool.host().clone());
         let stats = &cx.stats;
         stats.upstream_cx_total.inc();
@@ -257,7 +262,7 @@ impl Life {
         }
         host.stats.cx_total.inc();
         host.stats.cx_active.inc();
-        Life {
+        ConnectionCounts {
             started: cx.worker.timers.now(),
             _permit: permit,
             _active: stats.hold(|stats| &stats.upstream_cx_active),
@@ -327,15 +332,15 @@ impl Life {
     }
 }
 
-impl Drop for Life {
+impl Drop for ConnectionCounts {
     fn drop(&mut self) {
         self.host.stats.cx_active.dec();
     }
 }
 
-impl fmt::Debug for Life {
+impl fmt::Debug for ConnectionCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Life")
+        f.debug_struct("ConnectionCounts")
             .field("host", self.host.address())
             .finish_non_exhaustive()
     }

@@ -8,8 +8,8 @@ use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::load_texts;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
-use outrider_upstream::Priority;
 use outrider_upstream::ProtocolSelection;
+use outrider_upstream::RoutingPriority;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -214,7 +214,7 @@ fn defaults_are_envoys() {
     assert_eq!(info.http.idle_timeout.unwrap().as_secs(), 3600);
     assert_eq!(info.balancer.panic_threshold, 50);
     assert_eq!(info.balancer.overprovisioning_factor, 140);
-    let limits = info.thresholds(Priority::High);
+    let limits = info.thresholds(RoutingPriority::High);
     assert_eq!(
         [
             limits.max_connections,

@@ -6,7 +6,7 @@ use outrider_config::api::envoy::config::cluster::v3::cluster::ClusterProtocolSe
 use outrider_config::api::envoy::config::core::v3::Http1ProtocolOptions;
 use outrider_config::api::envoy::config::core::v3::Http2ProtocolOptions;
 use outrider_upstream::PickRequest;
-use outrider_upstream::Priority;
+use outrider_upstream::RoutingPriority;
 
 use crate::support::Proxy;
 use crate::support::backend::Http2;
@@ -95,7 +95,10 @@ fn the_downstream_protocol_may_decide() {
             (Version::HTTP_11, "upstream_cx_http1_total"),
         ] {
             let pick = proxy.cluster().pick(PickRequest::default()).unwrap();
-            let stream = pick.open(Priority::Default, downstream).await.unwrap();
+            let stream = pick
+                .open(RoutingPriority::Default, downstream)
+                .await
+                .unwrap();
             assert_eq!(stream.connection().protocol, downstream);
             assert_eq!(proxy.stat(total), 1);
         }

@@ -30,7 +30,7 @@ use std::task::Waker;
 use std::task::ready;
 
 use bytes::BytesMut;
-use outrider_net::Stream;
+use outrider_net::NetworkStream;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -109,7 +109,7 @@ struct Settings {
 struct State {
     role: Role,
     /// `None` once the connection has ended; streams may still refer to its state.
-    socket: Option<Stream>,
+    socket: Option<NetworkStream>,
     input: Input,
     output: Output,
     decoder: Decoder,
@@ -169,7 +169,7 @@ struct ReportedGauges {
 
 impl Session {
     /// Starts a connection on `socket` and queues its preface.
-    pub(super) fn new(socket: Stream, setup: SessionSetup<'_>) -> Session {
+    pub(super) fn new(socket: NetworkStream, setup: SessionSetup<'_>) -> Session {
         let options = setup.options;
         let is_server = setup.role == Role::Server;
         let mut state = State {

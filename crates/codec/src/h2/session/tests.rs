@@ -24,7 +24,7 @@ fn limited_session(role: Role, buffer_limit: u32) -> (Session, UnixStream) {
         stats: Arc::default(),
         counts: Arc::new(ConnectionStats::default()),
     };
-    (Session::new(Stream::Unix(ours), setup), theirs)
+    (Session::new(NetworkStream::Unix(ours), setup), theirs)
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn small_messages_to_a_slow_peer_do_not_reach_the_flood_limit() {
 #[tokio::test]
 async fn a_small_part_of_a_large_read_does_not_keep_all_of_it() {
     let (ours, mut peer) = UnixStream::pair().unwrap();
-    let mut ours = Stream::Unix(ours);
+    let mut ours = NetworkStream::Unix(ours);
     let mut input = Input::new(false);
     tokio::io::AsyncWriteExt::write_all(&mut peer, &[0; 64 * 1024])
         .await

@@ -40,7 +40,7 @@ use outrider_upstream::ClusterManager;
 use outrider_upstream::Clusters;
 use outrider_upstream::PickRequest;
 use outrider_upstream::PoolFailure;
-use outrider_upstream::Priority;
+use outrider_upstream::RoutingPriority;
 use outrider_upstream::UpstreamStream;
 use tokio::task::LocalSet;
 
@@ -92,7 +92,7 @@ impl Proxy {
 
     pub(crate) async fn open(&self) -> Result<UpstreamStream, PoolFailure> {
         let pick = self.cluster().pick(PickRequest::default()).unwrap();
-        pick.open(Priority::Default, Version::HTTP_11).await
+        pick.open(RoutingPriority::Default, Version::HTTP_11).await
     }
 
     /// Sends a request and waits for the head of the answer.
