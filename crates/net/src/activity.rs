@@ -1,6 +1,7 @@
-//! How many connections of a worker have a request under way, for those who want to end the process without losing one.
+//! Counts each worker's connections with a request under way, so that the process can end without cutting a request
+//! off.
 //!
-//! The worker alone writes these numbers, with plain stores; other threads read them.
+//! Only the worker writes these counts, with plain stores. Other threads read them.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -15,7 +16,7 @@ use std::time::Instant;
 
 use crate::clock;
 
-/// What one worker tells all threads about its requests.
+/// One worker's request activity, as other threads read it.
 #[derive(Debug)]
 pub struct ActivityCounts {
     /// Connections with a request under way.
@@ -25,7 +26,7 @@ pub struct ActivityCounts {
     since: Instant,
 }
 
-/// The same on the worker itself, which keeps it up to date.
+/// One worker's request activity, as the worker itself updates it.
 #[derive(Clone, Debug, Default)]
 pub struct Activity {
     counts: Arc<ActivityCounts>,
@@ -33,7 +34,7 @@ pub struct Activity {
     _local: PhantomData<Rc<()>>,
 }
 
-/// Whether one connection has a request under way. Dropped, it has none.
+/// Whether one connection has a request under way. Dropping it counts the connection as idle.
 #[derive(Debug)]
 pub struct ConnectionActivity {
     worker: Activity,
@@ -57,7 +58,7 @@ impl ActivityCounts {
         self.busy.load(Acquire)
     }
 
-    /// For how long no connection has had a request, and none was accepted; `None` while there is a request.
+    /// How long all connections have been without a request and none was accepted; `None` while a request is under way.
     #[must_use]
     pub fn idle_for(&self) -> Option<Duration> {
         if self.busy() > 0 {
@@ -72,7 +73,7 @@ impl ActivityCounts {
 }
 
 impl Activity {
-    /// An activity that is told by these counts. They are this worker's alone.
+    /// An activity that writes to `counts`, which no other worker may use.
     #[must_use]
     pub fn new(counts: Arc<ActivityCounts>) -> Activity {
         Activity {
@@ -90,7 +91,7 @@ impl Activity {
         }
     }
 
-    /// Something happened just now: a request has ended, or a connection came whose first request is to be expected.
+    /// Restarts the idle time: a request has ended, or a connection was accepted whose first request will follow.
     pub fn touch(&self) {
         let now = clock::now().into_std();
         let since = now.saturating_duration_since(self.counts.since).as_nanos();
@@ -98,7 +99,7 @@ impl Activity {
         self.counts.last.store(last, Release);
     }
 
-    /// Only the worker writes, so reading and writing need not be one step.
+    /// Only the worker writes, so the load and the store need not be one atomic operation.
     fn add(&self, busy: bool) {
         let before = self.counts.busy.load(Acquire);
         if !busy {
@@ -114,7 +115,7 @@ impl Activity {
 }
 
 impl ConnectionActivity {
-    /// Says whether the connection has a request under way.
+    /// Sets whether the connection has a request under way.
     pub fn set(&self, busy: bool) {
         if self.busy.replace(busy) != busy {
             self.worker.add(busy);

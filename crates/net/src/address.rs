@@ -26,14 +26,14 @@ pub enum Address {
 /// A UNIX domain socket (`envoy.config.core.v3.Pipe`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PipeAddress {
-    /// A socket file, with the mode bits that it gets when it is bound (0: what the umask leaves).
+    /// A socket file, with the mode bits that it gets when it is bound. 0 leaves them to the umask.
     Path {
         /// The file's path.
         path: PathBuf,
         /// Mode bits, 0 to 0o777.
         mode: u32,
     },
-    /// A name in Linux's abstract namespace, without the `@` that Envoy writes before it.
+    /// A name in Linux's abstract namespace, without Envoy's leading `@`.
     Abstract(Vec<u8>),
 }
 
@@ -41,7 +41,8 @@ impl Address {
     /// The address found at `path`: an IP address and port for TCP, or a UNIX socket.
     ///
     /// # Errors
-    /// Host names, named ports and internal addresses. The protocol is not looked at: as in Envoy, it counts for listeners only.
+    /// Host names, named ports and internal addresses are not supported. The protocol is not checked here: as in Envoy,
+    /// only listeners check it.
     pub fn build(address: &api::Address, path: &FieldPath) -> Result<Address, ConfigError> {
         match &address.address {
             Some(Kind::SocketAddress(socket)) => {
@@ -56,7 +57,7 @@ impl Address {
         }
     }
 
-    /// The IP address and port, unless it is a pipe.
+    /// The IP address and port; `None` for a UNIX socket.
     #[must_use]
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
@@ -65,7 +66,7 @@ impl Address {
         }
     }
 
-    /// A pipe's address from Envoy's spelling: a path, or `@` and an abstract name.
+    /// Parses a UNIX socket's address as Envoy writes it: a path, or `@` and an abstract name.
     #[must_use]
     pub fn pipe(text: &str, mode: u32) -> Address {
         Address::Pipe(match text.strip_prefix('@') {
@@ -88,7 +89,8 @@ impl Address {
 }
 
 impl From<SocketAddr> for Address {
-    /// An IPv4 address that a dual-stack socket reports as `::ffff:a.b.c.d` becomes IPv4 again, as in Envoy.
+    /// Turns an IPv4-mapped address (`::ffff:a.b.c.d`), as dual-stack sockets report IPv4 peers, into IPv4, as Envoy
+    /// does.
     fn from(address: SocketAddr) -> Address {
         if let SocketAddr::V6(v6) = address
             && let Some(v4) = v6.ip().to_ipv4_mapped()
@@ -121,7 +123,7 @@ fn build_socket_address(
         let name = &socket.resolver_name;
         return refuse(
             "resolver_name",
-            format!("not supported: {name}; known is envoy.ip"),
+            format!("not supported: {name}; expected envoy.ip"),
         );
     }
     let port = match &socket.port_specifier {
@@ -143,8 +145,8 @@ fn build_socket_address(
     }
 }
 
-/// An IP address as text, with `port`. One of IPv6 may have a zone: a number, or behind a link-local address the name of
-/// an interface.
+/// Parses an IP address and adds `port`. An IPv6 address may have a zone: a number, or for a link-local address the
+/// name of an interface.
 #[must_use]
 pub fn parse_ip(text: &str, port: u16) -> Option<SocketAddr> {
     if let Ok(ip) = text.parse::<IpAddr>() {
@@ -160,7 +162,7 @@ pub fn parse_ip(text: &str, port: u16) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(ip, port, 0, scope).into())
 }
 
-/// The number of the interface of that name, if there is one.
+/// The index of the network interface called `name`, if it exists.
 fn interface(name: &str) -> Option<u32> {
     let socket = std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0));
     let socket = socket.or_else(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
@@ -172,7 +174,7 @@ fn build_pipe(pipe: &api::Pipe, path: &FieldPath) -> Result<Address, ConfigError
         let message = "an abstract socket has no mode bits";
         return Err(ConfigError::new(&path.field("mode"), message));
     }
-    // `sockaddr_un` holds 108 bytes, of which a path needs one for its end.
+    // `sockaddr_un` holds 108 bytes, and a path needs one of them for its terminating zero.
     if pipe.path.len() > 107 {
         let message = format!(
             "path exceeds maximum UNIX domain socket path size: {}",

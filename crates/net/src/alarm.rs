@@ -1,4 +1,4 @@
-//! What wakes the driver of a timer wheel.
+//! The clock event that wakes the task that drives a timer wheel.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,10 +22,11 @@ use tokio::time::Sleep;
 /// Wakes a task at a given time.
 #[derive(Debug)]
 pub(crate) enum Alarm {
-    /// A timer of the runtime: it goes by a paused clock, and is 1 to 2 ms late, for both the runtime and its wait for
-    /// events count in whole milliseconds.
+    /// A timer of the tokio runtime. It follows a paused clock (in tests). It is 1 to 2 ms late: the runtime's timers
+    /// and its wait for events both count whole milliseconds.
     Runtime(Pin<Box<Sleep>>),
-    /// A file that becomes readable when the time has come, late by what waking a thread takes.
+    /// A `timerfd`, which becomes readable when the time has come. It is late only by the time that waking a thread
+    /// takes.
     Kernel(AsyncFd<OwnedFd>),
 }
 
@@ -36,7 +37,7 @@ impl Alarm {
 
     #[expect(
         deprecated,
-        reason = "its successor is unsafe, for types whose descriptor may change: an `OwnedFd` keeps its own"
+        reason = "its successor is unsafe, because the descriptor of some types may change; that of an `OwnedFd` does not"
     )]
     pub(crate) fn of_kernel() -> io::Result<Alarm> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -44,7 +45,8 @@ impl Alarm {
         AsyncFd::with_interest(timer, Interest::READABLE).map(Alarm::Kernel)
     }
 
-    /// Sets the alarm to another time. Ready if it has gone off, perhaps for a time set earlier; otherwise it wakes the task.
+    /// Sets the alarm to another time. Ready if the alarm has gone off, perhaps for an earlier setting; otherwise the
+    /// alarm will wake the task.
     pub(crate) fn poll_at(&mut self, time: Instant, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Alarm::Runtime(sleep) => {
@@ -57,9 +59,9 @@ impl Alarm {
                     return Poll::Ready(());
                 }
                 if let Err(error) = set(timer.get_ref(), left) {
-                    log::error!("a timer can't be set: {error}");
+                    log::error!("cannot set a timer: {error}");
                 }
-                // It is never read: setting it makes it unreadable.
+                // Nothing reads from it: setting it again makes it unreadable.
                 timer.poll_read_ready(cx).map(|ready| {
                     if let Ok(mut ready) = ready {
                         ready.clear_ready();
@@ -70,7 +72,7 @@ impl Alarm {
     }
 }
 
-/// Has `timer` go off once, after a time that is not zero.
+/// Sets `timer` to go off once, after a time that is not zero.
 fn set(timer: &OwnedFd, after: Duration) -> io::Result<()> {
     let value = Itimerspec {
         it_interval: Timespec::default(),

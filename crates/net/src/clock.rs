@@ -1,10 +1,12 @@
-//! A worker's clock, read about once a turn instead of a dozen times a request.
+//! A worker's clock. A thread reads the kernel's clock about once per turn of its event loop instead of a dozen times
+//! per request.
 //!
-//! Asking the kernel's clock takes some 40 ns, and a request wants to know the time at a dozen places. On a thread that
-//! called [`share_readings`], [`now`] gives the last reading again, which is let go of ([`expire`]) when the thread wakes
-//! up, when a socket gave bytes, and after `USES` uses. So what has just come in gets the time at which it came, and
-//! no reading is older than a few requests' work. The wall clock is the monotonic one and what lay between both a moment
-//! ago. Other threads, tests with a paused clock among them, get the true time.
+//! Reading the kernel's clock takes some 40 ns, and a request needs the time in a dozen places. On a thread that called
+//! [`share_readings`], [`now`] returns its last reading again until that expires. It expires ([`expire`]) when the
+//! thread wakes up, when a socket has returned bytes, and after `MAX_USES` uses. So bytes that arrive are stamped with
+//! their time of arrival, and no reading is older than the work of a few requests. The wall clock is derived from the
+//! monotonic clock by their last known difference. Other threads, and tests with a paused clock, always get a new
+//! reading.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -12,38 +14,40 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-/// How often a reading is given out: some six requests' worth, less than 100 µs.
-const USES: u32 = 64;
-/// For how long the wall clock is taken to go as the monotonic one does: when somebody sets it, that shows so much later.
-const WALL: Duration = Duration::from_millis(10);
+/// How often one reading is used: the uses of about six requests, less than 100 µs.
+const MAX_USES: u32 = 64;
+/// How long the last known difference between the wall clock and the monotonic clock is used. If someone sets the wall
+/// clock, it is noticed this much later.
+const WALL_CLOCK_VALIDITY: Duration = Duration::from_millis(10);
 
 struct Clock {
-    shares: Cell<bool>,
+    is_shared: Cell<bool>,
     now: Cell<Option<Instant>>,
-    /// What the wall clock said, and when that was.
+    /// The last reading of the wall clock, with the monotonic time of the reading.
     wall: Cell<Option<(SystemTime, Instant)>>,
-    left: Cell<u32>,
+    uses_left: Cell<u32>,
 }
 
 thread_local! {
     static CLOCK: Clock = const {
         Clock {
-            shares: Cell::new(false),
+            is_shared: Cell::new(false),
             now: Cell::new(None),
             wall: Cell::new(None),
-            left: Cell::new(0),
+            uses_left: Cell::new(0),
         }
     };
 }
 
-/// From now on this thread's readings are shared. Whoever calls this has [`expire`] called whenever the thread wakes up.
+/// From now on, this thread shares its readings. The caller ensures that [`expire`] is called each time the thread
+/// wakes up.
 pub fn share_readings() {
-    CLOCK.with(|clock| clock.shares.set(true));
+    CLOCK.with(|clock| clock.is_shared.set(true));
 }
 
 /// The time now, on the monotonic clock.
 #[must_use]
-#[inline(never)] // one small copy for all who ask
+#[inline(never)] // one small copy for all callers
 pub fn now() -> Instant {
     CLOCK.with(|clock| match clock.now.get() {
         Some(now) if clock.take_use() => now,
@@ -57,10 +61,12 @@ pub fn now() -> Instant {
 pub fn wall() -> SystemTime {
     let now = now();
     let (wall, read) = CLOCK.with(|clock| match clock.wall.get() {
-        Some((wall, read)) if now.saturating_duration_since(read) < WALL => (wall, read),
+        Some((wall, read)) if now.saturating_duration_since(read) < WALL_CLOCK_VALIDITY => {
+            (wall, read)
+        }
         _ => clock.read_wall(),
     });
-    // The reading that is given out may have been made before that.
+    // `now` may be a shared reading from before the wall clock was read.
     let told = match now.checked_duration_since(read) {
         Some(since) => wall.checked_add(since),
         None => wall.checked_sub(read - now),
@@ -74,24 +80,24 @@ pub fn since(before: Instant) -> Duration {
     now().saturating_duration_since(before)
 }
 
-/// Lets go of the last reading.
+/// Drops the last reading, so that the next call reads the kernel's clock.
 pub fn expire() {
-    CLOCK.with(|clock| clock.left.set(0));
+    CLOCK.with(|clock| clock.uses_left.set(0));
 }
 
 impl Clock {
     fn take_use(&self) -> bool {
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        left > 0
+        let uses_left = self.uses_left.get();
+        self.uses_left.set(uses_left.saturating_sub(1));
+        uses_left > 0
     }
 
     #[cold]
     fn read(&self) -> Instant {
         let now = Instant::now();
-        if self.shares.get() {
+        if self.is_shared.get() {
             self.now.set(Some(now));
-            self.left.set(USES);
+            self.uses_left.set(MAX_USES);
         }
         now
     }
@@ -99,7 +105,7 @@ impl Clock {
     #[cold]
     fn read_wall(&self) -> (SystemTime, Instant) {
         let both = (SystemTime::now(), Instant::now());
-        if self.shares.get() {
+        if self.is_shared.get() {
             self.wall.set(Some(both));
         }
         both
@@ -148,7 +154,7 @@ mod tests {
     fn a_reading_is_given_out_only_so_often() {
         share_readings();
         let first = now();
-        let same = (0..10 * USES).take_while(|_| now() == first).count();
-        assert_eq!(same, USES as usize);
+        let same = (0..10 * MAX_USES).take_while(|_| now() == first).count();
+        assert_eq!(same, MAX_USES as usize);
     }
 }

@@ -28,7 +28,7 @@ pub struct ConnectOptions {
     pub keepalive: Option<KeepAlive>,
     /// The address to connect from (`BindConfig.source_address`).
     pub source: Option<SocketAddr>,
-    /// `BindConfig.freebind`: the source address need not be one of this machine.
+    /// `BindConfig.freebind`: the source address need not belong to this machine.
     pub freebind: bool,
     /// `BindConfig.socket_options`
     pub options: SocketOptions,
@@ -37,9 +37,9 @@ pub struct ConnectOptions {
 /// Why a connection could not be opened.
 #[derive(Debug)]
 pub enum ConnectError {
-    /// The socket could not be made ready, or not bound to its source address.
+    /// This side failed: the socket could not be set up or bound to its source address.
     Local(io::Error),
-    /// The other side, or the way to it.
+    /// The remote side or the network failed.
     Remote(io::Error),
 }
 
@@ -52,20 +52,20 @@ impl fmt::Display for ConnectError {
 
 impl std::error::Error for ConnectError {}
 
-/// TCP keep-alive (`envoy.config.core.v3.TcpKeepalive`). What is not set stays the system's default; a zero anywhere turns
-/// it off.
+/// TCP keep-alive (`envoy.config.core.v3.TcpKeepalive`). A field that is not set keeps the system's default. A zero in
+/// any field turns keep-alive off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// Probes without an answer before the connection is dead.
+    /// Unanswered probes after which the connection counts as dead.
     pub probes: Option<u32>,
-    /// Idle time before the first probe; whole seconds.
+    /// Idle time before the first probe, in whole seconds.
     pub time: Option<Duration>,
-    /// Time between probes; whole seconds.
+    /// Time between probes, in whole seconds.
     pub interval: Option<Duration>,
 }
 
 impl KeepAlive {
-    /// Turns keep-alive on for a socket, or off.
+    /// Turns keep-alive on or off for a socket.
     pub fn apply(&self, socket: &Socket) -> io::Result<()> {
         let zero = Some(Duration::ZERO);
         if self.probes == Some(0) || self.time == zero || self.interval == zero {
@@ -86,10 +86,10 @@ impl KeepAlive {
     }
 }
 
-/// Connects to `address`. The caller limits the time (`Cluster.connect_timeout`).
+/// Connects to `address`. The caller limits how long this takes (`Cluster.connect_timeout`).
 ///
 /// # Errors
-/// The system's, and which side it is about.
+/// The system's error, and which side it concerns.
 pub async fn connect(
     address: &Address,
     options: &ConnectOptions,
@@ -118,7 +118,7 @@ async fn connect_pipe(address: &PipeAddress) -> io::Result<UnixStream> {
         PipeAddress::Path { path, .. } => UnixStream::connect(path).await,
         PipeAddress::Abstract(name) => {
             let address = UnixAddress::from_abstract_name(name)?;
-            // A local connect never waits: the kernel answers at once or says that the backlog is full.
+            // Connecting to a local socket never waits: the kernel succeeds at once or says that the backlog is full.
             let socket = std::os::unix::net::UnixStream::connect_addr(&address)?;
             socket.set_nonblocking(true)?;
             UnixStream::from_std(socket)

@@ -1,4 +1,4 @@
-//! An accepted connection, and who serves it.
+//! An accepted connection, and the interface of the code that serves it.
 
 use std::future::Future;
 use std::future::poll_fn;
@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrider_tls::Failure;
+use outrider_tls::TlsFailure;
 use outrider_tls::TlsInfo;
 use tokio::time::Instant;
 
 use crate::Address;
 use crate::NetworkStream;
 
-/// What is known of an accepted connection, for logs, matching and headers.
+/// What the proxy knows about an accepted connection, for logs, matching and headers.
 #[derive(Clone, Debug)]
 pub struct DownstreamConnectionInfo {
     /// The process-wide number of the connection (`%CONNECTION_ID%`).
@@ -24,22 +24,22 @@ pub struct DownstreamConnectionInfo {
     pub remote: Address,
     /// When it was accepted.
     pub started: Instant,
-    /// The listener's name, empty when the config gives none.
+    /// The listener's name; empty if the config gives none.
     pub listener: Arc<str>,
-    /// The filter chain's name, empty when the config gives none.
+    /// The filter chain's name; empty if the config gives none.
     pub filter_chain: Arc<str>,
-    /// The name that the TLS client asked for, as a listener filter found it; empty if none did.
+    /// The server name (SNI) that a listener filter read from the TLS ClientHello; empty if it read none.
     pub server_name: Box<str>,
-    /// What is known of its TLS, once the handshake is complete; none without TLS.
+    /// The TLS properties, once the handshake is complete; `None` without TLS.
     pub tls: Option<Rc<TlsInfo>>,
 }
 
 /// An accepted connection.
 #[derive(Debug)]
 pub struct AcceptedConnection {
-    /// Its bytes.
+    /// The connected socket.
     pub stream: NetworkStream,
-    /// Its facts.
+    /// What is known about it.
     pub info: Rc<DownstreamConnectionInfo>,
 }
 
@@ -50,12 +50,12 @@ impl AcceptedConnection {
         matches!(self.stream, NetworkStream::Tls(_))
     }
 
-    /// Shakes hands on a TLS connection, as its handler must before it reads; what is known then is in
-    /// [`DownstreamConnectionInfo::tls`].
+    /// Does the TLS handshake, if there is TLS. The handler must call this before it reads. Afterwards
+    /// [`DownstreamConnectionInfo::tls`] is set.
     ///
     /// # Errors
-    /// When the handshake failed, and was counted as such.
-    pub async fn secure(&mut self) -> Result<(), Failure> {
+    /// The handshake failed. The failure has been counted.
+    pub async fn secure(&mut self) -> Result<(), TlsFailure> {
         if let NetworkStream::Tls(stream) = &mut self.stream {
             let shaken = poll_fn(|cx| stream.poll_handshake(cx)).await;
             let tls = shaken.inspect_err(|failure| {
@@ -68,7 +68,7 @@ impl AcceptedConnection {
     }
 }
 
-/// What serves the connections of a filter chain: the last network filter.
+/// Serves the connections of a filter chain: the chain's last network filter.
 pub trait ConnectionHandler {
     /// Serves one connection to its end. Dropping the future closes the connection.
     fn serve(self: Rc<Self>, connection: AcceptedConnection) -> Pin<Box<dyn Future<Output = ()>>>;

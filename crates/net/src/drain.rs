@@ -1,4 +1,4 @@
-//! "Please finish": a state on one worker that connections look at with each response, as Envoy's do.
+//! Draining: a state on one worker that connections check with each response, as Envoy's do.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Says that a listener, or the whole server, drains. Clones share one state; all stay on one worker.
+/// Tells connections that their listener, or the whole server, drains. Clones share one state; all stay on one worker.
 #[derive(Clone, Debug, Default)]
 pub struct DrainSignal(Rc<State>);
 
@@ -19,9 +19,9 @@ struct State {
 enum Phase {
     #[default]
     Off,
-    /// Everything is asked to finish.
+    /// All connections are asked to finish.
     On,
-    /// `--drain-strategy gradual`: the longer it lasts, the more of those who look are asked to finish.
+    /// `--drain-strategy gradual`: each check asks the connection to finish with a probability that grows with time.
     Growing { began: Instant, lasts: Duration },
 }
 
@@ -32,23 +32,24 @@ impl DrainSignal {
         DrainSignal::default()
     }
 
-    /// Begins.
+    /// Begins the drain.
     pub fn begin(&self) {
         self.0.phase.set(Phase::On);
     }
 
-    /// Begins gradually: [`is_draining`](DrainSignal::is_draining) is true with a probability that grows to 1 within `lasts`.
+    /// Begins gradually: [`is_draining`](DrainSignal::is_draining) is true with a probability that grows to 1 over
+    /// `lasts`.
     pub fn begin_gradually(&self, lasts: Duration) {
         let began = Instant::now();
         self.0.phase.set(Phase::Growing { began, lasts });
     }
 
-    /// Cancels it: `/healthcheck/ok` takes `/healthcheck/fail` back.
+    /// Cancels the drain: `/healthcheck/ok` undoes `/healthcheck/fail`.
     pub fn cancel(&self) {
         self.0.phase.set(Phase::Off);
     }
 
-    /// Whether whoever asks is to finish now.
+    /// Whether the connection that checks now should finish.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         match self.0.phase.get() {

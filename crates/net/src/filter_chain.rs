@@ -1,7 +1,8 @@
-//! Which filter chain of a listener serves a connection (`FilterChainMatch`).
+//! Selects the filter chain of a listener that serves a connection (`FilterChainMatch`).
 //!
-//! Envoy narrows the chains down criterion by criterion, the most specific value of each winning, and never goes
-//! back: a chain that names the destination port hides all that name none, even if it then fails on the source.
+//! Envoy compares one criterion after the other. For each, it keeps only the chains whose value matches most
+//! specifically, and it never goes back: if a chain names the destination port, all chains that name none are out, even
+//! if that chain then fails to match the source.
 
 mod overlap;
 mod prefix;
@@ -19,36 +20,36 @@ use outrider_config::api::envoy::config::listener::v3::filter_chain_match::Conne
 use crate::Address;
 use crate::filter_chain::prefix::Prefix;
 
-/// What is known of a connection when its filter chain is chosen.
+/// The properties of a connection that select its filter chain.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct FilterChainInput<'a> {
     /// The address the client connected to.
     pub destination: &'a Address,
-    /// The client's address, as a listener filter may have corrected it.
+    /// The client's address, possibly replaced by a listener filter.
     pub source: &'a Address,
-    /// The peer of the socket.
+    /// The address of the socket's peer.
     pub direct_source: &'a Address,
-    /// The name that TLS asked for; empty without TLS.
+    /// The server name (SNI) that the client asked for; empty without TLS.
     pub server_name: &'a str,
-    /// `raw_buffer` or `tls`.
+    /// `raw_buffer` or `tls` (`FilterChainMatch.transport_protocol`).
     pub transport_protocol: &'a str,
-    /// The protocols that the client offers, best first.
+    /// The application protocols that the client offers (ALPN), preferred first.
     pub application_protocols: &'a [&'a str],
 }
 
-/// The filter chains of one listener, by number: `filter_chains` in order, then `default_filter_chain`.
+/// The filter chains of one listener, by index: `filter_chains` in order, then `default_filter_chain`.
 #[derive(Debug)]
 pub struct FilterChains {
     rules: Vec<Rule>,
     default: Option<usize>,
 }
 
-/// One chain's criteria. An empty list asks nothing.
+/// One chain's criteria. An empty list matches everything.
 #[derive(Debug)]
 struct Rule {
     destination_port: Option<u16>,
     destinations: Vec<Prefix>,
-    /// Lower case; `*.` in front matches any number of labels.
+    /// In lower case. A leading `*.` matches any number of labels.
     server_names: Vec<String>,
     transport_protocol: String,
     application_protocols: Vec<String>,
@@ -59,10 +60,10 @@ struct Rule {
 }
 
 impl FilterChains {
-    /// Reads the matches of a listener's filter chains; `path` is the listener's.
+    /// Reads the matches of a listener's filter chains. `path` is the listener's.
     ///
     /// # Errors
-    /// A listener without chains, and everything about matches that Envoy refuses, with all places.
+    /// The listener has no chains, or Envoy refuses some of the matches; all such places are listed.
     pub fn build(listener: &api::Listener, path: &FieldPath) -> Result<FilterChains, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         if listener.filter_chains.is_empty() && listener.default_filter_chain.is_none() {
@@ -84,11 +85,11 @@ impl FilterChains {
         errors.finish(FilterChains { rules, default })
     }
 
-    /// The number of the chain that serves such a connection.
+    /// The index of the chain that serves a connection with these properties.
     #[must_use]
-    pub fn find(&self, facts: &Facts<'_>) -> Option<usize> {
+    pub fn find(&self, input: &FilterChainInput<'_>) -> Option<usize> {
         if let [only] = self.rules.as_slice()
-            && only.asks_nothing()
+            && only.matches_everything()
         {
             return Some(0);
         }
@@ -96,7 +97,7 @@ impl FilterChains {
         for criterion in CRITERIA {
             let ranks: Vec<Option<u32>> = left
                 .iter()
-                .map(|&rule| criterion(&self.rules[rule], facts))
+                .map(|&rule| criterion(&self.rules[rule], input))
                 .collect();
             let Some(best) = ranks.iter().flatten().max() else {
                 return self.default;
@@ -108,38 +109,38 @@ impl FilterChains {
     }
 }
 
-/// How specifically a rule matches in one respect: `None` not at all, 0 because it asks nothing.
-type Criterion = fn(&Rule, &Facts<'_>) -> Option<u32>;
+/// How specifically a rule matches by one criterion: `None` if it does not match, 0 if it does not have the criterion.
+type Criterion = fn(&Rule, &FilterChainInput<'_>) -> Option<u32>;
 
 /// In Envoy's order.
 const CRITERIA: [Criterion; 9] = [
-    |rule, facts| match (rule.destination_port, facts.destination.ip()) {
+    |rule, input| match (rule.destination_port, input.destination.ip()) {
         (None, _) => Some(0),
         (Some(port), Some(ip)) if ip.port() == port => Some(1),
         (Some(_), _) => None,
     },
-    |rule, facts| longest(&rule.destinations, facts.destination),
-    |rule, facts| rule.rank_server_name(facts.server_name),
-    |rule, facts| match rule.transport_protocol.as_str() {
+    |rule, input| longest(&rule.destinations, input.destination),
+    |rule, input| rule.rank_server_name(input.server_name),
+    |rule, input| match rule.transport_protocol.as_str() {
         "" => Some(0),
-        protocol => (protocol == facts.transport_protocol).then_some(1),
+        protocol => (protocol == input.transport_protocol).then_some(1),
     },
-    |rule, facts| rule.rank_application_protocol(facts.application_protocols),
-    |rule, facts| longest(&rule.direct_sources, facts.direct_source),
-    |rule, facts| match rule.source_type {
+    |rule, input| rule.rank_application_protocol(input.application_protocols),
+    |rule, input| longest(&rule.direct_sources, input.direct_source),
+    |rule, input| match rule.source_type {
         ConnectionSourceType::Any => Some(0),
-        ConnectionSourceType::SameIpOrLoopback => is_local(facts).then_some(1),
-        ConnectionSourceType::External => (!is_local(facts)).then_some(1),
+        ConnectionSourceType::SameIpOrLoopback => is_local(input).then_some(1),
+        ConnectionSourceType::External => (!is_local(input)).then_some(1),
     },
-    |rule, facts| longest(&rule.sources, facts.source),
-    |rule, facts| match (rule.source_ports.as_slice(), facts.source.ip()) {
+    |rule, input| longest(&rule.sources, input.source),
+    |rule, input| match (rule.source_ports.as_slice(), input.source.ip()) {
         ([], _) => Some(0),
         (ports, Some(ip)) => ports.contains(&ip.port()).then_some(1),
         (_, None) => None,
     },
 ];
 
-/// The length of the longest prefix that holds the address, plus one.
+/// The length plus one of the longest prefix that contains the address.
 fn longest(prefixes: &[Prefix], address: &Address) -> Option<u32> {
     if prefixes.is_empty() {
         return Some(0);
@@ -152,9 +153,10 @@ fn longest(prefixes: &[Prefix], address: &Address) -> Option<u32> {
     lengths.max().map(|length| u32::from(length) + 1)
 }
 
-/// From this machine: over a UNIX socket, from loopback, or from the very address it connected to.
-fn is_local(facts: &Facts<'_>) -> bool {
-    match (facts.source, facts.destination) {
+/// Whether the connection comes from this machine: over a UNIX socket, from loopback, or from the address that it
+/// connected to.
+fn is_local(input: &FilterChainInput<'_>) -> bool {
+    match (input.source, input.destination) {
         (Address::Pipe(_), _) | (_, Address::Pipe(_)) => true,
         (Address::Ip(source), Address::Ip(destination)) => {
             is_loopback(source.ip()) || source.ip() == destination.ip()
@@ -162,7 +164,7 @@ fn is_local(facts: &Facts<'_>) -> bool {
     }
 }
 
-/// Envoy's notion: of all 127.0.0.0/8 only the first address.
+/// Envoy's definition of loopback: 127.0.0.1, not all of 127.0.0.0/8, and ::1.
 fn is_loopback(ip: IpAddr) -> bool {
     ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
 }
@@ -212,7 +214,7 @@ impl Rule {
         })
     }
 
-    fn asks_nothing(&self) -> bool {
+    fn matches_everything(&self) -> bool {
         self.destination_port.is_none()
             && self.destinations.is_empty()
             && self.server_names.is_empty()
@@ -224,7 +226,7 @@ impl Rule {
             && self.source_ports.is_empty()
     }
 
-    /// An exact name beats every wildcard; of these, the longest wins.
+    /// An exact name beats every wildcard. Among wildcards, the longest wins.
     fn rank_server_name(&self, name: &str) -> Option<u32> {
         if self.server_names.is_empty() {
             return Some(0);
@@ -237,7 +239,7 @@ impl Rule {
         self.server_names.iter().filter_map(rank).max()
     }
 
-    /// The first protocol of the client's list that any chain names decides.
+    /// The first protocol in the client's list that any chain names decides.
     fn rank_application_protocol(&self, offered: &[&str]) -> Option<u32> {
         if self.application_protocols.is_empty() {
             return Some(0);

@@ -1,6 +1,6 @@
-//! Sockets and time, as a worker sees them: addresses, byte streams, connecting, and the timer wheel.
+//! Sockets and time on a worker: addresses, byte streams, connecting, listening, and the timer wheel.
 //!
-//! Nothing here knows HTTP. What a connection carries is decided by a [`ConnectionHandler`].
+//! Nothing here knows HTTP. A [`ConnectionHandler`] decides what a connection carries.
 
 mod activity;
 mod address;
@@ -34,7 +34,7 @@ pub use connection::AcceptedConnection;
 pub use connection::ConnectionHandler;
 pub use connection::DownstreamConnectionInfo;
 pub use drain::DrainSignal;
-pub use filter_chain::Facts;
+pub use filter_chain::FilterChainInput;
 pub use filter_chain::FilterChains;
 pub use listener::Acceptor;
 pub use listener::BindError;

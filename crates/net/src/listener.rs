@@ -1,8 +1,8 @@
-//! Listeners: what the config asks for, checked and ready to be bound.
+//! Listeners: their configuration, checked and ready to be bound.
 //!
 //! The main thread [builds](ListenerConfig::build) and [binds](ListenAddress::bind), so that a port in use is an error
-//! before anything is accepted; each worker then [accepts](Acceptor::start) on sockets of its own. Sockets outlive
-//! listeners: when a listener is replaced, the [`Acceptor`]s of its addresses hand new connections to the new one.
+//! before anything is accepted. Each worker then [accepts](Acceptor::start) on its own sockets. Sockets outlive
+//! listeners: when a listener is replaced, the [`Acceptor`]s of its addresses give new connections to the new one.
 
 mod accept;
 mod acceptor;
@@ -45,13 +45,13 @@ pub use limit::ConnectionPermits;
 pub use limit::LimitReached;
 pub use socket_options::SocketOptions;
 
-/// `Listener.per_connection_buffer_limit_bytes` when it is not set, or 0, which would be no limit: 1 MiB.
+/// The default of `Listener.per_connection_buffer_limit_bytes`: 1 MiB. Also used for 0, which would mean no limit.
 const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
 
 /// A listener as the config describes it (`envoy.config.listener.v3.Listener`).
 #[derive(Debug)]
 pub struct ListenerConfig {
-    /// `name`, or a made-up one.
+    /// `name`, or a generated one.
     pub name: Arc<str>,
     /// `traffic_direction`
     pub direction: TrafficDirection,
@@ -59,12 +59,12 @@ pub struct ListenerConfig {
     pub buffer_limit: u32,
     /// `ignore_global_conn_limit`
     pub ignores_global_limit: bool,
-    /// `drain_type` is `DEFAULT`: its connections also drain while `/healthcheck/fail` is in force.
+    /// Whether `drain_type` is `DEFAULT`: then its connections also drain while `/healthcheck/fail` is in force.
     pub drains_on_failing_health_checks: bool,
-    /// The first address, as the config writes it; errors and stats name the listener by it.
+    /// The first address, as the config writes it. Errors and stats name the listener by it.
     pub address: Address,
     stat_name: String,
-    /// By chain number; the default chain is the last.
+    /// By the index of the chain; the default chain is the last.
     chain_names: Vec<Arc<str>>,
     chains: FilterChains,
     filters: inspect::ListenerFilters,
@@ -75,10 +75,10 @@ pub struct ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// Reads the listener found at `path`. What its filter chains do with a connection is not looked at here.
+    /// Reads the listener found at `path`. The network filters of its filter chains are read elsewhere.
     ///
     /// # Errors
-    /// Everything about it that is wrong or not supported.
+    /// All parts of it that are wrong or not supported.
     pub fn build(
         listener: &api::Listener,
         path: &FieldPath,
@@ -86,7 +86,7 @@ impl ListenerConfig {
         let mut errors = ConfigErrors::new();
         refuse_unsupported(listener, path, &mut errors);
         let name = if listener.name.is_empty() {
-            made_up_name()
+            generated_name()
         } else {
             listener.name.as_str().into()
         };
@@ -158,7 +158,7 @@ impl ListenerConfig {
         self.addresses.iter().map(|listen| &listen.address)
     }
 
-    /// What to bind, in the order of [`addresses`](Self::addresses); nothing when `bind_to_port` is off.
+    /// The addresses to bind, in the order of [`addresses`](Self::addresses); empty if `bind_to_port` is off.
     #[must_use]
     pub fn listen_addresses(&self) -> &[Arc<ListenAddress>] {
         if self.bind_to_port {
@@ -183,7 +183,7 @@ fn refuse_unsupported(listener: &api::Listener, path: &FieldPath, errors: &mut C
         Some(BalanceType::CpuLocalityBalance(_)) => "cpu_locality_balance",
     };
     let path = path.field("connection_balance_config").field(field);
-    errors.push(&path, "not supported: known is exact_balance");
+    errors.push(&path, "not supported: expected exact_balance");
 }
 
 fn build_addresses(
@@ -247,7 +247,7 @@ fn build_addresses(
     errors.finish(addresses)
 }
 
-/// The address, and whether an IPv6 socket takes IPv4 too.
+/// Reads an address, and whether an IPv6 socket also takes IPv4 connections.
 fn build_address(
     address: Option<&core::Address>,
     path: &FieldPath,
@@ -291,8 +291,8 @@ fn keepalive(keepalive: &core::TcpKeepalive) -> KeepAlive {
     }
 }
 
-/// A random UUID, as Envoy names a listener whose config does not.
-fn made_up_name() -> Arc<str> {
+/// A random UUID, with which Envoy names a listener that has no name in the config.
+fn generated_name() -> Arc<str> {
     let text = crate::uuid::uuid(fastrand::u64(..), fastrand::u64(..));
     String::from_utf8_lossy(&text).into()
 }

@@ -1,4 +1,4 @@
-//! The end of the process, as the connections of one worker hear of it.
+//! Tells the connections of one worker how far the shutdown of the process has come.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use slab::Slab;
 
-/// How near the end of the process is. Clones share one state; all stay on one worker.
+/// The stage of the shutdown. Clones share one state; all stay on one worker.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown(Rc<State>);
 
@@ -19,30 +19,30 @@ struct State {
     waiting: RefCell<Slab<Waker>>,
 }
 
-/// How near the end of the process is.
+/// The stages of the shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ShutdownStage {
-    /// Nobody has asked for it.
+    /// No shutdown has been requested.
     #[default]
     Serving,
-    /// Connections are asked to finish; what comes is served.
+    /// Connections are asked to finish. New requests are still served.
     Begun,
-    /// Nothing may begin any more.
+    /// No new request is accepted.
     Ended,
 }
 
-/// Tells one connection of the stages that come while it is open. Polling it again costs next to nothing: connections do
-/// with each turn.
+/// Tells one connection about each new stage while it is open. Connections poll it with each turn, so polling it again
+/// is cheap.
 #[derive(Debug)]
 pub struct ShutdownWatch {
     state: Rc<State>,
     told: ShutdownStage,
-    /// The place among those who wait.
+    /// Its index among the waiting connections.
     key: Option<usize>,
 }
 
 impl Shutdown {
-    /// Comes to a stage; everybody who waits is woken.
+    /// Enters a stage and wakes all watchers.
     pub fn enter(&self, stage: ShutdownStage) {
         self.0.stage.set(stage);
         let waiting: Vec<Waker> = {
@@ -54,7 +54,7 @@ impl Shutdown {
         }
     }
 
-    /// Watches for the stages that come after the one that is reached.
+    /// Watches for the stages after the current one.
     #[must_use]
     pub fn watch(&self) -> ShutdownWatch {
         ShutdownWatch {
@@ -66,7 +66,7 @@ impl Shutdown {
 }
 
 impl ShutdownWatch {
-    /// A stage that was not told yet.
+    /// The next stage that was not reported yet.
     pub fn poll_next(&mut self, cx: &Context<'_>) -> Poll<ShutdownStage> {
         let stage = self.state.stage.get();
         if stage > self.told {
@@ -82,7 +82,7 @@ impl ShutdownWatch {
                 None
             }
         };
-        // A waker may be the last hold on a task that waits, too, so it is dropped outside the borrow.
+        // The waker may be the last reference to a task that also watches, so it is dropped outside the borrow.
         drop(waiting);
         drop(replaced);
         Poll::Pending
@@ -124,7 +124,7 @@ mod tests {
         let (stage, mut watch) = local.run_until(begin).await;
         assert_eq!(stage, ShutdownStage::Begun);
         assert!(look(&mut watch).is_pending());
-        // Who comes late hears only of what comes later.
+        // A late watcher is told only about later stages.
         let mut late = shutdown.watch();
         assert!(look(&mut late).is_pending());
         shutdown.enter(ShutdownStage::Ended);

@@ -30,6 +30,6 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `listener.<address>.*`: filters whose configuration did not come from a server. The admin port has no such filters.
+    /// `listener.<address>.*`: filters whose configuration did not arrive by ECDS. The admin port has no such filters.
     pub struct ExtensionConfigStats { extension_config_missing: Counter, network_extension_config_missing: Counter }
 }

@@ -1,7 +1,7 @@
-//! A connected byte stream: TCP, a UNIX socket, or TLS over either; one type for both ends of the proxy.
+//! A connected byte stream: TCP, a UNIX socket, or TLS over one of them; the same type downstream and upstream.
 //!
-//! What the request path calls most, it asks the kernel for directly: the C library's `recv` and `send` are points where
-//! a thread can be cancelled, and every call pays for that.
+//! The most frequent calls of the request path use system calls directly: the C library's `recv` and `send` are thread
+//! cancellation points, and each call pays for that.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -23,7 +23,8 @@ use tokio::net::UnixStream;
 use crate::TlsStream;
 use crate::clock;
 
-/// A connected stream. Reading lets the worker's clock expire: what comes in, comes now.
+/// A connected stream. Each read expires the worker's clock, so that received bytes are stamped with their time of
+/// arrival.
 #[derive(Debug)]
 pub enum NetworkStream {
     /// TCP, with `TCP_NODELAY` set.
@@ -35,7 +36,7 @@ pub enum NetworkStream {
 }
 
 impl NetworkStream {
-    /// Reads what is there without waiting; `WouldBlock` when nothing is.
+    /// Reads the available bytes without waiting; `WouldBlock` if there are none.
     pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = match self {
             NetworkStream::Tcp(stream) => stream.try_read(buffer),
@@ -48,8 +49,8 @@ impl NetworkStream {
         read
     }
 
-    /// Reads once into `buffer`; 0 is the end. A read that does not fill it tells that the socket is empty, so that the
-    /// next poll need not ask.
+    /// Reads once into `buffer`; 0 means the end. If a read does not fill the buffer, the socket is known to be empty,
+    /// and the next poll makes no system call.
     pub fn poll_read_some(
         &mut self,
         cx: &mut Context<'_>,
@@ -61,7 +62,7 @@ impl NetworkStream {
         }
     }
 
-    /// [`poll_read_some`](Self::poll_read_some) of a socket; what TLS runs over.
+    /// [`poll_read_some`](Self::poll_read_some) of the socket, below any TLS.
     pub(crate) fn poll_read_socket(
         &self,
         cx: &mut Context<'_>,
@@ -84,8 +85,8 @@ impl NetworkStream {
         }
     }
 
-    /// Looks at what a socket has, and leaves it there: ready once it is more than `seen` bytes, and with `None` when no
-    /// more will come.
+    /// Peeks at the bytes in a socket and leaves them there. Ready once there are more than `seen` bytes, and with
+    /// `None` once no more will come.
     pub(crate) fn poll_peek(
         &self,
         cx: &mut Context<'_>,
@@ -97,7 +98,7 @@ impl NetworkStream {
             ready!(self.poll_socket_readable(cx))?;
             let peeked = self.try_io(Interest::READABLE, |socket| {
                 let (count, _) = rustix::net::recv(socket, &mut *buffer, RecvFlags::PEEK)?;
-                // That the rest has not come is for the runtime to know, or it would call again at once.
+                // Tells the runtime that no more bytes are there now; otherwise it would call again at once.
                 match count > seen || count == 0 {
                     true => Ok(count),
                     false => Err(io::ErrorKind::WouldBlock.into()),
@@ -109,16 +110,16 @@ impl NetworkStream {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     return Poll::Ready(Err(error));
                 }
-                // Readable again without anything new: the other side has closed.
+                // Readable again without new bytes: the peer has closed.
                 Err(_) if std::mem::replace(&mut tried, true) => return Poll::Ready(Ok(None)),
                 Err(_) => {}
             }
         }
     }
 
-    /// Has the runtime check again whether a socket can be read, after [`poll_peek`](Self::poll_peek) has waited.
-    pub(crate) fn register_anew(&mut self) -> io::Result<()> {
-        // Neither end of this pair is ever used: it stands in while the socket is moved.
+    /// Makes the runtime check again whether a socket is readable, after [`poll_peek`](Self::poll_peek) has waited.
+    pub(crate) fn reregister(&mut self) -> io::Result<()> {
+        // A placeholder while the socket is moved. Neither end of this pair is ever used.
         let (placeholder, _) = UnixStream::pair()?;
         *self = match std::mem::replace(self, NetworkStream::Unix(placeholder)) {
             NetworkStream::Tcp(stream) => {
@@ -132,7 +133,7 @@ impl NetworkStream {
         Ok(())
     }
 
-    /// Runs `io` unless the socket is known not to be ready for it; that is known from `WouldBlock` on.
+    /// Runs `io`, unless an earlier `WouldBlock` says that the socket is not ready for it.
     fn try_io<T>(
         &self,
         interest: Interest,
@@ -153,7 +154,7 @@ impl NetworkStream {
         }
     }
 
-    /// Ready when bytes, or the end, can be read: of TLS, plaintext.
+    /// Ready when bytes or the end can be read. With TLS: plaintext.
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             NetworkStream::Tls(stream) => stream.poll_read_ready(cx),
@@ -232,7 +233,7 @@ impl AsyncWrite for NetworkStream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             NetworkStream::Tls(stream) => stream.poll_flush(cx),
-            // Sockets keep nothing back.
+            // Sockets buffer nothing in the process.
             NetworkStream::Tcp(_) | NetworkStream::Unix(_) => Poll::Ready(Ok(())),
         }
     }
@@ -246,8 +247,9 @@ impl AsyncWrite for NetworkStream {
     }
 }
 
-/// What a call that moved `count` of `wanted` bytes tells the runtime: one that moved fewer found the socket empty or full,
-/// as if it had to wait, and leaves its count in `short`.
+/// The result of a call that moved `count` of `wanted` bytes, for the runtime. A call that moved fewer bytes found the
+/// socket empty or full: it stores its count in `short` and returns `WouldBlock`, so that the runtime waits before the
+/// next call.
 fn unless_short(count: usize, wanted: usize, short: &mut Option<usize>) -> io::Result<usize> {
     if 0 < count && count < wanted {
         *short = Some(count);
@@ -256,7 +258,7 @@ fn unless_short(count: usize, wanted: usize, short: &mut Option<usize>) -> io::R
     Ok(count)
 }
 
-/// What a call came to; pending if it moved nothing because it would have had to wait.
+/// The final result of a call; pending if nothing was moved because the socket was not ready.
 fn settled(outcome: io::Result<usize>, short: Option<usize>) -> Poll<io::Result<usize>> {
     match (outcome, short) {
         (_, Some(count)) => Poll::Ready(Ok(count)),

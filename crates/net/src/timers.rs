@@ -1,8 +1,8 @@
-//! A worker's timer wheel: arming, re-arming and dropping a timer is O(1) and allocates nothing.
+//! A worker's timer wheel. Arming, re-arming and dropping a timer is O(1) and allocates nothing.
 //!
-//! Every stream has timers that almost never fire (15 s route timeout, 5 min idle), so what counts is the cost of
-//! arming and dropping them. One alarm drives the whole wheel; a timer fires up to a quarter of a millisecond late and what
-//! the alarm adds to that, never early.
+//! Every stream has timers that almost never fire (15 s route timeout, 5 min idle timeout), so the costs that matter
+//! are those of arming and dropping them. One alarm drives the whole wheel. A timer never fires early; it fires late by
+//! up to a quarter of a millisecond plus the delay of the alarm.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -19,12 +19,13 @@ use tokio::time::Instant;
 use crate::alarm::Alarm;
 use crate::clock;
 
-/// Timers fire at multiples of this time, so that many timers don't wake the thread one by one.
+/// Timers fire at multiples of this time, so that many timers do not wake the thread one by one.
 const GRAIN_MICROS: u64 = 250;
 const GRAIN_NANOS: u128 = 1000 * GRAIN_MICROS as u128;
-/// What is due within so many grains, 2 ms, shares a slot.
+/// Deadlines within this many grains (2 ms) share a slot.
 const SLOT_GRAINS: u64 = 8;
-/// Slots of the wheel: 4 s in all. A timer further away stays in its slot and is looked at once a turn.
+/// The number of slots, 4 s in all. A timer that is further away stays in its slot and is looked at once per turn of
+/// the wheel.
 const SLOTS: usize = 2048;
 const WORDS: usize = SLOTS / 64;
 
@@ -36,7 +37,7 @@ pub struct Timers(Rc<Shared>);
 struct Shared {
     wheel: RefCell<Wheel>,
     origin: Instant,
-    /// The grain that the driver sleeps until; `u64::MAX` when nothing is armed.
+    /// The grain until which the driver sleeps; `u64::MAX` if no timer is armed.
     sleeping_until: Cell<u64>,
     driver: RefCell<Option<Waker>>,
 }
@@ -46,9 +47,9 @@ struct Wheel {
     entries: Slab<Entry>,
     /// The first entry of each slot's list.
     heads: Vec<Option<u32>>,
-    /// A bit for each slot that holds an entry.
+    /// One bit per slot, set if the slot has an entry.
     occupied: [u64; WORDS],
-    /// The tick that is being handled: all before it were. A tick is the time of a slot.
+    /// The tick that is being handled; all earlier ticks are done. A tick is the time span of a slot.
     now: u64,
 }
 
@@ -63,7 +64,7 @@ struct Entry {
     next: Option<u32>,
 }
 
-/// One timer. Unarmed at first; dropping it cancels it.
+/// One timer. It is not armed at first. Dropping it cancels it.
 #[derive(Debug)]
 pub struct Timer {
     shared: Rc<Shared>,
@@ -123,12 +124,12 @@ impl Timers {
         timer.elapsed().await;
     }
 
-    /// Drives the wheel by the runtime's timers, which are up to 2 ms late. Never ends.
+    /// Drives the wheel by the runtime's timers, which are up to 2 ms late. Never returns.
     pub async fn run(self) {
         self.drive(Alarm::of_runtime()).await;
     }
 
-    /// Drives the wheel by a timer of the kernel's own, where there is one. A worker spawns this once. Never ends.
+    /// Drives the wheel by a `timerfd`, if the system gives one. Each worker spawns this once. Never returns.
     pub async fn run_exactly(self) {
         let alarm = Alarm::of_kernel().unwrap_or_else(|error| {
             log::warn!("timers will be up to 2 ms late: {error}");
@@ -164,7 +165,7 @@ impl Shared {
     fn grain(&self, instant: Instant) -> u64 {
         let since = instant.saturating_duration_since(self.origin);
         let grain = since.as_nanos().div_ceil(GRAIN_NANOS);
-        // The greatest grain stands for none.
+        // The largest number is reserved: it means that no timer is armed.
         u64::try_from(grain).unwrap_or(u64::MAX).min(u64::MAX - 1)
     }
 
@@ -172,9 +173,9 @@ impl Shared {
         self.origin + Duration::from_micros(grain.saturating_mul(GRAIN_MICROS))
     }
 
-    /// Fires what is due and returns whom to wake; waking happens outside the borrow.
+    /// Fires the timers that are due and returns the wakers to call, outside the borrow.
     fn advance(&self) -> Vec<Waker> {
-        // Whoever is woken now shall not see the time before.
+        // The tasks that are woken now must not read the time from before.
         clock::expire();
         let elapsed = clock::now().saturating_duration_since(self.origin);
         let grain = elapsed.as_nanos() / GRAIN_NANOS;
@@ -231,7 +232,7 @@ impl Wheel {
         }
     }
 
-    /// The next tick at which a slot with entries comes by (its entries may be for a later turn).
+    /// The next tick whose slot has entries. (They may be due only in a later turn.)
     fn next_tick(&self) -> Option<u64> {
         let start = Wheel::slot(self.now);
         for step in 0..=WORDS {
@@ -251,7 +252,7 @@ impl Wheel {
         None
     }
 
-    /// The grain at which to look again: when the first timer of the next slot is due, or that slot is over.
+    /// The grain at which to look again: when the first timer of the next used slot is due, or when that slot is over.
     fn next_wake(&self) -> Option<u64> {
         let tick = self.next_tick()?;
         let mut wake = (tick + 1).saturating_mul(SLOT_GRAINS);
@@ -282,7 +283,7 @@ impl Wheel {
                 }
             }
             if tick == until {
-                // What else is in its slot may be due later in its time.
+                // Other entries of this slot may be due later within its time span.
                 break;
             }
             self.now = tick + 1;
@@ -313,7 +314,7 @@ impl Timer {
         }
     }
 
-    /// Ready once the deadline has passed, until it is set again; pending while unarmed.
+    /// Ready once the deadline has passed, until the timer is set again. Pending while it is not armed.
     pub fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut wheel = self.shared.wheel.borrow_mut();
         let entry = &mut wheel.entries[self.key as usize];
@@ -324,7 +325,7 @@ impl Timer {
             Some(waker) if waker.will_wake(cx.waker()) => None,
             _ => entry.waker.replace(cx.waker().clone()),
         };
-        // A waker may be the last hold on a task with timers of its own, so it is dropped outside the borrow.
+        // The waker may be the last reference to a task with timers of its own, so it is dropped outside the borrow.
         drop(wheel);
         drop(replaced);
         Poll::Pending
@@ -341,7 +342,7 @@ impl Drop for Timer {
         let mut wheel = self.shared.wheel.borrow_mut();
         wheel.unlink(self.key);
         let entry = wheel.entries.remove(self.key as usize);
-        // As in `poll_elapsed`: its waker goes outside the borrow.
+        // As in `poll_elapsed`, the waker is dropped outside the borrow.
         drop(wheel);
         drop(entry);
     }
@@ -398,7 +399,7 @@ mod tests {
             late.sort();
             late[late.len() / 4]
         });
-        // On a busy machine some are late, not most.
+        // On a busy machine some timers are late, but not most.
         let shortest = shortest.await;
         assert!(shortest < Duration::from_millis(1), "late by {shortest:?}");
     }

@@ -1,4 +1,4 @@
-//! A TLS connection over a socket: the handshake, and records in and out.
+//! A TLS connection over a socket: the handshake, then records in both directions.
 
 use std::fmt;
 use std::io;
@@ -12,15 +12,15 @@ use std::task::Poll;
 use std::task::ready;
 
 use outrider_tls::ClientSession;
-use outrider_tls::Failure;
 use outrider_tls::Report;
 use outrider_tls::ServerContext;
+use outrider_tls::TlsFailure;
 use outrider_tls::TlsInfo;
 use outrider_tls::WorkerSsl;
-use outrider_tls::is_told;
 use outrider_tls::rustls::ClientConnection;
 use outrider_tls::rustls::Connection;
 use outrider_tls::rustls::server::Acceptor;
+use outrider_tls::sends_alert;
 use outrider_tls::take_report;
 use tokio::io::AsyncWrite;
 
@@ -28,42 +28,43 @@ use crate::NetworkStream;
 use crate::Timer;
 use crate::stats::ListenerStats;
 
-/// The most plaintext that is encrypted before the socket is asked to take it, bytes.
-const WRITE: usize = 64 * 1024;
+/// How much plaintext is encrypted at most before it is written to the socket, in bytes.
+const MAX_WRITE: usize = 64 * 1024;
 
-/// A TLS connection, on either side.
+/// A TLS connection, as client or server.
 pub struct TlsStream {
     socket: NetworkStream,
     state: State,
     stats: WorkerSsl,
-    /// What the verifier and the resolver said in the handshake.
+    /// What the verifier and the certificate resolver reported during the handshake.
     report: Report,
-    /// Plaintext that was encrypted for a caller who has not been told yet, because the socket did not take all of it.
-    unsaid: usize,
-    /// Plaintext that can be read without asking the socket.
+    /// Plaintext bytes that are encrypted but not reported to the caller as written, because the socket has not taken
+    /// them all.
+    unreported: usize,
+    /// Plaintext bytes that can be read without reading from the socket.
     readable: usize,
-    /// The peer sends nothing any more.
+    /// The peer will send nothing more.
     ended: bool,
     limit: Option<HandshakeLimit>,
 }
 
-/// When a handshake must be complete.
+/// The time limit of a handshake.
 pub(crate) struct HandshakeLimit {
     pub(crate) timer: Timer,
-    /// Count a handshake that takes longer.
+    /// Counts handshakes that exceed the limit.
     pub(crate) stats: Arc<ListenerStats>,
 }
 
 enum State {
-    /// The client's greeting is awaited.
+    /// Waiting for the ClientHello.
     Accepting(Box<Acceptor>, Arc<ServerContext>),
-    /// Shaking hands, or beyond.
+    /// During the handshake or after it.
     Open(Box<Connection>),
     Failed,
 }
 
 impl TlsStream {
-    /// A connection whose client is about to greet.
+    /// A server's side of a connection; the client speaks first.
     #[must_use]
     pub fn accept(
         socket: NetworkStream,
@@ -74,17 +75,17 @@ impl TlsStream {
         TlsStream::new(socket, state, stats)
     }
 
-    /// A connection that greets its server.
+    /// A client's side of a connection.
     ///
     /// # Errors
-    /// When the settings allow no greeting.
+    /// The settings allow no ClientHello.
     pub fn connect(
         socket: NetworkStream,
         session: ClientSession,
         stats: WorkerSsl,
-    ) -> Result<TlsStream, Failure> {
+    ) -> Result<TlsStream, TlsFailure> {
         let connection = ClientConnection::new(session.config, session.server_name)
-            .map_err(|error| Failure::of(&error, None))?;
+            .map_err(|error| TlsFailure::of(&error, None))?;
         let state = State::Open(Box::new(Connection::Client(connection)));
         Ok(TlsStream::new(socket, state, stats))
     }
@@ -95,34 +96,37 @@ impl TlsStream {
             state,
             stats,
             report: Report::default(),
-            unsaid: 0,
+            unreported: 0,
             readable: 0,
             ended: false,
             limit: None,
         }
     }
 
-    /// Gives up the handshake when the time of `limit` has come.
+    /// Fails the handshake when the time of `limit` has passed.
     pub(crate) fn limit_handshake(&mut self, limit: HandshakeLimit) {
         self.limit = Some(limit);
     }
 
-    /// The socket below.
+    /// The socket below TLS.
     #[must_use]
     pub fn socket(&self) -> &NetworkStream {
         &self.socket
     }
 
-    /// Shakes hands: ready with what is known then, or with why it failed.
-    pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Rc<TlsInfo>, Failure>> {
-        let mut outcome = self.poll_shaking(cx);
+    /// Does the handshake. Ready with the properties of the connection, or with the reason of the failure.
+    pub fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Rc<TlsInfo>, TlsFailure>> {
+        let mut outcome = self.poll_handshake_messages(cx);
         if outcome.is_pending()
             && let Some(limit) = &mut self.limit
             && limit.timer.poll_elapsed(cx).is_ready()
         {
             let stats = &limit.stats;
             stats.downstream_cx_transport_socket_connect_timeout.inc();
-            outcome = Poll::Ready(Err(Failure::timed_out()));
+            outcome = Poll::Ready(Err(TlsFailure::timed_out()));
         }
         let outcome = ready!(outcome);
         self.limit = None;
@@ -136,15 +140,18 @@ impl TlsStream {
         Poll::Ready(outcome)
     }
 
-    fn poll_shaking(&mut self, cx: &mut Context<'_>) -> Poll<Result<Rc<TlsInfo>, Failure>> {
+    fn poll_handshake_messages(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Rc<TlsInfo>, TlsFailure>> {
         loop {
             let connection = match &mut self.state {
                 State::Accepting(..) => {
-                    ready!(self.poll_greeting(cx))?;
+                    ready!(self.poll_client_hello(cx))?;
                     continue;
                 }
                 State::Open(connection) => connection,
-                State::Failed => return Poll::Ready(Err(Failure::closed())),
+                State::Failed => return Poll::Ready(Err(TlsFailure::closed())),
             };
             if connection.wants_write() {
                 let mut writer = Writer(&mut self.socket, cx);
@@ -153,7 +160,7 @@ impl TlsStream {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         return Poll::Pending;
                     }
-                    Err(_) => return Poll::Ready(Err(Failure::closed())),
+                    Err(_) => return Poll::Ready(Err(TlsFailure::closed())),
                 }
             }
             if !connection.is_handshaking() {
@@ -165,10 +172,10 @@ impl TlsStream {
                 return Poll::Ready(Ok(Rc::new(TlsInfo::new(connection, server_name, report))));
             }
             match connection.read_tls(&mut Reader(&self.socket, cx)) {
-                Ok(0) => return Poll::Ready(Err(Failure::closed())),
+                Ok(0) => return Poll::Ready(Err(TlsFailure::closed())),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(_) => return Poll::Ready(Err(Failure::closed())),
+                Err(_) => return Poll::Ready(Err(TlsFailure::closed())),
             }
             let processed = connection.process_new_packets();
             let report = take_report();
@@ -181,25 +188,25 @@ impl TlsStream {
                     self.report.failure = report.failure.or(self.report.failure.take());
                 }
                 Err(error) => {
-                    // The alert goes out if the socket takes it at once.
+                    // The alert is sent only if the socket takes it at once.
                     drop(connection.write_tls(&mut Writer(&mut self.socket, cx)));
-                    return Poll::Ready(Err(Failure::of(&error, report.failure)));
+                    return Poll::Ready(Err(TlsFailure::of(&error, report.failure)));
                 }
             }
         }
     }
 
-    /// Reads the client's greeting, and answers by the settings that are for it.
-    fn poll_greeting(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    /// Reads the ClientHello, and selects the settings for it.
+    fn poll_client_hello(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFailure>> {
         let State::Accepting(acceptor, context) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
         loop {
             match acceptor.read_tls(&mut Reader(&self.socket, cx)) {
-                Ok(0) => return Poll::Ready(Err(Failure::closed())),
+                Ok(0) => return Poll::Ready(Err(TlsFailure::closed())),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(_) => return Poll::Ready(Err(Failure::closed())),
+                Err(_) => return Poll::Ready(Err(TlsFailure::closed())),
             }
             let refused = match acceptor.accept() {
                 Ok(None) => continue,
@@ -218,10 +225,10 @@ impl TlsStream {
                 Err(refused) => refused,
             };
             let (error, mut alert) = refused;
-            if is_told(&error) {
+            if sends_alert(&error) {
                 drop(alert.write(&mut Writer(&mut self.socket, cx)));
             }
-            return Poll::Ready(Err(Failure::of(&error, None)));
+            return Poll::Ready(Err(TlsFailure::of(&error, None)));
         }
     }
 
@@ -243,7 +250,7 @@ impl TlsStream {
         Poll::Ready(self.read_ready(buffer))
     }
 
-    /// Reads plaintext that is there; `WouldBlock` when none is.
+    /// Reads the available plaintext; `WouldBlock` if there is none.
     pub(crate) fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         match self.poll_read_some(&mut cx, buffer) {
@@ -264,14 +271,14 @@ impl TlsStream {
         Ok(count)
     }
 
-    /// Takes in what the socket has.
+    /// Reads and decrypts what the socket has.
     fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let State::Open(connection) = &mut self.state else {
             self.ended = true;
             return Poll::Ready(Ok(()));
         };
         match connection.read_tls(&mut Reader(&self.socket, cx)) {
-            // Envoy, too, takes a connection that is closed without a word for one that has ended.
+            // As in Envoy, a connection that is closed without `close_notify` has simply ended.
             Ok(0) => {
                 self.ended = true;
                 return Poll::Ready(Ok(()));
@@ -284,22 +291,22 @@ impl TlsStream {
             Ok(state) => {
                 self.readable = state.plaintext_bytes_to_read();
                 self.ended = state.peer_has_closed();
-                // Answers to key updates. What the socket does not take goes out with the next write.
-                if connection.wants_write() && self.unsaid == 0 {
+                // Sends responses to key updates. What the socket does not take now is sent with the next write.
+                if connection.wants_write() && self.unreported == 0 {
                     drop(connection.write_tls(&mut Writer(&mut self.socket, cx)));
                 }
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
                 drop(connection.write_tls(&mut Writer(&mut self.socket, cx)));
-                self.stats.failed(&Failure::of(&error, None));
+                self.stats.failed(&TlsFailure::of(&error, None));
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)))
             }
         }
     }
 
-    /// Encrypts and sends. Ready when the socket took everything: a caller who has to wait must come back with the same
-    /// bytes, as `SSL_write` has it, so that what counts as sent was sent.
+    /// Encrypts and sends. Ready when the socket has taken everything. A caller that has to wait must call again with
+    /// the same bytes, as with `SSL_write`. So bytes that count as sent were sent.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -308,12 +315,12 @@ impl TlsStream {
         let State::Open(connection) = &mut self.state else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
-        if self.unsaid == 0 {
-            let mut room = WRITE;
+        if self.unreported == 0 {
+            let mut room = MAX_WRITE;
             for slice in slices {
                 let part = slice.get(..slice.len().min(room)).unwrap_or_default();
                 let taken = connection.writer().write(part)?;
-                self.unsaid += taken;
+                self.unreported += taken;
                 room -= taken;
                 if taken < slice.len() {
                     break;
@@ -322,10 +329,10 @@ impl TlsStream {
         }
         ready!(self.poll_flush(cx))?;
         let offered = slices.iter().map(|slice| slice.len()).sum();
-        Poll::Ready(Ok(std::mem::take(&mut self.unsaid).min(offered)))
+        Poll::Ready(Ok(std::mem::take(&mut self.unreported).min(offered)))
     }
 
-    /// Sends all records that wait.
+    /// Sends all records that are waiting.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let State::Open(connection) = &mut self.state else {
             return Poll::Ready(Ok(()));
@@ -341,7 +348,7 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Says goodbye, and closes the sending side.
+    /// Sends `close_notify` and closes the sending side.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let State::Open(connection) = &mut self.state {
             connection.send_close_notify();
@@ -352,7 +359,7 @@ impl TlsStream {
 }
 
 impl Drop for TlsStream {
-    /// The peer is told that the end is meant, if the socket takes it at once.
+    /// Sends `close_notify` if the socket takes it at once.
     fn drop(&mut self) {
         if let State::Open(connection) = &mut self.state {
             connection.send_close_notify();
@@ -370,7 +377,7 @@ impl fmt::Debug for TlsStream {
     }
 }
 
-/// A socket as rustls reads from it.
+/// The socket as `rustls` reads from it.
 struct Reader<'a, 'cx, 'w>(&'a NetworkStream, &'cx mut Context<'w>);
 
 impl io::Read for Reader<'_, '_, '_> {
@@ -382,7 +389,7 @@ impl io::Read for Reader<'_, '_, '_> {
     }
 }
 
-/// A socket as rustls writes to it.
+/// The socket as `rustls` writes to it.
 struct Writer<'a, 'cx, 'w>(&'a mut NetworkStream, &'cx mut Context<'w>);
 
 impl io::Write for Writer<'_, '_, '_> {

@@ -1,8 +1,8 @@
-//! Random UUIDs as text: request ids and the names of listeners that have none in the config.
+//! Random UUIDs as text, for request ids and for listeners without a name in the config.
 //!
-//! The `uuid` crate takes 95 instructions more for each, and every request may need one (`docs/dependencies.md`).
+//! The `uuid` crate takes 95 more instructions for each, and every request may need one (`docs/dependencies.md`).
 
-/// The text of a version 4 UUID of these random bits, six of which are overwritten.
+/// The text of a version 4 UUID with these random bits. The version and variant overwrite six of them.
 #[must_use]
 pub fn uuid(high: u64, low: u64) -> [u8; 36] {
     let high = high & !0xf000 | 0x4000;
@@ -19,14 +19,14 @@ pub fn uuid(high: u64, low: u64) -> [u8; 36] {
     text
 }
 
-/// The eight hexadecimal digits of `number`, computed at once: each digit is one byte of a 64-bit word.
+/// The eight hexadecimal digits of `number`, computed together: each digit is one byte of a 64-bit word.
 fn hex(number: u32) -> [u8; 8] {
     const ONES: u64 = u64::MAX / 255;
     let halves = u64::from(number);
     let halves = (halves << 16 | halves) & 0x0000_ffff_0000_ffff;
     let bytes = (halves << 8 | halves) & 0x00ff_00ff_00ff_00ff;
     let digits = (bytes << 4 | bytes) & 0x0f0f_0f0f_0f0f_0f0f;
-    // Adding 6 carries digits from 10 on, which are letters, into the upper half of their byte.
+    // Adding 6 carries digits from 10 on, which become letters, into the upper half of their byte.
     let letters = (digits + 6 * ONES) >> 4 & ONES;
     let above = u64::from(b'a' - b'0' - 10);
     (digits + u64::from(b'0') * ONES + letters * above).to_be_bytes()

@@ -1,7 +1,7 @@
-//! Files and links that are replaced while the proxy runs.
+//! Notices files and links that are replaced while the proxy runs.
 //!
-//! As in Envoy, it is the directory of a path that is watched, for what is moved there: a deployment replaces a file or
-//! a link by a rename, so that nobody reads half of it. Kubernetes replaces the link `..data` beside the file.
+//! As in Envoy, the directory of a path is watched for files that are moved into it: a deployment replaces a file or
+//! link by a rename, so that nobody reads a half-written file. Kubernetes replaces the link `..data` beside the file.
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -27,8 +27,8 @@ use tokio::sync::mpsc;
 /// The link that Kubernetes replaces when a mounted ConfigMap or Secret changes.
 const KUBERNETES_LINK: &str = "..data";
 
-/// All paths that are watched. Clones share one thread, which starts with the first watch and waits in the kernel: a
-/// runtime could wait for its descriptor by unsafe code only.
+/// All watched paths. Clones share one thread, which starts with the first watch and blocks on `inotify`: waiting for
+/// the descriptor in a runtime would need unsafe code.
 #[derive(Clone, Debug, Default)]
 pub struct FileWatches(Arc<Shared>);
 
@@ -40,35 +40,35 @@ struct Shared {
 
 #[derive(Debug)]
 struct Watch {
-    /// The kernel's number of the directory.
+    /// The kernel's watch descriptor of the directory.
     directory: i32,
-    /// What is replaced there; empty for anything.
+    /// The name in the directory; empty for any name.
     name: OsString,
-    /// What is written in place counts, too.
+    /// Whether writing the file in place also counts.
     in_place: bool,
     replaced: mpsc::Sender<()>,
 }
 
-/// One watched path; no longer watched when dropped.
+/// One watched path. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct FileWatch(mpsc::Receiver<()>);
 
 impl FileWatch {
-    /// Waits until the path is replaced. What happened since the last wait counts as one time.
+    /// Waits until the path is replaced. Several replacements since the last wait count as one.
     pub async fn replaced(&mut self) {
         if self.0.recv().await.is_none() {
-            // The thread that reads events has ended, and said so: nothing is noticed any more.
+            // The thread that reads events has ended and logged the reason. Nothing will be noticed any more.
             std::future::pending().await
         }
     }
 }
 
 impl FileWatches {
-    /// Watches `path`, which need not exist yet, but its directory must. A path that ends in `/` is a directory in which
-    /// anything may be replaced.
+    /// Watches `path`. It need not exist yet, but its directory must. A path that ends in `/` is a directory in which
+    /// any replaced file counts.
     ///
     /// # Errors
-    /// Without a directory (also in its text, as in Envoy), or when the system gives no more watches.
+    /// The directory does not exist (with Envoy's message), or the system gives no more watches.
     pub fn watch(&self, path: &Path) -> io::Result<FileWatch> {
         let is_plain = !path.as_os_str().as_bytes().contains(&b'/');
         if is_plain {
@@ -78,10 +78,10 @@ impl FileWatches {
         self.add(path, false)
     }
 
-    /// Like [`watch`](Self::watch), and also tells when the file was written in place.
+    /// Like [`watch`](Self::watch), but also notices when the file is written in place.
     ///
     /// # Errors
-    /// The same.
+    /// As for [`watch`](Self::watch).
     pub fn watch_content(&self, path: &Path) -> io::Result<FileWatch> {
         self.add(path, true)
     }
@@ -93,7 +93,7 @@ impl FileWatches {
             Some(slash) => bytes.split_at_checked(slash + 1).unwrap_or((bytes, b"")),
             None => (b"./".as_slice(), bytes),
         };
-        // One directory has one mask, so every watch asks the kernel for all that any watch wants to hear.
+        // The kernel keeps one mask per directory, so every watch sets the events that any watch needs.
         let mask = WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE;
         let number = inotify::add_watch(self.inotify()?, OsStr::from_bytes(directory), mask)?;
         let (replaced, receiver) = mpsc::channel(1);
@@ -108,7 +108,7 @@ impl FileWatches {
         Ok(FileWatch(receiver))
     }
 
-    /// The descriptor; the thread that reads from it starts with it.
+    /// The `inotify` descriptor. The first call starts the thread that reads from it.
     fn inotify(&self) -> io::Result<&OwnedFd> {
         if let Some(inotify) = self.0.inotify.get() {
             return Ok(inotify);
@@ -138,7 +138,7 @@ impl Shared {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads events for as long as the process lives.
+    /// Reads events until the process ends.
     fn read(&self) -> io::Result<()> {
         let Some(inotify) = self.inotify.get() else {
             return Ok(());
@@ -151,7 +151,7 @@ impl Shared {
             let name = name.map(|name| OsStr::from_bytes(name.to_bytes()));
             for watch in self.lock().iter() {
                 if watch.is_for(event.events(), event.wd(), name) {
-                    // One that is told already hears nothing new.
+                    // A full channel already has a notification.
                     let _ = watch.replaced.try_send(());
                 }
             }
@@ -161,7 +161,7 @@ impl Shared {
 
 impl Watch {
     fn is_for(&self, events: ReadFlags, directory: i32, name: Option<&OsStr>) -> bool {
-        // Of what did not fit into the kernel's queue nothing is known.
+        // When the kernel's queue has overflowed, any path may have been replaced.
         if events.contains(ReadFlags::QUEUE_OVERFLOW) {
             return true;
         }

@@ -1,4 +1,4 @@
-//! What every object on a worker may need: the worker's number, its timers, its stats store.
+//! The context that objects on a worker share: the worker's index, its timers, its stats store.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::ActivityCounts;
 use crate::Shutdown;
 use crate::Timers;
 
-/// One worker's surroundings, shared by `Rc` with all that lives there.
+/// One worker's context, shared by `Rc` with all objects on the worker.
 #[derive(Debug)]
 pub struct WorkerCx {
     /// 0 to `--concurrency` − 1.
@@ -24,9 +24,9 @@ pub struct WorkerCx {
     pub timers: Timers,
     /// Where the worker registers its own copy of each stats group.
     pub store: WorkerStore,
-    /// Which connections have requests under way.
+    /// Counts connections with requests under way.
     pub activity: Activity,
-    /// How near the end of the process is.
+    /// The stage of the shutdown of the process.
     pub shutdown: Shutdown,
     /// The state of the random number generator.
     random: Cell<u64>,
@@ -34,7 +34,7 @@ pub struct WorkerCx {
 }
 
 impl WorkerCx {
-    /// Surroundings for worker `index`; `seed` makes its random numbers its own.
+    /// A context for worker `index`. `seed` makes its random numbers differ from other workers'.
     #[must_use]
     pub fn new(index: u32, store: &Arc<Store>, seed: u64) -> WorkerCx {
         WorkerCx {
@@ -48,7 +48,7 @@ impl WorkerCx {
         }
     }
 
-    /// The same with the runtime values that these surroundings are to see.
+    /// Adds the runtime values that this worker reads.
     #[must_use]
     pub fn with_runtime(self, runtime: &Runtime) -> WorkerCx {
         WorkerCx {
@@ -57,7 +57,7 @@ impl WorkerCx {
         }
     }
 
-    /// The same, whose activity other threads see in `counts`.
+    /// Adds the counts through which other threads see the worker's activity.
     #[must_use]
     pub fn with_activity(self, counts: Arc<ActivityCounts>) -> WorkerCx {
         WorkerCx {
@@ -66,12 +66,12 @@ impl WorkerCx {
         }
     }
 
-    /// The newest runtime values, or nothing when none is set.
+    /// The newest runtime values; `None` if no value is set.
     pub fn runtime(&self) -> Option<LocalSnapshot> {
         self.runtime.current()
     }
 
-    /// A random number: fast, without a lock, not for secrets.
+    /// A random number: fast and without a lock, but not for secrets.
     pub fn random(&self) -> u64 {
         let mut generator = Rng::with_seed(self.random.get());
         let number = generator.u64(..);

@@ -16,12 +16,12 @@ use crate::peer::PeerCertificate;
 use crate::validation::read_certificates;
 use crate::validation::source_name;
 
-/// A certificate of this side, with its key.
+/// A certificate of this proxy, with its private key.
 #[derive(Debug)]
 pub struct Certificate {
-    /// What it says.
+    /// The contents of the certificate.
     pub facts: Arc<PeerCertificate>,
-    /// The file it came from, or Envoy's word for an inline one.
+    /// The file that it was read from, or Envoy's text for an inline certificate.
     pub path: String,
     /// Its name in stats: the secret's, or Envoy's for certificates without a name.
     pub(crate) stat_name: String,
@@ -88,7 +88,7 @@ impl Certificate {
         self.key.key.algorithm() == SignatureAlgorithm::ECDSA
     }
 
-    /// The names it is for: its DNS names, or else its common name.
+    /// The names that it is valid for: its DNS names, or its common name if it has none.
     pub(crate) fn names(&self) -> Vec<String> {
         let names = match self.facts.dns_names.as_slice() {
             [] => self.facts.common_name.as_slice(),

@@ -1,4 +1,4 @@
-//! `UpstreamTlsContext`: TLS towards upstream hosts.
+//! `UpstreamTlsContext`: TLS connections to upstream hosts.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -27,27 +27,28 @@ use crate::stats;
 use crate::stats::ContextStats;
 use crate::validation::Validation;
 use crate::verifier::ServerVerifier;
+use crate::verifier::SignatureVerifier;
 
-/// TLS towards the hosts of a cluster.
+/// The TLS settings of a cluster.
 pub struct ClientContext {
     /// `sni`; empty if it is not set.
     server_name: String,
     /// `auto_host_sni`
     uses_host_name: bool,
-    /// The config names protocols.
+    /// Whether the config sets `alpn_protocols`.
     has_own_alpn: bool,
     config: Arc<ClientConfig>,
-    /// Those of this side.
+    /// The certificates of this proxy.
     pub certificates: Arc<Vec<Certificate>>,
     pub(crate) validation: Arc<Validation>,
 }
 
-/// How one connection greets its host.
+/// The settings of one TLS connection.
 #[derive(Clone, Debug)]
 pub struct ClientSession {
-    /// The settings.
+    /// The `rustls` configuration.
     pub config: Arc<ClientConfig>,
-    /// The name that is asked for; an address asks for none.
+    /// The name to send as SNI. For an IP address, no SNI is sent.
     pub server_name: ServerName<'static>,
 }
 
@@ -55,7 +56,7 @@ impl ClientContext {
     /// Builds the context found at `path`.
     ///
     /// # Errors
-    /// Everything about it that is wrong or not supported.
+    /// All parts of it that are wrong or not supported.
     pub fn build(
         config: &UpstreamTlsContext,
         path: &FieldPath,
@@ -89,7 +90,7 @@ impl ClientContext {
         let verifier = ServerVerifier {
             validation: validation.clone(),
             checks_server_name: config.auto_sni_san_validation,
-            algorithms: parameters.provider.signature_verification_algorithms,
+            signatures: SignatureVerifier(parameters.provider.signature_verification_algorithms),
         };
         let built = ClientConfig::builder_with_provider(parameters.provider)
             .with_protocol_versions(&parameters.versions);
@@ -119,7 +120,7 @@ impl ClientContext {
         })
     }
 
-    /// The settings for connections that offer `protocols`, unless the config names others.
+    /// The settings for connections that offer `protocols`. If the config sets protocols, those are offered instead.
     #[must_use]
     pub fn config_offering(&self, protocols: &[&str]) -> Arc<ClientConfig> {
         if self.has_own_alpn {
@@ -131,7 +132,8 @@ impl ClientContext {
         Arc::new(config)
     }
 
-    /// The name to ask a host for. `host_name` and `address` are the host's; `of_request` is what `auto_sni` found.
+    /// The name to send as SNI. `host_name` and `address` are the host's. `of_request` is the name from the request
+    /// (`auto_sni`).
     #[must_use]
     pub fn server_name(
         &self,
@@ -150,7 +152,7 @@ impl ClientContext {
 }
 
 impl ClientContext {
-    /// Lists its stats, below `scope`.
+    /// Registers its stats, below `scope`.
     #[must_use]
     pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
         stats::of_context(&self.certificates, &self.validation, store, scope)
@@ -165,7 +167,7 @@ impl fmt::Debug for ClientContext {
     }
 }
 
-/// Presents the certificate of this side, if there is one, whatever CAs the server names.
+/// Presents this proxy's certificate, if it has one, regardless of the CAs that the server names.
 #[derive(Debug)]
 struct Resolver(Arc<Vec<Certificate>>);
 

@@ -1,4 +1,4 @@
-//! Why TLS failed, in BoringSSL's words and numbers, which are what Envoy logs.
+//! Why TLS failed, with BoringSSL's texts and numbers, which Envoy logs.
 
 use std::fmt;
 
@@ -10,35 +10,35 @@ use rustls::PeerMisbehaved;
 
 use crate::peer::PeerCertificate;
 
-/// Which check a peer's certificate did not pass.
+/// The checks of a peer's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// The chain to a trusted CA, its validity or its revocation.
+    /// The chain to a trusted CA, with validity periods and revocation.
     Chain,
-    /// A subject alternative name.
+    /// The subject alternative names.
     San,
-    /// A pinned certificate or key.
+    /// The pinned certificates and keys.
     Pin,
 }
 
 /// Why a peer's certificate was refused.
 #[derive(Clone, Debug)]
 pub struct VerifyFailure {
-    /// The check.
+    /// The check that it failed.
     pub check: Check,
     reason: String,
-    /// What the peer is told by.
+    /// The error that selects the alert for the peer.
     error: CertificateError,
 }
 
-/// A TLS connection that failed: what is counted, and the text of the transport failure reason.
+/// Why a TLS connection failed: what to count, and the text of the transport failure reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The check that the peer's certificate did not pass, if that was it.
+pub struct TlsFailure {
+    /// The check that the peer's certificate failed, if one failed.
     pub check: Option<Check>,
-    /// The client sent no certificate though it must.
+    /// The client sent no certificate, but one is required.
     pub no_certificate: bool,
-    /// It took too long.
+    /// The handshake exceeded its time limit.
     pub timed_out: bool,
     text: String,
 }
@@ -52,7 +52,7 @@ impl VerifyFailure {
         }
     }
 
-    /// A certificate that is only for other names.
+    /// The certificate is valid only for other names.
     pub(crate) fn san(certificate: &PeerCertificate) -> VerifyFailure {
         let ips = certificate.ips.iter().map(ToString::to_string);
         let texts = [
@@ -65,7 +65,7 @@ impl VerifyFailure {
         VerifyFailure {
             check: Check::San,
             reason: format!("verify cert failed: SAN matcher, certificate SANs are [{names}]"),
-            error: unknown(),
+            error: certificate_unknown(),
         }
     }
 
@@ -73,7 +73,7 @@ impl VerifyFailure {
         VerifyFailure {
             check: Check::Pin,
             reason: "verify cert failed: cert hash and spki".to_owned(),
-            error: unknown(),
+            error: certificate_unknown(),
         }
     }
 
@@ -119,21 +119,21 @@ impl VerifyFailure {
         }
     }
 
-    /// What rustls is told.
+    /// The error for `rustls`.
     pub(crate) fn to_error(&self) -> Error {
         Error::InvalidCertificate(self.error.clone())
     }
 }
 
-/// What is told by the alert `certificate_unknown`, as Envoy does.
-fn unknown() -> CertificateError {
+/// An error that `rustls` reports to the peer by the alert `certificate_unknown`, as Envoy does.
+fn certificate_unknown() -> CertificateError {
     let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
     CertificateError::Other(rustls::OtherError(std::sync::Arc::new(refused)))
 }
 
-/// Whether the other side is told by an alert. Who does not speak TLS would not understand it.
+/// Whether the peer gets an alert. It gets none if it does not speak TLS, because it would not understand it.
 #[must_use]
-pub fn is_told(error: &Error) -> bool {
+pub fn sends_alert(error: &Error) -> bool {
     !matches!(
         error,
         Error::InvalidMessage(
@@ -143,12 +143,12 @@ pub fn is_told(error: &Error) -> bool {
     )
 }
 
-impl Failure {
-    /// The failure behind an error of `rustls`; `refused` if the peer's certificate was.
+impl TlsFailure {
+    /// The failure for an error of `rustls`. `refused` is the verifier's reason, if it refused the peer's certificate.
     #[must_use]
-    pub fn of(error: &Error, refused: Option<VerifyFailure>) -> Failure {
+    pub fn of(error: &Error, refused: Option<VerifyFailure>) -> TlsFailure {
         if let Some(refused) = refused {
-            return Failure {
+            return TlsFailure {
                 check: Some(refused.check),
                 no_certificate: false,
                 timed_out: false,
@@ -158,8 +158,8 @@ impl Failure {
                 ),
             };
         }
-        let (reason, words) = words_of(error);
-        Failure {
+        let (reason, words) = boringssl_reason(error);
+        TlsFailure {
             check: None,
             no_certificate: matches!(error, Error::NoCertificatesPresented),
             timed_out: false,
@@ -167,10 +167,10 @@ impl Failure {
         }
     }
 
-    /// The connection ended in the handshake.
+    /// The connection ended during the handshake.
     #[must_use]
-    pub fn closed() -> Failure {
-        Failure {
+    pub fn closed() -> TlsFailure {
+        TlsFailure {
             check: None,
             no_certificate: false,
             timed_out: false,
@@ -178,37 +178,37 @@ impl Failure {
         }
     }
 
-    /// The handshake took too long.
+    /// The handshake exceeded its time limit.
     #[must_use]
-    pub fn timed_out() -> Failure {
-        Failure {
+    pub fn timed_out() -> TlsFailure {
+        TlsFailure {
             timed_out: true,
-            ..Failure::closed()
+            ..TlsFailure::closed()
         }
     }
 
-    /// Whether the other side only went away.
+    /// Whether the peer only closed the connection.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.text.is_empty() && !self.timed_out
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for TlsFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-/// BoringSSL's number of an error is its library's, 16, with the reason.
+/// Formats an error as BoringSSL does. The error code is the library's number (16) and the reason.
 fn text(reason: u32, words: &str) -> String {
     let code = (16 << 24) + reason;
     format!("TLS_error:|{code}:SSL routines:OPENSSL_internal:{words}:TLS_error_end")
 }
 
-fn words_of(error: &Error) -> (u32, String) {
+fn boringssl_reason(error: &Error) -> (u32, String) {
     let (reason, words) = match error {
-        Error::AlertReceived(alert) => return words_of_alert(*alert),
+        Error::AlertReceived(alert) => return boringssl_alert(*alert),
         Error::NoCertificatesPresented => (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
         Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
             (247, "WRONG_VERSION_NUMBER")
@@ -245,7 +245,7 @@ fn words_of(error: &Error) -> (u32, String) {
     (reason, words.to_owned())
 }
 
-fn words_of_alert(alert: AlertDescription) -> (u32, String) {
+fn boringssl_alert(alert: AlertDescription) -> (u32, String) {
     let name = match alert {
         AlertDescription::UnexpectedMessage => "SSLV3_ALERT_UNEXPECTED_MESSAGE",
         AlertDescription::BadRecordMac => "SSLV3_ALERT_BAD_RECORD_MAC",

@@ -1,4 +1,4 @@
-//! What is known of a connection after its handshake.
+//! The properties of a connection after its handshake.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::peer::PeerCertificate;
 use crate::provider;
 use crate::report::Report;
 
-/// The facts of a TLS connection, for logs, headers, matching and stats.
+/// The properties of a TLS connection, for logs, headers, matching and stats.
 #[derive(Clone, Debug, Default)]
 pub struct TlsInfo {
     /// `TLSv1.2` or `TLSv1.3`.
@@ -24,26 +24,26 @@ pub struct TlsInfo {
     pub curve: &'static str,
     /// The name of the peer's signature algorithm; empty if the peer did not sign.
     pub signature: &'static str,
-    /// The name that the client asked for; empty if it gave none.
+    /// The server name that the client sent (SNI); empty if it sent none.
     pub server_name: String,
-    /// The protocol that both sides agreed on; empty if there is none.
+    /// The protocol that both sides agreed on (ALPN); empty if there is none.
     pub alpn: Vec<u8>,
-    /// An earlier session goes on.
+    /// Whether an earlier session was resumed.
     pub resumed: bool,
-    /// The peer's certificate was checked against a trusted CA.
+    /// Whether the peer's certificate was checked against a trusted CA.
     pub validated: bool,
-    /// The check that the peer's certificate did not pass, and was taken all the same.
+    /// The check that the peer's certificate failed, if it was accepted nevertheless.
     pub(crate) forgiven: Option<Check>,
     /// The peer's certificate.
     pub peer: Option<Box<PeerCertificate>>,
-    /// The certificates that the peer sent, its own first.
+    /// The certificates that the peer sent; its own is the first.
     pub peer_chain: Vec<CertificateDer<'static>>,
-    /// The certificate of this side.
+    /// The certificate that this proxy sent.
     pub local: Option<Arc<PeerCertificate>>,
 }
 
 impl TlsInfo {
-    /// The facts of a connection whose handshake is complete.
+    /// The properties of a connection whose handshake is complete.
     #[must_use]
     pub fn new(state: &CommonState, server_name: &str, report: Report) -> TlsInfo {
         let chain: Vec<CertificateDer<'static>> =
@@ -72,7 +72,7 @@ impl TlsInfo {
     }
 }
 
-/// What BoringSSL calls a signature algorithm.
+/// BoringSSL's name of a signature algorithm.
 pub(crate) fn scheme_name(scheme: SignatureScheme) -> &'static str {
     match scheme {
         SignatureScheme::RSA_PKCS1_SHA1 => "rsa_pkcs1_sha1",

@@ -1,5 +1,5 @@
-//! TLS without sockets: what a context of the config means to `rustls`, which certificates there are, how a peer is
-//! verified, and what is known of it. `net` moves the bytes.
+//! TLS without sockets: turns the TLS contexts of the config into `rustls` configurations, loads certificates, verifies
+//! peers, and describes established connections. `net` moves the bytes.
 
 mod certificate;
 mod client;
@@ -20,9 +20,9 @@ pub use certificate::Certificate;
 pub use client::ClientContext;
 pub use client::ClientSession;
 pub use failure::Check;
-pub use failure::Failure;
+pub use failure::TlsFailure;
 pub use failure::VerifyFailure;
-pub use failure::is_told;
+pub use failure::sends_alert;
 pub use info::TlsInfo;
 pub use peer::PeerCertificate;
 pub use report::Report;

@@ -12,7 +12,7 @@ use rustls::version;
 
 use crate::provider;
 
-/// What both sides may agree on.
+/// The versions, cipher suites and groups that are allowed.
 #[derive(Debug)]
 pub(crate) struct Parameters {
     pub(crate) provider: Arc<CryptoProvider>,
@@ -20,7 +20,7 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    /// Builds the parameters found at `path`; `highest` is the minor version that is the last of the default.
+    /// Builds the parameters found at `path`. `highest` is the minor version that `TLS_AUTO` means as a maximum.
     pub(crate) fn build(
         config: Option<&TlsParameters>,
         highest: u8,
@@ -79,7 +79,7 @@ fn version_number(version: TlsProtocol, auto: u8) -> u8 {
     }
 }
 
-/// The names in a list whose entries may themselves be lists: `A:B`, and `[A|B]` for equals.
+/// Splits a list whose entries may be lists: `A:B`, and `[A|B]` for suites of equal preference.
 fn names(entries: &[String]) -> Vec<&str> {
     let separators = [':', '[', ']', '|'];
     let split = entries.iter().flat_map(|entry| entry.split(separators));
@@ -97,7 +97,7 @@ fn refuse_unknown(
         let known = known.join(", ");
         errors.push(
             path,
-            format!("{kind} {name} is not supported here; supported: {known}"),
+            format!("not supported: {kind} {name}; expected one of: {known}"),
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What a certificate says: subject, names, validity, fingerprints.
+//! The contents of a certificate: subject, names, validity, fingerprints.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -10,10 +10,10 @@ use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::x509::X509Name;
 
-/// What a certificate says, as Envoy writes it.
+/// The contents of a certificate, as Envoy writes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerCertificate {
-    /// The certificate itself.
+    /// The certificate itself, in DER.
     pub der: Vec<u8>,
     /// The subject in the form of RFC 2253.
     pub subject: String,
@@ -42,7 +42,7 @@ pub struct PeerCertificate {
 }
 
 impl PeerCertificate {
-    /// Reads a certificate; `None` if it is none.
+    /// Parses a certificate; `None` if it is malformed.
     #[must_use]
     pub fn parse(der: &CertificateDer<'_>) -> Option<PeerCertificate> {
         let (_, parsed) = X509Certificate::from_der(der).ok()?;
@@ -81,7 +81,7 @@ impl PeerCertificate {
                 self.ips.extend(v4.or(v6));
             }
             GeneralName::OtherName(oid, value) => {
-                // [0] EXPLICIT around a string, whose own two bytes of tag and length are skipped.
+                // [0] EXPLICIT contains a string. Its tag and length, two bytes, are skipped.
                 let text = value.get(4..).unwrap_or_default();
                 let text = String::from_utf8_lossy(text).into_owned();
                 self.other_names.push((oid.to_id_string(), text));
@@ -109,7 +109,7 @@ impl PeerCertificate {
         pem(&self.der)
     }
 
-    /// Whole days from `now`, seconds since 1970, until it expires; 0 if it has.
+    /// Whole days from `now`, in seconds since 1970, until the certificate expires; 0 if it has expired.
     #[must_use]
     pub fn days_until_expiry(&self, now: i64) -> u64 {
         u64::try_from((self.not_after - now) / 86_400).unwrap_or(0)
@@ -134,13 +134,13 @@ pub(crate) fn pem(der: &[u8]) -> String {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
-        // A String takes everything.
+        // Writing to a String never fails.
         write!(text, "{byte:02x}").unwrap_or_default();
     }
     text
 }
 
-/// Without the zero byte that keeps a large number positive.
+/// Drops the leading zero byte that marks a large number as positive.
 fn serial(raw: &[u8]) -> String {
     match raw {
         [0, rest @ ..] if !rest.is_empty() => hex(rest),
@@ -148,7 +148,7 @@ fn serial(raw: &[u8]) -> String {
     }
 }
 
-/// The short names that OpenSSL writes.
+/// OpenSSL's short names of attributes.
 const ATTRIBUTES: [(&str, &str); 17] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.4", "SN"),
@@ -169,7 +169,7 @@ const ATTRIBUTES: [(&str, &str); 17] = [
     ("1.2.840.113549.1.9.1", "emailAddress"),
 ];
 
-/// A name as RFC 2253 writes it: the last part first.
+/// Formats a name as in RFC 2253: the last attribute comes first.
 fn rfc2253(name: &X509Name<'_>) -> String {
     let sets: Vec<String> = name
         .iter_rdn()

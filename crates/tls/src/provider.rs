@@ -1,4 +1,4 @@
-//! The cryptography: `aws-lc-rs`, with the names that OpenSSL and Envoy have for its parts.
+//! The cryptography: `aws-lc-rs`, with OpenSSL's and Envoy's names of its parts.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use rustls::crypto::SharedSecret;
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs as lc;
 
-/// Cipher suites of TLS 1.2, in Envoy's order of preference: those that rustls has.
+/// The cipher suites of TLS 1.2 that `rustls` has, in Envoy's order of preference.
 const SUITES: [(&str, SupportedCipherSuite); 6] = [
     (
         "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -42,7 +42,7 @@ const SUITES: [(&str, SupportedCipherSuite); 6] = [
     ),
 ];
 
-/// Cipher suites of TLS 1.3, which no setting chooses.
+/// Cipher suites of TLS 1.3. No setting selects them.
 const SUITES_OF_TLS13: [SupportedCipherSuite; 3] = [
     lc::cipher_suite::TLS13_AES_128_GCM_SHA256,
     lc::cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -58,10 +58,10 @@ const GROUPS: [(&str, &dyn SupportedKxGroup); 5] = [
     ("P-521", &Secp521),
 ];
 
-/// The groups that are offered unless `ecdh_curves` says otherwise.
+/// The groups that are used unless `ecdh_curves` is set.
 const DEFAULT_GROUPS: [&str; 3] = ["X25519MLKEM768", "X25519", "P-256"];
 
-/// The suites of TLS 1.2 called `names`, or all, and those of TLS 1.3.
+/// The suites of TLS 1.2 with these names, or all of them, and those of TLS 1.3.
 pub(crate) fn suites(names: Option<&[&str]>) -> Vec<SupportedCipherSuite> {
     let chosen: Vec<SupportedCipherSuite> = match names {
         None => SUITES.iter().map(|(_, suite)| *suite).collect(),
@@ -73,7 +73,7 @@ pub(crate) fn suites(names: Option<&[&str]>) -> Vec<SupportedCipherSuite> {
     SUITES_OF_TLS13.into_iter().chain(chosen).collect()
 }
 
-/// The groups called `names`, or Envoy's default.
+/// The groups with these names, or Envoy's default.
 pub(crate) fn groups(names: Option<&[&str]>) -> Vec<&'static dyn SupportedKxGroup> {
     let names = names.unwrap_or(&DEFAULT_GROUPS);
     names
@@ -109,7 +109,7 @@ pub(crate) fn provider(
     })
 }
 
-/// What OpenSSL calls a suite.
+/// OpenSSL's name of a cipher suite.
 pub(crate) fn suite_name(suite: SupportedCipherSuite) -> &'static str {
     match suite.suite() {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => return "TLS_AES_128_GCM_SHA256",
@@ -121,13 +121,13 @@ pub(crate) fn suite_name(suite: SupportedCipherSuite) -> &'static str {
     found.map_or("", |(name, _)| *name)
 }
 
-/// What Envoy calls a group.
+/// Envoy's name of a group.
 pub(crate) fn group_name(group: NamedGroup) -> &'static str {
     let found = GROUPS.iter().find(|(_, known)| known.name() == group);
     found.map_or("", |(name, _)| *name)
 }
 
-/// The curve P-521, which rustls leaves to others.
+/// The curve P-521, which `rustls` does not provide.
 #[derive(Debug)]
 struct Secp521;
 

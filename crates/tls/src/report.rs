@@ -1,8 +1,8 @@
-//! What a verifier found, for the connection whose handshake it was asked in.
+//! Passes a verifier's findings to the connection whose handshake it was called in.
 //!
-//! One verifier serves the connections of all workers, and `rustls` tells a connection nothing but an error. A handshake
-//! runs on its worker's thread from message to message, so the verifier leaves its findings there, and the connection
-//! takes them when `rustls` returns.
+//! One verifier serves the connections of all workers, and `rustls` returns only an error to a connection. Each call of
+//! `rustls` runs on the connection's worker from start to end. So the verifier stores its findings in that thread, and
+//! the connection takes them when `rustls` returns.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use rustls::SignatureScheme;
 use crate::failure::VerifyFailure;
 use crate::peer::PeerCertificate;
 
-/// What a verifier found.
+/// The findings of a verifier.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Why the peer's certificate was refused.
     pub failure: Option<VerifyFailure>,
-    /// The peer's certificate was checked against a trusted CA.
+    /// Whether the peer's certificate was checked against a trusted CA.
     pub validated: bool,
-    /// How the peer signed.
+    /// The peer's signature algorithm.
     pub scheme: Option<SignatureScheme>,
-    /// The certificate that this side chose.
+    /// The certificate that this proxy selected.
     pub certificate: Option<Arc<PeerCertificate>>,
 }
 
@@ -29,7 +29,7 @@ thread_local! {
     static REPORT: Cell<Report> = Cell::default();
 }
 
-/// Takes what was found since the last call on this thread.
+/// Takes the findings since the last call on this thread.
 #[must_use]
 pub fn take_report() -> Report {
     REPORT.take()

@@ -1,4 +1,4 @@
-//! Matchers of subject alternative names: the typed ones and the older list.
+//! Matchers of subject alternative names: the typed ones, and the older untyped list.
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
@@ -10,12 +10,12 @@ use outrider_config::string_matcher::StringMatcher;
 
 use crate::peer::PeerCertificate;
 
-/// A condition on one of a certificate's names.
+/// A condition that one of a certificate's names must meet.
 #[derive(Clone, Debug)]
 pub(crate) struct SanMatcher {
     kind: Kind,
     matcher: StringMatcher,
-    /// The name to find among a certificate's DNS names, whose wildcards count.
+    /// Matches if the certificate's DNS names, with their wildcards, cover this name.
     exact_dns: Option<String>,
 }
 
@@ -26,12 +26,12 @@ enum Kind {
     Email,
     Ip,
     Other(String),
-    /// The older list does not tell kinds apart.
+    /// From the older list, which matches names of all types.
     Any,
 }
 
 impl SanMatcher {
-    /// The matchers of a validation context.
+    /// Builds the matchers of a validation context.
     pub(crate) fn build_all(
         config: &CertificateValidationContext,
         path: &FieldPath,
@@ -44,7 +44,7 @@ impl SanMatcher {
             matchers.extend(errors.collect(built));
         }
         if !matchers.is_empty() {
-            // Then the older list does not count.
+            // If typed matchers are set, the older list is ignored.
             return errors.finish(matchers);
         }
         let older_path = path.field("match_subject_alt_names");
@@ -132,7 +132,7 @@ impl SanMatcher {
     }
 }
 
-/// Whether a certificate's DNS name, which may begin with a wildcard, covers `wanted`.
+/// Whether a certificate's DNS name covers `wanted`. It may begin with a wildcard.
 pub(crate) fn dns_name_covers(pattern: &str, wanted: &str) -> bool {
     if pattern.eq_ignore_ascii_case(wanted) {
         return true;
@@ -143,7 +143,7 @@ pub(crate) fn dns_name_covers(pattern: &str, wanted: &str) -> bool {
     let Some((label, wanted_parent)) = wanted.split_once('.') else {
         return false;
     };
-    // A wildcard stands for a part of one label, and never right below the top.
+    // A wildcard stands for one label or a part of it, and not directly below the top-level domain.
     let Some((start, end)) = first.split_once('*') else {
         return false;
     };

@@ -1,4 +1,4 @@
-//! Secrets that contexts refer to by name: `static_resources.secrets`.
+//! Secrets that contexts refer to by name (`static_resources.secrets`).
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::SdsSecr
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 
-/// The secrets of a bootstrap by kind and name, each with its place.
+/// The secrets of a bootstrap by type and name, each with its config path.
 #[derive(Debug, Default)]
 pub struct Secrets {
     certificates: HashMap<String, (TlsCertificate, FieldPath)>,
@@ -19,10 +19,10 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// The secrets of `bootstrap`. What is in them is looked at by the contexts that refer to them.
+    /// Reads the secrets of `bootstrap`. Their contents are checked by the contexts that refer to them.
     ///
     /// # Errors
-    /// Two of one kind and name.
+    /// Two secrets have the same type and name.
     pub fn build(bootstrap: &Bootstrap) -> Result<Secrets, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let mut secrets = Secrets::default();

@@ -1,4 +1,4 @@
-//! `DownstreamTlsContext`: TLS towards clients.
+//! `DownstreamTlsContext`: TLS connections from clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,14 +31,14 @@ use crate::stats::ContextStats;
 use crate::validation::Validation;
 use crate::verifier::ClientVerifier;
 
-/// Sessions that a context remembers for clients without tickets. Envoy's cache is BoringSSL's, of the same size.
+/// How many sessions a context caches for clients without tickets: the size of BoringSSL's cache, which Envoy uses.
 const SESSIONS: usize = 20 * 1024;
 
-/// TLS towards the clients of a filter chain.
+/// The TLS settings of a filter chain.
 pub struct ServerContext {
-    /// Without and with ALPN by the client's order of cipher suites, and without and with it by ours.
+    /// Four configurations: without and with ALPN, first in the client's order of cipher suites, then in ours.
     configs: [Arc<ServerConfig>; 4],
-    /// Those of this side.
+    /// The certificates of this proxy.
     pub certificates: Arc<Vec<Certificate>>,
     pub(crate) validation: Arc<Validation>,
 }
@@ -47,7 +47,7 @@ impl ServerContext {
     /// Builds the context found at `path`.
     ///
     /// # Errors
-    /// Everything about it that is wrong or not supported.
+    /// All parts of it that are wrong or not supported.
     pub fn build(
         config: &DownstreamTlsContext,
         path: &FieldPath,
@@ -123,15 +123,15 @@ impl ServerContext {
         })
     }
 
-    /// How a client that greets like this is served.
+    /// The configuration for a client that sent this ClientHello.
     #[must_use]
     pub fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let [_, with_alpn, ..] = &self.configs;
         let known = &with_alpn.alpn_protocols;
         let mut offered = hello.alpn().into_iter().flatten();
-        // Without a common protocol the connection goes on, with none.
+        // If no protocol is common to both, the connection is accepted without one.
         let common = offered.any(|offered| known.iter().any(|known| known == offered));
-        // As in BoringSSL: of the suites of TLS 1.3, those that the client likes best.
+        // As in BoringSSL, the client's preference decides among the suites of TLS 1.3.
         let offers_tls13 = (hello.cipher_suites().iter()).any(|suite| is_of_tls13(*suite));
         let [neither, alpn, order, both] = &self.configs;
         let config = match (common, !offers_tls13) {
@@ -153,7 +153,7 @@ fn is_of_tls13(suite: CipherSuite) -> bool {
     )
 }
 
-/// The certificates of a context.
+/// Builds the certificates of a context.
 pub(crate) fn certificates(
     common: &CommonTlsContext,
     parameters: &Parameters,
@@ -168,7 +168,7 @@ pub(crate) fn certificates(
         certificates.extend(errors.collect(built));
     }
     if !common.tls_certificates.is_empty() {
-        // Then secrets do not count.
+        // If certificates are inline, secrets are ignored.
         return errors.finish(certificates);
     }
     let path = path.field("tls_certificate_sds_secret_configs");
@@ -186,7 +186,7 @@ pub(crate) fn certificates(
     errors.finish(certificates)
 }
 
-/// The validation of a context.
+/// Builds the validation of a context.
 pub(crate) fn validation(
     common: &CommonTlsContext,
     secrets: &Secrets,
@@ -200,7 +200,7 @@ pub(crate) fn validation(
             let path = path.field("validation_context_sds_secret_config");
             let (context, path) = secrets.validation(config, &path)?;
             let built = Validation::build(Some(context), path)?;
-            Ok(built.called(&config.name))
+            Ok(built.with_stat_name(&config.name))
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
             let path = path.field("combined_validation_context");
@@ -214,17 +214,18 @@ pub(crate) fn validation(
                 .unwrap_or_default();
             let secret_path = path.field("validation_context_sds_secret_config");
             let (secret, _) = secrets.validation(&config, &secret_path)?;
-            // As protobuf merges messages: lists are joined, and what the secret sets wins.
+            // Merged as protobuf messages are: lists are concatenated, and fields that the secret sets override the
+            // others.
             let merged = context.merge(secret.encode_to_vec().as_slice());
             merged.map_err(|error| ConfigError::new(&secret_path, error.to_string()))?;
-            Ok(Validation::build(Some(&context), &path)?.called(&config.name))
+            Ok(Validation::build(Some(&context), &path)?.with_stat_name(&config.name))
         }
         _ => Validation::build(None, path),
     }
 }
 
 impl ServerContext {
-    /// Lists its stats, below `scope`.
+    /// Registers its stats, below `scope`.
     #[must_use]
     pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
         stats::of_context(&self.certificates, &self.validation, store, scope)
@@ -239,11 +240,11 @@ impl fmt::Debug for ServerContext {
     }
 }
 
-/// Chooses a certificate by the name and the algorithms of a client.
+/// Selects a certificate by the name and the algorithms in the ClientHello.
 #[derive(Debug)]
 struct Resolver {
     certificates: Arc<Vec<Certificate>>,
-    /// Each name with the numbers of the certificates that are for it.
+    /// Each name with the indexes of the certificates that are valid for it.
     names: Vec<(String, usize)>,
     /// `full_scan_certs_on_sni_mismatch`
     scans_all: bool,
@@ -291,7 +292,7 @@ impl Resolver {
                     return Some(found);
                 }
             }
-            // The one for this name, though the client will not be able to work with it.
+            // The certificate for this name, although the client does not support its algorithm.
             let mut named = wanted
                 .into_iter()
                 .flatten()
@@ -300,7 +301,7 @@ impl Resolver {
                 return Some(found);
             }
         }
-        // Nothing is for this name: the first that the client can work with, or just the first.
+        // No certificate is for this name: the first one that the client supports, or else the first.
         let usable = self.certificates.iter().filter(|c| is_usable(c));
         let first = match self.scans_all || hello.server_name().is_none() {
             true => best(usable),
@@ -310,7 +311,7 @@ impl Resolver {
     }
 }
 
-/// An ECDSA key is preferred to an RSA key.
+/// Prefers an ECDSA key to an RSA key.
 fn best<'a>(certificates: impl Iterator<Item = &'a Certificate>) -> Option<&'a Certificate> {
     let mut first = None;
     for certificate in certificates {

@@ -14,14 +14,15 @@ use outrider_stats::Visitor;
 
 use crate::certificate::Certificate;
 use crate::failure::Check;
-use crate::failure::Failure;
+use crate::failure::TlsFailure;
 use crate::info::TlsInfo;
 use crate::validation::Validation;
 
-/// More names than any of these families can have: there are nine cipher suites and eleven signature algorithms.
+/// More than the number of names in any of these families: there are nine cipher suites and eleven signature
+/// algorithms.
 const NAMES: usize = 16;
 
-/// Counters by what both sides agreed on, each listed from its first use on.
+/// Counters by the name of the negotiated version, suite, curve or algorithm. Each is listed once it has been used.
 #[derive(Debug, Default)]
 pub struct ByName([Slot; NAMES]);
 
@@ -83,16 +84,16 @@ outrider_stats::group! {
     pub struct ExpiryStats { expiration_unix_time_seconds: Gauge }
 }
 
-/// The stats of a context that are the process's and not a worker's; listed for as long as this is held.
+/// The stats of a context that belong to the process rather than to a worker. They are listed while this is held.
 #[derive(Debug)]
 pub struct ContextStats {
-    /// Lists the workers' stats before any worker has made its own copy.
+    /// Lists the workers' stats before any worker has registered its own copy.
     _listed: Arc<SslStats>,
     _expiries: Vec<Arc<ExpiryStats>>,
 }
 
-/// Lists the stats of a context, below `scope`, with when its certificates expire; of several with one name, the first to
-/// do so.
+/// Registers the stats of a context, below `scope`, with the expiry of its certificates. Of several certificates with
+/// the same name, the one that expires first counts.
 pub(crate) fn of_context(
     own: &[Certificate],
     validation: &Validation,
@@ -122,12 +123,12 @@ pub(crate) fn of_context(
     }
 }
 
-/// Who counts the handshakes of connections on a worker.
+/// Counts the handshakes on a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerSsl(pub Arc<SslStats>);
 
 impl WorkerSsl {
-    /// Counts a handshake that is complete.
+    /// Counts a completed handshake.
     pub fn succeeded(&self, info: &TlsInfo) {
         let stats = &self.0;
         stats.handshake.inc();
@@ -145,7 +146,7 @@ impl WorkerSsl {
     }
 
     /// Counts a connection that failed.
-    pub fn failed(&self, failure: &Failure) {
+    pub fn failed(&self, failure: &TlsFailure) {
         let stats = &self.0;
         match failure.check {
             Some(check) => self.refused(Some(check)),

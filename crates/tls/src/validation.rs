@@ -1,4 +1,4 @@
-//! `CertificateValidationContext`: which certificates of a peer are taken.
+//! `CertificateValidationContext`: which certificates of peers are accepted.
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -29,12 +29,12 @@ use crate::peer::PeerCertificate;
 use crate::sans::SanMatcher;
 use crate::sans::dns_name_covers;
 
-/// How certificates of peers are checked.
+/// How certificates of peers are verified.
 #[derive(Debug, Default)]
 pub(crate) struct Validation {
     /// The trusted CA's certificates.
     pub(crate) authorities: Vec<PeerCertificate>,
-    /// The name of the CA in stats: the secret's, or Envoy's for a CA without a name.
+    /// The CA's name in stats: the secret's, or Envoy's for a CA without a name.
     pub(crate) stat_name: String,
     anchors: Vec<TrustAnchor<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
@@ -42,30 +42,30 @@ pub(crate) struct Validation {
     sans: Vec<SanMatcher>,
     key_pins: Vec<[u8; 32]>,
     certificate_pins: Vec<[u8; 32]>,
-    takes_expired: bool,
-    /// What does not pass is taken all the same, and counted.
-    pub(crate) takes_untrusted: bool,
+    accepts_expired: bool,
+    /// Whether certificates that fail a check are accepted and only counted (`ACCEPT_UNTRUSTED`).
+    pub(crate) accepts_untrusted: bool,
     max_depth: usize,
     pub(crate) sends_authorities: bool,
 }
 
-/// What the certificate is for.
+/// The role of the peer whose certificate is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Usage {
     Server,
     Client,
 }
 
-/// What a peer presents, and when.
-pub(crate) struct Presented<'a> {
+/// The certificates that a peer presented, and when.
+pub(crate) struct PresentedChain<'a> {
     pub(crate) leaf: &'a CertificateDer<'a>,
     pub(crate) intermediates: &'a [CertificateDer<'a>],
     pub(crate) now: UnixTime,
     pub(crate) usage: Usage,
 }
 
-impl Presented<'_> {
-    /// A moment at which all of the chain was valid, if there was one: the latest beginning.
+impl PresentedChain<'_> {
+    /// The start of the time in which all certificates of the chain are valid: the latest `not_before`.
     fn moment_of_validity(&self) -> UnixTime {
         let begins = std::iter::once(self.leaf)
             .chain(self.intermediates)
@@ -105,8 +105,8 @@ impl Validation {
             sans: sans.unwrap_or_default(),
             key_pins: key_pins.unwrap_or_default(),
             certificate_pins: certificate_pins.unwrap_or_default(),
-            takes_expired: config.allow_expired_certificate,
-            takes_untrusted: config.trust_chain_verification()
+            accepts_expired: config.allow_expired_certificate,
+            accepts_untrusted: config.trust_chain_verification()
                 == TrustChainVerification::AcceptUntrusted,
             max_depth: config
                 .max_verify_depth
@@ -119,13 +119,13 @@ impl Validation {
         errors.finish(validation)
     }
 
-    /// The same, called by the name of the secret it came from.
-    pub(crate) fn called(self, name: &str) -> Validation {
+    /// Sets the name in stats, which is that of the secret.
+    pub(crate) fn with_stat_name(self, name: &str) -> Validation {
         let stat_name = name.to_owned();
         Validation { stat_name, ..self }
     }
 
-    /// In Envoy's words.
+    /// Refuses settings that need a trusted CA, with Envoy's messages.
     fn refuse_what_needs_a_ca(
         &self,
         config: &CertificateValidationContext,
@@ -149,16 +149,16 @@ impl Validation {
         }
     }
 
-    /// Whether peers are checked at all.
+    /// Whether peers are verified at all.
     pub(crate) fn checks_anything(&self) -> bool {
         self.has_authorities()
-            || self.takes_untrusted
+            || self.accepts_untrusted
             || !self.sans.is_empty()
             || !self.key_pins.is_empty()
             || !self.certificate_pins.is_empty()
     }
 
-    /// Whether clients must have a certificate: there is more to check than its chain.
+    /// Whether clients must present a certificate: true if more than its chain is checked.
     pub(crate) fn requires_certificate(&self) -> bool {
         let pinned = !self.key_pins.is_empty() || !self.certificate_pins.is_empty();
         pinned || !self.sans.is_empty()
@@ -169,17 +169,17 @@ impl Validation {
         !self.anchors.is_empty()
     }
 
-    /// The subjects of the trusted CA, which clients are told.
+    /// The subjects of the trusted CA, which are sent to clients.
     pub(crate) fn subjects(&self) -> Vec<DistinguishedName> {
         let subjects = self.anchors.iter().map(|anchor| anchor.subject.as_ref());
         subjects.map(DistinguishedName::in_sequence).collect()
     }
 
-    /// Checks a peer's certificate. `server_name` is what it must be for, in addition.
-    /// True if it was checked against a trusted CA.
+    /// Checks a peer's certificates. If `server_name` is set, the certificate must also be valid for it.
+    /// Returns true if they were checked against a trusted CA.
     pub(crate) fn check(
         &self,
-        presented: &Presented<'_>,
+        presented: &PresentedChain<'_>,
         server_name: Option<&str>,
     ) -> Result<bool, VerifyFailure> {
         if self.has_authorities() {
@@ -221,11 +221,11 @@ impl Validation {
             || self.key_pins.iter().any(|pin| pin == of_key.as_ref())
     }
 
-    fn check_chain(&self, presented: &Presented<'_>) -> Result<(), VerifyFailure> {
+    fn check_chain(&self, presented: &PresentedChain<'_>) -> Result<(), VerifyFailure> {
         let first = self.check_chain_at(presented, presented.now);
         match first {
             Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. })
-                if self.takes_expired =>
+                if self.accepts_expired =>
             {
                 let then = presented.moment_of_validity();
                 let again = self.check_chain_at(presented, then);
@@ -238,12 +238,12 @@ impl Validation {
 
     fn check_chain_at(
         &self,
-        presented: &Presented<'_>,
+        presented: &PresentedChain<'_>,
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
         let (leaf, intermediates) = (presented.leaf, presented.intermediates);
         if let Some(trusted) = self.authorities.iter().find(|ca| *ca.der == **leaf) {
-            // A certificate that is trusted itself: webpki would not take a CA's for a peer's.
+            // The peer's certificate is itself a trust anchor: webpki would refuse a CA's certificate as a peer's.
             return check_time(trusted, now);
         }
         let revoked: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
@@ -283,7 +283,7 @@ impl Validation {
     }
 }
 
-/// Whether a certificate is for `name`, a DNS name or an address.
+/// Whether a certificate is valid for `name`, a DNS name or an IP address.
 fn covers(certificate: &PeerCertificate, name: &str) -> bool {
     match name.parse() {
         Ok(ip) => certificate.ips.contains(&ip),
@@ -315,7 +315,7 @@ fn check_time(certificate: &PeerCertificate, now: UnixTime) -> Result<(), webpki
     Ok(())
 }
 
-/// The certificates of a data source in PEM.
+/// Reads the PEM certificates of a data source.
 pub(crate) fn read_certificates(
     source: Option<&DataSource>,
     path: &FieldPath,
@@ -338,7 +338,7 @@ pub(crate) fn read_certificates(
     }
 }
 
-/// What Envoy calls a data source in messages and on `/certs`.
+/// Envoy's name of a data source in messages and on `/certs`.
 pub(crate) fn source_name(source: &DataSource) -> String {
     use outrider_config::api::envoy::config::core::v3::data_source::Specifier;
     match &source.specifier {
@@ -356,7 +356,7 @@ fn anchors(
     for certificate in certificates {
         match webpki::anchor_from_trusted_cert(certificate) {
             Ok(anchor) => anchors.push(anchor.to_owned()),
-            Err(error) => errors.push(path, format!("holds what is no certificate: {error:?}")),
+            Err(error) => errors.push(path, format!("contains an invalid certificate: {error:?}")),
         }
     }
     errors.finish(anchors)
@@ -391,7 +391,7 @@ fn read_crls(
     errors.finish(lists)
 }
 
-/// SHA-256 of whole certificates, in hexadecimal digits with or without colons.
+/// SHA-256 hashes of certificates, as hexadecimal digits with or without colons.
 fn certificate_pins(
     config: &CertificateValidationContext,
     path: &FieldPath,
@@ -423,7 +423,7 @@ fn pin_of_digits(digits: &str) -> Option<[u8; 32]> {
     Some(pin)
 }
 
-/// SHA-256 of public keys, in base64.
+/// SHA-256 hashes of public keys, in base64.
 fn key_pins(
     config: &CertificateValidationContext,
     path: &FieldPath,

@@ -1,4 +1,4 @@
-//! How `rustls` asks about a peer's certificate, on either side.
+//! The verifiers that `rustls` calls with a peer's certificate, for clients and for servers.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use rustls::server::danger::ClientCertVerified;
 use rustls::server::danger::ClientCertVerifier;
 
 use crate::report;
-use crate::validation::Presented;
+use crate::validation::PresentedChain;
 use crate::validation::Usage;
 use crate::validation::Validation;
 
@@ -30,17 +30,21 @@ pub(crate) struct ClientVerifier {
     /// `require_client_certificate`
     required: bool,
     authorities: Vec<DistinguishedName>,
-    algorithms: WebPkiSupportedAlgorithms,
+    signatures: SignatureVerifier,
 }
 
 /// Checks the certificates of servers.
 #[derive(Debug)]
 pub(crate) struct ServerVerifier {
     pub(crate) validation: Arc<Validation>,
-    /// The certificate must be for the name that was asked for.
+    /// Whether the certificate must be valid for the requested name (`auto_sni_san_validation`).
     pub(crate) checks_server_name: bool,
-    pub(crate) algorithms: WebPkiSupportedAlgorithms,
+    pub(crate) signatures: SignatureVerifier,
 }
+
+/// Verifies the signatures of peers in the handshake, and reports their algorithm to the connection.
+#[derive(Debug)]
+pub(crate) struct SignatureVerifier(pub(crate) WebPkiSupportedAlgorithms);
 
 impl ClientVerifier {
     pub(crate) fn new(
@@ -56,16 +60,38 @@ impl ClientVerifier {
             validation,
             required,
             authorities,
-            algorithms,
+            signatures: SignatureVerifier(algorithms),
         }
     }
 }
 
+impl SignatureVerifier {
+    fn verify_tls12(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        report::update(|report| report.scheme = Some(signature.scheme));
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        report::update(|report| report.scheme = Some(signature.scheme));
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+}
+
 impl Validation {
-    /// [`Validation::check`], with its outcome reported to the connection.
+    /// Calls [`Validation::check`] and reports the result to the connection.
     fn check_and_report(
         &self,
-        presented: &Presented<'_>,
+        presented: &PresentedChain<'_>,
         server_name: Option<&str>,
     ) -> Result<(), Error> {
         let checked = self.check(presented, server_name);
@@ -77,7 +103,7 @@ impl Validation {
             Err(failure) => {
                 let error = failure.to_error();
                 report::update(|report| report.failure = Some(failure));
-                match self.takes_untrusted {
+                match self.accepts_untrusted {
                     true => Ok(()),
                     false => Err(error),
                 }
@@ -105,7 +131,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let presented = Presented {
+        let presented = PresentedChain {
             leaf,
             intermediates,
             now,
@@ -121,8 +147,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        report::update(|report| report.scheme = Some(signature.scheme));
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+        (self.signatures).verify_tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -131,12 +156,11 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        report::update(|report| report.scheme = Some(signature.scheme));
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        (self.signatures).verify_tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.signatures.0.supported_schemes()
     }
 }
 
@@ -150,7 +174,7 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let name = self.checks_server_name.then(|| server_name.to_str());
-        let presented = Presented {
+        let presented = PresentedChain {
             leaf,
             intermediates,
             now,
@@ -166,8 +190,7 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        report::update(|report| report.scheme = Some(signature.scheme));
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+        (self.signatures).verify_tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -176,11 +199,10 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        report::update(|report| report.scheme = Some(signature.scheme));
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        (self.signatures).verify_tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.signatures.0.supported_schemes()
     }
 }

@@ -20,8 +20,8 @@ use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_tls::ClientContext;
 use outrider_tls::ClientSession;
-use outrider_tls::Failure;
 use outrider_tls::Secrets;
+use outrider_tls::TlsFailure;
 use outrider_tls::TlsInfo;
 use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
@@ -87,7 +87,7 @@ impl ClusterTls {
         host: &Host,
         address: &Address,
         protocol: PoolProtocol,
-    ) -> Result<(NetworkStream, Rc<TlsInfo>), Failure> {
+    ) -> Result<(NetworkStream, Rc<TlsInfo>), TlsFailure> {
         let (place, offered): (usize, &[&str]) = match protocol {
             PoolProtocol::Http1 => (0, &["http/1.1"]),
             PoolProtocol::Http2 => (1, &["h2"]),

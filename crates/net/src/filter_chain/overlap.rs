@@ -1,4 +1,4 @@
-//! Refuses filter chains between which nothing could decide, in Envoy's words.
+//! Refuses filter chains that match the same connections equally specifically, with Envoy's messages.
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
@@ -40,7 +40,7 @@ pub(super) fn check(
 }
 
 impl Rule {
-    /// Whether some connection is matched by both, equally specifically in every respect.
+    /// Whether some connection matches both rules, equally specifically by every criterion.
     fn overlaps(&self, other: &Rule) -> bool {
         self.destination_port == other.destination_port
             && share(&self.destinations, &other.destinations)
@@ -54,7 +54,7 @@ impl Rule {
     }
 }
 
-/// Both ask nothing, or ask for the same thing.
+/// Whether both lists are empty or have an element in common.
 fn share<T: PartialEq>(these: &[T], those: &[T]) -> bool {
     these.is_empty() && those.is_empty() || these.iter().any(|this| those.contains(this))
 }

@@ -7,7 +7,7 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::CidrRange;
 
-/// A network: `10.0.0.0/8`. Bits past the length are zero, so that equal networks are equal values.
+/// A network such as `10.0.0.0/8`. Bits beyond the length are zero, so that equal networks are equal values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Prefix {
     network: IpAddr,
@@ -20,7 +20,7 @@ impl Prefix {
             let message = format!("malformed IP address: {}", range.address_prefix);
             ConfigError::new(&path.field("address_prefix"), message)
         })?;
-        // A length past the address's is cut to it, as in Envoy.
+        // A length beyond the address's is reduced to it, as in Envoy.
         let most = if address.is_ipv4() { 32 } else { 128 };
         let length = u8::try_from(range.prefix_len.unwrap_or(0))
             .unwrap_or(most)
@@ -40,7 +40,7 @@ impl Prefix {
     }
 }
 
-/// All prefixes of a list.
+/// Reads all prefixes of a list.
 pub(super) fn build_all(
     ranges: &[CidrRange],
     path: &FieldPath,

@@ -4,7 +4,7 @@ use outrider_config::api::envoy::config::core::v3::CidrRange;
 
 use super::*;
 
-/// A match from words: `to=80`, `at=10.0.0.0/8`, `name=*.a.com`, `over=tls`, `alpn=h2`, `peer=…/…`, `local`, `external`,
+/// Parses a match: `to=80`, `at=10.0.0.0/8`, `name=*.a.com`, `over=tls`, `alpn=h2`, `peer=…/…`, `local`, `external`,
 /// `from=…/…`, `from-port=1`.
 fn criteria(words: &str) -> api::FilterChainMatch {
     let mut criteria = api::FilterChainMatch::default();
@@ -50,7 +50,7 @@ fn address(text: &str) -> Address {
     Address::from(text.parse::<SocketAddr>().unwrap())
 }
 
-/// What Envoy 1.40.0 chose for these clients and chains (`-`: it closed the connection, `D`: the default chain).
+/// The chains that Envoy 1.40.0 selected for these clients (`-`: it closed the connection, `D`: the default chain).
 #[test]
 fn chooses_as_envoy_does() {
     let clients = [
@@ -108,7 +108,7 @@ fn chooses_as_envoy_does() {
         let built = build(chains, default).unwrap();
         let found = clients.map(|(source, destination)| {
             let (source, destination) = (address(source), address(destination));
-            let facts = Facts {
+            let input = FilterChainInput {
                 destination: &destination,
                 source: &source,
                 direct_source: &source,
@@ -116,7 +116,7 @@ fn chooses_as_envoy_does() {
                 transport_protocol: "raw_buffer",
                 application_protocols: &[],
             };
-            match built.find(&facts) {
+            match built.find(&input) {
                 Some(chain) if chain == chains.len() => "D".to_owned(),
                 Some(chain) => chain.to_string(),
                 None => "-".to_owned(),
@@ -148,7 +148,7 @@ fn names_and_protocols_go_from_the_most_specific_on() {
         ("a.com", &[], 0),
         ("", &["h2"], 0),
     ] {
-        let facts = Facts {
+        let input = FilterChainInput {
             destination: &here,
             source: &here,
             direct_source: &here,
@@ -157,7 +157,7 @@ fn names_and_protocols_go_from_the_most_specific_on() {
             application_protocols,
         };
         assert_eq!(
-            built.find(&facts),
+            built.find(&input),
             Some(chain),
             "{server_name} {application_protocols:?}"
         );
@@ -168,7 +168,7 @@ fn names_and_protocols_go_from_the_most_specific_on() {
 fn a_unix_socket_is_local_and_has_no_prefix_or_port() {
     let built = build(&["from=0.0.0.0/0", "to=80", "local", "external"], false).unwrap();
     let pipe = Address::pipe("/run/x", 0);
-    let facts = Facts {
+    let input = FilterChainInput {
         destination: &pipe,
         source: &pipe,
         direct_source: &pipe,
@@ -176,10 +176,10 @@ fn a_unix_socket_is_local_and_has_no_prefix_or_port() {
         transport_protocol: "raw_buffer",
         application_protocols: &[],
     };
-    assert_eq!(built.find(&facts), Some(2));
+    assert_eq!(built.find(&input), Some(2));
 }
 
-/// Each of these Envoy 1.40.0 refuses with these words, or accepts.
+/// Envoy 1.40.0 refuses each of these with this message, or accepts it.
 #[test]
 fn refuses_what_nothing_could_decide() {
     let same = "l.filter_chains[1].filter_chain_match: filter chain '' has the same matching rules defined as ''";

@@ -1,4 +1,4 @@
-//! A listener on one worker: chooses the filter chain of a connection, and hands the connection to it.
+//! A listener on one worker: selects the filter chain of each connection, and gives the connection to it.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,14 +12,14 @@ use tokio::task::spawn_local;
 use crate::AcceptedConnection;
 use crate::Address;
 use crate::DownstreamConnectionInfo;
-use crate::Facts;
+use crate::FilterChainInput;
 use crate::NetworkStream;
 use crate::Timers;
 use crate::WorkerCx;
 use crate::listener::ListenerConfig;
 use crate::listener::ServingChain;
 use crate::listener::balance::CountedConnection;
-use crate::listener::inspect::Found;
+use crate::listener::inspect::InspectionResult;
 use crate::listener::inspect::InspectorStats;
 use crate::listener::limit::ConnectionLimits;
 use crate::listener::limit::ConnectionPermits;
@@ -28,26 +28,26 @@ use crate::stats::ExtensionConfigStats;
 use crate::stats::ListenerStats;
 use crate::stats::WorkerListenerStats;
 
-/// Numbers the connections of the process (`%CONNECTION_ID%`).
+/// The id of the next connection, unique in the process (`%CONNECTION_ID%`).
 static NEXT_CONNECTION_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A listener on one worker.
 pub struct Listener {
     config: Arc<ListenerConfig>,
-    /// By filter chain number.
+    /// By the index of the filter chain.
     chains: Vec<Rc<ServingChain>>,
     limits: ConnectionLimits,
     stats: Arc<ListenerStats>,
     worker_stats: Arc<WorkerListenerStats>,
-    /// Never counted, but listed.
+    /// Always zero, but listed as in Envoy.
     _extension_config_stats: Arc<ExtensionConfigStats>,
-    /// None without listener filters.
+    /// `None` without listener filters.
     inspector_stats: Option<Arc<InspectorStats>>,
     cx: Rc<WorkerCx>,
 }
 
 impl Listener {
-    /// The listener of `config` on a worker. `chains` are its filter chains by number: `filter_chains` in order, then
+    /// The listener of `config` on a worker. `chains` are its filter chains by index: `filter_chains` in order, then
     /// `default_filter_chain`.
     #[must_use]
     pub fn new(
@@ -75,7 +75,7 @@ impl Listener {
         &self.config.name
     }
 
-    /// The number of its worker.
+    /// The index of its worker.
     pub(super) fn worker(&self) -> usize {
         self.cx.index as usize
     }
@@ -89,14 +89,14 @@ impl Listener {
         self.config.accepts_per_event as usize
     }
 
-    /// Counts connections that the kernel gave at once.
+    /// Counts connections that one call of the kernel returned.
     pub(super) fn count_accepted(&self, connections: usize) {
         self.stats
             .connections_accepted_per_socket_event
             .record(connections as u64);
     }
 
-    /// Serves a connection in a task of its own; one over a limit or without a filter chain is closed.
+    /// Serves a connection in a task of its own. Closes it if it is over a limit or no filter chain matches.
     pub(super) fn start(
         self: &Rc<Listener>,
         stream: NetworkStream,
@@ -110,48 +110,48 @@ impl Listener {
         let local = self.local_address(&stream, address);
         let held = (permits, counted);
         let Some(inspector_stats) = self.inspector_stats.clone() else {
-            return self.serve(stream, (local, remote), &Found::default(), held);
+            return self.serve(stream, (local, remote), &InspectionResult::default(), held);
         };
         let listener = self.clone();
         let mut stream = stream;
         spawn_local(async move {
             let (stats, cx) = (&listener.stats, &listener.cx);
             let pending = stats.hold(|stats| &stats.downstream_pre_cx_active);
-            let found = listener
+            let inspection = listener
                 .config
                 .filters
                 .inspect(&mut stream, (stats, &inspector_stats), cx)
                 .await;
             drop(pending);
-            if let Some(found) = found {
-                listener.serve(stream, (local, remote), &found, held);
+            if let Some(inspection) = inspection {
+                listener.serve(stream, (local, remote), &inspection, held);
             }
         });
     }
 
-    /// Hands a connection, of whose client this much is known, to its filter chain.
+    /// Selects the filter chain of a connection, and gives the connection to it.
     fn serve(
         self: &Rc<Listener>,
         stream: NetworkStream,
         (local, remote): (Address, Address),
-        found: &Found,
+        inspection: &InspectionResult,
         held: (ConnectionPermits, Option<CountedConnection>),
     ) {
-        let protocols: Vec<&str> = (found.application_protocols.iter())
+        let protocols: Vec<&str> = (inspection.application_protocols.iter())
             .map(String::as_str)
             .collect();
-        let facts = Facts {
+        let input = FilterChainInput {
             destination: &local,
             source: &remote,
             direct_source: &remote,
-            server_name: &found.server_name,
-            transport_protocol: match found.is_tls {
+            server_name: &inspection.server_name,
+            transport_protocol: match inspection.is_tls {
                 true => "tls",
                 false => "raw_buffer",
             },
             application_protocols: &protocols,
         };
-        let Some(chain) = self.config.chains.find(&facts) else {
+        let Some(chain) = self.config.chains.find(&input) else {
             log::debug!(target: "conn_handler", "closing connection from {remote}: no matching filter chain found");
             self.stats.no_filter_chain_match.inc();
             return;
@@ -165,20 +165,20 @@ impl Listener {
             started: self.cx.timers.now(),
             listener: self.config.name.clone(),
             filter_chain: self.config.chain_names[chain].clone(),
-            server_name: found.server_name.as_str().into(),
+            server_name: inspection.server_name.as_str().into(),
             tls: None,
         };
         let connection = AcceptedConnection {
             stream,
             info: Rc::new(info),
         };
-        let served = Served::new(self.clone(), &connection, held);
+        let served = ActiveConnectionCount::new(self.clone(), &connection, held);
         if let Some(chain) = self.chains.get(chain) {
             chain.serve(connection, served);
         }
     }
 
-    /// A permit of each limit that applies; `None` closes the connection.
+    /// Takes a permit from each limit that applies; `None` means that the connection must be closed.
     fn take_permits(&self) -> Option<ConnectionPermits> {
         match self.limits.enter() {
             Ok(permits) => return Some(permits),
@@ -188,12 +188,12 @@ impl Listener {
         None
     }
 
-    /// What the client connected to: the kernel is asked only where the bound address leaves it open.
+    /// The address that the client connected to. Asks the kernel only if the bound address does not tell.
     fn local_address(&self, stream: &NetworkStream, bound: &Address) -> Address {
         let open = match bound {
             Address::Ip(ip) => match ip.ip() {
                 IpAddr::V4(v4) => v4.is_unspecified() || self.config.transparent,
-                // An IPv4 client of an IPv4-mapped address sees it as IPv4.
+                // A client of an IPv4-mapped address sees it as IPv4.
                 IpAddr::V6(v6) => {
                     v6.is_unspecified() || v6.to_ipv4_mapped().is_some() || self.config.transparent
                 }
@@ -209,25 +209,25 @@ impl Listener {
     }
 }
 
-/// Counts a connection for as long as it is held.
-struct Served {
+/// Counts an open connection in the stats until it is dropped.
+struct ActiveConnectionCount {
     listener: Rc<Listener>,
     started: tokio::time::Instant,
     _held: (ConnectionPermits, Option<CountedConnection>),
 }
 
-impl Served {
+impl ActiveConnectionCount {
     fn new(
         listener: Rc<Listener>,
         connection: &AcceptedConnection,
         held: (ConnectionPermits, Option<CountedConnection>),
-    ) -> Served {
+    ) -> ActiveConnectionCount {
         listener.stats.downstream_cx_total.inc();
         listener.stats.downstream_pre_cx_active.mark_used();
         listener.stats.downstream_cx_active.inc();
         listener.worker_stats.downstream_cx_total.inc();
         listener.worker_stats.downstream_cx_active.inc();
-        Served {
+        ActiveConnectionCount {
             listener,
             started: connection.info.started,
             _held: held,
@@ -235,7 +235,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for ActiveConnectionCount {
     fn drop(&mut self) {
         let stats = &self.listener.stats;
         stats.downstream_cx_active.dec();

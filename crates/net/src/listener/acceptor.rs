@@ -1,4 +1,4 @@
-//! One address on one worker: accepts connections and hands them to the listener that is current.
+//! One address on one worker: accepts connections and gives them to the current listener.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -28,16 +28,18 @@ use crate::listener::ListenAddress;
 use crate::listener::Listener;
 use crate::listener::WorkerSocket;
 use crate::listener::balance::Balancer;
-use crate::listener::balance::Handed;
-use crate::listener::balance::HandedSocket;
+use crate::listener::balance::HandedOverConnection;
+use crate::listener::balance::HandedOverSocket;
 
-/// Without file descriptors, accepting is tried again after this long: the queue keeps the connections meanwhile.
+/// When the process has no file descriptors left, accepting is tried again after this time. Meanwhile connections wait
+/// in the kernel's queue.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
-/// How long handshakes that have begun may take when their socket is to be closed.
-const HANDSHAKES: Duration = Duration::from_millis(20);
+/// How long a socket that is to be closed waits for TCP handshakes that have begun.
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(20);
 
-/// A filter for a listening TCP socket: segments with SYN are dropped, others pass. It sees the TCP header.
+/// A BPF filter for a listening TCP socket: drops segments with SYN and passes others. Its input begins with the TCP
+/// header.
 const DROP_SYN: [SockFilter; 4] = [
     SockFilter::new(BPF_LOAD_BYTE, 0, 0, TCP_FLAGS),
     SockFilter::new(BPF_JUMP_IF_SET, 0, 1, TCP_SYN),
@@ -47,15 +49,15 @@ const DROP_SYN: [SockFilter; 4] = [
 const BPF_LOAD_BYTE: u16 = 0x30;
 const BPF_JUMP_IF_SET: u16 = 0x45;
 const BPF_RETURN: u16 = 0x06;
-/// Where a TCP header has its flags, and the one that opens a connection.
+/// The offset of the flags in a TCP header, and the flag of a segment that opens a connection.
 const TCP_FLAGS: u32 = 13;
 const TCP_SYN: u32 = 0x02;
 
-/// Accepts on one socket until it is dropped, which accepts what waits in the socket's queue and closes it; connections
-/// go on.
+/// Accepts on one socket until it is dropped. Then it accepts the connections that wait in the socket's queue and
+/// closes the socket. Accepted connections stay open.
 ///
-/// A client whose connection comes between these two is refused, so a listener is replaced by
-/// [handing its acceptors over](Acceptor::hand_to).
+/// A client that connects after the last accept but before the socket is closed is refused. So, to replace a listener,
+/// [hand its acceptors over](Acceptor::hand_to).
 #[derive(Debug)]
 pub struct Acceptor {
     address: Rc<AcceptingAddress>,
@@ -64,24 +66,24 @@ pub struct Acceptor {
 
 struct AcceptingAddress {
     settings: Arc<ListenAddress>,
-    /// With the port that the kernel chose.
+    /// The bound address, with the port that the kernel chose.
     address: Address,
     listener: RefCell<Rc<Listener>>,
-    /// Told when the socket is to be closed.
+    /// Notified when the socket is to be closed.
     closing: Notify,
 }
 
-/// A socket that listens.
+/// A listening socket.
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Acceptor {
-    /// Starts accepting for `listener`. To be called on the worker, inside its runtime.
+    /// Starts accepting for `listener`. Must be called on the worker, inside its runtime.
     ///
     /// # Errors
-    /// When the runtime can't watch the socket.
+    /// The runtime cannot watch the socket.
     pub fn start(from: WorkerSocket, listener: Rc<Listener>) -> io::Result<Acceptor> {
         let socket = match from.address {
             Address::Ip(_) => Socket::Tcp(TcpListener::from_std(from.socket.into())?),
@@ -96,7 +98,7 @@ impl Acceptor {
         let (balancer, inbox) = from.balance.unzip();
         let accepting = spawn_local(address.clone().accept(socket, balancer));
         if let Some(inbox) = inbox {
-            // Ends when no worker is left that could hand a connection over.
+            // Ends when no worker is left that could send a connection.
             spawn_local(address.clone().receive(inbox));
         }
         Ok(Acceptor {
@@ -105,16 +107,16 @@ impl Acceptor {
         })
     }
 
-    /// Accepts what waits in the socket's queue, then closes the socket.
+    /// Accepts the connections that wait in the socket's queue, then closes the socket.
     pub async fn close(mut self) {
         self.address.closing.notify_one();
         if let Some(accepting) = self.accepting.take() {
-            // It ends by itself; that it panicked changes nothing.
+            // The task ends by itself; if it panicked, the socket is closed as well.
             let _ = accepting.await;
         }
     }
 
-    /// Has connections that are accepted from now on served by `listener`.
+    /// Gives connections that are accepted from now on to `listener`.
     pub fn hand_to(&self, listener: Rc<Listener>) {
         let previous = self.address.listener.replace(listener);
         drop(previous);
@@ -146,7 +148,7 @@ impl AcceptingAddress {
         self.listener.borrow().clone()
     }
 
-    /// Accepts until it is told to close the socket, and then what is left in the queue.
+    /// Accepts until it is told to close the socket, then accepts the rest of the queue.
     async fn accept(self: Rc<Self>, socket: Socket, balancer: Option<Arc<Balancer>>) {
         let balancer = balancer.as_ref();
         tokio::select! {
@@ -154,11 +156,11 @@ impl AcceptingAddress {
             () = self.closing.notified() => {}
             () = self.accept_forever(&socket, balancer) => {}
         }
-        // No client may come between the last look into the queue and the socket's end: it would be cut.
+        // First refuses new clients: one that connected between the last accept and the close would be reset.
         let _ = socket.refuse_new();
         if matches!(socket, Socket::Tcp(_)) {
             let accepting = self.accept_forever(&socket, balancer);
-            let _ = tokio::time::timeout(HANDSHAKES, accepting).await;
+            let _ = tokio::time::timeout(HANDSHAKE_GRACE, accepting).await;
         }
         let mut left = Vec::new();
         while let Ok(connection) = socket.accept_now(&self.address) {
@@ -181,7 +183,7 @@ impl AcceptingAddress {
         }
     }
 
-    /// Never ends.
+    /// Never returns.
     async fn accept_forever(&self, socket: &Socket, balancer: Option<&Arc<Balancer>>) {
         loop {
             let mut accepted = Vec::new();
@@ -199,7 +201,7 @@ impl AcceptingAddress {
         }
     }
 
-    /// Takes what the kernel has, up to `max_connections_to_accept_per_socket_event`.
+    /// Takes the connections that the kernel has, up to `max_connections_to_accept_per_socket_event`.
     fn poll_batch(
         &self,
         socket: &Socket,
@@ -220,7 +222,7 @@ impl AcceptingAddress {
         }
     }
 
-    /// Serves the connection here, or hands it to the worker that has fewest.
+    /// Serves the connection here, or sends it to the worker that has the fewest.
     fn balance(
         &self,
         stream: NetworkStream,
@@ -228,18 +230,18 @@ impl AcceptingAddress {
         listener: &Rc<Listener>,
         balancer: &Arc<Balancer>,
     ) {
-        let counted = balancer.count_one();
+        let counted = balancer.assign_connection();
         if counted.worker() == listener.worker() {
             return listener.start(stream, remote, &self.address, Some(counted));
         }
         let socket = match stream {
-            NetworkStream::Tcp(stream) => stream.into_std().map(HandedSocket::Tcp),
-            NetworkStream::Unix(stream) => stream.into_std().map(HandedSocket::Unix),
+            NetworkStream::Tcp(stream) => stream.into_std().map(HandedOverSocket::Tcp),
+            NetworkStream::Unix(stream) => stream.into_std().map(HandedOverSocket::Unix),
             NetworkStream::Tls(_) => return,
         };
-        // A socket that the runtime cannot let go of is closed.
+        // If the runtime cannot release the socket, the connection is closed.
         if let Ok(socket) = socket {
-            balancer.hand_over(Handed {
+            balancer.hand_over(HandedOverConnection {
                 socket,
                 remote,
                 counted,
@@ -247,12 +249,16 @@ impl AcceptingAddress {
         }
     }
 
-    /// Serves the connections that other workers hand over. Never ends.
-    async fn receive(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Handed>) {
+    /// Serves the connections that other workers send. Never returns.
+    async fn receive(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<HandedOverConnection>) {
         while let Some(handed) = inbox.recv().await {
             let stream = match handed.socket {
-                HandedSocket::Tcp(socket) => TcpStream::from_std(socket).map(NetworkStream::Tcp),
-                HandedSocket::Unix(socket) => UnixStream::from_std(socket).map(NetworkStream::Unix),
+                HandedOverSocket::Tcp(socket) => {
+                    TcpStream::from_std(socket).map(NetworkStream::Tcp)
+                }
+                HandedOverSocket::Unix(socket) => {
+                    UnixStream::from_std(socket).map(NetworkStream::Unix)
+                }
             };
             if let Ok(stream) = stream {
                 let listener = self.listener();
@@ -263,17 +269,17 @@ impl AcceptingAddress {
 }
 
 impl Socket {
-    /// Has the kernel take no new connections; those in the queue can still be accepted.
+    /// Makes the kernel refuse new connections. Those in the queue can still be accepted.
     fn refuse_new(&self) -> io::Result<()> {
         match self {
-            // Dropped rather than answered: the client tries again after a second, and is refused then. Whose handshake
-            // has begun finishes it.
+            // SYNs are dropped rather than answered: the client repeats its SYN after a second and is refused then.
+            // Handshakes that have begun can finish.
             Socket::Tcp(listener) => SockRef::from(listener).attach_filter(&DROP_SYN),
             Socket::Unix(listener) => SockRef::from(listener).shutdown(Shutdown::Both),
         }
     }
 
-    /// Asks the kernel, not the runtime: that may not know yet of the newest connection.
+    /// Asks the kernel rather than the runtime, which may not know the newest connection yet.
     fn accept_now(&self, own: &Address) -> io::Result<(NetworkStream, Address)> {
         let of = match self {
             Socket::Tcp(listener) => SockRef::from(listener),
@@ -301,7 +307,7 @@ impl Socket {
         }
     }
 
-    /// A connection and where it comes from; `own` is the socket's address.
+    /// Accepts a connection, with its peer's address. `own` is the socket's address.
     fn poll_accept(
         &self,
         own: &Address,
@@ -319,7 +325,7 @@ impl Socket {
     }
 }
 
-/// Clients of a UNIX socket hardly ever have a name; Envoy calls them by the listener's.
+/// The peer address of a client of a UNIX socket. Most such clients have none, and Envoy then reports the listener's.
 fn peer_of_pipe(path: Option<&Path>, own: &Address) -> Address {
     path.map_or_else(
         || own.clone(),
@@ -327,7 +333,7 @@ fn peer_of_pipe(path: Option<&Path>, own: &Address) -> Address {
     )
 }
 
-/// Errors that `accept(2)` passes on from a connection that died in the queue.
+/// Errors of `accept(2)` that concern one connection, which failed while in the queue.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! `exact_balance`: an accepted connection goes to the worker that has fewest of this listener's.
+//! `exact_balance`: an accepted connection goes to the worker that has the fewest of this listener's connections.
 
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -10,29 +10,29 @@ use tokio::sync::mpsc;
 
 use crate::Address;
 
-/// A connection on its way from the worker that accepted it to the one that serves it.
+/// A connection on its way from the worker that accepted it to the worker that will serve it.
 #[derive(Debug)]
-pub(super) struct Handed {
-    pub(super) socket: HandedSocket,
+pub(super) struct HandedOverConnection {
+    pub(super) socket: HandedOverSocket,
     pub(super) remote: Address,
     pub(super) counted: CountedConnection,
 }
 
 #[derive(Debug)]
-pub(super) enum HandedSocket {
+pub(super) enum HandedOverSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// How many connections each worker has, and the way to it.
+/// The number of connections of each worker, and a channel to it.
 #[derive(Debug)]
 pub(super) struct Balancer {
     active: Vec<AtomicU64>,
-    /// Unbounded, but what waits in it is limited by the process's open files.
-    inboxes: Vec<mpsc::UnboundedSender<Handed>>,
+    /// The channel is unbounded, but the process's limit of open files bounds what waits in it.
+    inboxes: Vec<mpsc::UnboundedSender<HandedOverConnection>>,
 }
 
-/// A connection counted to a worker, until it is dropped.
+/// A connection that counts for a worker until it is dropped.
 #[derive(Debug)]
 pub(super) struct CountedConnection {
     balancer: Arc<Balancer>,
@@ -40,15 +40,20 @@ pub(super) struct CountedConnection {
 }
 
 impl Balancer {
-    /// A balancer, and each worker's end of it.
-    pub(super) fn new(workers: u32) -> (Arc<Balancer>, Vec<mpsc::UnboundedReceiver<Handed>>) {
+    /// A balancer, and each worker's receiving end.
+    pub(super) fn new(
+        workers: u32,
+    ) -> (
+        Arc<Balancer>,
+        Vec<mpsc::UnboundedReceiver<HandedOverConnection>>,
+    ) {
         let (inboxes, outboxes) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let active = (0..workers).map(|_| AtomicU64::new(0)).collect();
         (Arc::new(Balancer { active, inboxes }), outboxes)
     }
 
-    /// Counts a connection to the worker that has fewest, which is to serve it.
-    pub(super) fn count_one(self: &Arc<Balancer>) -> CountedConnection {
+    /// Counts a connection for the worker that has the fewest, which must then serve it.
+    pub(super) fn assign_connection(self: &Arc<Balancer>) -> CountedConnection {
         let loads = self
             .active
             .iter()
@@ -64,14 +69,14 @@ impl Balancer {
         }
     }
 
-    /// Sends a connection to the worker to which it is counted. One that is shutting down drops it, which closes it.
-    pub(super) fn hand_over(&self, handed: Handed) {
+    /// Sends a connection to the worker for which it counts. A worker that is shutting down drops it, which closes it.
+    pub(super) fn hand_over(&self, handed: HandedOverConnection) {
         let _ = self.inboxes[handed.counted.worker].send(handed);
     }
 }
 
 impl CountedConnection {
-    /// The worker's number.
+    /// The worker's index.
     pub(super) fn worker(&self) -> usize {
         self.worker
     }
@@ -90,10 +95,11 @@ mod tests {
     #[test]
     fn the_emptiest_worker_is_next() {
         let (balancer, _inboxes) = Balancer::new(3);
-        let mut held: Vec<CountedConnection> = (0..6).map(|_| balancer.count_one()).collect();
+        let mut held: Vec<CountedConnection> =
+            (0..6).map(|_| balancer.assign_connection()).collect();
         let workers: Vec<usize> = held.iter().map(CountedConnection::worker).collect();
         assert_eq!(workers, [0, 1, 2, 0, 1, 2]);
         held.retain(|counted| counted.worker() != 1);
-        assert_eq!(balancer.count_one().worker(), 1);
+        assert_eq!(balancer.assign_connection().worker(), 1);
     }
 }

@@ -21,48 +21,49 @@ use crate::KeepAlive;
 use crate::PipeAddress;
 use crate::listener::SocketOptions;
 use crate::listener::balance::Balancer;
-use crate::listener::balance::Handed;
+use crate::listener::balance::HandedOverConnection;
 
-/// One address to listen on, and its sockets' settings. Equal ones can share sockets: a listener that replaces another
-/// goes on with those that it has.
+/// One address to listen on, and the settings of its sockets. Listeners with equal ones can share sockets: a listener
+/// that replaces another keeps using the other's.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     /// The address, as the config writes it.
     pub address: Address,
-    /// Where the kernel chooses the port: the listener's name and the address's place in it, since each gets another.
+    /// Set if the kernel chooses the port: the listener's name and the address's index in it, since each such address
+    /// gets another port.
     pub(super) port_of: Option<(Arc<str>, usize)>,
     pub(super) ipv4_compat: bool,
     pub(super) options: SocketOptions,
     pub(super) keepalive: Option<KeepAlive>,
     pub(super) reuse_port: bool,
     pub(super) exact_balance: bool,
-    /// The kernel cuts it to `net.core.somaxconn`.
+    /// The length of the queue (`tcp_backlog_size`). The kernel limits it to `net.core.somaxconn`.
     pub(super) backlog: i32,
     pub(super) mptcp: bool,
     pub(super) freebind: bool,
     pub(super) transparent: bool,
 }
 
-/// An address with its sockets, which do not listen yet: the kernel refuses connections.
+/// An address with its bound sockets, which do not listen yet: until then the kernel refuses connections.
 #[derive(Debug)]
 pub struct BoundAddress {
     settings: Arc<ListenAddress>,
     address: Address,
-    /// One per worker; they share one queue when the port is not shared by `SO_REUSEPORT`.
+    /// One per worker. They share one queue unless the port is shared by `SO_REUSEPORT`.
     sockets: Vec<Socket>,
     queues: usize,
 }
 
-/// What one worker accepts from.
+/// The socket from which one worker accepts.
 #[derive(Debug)]
 pub struct WorkerSocket {
     pub(super) settings: Arc<ListenAddress>,
     pub(super) address: Address,
     pub(super) socket: Socket,
-    pub(super) balance: Option<(Arc<Balancer>, mpsc::UnboundedReceiver<Handed>)>,
+    pub(super) balance: Option<(Arc<Balancer>, mpsc::UnboundedReceiver<HandedOverConnection>)>,
 }
 
-/// A socket that could not be made, bound or listened on.
+/// A socket could not be created, bound or listened on.
 #[derive(Debug)]
 pub struct BindError {
     listener: Arc<str>,
@@ -81,7 +82,7 @@ impl ListenAddress {
     /// Binds the address of `listener`, once for each of `workers` workers.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn bind(
         self: &Arc<ListenAddress>,
         listener: &Arc<str>,
@@ -96,7 +97,7 @@ impl ListenAddress {
     fn bind_all(self: &Arc<ListenAddress>, workers: u32) -> io::Result<BoundAddress> {
         let share_port = self.reuse_port && self.address.ip().is_some();
         let first = self.bind_socket(&self.address, share_port)?;
-        // Port 0 is the kernel's choice; the other workers must get the same.
+        // If the kernel chooses the port (port 0), the other workers must get the same port.
         let address = match (self.address.ip(), first.local_addr()?.as_socket()) {
             (Some(_), Some(chosen)) => Address::Ip(chosen),
             _ => self.address.clone(),
@@ -130,7 +131,7 @@ impl ListenAddress {
                 socket.set_nonblocking(true)?;
                 socket.set_reuse_address(true)?;
                 socket.set_reuse_port(share_port)?;
-                // Accepted sockets inherit these: no system call per connection.
+                // Accepted sockets inherit these options, which saves a system call per connection.
                 socket.set_tcp_nodelay(true)?;
                 if let Some(keepalive) = &self.keepalive {
                     keepalive.apply(&socket)?;
@@ -150,7 +151,7 @@ impl ListenAddress {
         }
     }
 
-    /// `freebind` and `transparent`: addresses that this machine does not have.
+    /// Sets `freebind` and `transparent`, which allow addresses that this machine does not have.
     fn set_foreign_address_options(&self, socket: &Socket, is_ipv6: bool) -> io::Result<()> {
         match (self.freebind, is_ipv6) {
             (true, false) => socket.set_freebind_v4(true)?,
@@ -166,7 +167,7 @@ impl ListenAddress {
 }
 
 impl WorkerSocket {
-    /// The settings it was bound by.
+    /// The settings that it was bound with.
     #[must_use]
     pub fn settings(&self) -> &Arc<ListenAddress> {
         &self.settings
@@ -174,7 +175,7 @@ impl WorkerSocket {
 }
 
 impl BoundAddress {
-    /// The settings it was bound by.
+    /// The settings that it was bound with.
     #[must_use]
     pub fn settings(&self) -> &Arc<ListenAddress> {
         &self.settings
@@ -186,10 +187,10 @@ impl BoundAddress {
         &self.address
     }
 
-    /// Lets the kernel take connections for `listener`. Until workers accept, they wait in its queue.
+    /// Lets the kernel accept connections for `listener`. They wait in its queue until workers accept them.
     ///
     /// # Errors
-    /// The system's, also from options that are set now.
+    /// The system's error, also for socket options that are set at this point.
     pub fn listen(&self, listener: &Arc<str>) -> Result<(), BindError> {
         let is_ipv6 = self.address.ip().is_some_and(|ip| ip.is_ipv6());
         if let (Address::Pipe(PipeAddress::Path { path, mode }), [socket, ..]) =
@@ -214,7 +215,7 @@ impl BoundAddress {
         Ok(())
     }
 
-    /// Each worker's socket, by its number.
+    /// Each worker's socket, by the worker's index.
     #[must_use]
     pub fn into_workers(self) -> Vec<WorkerSocket> {
         let workers = u32::try_from(self.sockets.len()).unwrap_or(u32::MAX);
@@ -241,7 +242,7 @@ fn bind_pipe(pipe: &PipeAddress) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     match pipe {
         PipeAddress::Path { path, mode } => {
-            // A running listener may still accept there: the path is taken over when this one listens.
+            // A running listener may still accept at this path. `listen` takes the path over.
             if !is_socket(path) {
                 bind_path(&socket, path, *mode)?;
             }
@@ -264,14 +265,14 @@ fn bind_path(socket: &Socket, path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Listens at `path` in the place of the socket there, which a former process left, or which a listener still has that
-/// this one replaces. Clients that connect meanwhile get to either.
+/// Listens at `path` in place of a socket that a former process left, or that belongs to the listener that this one
+/// replaces. Clients that connect meanwhile reach one or the other.
 fn take_path(socket: &Socket, path: &Path, mode: u32, backlog: i32) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = Path::new(&beside);
     if SockAddr::unix(beside).is_err() {
-        // Too long a name for a second one beside it.
+        // The name is too long to add a suffix for a temporary name beside it.
         fs::remove_file(path)?;
         return bind_path(socket, path, mode);
     }
@@ -283,12 +284,12 @@ fn take_path(socket: &Socket, path: &Path, mode: u32, backlog: i32) -> io::Resul
     fs::rename(beside, path)
 }
 
-/// Other files are not ours to replace.
+/// Whether a socket is at `path`: other kinds of files are never replaced.
 fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// The system's words without Rust's `(os error 98)`.
+/// The system's message without Rust's suffix `(os error 98)`.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error") {

@@ -23,13 +23,13 @@ use crate::WorkerCx;
 use crate::stats::ListenerStats;
 use crate::tls::HandshakeLimit;
 
-/// A filter chain on one worker. It may outlive the listener that it was made for: a listener that replaces another goes
-/// on with the chains that did not change.
+/// A filter chain on one worker. It can outlive the listener for which it was created: a listener that replaces another
+/// reuses the chains that did not change.
 pub struct ServingChain {
     handler: Rc<dyn ConnectionHandler>,
     tls: Option<ChainTls>,
     open: RefCell<Slab<Option<AbortHandle>>>,
-    /// Told when the last connection has ended.
+    /// Notified when the last connection has ended.
     ended: Notify,
 }
 
@@ -44,7 +44,7 @@ pub struct ChainTls {
 }
 
 impl ChainTls {
-    /// TLS by `context`, in a listener whose stats are below `scope`. A handshake may take `timeout`.
+    /// TLS with `context`, in a listener whose stats are below `scope`. A handshake may take `timeout`.
     #[must_use]
     pub fn new(
         context: Arc<ServerContext>,
@@ -73,14 +73,14 @@ impl ChainTls {
     }
 }
 
-/// A place among the open connections of a chain, until it is dropped.
+/// Counts as an open connection of the chain until it is dropped.
 struct OpenConnection {
     chain: Rc<ServingChain>,
     key: usize,
 }
 
 impl ServingChain {
-    /// A chain whose connections `handler` serves, over TLS if there is one.
+    /// A chain whose connections `handler` serves, over TLS if `tls` is set.
     #[must_use]
     pub fn new(handler: Rc<dyn ConnectionHandler>, tls: Option<ChainTls>) -> Rc<ServingChain> {
         Rc::new(ServingChain {
@@ -91,7 +91,7 @@ impl ServingChain {
         })
     }
 
-    /// Serves a connection in a task of its own, which holds on to `held` until the connection ends.
+    /// Serves a connection in a task of its own, which keeps `held` until the connection ends.
     pub(super) fn serve(
         self: &Rc<ServingChain>,
         mut connection: AcceptedConnection,
@@ -128,7 +128,7 @@ impl ServingChain {
         }
     }
 
-    /// Closes all connections, whatever they carry.
+    /// Closes all connections, even with requests under way.
     pub fn close_all(&self) {
         let tasks: Vec<AbortHandle> = {
             let open = self.open.borrow();
@@ -143,7 +143,7 @@ impl ServingChain {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         let mut open = self.chain.open.borrow_mut();
-        // The task's handle may be the last hold on the task, so it is dropped outside the borrow.
+        // The handle may be the last reference to its task, so it is dropped outside the borrow.
         let removed = open.try_remove(self.key);
         let last = open.is_empty();
         drop(open);

@@ -1,6 +1,6 @@
-//! Listener filters: what is found out about a connection before its filter chain is chosen.
+//! Listener filters: they inspect a connection before its filter chain is selected.
 //!
-//! They look at bytes where the kernel keeps them (`MSG_PEEK`), so that the handler of the connection reads them again.
+//! They read with `MSG_PEEK`, so that the bytes stay in the socket for the connection's handler.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -22,13 +22,13 @@ use crate::NetworkStream;
 use crate::WorkerCx;
 use crate::stats::ListenerStats;
 
-/// `listener_filters_timeout` when it is not set.
+/// The default of `listener_filters_timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
-/// `max_client_hello_size` when it is not set, bytes.
-const DEFAULT_HELLO: u32 = 16 * 1024;
-/// Room for a first look: most greetings are shorter.
-const FIRST_LOOK: usize = 2 * 1024;
-/// The first byte of a TLS record with a part of the handshake in it.
+/// The default of `max_client_hello_size`, in bytes.
+const DEFAULT_MAX_HELLO: u32 = 16 * 1024;
+/// The size of the first read, in bytes: most ClientHellos are shorter.
+const FIRST_READ: usize = 2 * 1024;
+/// The content type of a TLS record that carries handshake messages.
 const HANDSHAKE: u8 = 22;
 
 /// The listener filters of a listener.
@@ -37,7 +37,7 @@ pub(super) struct ListenerFilters {
     tls: Option<TlsInspector>,
     timeout: Option<Duration>,
     /// `continue_on_listener_filters_timeout`
-    goes_on_after_timeout: bool,
+    continues_after_timeout: bool,
 }
 
 /// `envoy.filters.listener.tls_inspector`
@@ -47,11 +47,11 @@ struct TlsInspector {
     closes_on_errors: bool,
 }
 
-/// What listener filters found.
+/// What listener filters found out about a connection.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct InspectionResult {
     pub(super) is_tls: bool,
-    /// Empty if the client named none.
+    /// Empty if the client sent no SNI.
     pub(super) server_name: String,
     pub(super) application_protocols: Vec<String>,
 }
@@ -70,8 +70,8 @@ outrider_stats::group! {
     }
 }
 
-/// Why a connection goes no further.
-enum Stop {
+/// Why a connection is not passed on.
+enum InspectionError {
     Closed,
     Timeout,
     Error,
@@ -92,7 +92,7 @@ impl ListenerFilters {
         let mut filters = ListenerFilters {
             tls: None,
             timeout: Some(timeout.unwrap_or(DEFAULT_TIMEOUT)).filter(|time| !time.is_zero()),
-            goes_on_after_timeout: listener.continue_on_listener_filters_timeout,
+            continues_after_timeout: listener.continue_on_listener_filters_timeout,
         };
         for (index, filter) in listener.listener_filters.iter().enumerate() {
             let path = path.field("listener_filters").index(index);
@@ -110,7 +110,7 @@ impl ListenerFilters {
                 let name = type_name(any);
                 errors.push(
                     &path,
-                    format!("not supported: listener filter {name}; known is {known}"),
+                    format!("not supported: listener filter {name}; expected {known}"),
                 );
                 continue;
             }
@@ -128,21 +128,21 @@ impl ListenerFilters {
         errors.finish(filters)
     }
 
-    /// Whether there is nothing to find out.
+    /// Whether there are no listener filters.
     pub(super) fn is_empty(&self) -> bool {
         self.tls.is_none()
     }
 
-    /// Finds out about a connection; `None` closes it.
+    /// Inspects a connection; `None` means that it must be closed.
     pub(super) async fn inspect(
         &self,
         stream: &mut NetworkStream,
         (stats, inspector_stats): (&ListenerStats, &InspectorStats),
         cx: &WorkerCx,
-    ) -> Option<Found> {
+    ) -> Option<InspectionResult> {
         let tls = self.tls.as_ref()?;
-        let looked = {
-            let looking = tls.look(stream, inspector_stats);
+        let inspected = {
+            let inspecting = tls.inspect_hello(stream, inspector_stats);
             let waiting = async {
                 match self.timeout {
                     Some(timeout) => cx.timers.sleep(timeout).await,
@@ -151,18 +151,18 @@ impl ListenerFilters {
             };
             tokio::select! {
                 biased;
-                looked = looking => looked,
-                () = waiting => Err(Stop::Timeout),
+                inspected = inspecting => inspected,
+                () = waiting => Err(InspectionError::Timeout),
             }
         };
-        match looked {
+        match inspected {
             Ok(found) => return Some(found),
-            Err(Stop::Closed) => stats.downstream_listener_filter_remote_close.inc(),
-            Err(Stop::Error) => stats.downstream_listener_filter_error.inc(),
-            Err(Stop::Timeout) => {
+            Err(InspectionError::Closed) => stats.downstream_listener_filter_remote_close.inc(),
+            Err(InspectionError::Error) => stats.downstream_listener_filter_error.inc(),
+            Err(InspectionError::Timeout) => {
                 stats.downstream_pre_cx_timeout.inc();
-                if self.goes_on_after_timeout && stream.register_anew().is_ok() {
-                    return Some(Found::default());
+                if self.continues_after_timeout && stream.reregister().is_ok() {
+                    return Some(InspectionResult::default());
                 }
             }
         }
@@ -170,7 +170,7 @@ impl ListenerFilters {
     }
 }
 
-/// Whether a filter chain asks for what only the TLS inspector finds.
+/// Whether a filter chain matches on properties that only the TLS inspector finds.
 fn needs_tls_inspector(listener: &api::Listener) -> bool {
     let mut matches = (listener.filter_chains.iter()).filter_map(|c| c.filter_chain_match.as_ref());
     matches.any(|criteria| {
@@ -185,27 +185,31 @@ fn needs_tls_inspector(listener: &api::Listener) -> bool {
 
 impl TlsInspector {
     fn new(config: &TlsInspectorConfig) -> TlsInspector {
-        let max_hello = config.max_client_hello_size.unwrap_or(DEFAULT_HELLO);
+        let max_hello = config.max_client_hello_size.unwrap_or(DEFAULT_MAX_HELLO);
         TlsInspector {
             max_hello: usize::try_from(max_hello).unwrap_or(usize::MAX),
             closes_on_errors: config.close_connection_on_client_hello_parsing_errors,
         }
     }
 
-    /// Reads the client's greeting, as far as it takes.
-    async fn look(&self, stream: &NetworkStream, stats: &InspectorStats) -> Result<Found, Stop> {
-        let mut bytes = vec![0; FIRST_LOOK.min(self.max_hello)];
+    /// Reads the ClientHello, as far as needed.
+    async fn inspect_hello(
+        &self,
+        stream: &NetworkStream,
+        stats: &InspectorStats,
+    ) -> Result<InspectionResult, InspectionError> {
+        let mut bytes = vec![0; FIRST_READ.min(self.max_hello)];
         let mut seen = 0;
         loop {
             let peeked = poll_fn(|cx| stream.poll_peek(cx, &mut bytes, seen)).await;
             seen = match peeked {
                 Ok(Some(count)) => count,
-                Ok(None) | Err(_) => return Err(Stop::Closed),
+                Ok(None) | Err(_) => return Err(InspectionError::Closed),
             };
-            let heard = bytes.get(..seen).unwrap_or_default();
-            let hello = match heard {
+            let received = bytes.get(..seen).unwrap_or_default();
+            let hello = match received {
                 // The record's version begins with 3.
-                [HANDSHAKE] | [HANDSHAKE, 3, ..] => parse(heard),
+                [HANDSHAKE] | [HANDSHAKE, 3, ..] => parse(received),
                 _ => Err(()),
             };
             match hello {
@@ -216,7 +220,7 @@ impl TlsInspector {
                 }
                 Ok(None) if seen >= self.max_hello => {
                     stats.client_hello_too_large.inc();
-                    return Err(Stop::Error);
+                    return Err(InspectionError::Error);
                 }
                 Ok(None) if seen == bytes.len() => {
                     bytes.resize((seen * 2).min(self.max_hello), 0);
@@ -226,8 +230,8 @@ impl TlsInspector {
                     stats.tls_not_found.inc();
                     stats.bytes_processed.record(seen as u64);
                     return match self.closes_on_errors {
-                        true => Err(Stop::Error),
-                        false => Ok(Found::default()),
+                        true => Err(InspectionError::Error),
+                        false => Ok(InspectionResult::default()),
                     };
                 }
             }
@@ -235,8 +239,8 @@ impl TlsInspector {
     }
 }
 
-/// What a greeting says; `None` if it is not complete.
-fn parse(mut bytes: &[u8]) -> Result<Option<Found>, ()> {
+/// The contents of a ClientHello; `None` if it is not complete.
+fn parse(mut bytes: &[u8]) -> Result<Option<InspectionResult>, ()> {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() {
         acceptor.read_tls(&mut bytes).map_err(|_| ())?;
@@ -246,7 +250,7 @@ fn parse(mut bytes: &[u8]) -> Result<Option<Found>, ()> {
     };
     let hello = accepted.client_hello();
     let protocols = hello.alpn().into_iter().flatten();
-    Ok(Some(Found {
+    Ok(Some(InspectionResult {
         is_tls: true,
         server_name: hello.server_name().unwrap_or_default().to_ascii_lowercase(),
         application_protocols: protocols
@@ -255,7 +259,7 @@ fn parse(mut bytes: &[u8]) -> Result<Option<Found>, ()> {
     }))
 }
 
-impl Found {
+impl InspectionResult {
     fn count(&self, stats: &InspectorStats) {
         stats.tls_found.inc();
         match self.server_name.is_empty() {

@@ -1,4 +1,4 @@
-//! How many connections may be open at once.
+//! Limits on the number of open connections.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -16,22 +16,22 @@ pub struct ConnectionLimit {
 #[derive(Debug)]
 enum Max {
     Fixed(u64),
-    /// None while the key is not set.
+    /// No limit while the key is not set.
     Runtime(Arc<Runtime>, Box<str>),
 }
 
-/// One connection's permit of a limit; given back when dropped.
+/// One connection's permit from a limit. Dropping it returns it.
 #[derive(Debug)]
 struct ConnectionPermit(Arc<ConnectionLimit>);
 
 impl ConnectionLimit {
-    /// At most `max` at once.
+    /// Allows at most `max` connections at once.
     #[must_use]
     pub fn new(max: u64) -> Arc<ConnectionLimit> {
         ConnectionLimit::with(Max::Fixed(max))
     }
 
-    /// As many as this runtime key says at the moment, and any number when it is not set.
+    /// Allows the number that this runtime key has at the moment; no limit while it is not set.
     #[must_use]
     pub fn of_runtime(runtime: Arc<Runtime>, key: &str) -> Arc<ConnectionLimit> {
         ConnectionLimit::with(Max::Runtime(runtime, key.into()))
@@ -51,19 +51,19 @@ impl ConnectionLimit {
         }
     }
 
-    /// How many there are now.
+    /// The number of connections now.
     #[must_use]
     pub fn active(&self) -> u64 {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Takes a permit, or `None` when the limit is reached.
+    /// Takes a permit; `None` if the limit is reached.
     fn enter(self: &Arc<ConnectionLimit>) -> Option<ConnectionPermit> {
         let (permit, before) = self.count();
         (before < self.max()).then_some(permit)
     }
 
-    /// Takes a permit whatever the limit, and tells how many there were before.
+    /// Takes a permit regardless of the limit. Also returns the number of connections before.
     fn count(self: &Arc<ConnectionLimit>) -> (ConnectionPermit, u64) {
         let before = self.active.fetch_add(1, Ordering::Relaxed);
         (ConnectionPermit(self.clone()), before)
@@ -76,16 +76,16 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Which limit a connection is over.
+/// Which limit a connection exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitReached {
     /// The listener's own.
     Listener,
-    /// The one on all listeners together.
+    /// The limit on all listeners together.
     Global,
 }
 
-/// One connection's permits of the limits that apply to it; given back when dropped.
+/// One connection's permits from the limits that apply to it. Dropping them returns them.
 #[derive(Debug)]
 pub struct ConnectionPermits {
     _held: [Option<ConnectionPermit>; 2],
@@ -94,19 +94,19 @@ pub struct ConnectionPermits {
 /// The limits on one listener's connections.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionLimits {
-    /// On this listener's (runtime key `envoy.resource_limits.listener.<name>.connection_limit`).
+    /// On this listener's connections (runtime key `envoy.resource_limits.listener.<name>.connection_limit`).
     pub listener: Option<Arc<ConnectionLimit>>,
-    /// On all listeners' together.
+    /// On the connections of all listeners together.
     pub global: Option<Arc<ConnectionLimit>>,
-    /// This listener's connections count for `global`, and are never too many (`ignore_global_conn_limit`).
+    /// This listener's connections count for `global`, but are never refused by it (`ignore_global_conn_limit`).
     pub ignores_global: bool,
 }
 
 impl ConnectionLimits {
-    /// Takes a permit of each limit for a new connection.
+    /// Takes a permit from each limit for a new connection.
     ///
     /// # Errors
-    /// The first limit that is reached; the connection is to be closed.
+    /// The first limit that is reached. The connection must be closed.
     pub fn enter(&self) -> Result<ConnectionPermits, LimitReached> {
         let global = match &self.global {
             Some(limit) if self.ignores_global => Some(limit.count().0),

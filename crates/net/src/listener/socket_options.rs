@@ -1,4 +1,4 @@
-//! `socket_options`: the options that can be set, by their Linux numbers.
+//! `socket_options`: the supported options, by their Linux numbers.
 
 use std::io;
 use std::time::Duration;
@@ -12,45 +12,45 @@ use outrider_config::api::envoy::config::core::v3::socket_option::Value;
 use socket2::Socket;
 use socket2::TcpKeepalive;
 
-/// Options for one socket, each with the moment at which it is set.
+/// Options for one socket, each with the state of the socket at which it is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions(Vec<SocketOption>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SocketOption {
-    known: &'static Known,
+    supported: &'static SupportedOption,
     value: u32,
     state: SocketState,
     ip_version: SocketIpVersion,
 }
 
-/// An option that can be set.
+/// A supported option.
 #[derive(Debug)]
-struct Known {
+struct SupportedOption {
     level: i64,
     name: i64,
-    words: &'static str,
+    symbol: &'static str,
     set: fn(&Socket, u32) -> io::Result<()>,
 }
 
-impl PartialEq for Known {
-    fn eq(&self, other: &Known) -> bool {
+impl PartialEq for SupportedOption {
+    fn eq(&self, other: &SupportedOption) -> bool {
         (self.level, self.name) == (other.level, other.name)
     }
 }
 
-impl Eq for Known {}
+impl Eq for SupportedOption {}
 
-const fn known(
+const fn supported(
     level: i64,
     name: i64,
-    words: &'static str,
+    symbol: &'static str,
     set: fn(&Socket, u32) -> io::Result<()>,
-) -> Known {
-    Known {
+) -> SupportedOption {
+    SupportedOption {
         level,
         name,
-        words,
+        symbol,
         set,
     }
 }
@@ -60,83 +60,84 @@ const IPPROTO_IP: i64 = 0;
 const IPPROTO_TCP: i64 = 6;
 const IPPROTO_IPV6: i64 = 41;
 
-const KNOWN: &[Known] = &[
-    known(SOL_SOCKET, 2, "SO_REUSEADDR", |socket, value| {
+const SUPPORTED: &[SupportedOption] = &[
+    supported(SOL_SOCKET, 2, "SO_REUSEADDR", |socket, value| {
         socket.set_reuse_address(value != 0)
     }),
-    known(SOL_SOCKET, 7, "SO_SNDBUF", |socket, value| {
+    supported(SOL_SOCKET, 7, "SO_SNDBUF", |socket, value| {
         socket.set_send_buffer_size(value as usize)
     }),
-    known(SOL_SOCKET, 8, "SO_RCVBUF", |socket, value| {
+    supported(SOL_SOCKET, 8, "SO_RCVBUF", |socket, value| {
         socket.set_recv_buffer_size(value as usize)
     }),
-    known(SOL_SOCKET, 9, "SO_KEEPALIVE", |socket, value| {
+    supported(SOL_SOCKET, 9, "SO_KEEPALIVE", |socket, value| {
         socket.set_keepalive(value != 0)
     }),
-    known(SOL_SOCKET, 12, "SO_PRIORITY", Socket::set_priority),
-    known(SOL_SOCKET, 15, "SO_REUSEPORT", |socket, value| {
+    supported(SOL_SOCKET, 12, "SO_PRIORITY", Socket::set_priority),
+    supported(SOL_SOCKET, 15, "SO_REUSEPORT", |socket, value| {
         socket.set_reuse_port(value != 0)
     }),
-    known(SOL_SOCKET, 36, "SO_MARK", Socket::set_mark),
-    known(SOL_SOCKET, 46, "SO_BUSY_POLL", Socket::set_busy_poll),
-    known(IPPROTO_IP, 1, "IP_TOS", Socket::set_tos_v4),
-    known(IPPROTO_IP, 2, "IP_TTL", Socket::set_ttl_v4),
-    known(IPPROTO_IP, 15, "IP_FREEBIND", |socket, value| {
+    supported(SOL_SOCKET, 36, "SO_MARK", Socket::set_mark),
+    supported(SOL_SOCKET, 46, "SO_BUSY_POLL", Socket::set_busy_poll),
+    supported(IPPROTO_IP, 1, "IP_TOS", Socket::set_tos_v4),
+    supported(IPPROTO_IP, 2, "IP_TTL", Socket::set_ttl_v4),
+    supported(IPPROTO_IP, 15, "IP_FREEBIND", |socket, value| {
         socket.set_freebind_v4(value != 0)
     }),
-    known(IPPROTO_IP, 19, "IP_TRANSPARENT", |socket, value| {
+    supported(IPPROTO_IP, 19, "IP_TRANSPARENT", |socket, value| {
         socket.set_ip_transparent_v4(value != 0)
     }),
-    known(IPPROTO_TCP, 1, "TCP_NODELAY", |socket, value| {
+    supported(IPPROTO_TCP, 1, "TCP_NODELAY", |socket, value| {
         socket.set_tcp_nodelay(value != 0)
     }),
-    known(IPPROTO_TCP, 2, "TCP_MAXSEG", Socket::set_tcp_mss),
-    known(IPPROTO_TCP, 4, "TCP_KEEPIDLE", |socket, value| {
+    supported(IPPROTO_TCP, 2, "TCP_MAXSEG", Socket::set_tcp_mss),
+    supported(IPPROTO_TCP, 4, "TCP_KEEPIDLE", |socket, value| {
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(value.into())))
     }),
-    known(IPPROTO_TCP, 5, "TCP_KEEPINTVL", |socket, value| {
+    supported(IPPROTO_TCP, 5, "TCP_KEEPINTVL", |socket, value| {
         socket.set_tcp_keepalive(
             &TcpKeepalive::new().with_interval(Duration::from_secs(value.into())),
         )
     }),
-    known(IPPROTO_TCP, 6, "TCP_KEEPCNT", |socket, value| {
+    supported(IPPROTO_TCP, 6, "TCP_KEEPCNT", |socket, value| {
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_retries(value))
     }),
-    known(IPPROTO_TCP, 12, "TCP_QUICKACK", |socket, value| {
+    supported(IPPROTO_TCP, 12, "TCP_QUICKACK", |socket, value| {
         socket.set_tcp_quickack(value != 0)
     }),
-    known(IPPROTO_TCP, 18, "TCP_USER_TIMEOUT", |socket, value| {
+    supported(IPPROTO_TCP, 18, "TCP_USER_TIMEOUT", |socket, value| {
         socket.set_tcp_user_timeout(Some(Duration::from_millis(value.into())))
     }),
-    known(
+    supported(
         IPPROTO_TCP,
         25,
         "TCP_NOTSENT_LOWAT",
         Socket::set_tcp_notsent_lowat,
     ),
-    known(
+    supported(
         IPPROTO_IPV6,
         16,
         "IPV6_UNICAST_HOPS",
         Socket::set_unicast_hops_v6,
     ),
-    known(IPPROTO_IPV6, 26, "IPV6_V6ONLY", |socket, value| {
+    supported(IPPROTO_IPV6, 26, "IPV6_V6ONLY", |socket, value| {
         socket.set_only_v6(value != 0)
     }),
-    known(IPPROTO_IPV6, 67, "IPV6_TCLASS", Socket::set_tclass_v6),
-    known(IPPROTO_IPV6, 75, "IPV6_TRANSPARENT", |socket, value| {
+    supported(IPPROTO_IPV6, 67, "IPV6_TCLASS", Socket::set_tclass_v6),
+    supported(IPPROTO_IPV6, 75, "IPV6_TRANSPARENT", |socket, value| {
         socket.set_ip_transparent_v6(value != 0)
     }),
-    known(IPPROTO_IPV6, 78, "IPV6_FREEBIND", |socket, value| {
+    supported(IPPROTO_IPV6, 78, "IPV6_FREEBIND", |socket, value| {
         socket.set_freebind_v6(value != 0)
     }),
 ];
 
 impl SocketOptions {
-    /// The options found at `path` (`repeated envoy.config.core.v3.SocketOption`); those for datagrams are left out.
+    /// Reads the options found at `path` (`repeated envoy.config.core.v3.SocketOption`). Options for datagram sockets
+    /// are left out.
     ///
     /// # Errors
-    /// Options that are not known here, values that are no number.
+    /// Options that are not supported, and values that are not numbers.
     pub fn build(
         options: &[api::SocketOption],
         path: &FieldPath,
@@ -152,14 +153,14 @@ impl SocketOptions {
             {
                 continue;
             }
-            let found = KNOWN
+            let found = SUPPORTED
                 .iter()
-                .find(|known| (known.level, known.name) == (option.level, option.name));
-            let Some(known) = found else {
-                let names: Vec<&str> = KNOWN.iter().map(|known| known.words).collect();
+                .find(|supported| (supported.level, supported.name) == (option.level, option.name));
+            let Some(supported) = found else {
+                let names: Vec<&str> = SUPPORTED.iter().map(|supported| supported.symbol).collect();
                 let (level, name) = (option.level, option.name);
                 let message = format!(
-                    "not supported: level {level} name {name}; known are {}",
+                    "not supported: level {level} name {name}; expected one of: {}",
                     names.join(", ")
                 );
                 errors.push(&path.field("name"), message);
@@ -167,7 +168,7 @@ impl SocketOptions {
             };
             let value = match &option.value {
                 Some(Value::IntValue(value)) => u32::try_from(*value).ok(),
-                // As the kernel would read it: all known options are numbers.
+                // Reads the bytes as the kernel would: the values of all supported options are integers.
                 Some(Value::BufValue(bytes)) => {
                     bytes.as_slice().try_into().map(u32::from_ne_bytes).ok()
                 }
@@ -175,7 +176,7 @@ impl SocketOptions {
             };
             match value {
                 Some(value) => built.push(SocketOption {
-                    known,
+                    supported,
                     value,
                     state: option.state(),
                     ip_version: option.ip_version(),
@@ -184,7 +185,7 @@ impl SocketOptions {
                     &path,
                     format!(
                         "expected an int_value from 0 on, or a buf_value of four bytes, for {}",
-                        known.words
+                        supported.symbol
                     ),
                 ),
             }
@@ -192,10 +193,10 @@ impl SocketOptions {
         errors.finish(SocketOptions(built))
     }
 
-    /// Sets the options whose moment it is. The error names the option.
+    /// Sets the options for this state of the socket. The error names the option.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn apply(&self, socket: &Socket, state: SocketState, is_ipv6: bool) -> io::Result<()> {
         let fits = |option: &&SocketOption| match option.ip_version {
             SocketIpVersion::Unspecified => true,
@@ -208,9 +209,9 @@ impl SocketOptions {
             .filter(|option| option.state == state)
             .filter(fits)
         {
-            let words = option.known.words;
-            (option.known.set)(socket, option.value).map_err(|error| {
-                io::Error::new(error.kind(), format!("setting {words}: {error}"))
+            let symbol = option.supported.symbol;
+            (option.supported.set)(socket, option.value).map_err(|error| {
+                io::Error::new(error.kind(), format!("setting {symbol}: {error}"))
             })?;
         }
         Ok(())

@@ -16,10 +16,10 @@ use crate::ConnectionHandler;
 use crate::NetworkStream;
 use crate::WorkerCx;
 
-/// Says what it knows of its connection, then waits for the client to leave.
-struct Teller(usize);
+/// Sends what it knows about its connection, then waits for the client to close it.
+struct InfoSender(usize);
 
-impl ConnectionHandler for Teller {
+impl ConnectionHandler for InfoSender {
     fn serve(
         self: Rc<Self>,
         mut connection: AcceptedConnection,
@@ -63,7 +63,7 @@ fn build(listener: &api::Listener) -> Result<Arc<ListenerConfig>, String> {
         .map_err(|errors| errors.to_string())
 }
 
-/// Runs `test` beside `workers` accepting workers, all on this thread.
+/// Runs `test` with `workers` accepting workers, all on this thread.
 async fn with_listener<F: Future<Output = ()>>(
     listener: api::Listener,
     (workers, limits): (u32, ConnectionLimits),
@@ -79,7 +79,7 @@ async fn with_listener<F: Future<Output = ()>>(
             let workers: Vec<_> = (0..workers)
                 .map(|index| {
                     let cx = Rc::new(WorkerCx::new(index, &store, 1));
-                    let chain = ServingChain::new(Rc::new(Teller(index as usize)), None);
+                    let chain = ServingChain::new(Rc::new(InfoSender(index as usize)), None);
                     Listener::new(config.clone(), vec![chain], limits.clone(), &cx)
                 })
                 .collect();
@@ -95,7 +95,7 @@ async fn with_listener<F: Future<Output = ()>>(
         .await;
 }
 
-/// Binds all addresses, and listens on them.
+/// Binds all addresses and listens on them.
 fn bind(config: &ListenerConfig, workers: u32) -> Vec<BoundAddress> {
     let addresses = config.listen_addresses().iter();
     let bind = |address: &Arc<ListenAddress>| {
@@ -118,7 +118,7 @@ async fn ask(address: &Address) -> (NetworkStream, String) {
     )
 }
 
-/// A counter or gauge below `listener.`; the listeners here share one scope.
+/// A counter or gauge below `listener.`. All listeners in these tests share one scope.
 fn value(store: &Store, name: &str) -> u64 {
     let snapshot = store.snapshot(&StatsFilter::default());
     let row = snapshot
@@ -173,7 +173,7 @@ fn refuses_what_is_not_done_and_what_makes_no_sense() {
 
 #[test]
 fn a_listener_without_a_name_gets_a_uuid() {
-    let name = made_up_name();
+    let name = generated_name();
     let lengths: Vec<usize> = name.split('-').map(str::len).collect();
     assert_eq!(lengths, [8, 4, 4, 4, 12], "{name}");
     assert_eq!(name.as_bytes()[14], b'4', "{name}");
@@ -323,7 +323,7 @@ async fn dropping_an_acceptor_closes_the_socket_and_keeps_connections() {
     let bound = bind(&config, 1).remove(0);
     let address = bound.address().clone();
     let cx = Rc::new(WorkerCx::new(0, &Store::new(), 1));
-    let chain = ServingChain::new(Rc::new(Teller(0)), None);
+    let chain = ServingChain::new(Rc::new(InfoSender(0)), None);
     let listener = Listener::new(
         config,
         vec![chain.clone()],
@@ -336,7 +336,7 @@ async fn dropping_an_acceptor_closes_the_socket_and_keeps_connections() {
             let acceptor = Acceptor::start(bound.into_workers().remove(0), listener).unwrap();
             let (mut open, _) = ask(&address).await;
             drop(acceptor);
-            // What waits in the queue of a socket that closes is reset; what comes later is refused.
+            // Connections in the queue of a socket that closes are reset. Later ones are refused.
             loop {
                 match crate::connect(&address, &crate::ConnectOptions::default()).await {
                     Err(crate::ConnectError::Remote(error))
@@ -362,7 +362,7 @@ async fn a_listener_that_takes_over_serves_new_connections_on_the_same_socket() 
     let address = bound.address().clone();
     let cx = Rc::new(WorkerCx::new(0, &Store::new(), 1));
     let serving = |teller| {
-        let chain = ServingChain::new(Rc::new(Teller(teller)), None);
+        let chain = ServingChain::new(Rc::new(InfoSender(teller)), None);
         let chains = vec![chain.clone()];
         (
             Listener::new(config.clone(), chains, ConnectionLimits::default(), &cx),
