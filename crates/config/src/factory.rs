@@ -36,7 +36,10 @@ impl<F> Factory<F> {
                 let known: Vec<_> = factories.iter().map(|factory| factory.message).collect();
                 Err(ConfigError::new(
                     path,
-                    format!("not supported: {kind} {name}; known: {}", known.join(", ")),
+                    format!(
+                        "not supported: {kind} {name}; expected one of: {}",
+                        known.join(", ")
+                    ),
                 ))
             }
         }
@@ -78,7 +81,7 @@ mod tests {
         let unknown = Factory::find(FACTORIES, "test filter", &any("test.Third"), &path);
         assert_eq!(
             unknown.unwrap_err().to_string(),
-            "typed_config: not supported: test filter test.Third; known: test.First, test.Second"
+            "typed_config: not supported: test filter test.Third; expected one of: test.First, test.Second"
         );
     }
 }

@@ -16,8 +16,6 @@ use outrider_config::api::envoy::config::listener::v3::filter::ConfigType;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use outrider_config::api::envoy::config::core::v3::TransportSocket;
-use outrider_config::api::envoy::config::core::v3::transport_socket::ConfigType as SocketConfig;
-use outrider_config::api::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use outrider_config::duration;
 use outrider_config::type_name;
@@ -40,6 +38,7 @@ use outrider_stats::Store;
 use outrider_tls::ContextStats;
 use outrider_tls::Secrets;
 use outrider_tls::ServerContext;
+use outrider_tls::tls_settings;
 use outrider_upstream::ClusterNames;
 use outrider_upstream::Clusters;
 use prost::Message as _;
@@ -408,32 +407,11 @@ fn transport_socket(
     path: &FieldPath,
     secrets: &Secrets,
 ) -> Result<Option<Arc<ServerContext>>, ConfigErrors> {
-    let Some(socket) = socket else {
+    let Some(settings) = tls_settings::<DownstreamTlsContext>(socket, path)? else {
         return Ok(None);
     };
-    let path = path.field("typed_config");
-    match &socket.config_type {
-        Some(SocketConfig::TypedConfig(any))
-            if type_name(any) == DownstreamTlsContext::full_name() =>
-        {
-            let config: DownstreamTlsContext = unpack(any, &path)?;
-            let context = ServerContext::build(&config, &path, secrets)?;
-            Ok(Some(Arc::new(context)))
-        }
-        Some(SocketConfig::TypedConfig(any)) if type_name(any) == RawBuffer::full_name() => {
-            Ok(None)
-        }
-        None if socket.name.ends_with("raw_buffer") => Ok(None),
-        _ => {
-            let name = &socket.name;
-            let message = format!(
-                "not supported: {name}; known are envoy.transport_sockets.raw_buffer and envoy.transport_sockets.tls"
-            );
-            let mut errors = ConfigErrors::new();
-            errors.push(&path, message);
-            Err(errors)
-        }
-    }
+    let context = ServerContext::build(&settings, &path.field("typed_config"), secrets)?;
+    Ok(Some(Arc::new(context)))
 }
 
 /// Takes the routes out of a connection manager's config, so that the remaining settings can be compared.

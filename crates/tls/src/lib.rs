@@ -13,6 +13,7 @@ mod sans;
 mod secrets;
 mod server;
 mod stats;
+mod transport_socket;
 mod validation;
 mod verifier;
 
@@ -32,5 +33,6 @@ pub use server::ServerContext;
 pub use stats::ContextStats;
 pub use stats::SslStats;
 pub use stats::WorkerSsl;
+pub use transport_socket::tls_settings;
 
 pub use rustls;

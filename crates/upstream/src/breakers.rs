@@ -1,7 +1,7 @@
-//! Circuit breakers: how much a cluster may have open at once, over all workers together.
+//! Circuit breakers: limits on what a cluster may have open at once, over all workers.
 //!
-//! A breaker is one atomic count against a limit, which the runtime may change. Whoever enters holds a [`Permit`], so that no
-//! path forgets to leave.
+//! A breaker is an atomic count with a limit, which the runtime may change. Each user holds a [`Permit`], which counts
+//! back when it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,7 +16,7 @@ use crate::stats::BreakerStats;
 use crate::stats::PriorityBreakerStats;
 use crate::stats::RemainingStats;
 
-/// A request's priority (`envoy.config.core.v3.RoutingPriority`): each has breakers and connections of its own.
+/// A request's priority (`envoy.config.core.v3.RoutingPriority`). Each priority has its own breakers and connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RoutingPriority {
     /// `DEFAULT`
@@ -26,16 +26,16 @@ pub enum RoutingPriority {
     High,
 }
 
-/// What is counted.
+/// The resources that breakers limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resource {
-    /// Connections, including those being made.
+pub enum BreakerResource {
+    /// Connections, including those that are being established.
     Connections,
     /// Requests that wait for a connection.
     PendingRequests,
-    /// Requests that have one.
+    /// Requests that have a connection.
     Requests,
-    /// Retries under way.
+    /// Retries that are under way.
     Retries,
     /// Connection pools.
     ConnectionPools,
@@ -52,7 +52,7 @@ pub struct Thresholds {
     pub max_requests: u64,
     /// `max_retries`
     pub max_retries: u64,
-    /// `retry_budget`, which counts in place of `max_retries`.
+    /// `retry_budget`, which replaces `max_retries`.
     pub retry_budget: Option<RetryBudget>,
     /// `max_connection_pools`
     pub max_connection_pools: u64,
@@ -62,17 +62,17 @@ pub struct Thresholds {
     pub max_connections_per_host: u64,
 }
 
-/// How many retries there may be for the requests that are under way (`CircuitBreakers.Thresholds.RetryBudget`).
+/// The number of retries allowed for the requests that are under way (`CircuitBreakers.Thresholds.RetryBudget`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryBudget {
-    /// `budget_percent`: retries for a hundred requests.
+    /// `budget_percent`: retries per hundred requests.
     pub percent: f64,
-    /// `min_retry_concurrency`: as many there may be always.
+    /// `min_retry_concurrency`: the number of retries that is always allowed.
     pub min_concurrency: u64,
 }
 
 impl RetryBudget {
-    /// The limit while `requests` are under way or wait.
+    /// The limit while `requests` are under way or pending.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -110,31 +110,31 @@ pub struct Breakers {
 
 #[derive(Debug)]
 struct PriorityBreakers {
-    /// As they are configured.
+    /// The configured limits.
     thresholds: Thresholds,
     connections: Breaker,
     pending_requests: Breaker,
     requests: Breaker,
     retries: Breaker,
     connection_pools: Breaker,
-    /// Whether the runtime has ever changed a limit. Gauges can then no longer be counted up and down where a limit is
-    /// passed: they are set.
+    /// Whether the runtime has ever changed a limit. From then on the gauges are computed anew at each change, because
+    /// counting up and down at the limit would no longer be right.
     limits_changed: AtomicBool,
 }
 
-/// A count, and what it may come to.
+/// A count and its limit.
 #[derive(Debug)]
 struct Breaker {
     count: AtomicU64,
     max: AtomicU64,
 }
 
-const RESOURCES: [Resource; 5] = [
-    Resource::Connections,
-    Resource::PendingRequests,
-    Resource::Requests,
-    Resource::Retries,
-    Resource::ConnectionPools,
+const RESOURCES: [BreakerResource; 5] = [
+    BreakerResource::Connections,
+    BreakerResource::PendingRequests,
+    BreakerResource::Requests,
+    BreakerResource::Retries,
+    BreakerResource::ConnectionPools,
 ];
 
 impl Breakers {
@@ -146,15 +146,16 @@ impl Breakers {
         }
     }
 
-    /// Has the gauges say what remains while nothing is used. Only for a cluster that becomes active: one of the same name
-    /// that goes on has the same gauges.
+    /// Sets the gauges to what is available while nothing is in use. Only for a cluster that becomes active: an
+    /// unchanged cluster of the same name shares the gauges.
     pub(crate) fn start(&self) {
         start_remaining(&self.default.thresholds, &self.stats.default);
         start_remaining(&self.high.thresholds, &self.stats.high);
     }
 
-    /// Has the limits of the cluster of this name be what the runtime says, and what is configured where it says nothing.
-    pub(crate) fn obey(&self, cluster: &str, runtime: &Snapshot) {
+    /// Sets the limits of the cluster `cluster` to the runtime's values, or to the configured ones where the runtime
+    /// has none.
+    pub(crate) fn apply_runtime(&self, cluster: &str, runtime: &Snapshot) {
         for (priority, name) in [
             (RoutingPriority::Default, "default"),
             (RoutingPriority::High, "high"),
@@ -171,7 +172,7 @@ impl Breakers {
             }
             if breakers.limits_changed.load(Relaxed) {
                 for resource in RESOURCES {
-                    // Where nobody ever entered, the gauge stays unused.
+                    // If the resource was never used, the gauge stays unused.
                     if breakers.of(resource).count.load(Relaxed) > 0 {
                         self.set_gauges(priority, resource);
                     }
@@ -180,19 +181,19 @@ impl Breakers {
         }
     }
 
-    /// The limits of a priority as they are configured.
+    /// The configured limits of a priority.
     #[must_use]
     pub fn thresholds(&self, priority: RoutingPriority) -> &Thresholds {
         &self.of(priority).thresholds
     }
 
-    /// The limit of a resource now.
+    /// The current limit of a resource.
     #[must_use]
-    pub fn max(&self, priority: RoutingPriority, resource: Resource) -> u64 {
+    pub fn max(&self, priority: RoutingPriority, resource: BreakerResource) -> u64 {
         self.of(priority).max(resource)
     }
 
-    /// How many requests are under way, of all priorities.
+    /// The number of requests under way, of all priorities.
     #[must_use]
     pub fn active_requests(&self) -> u64 {
         [&self.default, &self.high]
@@ -201,46 +202,46 @@ impl Breakers {
             .sum()
     }
 
-    /// Enters, unless the limit is reached.
-    pub fn enter(
+    /// Takes a permit; `None` if the limit is reached.
+    pub fn acquire(
         self: &Arc<Self>,
         priority: RoutingPriority,
-        resource: Resource,
+        resource: BreakerResource,
     ) -> Option<Permit> {
-        let entered = self.enter_without_permit(priority, resource);
-        entered.then(|| self.permit(priority, resource))
+        let acquired = self.acquire_without_permit(priority, resource);
+        acquired.then(|| self.permit(priority, resource))
     }
 
-    /// The same for who says itself when it has [`left`](Breakers::left): a permit holds on to the breakers, which a request
-    /// has at hand without that.
-    pub(crate) fn enter_without_permit(
+    /// Like [`acquire`](Breakers::acquire), but the caller must call [`release`](Breakers::release) itself. A permit
+    /// holds a reference to the breakers; a request has one anyway.
+    pub(crate) fn acquire_without_permit(
         &self,
         priority: RoutingPriority,
-        resource: Resource,
+        resource: BreakerResource,
     ) -> bool {
         let breakers = self.of(priority);
         let max = breakers.max(resource);
         let count = &breakers.of(resource).count;
-        let entered = count.fetch_update(Relaxed, Relaxed, |n| (n < max).then(|| n + 1));
-        if let Ok(before) = entered {
-            self.entered(priority, resource, before + 1);
+        let acquired = count.fetch_update(Relaxed, Relaxed, |n| (n < max).then(|| n + 1));
+        if let Ok(before) = acquired {
+            self.count_acquired(priority, resource, before + 1);
         }
-        entered.is_ok()
+        acquired.is_ok()
     }
 
-    /// Enters even past the limit: a pool without any connection may always make its first.
-    pub(crate) fn enter_always(
+    /// Takes a permit even above the limit: a pool without connections may always open its first.
+    pub(crate) fn acquire_always(
         self: &Arc<Self>,
         priority: RoutingPriority,
-        resource: Resource,
+        resource: BreakerResource,
     ) -> Permit {
         let count = &self.of(priority).of(resource).count;
         let before = count.fetch_add(1, Relaxed);
-        self.entered(priority, resource, before + 1);
+        self.count_acquired(priority, resource, before + 1);
         self.permit(priority, resource)
     }
 
-    fn permit(self: &Arc<Self>, priority: RoutingPriority, resource: Resource) -> Permit {
+    fn permit(self: &Arc<Self>, priority: RoutingPriority, resource: BreakerResource) -> Permit {
         Permit {
             breakers: self.clone(),
             priority,
@@ -248,7 +249,7 @@ impl Breakers {
         }
     }
 
-    fn entered(&self, priority: RoutingPriority, resource: Resource, now: u64) {
+    fn count_acquired(&self, priority: RoutingPriority, resource: BreakerResource, now: u64) {
         let breakers = self.of(priority);
         if breakers.limits_changed.load(Relaxed) {
             return self.set_gauges(priority, resource);
@@ -265,8 +266,8 @@ impl Breakers {
         }
     }
 
-    /// Gives a place back that was taken without a permit.
-    pub(crate) fn left(&self, priority: RoutingPriority, resource: Resource) {
+    /// Returns what [`acquire_without_permit`](Breakers::acquire_without_permit) took.
+    pub(crate) fn release(&self, priority: RoutingPriority, resource: BreakerResource) {
         let breakers = self.of(priority);
         let before = breakers.of(resource).count.fetch_sub(1, Relaxed);
         if breakers.limits_changed.load(Relaxed) {
@@ -282,15 +283,15 @@ impl Breakers {
         }
     }
 
-    /// Sets what the gauges of a resource say from its count and its limit.
-    fn set_gauges(&self, priority: RoutingPriority, resource: Resource) {
+    /// Sets the gauges of a resource from its count and limit.
+    fn set_gauges(&self, priority: RoutingPriority, resource: BreakerResource) {
         let breakers = self.of(priority);
         let stats = self.stats_of(priority);
         let count = breakers.of(resource).count.load(Relaxed);
         let max = breakers.max(resource);
         open_gauge(stats, resource).set(u64::from(count >= max));
         let thresholds = &breakers.thresholds;
-        let has_budget = resource == Resource::Retries && thresholds.retry_budget.is_some();
+        let has_budget = resource == BreakerResource::Retries && thresholds.retry_budget.is_some();
         if thresholds.track_remaining && !has_budget {
             let remaining = max.saturating_sub(count).min(i64::MAX.cast_unsigned());
             remaining_gauge(&stats.remaining, resource).set(remaining);
@@ -319,28 +320,28 @@ impl PriorityBreakers {
             max: AtomicU64::new(thresholds.of(resource)),
         };
         PriorityBreakers {
-            connections: breaker(Resource::Connections),
-            pending_requests: breaker(Resource::PendingRequests),
-            requests: breaker(Resource::Requests),
-            retries: breaker(Resource::Retries),
-            connection_pools: breaker(Resource::ConnectionPools),
+            connections: breaker(BreakerResource::Connections),
+            pending_requests: breaker(BreakerResource::PendingRequests),
+            requests: breaker(BreakerResource::Requests),
+            retries: breaker(BreakerResource::Retries),
+            connection_pools: breaker(BreakerResource::ConnectionPools),
             limits_changed: AtomicBool::new(false),
             thresholds,
         }
     }
 
-    fn of(&self, resource: Resource) -> &Breaker {
+    fn of(&self, resource: BreakerResource) -> &Breaker {
         match resource {
-            Resource::Connections => &self.connections,
-            Resource::PendingRequests => &self.pending_requests,
-            Resource::Requests => &self.requests,
-            Resource::Retries => &self.retries,
-            Resource::ConnectionPools => &self.connection_pools,
+            BreakerResource::Connections => &self.connections,
+            BreakerResource::PendingRequests => &self.pending_requests,
+            BreakerResource::Requests => &self.requests,
+            BreakerResource::Retries => &self.retries,
+            BreakerResource::ConnectionPools => &self.connection_pools,
         }
     }
 
-    fn max(&self, resource: Resource) -> u64 {
-        if resource == Resource::Retries
+    fn max(&self, resource: BreakerResource) -> u64 {
+        if resource == BreakerResource::Retries
             && let Some(budget) = &self.thresholds.retry_budget
         {
             let under_way = |breaker: &Breaker| breaker.count.load(Relaxed);
@@ -351,63 +352,63 @@ impl PriorityBreakers {
 }
 
 impl Thresholds {
-    fn of(&self, resource: Resource) -> u64 {
+    fn of(&self, resource: BreakerResource) -> u64 {
         match resource {
-            Resource::Connections => self.max_connections,
-            Resource::PendingRequests => self.max_pending_requests,
-            Resource::Requests => self.max_requests,
-            Resource::Retries => self.max_retries,
-            Resource::ConnectionPools => self.max_connection_pools,
+            BreakerResource::Connections => self.max_connections,
+            BreakerResource::PendingRequests => self.max_pending_requests,
+            BreakerResource::Requests => self.max_requests,
+            BreakerResource::Retries => self.max_retries,
+            BreakerResource::ConnectionPools => self.max_connection_pools,
         }
     }
 }
 
-impl Resource {
-    /// The field of its limit, in `Thresholds` and in runtime keys.
+impl BreakerResource {
+    /// The name of its limit in `Thresholds` and in runtime keys.
     fn field(self) -> &'static str {
         match self {
-            Resource::Connections => "max_connections",
-            Resource::PendingRequests => "max_pending_requests",
-            Resource::Requests => "max_requests",
-            Resource::Retries => "max_retries",
-            Resource::ConnectionPools => "max_connection_pools",
+            BreakerResource::Connections => "max_connections",
+            BreakerResource::PendingRequests => "max_pending_requests",
+            BreakerResource::Requests => "max_requests",
+            BreakerResource::Retries => "max_retries",
+            BreakerResource::ConnectionPools => "max_connection_pools",
         }
     }
 }
 
-/// One place behind a breaker, given back when this is dropped.
+/// Counts for one resource of a breaker until it is dropped.
 #[derive(Debug)]
-#[must_use = "the place is free again when this is dropped"]
+#[must_use = "dropping it releases the resource"]
 pub struct Permit {
     breakers: Arc<Breakers>,
     priority: RoutingPriority,
-    resource: Resource,
+    resource: BreakerResource,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.breakers.left(self.priority, self.resource);
+        self.breakers.release(self.priority, self.resource);
     }
 }
 
-fn open_gauge(stats: &PriorityBreakerStats, resource: Resource) -> &SharedGauge {
+fn open_gauge(stats: &PriorityBreakerStats, resource: BreakerResource) -> &SharedGauge {
     match resource {
-        Resource::Connections => &stats.cx_open,
-        Resource::PendingRequests => &stats.rq_pending_open,
-        Resource::Requests => &stats.rq_open,
-        Resource::Retries => &stats.rq_retry_open,
-        Resource::ConnectionPools => &stats.cx_pool_open,
+        BreakerResource::Connections => &stats.cx_open,
+        BreakerResource::PendingRequests => &stats.rq_pending_open,
+        BreakerResource::Requests => &stats.rq_open,
+        BreakerResource::Retries => &stats.rq_retry_open,
+        BreakerResource::ConnectionPools => &stats.cx_pool_open,
     }
 }
 
-fn remaining_gauge(stats: &Lazy<RemainingStats>, resource: Resource) -> &SharedGauge {
+fn remaining_gauge(stats: &Lazy<RemainingStats>, resource: BreakerResource) -> &SharedGauge {
     let stats = stats.get();
     match resource {
-        Resource::Connections => &stats.remaining_cx,
-        Resource::PendingRequests => &stats.remaining_pending,
-        Resource::Requests => &stats.remaining_rq,
-        Resource::Retries => &stats.remaining_retries,
-        Resource::ConnectionPools => &stats.remaining_cx_pools,
+        BreakerResource::Connections => &stats.remaining_cx,
+        BreakerResource::PendingRequests => &stats.remaining_pending,
+        BreakerResource::Requests => &stats.remaining_rq,
+        BreakerResource::Retries => &stats.remaining_retries,
+        BreakerResource::ConnectionPools => &stats.remaining_cx_pools,
     }
 }
 
@@ -415,13 +416,13 @@ fn start_remaining(thresholds: &Thresholds, stats: &PriorityBreakerStats) {
     if thresholds.track_remaining {
         let stats = stats.remaining.get();
         stats.remaining_cx.set(thresholds.max_connections);
-        // A gauge goes up to i64::MAX; without a limit, that stands for it.
+        // The gauge's maximum is i64::MAX, which stands for no limit.
         let pools = thresholds
             .max_connection_pools
             .min(i64::MAX.cast_unsigned());
         stats.remaining_cx_pools.set(pools);
         stats.remaining_pending.set(thresholds.max_pending_requests);
-        // What remains of a budget changes with each request, and Envoy does not say it.
+        // What remains of a retry budget changes with each request; Envoy does not report it.
         if thresholds.retry_budget.is_none() {
             stats.remaining_retries.set(thresholds.max_retries);
         }
@@ -449,17 +450,17 @@ mod tests {
         let breakers = breakers(2);
         let open = || breakers.stats.default.rq_open.value();
         let remaining = || breakers.stats.default.remaining.get().remaining_rq.value();
-        let enter = || breakers.enter(RoutingPriority::Default, Resource::Requests);
+        let acquire = || breakers.acquire(RoutingPriority::Default, BreakerResource::Requests);
         assert_eq!((open(), remaining()), (0, 2));
         let pools = &breakers.stats.default.remaining.get().remaining_cx_pools;
         assert_eq!(pools.value(), i64::MAX);
-        let first = enter().unwrap();
-        let second = enter().unwrap();
+        let first = acquire().unwrap();
+        let second = acquire().unwrap();
         assert_eq!((open(), remaining()), (1, 0));
-        assert!(enter().is_none());
+        assert!(acquire().is_none());
         drop(first);
         assert_eq!((open(), remaining()), (0, 1));
-        drop((enter().unwrap(), second));
+        drop((acquire().unwrap(), second));
         assert_eq!((open(), remaining()), (0, 2));
     }
 
@@ -468,12 +469,12 @@ mod tests {
         let breakers = breakers(0);
         assert!(
             breakers
-                .enter(RoutingPriority::Default, Resource::Requests)
+                .acquire(RoutingPriority::Default, BreakerResource::Requests)
                 .is_none()
         );
         assert!(
             breakers
-                .enter(RoutingPriority::High, Resource::Requests)
+                .acquire(RoutingPriority::High, BreakerResource::Requests)
                 .is_some()
         );
     }
@@ -481,8 +482,8 @@ mod tests {
     #[test]
     fn may_be_passed_by_force() {
         let breakers = breakers(1);
-        let one = breakers.enter_always(RoutingPriority::Default, Resource::Requests);
-        let two = breakers.enter_always(RoutingPriority::Default, Resource::Requests);
+        let one = breakers.acquire_always(RoutingPriority::Default, BreakerResource::Requests);
+        let two = breakers.acquire_always(RoutingPriority::Default, BreakerResource::Requests);
         assert_eq!(breakers.stats.default.rq_open.value(), 1);
         drop(two);
         assert_eq!(breakers.stats.default.rq_open.value(), 1);

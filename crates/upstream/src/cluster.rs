@@ -1,4 +1,4 @@
-//! One worker's view of a cluster: the hosts as it last saw them, and its connections to them.
+//! One worker's view of a cluster: the hosts that it knows, and its connections to them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 use http::Version;
 use outrider_net::WorkerCx;
 
+use crate::BreakerResource;
 use crate::Breakers;
 use crate::ClusterInfo;
 use crate::Cursors;
@@ -23,7 +24,6 @@ use crate::Permit;
 use crate::PickCx;
 use crate::PickRequest;
 use crate::PoolFailure;
-use crate::Resource;
 use crate::RoutingPriority;
 use crate::SharedCluster;
 use crate::UpstreamStream;
@@ -37,20 +37,20 @@ use crate::stats::ClusterStats;
 pub struct Cluster {
     shared: Arc<SharedCluster>,
     cx: Rc<PoolCx>,
-    /// The settings' names, at hand on the worker: each request takes hold of them.
+    /// `ClusterInfo`'s names as `Rc`: each request takes a reference.
     name: Rc<str>,
     observability_name: Rc<str>,
     hosts: RefCell<Cache<Arc<ArcSwap<HostSet>>, Arc<HostSet>>>,
-    /// The set that `pools` was last compared with.
+    /// The set of hosts that `pools` was last updated for.
     seen: RefCell<Arc<HostSet>>,
     cursors: RefCell<Cursors>,
-    /// Pools by host; the key is the host's address in memory, which is taken while the pools hold the host.
+    /// Pools by host. The key is the host's memory address, which stays unique while the pools hold the host.
     pools: RefCell<HashMap<*const Host, Rc<HostPools>, FixedState>>,
-    /// Further stats in which requests are counted, by the names that the requests gave.
+    /// Additional stats that requests are counted in, by the names that the requests gave.
     alternatives: RefCell<BTreeMap<Box<str>, Arc<AlternativeStats>>>,
 }
 
-/// So many names that clients chose are counted apart, on each worker: memory that clients decide on needs a bound.
+/// The maximum number of such names per worker: clients choose the names, so their memory needs a limit.
 const ALTERNATIVES: usize = 1000;
 
 /// Why no host was picked.
@@ -60,7 +60,7 @@ pub enum PickError {
     NoHealthyUpstream,
 }
 
-/// A host for one attempt, on the worker that picked it.
+/// A picked host, on the worker that picked it.
 #[derive(Clone, Debug)]
 pub struct Pick {
     pools: Rc<HostPools>,
@@ -116,7 +116,7 @@ impl Cluster {
         &self.cx.breakers
     }
 
-    /// This worker's copy of `cluster.<name>.<alternative>.*`, unless there are too many of them.
+    /// This worker's copy of `cluster.<name>.<alternative>.*`; `None` if there are too many alternatives.
     #[must_use]
     pub fn alternative_stats(&self, alternative: &str) -> Option<Arc<AlternativeStats>> {
         let mut alternatives = self.alternatives.borrow_mut();
@@ -132,15 +132,15 @@ impl Cluster {
         Some(stats)
     }
 
-    /// Room for one more retry, unless the breaker is open.
-    pub fn enter_retry(&self, priority: RoutingPriority) -> Option<Permit> {
-        self.cx.breakers.enter(priority, Resource::Retries)
+    /// A permit for one more retry; `None` if the breaker is open.
+    pub fn acquire_retry(&self, priority: RoutingPriority) -> Option<Permit> {
+        self.cx.breakers.acquire(priority, BreakerResource::Retries)
     }
 
     /// The host for the next attempt.
     ///
     /// # Errors
-    /// When no host may be used.
+    /// No host may be used.
     pub fn pick(&self, request: PickRequest) -> Result<Pick, PickError> {
         self.refresh();
         let seen = self.seen.borrow();
@@ -164,7 +164,7 @@ impl Cluster {
         })
     }
 
-    /// Follows the main thread to its newest set of hosts. Pools of hosts that have gone finish what they have and close.
+    /// Takes over the main thread's newest set of hosts. Pools of removed hosts finish their requests and close.
     pub(crate) fn refresh(&self) {
         let mut hosts = self.hosts.borrow_mut();
         let current = hosts.load();
@@ -184,8 +184,8 @@ impl Cluster {
         }
     }
 
-    /// Has all connections close once what they carry has ended. The cluster was replaced or removed: only requests that
-    /// have begun on it still use it.
+    /// Closes each connection after its last request. The cluster was replaced or removed: only requests that began on it
+    /// still use it.
     pub(crate) fn drain(&self) {
         let pools: Vec<Rc<HostPools>> = self
             .pools
@@ -231,13 +231,14 @@ impl Pick {
         self.pools.host()
     }
 
-    /// `cluster.<name>.zone.<from>.<to>.*`: answers by where the proxy and the host are, if both are in a zone.
+    /// `cluster.<name>.zone.<from>.<to>.*`: responses by the zones of the proxy and the host, if both are in a zone.
     #[must_use]
     pub fn zone_stats(&self) -> Option<&OriginStats> {
         self.pools.zone_stats()
     }
 
-    /// A place on a connection to the host, or why there can be none; nothing if it would have to be waited for.
+    /// Opens a stream to the host if no wait is needed: returns the stream or the failure, or `None` if it would have
+    /// to wait.
     #[must_use]
     pub fn open_at_once(
         &self,
@@ -250,10 +251,10 @@ impl Pick {
         }
     }
 
-    /// A place on a connection to the host, waiting for one if need be. Dropping the future leaves the queue.
+    /// Opens a stream to the host, and waits for a connection if necessary. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// When a breaker is open, or no connection can be made.
+    /// A breaker is open, or no connection can be established.
     pub async fn open(
         &self,
         priority: RoutingPriority,

@@ -1,4 +1,4 @@
-//! A worker's clusters: each is made when it is first used, and dropped when the cluster manager replaces it.
+//! A worker's clusters. Each is created when it is first used and dropped when the cluster manager replaces it.
 
 use std::cell::OnceCell;
 use std::cell::RefCell;
@@ -21,14 +21,14 @@ use crate::ClusterManager;
 use crate::manager::ActiveClusters;
 use crate::stats::ThreadLocalClusterManagerStats;
 
-/// All clusters, as one worker uses them.
+/// All clusters, as one worker sees them.
 pub struct Clusters {
     manager: Arc<ClusterManager>,
     worker: Rc<WorkerCx>,
     active: RefCell<Cache<Arc<ArcSwap<ActiveClusters>>, Arc<ActiveClusters>>>,
-    /// The set that `clusters` was last compared with.
+    /// The set of clusters that `clusters` was last updated for.
     seen: RefCell<Arc<ActiveClusters>>,
-    /// Those that were used so far.
+    /// The clusters that this worker has used.
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>, FixedState>>,
     updates: OnceCell<AbortHandle>,
     stats: Arc<ThreadLocalClusterManagerStats>,
@@ -53,7 +53,7 @@ impl Clusters {
         clusters
     }
 
-    /// The cluster that is now active under this name. Whoever holds it may go on using it after it was replaced.
+    /// The active cluster of this name. Whoever holds it may continue to use it after it was replaced.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Rc<Cluster>> {
         self.drop_replaced();
@@ -69,13 +69,13 @@ impl Clusters {
         Some(cluster)
     }
 
-    /// The main thread's side.
+    /// The cluster manager, which is the main thread's side.
     #[must_use]
     pub fn manager(&self) -> &Arc<ClusterManager> {
         &self.manager
     }
 
-    /// Follows the cluster manager to its newest set of clusters. Clusters that have gone finish what they have.
+    /// Takes over the cluster manager's newest set of clusters. Removed clusters finish their requests.
     fn drop_replaced(&self) {
         let mut active = self.active.borrow_mut();
         let current = active.load();
@@ -111,7 +111,7 @@ impl fmt::Debug for Clusters {
     }
 }
 
-/// Closes the connections to hosts and clusters that have gone, even when no request comes by to notice.
+/// Closes connections to removed hosts and clusters, even if no request triggers it.
 async fn follow(clusters: Weak<Clusters>, mut changed: watch::Receiver<()>) {
     while changed.changed().await.is_ok() {
         let Some(clusters) = clusters.upgrade() else {

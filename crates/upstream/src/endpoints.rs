@@ -1,4 +1,4 @@
-//! The endpoints that a cluster's config names: addresses to use as they are, or names to resolve.
+//! The endpoints in a cluster's config: addresses, or names to resolve.
 
 use std::sync::Arc;
 
@@ -30,21 +30,21 @@ pub(crate) struct LocalityEndpoints<T> {
     pub(crate) endpoints: Vec<Endpoint<T>>,
 }
 
-/// One endpoint: `T` is what its address is read as.
+/// One endpoint. `T` is the parsed form of its address.
 #[derive(Debug)]
 pub(crate) struct Endpoint<T> {
     pub(crate) target: T,
     pub(crate) description: Arc<HostDescription>,
 }
 
-/// A name to resolve, and the port to use with what it resolves to.
+/// A name to resolve, and the port for its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DnsTarget {
     pub(crate) name: String,
     pub(crate) port: u16,
 }
 
-/// Reads all endpoints of `message`, found at `path`; `read` makes the target of one.
+/// Reads all endpoints of `message`, found at `path`. `read` parses the address of each.
 pub(crate) fn build<T>(
     message: &ClusterLoadAssignment,
     path: &FieldPath,
@@ -109,7 +109,7 @@ fn describe(
     }
 }
 
-/// The addresses of a STATIC endpoint, the main one first.
+/// The addresses of a STATIC endpoint, the primary one first.
 pub(crate) fn static_addresses(
     message: &EndpointMessage,
     path: &FieldPath,
@@ -149,7 +149,7 @@ pub(crate) fn dns_target(
     })
 }
 
-/// What Envoy says wherever a STATIC cluster names something else than an address.
+/// Envoy's advice if a STATIC cluster contains something other than an address.
 const CONSIDER: &str =
     "Consider setting resolver_name or setting cluster type to 'STRICT_DNS' or 'LOGICAL_DNS'";
 

@@ -1,4 +1,4 @@
-//! Hosts: the addresses of a cluster, and what is known and counted of each.
+//! Hosts: the addresses of a cluster, with their settings and stats.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use tokio::time::Instant;
 
 /// One endpoint of a cluster.
 ///
-/// A host outlives a DNS refresh that names its address again: its counts and connections stay.
+/// When a DNS refresh returns its address again, the host stays, with its stats and connections.
 #[derive(Debug)]
 pub struct Host {
     addresses: Vec<Address>,
     description: Arc<HostDescription>,
     added: Instant,
-    /// What all workers count of this host.
+    /// The stats of this host, which all workers share.
     pub stats: HostStats,
 }
 
-/// What the config says of a host, apart from its address: all hosts of one name share it.
+/// The config of a host apart from its address. All hosts of one name share it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostDescription {
     /// `Endpoint.hostname`, or else the name that was resolved; empty for a STATIC host without one.
@@ -49,13 +49,13 @@ pub struct Locality {
     pub sub_zone: String,
 }
 
-/// What the config says of a host's health (`envoy.config.core.v3.HealthStatus`).
+/// The health that the config sets for a host (`envoy.config.core.v3.HealthStatus`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HealthStatus {
     /// `UNKNOWN` and `HEALTHY`
     #[default]
     Healthy,
-    /// `DEGRADED`: used when healthy hosts are too few.
+    /// `DEGRADED`: used when there are too few healthy hosts.
     Degraded,
     /// `UNHEALTHY` and `TIMEOUT`: used in panic only.
     Unhealthy,
@@ -63,31 +63,32 @@ pub enum HealthStatus {
     Draining,
 }
 
-/// `cluster.<name>` counts that `/clusters` shows for each host.
+/// The counts that `/clusters` shows for each host.
 #[derive(Debug, Default)]
 pub struct HostStats {
-    /// Connections open.
+    /// Open connections.
     pub cx_active: SharedGauge,
-    /// Connections that could not be made.
+    /// Connections that failed to be established.
     pub cx_connect_fail: SharedCounter,
-    /// Connections opened.
+    /// Connections that were opened.
     pub cx_total: SharedCounter,
     /// Requests under way.
     pub rq_active: SharedGauge,
-    /// Answers with a 5xx status, and resets; counted by the router.
+    /// Responses with a 5xx status, and resets; counted by the router.
     pub rq_error: SharedCounter,
-    /// Requests that wait for a connection.
+    /// Requests that are waiting for a connection.
     pub rq_pending_active: SharedGauge,
-    /// Answers without a 5xx status; counted by the router.
+    /// Responses without a 5xx status; counted by the router.
     pub rq_success: SharedCounter,
     /// Timeouts; counted by the router.
     pub rq_timeout: SharedCounter,
-    /// Requests.
+    /// All requests.
     pub rq_total: SharedCounter,
 }
 
 impl Host {
-    /// A host with one address, or several of which the first that answers is used. `addresses` must not be empty.
+    /// A host with one address, or with several, of which the first that accepts a connection is used. `addresses` must
+    /// not be empty.
     pub(crate) fn new(addresses: Vec<Address>, description: Arc<HostDescription>) -> Arc<Host> {
         debug_assert!(!addresses.is_empty());
         Arc::new(Host {
@@ -98,13 +99,13 @@ impl Host {
         })
     }
 
-    /// The address that it goes by.
+    /// Its primary address.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.addresses[0]
     }
 
-    /// When it became a host of its cluster.
+    /// When it was added to its cluster.
     pub(crate) fn added(&self) -> Instant {
         self.added
     }
@@ -115,18 +116,18 @@ impl Host {
         &self.addresses
     }
 
-    /// What the config says of it.
+    /// Its config.
     pub(crate) fn description(&self) -> &Arc<HostDescription> {
         &self.description
     }
 
-    /// `Endpoint.hostname`, or else the name that was resolved.
+    /// `Endpoint.hostname`, or else the resolved name.
     #[must_use]
     pub fn hostname(&self) -> &Arc<str> {
         &self.description.hostname
     }
 
-    /// Where it is.
+    /// Its locality.
     #[must_use]
     pub fn locality(&self) -> &Arc<Locality> {
         &self.description.locality
@@ -138,13 +139,13 @@ impl Host {
         self.description.priority
     }
 
-    /// Its share of the requests, relative to others; at least 1.
+    /// Its share of the requests relative to other hosts; at least 1.
     #[must_use]
     pub fn weight(&self) -> u32 {
         self.description.weight
     }
 
-    /// Whether it should get requests.
+    /// Its health.
     #[must_use]
     pub fn health(&self) -> HealthStatus {
         self.description.health

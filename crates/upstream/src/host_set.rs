@@ -1,6 +1,6 @@
-//! The hosts of a cluster at one moment, by priority and locality, together with the balancer made of them.
+//! The hosts of a cluster at one moment, by priority and locality, with the balancer built for them.
 //!
-//! A set never changes: discovery publishes a new one, and workers swap to it whole.
+//! A set never changes. Discovery publishes a new one, and workers replace theirs as a whole.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct PriorityHosts {
 /// The hosts of one locality.
 #[derive(Clone, Debug, Default)]
 pub struct LocalityHosts {
-    /// `LocalityLbEndpoints.load_balancing_weight`; 0 without one.
+    /// `LocalityLbEndpoints.load_balancing_weight`; 0 if it is not set.
     pub weight: u32,
     /// Its hosts.
     pub hosts: Vec<Arc<Host>>,
@@ -32,7 +32,7 @@ impl PriorityHosts {
     }
 }
 
-/// A cluster's hosts and the balancer over them.
+/// A cluster's hosts, and the balancer for them.
 pub struct HostSet {
     priorities: Vec<PriorityHosts>,
     balancer: Box<dyn LoadBalancer>,
@@ -46,7 +46,7 @@ impl HostSet {
         }
     }
 
-    /// Priority 0 first.
+    /// The priorities; priority 0 is the first.
     #[must_use]
     pub fn priorities(&self) -> &[PriorityHosts] {
         &self.priorities
@@ -57,7 +57,7 @@ impl HostSet {
         self.priorities.iter().flat_map(PriorityHosts::iter)
     }
 
-    /// How many hosts have this health.
+    /// The number of hosts with this health.
     #[must_use]
     pub fn count(&self, health: HealthStatus) -> usize {
         self.iter().filter(|host| host.health() == health).count()

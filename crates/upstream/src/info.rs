@@ -1,4 +1,4 @@
-//! What the config says of a cluster, apart from where its hosts come from. Never changes once built.
+//! The settings of a cluster, apart from the source of its hosts. They never change once built.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,41 +37,41 @@ pub struct ClusterInfo {
     pub name: Arc<str>,
     /// The name in stats and logs: `alt_stat_name`, or else the name.
     pub observability_name: Arc<str>,
-    /// The runtime key of the share of requests that are refused.
+    /// The runtime key of the percentage of requests that are dropped.
     pub maintenance_key: Box<str>,
     /// `connect_timeout`
     pub connect_timeout: Duration,
     /// `per_connection_buffer_limit_bytes`
     pub per_connection_buffer_limit_bytes: u32,
-    /// How HTTP is spoken.
+    /// How HTTP is spoken to the hosts.
     pub http: HttpProtocolOptions,
     /// How connections are opened.
     pub connect: ConnectOptions,
-    /// TLS towards the hosts; none if the transport socket is plain.
+    /// The TLS settings; `None` for plaintext.
     pub tls: Option<Arc<ClientContext>>,
-    /// How hosts are chosen.
+    /// How a host is selected.
     pub balancer: BalancerConfig,
     /// `common_lb_config.close_connections_on_host_set_change`
     pub close_connections_on_host_set_change: bool,
-    /// Where its config came from.
+    /// Where the config of the cluster came from.
     pub origin: ClusterOrigin,
     /// `metadata`
     pub metadata: Option<Box<Metadata>>,
-    /// Circuit breakers of the default and of the high priority.
+    /// Circuit breakers of the default priority and of the high priority.
     pub thresholds: [Thresholds; 2],
 }
 
-/// Where a cluster's config came from.
+/// Where the config of a cluster came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClusterOrigin {
     /// The bootstrap.
     #[default]
     Static,
-    /// A source of clusters (`added_via_api`).
+    /// A dynamic source of clusters (`added_via_api`).
     Api,
 }
 
-/// What a cluster's settings are built with.
+/// The context in which a cluster's settings are built.
 pub(crate) struct ClusterCx<'a> {
     /// `upstream_bind_config` of the cluster manager.
     pub(crate) bind: Option<&'a BindConfig>,
@@ -80,7 +80,7 @@ pub(crate) struct ClusterCx<'a> {
 }
 
 impl ClusterInfo {
-    /// The settings of `message`, found at `path`.
+    /// Builds the settings of `message`, found at `path`.
     pub(crate) fn build(
         message: &Cluster,
         path: &FieldPath,
@@ -149,7 +149,7 @@ impl ClusterInfo {
         })
     }
 
-    /// The breakers' limits at a priority.
+    /// The limits of the breakers of a priority.
     #[must_use]
     pub fn thresholds(&self, priority: RoutingPriority) -> &Thresholds {
         match priority {
@@ -219,7 +219,7 @@ fn thresholds(
         RoutingPriorityMessage::Default,
         RoutingPriorityMessage::High,
     ]) {
-        // Of several for one priority, the first counts.
+        // If there are several for one priority, the first applies.
         let list = &message.thresholds;
         if let Some(given) = list.iter().find(|t| t.priority() == priority) {
             let or = |given: Option<u32>, default: u64| given.map_or(default, u64::from);

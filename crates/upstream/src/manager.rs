@@ -1,8 +1,8 @@
 //! The cluster manager: adds, warms, replaces and removes clusters, on the main thread.
 //!
-//! Workers read the [active clusters](ActiveClusters) from a snapshot that is swapped whole. A cluster that is added or
-//! changed while the process serves is *warmed* first: it looks for its first hosts, and no request sees it until it has
-//! them or has given up on them for now.
+//! Workers read the [active clusters](ActiveClusters) from a snapshot that is replaced as a whole. A cluster that is
+//! added or changed while the proxy runs is *warmed* first: it discovers its hosts, and no request sees it until its
+//! first hosts are known or discovery has failed once.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -44,13 +44,13 @@ use crate::dns::Resolvers;
 use crate::info::ClusterCx;
 use crate::shared::ProcessWide;
 
-/// All clusters; shared by all threads, changed by the main thread only.
+/// All clusters. All threads share it; only the main thread changes it.
 #[derive(Debug)]
 pub struct ClusterManager {
     pub(crate) active: Arc<ArcSwap<ActiveClusters>>,
-    /// Wakes the workers when clusters, or the hosts of some cluster, have changed.
+    /// Notifies the workers that clusters, or the hosts of a cluster, have changed.
     pub(crate) changed: watch::Sender<()>,
-    /// Clusters of the bootstrap that still wait for their first hosts.
+    /// The number of the bootstrap's clusters that are waiting for their first hosts.
     uninitialized: watch::Sender<usize>,
     discoveries: Mutex<Discoveries>,
     store: Arc<Store>,
@@ -62,16 +62,16 @@ pub struct ClusterManager {
     stats: Arc<ClusterManagerStats>,
 }
 
-/// The clusters that requests may use, at one moment.
+/// The clusters that requests may use at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveClusters {
     /// In the order in which they were added.
     list: Vec<Arc<SharedCluster>>,
-    /// Hashed fast: the names are the config's, and no client can add others.
+    /// With a fast hash: the names come from the config, and clients cannot add any.
     by_name: HashMap<Arc<str>, Arc<SharedCluster>, FixedState>,
 }
 
-/// What the main thread runs to find hosts. Only the main thread locks it.
+/// The discoveries that the main thread runs. Only the main thread locks it.
 #[derive(Debug, Default)]
 struct Discoveries {
     /// Taken by [`ClusterManager::start`].
@@ -79,7 +79,7 @@ struct Discoveries {
     running: HashMap<Arc<str>, DiscoveryTask>,
 }
 
-/// A running discovery, which ends when this is dropped.
+/// A running discovery. Dropping it ends the discovery.
 #[derive(Debug)]
 struct DiscoveryTask(AbortHandle);
 
@@ -89,29 +89,30 @@ impl Drop for DiscoveryTask {
     }
 }
 
-/// A cluster that was checked and built, and that nothing uses yet.
+/// A cluster that was checked and built, but is not used yet.
 pub struct BuiltCluster {
     shared: Arc<SharedCluster>,
     discovery: Box<dyn Discovery>,
 }
 
-/// Clusters that look for their first hosts, and that no request sees yet.
+/// Clusters that are discovering their first hosts. No request sees them yet.
 pub struct WarmingClusters {
     clusters: Vec<(Arc<SharedCluster>, DiscoveryTask)>,
-    /// How many have no hosts yet.
+    /// The number of clusters without hosts yet.
     waiting: watch::Sender<usize>,
     stats: Arc<ClusterManagerStats>,
 }
 
-/// The names of all clusters, for those who refer to clusters by name.
+/// The names of all clusters, for checking references to clusters.
 #[derive(Debug, Default)]
 pub struct ClusterNames(HashSet<Arc<str>>);
 
 impl ClusterManager {
-    /// The clusters of `bootstrap`, for a proxy in `local_zone`, which is empty if it is in none. They obey `runtime`.
+    /// Builds the clusters of `bootstrap`, for a proxy in `local_zone` (empty if it is in none). `runtime` sets their
+    /// limits.
     ///
     /// # Errors
-    /// All that is wrong with any of them.
+    /// All errors of all clusters.
     pub fn build(
         bootstrap: &Bootstrap,
         local_zone: &str,
@@ -164,7 +165,7 @@ impl ClusterManager {
         Ok(Arc::new(manager))
     }
 
-    /// Whether the cluster of this name is the bootstrap's, which no source of clusters may change.
+    /// Whether the cluster of this name is in the bootstrap. Dynamic sources must not change such clusters.
     #[must_use]
     pub fn is_static(&self, name: &str) -> bool {
         let active = self.active.load();
@@ -172,10 +173,11 @@ impl ClusterManager {
         cluster.is_some_and(|cluster| cluster.info.origin == ClusterOrigin::Static)
     }
 
-    /// Checks and builds a list of clusters of the bootstrap, found at `path`. Nothing changes; any thread may do it.
+    /// Checks and builds a list of the bootstrap's clusters, found at `path`. It changes nothing and may run on any
+    /// thread.
     ///
     /// # Errors
-    /// All that is wrong with any of them; two may not have the same name.
+    /// All errors of all clusters. Two clusters must not have the same name.
     pub fn build_clusters(
         &self,
         messages: &[ClusterMessage],
@@ -199,10 +201,10 @@ impl ClusterManager {
         errors.finish(built)
     }
 
-    /// Checks and builds one cluster, found at `path`. Nothing changes; any thread may do it.
+    /// Checks and builds one cluster, found at `path`. It changes nothing and may run on any thread.
     ///
     /// # Errors
-    /// All that is wrong with it.
+    /// All errors of the cluster.
     pub fn build_cluster(
         &self,
         message: &ClusterMessage,
@@ -225,7 +227,7 @@ impl ClusterManager {
         Ok(BuiltCluster { shared, discovery })
     }
 
-    /// Starts looking for the hosts of the bootstrap's clusters. To be called on the main thread, inside a `LocalSet`.
+    /// Starts the discovery of the bootstrap's clusters. Must be called on the main thread, inside a `LocalSet`.
     pub fn start(&self) {
         let mut discoveries = self.lock();
         for (discovery, publisher) in std::mem::take(&mut discoveries.of_bootstrap) {
@@ -235,13 +237,13 @@ impl ClusterManager {
         }
     }
 
-    /// Waits until every cluster of the bootstrap has its first hosts, or has given up on them for now. Until then the
+    /// Waits until each cluster of the bootstrap has its first hosts or its discovery has failed once. Until then, the
     /// server is not ready.
     pub async fn initialized(&self) {
         wait_for_none(&self.uninitialized).await;
     }
 
-    /// Has clusters look for their first hosts. On the main thread, inside a `LocalSet`.
+    /// Starts the discovery of clusters that are to be added. Must be called on the main thread, inside a `LocalSet`.
     #[must_use]
     pub fn warm(&self, built: Vec<BuiltCluster>) -> WarmingClusters {
         let waiting = watch::Sender::new(0);
@@ -258,8 +260,8 @@ impl ClusterManager {
         }
     }
 
-    /// Puts warmed clusters in the place of those of the same name, and takes away those of the names in `removed`, for
-    /// all workers at once. Requests under way end on the cluster that they began on.
+    /// Replaces clusters by the warmed ones of the same names and removes those named in `removed`, for all workers at
+    /// once. Requests under way finish on the cluster that they began on.
     pub fn replace(&self, mut warmed: WarmingClusters, removed: &[Arc<str>]) {
         let before = self.active.load_full();
         let mut active = ActiveClusters::with_capacity(before.list.len());
@@ -287,9 +289,12 @@ impl ClusterManager {
         self.activate(active);
     }
 
-    /// Has all clusters obey what the runtime says now. On the main thread, after each change of it.
-    pub fn obey_runtime(&self) {
-        self.active.load().obey(&self.process.runtime.snapshot());
+    /// Applies the current runtime values to all clusters. Must be called on the main thread after each change of the
+    /// runtime.
+    pub fn apply_runtime(&self) {
+        self.active
+            .load()
+            .apply_runtime(&self.process.runtime.snapshot());
     }
 
     fn activate(&self, active: ActiveClusters) {
@@ -313,7 +318,7 @@ impl ClusterManager {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the subscriptions of clusters share; those of others share it, too.
+    /// The state that all subscriptions share, not only those of clusters.
     #[must_use]
     pub fn sources(&self) -> &FileSources {
         &self.discovery.sources
@@ -326,7 +331,7 @@ impl ClusterManager {
         ClusterNames(active.by_name.keys().cloned().collect())
     }
 
-    /// What the admin shows of each cluster, in the order in which they were added.
+    /// The admin server's view of each cluster, in the order in which the clusters were added.
     #[must_use]
     pub fn view(&self) -> Vec<ClusterView> {
         let active = self.active.load();
@@ -334,7 +339,7 @@ impl ClusterManager {
         clusters.map(|cluster| ClusterView::of(cluster)).collect()
     }
 
-    /// A worker's view of the clusters. To be called on the worker, inside its runtime.
+    /// Creates a worker's view of the clusters. Must be called on the worker, inside its runtime.
     #[must_use]
     pub fn worker(self: &Arc<Self>, worker: &Rc<WorkerCx>) -> Rc<Clusters> {
         Clusters::new(self.clone(), worker.clone())
@@ -350,7 +355,7 @@ fn static_path() -> FieldPath {
 
 async fn wait_for_none(count: &watch::Sender<usize>) {
     let mut count = count.subscribe();
-    // Its sender is ours, so it cannot be gone.
+    // This function holds the sender, so the channel cannot be closed.
     let _sent = count.wait_for(|clusters| *clusters == 0).await;
 }
 
@@ -372,13 +377,13 @@ impl ActiveClusters {
         self.by_name.get(name)
     }
 
-    fn obey(&self, runtime: &Snapshot) {
+    fn apply_runtime(&self, runtime: &Snapshot) {
         for cluster in &self.list {
-            cluster.obey(runtime);
+            cluster.apply_runtime(runtime);
         }
     }
 
-    /// Adds `cluster`, or puts it in the place of the one of its name; tells whether there was one.
+    /// Adds `cluster`, or replaces the one of the same name. Returns whether there was one.
     fn set(&mut self, cluster: Arc<SharedCluster>) -> bool {
         let name = cluster.info.name.clone();
         let Some(before) = self.by_name.insert(name, cluster.clone()) else {
@@ -415,12 +420,12 @@ impl fmt::Debug for BuiltCluster {
 }
 
 impl WarmingClusters {
-    /// Waits until all have their first hosts, or have given up on them for now.
+    /// Waits until each cluster has its first hosts or its discovery has failed once.
     pub async fn warmed(&self) {
         wait_for_none(&self.waiting).await;
     }
 
-    /// What the admin shows of them.
+    /// The admin server's view of them.
     #[must_use]
     pub fn view(&self) -> Vec<ClusterView> {
         let clusters = self.clusters.iter();
@@ -432,7 +437,7 @@ impl WarmingClusters {
 
 impl Drop for WarmingClusters {
     fn drop(&mut self) {
-        // Those that were never used after all.
+        // Clusters that were not activated after all.
         self.stats.warming_clusters.sub(self.clusters.len() as u64);
     }
 }
@@ -462,7 +467,7 @@ impl ClusterNames {
         self.0.insert(name.into());
     }
 
-    /// Takes a name away.
+    /// Removes a name.
     pub fn remove(&mut self, name: &str) {
         self.0.remove(name);
     }

@@ -1,4 +1,4 @@
-//! Which HTTP a cluster speaks, and how: `HttpProtocolOptions`, and the older fields of `Cluster` that it replaced.
+//! The HTTP protocol options of a cluster: `HttpProtocolOptions`, and the older fields of `Cluster` that it replaced.
 
 use std::time::Duration;
 
@@ -20,24 +20,24 @@ use outrider_config::unpack;
 
 use crate::pool::PoolProtocol;
 
-/// How a cluster's connections speak HTTP.
+/// How HTTP is spoken on a cluster's connections.
 #[derive(Clone, Debug)]
 pub struct HttpProtocolOptions {
-    /// Which codec.
+    /// The protocol.
     pub protocol: ProtocolSelection,
-    /// `idle_timeout`: a connection without requests is closed after this long; none when switched off.
+    /// `idle_timeout`: how long a connection may be without requests; `None` if switched off.
     pub idle_timeout: Option<Duration>,
     /// `max_connection_duration`
     pub max_connection_duration: Option<Duration>,
-    /// `max_connection_duration_jitter`: up to so much more, percent.
+    /// `max_connection_duration_jitter`: the maximum that is added, in percent.
     pub max_connection_duration_jitter: f64,
-    /// `max_requests_per_connection`; none for no limit.
+    /// `max_requests_per_connection`; `None` for no limit.
     pub max_requests_per_connection: Option<u32>,
-    /// `max_stream_duration` of the cluster's own; kept by the router.
+    /// The cluster's `max_stream_duration`; the router applies it.
     pub max_stream_duration: Option<Duration>,
-    /// `max_headers_count` of an answer.
+    /// `max_headers_count` of a response.
     pub max_headers_count: u32,
-    /// `max_response_headers_kb`, KiB; none for each codec's own default.
+    /// `max_response_headers_kb`, in KiB; `None` for the codec's own default.
     pub max_response_headers_kb: Option<u32>,
     /// `http_protocol_options`
     pub http1: Http1Options,
@@ -45,26 +45,26 @@ pub struct HttpProtocolOptions {
     pub http2: Http2Options,
 }
 
-/// Which codec a cluster's connections use.
+/// How the protocol of a cluster's connections is selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolSelection {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2 by prior knowledge.
     Http2,
-    /// That of the request.
+    /// The protocol of the downstream request.
     Downstream,
-    /// What a host chooses by ALPN.
+    /// The protocol that a host selects by ALPN.
     Negotiated,
 }
 
 /// The key of `typed_extension_protocol_options`.
 const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-/// Envoy's default of `idle_timeout`.
+/// The default of `idle_timeout`.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl ProtocolSelection {
-    /// What a request that came in by `downstream` goes out by.
+    /// The protocol of the pool for a request that arrived by `downstream`.
     pub(crate) fn of_pool(self, downstream: Version) -> PoolProtocol {
         match self {
             ProtocolSelection::Http2 => PoolProtocol::Http2,
@@ -75,7 +75,7 @@ impl ProtocolSelection {
     }
 }
 
-/// The parts of either spelling.
+/// The options, from either the new or the old fields.
 struct Parts<'a> {
     protocol: ProtocolSelection,
     path: FieldPath,
@@ -96,7 +96,7 @@ impl HttpProtocolOptions {
         {
             return Err(ConfigError::new(
                 &extensions.key(unknown),
-                format!("not supported; known: {KEY:?}"),
+                format!("not supported; expected {KEY:?}"),
             ));
         }
         match cluster.typed_extension_protocol_options.get(KEY) {

@@ -1,4 +1,4 @@
-//! What all threads share of a cluster: settings, hosts, breakers, and the main thread's stats.
+//! The state of a cluster that all threads share: settings, hosts, breakers, and the main thread's stats.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,31 +28,32 @@ use crate::stats::ClusterManagerStats;
 use crate::stats::ClusterStats;
 use crate::stats::MembershipStats;
 
-/// What all threads share of one cluster.
+/// The state of one cluster that all threads share.
 #[derive(Debug)]
 pub struct SharedCluster {
     pub(crate) info: Arc<ClusterInfo>,
     pub(crate) hosts: Arc<ArcSwap<HostSet>>,
     pub(crate) breakers: Arc<Breakers>,
-    /// Lists the workers' stats before any worker has made its own copy, unless that is deferred.
+    /// Lists the workers' stats before any worker has registered its own copy, unless that is deferred.
     _listed: Option<Arc<ClusterStats>>,
-    /// Lists those that are listed even then.
+    /// Lists the stats that are never deferred.
     _listed_balancing: Option<Arc<BalancingStats>>,
     _tls: Option<ContextStats>,
     pub(crate) membership: Arc<MembershipStats>,
     pub(crate) process: ProcessWide,
 }
 
-/// What all clusters of the process have in common.
+/// The state that all clusters of the process share.
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessWide {
-    /// Numbers the upstream connections.
+    /// The next id of an upstream connection.
     pub(crate) connection_ids: Arc<AtomicU64>,
-    /// The zone that the proxy is in; empty if it is in none.
+    /// The zone of the proxy; empty if it is in none.
     pub(crate) local_zone: Arc<str>,
-    /// Stats of traffic are listed once a cluster has some (`deferred_stat_options.enable_deferred_creation_stats`).
+    /// Whether a cluster's stats of traffic are listed only once it has traffic
+    /// (`deferred_stat_options.enable_deferred_creation_stats`).
     pub(crate) defers_stats: bool,
-    /// What operators change while the proxy runs.
+    /// The runtime values.
     pub(crate) runtime: Arc<Runtime>,
 }
 
@@ -79,15 +80,15 @@ impl SharedCluster {
         }
     }
 
-    /// Starts its gauges; its limits are what the runtime says.
+    /// Starts its gauges, and sets its limits to the runtime's values.
     pub(crate) fn activate(&self, runtime: &Snapshot) {
         self.breakers.start();
-        self.obey(runtime);
+        self.apply_runtime(runtime);
     }
 
-    /// Has the limits be what the runtime says.
-    pub(crate) fn obey(&self, runtime: &Snapshot) {
-        self.breakers.obey(&self.info.name, runtime);
+    /// Sets its limits to the runtime's values.
+    pub(crate) fn apply_runtime(&self, runtime: &Snapshot) {
+        self.breakers.apply_runtime(&self.info.name, runtime);
     }
 }
 
@@ -96,7 +97,7 @@ pub(crate) fn scope(info: &ClusterInfo) -> Scope {
     Scope::new("cluster").name(&info.observability_name)
 }
 
-/// The panic threshold is the runtime's of this moment: as in Envoy, a later one waits for the next change of the hosts.
+/// Uses the runtime's current panic threshold. As in Envoy, a later change takes effect with the next change of hosts.
 fn host_set(
     priorities: Vec<PriorityHosts>,
     info: &ClusterInfo,
@@ -116,11 +117,11 @@ fn host_set(
     HostSet::new(priorities, balancer)
 }
 
-/// How a cluster's discovery makes its hosts known. Lives on the main thread.
+/// Publishes the hosts that a cluster's discovery finds. Lives on the main thread.
 pub struct HostsPublisher {
     cluster: Arc<SharedCluster>,
     changed: watch::Sender<()>,
-    /// How many clusters still wait for their first hosts; none once this one does not.
+    /// The number of clusters without first hosts; `None` once this cluster has its hosts.
     uninitialized: Option<watch::Sender<usize>>,
     manager: Arc<ClusterManagerStats>,
 }
@@ -153,16 +154,17 @@ impl HostsPublisher {
         &self.cluster.membership
     }
 
-    /// Makes a host; `addresses` must not be empty.
+    /// Creates a host. `addresses` must not be empty.
     #[must_use]
     pub fn host(&self, addresses: Vec<Address>, description: &Arc<HostDescription>) -> Arc<Host> {
         self.stats().default_total_match_count.inc();
         Host::new(addresses, description.clone())
     }
 
-    /// Makes these the cluster's hosts, for all workers at once. `changes` is how many priorities are not as they were.
+    /// Publishes these hosts for all workers at once. `changes` is the number of priorities that differ from before.
     pub fn publish(&self, mut priorities: Vec<PriorityHosts>, changes: u64) {
-        // Read for long and by all, and there may be thousands of clusters: no more memory than hosts need.
+        // All threads read these lists for a long time, and there may be thousands of clusters, so excess capacity is
+        // freed.
         for priority in &mut priorities {
             priority.localities.shrink_to_fit();
             for locality in &mut priority.localities {
@@ -186,7 +188,7 @@ impl HostsPublisher {
         self.changed.send_replace(());
     }
 
-    /// The cluster has its first hosts, or knows that it has none yet: the server need not wait for it any longer.
+    /// Says that the cluster has its first hosts, or that discovery has failed once: the server stops waiting for it.
     pub fn initialized(&mut self) {
         if let Some(uninitialized) = self.uninitialized.take() {
             uninitialized.send_modify(|clusters| *clusters -= 1);

@@ -1,7 +1,7 @@
 //! The stats of clusters, under Envoy's names.
 //!
-//! What adds up over workers ([`ClusterStats`]) has a copy on each worker that uses the cluster; the main thread
-//! registers one copy at once so that the names are listed from the start. The rest has a single copy.
+//! Stats that add up over workers ([`ClusterStats`]) have a copy on each worker that uses the cluster. The main thread
+//! registers one copy at once, so that the names are listed from the start. All other stats have a single copy.
 
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
@@ -11,7 +11,7 @@ use outrider_stats::ResponseCodes;
 use outrider_stats::SharedGauge;
 
 outrider_stats::group! {
-    /// `cluster.<name>.*`, as far as it is counted by workers.
+    /// `cluster.<name>.*`, the part that workers count.
     pub struct ClusterStats {
         bind_errors: Counter,
         lb_healthy_panic: Counter,
@@ -91,22 +91,22 @@ outrider_stats::group! {
         upstream_rq_retry_success: Counter,
         upstream_rq_rx_reset: Counter,
         upstream_rq_rx_reset_no_error: Counter,
-        /// Milliseconds from the request's end to the answer's; listed from the first answer on.
+        /// Milliseconds from the end of the request to the end of the response; listed from the first response on.
         upstream_rq_time: Lazy<Histogram>,
         upstream_rq_timeout: Counter,
         upstream_rq_total: Counter,
         upstream_rq_tx_reset: Counter,
-        /// Answers to clients outside; listed from the first on.
+        /// Responses to external clients; listed from the first on.
         external: Lazy<OriginStats>,
-        /// Answers to internal requests; listed from the first on.
+        /// Responses to internal requests; listed from the first on.
         internal: Lazy<OriginStats>,
-        /// Answers of canary hosts; listed from the first on.
+        /// Responses of canary hosts; listed from the first on.
         canary: Lazy<OriginStats>,
     }
 }
 
 outrider_stats::group! {
-    /// The part of [`ClusterStats`] that is listed without traffic, even if the rest is not.
+    /// The part of [`ClusterStats`] that is listed without traffic even if the rest is deferred.
     pub struct BalancingStats {
         lb_healthy_panic: Counter,
         lb_local_cluster_not_ok: Counter,
@@ -126,8 +126,8 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `cluster.<name>.{external,internal,canary}.*` and `cluster.<name>.zone.<from>.<to>.*`: answers by where the request came
-    /// from, and where it went.
+    /// `cluster.<name>.{external,internal,canary}.*` and `cluster.<name>.zone.<from>.<to>.*`: responses by the origin
+    /// of the request and the host.
     pub struct OriginStats {
         upstream_rq: ResponseCodes,
         upstream_rq_time: Lazy<Histogram>,
@@ -135,7 +135,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `cluster.<name>.<alternative>.*`: answers to requests that internal clients want counted apart
+    /// `cluster.<name>.<alternative>.*`: responses to requests that internal clients count separately
     /// (`x-envoy-upstream-alt-stat-name`).
     pub struct AlternativeStats {
         upstream_rq: ResponseCodes,
@@ -146,7 +146,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `cluster.<name>.*`, as far as the main thread writes it: hosts and updates.
+    /// `cluster.<name>.*`, the part that the main thread writes: hosts and updates.
     pub struct MembershipStats {
         assignment_stale: Counter,
         assignment_timeout_received: Counter,
@@ -155,7 +155,7 @@ outrider_stats::group! {
         maglev_lb: Lazy<MaglevStats>,
         /// With `RING_HASH` only.
         ring_hash_lb: Lazy<RingHashStats>,
-        /// Hosts made for the only transport socket that a cluster has here.
+        /// Hosts created for the cluster's only transport socket.
         #[name("default.total_match_count")]
         default_total_match_count: Counter,
         max_host_weight: Gauge,
@@ -175,7 +175,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `cluster.<name>.ring_hash_lb.*`: the ring that was built last.
+    /// `cluster.<name>.ring_hash_lb.*`: the latest ring.
     pub struct RingHashStats {
         max_hashes_per_host: Gauge,
         min_hashes_per_host: Gauge,
@@ -184,7 +184,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `cluster.<name>.maglev_lb.*`: the table that was built last.
+    /// `cluster.<name>.maglev_lb.*`: the latest table.
     pub struct MaglevStats {
         max_entries_per_host: Gauge,
         min_entries_per_host: Gauge,
@@ -192,7 +192,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `cluster.<name>.circuit_breakers.*`: shared by all workers, as the breakers are.
+    /// `cluster.<name>.circuit_breakers.*`. All workers share it, as they share the breakers.
     pub struct BreakerStats {
         default: PriorityBreakerStats,
         high: PriorityBreakerStats,
@@ -200,7 +200,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `cluster.<name>.circuit_breakers.<priority>.*`: 1 while a breaker has no room.
+    /// `cluster.<name>.circuit_breakers.<priority>.*`: 1 while a breaker is open.
     pub struct PriorityBreakerStats {
         cx_open: SharedGauge,
         cx_pool_open: SharedGauge,
@@ -214,7 +214,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// What each breaker of one priority still has room for.
+    /// What remains until each breaker of one priority opens.
     pub struct RemainingStats {
         remaining_cx: SharedGauge,
         remaining_cx_pools: SharedGauge,
@@ -240,7 +240,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `dns.cares.*`: the names are those of Envoy's resolver library, the counts our resolver's.
+    /// `dns.cares.*`: the names are those of Envoy's resolver library; the counts are those of Outrider's resolver.
     pub struct DnsStats {
         get_addr_failure: Counter,
         not_found: Counter,

@@ -1,4 +1,4 @@
-//! The transport sockets of a cluster: plain, or TLS.
+//! The transport sockets of a cluster: plaintext or TLS.
 
 use std::cell::OnceCell;
 use std::future::poll_fn;
@@ -8,11 +8,7 @@ use std::sync::Arc;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::TransportSocket;
-use outrider_config::api::envoy::config::core::v3::transport_socket::ConfigType;
-use outrider_config::api::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
-use outrider_config::type_name;
-use outrider_config::unpack;
 use outrider_net::Address;
 use outrider_net::NetworkStream;
 use outrider_net::TlsStream;
@@ -25,40 +21,22 @@ use outrider_tls::TlsFailure;
 use outrider_tls::TlsInfo;
 use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
-use prost::Name as _;
+use outrider_tls::tls_settings;
 
 use crate::Host;
 use crate::pool::PoolProtocol;
 
-/// The TLS of the transport socket found at `path`; none if it is plain.
+/// The TLS context of the transport socket found at `path`; `None` for plaintext.
 pub(crate) fn build(
     socket: Option<&TransportSocket>,
     path: &FieldPath,
     secrets: &Secrets,
 ) -> Result<Option<Arc<ClientContext>>, ConfigErrors> {
-    let Some(socket) = socket else {
+    let Some(settings) = tls_settings::<UpstreamTlsContext>(socket, path)? else {
         return Ok(None);
     };
-    let path = path.field("typed_config");
-    match &socket.config_type {
-        Some(ConfigType::TypedConfig(any)) if type_name(any) == UpstreamTlsContext::full_name() => {
-            let config: UpstreamTlsContext = unpack(any, &path)?;
-            Ok(Some(Arc::new(ClientContext::build(
-                &config, &path, secrets,
-            )?)))
-        }
-        Some(ConfigType::TypedConfig(any)) if type_name(any) == RawBuffer::full_name() => Ok(None),
-        None if socket.name.ends_with("raw_buffer") => Ok(None),
-        _ => {
-            let name = &socket.name;
-            let message = format!(
-                "not supported: {name}; known are envoy.transport_sockets.raw_buffer and envoy.transport_sockets.tls"
-            );
-            let mut errors = ConfigErrors::new();
-            errors.push(&path, message);
-            Err(errors)
-        }
-    }
+    let context = ClientContext::build(&settings, &path.field("typed_config"), secrets)?;
+    Ok(Some(Arc::new(context)))
 }
 
 /// The TLS of a cluster's connections on one worker.
@@ -66,12 +44,12 @@ pub(crate) fn build(
 pub(crate) struct ClusterTls {
     context: Arc<ClientContext>,
     stats: WorkerSsl,
-    /// By what is offered: HTTP/1.1, HTTP/2, either.
+    /// The TLS configurations by offered protocols: HTTP/1.1, HTTP/2, or both.
     configs: [OnceCell<Arc<ClientConfig>>; 3],
 }
 
 impl ClusterTls {
-    /// TLS by `context`, of a cluster whose stats are below `scope`.
+    /// TLS with `context`, for a cluster whose stats are below `scope`.
     pub(crate) fn new(context: Arc<ClientContext>, scope: Scope, worker: &WorkerCx) -> ClusterTls {
         ClusterTls {
             context,
@@ -80,7 +58,7 @@ impl ClusterTls {
         }
     }
 
-    /// Shakes hands with `host` on a connection to `address`.
+    /// Does the TLS handshake with `host` on a connection to `address`.
     pub(crate) async fn secure(
         &self,
         socket: NetworkStream,

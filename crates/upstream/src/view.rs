@@ -1,4 +1,4 @@
-//! What the admin server shows of clusters: plain data, taken at one moment.
+//! The admin server's view of clusters: plain data of one moment.
 
 use std::sync::Arc;
 

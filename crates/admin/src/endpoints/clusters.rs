@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use outrider_stats::SharedCounter;
 use outrider_stats::SharedGauge;
+use outrider_upstream::BreakerResource;
 use outrider_upstream::Breakers;
 use outrider_upstream::ClusterOrigin;
 use outrider_upstream::ClusterView;
 use outrider_upstream::HealthStatus;
 use outrider_upstream::Host;
 use outrider_upstream::Locality;
-use outrider_upstream::Resource;
 use outrider_upstream::RoutingPriority;
 use regex::Regex;
 use serde_json::Map;
@@ -99,10 +99,10 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
 
 fn limits_of(breakers: &Breakers, priority: RoutingPriority) -> [(&'static str, u64); 4] {
     [
-        ("max_connections", Resource::Connections),
-        ("max_pending_requests", Resource::PendingRequests),
-        ("max_requests", Resource::Requests),
-        ("max_retries", Resource::Retries),
+        ("max_connections", BreakerResource::Connections),
+        ("max_pending_requests", BreakerResource::PendingRequests),
+        ("max_requests", BreakerResource::Requests),
+        ("max_retries", BreakerResource::Retries),
     ]
     .map(|(name, resource)| (name, breakers.max(priority, resource)))
 }

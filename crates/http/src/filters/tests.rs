@@ -148,7 +148,7 @@ fn the_router_is_last_and_others_are_refused_by_name() {
         refused,
         [
             "http_filters[0].typed_config: not supported: HTTP filter envoy.extensions.filters.http.cors.v3.Cors; \
-          known: envoy.extensions.filters.http.grpc_stats.v3.FilterConfig, envoy.extensions.filters.http.router.v3.Router"
+          expected one of: envoy.extensions.filters.http.grpc_stats.v3.FilterConfig, envoy.extensions.filters.http.router.v3.Router"
         ]
     );
     assert_eq!(errors(&[router(), router()]).len(), 1);

@@ -374,8 +374,9 @@ fn stats_tag(options: &mut Options, value: String) -> Result<(), String> {
 }
 
 fn drain_idle_time(options: &mut Options, value: String) -> Result<(), String> {
-    options.drain_idle_time = parse_duration(&value)
-        .ok_or_else(|| format!("invalid drain-idle-time '{value}': known are 5, 5s, 500ms, 1m"))?;
+    options.drain_idle_time = parse_duration(&value).ok_or_else(|| {
+        format!("invalid drain-idle-time '{value}': expected a time such as 5, 5s, 500ms or 1m")
+    })?;
     Ok(())
 }
 

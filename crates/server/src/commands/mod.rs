@@ -118,7 +118,8 @@ fn parse(command: Command, arguments: &[String]) -> Result<Invocation, String> {
             ("--timeout", _) => {
                 let text = value()?;
                 let timeout = parse_duration(&text);
-                let refused = || format!("--timeout '{text}': known are 5, 5s, 500ms, 1m");
+                let refused =
+                    || format!("--timeout '{text}': expected a time such as 5, 5s, 500ms or 1m");
                 invocation.timeout = Some(timeout.ok_or_else(refused)?);
             }
             // Readiness is the only condition that can be waited for.

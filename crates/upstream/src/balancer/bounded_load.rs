@@ -1,17 +1,18 @@
-//! `hash_balance_factor`: no host gets more than its share by so much, whatever requests hash to.
+//! `hash_balance_factor`: no host may exceed its share of requests by more than this factor, whatever the requests'
+//! hashes.
 //!
-//! A request whose host is full goes to another that its hash names, by the same walk as in Envoy: a shuffle of all hosts by
-//! a Mersenne Twister that the hash seeds.
+//! If the host of a request's hash is full, the request goes to another host that the hash determines, in the same
+//! order as in Envoy: a shuffle of all hosts by a Mersenne Twister that is seeded with the hash.
 
 use super::hashing::WeightedHost;
 use super::mersenne_twister::MersenneTwister;
 use crate::Breakers;
 use crate::Host;
 
-/// How many requests the hosts of a cluster may have now.
+/// How many requests the hosts of a cluster may have at the moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BoundedLoad {
-    /// For all hosts together.
+    /// The limit for all hosts together.
     slots: u32,
 }
 
@@ -26,7 +27,7 @@ impl BoundedLoad {
         BoundedLoad { slots }
     }
 
-    /// `chosen`, or another host if that has as much as it may have. `order` is scratch space.
+    /// Returns `chosen`, or another host if `chosen` is full. `order` is scratch space.
     pub(super) fn choose(
         self,
         hosts: &[WeightedHost],
@@ -62,7 +63,7 @@ impl BoundedLoad {
         best
     }
 
-    /// How full a host is: 1 when it has as much as its weight grants.
+    /// The load of a host: 1 if it has as many requests as its weight allows.
     fn load(self, host: &Host, weight: f64) -> f64 {
         let slots = (f64::from(self.slots) * weight).ceil().max(1.0);
         #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]

@@ -1,4 +1,4 @@
-//! `CLUSTER_PROVIDED`: the policy that the kind of cluster brings with it. None that is supported brings one.
+//! `CLUSTER_PROVIDED`: the policy that the cluster's type provides. No supported type provides one.
 
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;

@@ -1,4 +1,4 @@
-//! What a cluster's config says of balancing: in the fields of the cluster, or in a policy of `load_balancing_policy`.
+//! The load balancing settings of a cluster, from its own fields or from a policy of `load_balancing_policy`.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use super::FACTORIES;
 use super::HostPolicy;
 use super::hashing::HashingConfig;
 
-/// How a cluster's hosts are chosen.
+/// How a host is selected.
 #[derive(Clone, Debug)]
 pub struct BalancerConfig {
     pub(crate) policy: Policy,
     /// `CommonLbConfig.healthy_panic_threshold`, percent.
     pub panic_threshold: u32,
-    /// What localities are for.
+    /// How localities are used.
     pub(crate) localities: LocalityBalancing,
     /// `ClusterLoadAssignment.Policy.overprovisioning_factor`, percent.
     pub overprovisioning_factor: u32,
@@ -31,25 +31,25 @@ pub struct BalancerConfig {
     pub weighted_priority_health: bool,
 }
 
-/// How hosts are found.
+/// How a host is selected within a priority.
 #[derive(Clone, Debug)]
 pub(crate) enum Policy {
-    /// In turn or at random, among the hosts of a locality or priority.
+    /// By a policy that treats the hosts of a locality, or of a priority, alike.
     Hosts(Arc<dyn HostPolicy>),
     /// By the hash of the request.
     Hashing(HashingConfig),
 }
 
-/// `LocalityLbConfig`, which `CommonLbConfig` has in another form.
+/// `LocalityLbConfig`. `CommonLbConfig` has the same settings in another form.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LocalityBalancing {
     /// `locality_weighted_lb_config`
     pub(crate) weighted: bool,
-    /// `ZoneAwareLbConfig.fail_traffic_on_panic`: in panic no host is used, rather than all.
+    /// `ZoneAwareLbConfig.fail_traffic_on_panic`: in panic, no host is used instead of all.
     pub(crate) fail_traffic_on_panic: bool,
 }
 
-/// What a policy's own settings come to.
+/// The result of reading a policy's own settings.
 #[derive(Debug)]
 pub(crate) struct PolicyConfig {
     pub(crate) policy: Policy,
@@ -57,7 +57,7 @@ pub(crate) struct PolicyConfig {
 }
 
 impl BalancerConfig {
-    /// The settings of `cluster`, found at `path`.
+    /// Reads the settings of `cluster`, found at `path`.
     pub(crate) fn build(
         cluster: &Cluster,
         path: &FieldPath,
@@ -81,7 +81,7 @@ impl BalancerConfig {
 }
 
 impl BalancerConfig {
-    /// Whether the hash of a request matters.
+    /// Whether the balancer uses the hash of the request.
     #[must_use]
     pub fn uses_hash(&self) -> bool {
         matches!(self.policy, Policy::Hashing(_))
@@ -89,7 +89,7 @@ impl BalancerConfig {
 }
 
 impl LocalityBalancing {
-    /// By `common_lb_config`.
+    /// Reads `common_lb_config`.
     pub(crate) fn of_cluster(cluster: &Cluster) -> LocalityBalancing {
         let common = cluster.common_lb_config.as_ref();
         match common.and_then(|common| common.locality_config_specifier.as_ref()) {
@@ -105,7 +105,7 @@ impl LocalityBalancing {
         }
     }
 
-    /// By the `locality_lb_config` of a policy, beside which `common_lb_config` does not count.
+    /// Reads the `locality_lb_config` of a policy. If it is set, `common_lb_config` is ignored.
     pub(crate) fn of_policy(config: Option<&LocalityLbConfig>) -> LocalityBalancing {
         use locality_lb_config::LocalityConfigSpecifier;
         match config.and_then(|config| config.locality_config_specifier.as_ref()) {
@@ -122,7 +122,7 @@ impl LocalityBalancing {
     }
 }
 
-/// The policy that counts: that of `load_balancing_policy`, or else `lb_policy`.
+/// The policy that applies: that of `load_balancing_policy`, or else `lb_policy`.
 fn chosen_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, ConfigErrors> {
     let list_path = path.field("load_balancing_policy");
     let Some(list) = &cluster.load_balancing_policy else {
@@ -143,8 +143,8 @@ fn chosen_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, Co
     of_list(list, cluster, &list_path)
 }
 
-/// The first policy of `list` that is one. What is no policy is passed over; a policy that is not supported was refused
-/// before.
+/// The first load balancing policy in `list`. Entries that are not load balancing policies are skipped. Policies that
+/// are not supported were refused before.
 fn of_list(
     list: &LoadBalancingPolicy,
     cluster: &Cluster,
@@ -183,7 +183,7 @@ fn of_lb_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, Con
                 .map(|factory| factory.lb_policy.as_str_name())
                 .collect();
             let message = format!(
-                "{} is not supported; known: {}",
+                "{} is not supported; expected one of: {}",
                 policy.as_str_name(),
                 known.join(", ")
             );
@@ -192,7 +192,7 @@ fn of_lb_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, Con
     }
 }
 
-/// A percentage as Envoy counts it: its whole part, after the same two steps, whose rounding it is that 29 counts as 28.
+/// A percentage as Envoy computes it: the whole part after the same two steps, whose rounding turns 29 into 28.
 pub(super) fn whole_percent(value: f64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,

@@ -1,11 +1,13 @@
-//! Consistent hashing: requests of one hash go to one host, and most of them still do when hosts come or go.
+//! Consistent hashing: requests with equal hashes go to the same host, and most of them still do when hosts are added
+//! or removed.
 //!
-//! Each priority has one table of its healthy hosts, or of all in panic. As in Envoy, degraded hosts are in none, and the
-//! hash chooses the priority, too. A request without a hash goes anywhere.
+//! Each priority has one table of its healthy hosts, or of all its hosts in panic. As in Envoy, degraded hosts are not
+//! in the tables, and the hash also selects the priority. A request without a hash gets a random one.
 
 use std::fmt;
 use std::sync::Arc;
 
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::core::v3::Metadata;
 use prost_types::value::Kind;
 
@@ -20,33 +22,48 @@ use crate::MembershipStats;
 use crate::host_set::LocalityHosts;
 use crate::host_set::PriorityHosts;
 
-/// A policy that looks hosts up by the hash of the request.
+/// A policy that finds hosts by the hash of the request.
 pub(crate) trait TablePolicy: fmt::Debug + Send + Sync {
-    /// The table over these hosts, whose size goes into `stats`.
+    /// Builds the table for these hosts, and sets its size in `stats`.
     fn table(&self, hosts: &WeightedHosts, stats: &MembershipStats) -> Box<dyn HashTable>;
 }
 
-/// Where a hash belongs.
+/// Maps hashes to hosts.
 pub(crate) trait HashTable: fmt::Debug + Send + Sync {
-    /// The index of the host for a hash; none when there are no hosts.
+    /// The index of the host for a hash; `None` if there are no hosts.
     fn find(&self, hash: u64) -> Option<usize>;
 }
 
-/// The settings that all policies of this kind have.
+/// The settings that all hashing policies have.
 #[derive(Clone, Debug)]
 pub(crate) struct HashingConfig {
     pub(super) tables: Arc<dyn TablePolicy>,
     /// `use_hostname_for_hashing`
     pub(super) by_hostname: bool,
-    /// `hash_balance_factor`: how many times its share a host may have, percent; 0 without a limit.
+    /// `hash_balance_factor`: the limit of a host relative to its share, in percent; 0 means no limit.
     pub(super) balance_factor: u32,
+}
+
+impl HashingConfig {
+    /// Reads `common_lb_config.consistent_hashing_lb_config` of a cluster.
+    pub(super) fn of_cluster(tables: Arc<dyn TablePolicy>, cluster: &Cluster) -> HashingConfig {
+        let common = cluster.common_lb_config.as_ref();
+        let hashing = common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
+        HashingConfig {
+            tables,
+            by_hostname: hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing),
+            balance_factor: hashing
+                .and_then(|hashing| hashing.hash_balance_factor)
+                .unwrap_or(0),
+        }
+    }
 }
 
 /// The hosts of a table.
 #[derive(Debug, Default)]
 pub(crate) struct WeightedHosts {
     pub(super) list: Vec<WeightedHost>,
-    /// The least and the greatest of the weights.
+    /// The smallest and the greatest of the weights.
     pub(super) least: f64,
     pub(super) greatest: f64,
 }
@@ -54,13 +71,13 @@ pub(crate) struct WeightedHosts {
 #[derive(Debug)]
 pub(crate) struct WeightedHost {
     pub(super) host: Arc<Host>,
-    /// Its share of the requests; all add up to 1.
+    /// Its share of the requests. All shares add up to 1.
     pub(super) weight: f64,
-    /// What is hashed of it.
+    /// The text that is hashed for the host.
     pub(super) key: Box<str>,
 }
 
-/// The balancer of a cluster.
+/// The balancer of a cluster whose policy uses hashes.
 #[derive(Debug)]
 pub(crate) struct Hashing {
     loads: PriorityLoads,
@@ -75,7 +92,7 @@ struct Level {
 }
 
 impl Hashing {
-    /// A balancer over these priorities, of which there is at least one.
+    /// A balancer for these priorities. There must be at least one.
     pub(crate) fn new(
         priorities: &[PriorityHosts],
         config: &BalancerConfig,
@@ -133,7 +150,8 @@ impl WeightedHosts {
             self.add(&hosts, 1.0, hashing.by_hostname);
             return;
         }
-        // In Envoy's order, by name: where shares are no whole numbers of places, it decides who gets one more.
+        // Sorted by name, as in Envoy: where shares are not whole numbers of slots, the order decides which host gets
+        // one more.
         let mut localities: Vec<&LocalityHosts> = priority.localities.iter().collect();
         let place = |locality: &&LocalityHosts| {
             let first = locality.hosts.first();
@@ -156,7 +174,7 @@ impl WeightedHosts {
         }
     }
 
-    /// Adds hosts that share `share` of the requests by their weights.
+    /// Adds hosts that divide `share` of the requests by their weights.
     fn add(&mut self, hosts: &[&Arc<Host>], share: f64, by_hostname: bool) {
         let sum: u64 = hosts.iter().map(|host| u64::from(host.weight())).sum();
         for host in hosts {
@@ -173,7 +191,7 @@ impl WeightedHosts {
     }
 }
 
-/// What is hashed of a host: what its metadata says, its name, or its address.
+/// The text to hash for a host: the key in its metadata, its name, or its address.
 fn hash_key(host: &Host, by_hostname: bool) -> Box<str> {
     if let Some(key) = host.metadata().and_then(key_in) {
         return key.into();
@@ -184,7 +202,7 @@ fn hash_key(host: &Host, by_hostname: bool) -> Box<str> {
     }
 }
 
-/// `hash_key` in the metadata `envoy.lb`, if it is a text.
+/// The text of `hash_key` in the metadata `envoy.lb`.
 fn key_in(metadata: &Metadata) -> Option<&str> {
     let fields = metadata.filter_metadata.get("envoy.lb")?;
     match &fields.fields.get("hash_key")?.kind {

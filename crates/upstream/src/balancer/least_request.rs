@@ -1,7 +1,7 @@
-//! `LEAST_REQUEST`: of several hosts that chance names, or of all, the one with the fewest requests under way.
+//! `LEAST_REQUEST`: selects the host with the fewest requests under way, among a few random hosts or among all.
 //!
-//! That is for hosts of equal weight. With unequal ones, each host's weight is divided by its requests under way, and the
-//! hosts take turns by what comes of it.
+//! This applies to hosts of equal weight. With unequal weights, each host's weight is divided by its requests under
+//! way, and the hosts take turns by the resulting weights.
 
 use std::sync::Arc;
 
@@ -25,24 +25,24 @@ use super::slow_start::SlowStart;
 use super::weights_are_equal;
 use crate::Host;
 
-/// `choice_count` when it is not set.
+/// The default of `choice_count`.
 const CHOICES: u32 = 2;
 
 /// The policy as configured.
 #[derive(Clone, Debug)]
 struct LeastRequestPolicy {
     selection: Selection,
-    /// `active_request_bias`: how much the requests under way count beside the weight.
+    /// `active_request_bias`: how strongly the requests under way reduce the weight.
     bias: Option<RuntimeDouble>,
     slow_start: Option<SlowStart>,
 }
 
-/// How a host is found when all weigh the same.
+/// Which hosts are compared if all have the same weight.
 #[derive(Clone, Copy, Debug)]
 enum Selection {
-    /// The best of so many that chance names, one perhaps twice.
+    /// This many random hosts, possibly the same one twice.
     Choices(u32),
-    /// The best of all; chance decides between equals.
+    /// All hosts. Among equals, the choice is random.
     FullScan,
 }
 
@@ -53,7 +53,7 @@ struct Unweighted {
     selection: Selection,
 }
 
-/// Hosts of unequal weights, or new ones among them.
+/// Hosts of unequal weights, or with hosts in slow start.
 #[derive(Debug)]
 struct Weighted {
     hosts: Arc<[Arc<Host>]>,
@@ -144,7 +144,7 @@ impl LoadBalancer for Unweighted {
 impl Unweighted {
     fn least_of_choices(&self, count: u32, cx: &PickCx<'_>) -> Option<&Arc<Host>> {
         let mut chosen = self.hosts.get(cx.random_below(self.hosts.len())?)?;
-        // One host needs no comparing, however many choices there are.
+        // A single host needs no comparison.
         let others = if self.hosts.len() > 1 { 1..count } else { 0..0 };
         for _ in others {
             let other = self.hosts.get(cx.random_below(self.hosts.len())?)?;
@@ -165,7 +165,8 @@ impl Unweighted {
             if active > least {
                 continue;
             }
-            // The n-th of equals takes the place with a chance of 1/n, which gives all the same chance in the end.
+            // The n-th of equal hosts replaces the current one with probability 1/n. In the end, all have had the same
+            // probability.
             equals = if active < least { 1 } else { equals + 1 };
             least = active;
             if cx.random_below(equals) == Some(0) {
@@ -182,7 +183,7 @@ impl LoadBalancer for Weighted {
         let runtime = runtime.as_deref().map(|runtime| &**runtime);
         let bias = self.bias.as_ref().map_or(1.0, |bias| {
             let value = bias.value(runtime);
-            // As in Envoy, what makes no sense counts as 1.
+            // As in Envoy, a bias that is not a positive number counts as 1.
             if value >= 0.0 { value } else { 1.0 }
         });
         cx.next_in_queue(self.slot, &self.hosts, |host| {
@@ -195,7 +196,7 @@ impl LoadBalancer for Weighted {
     }
 }
 
-/// The requests under way on a host, of all workers.
+/// The requests under way on a host, from all workers.
 fn active(host: &Host) -> i64 {
     host.stats.rq_active.value()
 }

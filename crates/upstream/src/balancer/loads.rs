@@ -1,22 +1,22 @@
-//! What share of the requests each priority gets.
+//! Computes the share of requests that each priority gets.
 //!
-//! The arithmetic is Envoy's: a priority can take its healthy share times the overprovisioning factor, capped at 100 %;
-//! what it cannot take goes to the next. Below the panic threshold, health is ignored.
+//! The arithmetic is Envoy's: a priority can take its healthy share times the overprovisioning factor, at most 100 %.
+//! The rest goes to the next priority. Below the panic threshold, health is ignored.
 
 use super::BalancerConfig;
 use crate::HealthStatus;
 use crate::host_set::PriorityHosts;
 
-/// The shares of all priorities, and which of them are in panic.
+/// The shares of all priorities, and which priorities are in panic.
 #[derive(Debug)]
 pub(super) struct PriorityLoads {
-    /// Shares of the requests, percent; they add up to 100 unless there is no host.
+    /// Shares of the requests in percent. They add up to 100 unless there is no host.
     healthy: Vec<u32>,
     degraded: Vec<u32>,
     pub(super) panics: Vec<bool>,
 }
 
-/// A priority, and which of its hosts are meant.
+/// A priority, and which of its hosts may be used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChosenPriority {
     pub(super) index: usize,
@@ -24,7 +24,7 @@ pub(super) struct ChosenPriority {
 }
 
 impl PriorityLoads {
-    /// The shares of these priorities, of which there is at least one.
+    /// The shares of these priorities. There must be at least one.
     pub(super) fn new(priorities: &[PriorityHosts], config: &BalancerConfig) -> PriorityLoads {
         let availability: Vec<Availability> = priorities
             .iter()
@@ -52,7 +52,8 @@ impl PriorityLoads {
         }
     }
 
-    /// The priority for a request, by a number that is random or the request's own, which is asked for only if it matters.
+    /// Selects the priority for a request by `number`, which is random or the request's hash. It is called only if
+    /// needed.
     pub(super) fn choose(&self, number: impl FnOnce() -> u64) -> Option<ChosenPriority> {
         if self.healthy.first() == Some(&100) {
             return Some(ChosenPriority {
@@ -73,14 +74,14 @@ impl PriorityLoads {
     }
 }
 
-/// What part of a priority may be used, percent.
+/// How much of a priority can be used, in percent.
 #[derive(Clone, Copy)]
 struct Availability {
-    /// Overprovisioned and capped.
+    /// Healthy hosts, overprovisioned and capped.
     healthy: u32,
-    /// Overprovisioned and capped.
+    /// Degraded hosts, overprovisioned and capped.
     degraded: u32,
-    /// Healthy and degraded, as it is.
+    /// Healthy and degraded hosts, without overprovisioning.
     usable_percent: u32,
 }
 
@@ -96,7 +97,7 @@ impl Availability {
                 })
                 .sum()
         };
-        // Hosts that are told to drain are no sign of trouble.
+        // Hosts that the config drains do not count as unhealthy.
         let total = sum(|health| health != HealthStatus::Draining).max(1);
         let healthy = sum(|health| health == HealthStatus::Healthy);
         let degraded = sum(|health| health == HealthStatus::Degraded);
@@ -113,7 +114,7 @@ fn percent(value: u64) -> u32 {
     u32::try_from(value.min(100)).unwrap_or(100)
 }
 
-/// The shares of healthy and of degraded hosts, by priority, when some priority is not in panic.
+/// The shares of healthy and of degraded hosts by priority, if at least one priority is not in panic.
 fn loads(availability: &[Availability], total: u32) -> (Vec<u32>, Vec<u32>) {
     let mut left = 100;
     let mut share = |part: fn(&Availability) -> u32| -> Vec<u32> {
@@ -128,18 +129,18 @@ fn loads(availability: &[Availability], total: u32) -> (Vec<u32>, Vec<u32>) {
     };
     let mut healthy = share(|a| a.healthy);
     let mut degraded = share(|a| a.degraded);
-    // What rounding left over goes to the first that takes anything.
+    // The remainder of rounding goes to the first priority that has a share.
     let mut takers = healthy.iter_mut().chain(&mut degraded);
     if let Some(first) = takers.find(|load| **load > 0) {
         *first += left;
     } else if let Some(first) = healthy.first_mut() {
-        // No host may be used and panic is off: the first priority will say so.
+        // No host may be used and panic is off: the first priority gets all requests and fails them.
         *first = 100;
     }
     (healthy, degraded)
 }
 
-/// The shares when every priority is in panic: by number of hosts.
+/// The shares if every priority is in panic: by the number of hosts.
 fn panic_load(priorities: &[PriorityHosts]) -> Vec<u32> {
     let counts: Vec<usize> = priorities.iter().map(|p| p.iter().count()).collect();
     let total: usize = counts.iter().sum();

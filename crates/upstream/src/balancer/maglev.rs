@@ -1,5 +1,5 @@
-//! `MAGLEV`: a table of a prime size, which hosts fill in turns, each in an order of its own
-//! (“Maglev: A Fast and Reliable Software Network Load Balancer”, section 3.4).
+//! `MAGLEV`: a table of prime size. The hosts fill it in turns, each in its own order (“Maglev: A Fast and Reliable
+//! Software Network Load Balancer”, section 3.4).
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::hashing::TablePolicy;
 use super::hashing::WeightedHosts;
 use crate::MembershipStats;
 
-/// `table_size` when it is not set.
+/// The default of `table_size`.
 const SIZE: u64 = 65_537;
 
 /// The policy as configured.
@@ -34,23 +34,23 @@ struct MaglevPolicy {
 
 #[derive(Debug)]
 struct Maglev {
-    /// Whose each place is.
+    /// The index of the host in each slot.
     hosts: Box<[u32]>,
 }
 
-/// A host while the table is filled.
-struct Filling {
+/// A host while the table is being filled.
+struct FillingHost {
     host: u32,
-    /// Which places it takes: `offset`, and from there every `skip`-th.
+    /// The order in which it takes slots: `offset`, and from there every `skip`-th.
     next: u64,
     skip: u64,
     weight: f64,
-    /// Below this, its weight grants it no further turn.
+    /// The host takes a turn once the target weight has reached this.
     target: f64,
     count: u64,
 }
 
-/// No host's.
+/// A slot without a host.
 const FREE: u32 = u32::MAX;
 
 /// See [`Factory::of_cluster`](super::Factory::of_cluster).
@@ -63,16 +63,8 @@ pub(super) fn of_cluster(
         _ => None,
     };
     let policy = MaglevPolicy::new(size, &path.field("maglev_lb_config"))?;
-    let common = cluster.common_lb_config.as_ref();
-    let hashing = common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
     Ok(PolicyConfig {
-        policy: Policy::Hashing(HashingConfig {
-            tables: Arc::new(policy),
-            by_hostname: hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing),
-            balance_factor: hashing
-                .and_then(|hashing| hashing.hash_balance_factor)
-                .unwrap_or(0),
-        }),
+        policy: Policy::Hashing(HashingConfig::of_cluster(Arc::new(policy), cluster)),
         localities: LocalityBalancing::of_cluster(cluster),
     })
 }
@@ -116,20 +108,20 @@ impl MaglevPolicy {
 impl TablePolicy for MaglevPolicy {
     fn table(&self, hosts: &WeightedHosts, stats: &MembershipStats) -> Box<dyn HashTable> {
         let stats = stats.maglev_lb.get();
-        // As in Envoy, which has places of a single host be one.
+        // As in Envoy, which reports one slot for a single host.
         if hosts.list.len() == 1 {
             stats.min_entries_per_host.set(1);
             stats.max_entries_per_host.set(1);
             return Box::new(Maglev { hosts: [0].into() });
         }
-        // In the order of what is hashed, whatever the order of the hosts.
+        // Sorted by key, so that the order of the hosts does not matter.
         let mut order: Vec<(usize, u32)> = (0..hosts.list.len()).zip(0..).collect();
         order.sort_by_key(|(index, _)| &hosts.list[*index].key);
-        let mut filling: Vec<Filling> = order
+        let mut filling: Vec<FillingHost> = order
             .iter()
             .map(|(index, host)| {
                 let key = hosts.list[*index].key.as_bytes();
-                Filling {
+                FillingHost {
                     host: *host,
                     next: xxh64(key, 0) % self.size,
                     skip: xxh64(key, 1) % (self.size - 1) + 1,
@@ -150,12 +142,13 @@ impl TablePolicy for MaglevPolicy {
 }
 
 impl MaglevPolicy {
-    /// The hosts take one free place after the other, in turns; a host of half the greatest weight has every second turn.
+    /// The hosts take turns. In each turn a host takes its next free slot. A host with half the greatest weight has
+    /// every second turn.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a table has five million places at most"
     )]
-    fn fill(&self, hosts: &mut [Filling], greatest_weight: f64) -> Box<[u32]> {
+    fn fill(&self, hosts: &mut [FillingHost], greatest_weight: f64) -> Box<[u32]> {
         if hosts.is_empty() {
             return Box::default();
         }
@@ -170,7 +163,7 @@ impl MaglevPolicy {
                     continue;
                 }
                 entry.target += greatest_weight;
-                // The size is prime, so that every place comes up.
+                // The size is prime, so the walk reaches every slot.
                 while places[entry.next as usize] != FREE {
                     entry.next = (entry.next + entry.skip) % self.size;
                 }

@@ -1,8 +1,8 @@
-//! MT19937, the random numbers by which Envoy shuffles hosts: the same seed has to give the same hosts.
+//! MT19937, the random numbers with which Envoy shuffles hosts. The same seed must give the same order.
 
-/// How many numbers the state holds.
+/// The size of the state, in numbers.
 const SIZE: usize = 624;
-/// How far apart the numbers are that make a new one.
+/// The distance between the numbers that are combined into a new one.
 const SHIFT: usize = 397;
 
 pub(super) struct MersenneTwister {
@@ -11,10 +11,13 @@ pub(super) struct MersenneTwister {
 }
 
 impl MersenneTwister {
-    /// Seeded by the lower half of `seed`, as the C++ library does it.
+    /// Seeded with the lower half of `seed`, as the C++ library does.
     pub(super) fn new(seed: u64) -> MersenneTwister {
         let mut state = [0; SIZE];
-        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "only the lower half is used"
+        )]
         let mut last = seed as u32;
         for (place, index) in state.iter_mut().zip(0u32..) {
             if index > 0 {
@@ -27,7 +30,7 @@ impl MersenneTwister {
         MersenneTwister { state, next: SIZE }
     }
 
-    /// A number below `count`, which is not 0.
+    /// A number below `count`, which must not be 0.
     pub(super) fn below(&mut self, count: u32) -> u32 {
         let share = (1 << 32) / u64::from(count.max(1));
         loop {
@@ -71,7 +74,7 @@ mod tests {
 
     #[test]
     fn gives_the_numbers_of_the_standard() {
-        // The C++ standard names the 10,000th number for the seed 5489.
+        // The C++ standard gives the 10,000th number for the seed 5489.
         let mut random = MersenneTwister::new(5489);
         let last = (0..10_000).map(|_| random.number()).last();
         assert_eq!(last, Some(4_123_659_995));

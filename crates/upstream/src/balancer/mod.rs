@@ -1,8 +1,8 @@
-//! Load balancers: which host gets the next request.
+//! Load balancers, which select the host for each request.
 //!
-//! A balancer is built on the main thread for each new set of hosts and shared by all workers; what moves with every
-//! pick belongs to the worker and comes in by [`PickCx`]. [`Priorities`] chooses priority and locality and leaves the rest to a
-//! policy of [`FACTORIES`]; [`Hashing`] looks the host up by the hash of the request.
+//! A balancer is built on the main thread for each new set of hosts, and all workers share it. State that changes with
+//! each pick belongs to the worker and is passed in [`PickCx`]. [`Priorities`] selects the priority and the locality
+//! and then uses a policy of [`FACTORIES`]. [`Hashing`] finds the host by the hash of the request.
 
 mod bounded_load;
 mod cluster_provided;
@@ -49,28 +49,28 @@ use config::Policy;
 use config::PolicyConfig;
 use hashing::Hashing;
 use priorities::Priorities;
-use queue::Queue;
+use queue::DeadlineQueue;
 
-/// Picks a host. `pick` runs on the workers for every attempt: it may not lock, log, or allocate in steady state.
+/// Picks a host. Workers call `pick` for every attempt: it must not lock, log, or (after warm-up) allocate.
 pub trait LoadBalancer: fmt::Debug + Send + Sync {
-    /// The host for the next attempt; none when no host may be used.
+    /// The host for the next attempt; `None` if no host may be used.
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>>;
 }
 
-/// A policy that picks among hosts of which one is as good as another: those of one locality, or of one priority when
-/// localities play no part.
+/// A policy that picks among hosts that it treats alike: those of one locality, or of one priority if localities are
+/// not used.
 pub(crate) trait HostPolicy: fmt::Debug + Send + Sync {
-    /// The balancer over these hosts; `slot` numbers its [cursor](Cursors).
+    /// Builds the balancer for these hosts. `slot` is the index of its [cursor](Cursors).
     fn balance(&self, hosts: Vec<Arc<Host>>, slot: usize) -> Box<dyn LoadBalancer>;
 }
 
-/// The balancer over these hosts. The size of its tables goes into `stats`.
+/// Builds the balancer for these hosts, and sets the size of its tables in `stats`.
 pub(crate) fn build(
     priorities: &[PriorityHosts],
     config: &BalancerConfig,
     stats: &MembershipStats,
 ) -> Box<dyn LoadBalancer> {
-    // There always is a first priority, and an empty one is in panic.
+    // There is always a first priority. An empty one is in panic.
     let first = [PriorityHosts::default()];
     let priorities = if priorities.is_empty() {
         &first
@@ -83,30 +83,30 @@ pub(crate) fn build(
     }
 }
 
-/// What a request says of the host that it wants.
+/// The properties of a request that select its host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PickRequest {
-    /// What the route's `hash_policy` makes of it. Needed only where [`BalancerConfig::uses_hash`].
+    /// The hash from the route's `hash_policy`. Needed only if [`BalancerConfig::uses_hash`].
     pub hash: Option<u64>,
 }
 
-/// The worker's side of a pick.
+/// The worker's state that a pick uses.
 #[derive(Debug)]
 pub struct PickCx<'a> {
-    /// What the request wants.
+    /// The properties of the request.
     pub request: PickRequest,
-    /// Where random numbers and runtime values come from.
+    /// The source of random numbers and runtime values.
     pub worker: &'a WorkerCx,
-    /// Where this worker's rotations stand.
+    /// The positions of this worker's rotations.
     pub cursors: &'a mut Cursors,
     /// The cluster's `lb_*` counters.
     pub stats: &'a ClusterStats,
-    /// The cluster's breakers, which know how many requests are under way.
+    /// The cluster's circuit breakers, which count the requests under way.
     pub breakers: &'a Breakers,
 }
 
-/// The positions of all rotations of one cluster on one worker. They outlive the sets of hosts, so that an update does
-/// not send everything to the first host again.
+/// The positions of all rotations of one cluster on one worker. They outlive the sets of hosts, so that after an update
+/// the rotation does not start at the first host again.
 #[derive(Debug, Default)]
 pub struct Cursors {
     list: Vec<Cursor>,
@@ -116,19 +116,19 @@ pub struct Cursors {
 #[derive(Debug)]
 struct Cursor {
     position: u64,
-    /// For rotations that no table can hold.
-    queue: Option<Box<Queue>>,
+    /// For rotations that a precomputed table cannot represent.
+    queue: Option<Box<DeadlineQueue>>,
 }
 
 impl Cursors {
-    /// Space for a list of hosts, so that no pick allocates.
+    /// Scratch space for a list of hosts, so that picks do not allocate.
     fn scratch(&mut self) -> &mut Vec<usize> {
         &mut self.scratch
     }
 }
 
 impl PickCx<'_> {
-    /// The position of rotation `slot`, which moves on by one. It starts at random, so that the workers of many
+    /// Returns the position of rotation `slot` and advances it by one. It starts at random, so that the workers of many
     /// proxies do not all begin with the same host.
     pub fn advance(&mut self, slot: usize) -> u64 {
         let cursor = self.cursor(slot);
@@ -136,7 +136,7 @@ impl PickCx<'_> {
         cursor.position
     }
 
-    /// The next of `hosts` in this worker's rotation `slot`, where each host's weight is asked for as it takes its turn.
+    /// The next of `hosts` in this worker's rotation `slot`. `weight` is called for a host each time it is scheduled.
     fn next_in_queue<'h>(
         &mut self,
         slot: usize,
@@ -148,16 +148,16 @@ impl PickCx<'_> {
         match queue {
             Some(queue) if queue.is_of(hosts) => queue.next(hosts, weight),
             _ => queue
-                .insert(Box::new(Queue::new(hosts, worker, &weight)))
+                .insert(Box::new(DeadlineQueue::new(hosts, worker, &weight)))
                 .next(hosts, weight),
         }
     }
 
-    /// A random number below `count`; none below 0.
+    /// A random number below `count`; `None` if `count` is 0.
     fn random_below(&self, count: usize) -> Option<usize> {
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "what is left of a division by a length fits"
+            reason = "the remainder of a division by a length fits"
         )]
         (self.worker.random())
             .checked_rem(count as u64)
@@ -176,19 +176,19 @@ impl PickCx<'_> {
     }
 }
 
-/// A policy that configs can name.
+/// A policy that can be configured.
 pub(crate) struct Factory {
     /// `Cluster.lb_policy`
     lb_policy: LbPolicy,
     /// The message of the policy among `Cluster.load_balancing_policy.policies`.
     type_name: fn() -> String,
-    /// Reads the fields of a cluster that names the policy in `lb_policy`.
+    /// Builds the policy from the fields of a cluster that has it as `lb_policy`.
     of_cluster: fn(&Cluster, &FieldPath) -> Result<PolicyConfig, ConfigErrors>,
-    /// Reads the message of the policy, for a cluster.
+    /// Builds the policy from its message, for a cluster.
     of_extension: fn(&Any, &Cluster, &FieldPath) -> Result<PolicyConfig, ConfigErrors>,
 }
 
-/// The policies there are.
+/// All supported policies.
 #[rustfmt::skip]
 pub(crate) const FACTORIES: &[Factory] = &[
     Factory { lb_policy: LbPolicy::RoundRobin, type_name: RoundRobin::full_name, of_cluster: round_robin::of_cluster, of_extension: round_robin::of_extension },

@@ -1,8 +1,8 @@
-//! MurmurHash2 in 64 bits, which `RING_HASH` can use for compatibility with other proxies.
+//! 64-bit MurmurHash2, which `RING_HASH` can use for compatibility with other proxies.
 
 const MULTIPLIER: u64 = 0xc6a4_a793_5bd1_e995;
 
-/// What Envoy seeds it with, after the C++ standard library.
+/// Envoy's seed, which is that of the C++ standard library.
 const SEED: u64 = 0xc70f_6907;
 
 pub(super) fn murmur_hash_2(text: &[u8]) -> u64 {

@@ -1,5 +1,5 @@
-//! The balancer of clusters whose hosts are picked in turn or at random: which priority, then which locality; the policy does
-//! the rest.
+//! Balances clusters whose policy does not use hashes: selects the priority, then the locality, then lets the policy
+//! pick.
 
 use std::sync::Arc;
 
@@ -22,20 +22,20 @@ pub(crate) struct Priorities {
     fail_on_panic: bool,
 }
 
-/// One priority's hosts by what may be asked of them.
+/// The hosts of one priority, by health.
 #[derive(Debug)]
 enum PriorityLevel {
     Normal {
         healthy: Tier,
         degraded: Tier,
     },
-    /// Health is ignored.
+    /// In panic: health is ignored.
     Panic {
         all: Tier,
     },
 }
 
-/// Some hosts of one priority: by locality if localities have weights, else all in one.
+/// Hosts of one priority and health: by locality if localities are weighted, otherwise all together.
 #[derive(Debug)]
 struct Tier {
     localities: Vec<Box<dyn LoadBalancer>>,
@@ -44,7 +44,7 @@ struct Tier {
 }
 
 impl Priorities {
-    /// A balancer over these priorities, of which there is at least one.
+    /// A balancer for these priorities. There must be at least one.
     pub(crate) fn new(
         priorities: &[PriorityHosts],
         config: &BalancerConfig,
@@ -92,7 +92,7 @@ impl PriorityLevel {
         (policy, slots): (&dyn HostPolicy, &mut Slots),
     ) -> Self {
         if panic {
-            // Nor do the weights of localities count.
+            // The weights of localities are ignored, too.
             let config = BalancerConfig {
                 localities: LocalityBalancing::default(),
                 ..config.clone()
@@ -133,7 +133,7 @@ impl Tier {
                 groups.push(hosts);
             }
         }
-        // Without any weight, localities play no part, as in Envoy.
+        // As in Envoy, localities are not used if none has a weight.
         if weights.iter().all(|weight| *weight == 0) {
             groups = vec![priority.localities.iter().flat_map(of).collect()];
             groups.retain(|hosts: &Vec<_>| !hosts.is_empty());
@@ -155,7 +155,8 @@ impl Tier {
     }
 }
 
-/// Numbers the cursors: the same number for the same place in the next set of hosts, as long as the localities stay.
+/// Assigns indexes to cursors. A locality keeps its index in the next set of hosts as long as the list of localities
+/// stays the same.
 struct Slots(usize);
 
 impl Slots {
@@ -165,7 +166,7 @@ impl Slots {
     }
 }
 
-/// `LocalityLbEndpoints.load_balancing_weight`, less what its unusable hosts cannot carry.
+/// `LocalityLbEndpoints.load_balancing_weight`, reduced by the share that unusable hosts cannot take.
 fn locality_weight(locality: &LocalityHosts, usable: usize, config: &BalancerConfig) -> u32 {
     if locality.hosts.is_empty() {
         return 0;

@@ -1,7 +1,7 @@
-//! A weighted rotation whose weights change as it goes: one worker's queue of deadlines.
+//! A weighted rotation whose weights may change: one worker's queue of deadlines.
 //!
-//! As Envoy's scheduler has it (earliest deadline first), a host that was picked is due again after 1/weight, by its weight
-//! of that moment. The queue belongs to a worker, so that nothing is locked. Each new set of hosts gets a new queue.
+//! As in Envoy's scheduler (earliest deadline first), a picked host is due again after 1/weight, by its weight at that
+//! moment. The queue belongs to a worker, so it needs no lock. Each new set of hosts gets a new queue.
 
 use std::cmp::Ordering;
 use std::cmp::Reverse;
@@ -13,10 +13,10 @@ use outrider_net::WorkerCx;
 
 use crate::Host;
 
-/// The hosts by when they are due.
+/// The hosts, ordered by deadline.
 #[derive(Debug)]
-pub(super) struct Queue {
-    /// Whose queue this is. While it is held, no other list has its address.
+pub(super) struct DeadlineQueue {
+    /// The hosts of this queue. Holding the list ensures that no other list gets its address.
     hosts: Weak<[Arc<Host>]>,
     entries: BinaryHeap<Reverse<Due>>,
     turns: u64,
@@ -25,19 +25,19 @@ pub(super) struct Queue {
 #[derive(Clone, Copy, Debug)]
 struct Due {
     at: f64,
-    /// Of two that are due together, the one that waits longer goes first.
+    /// Breaks ties between equal deadlines: the host that was queued first comes first.
     since: u64,
     host: usize,
 }
 
-impl Queue {
-    /// A queue of `hosts`, somewhere in the midst of the rotation: the workers of many proxies are not to begin with the same
-    /// host.
+impl DeadlineQueue {
+    /// A queue of `hosts` at a random position in the rotation, so that the workers of many proxies do not begin with
+    /// the same host.
     pub(super) fn new(
         hosts: &Arc<[Arc<Host>]>,
         worker: &WorkerCx,
         weight: impl Fn(&Host) -> f64,
-    ) -> Queue {
+    ) -> DeadlineQueue {
         let entries = hosts.iter().enumerate().map(|(index, host)| {
             #[expect(
                 clippy::cast_precision_loss,
@@ -50,19 +50,19 @@ impl Queue {
                 host: index,
             })
         });
-        Queue {
+        DeadlineQueue {
             entries: entries.collect(),
             hosts: Arc::downgrade(hosts),
             turns: 0,
         }
     }
 
-    /// Whether this is the queue of these hosts.
+    /// Whether this is the queue of this list of hosts.
     pub(super) fn is_of(&self, hosts: &Arc<[Arc<Host>]>) -> bool {
         std::ptr::addr_eq(self.hosts.as_ptr(), Arc::as_ptr(hosts))
     }
 
-    /// The host that is due first, which joins the queue again.
+    /// Returns the host with the earliest deadline and queues it again.
     pub(super) fn next<'h>(
         &mut self,
         hosts: &'h [Arc<Host>],
@@ -77,7 +77,7 @@ impl Queue {
     }
 }
 
-/// After how long a host of this weight is due again.
+/// The time until a host of this weight is due again.
 fn interval(weight: f64) -> f64 {
     1.0 / weight.max(f64::MIN_POSITIVE)
 }

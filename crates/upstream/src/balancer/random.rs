@@ -1,4 +1,4 @@
-//! `RANDOM`: any host, whatever its weight.
+//! `RANDOM`: a random host, regardless of weights.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! `RING_HASH`: each host has places on a ring, as many as its weight says; a request goes to the next place after its hash.
+//! `RING_HASH`: each host has points on a ring in proportion to its weight. A request goes to the first point at or
+//! after its hash.
 
 use std::sync::Arc;
 
@@ -24,9 +25,9 @@ use super::hashing::WeightedHosts;
 use super::murmur::murmur_hash_2;
 use crate::MembershipStats;
 
-/// `minimum_ring_size` when it is not set.
+/// The default of `minimum_ring_size`.
 const MINIMUM_SIZE: u64 = 1024;
-/// `maximum_ring_size` when it is not set, and the most that it may be.
+/// The default of `maximum_ring_size`, and its upper limit.
 const MAXIMUM_SIZE: u64 = 1024 * 1024 * 8;
 
 /// The policy as configured.
@@ -37,11 +38,11 @@ struct RingHashPolicy {
     hash: fn(&[u8]) -> u64,
 }
 
-/// The places in the order of their hashes.
+/// The points, ordered by hash.
 #[derive(Debug, Default)]
 struct Ring {
     hashes: Box<[u64]>,
-    /// Whose each place is.
+    /// The index of the host of each point.
     hosts: Box<[u32]>,
 }
 
@@ -60,16 +61,8 @@ pub(super) fn of_cluster(
         config.hash_function() == LegacyFunction::MurmurHash2,
         &path.field("ring_hash_lb_config"),
     )?;
-    let common = cluster.common_lb_config.as_ref();
-    let hashing = common.and_then(|common| common.consistent_hashing_lb_config.as_ref());
     Ok(PolicyConfig {
-        policy: Policy::Hashing(HashingConfig {
-            tables: Arc::new(policy),
-            by_hostname: hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing),
-            balance_factor: hashing
-                .and_then(|hashing| hashing.hash_balance_factor)
-                .unwrap_or(0),
-        }),
+        policy: Policy::Hashing(HashingConfig::of_cluster(Arc::new(policy), cluster)),
         localities: LocalityBalancing::of_cluster(cluster),
     })
 }
@@ -150,7 +143,7 @@ impl TablePolicy for RingHashPolicy {
         if hosts.list.is_empty() {
             return Box::<Ring>::default();
         }
-        // The lightest host gets a whole number of places.
+        // Scaled so that the host with the smallest weight gets a whole number of points.
         let scale = ((hosts.least * self.minimum_size as f64).ceil() / hosts.least)
             .min(self.maximum_size as f64);
         let size = scale.ceil() as u64;
@@ -187,7 +180,7 @@ impl TablePolicy for RingHashPolicy {
 impl HashTable for Ring {
     fn find(&self, hash: u64) -> Option<usize> {
         let place = self.hashes.partition_point(|other| *other < hash);
-        // Past the last place, the ring begins again.
+        // After the last point, the ring starts again.
         let host = self.hosts.get(place).or(self.hosts.first());
         host.map(|host| *host as usize)
     }

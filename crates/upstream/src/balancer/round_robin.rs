@@ -1,4 +1,4 @@
-//! `ROUND_ROBIN`: the hosts in turn, each as often as its weight says.
+//! `ROUND_ROBIN`: the hosts in turn, in proportion to their weights.
 
 use std::sync::Arc;
 
@@ -33,9 +33,9 @@ struct RoundRobin {
     slot: usize,
 }
 
-/// The same while some of the hosts are new.
+/// The same, while some hosts are in slow start.
 #[derive(Debug)]
-struct Starting {
+struct SlowStartRoundRobin {
     hosts: Arc<[Arc<Host>]>,
     slow_start: SlowStart,
     slot: usize,
@@ -80,7 +80,7 @@ impl HostPolicy for RoundRobinPolicy {
         if let Some(slow_start) = &self.slow_start
             && slow_start.concerns(&hosts)
         {
-            return Box::new(Starting {
+            return Box::new(SlowStartRoundRobin {
                 hosts: hosts.into(),
                 slow_start: slow_start.clone(),
                 slot,
@@ -102,7 +102,7 @@ impl LoadBalancer for RoundRobin {
     }
 }
 
-impl LoadBalancer for Starting {
+impl LoadBalancer for SlowStartRoundRobin {
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
         let runtime = cx.worker.runtime();
         let runtime = runtime.as_deref().map(|runtime| &**runtime);

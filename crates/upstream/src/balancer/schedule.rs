@@ -1,27 +1,27 @@
-//! A weighted rotation, worked out in advance.
+//! A precomputed weighted rotation.
 //!
-//! Envoy keeps a queue of deadlines on each worker (earliest deadline first): entry `i` is due at 1/wᵢ, 2/wᵢ, … .
-//! With whole weights that order repeats after as many turns as the weights sum up to, so one table serves all workers
+//! Envoy keeps a queue of deadlines on each worker (earliest deadline first): entry `i` is due at 1/wᵢ, 2/wᵢ, … . With
+//! integer weights, this order repeats after as many turns as the sum of the weights. So one table serves all workers,
 //! and a pick is an index into it.
 
 use std::cmp::Ordering;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// The longest table. Weights that sum up to more are scaled down; none of them to nothing.
+/// The maximum length of the table. Weights with a greater sum are scaled down, but never to zero.
 const MAX_PERIOD: u64 = 1 << 16;
 
-/// The order in which entries have their turns.
+/// The order in which entries take turns.
 #[derive(Debug)]
 pub(super) enum Schedule {
     /// All weights are equal: this many entries in turn.
     Equal(usize),
-    /// One whole period.
+    /// The turns of one period.
     Weighted(Box<[u32]>),
 }
 
 impl Schedule {
-    /// The rotation of entries with these weights. An entry of weight 0 has no turn.
+    /// The rotation of entries with these weights. An entry with weight 0 never has a turn.
     pub(super) fn new(weights: impl Iterator<Item = u32>) -> Schedule {
         let weights: Vec<u64> = weights.map(u64::from).collect();
         let divisor = weights.iter().copied().fold(0, greatest_common_divisor);
@@ -36,12 +36,12 @@ impl Schedule {
         Schedule::Weighted(period(&weights.iter().map(scaled).collect::<Vec<_>>()))
     }
 
-    /// The entry at a position of an endless rotation; none when no entry has a turn. The position is asked for only
-    /// when it matters.
+    /// The entry at a position of the endless rotation; `None` if no entry has a turn. `position` is called only if
+    /// needed.
     pub(super) fn at(&self, position: impl FnOnce() -> u64) -> Option<usize> {
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "what is left of a division by a length fits"
+            reason = "the remainder of a division by a length fits"
         )]
         match self {
             Schedule::Equal(0) => None,
@@ -55,12 +55,12 @@ impl Schedule {
     }
 }
 
-/// An entry's next turn, due at `turn / weight`.
+/// An entry's next turn, which is due at `turn / weight`.
 #[derive(PartialEq, Eq)]
 struct Due {
     turn: u64,
     weight: u64,
-    /// Of two that are due together, the one that waits longer goes first.
+    /// Breaks ties between equal deadlines: the entry that has waited longer comes first.
     since: usize,
     entry: u32,
 }
@@ -79,7 +79,8 @@ impl PartialOrd for Due {
     }
 }
 
-/// The turns of one period, in which each entry has as many as its weight. Weights sum up to about [`MAX_PERIOD`] at most.
+/// The turns of one period. Each entry has as many as its weight. The sum of the weights is about [`MAX_PERIOD`] at
+/// most.
 fn period(weights: &[u64]) -> Box<[u32]> {
     let mut queue: BinaryHeap<Reverse<Due>> = (0..)
         .zip(weights)
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn heavy_entries_are_spread_out() {
-        // Due at 1/3, 2/3, 1 and 1: the second entry has waited for its turn longer than the first.
+        // Due at 1/3, 2/3, 1 and 1: of the two that are due at 1, the second entry has waited longer.
         assert_eq!(turns(&[3, 1], 8), [0, 0, 1, 0, 0, 0, 1, 0]);
     }
 

@@ -1,4 +1,4 @@
-//! Slow start: a host that is new gets few requests at first, and its whole share once a window has passed.
+//! Slow start: a new host gets few requests at first and its full share after a window of time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,22 +15,22 @@ use outrider_runtime::Snapshot;
 use crate::HealthStatus;
 use crate::Host;
 
-/// `min_weight_percent` when it is not set.
+/// The default of `min_weight_percent`.
 const MINIMUM_PERCENT: f64 = 10.0;
 
 /// `SlowStartConfig`
 #[derive(Clone, Debug)]
 pub(super) struct SlowStart {
-    /// `slow_start_window`, not zero.
+    /// `slow_start_window`; never zero.
     window: Duration,
-    /// `aggression`: above 1, the share grows fast at first; below, late.
+    /// `aggression`: above 1, the share grows fast at first; below 1, it grows fast towards the end.
     aggression: Option<RuntimeDouble>,
-    /// `min_weight_percent`, as a share.
+    /// `min_weight_percent`, as a fraction.
     minimum: f64,
 }
 
 impl SlowStart {
-    /// By `slow_start_config` of a cluster, at `path`; none without a window.
+    /// Reads `slow_start_config` of a cluster, at `path`; `None` without a window.
     pub(super) fn of_cluster(
         config: Option<&LegacySlowStart>,
         path: &FieldPath,
@@ -43,7 +43,7 @@ impl SlowStart {
         SlowStart::of_policy(config.as_ref(), path)
     }
 
-    /// By `slow_start_config` of a policy, at `path`; none without a window.
+    /// Reads `slow_start_config` of a policy, at `path`; `None` without a window.
     pub(super) fn of_policy(
         config: Option<&SlowStartConfig>,
         path: &FieldPath,
@@ -65,7 +65,7 @@ impl SlowStart {
             }))
     }
 
-    /// Whether any of these hosts is new.
+    /// Whether any of these hosts is in slow start.
     pub(super) fn concerns(&self, hosts: &[Arc<Host>]) -> bool {
         let is_new = |host: &Arc<Host>| {
             host.health() == HealthStatus::Healthy && clock::since(host.added()) <= self.window
@@ -73,7 +73,7 @@ impl SlowStart {
         hosts.len() > 1 && hosts.iter().any(is_new)
     }
 
-    /// The part of its weight that a host has by now.
+    /// The fraction of its weight that a host has at the moment.
     pub(super) fn share(&self, host: &Host, runtime: Option<&Snapshot>) -> f64 {
         let age = clock::since(host.added());
         if age >= self.window || host.health() != HealthStatus::Healthy {
@@ -81,7 +81,7 @@ impl SlowStart {
         }
         let aggression = self.aggression.as_ref();
         let aggression = aggression.map_or(1.0, |aggression| aggression.value(runtime));
-        // As in Envoy, what makes no sense counts as 1.
+        // As in Envoy, an aggression that is not a positive number counts as 1.
         let aggression = if aggression > 0.0 { aggression } else { 1.0 };
         let age = age.max(Duration::from_millis(1));
         let part = age.as_secs_f64() / self.window.as_secs_f64();

@@ -18,7 +18,7 @@ use crate::host::HostDescription;
 use crate::host_set::LocalityHosts;
 use crate::host_set::PriorityHosts;
 
-/// Hosts of (weight, health), addressed by number from `first` on.
+/// Hosts with these weights and health states. Their ports count up from `first`.
 fn locality(first: u16, weight: u32, hosts: &[(u32, HealthStatus)]) -> LocalityHosts {
     let host = |(port, (weight, health)): (u16, &(u32, HealthStatus))| {
         let description = HostDescription {
@@ -41,7 +41,7 @@ fn priority(localities: Vec<LocalityHosts>) -> PriorityHosts {
     PriorityHosts { localities }
 }
 
-/// The policy that `lb_policy` names, by the other fields of `cluster`.
+/// The policy that `lb_policy` selects, with the other fields of `cluster`.
 fn policy(lb_policy: LbPolicy, cluster: &Cluster) -> Policy {
     let named = |factory: &&Factory| factory.lb_policy == lb_policy;
     let factory = FACTORIES.iter().find(named).unwrap();
@@ -59,7 +59,7 @@ fn config() -> BalancerConfig {
     }
 }
 
-/// How often each port is picked; port 0 stands for no host.
+/// How often each port is picked. Port 0 means that no host was picked.
 fn picks(priorities: &[PriorityHosts], config: &BalancerConfig, count: u32) -> HashMap<u16, u32> {
     let mut picks = HashMap::new();
     for port in pick_each(
@@ -72,7 +72,7 @@ fn picks(priorities: &[PriorityHosts], config: &BalancerConfig, count: u32) -> H
     picks
 }
 
-/// The ports that these requests go to.
+/// The ports that these requests are sent to.
 fn pick_each(
     priorities: &[PriorityHosts],
     config: &BalancerConfig,
@@ -132,7 +132,7 @@ fn no_host_is_no_pick() {
 
 #[test]
 fn requests_fail_over_by_what_is_healthy() {
-    // Half of priority 0 is healthy: it takes 140 % of a half, and priority 1 the rest.
+    // Half of priority 0 is healthy: it takes 140 % of one half, and priority 1 takes the rest.
     let first = priority(vec![locality(
         1,
         0,
@@ -176,7 +176,7 @@ fn degraded_hosts_help_out() {
     let hosts = [(1, Healthy), (1, Degraded), (1, Degraded), (1, Degraded)];
     let set = [priority(vec![locality(1, 0, &hosts)])];
     let picks = picks(&set, &config(), 10_000);
-    // Healthy hosts can take 35 %, degraded ones the rest.
+    // Healthy hosts can take 35 %; degraded hosts take the rest.
     assert!((3200..3800).contains(&picks[&1]), "{picks:?}");
 }
 
@@ -282,7 +282,7 @@ fn least_request_avoids_busy_hosts() {
     assert_eq!(picks(&set, &config, 100)[&3], 100);
 }
 
-/// The ports of many hashes, always the same ones.
+/// The ports for many hashes, which are the same in each call.
 fn pick_by_hash(set: &[PriorityHosts], config: &BalancerConfig) -> Vec<u16> {
     let hash = |number: u64| PickRequest {
         hash: Some(xxhash_rust::xxh64::xxh64(&number.to_le_bytes(), 0)),
@@ -303,7 +303,7 @@ fn hashing_keeps_most_requests_where_they_were() {
         let moved = before.iter().zip(&after).filter(|(was, is)| was != is);
         let had_to = before.iter().filter(|port| **port == 4).count();
         let moved = moved.count();
-        // Those that are left get more places on the ring, so that a few move that need not.
+        // The remaining hosts get more points on the ring, so a few requests move without need.
         assert!(
             moved >= had_to && moved <= had_to * 2,
             "{lb_policy:?}: {moved} moved, {had_to} had to"

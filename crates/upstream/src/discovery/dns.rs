@@ -1,7 +1,8 @@
-//! STRICT_DNS and LOGICAL_DNS: names that are resolved again and again.
+//! STRICT_DNS and LOGICAL_DNS: names that are resolved periodically.
 //!
-//! STRICT_DNS makes a host of each address. LOGICAL_DNS makes one host of all addresses together, and takes an empty answer
-//! for a failure. A failed lookup changes nothing; an empty answer, or NXDOMAIN, empties a STRICT_DNS cluster, as in Envoy.
+//! STRICT_DNS makes one host of each address. LOGICAL_DNS makes one host of all addresses together and treats an empty
+//! answer as a failure. A failed lookup changes nothing. An empty answer, or NXDOMAIN, empties a STRICT_DNS cluster, as
+//! in Envoy.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -60,7 +61,7 @@ struct Schedule {
     refresh: Duration,
     /// `respect_dns_ttl`
     respect_ttl: bool,
-    /// `dns_min_refresh_rate`: the least that a TTL counts as.
+    /// `dns_min_refresh_rate`: smaller TTLs are raised to this.
     min_refresh: Duration,
     /// `dns_jitter`
     jitter: Duration,
@@ -68,7 +69,7 @@ struct Schedule {
     backoff: Backoff,
 }
 
-/// A cluster by the DNS fields of `Cluster` itself.
+/// Builds a cluster from the DNS fields of `Cluster` itself.
 pub(super) fn build_legacy(
     cluster: &Cluster,
     path: &FieldPath,
@@ -99,7 +100,7 @@ pub(super) fn build_legacy(
     finish((cluster, path), (&config, path), resolver)
 }
 
-/// A cluster by a `DnsCluster`.
+/// Builds a cluster from a `DnsCluster`.
 pub(super) fn build(
     cluster: (&Cluster, &FieldPath),
     config: (&DnsCluster, &FieldPath),
@@ -177,7 +178,7 @@ impl Schedule {
         })
     }
 
-    /// How long an answer is good for.
+    /// How long an answer is used.
     fn after(&self, answer: &Answer) -> Duration {
         let mut wait = self.refresh;
         if self.respect_ttl && !answer.addresses.is_empty() && !answer.ttl.is_zero() {
@@ -226,24 +227,24 @@ impl Dns {
     }
 }
 
-/// Which of a cluster's names.
+/// The position of one of a cluster's names.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     locality: usize,
     endpoint: usize,
 }
 
-/// What the names of a cluster have resolved to so far.
+/// The results for a cluster's names so far.
 #[derive(Debug)]
 struct Progress {
     publisher: HostsPublisher,
-    /// By locality and name.
+    /// Addresses by locality and name.
     hosts: Vec<Vec<Vec<Arc<Host>>>>,
-    /// Names that fail take turns with it, and any success starts it anew, as in Envoy.
+    /// All names share it: each failure advances it and each success resets it, as in Envoy.
     backoff: Backoff,
 }
 
-/// Resolves one name, for ever.
+/// Resolves one name again and again. Never returns.
 async fn follow(dns: Rc<Dns>, progress: Rc<RefCell<Progress>>, place: Place) {
     let target = &dns.endpoint(place).target;
     loop {
@@ -274,7 +275,7 @@ async fn follow(dns: Rc<Dns>, progress: Rc<RefCell<Progress>>, place: Place) {
 }
 
 impl Progress {
-    /// Takes in what a name resolved to.
+    /// Applies the answer for one name.
     fn take(&mut self, dns: &Dns, place: Place, answer: &Answer) {
         let Endpoint {
             target,
@@ -328,7 +329,7 @@ impl Progress {
     }
 }
 
-/// A host without a `hostname` of its own goes by the name that was resolved.
+/// A host without `hostname` gets the resolved name as its host name.
 fn describe(description: &Arc<HostDescription>, target: &DnsTarget) -> Arc<HostDescription> {
     if !description.hostname.is_empty() {
         return description.clone();
@@ -339,7 +340,7 @@ fn describe(description: &Arc<HostDescription>, target: &DnsTarget) -> Arc<HostD
     })
 }
 
-/// The addresses of each host that an answer makes, each address once.
+/// The addresses of each host that an answer yields, without duplicates.
 fn address_lists(answer: &Answer, port: u16, logical: bool) -> Vec<Vec<Address>> {
     let mut addresses: Vec<Address> = Vec::with_capacity(answer.addresses.len());
     for ip in &answer.addresses {

@@ -1,4 +1,4 @@
-//! EDS: endpoints from a resource outside the cluster's config.
+//! EDS: endpoints from a resource outside of the cluster's config.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -32,7 +32,7 @@ const TYPE: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
 
 #[derive(Debug)]
 struct Eds {
-    /// `service_name`, or the cluster's name.
+    /// `service_name`, or else the cluster's name.
     service: String,
     source: FileSource,
     sources: FileSources,
@@ -110,14 +110,14 @@ impl Eds {
     }
 }
 
-/// The endpoints that the cluster has.
+/// The endpoints that the cluster has at the moment.
 struct Assignment {
     service: String,
     publisher: HostsPublisher,
-    /// By address: a host that is named again goes on with its stats and connections.
+    /// By address: a host that is in the next update again keeps its stats and connections.
     hosts: HashMap<Vec<Address>, Arc<Host>>,
     last: Option<Vec<u8>>,
-    /// `policy.endpoint_stale_after`: when the endpoints are too old to be used.
+    /// When the endpoints become too old (`policy.endpoint_stale_after`).
     stale_at: Option<Instant>,
 }
 
@@ -130,14 +130,14 @@ impl Assignment {
         }
     }
 
-    /// Takes away endpoints that are too old.
+    /// Removes endpoints that are too old.
     fn expire(&mut self) {
         self.publisher.stats().assignment_stale.inc();
         (self.last, self.stale_at) = (None, None);
         self.publish(Vec::new());
     }
 
-    /// Takes over the endpoints in `file`, or tells why not.
+    /// Applies the endpoints in `file`, or returns why they are refused.
     fn take(&mut self, file: ResourceFile) -> Result<(), String> {
         let mut resources = file.resources.into_iter();
         let Some(resource) = resources.next() else {

@@ -1,6 +1,6 @@
-//! Discovery: where a cluster's hosts come from.
+//! Discovery: the sources of a cluster's hosts.
 //!
-//! A kind of cluster is a file here that implements [`Discovery`], and a line in [`build`].
+//! To add a cluster type, add a file here that implements [`Discovery`], and a line in [`build`].
 
 mod dns;
 mod eds;
@@ -27,23 +27,23 @@ use prost::Name;
 use crate::HostsPublisher;
 use crate::dns::Resolvers;
 
-/// Finds a cluster's hosts, and keeps finding them. Runs on the main thread until its cluster goes.
+/// Finds and updates a cluster's hosts. Runs on the main thread until its cluster is removed.
 pub trait Discovery: fmt::Debug + Send {
-    /// Publishes hosts for as long as it runs; a cluster whose hosts never change ends at once.
+    /// Publishes hosts as long as it runs. It returns at once if the hosts never change.
     fn run(self: Box<Self>, hosts: HostsPublisher) -> Pin<Box<dyn Future<Output = ()>>>;
 }
 
-/// The names that `cluster_type` knows besides the type of its config.
+/// The names that `cluster_type` accepts in addition to the type of its config.
 const STATIC: &str = "envoy.cluster.static";
 const STRICT_DNS: &str = "envoy.cluster.strict_dns";
 const LOGICAL_DNS: &str = "envoy.cluster.logical_dns";
 const DNS: &str = "envoy.cluster.dns";
 const EDS: &str = "envoy.cluster.eds";
 
-/// How a cluster finds its hosts.
+/// How a cluster's hosts are discovered.
 enum ClusterKind {
     Static,
-    /// By the fields of `Cluster` itself.
+    /// From the fields of `Cluster` itself.
     LegacyDns {
         logical: bool,
     },
@@ -51,7 +51,7 @@ enum ClusterKind {
     Eds,
 }
 
-/// What discoveries are built with.
+/// The dependencies of discoveries.
 #[derive(Debug)]
 pub(crate) struct DiscoveryCx {
     pub(crate) resolvers: Resolvers,
@@ -59,7 +59,7 @@ pub(crate) struct DiscoveryCx {
     pub(crate) store: Arc<Store>,
 }
 
-/// The discovery of `cluster`, found at `path`.
+/// Builds the discovery of `cluster`, found at `path`.
 pub(crate) fn build(
     cluster: &Cluster,
     path: &FieldPath,
@@ -77,7 +77,7 @@ pub(crate) fn build(
     }
 }
 
-/// Envoy holds this of any load balancer.
+/// Envoy checks this for any load balancer.
 fn hashing_has_hostnames(cluster: &Cluster, path: &FieldPath) -> Result<(), ConfigError> {
     let strict_dns = ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into());
     let common = cluster.common_lb_config.as_ref();
@@ -112,14 +112,14 @@ fn kind(cluster: &Cluster, path: &FieldPath) -> Result<ClusterKind, ConfigError>
         DiscoveryType::OriginalDst => Err(ConfigError::new(
             &path.field("type"),
             format!(
-                "{} is not supported; known: STATIC, STRICT_DNS, LOGICAL_DNS, EDS",
+                "{} is not supported; expected one of: STATIC, STRICT_DNS, LOGICAL_DNS, EDS",
                 kind.as_str_name()
             ),
         )),
     }
 }
 
-/// As in Envoy, the type of the config decides before the name does.
+/// As in Envoy, the type of the config takes precedence over the name.
 fn custom_kind(custom: &CustomClusterType, path: &FieldPath) -> Result<ClusterKind, ConfigError> {
     let config = path.field("typed_config");
     if let Some(any) = &custom.typed_config
@@ -135,7 +135,7 @@ fn custom_kind(custom: &CustomClusterType, path: &FieldPath) -> Result<ClusterKi
         EDS => Ok(ClusterKind::Eds),
         name => {
             let known = [STATIC, STRICT_DNS, LOGICAL_DNS, DNS, EDS].join(", ");
-            let message = format!("{name:?} is not supported; known: {known}");
+            let message = format!("{name:?} is not supported; expected one of: {known}");
             Err(ConfigError::new(&path.field("name"), message))
         }
     }

@@ -1,4 +1,4 @@
-//! Answers that may be given again without asking (`qcache_max_ttl`).
+//! Caches answers (`qcache_max_ttl`).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::message::Reply;
 use super::resolver::Answer;
 
-/// The answers of one resolver. There are no more of them than names in the config and search domains make.
+/// The answers of one resolver. Names in the config and search domains limit their number.
 #[derive(Debug)]
 pub(super) struct Cache {
-    /// The longest time that an answer is kept; none keeps nothing.
+    /// How long answers are kept at most; zero disables the cache.
     longest: Duration,
     entries: HashMap<(Name, RecordType), Entry>,
 }
@@ -33,7 +33,7 @@ impl Cache {
         }
     }
 
-    /// The answer to a question, if it is known; its time to live counts down meanwhile.
+    /// The cached answer to a question. Its TTL is reduced by its age.
     pub(super) fn get(&mut self, name: &Name, kind: RecordType) -> Option<Answer> {
         if self.longest.is_zero() {
             return None;

@@ -1,5 +1,5 @@
-//! DNS cookies (RFC 7873): 8 bytes of ours that a server sends back with bytes of its own, so that nobody else can answer for
-//! it. A server that sends none back is not sent any for a while.
+//! DNS cookies (RFC 7873): the client sends 8 bytes, and the server returns them with bytes of its own, so that nobody
+//! else can answer for it. A server that returns no cookie is not sent any for a while.
 
 use std::hash::BuildHasher;
 use std::hash::RandomState;
@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a server that knows no cookies gets none.
+/// How long a server without support for cookies is sent none.
 const WITHOUT: Duration = Duration::from_secs(300);
-/// The length of the client's part, and of the server's.
+/// The length in bytes of the client's part, and the range of the server's.
 const CLIENT: usize = 8;
 const SERVER: std::ops::RangeInclusive<usize> = 8..=32;
 
-/// What one server and this client know each other by.
+/// The cookies exchanged with one server.
 #[derive(Debug, Default)]
 pub(super) struct Cookie {
     client: Option<[u8; CLIENT]>,
-    /// What the server added to it.
+    /// The server's part.
     server: Vec<u8>,
-    /// The server knows none; when that was seen.
+    /// When the server was seen not to support cookies.
     unknown_since: Option<Instant>,
 }
 
 impl Cookie {
-    /// What goes with a query; nothing to a server that knows no cookies.
+    /// The cookie for a query; `None` for a server that does not support cookies.
     pub(super) fn for_query(&mut self) -> Option<Vec<u8>> {
         if self.unknown_since.is_some_and(|at| at.elapsed() < WITHOUT) {
             return None;
@@ -35,7 +35,7 @@ impl Cookie {
         Some(cookie)
     }
 
-    /// Whether an answer that came with `received` to a question that went with `sent` is the server's own.
+    /// Whether an answer with the cookie `received`, to a question with the cookie `sent`, comes from the server.
     pub(super) fn accept(&mut self, sent: Option<&[u8]>, received: Option<&[u8]>) -> bool {
         let Some(sent) = sent else {
             return true;
@@ -51,13 +51,13 @@ impl Cookie {
                 self.unknown_since = Some(Instant::now());
                 true
             }
-            // Once a server has known them, an answer without is somebody else's.
+            // Once a server has sent cookies, an answer without one is forged.
             _ => false,
         }
     }
 }
 
-/// 64 bits that nobody can foresee: a keyed hash, with keys from the system.
+/// 64 unpredictable bits: a keyed hash, with keys from the system.
 pub(super) fn random() -> u64 {
     RandomState::new().hash_one(())
 }

@@ -1,14 +1,14 @@
-//! How fast a server answers, which decides how long it is waited for.
+//! How fast a server answers, which decides how long to wait for it.
 //!
-//! As in Envoy's resolver library: five times the average of the shortest span of time in which there were enough answers.
+//! As in Envoy's resolver library: five times the average of the shortest period that has enough answers.
 
 use std::time::Duration;
 
-/// The spans that averages are kept of, seconds; the last is all time.
+/// The periods over which averages are kept, in seconds; the last is unlimited.
 const SPANS: [u64; 5] = [60, 15 * 60, 60 * 60, 24 * 60 * 60, u64::MAX];
-/// Fewer answers say nothing.
+/// The minimum number of answers for an average.
 const ENOUGH: u64 = 3;
-/// How much longer than the average a server may take.
+/// A server may take this many times the average.
 const PATIENCE: u64 = 5;
 
 /// The latency of one server.
@@ -17,7 +17,7 @@ pub(super) struct Latency {
     spans: [Span; SPANS.len()],
 }
 
-/// The answers of the present span, and of the one before.
+/// The answers in the current period and in the one before.
 #[derive(Debug, Default)]
 struct Span {
     present: Sum,
@@ -26,14 +26,14 @@ struct Span {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
-    /// The number of the span.
+    /// The index of the period.
     number: u64,
     answers: u64,
     milliseconds: u64,
 }
 
 impl Latency {
-    /// An answer took `took`; `now` is the time since some fixed instant.
+    /// Records an answer that took `took`. `now` is the time since a fixed instant.
     pub(super) fn record(&mut self, took: Duration, now: Duration) {
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
         for (span, length) in self.spans.iter_mut().zip(SPANS) {
@@ -50,14 +50,14 @@ impl Latency {
         }
     }
 
-    /// How long to wait for an answer, as far as earlier ones tell.
+    /// How long to wait for an answer, if there were enough answers so far.
     pub(super) fn patience(&self, now: Duration) -> Option<Duration> {
         self.spans.iter().zip(SPANS).find_map(|(span, length)| {
             let number = now.as_secs() / length;
             let present = span.present.average(number);
             let previous = number.checked_sub(1);
             let average = present.or_else(|| {
-                // A span that began without an answer has not moved the sums on yet.
+                // If a period began without an answer, the sums still belong to the one before.
                 let previous = previous?;
                 let moved = span.previous.average(previous);
                 moved.or_else(|| span.present.average(previous))
@@ -68,7 +68,7 @@ impl Latency {
 }
 
 impl Sum {
-    /// The average of span `number`, if this is its sum and there were enough answers.
+    /// The average of period `number`, if this sum is for it and has enough answers.
     fn average(&self, number: u64) -> Option<u64> {
         let known = self.number == number && self.answers >= ENOUGH;
         known.then(|| self.milliseconds / self.answers.max(1))
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(latency.patience(3 * second), None);
         latency.record(400 * millisecond, 3 * second);
         assert_eq!(latency.patience(4 * second), Some(second));
-        // The minute before still counts, and after that the quarter of an hour.
+        // The minute before still counts; after that, the quarter of an hour does.
         assert_eq!(latency.patience(65 * second), Some(second));
         for _ in 0..3 {
             latency.record(20 * millisecond, 200 * second);

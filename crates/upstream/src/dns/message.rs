@@ -1,4 +1,4 @@
-//! Questions and replies on the wire.
+//! Encodes questions and decodes replies.
 
 use std::time::Duration;
 
@@ -20,34 +20,34 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use super::cookie;
 use super::resolver::Answer;
 
-/// One question, with the same id each time it is asked.
+/// One question. It has the same id each time it is asked.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     id: u16,
     query: Query,
-    /// The largest answer by UDP that the EDNS record offers; none without the record.
+    /// The UDP payload size that the EDNS record offers; `None` without the record.
     pub(super) edns: Option<u16>,
 }
 
-/// What a server said.
+/// A server's reply.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) code: ResponseCode,
-    /// There is more, by TCP.
+    /// The reply is truncated: the whole reply can be fetched by TCP.
     pub(super) truncated: bool,
-    /// It has an EDNS record.
+    /// Whether the reply has an EDNS record.
     pub(super) edns: bool,
     pub(super) cookie: Option<Vec<u8>>,
     pub(super) answer: Answer,
-    /// How many seconds it may be cached; none when it may not.
+    /// How long it may be cached, in seconds; `None` if it must not be cached.
     pub(super) keep: Option<u32>,
 }
 
-/// What a packet is.
+/// How a received packet relates to a question.
 #[derive(Debug)]
 pub(super) enum Packet {
     Reply(Box<Reply>),
-    /// The answer to some other question.
+    /// The reply to another question.
     Other,
     Malformed(String),
 }
@@ -131,7 +131,8 @@ impl Reply {
 }
 
 impl Answer {
-    /// Takes the addresses, whatever their owner and kind: who asked for AAAA and got A can use it.
+    /// Takes all addresses regardless of owner and type: if AAAA was asked for and A was returned, the address is
+    /// usable.
     fn take(&mut self, records: &[Record]) {
         let mut least = None;
         for record in records.iter().filter(|r| r.dns_class == DNSClass::IN) {
@@ -148,14 +149,14 @@ impl Answer {
     }
 }
 
-/// A record's time to live. One that is more than a signed number holds counts as zero (RFC 2181 §8).
+/// A record's time to live. Values of 2^31 and above count as zero (RFC 2181 §8).
 fn ttl(record: &Record) -> u32 {
     Some(record.ttl)
         .filter(|ttl| i32::try_from(*ttl).is_ok())
         .unwrap_or(0)
 }
 
-/// How long a positive reply may be cached; for ever if nothing in it says.
+/// How long a positive reply may be cached; unlimited if it has no records.
 fn shortest_ttl(message: &Message) -> u32 {
     let counts = |record: &&Record| {
         !matches!(

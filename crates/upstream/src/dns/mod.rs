@@ -1,8 +1,8 @@
-//! Resolving names as Envoy's resolver library (c-ares) does: which answers count as failures, which servers are asked how
-//! often and how fast, search domains, `/etc/hosts`, names that need no server.
+//! Resolves names as Envoy's resolver library (c-ares) does: which answers count as failures, how often and in which
+//! order servers are asked, search domains, `/etc/hosts`, and names that need no server.
 //!
-//! A name goes through [`Resolver`], which makes questions of it; `query` asks one question of the servers, which `servers`
-//! chooses. hickory reads and writes the messages.
+//! [`Resolver`] turns a name into questions. `query` asks the servers one question, and `servers` selects the server.
+//! hickory encodes and decodes the messages.
 
 mod cache;
 mod cookie;
@@ -38,10 +38,10 @@ pub(crate) use settings::Settings;
 
 use crate::stats::DnsStats;
 
-/// The resolvers of all clusters: one for each set of settings.
+/// The resolvers of all clusters, one for each distinct set of settings.
 #[derive(Debug)]
 pub(crate) struct Resolvers {
-    /// Those of the bootstrap, for clusters without their own.
+    /// The bootstrap's settings, for clusters without their own.
     default: Settings,
     stats: Arc<DnsStats>,
     made: Mutex<HashMap<Settings, Arc<Resolver>>>,
@@ -63,7 +63,7 @@ impl Resolvers {
         })
     }
 
-    /// The resolver that the fields of `cluster` itself ask for.
+    /// The resolver for the settings in the fields of `cluster`.
     pub(crate) fn of_cluster(
         &self,
         cluster: &Cluster,
@@ -87,7 +87,7 @@ impl Resolvers {
         Ok(self.get(settings))
     }
 
-    /// The resolver that a `DnsCluster` asks for.
+    /// The resolver for the settings in a `DnsCluster`.
     pub(crate) fn of_dns_cluster(
         &self,
         cluster: &DnsCluster,

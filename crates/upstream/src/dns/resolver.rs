@@ -1,4 +1,4 @@
-//! One resolver: which questions a name makes, and what the answers mean.
+//! One resolver: which questions are asked for a name, and how answers are interpreted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,41 +18,41 @@ use hickory_proto::rr::RecordType;
 
 use super::Settings;
 use super::cache::Cache;
-use super::query::Asking;
-use super::query::Failed;
-use super::query::Failure;
+use super::query::NameQuery;
+use super::query::ResolveError;
+use super::query::ResolveErrorKind;
 use super::servers::Servers;
 use super::system;
+use super::system::CachedFile;
 use super::system::Hosts;
 use super::system::ResolvConf;
-use super::system::Watched;
 use crate::stats::DnsStats;
 
-/// Which addresses are wanted (`DnsLookupFamily`).
+/// The address families to look up (`DnsLookupFamily`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
-    /// IPv6, and IPv4 only if there is none.
+    /// IPv6; IPv4 only if there is no IPv6 address.
     Auto,
     V4Only,
     V6Only,
-    /// IPv4, and IPv6 only if there is none.
+    /// IPv4; IPv6 only if there is no IPv4 address.
     V4Preferred,
     /// Both.
     All,
 }
 
-/// What a name resolved to: no address is an answer, too.
+/// The addresses of a name. An answer may have no address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// In the order of the answer.
     pub(crate) addresses: Vec<IpAddr>,
-    /// How long they may be kept; zero when nobody said.
+    /// How long they may be kept; zero if the answer does not say.
     pub(crate) ttl: Duration,
-    /// The server said that there is no such name, rather than no address of the kind.
+    /// Whether the server said that the name does not exist (rather than that it has no address of this family).
     pub(crate) no_such_name: bool,
 }
 
-/// Resolves names by one set of settings.
+/// Resolves names with one set of settings.
 pub(crate) struct Resolver {
     settings: Settings,
     stats: Arc<DnsStats>,
@@ -60,9 +60,9 @@ pub(crate) struct Resolver {
 }
 
 struct State {
-    resolv_conf: Watched<ResolvConf>,
-    hosts: Watched<Hosts>,
-    /// Those asked at present.
+    resolv_conf: CachedFile<ResolvConf>,
+    hosts: CachedFile<Hosts>,
+    /// The servers in use.
     servers: Arc<Servers>,
     cache: Cache,
 }
@@ -71,8 +71,8 @@ impl Resolver {
     pub(crate) fn new(settings: Settings, stats: Arc<DnsStats>) -> Resolver {
         Resolver {
             state: Mutex::new(State {
-                resolv_conf: Watched::new("/etc/resolv.conf", system::read_resolv_conf),
-                hosts: Watched::new("/etc/hosts", system::read_hosts),
+                resolv_conf: CachedFile::new("/etc/resolv.conf", system::read_resolv_conf),
+                hosts: CachedFile::new("/etc/hosts", system::read_hosts),
                 servers: Arc::new(Servers::new(Vec::new(), false)),
                 cache: Cache::new(settings.cached),
             }),
@@ -85,22 +85,23 @@ impl Resolver {
     pub(super) fn with_files(settings: Settings, resolv_conf: &str, hosts: &str) -> Resolver {
         let resolver = Resolver::new(settings, Arc::default());
         let mut state = resolver.state();
-        state.resolv_conf = Watched::new(resolv_conf, system::read_resolv_conf);
-        state.hosts = Watched::new(hosts, system::read_hosts);
+        state.resolv_conf = CachedFile::new(resolv_conf, system::read_resolv_conf);
+        state.hosts = CachedFile::new(hosts, system::read_hosts);
         drop(state);
         resolver
     }
 
-    /// The addresses of `name`. Only on the main thread's runtime.
-    pub(crate) async fn resolve(&self, name: &str, family: Family) -> Result<Answer, Failed> {
+    /// Resolves `name`. Must be called on the main thread's runtime.
+    pub(crate) async fn resolve(&self, name: &str, family: Family) -> Result<Answer, ResolveError> {
         self.stats.pending_resolutions.inc();
         let resolved = self.resolve_families(name, family).await;
         self.stats.pending_resolutions.dec();
         if let Err(failed) = &resolved {
-            let again = match failed.why {
-                Failure::Server(ResponseCode::FormErr) | Failure::Senseless(_) => false,
-                Failure::Unreachable(_) | Failure::Server(_) => true,
-                Failure::Timeout => self.settings.count_timeouts,
+            let again = match failed.kind {
+                ResolveErrorKind::Server(ResponseCode::FormErr)
+                | ResolveErrorKind::Malformed(_) => false,
+                ResolveErrorKind::Unreachable(_) | ResolveErrorKind::Server(_) => true,
+                ResolveErrorKind::Timeout => self.settings.count_timeouts,
             };
             if again {
                 self.stats.reinits.inc();
@@ -109,7 +110,7 @@ impl Resolver {
         resolved
     }
 
-    async fn resolve_families(&self, name: &str, family: Family) -> Result<Answer, Failed> {
+    async fn resolve_families(&self, name: &str, family: Family) -> Result<Answer, ResolveError> {
         use RecordType::A;
         use RecordType::AAAA;
         match family {
@@ -121,20 +122,20 @@ impl Resolver {
         }
     }
 
-    /// The first kind if there is any of it, else whatever comes of the second.
+    /// The first family if it has addresses, otherwise the result of the second.
     async fn look_up_either(
         &self,
         name: &str,
         [first, second]: [RecordType; 2],
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Answer, ResolveError> {
         match self.look_up(name, first).await {
             Ok(answer) if !answer.addresses.is_empty() => Ok(answer),
             _ => self.look_up(name, second).await,
         }
     }
 
-    async fn look_up_both(&self, name: &str) -> Result<Answer, Failed> {
-        // Who has IPv4 addresses does not insist on IPv6.
+    async fn look_up_both(&self, name: &str) -> Result<Answer, ResolveError> {
+        // Once there are IPv4 addresses, failures of the IPv6 lookup do not matter.
         let (v4_found, never) = (AtomicBool::new(false), AtomicBool::new(false));
         let v4 = async {
             let found = self.look_up_kind(name, RecordType::A, &never).await;
@@ -158,22 +159,22 @@ impl Resolver {
                 }
                 Ok(v4)
             }
-            // An address of one kind is worth more than the failure to find one of the other.
+            // Addresses of one family take precedence over a failure for the other.
             (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.addresses.is_empty() => Ok(found),
             (Err(failed), _) | (_, Err(failed)) => Err(failed),
         }
     }
 
-    async fn look_up(&self, name: &str, kind: RecordType) -> Result<Answer, Failed> {
+    async fn look_up(&self, name: &str, kind: RecordType) -> Result<Answer, ResolveError> {
         self.counted(self.look_up_kind(name, kind, &AtomicBool::new(false)).await)
     }
 
-    fn counted(&self, found: Result<Answer, Failed>) -> Result<Answer, Failed> {
+    fn counted(&self, found: Result<Answer, ResolveError>) -> Result<Answer, ResolveError> {
         self.stats.resolve_total.inc();
         match &found {
             Ok(answer) if answer.addresses.is_empty() => self.stats.not_found.inc(),
             Ok(_) => {}
-            Err(failed) if failed.why == Failure::Timeout => {
+            Err(failed) if failed.kind == ResolveErrorKind::Timeout => {
                 self.stats.timeouts.add(failed.timeouts);
             }
             Err(_) => self.stats.get_addr_failure.inc(),
@@ -186,14 +187,14 @@ impl Resolver {
         name: &str,
         kind: RecordType,
         last_attempt: &AtomicBool,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Answer, ResolveError> {
         if self.settings.filter_unroutable {
             let (v4, v6) = system::routable_families();
             if !(if kind == RecordType::A { v4 } else { v6 }) {
                 return Ok(Answer::default());
             }
         }
-        // An IPv4 address is one whatever was asked for.
+        // An IPv4 literal is returned whatever family was asked for.
         if let Ok(ip) = name.parse::<IpAddr>()
             && (ip.is_ipv4() || kind == RecordType::AAAA)
         {
@@ -204,7 +205,7 @@ impl Resolver {
         }
         let Some(full) = system::fully_qualified(name) else {
             let message = format!("{name:?} is not a host name");
-            return Err(Failure::Senseless(message).into());
+            return Err(ResolveErrorKind::Malformed(message).into());
         };
         if system::is_below(&full, "onion") {
             return Ok(Answer {
@@ -224,7 +225,7 @@ impl Resolver {
             }));
         }
         let servers = self.servers(&conf);
-        let asking = Asking {
+        let asking = NameQuery {
             settings: &self.settings,
             servers: &servers,
             last_attempt,
@@ -233,13 +234,13 @@ impl Resolver {
             .await
     }
 
-    /// Asks for one name after the other until there is an address.
+    /// Asks for one name after the other until one has an address.
     async fn search(
         &self,
-        asking: &Asking<'_>,
+        asking: &NameQuery<'_>,
         names: Vec<Name>,
         kind: RecordType,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Answer, ResolveError> {
         let mut best = Ok(Answer::default());
         let mut timeouts = 0;
         for name in names {
@@ -249,11 +250,13 @@ impl Resolver {
                 Err(mut failed) => {
                     timeouts += failed.timeouts;
                     failed.timeouts = timeouts;
-                    // Some servers fail for a name of one label that they do not know.
+                    // Some servers return a failure for an unknown name of one label.
                     let goes_on = name.num_labels() == 1
                         && matches!(
-                            failed.why,
-                            Failure::Server(ResponseCode::ServFail | ResponseCode::Refused)
+                            failed.kind,
+                            ResolveErrorKind::Server(
+                                ResponseCode::ServFail | ResponseCode::Refused
+                            )
                         );
                     if !goes_on {
                         return Err(failed);
@@ -267,16 +270,16 @@ impl Resolver {
 
     async fn ask(
         &self,
-        asking: &Asking<'_>,
+        asking: &NameQuery<'_>,
         name: &Name,
         kind: RecordType,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Answer, ResolveError> {
         if let Some(answer) = self.state().cache.get(name, kind) {
             return Ok(answer);
         }
         let reply = asking.ask(name.clone(), kind).await?;
         if reply.code == ResponseCode::FormErr {
-            return Err(Failure::Server(reply.code).into());
+            return Err(ResolveErrorKind::Server(reply.code).into());
         }
         self.state().cache.insert(name, kind, &reply);
         Ok(reply.answer)
@@ -289,7 +292,7 @@ impl Resolver {
         }
     }
 
-    /// The names to try, in turn: with the search domains, and as it is.
+    /// The names to try, in order: with the search domains, and as it is.
     fn candidates(&self, text: &str, full: Name, conf: &ResolvConf) -> Vec<Name> {
         if text.ends_with('.') || self.settings.no_search {
             return vec![full];

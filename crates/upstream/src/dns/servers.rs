@@ -1,7 +1,7 @@
-//! The name servers of one list: which is asked next, and how long it is waited for.
+//! The name servers of one list: which is asked next, and how long to wait for it.
 //!
-//! As in Envoy's resolver library, a server that failed comes after those that did not; once in a while a query is sent to it
-//! as well, so that it is seen when it recovers.
+//! As in Envoy's resolver library, servers that failed come after those that did not. Occasionally, one of them is sent
+//! a copy of a query, to notice when it recovers.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use super::cookie::Cookie;
 use super::latency::Latency;
 
-/// The least and the most that a server has for its answer the first time.
+/// The least and the greatest timeout of a server in the first round.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// How long a server that failed is left alone, and one in how many queries tries it after that.
+/// How long a failed server is left alone; after that, one in this many queries probes it.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 const RETRY_CHANCE: usize = 10;
 
@@ -24,20 +24,20 @@ const RETRY_CHANCE: usize = 10;
 #[derive(Debug)]
 pub(super) struct Servers {
     addresses: Vec<SocketAddr>,
-    /// Any of the best is asked, not the first.
+    /// Whether a random one of the best servers is asked (`rotate`), not the first.
     rotate: bool,
     started: Instant,
     states: Mutex<Vec<State>>,
 }
 
-/// What is known of one server.
+/// The state of one server.
 #[derive(Debug)]
 struct State {
-    /// How often in a row it failed.
+    /// Its number of consecutive failures.
     failures: u32,
-    /// When it may be tried again although others are better.
+    /// When it may be probed although other servers are better.
     retry_at: Instant,
-    /// It is being tried.
+    /// Whether a probe is under way.
     probed: bool,
     latency: Latency,
     cookie: Cookie,
@@ -69,7 +69,7 @@ impl Servers {
         self.addresses == addresses && self.rotate == rotate
     }
 
-    /// The server to ask next: of those that failed least often the first, or any of them.
+    /// The server to ask next: among those with the fewest failures, the first or a random one.
     pub(super) fn choose(&self) -> usize {
         let states = self.states();
         let least = states.iter().map(|state| state.failures).min();
@@ -83,8 +83,8 @@ impl Servers {
         best.nth(index).map_or(0, |(server, _)| server)
     }
 
-    /// How long to wait for an answer of `server` after so many attempts that came to nothing: twice as long each time round,
-    /// less a random part of it.
+    /// How long to wait for `server` after this many failed attempts. The time doubles with each round, less a random
+    /// part.
     pub(super) fn timeout(&self, server: usize, first: Duration, attempts: u64) -> Duration {
         let (least, most) = TIMEOUTS;
         let known = self.states().get(server).and_then(|state| {
@@ -101,7 +101,7 @@ impl Servers {
         longest.mul_f64(0.5 + 0.5 * fastrand::f64()).max(base)
     }
 
-    /// `server` answered.
+    /// Records that `server` answered.
     pub(super) fn answered(&self, server: usize, took: Option<Duration>) {
         let now = self.started.elapsed();
         if let Some(state) = self.states().get_mut(server) {
@@ -112,7 +112,7 @@ impl Servers {
         }
     }
 
-    /// `server` did not answer, or said that it cannot.
+    /// Records that `server` did not answer, or answered with an error.
     pub(super) fn failed(&self, server: usize) {
         if let Some(state) = self.states().get_mut(server) {
             state.failures = state.failures.saturating_add(1);
@@ -120,7 +120,7 @@ impl Servers {
         }
     }
 
-    /// A server that failed and is to get a copy of a query that another one gets.
+    /// A failed server that should get a copy of a query for another server.
     pub(super) fn to_probe(&self, other: usize) -> Option<usize> {
         let mut states = self.states();
         let other = states.get(other)?;
@@ -137,7 +137,7 @@ impl Servers {
         Some(server)
     }
 
-    /// What came of a probe.
+    /// Records the result of a probe.
     pub(super) fn probed(&self, server: usize, answered: bool) {
         if let Some(state) = self.states().get_mut(server) {
             state.probed = false;
@@ -149,7 +149,7 @@ impl Servers {
         }
     }
 
-    /// Does something with the cookie of `server`.
+    /// Calls `change` with the cookie of `server`.
     pub(super) fn cookie<T>(
         &self,
         server: usize,

@@ -1,4 +1,4 @@
-//! What the config says of a resolver, in any of its spellings.
+//! The settings of a resolver, from any of the fields that can configure it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,42 +16,42 @@ use outrider_config::unpack;
 use outrider_net::Address;
 use prost::Name;
 
-/// What Envoy's library does by itself, which counts where the config has a number that makes no sense to it.
+/// The defaults of Envoy's library, which apply if the config has a number that the library ignores.
 const LIBRARY_TIMEOUT: Duration = Duration::from_secs(2);
 const LIBRARY_TRIES: u32 = 3;
 
 /// How names are resolved. Clusters with equal settings share a resolver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Settings {
-    /// Servers to ask; empty for those of `/etc/resolv.conf`.
+    /// The servers to ask; empty means those of `/etc/resolv.conf`.
     pub(super) servers: Vec<SocketAddr>,
-    /// The servers of `/etc/resolv.conf` come before these, if it names any.
+    /// Whether the servers of `/etc/resolv.conf` take precedence over these.
     pub(super) servers_are_fallback: bool,
-    /// Search domains are not used.
+    /// Whether search domains are ignored.
     pub(super) no_search: bool,
-    /// Servers are asked by TCP only.
+    /// Whether servers are asked by TCP only.
     pub(super) tcp_only: bool,
-    /// Addresses of a family that this machine has no address of are not asked for.
+    /// Whether families without a local address are not asked for.
     pub(super) filter_unroutable: bool,
-    /// How long a server has for its answer the first time, as long as nothing is known of it.
+    /// How long to wait for a server in the first round, while its latency is not known.
     pub(super) timeout: Duration,
-    /// How often each server is asked.
+    /// How many times each server is asked.
     pub(super) tries: u32,
-    /// Any server is asked, not the first.
+    /// Whether a random server is asked, not the first.
     pub(super) rotate: bool,
-    /// The largest answer by UDP that the EDNS record of a question offers, bytes; none without such a record. More than 65,535
-    /// can't be said, and no name be resolved.
+    /// The UDP payload size that the EDNS record of a question offers, in bytes; `None` without the record. Above
+    /// 65,535 it cannot be encoded, and no name can be resolved.
     pub(super) edns: Option<u32>,
     /// How long answers are cached at most.
     pub(super) cached: Duration,
-    /// `dns.cares.reinits` counts timeouts, too.
+    /// Whether timeouts count in `dns.cares.reinits`.
     pub(super) count_timeouts: bool,
-    /// What all addresses are taken to live for; none for what their records say.
+    /// The TTL of all addresses; `None` for that of the records.
     pub(super) fixed_ttl: Option<Duration>,
 }
 
 impl Default for Settings {
-    /// Envoy's, which differ from its library's.
+    /// Envoy's defaults, which differ from its library's.
     fn default() -> Settings {
         Settings {
             servers: Vec::new(),
@@ -78,8 +78,8 @@ impl Settings {
         }
     }
 
-    /// The settings in `typed_dns_resolver_config`, or else in `dns_resolution_config` or `use_tcp_for_dns_lookups` of the
-    /// message at `path`; none if it has none of them.
+    /// Reads the settings from `typed_dns_resolver_config`, or else from `dns_resolution_config` or
+    /// `use_tcp_for_dns_lookups` of the message at `path`; `None` if it has none of these.
     pub(super) fn build(
         typed: Option<&TypedExtensionConfig>,
         old: Option<&DnsResolutionConfig>,
@@ -94,7 +94,7 @@ impl Settings {
             let path = path.field("dns_resolution_config");
             let servers = servers(&old.resolvers, &path.field("resolvers"))?;
             let mut settings = Settings::of_servers(servers);
-            settings.obey(old.dns_resolver_options.as_ref());
+            settings.apply_options(old.dns_resolver_options.as_ref());
             return Ok(Some(settings));
         }
         Ok(tcp.then(|| {
@@ -119,7 +119,7 @@ impl Settings {
                 tries: library
                     .num_retries
                     .map_or(default.tries, |retries| retries.saturating_add(1)),
-                // The C library does not tell, so Envoy assumes a minute.
+                // The C library does not report TTLs, so Envoy assumes one minute.
                 fixed_ttl: Some(Duration::from_secs(60)),
                 ..default
             });
@@ -134,22 +134,22 @@ impl Settings {
                 .query_timeout_seconds
                 .map_or(default.timeout, query_timeout),
             tries: cares.query_tries.map_or(default.tries, |tries| {
-                signed(tries.into()).unwrap_or(LIBRARY_TRIES)
+                library_number(tries.into()).unwrap_or(LIBRARY_TRIES)
             }),
             rotate: cares.rotate_nameservers,
             edns: cares
                 .edns0_max_payload_size
-                .and_then(|size| signed(size.into()))
+                .and_then(|size| library_number(size.into()))
                 .or(default.edns),
             cached: Duration::from_secs(cares.qcache_max_ttl.unwrap_or(0).into()),
             count_timeouts: cares.reinit_channel_on_timeout,
             ..default
         };
-        settings.obey(cares.dns_resolver_options.as_ref());
+        settings.apply_options(cares.dns_resolver_options.as_ref());
         Ok(settings)
     }
 
-    fn obey(&mut self, options: Option<&DnsResolverOptions>) {
+    fn apply_options(&mut self, options: Option<&DnsResolverOptions>) {
         if let Some(options) = options {
             self.no_search = options.no_default_search_domain;
             if self.no_search {
@@ -161,27 +161,28 @@ impl Settings {
         }
     }
 
-    /// As in Envoy, whose library drops EDNS, which is among its default flags, when any flag is set.
+    /// Envoy's library has EDNS among its default flags, and setting any flag drops the defaults; so TCP turns EDNS
+    /// off.
     fn ask_by_tcp(&mut self) {
         self.tcp_only = true;
         self.edns = None;
     }
 }
 
-/// `query_timeout_seconds`: a signed number of seconds that becomes an unsigned number of milliseconds, of 32 bits each.
+/// `query_timeout_seconds`: a signed 32-bit number of seconds that becomes an unsigned 32-bit number of milliseconds.
 fn query_timeout(seconds: u64) -> Duration {
-    signed(seconds).map_or(LIBRARY_TIMEOUT, |seconds| {
+    library_number(seconds).map_or(LIBRARY_TIMEOUT, |seconds| {
         Duration::from_millis(seconds.wrapping_mul(1000).into())
     })
 }
 
-/// What the library makes of a number: it reads 32 bits with a sign, and takes nothing below 1.
-fn signed(number: u64) -> Option<u32> {
+/// A number as the library reads it: as a signed 32-bit number; values below 1 are ignored.
+fn library_number(number: u64) -> Option<u32> {
     let low = u32::try_from(number & u64::from(u32::MAX)).ok()?;
     Some(low).filter(|low| (1..=i32::MAX.unsigned_abs()).contains(low))
 }
 
-/// The addresses of servers; port 53 where none is given.
+/// The addresses of servers, with port 53 by default.
 pub(super) fn servers(
     messages: &[AddressMessage],
     path: &FieldPath,

@@ -1,4 +1,4 @@
-//! `/etc/resolv.conf` and `/etc/hosts`. Both are read again when they have changed: Kubernetes rewrites them.
+//! `/etc/resolv.conf` and `/etc/hosts`. Both are read again after they have changed: Kubernetes rewrites them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,28 +14,28 @@ use std::time::SystemTime;
 use hickory_proto::rr::Name;
 use hickory_proto::rr::RecordType;
 
-/// What `/etc/resolv.conf` says.
+/// The contents of `/etc/resolv.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ResolvConf {
     pub(super) servers: Vec<SocketAddr>,
     pub(super) search: Vec<Name>,
-    /// A name with fewer dots is tried with the search domains first.
+    /// `ndots`: a name with fewer dots is tried with the search domains first.
     pub(super) ndots: usize,
     pub(super) rotate: bool,
 }
 
-/// A file, as of when it was last read.
+/// A file and its contents when it was last read.
 #[derive(Debug)]
-pub(super) struct Watched<T> {
+pub(super) struct CachedFile<T> {
     path: PathBuf,
     parse: fn(&Path) -> T,
     read_at: Option<(SystemTime, u64)>,
     parsed: Arc<T>,
 }
 
-impl<T: Default> Watched<T> {
-    pub(super) fn new(path: &str, parse: fn(&Path) -> T) -> Watched<T> {
-        Watched {
+impl<T: Default> CachedFile<T> {
+    pub(super) fn new(path: &str, parse: fn(&Path) -> T) -> CachedFile<T> {
+        CachedFile {
             path: path.into(),
             parse,
             read_at: None,
@@ -43,7 +43,7 @@ impl<T: Default> Watched<T> {
         }
     }
 
-    /// What the file says now; nothing if it cannot be read.
+    /// The current contents of the file; the default if it cannot be read.
     pub(super) fn get(&mut self) -> Arc<T> {
         let state = fs::metadata(&self.path)
             .ok()
@@ -56,7 +56,7 @@ impl<T: Default> Watched<T> {
     }
 }
 
-/// The addresses of each name of `/etc/hosts`, aliases among them.
+/// The addresses of each name in `/etc/hosts`, including aliases.
 pub(super) type Hosts = HashMap<Name, Vec<IpAddr>>;
 
 pub(super) fn read_hosts(path: &Path) -> Hosts {
@@ -78,7 +78,7 @@ pub(super) fn read_hosts(path: &Path) -> Hosts {
     hosts
 }
 
-/// The addresses that the file gives a name, and those of this machine itself for `localhost` and what is below it.
+/// The addresses of a name in the file. `localhost` and names below it have the loopback addresses.
 pub(super) fn look_up(hosts: &Hosts, name: &Name, kind: RecordType) -> Vec<IpAddr> {
     let name = name.to_lowercase();
     let known = hosts.get(&name).into_iter().flatten().copied();
@@ -96,13 +96,13 @@ pub(super) fn is_of(ip: IpAddr, kind: RecordType) -> bool {
     ip.is_ipv4() == (kind == RecordType::A)
 }
 
-/// Whether the last label of a name is this one.
+/// Whether this is the last label of the name.
 pub(super) fn is_below(name: &Name, label: &str) -> bool {
     let last = name.iter().next_back();
     last.is_some_and(|last| last.eq_ignore_ascii_case(label.as_bytes()))
 }
 
-/// Without the file, or a server in it, the server is on this machine, as the C library has it.
+/// As in the C library, the server is 127.0.0.1 if there is no file, or no server in it.
 pub(super) fn read_resolv_conf(path: &Path) -> ResolvConf {
     let text = fs::read_to_string(path).unwrap_or_default();
     let mut conf = ResolvConf {
@@ -117,7 +117,7 @@ pub(super) fn read_resolv_conf(path: &Path) -> ResolvConf {
                 let ip = words.next().and_then(|ip| ip.parse::<IpAddr>().ok());
                 conf.servers.extend(ip.map(|ip| SocketAddr::new(ip, 53)));
             }
-            // The last of the two counts.
+            // The last of `search` and `domain` takes effect.
             Some("search" | "domain") => {
                 conf.search = words.filter_map(fully_qualified).collect();
             }
@@ -126,7 +126,7 @@ pub(super) fn read_resolv_conf(path: &Path) -> ResolvConf {
                     match option.split_once(':') {
                         Some(("ndots", dots)) => conf.ndots = dots.parse().unwrap_or(1).min(15),
                         None if option == "rotate" => conf.rotate = true,
-                        // Timeouts and attempts are Envoy's own, whatever the file says.
+                        // Timeouts and attempts are Envoy's, regardless of the file.
                         _ => {}
                     }
                 }
@@ -137,7 +137,8 @@ pub(super) fn read_resolv_conf(path: &Path) -> ResolvConf {
     conf
 }
 
-/// The name with its final dot; none when it is not one. Envoy's library takes the bytes of host names, and few others.
+/// The name with its final dot; `None` if it is malformed. Envoy's library accepts the characters of host names and a
+/// few others.
 pub(super) fn fully_qualified(text: &str) -> Option<Name> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/*".contains(&byte);
     if text.is_empty() || !text.bytes().all(allowed) {
@@ -147,16 +148,16 @@ pub(super) fn fully_qualified(text: &str) -> Option<Name> {
     if text.is_empty() {
         return Some(Name::root());
     }
-    // Label by label: a name as a whole would be read as an internationalised one, in small letters.
+    // Parsed label by label: hickory would treat a whole name as an internationalised one and convert it to lower case.
     let mut name = Name::from_labels(text.split('.').map(str::as_bytes)).ok()?;
     name.set_fqdn(true);
     Some(name)
 }
 
-/// Which families this machine has an address of, apart from the loopback's: IPv4, IPv6.
+/// Whether this machine has IPv4 and IPv6 addresses other than loopback.
 pub(super) fn routable_families() -> (bool, bool) {
     let reaches = |any: &str, far: &str| {
-        // Connecting a datagram socket only looks for a route.
+        // Connecting a datagram socket sends nothing; it only looks for a route.
         let socket = std::net::UdpSocket::bind(any);
         socket.and_then(|socket| socket.connect(far)).is_ok()
     };

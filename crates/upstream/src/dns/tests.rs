@@ -1,4 +1,4 @@
-//! The resolver against a scripted server. What is expected was observed on Envoy.
+//! The resolver against a scripted server. The expected results were observed with Envoy.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use hickory_proto::op::ResponseCode;
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::dns::query::Failed;
-use crate::dns::query::Failure;
+use crate::dns::query::ResolveError;
+use crate::dns::query::ResolveErrorKind;
 
 #[path = "../../tests/clusters/support/dns.rs"]
 mod server;
@@ -89,8 +89,11 @@ fn a_name_without_an_address_is_an_answer_and_a_servers_failure_is_not() {
         assert_eq!(empty, Ok(Answer::default()));
         let before = server.asked().len();
         let failed = resolver.resolve("failing.test", Family::V4Only).await;
-        assert_eq!(failed, Err(Failure::Server(ResponseCode::ServFail).into()));
-        // Asked again at once, four times in all.
+        assert_eq!(
+            failed,
+            Err(ResolveErrorKind::Server(ResponseCode::ServFail).into())
+        );
+        // Each was asked four times in all.
         assert_eq!(server.asked()[before..], ["A failing.test."; 4]);
     });
 }
@@ -113,8 +116,8 @@ fn the_next_server_is_asked_when_one_fails_or_is_silent() {
             ..settings(&[silent.address])
         };
         let failed = resolver(never).resolve("a.test", Family::V4Only).await;
-        let (why, timeouts) = (Failure::Timeout, 2);
-        assert_eq!(failed, Err(Failed { why, timeouts }));
+        let (kind, timeouts) = (ResolveErrorKind::Timeout, 2);
+        assert_eq!(failed, Err(ResolveError { kind, timeouts }));
     });
 }
 
@@ -151,8 +154,8 @@ fn a_closed_port_is_seen_at_once() {
                 ..settings(&[address])
             };
             let failed = resolver(settings).resolve("a.test", Family::Auto).await;
-            let why = failed.unwrap_err().why;
-            assert!(matches!(why, Failure::Unreachable(_)), "{why:?}");
+            let why = failed.unwrap_err().kind;
+            assert!(matches!(why, ResolveErrorKind::Unreachable(_)), "{why:?}");
         }
     });
 }
@@ -217,7 +220,7 @@ fn literals_hosts_and_search_domains_are_obeyed() {
             assert_eq!(server.asked()[before..], *asked, "{name}");
             before = server.asked().len();
         }
-        // A change of the file is seen.
+        // A change of the file is noticed.
         std::fs::write(hosts, "10.9.9.10 local.test other.test\n").unwrap();
         let answer = resolver
             .resolve("local.test", Family::V4Only)

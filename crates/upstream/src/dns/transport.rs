@@ -1,4 +1,4 @@
-//! Packets to and from a name server.
+//! Sends packets to a name server and receives packets from it.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,11 +11,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::UdpSocket;
 
-/// A socket to one server. By UDP it is connected, so that a closed port is an error and strangers are not heard.
+/// A socket to one server. A UDP socket is connected, so that a closed port causes an error and other senders are
+/// ignored.
 #[derive(Debug)]
 pub(super) enum Connection {
     Udp(UdpSocket, Vec<u8>),
-    /// The stream, and what has come of the next packet.
+    /// The stream, and the bytes of the next packet received so far.
     Tcp(TcpStream, Vec<u8>),
 }
 
@@ -50,7 +51,7 @@ impl Connection {
         }
     }
 
-    /// The next packet. Nothing is lost when the wait is given up.
+    /// Receives the next packet. Cancelling the future loses nothing.
     pub(super) async fn receive(&mut self) -> io::Result<Vec<u8>> {
         match self {
             Connection::Udp(socket, buffer) => {

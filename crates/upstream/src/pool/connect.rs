@@ -1,4 +1,4 @@
-//! Opening a socket to a host: to its only address, or to the first of several that answers (RFC 8305).
+//! Opens a socket to a host. If it has several addresses, the first that accepts a connection is used (RFC 8305).
 
 use std::future::poll_fn;
 use std::io;
@@ -17,20 +17,20 @@ use super::PoolFailure;
 use super::PoolProtocol;
 use crate::Host;
 
-/// How long an address has before the next one is tried beside it. Envoy's value, which RFC 8305 leaves open.
+/// How long one address is tried before the next is tried in parallel. Envoy's value; RFC 8305 leaves it open.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(300);
 
-/// The ends of a connection.
+/// The properties of an established connection.
 #[derive(Debug)]
 pub(super) struct Connected {
-    /// None for a UNIX socket.
+    /// `None` for a UNIX socket.
     pub(super) local: Option<Address>,
     pub(super) remote: Address,
-    /// None without TLS.
+    /// `None` without TLS.
     pub(super) tls: Option<Rc<TlsInfo>>,
 }
 
-/// Connects to `host`. The caller limits the time.
+/// Connects to `host`. The caller limits how long this takes.
 pub(super) async fn connect(
     host: &Host,
     cx: &PoolCx,
@@ -86,7 +86,7 @@ async fn connect_to(address: &Address, cx: &PoolCx) -> Result<NetworkStream, Poo
 
 type Attempt<'a> = Pin<Box<dyn Future<Output = Result<NetworkStream, PoolFailure>> + 'a>>;
 
-/// By hand, because the attempts race: each begins when the one before has failed or has had its time.
+/// Written by hand because the attempts race: each begins when the previous one has failed or its delay has passed.
 async fn connect_to_any<'a>(
     host: &Host,
     addresses: &'a [Address],
@@ -137,7 +137,7 @@ async fn connect_to_any<'a>(
     .await
 }
 
-/// Whether the kernel said so at once, or after having tried: Envoy words the two differently.
+/// Whether the kernel reported the error at once, not after trying: Envoy words the two differently.
 fn is_immediate(address: &Address, error: &io::Error) -> bool {
     use io::ErrorKind::ConnectionRefused;
     use io::ErrorKind::ConnectionReset;
@@ -150,7 +150,7 @@ fn is_immediate(address: &Address, error: &io::Error) -> bool {
         )
 }
 
-/// The system's words for an error, without its number.
+/// The system's message of an error, without its number.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rfind(" (os error") {

@@ -1,10 +1,10 @@
-//! One connection of a pool, once it is made.
+//! One established connection of a pool.
 //!
 //! ```text
 //! open ──► draining ──► closed
 //!   └───────────────────►┘
 //! ```
-//! Draining: it takes no new requests, and is closed with its last one.
+//! A draining connection takes no new requests and is closed after its last one.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -29,33 +29,33 @@ pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) info: Rc<UpstreamConnectionInfo>,
     state: Cell<State>,
-    /// Requests that have a place.
+    /// The requests that are assigned to it.
     active: Cell<usize>,
-    /// Of those, how many the codec does not know of yet.
+    /// How many of these the codec does not know yet.
     unsent: Cell<usize>,
-    /// Requests that it had so far.
+    /// The number of requests that it has ever had.
     requests: Cell<u64>,
     idle_since: Cell<Instant>,
-    /// Whether it is on its pool's list of connections with a free place.
+    /// Whether it is on its pool's list of connections with capacity.
     pub(super) in_ready: Cell<bool>,
-    /// Wakes the task that drives it, to close it.
+    /// Wakes the task that drives it, in order to close it.
     task: RefCell<Option<Waker>>,
 }
 
-/// What is known of a connection to a host.
+/// The properties of a connection to a host.
 #[derive(Clone, Debug)]
 pub struct UpstreamConnectionInfo {
-    /// Unlike that of any other upstream connection of this process.
+    /// Unique among all upstream connections of the process.
     pub id: u64,
-    /// Its address on this side; none for a UNIX socket.
+    /// Its local address; `None` for a UNIX socket.
     pub local: Option<Address>,
-    /// The address that it was made to.
+    /// The address that it is connected to.
     pub remote: Address,
     /// HTTP/1.1 or HTTP/2.
     pub protocol: Version,
     /// How long it took to connect.
     pub connect_time: Duration,
-    /// None without TLS.
+    /// `None` without TLS.
     pub tls: Option<Rc<TlsInfo>>,
 }
 
@@ -63,7 +63,7 @@ pub struct UpstreamConnectionInfo {
 enum State {
     Open,
     Draining,
-    /// To be closed, or closed.
+    /// Closed, or about to be closed by its task.
     Closed,
 }
 
@@ -87,12 +87,13 @@ impl Connection {
         })
     }
 
-    /// Whether a request may be given a place now.
+    /// Whether another request may be assigned to it.
     pub(super) fn has_place(&self) -> bool {
         self.state.get() == State::Open && self.client.capacity() > self.unsent.get()
     }
 
-    /// Whether it takes no more requests and has none. One that the peer is about to close is not: the codec closes it.
+    /// Whether it takes no more requests and has none. The codec itself closes a connection that the peer is about to
+    /// close.
     pub(super) fn is_finished(&self) -> bool {
         self.state.get() != State::Open && self.active.get() == 0
     }
@@ -101,7 +102,7 @@ impl Connection {
         self.state.get() == State::Open
     }
 
-    /// Gives a place to a request.
+    /// Assigns a request to it.
     pub(super) fn take_place(&self) {
         self.active.set(self.active.get() + 1);
         self.unsent.set(self.unsent.get() + 1);
@@ -113,12 +114,12 @@ impl Connection {
         }
     }
 
-    /// The request of a place was sent, or never will be: from now on the codec counts it, or nobody.
+    /// An assigned request was sent, or never will be. If it was sent, the codec counts it from now on.
     pub(super) fn sent(&self) {
         self.unsent.set(self.unsent.get() - 1);
     }
 
-    /// A request is over.
+    /// An assigned request has ended.
     pub(super) fn give_back(&self) {
         self.active.set(self.active.get() - 1);
         if self.active.get() == 0 {
@@ -126,14 +127,14 @@ impl Connection {
         }
     }
 
-    /// Takes no new requests.
+    /// Stops assigning new requests.
     pub(super) fn drain(&self) {
         if self.state.get() == State::Open {
             self.state.set(State::Draining);
         }
     }
 
-    /// Closes it, whatever is on it.
+    /// Closes it, even with requests under way.
     pub(super) fn close(&self) {
         if self.state.replace(State::Closed) != State::Closed
             && let Some(task) = self.task.take()
@@ -142,12 +143,12 @@ impl Connection {
         }
     }
 
-    /// Ready when it is to be closed; for the one task that drives it.
+    /// Ready when it must be closed. Only the task that drives it calls this.
     pub(super) fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
         if self.state.get() == State::Closed {
             return Poll::Ready(());
         }
-        // The same task each time: its waker is cloned once.
+        // It is always the same task, so its waker is cloned once.
         self.task
             .borrow_mut()
             .get_or_insert_with(|| cx.waker().clone())
@@ -155,17 +156,17 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Requests that it had so far.
+    /// The number of requests that it has ever had.
     pub(super) fn requests(&self) -> u64 {
         self.requests.get()
     }
 
-    /// Requests that it has.
+    /// The number of requests that it has now.
     pub(super) fn active(&self) -> usize {
         self.active.get()
     }
 
-    /// When it will have been idle for too long, if nothing comes; none without such a limit.
+    /// When it will have been idle for too long; `None` without such a limit.
     pub(super) fn idle_deadline(&self, now: Instant) -> Option<Instant> {
         let timeout = self.cx.info.http.idle_timeout?;
         let since = match self.active.get() {

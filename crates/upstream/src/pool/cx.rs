@@ -1,4 +1,4 @@
-//! What all pools of a cluster on one worker have in common.
+//! The state that all pools of a cluster on one worker share.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -18,14 +18,14 @@ use crate::shared::scope;
 use crate::stats::ClusterStats;
 use crate::transport::ClusterTls;
 
-/// A cluster's settings, counters and limits, at hand on one worker.
+/// A cluster's settings, counters and limits, as one worker uses them.
 #[derive(Debug)]
 pub(crate) struct PoolCx {
     pub(crate) info: Arc<ClusterInfo>,
     pub(crate) stats: Arc<ClusterStats>,
     pub(crate) breakers: Arc<Breakers>,
     pub(crate) worker: Rc<WorkerCx>,
-    /// None if its transport socket is plain.
+    /// `None` for plaintext.
     pub(super) tls: Option<ClusterTls>,
     process: ProcessWide,
     http1: OnceCell<Rc<ClientOptions>>,
@@ -47,8 +47,8 @@ impl PoolCx {
         })
     }
 
-    /// What the codec is told. Made with the first connection of its kind: from then on `cluster.<name>.http1.*` or
-    /// `cluster.<name>.http2.*` is listed.
+    /// The codec's options. Created with the first connection of its protocol: from then on, `cluster.<name>.http1.*`
+    /// or `cluster.<name>.http2.*` is listed.
     pub(super) fn client_options(&self, http2: bool) -> &Rc<ClientOptions> {
         let cell = if http2 { &self.http2 } else { &self.http1 };
         cell.get_or_init(|| {
@@ -68,7 +68,7 @@ impl PoolCx {
         })
     }
 
-    /// `cluster.<name>.zone.<from>.<to>.*` of the hosts in `zone`; none if they or the proxy are in no zone.
+    /// `cluster.<name>.zone.<from>.<to>.*` for hosts in `zone`; `None` if they or the proxy are in no zone.
     pub(super) fn zone_stats(&self, zone: &str) -> Option<Arc<OriginStats>> {
         let local = &self.process.local_zone;
         if local.is_empty() || zone.is_empty() {
@@ -81,14 +81,14 @@ impl PoolCx {
         Some(self.worker.store.register(scope))
     }
 
-    /// Whether the runtime lets a new pool speak HTTP/2: `upstream.use_http2` is the percentage of pools that may.
+    /// Whether the runtime allows a new pool to use HTTP/2: `upstream.use_http2` is the percentage of pools that may.
     pub(super) fn may_use_http2(&self) -> bool {
         let runtime = self.process.runtime.snapshot();
         let percent = runtime.number("upstream.use_http2");
         percent.is_none_or(|percent| self.worker.random() % 100 < percent)
     }
 
-    /// A number for a new connection, unlike any other's of this process.
+    /// An id for a new connection, unique in the process.
     pub(super) fn connection_id(&self) -> u64 {
         self.process.connection_ids.fetch_add(1, Relaxed)
     }
@@ -113,7 +113,7 @@ impl ByteCounts for ClusterStats {
         self.upstream_cx_tx_bytes_buffered.sub(before);
     }
 
-    // Counted by whoever passes the answer on, and so knows why.
+    // The router counts these pauses, because it knows their cause.
     fn reading_paused(&self, _: bool) {}
 
     fn writing_paused(&self, writing_paused: bool) {

@@ -1,8 +1,8 @@
-//! Connection pools: per worker, host, priority and codec.
+//! Connection pools: one per worker, host, priority and protocol.
 //!
-//! A request takes a place on a connection that has one free; otherwise it waits, and as many connections are opened as
-//! those that wait need. Places are given out in the order of arrival. What is counted of a request lives in its
-//! [`Lease`](stream::Lease), of a connection in its task, so no path forgets to count back.
+//! A request gets a connection that has capacity, or it waits, and the pool opens as many connections as the waiting
+//! requests need. Requests are served in the order of arrival. The counts of a request belong to its
+//! [`Lease`](stream::Lease), those of a connection to its task, so that every path counts back.
 
 mod connect;
 mod connection;
@@ -25,38 +25,38 @@ use std::sync::Arc;
 use http::Version;
 use outrider_codec::StreamError;
 
+use crate::BreakerResource;
 use crate::Host;
 use crate::OriginStats;
 use crate::Permit;
-use crate::Resource;
 use crate::RoutingPriority;
 
 use connection::Connection;
 pub use connection::UpstreamConnectionInfo;
 pub(crate) use cx::PoolCx;
-use pending::Queue;
+use pending::PendingQueue;
 pub use stream::UpstreamStream;
 use task::Attempt;
 
-/// Why a request got no place on a connection.
+/// Why a request got no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolFailure {
-    /// No more requests may wait (response flag `UO`); no host was asked.
+    /// Too many requests are pending (response flag `UO`); no connection was attempted.
     Overflow,
-    /// No more requests may be under way (`UO`).
+    /// Too many requests are under way (`UO`).
     ActiveOverflow,
-    /// There may be no further pool (`max_connection_pools`): to the router, as if there were no host.
+    /// Too many pools exist (`max_connection_pools`). The router treats this as if there were no host.
     PoolOverflow,
-    /// The connection was not made within `connect_timeout` (`UF`).
+    /// The connection was not established within `connect_timeout` (`UF`).
     Timeout,
-    /// The host refused or broke the connection (`UF`); in Envoy's words, with spaces.
+    /// The host refused or broke the connection (`UF`), with Envoy's text (with spaces).
     RemoteConnectionFailure(Arc<str>),
-    /// The connection could not be opened on this side (`UF`); in Envoy's words, with spaces.
+    /// This side could not open the connection (`UF`), with Envoy's text (with spaces).
     LocalConnectionFailure(Arc<str>),
 }
 
 impl PoolFailure {
-    /// What the failure is to the stream: its reset reason.
+    /// The stream's reset reason for this failure.
     #[must_use]
     pub fn reset_reason(&self) -> StreamError {
         match self {
@@ -73,7 +73,7 @@ impl PoolFailure {
         }
     }
 
-    /// What Envoy calls the transport failure reason; empty if there is none.
+    /// Envoy's transport failure reason; empty if there is none.
     #[must_use]
     pub fn transport_failure_reason(&self) -> &str {
         match self {
@@ -92,7 +92,7 @@ pub(crate) struct HostPools {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
     pools: RefCell<Vec<Rc<Pool>>>,
-    /// Listed from the host's first answer on.
+    /// Registered with the host's first response.
     zone_stats: OnceCell<Option<Arc<OriginStats>>>,
 }
 
@@ -116,7 +116,7 @@ impl HostPools {
         &self.host
     }
 
-    /// The pool for requests of this priority that came in by `downstream`.
+    /// The pool for requests of this priority that arrived by the protocol `downstream`.
     pub(crate) fn pool(
         &self,
         priority: RoutingPriority,
@@ -132,7 +132,7 @@ impl HostPools {
             pools.swap_remove(index);
         }
         let breakers = &self.cx.breakers;
-        let Some(permit) = breakers.enter(priority, Resource::ConnectionPools) else {
+        let Some(permit) = breakers.acquire(priority, BreakerResource::ConnectionPools) else {
             self.cx.stats.upstream_cx_pool_overflow.inc();
             return Err(PoolFailure::PoolOverflow);
         };
@@ -141,7 +141,7 @@ impl HostPools {
         Ok(pool)
     }
 
-    /// Closes what is at rest, and all else as soon as it is; until then new requests share the pools that are left.
+    /// Closes idle connections now and all others once they are idle. Until then, new requests may still use them.
     pub(crate) fn close_when_idle(&self) {
         let mut pools = self.pools.borrow_mut();
         for pool in pools.iter() {
@@ -150,7 +150,7 @@ impl HostPools {
         pools.retain(|pool| !pool.is_drained());
     }
 
-    /// Finishes what is under way, and closes.
+    /// Finishes the requests under way, then closes.
     pub(crate) fn drain(&self) {
         for pool in self.pools.take() {
             pool.drain();
@@ -167,42 +167,42 @@ impl fmt::Debug for HostPools {
     }
 }
 
-/// What the connections of a pool speak.
+/// The protocol of a pool's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PoolProtocol {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2.
     Http2,
-    /// What both sides agree on by ALPN; HTTP/1.1 if they don't.
+    /// The protocol that ALPN selects; HTTP/1.1 if ALPN selects none.
     Negotiated,
 }
 
-/// The connections to one host that requests of one priority and codec share.
+/// The connections to one host that requests of one priority and protocol share.
 pub(crate) struct Pool {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
     priority: RoutingPriority,
-    /// What requests that use it are to go by.
+    /// The protocol that was asked for.
     wanted: PoolProtocol,
-    /// What is spoken: the runtime may forbid HTTP/2.
+    /// The protocol that is used: the runtime may forbid HTTP/2.
     protocol: PoolProtocol,
-    /// Its part of `max_connection_pools`.
+    /// The pool's permit from `max_connection_pools`.
     permit: Cell<Option<Permit>>,
     state: RefCell<State>,
-    queue: Queue,
+    queue: PendingQueue,
     this: Weak<Pool>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Connections that are being made.
+    /// Connections that are being established.
     attempts: Vec<Rc<Attempt>>,
-    /// Those that are made and live.
+    /// Connections that are established.
     connections: Vec<Rc<Connection>>,
-    /// Those with a free place; the last is used first.
+    /// Connections with capacity; the last one is used first.
     ready: Vec<Rc<Connection>>,
-    /// The host has gone, or another came: what becomes idle is closed.
+    /// The host was removed or replaced: connections are closed once they are idle.
     draining: bool,
 }
 
@@ -224,23 +224,23 @@ impl Pool {
             },
             permit: Cell::new(Some(permit)),
             state: RefCell::default(),
-            queue: Queue::default(),
+            queue: PendingQueue::default(),
             this: this.clone(),
         })
     }
 
-    /// A place on a connection, if one is free.
+    /// A stream on a connection that has capacity; `None` if there is none.
     pub(crate) fn open_at_once(self: &Rc<Self>) -> Option<Result<UpstreamStream, PoolFailure>> {
         self.ready().map(|connection| self.attach(connection))
     }
 
-    /// A place on a connection: at once if there is one, else in turn.
+    /// A stream on a connection. Waits in the queue if no connection has capacity.
     pub(crate) async fn open(self: &Rc<Self>) -> Result<UpstreamStream, PoolFailure> {
         if let Some(opened) = self.open_at_once() {
             return opened;
         }
         let breakers = &self.cx.breakers;
-        let Some(permit) = breakers.enter(self.priority, Resource::PendingRequests) else {
+        let Some(permit) = breakers.acquire(self.priority, BreakerResource::PendingRequests) else {
             self.cx.stats.upstream_rq_pending_overflow.inc();
             return Err(PoolFailure::Overflow);
         };
@@ -250,7 +250,7 @@ impl Pool {
         turn.await
     }
 
-    /// A connection with a free place.
+    /// A connection with capacity.
     fn ready(&self) -> Option<Rc<Connection>> {
         let mut state = self.state.borrow_mut();
         while let Some(connection) = state.ready.last() {
@@ -263,17 +263,17 @@ impl Pool {
         None
     }
 
-    /// Gives a place on `connection` to a request.
+    /// Assigns a request to `connection`.
     fn attach(self: &Rc<Self>, connection: Rc<Connection>) -> Result<UpstreamStream, PoolFailure> {
         let breakers = &self.cx.breakers;
-        if !breakers.enter_without_permit(self.priority, Resource::Requests) {
+        if !breakers.acquire_without_permit(self.priority, BreakerResource::Requests) {
             self.cx.stats.upstream_rq_active_overflow.inc();
             return Err(PoolFailure::ActiveOverflow);
         }
         Ok(UpstreamStream::new(self.clone(), connection))
     }
 
-    /// Gives free places to those that wait.
+    /// Assigns waiting requests to connections with capacity.
     fn hand_out(self: &Rc<Self>) {
         while !self.queue.is_empty()
             && let Some(connection) = self.ready()
@@ -285,7 +285,7 @@ impl Pool {
         }
     }
 
-    /// Opens the connections that those who wait need, three at most at a time, as Envoy does.
+    /// Opens the connections that the waiting requests need, at most three at a time, as in Envoy.
     fn open_connections(&self) {
         for _ in 0..3 {
             let mut state = self.state.borrow_mut();
@@ -296,10 +296,10 @@ impl Pool {
             let has_room = room.is_some();
             let permit = match room {
                 Some(permit) => permit,
-                // Without any connection those who wait would wait for ever.
+                // Without any connection, the waiting requests would wait for ever.
                 None if state.attempts.is_empty() && state.connections.is_empty() => {
                     let breakers = &self.cx.breakers;
-                    breakers.enter_always(self.priority, Resource::Connections)
+                    breakers.acquire_always(self.priority, BreakerResource::Connections)
                 }
                 None => return,
             };
@@ -313,7 +313,7 @@ impl Pool {
         }
     }
 
-    /// How many requests a connection is expected to take at once, before it is made.
+    /// The number of concurrent requests that a new connection is expected to take.
     fn capacity_of_new(&self) -> usize {
         if self.protocol != PoolProtocol::Http2 {
             return 1;
@@ -328,7 +328,7 @@ impl Pool {
         let per_host = breakers.thresholds(self.priority).max_connections_per_host;
         let active = u64::try_from(self.host.stats.cx_active.value()).unwrap_or(0);
         let permit = if active < per_host {
-            breakers.enter(self.priority, Resource::Connections)
+            breakers.acquire(self.priority, BreakerResource::Connections)
         } else {
             None
         };
@@ -338,7 +338,7 @@ impl Pool {
         permit
     }
 
-    /// What was attempted is made.
+    /// The connection of `attempt` is established.
     fn on_connected(self: &Rc<Self>, attempt: &Rc<Attempt>, connection: &Rc<Connection>) {
         let mut state = self.state.borrow_mut();
         state.attempts.retain(|a| !Rc::ptr_eq(a, attempt));
@@ -347,7 +347,7 @@ impl Pool {
         self.on_change(connection);
     }
 
-    /// A connection could not be made: all that wait are told, as in Envoy.
+    /// A connection could not be established: all waiting requests fail, as in Envoy.
     fn on_connect_failed(self: &Rc<Self>, attempt: &Rc<Attempt>, failure: &PoolFailure) {
         let mut state = self.state.borrow_mut();
         state.attempts.retain(|a| !Rc::ptr_eq(a, attempt));
@@ -358,7 +358,7 @@ impl Pool {
         }
     }
 
-    /// A connection has ended.
+    /// A connection has been closed.
     fn on_closed(&self, connection: &Rc<Connection>) {
         let mut state = self.state.borrow_mut();
         state.connections.retain(|c| !Rc::ptr_eq(c, connection));
@@ -370,13 +370,13 @@ impl Pool {
         }
     }
 
-    /// Places on `connection` may have become free, or it takes no more.
+    /// `connection` may have gained capacity, or take no more requests.
     fn on_change(self: &Rc<Self>, connection: &Rc<Connection>) {
         if connection.has_place() && !connection.in_ready.replace(true) {
             self.state.borrow_mut().ready.push(connection.clone());
         }
         self.hand_out();
-        // The connection may take fewer than it was thought to.
+        // The connection may take fewer requests than was expected.
         self.open_connections();
         let is_idle = connection.active() == 0;
         let drains = is_idle && self.state.borrow().draining && self.queue.is_empty();
@@ -385,13 +385,13 @@ impl Pool {
         }
     }
 
-    /// From now on connections close as they become idle.
+    /// From now on, connections are closed once they are idle.
     fn drain(&self) {
         self.state.borrow_mut().draining = true;
         self.close_if_drained();
     }
 
-    /// Whether all has come to its end in a draining pool.
+    /// Whether the pool is draining and nothing in it is left.
     fn is_drained(&self) -> bool {
         let state = self.state.borrow();
         state.draining
@@ -400,7 +400,7 @@ impl Pool {
             && state.connections.iter().all(|c| c.is_finished())
     }
 
-    /// In a draining pool for which nobody waits any more, closes what has nothing to do.
+    /// Closes the idle connections of a draining pool, once no request waits.
     fn close_if_drained(&self) {
         let state = self.state.borrow();
         if !state.draining || !self.queue.is_empty() {

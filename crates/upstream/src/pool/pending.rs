@@ -1,4 +1,4 @@
-//! Requests that wait for a place on a connection.
+//! Requests that are waiting for a connection.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -22,22 +22,22 @@ use crate::stats::ClusterStats;
 
 type PendingOutcome = Result<UpstreamStream, PoolFailure>;
 
-/// Those who wait, in the order of arrival.
+/// The waiting requests, in the order of arrival.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    waiting: RefCell<BTreeMap<u64, Waiting>>,
+pub(super) struct PendingQueue {
+    waiting: RefCell<BTreeMap<u64, QueuedRequest>>,
     next: Cell<u64>,
 }
 
-/// One who waits, as the pool sees it. Counted as pending while it is in the queue, and no longer.
-pub(super) struct Waiting {
+/// A waiting request, as the pool sees it. It counts as pending exactly while it is in the queue.
+pub(super) struct QueuedRequest {
     answer: oneshot::Sender<PendingOutcome>,
     host: Arc<Host>,
     _permit: Permit,
     _active: HeldGauge<ClusterStats>,
 }
 
-impl Queue {
+impl PendingQueue {
     pub(super) fn len(&self) -> usize {
         self.waiting.borrow().len()
     }
@@ -46,13 +46,13 @@ impl Queue {
         self.waiting.borrow().is_empty()
     }
 
-    /// Joins the end of the queue.
-    pub(super) fn join(&self, pool: &Rc<Pool>, permit: Permit) -> Turn {
+    /// Appends a request to the queue.
+    pub(super) fn join(&self, pool: &Rc<Pool>, permit: Permit) -> PendingRequest {
         let (answer, answered) = oneshot::channel();
         let place = self.next.get();
         self.next.set(place + 1);
         pool.host.stats.rq_pending_active.inc();
-        let waiting = Waiting {
+        let waiting = QueuedRequest {
             answer,
             host: pool.host.clone(),
             _permit: permit,
@@ -62,61 +62,61 @@ impl Queue {
                 .hold(|stats| &stats.upstream_rq_pending_active),
         };
         self.waiting.borrow_mut().insert(place, waiting);
-        Turn {
+        PendingRequest {
             pool: pool.clone(),
             place,
             answered,
         }
     }
 
-    /// Takes the first out of the queue.
-    pub(super) fn pop(&self) -> Option<Waiting> {
+    /// Removes the first request from the queue.
+    pub(super) fn pop(&self) -> Option<QueuedRequest> {
         let first = self.waiting.borrow_mut().pop_first();
         first.map(|(_, waiting)| waiting)
     }
 
-    /// Takes all out of the queue.
-    pub(super) fn take_all(&self) -> impl Iterator<Item = Waiting> + use<> {
+    /// Removes all requests from the queue.
+    pub(super) fn take_all(&self) -> impl Iterator<Item = QueuedRequest> + use<> {
         self.waiting.take().into_values()
     }
 }
 
-impl Waiting {
-    /// Ends the wait. A request that has just gone gives its place back by being dropped.
+impl QueuedRequest {
+    /// Ends the wait. If the request has just been cancelled, dropping the outcome frees its connection again.
     pub(super) fn answer(self, outcome: PendingOutcome) {
-        let Waiting { ref host, .. } = self;
+        let QueuedRequest { ref host, .. } = self;
         host.stats.rq_pending_active.dec();
         let gone = self.answer.send(outcome);
         drop(gone);
     }
 }
 
-impl fmt::Debug for Waiting {
+impl fmt::Debug for QueuedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Waiting")
+        f.write_str("QueuedRequest")
     }
 }
 
 /// The wait of one request. Dropping it leaves the queue.
-pub(super) struct Turn {
+pub(super) struct PendingRequest {
     pool: Rc<Pool>,
     place: u64,
     answered: oneshot::Receiver<PendingOutcome>,
 }
 
-impl Future for Turn {
+impl Future for PendingRequest {
     type Output = PendingOutcome;
 
-    /// By hand, because a future that a pool's queue knows by number must also see its own drop.
+    /// Written by hand because the queue refers to the future by a key, and the future must notice its own drop.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PendingOutcome> {
         Pin::new(&mut self.answered).poll(cx).map(|answered| {
-            // The queue lives in the pool, which this future holds; it answers whomever it lets go.
+            // The future holds the pool, so the queue exists. The queue answers each request that it removes.
             answered.unwrap_or(Err(PoolFailure::Overflow))
         })
     }
 }
 
-impl Drop for Turn {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         let left = self.pool.queue.waiting.borrow_mut().remove(&self.place);
         if let Some(waiting) = left {

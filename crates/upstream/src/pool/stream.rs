@@ -1,4 +1,4 @@
-//! A request's place on a connection.
+//! A request's stream on a connection.
 
 use std::fmt;
 use std::rc::Rc;
@@ -12,16 +12,16 @@ use outrider_codec::UpstreamExchange;
 use super::Pool;
 use super::connection::Connection;
 use super::connection::UpstreamConnectionInfo;
+use crate::BreakerResource;
 use crate::Host;
-use crate::Resource;
 
-/// A place on a connection to a host, kept until the request on it is over.
+/// A stream on a connection to a host. The connection's capacity is reserved until the request has ended.
 pub struct UpstreamStream {
     lease: Lease,
 }
 
 impl UpstreamStream {
-    /// A place on `connection`, for a request that has entered the breaker.
+    /// A stream on `connection`, for a request that the breaker already counts.
     pub(super) fn new(pool: Rc<Pool>, connection: Rc<Connection>) -> Self {
         connection.take_place();
         let host = &pool.host.stats;
@@ -50,10 +50,10 @@ impl UpstreamStream {
         &self.lease.connection.info
     }
 
-    /// Sends the request. The place is kept until the exchange is dropped.
+    /// Sends the request. The capacity stays reserved until the exchange is dropped.
     ///
     /// # Errors
-    /// When the connection has just gone, or what is wrong with the request's head.
+    /// The connection has just been closed, or the request's head is malformed.
     pub fn send(mut self, head: &RequestHead, body: Body) -> Result<UpstreamExchange, StreamError> {
         self.lease.mark_sent();
         let mut exchange = self.lease.connection.client.send(head, body)?;
@@ -70,7 +70,7 @@ impl fmt::Debug for UpstreamStream {
     }
 }
 
-/// What is counted of a request while it has its place.
+/// What counts for a request while it is assigned to a connection.
 pub(super) struct Lease {
     pool: Rc<Pool>,
     connection: Rc<Connection>,
@@ -91,9 +91,9 @@ impl Drop for Lease {
         self.pool.host.stats.rq_active.dec();
         self.pool.cx.stats.upstream_rq_active.dec();
         self.connection.give_back();
-        // Before the place on the connection is handed on: who waits for it needs this one, too.
+        // Released before the connection's capacity is reused: the next request needs this breaker, too.
         let breakers = &self.pool.cx.breakers;
-        breakers.left(self.pool.priority, Resource::Requests);
+        breakers.release(self.pool.priority, BreakerResource::Requests);
         self.pool.on_change(&self.connection);
     }
 }

@@ -1,4 +1,4 @@
-//! The task of one connection: makes it, drives it, closes it in time, and counts its counts.
+//! The task of one connection: establishes it, drives it, closes it in time, and updates its counts.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -33,14 +33,14 @@ use crate::Host;
 use crate::Permit;
 use crate::stats::ClusterStats;
 
-/// A connection that is being made.
+/// A connection that is being established.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
     cancelled: Notify,
 }
 
 impl Attempt {
-    /// Gives up.
+    /// Cancels the attempt.
     pub(super) fn cancel(&self) {
         self.cancelled.notify_one();
     }
@@ -55,7 +55,7 @@ struct ConnectionCounts {
     _active: HeldGauge<ClusterStats>,
 }
 
-/// Starts the task. It ends with the connection, which its pool closes at the latest when it is dropped itself.
+/// Starts the task. It ends with the connection, which is closed when its pool is dropped, at the latest.
 pub(super) fn spawn(pool: &Pool, attempt: Rc<Attempt>, permit: Permit) {
     let counts = ConnectionCounts::new(pool, permit);
     drop(tokio::task::spawn_local(run(
@@ -111,7 +111,7 @@ async fn run(
 /// The codec's future, which drives the connection.
 type Driver = Pin<Box<dyn Future<Output = ConnectionEnd>>>;
 
-/// Connects, within `connect_timeout`.
+/// Connects within `connect_timeout`.
 async fn make(
     counts: &ConnectionCounts,
     attempt: &Attempt,
@@ -146,8 +146,8 @@ async fn make(
 /// Starts the codec on a connected socket.
 fn speak(socket: NetworkStream, cx: &PoolCx, http2: bool) -> (Client, Driver) {
     let options = cx.client_options(http2).clone();
-    // Whatever changes, changes while this task polls the driver, or while a request gives its place back; the pool
-    // looks at the codec after both.
+    // State changes only while this task polls the driver or while a request releases its stream. The pool checks the
+    // codec after both.
     let on_change = Rc::new(|| ());
     if !http2 {
         let (client, driver) = connect_http1(socket, options, on_change);
@@ -157,7 +157,7 @@ fn speak(socket: NetworkStream, cx: &PoolCx, http2: bool) -> (Client, Driver) {
     (client, Box::pin(driver))
 }
 
-/// Drives the connection to its end.
+/// Drives the connection until it ends.
 async fn drive(
     pool: &Weak<Pool>,
     counts: &ConnectionCounts,
@@ -193,7 +193,7 @@ async fn drive(
     .await
 }
 
-/// The timers that end a connection: when it has been idle, and when it has been open, for as long as it may.
+/// The timers that end a connection: its maximum idle time and its maximum age.
 struct ConnectionTimers {
     idle: Timer,
     age: Timer,
@@ -211,8 +211,8 @@ impl ConnectionTimers {
         ConnectionTimers { idle, age }
     }
 
-    /// Closes or drains the connection when its time has come. The idle timer is not moved with every request: when it
-    /// fires, it is set again to when the connection will have been idle for long enough.
+    /// Closes or drains the connection when its time has come. Requests do not move the idle timer. When it fires, it
+    /// is set again to the time at which the connection will have been idle for long enough.
     fn poll(&mut self, counts: &ConnectionCounts, connection: &Connection, cx: &mut Context<'_>) {
         let stats = &counts.cx.stats;
         while self.idle.poll_elapsed(cx).is_ready() {
@@ -237,7 +237,7 @@ impl ConnectionTimers {
     }
 }
 
-/// Counts a connection by what it speaks.
+/// Counts a connection by its protocol.
 fn count_protocol(cx: &PoolCx, http2: bool) {
     let codec = cx.client_options(http2);
     if http2 {
@@ -271,19 +271,19 @@ impl ConnectionCounts {
         }
     }
 
-    /// The connection could not be made.
+    /// The connection could not be established.
     fn end_unmade(&self, failure: &PoolFailure) {
         self.cx.stats.upstream_cx_connect_fail.inc();
         self.host.stats.cx_connect_fail.inc();
         self.destroyed(!matches!(failure, PoolFailure::RemoteConnectionFailure(_)));
     }
 
-    /// The connection, once made, has ended.
+    /// The established connection has ended.
     fn end(&self, connection: &Connection, end: ConnectionEnd) {
         let stats = &self.cx.stats;
         stats.upstream_rq_per_cx.record(connection.requests());
         let local = end.cause.is_local();
-        // The peer said so, by `connection: close` or GOAWAY: nobody on this side has asked for the end.
+        // The peer announced it by `connection: close` or GOAWAY; this side did not ask for the end.
         if connection.is_open() && end.cause == EndCause::Local && end.active_streams == 0 {
             stats.upstream_cx_close_notify.inc();
         }
@@ -294,7 +294,7 @@ impl ConnectionCounts {
         self.destroyed(local);
     }
 
-    /// Counts the requests that the end cut off.
+    /// Counts the requests that were cut off.
     fn cut_off(&self, connection: &Connection, end: &ConnectionEnd) {
         if end.active_streams == 0 {
             return;
@@ -302,7 +302,7 @@ impl ConnectionCounts {
         let stats = &self.cx.stats;
         if connection.info.protocol == Version::HTTP_2 {
             if matches!(end.cause, EndCause::ProtocolError(_)) {
-                // Envoy resets the streams first, and then closes a connection without any.
+                // Envoy resets the streams first and then closes a connection without streams.
                 return;
             }
             stats

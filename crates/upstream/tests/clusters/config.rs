@@ -1,4 +1,4 @@
-//! What is refused at load, in whose words, and where. The texts were compared with Envoy's.
+//! What is refused at load, with which message and position. The texts were compared with Envoy's.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use outrider_upstream::RoutingPriority;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// A bootstrap of these clusters, each in YAML's flow style.
+/// A bootstrap with these clusters, each in YAML's flow style.
 fn bootstrap(clusters: &[String]) -> Bootstrap {
     let text = format!(
         "static_resources: {{ clusters: [{}] }}",
@@ -27,7 +27,7 @@ fn bootstrap(clusters: &[String]) -> Bootstrap {
     load_texts(&[source], false).unwrap().bootstrap
 }
 
-/// A cluster `x` with these further fields.
+/// A cluster `x` with these additional fields.
 fn cluster(fields: &str) -> String {
     format!("{{ name: x, {fields} }}")
 }
@@ -139,7 +139,7 @@ fn what_envoy_refuses_of_balancing_and_connecting_is_refused() {
         (
             format!("cluster_type: {{ name: envoy.clusters.static }}, {one}"),
             format!(
-                "{path}.cluster_type.name: \"envoy.clusters.static\" is not supported; known: envoy.cluster.static, envoy.cluster.strict_dns, envoy.cluster.logical_dns, envoy.cluster.dns, envoy.cluster.eds"
+                "{path}.cluster_type.name: \"envoy.clusters.static\" is not supported; expected one of: envoy.cluster.static, envoy.cluster.strict_dns, envoy.cluster.logical_dns, envoy.cluster.dns, envoy.cluster.eds"
             ),
         ),
     ] {

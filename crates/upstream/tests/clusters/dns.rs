@@ -1,4 +1,4 @@
-//! STRICT_DNS and LOGICAL_DNS against a scripted server. What is expected was observed on Envoy.
+//! STRICT_DNS and LOGICAL_DNS with a scripted server. The expected results were observed with Envoy.
 
 use outrider_upstream::PickRequest;
 use std::time::Duration;
@@ -36,7 +36,7 @@ fn strict(names: &[&str], server: &DnsServer) -> ClusterMessage {
     named(DiscoveryType::StrictDns, names, 80, server)
 }
 
-/// What the cluster does with one answer after another, the last of which stays: the hosts in the end, and counts.
+/// The hosts and stats of a cluster after these answers. The last answer is repeated.
 async fn outcome(kind: DiscoveryType, replies: &[Reply]) -> (Vec<String>, Proxy) {
     let script: Vec<_> = replies
         .iter()
@@ -198,7 +198,7 @@ fn a_removed_host_finishes_and_is_closed() {
         }
         assert_eq!(proxy.stat("upstream_cx_active"), 2);
 
-        // One request is under way on each when the first goes.
+        // One request is under way on each connection when the first host is removed.
         first.hold();
         second.hold();
         let (a, b, ()) = tokio::join!(proxy.request(), proxy.request(), async {
@@ -216,7 +216,7 @@ fn a_removed_host_finishes_and_is_closed() {
             assert_eq!(proxy.request().await.host, format!("127.0.0.2:{port}"));
         }
 
-        // An idle one is closed without any request coming by.
+        // An idle connection is closed even if no request triggers it.
         server.say(&[("a.test", NO_NAME)]);
         until(|| second.closed() == 1).await;
     });

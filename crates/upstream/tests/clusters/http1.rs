@@ -79,7 +79,7 @@ fn an_answer_cut_short_ends_the_connection() {
 }
 
 #[test]
-#[allow(deprecated, reason = "the shortest way to say it")]
+#[allow(deprecated, reason = "the shortest way to configure it")]
 fn the_downstream_protocol_may_decide() {
     run(async {
         let backend = Http2::start(100).await;

@@ -36,7 +36,7 @@ fn with_breakers(hosts: &[SocketAddr], thresholds: Thresholds) -> ClusterMessage
     }
 }
 
-#[allow(deprecated, reason = "the shortest way to say it")]
+#[allow(deprecated, reason = "the shortest way to configure it")]
 fn with_options(hosts: &[SocketAddr], options: HttpProtocolOptions) -> ClusterMessage {
     ClusterMessage {
         common_http_protocol_options: Some(options),
@@ -104,7 +104,7 @@ fn a_full_connection_makes_way_for_a_second() {
     run(async {
         let backend = Http2::start(1).await;
         let proxy = Proxy::start(vec![fixed_http2(&[backend.address])]).await;
-        proxy.call().await; // The peer's limit is known from now on.
+        proxy.call().await; // From now on the peer's limit is known.
         backend.hold();
         let (first, second, ()) = tokio::join!(proxy.request(), proxy.request(), async {
             until(|| backend.held() == 2).await;
@@ -242,7 +242,7 @@ fn who_leaves_the_queue_is_not_counted_any_more() {
         drop(opening);
         assert_eq!(proxy.stat("upstream_rq_pending_active"), 0);
         assert_eq!(proxy.stat("upstream_rq_cancelled"), 1);
-        // The connection is made all the same, and of use to the next.
+        // The connection is established nevertheless, and the next request uses it.
         proxy.call().await;
         assert_eq!(proxy.stat("upstream_cx_total"), 1);
     });
@@ -280,7 +280,7 @@ fn a_refused_connection_fails_all_that_wait() {
 #[test]
 fn a_connection_that_takes_too_long_fails() {
     run(async {
-        // A listener whose queue is full answers no further SYN.
+        // A listener whose queue is full does not answer SYNs.
         let full =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())

@@ -1,4 +1,4 @@
-//! How long to wait after a failed lookup.
+//! The delay after a failed lookup.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::clusters::dns::v3::dns_cluster::RefreshRate;
 use outrider_config::duration;
 
-/// A wait that is always the same, or a random one below a bound that doubles with each failure.
+/// A fixed delay, or a random one below a bound that doubles with each failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Backoff {
-    /// Without `dns_failure_refresh_rate`: the refresh rate.
+    /// The refresh rate, if `dns_failure_refresh_rate` is not set.
     Fixed(Duration),
     Growing {
         base: Duration,
@@ -46,7 +46,7 @@ impl Backoff {
         })
     }
 
-    /// How long to wait now.
+    /// The next delay.
     pub(super) fn next(&mut self) -> Duration {
         match self {
             Backoff::Fixed(wait) => *wait,
@@ -58,7 +58,7 @@ impl Backoff {
         }
     }
 
-    /// A lookup succeeded.
+    /// Resets the bound after a successful lookup.
     pub(super) fn reset(&mut self) {
         if let Backoff::Growing { base, bound, .. } = self {
             *bound = *base;

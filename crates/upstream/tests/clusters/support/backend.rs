@@ -1,4 +1,4 @@
-//! Servers that do what a test says.
+//! Scripted servers.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-/// An HTTP/2 server on loopback. It answers with `hello`, or holds its answers back until it is told.
+/// An HTTP/2 server on loopback. It answers `hello`, or holds its responses until it is told to send them.
 #[derive(Clone)]
 pub(crate) struct Http2 {
     pub(crate) address: SocketAddr,
@@ -81,22 +81,22 @@ impl Http2 {
         self.state.connections.get()
     }
 
-    /// Connections that are over.
+    /// Connections that have ended.
     pub(crate) fn closed(&self) -> usize {
         self.state.closed.get()
     }
 
-    /// From now on, requests get no answer before `release`.
+    /// From now on, requests get no response until `release`.
     pub(crate) fn hold(&self) {
         self.state.holding.set(true);
     }
 
-    /// Requests that were held back.
+    /// The number of requests without a response.
     pub(crate) fn held(&self) -> usize {
         self.state.held.borrow().len()
     }
 
-    /// Answers all that were held back, and those to come.
+    /// Answers all held requests and all later ones.
     pub(crate) fn release(&self) {
         self.state.holding.set(false);
         for respond in self.state.held.take() {
@@ -111,7 +111,7 @@ impl Http2 {
 }
 
 fn answer(mut respond: SendResponse<Bytes>) {
-    // The client may have gone; a test that minds will see it.
+    // The client may be gone; a test that cares notices.
     if let Ok(mut body) = respond.send_response(http::Response::new(()), false) {
         drop(body.send_data(Bytes::from_static(b"hello"), true));
     }

@@ -1,4 +1,4 @@
-//! A DNS server that answers what a test says.
+//! A scripted DNS server.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -18,19 +18,19 @@ use tokio::net::UdpSocket;
 /// One answer of the script.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// These addresses, as far as they are of the kind that was asked for, with a TTL in seconds.
+    /// These addresses, filtered by the family that was asked for, with a TTL in seconds.
     Addresses(&'static [&'static str], u32),
     /// An error code.
     Code(ResponseCode),
-    /// "Ask by TCP": over TCP, these addresses.
+    /// A truncated answer; over TCP, these addresses.
     Truncated(&'static [&'static str]),
-    /// Silence.
+    /// No answer.
     Nothing,
 }
 
-/// The server. Each question is answered by the first entry of the script that is for it, which is then used up unless it is
-/// the last; names without an entry do not exist. An entry is for a name (`a.test`) or for one kind of question about it
-/// (`AAAA a.test`).
+/// The server. It answers each question with the first matching entry of the script, and then removes that entry unless
+/// it is the last for the question. Names without an entry do not exist. An entry matches a name (`a.test`), or a name
+/// and record type (`AAAA a.test`).
 #[derive(Clone)]
 pub(crate) struct DnsServer {
     pub(crate) address: SocketAddr,
@@ -40,7 +40,7 @@ pub(crate) struct DnsServer {
 
 impl DnsServer {
     pub(crate) async fn start(script: &[(&str, Reply)]) -> DnsServer {
-        // A port that is free for both protocols.
+        // A port that is free for both UDP and TCP.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -66,7 +66,7 @@ impl DnsServer {
         self.script.replace(entries.collect());
     }
 
-    /// The questions so far: `A name`.
+    /// The questions so far, such as `A name`.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.borrow().clone()
     }

@@ -1,4 +1,4 @@
-//! What the tests of this crate run against: clusters on one worker, scripted backends, a scripted DNS server.
+//! The environment of this crate's tests: clusters on one worker, scripted backends, and a scripted DNS server.
 
 pub(crate) mod backend;
 pub(crate) mod dns;
@@ -44,7 +44,7 @@ use outrider_upstream::RoutingPriority;
 use outrider_upstream::UpstreamStream;
 use tokio::task::LocalSet;
 
-/// Runs `test` as a worker does, for at most 20 seconds.
+/// Runs `test` on a runtime like a worker's, for at most 20 seconds.
 pub(crate) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -56,7 +56,7 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
         .unwrap();
 }
 
-/// Clusters, as the main thread and one worker have them, on one thread.
+/// Clusters on one thread, which is both the main thread and a worker.
 pub(crate) struct Proxy {
     pub(crate) manager: Arc<ClusterManager>,
     pub(crate) clusters: Rc<Clusters>,
@@ -95,7 +95,7 @@ impl Proxy {
         pick.open(RoutingPriority::Default, Version::HTTP_11).await
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request and waits for the head of the response.
     pub(crate) async fn request(&self) -> Answer {
         let stream = self.open().await.unwrap();
         let host = stream.host().address().to_string();
@@ -110,7 +110,7 @@ impl Proxy {
         Answer { exchange, host }
     }
 
-    /// A whole request and its answer.
+    /// Sends a request and returns the body of the response.
     pub(crate) async fn call(&self) -> String {
         self.request().await.body().await
     }
@@ -140,14 +140,14 @@ impl Proxy {
     }
 }
 
-/// Waits until something is so; the test's own limit bounds it.
+/// Waits until a condition holds. The limit of `run` bounds the wait.
 pub(crate) async fn until(mut so: impl FnMut() -> bool) {
     while !so() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// An answer of which the head has come.
+/// A response whose head has arrived.
 pub(crate) struct Answer {
     pub(crate) exchange: UpstreamExchange,
     pub(crate) host: String,
@@ -185,7 +185,7 @@ pub(crate) fn fixed(hosts: &[SocketAddr]) -> ClusterMessage {
 }
 
 /// A STATIC cluster `c` of HTTP/2 hosts.
-#[allow(deprecated, reason = "the shortest way to say HTTP/2")]
+#[allow(deprecated, reason = "the shortest way to configure HTTP/2")]
 pub(crate) fn fixed_http2(hosts: &[SocketAddr]) -> ClusterMessage {
     ClusterMessage {
         http2_protocol_options: Some(Http2ProtocolOptions::default()),
