@@ -38,6 +38,9 @@ pub struct ClientContext {
     /// Whether the config sets `alpn_protocols`.
     has_own_alpn: bool,
     config: Arc<ClientConfig>,
+    verifier: ServerVerifier,
+    /// `max_session_keys`
+    max_sessions: u32,
     /// The certificates of this proxy.
     pub certificates: Arc<Vec<Certificate>>,
     pub(crate) validation: Arc<Validation>,
@@ -85,11 +88,21 @@ impl ClientContext {
         let (Some(certificates), Some(validation)) = (certificates, validation) else {
             return Err(errors);
         };
+        if config.auto_sni_san_validation && !validation.has_authorities() {
+            let message = match common.validation_context_type {
+                None => "'auto_sni_san_validation' was configured without a validation context",
+                Some(_) => {
+                    "'auto_sni_san_validation' was configured without configuring a trusted CA"
+                }
+            };
+            errors.push(&path.field("auto_sni_san_validation"), message);
+        }
         let certificates = Arc::new(certificates);
         let validation = Arc::new(validation);
         let verifier = ServerVerifier {
             validation: validation.clone(),
             checks_server_name: config.auto_sni_san_validation,
+            required_name: None,
             signatures: SignatureVerifier(parameters.provider.signature_verification_algorithms),
         };
         let built = ClientConfig::builder_with_provider(parameters.provider)
@@ -97,17 +110,15 @@ impl ClientContext {
         let mut client = match built {
             Ok(builder) => builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_custom_certificate_verifier(Arc::new(verifier.clone()))
                 .with_client_cert_resolver(Arc::new(Resolver(certificates.clone()))),
             Err(error) => {
                 errors.push(&common_path.field("tls_params"), error.to_string());
                 return Err(errors);
             }
         };
-        client.resumption = match config.max_session_keys.unwrap_or(1) {
-            0 => Resumption::disabled(),
-            most => Resumption::in_memory_sessions(usize::try_from(most).unwrap_or(usize::MAX)),
-        };
+        let max_sessions = config.max_session_keys.unwrap_or(1);
+        client.resumption = resumption(max_sessions);
         let protocols = common.alpn_protocols.iter();
         client.alpn_protocols = protocols.map(|name| name.clone().into_bytes()).collect();
         errors.finish(ClientContext {
@@ -115,6 +126,8 @@ impl ClientContext {
             uses_host_name: config.auto_host_sni,
             has_own_alpn: !common.alpn_protocols.is_empty(),
             config: Arc::new(client),
+            verifier,
+            max_sessions,
             certificates,
             validation,
         })
@@ -129,6 +142,20 @@ impl ClientContext {
         let mut config = ClientConfig::clone(&self.config);
         let names = protocols.iter().map(|name| name.as_bytes().to_vec());
         config.alpn_protocols = names.collect();
+        Arc::new(config)
+    }
+
+    /// The settings for connections to hosts whose certificate must also be valid for `name` (`auto_san_validation`). They
+    /// resume only sessions of connections with the same requirement.
+    #[must_use]
+    pub fn config_requiring(&self, config: &ClientConfig, name: &str) -> Arc<ClientConfig> {
+        let mut config = config.clone();
+        let verifier = ServerVerifier {
+            required_name: Some(name.into()),
+            ..self.verifier.clone()
+        };
+        (config.dangerous()).set_certificate_verifier(Arc::new(verifier));
+        config.resumption = resumption(self.max_sessions);
         Arc::new(config)
     }
 
@@ -156,6 +183,13 @@ impl ClientContext {
     #[must_use]
     pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
         stats::of_context(&self.certificates, &self.validation, store, scope)
+    }
+}
+
+fn resumption(max_sessions: u32) -> Resumption {
+    match max_sessions {
+        0 => Resumption::disabled(),
+        most => Resumption::in_memory_sessions(usize::try_from(most).unwrap_or(usize::MAX)),
     }
 }
 

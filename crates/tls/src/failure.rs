@@ -19,6 +19,8 @@ pub enum Check {
     San,
     /// The pinned certificates and keys.
     Pin,
+    /// A name from the request, in a context that is configured to check nothing.
+    Unconfigured,
 }
 
 /// Why a peer's certificate was refused.
@@ -54,18 +56,32 @@ impl VerifyFailure {
 
     /// The certificate is valid only for other names.
     pub(crate) fn san(certificate: &PeerCertificate) -> VerifyFailure {
-        let ips = certificate.ips.iter().map(ToString::to_string);
-        let texts = [
-            &certificate.dns_names,
-            &certificate.uris,
-            &certificate.emails,
-        ];
-        let names: Vec<String> = texts.into_iter().flatten().cloned().chain(ips).collect();
-        let names = names.join(",");
+        let names = certificate.names().join(", ");
         VerifyFailure {
             check: Check::San,
             reason: format!("verify cert failed: SAN matcher, certificate SANs are [{names}]"),
             error: certificate_unknown(),
+        }
+    }
+
+    /// A certificate that is not for `wanted`, a name that the request asked for.
+    pub(crate) fn san_of_request(certificate: &PeerCertificate, wanted: &str) -> VerifyFailure {
+        let names = certificate.names().join(", ");
+        VerifyFailure {
+            check: Check::San,
+            reason: format!(
+                "verify cert failed: verify SAN list, expected SANs: [{wanted}], certificate SANs: [{names}]"
+            ),
+            error: certificate_unknown(),
+        }
+    }
+
+    /// A certificate that must be for a name, by a context that checks nothing.
+    pub(crate) fn unconfigured() -> VerifyFailure {
+        VerifyFailure {
+            check: Check::Unconfigured,
+            reason: String::new(),
+            error: CertificateError::UnknownIssuer,
         }
     }
 
@@ -148,14 +164,15 @@ impl TlsFailure {
     #[must_use]
     pub fn of(error: &Error, refused: Option<VerifyFailure>) -> TlsFailure {
         if let Some(refused) = refused {
+            let words = match refused.reason.as_str() {
+                "" => "CERTIFICATE_VERIFY_FAILED".to_owned(),
+                reason => format!("CERTIFICATE_VERIFY_FAILED:{reason}"),
+            };
             return TlsFailure {
                 check: Some(refused.check),
                 no_certificate: false,
                 timed_out: false,
-                text: text(
-                    125,
-                    &format!("CERTIFICATE_VERIFY_FAILED:{}", refused.reason),
-                ),
+                text: text(125, &words),
             };
         }
         let (reason, words) = boringssl_reason(error);

@@ -90,6 +90,25 @@ impl PeerCertificate {
         }
     }
 
+    /// All subject alternative names in the order of the certificate, for messages.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let Ok((_, parsed)) = X509Certificate::from_der(&self.der) else {
+            return Vec::new();
+        };
+        let Ok(Some(names)) = parsed.subject_alternative_name() else {
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for name in &names.value.general_names {
+            let mut one = PeerCertificate::default();
+            one.add_name(name);
+            all.extend(one.dns_names.into_iter().chain(one.uris).chain(one.emails));
+            all.extend(one.ips.iter().map(ToString::to_string));
+            all.extend(one.other_names.into_iter().map(|(_, value)| value));
+        }
+        all
+    }
+
     /// The SHA-256 digest of the certificate, in hexadecimal digits.
     #[must_use]
     pub fn sha256(&self) -> String {

@@ -162,7 +162,7 @@ impl WorkerSsl {
             Some(Check::Chain) => stats.fail_verify_error.inc(),
             Some(Check::San) => stats.fail_verify_san.inc(),
             Some(Check::Pin) => stats.fail_verify_cert_hash.inc(),
-            None => {}
+            Some(Check::Unconfigured) | None => {}
         }
     }
 }

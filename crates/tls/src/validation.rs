@@ -56,6 +56,17 @@ pub(crate) enum Usage {
     Client,
 }
 
+/// The names that a peer's certificate must have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WantedNames<'a> {
+    /// Those of the validation context.
+    Configured,
+    /// This name, of any kind, in addition to those of the context (`auto_san_validation`).
+    Also(&'a str),
+    /// This DNS name, instead of those of the context (`auto_sni_san_validation`).
+    Only(&'a str),
+}
+
 /// The certificates that a peer presented, and when.
 pub(crate) struct PresentedChain<'a> {
     pub(crate) leaf: &'a CertificateDer<'a>,
@@ -175,18 +186,20 @@ impl Validation {
         subjects.map(DistinguishedName::in_sequence).collect()
     }
 
-    /// Checks a peer's certificates. If `server_name` is set, the certificate must also be valid for it.
-    /// Returns true if they were checked against a trusted CA.
+    /// Checks a peer's certificates. Returns true if they were checked against a trusted CA, a name or a pin.
     pub(crate) fn check(
         &self,
         presented: &PresentedChain<'_>,
-        server_name: Option<&str>,
+        wanted: WantedNames<'_>,
     ) -> Result<bool, VerifyFailure> {
+        if matches!(wanted, WantedNames::Also(_)) && !self.checks_anything() {
+            return Err(VerifyFailure::unconfigured());
+        }
         if self.has_authorities() {
             self.check_chain(presented)?;
         }
         if self.sans.is_empty()
-            && server_name.is_none()
+            && matches!(wanted, WantedNames::Configured)
             && self.key_pins.is_empty()
             && self.certificate_pins.is_empty()
         {
@@ -194,12 +207,17 @@ impl Validation {
         }
         let certificate = PeerCertificate::parse(presented.leaf)
             .ok_or_else(|| VerifyFailure::chain("cannot be read".to_owned()))?;
-        let has_name = self.sans.is_empty()
-            || self
-                .sans
-                .iter()
-                .any(|matcher| matcher.matches(&certificate));
-        if !has_name || !server_name.is_none_or(|name| covers(&certificate, name)) {
+        let mut matchers = self.sans.iter();
+        let has_name = match wanted {
+            WantedNames::Also(name) if !has_name(&certificate, name) => {
+                return Err(VerifyFailure::san_of_request(&certificate, name));
+            }
+            WantedNames::Only(name) => is_for(&certificate, name),
+            WantedNames::Configured | WantedNames::Also(_) => {
+                self.sans.is_empty() || matchers.any(|matcher| matcher.matches(&certificate))
+            }
+        };
+        if !has_name {
             return Err(VerifyFailure::san(&certificate));
         }
         if !self.is_pinned(&certificate) {
@@ -283,15 +301,18 @@ impl Validation {
     }
 }
 
-/// Whether a certificate is valid for `name`, a DNS name or an IP address.
-fn covers(certificate: &PeerCertificate, name: &str) -> bool {
-    match name.parse() {
-        Ok(ip) => certificate.ips.contains(&ip),
-        Err(_) => certificate
-            .dns_names
-            .iter()
-            .any(|pattern| dns_name_covers(pattern, name)),
-    }
+/// Whether `wanted` is one of a certificate's names, of whatever kind.
+fn has_name(certificate: &PeerCertificate, wanted: &str) -> bool {
+    let (uris, emails) = (&certificate.uris, &certificate.emails);
+    is_for(certificate, wanted)
+        || uris.iter().chain(emails).any(|name| name == wanted)
+        || certificate.ips.iter().any(|ip| ip.to_string() == wanted)
+}
+
+/// Whether a certificate is valid for the DNS name `name`.
+fn is_for(certificate: &PeerCertificate, name: &str) -> bool {
+    let mut names = certificate.dns_names.iter();
+    names.any(|pattern| dns_name_covers(pattern, name))
 }
 
 fn check_time(certificate: &PeerCertificate, now: UnixTime) -> Result<(), webpki::Error> {

@@ -22,6 +22,7 @@ use crate::report;
 use crate::validation::PresentedChain;
 use crate::validation::Usage;
 use crate::validation::Validation;
+use crate::validation::WantedNames;
 
 /// Checks the certificates of clients.
 #[derive(Debug)]
@@ -34,16 +35,18 @@ pub(crate) struct ClientVerifier {
 }
 
 /// Checks the certificates of servers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ServerVerifier {
     pub(crate) validation: Arc<Validation>,
     /// Whether the certificate must be valid for the requested name (`auto_sni_san_validation`).
     pub(crate) checks_server_name: bool,
+    /// A name that the certificate must also be valid for (`auto_san_validation`).
+    pub(crate) required_name: Option<Box<str>>,
     pub(crate) signatures: SignatureVerifier,
 }
 
 /// Verifies the signatures of peers in the handshake, and reports their algorithm to the connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SignatureVerifier(pub(crate) WebPkiSupportedAlgorithms);
 
 impl ClientVerifier {
@@ -92,9 +95,9 @@ impl Validation {
     fn check_and_report(
         &self,
         presented: &PresentedChain<'_>,
-        server_name: Option<&str>,
+        wanted: WantedNames<'_>,
     ) -> Result<(), Error> {
-        let checked = self.check(presented, server_name);
+        let checked = self.check(presented, wanted);
         match checked {
             Ok(validated) => {
                 report::update(|report| report.validated = validated);
@@ -137,7 +140,7 @@ impl ClientCertVerifier for ClientVerifier {
             now,
             usage: Usage::Client,
         };
-        let checked = self.validation.check_and_report(&presented, None);
+        let checked = (self.validation).check_and_report(&presented, WantedNames::Configured);
         checked.map(|()| ClientCertVerified::assertion())
     }
 
@@ -173,14 +176,20 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let name = self.checks_server_name.then(|| server_name.to_str());
+        let wanted = match (&self.required_name, server_name) {
+            (Some(name), _) => WantedNames::Also(name),
+            (None, ServerName::DnsName(name)) if self.checks_server_name => {
+                WantedNames::Only(name.as_ref())
+            }
+            _ => WantedNames::Configured,
+        };
         let presented = PresentedChain {
             leaf,
             intermediates,
             now,
             usage: Usage::Server,
         };
-        let checked = (self.validation).check_and_report(&presented, name.as_deref());
+        let checked = self.validation.check_and_report(&presented, wanted);
         checked.map(|()| ServerCertVerified::assertion())
     }
 

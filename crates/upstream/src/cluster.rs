@@ -27,7 +27,9 @@ use crate::PoolFailure;
 use crate::RoutingPriority;
 use crate::SharedCluster;
 use crate::UpstreamStream;
+use crate::connection_names::ConnectionNames;
 use crate::pool::HostPools;
+use crate::pool::Pool;
 use crate::pool::PoolCx;
 use crate::shared::scope;
 use crate::stats::AlternativeStats;
@@ -64,6 +66,7 @@ pub enum PickError {
 #[derive(Clone, Debug)]
 pub struct Pick {
     pools: Rc<HostPools>,
+    names: Option<Rc<ConnectionNames>>,
 }
 
 impl Cluster {
@@ -161,6 +164,7 @@ impl Cluster {
             .or_insert_with(|| HostPools::new(self.cx.clone(), host.clone()));
         Ok(Pick {
             pools: pools.clone(),
+            names: None,
         })
     }
 
@@ -231,6 +235,11 @@ impl Pick {
         self.pools.host()
     }
 
+    /// Requires these names of the connection to the host.
+    pub fn demand(&mut self, names: Rc<ConnectionNames>) {
+        self.names = Some(names);
+    }
+
     /// `cluster.<name>.zone.<from>.<to>.*`: responses by the zones of the proxy and the host, if both are in a zone.
     #[must_use]
     pub fn zone_stats(&self) -> Option<&OriginStats> {
@@ -245,7 +254,7 @@ impl Pick {
         priority: RoutingPriority,
         downstream: Version,
     ) -> Option<Result<UpstreamStream, PoolFailure>> {
-        match self.pools.pool(priority, downstream) {
+        match self.pool(priority, downstream) {
             Ok(pool) => pool.open_at_once(),
             Err(failure) => Some(Err(failure)),
         }
@@ -260,6 +269,15 @@ impl Pick {
         priority: RoutingPriority,
         downstream: Version,
     ) -> Result<UpstreamStream, PoolFailure> {
-        self.pools.pool(priority, downstream)?.open().await
+        self.pool(priority, downstream)?.open().await
+    }
+
+    fn pool(
+        &self,
+        priority: RoutingPriority,
+        downstream: Version,
+    ) -> Result<Rc<Pool>, PoolFailure> {
+        let names = self.names.as_ref();
+        self.pools.pool(priority, downstream, names)
     }
 }

@@ -57,11 +57,16 @@ pub(crate) fn build<T>(
         let path = list.index(index).field("lb_endpoints");
         let place = locality.locality.as_ref().map(Locality::from);
         let place = Arc::new(place.unwrap_or_default());
+        let metadata = locality.metadata.clone().map(Arc::new);
         let mut endpoints = Vec::with_capacity(locality.lb_endpoints.len());
         for (index, endpoint) in locality.lb_endpoints.iter().enumerate() {
             let place = place.clone();
+            let locality_metadata = metadata.clone();
             let built = build_endpoint(endpoint, &path.index(index), read, |hostname| {
-                describe(endpoint, locality, place, hostname)
+                HostDescription {
+                    locality_metadata,
+                    ..describe(endpoint, locality, place, hostname)
+                }
             });
             endpoints.extend(errors.collect(built));
         }
@@ -106,6 +111,7 @@ fn describe(
         weight: endpoint.load_balancing_weight.unwrap_or(1).max(1),
         health: HealthStatus::from(endpoint.health_status()),
         metadata: endpoint.metadata.clone().map(Box::new),
+        locality_metadata: None,
     }
 }
 

@@ -36,6 +36,8 @@ pub struct HostDescription {
     pub health: HealthStatus,
     /// `LbEndpoint.metadata`
     pub metadata: Option<Box<Metadata>>,
+    /// `LocalityLbEndpoints.metadata`
+    pub locality_metadata: Option<Arc<Metadata>>,
 }
 
 /// Where a host is (`envoy.config.core.v3.Locality`).

@@ -19,7 +19,6 @@ use outrider_net::ConnectOptions;
 use outrider_net::KeepAlive;
 use outrider_net::SocketOptions;
 use outrider_net::parse_ip;
-use outrider_tls::ClientContext;
 use outrider_tls::Secrets;
 
 use crate::RetryBudget;
@@ -28,7 +27,7 @@ use crate::Thresholds;
 use crate::balancer::BalancerConfig;
 use crate::protocol_options::HttpProtocolOptions;
 use crate::protocol_options::ProtocolSelection;
-use crate::transport;
+use crate::transport::TransportSockets;
 
 /// A cluster's settings.
 #[derive(Debug)]
@@ -47,8 +46,8 @@ pub struct ClusterInfo {
     pub http: HttpProtocolOptions,
     /// How connections are opened.
     pub connect: ConnectOptions,
-    /// The TLS settings; `None` for plaintext.
-    pub tls: Option<Arc<ClientContext>>,
+    /// TLS or plaintext, for each host.
+    pub transport_sockets: TransportSockets,
     /// How a host is selected.
     pub balancer: BalancerConfig,
     /// `common_lb_config.close_connections_on_host_set_change`
@@ -89,16 +88,12 @@ impl ClusterInfo {
         let mut errors = ConfigErrors::new();
         let http = errors.collect(HttpProtocolOptions::build(message, path));
         let connect = errors.collect(connect_options(message, path, cx.bind));
-        let socket = message.transport_socket.as_ref();
-        let tls = errors.collect(transport::build(
-            socket,
-            &path.field("transport_socket"),
-            cx.secrets,
-        ));
+        let sockets = errors.collect(TransportSockets::build(message, path, cx.secrets));
         if http
             .as_ref()
             .is_some_and(|http| http.protocol == ProtocolSelection::Negotiated)
-            && matches!(tls, Some(None))
+            && let Some(sockets) = &sockets
+            && sockets.contexts().any(|tls| tls.is_none())
         {
             let name = &message.name;
             let path = path.field("typed_extension_protocol_options");
@@ -114,8 +109,14 @@ impl ClusterInfo {
             &path.field("connect_timeout"),
         );
         let timeout = errors.collect(timeout);
-        let (Some(http), Some(connect), Some(tls), Some(balancer), Some(thresholds), Some(timeout)) =
-            (http, connect, tls, balancer, thresholds, timeout)
+        let (
+            Some(http),
+            Some(connect),
+            Some(sockets),
+            Some(balancer),
+            Some(thresholds),
+            Some(timeout),
+        ) = (http, connect, sockets, balancer, thresholds, timeout)
         else {
             return Err(errors);
         };
@@ -138,7 +139,7 @@ impl ClusterInfo {
                 .unwrap_or(1 << 20),
             http,
             connect,
-            tls,
+            transport_sockets: sockets,
             balancer,
             close_connections_on_host_set_change: message
                 .common_lb_config

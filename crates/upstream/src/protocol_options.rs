@@ -12,12 +12,14 @@ use outrider_config::api::envoy::config::cluster::v3::cluster::ClusterProtocolSe
 use outrider_config::api::envoy::config::core::v3::Http1ProtocolOptions;
 use outrider_config::api::envoy::config::core::v3::Http2ProtocolOptions;
 use outrider_config::api::envoy::config::core::v3::HttpProtocolOptions as CommonOptions;
+use outrider_config::api::envoy::config::core::v3::UpstreamHttpProtocolOptions;
 use outrider_config::api::envoy::extensions::upstreams::http::v3::HttpProtocolOptions as TypedOptions;
 use outrider_config::api::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use outrider_config::api::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use outrider_config::duration;
 use outrider_config::unpack;
 
+use crate::connection_names::NamesFromRequest;
 use crate::pool::PoolProtocol;
 
 /// How HTTP is spoken on a cluster's connections.
@@ -39,6 +41,8 @@ pub struct HttpProtocolOptions {
     pub max_headers_count: u32,
     /// `max_response_headers_kb`, in KiB; `None` for the codec's own default.
     pub max_response_headers_kb: Option<u32>,
+    /// `upstream_http_protocol_options`: the names that requests demand of connections; none if they demand none.
+    pub names: Option<NamesFromRequest>,
     /// `http_protocol_options`
     pub http1: Http1Options,
     /// `http2_protocol_options`
@@ -81,6 +85,8 @@ struct Parts<'a> {
     path: FieldPath,
     common: Option<&'a CommonOptions>,
     common_path: FieldPath,
+    upstream: Option<&'a UpstreamHttpProtocolOptions>,
+    upstream_path: FieldPath,
     http1: Option<&'a Http1ProtocolOptions>,
     http2: Option<&'a Http2ProtocolOptions>,
 }
@@ -171,6 +177,8 @@ fn typed_parts<'a>(typed: &'a TypedOptions, path: &FieldPath) -> Result<Parts<'a
         path: path.field(name),
         common: typed.common_http_protocol_options.as_ref(),
         common_path: path.field("common_http_protocol_options"),
+        upstream: typed.upstream_http_protocol_options.as_ref(),
+        upstream_path: path.field("upstream_http_protocol_options"),
         http1,
         http2,
     })
@@ -198,6 +206,8 @@ fn legacy_parts<'a>(cluster: &'a Cluster, path: &FieldPath) -> Result<Parts<'a>,
         path: path.clone(),
         common: cluster.common_http_protocol_options.as_ref(),
         common_path: path.field("common_http_protocol_options"),
+        upstream: cluster.upstream_http_protocol_options.as_ref(),
+        upstream_path: path.field("upstream_http_protocol_options"),
         http1,
         http2,
     })
@@ -237,6 +247,7 @@ fn build_parts(parts: Parts<'_>, cluster: &Cluster) -> Result<HttpProtocolOption
             common.max_stream_duration.as_ref(),
             &path.field("max_stream_duration"),
         )?,
+        names: NamesFromRequest::build(parts.upstream, &parts.upstream_path)?,
         max_headers_count: common.max_headers_count.unwrap_or(100),
         max_response_headers_kb: common.max_response_headers_kb,
         http1: Http1Options::build(

@@ -26,6 +26,7 @@ use crate::balancer::BalancerConfig;
 use crate::stats::BalancingStats;
 use crate::stats::ClusterManagerStats;
 use crate::stats::ClusterStats;
+use crate::stats::MatchStats;
 use crate::stats::MembershipStats;
 
 /// The state of one cluster that all threads share.
@@ -38,7 +39,9 @@ pub struct SharedCluster {
     _listed: Option<Arc<ClusterStats>>,
     /// Lists the stats that are never deferred.
     _listed_balancing: Option<Arc<BalancingStats>>,
-    _tls: Option<ContextStats>,
+    _tls: Vec<ContextStats>,
+    /// By the position of the transport socket.
+    matched: Vec<Arc<MatchStats>>,
     pub(crate) membership: Arc<MembershipStats>,
     pub(crate) process: ProcessWide,
 }
@@ -73,7 +76,8 @@ impl SharedCluster {
             breakers: Arc::new(breakers),
             _listed: (!process.defers_stats).then(|| store.register(scope.clone())),
             _listed_balancing: process.defers_stats.then(|| store.register(scope.clone())),
-            _tls: info.tls.as_ref().map(|tls| tls.stats(store, &scope)),
+            _tls: info.transport_sockets.context_stats(store, &scope),
+            matched: info.transport_sockets.match_stats(store, &scope),
             membership,
             process,
             info: Arc::new(info),
@@ -157,8 +161,16 @@ impl HostsPublisher {
     /// Creates a host. `addresses` must not be empty.
     #[must_use]
     pub fn host(&self, addresses: Vec<Address>, description: &Arc<HostDescription>) -> Arc<Host> {
-        self.stats().default_total_match_count.inc();
+        self.count_match(description);
         Host::new(addresses, description.clone())
+    }
+
+    /// Counts a host for its transport socket.
+    pub(crate) fn count_match(&self, description: &HostDescription) {
+        let sockets = &self.cluster.info.transport_sockets;
+        if let Some(stats) = self.cluster.matched.get(sockets.position(description)) {
+            stats.total_match_count.inc();
+        }
     }
 
     /// Publishes these hosts for all workers at once. `changes` is the number of priorities that differ from before.

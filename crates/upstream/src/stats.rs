@@ -155,9 +155,6 @@ outrider_stats::group! {
         maglev_lb: Lazy<MaglevStats>,
         /// With `RING_HASH` only.
         ring_hash_lb: Lazy<RingHashStats>,
-        /// Hosts created for the cluster's only transport socket.
-        #[name("default.total_match_count")]
-        default_total_match_count: Counter,
         max_host_weight: Gauge,
         membership_change: Counter,
         membership_degraded: Gauge,
@@ -188,6 +185,14 @@ outrider_stats::group! {
     pub struct MaglevStats {
         max_entries_per_host: Gauge,
         min_entries_per_host: Gauge,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.<transport socket match>.*`
+    pub struct MatchStats {
+        /// Hosts created for this transport socket.
+        total_match_count: Counter,
     }
 }
 

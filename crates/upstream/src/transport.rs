@@ -1,12 +1,15 @@
-//! The transport sockets of a cluster: plaintext or TLS.
+//! The transport sockets of a cluster: plaintext or TLS, for each host.
 
 use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::core::v3::Metadata;
 use outrider_config::api::envoy::config::core::v3::TransportSocket;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use outrider_net::Address;
@@ -14,20 +17,123 @@ use outrider_net::NetworkStream;
 use outrider_net::TlsStream;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
+use outrider_stats::Store;
 use outrider_tls::ClientContext;
 use outrider_tls::ClientSession;
+use outrider_tls::ContextStats;
 use outrider_tls::Secrets;
 use outrider_tls::TlsFailure;
 use outrider_tls::TlsInfo;
 use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
 use outrider_tls::tls_settings;
+use prost_types::Value;
 
 use crate::Host;
+use crate::HostDescription;
+use crate::connection_names::ConnectionNames;
 use crate::pool::PoolProtocol;
+use crate::stats::MatchStats;
+
+/// The metadata that `transport_socket_matches` compares.
+const METADATA: &str = "envoy.transport_socket_match";
+
+/// The transport sockets of a cluster: the default, and those of `transport_socket_matches`.
+#[derive(Debug)]
+pub struct TransportSockets {
+    /// `None` for plaintext.
+    default: Option<Arc<ClientContext>>,
+    matches: Vec<TransportSocketMatch>,
+}
+
+/// `Cluster.TransportSocketMatch`
+#[derive(Debug)]
+struct TransportSocketMatch {
+    name: Box<str>,
+    labels: Vec<(String, Value)>,
+    tls: Option<Arc<ClientContext>>,
+}
+
+impl TransportSockets {
+    /// The transport sockets of `cluster`, found at `path`.
+    pub(crate) fn build(
+        cluster: &Cluster,
+        path: &FieldPath,
+        secrets: &Secrets,
+    ) -> Result<TransportSockets, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let socket = cluster.transport_socket.as_ref();
+        let default = errors.collect(build(socket, &path.field("transport_socket"), secrets));
+        let list = path.field("transport_socket_matches");
+        let mut matches = Vec::with_capacity(cluster.transport_socket_matches.len());
+        for (index, config) in cluster.transport_socket_matches.iter().enumerate() {
+            let path = list.index(index).field("transport_socket");
+            let socket = config.transport_socket.as_ref();
+            let Some(tls) = errors.collect(build(socket, &path, secrets)) else {
+                continue;
+            };
+            let labels = config.r#match.iter().flat_map(|labels| &labels.fields);
+            let labels = labels.map(|(name, value)| (name.clone(), value.clone()));
+            matches.push(TransportSocketMatch {
+                name: config.name.as_str().into(),
+                labels: labels.collect(),
+                tls,
+            });
+        }
+        match default {
+            Some(default) if errors.is_empty() => Ok(TransportSockets { default, matches }),
+            _ => Err(errors),
+        }
+    }
+
+    /// The TLS contexts, the default's first; `None` for plaintext.
+    pub(crate) fn contexts(&self) -> impl Iterator<Item = Option<&Arc<ClientContext>>> {
+        let matched = self.matches.iter().map(|one| one.tls.as_ref());
+        std::iter::once(self.default.as_ref()).chain(matched)
+    }
+
+    /// The position in [`contexts`](Self::contexts) of a host's context: the first that matches the metadata of the host,
+    /// else the first that matches that of its locality, else the default.
+    pub(crate) fn position(&self, host: &HostDescription) -> usize {
+        let matching = |metadata: Option<&Metadata>| {
+            let mut matches = self.matches.iter();
+            matches.position(|one| one.matches(metadata))
+        };
+        let found = matching(host.metadata.as_deref());
+        let found = found.or_else(|| matching(host.locality_metadata.as_deref()));
+        found.map_or(0, |index| index + 1)
+    }
+
+    /// Lists the stats of the TLS contexts, below `scope`.
+    pub(crate) fn context_stats(&self, store: &Store, scope: &Scope) -> Vec<ContextStats> {
+        let contexts = self.contexts().flatten();
+        contexts.map(|tls| tls.stats(store, scope)).collect()
+    }
+
+    /// Lists how many hosts each of [`contexts`](Self::contexts) is for, below `scope`.
+    pub(crate) fn match_stats(&self, store: &Store, scope: &Scope) -> Vec<Arc<MatchStats>> {
+        let names = self.matches.iter().map(|one| &*one.name);
+        let names = std::iter::once("default").chain(names);
+        names
+            .map(|name| store.register(scope.clone().name(name)))
+            .collect()
+    }
+}
+
+impl TransportSocketMatch {
+    /// Whether the metadata has all labels.
+    fn matches(&self, metadata: Option<&Metadata>) -> bool {
+        let fields = metadata.and_then(|metadata| metadata.filter_metadata.get(METADATA));
+        let Some(fields) = fields else {
+            return self.labels.is_empty();
+        };
+        let mut labels = self.labels.iter();
+        labels.all(|(name, value)| fields.fields.get(name) == Some(value))
+    }
+}
 
 /// The TLS context of the transport socket found at `path`; `None` for plaintext.
-pub(crate) fn build(
+fn build(
     socket: Option<&TransportSocket>,
     path: &FieldPath,
     secrets: &Secrets,
@@ -39,7 +145,7 @@ pub(crate) fn build(
     Ok(Some(Arc::new(context)))
 }
 
-/// The TLS of a cluster's connections on one worker.
+/// One TLS context of a cluster on one worker.
 #[derive(Debug)]
 pub(crate) struct ClusterTls {
     context: Arc<ClientContext>,
@@ -58,6 +164,39 @@ impl ClusterTls {
         }
     }
 
+    fn config(&self, protocol: PoolProtocol) -> Arc<ClientConfig> {
+        let (place, offered): (usize, &[&str]) = match protocol {
+            PoolProtocol::Http1 => (0, &["http/1.1"]),
+            PoolProtocol::Http2 => (1, &["h2"]),
+            PoolProtocol::Negotiated => (2, &["h2", "http/1.1"]),
+        };
+        let make = || self.context.config_offering(offered);
+        match self.configs.get(place) {
+            Some(cell) => cell.get_or_init(make).clone(),
+            None => make(),
+        }
+    }
+}
+
+/// The TLS of a pool's connections.
+#[derive(Debug)]
+pub(crate) struct PoolTls {
+    cluster: Rc<ClusterTls>,
+    names: Option<Rc<ConnectionNames>>,
+    /// With a required name: the cluster's settings, and those made of them for this pool.
+    requiring: RefCell<Option<(Arc<ClientConfig>, Arc<ClientConfig>)>>,
+}
+
+impl PoolTls {
+    /// TLS by `cluster`, for requests that require `names`.
+    pub(crate) fn new(cluster: Rc<ClusterTls>, names: Option<Rc<ConnectionNames>>) -> PoolTls {
+        PoolTls {
+            cluster,
+            names,
+            requiring: RefCell::default(),
+        }
+    }
+
     /// Does the TLS handshake with `host` on a connection to `address`.
     pub(crate) async fn secure(
         &self,
@@ -66,23 +205,35 @@ impl ClusterTls {
         address: &Address,
         protocol: PoolProtocol,
     ) -> Result<(NetworkStream, Rc<TlsInfo>), TlsFailure> {
-        let (place, offered): (usize, &[&str]) = match protocol {
-            PoolProtocol::Http1 => (0, &["http/1.1"]),
-            PoolProtocol::Http2 => (1, &["h2"]),
-            PoolProtocol::Negotiated => (2, &["h2", "http/1.1"]),
-        };
-        let make = || self.context.config_offering(offered);
-        let config = match self.configs.get(place) {
-            Some(cell) => cell.get_or_init(make).clone(),
-            None => make(),
-        };
+        let cluster = &*self.cluster;
         let address = address.ip().map(|ip| ip.ip());
+        let of_request = self
+            .names
+            .as_ref()
+            .and_then(|names| names.server_name.as_deref());
         let session = ClientSession {
-            config,
-            server_name: self.context.server_name(host.hostname(), address, None),
+            config: self.config(protocol),
+            server_name: (cluster.context).server_name(host.hostname(), address, of_request),
         };
-        let mut stream = TlsStream::connect(socket, session, self.stats.clone())?;
+        let mut stream = TlsStream::connect(socket, session, cluster.stats.clone())?;
         let info = poll_fn(|cx| stream.poll_handshake(cx)).await?;
         Ok((NetworkStream::Tls(Box::new(stream)), info))
+    }
+
+    fn config(&self, protocol: PoolProtocol) -> Arc<ClientConfig> {
+        let config = self.cluster.config(protocol);
+        let names = self.names.as_ref();
+        let Some(name) = names.and_then(|names| names.required_name.as_deref()) else {
+            return config;
+        };
+        let mut requiring = self.requiring.borrow_mut();
+        if let Some((of, made)) = &*requiring
+            && Arc::ptr_eq(of, &config)
+        {
+            return made.clone();
+        }
+        let made = self.cluster.context.config_requiring(&config, name);
+        *requiring = Some((config, made.clone()));
+        made
     }
 }

@@ -99,7 +99,13 @@ impl<'a> UpstreamAttempt<'a> {
     }
 
     /// Prepares the request's head for the upstream: timeouts, rewrites, header mutations.
-    pub(super) fn prepare(&mut self, stream: &mut Stream, route: &Route, forward: &ForwardAction) {
+    pub(super) fn prepare(
+        &mut self,
+        stream: &mut Stream,
+        route: &Route,
+        forward: &ForwardAction,
+        pick: &mut Pick,
+    ) {
         let headers = &mut stream.request.headers;
         let asks = names::has_envoy_headers(headers);
         self.alternative_on_timeout = asks
@@ -122,6 +128,9 @@ impl<'a> UpstreamAttempt<'a> {
         let keep_originals = !self.router.suppress_envoy_headers;
         route.mutate_request(stream);
         forward.rewrite(stream, keep_originals);
+        if let Some(names) = &self.request.cluster.info().http.names {
+            pick.demand(names.of_request(&stream.request));
+        }
         let name = self.request.host().hostname();
         if forward.auto_host_rewrite
             && !name.is_empty()

@@ -180,14 +180,14 @@ impl Router {
             _ => RequestHash::default(),
         };
         let wanted = PickRequest { hash: hashed.hash };
-        let Ok(pick) = cluster.pick(wanted) else {
+        let Ok(mut pick) = cluster.pick(wanted) else {
             self.count_unavailable(stream, &cluster);
             return Err(failure::no_healthy_upstream()
                 .after_attempt(tells_attempts)
                 .into());
         };
         let mut attempt = UpstreamAttempt::new(self, &cluster, &pick, stream, cx);
-        attempt.prepare(stream, route, forward);
+        attempt.prepare(stream, route, forward, &mut pick);
         let (place, body) = attempt.open(stream, body, &pick, cx).await?;
         let mut exchange = attempt.send(stream, body, place)?;
         let head = attempt.response(stream, &mut exchange, cx).await?;

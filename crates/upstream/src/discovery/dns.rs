@@ -287,8 +287,7 @@ impl Progress {
         let mut changed = lists.len() != known.len();
         let mut hosts = Vec::with_capacity(lists.len());
         for addresses in lists {
-            let stats = self.publisher.stats();
-            stats.default_total_match_count.inc();
+            self.publisher.count_match(&described);
             match known.iter().find(|host| host.addresses() == addresses) {
                 Some(host) => hosts.push(host.clone()),
                 None => {

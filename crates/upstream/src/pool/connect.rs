@@ -16,6 +16,7 @@ use super::PoolCx;
 use super::PoolFailure;
 use super::PoolProtocol;
 use crate::Host;
+use crate::transport::PoolTls;
 
 /// How long one address is tried before the next is tried in parallel. Envoy's value; RFC 8305 leaves it open.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(300);
@@ -34,6 +35,7 @@ pub(super) struct Connected {
 pub(super) async fn connect(
     host: &Host,
     cx: &PoolCx,
+    tls: Option<&PoolTls>,
     protocol: PoolProtocol,
 ) -> Result<(Connected, NetworkStream), PoolFailure> {
     let (remote, mut stream) = match host.addresses() {
@@ -45,7 +47,7 @@ pub(super) async fn connect(
         NetworkStream::Unix(_) | NetworkStream::Tls(_) => None,
     };
     let mut info = None;
-    if let Some(tls) = &cx.tls {
+    if let Some(tls) = tls {
         let secured = Box::pin(tls.secure(stream, host, remote, protocol)).await;
         let (secure, known) = secured
             .map_err(|failure| PoolFailure::RemoteConnectionFailure(failure.to_string().into()))?;

@@ -11,6 +11,7 @@ use outrider_net::WorkerCx;
 
 use crate::Breakers;
 use crate::ClusterInfo;
+use crate::Host;
 use crate::OriginStats;
 use crate::SharedCluster;
 use crate::shared::ProcessWide;
@@ -25,8 +26,8 @@ pub(crate) struct PoolCx {
     pub(crate) stats: Arc<ClusterStats>,
     pub(crate) breakers: Arc<Breakers>,
     pub(crate) worker: Rc<WorkerCx>,
-    /// `None` for plaintext.
-    pub(super) tls: Option<ClusterTls>,
+    /// By the position of the transport socket; `None` for plaintext.
+    tls: Vec<Option<Rc<ClusterTls>>>,
     process: ProcessWide,
     http1: OnceCell<Rc<ClientOptions>>,
     http2: OnceCell<Rc<ClientOptions>>,
@@ -38,13 +39,18 @@ impl PoolCx {
             info: shared.info.clone(),
             stats: worker.store.register(scope(&shared.info)),
             breakers: shared.breakers.clone(),
-            tls: (shared.info.tls.clone())
-                .map(|context| ClusterTls::new(context, scope(&shared.info), &worker)),
+            tls: tls(&shared.info, &worker),
             process: shared.process.clone(),
             worker,
             http1: OnceCell::new(),
             http2: OnceCell::new(),
         })
+    }
+
+    /// The TLS of connections to `host`; `None` for plaintext.
+    pub(super) fn tls(&self, host: &Host) -> Option<&Rc<ClusterTls>> {
+        let position = self.info.transport_sockets.position(host.description());
+        self.tls.get(position)?.as_ref()
     }
 
     /// The codec's options. Created with the first connection of its protocol: from then on, `cluster.<name>.http1.*`
@@ -92,6 +98,15 @@ impl PoolCx {
     pub(super) fn connection_id(&self) -> u64 {
         self.process.connection_ids.fetch_add(1, Relaxed)
     }
+}
+
+fn tls(info: &ClusterInfo, worker: &WorkerCx) -> Vec<Option<Rc<ClusterTls>>> {
+    let contexts = info.transport_sockets.contexts();
+    let tls = contexts.map(|context| {
+        let context = context?.clone();
+        Some(Rc::new(ClusterTls::new(context, scope(info), worker)))
+    });
+    tls.collect()
 }
 
 impl ByteCounts for ClusterStats {

@@ -1,4 +1,4 @@
-//! Connection pools: one per worker, host, priority and protocol.
+//! Connection pools: one per worker, host, priority, protocol and names that requests require.
 //!
 //! A request gets a connection that has capacity, or it waits, and the pool opens as many connections as the waiting
 //! requests need. Requests are served in the order of arrival. The counts of a request belong to its
@@ -30,6 +30,8 @@ use crate::Host;
 use crate::OriginStats;
 use crate::Permit;
 use crate::RoutingPriority;
+use crate::connection_names::ConnectionNames;
+use crate::transport::PoolTls;
 
 use connection::Connection;
 pub use connection::UpstreamConnectionInfo;
@@ -116,27 +118,34 @@ impl HostPools {
         &self.host
     }
 
-    /// The pool for requests of this priority that arrived by the protocol `downstream`.
+    /// The pool for requests of this priority that arrived by the protocol `downstream` and require `names`.
     pub(crate) fn pool(
         &self,
         priority: RoutingPriority,
         downstream: Version,
+        names: Option<&Rc<ConnectionNames>>,
     ) -> Result<Rc<Pool>, PoolFailure> {
         let protocol = self.cx.info.http.protocol.of_pool(downstream);
         let mut pools = self.pools.borrow_mut();
-        let same = |pool: &&Rc<Pool>| pool.priority == priority && pool.wanted == protocol;
+        let same = |pool: &&Rc<Pool>| {
+            pool.priority == priority && pool.wanted == protocol && pool.names.as_ref() == names
+        };
         if let Some(index) = pools.iter().position(|pool| same(&pool)) {
             if !pools[index].is_drained() {
                 return Ok(pools[index].clone());
             }
             pools.swap_remove(index);
         }
+        if names.is_some() {
+            make_room(&mut pools);
+        }
         let breakers = &self.cx.breakers;
         let Some(permit) = breakers.acquire(priority, BreakerResource::ConnectionPools) else {
             self.cx.stats.upstream_cx_pool_overflow.inc();
             return Err(PoolFailure::PoolOverflow);
         };
-        let pool = Pool::new(self, priority, protocol, permit);
+        let names = names.cloned();
+        let pool = Pool::new(self, (priority, protocol, names), permit);
         pools.push(pool.clone());
         Ok(pool)
     }
@@ -155,6 +164,17 @@ impl HostPools {
         for pool in self.pools.take() {
             pool.drain();
         }
+    }
+}
+
+/// How many pools with names a host has on a worker before those without requests are closed. Clients choose the names.
+const NAMED_POOLS: usize = 256;
+
+/// Removes the pools with names that have no connections; if there are many, also those without requests.
+fn make_room(pools: &mut Vec<Rc<Pool>>) {
+    pools.retain(|pool| pool.names.is_none() || !pool.is_empty());
+    if pools.len() >= NAMED_POOLS {
+        pools.retain(|pool| pool.names.is_none() || !pool.is_idle());
     }
 }
 
@@ -178,7 +198,7 @@ pub(crate) enum PoolProtocol {
     Negotiated,
 }
 
-/// The connections to one host that requests of one priority and protocol share.
+/// The connections to one host that requests of one priority, protocol and required names share.
 pub(crate) struct Pool {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
@@ -187,6 +207,10 @@ pub(crate) struct Pool {
     wanted: PoolProtocol,
     /// The protocol that is used: the runtime may forbid HTTP/2.
     protocol: PoolProtocol,
+    /// The names that its requests require of connections.
+    names: Option<Rc<ConnectionNames>>,
+    /// `None` for plaintext.
+    tls: Option<Rc<PoolTls>>,
     /// The pool's permit from `max_connection_pools`.
     permit: Cell<Option<Permit>>,
     state: RefCell<State>,
@@ -209,10 +233,11 @@ struct State {
 impl Pool {
     fn new(
         host: &HostPools,
-        priority: RoutingPriority,
-        protocol: PoolProtocol,
+        (priority, protocol, names): (RoutingPriority, PoolProtocol, Option<Rc<ConnectionNames>>),
         permit: Permit,
     ) -> Rc<Pool> {
+        let tls = host.cx.tls(&host.host).cloned();
+        let tls = tls.map(|tls| Rc::new(PoolTls::new(tls, names.clone())));
         Rc::new_cyclic(|this| Pool {
             cx: host.cx.clone(),
             host: host.host.clone(),
@@ -222,6 +247,8 @@ impl Pool {
                 PoolProtocol::Http2 if !host.cx.may_use_http2() => PoolProtocol::Http1,
                 protocol => protocol,
             },
+            names,
+            tls,
             permit: Cell::new(Some(permit)),
             state: RefCell::default(),
             queue: PendingQueue::default(),
@@ -400,6 +427,18 @@ impl Pool {
             && state.connections.iter().all(|c| c.is_finished())
     }
 
+    /// Whether it has no connections, and no request waits for one.
+    fn is_empty(&self) -> bool {
+        let state = self.state.borrow();
+        self.queue.is_empty() && state.attempts.is_empty() && state.connections.is_empty()
+    }
+
+    /// Whether it has no requests.
+    fn is_idle(&self) -> bool {
+        let state = self.state.borrow();
+        self.queue.is_empty() && state.connections.iter().all(|c| c.active() == 0)
+    }
+
     /// Closes the idle connections of a draining pool, once no request waits.
     fn close_if_drained(&self) {
         let state = self.state.borrow();
@@ -422,6 +461,10 @@ impl Pool {
 
     fn host(&self) -> &Arc<Host> {
         &self.host
+    }
+
+    fn tls(&self) -> Option<&Rc<PoolTls>> {
+        self.tls.as_ref()
     }
 
     fn protocol(&self) -> PoolProtocol {

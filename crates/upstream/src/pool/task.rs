@@ -32,6 +32,7 @@ use super::connection::UpstreamConnectionInfo;
 use crate::Host;
 use crate::Permit;
 use crate::stats::ClusterStats;
+use crate::transport::PoolTls;
 
 /// A connection that is being established.
 #[derive(Debug, Default)]
@@ -62,6 +63,7 @@ pub(super) fn spawn(pool: &Pool, attempt: Rc<Attempt>, permit: Permit) {
         pool.this(),
         counts,
         attempt,
+        pool.tls().cloned(),
         pool.protocol(),
     )));
 }
@@ -70,9 +72,12 @@ async fn run(
     pool: Weak<Pool>,
     counts: ConnectionCounts,
     attempt: Rc<Attempt>,
+    tls: Option<Rc<PoolTls>>,
     protocol: PoolProtocol,
 ) {
-    let (connected, client, driver) = match make(&counts, &attempt, protocol).await {
+    let made = make(&counts, &attempt, tls.as_deref(), protocol).await;
+    drop(tls);
+    let (connected, client, driver) = match made {
         Ok(made) => made,
         Err(failure) => {
             counts.end_unmade(&failure);
@@ -115,12 +120,13 @@ type Driver = Pin<Box<dyn Future<Output = ConnectionEnd>>>;
 async fn make(
     counts: &ConnectionCounts,
     attempt: &Attempt,
+    tls: Option<&PoolTls>,
     protocol: PoolProtocol,
 ) -> Result<(Connected, Client, Driver), PoolFailure> {
     let cx = &counts.cx;
     let connected = tokio::select! {
         biased;
-        connected = connect::connect(&counts.host, cx, protocol) => connected?,
+        connected = connect::connect(&counts.host, cx, tls, protocol) => connected?,
         () = attempt.cancelled.notified() => {
             return Err(PoolFailure::LocalConnectionFailure("".into()));
         }
