@@ -16,6 +16,7 @@ mod grpc;
 mod local_reply;
 pub mod manager;
 mod names;
+mod read_ahead_body;
 mod request;
 mod response;
 mod response_flags;

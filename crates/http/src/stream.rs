@@ -27,9 +27,13 @@ use outrider_runtime::Snapshot;
 use outrider_upstream::Cluster;
 use tokio::time::Instant;
 
-use crate::filters::StreamExtensions;
+use crate::filters::DynamicMetadata;
+use crate::filters::FilterState;
+use crate::filters::Filters;
+use crate::filters::StreamSlots;
 use crate::grpc;
 use crate::manager::ConnectionManager;
+use crate::manager::RoutesInUse;
 use crate::request::Origin;
 use crate::response_flags::ResponseFlag;
 use crate::response_flags::ResponseFlags;
@@ -57,8 +61,8 @@ pub struct Stream {
     pub response_trailers: Option<HeaderMap>,
     /// The client's address, from `x-forwarded-for` or the connection (`%DOWNSTREAM_REMOTE_ADDRESS%`).
     pub remote_address: Address,
-    /// The headers to capture, by the routes that were current when the stream began.
-    pub(crate) captures: Option<Rc<Captures>>,
+    /// The routes that were current when the stream began.
+    pub(crate) routes: Option<Rc<RoutesInUse>>,
     /// The route that was found last.
     pub route: Option<Arc<Route>>,
     /// Why the stream ended as it did.
@@ -88,8 +92,14 @@ pub struct Stream {
     pub traffic: Traffic,
     /// When the stream ended, for `%DURATION%`.
     pub ended: Option<Instant>,
+    /// The filters, if the route enables or disables some.
+    pub(crate) filters: Option<Filters>,
     /// Values that filters keep for this stream.
-    pub extensions: StreamExtensions,
+    pub slots: StreamSlots,
+    /// Metadata that filters have set.
+    pub dynamic_metadata: DynamicMetadata,
+    /// Objects that filters share.
+    pub filter_state: FilterState,
     /// The runtime values that apply to the stream from its start to its end.
     pub(crate) runtime: Option<LocalSnapshot>,
 }
@@ -194,7 +204,7 @@ impl Stream {
             request,
             response: None,
             response_trailers: None,
-            captures: None,
+            routes: None,
             route: None,
             flags: ResponseFlags::default(),
             details: None,
@@ -208,7 +218,10 @@ impl Stream {
             upstream: None,
             traffic: Traffic::default(),
             ended: None,
-            extensions: StreamExtensions::default(),
+            filters: None,
+            slots: StreamSlots::default(),
+            dynamic_metadata: DynamicMetadata::default(),
+            filter_state: FilterState::default(),
             runtime: None,
         }
     }

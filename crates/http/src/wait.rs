@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::task::Context;
 use std::task::Poll;
 
 use outrider_codec::Responder;
@@ -11,6 +12,8 @@ use outrider_codec::StreamError;
 use crate::ResponseFlag;
 use crate::deadlines::Deadlines;
 use crate::deadlines::ExpiredTimeout;
+use crate::filters::LateReply;
+use crate::filters::LateReplySlot;
 use crate::local_reply::LocalReply;
 
 /// Why a wait ended early.
@@ -35,6 +38,8 @@ impl From<LocalReply> for StopReason {
 pub(crate) struct StreamWait<'a> {
     pub(crate) respond: &'a mut Responder,
     pub(crate) deadlines: &'a mut Deadlines,
+    /// The reply by which a body ends the stream.
+    pub(crate) late_reply: &'a LateReplySlot,
 }
 
 impl StreamWait<'_> {
@@ -50,19 +55,43 @@ impl StreamWait<'_> {
             if let Poll::Ready(output) = outcome {
                 return Poll::Ready(Ok(output));
             }
-            if let Poll::Ready(error) = self.respond.poll_reset(cx) {
-                return Poll::Ready(Err(StopReason::ClientGone(error)));
-            }
-            self.deadlines
-                .poll_expired(self.respond.meter(), cx)
-                .map(|expired| Err(StopReason::ExpiredTimeout(expired)))
+            self.poll_stopped(cx).map(Err)
         })
         .await
     }
 
-    /// Fails if the request's body is broken. Then a failure upstream is only a consequence of that, and is not
-    /// reported.
+    /// Like [`until`](Self::until), for a stream whose response has arrived: it is used even if the request's body is
+    /// broken.
+    pub(crate) async fn until_answered<T>(
+        &mut self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, StopReason> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => {
+                self.check_body()?;
+                self.poll_stopped(cx).map(Err)
+            }
+        })
+        .await
+    }
+
+    fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<StopReason> {
+        if let Poll::Ready(error) = self.respond.poll_reset(cx) {
+            return Poll::Ready(StopReason::ClientGone(error));
+        }
+        self.deadlines
+            .poll_expired(self.respond.meter(), cx)
+            .map(StopReason::ExpiredTimeout)
+    }
+
+    /// Fails if the request's body is broken, or has ended the stream. Then a failure upstream is only a consequence of
+    /// that, and is not reported.
     pub(crate) fn check_body(&self) -> Result<(), StopReason> {
+        if let Some(reply) = LateReply::take(self.late_reply) {
+            return Err(reply.into());
+        }
         self.respond.malformed_body().map_or(Ok(()), |error| {
             let reply = LocalReply::new(error.status, error.details)
                 .body(error.body.into_owned())

@@ -22,8 +22,9 @@ mod prune;
 /// What it writes.
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy-v3.binpb");
 
-const ROOTS: [&str; 2] = [
+const ROOTS: [&str; 3] = [
     "envoy.config.bootstrap.v3.Bootstrap",
+    "envoy.config.route.v3.FilterConfig",
     "envoy.config.route.v3.RouteConfiguration",
 ];
 

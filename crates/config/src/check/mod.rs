@@ -24,6 +24,7 @@ use crate::value::Value;
 
 mod disabled;
 mod extension;
+mod filter_config;
 mod policies;
 mod rules;
 mod runtime;
@@ -100,11 +101,12 @@ impl Checker<'_> {
             let path = place.path.field(field.name());
             let inert = place.inert
                 || field.support == Support::NoEffect
-                || policies::is_overridden(message, field);
-            let category = if field.category().is_empty() {
-                place.category
-            } else {
-                field.category()
+                || policies::is_overridden(message, field)
+                || filter_config::is_ignored(message, field);
+            let category = match field.category() {
+                _ if filter_config::only_enables(message, value) => "",
+                "" => place.category,
+                category => category,
             };
             let place = Place {
                 mark: value.mark,
@@ -248,7 +250,8 @@ impl Checker<'_> {
     }
 
     fn any(&mut self, any: &Any, place: Place<'_>) {
-        if !place.inert && !place.category.is_empty() {
+        let is_wrapper = filter_config::is_wrapper(any, place.category);
+        if !place.inert && !place.category.is_empty() && !is_wrapper {
             let refusal = match extension::find(any, place.category) {
                 None => Some(extension::refusal(any, place.category)),
                 Some(row) => disabled::named(self.disabled, row, any),

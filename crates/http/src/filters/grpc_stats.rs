@@ -23,7 +23,6 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as Message;
 use outrider_config::api::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
 use outrider_config::unpack;
-use outrider_net::WorkerCx;
 use outrider_stats::Counter;
 use outrider_stats::Histogram;
 use outrider_stats::Lazy;
@@ -36,9 +35,14 @@ use prost_types::Any;
 use self::messages::CountedRequest;
 use self::messages::CountedResponse;
 use self::messages::Protocol;
+use super::FilterBuildCx;
+use super::FilterCx;
+use super::FilterFactory;
 use super::FilterStatus;
+use super::FilterWorkerCx;
 use super::HttpFilter;
 use super::HttpFilterConfig;
+use super::StreamSlot;
 
 use crate::Stream;
 
@@ -135,10 +139,16 @@ enum Methods {
     },
 }
 
-/// Builds the filter of a `FilterConfig`.
-pub(super) fn build(
+pub(super) const FACTORY: FilterFactory = FilterFactory {
+    message: "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+    build,
+    routes: None,
+};
+
+fn build(
     config: &Any,
     path: &FieldPath,
+    _cx: &FilterBuildCx<'_>,
 ) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors> {
     let message: Message = unpack(config, path)?;
     let methods = match message.per_method_stat_specifier {
@@ -162,10 +172,11 @@ pub(super) fn build(
 }
 
 impl HttpFilterConfig for GrpcStatsConfig {
-    fn worker(self: Arc<Self>, worker: &WorkerCx) -> Rc<dyn HttpFilter> {
+    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn HttpFilter> {
         Rc::new(GrpcStatsFilter {
             config: self,
-            store: worker.store.clone(),
+            store: cx.worker.store.clone(),
+            call: cx.slot(),
             recent: RefCell::new(std::array::from_fn(|_| None)),
             clusters: RefCell::default(),
         })
@@ -176,6 +187,8 @@ impl HttpFilterConfig for GrpcStatsConfig {
 struct GrpcStatsFilter {
     config: Arc<GrpcStatsConfig>,
     store: WorkerStore,
+    /// The counters of a stream's call, if it is counted.
+    call: StreamSlot<CallCounters>,
     recent: RefCell<[Option<RecentCall>; RECENT]>,
     /// By the cluster's name in stats.
     clusters: RefCell<HashMap<Rc<str>, ClusterMethods>>,
@@ -197,17 +210,15 @@ struct ClusterMethods {
     methods: HashMap<Box<str>, Rc<CallCounters>>,
 }
 
-/// What a stream keeps about its call: the counters, the filter that counts, and the protocol.
+/// What a stream keeps about its call: the counters and the protocol.
 #[derive(Clone)]
 struct CallCounters {
     protocol: Protocol,
-    /// The filter's address, which tells two filters of this type in one chain apart.
-    filter: usize,
     stats: Arc<GrpcStats>,
 }
 
 impl HttpFilter for GrpcStatsFilter {
-    fn on_request(&self, stream: &mut Stream) -> FilterStatus {
+    fn on_request(&self, stream: &mut Stream, body: &mut Body, _cx: &FilterCx<'_>) -> FilterStatus {
         if let Some(upstream) = &stream.upstream
             && let Some(protocol) = Protocol::of(&stream.request.headers)
             && let Some(target) = &stream.request.path
@@ -220,21 +231,22 @@ impl HttpFilter for GrpcStatsFilter {
                     ..(*call).clone()
                 }),
             };
-            stream.extensions.insert(call);
+            self.call.set(stream, call.clone());
+            if !body.is_end_stream() {
+                *body = Body::wrap(CountedRequest::new(std::mem::take(body), call));
+            }
         }
         FilterStatus::Continue
     }
 
-    fn wrap_request_body(&self, stream: &mut Stream, body: Body) -> Body {
-        match self.call(stream) {
-            Some(call) if !body.is_end_stream() => Body::wrap(CountedRequest::new(body, call)),
-            _ => body,
-        }
-    }
-
-    fn wrap_response_body(&self, stream: &mut Stream, body: Body) -> Body {
-        let (Some(call), Some(response)) = (self.call(stream), &stream.response) else {
-            return body;
+    fn on_response(
+        &self,
+        stream: &mut Stream,
+        body: &mut Body,
+        _cx: &FilterCx<'_>,
+    ) -> FilterStatus {
+        let (Some(call), Some(response)) = (self.call.share(stream), &stream.response) else {
+            return FilterStatus::Continue;
         };
         let upstream = stream.upstream.as_ref();
         let meter = upstream
@@ -250,24 +262,16 @@ impl HttpFilter for GrpcStatsFilter {
             if let Some(meter) = &meter {
                 call.stats.record_time(meter);
             }
-            return body;
+            return FilterStatus::Continue;
         }
         let is_grpc = messages::is_grpc_response(status, headers);
-        Body::wrap(CountedResponse::new(body, is_grpc, meter, call))
+        let counted = CountedResponse::new(std::mem::take(body), is_grpc, meter, call);
+        *body = Body::wrap(counted);
+        FilterStatus::Continue
     }
 }
 
 impl GrpcStatsFilter {
-    fn address(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
-    /// The call of this stream, if it is counted.
-    fn call(&self, stream: &Stream) -> Option<Rc<CallCounters>> {
-        let mut calls = stream.extensions.all::<CallCounters>();
-        calls.find(|call| call.filter == self.address())
-    }
-
     /// The counters for a call of `path`; `None` if the path names no method.
     fn find(&self, cluster: &Rc<str>, path: &str) -> Option<Rc<CallCounters>> {
         let place = slot(path.as_bytes());
@@ -339,7 +343,6 @@ impl GrpcStatsFilter {
     fn counters(&self, scope: Scope) -> Rc<CallCounters> {
         Rc::new(CallCounters {
             protocol: Protocol::GRPC,
-            filter: self.address(),
             stats: self.store.register(scope),
         })
     }
@@ -402,6 +405,7 @@ mod tests {
         let filter = GrpcStatsFilter {
             config,
             store: store.of_worker(0),
+            call: StreamSlot::at(0),
             recent: RefCell::new(std::array::from_fn(|_| None)),
             clusters: RefCell::default(),
         };

@@ -1,124 +1,284 @@
-//! In which order a chain runs its filters, and which configurations are refused.
+//! In which order a chain runs its filters, how they wait, what routes change, and which configurations are refused.
 
-use std::cell::RefCell;
+use std::cell::OnceCell;
+use std::task::Poll;
 
 use http::StatusCode;
-
-use super::*;
-use crate::testing;
+use outrider_codec::BodyStream;
+use outrider_codec::Frame;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
+use outrider_codec::Meter;
 use outrider_codec::ResponseHead;
+use outrider_codec::StreamError;
+use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter as HttpFilterMessage;
+use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
+use outrider_net::WorkerCx;
+use outrider_runtime::Snapshot;
+use outrider_stats::Scope;
+use outrider_stats::Store;
+use outrider_upstream::ClusterManager;
+use outrider_upstream::ClusterNames;
+use outrider_upstream::Clusters;
+use tokio::task::LocalSet;
 
-/// The steps that a test's filters noted, in order.
-type Steps = Rc<RefCell<Vec<String>>>;
+use super::chain::ChainEntry;
+use super::*;
+use crate::BuildCx;
+use crate::access_log::FlushOptions;
+use crate::access_log::LogFiles;
+use crate::testing;
 
-/// A filter that notes each call and then does what the test wants.
+/// A filter that notes each call in the header `x-steps` and then does what the test wants.
 #[derive(Debug)]
 struct Scripted {
     name: &'static str,
-    flow: fn() -> FilterStatus,
+    status: fn() -> FilterStatus,
+    late: fn() -> Result<(), LocalReply>,
 }
 
 impl HttpFilter for Scripted {
-    fn on_request(&self, stream: &mut Stream) -> FilterStatus {
+    fn on_request(&self, stream: &mut Stream, _: &mut Body, _: &FilterCx<'_>) -> FilterStatus {
         note(stream, self.name);
-        (self.flow)()
+        (self.status)()
     }
 
-    fn on_response(&self, stream: &mut Stream) -> FilterStatus {
-        note(stream, self.name);
-        (self.flow)()
+    fn wait_on_request<'a>(
+        &'a self,
+        stream: &'a mut Stream,
+        body: &'a mut Body,
+        cx: &'a FilterCx<'a>,
+    ) -> FilterWait<'a> {
+        Box::pin(async move {
+            cx.hold_body(body, tokio::task::yield_now()).await;
+            note(stream, "waited ");
+            (self.late)()
+        })
+    }
+
+    fn on_response(&self, stream: &mut Stream, body: &mut Body, cx: &FilterCx<'_>) -> FilterStatus {
+        self.on_request(stream, body, cx)
+    }
+
+    fn wait_on_response<'a>(
+        &'a self,
+        stream: &'a mut Stream,
+        body: &'a mut Body,
+        cx: &'a FilterCx<'a>,
+    ) -> FilterWait<'a> {
+        self.wait_on_request(stream, body, cx)
     }
 }
 
-/// The action of a scripted filter.
-type Act = fn() -> FilterStatus;
+const STEPS: HeaderName = HeaderName::from_static("x-steps");
 
 fn note(stream: &mut Stream, name: &str) {
-    let headers = &mut stream.request.headers;
-    let steps = headers
-        .get("x-steps")
-        .map_or("", |steps| steps.as_str().unwrap());
-    let steps = HeaderValue::try_from(format!("{steps}{name}")).unwrap();
-    headers.insert(HeaderName::from_static("x-steps"), steps);
+    let steps = steps(stream) + name;
+    let steps = HeaderValue::try_from(steps).unwrap();
+    stream.request.headers.insert(STEPS, steps);
 }
 
-fn chain(filters: &[(&'static str, Act)]) -> HttpFilterChain {
-    let filters = filters
-        .iter()
-        .map(|&(name, flow)| -> Rc<dyn HttpFilter> { Rc::new(Scripted { name, flow }) });
-    HttpFilterChain(filters.collect())
+fn steps(stream: &Stream) -> String {
+    let steps = stream.request.headers.get(&STEPS);
+    steps.map_or("", |steps| steps.as_str().unwrap()).to_owned()
 }
 
-fn wait(verdict: WaitResult) -> FilterStatus {
-    FilterStatus::Wait(Box::pin(std::future::ready(verdict)))
+fn forbidden() -> LocalReply {
+    LocalReply::new(StatusCode::FORBIDDEN, "no")
 }
 
-fn edits() -> WaitResult {
-    WaitResult::Continue(HeaderEdits {
-        remove: vec![HeaderName::from_static("x-old")],
-        set: vec![(
-            HeaderName::from_static("x-new"),
-            HeaderValue::from_static("1"),
-        )],
+fn goes_on(name: &'static str) -> Scripted {
+    Scripted {
+        name,
+        status: || FilterStatus::Continue,
+        late: || Ok(()),
+    }
+}
+
+fn waits(name: &'static str, late: fn() -> Result<(), LocalReply>) -> Scripted {
+    Scripted {
+        name,
+        status: || FilterStatus::Wait,
+        late,
+    }
+}
+
+fn chain<const N: usize>(filters: [Scripted; N]) -> HttpFilterChain {
+    let entries = filters.into_iter().map(|filter| ChainEntry {
+        name: filter.name.into(),
+        is_disabled: filter.name == "off",
+        filter: Rc::new(filter),
+    });
+    HttpFilterChain::new(entries.collect())
+}
+
+/// Runs a test with what filters need.
+async fn with_cx<T>(test: impl AsyncFnOnce(&FilterCx<'_>) -> T) -> T {
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let store = Store::new();
+            let worker = Rc::new(WorkerCx::new(0, &store, 1));
+            let late_reply = OnceCell::new();
+            let cx = FilterCx {
+                worker: &worker,
+                clusters: &clusters(&store, &worker),
+                meter: &Rc::new(Meter::default()),
+                buffer_limit: 10,
+                late_reply: &late_reply,
+                find_route: &|stream| note(stream, "rerouted "),
+            };
+            test(&cx).await
+        })
+        .await
+}
+
+fn clusters(store: &Arc<Store>, worker: &Rc<WorkerCx>) -> Rc<Clusters> {
+    let bootstrap = Bootstrap::default();
+    let manager = ClusterManager::build(&bootstrap, "", store, &Arc::default()).unwrap();
+    manager.worker(worker)
+}
+
+fn response() -> Option<ResponseHead> {
+    Some(ResponseHead {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
     })
 }
 
 #[tokio::test]
 async fn a_request_goes_down_and_a_response_up() {
-    let chain = chain(&[
-        ("a", || FilterStatus::Continue),
-        ("b", || FilterStatus::Reroute),
-        ("c", || wait(edits())),
-    ]);
-    let steps = Steps::default();
-    let mut stream = testing::stream();
-    let old = HeaderName::from_static("x-old");
-    let headers = &mut stream.request.headers;
-    headers.insert(old, HeaderValue::from_static("1"));
-    let reroute = |_: &mut Stream| steps.borrow_mut().push("reroute".to_owned());
-    chain
-        .request(&mut stream, Body::Empty, reroute)
-        .await
-        .unwrap();
-    assert_eq!(stream.request.headers["x-steps"], "abc");
-    assert_eq!(*steps.borrow(), ["reroute"]);
-    assert_eq!(stream.request.headers["x-new"], "1");
-    assert!(!stream.request.headers.contains_key("x-old"));
-
-    stream.response = Some(ResponseHead {
-        status: StatusCode::OK,
-        headers: HeaderMap::new(),
-    });
-    chain.response(&mut stream, Body::Empty).await.unwrap();
-    assert_eq!(stream.request.headers["x-steps"], "abccba");
-    assert_eq!(stream.response.unwrap().headers["x-new"], "1");
+    with_cx(async |cx| {
+        let chain = chain([
+            goes_on("a "),
+            goes_on("off"),
+            waits("b ", || Ok(())),
+            goes_on("c "),
+        ]);
+        let mut stream = testing::stream();
+        let mut body = Body::full("body");
+        chain.request(&mut stream, &mut body, cx).await.unwrap();
+        assert_eq!(steps(&stream), "a b waited c ");
+        stream.response = response();
+        chain.response(&mut stream, &mut body, cx).await.unwrap();
+        assert_eq!(steps(&stream), "a b waited c c b waited a ");
+        let frame = body.frame().await;
+        assert!(matches!(frame, Some(Ok(Frame::Data(data))) if data == "body"));
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_reply_ends_the_chain() {
-    let forbidden = || LocalReply::new(StatusCode::FORBIDDEN, "no");
-    for stop in [
-        (|| FilterStatus::Reply(LocalReply::new(StatusCode::FORBIDDEN, "no")))
-            as fn() -> FilterStatus,
-        || {
-            wait(WaitResult::Reply(LocalReply::new(
-                StatusCode::FORBIDDEN,
-                "no",
-            )))
-        },
-    ] {
-        let chain = chain(&[
-            ("a", || FilterStatus::Continue),
-            ("b", stop),
-            ("c", || FilterStatus::Continue),
-        ]);
-        let mut stream = testing::stream();
-        let reply = chain
-            .request(&mut stream, Body::Empty, |_| {})
-            .await
-            .unwrap_err();
-        assert_eq!(reply.status, forbidden().status);
-        assert_eq!(stream.request.headers["x-steps"], "ab");
+    with_cx(async |cx| {
+        let at_once = Scripted {
+            status: || FilterStatus::Reply(forbidden()),
+            ..goes_on("b")
+        };
+        for stop in [at_once, waits("b", || Err(forbidden()))] {
+            let chain = chain([goes_on("a"), stop, goes_on("c")]);
+            let mut stream = testing::stream();
+            let reply = chain.request(&mut stream, &mut Body::Empty, cx).await;
+            assert_eq!(reply.unwrap_err().status, StatusCode::FORBIDDEN);
+            assert!(steps(&stream).starts_with("ab"), "{}", steps(&stream));
+            assert!(!steps(&stream).contains('c'));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slot_belongs_to_one_filter() {
+    let (one, two): (StreamSlot<u32>, StreamSlot<u32>) = (StreamSlot::at(0), StreamSlot::at(1));
+    let mut stream = testing::stream();
+    two.set(&mut stream, Rc::new(2));
+    assert_eq!((one.get(&stream), two.get(&stream)), (None, Some(&2)));
+    one.set(&mut stream, Rc::new(1));
+    assert_eq!(one.share(&stream).as_deref(), Some(&1));
+}
+
+/// A body of some frames that come one at a time, with a wait before each.
+struct SlowFrames(Vec<Frame>, bool);
+
+impl BodyStream for SlowFrames {
+    fn poll_frame(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame, StreamError>>> {
+        self.1 = !self.1;
+        if self.1 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.0.pop().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[tokio::test]
+async fn a_buffered_body_is_there_again_afterwards() {
+    with_cx(async |cx| {
+        for (limit, complete) in [(2, false), (5, false), (6, true), (100, true)] {
+            let frames = vec![
+                Frame::Trailers(HeaderMap::new()),
+                Frame::Data("def".into()),
+                Frame::Data("abc".into()),
+            ];
+            let mut body = Body::wrap(SlowFrames(frames, false));
+            let buffered = cx.buffer_body(&mut body, limit).await.unwrap();
+            assert_eq!(buffered.is_complete, complete, "limit {limit}");
+            assert_eq!(buffered.trailers.is_some(), complete);
+            let mut data = Vec::new();
+            let mut trailers = 0;
+            while let Some(frame) = body.frame().await {
+                match frame.unwrap() {
+                    Frame::Data(bytes) => data.extend_from_slice(&bytes),
+                    Frame::Trailers(_) => trailers += 1,
+                }
+            }
+            assert_eq!((data.as_slice(), trailers), (&b"abcdef"[..], 1));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_ends_its_stream_with_the_first_reply() {
+    with_cx(async |cx| {
+        assert!(LateReply::take(cx.late_reply).is_none());
+        let (one, two) = (cx.late_reply(), cx.late_reply());
+        assert_eq!(one.end(forbidden()), StreamError::LocalReset);
+        let _ = two.end(LocalReply::new(StatusCode::OK, "second"));
+        let reply = LateReply::take(cx.late_reply).unwrap();
+        assert_eq!(reply.status, StatusCode::FORBIDDEN);
+        assert!(LateReply::take(cx.late_reply).is_none());
+    })
+    .await;
+}
+
+fn errors(filters: &[HttpFilterMessage]) -> Vec<String> {
+    let store = Store::new();
+    let scope = Scope::new("http");
+    let cx = BuildCx {
+        runtime: &Snapshot::default(),
+        store: &store,
+        clusters: &ClusterNames::default(),
+        log_files: &LogFiles::new(FlushOptions::default(), &store),
+        listener: &scope,
+        buffer_limit: 1 << 20,
+        prefers_ipv6: false,
+        node_cluster: "",
+        node_id: "",
+    };
+    let path = FieldPath::root().field("http_filters");
+    match HttpFilterChainConfig::build(filters, &path, &scope, &cx) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.0.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -133,24 +293,19 @@ fn the_router_is_last_and_others_are_refused_by_name() {
         ..HttpFilterMessage::default()
     };
     let router = || filter("router", "envoy.extensions.filters.http.router.v3.Router");
-    let cors = || filter("cors", "envoy.extensions.filters.http.cors.v3.Cors");
-    let errors = |filters: &[HttpFilterMessage]| match HttpFilterChainConfig::build(
-        filters,
-        &FieldPath::root().field("http_filters"),
-    ) {
-        Ok(_) => Vec::new(),
-        Err(errors) => errors.0.iter().map(ToString::to_string).collect(),
-    };
     assert!(errors(&[router()]).is_empty());
     assert!(errors(&[]).is_empty());
-    let refused = errors(&[cors(), router()]);
-    assert_eq!(
-        refused,
-        [
-            "http_filters[0].typed_config: not supported: HTTP filter envoy.extensions.filters.http.cors.v3.Cors; \
-          expected one of: envoy.extensions.filters.http.grpc_stats.v3.FilterConfig, envoy.extensions.filters.http.router.v3.Router"
-        ]
-    );
+    let refused = errors(&[filter("none", "envoy.None"), router()]);
+    let [refused] = refused.as_slice() else {
+        panic!("{refused:?}");
+    };
+    let start = "http_filters[0].typed_config: not supported: HTTP filter envoy.None; expected one of: envoy.";
+    assert!(refused.starts_with(start), "{refused}");
     assert_eq!(errors(&[router(), router()]).len(), 1);
     assert_eq!(errors(&[HttpFilterMessage::default()]).len(), 1);
+    let disabled = HttpFilterMessage {
+        disabled: true,
+        ..router()
+    };
+    assert_eq!(errors(&[disabled]).len(), 1);
 }

@@ -1,4 +1,4 @@
-//! `%METADATA(TYPE:NAMESPACE:KEY*)%` and its older spellings, and `%FILTER_STATE(…)%`.
+//! `%METADATA(TYPE:NAMESPACE:KEY*)%` and its older spellings.
 
 use outrider_config::api::envoy::config::core::v3::Metadata;
 use prost_types::Struct;
@@ -24,6 +24,7 @@ pub(crate) struct MetadataOperator {
 
 #[derive(Clone, Copy, Debug)]
 enum MetadataSource {
+    Dynamic,
     Route,
     VirtualHost,
 }
@@ -36,8 +37,7 @@ impl MetadataOperator {
         let of = match kind {
             "ROUTE" => MetadataSource::Route,
             "VIRTUAL_HOST" => MetadataSource::VirtualHost,
-            // No filter sets dynamic metadata.
-            "DYNAMIC" => return Ok(Operator::Simple(values::absent)),
+            "DYNAMIC" => MetadataSource::Dynamic,
             "CLUSTER" | "UPSTREAM_HOST" | "LISTENER" | "LISTENER_FILTER_CHAIN" => {
                 return Err(format!("METADATA of {kind} is not supported"));
             }
@@ -51,38 +51,27 @@ impl MetadataOperator {
         }))
     }
 
-    /// `%DYNAMIC_METADATA(NAMESPACE:KEY*):Z%`: absent, because no filter sets dynamic metadata.
+    /// `%DYNAMIC_METADATA(NAMESPACE:KEY*):Z%`.
     pub(crate) fn build_dynamic(command: &Command<'_>) -> Result<Operator, String> {
         command.required_param()?;
-        Ok(Operator::Simple(values::absent))
-    }
-
-    /// `%FILTER_STATE(KEY:F:FIELD?):Z%`: absent, because no filter sets filter state.
-    pub(crate) fn build_filter_state(command: &Command<'_>) -> Result<Operator, String> {
         let mut parts = command.param.split(':');
-        if parts.next().is_none_or(str::is_empty) {
-            return Err("Invalid filter state configuration, key cannot be empty.".to_owned());
-        }
-        match (parts.next(), parts.next()) {
-            (None | Some("PLAIN" | "TYPED"), None) | (Some("FIELD"), Some(_)) => {
-                Ok(Operator::Simple(values::absent))
-            }
-            (Some("PLAIN" | "TYPED" | "FIELD"), _) => Err(
-                "Invalid filter state serialize type, FIELD should be used with the field name."
-                    .to_owned(),
-            ),
-            _ => Err(
-                "Invalid filter state serialize type, only support PLAIN/TYPED/FIELD.".to_owned(),
-            ),
-        }
+        Ok(Operator::Metadata(MetadataOperator {
+            of: MetadataSource::Dynamic,
+            namespace: parts.next().unwrap_or_default().into(),
+            keys: parts.map(Into::into).collect(),
+            max_length: command.max_length,
+        }))
     }
 
     pub(crate) fn write(&self, stream: &Stream, out: &mut Vec<u8>) -> OutputKind {
         let route = stream.route.as_ref();
-        let metadata = route.and_then(|route| match self.of {
-            MetadataSource::Route => route.metadata.as_deref(),
-            MetadataSource::VirtualHost => route.virtual_host.metadata.as_deref(),
-        });
+        let metadata = match self.of {
+            MetadataSource::Dynamic => stream.dynamic_metadata.get(),
+            MetadataSource::Route => route.and_then(|route| route.metadata.as_deref()),
+            MetadataSource::VirtualHost => {
+                route.and_then(|route| route.virtual_host.metadata.as_deref())
+            }
+        };
         match metadata.and_then(|metadata| self.find(metadata)) {
             Some(MetadataValue::Struct(fields)) => {
                 write_struct(fields, out);

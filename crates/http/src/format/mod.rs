@@ -4,6 +4,7 @@
 //! operator is one entry in a table: in `simple` if it has no parameters, otherwise in `operators`.
 
 mod command;
+mod filter_state;
 mod grpc_status;
 mod headers;
 mod json;

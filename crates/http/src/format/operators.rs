@@ -12,6 +12,7 @@ use crate::Stream;
 use crate::format::Context;
 use crate::format::OutputKind;
 use crate::format::command::Command;
+use crate::format::filter_state::FilterStateOperator;
 use crate::format::grpc_status::GrpcStatus;
 use crate::format::grpc_status::capture_grpc_status;
 use crate::format::headers::HeaderOperator;
@@ -47,6 +48,7 @@ pub(crate) enum Operator {
         keep_whitespace: bool,
     },
     Metadata(MetadataOperator),
+    FilterState(FilterStateOperator),
     /// The first value that is neither absent nor empty, limited to this many bytes.
     Coalesce(Box<[Operator]>, Option<usize>),
 }
@@ -91,7 +93,7 @@ const PARAMETERIZED: &[(&str, Build)] = &[
         local_format(c).map(Operator::EmitTime)
     }),
     ("ENVIRONMENT", environment),
-    ("FILTER_STATE", MetadataOperator::build_filter_state),
+    ("FILTER_STATE", FilterStateOperator::build),
     ("GRPC_STATUS", GrpcStatus::build),
     ("GRPC_STATUS_NUMBER", GrpcStatus::build_number),
     ("HOSTNAME", hostname),
@@ -117,10 +119,7 @@ const PARAMETERIZED: &[(&str, Build)] = &[
     ("TRAILER", HeaderOperator::build_trailer),
     ("TYPED_CEL", unsupported),
     ("UPSTREAM_DETECTED_CLOSE_TYPE", unsupported),
-    (
-        "UPSTREAM_FILTER_STATE",
-        MetadataOperator::build_filter_state,
-    ),
+    ("UPSTREAM_FILTER_STATE", FilterStateOperator::build_upstream),
     ("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |c| {
         host(c, stream_info::upstream_local)
     }),
@@ -185,6 +184,7 @@ impl Operator {
                 values::details(stream, *keep_whitespace, out)
             }
             Operator::Metadata(metadata) => metadata.write(stream, out),
+            Operator::FilterState(state) => state.write(stream, out),
             Operator::Coalesce(operators, max_length) => {
                 let start = out.len();
                 for operator in operators {

@@ -96,9 +96,12 @@ impl ConnectionManagerConfig {
         let access_logs = access_logs(message, path, cx, &mut errors);
         let codec = errors.collect(CodecOptions::build(message, path, cx));
         let timeouts = errors.collect(StreamTimeouts::build(message, path));
+        let scope = Scope::new("http").name(&message.stat_prefix);
         let filters = errors.collect(HttpFilterChainConfig::build(
             &message.http_filters,
             &path.field("http_filters"),
+            &scope,
+            cx,
         ));
         let upgrades = errors.collect(UpgradeTypes::build(
             &message.upgrade_configs,
@@ -121,7 +124,7 @@ impl ConnectionManagerConfig {
             return Err(errors);
         };
         errors.finish(Arc::new(ConnectionManagerConfig {
-            scope: Scope::new("http").name(&message.stat_prefix),
+            scope,
             listener_scope: cx.listener.clone().name("http").name(&message.stat_prefix),
             codec,
             timeouts,

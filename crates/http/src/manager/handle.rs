@@ -16,6 +16,7 @@ use crate::RequestHead;
 use crate::Stream;
 use crate::UpstreamInfo;
 use crate::deadlines::Deadlines;
+use crate::filters::LateReplySlot;
 use crate::grpc;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
@@ -49,9 +50,11 @@ impl ConnectionManager {
         self.count_request(stream.protocol);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
         let mut deadlines = Deadlines::new(downstream.take_timer(), end.stream.started);
+        let late_reply = LateReplySlot::new();
         let mut wait = StreamWait {
             respond: &mut respond,
             deadlines: &mut deadlines,
+            late_reply: &late_reply,
         };
         let answered = self.answer(&mut end.stream, body, &mut wait).await;
         let body = match answered {
@@ -80,21 +83,18 @@ impl ConnectionManager {
     async fn answer(
         &self,
         stream: &mut Stream,
-        body: Body,
+        mut body: Body,
         wait: &mut StreamWait<'_>,
     ) -> Result<Body, StopReason> {
         self.continue_early(stream, wait.respond);
         let routes = self.routes.current();
-        stream.captures = Some(routes.captures().clone());
+        stream.routes = Some(routes.clone());
         self.prepare_request(stream, &routes, wait)?;
-        let body = if self.filters.is_empty() {
+        if self.filters.is_empty() {
             wait.check_body()?;
-            body
         } else {
-            let reroute = |stream: &mut Stream| self.find_route(stream, &routes);
-            wait.until(self.filters.request(stream, body, reroute))
-                .await??
-        };
+            self.filter_request(stream, &mut body, wait).await?;
+        }
         let Some(router) = &self.config.filters.router else {
             // Envoy accepts an empty filter chain, and never answers.
             return wait.until(pending()).await;
@@ -108,6 +108,7 @@ impl ConnectionManager {
             wait: StreamWait {
                 respond: wait.respond,
                 deadlines: wait.deadlines,
+                late_reply: wait.late_reply,
             },
         };
         router.forward(stream, body, &mut cx).await
@@ -167,7 +168,7 @@ impl ConnectionManager {
                 stream.request.headers.remove(name);
             }
         }
-        self.find_route(stream, routes);
+        self.find_route(stream);
         self.set_deadlines(stream, wait);
         let protocol = if is_connect {
             Some(HeaderValue::from_static("connect"))
@@ -259,7 +260,10 @@ impl ConnectionManager {
     }
 
     /// Finds the route, and the cluster that it chooses.
-    fn find_route(&self, stream: &mut Stream, routes: &RoutesInUse) {
+    pub(super) fn find_route(&self, stream: &mut Stream) {
+        let Some(routes) = stream.routes.clone() else {
+            return;
+        };
         let view = RequestView {
             head: &stream.request,
             random: stream.id,
@@ -300,7 +304,7 @@ impl ConnectionManager {
         }
     }
 
-    fn set_deadlines(&self, stream: &mut Stream, wait: &mut StreamWait<'_>) {
+    pub(super) fn set_deadlines(&self, stream: &mut Stream, wait: &mut StreamWait<'_>) {
         let (deadlines, respond) = (&mut *wait.deadlines, &*wait.respond);
         let timeouts = &self.config.timeouts;
         let forward = match stream.route.as_deref().map(|route| &route.action) {

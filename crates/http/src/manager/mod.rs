@@ -2,6 +2,7 @@
 
 mod codec_options;
 mod config;
+mod filtering;
 mod handle;
 mod premature_resets;
 mod routes;
@@ -45,6 +46,7 @@ pub use config::ConnectionManagerConfig;
 pub use config::RdsConfig;
 
 use premature_resets::PrematureResets;
+pub(crate) use routes::RoutesInUse;
 use routes::WorkerRoutes;
 
 /// A connection manager on one worker.
@@ -80,7 +82,7 @@ impl ConnectionManagerConfig {
             clusters: clusters.clone(),
             worker: worker.clone(),
             dates: DateCache::new(),
-            filters: self.filters.worker(worker),
+            filters: self.filters.worker(worker, clusters),
             routes: self.routes.worker(),
             access_logs: self
                 .access_logs

@@ -70,7 +70,7 @@ pub(super) struct WorkerRoutes {
 
 /// The routes that a request began with. Their reference count belongs to this worker, so that requests do not write to
 /// memory that workers share.
-pub(super) struct RoutesInUse {
+pub(crate) struct RoutesInUse {
     config: Arc<RouteConfig>,
     captures: Rc<Captures>,
 }

@@ -27,6 +27,8 @@ use crate::ResponseFlag;
 use crate::Stream;
 use crate::deadlines::Deadlines;
 use crate::deadlines::ExpiredTimeout;
+use crate::filters::LateReply;
+use crate::filters::LateReplySlot;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
 use crate::route::Action;
@@ -61,11 +63,15 @@ impl ConnectionManager {
 
     /// Sends the response whose head is in the stream, and notes how the stream ended.
     pub(super) async fn send(&self, end: &mut StreamEnd, body: Body, wait: &mut StreamWait<'_>) {
-        let stream = &mut end.stream;
-        let body = match self.filters.response(stream, body).await {
-            Ok(body) => body,
-            Err(reply) => self.reply(stream, reply, wait.respond),
+        let body = if self.filters.is_empty() {
+            body
+        } else {
+            let Some(body) = self.filter_response(end, body, wait).await else {
+                return;
+            };
+            body
         };
+        let stream = &mut end.stream;
         let Some(head) = self.finish_head(stream, wait.respond) else {
             return;
         };
@@ -82,7 +88,17 @@ impl ConnectionManager {
         let answered = upstream
             .clone()
             .filter(|request| request.response_began().is_some());
-        match send_until(head, body, answered, wait).await {
+        let outcome = send_until(head, body, answered, wait).await;
+        if let Some(reply) = LateReply::take(wait.late_reply) {
+            // The response has begun, so there can be no other.
+            if let Some(flag) = reply.flag {
+                end.stream.flags.set(flag);
+            }
+            end.stream.details = Some(reply.details);
+            self.abort(end, wait.respond);
+            return;
+        }
+        match outcome {
             SendOutcome::All => {
                 end.mark_ended();
                 if wait.respond.meter().receive_ended().is_none() {
@@ -120,8 +136,8 @@ impl ConnectionManager {
         self.config
             .response
             .apply(&mut head.headers, &stream.request.headers, upgraded, date);
-        let captured = match &stream.captures {
-            Some(captures) => captures.response.from(&head.headers),
+        let captured = match &stream.routes {
+            Some(routes) => routes.captures().response.from(&head.headers),
             // The request was refused before it had routes.
             None => (self.routes.current().captures().response).from(&head.headers),
         };
@@ -148,7 +164,12 @@ impl ConnectionManager {
     }
 
     /// Ends a stream whose deadline passed in the middle of the response.
-    fn expire(&self, end: &mut StreamEnd, expired: ExpiredTimeout, respond: &mut Responder) {
+    pub(super) fn expire(
+        &self,
+        end: &mut StreamEnd,
+        expired: ExpiredTimeout,
+        respond: &mut Responder,
+    ) {
         if let Some(flag) = expired.flag() {
             end.stream.flags.set(flag);
         }
@@ -250,9 +271,11 @@ impl ConnectionManager {
         let body = self.reply(&mut end.stream, reply, &respond);
         let mut deadlines = Deadlines::new(self.worker.timers.timer().into(), end.stream.started);
         deadlines.set_idle(self.config.timeouts.idle);
+        let late_reply = LateReplySlot::new();
         let mut wait = StreamWait {
             respond: &mut respond,
             deadlines: &mut deadlines,
+            late_reply: &late_reply,
         };
         self.send(&mut end, body, &mut wait).await;
     }

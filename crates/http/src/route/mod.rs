@@ -32,6 +32,7 @@ use outrider_stats::Store;
 use crate::Captures;
 use crate::RequestHead;
 use crate::Stream;
+use crate::filters::RouteFilterConfigs;
 pub use crate::route::direct_response::DirectResponse;
 pub use crate::route::forward::ClusterSpecifier;
 pub use crate::route::forward::ForwardAction;
@@ -91,6 +92,8 @@ pub struct Route {
     pub(crate) request_mutations: Box<[Arc<HeaderMutations>]>,
     /// Response header mutations of all levels, in the order in which they apply.
     pub(crate) response_mutations: Box<[Arc<HeaderMutations>]>,
+    /// The filters' configuration of all levels (`typed_per_filter_config`).
+    pub(crate) filter_configs: RouteFilterConfigs,
 }
 
 /// `Route.action`.

@@ -9,7 +9,6 @@ use outrider_codec::header;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
-use outrider_stats::Store;
 
 use crate::Captures;
 use crate::route::RequestView;
@@ -18,7 +17,7 @@ use crate::route::RouteCx;
 use crate::route::domains::Domains;
 use crate::route::domains::Duplicate;
 use crate::route::header_mutation::header_name;
-use crate::route::virtual_host::MutationLevel;
+use crate::route::virtual_host::RouteLevel;
 use crate::route::virtual_host::VirtualHostRoutes;
 
 /// `max_direct_response_body_size_bytes` when it is not set.
@@ -43,15 +42,13 @@ pub struct RouteTable {
 
 /// The context in which the routes of a table are built.
 pub(crate) struct TableCx<'a> {
-    pub(crate) has_cluster: &'a dyn Fn(&str) -> bool,
-    pub(crate) nearest_cluster: &'a dyn Fn(&str) -> Option<String>,
+    pub(crate) cx: RouteCx<'a>,
     /// How many more suggestions may be made.
     suggestions: Cell<u32>,
-    pub(crate) store: &'a Store,
     pub(crate) validate_clusters: bool,
     pub(crate) max_direct_response_body: u32,
     pub(crate) most_specific_wins: bool,
-    pub(crate) level: MutationLevel,
+    pub(crate) level: RouteLevel,
 }
 
 impl TableCx<'_> {
@@ -59,7 +56,7 @@ impl TableCx<'_> {
     pub(crate) fn suggest_cluster(&self, name: &str) -> Option<String> {
         let left = self.suggestions.get().checked_sub(1)?;
         self.suggestions.set(left);
-        (self.nearest_cluster)(name)
+        (self.cx.nearest_cluster)(name)
     }
 }
 
@@ -74,12 +71,10 @@ impl RouteTable {
         cx: &RouteCx<'_>,
     ) -> Result<Arc<RouteTable>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let level = errors.collect(MutationLevel::build(config, path));
+        let level = errors.collect(RouteLevel::build(config, path, cx));
         let table_cx = TableCx {
-            has_cluster: cx.has_cluster,
-            nearest_cluster: cx.nearest_cluster,
+            cx: *cx,
             suggestions: Cell::new(SUGGESTIONS),
-            store: cx.store,
             validate_clusters: config.validate_clusters.unwrap_or(cx.validates_clusters),
             max_direct_response_body: config.max_direct_response_body_size_bytes.map_or(
                 DEFAULT_MAX_DIRECT_RESPONSE_BODY,

@@ -1,5 +1,6 @@
 //! `VirtualHost`: the routes for some domains.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use outrider_config::ConfigErrors;
@@ -7,12 +8,16 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::Metadata;
 use outrider_config::api::envoy::config::route::v3 as api;
 use outrider_config::api::envoy::config::route::v3::virtual_host::TlsRequirementType;
+use prost_types::Any;
 
 use crate::Captures;
 use crate::RequestHead;
+use crate::filters::RouteFilterConfigs;
+use crate::filters::RouteFilterLevel;
 use crate::route::Action;
 use crate::route::RequestView;
 use crate::route::Route;
+use crate::route::RouteCx;
 use crate::route::direct_response::DirectResponse;
 use crate::route::forward::ClusterSpecifier;
 use crate::route::forward::ForwardAction;
@@ -62,11 +67,12 @@ enum EntryTarget {
     Weighted(WeightedRoutes),
 }
 
-/// The header mutations of one level.
+/// What one level sets for all the routes below it: a route table, a virtual host, a route or a weighted cluster.
 #[derive(Clone, Default)]
-pub(crate) struct MutationLevel {
+pub(crate) struct RouteLevel {
     request: Option<Arc<HeaderMutations>>,
     response: Option<Arc<HeaderMutations>>,
+    filters: RouteFilterLevel,
 }
 
 impl VirtualHostRoutes {
@@ -76,7 +82,7 @@ impl VirtualHostRoutes {
         path: &FieldPath,
     ) -> Result<VirtualHostRoutes, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let clusters = VirtualClusters::build(config, cx.store, path);
+        let clusters = VirtualClusters::build(config, cx.cx.store, path);
         let host = Arc::new(VirtualHost {
             clusters: errors.collect(clusters).unwrap_or_default(),
             name: config.name.clone(),
@@ -84,7 +90,7 @@ impl VirtualHostRoutes {
             include_attempt_count_in_response: config.include_attempt_count_in_response,
             metadata: config.metadata.clone().map(Arc::new),
         });
-        let level = MutationLevel::build(config, path);
+        let level = RouteLevel::build(config, path, &cx.cx);
         let level = errors.collect(level).unwrap_or_default();
         let builder = RouteBuilder {
             cx,
@@ -162,6 +168,7 @@ fn https_redirect(host: &Arc<VirtualHost>) -> Route {
         stats: None,
         request_mutations: Box::default(),
         response_mutations: Box::default(),
+        filter_configs: RouteFilterConfigs::default(),
     }
 }
 
@@ -178,15 +185,16 @@ fn is_internal(head: &RequestHead) -> bool {
         .is_some_and(|internal| internal == "true")
 }
 
-/// The header mutations of a message; several types of messages have the same fields for them.
-pub(crate) trait HeaderMutationFields {
+/// What a message sets for the routes below it; several types of messages have the same fields for that.
+pub(crate) trait LevelFields {
     fn request(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors>;
     fn response(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors>;
+    fn filters(&self) -> &HashMap<String, Any>;
 }
 
-macro_rules! header_mutation_fields {
+macro_rules! level_fields {
     ($($message:ty,)*) => {
-        $(impl HeaderMutationFields for $message {
+        $(impl LevelFields for $message {
             fn request(&self, path: &FieldPath) -> Result<HeaderMutations, ConfigErrors> {
                 let (add, remove) = (&self.request_headers_to_add, &self.request_headers_to_remove);
                 HeaderMutations::build("request", add, remove, path)
@@ -196,35 +204,45 @@ macro_rules! header_mutation_fields {
                 let (add, remove) = (&self.response_headers_to_add, &self.response_headers_to_remove);
                 HeaderMutations::build("response", add, remove, path)
             }
+
+            fn filters(&self) -> &HashMap<String, Any> {
+                &self.typed_per_filter_config
+            }
         })*
     };
 }
 
-header_mutation_fields! {
+level_fields! {
     api::RouteConfiguration,
     api::VirtualHost,
     api::Route,
     api::weighted_cluster::ClusterWeight,
 }
 
-impl MutationLevel {
+impl RouteLevel {
     pub(crate) fn build(
-        config: &impl HeaderMutationFields,
+        config: &impl LevelFields,
         path: &FieldPath,
-    ) -> Result<MutationLevel, ConfigErrors> {
+        cx: &RouteCx<'_>,
+    ) -> Result<RouteLevel, ConfigErrors> {
         let some =
             |mutations: HeaderMutations| (!mutations.is_empty()).then(|| Arc::new(mutations));
         let mut errors = ConfigErrors::new();
         let request = errors.collect(config.request(path)).and_then(some);
         let response = errors.collect(config.response(path)).and_then(some);
-        errors.finish(MutationLevel { request, response })
+        let filters = errors.collect(RouteFilterLevel::build(config.filters(), path, cx));
+        errors.finish(RouteLevel {
+            request,
+            response,
+            filters: filters.unwrap_or_default(),
+        })
     }
 }
 
 struct RouteBuilder<'a> {
     cx: &'a TableCx<'a>,
     host: &'a Arc<VirtualHost>,
-    level: MutationLevel,
+    level: RouteLevel,
 }
 
 impl RouteBuilder<'_> {
@@ -233,7 +251,7 @@ impl RouteBuilder<'_> {
         let default_match = api::RouteMatch::default();
         let route_match = config.r#match.as_ref().unwrap_or(&default_match);
         let matches = errors.collect(RouteMatch::build(route_match, &path.field("match")));
-        let level = errors.collect(MutationLevel::build(config, path));
+        let level = errors.collect(RouteLevel::build(config, path, &self.cx.cx));
         let (Some(matches), Some(level)) = (matches, level) else {
             return Err(errors);
         };
@@ -245,7 +263,7 @@ impl RouteBuilder<'_> {
         &self,
         config: &api::Route,
         matches: &RouteMatch,
-        level: &MutationLevel,
+        level: &RouteLevel,
         path: &FieldPath,
     ) -> Result<EntryTarget, ConfigErrors> {
         use api::route::Action as Specifier;
@@ -284,7 +302,7 @@ impl RouteBuilder<'_> {
         &self,
         config: &api::Route,
         action: &api::RouteAction,
-        (matches, level): (&RouteMatch, &MutationLevel),
+        (matches, level): (&RouteMatch, &RouteLevel),
         path: &FieldPath,
     ) -> Result<EntryTarget, ConfigErrors> {
         use api::route_action::ClusterSpecifier as Specifier;
@@ -318,7 +336,7 @@ impl RouteBuilder<'_> {
         for (at, cluster) in weighted.clusters.iter().enumerate() {
             let path = path.field("clusters").index(at);
             let built = self.weighted_action(cluster, &forward, &path);
-            let weight_level = errors.collect(MutationLevel::build(cluster, &path));
+            let weight_level = errors.collect(RouteLevel::build(cluster, &path, &self.cx.cx));
             if let (Some(action), Some(weight)) = (errors.collect(built), weight_level) {
                 routes.push(self.route(config, action, level, Some(&weight)));
             }
@@ -373,7 +391,7 @@ impl RouteBuilder<'_> {
         problem: &str,
         path: &FieldPath,
     ) -> Result<(), ConfigErrors> {
-        if !self.cx.validate_clusters || (self.cx.has_cluster)(name) {
+        if !self.cx.validate_clusters || (self.cx.cx.has_cluster)(name) {
             return Ok(());
         }
         let mut errors = ConfigErrors::new();
@@ -391,10 +409,12 @@ impl RouteBuilder<'_> {
         &self,
         config: &api::Route,
         action: Action,
-        level: &MutationLevel,
-        weight: Option<&MutationLevel>,
+        level: &RouteLevel,
+        weight: Option<&RouteLevel>,
     ) -> Arc<Route> {
         let mut levels = [level, &self.level, &self.cx.level];
+        let from_table = levels.into_iter().rev().chain(weight);
+        let filter_configs = RouteFilterConfigs::merge(from_table.map(|level| &level.filters));
         if self.cx.most_specific_wins {
             levels.reverse();
         }
@@ -404,12 +424,13 @@ impl RouteBuilder<'_> {
             virtual_host: Arc::clone(self.host),
             action,
             metadata: config.metadata.clone().map(Arc::new),
-            stats: route_stats(self.cx.store, &self.host.name, config),
+            stats: route_stats(self.cx.cx.store, &self.host.name, config),
             request_mutations: levels
                 .clone()
                 .filter_map(|level| level.request.clone())
                 .collect(),
             response_mutations: levels.filter_map(|level| level.response.clone()).collect(),
+            filter_configs,
         })
     }
 }

@@ -3,7 +3,6 @@
 
 mod attempt;
 mod failure;
-mod read_ahead_body;
 mod timeouts;
 mod upstream_request;
 

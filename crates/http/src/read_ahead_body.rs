@@ -1,4 +1,4 @@
-//! A request's body that is read while its request waits for a connection.
+//! A body that is read while its stream waits for a connection or for a filter.
 //!
 //! As in Envoy, it is read up to a limit. So, if no host can be reached, a small request has been read completely by
 //! the time of the reply, and its connection can be used again.
@@ -7,14 +7,16 @@ use std::collections::VecDeque;
 use std::task::Context;
 use std::task::Poll;
 
+use bytes::Bytes;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Frame;
+use outrider_codec::HeaderMap;
 use outrider_codec::StreamError;
 
 /// The frames that were read, and the rest of the body.
 #[derive(Debug)]
-pub(super) struct ReadAheadBody {
+pub(crate) struct ReadAheadBody {
     read: VecDeque<Result<Frame, StreamError>>,
     bytes: usize,
     limit: usize,
@@ -27,7 +29,7 @@ pub(super) struct ReadAheadBody {
 impl ReadAheadBody {
     /// A body of which nothing has been read. [`read_ahead`](Self::read_ahead) stops after the frame that exceeds
     /// `limit` bytes.
-    pub(super) fn new(rest: Body, limit: usize) -> ReadAheadBody {
+    pub(crate) fn new(rest: Body, limit: usize) -> ReadAheadBody {
         ReadAheadBody {
             read: VecDeque::new(),
             bytes: 0,
@@ -38,8 +40,27 @@ impl ReadAheadBody {
         }
     }
 
+    /// A body of which these bytes and trailers have been read already.
+    pub(crate) fn from_parts(
+        data: Bytes,
+        trailers: Option<HeaderMap>,
+        rest: Body,
+        ended: bool,
+    ) -> ReadAheadBody {
+        let data = Some(data).filter(|data| !data.is_empty());
+        let frames = data.map(Frame::Data).into_iter();
+        ReadAheadBody {
+            read: frames
+                .chain(trailers.map(Frame::Trailers))
+                .map(Ok)
+                .collect(),
+            ended,
+            ..ReadAheadBody::new(rest, 0)
+        }
+    }
+
     /// Reads the frames that have arrived. Returns whether they exceed the limit, so that the client has to wait.
-    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn read_ahead(&mut self, cx: &mut Context<'_>) -> bool {
         while !self.ended && self.bytes <= self.limit {
             let Poll::Ready(frame) = self.rest.poll_frame(cx) else {
                 return false;
@@ -62,7 +83,7 @@ impl ReadAheadBody {
     }
 
     /// The wait is over; tells whether the client had to wait, too.
-    pub(super) fn resume(&mut self) -> bool {
+    pub(crate) fn resume(&mut self) -> bool {
         let was_paused = std::mem::take(&mut self.paused);
         if was_paused {
             self.rest.set_paused(false);
@@ -71,7 +92,7 @@ impl ReadAheadBody {
     }
 
     /// The whole body again.
-    pub(super) fn into_body(self) -> Body {
+    pub(crate) fn into_body(self) -> Body {
         match (self.read.is_empty(), self.ended) {
             (true, true) => Body::Empty,
             (true, false) => self.rest,
@@ -101,9 +122,6 @@ impl BodyStream for ReadAheadBody {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-
-    use bytes::Bytes;
-    use outrider_codec::HeaderMap;
 
     use super::*;
 

@@ -1,0 +1,192 @@
+//! What filters get from their surroundings: when they are built, on a worker, and for each stream.
+
+use std::cell::Cell;
+use std::cell::OnceCell;
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use outrider_codec::Body;
+use outrider_codec::Frame;
+use outrider_codec::HeaderMap;
+use outrider_codec::Meter;
+use outrider_codec::StreamError;
+use outrider_net::WorkerCx;
+use outrider_stats::Scope;
+use outrider_upstream::Clusters;
+
+use crate::BuildCx;
+use crate::Stream;
+use crate::local_reply::LocalReply;
+use crate::read_ahead_body::ReadAheadBody;
+
+use super::RouteConfig;
+use super::StreamSlot;
+
+/// What a filter needs to be built, on the main thread.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterBuildCx<'a> {
+    /// `HttpFilter.name`: routes name the filter by it.
+    pub name: &'a str,
+    /// `http.<stat_prefix>`
+    pub scope: &'a Scope,
+    /// The rest of the process.
+    pub process: &'a BuildCx<'a>,
+}
+
+/// What a filter needs on a worker.
+#[derive(Debug)]
+pub struct FilterWorkerCx<'a> {
+    /// The worker: its timers, its stats, its random numbers.
+    pub worker: &'a Rc<WorkerCx>,
+    /// The worker's clusters.
+    pub clusters: &'a Rc<Clusters>,
+    pub(super) name: &'a Arc<str>,
+    /// How many slots the filters of this chain have so far.
+    pub(super) slots: &'a Cell<usize>,
+}
+
+impl FilterWorkerCx<'_> {
+    /// A place in each stream for one value of this filter.
+    #[must_use]
+    pub fn slot<T: 'static>(&self) -> StreamSlot<T> {
+        let index = self.slots.get();
+        self.slots.set(index + 1);
+        StreamSlot::at(index)
+    }
+
+    /// The way to this filter's configuration in routes (`typed_per_filter_config`).
+    #[must_use]
+    pub fn route_config<T: 'static>(&self) -> RouteConfig<T> {
+        RouteConfig::new(self.name.clone())
+    }
+}
+
+/// What a filter may use while it handles one stream.
+pub struct FilterCx<'a> {
+    /// The worker: its timers, its stats, its random numbers.
+    pub worker: &'a Rc<WorkerCx>,
+    /// The worker's clusters.
+    pub clusters: &'a Rc<Clusters>,
+    /// The client's side of the stream: bytes and times so far.
+    pub meter: &'a Rc<Meter>,
+    /// How many bytes of a body a filter may hold: the connection's buffer limit, or on HTTP/2 the stream's window.
+    pub buffer_limit: usize,
+    pub(crate) late_reply: &'a LateReplySlot,
+    pub(crate) find_route: &'a dyn Fn(&mut Stream),
+}
+
+impl FilterCx<'_> {
+    /// Finds the route of the request again, after headers or metadata that routes match on have changed.
+    pub fn clear_route_cache(&self, stream: &mut Stream) {
+        (self.find_route)(stream);
+    }
+
+    /// The means for a body to end its stream with a local reply.
+    #[must_use]
+    pub fn late_reply(&self) -> LateReply {
+        self.late_reply.get_or_init(LateReply::default).clone()
+    }
+
+    /// Waits for `future`. Reads the body ahead meanwhile, up to the buffer limit, so that the client can send it.
+    pub async fn hold_body<T>(&self, body: &mut Body, future: impl Future<Output = T>) -> T {
+        let mut ahead = ReadAheadBody::new(std::mem::take(body), self.buffer_limit);
+        let mut future = pin!(future);
+        let output = poll_fn(|cx| {
+            let output = future.as_mut().poll(cx);
+            if output.is_pending() {
+                ahead.read_ahead(cx);
+            }
+            output
+        })
+        .await;
+        ahead.resume();
+        *body = ahead.into_body();
+        output
+    }
+
+    /// Reads the whole body, or its first part if it is larger than `limit` bytes. Afterwards `body` has the same frames
+    /// as before.
+    ///
+    /// # Errors
+    /// The error that ended the body.
+    pub async fn buffer_body(
+        &self,
+        body: &mut Body,
+        limit: usize,
+    ) -> Result<BufferedBody, StreamError> {
+        let mut bytes = BytesMut::new();
+        let mut trailers = None;
+        let mut is_complete = body.is_end_stream();
+        while !is_complete && bytes.len() <= limit {
+            match body.frame().await {
+                Some(Ok(Frame::Data(data))) => {
+                    bytes.extend_from_slice(&data);
+                    is_complete = body.is_end_stream();
+                }
+                Some(Ok(Frame::Trailers(fields))) => {
+                    trailers = Some(fields);
+                    is_complete = true;
+                }
+                Some(Err(error)) => return Err(error),
+                None => is_complete = true,
+            }
+        }
+        let data = bytes.freeze();
+        let rest = std::mem::take(body);
+        *body = ReadAheadBody::from_parts(data.clone(), trailers.clone(), rest, is_complete)
+            .into_body();
+        Ok(BufferedBody {
+            data,
+            trailers,
+            is_complete,
+        })
+    }
+}
+
+/// The part of a body that was buffered.
+#[derive(Debug)]
+pub struct BufferedBody {
+    /// The bytes.
+    pub data: Bytes,
+    /// The trailers, if they have arrived.
+    pub trailers: Option<HeaderMap>,
+    /// Whether this is the whole body; otherwise it exceeds the limit.
+    pub is_complete: bool,
+}
+
+/// Lets a body that a filter has wrapped end the stream: with a local reply if the response has not begun, else with a
+/// reset.
+#[derive(Clone, Debug, Default)]
+pub struct LateReply(Rc<RefCell<Option<LocalReply>>>);
+
+/// The late reply of a stream, made when a body asks for it.
+pub(crate) type LateReplySlot = OnceCell<LateReply>;
+
+impl LateReply {
+    /// Ends the stream with `reply`. The body has to return the error as its last frame.
+    #[must_use]
+    pub fn end(&self, reply: LocalReply) -> StreamError {
+        self.0.borrow_mut().get_or_insert(reply);
+        StreamError::LocalReset
+    }
+
+    /// The reply, if a body has ended the stream.
+    pub(crate) fn take(slot: &LateReplySlot) -> Option<LocalReply> {
+        slot.get()?.0.borrow_mut().take()
+    }
+}
+
+impl fmt::Debug for FilterCx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FilterCx")
+            .field("buffer_limit", &self.buffer_limit)
+            .finish_non_exhaustive()
+    }
+}
