@@ -1,4 +1,4 @@
-//! The stats of the process as a whole: `server.*`, `runtime.*`, `listener_manager.*`, watchdogs.
+//! The stats of the process as a whole: `server.*`, `runtime.*`, `listener_manager.*`, watchdogs, the client inside.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use outrider_stats::Gauge;
 use outrider_stats::Histogram;
 use outrider_stats::Scope;
 use outrider_stats::Store;
+use outrider_stats::http::RouterStats;
 
 use crate::ServerState;
 
@@ -107,6 +108,8 @@ pub struct ProcessStats {
     pub runtime: Arc<RuntimeStats>,
     /// `listener_manager.*`
     pub listener_manager: Arc<ListenerManagerStats>,
+    /// `http.async-client.*`: the workers count in copies of their own.
+    _async_client: Arc<RouterStats>,
     _watchdogs: Vec<Arc<WatchdogStats>>,
     _overload: Arc<OverloadStats>,
     _reset_stream: Arc<ResetStreamStats>,
@@ -136,6 +139,7 @@ impl ProcessStats {
             server,
             runtime: store.register(Scope::new("runtime")),
             listener_manager: store.register(Scope::new("listener_manager")),
+            _async_client: store.register(Scope::new("http").name("async-client")),
             _watchdogs: threads.map(|scope| store.register(scope)).collect(),
             _overload: store.register(Scope::new("overload")),
             _reset_stream: store.register(Scope::new(

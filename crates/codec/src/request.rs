@@ -73,15 +73,17 @@ impl Target {
     /// `/`
     #[must_use]
     pub fn root() -> Target {
-        Target::of_static("/")
+        Target::from_static("/")
     }
 
     /// `*`, the target of a request to the server itself.
     pub(crate) fn asterisk() -> Target {
-        Target::of_static("*")
+        Target::from_static("*")
     }
 
-    fn of_static(text: &'static str) -> Target {
+    /// A target that is known to be valid: no spaces, controls or DEL.
+    #[must_use]
+    pub fn from_static(text: &'static str) -> Target {
         Target {
             text: ByteString::from_static(text),
             bytes: None,

@@ -31,19 +31,28 @@ fn main() -> Result<(), Box<dyn Error>> {
         "cargo::rerun-if-changed={}",
         proto.join("support").display()
     );
+    println!(
+        "cargo::rerun-if-changed={}",
+        proto.join("service_messages.txt").display()
+    );
     println!("cargo::rerun-if-changed=build");
 
     let set = FileSet::decode(std::fs::read(proto.join("envoy-v3.binpb"))?.as_slice())?;
     let support = support::read(&proto.join("support"))?;
     let extensions = support::read_extensions(&proto.join("support/extensions.txt"))?;
-    let roots = support.keys().cloned().chain([ROOT.to_owned()]).collect();
-    let known = prune::prune(set, roots);
+    let services = std::fs::read_to_string(proto.join("service_messages.txt"))?;
+    let mut roots: Vec<String> = support.keys().cloned().chain([ROOT.to_owned()]).collect();
+    let known = prune::prune(set.clone(), roots.clone());
     std::fs::write(
         out.join("tables.rs"),
         tables::generate(&known, &support, &extensions)?,
     )?;
 
-    let typed = prost_types::FileDescriptorSet::decode(known.encode_to_vec().as_slice())?;
+    // Services' messages are no configuration, so that the reader needs no tables for them.
+    let services = services.lines().filter(|line| !line.starts_with('#'));
+    roots.extend(services.map(str::to_owned));
+    let typed = prune::prune(set, roots).encode_to_vec();
+    let typed = prost_types::FileDescriptorSet::decode(typed.as_slice())?;
     prost_build::Config::new()
         .enable_type_names()
         .type_name_domain(["."], "type.googleapis.com")

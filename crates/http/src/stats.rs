@@ -7,6 +7,7 @@ use outrider_stats::ResponseCodes;
 use outrider_stats::SharedCounter;
 use outrider_stats::SharedHistogram;
 use outrider_stats::http::RequestStats;
+use outrider_stats::http::RouterStats;
 
 outrider_stats::group! {
     /// `http.<stat_prefix>.*`, except the stats of connections, which the codec counts.
@@ -27,24 +28,6 @@ outrider_stats::group! {
         not_traceable: Counter,
         random_sampling: Counter,
         service_forced: Counter,
-    }
-}
-
-outrider_stats::group! {
-    /// The stats of `http.<stat_prefix>.*` that the router counts.
-    pub struct RouterStats {
-        no_cluster: Counter,
-        no_route: Counter,
-        passthrough_internal_redirect_bad_location: Counter,
-        passthrough_internal_redirect_no_route: Counter,
-        passthrough_internal_redirect_predicate: Counter,
-        passthrough_internal_redirect_too_many_redirects: Counter,
-        passthrough_internal_redirect_unsafe_scheme: Counter,
-        rq_direct_response: Counter,
-        rq_overload_local_reply: Counter,
-        rq_redirect: Counter,
-        rq_reset_after_downstream_response_started: Counter,
-        rq_total: Counter,
     }
 }
 

@@ -266,7 +266,7 @@ impl Process {
             let limits = connections.admin_limits(admin.ignores_global_limit());
             let runtime = control.runtime.runtime().clone();
             let ip_version = control.options.local_address_ip_version;
-            let local_address = outrider_http::local_address(ip_version == IpVersion::V6);
+            let local_address = outrider_net::local_address(ip_version == IpVersion::V6);
             let admin = Admin::new(admin, store.clone(), Rc::new(AdminControl(control.clone())))
                 .with_limits(limits)
                 .with_access_log(Box::new(move |request| {

@@ -75,6 +75,25 @@ crate::group! {
 }
 
 crate::group! {
+    /// The stats of `http.<stat_prefix>.*` that a router counts; those of the proxy's own calls are in
+    /// `http.async-client.*`.
+    pub struct RouterStats {
+        no_cluster: Counter,
+        no_route: Counter,
+        passthrough_internal_redirect_bad_location: Counter,
+        passthrough_internal_redirect_no_route: Counter,
+        passthrough_internal_redirect_predicate: Counter,
+        passthrough_internal_redirect_too_many_redirects: Counter,
+        passthrough_internal_redirect_unsafe_scheme: Counter,
+        rq_direct_response: Counter,
+        rq_overload_local_reply: Counter,
+        rq_redirect: Counter,
+        rq_reset_after_downstream_response_started: Counter,
+        rq_total: Counter,
+    }
+}
+
+crate::group! {
     /// `http1.*` of a cluster, or of all listeners together.
     pub struct Http1Stats {
         dropped_headers_with_underscores: Counter,

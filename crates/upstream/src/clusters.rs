@@ -69,6 +69,12 @@ impl Clusters {
         Some(cluster)
     }
 
+    /// The surroundings of the worker.
+    #[must_use]
+    pub fn worker(&self) -> &Rc<WorkerCx> {
+        &self.worker
+    }
+
     /// The cluster manager, which is the main thread's side.
     #[must_use]
     pub fn manager(&self) -> &Arc<ClusterManager> {

@@ -1,7 +1,8 @@
 //! Writes `proto/envoy-v3.binpb`: the official Envoy API definitions, pruned to what a bootstrap file can reach.
 //!
 //! The source is the descriptor set inside the crate `envoy-types`. Kept are `Bootstrap`, every extension message that
-//! `proto/support/extensions.txt` names, and whatever these refer to; comments, services and file options go.
+//! `proto/support/extensions.txt` names, the messages of `proto/service_messages.txt`, and whatever these refer to;
+//! comments, services and file options go.
 //!
 //! `just proto` runs it; its test compares.
 
@@ -40,6 +41,8 @@ fn generate() -> Result<Vec<u8>, Box<dyn Error>> {
     let extensions = std::fs::read_to_string(here.join("../support/extensions.txt"))?;
     let mut roots: Vec<String> = ROOTS.iter().map(|&root| root.to_owned()).collect();
     roots.extend(extension_types(&extensions));
+    let services = std::fs::read_to_string(here.join("../service_messages.txt"))?;
+    roots.extend(service_messages(&services));
     Ok(prune::prune(set, roots).encode_to_vec())
 }
 
@@ -68,6 +71,13 @@ fn extension_types(list: &str) -> impl Iterator<Item = String> + '_ {
     list.lines()
         .filter(|line| !line.starts_with('#'))
         .flat_map(|line| line.split_whitespace().skip(2))
+        .map(str::to_owned)
+}
+
+/// The message types in a list of one a line.
+fn service_messages(list: &str) -> impl Iterator<Item = String> + '_ {
+    list.lines()
+        .filter(|line| !line.starts_with('#'))
         .map(str::to_owned)
 }
 

@@ -39,7 +39,6 @@ use crate::request::InternalAddresses;
 use crate::request::PathOptions;
 use crate::request::StripPort;
 use crate::request::UserAgent;
-use crate::request::local_address;
 use crate::response::ResponseOptions;
 use crate::route::RouteCx;
 use crate::route::RouteTable;
@@ -385,7 +384,7 @@ fn forwarding(
                 _ => Scheme::HTTP,
             },
         ),
-        local_address: local_address(cx.prefers_ipv6),
+        local_address: outrider_net::local_address(cx.prefers_ipv6),
     })
 }
 

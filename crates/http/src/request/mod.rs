@@ -4,7 +4,6 @@ mod client_cert;
 mod forwarding;
 mod host;
 mod id;
-mod local_address;
 mod path;
 
 pub(crate) use client_cert::ClientCert;
@@ -16,7 +15,6 @@ pub(crate) use forwarding::append_value;
 pub(crate) use host::HostOptions;
 pub(crate) use host::StripPort;
 pub(crate) use host::port;
-pub use local_address::local_address;
 pub(crate) use path::EscapedSlashes;
 pub(crate) use path::Normalized;
 pub(crate) use path::PathOptions;

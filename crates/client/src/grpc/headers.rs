@@ -11,7 +11,7 @@ use outrider_codec::header::CONTENT_TYPE;
 
 /// Whether a request with these headers is gRPC: its content type is `application/grpc`, with or without a `+` suffix.
 /// gRPC-Web does not count.
-pub(crate) fn is_request(headers: &HeaderMap) -> bool {
+pub fn is_request(headers: &HeaderMap) -> bool {
     let Some(rest) = headers
         .get(&CONTENT_TYPE)
         .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
@@ -22,7 +22,7 @@ pub(crate) fn is_request(headers: &HeaderMap) -> bool {
 }
 
 /// The gRPC status that stands for an HTTP status.
-pub(crate) fn status_of(http: StatusCode) -> u8 {
+pub fn status_of(http: StatusCode) -> u8 {
     match http.as_u16() {
         400 => 13,                   // INTERNAL
         401 => 16,                   // UNAUTHENTICATED
@@ -34,7 +34,7 @@ pub(crate) fn status_of(http: StatusCode) -> u8 {
 }
 
 /// Whether a call that ended with this `grpc-status` counts as a failure of the host, as a 5xx response does.
-pub(crate) fn is_server_error(status: &HeaderValue) -> bool {
+pub fn is_server_error(status: &HeaderValue) -> bool {
     // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; and values that are not a status.
     !matches!(
         status.as_bytes(),
@@ -43,7 +43,7 @@ pub(crate) fn is_server_error(status: &HeaderValue) -> bool {
 }
 
 /// `text` as `grpc-message` carries it: percent-encoded where it is not printable ASCII.
-pub(crate) fn encode_message(text: &str) -> HeaderValue {
+pub fn encode_message(text: &str) -> HeaderValue {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if matches!(byte, b' '..=b'~') && byte != b'%' {
@@ -55,8 +55,30 @@ pub(crate) fn encode_message(text: &str) -> HeaderValue {
     HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static("")) // every byte is printable
 }
 
+/// The text of a `grpc-message`: percent-decoded, with U+FFFD for invalid UTF-8.
+pub(super) fn decode_message(value: &[u8]) -> String {
+    let hex = |digit: u8| char::from(digit).to_digit(16);
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let decoded = match (byte, after) {
+            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        match decoded.and_then(|(high, low)| u8::try_from(high * 16 + low).ok()) {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The `grpc-timeout` header: at most eight digits and a unit. Less than a millisecond counts as one.
-pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(&header::GRPC_TIMEOUT)?.as_str()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit())
@@ -77,7 +99,7 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// `timeout` as a `grpc-timeout` header, in the finest unit that eight digits can hold.
-pub(crate) fn timeout_value(timeout: Duration) -> HeaderValue {
+pub fn timeout_value(timeout: Duration) -> HeaderValue {
     const LIMIT: u128 = 99_999_999;
     let millis = timeout.as_millis();
     let text = match millis {
@@ -158,5 +180,7 @@ mod tests {
     #[test]
     fn encodes_messages() {
         assert_eq!(encode_message("a b\nc%é\""), "a b%0Ac%25%C3%A9\"");
+        assert_eq!(decode_message(b"a b%0Ac%25%C3%a9\""), "a b\nc%é\"");
+        assert_eq!(decode_message(b"%zz %4%41%"), "%zz %4A%");
     }
 }

@@ -1,0 +1,21 @@
+//! The client inside: HTTP and gRPC calls that the proxy itself makes, to authorization services and the like.
+//!
+//! A call goes through a cluster as a proxied request does, so TLS, circuit breakers, load balancing and the stats
+//! `cluster.<name>.*` apply to it. It is counted as Envoy counts its own calls: as an internal request, and in
+//! `http.async-client.*`.
+//!
+//! Every call has a deadline, every message a limit, and dropping a call cancels it.
+
+mod client;
+mod counts;
+mod failure;
+pub mod grpc;
+mod service;
+
+pub use client::CallOptions;
+pub use client::InternalClient;
+pub use client::PendingResponse;
+pub use client::Response;
+pub use client::ResponseBody;
+pub use failure::CallFailure;
+pub use service::ServiceCx;
