@@ -40,7 +40,7 @@ pub trait ServerControl {
     fn set_log_level(&self, logger: Option<&str>, level: &str);
 
     /// Reads the config again, and applies the changes.
-    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadOutcome>>>;
+    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResponse>>>;
 
     /// The outcomes of the last reloads, the newest first, for `GET /reload`.
     fn reloads(&self) -> Value;
@@ -203,9 +203,9 @@ pub struct DrainListeners {
     pub inbound_only: bool,
 }
 
-/// The outcome of a reload.
+/// The response of `POST /reload`.
 #[derive(Clone, Debug)]
-pub struct ReloadOutcome {
+pub struct ReloadResponse {
     /// Whether the new config was applied. If not, the previous one stays.
     pub is_applied: bool,
     /// What changed, or why the config was rejected.

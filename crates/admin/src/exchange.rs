@@ -32,8 +32,8 @@ use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::request_body::BodyError;
 use crate::request_body::RequestBody;
-use crate::response::Body;
 use crate::response::Response;
+use crate::response::ResponseBody;
 use crate::response::empty;
 use crate::response::whole;
 use crate::stats::OpenRequest;
@@ -165,7 +165,12 @@ impl AdminExchange {
     }
 
     /// Builds the response, whose body owns this exchange.
-    fn begin(mut self, status: u16, headers: HeaderMap, body: Body) -> hyper::Response<AnswerBody> {
+    fn begin(
+        mut self,
+        status: u16,
+        headers: HeaderMap,
+        body: ResponseBody,
+    ) -> hyper::Response<AnswerBody> {
         let is_sent = self.refusal != Some(refusal::DISCONNECTED);
         if is_sent {
             self.status = status;
@@ -238,7 +243,7 @@ impl Drop for AdminExchange {
 
 /// The body of a response. It owns the exchange, which ends with it.
 pub(crate) struct AnswerBody {
-    body: Body,
+    body: ResponseBody,
     is_complete: bool,
     exchange: Option<AdminExchange>,
 }

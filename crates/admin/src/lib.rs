@@ -31,7 +31,7 @@ pub use control::DrainListeners;
 pub use control::DumpedMessage;
 pub use control::DynamicDump;
 pub use control::ListenerView;
-pub use control::ReloadOutcome;
+pub use control::ReloadResponse;
 pub use control::RuntimeView;
 pub use control::ServerControl;
 pub use control::ServerInfo;

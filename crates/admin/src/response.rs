@@ -11,7 +11,7 @@ use hyper::body::Frame;
 use serde_json::Value;
 
 /// The body of a response.
-pub(crate) type Body = Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = Infallible>>>;
+pub(crate) type ResponseBody = Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = Infallible>>>;
 
 /// A response, before it is sent.
 pub(crate) struct Response {
@@ -19,7 +19,7 @@ pub(crate) struct Response {
     pub(crate) content_type: &'static str,
     /// Whether `x-content-type-options: nosniff` is sent twice, as in most errors of Envoy's `/config_dump`.
     pub(crate) has_double_nosniff: bool,
-    pub(crate) body: Body,
+    pub(crate) body: ResponseBody,
     /// Whether to end the process once this is sent.
     pub(crate) quits: bool,
 }
@@ -64,7 +64,7 @@ impl Response {
     }
 
     /// 200 with a body that may take time.
-    pub(crate) fn streamed(body: Body) -> Self {
+    pub(crate) fn streamed(body: ResponseBody) -> Self {
         Self {
             status: 200,
             content_type: TEXT,
@@ -104,12 +104,12 @@ impl fmt::Debug for Response {
 }
 
 /// An empty body.
-pub(crate) fn empty() -> Body {
+pub(crate) fn empty() -> ResponseBody {
     Box::pin(FullBody(None))
 }
 
 /// A body of `text`.
-pub(crate) fn whole(text: impl Into<String>) -> Body {
+pub(crate) fn whole(text: impl Into<String>) -> ResponseBody {
     Box::pin(FullBody(Some(text.into().into())))
 }
 

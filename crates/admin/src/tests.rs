@@ -38,8 +38,8 @@ impl Fake {
 }
 
 impl ServerControl for Fake {
-    fn reload(&self) -> Pin<Box<dyn Future<Output = crate::ReloadOutcome>>> {
-        Box::pin(std::future::ready(crate::ReloadOutcome {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = crate::ReloadResponse>>> {
+        Box::pin(std::future::ready(crate::ReloadResponse {
             is_applied: false,
             report: serde_json::json!({ "outcome": "rejected" }),
         }))

@@ -39,7 +39,7 @@ impl Expiry {
 /// The idle deadline moves with every request, but the timer is not reset: when it fires, the deadlines are checked
 /// again.
 #[derive(Debug)]
-pub(crate) struct Deadlines {
+pub(crate) struct ConnectionDeadlines {
     timer: Timer,
     idle_timeout: Option<Duration>,
     idle_since: Option<Instant>,
@@ -58,14 +58,14 @@ enum DrainState {
     Elapsed,
 }
 
-impl Deadlines {
-    pub(crate) fn new(options: &Rc<ServerOptions>) -> Deadlines {
+impl ConnectionDeadlines {
+    pub(crate) fn new(options: &Rc<ServerOptions>) -> ConnectionDeadlines {
         let now = options.timers.now();
         let max_duration_at = options.max_connection_duration.map(|duration| {
             let jitter = options.max_connection_duration_jitter_percent / 100.0;
             now + duration.mul_f64(1.0 + (jitter * fastrand::f64()).max(0.0))
         });
-        let mut deadlines = Deadlines {
+        let mut deadlines = ConnectionDeadlines {
             timer: options.timers.timer(),
             idle_timeout: options.idle_timeout,
             idle_since: Some(now),

@@ -27,7 +27,7 @@ use crate::RequestHead;
 use crate::ResponseHead;
 use crate::ServerOptions;
 use crate::StreamError;
-use crate::deadlines::Deadlines;
+use crate::deadlines::ConnectionDeadlines;
 use crate::h1;
 use crate::h2;
 use crate::stats::ByteCounts;
@@ -150,7 +150,7 @@ pub async fn serve_counted<H: Handler>(
     handler: Rc<H>,
     counted: ConnectionCounter,
 ) -> ConnectionEnd {
-    let mut deadlines = Deadlines::new(&options);
+    let mut deadlines = ConnectionDeadlines::new(&options);
     let stats = &options.stats;
     let chosen = match (options.codec, protocol) {
         (CodecType::Auto, b"h2") => Some(CodecType::Http2),
@@ -199,7 +199,7 @@ async fn detect_codec(
     socket: &mut NetworkStream,
     chosen: Option<CodecType>,
     options: &ServerOptions,
-    deadlines: &mut Deadlines,
+    deadlines: &mut ConnectionDeadlines,
 ) -> Result<(CodecType, Vec<u8>), EndCause> {
     let mut initial = Vec::with_capacity(FIRST_READ);
     loop {
@@ -284,7 +284,7 @@ impl ConnectionCounter {
     ) -> Option<ConnectionCounter> {
         self.stats.downstream_cx_ssl_total.inc();
         self.ssl = Some(self.stats.hold(|stats| &stats.downstream_cx_ssl_active));
-        let mut deadlines = Deadlines::new(options);
+        let mut deadlines = ConnectionDeadlines::new(options);
         let secured = tokio::select! {
             biased;
             secured = connection.secure() => secured.map_err(|failure| {

@@ -7,7 +7,7 @@ use serde_json::Map;
 use serde_json::Number;
 use serde_json::Value as Json;
 
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::schema::EnumRow;
 use crate::schema::FieldKind;
 use crate::schema::MessageType;
@@ -26,7 +26,7 @@ use crate::wire;
 pub fn to_json(type_name: &str, wire: &[u8]) -> Result<Json, String> {
     let message_type =
         MessageType::find(type_name).ok_or_else(|| format!("unknown type {type_name}"))?;
-    wire::decode(message_type, wire, Mark::default()).map(|message| object(&message))
+    wire::decode(message_type, wire, SourcePosition::default()).map(|message| object(&message))
 }
 
 /// `json` with private keys and their passwords made unreadable, as Envoy shows them.

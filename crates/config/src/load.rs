@@ -19,7 +19,7 @@ use crate::document::encoding;
 use crate::document::json;
 use crate::document::yaml;
 use crate::merge::merge;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::reader::Problem;
 use crate::reader::Reader;
 use crate::schema::MessageType;
@@ -227,7 +227,7 @@ fn read(source: &Source, index: u8, reader: &mut Reader) -> Result<Message, Prob
 /// A problem of a whole source.
 fn of_whole(index: u8, message: String) -> Problem {
     Problem {
-        mark: Mark {
+        mark: SourcePosition {
             source: index,
             line: 0,
             column: 0,
@@ -251,7 +251,7 @@ pub(crate) fn parse(source: &Source, index: u8) -> Result<Option<Node>, Problem>
         ));
     }
     let not_utf8 = |(line, column)| {
-        let mark = Mark {
+        let mark = SourcePosition {
             source: index,
             line,
             column,

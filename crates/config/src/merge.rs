@@ -3,8 +3,8 @@
 //! Messages are merged field by field, lists are appended to, the entries of maps and everything else are replaced. A
 //! member of a oneof replaces the one that was set before.
 
-use crate::value::Entry;
 use crate::value::FieldValue;
+use crate::value::MapEntry;
 use crate::value::Message;
 use crate::value::Value;
 
@@ -53,7 +53,7 @@ fn value(into: &mut FieldValue, from: FieldValue) {
     }
 }
 
-fn same_key(a: &Entry, b: &Entry) -> bool {
+fn same_key(a: &MapEntry, b: &MapEntry) -> bool {
     match (&a.key, &b.key) {
         (Value::String(a), Value::String(b)) => a == b,
         (Value::Int(a), Value::Int(b)) => a == b,

@@ -14,7 +14,7 @@ use crate::value::Value;
 
 /// A place in one of the sources. Lines and columns count from 1; 0 means that the place is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct SourcePosition {
     pub(crate) source: u8,
     pub(crate) line: u32,
     pub(crate) column: u32,
@@ -49,7 +49,7 @@ impl fmt::Display for Position {
 pub struct Positions {
     sources: Vec<Arc<str>>,
     /// Sorted by hash.
-    marks: Vec<(u64, Mark)>,
+    marks: Vec<(u64, SourcePosition)>,
 }
 
 impl Positions {
@@ -92,7 +92,7 @@ impl Positions {
         Diagnostics(diagnostics.collect())
     }
 
-    pub(crate) fn position(&self, mark: Mark) -> Option<Position> {
+    pub(crate) fn position(&self, mark: SourcePosition) -> Option<Position> {
         let source = self.sources.get(usize::from(mark.source))?;
         Some(Position {
             source: Arc::clone(source),
@@ -102,7 +102,7 @@ impl Positions {
     }
 }
 
-fn add_message(message: &Message, hash: u64, marks: &mut Vec<(u64, Mark)>) {
+fn add_message(message: &Message, hash: u64, marks: &mut Vec<(u64, SourcePosition)>) {
     marks.push((hash, message.mark));
     for field in &message.fields {
         let hash = hash_field(hash, field.field.name());
@@ -111,7 +111,7 @@ fn add_message(message: &Message, hash: u64, marks: &mut Vec<(u64, Mark)>) {
     }
 }
 
-fn add_value(value: &Value, hash: u64, marks: &mut Vec<(u64, Mark)>) {
+fn add_value(value: &Value, hash: u64, marks: &mut Vec<(u64, SourcePosition)>) {
     match value {
         Value::Message(message) => {
             for field in &message.fields {

@@ -15,7 +15,7 @@ use crate::check;
 use crate::document::Node;
 use crate::document::NodeKind;
 use crate::load;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::reader::Problem;
 use crate::reader::Reader;
 use crate::value::Message;
@@ -93,7 +93,12 @@ pub fn load_resources(
     let names: Vec<Arc<str>> = vec![source.name.as_str().into()];
     let unplaced = Positions::unplaced(names.clone());
     let located = |problem| load::located(vec![problem], &unplaced);
-    let empty = || problem(Mark::default(), "empty: expected a list of resources");
+    let empty = || {
+        problem(
+            SourcePosition::default(),
+            "empty: expected a list of resources",
+        )
+    };
     let node = load::parse(&source, 0)
         .map_err(|problem| ResourceFileError::Unreadable(located(problem)))?;
     let node = node.ok_or_else(|| ResourceFileError::Unreadable(located(empty())))?;
@@ -144,7 +149,7 @@ pub fn load_resources(
     Ok(file)
 }
 
-fn problem(mark: Mark, message: impl Into<String>) -> Problem {
+fn problem(mark: SourcePosition, message: impl Into<String>) -> Problem {
     Problem {
         mark,
         path: FieldPath::root(),

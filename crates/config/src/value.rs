@@ -3,7 +3,7 @@
 //! This is what the reader makes of a file: it is merged, checked against the rules and the support table, and written
 //! as protobuf bytes, from which the typed messages are decoded.
 
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::schema::FieldRow;
 use crate::schema::MessageType;
 
@@ -11,7 +11,7 @@ use crate::schema::MessageType;
 #[derive(Clone)]
 pub(crate) struct Message {
     pub(crate) message_type: MessageType,
-    pub(crate) mark: Mark,
+    pub(crate) mark: SourcePosition,
     pub(crate) fields: Vec<FieldValue>,
 }
 
@@ -20,7 +20,7 @@ pub(crate) struct Message {
 pub(crate) struct FieldValue {
     pub(crate) field: &'static FieldRow,
     /// Where the value is; where the key is, for a value that is itself a message or a list.
-    pub(crate) mark: Mark,
+    pub(crate) mark: SourcePosition,
     pub(crate) value: Value,
 }
 
@@ -39,20 +39,20 @@ pub(crate) enum Value {
     Message(Message),
     Any(Any),
     List(Vec<Item>),
-    Map(Vec<Entry>),
+    Map(Vec<MapEntry>),
 }
 
 /// An element of a list.
 #[derive(Clone)]
 pub(crate) struct Item {
-    pub(crate) mark: Mark,
+    pub(crate) mark: SourcePosition,
     pub(crate) value: Value,
 }
 
 /// A key of a map, and its value.
 #[derive(Clone)]
-pub(crate) struct Entry {
-    pub(crate) mark: Mark,
+pub(crate) struct MapEntry {
+    pub(crate) mark: SourcePosition,
     pub(crate) key: Value,
     pub(crate) value: Value,
 }
@@ -77,7 +77,7 @@ pub(crate) enum Payload {
 }
 
 impl Message {
-    pub(crate) fn new(message_type: MessageType, mark: Mark) -> Self {
+    pub(crate) fn new(message_type: MessageType, mark: SourcePosition) -> Self {
         Self {
             message_type,
             mark,
@@ -90,7 +90,7 @@ impl Message {
     }
 
     /// Sets a field that is known to exist; a table without it leaves the message as it is.
-    pub(crate) fn set(&mut self, name: &str, mark: Mark, value: Value) {
+    pub(crate) fn set(&mut self, name: &str, mark: SourcePosition, value: Value) {
         if let Some(field) = self.message_type.field(name) {
             self.fields.push(FieldValue { field, mark, value });
         }

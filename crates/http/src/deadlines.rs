@@ -1,6 +1,6 @@
 //! The timeouts of one stream, on one timer.
 //!
-//! Deadlines move far more often than they pass: the idle deadline moves with every frame. So the timer is armed for
+//! StreamDeadlines move far more often than they pass: the idle deadline moves with every frame. So the timer is armed for
 //! the earliest deadline and not touched when that deadline moves later. Only when it fires is it armed again, for the
 //! earliest deadline still ahead.
 
@@ -43,7 +43,7 @@ pub(crate) struct DeadlineTimer {
 
 /// The deadlines of one stream.
 #[derive(Debug)]
-pub(crate) struct Deadlines {
+pub(crate) struct StreamDeadlines {
     timer: DeadlineTimer,
     /// Whether the timer may have to be armed for an earlier time.
     moved: bool,
@@ -74,11 +74,11 @@ impl DeadlineTimer {
     }
 }
 
-impl Deadlines {
+impl StreamDeadlines {
     /// No deadline yet, for a stream that began at `now`. The `timer` may still be armed for an earlier stream: it is
     /// armed again only if this stream needs it sooner.
-    pub(crate) fn new(timer: DeadlineTimer, now: Instant) -> Deadlines {
-        Deadlines {
+    pub(crate) fn new(timer: DeadlineTimer, now: Instant) -> StreamDeadlines {
+        StreamDeadlines {
             timer,
             moved: true,
             awaits_request: true,
@@ -273,14 +273,14 @@ mod tests {
 
     use super::*;
 
-    async fn first(set: impl FnOnce(&mut Deadlines, Instant)) -> (ExpiredTimeout, Duration) {
+    async fn first(set: impl FnOnce(&mut StreamDeadlines, Instant)) -> (ExpiredTimeout, Duration) {
         let timers = Timers::new();
         let local = tokio::task::LocalSet::new();
         local.spawn_local(timers.clone().run());
         local
             .run_until(async move {
                 let start = Instant::now();
-                let mut deadlines = Deadlines::new(timers.timer().into(), start);
+                let mut deadlines = StreamDeadlines::new(timers.timer().into(), start);
                 set(&mut deadlines, start);
                 let meter = Meter::default();
                 let expired = poll_fn(|cx| deadlines.poll_expired(&meter, cx)).await;
@@ -326,8 +326,8 @@ mod tests {
                         .is_pending()
                 );
                 let unused = Timers::new().timer().into();
-                let before = std::mem::replace(deadlines, Deadlines::new(unused, start));
-                *deadlines = Deadlines::new(before.into_timer(), start);
+                let before = std::mem::replace(deadlines, StreamDeadlines::new(unused, start));
+                *deadlines = StreamDeadlines::new(before.into_timer(), start);
                 deadlines.set_duration(Some(start + seconds(later)));
             })
             .await;

@@ -10,8 +10,8 @@ use outrider_codec::Responder;
 use outrider_codec::StreamError;
 
 use crate::ResponseFlag;
-use crate::deadlines::Deadlines;
 use crate::deadlines::ExpiredTimeout;
+use crate::deadlines::StreamDeadlines;
 use crate::filters::LateReply;
 use crate::filters::LateReplySlot;
 use crate::local_reply::LocalReply;
@@ -37,7 +37,7 @@ impl From<LocalReply> for StopReason {
 #[derive(Debug)]
 pub(crate) struct StreamWait<'a> {
     pub(crate) respond: &'a mut Responder,
-    pub(crate) deadlines: &'a mut Deadlines,
+    pub(crate) deadlines: &'a mut StreamDeadlines,
     /// The reply by which a body ends the stream.
     pub(crate) late_reply: &'a LateReplySlot,
 }

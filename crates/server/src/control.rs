@@ -13,7 +13,7 @@ use outrider_admin::DrainListeners;
 use outrider_admin::DynamicDump;
 use outrider_admin::ListenerView;
 use outrider_admin::ProcessStats;
-use outrider_admin::ReloadOutcome;
+use outrider_admin::ReloadResponse;
 use outrider_admin::RuntimeView;
 use outrider_admin::ServerControl;
 use outrider_admin::ServerInfo;
@@ -212,15 +212,15 @@ impl ServerControl for AdminControl {
         }
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadOutcome>>> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResponse>>> {
         let control = self.0.clone();
         Box::pin(async move {
             match control.reloader.request_and_wait(Trigger::Admin).await {
-                Some(outcome) => ReloadOutcome {
+                Some(outcome) => ReloadResponse {
                     is_applied: outcome.is_success(),
                     report: outcome.json(),
                 },
-                None => ReloadOutcome {
+                None => ReloadResponse {
                     is_applied: false,
                     report: Value::from("the process ends"),
                 },

@@ -1,7 +1,7 @@
 //! `/` and `/help`: lists of the endpoints.
 
+use super::AdminEndpoint;
 use super::ENDPOINTS;
-use super::Endpoint;
 use super::Parameter;
 use super::ParameterKind;
 use crate::Admin;
@@ -43,7 +43,7 @@ pub(super) fn home(_: &Request, _: &Admin) -> Response {
 }
 
 /// An endpoint as a row of the page: a link, or a form if it changes something or has parameters.
-fn row(endpoint: &Endpoint) -> String {
+fn row(endpoint: &AdminEndpoint) -> String {
     let name = endpoint.path.trim_start_matches('/');
     let help = escape(endpoint.help);
     if endpoint.parameters.is_empty() && !endpoint.mutates {

@@ -23,7 +23,7 @@ use crate::request_body::RequestBody;
 use crate::response::Response;
 
 /// One endpoint.
-pub(crate) struct Endpoint {
+pub(crate) struct AdminEndpoint {
     pub(crate) path: &'static str,
     pub(crate) help: &'static str,
     pub(crate) parameters: &'static [Parameter],
@@ -62,8 +62,8 @@ const fn get(
     help: &'static str,
     parameters: &'static [Parameter],
     handle: fn(&Request, &Admin) -> Response,
-) -> Endpoint {
-    Endpoint {
+) -> AdminEndpoint {
+    AdminEndpoint {
         path,
         help,
         parameters,
@@ -77,8 +77,8 @@ const fn post(
     help: &'static str,
     parameters: &'static [Parameter],
     handle: fn(&Request, &Admin) -> Response,
-) -> Endpoint {
-    Endpoint {
+) -> AdminEndpoint {
+    AdminEndpoint {
         path,
         help,
         parameters,
@@ -92,8 +92,8 @@ const fn async_post(
     help: &'static str,
     parameters: &'static [Parameter],
     handle: fn(Request, RequestBody, Rc<Admin>) -> Answer,
-) -> Endpoint {
-    Endpoint {
+) -> AdminEndpoint {
+    AdminEndpoint {
         path,
         help,
         parameters,
@@ -103,7 +103,7 @@ const fn async_post(
 }
 
 /// All endpoints, in the order of the help. Names and descriptions are Envoy's, because tools parse `/help`.
-pub(crate) const ENDPOINTS: &[Endpoint] = &[
+pub(crate) const ENDPOINTS: &[AdminEndpoint] = &[
     get("/", "Admin home page", &[], home::home),
     post(
         "/allocprofiler",
@@ -221,7 +221,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         &[],
         lifecycle::ready,
     ),
-    Endpoint {
+    AdminEndpoint {
         path: "/reload",
         help: "read the config file again and apply it (POST); show what came of the last times",
         parameters: &[],
@@ -316,7 +316,7 @@ pub(crate) async fn answer(
     }
 }
 
-fn find(request: &Request, admin: &Admin) -> Result<&'static Endpoint, Response> {
+fn find(request: &Request, admin: &Admin) -> Result<&'static AdminEndpoint, Response> {
     let Request { method, target, .. } = request;
     if !admin.config.allows(target) {
         let text = format!("request to path {target} not allowed");

@@ -20,11 +20,11 @@ pub(super) const CPU_PARAMETERS: &[Parameter] = &[switch("enables the CPU profil
 pub(super) const HEAP_PARAMETERS: &[Parameter] = &[switch("enable/disable the heap profiler")];
 
 pub(super) fn allocation(request: &Request, _: &Admin) -> Response {
-    switched(request, "allocation profiler")
+    enable_or_disable(request, "allocation profiler")
 }
 
 pub(super) fn cpu(request: &Request, _: &Admin) -> Response {
-    switched(request, "CPU profiler")
+    enable_or_disable(request, "CPU profiler")
 }
 
 pub(super) fn heap(_: &Request, _: &Admin) -> Response {
@@ -45,18 +45,18 @@ pub(super) fn contention(_: &Request, _: &Admin) -> Response {
     )
 }
 
-fn switched(request: &Request, what: &str) -> Response {
+fn enable_or_disable(request: &Request, feature: &str) -> Response {
     let parameters = request.parameters();
     let valid = match parameters.as_slice() {
         [(name, value)] => name == "enable" && (value == "y" || value == "n"),
         _ => false,
     };
     match valid {
-        true => unsupported(what),
+        true => unsupported(feature),
         false => Response::error(400, "?enable=<y|n>\n"),
     }
 }
 
-fn unsupported(what: &str) -> Response {
-    Response::error(501, format!("The current build does not support {what}"))
+fn unsupported(feature: &str) -> Response {
+    Response::error(501, format!("The current build does not support {feature}"))
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::Frame;
 use crate::Meter;
 use crate::StreamError;
-use crate::deadlines::Deadlines;
+use crate::deadlines::ConnectionDeadlines;
 use crate::stats::Http1Stats;
 
 use super::deferred_writes::DeferredWrites;
@@ -49,7 +49,7 @@ pub(super) struct SharedState {
     pub(super) draining: Cell<bool>,
     /// The connection closes because `drain_timeout` has expired, which may not have been announced to the client.
     pub(super) drain_timed_out: Cell<bool>,
-    pub(super) deadlines: RefCell<Deadlines>,
+    pub(super) deadlines: RefCell<ConnectionDeadlines>,
     /// The response was cut off, so that nothing more can be sent or received on the connection.
     pub(super) broken: Cell<bool>,
     /// The current request's body has invalid framing. The client gets an error response if none was begun, then the

@@ -28,7 +28,7 @@ use crate::RequestHeadError;
 use crate::Responder;
 use crate::ServerOptions;
 use crate::StreamError;
-use crate::deadlines::Deadlines;
+use crate::deadlines::ConnectionDeadlines;
 use crate::deadlines::Expiry;
 use crate::meter::HeadSize;
 use crate::stats::ConnectionStats;
@@ -49,7 +49,7 @@ pub(crate) async fn serve<H: Handler>(
     socket: NetworkStream,
     initial: Vec<u8>,
     options: Rc<ServerOptions>,
-    deadlines: Deadlines,
+    deadlines: ConnectionDeadlines,
     handler: Rc<H>,
 ) -> ConnectionEnd {
     let transport = Transport::new(

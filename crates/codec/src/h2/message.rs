@@ -15,8 +15,8 @@ use crate::header::BlockKind;
 use crate::header::HeaderMap;
 use crate::header::HeaderName;
 use crate::header::NameSet;
+use crate::hpack::DecodedValue;
 use crate::hpack::Name;
-use crate::hpack::Value;
 use crate::request::is_valid_authority;
 use crate::stats::Http2Stats;
 
@@ -145,7 +145,7 @@ impl Fields {
     pub(super) fn add(
         &mut self,
         name: &Name,
-        value: &Value,
+        value: &DecodedValue,
         size: usize,
         checker: &FieldChecker<'_>,
     ) {
@@ -158,11 +158,11 @@ impl Fields {
     fn take(
         &mut self,
         name: &Name,
-        value: &Value,
+        value: &DecodedValue,
         size: usize,
         checker: &FieldChecker<'_>,
     ) -> Result<(), BlockError> {
-        let Value::Valid(value) = value else {
+        let DecodedValue::Valid(value) = value else {
             return Err(BlockError::InvalidField);
         };
         let mut limited = size;

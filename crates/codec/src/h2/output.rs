@@ -46,7 +46,7 @@ pub(super) struct Output {
 
 /// A position in the queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
+pub(super) struct QueuePosition {
     total_queued: u64,
     queued_bytes: usize,
     copied: usize,
@@ -115,8 +115,8 @@ impl Output {
     }
 
     /// The end of the queue, for [`Output::rewind`].
-    pub(super) fn mark(&self) -> Mark {
-        Mark {
+    pub(super) fn mark(&self) -> QueuePosition {
+        QueuePosition {
             total_queued: self.total_queued,
             queued_bytes: self.queued_bytes,
             copied: self.buffers.as_ref().map_or(0, |b| b.copied.len()),
@@ -124,7 +124,7 @@ impl Output {
     }
 
     /// Drops the frames that were queued since `mark`. Nothing may have been written since then.
-    pub(super) fn rewind(&mut self, mark: Mark) {
+    pub(super) fn rewind(&mut self, mark: QueuePosition) {
         let Some(buffers) = &mut self.buffers else {
             return;
         };

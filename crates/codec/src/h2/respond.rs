@@ -17,7 +17,7 @@ use crate::stats::ConnectionStats;
 
 use super::headers;
 use super::pump::Pump;
-use super::server::Connection;
+use super::server::SharedConnection;
 use super::session::StreamRef;
 
 /// Sends one stream's response. Dropping it before its end resets the stream.
@@ -28,7 +28,7 @@ pub(crate) struct Responder {
     /// The response to HEAD has no body, even if one is given.
     head_request: bool,
     meter: Rc<Meter>,
-    connection: Rc<Connection>,
+    connection: Rc<SharedConnection>,
 }
 
 /// ```text
@@ -47,7 +47,7 @@ impl Responder {
         stream: StreamRef,
         head_request: bool,
         meter: Rc<Meter>,
-        connection: Rc<Connection>,
+        connection: Rc<SharedConnection>,
     ) -> Responder {
         Responder {
             stream,

@@ -25,7 +25,7 @@ use crate::Meter;
 use crate::RequestHead;
 use crate::Responder;
 use crate::ServerOptions;
-use crate::deadlines::Deadlines;
+use crate::deadlines::ConnectionDeadlines;
 use crate::deadlines::Expiry;
 use crate::stats::ConnectionStats;
 
@@ -46,13 +46,13 @@ pub(crate) async fn serve<H: Handler>(
     socket: NetworkStream,
     initial: Vec<u8>,
     options: Rc<ServerOptions>,
-    deadlines: Deadlines,
+    deadlines: ConnectionDeadlines,
     handler: Rc<H>,
 ) -> ConnectionEnd {
     options.http2_stats.nghttp2_downstream_connections.inc();
     let session = session(socket, &options);
     let _close = CloseOnDrop(session.clone());
-    let connection = Rc::new(Connection {
+    let connection = Rc::new(SharedConnection {
         active: Cell::new(0),
         closing: Cell::new(false),
         session: session.clone(),
@@ -95,7 +95,7 @@ fn session(socket: NetworkStream, options: &ServerOptions) -> Session {
 
 /// Waits for the peer to close after the last frames were sent, so that it can read them: for `delayed_close_timeout`,
 /// which restarts whenever the peer reads something.
-async fn wait_for_close(connection: &Connection) {
+async fn wait_for_close(connection: &SharedConnection) {
     let (session, options) = (&connection.session, &connection.options);
     let Some(timeout) = options.delayed_close_timeout else {
         return poll_fn(|cx| session.poll_flush(cx)).await;
@@ -123,7 +123,7 @@ async fn wait_for_close(connection: &Connection) {
 
 /// State shared by the connection's task and its streams' tasks.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct SharedConnection {
     /// The number of streams being served.
     active: Cell<usize>,
     closing: Cell<bool>,
@@ -133,7 +133,7 @@ pub(super) struct Connection {
     options: Rc<ServerOptions>,
 }
 
-impl Connection {
+impl SharedConnection {
     pub(super) fn stats(&self) -> &Arc<ConnectionStats> {
         &self.options.stats
     }
@@ -174,11 +174,11 @@ impl Connection {
 
 /// Counts one stream while it is served.
 struct ActiveStream {
-    connection: Rc<Connection>,
+    connection: Rc<SharedConnection>,
 }
 
 impl ActiveStream {
-    fn new(connection: Rc<Connection>) -> ActiveStream {
+    fn new(connection: Rc<SharedConnection>) -> ActiveStream {
         connection.active.set(connection.active.get() + 1);
         connection.options.http2_stats.streams_active.inc();
         ActiveStream { connection }
@@ -218,10 +218,10 @@ struct IncompleteHead {
 
 /// The connection's task.
 struct Driver<H> {
-    connection: Rc<Connection>,
+    connection: Rc<SharedConnection>,
     handler: Rc<H>,
     shutdown: ShutdownWatch,
-    deadlines: Deadlines,
+    deadlines: ConnectionDeadlines,
     pinger: Option<Pinger>,
     drain_phase: DrainPhase,
     /// Created when first needed, with the deadline that it is set for.
@@ -233,7 +233,11 @@ struct Driver<H> {
 }
 
 impl<H: Handler> Driver<H> {
-    fn new(connection: Rc<Connection>, deadlines: Deadlines, handler: Rc<H>) -> Driver<H> {
+    fn new(
+        connection: Rc<SharedConnection>,
+        deadlines: ConnectionDeadlines,
+        handler: Rc<H>,
+    ) -> Driver<H> {
         let options = connection.options.clone();
         let keepalive = options.http2.keepalive.as_ref();
         Driver {

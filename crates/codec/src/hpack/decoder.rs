@@ -6,8 +6,8 @@ use crate::HeaderValue;
 use crate::header::HeaderName;
 
 use super::DecodeError;
+use super::DecodedValue;
 use super::Name;
-use super::Value;
 use super::huffman;
 use super::integer;
 use super::static_table;
@@ -51,7 +51,7 @@ impl Decoder {
     pub(crate) fn decode(
         &mut self,
         block: &[u8],
-        mut sink: impl FnMut(&Name, &Value, usize),
+        mut sink: impl FnMut(&Name, &DecodedValue, usize),
     ) -> Result<(), DecodeError> {
         let mut rest = self.size_updates(block)?;
         // Only needed for Huffman-coded strings. It is not kept, because idle connections should be small.
@@ -179,9 +179,9 @@ fn name(text: &[u8]) -> Name {
 }
 
 #[inline]
-fn value(text: &[u8]) -> Value {
+fn value(text: &[u8]) -> DecodedValue {
     match HeaderValue::from_bytes(text) {
-        Ok(value) => Value::Valid(value),
-        Err(_) => Value::Malformed(Bytes::copy_from_slice(text)),
+        Ok(value) => DecodedValue::Valid(value),
+        Err(_) => DecodedValue::Malformed(Bytes::copy_from_slice(text)),
     }
 }

@@ -40,16 +40,16 @@ pub(crate) enum Name {
 
 /// A field's value as decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Value {
+pub(crate) enum DecodedValue {
     Valid(HeaderValue),
     /// A value with control characters.
     Malformed(Bytes),
 }
 
-impl Value {
+impl DecodedValue {
     /// Marks a value that must not enter any compression table (RFC 7541 section 6.2.3).
     fn set_sensitive(&mut self) {
-        if let Value::Valid(value) = self {
+        if let DecodedValue::Valid(value) = self {
             value.set_sensitive(true);
         }
     }

@@ -3,8 +3,8 @@
 use crate::HeaderValue;
 use crate::header::HeaderName;
 
+use super::DecodedValue;
 use super::Name;
-use super::Value;
 use super::table::Field;
 
 /// The number of fields in the static table. Indices of the dynamic table follow.
@@ -30,7 +30,7 @@ macro_rules! fields {
         static FIELDS: [Field; LENGTH] = [$(
             Field {
                 name: $name,
-                value: Value::Valid(HeaderValue::from_static($value)),
+                value: DecodedValue::Valid(HeaderValue::from_static($value)),
                 name_len: $length,
                 value_len: $value.len() as u32,
             },

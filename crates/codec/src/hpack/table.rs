@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::DecodedValue;
 use super::Name;
-use super::Value;
 
 /// The size added for each entry (RFC 7541 section 4.1).
 pub(super) const OVERHEAD: usize = 32;
@@ -12,7 +12,7 @@ pub(super) const OVERHEAD: usize = 32;
 #[derive(Clone, Debug)]
 pub(super) struct Field {
     pub(super) name: Name,
-    pub(super) value: Value,
+    pub(super) value: DecodedValue,
     pub(super) name_len: u32,
     pub(super) value_len: u32,
 }

@@ -7,11 +7,11 @@ use crate::HeaderValue;
 use crate::header::HeaderName;
 
 use super::DecodeError;
+use super::DecodedValue;
 use super::Decoder;
 use super::Encoder;
 use super::Name;
 use super::Pseudo;
-use super::Value;
 
 /// A field's name and value, to compare.
 type Pair = (Vec<u8>, Vec<u8>);
@@ -43,10 +43,10 @@ fn name_text(name: &Name) -> Vec<u8> {
     }
 }
 
-fn value_text(value: &Value) -> Vec<u8> {
+fn value_text(value: &DecodedValue) -> Vec<u8> {
     match value {
-        Value::Valid(value) => value.as_bytes().into(),
-        Value::Malformed(value) => value.to_vec(),
+        DecodedValue::Valid(value) => value.as_bytes().into(),
+        DecodedValue::Malformed(value) => value.to_vec(),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::DisabledExtensions;
 use crate::FieldPath;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::reader::Problem;
 use crate::schema::Cardinality;
 use crate::schema::Deprecated;
@@ -74,7 +74,7 @@ struct Checker<'a> {
 /// The path of a value, and the facts about it that follow from the fields around it.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    mark: Mark,
+    mark: SourcePosition,
     path: &'a FieldPath,
     /// Inside a field without effect here: rules hold, but support does not matter.
     inert: bool,
@@ -83,7 +83,7 @@ struct Place<'a> {
 }
 
 impl Checker<'_> {
-    fn problem(&mut self, mark: Mark, path: &FieldPath, message: impl Into<String>) {
+    fn problem(&mut self, mark: SourcePosition, path: &FieldPath, message: impl Into<String>) {
         self.findings.problems.push(Problem {
             mark,
             path: path.clone(),
@@ -125,7 +125,7 @@ impl Checker<'_> {
                     }
                 }
                 match &value.value {
-                    Value::List(items) if policies::are(message.message_type, field) => {
+                    Value::List(items) if policies::is_policy_list(message.message_type, field) => {
                         self.policies(items, place);
                     }
                     _ => self.value(field, &value.value, place),
@@ -143,7 +143,7 @@ impl Checker<'_> {
 
     /// Policies of load balancing, of which one counts.
     fn policies(&mut self, policies: &[Item], place: Place<'_>) {
-        let chosen = policies::chosen(policies);
+        let chosen = policies::find_selected(policies);
         for (index, item) in policies.iter().enumerate() {
             let path = place.path.index(index);
             if let Value::Message(policy) = &item.value {

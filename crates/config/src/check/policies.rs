@@ -31,13 +31,13 @@ pub(super) fn is_overridden(message: &Message, field: &FieldRow) -> bool {
 }
 
 /// Whether `field` of a message of this type is a list of policies of which one counts.
-pub(super) fn are(message_type: MessageType, field: &FieldRow) -> bool {
+pub(super) fn is_policy_list(message_type: MessageType, field: &FieldRow) -> bool {
     field.name() == "policies" && message_type.name() == LIST
 }
 
 /// The policy that has an effect: the first that Envoy knows, or whose type no Envoy has. A `TypedStruct` of an unknown type
 /// is skipped.
-pub(super) fn chosen(policies: &[Item]) -> Option<usize> {
+pub(super) fn find_selected(policies: &[Item]) -> Option<usize> {
     policies.iter().position(|policy| {
         let Value::Message(policy) = &policy.value else {
             return false;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::Node;
 use super::NodeKind;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 
 /// A decoded text, and the places that could not be decoded.
 pub(crate) struct Decoded<'a> {
@@ -33,7 +33,7 @@ impl Decoded<'_> {
 
     /// Where the first value or key begins that holds such a place.
     fn begin_of_broken(&self, node: &Node) -> Option<(u32, u32)> {
-        let holds = |text: &str, mark: &Mark| {
+        let holds = |text: &str, mark: &SourcePosition| {
             text.contains(self.stand_in)
                 .then_some((mark.line, mark.column))
         };

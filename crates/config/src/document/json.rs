@@ -7,13 +7,13 @@ use super::Node;
 use super::NodeKind;
 use super::SyntaxError;
 use super::keep_last;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 
 /// Reads the one value of `text`.
 pub(crate) fn parse(text: &str, source: u8) -> Result<Node, SyntaxError> {
     let mut parser = Parser {
         rest: text,
-        mark: Mark {
+        mark: SourcePosition {
             source,
             line: 1,
             column: 1,
@@ -32,7 +32,7 @@ pub(crate) fn parse(text: &str, source: u8) -> Result<Node, SyntaxError> {
 
 struct Parser<'a> {
     rest: &'a str,
-    mark: Mark,
+    mark: SourcePosition,
     depth: usize,
     nodes: usize,
 }

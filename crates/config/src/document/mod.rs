@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::position::Mark;
+use crate::position::SourcePosition;
 
 pub use value::yaml_value;
 
@@ -25,7 +25,7 @@ const MAX_NODES: usize = 4_000_000;
 /// A value and where it starts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
-    pub(crate) mark: Mark,
+    pub(crate) mark: SourcePosition,
     pub(crate) kind: NodeKind,
 }
 
@@ -45,14 +45,14 @@ pub(crate) enum NodeKind {
 /// A key of a mapping.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
-    pub(crate) mark: Mark,
+    pub(crate) mark: SourcePosition,
     pub(crate) name: String,
 }
 
 /// Why a text cannot be parsed.
 #[derive(Debug)]
 pub(crate) struct SyntaxError {
-    pub(crate) mark: Mark,
+    pub(crate) mark: SourcePosition,
     pub(crate) message: String,
 }
 

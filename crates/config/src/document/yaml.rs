@@ -20,7 +20,7 @@ use super::SyntaxError;
 use super::keep_last;
 use super::plain;
 use super::tabs::Lines;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 
 /// Reads the first document of `text`; `None` when there is none.
 pub(crate) fn parse(text: &str, source: u8) -> Result<Option<Node>, SyntaxError> {
@@ -139,7 +139,7 @@ struct Builder {
 /// A list or mapping that has not ended.
 struct Frame {
     anchor: usize,
-    mark: Mark,
+    mark: SourcePosition,
     open: Open,
 }
 
@@ -159,16 +159,16 @@ enum PendingKey {
 }
 
 impl Builder {
-    fn mark(&self, at: Marker) -> Mark {
+    fn mark(&self, at: Marker) -> SourcePosition {
         let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Mark {
+        SourcePosition {
             source: self.source,
             line: clamp(at.line()),
             column: clamp(at.col().saturating_add(1)),
         }
     }
 
-    fn event(&mut self, event: Event<'_>, mark: Mark) -> Result<(), SyntaxError> {
+    fn event(&mut self, event: Event<'_>, mark: SourcePosition) -> Result<(), SyntaxError> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.scalar(Scalar { text, style, tag }, anchor, mark)
@@ -244,7 +244,7 @@ impl Builder {
                 let indent = self.indents.last().copied().unwrap_or_default();
                 if let Some(line) = lines.tab_after(span.end, indent) {
                     let line = u32::try_from(line).unwrap_or(u32::MAX);
-                    let mark = Mark {
+                    let mark = SourcePosition {
                         source: self.source,
                         line,
                         column: 1,
@@ -264,7 +264,7 @@ impl Builder {
         &mut self,
         mut scalar: Scalar<'_>,
         anchor: usize,
-        mark: Mark,
+        mark: SourcePosition,
     ) -> Result<(), SyntaxError> {
         self.count(1, mark)?;
         if let Some(letter) = self.stand_in {
@@ -294,7 +294,7 @@ impl Builder {
         self.complete(node, anchor)
     }
 
-    fn open(&mut self, anchor: usize, mark: Mark, open: Open) -> Result<(), SyntaxError> {
+    fn open(&mut self, anchor: usize, mark: SourcePosition, open: Open) -> Result<(), SyntaxError> {
         self.count(1, mark)?;
         if self.stack.len() >= MAX_DEPTH {
             return Err(error(
@@ -362,7 +362,7 @@ impl Builder {
         Ok(())
     }
 
-    fn count(&mut self, nodes: usize, mark: Mark) -> Result<(), SyntaxError> {
+    fn count(&mut self, nodes: usize, mark: SourcePosition) -> Result<(), SyntaxError> {
         self.nodes = self.nodes.saturating_add(nodes);
         if self.nodes > MAX_NODES {
             return Err(error(
@@ -382,7 +382,7 @@ struct Scalar<'a> {
 
 impl Scalar<'_> {
     /// Puts NUL in again for `letter`, in quotes. Elsewhere yaml-cpp takes it for the start of an escape.
-    fn restore_nul(&mut self, letter: char, mark: Mark) -> Result<(), SyntaxError> {
+    fn restore_nul(&mut self, letter: char, mark: SourcePosition) -> Result<(), SyntaxError> {
         if !self.text.contains(letter) {
             return Ok(());
         }
@@ -429,7 +429,7 @@ impl Node {
     }
 }
 
-fn error(mark: Mark, message: impl Into<String>) -> SyntaxError {
+fn error(mark: SourcePosition, message: impl Into<String>) -> SyntaxError {
     SyntaxError {
         mark,
         message: message.into(),

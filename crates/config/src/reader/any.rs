@@ -5,7 +5,7 @@ use crate::FieldPath;
 use crate::document::Key;
 use crate::document::Node;
 use crate::document::NodeKind;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::schema::MessageType;
 use crate::schema::WellKnown;
 use crate::value::Any;
@@ -60,7 +60,7 @@ impl Reader {
     fn payload(
         &mut self,
         type_url: String,
-        mark: Mark,
+        mark: SourcePosition,
         entries: Entries,
         path: &FieldPath,
     ) -> Option<Any> {
@@ -118,7 +118,12 @@ impl Reader {
         }
     }
 
-    fn typed_struct(&mut self, mark: Mark, entries: Entries, path: &FieldPath) -> Option<Any> {
+    fn typed_struct(
+        &mut self,
+        mark: SourcePosition,
+        entries: Entries,
+        path: &FieldPath,
+    ) -> Option<Any> {
         let mut type_url = None;
         let mut fields = Vec::new();
         for (key, node) in entries {

@@ -6,15 +6,15 @@
 use crate::FieldPath;
 use crate::document::Node;
 use crate::document::NodeKind;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::schema::Cardinality;
 use crate::schema::FieldKind;
 use crate::schema::FieldRow;
 use crate::schema::MessageType;
 use crate::schema::WellKnown;
-use crate::value::Entry;
 use crate::value::FieldValue;
 use crate::value::Item;
+use crate::value::MapEntry;
 use crate::value::Message;
 use crate::value::Value;
 
@@ -31,7 +31,7 @@ const SUGGESTIONS: usize = 200;
 /// An error and its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
-    pub(crate) mark: Mark,
+    pub(crate) mark: SourcePosition,
     pub(crate) path: FieldPath,
     pub(crate) message: String,
 }
@@ -60,7 +60,7 @@ impl Reader {
         self.any(node, &FieldPath::root())
     }
 
-    fn problem(&mut self, mark: Mark, path: &FieldPath, message: impl Into<String>) {
+    fn problem(&mut self, mark: SourcePosition, path: &FieldPath, message: impl Into<String>) {
         self.problems.push(Problem {
             mark,
             path: path.clone(),
@@ -69,7 +69,7 @@ impl Reader {
     }
 
     /// A name that is not part of the API.
-    fn unknown(&mut self, mark: Mark, path: &FieldPath, message: String) {
+    fn unknown(&mut self, mark: SourcePosition, path: &FieldPath, message: String) {
         let problem = Problem {
             mark,
             path: path.clone(),
@@ -124,7 +124,7 @@ impl Reader {
     fn field(
         &mut self,
         field: &'static FieldRow,
-        key: Mark,
+        key: SourcePosition,
         node: Node,
         path: &FieldPath,
     ) -> Option<FieldValue> {
@@ -221,7 +221,7 @@ impl Reader {
             );
             let value = self.element(value_kind, node, &path);
             if let (Some(key), Some(value)) = (key, value) {
-                entries.push(Entry { mark, key, value });
+                entries.push(MapEntry { mark, key, value });
             }
         }
         Some(Value::Map(entries))

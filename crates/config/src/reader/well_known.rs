@@ -4,13 +4,13 @@ use super::Reader;
 use crate::FieldPath;
 use crate::document::Node;
 use crate::document::NodeKind;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::schema::FieldKind;
 use crate::schema::MessageType;
 use crate::schema::WellKnown;
 use crate::value::Any;
-use crate::value::Entry;
 use crate::value::Item;
+use crate::value::MapEntry;
 use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
@@ -78,7 +78,7 @@ pub(super) fn takes_null(message_type: MessageType) -> bool {
 }
 
 /// The value that a null in a list becomes.
-pub(super) fn empty(kind: FieldKind, mark: Mark) -> Value {
+pub(super) fn empty(kind: FieldKind, mark: SourcePosition) -> Value {
     match kind {
         FieldKind::Bool => Value::Bool(false),
         FieldKind::Int32 | FieldKind::Int64 => Value::Int(0),
@@ -164,7 +164,7 @@ fn structure(message_type: MessageType, node: Node) -> Message {
     let (NodeKind::Mapping(pairs), Some(value_type)) = (node.kind, value_type) else {
         return message;
     };
-    let entries = pairs.into_iter().map(|(key, value)| Entry {
+    let entries = pairs.into_iter().map(|(key, value)| MapEntry {
         mark: key.mark,
         key: Value::String(key.name),
         value: Value::Message(dynamic(value_type, value)),

@@ -3,16 +3,16 @@
 use prost::encoding::decode_varint;
 
 use super::wire_type;
-use crate::position::Mark;
+use crate::position::SourcePosition;
 use crate::schema::Cardinality;
 use crate::schema::FieldKind;
 use crate::schema::FieldRow;
 use crate::schema::MessageType;
 use crate::schema::WellKnown;
 use crate::value::Any;
-use crate::value::Entry;
 use crate::value::FieldValue;
 use crate::value::Item;
+use crate::value::MapEntry;
 use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
@@ -27,14 +27,14 @@ const MAX_DEPTH: usize = 100;
 pub(crate) fn decode(
     message_type: MessageType,
     bytes: &[u8],
-    mark: Mark,
+    mark: SourcePosition,
 ) -> Result<Message, String> {
     Decoder { mark, depth: 0 }.message(message_type, bytes)
 }
 
 #[derive(Clone, Copy)]
 struct Decoder {
-    mark: Mark,
+    mark: SourcePosition,
     depth: usize,
 }
 
@@ -142,7 +142,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn entry(self, field: &'static FieldRow, raw: Raw<'_>) -> Result<Entry, String> {
+    fn entry(self, field: &'static FieldRow, raw: Raw<'_>) -> Result<MapEntry, String> {
         let (Raw::Length(bytes), Some(entry_type)) = (raw, field.message()) else {
             return Err(format!("{} is no map entry", field.name()));
         };
@@ -164,7 +164,7 @@ impl Decoder {
                 },
             }
         };
-        Ok(Entry {
+        Ok(MapEntry {
             mark: self.mark,
             key: take("key")?,
             value: take("value")?,

@@ -6,7 +6,7 @@ use super::wire_type;
 use crate::schema::Cardinality;
 use crate::schema::FieldRow;
 use crate::value::Any;
-use crate::value::Entry;
+use crate::value::MapEntry;
 use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
@@ -37,7 +37,7 @@ fn field(row: &FieldRow, value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-fn pair(entry: &Entry) -> Vec<u8> {
+fn pair(entry: &MapEntry) -> Vec<u8> {
     let mut out = Vec::new();
     single(1, &entry.key, &mut out);
     single(2, &entry.value, &mut out);

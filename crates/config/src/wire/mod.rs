@@ -21,7 +21,7 @@ mod tests {
     use super::*;
     use crate::api::envoy::config::cluster::v3::Cluster;
     use crate::api::envoy::config::core::v3::Node;
-    use crate::position::Mark;
+    use crate::position::SourcePosition;
     use crate::schema::MessageType;
 
     #[test]
@@ -56,7 +56,7 @@ mod tests {
         };
         let bytes = cluster.encode_to_vec();
         let message_type = MessageType::find("envoy.config.cluster.v3.Cluster").unwrap();
-        let message = decode(message_type, &bytes, Mark::default()).unwrap();
+        let message = decode(message_type, &bytes, SourcePosition::default()).unwrap();
         assert_eq!(Cluster::decode(encode(&message).as_slice()), Ok(cluster));
     }
 
@@ -73,7 +73,7 @@ mod tests {
             &[0x00],
         ] {
             assert!(
-                decode(message_type, bytes, Mark::default()).is_err(),
+                decode(message_type, bytes, SourcePosition::default()).is_err(),
                 "{bytes:?}"
             );
         }
@@ -89,6 +89,6 @@ mod tests {
             outer.append(&mut inner);
             bytes = outer;
         }
-        assert!(decode(value, &bytes, Mark::default()).is_err());
+        assert!(decode(value, &bytes, SourcePosition::default()).is_err());
     }
 }

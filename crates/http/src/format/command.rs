@@ -2,7 +2,7 @@
 
 /// A parsed command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Command<'f> {
+pub(crate) struct FormatCommand<'f> {
     pub(crate) name: &'f str,
     /// The text between the parentheses; empty without parentheses.
     pub(crate) param: &'f str,
@@ -10,9 +10,9 @@ pub(crate) struct Command<'f> {
     pub(crate) max_length: Option<usize>,
 }
 
-impl<'f> Command<'f> {
+impl<'f> FormatCommand<'f> {
     /// Parses the command at the start of `text`. Also returns its length, including both `%`.
-    pub(crate) fn parse(text: &'f str) -> Option<(Command<'f>, usize)> {
+    pub(crate) fn parse(text: &'f str) -> Option<(FormatCommand<'f>, usize)> {
         let body = text.strip_prefix('%')?;
         let name_end = body
             .find(|c: char| !matches!(c, 'A'..='Z' | '0'..='9' | '_'))
@@ -20,7 +20,7 @@ impl<'f> Command<'f> {
         let (name, rest) = body.split_at(name_end);
         let Some(inside) = rest.strip_prefix('(') else {
             let (max_length, end) = length_and_end(rest)?;
-            let command = Command {
+            let command = FormatCommand {
                 name,
                 param: "",
                 max_length,
@@ -33,7 +33,7 @@ impl<'f> Command<'f> {
                 return None;
             }
             if let Some((max_length, end)) = length_and_end(&inside[at + 1..]) {
-                let command = Command {
+                let command = FormatCommand {
                     name,
                     param: &inside[..at],
                     max_length,
@@ -115,8 +115,8 @@ mod tests {
             ("%A", None),
             ("%A(x):99999999999999999999%", None),
         ] {
-            let parsed =
-                Command::parse(text).map(|(c, length)| (c.name, c.param, c.max_length, length));
+            let parsed = FormatCommand::parse(text)
+                .map(|(c, length)| (c.name, c.param, c.max_length, length));
             assert_eq!(parsed, expected, "{text}");
         }
     }

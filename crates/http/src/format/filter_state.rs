@@ -2,7 +2,7 @@
 
 use crate::Stream;
 use crate::format::OutputKind;
-use crate::format::command::Command;
+use crate::format::command::FormatCommand;
 use crate::format::metadata::write_json;
 use crate::format::operators::Operator;
 use crate::format::values;
@@ -23,7 +23,7 @@ enum Form {
 }
 
 impl FilterStateOperator {
-    pub(crate) fn build(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let mut parts = command.param.split(':');
         let key = parts.next().unwrap_or_default();
         if key.is_empty() {
@@ -54,7 +54,7 @@ impl FilterStateOperator {
     }
 
     /// `%UPSTREAM_FILTER_STATE(…)%`: absent, because nothing sets filter state on upstream connections.
-    pub(crate) fn build_upstream(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_upstream(command: &FormatCommand<'_>) -> Result<Operator, String> {
         FilterStateOperator::build(command)?;
         Ok(Operator::Simple(values::absent))
     }

@@ -5,7 +5,7 @@ use outrider_codec::header;
 use crate::Captures;
 use crate::Stream;
 use crate::format::OutputKind;
-use crate::format::command::Command;
+use crate::format::command::FormatCommand;
 use crate::format::operators::Operator;
 use crate::format::values;
 use crate::grpc;
@@ -41,7 +41,7 @@ pub(crate) enum GrpcStatus {
 
 impl GrpcStatus {
     /// `%GRPC_STATUS(X)%`.
-    pub(crate) fn build(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let spelling = match command.param {
             "" | "CAMEL_STRING" => GrpcStatus::Camel,
@@ -57,7 +57,7 @@ impl GrpcStatus {
     }
 
     /// `%GRPC_STATUS_NUMBER%`.
-    pub(crate) fn build_number(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_number(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.takes_nothing()?;
         Ok(Operator::GrpcStatus(GrpcStatus::Number))
     }

@@ -7,7 +7,7 @@ use outrider_codec::header;
 use crate::Captures;
 use crate::Stream;
 use crate::format::OutputKind;
-use crate::format::command::Command;
+use crate::format::command::FormatCommand;
 use crate::format::operators::Operator;
 use crate::format::tls;
 use crate::format::values;
@@ -56,7 +56,7 @@ enum Name {
 
 impl HeaderOperator {
     /// `%REQ(X?Y):Z%`.
-    pub(crate) fn build_request(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_request(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let names = names(command)?;
         Ok(HeaderOperator::of(
             Source::Request(names),
@@ -65,7 +65,7 @@ impl HeaderOperator {
     }
 
     /// `%RESP(X?Y):Z%`.
-    pub(crate) fn build_response(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_response(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let names = names(command)?;
         Ok(HeaderOperator::of(
             Source::Response(names),
@@ -74,7 +74,7 @@ impl HeaderOperator {
     }
 
     /// `%TRAILER(X?Y):Z%`.
-    pub(crate) fn build_trailer(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_trailer(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let names = names(command)?;
         Ok(HeaderOperator::of(
             Source::Trailer(names),
@@ -83,14 +83,14 @@ impl HeaderOperator {
     }
 
     /// `%QUERY_PARAM(X):Z%`.
-    pub(crate) fn build_query_parameter(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_query_parameter(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let name = command.required_param()?;
         let source = Source::QueryParameter(name.into());
         Ok(HeaderOperator::of(source, command.max_length))
     }
 
     /// `%QUERY_PARAMS(X):Z%`.
-    pub(crate) fn build_query(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_query(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let decoded = match command.param {
             "" | "ORIG" => false,
             "DECODED" => true,
@@ -107,7 +107,7 @@ impl HeaderOperator {
     }
 
     /// `%PATH(X:Y):Z%`.
-    pub(crate) fn build_path(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_path(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let (query, source) = command.param.split_once(':').unwrap_or((command.param, ""));
         let with_query = match query {
             "" | "WQ" => true,
@@ -136,7 +136,7 @@ impl HeaderOperator {
     }
 
     /// `%REQUESTED_SERVER_NAME(X:Y)%`: without a name from TLS there is the host to fall back to.
-    pub(crate) fn build_server_name(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_server_name(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let (kind, source) = command.param.split_once(':').unwrap_or((command.param, ""));
         let original = Name::Header(header::X_ENVOY_ORIGINAL_HOST.clone());
@@ -161,7 +161,7 @@ impl HeaderOperator {
     }
 
     /// `%STREAM_ID%`: the stream's id.
-    pub(crate) fn build_stream_id(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_stream_id(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.takes_nothing()?;
         let names = [Name::Header(header::X_REQUEST_ID.clone())];
         Ok(HeaderOperator::of(Source::Request(names.into()), None))
@@ -242,7 +242,7 @@ impl HeaderOperator {
 }
 
 /// Parses `X?Y`.
-fn names(command: &Command<'_>) -> Result<Box<[Name]>, String> {
+fn names(command: &FormatCommand<'_>) -> Result<Box<[Name]>, String> {
     let param = command.required_param()?;
     let mut names = Vec::new();
     for name in param.split('?') {

@@ -7,7 +7,7 @@ use prost_types::value::Kind as ValueKind;
 
 use crate::Stream;
 use crate::format::OutputKind;
-use crate::format::command::Command;
+use crate::format::command::FormatCommand;
 use crate::format::json::write_string;
 use crate::format::operators::Operator;
 use crate::format::values;
@@ -31,7 +31,7 @@ enum MetadataSource {
 
 impl MetadataOperator {
     /// `%METADATA(TYPE:NAMESPACE:KEY*):Z%`.
-    pub(crate) fn build_any(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_any(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let mut parts = command.param.split(':');
         let kind = parts.next().unwrap_or_default();
         let of = match kind {
@@ -52,7 +52,7 @@ impl MetadataOperator {
     }
 
     /// `%DYNAMIC_METADATA(NAMESPACE:KEY*):Z%`.
-    pub(crate) fn build_dynamic(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build_dynamic(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.required_param()?;
         let mut parts = command.param.split(':');
         Ok(Operator::Metadata(MetadataOperator {

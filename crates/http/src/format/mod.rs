@@ -1,4 +1,4 @@
-//! Command operators such as `%START_TIME%`, in access logs, header values and bodies.
+//! FormatCommand operators such as `%START_TIME%`, in access logs, header values and bodies.
 //!
 //! A format is compiled when the configuration is loaded. Writing it appends to a buffer that the caller reuses. A new
 //! operator is one entry in a table: in `simple` if it has no parameters, otherwise in `operators`.
@@ -25,7 +25,7 @@ use outrider_config::FieldPath;
 
 use crate::Captures;
 use crate::Stream;
-use crate::format::command::Command;
+use crate::format::command::FormatCommand;
 pub(crate) use crate::format::grpc_status::capture_grpc_status;
 pub(crate) use crate::format::grpc_status::grpc_status;
 pub(crate) use crate::format::json::JsonFormatter;
@@ -135,7 +135,7 @@ impl Formatter {
                 literal.push('%');
                 at += 2;
             } else {
-                let (command, length) = Command::parse(&format[at..]).ok_or_else(|| {
+                let (command, length) = FormatCommand::parse(&format[at..]).ok_or_else(|| {
                     format!("Incorrect configuration: {format}. Couldn't find valid command at position {at}")
                 })?;
                 if !literal.is_empty() {

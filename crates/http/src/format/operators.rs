@@ -11,7 +11,7 @@ use crate::Captures;
 use crate::Stream;
 use crate::format::Context;
 use crate::format::OutputKind;
-use crate::format::command::Command;
+use crate::format::command::FormatCommand;
 use crate::format::filter_state::FilterStateOperator;
 use crate::format::grpc_status::GrpcStatus;
 use crate::format::grpc_status::capture_grpc_status;
@@ -53,7 +53,7 @@ pub(crate) enum Operator {
     Coalesce(Box<[Operator]>, Option<usize>),
 }
 
-type Build = fn(&Command<'_>) -> Result<Operator, String>;
+type Build = fn(&FormatCommand<'_>) -> Result<Operator, String>;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Precision {
@@ -137,7 +137,7 @@ const PARAMETERIZED: &[(&str, Build)] = &[
 ];
 
 impl Operator {
-    pub(crate) fn build(command: &Command<'_>) -> Result<Operator, String> {
+    pub(crate) fn build(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let mut simple = SIMPLE.iter().chain(TLS);
         if let Some((_, simple)) = simple.find(|(name, _)| *name == command.name) {
             command.takes_nothing()?;
@@ -222,19 +222,23 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     simple.chain(PARAMETERIZED.iter().map(|(name, _)| *name))
 }
 
-fn unsupported(command: &Command<'_>) -> Result<Operator, String> {
+fn unsupported(command: &FormatCommand<'_>) -> Result<Operator, String> {
     Err(format!("the operator {} is not supported", command.name))
 }
 
-fn utc_format(command: &Command<'_>) -> Result<TimeFormat, String> {
+fn utc_format(command: &FormatCommand<'_>) -> Result<TimeFormat, String> {
     time_format(command, TimeFormat::DEFAULT, TimeZone::UTC)
 }
 
-fn local_format(command: &Command<'_>) -> Result<TimeFormat, String> {
+fn local_format(command: &FormatCommand<'_>) -> Result<TimeFormat, String> {
     time_format(command, TimeFormat::DEFAULT_LOCAL, local_zone())
 }
 
-fn time_format(command: &Command<'_>, default: &str, zone: TimeZone) -> Result<TimeFormat, String> {
+fn time_format(
+    command: &FormatCommand<'_>,
+    default: &str,
+    zone: TimeZone,
+) -> Result<TimeFormat, String> {
     command.takes_no_length()?;
     if command.param.is_empty() {
         return Ok(TimeFormat::parse(default, zone));
@@ -248,11 +252,11 @@ fn time_format(command: &Command<'_>, default: &str, zone: TimeZone) -> Result<T
 /// Reads a moment of a certificate.
 type MomentOf = fn(&Stream) -> Option<SystemTime>;
 
-fn certificate_time(command: &Command<'_>, moment: MomentOf) -> Result<Operator, String> {
+fn certificate_time(command: &FormatCommand<'_>, moment: MomentOf) -> Result<Operator, String> {
     utc_format(command).map(|format| Operator::CertificateTime(format, moment))
 }
 
-fn environment(command: &Command<'_>) -> Result<Operator, String> {
+fn environment(command: &FormatCommand<'_>) -> Result<Operator, String> {
     let name = command.required_param()?;
     let value = std::env::var(name).unwrap_or_else(|_| "-".to_owned());
     let mut end = command.max_length.unwrap_or(value.len()).min(value.len());
@@ -262,7 +266,7 @@ fn environment(command: &Command<'_>) -> Result<Operator, String> {
     Ok(Operator::Constant(value[..end].into()))
 }
 
-fn hostname(command: &Command<'_>) -> Result<Operator, String> {
+fn hostname(command: &FormatCommand<'_>) -> Result<Operator, String> {
     command.takes_nothing()?;
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim_end();
@@ -270,7 +274,7 @@ fn hostname(command: &Command<'_>) -> Result<Operator, String> {
     Ok(Operator::Constant(name.into()))
 }
 
-fn response_code_details(command: &Command<'_>) -> Result<Operator, String> {
+fn response_code_details(command: &FormatCommand<'_>) -> Result<Operator, String> {
     command.takes_no_length()?;
     Ok(Operator::ResponseCodeDetails {
         keep_whitespace: command.param == "ALLOW_WHITESPACES",
@@ -278,13 +282,13 @@ fn response_code_details(command: &Command<'_>) -> Result<Operator, String> {
 }
 
 /// An invalid prefix length prints the address unmasked; one that is too long masks nothing.
-fn host(command: &Command<'_>, address: AddressOf) -> Result<Operator, String> {
+fn host(command: &FormatCommand<'_>, address: AddressOf) -> Result<Operator, String> {
     command.takes_no_length()?;
     let prefix = command.param.parse().ok();
     Ok(Operator::Host(address, prefix))
 }
 
-fn common_duration(command: &Command<'_>) -> Result<Operator, String> {
+fn common_duration(command: &FormatCommand<'_>) -> Result<Operator, String> {
     let param = command.required_param()?;
     command.takes_no_length()?;
     let mut parts = param.split(':');
@@ -322,7 +326,7 @@ fn point(name: &str) -> Result<Point, String> {
     })
 }
 
-fn coalesce(command: &Command<'_>) -> Result<Operator, String> {
+fn coalesce(command: &FormatCommand<'_>) -> Result<Operator, String> {
     let config: serde_json::Value = serde_json::from_str(command.required_param()?)
         .map_err(|error| format!("COALESCE: failed to parse JSON configuration: {error}"))?;
     let operators = config
@@ -363,7 +367,7 @@ fn coalesced(config: &serde_json::Value) -> Result<Operator, String> {
     if !known {
         return Err(format!("unknown command: '{name}'"));
     }
-    Operator::build(&Command {
+    Operator::build(&FormatCommand {
         name,
         param: text("param").unwrap_or_default(),
         max_length,

@@ -15,7 +15,7 @@ use outrider_codec::header;
 use crate::RequestHead;
 use crate::Stream;
 use crate::UpstreamInfo;
-use crate::deadlines::Deadlines;
+use crate::deadlines::StreamDeadlines;
 use crate::filters::LateReplySlot;
 use crate::grpc;
 use crate::local_reply::LocalReply;
@@ -49,7 +49,7 @@ impl ConnectionManager {
         stream.runtime = self.worker.runtime();
         self.count_request(stream.protocol);
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
-        let mut deadlines = Deadlines::new(downstream.take_timer(), end.stream.started);
+        let mut deadlines = StreamDeadlines::new(downstream.take_timer(), end.stream.started);
         let late_reply = LateReplySlot::new();
         let mut wait = StreamWait {
             respond: &mut respond,

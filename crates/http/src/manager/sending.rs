@@ -25,8 +25,8 @@ use tokio::time::Instant;
 use crate::RequestHead;
 use crate::ResponseFlag;
 use crate::Stream;
-use crate::deadlines::Deadlines;
 use crate::deadlines::ExpiredTimeout;
+use crate::deadlines::StreamDeadlines;
 use crate::filters::LateReply;
 use crate::filters::LateReplySlot;
 use crate::local_reply::LocalReply;
@@ -269,7 +269,8 @@ impl ConnectionManager {
             _ => reply.flag(ResponseFlag::DownstreamProtocolError),
         };
         let body = self.reply(&mut end.stream, reply, &respond);
-        let mut deadlines = Deadlines::new(self.worker.timers.timer().into(), end.stream.started);
+        let mut deadlines =
+            StreamDeadlines::new(self.worker.timers.timer().into(), end.stream.started);
         deadlines.set_idle(self.config.timeouts.idle);
         let late_reply = LateReplySlot::new();
         let mut wait = StreamWait {

@@ -5,7 +5,7 @@ mod index;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use self::index::Metric;
+use self::index::MetricFamily;
 use self::index::MetricIndex;
 use super::PIECE_SIZE;
 use super::number::general;
@@ -34,7 +34,7 @@ pub struct PrometheusRenderer {
     histograms: PrometheusHistogramFormat,
     index: MetricIndex,
     /// The metrics that were not written yet.
-    metrics: std::vec::IntoIter<Metric>,
+    metrics: std::vec::IntoIter<MetricFamily>,
     /// The current metric, and its remaining rows.
     metric: String,
     rows: std::vec::IntoIter<u32>,
@@ -67,7 +67,7 @@ impl PrometheusRenderer {
         }
     }
 
-    fn begin(&mut self, metric: Metric, to: &mut String) {
+    fn begin(&mut self, metric: MetricFamily, to: &mut String) {
         self.metric = format!("envoy_{}", sanitize(&metric.name));
         self.rows = metric.rows.into_iter();
         let kind = match (metric.kind, self.histograms) {

@@ -65,7 +65,7 @@ impl BalancerConfig {
         let assignment = cluster.load_assignment.as_ref();
         let policy = assignment.and_then(|assignment| assignment.policy.as_ref());
         let common = cluster.common_lb_config.as_ref();
-        let chosen = chosen_policy(cluster, path)?;
+        let chosen = select_policy(cluster, path)?;
         Ok(BalancerConfig {
             policy: chosen.policy,
             localities: chosen.localities,
@@ -123,7 +123,7 @@ impl LocalityBalancing {
 }
 
 /// The policy that applies: that of `load_balancing_policy`, or else `lb_policy`.
-fn chosen_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, ConfigErrors> {
+fn select_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, ConfigErrors> {
     let list_path = path.field("load_balancing_policy");
     let Some(list) = &cluster.load_balancing_policy else {
         return of_lb_policy(cluster, path);

@@ -17,7 +17,7 @@ use super::message::Packet;
 use super::message::Question;
 use super::message::Reply;
 use super::servers::Servers;
-use super::transport::Connection;
+use super::transport::NameServerConnection;
 
 /// How many times a server may reject the cookie that it sent itself. After that, TCP is used.
 const MAX_REJECTED_COOKIES: u32 = 3;
@@ -84,7 +84,7 @@ impl NameQuery<'_> {
         let max_attempts = servers.addresses().len() as u64 * u64::from(settings.tries);
         let mut tcp = settings.tcp_only;
         let (mut attempts, mut timeouts) = (0, 0);
-        let mut connection: Option<(usize, Connection)> = None;
+        let mut connection: Option<(usize, NameServerConnection)> = None;
         let mut same_server = None;
         let mut rejected_cookies = 0;
         loop {
@@ -173,7 +173,7 @@ impl NameQuery<'_> {
 async fn exchange(
     servers: &Servers,
     (server, tcp): (usize, bool),
-    connection: &mut Option<(usize, Connection)>,
+    connection: &mut Option<(usize, NameServerConnection)>,
     question: &Question,
 ) -> Result<(Box<Reply>, bool), ResolveErrorKind> {
     let unreachable = |error: io::Error| ResolveErrorKind::Unreachable(error.to_string());
@@ -191,7 +191,9 @@ async fn exchange(
     let connection = match connection {
         Some((_, connection)) => connection,
         None => {
-            let opened = Connection::open(*address, tcp).await.map_err(unreachable)?;
+            let opened = NameServerConnection::open(*address, tcp)
+                .await
+                .map_err(unreachable)?;
             &mut connection.insert((server, opened)).1
         }
     };

@@ -14,18 +14,18 @@ use tokio::net::UdpSocket;
 /// A socket to one server. A UDP socket is connected, so that a closed port causes an error and other senders are
 /// ignored.
 #[derive(Debug)]
-pub(super) enum Connection {
+pub(super) enum NameServerConnection {
     Udp(UdpSocket, Vec<u8>),
     /// The stream, and the bytes of the next packet received so far.
     Tcp(TcpStream, Vec<u8>),
 }
 
-impl Connection {
-    pub(super) async fn open(server: SocketAddr, tcp: bool) -> io::Result<Connection> {
+impl NameServerConnection {
+    pub(super) async fn open(server: SocketAddr, tcp: bool) -> io::Result<NameServerConnection> {
         if tcp {
             let stream = TcpStream::connect(server).await?;
             stream.set_nodelay(true)?;
-            return Ok(Connection::Tcp(stream, Vec::new()));
+            return Ok(NameServerConnection::Tcp(stream, Vec::new()));
         }
         let any: IpAddr = match server {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -33,17 +33,20 @@ impl Connection {
         };
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(server).await?;
-        Ok(Connection::Udp(socket, vec![0; usize::from(u16::MAX)]))
+        Ok(NameServerConnection::Udp(
+            socket,
+            vec![0; usize::from(u16::MAX)],
+        ))
     }
 
     pub(super) fn is_tcp(&self) -> bool {
-        matches!(self, Connection::Tcp(..))
+        matches!(self, NameServerConnection::Tcp(..))
     }
 
     pub(super) async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
         match self {
-            Connection::Udp(socket, _) => socket.send(packet).await.map(drop),
-            Connection::Tcp(stream, _) => {
+            NameServerConnection::Udp(socket, _) => socket.send(packet).await.map(drop),
+            NameServerConnection::Tcp(stream, _) => {
                 let length = u16::try_from(packet.len()).map_err(io::Error::other)?;
                 let whole = [&length.to_be_bytes()[..], packet].concat();
                 stream.write_all(&whole).await
@@ -54,11 +57,11 @@ impl Connection {
     /// Receives the next packet. Cancelling the future loses nothing.
     pub(super) async fn receive(&mut self) -> io::Result<Vec<u8>> {
         match self {
-            Connection::Udp(socket, buffer) => {
+            NameServerConnection::Udp(socket, buffer) => {
                 let length = socket.recv(buffer).await?;
                 Ok(buffer.get(..length).unwrap_or_default().to_vec())
             }
-            Connection::Tcp(stream, received) => loop {
+            NameServerConnection::Tcp(stream, received) => loop {
                 if let Some((length, rest)) = received.split_first_chunk() {
                     let length = usize::from(u16::from_be_bytes(*length));
                     if let Some((packet, rest)) = rest.split_at_checked(length) {

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::PoolCx;
 
 /// A connection, as its pool sees it.
-pub(super) struct Connection {
+pub(super) struct PoolConnection {
     cx: Rc<PoolCx>,
     pub(super) client: Client,
     pub(super) info: Rc<UpstreamConnectionInfo>,
@@ -67,13 +67,13 @@ enum State {
     Closed,
 }
 
-impl Connection {
+impl PoolConnection {
     pub(super) fn new(
         cx: Rc<PoolCx>,
         client: Client,
         info: UpstreamConnectionInfo,
-    ) -> Rc<Connection> {
-        Rc::new(Connection {
+    ) -> Rc<PoolConnection> {
+        Rc::new(PoolConnection {
             client,
             info: Rc::new(info),
             state: Cell::new(State::Open),
@@ -177,9 +177,9 @@ impl Connection {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for PoolConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
+        f.debug_struct("PoolConnection")
             .field("info", &self.info)
             .field("state", &self.state)
             .field("active", &self.active)

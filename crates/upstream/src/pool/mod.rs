@@ -33,7 +33,7 @@ use crate::RoutingPriority;
 use crate::connection_names::ConnectionNames;
 use crate::transport::PoolTls;
 
-use connection::Connection;
+use connection::PoolConnection;
 pub use connection::UpstreamConnectionInfo;
 pub(crate) use cx::PoolCx;
 use pending::PendingQueue;
@@ -223,9 +223,9 @@ struct State {
     /// Connections that are being established.
     attempts: Vec<Rc<Attempt>>,
     /// Connections that are established.
-    connections: Vec<Rc<Connection>>,
+    connections: Vec<Rc<PoolConnection>>,
     /// Connections with capacity; the last one is used first.
-    ready: Vec<Rc<Connection>>,
+    ready: Vec<Rc<PoolConnection>>,
     /// The host was removed or replaced: connections are closed once they are idle.
     draining: bool,
 }
@@ -278,7 +278,7 @@ impl Pool {
     }
 
     /// A connection with capacity.
-    fn ready(&self) -> Option<Rc<Connection>> {
+    fn ready(&self) -> Option<Rc<PoolConnection>> {
         let mut state = self.state.borrow_mut();
         while let Some(connection) = state.ready.last() {
             if connection.has_place() {
@@ -291,7 +291,10 @@ impl Pool {
     }
 
     /// Assigns a request to `connection`.
-    fn attach(self: &Rc<Self>, connection: Rc<Connection>) -> Result<UpstreamStream, PoolFailure> {
+    fn attach(
+        self: &Rc<Self>,
+        connection: Rc<PoolConnection>,
+    ) -> Result<UpstreamStream, PoolFailure> {
         let breakers = &self.cx.breakers;
         if !breakers.acquire_without_permit(self.priority, BreakerResource::Requests) {
             self.cx.stats.upstream_rq_active_overflow.inc();
@@ -366,7 +369,7 @@ impl Pool {
     }
 
     /// The connection of `attempt` is established.
-    fn on_connected(self: &Rc<Self>, attempt: &Rc<Attempt>, connection: &Rc<Connection>) {
+    fn on_connected(self: &Rc<Self>, attempt: &Rc<Attempt>, connection: &Rc<PoolConnection>) {
         let mut state = self.state.borrow_mut();
         state.attempts.retain(|a| !Rc::ptr_eq(a, attempt));
         state.connections.push(connection.clone());
@@ -386,7 +389,7 @@ impl Pool {
     }
 
     /// A connection has been closed.
-    fn on_closed(&self, connection: &Rc<Connection>) {
+    fn on_closed(&self, connection: &Rc<PoolConnection>) {
         let mut state = self.state.borrow_mut();
         state.connections.retain(|c| !Rc::ptr_eq(c, connection));
         state.ready.retain(|c| !Rc::ptr_eq(c, connection));
@@ -398,7 +401,7 @@ impl Pool {
     }
 
     /// `connection` may have gained capacity, or take no more requests.
-    fn on_change(self: &Rc<Self>, connection: &Rc<Connection>) {
+    fn on_change(self: &Rc<Self>, connection: &Rc<PoolConnection>) {
         if connection.has_place() && !connection.in_ready.replace(true) {
             self.state.borrow_mut().ready.push(connection.clone());
         }

@@ -10,7 +10,7 @@ use outrider_codec::StreamError;
 use outrider_codec::UpstreamExchange;
 
 use super::Pool;
-use super::connection::Connection;
+use super::connection::PoolConnection;
 use super::connection::UpstreamConnectionInfo;
 use crate::BreakerResource;
 use crate::Host;
@@ -22,7 +22,7 @@ pub struct UpstreamStream {
 
 impl UpstreamStream {
     /// A stream on `connection`, for a request that the breaker already counts.
-    pub(super) fn new(pool: Rc<Pool>, connection: Rc<Connection>) -> Self {
+    pub(super) fn new(pool: Rc<Pool>, connection: Rc<PoolConnection>) -> Self {
         connection.take_place();
         let host = &pool.host.stats;
         host.rq_total.inc();
@@ -73,7 +73,7 @@ impl fmt::Debug for UpstreamStream {
 /// What counts for a request while it is assigned to a connection.
 pub(super) struct Lease {
     pool: Rc<Pool>,
-    connection: Rc<Connection>,
+    connection: Rc<PoolConnection>,
     sent: bool,
 }
 

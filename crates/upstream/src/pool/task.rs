@@ -27,7 +27,7 @@ use super::PoolFailure;
 use super::PoolProtocol;
 use super::connect;
 use super::connect::Connected;
-use super::connection::Connection;
+use super::connection::PoolConnection;
 use super::connection::UpstreamConnectionInfo;
 use crate::Host;
 use crate::Permit;
@@ -100,7 +100,7 @@ async fn run(
         connect_time,
         tls: connected.tls,
     };
-    let connection = Connection::new(counts.cx.clone(), client, info);
+    let connection = PoolConnection::new(counts.cx.clone(), client, info);
     match pool.upgrade() {
         Some(pool) => pool.on_connected(&attempt, &connection),
         None => connection.close(),
@@ -167,7 +167,7 @@ fn speak(socket: NetworkStream, cx: &PoolCx, http2: bool) -> (Client, Driver) {
 async fn drive(
     pool: &Weak<Pool>,
     counts: &ConnectionCounts,
-    connection: &Rc<Connection>,
+    connection: &Rc<PoolConnection>,
     mut driver: Driver,
 ) -> ConnectionEnd {
     let mut connection_timers = ConnectionTimers::new(counts);
@@ -219,7 +219,12 @@ impl ConnectionTimers {
 
     /// Closes or drains the connection when its time has come. Requests do not move the idle timer. When it fires, it
     /// is set again to the time at which the connection will have been idle for long enough.
-    fn poll(&mut self, counts: &ConnectionCounts, connection: &Connection, cx: &mut Context<'_>) {
+    fn poll(
+        &mut self,
+        counts: &ConnectionCounts,
+        connection: &PoolConnection,
+        cx: &mut Context<'_>,
+    ) {
         let stats = &counts.cx.stats;
         while self.idle.poll_elapsed(cx).is_ready() {
             let now = counts.cx.worker.timers.now();
@@ -285,7 +290,7 @@ impl ConnectionCounts {
     }
 
     /// The established connection has ended.
-    fn end(&self, connection: &Connection, end: ConnectionEnd) {
+    fn end(&self, connection: &PoolConnection, end: ConnectionEnd) {
         let stats = &self.cx.stats;
         stats.upstream_rq_per_cx.record(connection.requests());
         let local = end.cause.is_local();
@@ -301,7 +306,7 @@ impl ConnectionCounts {
     }
 
     /// Counts the requests that were cut off.
-    fn cut_off(&self, connection: &Connection, end: &ConnectionEnd) {
+    fn cut_off(&self, connection: &PoolConnection, end: &ConnectionEnd) {
         if end.active_streams == 0 {
             return;
         }

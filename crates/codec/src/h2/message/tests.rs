@@ -25,8 +25,8 @@ fn fields(kind: BlockKind, rules: &HeaderRules, list: &[(&str, &str)]) -> Fields
             },
         };
         let value = match HeaderValue::try_from(*value) {
-            Ok(value) => Value::Valid(value),
-            Err(_) => Value::Malformed(Bytes::copy_from_slice(value.as_bytes())),
+            Ok(value) => DecodedValue::Valid(value),
+            Err(_) => DecodedValue::Malformed(Bytes::copy_from_slice(value.as_bytes())),
         };
         let stats = &Http2Stats::default();
         fields.add(&name, &value, size, &FieldChecker { rules, stats });

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::DecodeError;
+use super::DecodedValue;
 use super::Decoder;
 use super::Name;
-use super::Value;
 use super::decode;
 use super::pair;
 use crate::HeaderValue;
@@ -134,7 +134,7 @@ fn a_name_may_refer_to_the_entry_that_it_evicts() {
 }
 
 /// Decodes a block with a literal field that enters the table, then a reference to it; returns the field.
-fn field(name: &[u8], value: &[u8]) -> (Name, Value) {
+fn field(name: &[u8], value: &[u8]) -> (Name, DecodedValue) {
     let mut block = vec![0x40, name.len() as u8];
     block.extend_from_slice(name);
     block.push(value.len() as u8);
@@ -196,15 +196,15 @@ fn values() {
         let value = [b'a', byte];
         let is_valid = byte == b'\t' || byte >= b' ' && byte != 127;
         let expected = if is_valid {
-            Value::Valid(HeaderValue::from_bytes(&value[..]).unwrap())
+            DecodedValue::Valid(HeaderValue::from_bytes(&value[..]).unwrap())
         } else {
-            Value::Malformed(Bytes::copy_from_slice(&value))
+            DecodedValue::Malformed(Bytes::copy_from_slice(&value))
         };
         assert_eq!(field(b"a", &value).1, expected);
     }
     assert_eq!(
         field(b"a", b" b\t").1,
-        Value::Valid(" b\t".parse().unwrap())
+        DecodedValue::Valid(" b\t".parse().unwrap())
     );
 }
 
@@ -212,8 +212,8 @@ fn values() {
 fn fields_never_to_be_indexed_are_sensitive() {
     let mut sensitive = Vec::new();
     let block = b"\x10\x01a\x01b\x00\x01a\x01b";
-    let sink = |_: &Name, value: &Value, _| {
-        sensitive.push(matches!(value, Value::Valid(value) if value.is_sensitive()));
+    let sink = |_: &Name, value: &DecodedValue, _| {
+        sensitive.push(matches!(value, DecodedValue::Valid(value) if value.is_sensitive()));
     };
     Decoder::new(4096).decode(block, sink).unwrap();
     assert_eq!(sensitive, [true, false]);

@@ -15,7 +15,7 @@ use crate::tags::Tagged;
 
 /// The rows of a snapshot that belong to one metric.
 #[derive(Debug)]
-pub(super) struct Metric {
+pub(super) struct MetricFamily {
     /// The dotted name, without labels.
     pub(super) name: String,
     pub(super) kind: StatKind,
@@ -51,7 +51,7 @@ struct Cluster<'a> {
 /// Metrics in the order in which they were found, and where each is.
 #[derive(Default)]
 struct Metrics<'a> {
-    list: Vec<Metric>,
+    list: Vec<MetricFamily>,
     by_name: HashMap<(u8, String), usize>,
     /// By what stays of the cluster's name, then by the number of the name below its scope; a name has one kind.
     by_cached_stat: HashMap<&'a str, Vec<Option<usize>>>,
@@ -70,7 +70,7 @@ impl<'a> Metrics<'a> {
         if let Some(place) = self.by_name.get(&key) {
             return *place;
         }
-        self.list.push(Metric {
+        self.list.push(MetricFamily {
             name: key.1.clone(),
             kind,
             rows: Vec::new(),
@@ -108,7 +108,11 @@ impl<'a> Metrics<'a> {
 
 impl MetricIndex {
     /// All metrics, by kind and in the order of their names.
-    pub(super) fn metrics(&mut self, snapshot: &StatsSnapshot, tags: &TagRules) -> Vec<Metric> {
+    pub(super) fn metrics(
+        &mut self,
+        snapshot: &StatsSnapshot,
+        tags: &TagRules,
+    ) -> Vec<MetricFamily> {
         let mut metrics = Metrics::default();
         for (at, row) in (0..).zip(snapshot.rows()) {
             let kind = row.value().kind();
