@@ -45,7 +45,7 @@ JOBS = {
 
 
 def counters(pids, seconds_of_work):
-    """Runs `seconds_of_work` under `perf stat -p`; returns what the machine can count (often nothing in a VM)."""
+    """Runs `seconds_of_work` under `perf stat -p`. Returns the counters that the machine has (in a VM often none)."""
     perf = shutil.which("perf")
     if not perf or not counters.supported:
         return {}, seconds_of_work()
@@ -71,12 +71,12 @@ def probe_counters():
 
 
 def filled(how, folder):
-    """How the proxy is configured, with the run's folder put in."""
+    """The proxy's options, with the folder of the run filled in."""
     return {k: v.format(dir=folder) if isinstance(v, str) else v for k, v in how.items()}
 
 
 def traffic_round(name, binary, job, backends, folder, scale):
-    """One proxy, one job, once: starts it fresh, warms it, measures it."""
+    """Runs one job with one proxy once: starts the proxy, warms it up, measures it."""
     argv, n, path, h2, how = JOBS[job]
     n = max(int(n * scale), 20)
     fill = lambda args, count: [a.format(n=count, dir=folder) for a in args]
@@ -121,7 +121,7 @@ SETTLED = 3  # seconds
 
 
 def many_clusters(name, binary, backends, folder, count=1000):
-    """Start-up and memory with `count` idle clusters, against none, once what loading took was given back."""
+    """Start-up time and memory with `count` idle clusters, compared with none, after memory used for loading was returned."""
     proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True)
     time.sleep(SETTLED)
     few = proxy.process.rss_kb()
@@ -161,7 +161,7 @@ OURS_AND_ENVOY = ("outrider", "before", "envoy")
 
 
 def cost_of(how, path="/small", pairs=20, count=5000):
-    """Measures the cost of `how` per request: two listeners of one process, of which one has it, in turns. Medians."""
+    """Measures the cost per request of the option `how`: two listeners of one process, only one with the option, in alternating rounds. Medians."""
     def job(name, binary, backends, folder):
         beside = free_port()
         proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True, beside=beside, **filled(how, folder))

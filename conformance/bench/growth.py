@@ -31,7 +31,7 @@ class Grown(Proxy):
         cluster = made["static_resources"]["clusters"][0]
         endpoint = lambda i: {"endpoint": {"address": {"socket_address": {"address": f"127.{1 + i // 65000}.{i // 250 % 250}.{1 + i % 250}", "port_value": backend}}}}
         cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [endpoint(i) for i in range(hosts)]
-        # Ten thousand connections are opened within a second or two: the breakers are not what is measured.
+        # Ten thousand connections are opened within a second or two; circuit breakers must not limit them.
         cluster["circuit_breakers"] = {"thresholds": [{"max_connections": 100000, "max_requests": 100000, "max_pending_requests": 100000}]}
         host = made["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["virtual_hosts"][0]
         action = {"cluster": "backend", "timeout": "0s"}
@@ -60,7 +60,7 @@ COLOURS = {"outrider": "#0a7d55", "envoy": "#b03060"}
 
 
 def svg(results):
-    """Four small charts side by side, logarithmic on both axes but for the workers."""
+    """Four small charts side by side, logarithmic on both axes except for the number of workers."""
     import math
     width, height, pad = 240, 200, 40
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{(width + pad) * len(AXES) + pad}" height="{height + 2 * pad + 20}" font-family="sans-serif" font-size="11">',

@@ -50,7 +50,7 @@ class Backends:
 
 
 def h2load(argv, port, path, cpu, log):
-    """Runs h2load; returns requests, requests/s and latencies in µs. Any answer but success is an error."""
+    """Runs h2load; returns requests, requests/s and latencies in µs. Any response other than success is an error."""
     pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
     command = [*pinned, "h2load", f"--log-file={log}", *argv, f"http://127.0.0.1:{port}{path}"]
     open(log, "w").close()

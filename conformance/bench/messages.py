@@ -34,13 +34,13 @@ TRAILERS = literal(b"grpc-status", b"0")
 
 
 class Peer:
-    """One connection: splits what comes in into frames."""
+    """One connection. Splits received bytes into frames."""
 
     def __init__(self, sock):
         self.sock, self.buffer = sock, bytearray()
 
     def frames(self):
-        """The whole frames that have come; ends the process's interest by returning None at the end of the connection."""
+        """The complete frames received so far; None at the end of the connection."""
         data = self.sock.recv(1 << 18)
         if not data:
             return None

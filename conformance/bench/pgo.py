@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Builds the release binary with a profile of itself at work (profile-guided optimisation).
+"""Builds the release binary with profile-guided optimisation, from profiles of the benchmark's jobs.
 
 usage: pgo.py [--out target/pgo/outrider] [--scale 0.5]
 
@@ -28,7 +28,7 @@ ENDS_WITHIN = 60  # seconds
 
 
 def output(*command):
-    """What a command prints."""
+    """The output of a command."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -58,7 +58,7 @@ def ask(proxy, path, method="GET"):
 
 
 def leave(proxy):
-    """Asks for what operators ask for, then ends the proxy in order: its counts are written as it ends."""
+    """Uses the admin endpoints that operators use, then shuts the proxy down, which writes its counts."""
     for path in ("/stats", "/stats?usedonly", "/stats/prometheus", "/clusters"):
         ask(proxy, path)
     ask(proxy, "/quitquitquit", "POST")

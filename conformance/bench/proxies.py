@@ -12,7 +12,7 @@ import urllib.request
 
 
 def free_port():
-    """A port that nobody listens on, from the kernel."""
+    """A free port, chosen by the kernel."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
@@ -99,7 +99,7 @@ H2 = {
 
 
 def envoy_config(listen, admin, backend, *, h2, clusters=0, access_log=None, grpc_stats=False, beside=None):
-    """The bootstrap that Envoy and Outrider both get. `beside`: the port of a second listener, which alone has log and stats."""
+    """The bootstrap that Envoy and Outrider both get. `beside` is the port of a second listener; only that one has an access log and stats."""
     def cluster(name):
         made = {
             "name": name,
@@ -249,6 +249,6 @@ RELAY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "relay.c")
 
 
 def binaries(outrider, envoy, before=None):
-    """The proxies that this machine has; `before` is another build of Outrider, `relay` and `polling` no proxies at all: see relay.c."""
+    """The proxies that this machine has; `before` is another build of Outrider. `relay` and `polling` only copy bytes: see relay.c."""
     found = {"outrider": outrider, "before": before, "envoy": envoy, "haproxy": shutil.which("haproxy") or "/usr/sbin/haproxy", "nghttpx": shutil.which("nghttpx"), "relay": RELAY, "polling": RELAY}
     return {name: path for name, path in found.items() if path and os.path.exists(path)}

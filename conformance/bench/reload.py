@@ -46,7 +46,7 @@ def free_ports(count):
 
 
 class Config:
-    """The bootstrap, of which each reload loads another version."""
+    """The bootstrap. Each reload loads another version of it."""
 
     def __init__(self, folder, http_port, grpc_port, large):
         self.path = Path(folder) / "envoy.json"
@@ -87,7 +87,7 @@ class Config:
         new.rename(self.path)
 
     def port(self, listener):
-        """Where a listener is now."""
+        """The current address of a listener."""
         if listener == "fixed":
             return self.fixed
         listeners = json.loads(get(self.admin, "/listeners?format=json"))["listener_statuses"]
@@ -178,7 +178,7 @@ def rss_kb(pid):
 
 
 def reload(config, version):
-    """One reload, to its end."""
+    """Runs one reload and waits for its end."""
     config.write(version)
     outcome = json.loads(get(config.admin, "/reload", data=b""))
     if outcome["outcome"] != "applied":
@@ -187,7 +187,7 @@ def reload(config, version):
 
 
 def main():
-    """Runs the calls and reloads that the module's text describes."""
+    """Runs the calls and reloads described at the top of this module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outrider", required=True)
     parser.add_argument("--reloads", type=int, default=100)

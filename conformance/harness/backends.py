@@ -1,6 +1,6 @@
 """The upstreams of a case: HTTP in both codecs, raw scripts, and sockets that do not answer.
 
-A backend listens before the proxy starts, notes what it sees, and ends with the case.
+A backend listens before the proxy starts, records what it receives, and ends with the case.
 """
 import socket
 import ssl
@@ -248,14 +248,14 @@ class Http(Listener):
 
 
 def spoken(conn: socket.socket) -> str:
-    """The codec that a peer begins to speak, by what HTTP/2's preface begins with."""
+    """The codec of a peer: HTTP/2 if its first bytes are those of the preface."""
     if isinstance(conn, ssl.SSLSocket):
         return "http2" if conn.selected_alpn_protocol() == "h2" else "http1"
     return "http2" if conn.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"PRI" else "http1"
 
 
 def read_request_body(stream: http1.Stream, message: http1.Message) -> None:
-    """The body that a request's head announces."""
+    """Reads the body that a request's head announces."""
     if "chunked" in (message.get("transfer-encoding") or "").lower():
         http1.read_chunks(stream, message)
     elif message.get("content-length"):

@@ -28,7 +28,7 @@ def envoy_binary() -> str:
 
 
 def attempt(case: Case, binary: str, expected: dict | None) -> Outcome:
-    """One run in a worker process; a defect of the harness itself is shown as such."""
+    """One run in a worker process. An exception in the harness itself is reported as such."""
     try:
         return run_case(case, binary, expected)
     except Exception:  # noqa: BLE001 - the report must name the case, whatever went wrong
@@ -52,7 +52,7 @@ def difference(left, right, names: tuple) -> str:
 
 
 def record(args) -> int:
-    """Runs each case three times against Envoy; only what repeats is written."""
+    """Runs each case three times against Envoy. Only observations that repeat are written."""
     cases = select(args.k)
     binary = args.bin or envoy_binary()
     who = ".outrider.json" if args.bin else ".expected.json"
@@ -82,7 +82,7 @@ def record(args) -> int:
 
 
 def record_one(case: Case, binary: str) -> tuple:
-    """The observation and, when a second or third run gave another, the difference."""
+    """The observation, and the difference if a later run gave another."""
     first = attempt(case, binary, None)
     problem = first.observed.get("harness", "")
     refused = "differs" in case.spec and "not supported" in first.notes
@@ -128,7 +128,7 @@ def known_open() -> dict:
 
 
 def still_open(rows: list) -> dict:
-    """Prints those of them that failed, and returns them."""
+    """Prints the known-open cases that failed, and returns them."""
     known = known_open()
     for row in rows:
         if row["passed"] and row["case"] in known:
@@ -158,7 +158,7 @@ def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
 
 
 def verdicts(case: Case) -> str:
-    """Where the two recordings of `validate` steps do not have the same exit code, or ours does not name what it must."""
+    """The `validate` steps whose exit codes differ, or in which ours does not name what it must."""
     problems = []
     steps = [step for step in case.spec.get("traffic", []) if isinstance(step, dict) and "validate" in step]
     if not steps:

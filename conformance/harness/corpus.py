@@ -1,6 +1,6 @@
 """Published configs: every file loaded by Envoy and by Outrider, and what both accept served by both, request by request.
 
-The files are not part of this repository (`--shared` says where they are); `conformance/corpus.tsv` is what came out.
+The files are not part of this repository (`--shared` says where they are); `conformance/corpus.tsv` has the results.
 """
 import collections
 import concurrent.futures
@@ -77,7 +77,7 @@ def one(row: dict, shared: Path, binaries: dict, marks: dict, args) -> dict:
 
 
 def served(row: dict, shared: Path, binaries: dict, marks: dict, args) -> dict:
-    """The same requests to both, and what differs."""
+    """Sends the same requests to both and returns the differences."""
     from .command import difference, pretty  # noqa: PLC0415 - that module imports this one
     truth = world(row, shared, binaries["envoy"], marks, "serve")
     if "start" in truth:
@@ -103,7 +103,7 @@ def refusals(said: str) -> list:
 
 
 def world(row: dict, shared: Path, binary: str, marks: dict, mode: str, plan: dict | None = None) -> dict:
-    """Runs one binary on one file in a world of its own."""
+    """Runs one binary on one file in an isolated environment."""
     folder = Path(tempfile.mkdtemp(prefix="corpus-"))
     try:
         name, _, ending = row["file"].rpartition(".")
@@ -123,7 +123,7 @@ def world(row: dict, shared: Path, binary: str, marks: dict, mode: str, plan: di
 
 
 def copy_files(source: Path, tree: Path, marks: dict) -> None:
-    """The files that a config names, with a made key pair where it wants one."""
+    """Copies the files that a config names, with a generated key pair where it needs one."""
     (tree / "cwd").mkdir(parents=True)
     for place, _, names in os.walk(source):
         inner = Path(place).relative_to(source)
@@ -137,7 +137,7 @@ def copy_files(source: Path, tree: Path, marks: dict) -> None:
 
 
 def made_pair(folder: Path) -> dict:
-    """A self-signed pair and a revocation list, by the marks that stand for them in the corpus."""
+    """A self-signed pair and a revocation list, by their placeholders in the corpus."""
     def openssl(*words: str) -> None:
         subprocess.run(["openssl", *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
 

@@ -1,4 +1,4 @@
-"""The network of a published config: one namespace where the proxy runs, and one that has every address that the config names."""
+"""The network for a published config: a namespace for the proxy, and one that has every address in the config."""
 import contextlib
 import ctypes
 import ipaddress
@@ -20,13 +20,13 @@ def ip(*words: str, keep: tuple = ()) -> None:
 
 
 def enter(namespace: int) -> None:
-    """Moves this thread, and the sockets it makes from now on, into a network namespace."""
+    """Moves this thread, and its later sockets, into a network namespace."""
     if LIBC.setns(namespace, CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "setns")
 
 
 class Network:
-    """Two machines with a cable between them; this thread is on the proxy's."""
+    """Two namespaces connected by a veth pair. This thread is in the proxy's."""
 
     def __init__(self):
         self.here = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -61,12 +61,12 @@ class Network:
             enter(self.here)
 
     def own(self, host: str) -> None:
-        """Gives the proxy's machine an address that it is to listen on."""
+        """Adds an address to the proxy's namespace so that it can listen on it."""
         add(host, "lo")
 
     @contextlib.contextmanager
     def where(self, host: str):
-        """What is done inside happens where a client of this address would get to."""
+        """Runs the block in the namespace from which this address is reached."""
         if ipaddress.ip_address(host).is_loopback:
             yield
         else:
@@ -87,7 +87,7 @@ def add(host: str, device: str) -> None:
 
 
 def address_of(host: str) -> str:
-    """Where a name, or an address, is in this world."""
+    """The address of a name in the test network."""
     if host in ("localhost", "0.0.0.0"):
         return "127.0.0.1"
     try:
@@ -98,7 +98,7 @@ def address_of(host: str) -> str:
 
 
 class AnyName(DnsBackend):
-    """A name server for which every name has an address, always the same one."""
+    """A name server that gives every name an address, always the same one."""
 
     def answer(self, query: bytes, transport: str) -> bytes | None:
         name = question(query)[0]

@@ -1,4 +1,4 @@
-"""What to ask of a config that somebody else wrote: a plain request per route, and where its endpoints are.
+"""Plans the requests for a published config: a plain request per route, and the addresses of its endpoints.
 
 Everything is read from the proxy's own dump of its bootstrap, in which names and forms are canonical.
 """
@@ -21,7 +21,7 @@ def plan(bootstrap: dict) -> dict:
 
 
 def endpoints(cluster: dict) -> list:
-    """The addresses of a cluster, old spelling too."""
+    """The addresses of a cluster, also from the deprecated fields."""
     groups = [lb for group in cluster.get("load_assignment", {}).get("endpoints", []) for lb in group.get("lb_endpoints", [])]
     addresses = [lb["endpoint"]["address"] for lb in groups if "address" in lb.get("endpoint", {})]
     found = []
@@ -38,7 +38,7 @@ def endpoints(cluster: dict) -> list:
 
 
 def place_of(listener: dict) -> dict:
-    """Where a listener is asked."""
+    """The address at which a listener is tested."""
     address = listener.get("address", {})
     if "pipe" in address:
         return {"pipe": address["pipe"]["path"]}
@@ -76,7 +76,7 @@ def of_host(host: dict) -> list:
 
 
 def of_route(route: dict, authority: str) -> list:
-    """GET and POST for a route, with whatever else it matches on."""
+    """GET and POST for a route, with everything else that it matches on."""
     match = route.get("match", {})
     headers = {"x-corpus": "1"}
     method, target = None, None

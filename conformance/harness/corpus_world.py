@@ -1,8 +1,8 @@
-"""A world of its own for one published config: its addresses, names and files exist, and behind them are our backends.
+"""An isolated environment for one published config: its addresses, names and files exist and lead to test backends.
 
-Runs as `python -m harness.corpus_world` in new mount, network and process namespaces, reads what to do from stdin and prints
-what it saw. Nothing in the config is changed: a private root has the files that it names, the loopback device has the addresses, a
-name server on 127.0.0.1 knows every name, and ports are free because nobody else is here.
+Runs as `python -m harness.corpus_world` in new mount, network and process namespaces, reads its task from stdin and prints
+its observations. Nothing in the config is changed: a private root has the files that it names, the loopback device has the addresses, a
+name server on 127.0.0.1 knows every name, and all ports are free.
 """
 import json
 import os
@@ -35,7 +35,7 @@ def mount(*words: str) -> None:
 
 
 def build_root(root: Path, tree: Path, binary: str) -> None:
-    """The machine's programs, read-only, and the config's own files."""
+    """Mounts the machine's programs read-only, and the config's own files."""
     mount("-t", "tmpfs", "tmpfs", str(root))
     for name in [*BOUND, "etc/ssl", "proc", "dev", "tmp", "run", "var/log", "var/run", "cwd", "outrider"]:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def build_root(root: Path, tree: Path, binary: str) -> None:
 
 
 class ChrootProxy(Proxy):
-    """The proxy inside the private root; as found by its admin port like any other."""
+    """The proxy inside the private root."""
 
     def __init__(self, root: Path, flags: list, env: dict):
         self.folder = root / "cwd"
@@ -82,12 +82,12 @@ class ChrootProxy(Proxy):
 
 
 def inside(root: Path, path: str) -> str:
-    """A path of the config, from outside."""
+    """The path, outside of the private root, of a path in the config."""
     return str(root / path.lstrip("/") if path.startswith("/") else root / "cwd" / path)
 
 
 def serve(spec: dict, root: Path) -> dict:
-    """Starts the proxy and the backends, and asks what the plan says; without a plan, makes it from the proxy's own dump."""
+    """Starts the proxy and the backends, and sends the plan's requests. Without a plan, makes one from the proxy's config dump."""
     network = Network()
     names = AnyName("dns", {"port": 53}, None)
     names.start()
@@ -117,7 +117,7 @@ def serve(spec: dict, root: Path) -> dict:
 
 
 def settled(look) -> list:
-    """What an observation is once it stays the same."""
+    """Repeats an observation until it stays the same."""
     last, since = look(), time.monotonic()
     while time.monotonic() - since < QUIET:
         time.sleep(0.05)
@@ -128,19 +128,19 @@ def settled(look) -> list:
 
 
 def counters(proxy: Proxy) -> list:
-    """The counters and gauges that count what the proxy did, without bytes, which depend on how peers frame."""
+    """The counters and gauges, without those of bytes, which depend on the peers' framing."""
     lines = proxy.get("/stats")[2].decode().splitlines()
     return sorted(line for line in lines if COUNTED.match(line) and not line.endswith(": 0") and not UNCOUNTED.search(line))
 
 
 def log_lines(root: Path) -> list:
-    """What was logged to stdout, without numbers: durations and sizes are not the same twice."""
+    """The log on stdout, without numbers: durations and sizes change from run to run."""
     text = re.sub(UUID, "<uuid>", (root / "cwd/stdout").read_text(errors="replace"))
     return [re.sub(r"\d+(\.\d+)?", "<n>", line) for line in text.splitlines()]
 
 
 class AnyTag(yaml.SafeLoader):
-    """YAML with whatever tags: what matters here stands outside of them."""
+    """YAML with any tags; tagged values are not used here."""
 
 
 AnyTag.add_multi_constructor("!", lambda _loader, _tag, _node: "tagged")
@@ -158,7 +158,7 @@ def has_admin(tree: dict) -> bool:
 
 
 def make_listenable(tree: dict, root: Path, network: Network) -> None:
-    """Makes the addresses of the config's listeners ours, and the folders of their sockets."""
+    """Adds the addresses of the config's listeners, and creates the folders of their sockets."""
     static = tree.get("static_resources", tree.get("staticResources")) or {}
     listeners = static.get("listeners") or []
     written = str([one.get("address") for one in (listeners if isinstance(listeners, list) else [listeners]) if isinstance(one, dict)])
@@ -216,7 +216,7 @@ def where(root: Path, proxy: Proxy, to: dict):
 
 
 def validate(spec: dict, root: Path) -> dict:
-    """The exit code of `--mode validate` and what was said."""
+    """The exit code of `--mode validate`, and its output."""
     words = ["/outrider/bin", "--mode", "validate", "-l", "warning", "-c", spec["config"], *spec["flags"]]
     done = subprocess.run(["chroot", str(root), "/bin/sh", "-c", 'cd /cwd; exec timeout 20 "$@"', "sh", *words], stdin=subprocess.DEVNULL,
                           capture_output=True, env={**ENV, **spec["env"]})
@@ -224,7 +224,7 @@ def validate(spec: dict, root: Path) -> dict:
 
 
 def main() -> None:
-    """One world, one answer."""
+    """Runs the task in one environment and prints the result."""
     spec = json.load(sys.stdin)
     root = Path(spec["root"])
     build_root(root, Path(spec["tree"]), spec["binary"])

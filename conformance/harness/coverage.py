@@ -1,7 +1,7 @@
 """Field coverage: which fields that `proto/support` calls implemented are shown by no case.
 
-The configs of all cases are walked against the official descriptors (`proto/envoy-v3.binpb`), `Any` by its `@type`. That a case shows
-what it sets stands in the table that `effect` records with real Envoy.
+The configs of all cases are walked against the official descriptors (`proto/envoy-v3.binpb`), `Any` by its `@type`. Which case shows
+the effect of a field is recorded with real Envoy by `effect`.
 """
 import json
 from pathlib import Path
@@ -109,7 +109,7 @@ class Walk:
 
 
 def listed(definitions: Definitions, statuses: set) -> set:
-    """(message, field) that have one of the statuses in the support table; what it says of a field goes before what it says of `*`."""
+    """(message, field) with one of these statuses in the support table. A field's own line overrides the line `*`."""
     found, message, named = set(), "", set()
     for file in sorted((PROTO / "support").glob("*.txt")):
         if file.name == "extensions.txt":
@@ -128,7 +128,7 @@ def listed(definitions: Definitions, statuses: set) -> set:
 
 
 class State:
-    """What the cases set, and what must be shown: read once, for the recorder and for the check."""
+    """The fields that cases set, and those that must be shown. Read once, for recording and for the check."""
 
     def __init__(self):
         from .places import places  # noqa: PLC0415 - that module imports this one
@@ -145,7 +145,7 @@ class State:
 
 
 def wanted(definitions: Definitions) -> set:
-    """The names of all that must be shown: fields, the values of their enums but the default, and extensions."""
+    """The names of everything that must be shown: fields, the values of their enums except the default, and extensions."""
     fields = listed(definitions, OBEYED)
     names = {f"{message}.{field}" for message, field in fields}
     split = {message for message, _ in fields if message in definitions.enums}
@@ -155,7 +155,7 @@ def wanted(definitions: Definitions) -> set:
 
 
 def refused_values(definitions: Definitions) -> set:
-    """The enum values that a field which may have some values only does not list."""
+    """The enum values that a field of status `only` does not list."""
     refused, message = set(), ""
     for file in (PROTO / "support").glob("*.txt"):
         for line in file.read_text().splitlines():
@@ -188,14 +188,14 @@ def report(args) -> int:
 
 
 def gaps() -> tuple:
-    """What is to be said about coverage, and how many fields are implemented."""
+    """The defects of coverage, and the number of implemented fields."""
     from . import effect  # noqa: PLC0415 - that module imports this one
     state = State()
     return effect_gaps(state, effect.read()), len(state.wanted | state.harmless)
 
 
 def effect_gaps(state: State, rows: dict) -> list:
-    """Fields without a row and without a reason, and rows and reasons that hold no longer."""
+    """Fields without a row or reason, and rows and reasons that are out of date."""
     from . import effect  # noqa: PLC0415 - that module imports this one
     missing = [f"{name}: " + ("no case is known to show its effect" if name in state.places else "implemented, and in no case")
                for name in sorted(state.wanted - set(rows) - set(state.reasons))]
@@ -208,7 +208,7 @@ def effect_gaps(state: State, rows: dict) -> list:
 
 
 def stale(state: State, row) -> str:
-    """Why a row of the effect table holds no longer; empty when it does."""
+    """Why a row of the effect table is out of date; empty if it is not."""
     from . import effect  # noqa: PLC0415 - that module imports this one
     case = state.cases.get(row.case)
     if row.field not in (state.harmless if row.what == effect.NOTHING else state.wanted):

@@ -21,7 +21,7 @@ def write(args) -> int:
 
 
 def replace(file: Path, name: str, content: str) -> None:
-    """Replaces what stands between the marks `name` and `end of name`."""
+    """Replaces the text between the marks `name` and `end of name`."""
     if not file.exists():
         return
     text = file.read_text()

@@ -1,8 +1,8 @@
-"""Which case shows the effect of which field: the case runs on real Envoy without the field, and something that was recorded changes.
-Of a field that is said to have no effect, nothing may change in any case that sets it.
+"""Finds the case that shows the effect of a field: run on real Envoy without the field, its observation differs from the recorded one.
+For a field without effect, no case that sets it may change.
 
-A field that is only accepted would pass every case in which it merely stands. The table that this module writes (`effect.tsv`) names,
-for each implemented field, one case whose observation needs it; `coverage` holds it. A row is recorded again only when its case changes.
+A field that is accepted and ignored would pass every case that sets it. The table that this module writes (`effect.tsv`) names
+one case for each implemented field whose observation depends on it; `coverage` checks the table. A row is recorded again only when its case changes.
 """
 import collections
 import concurrent.futures
@@ -28,7 +28,7 @@ ENOUGH = 3  # cases in which Envoy refuses to start without the field, whatever 
 
 @dataclass(order=True)
 class Row:
-    """A line of the table: in `case`, `field` was `how` (removed, replaced, taken out with its holder), and `what` changed."""
+    """A line of the table: in `case`, `field` was changed as `how` says (removed, replaced, removed with its parent), and `what` differed."""
 
     field: str
     case: str
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass
 class Task:
-    """A field to be shown, the cases that set it, the likeliest first, each with the places; and the values of its enum."""
+    """A field to be shown, the cases that set it with the places in each, the most promising first, and the values of its enum."""
 
     field: str
     cases: list
@@ -63,7 +63,7 @@ def write(rows: dict) -> None:
 
 
 def digest(case: Case) -> str:
-    """What of a case decides what Envoy does in it."""
+    """A digest of everything in a case that determines Envoy's behaviour."""
     spec = {key: value for key, value in case.spec.items() if key not in ("about", "differs")}
     return hashlib.sha256(json.dumps([spec, case.variant], sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -105,7 +105,7 @@ def prepared(state, name: str) -> Task | None:
 
 
 def likelihood(case: Case, name: str) -> float:
-    """Lower is likelier: the case says the field itself, its name or what it is about speaks of it, and it is short."""
+    """Lower is more promising: the case sets the field itself, its name or description mentions it, and it is short."""
     field = name.rpartition(".")[2]
     source = case.path.read_text()
     score = len(source) / 400 + (20 if case.spec.get("start") is False else 0) + (20 if isinstance(case.spec.get("config"), str) else 0)
@@ -115,12 +115,12 @@ def likelihood(case: Case, name: str) -> float:
 
 
 def hurry() -> None:
-    """Shorter patience in this process: where a field has an effect, what was recorded never comes."""
+    """Shortens all waits in this process: if a field has an effect, the recorded observation never arrives."""
     execute.STOP_EARLY, execute.SETTLE, execute.http1.PATIENCE, execute.steps.WAIT, proxy.START = True, 1.0, 2.5, 3, 4.0
 
 
 def shown(task: Task, binary: str) -> tuple:
-    """The row for the first case that shows the field, or None; and in words what was tried."""
+    """The row for the first case that shows the field, or None, and a description of the attempts."""
     hurry()
     required, tried = None, collections.Counter()
     for case, where in task.cases:
@@ -139,7 +139,7 @@ def shown(task: Task, binary: str) -> tuple:
 
 
 def unseen(task: Task, binary: str) -> tuple:
-    """The row for a field without effect: the likeliest case, when no case that sets it is different without it."""
+    """The row for a field without effect: the most promising case, if no case that sets the field changes without it."""
     hurry()
     row = None
     for case, where in task.cases:
@@ -158,14 +158,14 @@ def unseen(task: Task, binary: str) -> tuple:
 
 
 def holds(case: Case, binary: str) -> bool:
-    """Whether the case as it is gives what was recorded, also with little patience; asked once in a process."""
+    """Whether the unchanged case gives the recorded observation with the short waits; checked once per process."""
     if case.name not in HELD:
         HELD[case.name] = case.expected("envoy") is not None and outcome(case, case, binary) == ""
     return HELD[case.name]
 
 
 def in_case(case: Case, where: list, names: list, binary: str) -> tuple:
-    """How the case was changed and what that changed: nothing (``), that Envoy starts at all (`refused`), or a word of an observation."""
+    """How the case was changed, and the effect: none (empty), Envoy did not start (`refused`), or the name of a step."""
     what = outcome(case, changed(case, where, drop), binary)
     if what not in ("", "refused"):
         return "removed", what
@@ -184,7 +184,7 @@ def in_case(case: Case, where: list, names: list, binary: str) -> tuple:
 
 
 def replace(holder, key, names: list, at: int) -> None:
-    """Puts the other value of that number there, if there is one."""
+    """Sets the other value with this number, if there is one."""
     found = others(holder[key], names)
     if at < len(found):
         holder[key] = found[at]
@@ -212,7 +212,7 @@ def outcome(case: Case, other: Case, binary: str) -> str:
 
 
 def difference(case: Case, recorded: dict, observed: dict) -> str:
-    """The first thing that is not as recorded, in a word."""
+    """The name of the first observation that differs from the recorded one."""
     if "harness" in observed:
         return "harness"
     if "start" in observed and "start" not in recorded:

@@ -1,4 +1,4 @@
-"""Runs one case against one binary: backends up, proxy up, the steps, what was observed, everything down."""
+"""Runs one case against one binary: starts the backends and the proxy, runs the steps, and stops everything."""
 import concurrent.futures
 import json
 import re
@@ -29,7 +29,7 @@ STOP_EARLY = False
 
 @dataclass
 class Outcome:
-    """What one run gave: the observations, or why there are none."""
+    """The result of one run: the observations, or why there are none."""
 
     observed: dict
     notes: str = ""
@@ -59,7 +59,7 @@ class Run:
         self.normalise = Normaliser(str(self.folder), {})
 
     def whole(self) -> dict:
-        """Everything, in order; the result is already normalised."""
+        """Runs everything in order. The result is normalised."""
         for name, spec in self.case.backends.items():
             backend = self.backend(name, fill(spec, self.values))
             self.backends[name] = backend
@@ -78,7 +78,7 @@ class Run:
         return observed
 
     def backend(self, name: str, spec: dict):
-        """A backend whose port no other one has, on whatever address: an observation must tell them apart by it. The port is taken on
+        """A backend with a port that no other backend has on any address, so that observations can distinguish them. The port is bound on
         127.0.0.1 too, so that the proxy does not get it for a listener."""
         others = {one.port for one in self.backends.values()}
         while True:
@@ -96,7 +96,7 @@ class Run:
         return made
 
     def write_files(self) -> None:
-        """The config, and whatever files the case brings."""
+        """Writes the config and the case's files."""
         config = self.case.config()
         if config is not None:
             # JSON is YAML in which nobody takes a text `y` for a boolean; a case about YAML itself brings a text.
@@ -108,7 +108,7 @@ class Run:
             (self.folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
     def start(self, observed: dict) -> bool:
-        """Starts the proxy; that it does not start is an observation too."""
+        """Starts the proxy. A failure to start is an observation, too."""
         flags = [str(f) for f in fill(self.case.spec.get("flags", []), self.values)]
         self.proxy = Proxy(self.binary, self.folder, flags, self.case.spec.get("env", {}))
         try:
@@ -133,7 +133,7 @@ class Run:
         return ports
 
     def traffic(self) -> list:
-        """The steps; a step that breaks says how and ends the case."""
+        """Runs the steps. A step that fails records its error and ends the case."""
         seen = []
         recorded = (self.expected or {}).get("steps", [])
         for step in fill(self.case.spec.get("traffic", []), self.values):
@@ -152,7 +152,7 @@ class Run:
         return seen
 
     def afterwards(self, observed: dict) -> None:
-        """What every case is asked at its end: stats, the access log, whether the proxy lives."""
+        """The observations at the end of every case: stats, the access log, whether the proxy is alive."""
         if self.proxy is None:
             return
         expected = self.expected or {}
@@ -175,7 +175,7 @@ class Run:
 
     # -- what steps use --------------------------------------------------------------------------------------------
     def settle(self, look):
-        """Looks until the observation is the wanted one, or stays the same."""
+        """Repeats the observation until it is the expected one or stays the same."""
         wanted, deadline = None if self.differs else self.wanted, time.monotonic() + SETTLE
         last, since = look(), time.monotonic()
         while time.monotonic() < deadline:
@@ -190,7 +190,7 @@ class Run:
         return last
 
     def address(self, name: str):
-        """Where a listener (or the admin port) is."""
+        """The address of a listener or of the admin port."""
         if name == "admin":
             return self.proxy.admin
         place = self.proxy.listeners[name]
@@ -247,12 +247,12 @@ class Run:
         return sorted(lines) if "log" in self.case.spec.get("unordered", []) else lines
 
     def facts(self, conditions: dict) -> str:
-        """What holds instead of what a `wait` waited for."""
+        """The current values of the conditions that a `wait` waited for."""
         values = self.stat_values() if "stat" in conditions and self.proxy.process.poll() is None else {}
         return str({name: values.get(name) for name in conditions.get("stat", {})})
 
     def stop(self) -> str:
-        """Ends everything; what the proxy said."""
+        """Stops everything. Returns the proxy's log."""
         said = "\n".join(self.notes)
         if self.proxy is not None:
             self.proxy.stop()
@@ -271,7 +271,7 @@ class Run:
 
 
 def label(step) -> str:
-    """A step's name in what is recorded: its `what`, or its word and its value when that is short."""
+    """A step's name in the recording: its `what`, or its key and its value if that is short."""
     if isinstance(step, str):
         return step
     if "what" in step:
@@ -281,7 +281,7 @@ def label(step) -> str:
 
 
 def run_case(case: Case, binary: str, expected: dict | None) -> Outcome:
-    """One run of one case; never raises for what the proxy did."""
+    """Runs a case once. Never raises for the proxy's behaviour."""
     began = time.monotonic()
     run = Run(case, binary, expected)
     try:

@@ -1,6 +1,6 @@
 """The gRPC upstream: grpcio's C core, one server per pod address. Messages are plain bytes.
 
-What a call does is told by its method and its metadata, so that a case shows it all:
+The method and the metadata of a call decide what the backend does, so that the case shows it:
 `Unary` and `Bidi` echo, `ClientStream` counts, `ServerStream` sends what the request asks for ("3 10": three messages of ten
 bytes), `Hang` answers nothing. `x-status: 5 not here` ends a call so, `x-delay: 0.2` waits first, `x-reply-size` sets the
 size of a unary reply, `x-initial: v` and `x-trailing-bin: v` are sent back as initial and trailing metadata.
@@ -46,7 +46,7 @@ class GrpcBackend:
         return True
 
     def start_pod(self, host: str) -> None:
-        """A pod comes up."""
+        """Starts a pod."""
         options = [*OPTIONS, *self.spec.get("options", {}).items()]
         server = grpc.server(futures.ThreadPoolExecutor(160), handlers=[self.handler(host)], options=options)
         self.port = server.add_insecure_port(f"{host}:{self.port}")
@@ -54,15 +54,15 @@ class GrpcBackend:
         self.servers[host] = server
 
     def stop_pod(self, host: str) -> None:
-        """A pod dies: its calls are cut."""
+        """Stops a pod: its calls are cut off."""
         self.servers.pop(host).stop(0).wait()
 
     def handler(self, host: str) -> grpc.GenericRpcHandler:
-        """What a pod does."""
+        """The pod's server."""
         return Handler(self, host)
 
     def start(self) -> None:
-        """It serves since it was bound."""
+        """Nothing to do: it serves from the time it is bound."""
 
     def note(self, what) -> None:
         """Remembers an observation."""
@@ -96,7 +96,7 @@ class Handler(grpc.GenericRpcHandler):
         return make(lambda data, context: self.call(details.method, behaviour, data, context))
 
     def call(self, method: str, behaviour, data, context):
-        """What all calls share: notes, metadata, delay and status."""
+        """The part that all calls share: notes, metadata, delay and status."""
         metadata = dict(context.invocation_metadata())
         shown = [f"{k}: {v.hex() if isinstance(v, bytes) else v}" for k, v in sorted(context.invocation_metadata(), key=lambda kv: kv[0])]
         self.backend.note({"call": method, "metadata": shown})
@@ -124,7 +124,7 @@ class Handler(grpc.GenericRpcHandler):
 
     @staticmethod
     def count(messages, _context, _metadata):
-        """How much came."""
+        """Replies with the number of bytes received."""
         sizes = [len(m) for m in messages]
         return f"{len(sizes)} messages, {sum(sizes)} bytes".encode()
 
@@ -139,11 +139,11 @@ class Handler(grpc.GenericRpcHandler):
 
     @staticmethod
     def chat(messages, _context, _metadata):
-        """Each message back as it comes."""
+        """Echoes each message as it arrives."""
         yield from messages
 
     def hang(self, _messages, context, _metadata):
-        """Nothing, until the caller gives up; that is noted."""
+        """Sends nothing until the caller cancels, and notes the cancellation."""
         gone = threading.Event()
         if context.add_callback(gone.set):
             while not gone.wait(0.05) and not self.backend.stopped.is_set():

@@ -65,7 +65,7 @@ class Connection:
 
     # -- sending ---------------------------------------------------------------------------------------------------
     def write(self, data: bytes) -> None:
-        """Sends bytes; that the other side is gone shows in what is received."""
+        """Sends bytes. If the peer is gone, that shows in what is received."""
         if self.corked is not None:
             self.corked.append(data)
             return
@@ -86,7 +86,7 @@ class Connection:
             self.write(held)
 
     def frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        """Sends one frame as it is, right or wrong."""
+        """Sends one frame unchecked."""
         self.write(struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload)
 
     def settings(self, values: dict | None = None) -> None:
@@ -106,7 +106,7 @@ class Connection:
             rest = rest[16384:]
 
     def encode(self, fields: list) -> bytes:
-        """HPACK without Huffman and without secrets, so that nothing is changed on the way."""
+        """HPACK without Huffman coding and without never-indexed fields, so that the block is predictable."""
         return self.encoder.encode([(n.encode("latin-1"), v.encode("latin-1")) for n, v in fields], huffman=False)
 
     def body(self, stream: int, data: bytes, end: bool) -> None:
@@ -173,7 +173,7 @@ class Connection:
             self.received(kind, flags, stream, payload)
 
     def received(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        """Notes one frame, and does the bookkeeping that every peer owes: acknowledgements and windows."""
+        """Records one frame, and sends acknowledgements and window updates."""
         name = TYPES[kind] if kind < len(TYPES) else f"TYPE{kind}"
         event = Event(name, stream)
         if name in ("DATA", "HEADERS") and flags & 8:
@@ -225,7 +225,7 @@ class Connection:
             self.frame(4, 1, 0, b"")
 
     def credits(self, stream: int, count: int, ended: bool) -> None:
-        """Gives the other side its window back."""
+        """Restores the peer's window."""
         self.frame(8, 0, 0, struct.pack(">I", count))
         if not ended:
             self.frame(8, 0, stream, struct.pack(">I", count))
@@ -363,7 +363,7 @@ def code_of(value) -> int:
 
 
 def await_step(conn: Connection, what) -> None:
-    """`await:` one or several things; what never comes is written down."""
+    """`await:` one or several things; frames that never arrive are recorded as missing."""
     for one in what if isinstance(what, list) else [what]:
         if not conn.until(awaited(one)):
             conn.events.append(Event(f"(no {one})"))
@@ -391,7 +391,7 @@ def start(conn: Connection, value) -> None:
 
 
 def send_together(conn: Connection, steps: list) -> None:
-    """Plays steps, none of which waits, and sends what they make in one piece."""
+    """Runs steps that do not wait, and sends their bytes in one piece."""
     conn.cork()
     for step in steps:
         action(conn, step)
@@ -427,9 +427,9 @@ FRAMES = {
 
 
 def transcript(events: list[Event], show: tuple = ()) -> list:
-    """What was received, for people: one line a frame, header fields below it, DATA of a stream in one piece.
+    """The received frames as text: one line per frame, header fields below it, the DATA of a stream together.
 
-    SETTINGS, WINDOW_UPDATE and PING acknowledgements are a matter of taste of the sender; they are left out unless `show`
+    SETTINGS, WINDOW_UPDATE and PING acknowledgements differ between correct senders. They are left out unless `show`
     names them.
     """
     lines: list = []

@@ -101,7 +101,7 @@ class TestService(grpc.GenericRpcHandler):
         self.backend = backend
 
     def service(self, details):
-        """A method of the service, or None for one that it does not have."""
+        """A method of the service; None if it does not have it."""
         kinds = {"EmptyCall": (grpc.unary_unary_rpc_method_handler, self.empty), "UnaryCall": (grpc.unary_unary_rpc_method_handler, self.unary),
                  "StreamingOutputCall": (grpc.unary_stream_rpc_method_handler, self.streaming_output),
                  "StreamingInputCall": (grpc.stream_unary_rpc_method_handler, self.streaming_input),
@@ -169,11 +169,11 @@ class TestService(grpc.GenericRpcHandler):
 
     @staticmethod
     def streaming_input(requests, _context):
-        """StreamingInputCall: the size of everything."""
+        """StreamingInputCall: returns the total size."""
         return TYPES["StreamingInputCallResponse"](aggregated_payload_size=sum(len(one.payload.body) for one in requests))
 
     def full_duplex(self, requests, context):
-        """FullDuplexCall: answers each request as it comes; a status ends the call."""
+        """FullDuplexCall: answers each request as it arrives; a status ends the call."""
         for request in requests:
             if self.asked_status(request, context):
                 return

@@ -1,4 +1,4 @@
-"""Replaces everything in an observation that is not deterministic, so that it is equal on every run. Nothing else does that."""
+"""Replaces everything in an observation that is not deterministic, so that it is equal in every run. No other module does this."""
 import re
 import socket
 
@@ -25,7 +25,7 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
 
 
 def local_address() -> str:
-    """The machine's own address, that Envoy puts into x-forwarded-for for a loopback client."""
+    """The machine's own address, which Envoy writes into x-forwarded-for for a loopback client."""
     probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         probe.connect(("192.0.2.1", 9))
@@ -37,7 +37,7 @@ def local_address() -> str:
 
 
 class Normaliser:
-    """The rules, with what is particular to this run: its folder, its ports."""
+    """The rules, with the folder and ports of this run."""
 
     def __init__(self, folder: str, ports: dict):
         self.folder = folder

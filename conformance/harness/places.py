@@ -1,4 +1,4 @@
-"""Where the configs of a case set a field, and the same case with that field taken out or given another value."""
+"""Finds where the configs of a case set a field, and makes copies of the case with the field removed or changed."""
 import copy
 import dataclasses
 import re
@@ -88,7 +88,7 @@ def sources(case: Case) -> dict:
 
 
 def places(case: Case, definitions: Definitions) -> dict:
-    """By name, the places of a case: each the file and the path inside it."""
+    """The places of a case by field name: each has the file and the path in it."""
     found: dict = {}
     for name, tree in sources(case).items():
         walk = Places(definitions)
@@ -125,12 +125,12 @@ def order(step) -> tuple:
 
 
 def drop(holder, key) -> None:
-    """Takes a place out of its mapping or list."""
+    """Removes a place from its mapping or list."""
     del holder[key]
 
 
 def holders(where: list) -> list:
-    """For each place the nearest element of a list, or value of a map, that holds it; none where there is no list above."""
+    """For each place, the nearest enclosing list element or map value, if there is one."""
     found = []
     for name, path in where:
         at = max((i for i, step in enumerate(path[:-1]) if isinstance(step, int)), default=None)
@@ -140,7 +140,7 @@ def holders(where: list) -> list:
 
 
 def others(value, names: list) -> list:
-    """Values that are not this one and that its field may have; `names` are those of its enum."""
+    """Other values that the field may have. `names` are the values of its enum."""
     if names:
         return [name for name in names if name != str(value).upper()][:4]
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""`sockets:`: the options of the proxy's sockets, which the harness reads through a copy of each descriptor."""
+"""`sockets:`: the options of the proxy's sockets, read through a copy of each descriptor."""
 import contextlib
 import ctypes
 import errno

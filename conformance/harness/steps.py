@@ -1,4 +1,4 @@
-"""The words of `traffic:`, one function each, with the table at the end. Each returns its observation, or None for none."""
+"""The kinds of steps in `traffic:`, one function each, with the table at the end. Each returns its observation, or None for none."""
 import concurrent.futures
 import json
 import os
@@ -144,7 +144,7 @@ def admin(run, step: dict):
 
 
 def admin_body(step: dict, body: bytes):
-    """The part of an admin answer that a step looks at."""
+    """The part of an admin response that a step compares."""
     if "pick" in step:
         tree = json.loads(body)
         return {path: pick(tree, path.split(".")) for path in ([step["pick"]] if isinstance(step["pick"], str) else step["pick"])}
@@ -402,7 +402,7 @@ def parallel(run, step: dict) -> list:
 
 
 def perform(run, step):
-    """One step: the first key that is a word of the table says which."""
+    """Performs a step. Its first key that is in the table selects the function."""
     if isinstance(step, str):
         step = {"http": step} if " /" in step or " *" in step else {step: None}
     word = next((key for key in step if key in WORDS), None)

@@ -28,7 +28,7 @@ def context(spec: dict, protocol) -> ssl.SSLContext:
 
 
 def client(sock: socket.socket, spec: dict) -> ssl.SSLSocket:
-    """Greets a server; its certificate is checked where `ca` says against which."""
+    """The client's side of a handshake. With `ca`, the server's certificate is checked against it."""
     made = context(spec, ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
@@ -40,7 +40,7 @@ def client(sock: socket.socket, spec: dict) -> ssl.SSLSocket:
 
 
 def server(conn: socket.socket, spec: dict, note) -> ssl.SSLSocket:
-    """Answers a client."""
+    """The server's side of a handshake."""
     made = context(spec, ssl.PROTOCOL_TLS_SERVER)
     asked = []
     made.sni_callback = lambda _sock, name, _context: asked.append(name)
@@ -59,7 +59,7 @@ def server(conn: socket.socket, spec: dict, note) -> ssl.SSLSocket:
 
 
 def facts(secure: ssl.SSLSocket) -> dict:
-    """What both sides agreed on, and whom the peer says to be."""
+    """The negotiated version, suite and protocol, and the subject of the peer's certificate."""
     peer = secure.getpeercert(binary_form=True)
     seen = {"version": secure.version(), "cipher": secure.cipher()[0], "alpn": secure.selected_alpn_protocol()}
     if peer:
@@ -74,7 +74,7 @@ def first(file: Path) -> str:
 
 
 def handshake(sock: socket.socket, spec: dict) -> dict:
-    """A handshake and nothing else: what came of it. A refusal of TLS 1.3 comes with the first read."""
+    """The result of a handshake alone. With TLS 1.3, a refusal arrives with the first read."""
     try:
         secure = client(sock, spec)
         seen = facts(secure)

@@ -54,7 +54,7 @@ fn collect_references(scope: &str, message: &MessageType, out: &mut BTreeMap<Str
     );
 }
 
-/// Whether anything of `message` is left. A message that only encloses one that is kept loses its fields.
+/// Whether anything of `message` is kept. If only a nested message is kept, it loses its fields.
 fn prune_message(scope: &str, message: &mut MessageType, keep: &BTreeSet<String>) -> bool {
     let name = format!("{scope}.{}", message.name);
     message
@@ -73,7 +73,7 @@ fn retain_enums(scope: &str, enums: &mut Vec<EnumType>, keep: &BTreeSet<String>)
     enums.retain(|item| keep.contains(&format!("{scope}.{}", item.name)));
 }
 
-/// Gives each file the dependencies that it still has.
+/// Removes the dependencies that a file no longer has.
 fn link(files: &mut [File]) {
     let mut home = BTreeMap::new();
     let mut uses = Vec::new();

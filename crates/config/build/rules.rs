@@ -1,7 +1,7 @@
 //! `validate/validate.proto`, as far as the Envoy API uses it.
 //!
-//! Integer rules of every width share their tags and, but for the zigzag and fixed ones that Envoy does not use, their
-//! encoding; one message reads them all.
+//! Integer rules of all widths have the same tags. They also have the same encoding, except for zigzag and fixed ones,
+//! which Envoy does not use. So one message reads them all.
 
 use prost::Message;
 

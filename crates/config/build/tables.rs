@@ -141,7 +141,7 @@ impl<'a> Tables<'a> {
         let is_entry = decode::<MessageOptions>(message.options.as_deref())?.map_entry;
         let mut fields: Vec<&Field> = message.field.iter().collect();
         fields.sort_by_key(|field| field.number());
-        // The oneofs that `optional` makes come last and are no oneofs to a reader.
+        // The oneofs that the compiler creates for `optional` fields come last. The reader ignores them.
         let real_oneofs = message.oneof_decl.iter().enumerate().filter(|(index, _)| {
             let mut members = message
                 .field
@@ -174,7 +174,7 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// Finds lines for fields that do not exist, and notes the names that are gone.
+    /// Finds lines for fields that do not exist, and collects the names of removed fields.
     fn check_names(&mut self, name: &str, section: &Section, message: &MessageType) -> Result<()> {
         for (field, line) in section {
             let exists = field == "*" || message.field.iter().any(|known| known.name == *field);
@@ -237,7 +237,8 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// A field that is implemented needs a section for its message: without one, all in it would be refused.
+    /// A field that is implemented needs a section for its message; otherwise everything in the message would be
+    /// refused.
     fn check_section(&self, field: &Field) -> Result<()> {
         const TYPE_MESSAGE: i32 = 11;
         let name = field.type_name().trim_start_matches('.');

@@ -1,4 +1,4 @@
-//! The extensions that `--disable-extensions` takes away.
+//! The extensions that `--disable-extensions` disables.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::schema::ExtensionRow;
 pub struct DisabledExtensions(Arc<[(&'static str, &'static str)]>);
 
 impl DisabledExtensions {
-    /// Reads a list of `category/name` with commas between them. What is no extension is left out, with a warning in
-    /// Envoy's words.
+    /// Parses a list of `category/name`, separated by commas. Entries that are not extensions are skipped with Envoy's
+    /// warning.
     #[must_use]
     pub fn parse(list: &str) -> (DisabledExtensions, Vec<String>) {
         let mut disabled = Vec::new();
@@ -37,13 +37,13 @@ impl DisabledExtensions {
         self.0.is_empty()
     }
 
-    /// Whether the extension `name` of `category` is disabled; `name` is not an old one.
+    /// Whether the extension `name` of `category` is disabled. `name` must be a current name, not an old one.
     pub(crate) fn contains(&self, category: &str, name: &str) -> bool {
         self.0.contains(&(category, name))
     }
 }
 
-/// The name of an extension, where `row` may have an old one: rows of old names have no message type.
+/// The current name of an extension. `row` may have an old one: rows with old names have no message type.
 fn current_name(row: &ExtensionRow) -> &'static str {
     let key = short_name(row.name());
     let same = |other: &&ExtensionRow| {
@@ -57,7 +57,7 @@ fn current_name(row: &ExtensionRow) -> &'static str {
     }
 }
 
-/// What old and current names have in common.
+/// The part that old and current names have in common.
 fn short_name(name: &str) -> &str {
     let last = name.rsplit('.').next().unwrap_or(name);
     match last.strip_suffix("_access_log").unwrap_or(last) {
@@ -102,7 +102,7 @@ mod tests {
         );
     }
 
-    /// Each row without a message is a current name of its own, or the old name of one that has a message.
+    /// Each row without a message either has a current name itself, or has the old name of a row with a message.
     #[test]
     fn knows_what_old_names_stand_for() {
         let old = ExtensionRow::all().iter().filter(|row| {

@@ -8,7 +8,7 @@ use crate::FieldPath;
 /// The duration found at `path`.
 ///
 /// # Errors
-/// When it is negative or its nanoseconds are no fraction of a second.
+/// It is negative, or its nanoseconds are not a fraction of a second.
 pub fn to_std(duration: &prost_types::Duration, path: &FieldPath) -> Result<Duration, ConfigError> {
     match (
         u64::try_from(duration.seconds),

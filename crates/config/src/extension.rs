@@ -9,11 +9,11 @@ pub struct Extension {
     pub name: &'static str,
     /// Such as `envoy.filters.http`.
     pub category: &'static str,
-    /// The messages that configure it; none for those that are chosen by an enum.
+    /// The messages that configure it; empty for extensions that an enum selects.
     pub type_names: Vec<&'static str>,
 }
 
-/// The kinds of clusters that have no message.
+/// The cluster types that have no message.
 const CLUSTERS: [&str; 3] = [
     "envoy.cluster.logical_dns",
     "envoy.cluster.static",

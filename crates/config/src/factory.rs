@@ -22,7 +22,7 @@ impl<F> Factory<F> {
     /// "HTTP filter".
     ///
     /// # Errors
-    /// If no entry of `factories` has this message; the error lists those that have one.
+    /// No entry of `factories` has this message. The error lists the entries.
     pub fn find<'f>(
         factories: &'f [Factory<F>],
         kind: &str,

@@ -22,14 +22,14 @@ use crate::wire;
 /// The JSON of the message `type_name`, such as `envoy.config.cluster.v3.Cluster`, that `wire` holds.
 ///
 /// # Errors
-/// When the type is not known here or the bytes are no message of it.
+/// The type is not known here, or the bytes are not a message of this type.
 pub fn to_json(type_name: &str, wire: &[u8]) -> Result<Json, String> {
     let message_type =
         MessageType::find(type_name).ok_or_else(|| format!("unknown type {type_name}"))?;
     wire::decode(message_type, wire, SourcePosition::default()).map(|message| object(&message))
 }
 
-/// `json` with private keys and their passwords made unreadable, as Envoy shows them.
+/// `json` with private keys and their passwords redacted, as Envoy shows them.
 #[must_use]
 pub fn redacted(json: Json) -> Json {
     match json {
@@ -37,7 +37,7 @@ pub fn redacted(json: Json) -> Json {
             let members = members.into_iter().map(|(name, value)| {
                 let is_secret = match name.as_str() {
                     "private_key" | "pkcs12" => true,
-                    // Of a key; other passwords are no objects.
+                    // The password of a key. Other passwords are not objects.
                     "password" => value.is_object(),
                     _ => false,
                 };
@@ -54,7 +54,7 @@ pub fn redacted(json: Json) -> Json {
     }
 }
 
-/// A secret without what it says.
+/// A redacted secret.
 fn blackened(json: Json) -> Json {
     const REDACTED: &str = "[redacted]";
     match json {

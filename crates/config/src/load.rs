@@ -31,7 +31,7 @@ const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 /// The largest accepted file. A bootstrap has a few kilobytes, a generated one a few megabytes.
 const MAX_BYTES: usize = 64 << 20;
 
-/// Where the configuration comes from, as the command line says.
+/// The sources of the configuration, from the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// `--config-path`
@@ -40,11 +40,11 @@ pub struct Sources {
     pub config_yaml: Option<String>,
     /// `--allow-unknown-static-fields`: unknown fields are a warning.
     pub allow_unknown_static_fields: bool,
-    /// `--disable-extensions`: what uses one of these is refused.
+    /// `--disable-extensions`: uses of these are refused.
     pub disabled_extensions: DisabledExtensions,
 }
 
-/// One text to read, with the name that messages call it by.
+/// One text to read, with its name in messages.
 #[derive(Clone)]
 pub struct Source {
     /// The path of the file or the name of the option.
@@ -85,7 +85,7 @@ pub struct Loaded {
     pub bootstrap: Bootstrap,
     /// The same as protobuf bytes, with the fields that have no effect here too: `/config_dump` shows it.
     pub wire: Vec<u8>,
-    /// Where its fields stand; to be dropped once everything is built.
+    /// The positions of its fields. Drop it once everything is built.
     pub positions: Positions,
     /// Deprecated fields and the like.
     pub warnings: Vec<Diagnostic>,
@@ -96,7 +96,7 @@ pub struct Loaded {
 /// Reads, merges and checks the configuration.
 ///
 /// # Errors
-/// Everything that is wrong with it, in the order of the files.
+/// All errors in it, in the order of the files.
 pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
     let mut texts = Vec::new();
     if let Some(path) = &sources.config_path {
@@ -122,10 +122,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
     load_enabled(&texts, allow_unknown, &sources.disabled_extensions)
 }
 
-/// Like [`load`] for texts at hand; later ones are merged over earlier ones.
+/// Like [`load`], for texts in memory. Later ones are merged over earlier ones.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// All errors in them.
 pub fn load_texts(texts: &[Source], allow_unknown: bool) -> Result<Loaded, Diagnostics> {
     load_enabled(texts, allow_unknown, &DisabledExtensions::default())
 }
@@ -197,7 +197,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Source, Diagnostics> {
         }
         _ => Format::Json,
     };
-    // A pipe or device has no size to check beforehand.
+    // The size of a pipe or device is not known beforehand.
     let mut text = Vec::new();
     let file =
         std::fs::File::open(path).map_err(|error| fail(format!("cannot be opened: {error}")))?;
@@ -237,7 +237,7 @@ fn of_whole(index: u8, message: String) -> Problem {
     }
 }
 
-/// The tree of values in a text, or nothing if there is none.
+/// The tree of values in a text; `None` if the text is empty.
 pub(crate) fn parse(source: &Source, index: u8) -> Result<Option<Node>, Problem> {
     let problem = |mark, text: String| Problem {
         mark,
@@ -283,7 +283,8 @@ pub(crate) fn parse(source: &Source, index: u8) -> Result<Option<Node>, Problem>
     }
 }
 
-/// Why a configuration does not decode. The decoder names every level of a value that is nested too deeply; the outermost says it.
+/// Why a configuration cannot be decoded. For a value that is nested too deeply, the decoder names every level; the
+/// outermost is enough.
 fn undecoded(error: &prost::DecodeError) -> String {
     let text = error.to_string();
     let levels: Vec<&str> = text.split(": ").collect();

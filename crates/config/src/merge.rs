@@ -16,7 +16,7 @@ pub(crate) fn merge(into: &mut Message, from: Message) {
 }
 
 fn field(into: &mut Message, from: FieldValue) {
-    // A scalar without presence says nothing when it has its default.
+    // A scalar without presence that has its default counts as not set.
     let has_presence = from.field.cardinality != crate::schema::Cardinality::Implicit;
     if !has_presence && from.value.is_default() {
         return;

@@ -1,4 +1,4 @@
-//! Where in a message a value is: `static_resources.clusters[0].name`.
+//! The position of a value in a message: `static_resources.clusters[0].name`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,8 +30,8 @@ impl FieldPath {
         Self(None)
     }
 
-    /// The path of the field `name` of the message at this path. Inside a `typed_config` the path goes on with the
-    /// fields of the message it holds.
+    /// The path of the field `name` of the message at this path. Inside a `typed_config`, the path continues with the
+    /// fields of its message.
     pub fn field(&self, name: impl Into<Cow<'static, str>>) -> Self {
         self.step(Step::Field(name.into()))
     }
@@ -53,7 +53,7 @@ impl FieldPath {
         })))
     }
 
-    /// The path of the message, list or map that holds this value, and the step from there; `None` at the root.
+    /// The parent (message, list or map) of this value and the step from there; `None` at the root.
     pub(crate) fn last(&self) -> Option<(&Self, &Step)> {
         self.0.as_deref().map(|node| (&node.parent, &node.step))
     }
@@ -62,7 +62,7 @@ impl FieldPath {
         self.last().map(|(parent, _)| parent)
     }
 
-    /// Whether it leads through the configuration of an extension, which Envoy reads when it makes the extension.
+    /// Whether the path is inside the configuration of an extension. Envoy reads that when it creates the extension.
     pub fn is_in_extension(&self) -> bool {
         self.has_field(&|name| name.starts_with("typed_"))
     }

@@ -1,4 +1,4 @@
-//! Where values stand in the files they came from.
+//! The positions of values in the files that they come from.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
 
-/// A place in one of the sources. Lines and columns count from 1; 0 means that the place is unknown.
+/// A position in one of the sources. Lines and columns count from 1; 0 means unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SourcePosition {
     pub(crate) source: u8,
@@ -20,12 +20,12 @@ pub(crate) struct SourcePosition {
     pub(crate) column: u32,
 }
 
-/// A place in a file; prints as `envoy.yaml:14:21`.
+/// A position in a file; prints as `envoy.yaml:14:21`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The file, or the name of the option that gave the text.
+    /// The file, or the name of the option that contained the text.
     pub source: Arc<str>,
-    /// Counted from 1; 0 when only the file is known.
+    /// Counted from 1; 0 if only the file is known.
     pub line: u32,
     /// Counted from 1, in characters.
     pub column: u32,
@@ -41,9 +41,9 @@ impl fmt::Display for Position {
     }
 }
 
-/// Where each field of a loaded configuration stands.
+/// The positions of all fields of a loaded configuration.
 ///
-/// Keeps a hash of each path and not its text: a thousand clusters take some hundred kilobytes, and only until the
+/// Stores a hash of each path instead of its text: a thousand clusters take a few hundred kilobytes, and only until the
 /// configuration is built.
 #[derive(Clone, Debug, Default)]
 pub struct Positions {
@@ -69,7 +69,7 @@ impl Positions {
         }
     }
 
-    /// Where the value at `path` stands: its own place, or that of the nearest message around it that the file has.
+    /// The position of the value at `path`, or of the nearest enclosing message that is in the file.
     pub fn resolve(&self, path: &FieldPath) -> Option<Position> {
         let mut path = Some(path);
         while let Some(at) = path {
@@ -82,7 +82,7 @@ impl Positions {
         None
     }
 
-    /// The errors of a `build` function with their places.
+    /// The errors of a `build` function, with their positions.
     pub fn diagnose(&self, errors: ConfigErrors) -> Diagnostics {
         let diagnostics = errors.0.into_iter().map(|error| Diagnostic {
             position: self.resolve(&error.path),
@@ -145,7 +145,7 @@ fn add_value(value: &Value, hash: u64, marks: &mut Vec<(u64, SourcePosition)>) {
     }
 }
 
-// FNV-1a over the steps, each behind a byte that says what it is.
+// FNV-1a over the steps; each step is preceded by a byte for its kind.
 const ROOT_HASH: u64 = 0xcbf2_9ce4_8422_2325;
 
 fn hash_path(path: &FieldPath) -> u64 {

@@ -1,8 +1,8 @@
 //! Regular expressions in RE2's syntax, which Envoy's configurations are written in.
 //!
-//! The `regex` crate has RE2's semantics and nearly its syntax. [`compile`] translates what differs (`\d` is ASCII in
-//! RE2, `&&` in a class and `{` without a count are literal, `\Q…\E`, `\C`) and refuses what RE2 refuses, in its words,
-//! so that one file loads or fails in both proxies.
+//! The `regex` crate has RE2's semantics and almost its syntax. [`compile`] translates the differences (`\d` is ASCII
+//! in RE2, `&&` in a class and `{` without a count are literal, `\Q…\E`, `\C`) and refuses what RE2 refuses, with its
+//! messages, so that a file loads or fails in both proxies.
 
 use crate::ConfigError;
 use crate::FieldPath;
@@ -24,7 +24,7 @@ const POSIX_CLASSES: [&str; 14] = [
     "space", "upper", "word", "xdigit",
 ];
 
-/// The letters of escapes that stand for a class of characters.
+/// The letters of escapes for character classes.
 const CLASS_ESCAPES: [char; 8] = ['d', 'D', 's', 'S', 'w', 'W', 'p', 'P'];
 
 /// A regular expression that must match a whole value, as Envoy's matchers ask for.
@@ -450,7 +450,7 @@ fn counted_repeat(text: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// What Envoy 1.40.0 says of each pattern; `None` where it loads.
+    /// The error of Envoy 1.40.0 for each pattern; `None` if it loads.
     #[test]
     fn refuses_what_re2_refuses_in_its_words() {
         for (pattern, error) in [

@@ -23,7 +23,7 @@ use crate::value::Payload;
 use crate::value::Value;
 use crate::wire;
 
-/// The fields of a response that say nothing about the resources.
+/// The fields of a response that do not describe resources.
 const OTHER_FIELDS: [&str; 6] = [
     "canary",
     "type_url",
@@ -53,21 +53,21 @@ pub struct Resource {
     pub name: String,
     /// The message, as protobuf bytes.
     pub wire: Vec<u8>,
-    /// Where its fields stand.
+    /// The positions of its fields.
     pub positions: Positions,
 }
 
-/// Why a file of resources is of no use.
+/// Why a file of resources was rejected.
 #[derive(Debug)]
 pub enum ResourceFileError {
-    /// It cannot be opened, is empty, or is no YAML or JSON.
+    /// It cannot be opened, is empty, or is not YAML or JSON.
     Unreadable(Diagnostics),
-    /// It is no list of resources of the type, or one of them is wrong.
+    /// It is not a list of resources of this type, or one of the resources is invalid.
     Rejected(Diagnostics),
 }
 
 impl ResourceFileError {
-    /// What is wrong.
+    /// The error.
     #[must_use]
     pub fn diagnostics(&self) -> &Diagnostics {
         match self {
@@ -77,12 +77,12 @@ impl ResourceFileError {
     }
 }
 
-/// Reads the file at `path`, whose resources must be messages of type `type_name`, such as
-/// `envoy.config.cluster.v3.Cluster`. `allow_unknown`: fields that do not exist are a warning.
-/// What uses one of `disabled` is refused.
+/// Reads the file at `path`. Its resources must be messages of type `type_name`, such as
+/// `envoy.config.cluster.v3.Cluster`. With `allow_unknown`, fields that do not exist cause only a warning. Uses of the
+/// `disabled` extensions are refused.
 ///
 /// # Errors
-/// When the file, or a resource in it, is wrong.
+/// The file, or a resource in it, is invalid.
 pub fn load_resources(
     path: &Path,
     type_name: &str,

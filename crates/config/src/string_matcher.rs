@@ -1,11 +1,11 @@
-//! `StringMatcher`: what a text must look like.
+//! `StringMatcher`: a condition on a text.
 
 use crate::ConfigError;
 use crate::FieldPath;
 use crate::api::envoy::r#type::matcher::v3 as matcher;
 use crate::re2::FullRegex;
 
-/// What a text must look like (`envoy.type.matcher.v3.StringMatcher`).
+/// A condition on a text (`envoy.type.matcher.v3.StringMatcher`).
 #[derive(Clone, Debug)]
 pub enum StringMatcher {
     /// `exact`
@@ -31,7 +31,7 @@ impl StringMatcher {
     /// Builds the matcher found at `path`.
     ///
     /// # Errors
-    /// What is wrong with its pattern.
+    /// The pattern is invalid.
     pub fn build(
         config: &matcher::StringMatcher,
         path: &FieldPath,
@@ -67,7 +67,7 @@ impl StringMatcher {
         })
     }
 
-    /// Whether `value` looks like it.
+    /// Whether `value` matches.
     #[must_use]
     pub fn matches(&self, value: &[u8]) -> bool {
         match self {

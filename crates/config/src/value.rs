@@ -1,7 +1,7 @@
 //! A message whose type is known only at run time, with the position of every value.
 //!
-//! This is what the reader makes of a file: it is merged, checked against the rules and the support table, and written
-//! as protobuf bytes, from which the typed messages are decoded.
+//! The reader creates it from a file. It is merged, checked against the rules and the support table, and encoded as
+//! protobuf bytes, from which the typed messages are decoded.
 
 use crate::position::SourcePosition;
 use crate::schema::FieldRow;
@@ -19,7 +19,7 @@ pub(crate) struct Message {
 #[derive(Clone)]
 pub(crate) struct FieldValue {
     pub(crate) field: &'static FieldRow,
-    /// Where the value is; where the key is, for a value that is itself a message or a list.
+    /// The position of the value, or of its key if the value is a message or a list.
     pub(crate) mark: SourcePosition,
     pub(crate) value: Value,
 }
@@ -60,7 +60,7 @@ pub(crate) struct MapEntry {
 /// A `google.protobuf.Any`.
 #[derive(Clone)]
 pub(crate) struct Any {
-    /// Empty when the file names no type.
+    /// Empty if the file names no type.
     pub(crate) type_url: String,
     pub(crate) payload: Payload,
     /// The type is the one that a `TypedStruct` names, which Envoy looks up only where it uses the message.
@@ -70,9 +70,9 @@ pub(crate) struct Any {
 /// What an `Any` holds.
 #[derive(Clone)]
 pub(crate) enum Payload {
-    /// Of a type in our tables.
+    /// A message of a type in our tables.
     Message(Message),
-    /// Of a type that is not, or no type at all.
+    /// A message of another type, or without a type.
     Opaque(Vec<u8>),
 }
 

@@ -82,7 +82,7 @@ impl ReadAheadBody {
         pauses
     }
 
-    /// The wait is over; tells whether the client had to wait, too.
+    /// Ends the wait. Returns whether the client had to wait, too.
     pub(crate) fn resume(&mut self) -> bool {
         let was_paused = std::mem::take(&mut self.paused);
         if was_paused {

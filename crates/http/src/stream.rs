@@ -336,7 +336,7 @@ impl StreamEnd {
                 self.stream.details = Some(Cow::Borrowed(details));
                 return;
             }
-            // The whole request is there: the client only says that it wants no more.
+            // The whole request has arrived: the client only wants no more of the response.
             StreamError::RemoteReset(Reason::NO_ERROR) if self.meter.receive_ended().is_some() => {
                 return;
             }

@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 16;
 /// All values below `directory`.
 ///
 /// # Errors
-/// What cannot be read, and why.
+/// A file or directory cannot be read.
 pub(crate) fn read(directory: &Path) -> Result<BTreeMap<String, Entry>, String> {
     let mut values = BTreeMap::new();
     walk(directory, "", 1, &mut values)?;
@@ -43,7 +43,7 @@ fn walk(
             "" => name.into_owned(),
             prefix => format!("{prefix}.{name}"),
         };
-        // Links count as what they point to.
+        // Links are followed.
         let kind = fs::metadata(&path).map_err(|error| fail(&path, error))?;
         if kind.is_dir() {
             walk(&path, &key, depth + 1, values)?;

@@ -19,10 +19,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The value that YAML makes of a text: that of a file in a disk layer, or of the admin layer.
+    /// Parses a text as YAML: the text of a file in a disk layer, or of the admin layer.
     ///
     /// # Errors
-    /// What is wrong with the YAML.
+    /// The text is not YAML.
     pub(crate) fn of_text(text: &str) -> Result<Entry, String> {
         let value = outrider_config::yaml_value(text)?;
         Ok(match &value.kind {
@@ -114,7 +114,7 @@ fn whole(number: f64) -> Option<u64> {
     whole
 }
 
-/// A `FractionalPercent`; nothing if it has other fields.
+/// A `FractionalPercent`; `None` if it has other fields.
 fn fraction(fields: &Struct) -> Option<Fraction> {
     let mut numerator = 0;
     let mut denominator = 100;
@@ -164,7 +164,7 @@ fn print(value: &Value) -> String {
     }
 }
 
-/// The number with six significant digits, as C's `%g` has it.
+/// The number with six significant digits, as C's `%g` prints it.
 fn six_digits(number: f64) -> String {
     let scientific = format!("{number:.5e}");
     let Some((digits, exponent)) = scientific.split_once('e') else {
@@ -191,7 +191,7 @@ fn six_digits(number: f64) -> String {
 mod tests {
     use super::*;
 
-    /// As Envoy 1.40.0 took these from `/runtime_modify`.
+    /// The results of `/runtime_modify` in Envoy 1.40.0.
     #[test]
     fn texts_are_read_as_in_envoy() {
         let percent = |percent| Some(Fraction::percent(percent));

@@ -54,7 +54,7 @@ pub struct LoadedLayer<'a> {
 pub enum RefusedValues {
     /// There is no admin layer.
     NoAdminLayer,
-    /// A value is no YAML.
+    /// A value is not YAML.
     Malformed {
         /// Its key.
         key: String,
@@ -116,7 +116,7 @@ impl Layers {
         errors.finish(Layers { layers })
     }
 
-    /// Each disk layer's number, and the path whose replacement by a move changes it.
+    /// The index of each disk layer, and the path whose replacement changes it.
     pub fn watched(&self) -> impl Iterator<Item = (usize, &Path)> {
         let layers = self.layers.iter().enumerate();
         layers.filter_map(|(index, layer)| match &layer.source {
@@ -183,10 +183,11 @@ impl Layers {
         values.is_some_and(|values| !values.is_empty())
     }
 
-    /// Sets values in the admin layer; an empty value removes an earlier one. Of several for one key the first counts.
+    /// Sets values in the admin layer. An empty value removes the key. If a key is given several times, the first value
+    /// counts.
     ///
     /// # Errors
-    /// Without an admin layer, and when one of the values is no YAML: then none is set.
+    /// There is no admin layer, or one of the values is not YAML; then no value is set.
     pub fn modify(&mut self, values: &[(String, String)]) -> Result<(), RefusedValues> {
         let layer = self.layers.iter_mut().find(|layer| layer.is_admin());
         let layer = layer.ok_or(RefusedValues::NoAdminLayer)?;
@@ -254,7 +255,7 @@ impl Layer {
     }
 }
 
-/// Nested structs become keys with dots. A struct that is a fractional percent, or empty, is a value of its own.
+/// Nested structs become keys with dots. A struct that is a fractional percent, or empty, is a value.
 fn flatten(prefix: &str, layer: &Struct, values: &mut BTreeMap<String, Entry>) {
     for (name, value) in &layer.fields {
         let key = match prefix {

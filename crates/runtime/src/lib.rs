@@ -1,7 +1,7 @@
 //! Runtime values (`layered_runtime`): settings that operators change while the proxy runs.
 //!
-//! [`Layers`] live on the main thread. Each change makes a new [`Snapshot`] of them, which [`Runtime`] hands to all threads
-//! at once; a worker looks at it through a [`RuntimeReader`], which takes no lock.
+//! [`Layers`] live on the main thread. Each change creates a new [`Snapshot`], which [`Runtime`] publishes to all
+//! threads. A worker reads it through a [`RuntimeReader`], without a lock.
 
 mod disk;
 mod entry;

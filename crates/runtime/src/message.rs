@@ -1,4 +1,4 @@
-//! The messages of the API that name a runtime key, and the value without one.
+//! The messages of the API that consist of a runtime key and a default value.
 
 use outrider_config::api::envoy::config::core::v3::RuntimeDouble as RuntimeDoubleMessage;
 use outrider_config::api::envoy::config::core::v3::RuntimeFractionalPercent;
@@ -28,7 +28,7 @@ impl Fraction {
         Fraction::new(percent, 100)
     }
 
-    /// The share that the message says.
+    /// The share in the message.
     #[must_use]
     pub fn of(message: &FractionalPercent) -> Fraction {
         let denominator = match message.denominator() {
@@ -39,7 +39,7 @@ impl Fraction {
         Fraction::new(message.numerator, denominator)
     }
 
-    /// The same with another numerator.
+    /// The same share with another numerator.
     #[must_use]
     pub fn with_numerator(self, numerator: u64) -> Fraction {
         Fraction {
@@ -69,7 +69,7 @@ pub struct RuntimeFraction {
 }
 
 impl RuntimeFraction {
-    /// The share that the message says.
+    /// The share in the message.
     #[must_use]
     pub fn of(message: &RuntimeFractionalPercent) -> RuntimeFraction {
         RuntimeFraction {
@@ -104,7 +104,7 @@ impl RuntimeNumber {
         }
     }
 
-    /// The number that the message says.
+    /// The number in the message.
     #[must_use]
     pub fn of(message: &RuntimeUInt32) -> RuntimeNumber {
         RuntimeNumber::new(&message.runtime_key, message.default_value.into())
@@ -127,7 +127,7 @@ pub struct RuntimeDouble {
 }
 
 impl RuntimeDouble {
-    /// The number that the message says.
+    /// The number in the message.
     #[must_use]
     pub fn of(message: &RuntimeDoubleMessage) -> RuntimeDouble {
         RuntimeDouble {

@@ -1,4 +1,4 @@
-//! The values of all layers at one moment, and how threads get to see the newest.
+//! The values of all layers at one moment, and how threads get the newest ones.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use crate::Fraction;
 /// The values of all layers at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Hashed fast: only operators set keys.
+    /// With a fast hash: only operators set keys.
     values: HashMap<Box<str>, Entry, FixedState>,
 }
 

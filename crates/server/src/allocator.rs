@@ -24,7 +24,7 @@ fn is_plain(align: usize, size: usize) -> bool {
 // SAFETY: every method passes its arguments on to mimalloc, whose functions do not unwind, and which keeps the promises of
 // `GlobalAlloc` wherever C's and its own promises cover them:
 //
-// * Memory is of the size asked for and not handed out twice until it is freed; null says that there is none.
+// * Memory has the requested size and is not returned again before it is freed; null means that there is none.
 // * It is aligned. `mi_malloc`, `mi_zalloc` and `mi_realloc` align as C's `malloc` does: to 16 bytes, or for a smaller size
 //   to the largest power of two in it, at least, which `is_plain` sees to be enough. All other layouts go to the functions
 //   that take an alignment, and `Layout` holds only such as they accept: powers of two.
@@ -36,7 +36,7 @@ unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
-        // SAFETY: as said above; neither function asks anything of its caller.
+        // SAFETY: as above; neither function has requirements for its caller.
         unsafe {
             if is_plain(align, size) {
                 libmimalloc_sys::mi_malloc(size).cast()
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
-        // SAFETY: as said above; neither function asks anything of its caller.
+        // SAFETY: as above; neither function has requirements for its caller.
         unsafe {
             if is_plain(align, size) {
                 libmimalloc_sys::mi_zalloc(size).cast()

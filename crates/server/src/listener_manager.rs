@@ -32,7 +32,7 @@ pub(crate) struct ListenerManager {
     /// Listeners that were activated before there were workers.
     waiting: RefCell<PreparedListeners>,
     workers: RefCell<Vec<mpsc::UnboundedSender<WorkerCommand>>>,
-    /// Those that were told to stop, for good: later ones of the kind are not served either.
+    /// Listeners that were stopped for good. Later listeners of the same kind are not served either.
     stopped: Cell<Option<ListenerSelection>>,
     /// Taken by a task that reads the running listeners, waits, and then changes them.
     pub(crate) changing: tokio::sync::Mutex<()>,
@@ -95,7 +95,7 @@ impl PreparedListeners {
 }
 
 impl ListenerManager {
-    /// A manager without listeners. `drain` says how connections of replaced and removed listeners end.
+    /// A manager without listeners. `drain` sets how connections of replaced and removed listeners end.
     pub(crate) fn new(
         concurrency: u32,
         drain: DrainPlan,
@@ -268,7 +268,7 @@ impl ListenerManager {
         let (drained, draining) = mpsc::channel(1);
         for (worker, sockets) in workers.iter().zip(sockets) {
             (self.stats.listener_create_success).add(listeners.len() as u64);
-            // A worker that has ended has nothing to obey.
+            // A worker that has ended needs no command.
             let _ = worker.send(WorkerCommand::UpdateListeners(ListenerUpdate {
                 listeners: listeners.clone(),
                 removed: prepared.removed.clone(),
@@ -352,7 +352,7 @@ impl ListenerManager {
 
     fn tell_all(&self, command: impl Fn() -> WorkerCommand) {
         for worker in self.workers.borrow().iter() {
-            // A worker that has ended has nothing to obey.
+            // A worker that has ended needs no command.
             let _ = worker.send(command());
         }
     }

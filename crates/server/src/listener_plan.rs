@@ -367,7 +367,7 @@ impl ChainPlan {
         errors.finish(plan)
     }
 
-    /// Whether both have the very same handler, so that connections need not be told apart.
+    /// Whether both have the same handler, so that connections need not be distinguished.
     pub(crate) fn is_served_like(&self, other: &ChainPlan) -> bool {
         let same_tls = match (&self.tls, &other.tls) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),

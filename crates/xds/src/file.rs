@@ -1,4 +1,4 @@
-//! Following a file of resources.
+//! Follows a file of resources.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,9 +15,9 @@ use crate::UpdateStats;
 
 /// A file of resources of one type that is read again whenever it is replaced.
 ///
-/// As in Envoy, a file that can't be read counts as a failed update, and a file with an error as a rejected one; the
-/// resources from before stay. Also as in Envoy, only a rename is noticed: a file that is written in place could be read
-/// half-written.
+/// As in Envoy, a file that cannot be read counts as a failed update, and a file with an error as a rejected one. In
+/// both cases the previous resources stay. Also as in Envoy, only a rename triggers an update: a file that is written
+/// in place could be read half-written.
 #[derive(Debug)]
 pub struct FileSubscription {
     source: FileSource,
@@ -32,7 +32,7 @@ impl FileSubscription {
     /// Watches the file of `source` for resources of type `type_name`. Nothing is read yet.
     ///
     /// # Errors
-    /// Without the file, or the directory that is to be watched, as in Envoy.
+    /// The file, or the directory to watch, does not exist; as in Envoy.
     pub fn new(
         source: FileSource,
         type_name: &'static str,
@@ -43,7 +43,7 @@ impl FileSubscription {
         let files = sources.watches();
         let watch = match &source.watched_directory {
             Some(directory) => {
-                // With a slash at its end, it is a directory in which anything counts.
+                // The trailing slash makes it a directory in which any replaced file counts.
                 let mut directory = directory.clone().into_os_string();
                 directory.push("/");
                 files.watch(&PathBuf::from(directory))?
@@ -59,7 +59,7 @@ impl FileSubscription {
         })
     }
 
-    /// Reads the file and passes its resources to `apply`, which returns why it refuses the update, if it does. Counts the
+    /// Reads the file and passes its resources to `apply`, which returns an error if it refuses the update. Counts the
     /// outcome.
     pub async fn update(&self, apply: impl AsyncFnOnce(ResourceFile) -> Result<(), String>) {
         self.stats.update_attempt.inc();

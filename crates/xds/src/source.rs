@@ -21,7 +21,7 @@ impl FileSource {
     /// Checks that the file exists; Envoy does not start without it.
     ///
     /// # Errors
-    /// If it is not.
+    /// The file does not exist.
     pub fn check(&self) -> io::Result<()> {
         if self.path.exists() {
             return Ok(());
@@ -35,7 +35,7 @@ impl FileSource {
     /// Reads the source found at `path`.
     ///
     /// # Errors
-    /// For sources other than files.
+    /// Sources other than files are not supported.
     pub fn build(source: &ConfigSource, path: &FieldPath) -> Result<FileSource, ConfigError> {
         let refused = |field: &'static str| {
             let text = "not supported: use path_config_source";

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use outrider_config::DisabledExtensions;
 use outrider_net::FileWatches;
 
-/// The file watches, and whether unknown fields are refused. Clones share all of it.
+/// The file watches, and the treatment of unknown fields. Clones share both.
 #[derive(Clone, Debug, Default)]
 pub struct FileSources(Arc<Shared>);
 
@@ -23,19 +23,19 @@ struct Shared {
 }
 
 impl FileSources {
-    /// The watches.
+    /// The file watches.
     #[must_use]
     pub fn watches(&self) -> &FileWatches {
         &self.0.watches
     }
 
-    /// Obeys `--reject-unknown-dynamic-fields` and `--ignore-unknown-dynamic-fields`.
+    /// Applies `--reject-unknown-dynamic-fields` and `--ignore-unknown-dynamic-fields`.
     pub fn treat_unknown_fields(&self, reject: bool, ignore: bool) {
         self.0.reject_unknown_fields.store(reject, Relaxed);
         self.0.log_no_unknown_fields.store(ignore, Relaxed);
     }
 
-    /// Obeys `--disable-extensions`. What was said first holds.
+    /// Applies `--disable-extensions`. Only the first call has an effect.
     pub fn disable_extensions(&self, disabled: DisabledExtensions) {
         self.0.disabled_extensions.get_or_init(|| disabled);
     }
@@ -61,7 +61,7 @@ impl FileSources {
         !ignored
     }
 
-    /// How many updates with unknown fields came since the last call (`server.dynamic_unknown_fields`).
+    /// The number of updates with unknown fields since the last call (`server.dynamic_unknown_fields`).
     #[must_use]
     pub fn take_unknown_fields(&self) -> u64 {
         self.0.with_unknown_fields.swap(0, Relaxed)

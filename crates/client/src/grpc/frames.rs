@@ -17,7 +17,7 @@ pub(super) fn encode(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(HEADER + length);
     frame.put_u8(0);
-    // A message of 4 GiB cannot be made: all parts of one are bounded by configuration and by limits on headers and bodies.
+    // No message reaches 4 GiB: configuration and the limits on headers and bodies bound all its parts.
     frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     message.encode_raw(&mut frame);
     frame.freeze()
@@ -47,7 +47,7 @@ impl Decoder {
     /// The next complete message, if there is one.
     ///
     /// # Errors
-    /// If the message is longer than allowed or compressed, or is none of this type.
+    /// The message is longer than allowed, compressed, or not a message of this type.
     pub(super) fn next<T: Message + Default>(&mut self) -> Result<Option<T>, Status> {
         let Some(&[flags, a, b, c, d]) = self.received.first_chunk() else {
             return Ok(None);

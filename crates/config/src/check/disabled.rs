@@ -1,4 +1,4 @@
-//! Uses of extensions that `--disable-extensions` takes away, also of those that messages use without naming them.
+//! Uses of extensions that `--disable-extensions` disables, including those that a message uses without naming them.
 
 use crate::DisabledExtensions;
 use crate::schema::EnumRow;
@@ -28,7 +28,7 @@ pub(super) fn named(
     })
 }
 
-/// Why `message` cannot be used, for the sake of what it uses by default.
+/// Why `message` cannot be used: an extension that it uses by default is disabled.
 pub(super) fn by_default(disabled: &DisabledExtensions, message: &Message) -> Option<String> {
     if disabled.is_empty() {
         return None;

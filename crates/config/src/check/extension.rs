@@ -1,4 +1,4 @@
-//! Fields that choose an extension by the type of a message.
+//! Fields that select an extension by the type of a message.
 
 use crate::reader::nearest;
 use crate::schema::Cardinality;
@@ -9,17 +9,17 @@ use crate::value::Any;
 use crate::value::Message;
 use crate::value::Value;
 
-/// The extension of `category` that `any` configures, if it is one that we have.
+/// The implemented extension of `category` that `any` configures, if any.
 pub(super) fn find(any: &Any, category: &str) -> Option<&'static ExtensionRow> {
     of(category).find(|row| row.is_implemented() && row.type_name() == any.type_name())
 }
 
-/// Whether `any` configures an extension of `category`, be it one that we have or not.
+/// Whether `any` configures an extension of `category`, implemented or not.
 pub(super) fn belongs(any: &Any, category: &str) -> bool {
     of(category).any(|row| !row.type_name().is_empty() && row.type_name() == any.type_name())
 }
 
-/// Whether Envoy knows the type of `any`, for some extension or as one of protobuf's own.
+/// Whether Envoy knows the type of `any`: the configuration of an extension, or one of protobuf's own types.
 pub(super) fn is_known(any: &Any) -> bool {
     let name = any.type_name();
     name.starts_with("google.protobuf.")
@@ -28,7 +28,7 @@ pub(super) fn is_known(any: &Any) -> bool {
             .any(|row| row.type_name() == name)
 }
 
-/// Why `any` is no extension of `category` that we have.
+/// Why `any` does not configure an implemented extension of `category`.
 pub(super) fn refusal(any: &Any, category: &str) -> String {
     let name = any.type_name();
     if name.is_empty() {

@@ -1,8 +1,8 @@
-//! What can be wrong with a message whose fields are all well-formed: the API's constraint rules, deprecated fields,
-//! and what is not supported here.
+//! Checks messages whose fields are all well-formed: the API's constraint rules, deprecated fields, and fields that are
+//! not supported.
 //!
-//! One walk over the merged configuration does it all, so that no field can be forgotten. It goes into the payload of
-//! every `Any` that is supported; what is refused is not looked into.
+//! One walk over the merged configuration checks everything, so that no field can be forgotten. It includes the payload
+//! of every supported `Any`. The contents of refused fields are not checked.
 
 use crate::DisabledExtensions;
 use crate::FieldPath;
@@ -76,7 +76,7 @@ struct Checker<'a> {
 struct Place<'a> {
     mark: SourcePosition,
     path: &'a FieldPath,
-    /// Inside a field without effect here: rules hold, but support does not matter.
+    /// Whether the value is inside a field without effect here: constraint rules apply, but support is not checked.
     inert: bool,
     /// The category of the extension that an `Any`, or the `TypedExtensionConfig` around it, selects.
     category: &'static str,
@@ -141,7 +141,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Policies of load balancing, of which one counts.
+    /// Checks a list of load balancing policies, of which one has an effect.
     fn policies(&mut self, policies: &[Item], place: Place<'_>) {
         let chosen = policies::find_selected(policies);
         for (index, item) in policies.iter().enumerate() {

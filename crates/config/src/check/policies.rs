@@ -1,5 +1,5 @@
-//! Which load balancing settings have an effect: if `load_balancing_policy` is set, one policy of its list and none of the
-//! older fields.
+//! Which load balancing settings have an effect. If `load_balancing_policy` is set, one policy of its list does, and
+//! the older fields do not.
 
 use super::extension;
 use crate::schema::FieldRow;
@@ -30,13 +30,13 @@ pub(super) fn is_overridden(message: &Message, field: &FieldRow) -> bool {
         && message.get("load_balancing_policy").is_some()
 }
 
-/// Whether `field` of a message of this type is a list of policies of which one counts.
+/// Whether `field` of a message of this type is a list of policies of which only one has an effect.
 pub(super) fn is_policy_list(message_type: MessageType, field: &FieldRow) -> bool {
     field.name() == "policies" && message_type.name() == LIST
 }
 
-/// The policy that has an effect: the first that Envoy knows, or whose type no Envoy has. A `TypedStruct` of an unknown type
-/// is skipped.
+/// The policy that has an effect: the first whose type Envoy knows, or whose type does not exist in any Envoy. A
+/// `TypedStruct` of an unknown type is skipped.
 pub(super) fn find_selected(policies: &[Item]) -> Option<usize> {
     policies.iter().position(|policy| {
         let Value::Message(policy) = &policy.value else {

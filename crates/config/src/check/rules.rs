@@ -1,4 +1,4 @@
-//! The constraint rules of the API, in the words of protoc-gen-validate.
+//! The constraint rules of the API, with the messages of protoc-gen-validate.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -18,7 +18,7 @@ use crate::value::Message;
 use crate::value::Value;
 use crate::wire;
 
-/// A rule that a value does not keep.
+/// A rule that a value breaks.
 pub(super) struct Broken {
     /// Which element of a list or map.
     pub(super) at: At,
@@ -33,7 +33,7 @@ pub(super) enum At {
 }
 
 impl crate::FieldPath {
-    /// The path of what broke a rule.
+    /// The path of the value that breaks the rule.
     pub(super) fn at(&self, broken: &Broken) -> Self {
         match &broken.at {
             At::Whole => self.clone(),
@@ -85,7 +85,7 @@ pub(super) fn broken(field: &FieldRow, value: &Value) -> Vec<Broken> {
     found
 }
 
-/// The rules of `field` that its absence breaks: a field without presence is judged by its default.
+/// The rules of `field` that its absence breaks. For a field without presence, its default is checked.
 pub(super) fn broken_by_absence(field: &FieldRow) -> Vec<String> {
     let mut found = Vec::new();
     match field.cardinality {
@@ -133,7 +133,7 @@ pub(super) fn broken_by_absence(field: &FieldRow) -> Vec<String> {
 
 /// Calls `report` with the text of every rule that `value` itself breaks.
 fn each(rules: &'static [Rule], kind: FieldKind, value: &Value, report: &mut dyn FnMut(String)) {
-    // A rule on a wrapper is about what it wraps.
+    // Rules on a wrapper apply to the wrapped value.
     let value = match value {
         Value::Message(message) if message.message_type.well_known() == WellKnown::Wrapper => {
             match message.fields.first() {

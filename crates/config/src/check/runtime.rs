@@ -5,7 +5,7 @@ use crate::reader::Problem;
 use crate::value::Message;
 use crate::value::Value;
 
-/// Refuses values that a `static_layer` (a `google.protobuf.Struct`) can't have.
+/// Refuses values that a `static_layer` (a `google.protobuf.Struct`) cannot have.
 pub(super) fn refuse_values(layer: &Message, path: &FieldPath, problems: &mut Vec<Problem>) {
     add_values("", layer, path, problems);
 }
@@ -35,7 +35,7 @@ fn add_values(prefix: &str, layer: &Message, path: &FieldPath, problems: &mut Ve
     }
 }
 
-/// Whether it is a `FractionalPercent` and no group of keys.
+/// Whether the value is a `FractionalPercent` rather than a group of keys.
 fn is_fraction(value: &Message) -> bool {
     let Some(Value::Map(entries)) = value.get("fields").map(|value| &value.value) else {
         return false;

@@ -1,4 +1,4 @@
-//! The characters of a file: YAML may be UTF-8, UTF-16 or UTF-32, and its comments may hold anything.
+//! Decodes the characters of a file: YAML may be UTF-8, UTF-16 or UTF-32, and its comments may contain invalid bytes.
 
 use std::borrow::Cow;
 
@@ -6,22 +6,22 @@ use super::Node;
 use super::NodeKind;
 use crate::position::SourcePosition;
 
-/// A decoded text, and the places that could not be decoded.
+/// A decoded text, and the positions of bytes that could not be decoded.
 pub(crate) struct Decoded<'a> {
     pub(crate) text: Cow<'a, str>,
-    /// Lines and columns of what could not be decoded, in order.
+    /// The lines and columns of bytes that could not be decoded, in order.
     broken: Vec<(u32, u32)>,
-    /// The character that replaces each of them in the text. It occurs nowhere else there.
+    /// The character that replaces each of them. It occurs nowhere else in the text.
     stand_in: char,
 }
 
 impl Decoded<'_> {
-    /// The first place that could not be decoded.
+    /// The first position that could not be decoded.
     pub(crate) fn first_broken(&self) -> Option<(u32, u32)> {
         self.broken.first().copied()
     }
 
-    /// The first place outside of comments that could not be decoded.
+    /// The first position outside of comments that could not be decoded.
     pub(crate) fn broken_in(&self, root: &Node) -> Option<(u32, u32)> {
         if self.broken.is_empty() {
             return None;
@@ -31,7 +31,7 @@ impl Decoded<'_> {
         Some(place.copied().unwrap_or(begin))
     }
 
-    /// Where the first value or key begins that holds such a place.
+    /// The start of the first value or key that contains an undecodable position.
     fn begin_of_broken(&self, node: &Node) -> Option<(u32, u32)> {
         let holds = |text: &str, mark: &SourcePosition| {
             text.contains(self.stand_in)
@@ -63,7 +63,7 @@ pub(crate) fn decode_utf8(bytes: &[u8]) -> Decoded<'_> {
     }
 }
 
-/// Decodes YAML, whose first bytes tell its encoding (YAML 1.2 section 5.2).
+/// Decodes YAML. Its first bytes indicate the encoding (YAML 1.2 section 5.2).
 pub(crate) fn decode_yaml(bytes: &[u8]) -> Decoded<'_> {
     let decoded = match *bytes {
         [0, 0, 0xfe, 0xff, ..] | [0, 0, 0, _, ..] => decode_utf32(bytes, u32::from_be_bytes),
@@ -98,10 +98,10 @@ fn decode_utf32<'a>(bytes: &[u8], unit: fn([u8; 4]) -> u32) -> Decoded<'a> {
     decode(characters.chain(cut_off))
 }
 
-/// The text of `characters`, in which `None` is a place that could not be decoded.
+/// The text of `characters`. `None` is a position that could not be decoded.
 fn decode<'a>(characters: impl Iterator<Item = Option<char>>) -> Decoded<'a> {
     let characters: Vec<Option<char>> = characters.collect();
-    // One of those that mean nothing, and that the text does not use.
+    // A private-use character that the text does not contain.
     let mut stand_ins = ('\u{e000}'..='\u{f8ff}').filter(|c| !characters.contains(&Some(*c)));
     let stand_in = stand_ins.next().unwrap_or(char::REPLACEMENT_CHARACTER);
     let (mut line, mut column) = (1, 1);

@@ -1,4 +1,5 @@
-//! JSON as protobuf's reader takes it: single quotes, bare keys and a comma before a closing bracket are fine.
+//! JSON with the extensions that protobuf's reader accepts: single quotes, bare keys, and a comma before a closing
+//! bracket.
 
 use super::Key;
 use super::MAX_DEPTH;

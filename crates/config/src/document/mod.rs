@@ -1,7 +1,7 @@
-//! A YAML or JSON file as a tree of values with positions, before anything is known of their types.
+//! A YAML or JSON file as a tree of values with positions. Types are not known yet.
 //!
-//! Scalars are what Envoy's reader makes of them: YAML goes through the rules of `yaml-cpp`, and whatever is neither
-//! null, boolean nor integer there is a string, floating-point numbers included.
+//! Scalars are read as Envoy reads them: YAML by the rules of `yaml-cpp`. A YAML scalar that is not null, a boolean or
+//! an integer is a string, even if it is a floating-point number.
 
 use std::collections::HashMap;
 
@@ -16,10 +16,11 @@ mod tabs;
 mod value;
 pub(crate) mod yaml;
 
-/// Lists and mappings inside one another; protobuf's own JSON reader stops at 100.
+/// The maximum nesting of lists and mappings. Protobuf's own JSON reader stops at 100.
 const MAX_DEPTH: usize = 100;
 
-/// Values in a file, aliases expanded. A bootstrap of ten thousand clusters has less than a million.
+/// The maximum number of values in a file, with aliases expanded. A bootstrap of ten thousand clusters has less than a
+/// million.
 const MAX_NODES: usize = 4_000_000;
 
 /// A value and where it starts.
@@ -32,9 +33,9 @@ pub(crate) struct Node {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum NodeKind {
     Null,
-    /// The flag, and how the file spells it.
+    /// The boolean, and its spelling in the file.
     Bool(bool, String),
-    /// The number as JSON has it, and how the file spells it.
+    /// The number, and its spelling in the file.
     Number(String, String),
     String(String),
     List(Vec<Node>),

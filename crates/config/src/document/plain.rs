@@ -10,14 +10,14 @@ pub(super) fn resolve(text: String) -> NodeKind {
     resolve_tagged(text)
 }
 
-/// The value of a scalar that has a tag, quoted or not: a tag hides that a null is one and that a quoted text is a
-/// string, whatever the tag says.
+/// The value of a scalar that has a tag, quoted or not. With any tag, a null is a string, and a quoted text may be a
+/// number.
 pub(super) fn resolve_tagged(text: String) -> NodeKind {
     if let Some(flag) = boolean(&text) {
         return NodeKind::Bool(flag, text);
     }
     match integer(&text) {
-        // A larger one is handed on as a string of its decimal digits.
+        // A larger number is kept as a string of its decimal digits.
         Some(value) if i32::try_from(value).is_ok() => NodeKind::Number(value.to_string(), text),
         Some(value) => NodeKind::String(value.to_string()),
         None => NodeKind::String(text),

@@ -1,7 +1,7 @@
 //! Tabs where `yaml-cpp` looks for indentation.
 //!
-//! Our parser skips a line of blanks; `yaml-cpp` still looks there for more of the plain text before it, and a tab in
-//! the place of its indentation is an error, even if nothing follows.
+//! Our parser skips lines of white space. In such a line, `yaml-cpp` looks for a continuation of the plain text before
+//! it, and a tab in its indentation is an error, even if nothing follows.
 
 use saphyr_parser::Marker;
 
@@ -9,7 +9,7 @@ use saphyr_parser::Marker;
 pub(super) struct Lines<'a>(Vec<&'a str>);
 
 impl<'a> Lines<'a> {
-    /// `None` for a text without tabs, which is almost every one.
+    /// `None` for a text without tabs, as almost all are.
     pub(super) fn with_tabs(text: &'a str) -> Option<Self> {
         text.contains('\t').then(|| Self(text.lines().collect()))
     }
@@ -21,9 +21,9 @@ impl<'a> Lines<'a> {
     }
 
     /// The line, counted from 1, with a tab among its first `indent` columns, if the plain text that ended at `end`
-    /// could go on there.
+    /// could continue there.
     pub(super) fn tab_after(&self, end: Marker, indent: usize) -> Option<usize> {
-        // A comment or a colon ends the text on its own line.
+        // A comment or a colon ends the plain text on its own line.
         if !self.rest(end)?.trim_matches([' ', '\t']).is_empty() {
             return None;
         }

@@ -9,10 +9,10 @@ use super::Node;
 use super::NodeKind;
 use super::yaml;
 
-/// The value that a YAML text stands for; an empty text is null.
+/// The value of a YAML text; an empty text is null.
 ///
 /// # Errors
-/// Why it is no YAML, with line and column.
+/// The text is not YAML; with line and column.
 pub fn yaml_value(text: &str) -> Result<Value, String> {
     let node = yaml::parse(text, 0).map_err(|error| {
         let (line, column) = (error.mark.line, error.mark.column);

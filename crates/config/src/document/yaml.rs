@@ -1,4 +1,4 @@
-//! YAML, event by event: the first document of the text.
+//! Reads YAML from the parser's events: the first document of the text.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -48,8 +48,8 @@ pub(crate) fn parse(text: &str, source: u8) -> Result<Option<Node>, SyntaxError>
     }
 }
 
-/// The character to read in the place of each NUL, which our parser refuses and yaml-cpp takes: one for private use that the
-/// text doesn't have. None for a text without NUL, which is almost every one.
+/// The character that replaces each NUL, which our parser refuses and yaml-cpp accepts: a private-use character that is
+/// not in the text. `None` for a text without NUL, as almost all are.
 fn stand_in_for_nul(text: &str) -> Option<char> {
     if !text.contains('\0') {
         return None;
@@ -57,13 +57,13 @@ fn stand_in_for_nul(text: &str) -> Option<char> {
     ('\u{e000}'..='\u{f8ff}').find(|letter| !text.contains(*letter))
 }
 
-/// `key:<tab>value` is YAML to yaml-cpp but not to our parser: such a tab is made a space and the text read again, until
-/// this much was read.
+/// yaml-cpp accepts `key:<tab>value`, but our parser does not. Such a tab is replaced by a space and the text is parsed
+/// again, until this much has been parsed.
 const RETRY_BYTES: usize = 64 << 20;
 
 struct Failure {
     error: SyntaxError,
-    /// The character behind a tab that should have been a space.
+    /// The index of the character after a tab that should have been a space.
     after_tab: Option<usize>,
 }
 
@@ -126,13 +126,13 @@ fn without_tabs_before(text: &str, index: usize) -> String {
 #[derive(Default)]
 struct Builder {
     source: u8,
-    /// What stands in the text for NUL.
+    /// The character that replaces NUL.
     stand_in: Option<char>,
     root: Option<Node>,
     stack: Vec<Frame>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
-    /// The indentation that each open list or mapping asks for; 0 in brackets. Kept for texts with tabs only.
+    /// The required indentation of each open list or mapping; 0 inside brackets. Kept only for texts with tabs.
     indents: Vec<usize>,
 }
 
@@ -177,7 +177,7 @@ impl Builder {
                 let Some(node) = self.anchors.get(&anchor) else {
                     return Err(error(mark, "an alias inside what it stands for"));
                 };
-                // Counted before the copy: nested aliases can stand for more than any memory holds.
+                // Counted before the copy: nested aliases can expand to more than fits in memory.
                 let size = node.size();
                 self.count(size, mark)?;
                 self.anchors
@@ -203,8 +203,8 @@ impl Builder {
         }
     }
 
-    /// The character behind a tab that our parser minds and yaml-cpp does not: after the colon of a key, and before
-    /// the line that ends a plain text in brackets.
+    /// The index of the character after a tab that our parser refuses and yaml-cpp accepts: after the colon of a key,
+    /// and before the line that ends a plain text in brackets.
     fn tolerable_tab(&self, error: &ScanError, text: &str) -> Option<usize> {
         let index = error.marker().index();
         if error
@@ -223,7 +223,7 @@ impl Builder {
         Some(end).filter(|end| blanks_before(text, *end).contains('\t'))
     }
 
-    /// Keeps the columns of the lists and mappings that are open, and refuses a tab where a plain text could go on.
+    /// Tracks the columns of open lists and mappings, and refuses a tab where a plain text could continue.
     fn look_for_tabs(
         &mut self,
         event: &Event<'_>,
@@ -232,7 +232,7 @@ impl Builder {
     ) -> Result<(), SyntaxError> {
         match event {
             Event::SequenceStart(..) | Event::MappingStart(..) => {
-                // In brackets there is no indentation.
+                // Inside brackets, indentation does not matter.
                 let is_flow = lines.is_flow(span.start) || self.indents.last() == Some(&0);
                 self.indents
                     .push(if is_flow { 0 } else { span.start.col() + 1 });
@@ -381,7 +381,7 @@ struct Scalar<'a> {
 }
 
 impl Scalar<'_> {
-    /// Puts NUL in again for `letter`, in quotes. Elsewhere yaml-cpp takes it for the start of an escape.
+    /// Restores NUL in place of `letter` inside quotes. Elsewhere, yaml-cpp treats NUL as the start of an escape.
     fn restore_nul(&mut self, letter: char, mark: SourcePosition) -> Result<(), SyntaxError> {
         if !self.text.contains(letter) {
             return Ok(());
@@ -409,7 +409,7 @@ impl Scalar<'_> {
         match &self.tag {
             None if is_quoted => NodeKind::String(self.text.into_owned()),
             None => plain::resolve(self.text.into_owned()),
-            // The tag `!` alone says "a string".
+            // The tag `!` alone means "a string".
             Some(tag) if tag.suffix.is_empty() || tag.suffix == "!" => {
                 NodeKind::String(self.text.into_owned())
             }

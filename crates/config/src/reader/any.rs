@@ -56,7 +56,7 @@ impl Reader {
         self.payload(type_url, url_mark, entries, path)
     }
 
-    /// The content of an `Any` whose type URL stands at `mark`.
+    /// The content of an `Any` whose type URL is at `mark`.
     fn payload(
         &mut self,
         type_url: String,
@@ -95,7 +95,7 @@ impl Reader {
         })
     }
 
-    /// Types with a JSON form of their own stand under the key `value`.
+    /// Types with a JSON form of their own are under the key `value`.
     fn embedded(
         &mut self,
         message_type: MessageType,

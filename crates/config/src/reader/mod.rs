@@ -1,7 +1,8 @@
-//! From a tree of values to messages of the Envoy API.
+//! Converts a tree of values to messages of the Envoy API.
 //!
-//! The rules are those of protobuf's JSON reader in the lenient mode that Envoy uses: enums in any letter case, one
-//! value for a list, durations as mappings, numbers in quotes. It goes on after an error and finds them all.
+//! The rules are those of protobuf's JSON reader in the lenient mode that Envoy uses: enums in any letter case, a
+//! single value for a list, durations as mappings, numbers in quotes. After an error, the reader continues and reports
+//! all errors.
 
 use crate::FieldPath;
 use crate::document::Node;
@@ -28,7 +29,7 @@ pub use suggest::nearest;
 /// How many unknown fields get a suggestion: the search for the nearest name takes time, and the first few suffice.
 const SUGGESTIONS: usize = 200;
 
-/// An error and its place.
+/// An error and its position.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     pub(crate) mark: SourcePosition,
@@ -36,7 +37,7 @@ pub(crate) struct Problem {
     pub(crate) message: String,
 }
 
-/// Reads messages and collects what is wrong with them.
+/// Reads messages and collects errors.
 #[derive(Default)]
 pub(crate) struct Reader {
     /// Fields and enum values that do not exist are left out with a warning.
@@ -129,7 +130,7 @@ impl Reader {
         path: &FieldPath,
     ) -> Option<FieldValue> {
         let is_value = field.message().is_some_and(well_known::takes_null);
-        // Null is the same as absent, but for the one type that has a null of its own.
+        // Null means absent, except for the one type that has a null value.
         if node.kind == NodeKind::Null && !(is_value && field.cardinality == Cardinality::Explicit)
         {
             return None;
@@ -154,7 +155,7 @@ impl Reader {
             );
             return self.problem(value.mark, path, text);
         }
-        // Both spellings of one field: the later one counts.
+        // The field is given in both spellings: the later one counts.
         message
             .fields
             .retain(|known| known.field.number != field.number);

@@ -33,7 +33,7 @@ pub(super) fn read(kind: FieldKind, node: Node) -> Result<Value, String> {
     }
 }
 
-/// The words that protobuf takes in quotes; YAML's own booleans are flags already.
+/// The quoted words that protobuf accepts. YAML's own booleans were converted before.
 fn boolean(node: &Node) -> Result<bool, String> {
     let error = || format!("expected true or false, got {}", node.describe());
     match &node.kind {
@@ -55,7 +55,7 @@ fn unsigned(value: i128) -> Value {
     Value::Uint(u64::try_from(value).unwrap_or_default())
 }
 
-/// An integer from `min` to `max`, which fit what `wrap` makes of it.
+/// An integer from `min` to `max`, which must be in the range of the type that `wrap` creates.
 fn integer(node: &Node, min: i128, max: i128, wrap: fn(i128) -> Value) -> Result<Value, String> {
     let value = integer_text(node)?;
     if (min..=max).contains(&value) {

@@ -27,7 +27,7 @@ pub(super) fn no_such_field(message_type: MessageType, name: &str) -> String {
     text
 }
 
-/// The message for a word that is not in a list.
+/// The message for a value that is not in a list.
 pub(super) fn expected_one_of<'a>(
     names: impl Iterator<Item = &'a str> + Clone,
     got: &str,
@@ -41,7 +41,7 @@ pub(super) fn expected_one_of<'a>(
     }
 }
 
-/// The names with commas between them; a long list is cut.
+/// The names, separated by commas. A long list is shortened.
 pub(super) fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const SHOWN: usize = 24;
     let names: Vec<&str> = names.collect();
@@ -53,7 +53,8 @@ pub(super) fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// The name that `typed` is a misspelling of: a third of its letters may differ, or letter case and underscores.
+/// The name that `typed` is probably a misspelling of: up to a third of its letters may differ, or letter case and
+/// underscores.
 #[must_use]
 pub fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const LONGEST: usize = 100;

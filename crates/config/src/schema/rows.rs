@@ -1,7 +1,7 @@
 //! The shape of the generated tables.
 //!
-//! Rows refer to each other and to the text by numbers, never by reference, so that the tables need no relocation when
-//! the program starts: what is not looked at is never loaded from the file.
+//! Rows refer to each other and to the text by index, not by reference. So the tables need no relocation when the
+//! program starts, and parts that are never used are never loaded from the file.
 
 #![allow(
     dead_code,
@@ -37,12 +37,12 @@ pub(crate) struct FieldRow {
     pub(crate) number: u32,
     pub(crate) kind: FieldKind,
     pub(crate) cardinality: Cardinality,
-    /// The oneof among those of the message; none for `optional`.
+    /// The index of its oneof in the message; absent for `optional`.
     pub(crate) oneof: Option<u8>,
     pub(crate) deprecated: Deprecated,
     pub(crate) rules: Span,
     pub(crate) support: Support,
-    /// What the support table says after the status word.
+    /// The text after the status word in the support table.
     pub(crate) note: Text,
     /// The category of extensions that the field selects from, if it does.
     pub(crate) category: Text,
@@ -67,7 +67,7 @@ pub(crate) struct EnumValueRow {
     pub(crate) note: Text,
 }
 
-/// A field name of older Envoys and what took its place.
+/// A field name of older Envoys and its replacement.
 pub(crate) struct RenamedFieldRow {
     pub(crate) message: Text,
     pub(crate) name: Text,
@@ -78,7 +78,7 @@ pub(crate) struct ExtensionRow {
     pub(crate) category: Text,
     pub(crate) name: Text,
     pub(crate) type_name: Text,
-    /// The row of its message when we implement it.
+    /// The row of its message, if it is implemented.
     pub(crate) message: Option<u16>,
 }
 
@@ -113,7 +113,7 @@ pub(crate) enum Deprecated {
     No,
     /// Works with a warning.
     Warn,
-    /// Refused unless the runtime says otherwise.
+    /// Refused unless the runtime enables it.
     Disallowed,
 }
 
@@ -122,11 +122,11 @@ pub(crate) enum Deprecated {
 pub(crate) enum Support {
     /// Implemented as in Envoy.
     Implemented,
-    /// Accepted; the note says why it has no effect.
+    /// Accepted without effect; the note gives the reason.
     NoEffect,
     /// Accepted when it has one of the values in the note.
     Only,
-    /// Refused by name; the note may say what to do.
+    /// Refused with its name; the note may name an alternative.
     Refused,
 }
 
@@ -180,7 +180,7 @@ pub(crate) enum Rule {
     Prefix(Text),
     Suffix(Text),
     NotContains(Text),
-    /// One text of a list; all of them stand together.
+    /// One text of a list. The texts of a list are adjacent.
     In(Text),
     HeaderName {
         strict: bool,

@@ -20,10 +20,10 @@ use crate::value::Value;
 /// The deepest nesting that is accepted, which is prost's own limit.
 const MAX_DEPTH: usize = 100;
 
-/// Decodes `bytes` as a message; every value gets `mark` as its place.
+/// Decodes `bytes` as a message. All values get `mark` as their position.
 ///
 /// # Errors
-/// When the bytes are no such message, or have fields that it does not have.
+/// The bytes are not such a message, or contain fields that it does not have.
 pub(crate) fn decode(
     message_type: MessageType,
     bytes: &[u8],
@@ -174,7 +174,7 @@ impl Decoder {
     fn value(self, kind: FieldKind, raw: Raw<'_>) -> Result<Value, String> {
         Ok(match (kind, raw) {
             (FieldKind::Bool, Raw::Varint(value)) => Value::Bool(value != 0),
-            // The wire has 64 bits for every varint; a narrower type takes the low ones.
+            // A varint has 64 bits on the wire; a narrower type takes the low bits.
             (FieldKind::Int32, Raw::Varint(value)) => Value::Int(i64::from(value as i32)),
             (FieldKind::Int64, Raw::Varint(value)) => Value::Int(value.cast_signed()),
             (FieldKind::Uint32, Raw::Varint(value)) => Value::Uint(u64::from(value as u32)),

@@ -77,7 +77,7 @@ mod tests {
                 "{bytes:?}"
             );
         }
-        // A Struct in a Value in a Struct …, deeper than any stack wants it.
+        // A Struct in a Value in a Struct …, deep enough to overflow the stack.
         let value = MessageType::find("google.protobuf.Value").unwrap();
         let mut bytes = Vec::new();
         for _ in 0..2_000 {

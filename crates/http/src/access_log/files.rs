@@ -250,7 +250,7 @@ impl FileWriter {
     fn open_again(&mut self) {
         match Output::open(&self.destination) {
             Ok(output) => self.output = output,
-            // The writer goes on with the old file.
+            // The writer continues with the old file.
             Err(_) => self.stats.reopen_failed.inc(),
         }
     }

@@ -44,7 +44,7 @@ const WITH_E: &str = "cCxXyY";
 const WITH_O: &str = "deHImMSuUVwWy";
 /// Conversions that print no number: blanks fill their width, which `jiff` would ignore.
 const TEXTS: &str = "aAbBcDFhpPrRTxXZ";
-/// The largest width that is obeyed, which is also the largest that `jiff` reads.
+/// The largest width that is applied, which is also the largest that `jiff` reads.
 const MAX_WIDTH: usize = 255;
 /// The most digits of a fraction, as in absl.
 const MAX_FRACTION: usize = 18;

@@ -213,7 +213,7 @@ fn chain(
     owned(Some(texts.join(",")), out)
 }
 
-/// A certificate as PEM text that may stand in a header.
+/// A certificate as PEM text, encoded for use in a header.
 pub(crate) fn url_encoded_pem(certificate: &PeerCertificate) -> String {
     url_encoded(&certificate.pem())
 }

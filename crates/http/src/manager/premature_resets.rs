@@ -7,27 +7,30 @@ use outrider_net::clock;
 
 use crate::Stream;
 
-/// Streams whose answers do not come for longer than so many seconds are no sign of abuse, unless the runtime says otherwise.
+/// A stream whose response takes longer than this, in seconds, is no sign of abuse if the client resets it. The runtime
+/// can change the value.
 const MIN_LIFETIME: u64 = 1;
 
-/// From so many streams on, the share of resets counts; before, the resets alone do. The runtime may say otherwise.
+/// From this many streams on, the share of premature resets counts; before that, their number does. The runtime can
+/// change the value.
 const TOTAL_STREAMS: u64 = 500;
 
 /// How the streams of one connection have ended.
 #[derive(Debug, Default)]
 pub(super) struct PrematureResets {
     ended: Cell<u64>,
-    /// Of those, the ones that were reset soon and without an answer.
+    /// Of those, the streams that their client reset soon and before a response.
     premature: Cell<u64>,
 }
 
 impl PrematureResets {
-    /// Counts a stream that is answered.
+    /// Counts a stream that got a response.
     pub(super) fn note_answer(&self) {
         self.ended.set(self.ended.get() + 1);
     }
 
-    /// Counts a stream that its client reset before any answer; true when half of the connection's streams have ended so.
+    /// Counts a stream that its client reset before a response. Returns true if half of the connection's streams have
+    /// ended this way.
     pub(super) fn note_reset(&self, stream: &Stream) -> bool {
         self.note_answer();
         let number = |key: &str, default: u64| {

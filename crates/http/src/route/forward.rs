@@ -27,13 +27,13 @@ use crate::route::rewrite::PathRewrite;
 use crate::route::rewrite::Substitution;
 use crate::route::route_match::PathMatch;
 
-/// `RouteAction.timeout` when it is not set.
+/// The default of `RouteAction.timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Forwards the request to a cluster.
 #[derive(Clone, Debug)]
 pub struct ForwardAction {
-    /// Which cluster.
+    /// The cluster to forward to.
     pub cluster: ClusterSpecifier,
     /// The response's status if the cluster does not exist.
     pub cluster_not_found_status: StatusCode,
@@ -54,9 +54,9 @@ pub struct ForwardAction {
     pub priority: RoutingPriority,
     /// The upgrades for which this route overrides the connection manager's list.
     pub upgrades: Box<[Upgrade]>,
-    /// Rewrites `:authority` to the name of the chosen host.
+    /// Whether `:authority` is rewritten to the name of the selected host.
     pub auto_host_rewrite: bool,
-    /// What is hashed of a request, for clusters that choose hosts by it.
+    /// Computes the hash of a request, for clusters that select hosts by hash.
     pub(crate) hash_policy: Option<Arc<HashPolicy>>,
     path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
@@ -219,7 +219,7 @@ impl ForwardAction {
         }
     }
 
-    /// Rewrites `:authority` to `host`, the name of the chosen host, for `auto_host_rewrite`.
+    /// Rewrites `:authority` to `host`, the name of the selected host, for `auto_host_rewrite`.
     pub fn set_host(&self, stream: &mut Stream, host: HeaderValue, keep_original: bool) {
         let forward_original = self.append_x_forwarded_host;
         rewrite::set_host(&mut stream.request, host, keep_original, forward_original);

@@ -41,14 +41,15 @@ enum HashSource {
 #[derive(Clone, Debug)]
 struct HashedCookie {
     name: Box<str>,
-    /// What follows the value in `set-cookie`, for a client that did not send the cookie; none if it gets no such.
+    /// The attributes of `set-cookie` after the value, for a client that did not send the cookie; `None` if the proxy
+    /// sets no cookie.
     made: Option<Box<str>>,
 }
 
 /// What the policy makes of a request.
 #[derive(Debug, Default)]
 pub(crate) struct RequestHash {
-    /// The hash; none when nothing that is hashed is there.
+    /// The hash; `None` if the request has nothing that the policy hashes.
     pub(crate) hash: Option<u64>,
     /// The cookies that the client gets, so that its next request has the same hash.
     set_cookies: Vec<String>,

@@ -39,7 +39,7 @@ pub(crate) struct ClusterDiscovery {
     warming_count: watch::Sender<usize>,
     /// What the file has under a name of the bootstrap's.
     overridden: RefCell<HashSet<String>>,
-    /// Told to read the file though it was not replaced.
+    /// Notified when the file must be read again although it was not replaced.
     again: Notify,
     version: RefCell<String>,
 }
@@ -191,8 +191,8 @@ impl ClusterDiscovery {
         }
     }
 
-    /// Clusters of the bootstrap have changed: those of the names `added` are its own now, and those of `removed` may be the
-    /// file's again.
+    /// The bootstrap's clusters have changed. It now owns those named in `added`, and the file may again use the names
+    /// in `removed`.
     pub(crate) fn follow_bootstrap(&self, added: &[String], removed: &[Arc<str>]) {
         let mut overridden = self.overridden.borrow_mut();
         for name in added {

@@ -34,7 +34,7 @@ pub(crate) struct ListenerDiscovery {
     named: RefCell<BTreeMap<String, DynamicResource>>,
     /// What the file has under a name of the bootstrap's.
     overridden: RefCell<HashSet<String>>,
-    /// Told to read the file though it was not replaced.
+    /// Notified when the file must be read again although it was not replaced.
     again: Notify,
     version: RefCell<String>,
 }
@@ -184,8 +184,8 @@ impl ListenerDiscovery {
         Ok(())
     }
 
-    /// Listeners of the bootstrap have changed: those of the names `own` are its own now, and those of `removed` may be the
-    /// file's again.
+    /// The bootstrap's listeners have changed. It now owns those named in `own`, and the file may again use the names in
+    /// `removed`.
     pub(crate) fn follow_bootstrap<'a>(
         &self,
         own: impl Iterator<Item = &'a str>,

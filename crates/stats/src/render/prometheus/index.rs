@@ -145,7 +145,7 @@ impl MetricIndex {
         to.push_str(&cached_stat.labels.1);
     }
 
-    /// What is known of stats like this one; none if it has to be looked at by itself.
+    /// The properties of stats like this one; `None` if each must be looked at separately.
     fn cached_stat<'a>(
         &mut self,
         row: StatRow<'a>,
