@@ -19,6 +19,7 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
     (r"(user-agent: grpc-\w+)/[\w.+ ()/;-]*", r"\1"),
     (r"(?:[0-9a-f]{40}|outrider-\d+\.\d+\.\d+)/1\.\d+\.\d+/[A-Za-z-]+/[A-Z]+/[A-Za-z0-9-]+", "<version>"),
     (r"\S+(  version: <version>)", r"<program>\1"),
+    (r"(Listener-local-init-manager \S+ )\d+", r"\1<hash>"),
     (r'="[0-9a-f]{16}"', '="<hash>"'),  # a cookie that is made for hash_policy, of the addresses of a connection
     (r"\b(127\.\d+\.\d+\.\d+|\[::1\]):\d{4,5}\b", r"\1:<port>"),
 ]]

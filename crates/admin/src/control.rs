@@ -151,9 +151,47 @@ pub struct DynamicDump {
     /// The version of the source of listeners; empty without one.
     pub listeners_version: String,
     /// Listeners.
-    pub listeners: Vec<VersionedMessage>,
+    pub listeners: Vec<DynamicListener>,
     /// Route configurations.
     pub routes: Vec<VersionedMessage>,
+}
+
+/// The states of the listeners of one name that came from a source of resources
+/// (`envoy.admin.v3.ListenersConfigDump.DynamicListener`).
+#[derive(Clone, Debug)]
+pub struct DynamicListener {
+    /// Its name; empty for a failure that is listed by itself.
+    pub name: String,
+    /// The one that serves.
+    pub active: Option<VersionedMessage>,
+    /// One that was replaced or removed, and whose connections have not ended.
+    pub draining: Option<VersionedMessage>,
+    /// The one that the last update could not apply.
+    pub failed: Option<FailedUpdate>,
+}
+
+impl DynamicListener {
+    /// No listener of this name.
+    #[must_use]
+    pub fn new(name: String) -> DynamicListener {
+        DynamicListener {
+            name,
+            active: None,
+            draining: None,
+            failed: None,
+        }
+    }
+}
+
+/// A resource that was refused (`envoy.admin.v3.UpdateFailureState`).
+#[derive(Clone, Debug)]
+pub struct FailedUpdate {
+    /// The message, without `@type`.
+    pub message: Value,
+    /// When it was tried, if that is shown.
+    pub at: Option<SystemTime>,
+    /// What is wrong with it.
+    pub details: String,
 }
 
 /// A message of a source of resources.

@@ -30,6 +30,8 @@ pub use control::ConfigDump;
 pub use control::DrainListeners;
 pub use control::DumpedMessage;
 pub use control::DynamicDump;
+pub use control::DynamicListener;
+pub use control::FailedUpdate;
 pub use control::ListenerView;
 pub use control::ReloadResponse;
 pub use control::RuntimeView;

@@ -1,6 +1,7 @@
 //! `DataSource`: a text in the configuration, in a file or in the environment.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 
 use crate::ConfigError;
 use crate::FieldPath;
@@ -33,9 +34,12 @@ pub fn read(
 }
 
 fn read_file(name: &str, max: Option<u64>) -> Result<Vec<u8>, String> {
-    let size = fs::metadata(name)
-        .map_err(|_| format!("file {name} does not exist"))?
-        .len();
+    let metadata = fs::metadata(name).map_err(|_| format!("file {name} does not exist"))?;
+    if metadata.file_type().is_fifo() {
+        let text = "a pipe, which cannot be read again when the configuration changes";
+        return Err(format!("file {name} is {text}: expected a regular file"));
+    }
+    let size = metadata.len();
     if let Some(max) = max
         && size > max
     {

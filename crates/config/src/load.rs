@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::wire;
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
 /// The largest accepted file. A bootstrap has a few kilobytes, a generated one a few megabytes.
-const MAX_BYTES: usize = 64 << 20;
+pub const MAX_BYTES: usize = 64 << 20;
 
 /// The sources of the configuration, from the command line.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +99,21 @@ pub struct Loaded {
 /// # Errors
 /// All errors in it, in the order of the files.
 pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
+    load_from(sources, read_file)
+}
+
+/// Like [`load`], while the proxy runs: the file must be a regular one.
+///
+/// # Errors
+/// The same.
+pub fn load_again(sources: &Sources) -> Result<Loaded, Diagnostics> {
+    load_from(sources, read_regular_file)
+}
+
+fn load_from(
+    sources: &Sources,
+    read_file: fn(&Path) -> Result<Source, Diagnostics>,
+) -> Result<Loaded, Diagnostics> {
     let mut texts = Vec::new();
     if let Some(path) = &sources.config_path {
         texts.push(read_file(path)?);
@@ -197,7 +213,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Source, Diagnostics> {
         }
         _ => Format::Json,
     };
-    // The size of a pipe or device is not known beforehand.
+    // A pipe or device, which may be given at start-up, has no size to check beforehand.
     let mut text = Vec::new();
     let file =
         std::fs::File::open(path).map_err(|error| fail(format!("cannot be opened: {error}")))?;
@@ -207,6 +223,32 @@ pub(crate) fn read_file(path: &Path) -> Result<Source, Diagnostics> {
     )
     .map_err(|error| fail(format!("cannot be read: {error}")))?;
     Ok(Source { name, text, format })
+}
+
+/// Reads a file while the proxy runs. Anything else is refused: to wait for who writes to a pipe could take forever.
+pub(crate) fn read_regular_file(path: &Path) -> Result<Source, Diagnostics> {
+    refuse_irregular(path)
+        .map_err(|error| Diagnostics::about(&path.display().to_string(), error))?;
+    read_file(path)
+}
+
+/// Refuses what is there at `path`, unless it is a regular file or a link to one.
+///
+/// # Errors
+/// What it is, or why that cannot be found out.
+pub fn refuse_irregular(path: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    let kind = metadata.file_type();
+    let what = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(format!(
+        "is {what}: expected a regular file, which can be read again and again"
+    ))
 }
 
 fn read(source: &Source, index: u8, reader: &mut Reader) -> Result<Message, Problem> {

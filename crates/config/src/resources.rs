@@ -89,7 +89,7 @@ pub fn load_resources(
     allow_unknown: bool,
     disabled: &DisabledExtensions,
 ) -> Result<ResourceFile, ResourceFileError> {
-    let source = load::read_file(path).map_err(ResourceFileError::Unreadable)?;
+    let source = load::read_regular_file(path).map_err(ResourceFileError::Unreadable)?;
     let names: Vec<Arc<str>> = vec![source.name.as_str().into()];
     let unplaced = Positions::unplaced(names.clone());
     let located = |problem| load::located(vec![problem], &unplaced);

@@ -13,6 +13,7 @@ pub struct DrainSignal(Rc<State>);
 #[derive(Debug, Default)]
 struct State {
     phase: Cell<Phase>,
+    is_hurried: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,9 +50,17 @@ impl DrainSignal {
         self.0.phase.set(Phase::Off);
     }
 
+    /// Everything is asked to finish now, however far the drain is; `false` takes that back, and not the drain.
+    pub fn hurry(&self, hurry: bool) {
+        self.0.is_hurried.set(hurry);
+    }
+
     /// Whether the connection that checks now should finish.
     #[must_use]
     pub fn is_draining(&self) -> bool {
+        if self.0.is_hurried.get() {
+            return true;
+        }
         match self.0.phase.get() {
             Phase::Off => false,
             Phase::On => true,
@@ -84,5 +93,15 @@ mod tests {
         assert!((350..650).contains(&asked()));
         tokio::time::advance(Duration::from_secs(51)).await;
         assert_eq!(asked(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hurried_drain_is_gradual_again_afterwards() {
+        let drain = DrainSignal::new();
+        drain.begin_gradually(Duration::from_secs(100));
+        drain.hurry(true);
+        assert!((0..1000).all(|_| drain.is_draining()));
+        drain.hurry(false);
+        assert!((0..1000).filter(|_| drain.is_draining()).count() < 50);
     }
 }

@@ -158,6 +158,13 @@ impl ListenerConfig {
         self.addresses.iter().map(|listen| &listen.address)
     }
 
+    /// Whether its sockets share their ports (`enable_reuse_port`). UNIX sockets cannot.
+    #[must_use]
+    pub fn reuses_port(&self) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.any(|listen| listen.reuse_port && listen.address.ip().is_some())
+    }
+
     /// The addresses to bind, in the order of [`addresses`](Self::addresses); empty if `bind_to_port` is off.
     #[must_use]
     pub fn listen_addresses(&self) -> &[Arc<ListenAddress>] {

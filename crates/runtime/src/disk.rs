@@ -9,6 +9,8 @@ use crate::Entry;
 
 /// The deepest nesting of directories, as in Envoy.
 const MAX_DEPTH: usize = 16;
+/// The largest accepted file, in bytes. A value has a few; a large file was hardly meant as one.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// All values below `directory`.
 ///
@@ -48,6 +50,13 @@ fn walk(
         if kind.is_dir() {
             walk(&path, &key, depth + 1, values)?;
         } else if kind.is_file() {
+            if kind.len() > MAX_BYTES {
+                let limit = MAX_BYTES >> 20;
+                return Err(format!(
+                    "{} (key {key}): larger than {limit} MiB",
+                    path.display()
+                ));
+            }
             let content = fs::read(&path).map_err(|error| fail(&path, error))?;
             let text = without_comments(&String::from_utf8_lossy(&content));
             let entry = Entry::of_text(&text)

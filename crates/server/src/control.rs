@@ -20,7 +20,6 @@ use outrider_admin::ServerInfo;
 use outrider_admin::ServerState;
 use outrider_admin::UnreadyTargets;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
-use outrider_config::api::envoy::config::listener::v3::Listener;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
 use outrider_http::access_log::LogFiles;
 use outrider_net::ActivityCounts;
@@ -42,6 +41,7 @@ use crate::logging::Level;
 use crate::logging::Logging;
 use crate::reload::Reloader;
 use crate::reload::Trigger;
+use crate::retired::Retired;
 use crate::runtime::RuntimeLoader;
 use crate::worker_listeners::DrainMode;
 use crate::worker_listeners::DrainPlan;
@@ -63,6 +63,7 @@ pub(crate) struct Control {
     pub(crate) reloader: Reloader,
     pub(crate) store: Arc<Store>,
     pub(crate) routes: RouteDiscovery,
+    pub(crate) retired: Retired,
     pub(crate) discoveries: RefCell<Discoveries>,
     pub(crate) phase: Cell<Phase>,
     pub(crate) health_checks_fail: Cell<bool>,
@@ -101,7 +102,7 @@ impl Control {
         }
         if let Some(listeners) = &discoveries.listeners {
             dump.listeners_version = listeners.version();
-            dump.listeners = dump::versioned::<Listener>(&listeners.dump());
+            dump.listeners = listeners.dump();
         }
         dump
     }
@@ -182,12 +183,16 @@ impl ServerControl for AdminControl {
     }
 
     fn unready_targets(&self) -> Vec<UnreadyTargets> {
+        // Later on, no listener waits for anything: its routes are read from files at once.
         match self.0.phase.get() {
-            Phase::Clusters => vec![UnreadyTargets {
-                name: "Server".to_owned(),
-                target_names: vec!["clusters".to_owned()],
-            }],
-            Phase::Listeners | Phase::Running => Vec::new(),
+            Phase::Running => Vec::new(),
+            Phase::Clusters | Phase::Listeners => {
+                let listeners = self.0.listeners.all();
+                listeners
+                    .iter()
+                    .map(|plan| plan.unready_targets())
+                    .collect()
+            }
         }
     }
 

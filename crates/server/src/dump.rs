@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use outrider_admin::ConfigDump;
 use outrider_admin::DumpedMessage;
 use outrider_admin::DynamicDump;
+use outrider_admin::UnreadyTargets;
 use outrider_admin::VersionedMessage;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::json::redacted;
@@ -18,6 +19,7 @@ use crate::cli::DrainStrategy;
 use crate::cli::IpVersion;
 use crate::cli::Mode;
 use crate::cli::Options;
+use crate::listener_plan::ListenerPlan;
 
 /// The loaded config as bytes, decoded only when `/config_dump` is requested.
 pub(crate) struct LoadedBootstrap {
@@ -47,8 +49,12 @@ impl DynamicResource {
         }
     }
 
-    /// Its entry in `/config_dump`, as a message of type `kind`.
-    fn dump(&self, kind: &str) -> VersionedMessage {
+    /// Its entry in `/config_dump`. It is a message of type `M`.
+    pub(crate) fn dump<M: prost::Name>(&self) -> VersionedMessage {
+        self.dump_as(&M::full_name())
+    }
+
+    fn dump_as(&self, kind: &str) -> VersionedMessage {
         VersionedMessage {
             version: self.version.clone(),
             dumped: DumpedMessage {
@@ -59,10 +65,31 @@ impl DynamicResource {
     }
 }
 
+impl ListenerPlan {
+    /// The sources of routes that it waits for, as `/init_dump` lists them during start-up.
+    pub(crate) fn unready_targets(&self) -> UnreadyTargets {
+        let name = &self.config.name;
+        let routes = self.connection_managers().filter_map(|manager| {
+            let name = &manager.rds()?.route_config_name;
+            Some(format!(
+                "shared target RdsRouteConfigSubscription RDS init {name}"
+            ))
+        });
+        UnreadyTargets {
+            // The number is a hash of the listener's message.
+            name: format!(
+                "init manager Listener-local-init-manager {name} {}",
+                self.fingerprint()
+            ),
+            target_names: routes.collect(),
+        }
+    }
+}
+
 /// The entries of resources in `/config_dump`.
 pub(crate) fn versioned<M: prost::Name>(resources: &[DynamicResource]) -> Vec<VersionedMessage> {
     let kind = M::full_name();
-    resources.iter().map(|one| one.dump(&kind)).collect()
+    resources.iter().map(|one| one.dump_as(&kind)).collect()
 }
 
 impl LoadedBootstrap {

@@ -6,6 +6,7 @@
 mod admin_log;
 mod allocator;
 mod application_log;
+mod background;
 mod build;
 mod cli;
 mod commands;
@@ -19,6 +20,7 @@ mod listener_plan;
 mod logging;
 mod node;
 mod reload;
+mod retired;
 mod runtime;
 mod signals;
 mod startup;

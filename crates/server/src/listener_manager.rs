@@ -3,6 +3,8 @@
 //! Sockets belong to addresses, not to listeners: an address that the new listener still has keeps accepting. The manager
 //! sends commands to the workers. The connections of a removed listener drain within `--drain-time-s`.
 
+mod draining;
+
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -15,9 +17,13 @@ use outrider_net::BoundAddress;
 use outrider_net::ListenAddress;
 use outrider_net::WorkerSocket;
 use tokio::sync::mpsc;
+use tokio::task::spawn_local;
 
+use crate::listener_manager::draining::DrainingListeners;
+use crate::listener_manager::draining::Replaced;
 use crate::listener_plan::ListenerChange;
 use crate::listener_plan::ListenerPlan;
+use crate::retired::Retired;
 use crate::worker::WorkerCommand;
 use crate::worker_listeners::DrainMode;
 use crate::worker_listeners::DrainPlan;
@@ -38,6 +44,8 @@ pub(crate) struct ListenerManager {
     pub(crate) changing: tokio::sync::Mutex<()>,
     concurrency: u32,
     drain: DrainPlan,
+    draining: DrainingListeners,
+    retired: Retired,
     stats: Arc<ListenerManagerStats>,
 }
 
@@ -48,6 +56,8 @@ pub(crate) struct PreparedListeners {
     removed: Vec<Arc<str>>,
     /// Bound sockets of the addresses that no running listener has.
     bound: Vec<BoundAddress>,
+    /// What it replaced when it was activated.
+    replaced: Replaced,
 }
 
 /// Waits for a drain: until all connections of replaced and removed listeners have ended, or until all sockets of stopped
@@ -99,6 +109,7 @@ impl ListenerManager {
     pub(crate) fn new(
         concurrency: u32,
         drain: DrainPlan,
+        retired: Retired,
         stats: Arc<ListenerManagerStats>,
     ) -> ListenerManager {
         ListenerManager {
@@ -110,6 +121,8 @@ impl ListenerManager {
             changing: tokio::sync::Mutex::default(),
             concurrency,
             drain,
+            draining: DrainingListeners::new(stats.clone()),
+            retired,
             stats,
         }
     }
@@ -141,7 +154,7 @@ impl ListenerManager {
     /// The names of the bootstrap's listeners.
     pub(crate) fn static_names(&self) -> Vec<Arc<str>> {
         let active = self.active.borrow();
-        let of_bootstrap = active.iter().filter(|plan| !plan.added_via_api);
+        let of_bootstrap = active.iter().filter(|plan| plan.resource.is_none());
         of_bootstrap.map(|plan| plan.config.name.clone()).collect()
     }
 
@@ -154,7 +167,7 @@ impl ListenerManager {
         if self.is_started() {
             self.listen(&prepared)?;
         }
-        self.activate(&prepared);
+        self.activate(&mut prepared);
         Ok(self.send(prepared))
     }
 
@@ -187,8 +200,17 @@ impl ListenerManager {
                 let is_known = known.any(|known| known == address)
                     || (prepared.bound.iter()).any(|bound| bound.settings() == address);
                 if !is_known {
-                    let bound = address.bind(&plan.config.name, self.concurrency)?;
-                    prepared.bound.push(bound);
+                    let bound = address.bind(&plan.config.name, self.concurrency);
+                    let is_ours =
+                        |known: &&(Arc<ListenAddress>, Address)| known.0.address == address.address;
+                    let bound = bound.map_err(|error| match listening.iter().find(is_ours) {
+                        Some(_) => error.with_advice(
+                            "a running listener has this address with other socket settings, and the system does not \
+                             let two sockets share it: remove that listener in one update, and add this one in the next",
+                        ),
+                        None => error,
+                    });
+                    prepared.bound.push(bound?);
                 }
             }
         }
@@ -213,8 +235,9 @@ impl ListenerManager {
     }
 
     /// Makes bound listeners the active ones. Workers serve them once they are [sent](Self::send).
-    pub(crate) fn activate(&self, prepared: &PreparedListeners) {
+    pub(crate) fn activate(&self, prepared: &mut PreparedListeners) {
         let mut active = self.active.borrow_mut();
+        let mut replaced = Replaced::default();
         for (plan, change) in &prepared.changes {
             let name = &plan.config.name;
             let running = active
@@ -223,11 +246,15 @@ impl ListenerManager {
             match (running, change) {
                 (Some(running), ListenerChange::Routes) => *running = plan.clone(),
                 (Some(running), change) => {
-                    *running = plan.clone();
+                    self.retired.keep_listener(running, Some(plan));
                     self.stats.listener_modified.inc();
                     if *change == ListenerChange::FilterChains {
                         self.stats.listener_in_place_updated.inc();
+                        replaced.filter_chains += running.chains_without(plan);
+                    } else {
+                        replaced.listeners.push(running.clone());
                     }
+                    *running = plan.clone();
                 }
                 (None, _) => {
                     active.push(plan.clone());
@@ -235,7 +262,13 @@ impl ListenerManager {
                 }
             }
         }
-        active.retain(|plan| !prepared.removed.contains(&plan.config.name));
+        let is_removed =
+            |plan: &mut Arc<ListenerPlan>| prepared.removed.contains(&plan.config.name);
+        for plan in active.extract_if(.., is_removed) {
+            self.retired.keep_listener(&plan, None);
+            replaced.listeners.push(plan);
+        }
+        prepared.replaced = replaced;
         self.stats
             .listener_removed
             .add(prepared.removed.len() as u64);
@@ -265,7 +298,7 @@ impl ListenerManager {
             }
         }
         let listeners: Vec<_> = prepared.plans_for_workers().cloned().collect();
-        let (drained, draining) = mpsc::channel(1);
+        let (drained, mut ended) = mpsc::channel(1);
         for (worker, sockets) in workers.iter().zip(sockets) {
             (self.stats.listener_create_success).add(listeners.len() as u64);
             // A worker that has ended needs no command.
@@ -279,7 +312,19 @@ impl ListenerManager {
         }
         let active = self.active.borrow().len() as u64;
         self.stats.total_listeners_active.set(active);
+        drop(drained);
+        let listed = self.draining.list(prepared.replaced);
+        let (told, draining) = mpsc::channel(1);
+        spawn_local(async move {
+            let _none = ended.recv().await;
+            drop((listed, told));
+        });
         Draining(draining)
+    }
+
+    /// The replaced and removed listeners that have connections, the oldest first.
+    pub(crate) fn draining(&self) -> Vec<Arc<ListenerPlan>> {
+        self.draining.all()
     }
 
     /// Sends all commands from now on also to the worker that receives from `commands`.

@@ -3,6 +3,8 @@
 //! A new network filter is a variant of [`ChainHandler`] and an entry in [`FACTORIES`].
 
 use std::collections::HashMap;
+use std::hash::DefaultHasher;
+use std::hash::Hasher as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,6 +48,8 @@ use prost::Name as _;
 use prost_types::Any;
 
 use crate::build::Connections;
+use crate::dump::DynamicResource;
+use crate::retired::Retired;
 use crate::runtime::RuntimeLoader;
 
 /// A listener's settings and the handlers of its filter chains.
@@ -59,8 +63,8 @@ pub(crate) struct ListenerPlan {
     settings: Vec<u8>,
     /// The config gives it no name; `config` has a generated one.
     pub(crate) is_nameless: bool,
-    /// It came from a dynamic source (LDS), not from the bootstrap.
-    pub(crate) added_via_api: bool,
+    /// The message of the dynamic source (LDS) that it came from. `None` for listeners of the bootstrap.
+    pub(crate) resource: Option<Arc<DynamicResource>>,
 }
 
 /// A filter chain, and what serves its connections.
@@ -116,8 +120,8 @@ pub(crate) struct RouteChange {
 
 impl RouteChange {
     /// Makes the new routes effective for requests that begin from now on.
-    pub(crate) fn apply(self) {
-        self.manager.set_routes(self.routes);
+    pub(crate) fn apply(self, retired: &Retired) {
+        retired.keep(self.manager.set_routes(self.routes));
     }
 }
 
@@ -212,7 +216,7 @@ impl ListenerFactory {
             chains,
             settings: settings_of(message),
             is_nameless: message.name.is_empty(),
-            added_via_api: false,
+            resource: None,
         })
     }
 }
@@ -228,6 +232,14 @@ fn settings_of(message: &listener::Listener) -> Vec<u8> {
     settings.encode_to_vec()
 }
 
+/// The text about a listener whose address another one has. It is Envoy's.
+pub(crate) fn shared_address(name: &str, address: &Address) -> String {
+    format!(
+        "error adding listener: '{name}' has duplicate address '{address}' as existing listener, to check if the listener has \
+         duplicated addresses with other listeners or 'enable_reuse_port' is set to 'false' for the listener"
+    )
+}
+
 /// Refuses two listeners with the same address. With port 0 the kernel chooses another port for each.
 fn refuse_shared_addresses(
     listeners: &[Arc<ListenerPlan>],
@@ -241,9 +253,7 @@ fn refuse_shared_addresses(
             // One listener may name an address twice: its sockets share it.
             if fixed && *seen.entry(address).or_insert(index) != index {
                 let name = &listener.config.name;
-                let message = format!(
-                    "error adding listener: '{name}' has duplicate address '{address}' as existing listener"
-                );
+                let message = shared_address(name, address);
                 errors.push(&path.index(index).field("address"), message);
             }
         }
@@ -307,6 +317,35 @@ impl ListenerPlan {
             false => ListenerChange::FilterChains,
         };
         (plan, change)
+    }
+
+    /// A hash of its message.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.settings);
+        for chain in &self.chains {
+            hasher.write(&chain.settings);
+            hasher.write(&chain.routes);
+        }
+        hasher.finish()
+    }
+
+    /// How many of its filter chains `new` does not serve any more.
+    pub(crate) fn chains_without(&self, new: &ListenerPlan) -> usize {
+        let is_gone =
+            |chain: &&Arc<ChainPlan>| !(new.chains.iter()).any(|other| other.is_served_like(chain));
+        self.chains.iter().filter(is_gone).count()
+    }
+
+    /// Why this listener cannot replace `running`, which has its name. As in Envoy.
+    pub(crate) fn refuse_to_replace(&self, running: &ListenerPlan) -> Result<(), String> {
+        if self.config.reuses_port() == running.config.reuses_port() {
+            return Ok(());
+        }
+        let name = &self.config.name;
+        Err(format!(
+            "Listener {name}: reuse port cannot be changed during an update"
+        ))
     }
 
     /// Whether its first address is the one of `message`.

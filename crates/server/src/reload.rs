@@ -35,6 +35,7 @@ use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
 use crate::listener_plan::ListenerPlan;
 use crate::listener_plan::RouteChange;
+use crate::listener_plan::shared_address;
 use crate::reload::outcome::Changes;
 use crate::reload::outcome::NameChanges;
 use crate::reload::prepare::Prepared;
@@ -167,15 +168,12 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
     let _alone = control.listeners.changing.lock().await;
     let mut changes = Changes::default();
     let mut listeners = PreparedListeners::default();
-    refuse_shared_addresses(control, &prepared)?;
+    refuse_addresses(control, &prepared)?;
     let routes = compare_listeners(control, &prepared, &mut listeners, &mut changes);
     let unbound = |error: outrider_net::BindError| prepare::failed(error.to_string());
     control.listeners.bind(&mut listeners).map_err(unbound)?;
     changes.clusters = prepared.cluster_changes;
 
-    let names: Vec<_> = (prepared.listeners.iter())
-        .map(|plan| plan.config.name.clone())
-        .collect();
     let plans: Vec<_> = listeners.plans().cloned().collect();
     control.routes.connect_all(&plans).await;
     let warming = control.clusters.warm(prepared.clusters);
@@ -195,9 +193,10 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
         }
         retiring.extend(removed.iter().map(|name| (name.clone(), reload)));
     }
-    control.clusters.replace(warming, &[]);
-    control.listeners.activate(&listeners);
-    routes.into_iter().for_each(RouteChange::apply);
+    let retired = &control.retired;
+    retired.keep(control.clusters.replace([warming], &[]));
+    control.listeners.activate(&mut listeners);
+    (routes.into_iter()).for_each(|change| change.apply(retired));
     let draining = control.listeners.send(listeners);
     control.follow_drain();
     control
@@ -210,8 +209,7 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
         clusters.follow_bootstrap(&changes.clusters.added, &[]);
     }
     if let Some(from_file) = &discoveries.listeners {
-        let own = names.iter().map(|name| &**name);
-        from_file.follow_bootstrap(own, &changes.listeners.removed);
+        from_file.follow_bootstrap(&changes.listeners.removed);
     }
     drop(discoveries);
     let control = control.clone();
@@ -222,19 +220,23 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
     Ok(changes)
 }
 
-/// Refuses addresses that listeners from a file have and keep.
-fn refuse_shared_addresses(control: &Control, prepared: &Prepared) -> Result<(), Diagnostics> {
+/// Refuses addresses that listeners from a file have and keep, and sockets that cannot replace running ones.
+fn refuse_addresses(control: &Control, prepared: &Prepared) -> Result<(), Diagnostics> {
     let names: HashSet<&str> = (prepared.listeners.iter())
         .map(|plan| &*plan.config.name)
         .collect();
     for plan in &prepared.listeners {
         let stays =
-            |other: &ListenerPlan| other.added_via_api && !names.contains(&*other.config.name);
+            |other: &ListenerPlan| other.resource.is_some() && !names.contains(&*other.config.name);
         if let Some(address) = control.listeners.shared_address(plan, stays) {
             let name = &plan.config.name;
-            return Err(prepare::failed(format!(
-                "error adding listener: '{name}' has duplicate address '{address}' as existing listener"
-            )));
+            return Err(prepare::failed(shared_address(name, &address)));
+        }
+        if let Some(running) = control.listeners.find(&plan.config.name)
+            && let Err(refused) = plan.refuse_to_replace(&running)
+        {
+            let advice = "remove the listener in one reload, and add it in the next";
+            return Err(prepare::failed(format!("{refused}: {advice}")));
         }
     }
     Ok(())
@@ -279,7 +281,7 @@ fn compare_listeners(
             changes.routes.push(name.to_string());
         }
         match change {
-            ListenerChange::Routes if same_routes && !running.added_via_api => continue,
+            ListenerChange::Routes if same_routes && running.resource.is_none() => continue,
             ListenerChange::Routes => {}
             ListenerChange::FilterChains => changes.filter_chains.push(name.to_string()),
             ListenerChange::Whole => changes.listeners.changed.push(name.to_string()),
@@ -308,7 +310,7 @@ impl Control {
         if gone.is_empty() {
             return;
         }
-        self.clusters.replace(self.clusters.warm(Vec::new()), &gone);
+        self.retired.keep(self.clusters.replace([], &gone));
         if let Some(clusters) = &self.discoveries.borrow().clusters {
             clusters.follow_bootstrap(&[], &gone);
         }

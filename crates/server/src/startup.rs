@@ -62,6 +62,7 @@ use crate::node;
 use crate::reload;
 use crate::reload::Reloader;
 use crate::reload::WatchedConfig;
+use crate::retired::Retired;
 use crate::runtime::RuntimeLoader;
 use crate::signals::Signals;
 use crate::worker::Worker;
@@ -116,9 +117,11 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
     write_file("base id", &options.base_id_path, &base_id.to_string());
     let built = build(&options, &logging)?;
     let stats = ProcessStats::new(&built.store, options.concurrency);
+    let retired = Retired::default();
     let listeners = ListenerManager::new(
         options.concurrency,
         DrainPlan::of(&options),
+        retired.clone(),
         stats.listener_manager.clone(),
     );
     let mut prepared = PreparedListeners::default();
@@ -138,6 +141,7 @@ pub(crate) fn serve(options: Options, logging: Arc<Logging>) -> Result<(), Fatal
         started,
         stats,
         listeners,
+        retired,
     };
     let result = LocalSet::new().block_on(&runtime, process.run(built));
     log::info!(target: "main", "exiting");
@@ -230,6 +234,7 @@ struct Process {
     started: Instant,
     stats: ProcessStats,
     listeners: ListenerManager,
+    retired: Retired,
 }
 
 impl Process {
@@ -295,6 +300,7 @@ impl Process {
             workers = started => workers?,
         };
         allocator::return_freed_memory();
+        tokio::task::spawn_local(free_retired(control.clone()));
         tokio::task::spawn_local(reload::run(control.clone(), reloads));
         if let Some(file) = config_file {
             tokio::task::spawn_local(reload::follow(control.clone(), file));
@@ -374,7 +380,8 @@ impl Process {
             runtime,
             log_files,
             reloader,
-            routes: RouteDiscovery::new(store.clone(), plan.clusters.clone()),
+            routes: RouteDiscovery::new(store.clone(), plan.clusters.clone(), self.retired.clone()),
+            retired: self.retired,
             discoveries: RefCell::default(),
             store,
             phase: Cell::new(Phase::Clusters),
@@ -479,6 +486,12 @@ async fn flush(control: Rc<Control>, store: Arc<Store>, interval: Duration) {
         control.refresh_stats();
         store.flush();
     }
+}
+
+/// Frees what was replaced once no worker uses it.
+async fn free_retired(control: Rc<Control>) {
+    let retired = control.retired.clone();
+    retired.free(|| control.routes.forget_unused()).await;
 }
 
 /// Loads the runtime again each time that the root of a disk layer is replaced.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::rc::Weak;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +99,15 @@ pub(crate) struct WorkerListeners {
     clusters: Rc<Clusters>,
     active: Vec<ActiveListener>,
     acceptors: Vec<Acceptor>,
+    /// Filter chains of replaced and removed listeners that have connections.
+    draining: Vec<Weak<DrainingChain>>,
+}
+
+/// A filter chain that no listener uses now.
+struct DrainingChain {
+    chain: ActiveChain,
+    /// The listener that it belonged to.
+    listener: Arc<ListenerPlan>,
 }
 
 struct ActiveListener {
@@ -119,6 +129,7 @@ impl WorkerListeners {
             clusters,
             active: Vec::new(),
             acceptors: Vec::new(),
+            draining: Vec::new(),
         }
     }
 
@@ -129,13 +140,15 @@ impl WorkerListeners {
         for plan in update.listeners {
             let at = self.position(&plan.config.name);
             let running = at.map(|at| self.active.swap_remove(at));
-            let running = running.map_or(Vec::new(), |running| running.chains);
-            let chains = self.chains(&plan, &running);
-            gone.extend(
-                running.into_iter().filter(|old| {
-                    !(chains.iter()).any(|new| Rc::ptr_eq(&new.serving, &old.serving))
-                }),
-            );
+            let running_chains = running
+                .as_ref()
+                .map_or(&[][..], |running| running.chains.as_slice());
+            let chains = self.chains(&plan, running_chains);
+            let is_used = |old: &ActiveChain| {
+                (chains.iter()).any(|new| Rc::ptr_eq(&new.serving, &old.serving))
+            };
+            let replaced = running.into_iter().flat_map(ActiveListener::into_draining);
+            gone.extend(replaced.filter(|old| !is_used(&old.chain)));
             let serving = chains.iter().map(|chain| chain.serving.clone()).collect();
             let listener =
                 Listener::new(plan.config.clone(), serving, plan.limits.clone(), &self.cx);
@@ -146,7 +159,7 @@ impl WorkerListeners {
         }
         for name in update.removed {
             if let Some(at) = self.position(&name) {
-                gone.extend(self.active.swap_remove(at).chains);
+                gone.extend(self.active.swap_remove(at).into_draining());
             }
         }
         let active = &self.active;
@@ -155,7 +168,10 @@ impl WorkerListeners {
                 (active.iter()).flat_map(|active| active.plan.config.listen_addresses());
             addresses.any(|address| address == acceptor.settings())
         });
+        self.draining.retain(|chain| chain.strong_count() > 0);
         for chain in gone {
+            let chain = Rc::new(chain);
+            self.draining.push(Rc::downgrade(&chain));
             spawn_local(end(chain, update.drain, update.drained.clone()));
         }
     }
@@ -212,7 +228,8 @@ impl WorkerListeners {
         }
     }
 
-    /// Asks the connections of these listeners to end.
+    /// Asks the connections of these listeners to end. Those of replaced and removed listeners are asked already, but
+    /// perhaps to take their time.
     pub(crate) fn drain(&self, selection: ListenerSelection, mode: DrainMode) {
         for active in self
             .active
@@ -222,6 +239,15 @@ impl WorkerListeners {
             for chain in &active.chains {
                 chain.drain(mode);
             }
+        }
+        let hurry = match mode {
+            DrainMode::Immediate => true,
+            DrainMode::Cancel => false,
+            DrainMode::Gradual(_) => return,
+        };
+        let draining = self.draining.iter().filter_map(Weak::upgrade);
+        for draining in draining.filter(|one| selection.includes(&one.listener)) {
+            draining.chain.drain.hurry(hurry);
         }
     }
 
@@ -247,6 +273,17 @@ impl WorkerListeners {
     }
 }
 
+impl ActiveListener {
+    fn into_draining(self) -> impl Iterator<Item = DrainingChain> {
+        let listener = self.plan;
+        let chains = self.chains.into_iter();
+        chains.map(move |chain| DrainingChain {
+            chain,
+            listener: listener.clone(),
+        })
+    }
+}
+
 impl ActiveChain {
     fn drain(&self, mode: DrainMode) {
         match mode {
@@ -258,7 +295,8 @@ impl ActiveChain {
 }
 
 /// Drains the connections of a filter chain that no listener uses now.
-async fn end(chain: ActiveChain, plan: DrainPlan, drained: mpsc::Sender<()>) {
+async fn end(draining: Rc<DrainingChain>, plan: DrainPlan, drained: mpsc::Sender<()>) {
+    let chain = &draining.chain;
     chain.drain(plan.mode);
     let ended = async {
         if tokio::time::timeout(plan.time, chain.serving.all_ended())
@@ -274,7 +312,7 @@ async fn end(chain: ActiveChain, plan: DrainPlan, drained: mpsc::Sender<()>) {
         }
     };
     ended.await;
-    drop(drained);
+    drop((draining, drained));
 }
 
 impl fmt::Debug for ListenerUpdate {

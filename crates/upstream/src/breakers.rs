@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use arc_swap::ArcSwapOption;
 use outrider_runtime::Snapshot;
 use outrider_stats::Lazy;
 use outrider_stats::SharedGauge;
@@ -85,6 +86,15 @@ impl RetryBudget {
     }
 }
 
+impl Default for RetryBudget {
+    fn default() -> RetryBudget {
+        RetryBudget {
+            percent: 20.0,
+            min_concurrency: 3,
+        }
+    }
+}
+
 impl Default for Thresholds {
     fn default() -> Thresholds {
         Thresholds {
@@ -117,6 +127,8 @@ struct PriorityBreakers {
     requests: Breaker,
     retries: Breaker,
     connection_pools: Breaker,
+    /// `retry_budget`, as the runtime says now.
+    retry_budget: ArcSwapOption<RetryBudget>,
     /// Whether the runtime has ever changed a limit. From then on the gauges are computed anew at each change, because
     /// counting up and down at the limit would no longer be right.
     limits_changed: AtomicBool,
@@ -161,6 +173,7 @@ impl Breakers {
             (RoutingPriority::High, "high"),
         ] {
             let breakers = self.of(priority);
+            breakers.obey_retry_budget(&format!("circuit_breakers.{cluster}.{name}"), runtime);
             for resource in RESOURCES {
                 let field = resource.field();
                 let key = format!("circuit_breakers.{cluster}.{name}.{field}");
@@ -291,7 +304,7 @@ impl Breakers {
         let max = breakers.max(resource);
         open_gauge(stats, resource).set(u64::from(count >= max));
         let thresholds = &breakers.thresholds;
-        let has_budget = resource == BreakerResource::Retries && thresholds.retry_budget.is_some();
+        let has_budget = resource == BreakerResource::Retries && breakers.retry_budget.load().is_some();
         if thresholds.track_remaining && !has_budget {
             let remaining = max.saturating_sub(count).min(i64::MAX.cast_unsigned());
             remaining_gauge(&stats.remaining, resource).set(remaining);
@@ -325,8 +338,30 @@ impl PriorityBreakers {
             requests: breaker(BreakerResource::Requests),
             retries: breaker(BreakerResource::Retries),
             connection_pools: breaker(BreakerResource::ConnectionPools),
+            retry_budget: ArcSwapOption::from_pointee(thresholds.retry_budget),
             limits_changed: AtomicBool::new(false),
             thresholds,
+        }
+    }
+
+    /// As in Envoy, one of the two keys alone gives a cluster a budget.
+    fn obey_retry_budget(&self, prefix: &str, runtime: &Snapshot) {
+        let percent = runtime.double(&format!("{prefix}.retry_budget.budget_percent"));
+        let least = runtime.number(&format!("{prefix}.retry_budget.min_retry_concurrency"));
+        let configured = self.thresholds.retry_budget;
+        let budget = match (percent, least, configured) {
+            (None, None, configured) => configured,
+            (percent, least, configured) => {
+                let configured = configured.unwrap_or_default();
+                Some(RetryBudget {
+                    percent: percent.unwrap_or(configured.percent),
+                    min_concurrency: least.unwrap_or(configured.min_concurrency),
+                })
+            }
+        };
+        if self.retry_budget.load().as_deref().copied() != budget {
+            self.retry_budget.store(budget.map(Arc::new));
+            self.limits_changed.store(true, Relaxed);
         }
     }
 
@@ -342,7 +377,7 @@ impl PriorityBreakers {
 
     fn max(&self, resource: BreakerResource) -> u64 {
         if resource == BreakerResource::Retries
-            && let Some(budget) = &self.thresholds.retry_budget
+            && let Some(budget) = self.retry_budget.load().as_deref()
         {
             let under_way = |breaker: &Breaker| breaker.count.load(Relaxed);
             return budget.limit(under_way(&self.requests) + under_way(&self.pending_requests));

@@ -19,6 +19,7 @@ use outrider_net::ConnectOptions;
 use outrider_net::KeepAlive;
 use outrider_net::SocketOptions;
 use outrider_net::parse_ip;
+use outrider_runtime::Snapshot;
 use outrider_tls::Secrets;
 
 use crate::RetryBudget;
@@ -76,6 +77,7 @@ pub(crate) struct ClusterCx<'a> {
     pub(crate) bind: Option<&'a BindConfig>,
     pub(crate) origin: ClusterOrigin,
     pub(crate) secrets: &'a Secrets,
+    pub(crate) runtime: &'a Snapshot,
 }
 
 impl ClusterInfo {
@@ -86,7 +88,7 @@ impl ClusterInfo {
         cx: &ClusterCx<'_>,
     ) -> Result<ClusterInfo, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let http = errors.collect(HttpProtocolOptions::build(message, path));
+        let http = errors.collect(HttpProtocolOptions::build(message, path, cx.runtime));
         let connect = errors.collect(connect_options(message, path, cx.bind));
         let sockets = errors.collect(TransportSockets::build(message, path, cx.secrets));
         if http
@@ -259,8 +261,10 @@ fn thresholds(
 }
 
 fn retry_budget(message: &RetryBudgetMessage) -> RetryBudget {
+    let default = RetryBudget::default();
+    let percent = message.budget_percent.map(|percent| percent.value);
     RetryBudget {
-        percent: message.budget_percent.map_or(20.0, |percent| percent.value),
-        min_concurrency: message.min_retry_concurrency.map_or(3, u64::from),
+        percent: percent.unwrap_or(default.percent),
+        min_concurrency: (message.min_retry_concurrency).map_or(default.min_concurrency, u64::from),
     }
 }

@@ -4,6 +4,7 @@
 //! added or changed while the proxy runs is *warmed* first: it discovers its hosts, and no request sees it until its
 //! first hosts are known or discovery has failed once.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fmt;
@@ -155,7 +156,7 @@ impl ClusterManager {
         for cluster in built {
             let publisher = manager.publisher(&cluster.shared, &manager.uninitialized);
             discoveries.push((cluster.discovery, publisher));
-            active.set(cluster.shared);
+            active.add(cluster.shared);
         }
         let snapshot = runtime.snapshot();
         (active.list.iter()).for_each(|cluster| cluster.activate(&snapshot));
@@ -216,6 +217,7 @@ impl ClusterManager {
             bind: self.bind.as_ref(),
             origin,
             secrets: &self.secrets,
+            runtime: &self.process.runtime.snapshot(),
         };
         let info = errors.collect(ClusterInfo::build(message, path, &cx));
         let discovery = errors.collect(discovery::build(message, path, &self.discovery));
@@ -260,33 +262,53 @@ impl ClusterManager {
         }
     }
 
-    /// Replaces clusters by the warmed ones of the same names and removes those named in `removed`, for all workers at
-    /// once. Requests under way finish on the cluster that they began on.
-    pub fn replace(&self, mut warmed: WarmingClusters, removed: &[Arc<str>]) {
-        let before = self.active.load_full();
-        let mut active = ActiveClusters::with_capacity(before.list.len());
-        for cluster in &before.list {
-            active.set(cluster.clone());
-        }
+    /// Puts warmed clusters in the place of those of the same name, and takes away those of the names in `removed`, for
+    /// all workers at once. Requests under way end on the cluster that they began on.
+    ///
+    /// This takes as long for one cluster as for all. Returns the previous set, which the caller holds until no worker
+    /// does, so that no worker has to free it.
+    #[must_use = "dropped at once, the previous set is freed by the worker that uses it last"]
+    pub fn replace(
+        &self,
+        warmed: impl IntoIterator<Item = WarmingClusters>,
+        removed: &[Arc<str>],
+    ) -> Arc<dyn Any + Send + Sync> {
+        let runtime = self.process.runtime.snapshot();
         let mut discoveries = self.lock();
-        for name in removed {
-            if active.remove(name) {
+        let mut new: HashMap<Arc<str>, Arc<SharedCluster>, FixedState> = HashMap::default();
+        let mut order = Vec::new();
+        for mut warmed in warmed {
+            for (cluster, task) in std::mem::take(&mut warmed.clusters) {
+                self.stats.warming_clusters.dec();
+                cluster.activate(&runtime);
+                let name = cluster.info.name.clone();
+                discoveries.running.insert(name.clone(), task);
+                order.push(name.clone());
+                new.insert(name, cluster);
+            }
+        }
+        let removed: HashSet<&str> = removed.iter().map(|name| &**name).collect();
+        let before = self.active.load_full();
+        let mut active = ActiveClusters::with_capacity(before.list.len() + new.len());
+        for cluster in &before.list {
+            let name = &cluster.info.name;
+            if let Some(cluster) = new.remove(name) {
+                self.stats.cluster_modified.inc();
+                active.add(cluster);
+            } else if removed.contains(&**name) {
                 discoveries.running.remove(name);
                 self.stats.cluster_removed.inc();
+            } else {
+                active.add(cluster.clone());
             }
-        }
-        for (cluster, task) in std::mem::take(&mut warmed.clusters) {
-            self.stats.warming_clusters.dec();
-            cluster.activate(&self.process.runtime.snapshot());
-            let name = cluster.info.name.clone();
-            match active.set(cluster) {
-                true => self.stats.cluster_modified.inc(),
-                false => self.stats.cluster_added.inc(),
-            }
-            discoveries.running.insert(name, task);
         }
         drop(discoveries);
+        for cluster in order.iter().filter_map(|name| new.remove(name)) {
+            self.stats.cluster_added.inc();
+            active.add(cluster);
+        }
         self.activate(active);
+        before
     }
 
     /// Applies the current runtime values to all clusters. Must be called on the main thread after each change of the
@@ -383,25 +405,11 @@ impl ActiveClusters {
         }
     }
 
-    /// Adds `cluster`, or replaces the one of the same name. Returns whether there was one.
-    fn set(&mut self, cluster: Arc<SharedCluster>) -> bool {
+    /// Adds a cluster whose name no other has.
+    fn add(&mut self, cluster: Arc<SharedCluster>) {
         let name = cluster.info.name.clone();
-        let Some(before) = self.by_name.insert(name, cluster.clone()) else {
-            self.list.push(cluster);
-            return false;
-        };
-        for place in &mut self.list {
-            if Arc::ptr_eq(place, &before) {
-                *place = cluster.clone();
-            }
-        }
-        true
-    }
-
-    fn remove(&mut self, name: &str) -> bool {
-        let removed = self.by_name.remove(name);
-        self.list.retain(|cluster| *cluster.info.name != *name);
-        removed.is_some()
+        self.by_name.insert(name, cluster.clone());
+        self.list.push(cluster);
     }
 }
 

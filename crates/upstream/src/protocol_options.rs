@@ -18,6 +18,7 @@ use outrider_config::api::envoy::extensions::upstreams::http::v3::http_protocol_
 use outrider_config::api::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use outrider_config::duration;
 use outrider_config::unpack;
+use outrider_runtime::Snapshot;
 
 use crate::connection_names::NamesFromRequest;
 use crate::pool::PoolProtocol;
@@ -93,7 +94,14 @@ struct Parts<'a> {
 
 impl HttpProtocolOptions {
     /// The options of `cluster`, found at `path`.
-    pub(crate) fn build(cluster: &Cluster, path: &FieldPath) -> Result<Self, ConfigError> {
+    ///
+    /// # Errors
+    /// The first thing that is wrong with them.
+    pub(crate) fn build(
+        cluster: &Cluster,
+        path: &FieldPath,
+        runtime: &Snapshot,
+    ) -> Result<Self, ConfigError> {
         let extensions = path.field("typed_extension_protocol_options");
         if let Some(unknown) = cluster
             .typed_extension_protocol_options
@@ -109,9 +117,9 @@ impl HttpProtocolOptions {
             Some(any) => {
                 let path = extensions.key(KEY);
                 let typed: TypedOptions = unpack(any, &path)?;
-                build_parts(typed_parts(&typed, &path)?, cluster)
+                build_parts(typed_parts(&typed, &path)?, cluster, runtime)
             }
-            None => build_parts(legacy_parts(cluster, path)?, cluster),
+            None => build_parts(legacy_parts(cluster, path)?, cluster, runtime),
         }
     }
 }
@@ -213,7 +221,11 @@ fn legacy_parts<'a>(cluster: &'a Cluster, path: &FieldPath) -> Result<Parts<'a>,
     })
 }
 
-fn build_parts(parts: Parts<'_>, cluster: &Cluster) -> Result<HttpProtocolOptions, ConfigError> {
+fn build_parts(
+    parts: Parts<'_>,
+    cluster: &Cluster,
+    runtime: &Snapshot,
+) -> Result<HttpProtocolOptions, ConfigError> {
     let default = CommonOptions::default();
     let common = parts.common.unwrap_or(&default);
     let path = &parts.common_path;
@@ -228,6 +240,11 @@ fn build_parts(parts: Parts<'_>, cluster: &Cluster) -> Result<HttpProtocolOption
     let idle = duration::optional(common.idle_timeout.as_ref(), &path.field("idle_timeout"))?;
     let http2_default = Http2ProtocolOptions::default();
     let http2_path = parts.path.field("http2_protocol_options");
+    let by_runtime = |key: &str| {
+        runtime
+            .number(key)
+            .and_then(|value| u32::try_from(value).ok())
+    };
     Ok(HttpProtocolOptions {
         protocol: parts.protocol,
         idle_timeout: Some(idle.unwrap_or(IDLE_TIMEOUT)).filter(|timeout| !timeout.is_zero()),
@@ -248,8 +265,12 @@ fn build_parts(parts: Parts<'_>, cluster: &Cluster) -> Result<HttpProtocolOption
             &path.field("max_stream_duration"),
         )?,
         names: NamesFromRequest::build(parts.upstream, &parts.upstream_path)?,
-        max_headers_count: common.max_headers_count.unwrap_or(100),
-        max_response_headers_kb: common.max_response_headers_kb,
+        max_headers_count: common.max_headers_count.unwrap_or_else(|| {
+            by_runtime("envoy.reloadable_features.max_response_headers_count").unwrap_or(100)
+        }),
+        max_response_headers_kb: common
+            .max_response_headers_kb
+            .or_else(|| by_runtime("envoy.reloadable_features.max_response_headers_size_kb")),
         http1: Http1Options::build(
             parts.http1.unwrap_or(&Http1ProtocolOptions::default()),
             false,

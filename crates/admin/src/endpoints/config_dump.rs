@@ -18,6 +18,8 @@ use super::listeners::address;
 use super::regular_expression;
 use crate::Admin;
 use crate::DumpedMessage;
+use crate::DynamicListener;
+use crate::FailedUpdate;
 use crate::VersionedMessage;
 use crate::request::Request;
 use crate::response::Response;
@@ -264,12 +266,42 @@ fn endpoints_section(admin: &Admin, names: Option<&Regex>) -> Section {
     section
 }
 
-/// The listeners of a source of resources, each as the active state of its name.
-fn dynamic_listeners(listeners: Vec<VersionedMessage>, names: Option<&Regex>) -> Vec<Value> {
-    versioned(listeners, ("listener", LISTENER), names)
-        .into_iter()
-        .map(|state| json!({ "name": state["listener"]["name"], "active_state": state }))
-        .collect()
+/// The listeners of a source of resources. As in Envoy, `names` does not select failures.
+fn dynamic_listeners(listeners: Vec<DynamicListener>, names: Option<&Regex>) -> Vec<Value> {
+    let state = |state: Option<VersionedMessage>| {
+        let states = versioned(state.into_iter().collect(), ("listener", LISTENER), names);
+        states.into_iter().next()
+    };
+    let shown = listeners.into_iter().filter_map(|listener| {
+        let mut fields = Map::new();
+        if !listener.name.is_empty() {
+            fields.insert("name".to_owned(), listener.name.into());
+        }
+        let states = [
+            ("active_state", state(listener.active)),
+            ("draining_state", state(listener.draining)),
+            ("error_state", listener.failed.map(failure)),
+        ];
+        let states: Vec<_> = (states.into_iter())
+            .filter_map(|(field, state)| Some((field.to_owned(), state?)))
+            .collect();
+        let is_shown = !states.is_empty();
+        fields.extend(states);
+        is_shown.then(|| fields.into())
+    });
+    shown.collect()
+}
+
+/// `envoy.admin.v3.UpdateFailureState` of a listener.
+fn failure(failed: FailedUpdate) -> Value {
+    let mut fields = Map::new();
+    let message = typed(LISTENER, failed.message);
+    fields.insert("failed_configuration".to_owned(), message);
+    if let Some(at) = failed.at {
+        fields.insert("last_update_attempt".to_owned(), timestamp(at));
+    }
+    fields.insert("details".to_owned(), failed.details.into());
+    fields.into()
 }
 
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
@@ -297,6 +329,7 @@ impl Section {
 
     /// Adds the version of the source of its resources, unless it is empty.
     fn with_version(mut self, version: &str) -> Section {
+        self.singles = &["version_info"];
         if !version.is_empty() {
             self.fields.push(("version_info", version.into()));
         }

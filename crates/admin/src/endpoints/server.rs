@@ -56,14 +56,19 @@ pub(super) const INIT_PARAMETERS: &[Parameter] = &[Parameter {
     kind: Text,
 }];
 
-pub(super) fn init_dump(_: &Request, admin: &Admin) -> Response {
+pub(super) fn init_dump(request: &Request, admin: &Admin) -> Response {
+    let mask = request.parameter("mask").filter(|mask| !mask.is_empty());
     let unready = admin.control.unready_targets();
-    if unready.is_empty() {
+    // Envoy knows the targets of listeners only.
+    if unready.is_empty() || mask.is_some_and(|mask| mask != "listener") {
         return Response::json(&json!({}));
     }
     let dumps: Vec<Value> = unready
         .into_iter()
-        .map(|unready| json!({ "name": unready.name, "target_names": unready.target_names }))
+        .map(|unready| match unready.target_names.is_empty() {
+            true => json!({ "name": unready.name }),
+            false => json!({ "name": unready.name, "target_names": unready.target_names }),
+        })
         .collect();
     Response::json(&json!({ "unready_targets_dumps": dumps }))
 }

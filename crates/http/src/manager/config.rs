@@ -1,5 +1,6 @@
 //! The connection manager's configuration, built from Envoy's message and shared by all workers.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -153,8 +154,12 @@ impl ConnectionManagerConfig {
     }
 
     /// Replaces the routes for requests that begin from now on. Requests that have begun keep theirs.
-    pub fn set_routes(&self, routes: Arc<RouteTable>) {
-        self.routes.replace(routes);
+    ///
+    /// Returns the previous routes. Whoever drops the last reference to them pays for it, which must not be a worker:
+    /// hold the returned one until no other is left.
+    #[must_use = "dropped at once, the previous routes are freed by the worker that uses them last"]
+    pub fn set_routes(&self, routes: Arc<RouteTable>) -> Arc<dyn Any + Send + Sync> {
+        self.routes.replace(routes)
     }
 }
 
@@ -316,10 +321,15 @@ fn paths(message: &Message, runtime: &Snapshot) -> PathOptions {
         let percent = runtime.number("http_connection_manager.normalize_path");
         fastrand::u64(..100) < percent.unwrap_or(0)
     };
+    // Drawn once for all requests, as in Envoy.
+    let enabled =
+        runtime.fraction("http_connection_manager.path_with_escaped_slashes_action_enabled");
+    let is_enabled = enabled.is_none_or(|share| share.holds(fastrand::u64(..)));
     PathOptions {
         normalize: message.normalize_path.unwrap_or_else(by_runtime),
         merge_slashes: message.merge_slashes,
         escaped_slashes: match message.path_with_escaped_slashes_action() {
+            _ if !is_enabled => EscapedSlashes::Keep,
             PathWithEscapedSlashesAction::ImplementationSpecificDefault => {
                 match runtime.number("http_connection_manager.path_with_escaped_slashes_action") {
                     Some(2) => EscapedSlashes::Reject,

@@ -1,5 +1,6 @@
 //! The routes of a connection manager, which can be replaced while it serves requests.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -40,10 +41,10 @@ impl SharedRoutes {
         self.current.load().table.clone()
     }
 
-    /// Replaces the table for requests that begin from now on.
-    pub(super) fn replace(&self, table: Arc<RouteTable>) {
+    /// Replaces the table for requests that begin from now on. Returns what workers may still hold of the previous one.
+    pub(super) fn replace(&self, table: Arc<RouteTable>) -> Arc<dyn Any + Send + Sync> {
         let config = RouteConfig::new(table, &self.logs);
-        self.current.store(Arc::new(config));
+        self.current.swap(Arc::new(config))
     }
 
     pub(super) fn worker(&self) -> WorkerRoutes {

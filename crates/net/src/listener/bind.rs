@@ -78,6 +78,15 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
+impl BindError {
+    /// The error, with what to do about it.
+    #[must_use]
+    pub fn with_advice(mut self, advice: &str) -> BindError {
+        self.message = format!("{} ({advice})", self.message);
+        self
+    }
+}
+
 impl ListenAddress {
     /// Binds the address of `listener`, once for each of `workers` workers.
     ///

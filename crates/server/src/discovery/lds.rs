@@ -1,12 +1,14 @@
 //! LDS: listeners from a file of resources.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use outrider_admin::DynamicListener;
+use outrider_admin::FailedUpdate;
+use outrider_admin::VersionedMessage;
 use outrider_config::FieldPath;
 use outrider_config::Resource;
 use outrider_config::ResourceFile;
@@ -18,11 +20,13 @@ use prost::Message as _;
 use tokio::sync::Mutex;
 use tokio::sync::Notify;
 
+use crate::background;
 use crate::control::Control;
 use crate::dump::DynamicResource;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
-use crate::listener_plan::RouteChange;
+use crate::listener_plan::ListenerPlan;
+use crate::listener_plan::shared_address;
 
 const TYPE: &str = "envoy.config.listener.v3.Listener";
 
@@ -30,13 +34,23 @@ const TYPE: &str = "envoy.config.listener.v3.Listener";
 pub(crate) struct ListenerDiscovery {
     subscription: Mutex<FileSubscription>,
     control: Rc<Control>,
-    /// The listeners that the file has, by name.
-    named: RefCell<BTreeMap<String, DynamicResource>>,
-    /// What the file has under a name of the bootstrap's.
-    overridden: RefCell<HashSet<String>>,
-    /// Notified when the file must be read again although it was not replaced.
+    /// The names that the file had when it was read last.
+    listed: RefCell<HashSet<String>>,
+    /// What the last update could not apply.
+    failed: RefCell<Vec<FailedListener>>,
+    /// Told to read the file though it was not replaced.
     again: Notify,
     version: RefCell<String>,
+}
+
+/// A listener that could not be added or changed.
+#[derive(Clone)]
+pub(crate) struct FailedListener {
+    /// The second of two with one name.
+    is_duplicate: bool,
+    name: String,
+    error: String,
+    resource: DynamicResource,
 }
 
 impl ListenerDiscovery {
@@ -47,8 +61,8 @@ impl ListenerDiscovery {
         Ok(Rc::new(ListenerDiscovery {
             subscription: Mutex::new(FileSubscription::new(source, TYPE, sources, stats)?),
             control: control.clone(),
-            named: RefCell::default(),
-            overridden: RefCell::default(),
+            listed: RefCell::default(),
+            failed: RefCell::default(),
             again: Notify::new(),
             version: RefCell::default(),
         }))
@@ -84,77 +98,111 @@ impl ListenerDiscovery {
             return Err("the process ends".to_owned());
         }
         let _alone = self.control.listeners.changing.lock().await;
-        let mut errors = Vec::new();
+        let mut failed = Vec::new();
         let mut listed = HashSet::new();
         let mut changed = Vec::new();
-        self.overridden.borrow_mut().clear();
         for resource in file.resources {
             let name = resource.name.clone();
             if !listed.insert(name.clone()) {
-                errors.push(format!("{name}: duplicate listener {name} found"));
+                failed.push(FailedListener {
+                    is_duplicate: true,
+                    error: format!("duplicate listener {name} found"),
+                    resource: DynamicResource::new(resource.wire, &file.version),
+                    name,
+                });
                 continue;
             }
-            let same = |known: &DynamicResource| known.wire == resource.wire;
-            let running = self.control.listeners.find(&name);
-            let is_static = running.is_some_and(|plan| !plan.added_via_api);
-            if is_static {
-                self.overridden.borrow_mut().insert(name);
-                continue;
-            }
-            if self.named.borrow().get(&name).is_some_and(same) {
-                continue;
-            }
-            changed.push(resource);
-        }
-        self.remove_all_but(&listed);
-        for resource in changed {
-            let name = resource.name.clone();
-            match self.set(&resource).await {
-                Ok(()) => {
-                    let known = DynamicResource::new(resource.wire, &file.version);
-                    self.named.borrow_mut().insert(name, known);
-                }
-                Err(error) => errors.push(format!("{name}: {error}")),
+            let is_unchanged = self.control.listeners.find(&name).is_some_and(|running| {
+                let known = running.resource.as_ref();
+                known.is_none_or(|known| known.wire == resource.wire)
+            });
+            if !is_unchanged {
+                changed.push(resource);
             }
         }
-        if errors.is_empty() {
+        let mut is_applied = self.remove_all_but(&listed);
+        self.listed.replace(listed);
+        for (resource, built) in self.build(changed).await? {
+            let name = resource.name;
+            let resource = Arc::new(DynamicResource::new(resource.wire, &file.version));
+            let set = match built {
+                Ok(plan) => self.set(plan, &resource).await,
+                Err(error) => Err(error),
+            };
+            match set {
+                Ok(()) => is_applied = true,
+                Err(error) => failed.push(FailedListener {
+                    is_duplicate: false,
+                    name,
+                    error,
+                    resource: (*resource).clone(),
+                }),
+            }
+        }
+        if is_applied {
             self.version.replace(file.version);
-            return Ok(());
         }
-        Err(format!(
-            "Error adding/updating listener(s) {}",
-            errors.join(", ")
-        ))
+        let errors = failed
+            .iter()
+            .map(|failed| format!("{}: {}", failed.name, failed.error));
+        let errors: Vec<String> = errors.collect();
+        self.failed.replace(failed);
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "Error adding/updating listener(s) {}",
+                errors.join(", ")
+            )),
+        }
     }
 
-    fn remove_all_but(&self, listed: &HashSet<String>) {
-        let mut named = self.named.borrow_mut();
+    /// Builds the listeners that are new or have changed.
+    async fn build(&self, changed: Vec<Resource>) -> Result<Vec<BuiltListener>, String> {
+        if changed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let factory = self.control.listener_factory.clone();
+        let names = self.control.clusters.names();
+        let build = move |resource: Resource| {
+            let message = Listener::decode(resource.wire.as_slice()).unwrap_or_default();
+            let built = factory.build(&message, &FieldPath::root(), &names);
+            let built = built.map_err(|errors| resource.positions.diagnose(errors).to_string());
+            (resource, built)
+        };
+        let built = background::run("lds", move || changed.into_iter().map(build).collect());
+        built.await.map_err(|error| error.to_string())
+    }
+
+    /// Removes the listeners that the file has no longer. Returns whether there were any.
+    fn remove_all_but(&self, listed: &HashSet<String>) -> bool {
         let mut prepared = PreparedListeners::default();
-        named.retain(|name, _| {
-            let is_listed = listed.contains(name);
-            if !is_listed {
-                prepared.remove(&Arc::from(name.as_str()));
+        let mut is_changed = false;
+        for plan in self.control.listeners.all() {
+            if plan.resource.is_some() && !listed.contains(&*plan.config.name) {
+                prepared.remove(&plan.config.name);
+                is_changed = true;
             }
-            is_listed
-        });
+        }
         // Removing listeners binds no address, so nothing can fail.
         let _draining = self.control.listeners.put(prepared);
+        is_changed
     }
 
     /// Applies one listener.
-    async fn set(&self, resource: &Resource) -> Result<(), String> {
+    async fn set(
+        &self,
+        mut plan: ListenerPlan,
+        resource: &Arc<DynamicResource>,
+    ) -> Result<(), String> {
         let control = &self.control;
-        let message =
-            Listener::decode(resource.wire.as_slice()).map_err(|error| error.to_string())?;
-        let names = control.clusters.names();
-        let built = (control.listener_factory).build(&message, &FieldPath::root(), &names);
-        let mut plan = built.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
-        plan.added_via_api = true;
+        plan.resource = Some(resource.clone());
         let name = plan.config.name.clone();
+        let running = control.listeners.find(&name);
+        if let Some(running) = &running {
+            plan.refuse_to_replace(running)?;
+        }
         if let Some(address) = control.listeners.shared_address(&plan, |_| true) {
-            return Err(format!(
-                "error adding listener: '{name}' has duplicate address '{address}' as existing listener"
-            ));
+            return Err(shared_address(&name, &address));
         }
         if control.listeners.has_stopped(&plan) {
             // As in Envoy, this is no error.
@@ -162,7 +210,7 @@ impl ListenerDiscovery {
             return Ok(());
         }
         let mut routes = Vec::new();
-        let (plan, change) = match control.listeners.find(&plan.config.name) {
+        let (plan, change) = match running {
             Some(running) => plan.taking_over(&running, &mut routes),
             None => (plan, ListenerChange::Whole),
         };
@@ -179,24 +227,15 @@ impl ListenerDiscovery {
             error.to_string()
         })?;
         drop(draining);
-        routes.into_iter().for_each(RouteChange::apply);
+        (routes.into_iter()).for_each(|change| change.apply(&control.retired));
         control.follow_drain();
         Ok(())
     }
 
-    /// The bootstrap's listeners have changed. It now owns those named in `own`, and the file may again use the names in
-    /// `removed`.
-    pub(crate) fn follow_bootstrap<'a>(
-        &self,
-        own: impl Iterator<Item = &'a str>,
-        removed: &[String],
-    ) {
-        let mut overridden = self.overridden.borrow_mut();
-        let mut named = self.named.borrow_mut();
-        for name in own.filter(|name| named.remove(*name).is_some()) {
-            overridden.insert(name.to_owned());
-        }
-        if removed.iter().any(|name| overridden.contains(name)) {
+    /// Listeners of the bootstrap were removed: those of these names may be the file's again.
+    pub(crate) fn follow_bootstrap(&self, removed: &[String]) {
+        let listed = self.listed.borrow();
+        if removed.iter().any(|name| listed.contains(name)) {
             self.again.notify_one();
         }
     }
@@ -206,8 +245,64 @@ impl ListenerDiscovery {
         self.version.borrow().clone()
     }
 
-    /// The entries of `/config_dump`, by name.
-    pub(crate) fn dump(&self) -> Vec<DynamicResource> {
-        self.named.borrow().values().cloned().collect()
+    /// The entries of `/config_dump`.
+    pub(crate) fn dump(&self) -> Vec<DynamicListener> {
+        let listeners = &self.control.listeners;
+        let states = |plans: Vec<Arc<ListenerPlan>>| {
+            let dynamic = plans.into_iter().filter_map(|plan| {
+                let state = plan.resource.as_ref()?.dump::<Listener>();
+                Some((plan.config.name.to_string(), state))
+            });
+            dynamic.collect::<Vec<_>>()
+        };
+        let mut dumped: Vec<DynamicListener> = Vec::new();
+        for (name, state) in states(listeners.all()) {
+            dumped.push(DynamicListener {
+                active: Some(state),
+                ..DynamicListener::new(name)
+            });
+        }
+        for (name, state) in states(listeners.draining()) {
+            // Of several, Envoy shows the oldest.
+            (entry(&mut dumped, name).draining).get_or_insert(state);
+        }
+        let failed = self.failed.borrow();
+        for failed in failed.iter().filter(|failed| !failed.is_duplicate) {
+            entry(&mut dumped, failed.name.clone()).failed = Some(failed.dump());
+        }
+        // As in Envoy, each failure is listed a second time, without a name.
+        for failed in failed.iter() {
+            let mut state = failed.dump();
+            state.at = None;
+            dumped.push(DynamicListener {
+                failed: Some(state),
+                ..DynamicListener::new(String::new())
+            });
+        }
+        dumped
+    }
+}
+
+/// A resource, and the listener that was built from it, or why it could not be.
+type BuiltListener = (Resource, Result<ListenerPlan, String>);
+
+/// The entry of `name`, which is added if there is none.
+fn entry(dumped: &mut Vec<DynamicListener>, name: String) -> &mut DynamicListener {
+    let known = dumped.iter().position(|entry| entry.name == name);
+    let at = known.unwrap_or_else(|| {
+        dumped.push(DynamicListener::new(name));
+        dumped.len() - 1
+    });
+    &mut dumped[at]
+}
+
+impl FailedListener {
+    fn dump(&self) -> FailedUpdate {
+        let VersionedMessage { dumped, .. } = self.resource.dump::<Listener>();
+        FailedUpdate {
+            message: dumped.message,
+            at: Some(dumped.last_updated),
+            details: self.error.clone(),
+        }
     }
 }

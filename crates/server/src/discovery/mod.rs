@@ -9,6 +9,7 @@ mod rds;
 
 use std::io;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
@@ -70,6 +71,12 @@ impl DynamicResources {
             listeners,
         })
     }
+}
+
+/// Now, as `*.config_reload_time_ms` has it: milliseconds since the epoch.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The running subscriptions to clusters and listeners.

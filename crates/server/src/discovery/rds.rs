@@ -23,8 +23,11 @@ use outrider_xds::UpdateStats;
 use prost::Message as _;
 use tokio::task::AbortHandle;
 
+use crate::background;
+use crate::discovery::now_ms;
 use crate::dump::DynamicResource;
 use crate::listener_plan::ListenerPlan;
+use crate::retired::Retired;
 
 const TYPE: &str = "envoy.config.route.v3.RouteConfiguration";
 
@@ -41,6 +44,7 @@ outrider_stats::group! {
 pub(crate) struct RouteDiscovery {
     store: Arc<Store>,
     clusters: Arc<ClusterManager>,
+    retired: Retired,
     followed: RefCell<HashMap<(FileSource, String), Rc<FollowedRoutes>>>,
 }
 
@@ -49,6 +53,7 @@ struct FollowedRoutes {
     name: String,
     store: Arc<Store>,
     clusters: Arc<ClusterManager>,
+    retired: Retired,
     stats: Arc<RouteUpdateStats>,
     table: RefCell<Option<Arc<RouteTable>>>,
     dumped: RefCell<Option<DynamicResource>>,
@@ -58,10 +63,15 @@ struct FollowedRoutes {
 }
 
 impl RouteDiscovery {
-    pub(crate) fn new(store: Arc<Store>, clusters: Arc<ClusterManager>) -> RouteDiscovery {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        clusters: Arc<ClusterManager>,
+        retired: Retired,
+    ) -> RouteDiscovery {
         RouteDiscovery {
             store,
             clusters,
+            retired,
             followed: RefCell::default(),
         }
     }
@@ -96,7 +106,7 @@ impl RouteDiscovery {
         }
         drop(users);
         if let Some(table) = &*followed.table.borrow() {
-            manager.set_routes(table.clone());
+            self.retired.keep(manager.set_routes(table.clone()));
         }
     }
 
@@ -117,13 +127,16 @@ impl RouteDiscovery {
             name: rds.route_config_name.clone(),
             store: self.store.clone(),
             clusters: self.clusters.clone(),
+            retired: self.retired.clone(),
             stats: self.store.register(scope),
             table: RefCell::default(),
             dumped: RefCell::default(),
             users: RefCell::default(),
             task: RefCell::default(),
         });
-        subscription.update(async |file| followed.take(file)).await;
+        subscription
+            .update(async |file| followed.take(file).await)
+            .await;
         let routes = Rc::downgrade(&followed);
         let task = tokio::task::spawn_local(async move {
             loop {
@@ -131,7 +144,9 @@ impl RouteDiscovery {
                 let Some(followed) = Weak::upgrade(&routes) else {
                     return;
                 };
-                subscription.update(async |file| followed.take(file)).await;
+                subscription
+                    .update(async |file| followed.take(file).await)
+                    .await;
             }
         });
         followed.task.replace(Some(task.abort_handle()));
@@ -139,7 +154,7 @@ impl RouteDiscovery {
     }
 
     /// Drops the routes that no connection manager uses now.
-    fn forget_unused(&self) {
+    pub(crate) fn forget_unused(&self) {
         self.followed.borrow_mut().retain(|_, followed| {
             let mut users = followed.users.borrow_mut();
             users.retain(|user| user.strong_count() > 0);
@@ -161,7 +176,7 @@ impl RouteDiscovery {
 
 impl FollowedRoutes {
     /// Applies the routes in `file`, or returns why they are refused.
-    fn take(&self, file: ResourceFile) -> Result<(), String> {
+    async fn take(&self, file: ResourceFile) -> Result<(), String> {
         let mut resources = file.resources.into_iter();
         let Some(resource) = resources.next() else {
             self.stats.update_empty.inc();
@@ -184,29 +199,33 @@ impl FollowedRoutes {
             return Ok(());
         }
         drop(dumped);
-        let message = RouteConfiguration::decode(resource.wire.as_slice())
-            .map_err(|error| error.to_string())?;
-        let names = self.clusters.names();
-        let cx = RouteCx {
-            has_cluster: &|name| names.has(name),
-            nearest_cluster: &|name| names.nearest(name).map(str::to_owned),
-            validates_clusters: false,
-            store: &self.store,
-        };
-        let table = RouteTable::build(&message, &FieldPath::root(), &cx);
-        let table = table.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
-        for user in self
-            .users
-            .borrow()
-            .iter()
-            .filter_map(std::sync::Weak::upgrade)
-        {
-            user.set_routes(table.clone());
+        let (names, store) = (self.clusters.names(), self.store.clone());
+        let built = background::run("rds", move || {
+            let message = RouteConfiguration::decode(resource.wire.as_slice())
+                .map_err(|error| error.to_string())?;
+            let cx = RouteCx {
+                has_cluster: &|name| names.has(name),
+                nearest_cluster: &|name| names.nearest(name).map(str::to_owned),
+                validates_clusters: false,
+                store: &store,
+            };
+            let table = RouteTable::build(&message, &FieldPath::root(), &cx);
+            let table = table.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
+            Ok::<_, String>((table, resource.wire))
+        });
+        let (table, wire) = built.await.map_err(|error| error.to_string())??;
+        let users = self.users.borrow();
+        for user in users.iter().filter_map(std::sync::Weak::upgrade) {
+            self.retired.keep(user.set_routes(table.clone()));
         }
-        self.table.replace(Some(table));
+        drop(users);
+        if let Some(previous) = self.table.replace(Some(table)) {
+            self.retired.keep(previous);
+        }
         self.dumped
-            .replace(Some(DynamicResource::new(resource.wire, &file.version)));
+            .replace(Some(DynamicResource::new(wire, &file.version)));
         self.stats.config_reload.inc();
+        self.stats.config_reload_time_ms.set(now_ms());
         Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! `--watch-config`: reloads the config when the content of its file changes.
 
+use std::fs::File;
 use std::hash::DefaultHasher;
 use std::hash::Hasher;
 use std::io;
+use std::io::Read as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -55,10 +57,25 @@ pub(crate) async fn follow(control: Rc<Control>, mut config: WatchedConfig) {
     }
 }
 
-/// A hash of the file's content. `None` while the file can't be read.
+/// A hash of the file's content. `None` while there is no file, as in the middle of a deployment.
+///
+/// What cannot be read has a fingerprint too: the reload that it causes reports the reason.
 fn fingerprint(path: &Path) -> Option<u64> {
-    let content = std::fs::read(path).ok()?;
     let mut hasher = DefaultHasher::new();
-    hasher.write(&content);
+    match content(path) {
+        Ok(content) => hasher.write(&content),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => hasher.write(error.to_string().as_bytes()),
+    }
     Some(hasher.finish())
+}
+
+fn content(path: &Path) -> io::Result<Vec<u8>> {
+    // To open a pipe could take forever.
+    std::fs::metadata(path)?;
+    outrider_config::refuse_irregular(path).map_err(io::Error::other)?;
+    let mut content = Vec::new();
+    let longest = outrider_config::MAX_BYTES as u64 + 1;
+    File::open(path)?.take(longest).read_to_end(&mut content)?;
+    Ok(content)
 }

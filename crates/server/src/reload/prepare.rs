@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread;
 
 use outrider_config::Diagnostic;
 use outrider_config::Diagnostics;
@@ -17,9 +16,8 @@ use outrider_upstream::BuiltCluster;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterNames;
 use prost::Message as _;
-use tokio::sync::oneshot;
 
-use crate::allocator;
+use crate::background;
 use crate::control::Control;
 use crate::listener_plan::ListenerFactory;
 use crate::listener_plan::ListenerPlan;
@@ -59,18 +57,8 @@ pub(super) async fn prepare(control: &Rc<Control>) -> Result<Prepared, Diagnosti
         listeners: control.listener_factory.clone(),
         nameless: control.listeners.nameless(),
     };
-    let (send, built) = oneshot::channel();
-    let thread = thread::Builder::new().name("reload".to_owned());
-    let spawned = thread.spawn(move || {
-        let built = builder.build();
-        allocator::return_freed_memory();
-        // The receiver is gone only when the process ends.
-        let _ = send.send(built);
-    });
-    spawned.map_err(|error| failed(format!("cannot start a thread: {error}")))?;
-    built
-        .await
-        .unwrap_or_else(|_| Err(failed("building the config failed; see the log".to_owned())))
+    let built = background::run("reload", move || builder.build());
+    built.await.map_err(|error| failed(error.to_string()))?
 }
 
 /// An error that does not belong to a place in the config.
@@ -84,7 +72,7 @@ pub(super) fn failed(message: String) -> Diagnostics {
 
 impl Builder {
     fn build(mut self) -> Result<Prepared, Diagnostics> {
-        let mut loaded = outrider_config::load(&self.sources)?;
+        let mut loaded = outrider_config::load_again(&self.sources)?;
         let diagnose = |errors| loaded.positions.diagnose(errors);
         // The running bootstrap was decoded from these bytes, so they decode again.
         let running = Bootstrap::decode(self.running.as_slice()).unwrap_or_default();

@@ -1,0 +1,38 @@
+//! Work that takes long, on a thread of its own whose priority is low: requests, DNS, the admin port and signals do not
+//! wait for it.
+
+use std::io;
+use std::thread;
+
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+use tokio::sync::oneshot;
+
+use crate::allocator;
+
+/// How much less of a busy CPU the thread gets than a worker: a quarter (`nice(2)`). It must not get almost nothing,
+/// because it locks the list of stats for moments in which a worker may need it.
+const NICE: i32 = 5;
+
+/// Runs `work`, and waits for its result without blocking this thread.
+///
+/// # Errors
+/// If no thread can be started, or `work` panicked; the log has its message.
+pub(crate) async fn run<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (send, result) = oneshot::channel();
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(move || {
+        if let Err(error) = setpriority_process(Some(gettid()), NICE) {
+            log::debug!(target: "main", "the priority of a background thread stays: {error}");
+        }
+        let done = work();
+        allocator::return_freed_memory();
+        // The receiver is gone only when the process ends.
+        let _ = send.send(done);
+    })?;
+    let panicked = |_| io::Error::other(format!("the thread '{name}' failed; see the log"));
+    result.await.map_err(panicked)
+}
