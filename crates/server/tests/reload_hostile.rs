@@ -72,7 +72,8 @@ fn whole(listeners: &[String]) -> String {
 /// Bootstraps that cannot be loaded, with what the error says.
 fn bad_bootstraps(taken_port: u16) -> Vec<(String, &'static str)> {
     let l = || listener("l", "two", "");
-    let with_port = |port: &str| l().replace("port_value: 0", &format!("port_value: {port}"));
+    let with_port =
+        |port: &str| whole(&[l().replace("port_value: 0", &format!("port_value: {port}"))]);
     let route = |route: &str| {
         let answer = "direct_response: {status: 200, body: {inline_string: two}}";
         whole(&[l().replace(answer, route)])
@@ -114,10 +115,10 @@ fn bad_bootstraps(taken_port: u16) -> Vec<(String, &'static str)> {
         (with_port("70000"), "port_value"),
         (with_port(&taken_port.to_string()), "Address already in use"),
         (
-            with_port("0\n    enable_reuse_port: false").replace(
-                "0\n    enable_reuse_port: false}}",
-                "0}}\n    enable_reuse_port: false",
-            ),
+            whole(&[l().replace(
+                "filter_chains:",
+                "enable_reuse_port: false\n    filter_chains:",
+            )]),
             "Listener l: reuse port cannot be changed during an update",
         ),
         (route("route: {cluster: nobody}"), "nobody"),

@@ -304,7 +304,8 @@ impl Breakers {
         let max = breakers.max(resource);
         open_gauge(stats, resource).set(u64::from(count >= max));
         let thresholds = &breakers.thresholds;
-        let has_budget = resource == BreakerResource::Retries && breakers.retry_budget.load().is_some();
+        let has_budget =
+            resource == BreakerResource::Retries && breakers.retry_budget.load().is_some();
         if thresholds.track_remaining && !has_budget {
             let remaining = max.saturating_sub(count).min(i64::MAX.cast_unsigned());
             remaining_gauge(&stats.remaining, resource).set(remaining);
