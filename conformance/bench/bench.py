@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import messages  # noqa: E402
@@ -134,6 +135,29 @@ def many_clusters(name, binary, backends, folder, count=1000):
         proxy.stop()
 
 
+def scrapes(name, binary, backends, folder, count=1000, times=20):
+    """CPU for one scrape of all stats with `count` idle clusters, by format: medians of `times`."""
+    proxy = Proxy(name, binary, folder, backends.h2_port, 0, h2=True, clusters=count)
+
+    def scrape(path):
+        begin, size = proxy.process.cpu_ns(), 0
+        with urllib.request.urlopen(f"http://127.0.0.1:{proxy.admin}{path}", timeout=30) as answer:
+            while piece := answer.read(1 << 20):
+                size += len(piece)
+        return (proxy.process.cpu_ns() - begin) / 1e6, size / 1e6
+
+    try:
+        time.sleep(SETTLED)
+        seen = {}
+        for key, path in (("prometheus", "/stats/prometheus"), ("text", "/stats"), ("json", "/stats?format=json")):
+            runs = [scrape(path) for _ in range(times + 1)][1:]  # the first warms
+            seen[f"{key}_cpu_ms"] = statistics.median(cpu for cpu, _ in runs)
+            seen[f"{key}_mb"] = runs[-1][1]
+        return seen | {"rss_after_kb": proxy.process.rss_kb()}
+    finally:
+        proxy.stop()
+
+
 def echo_backend(folder, cpu):
     """A backend that echoes messages: its port and process."""
     port = free_port()
@@ -187,12 +211,13 @@ def cost_of(how, path="/small", pairs=20, count=5000):
     return job
 
 
-many_clusters.only = OURS_AND_ENVOY
+many_clusters.only = scrapes.only = OURS_AND_ENVOY
 
 SPECIAL = {
     "messages-1k": message_streams,
     "idle-2000": idle_connections,
     "clusters-1000": many_clusters,
+    "scrapes-1000": scrapes,
     "cost-json-log": cost_of({"access_log": "{dir}/access.log"}),
     "cost-grpc-stats": cost_of({"grpc_stats": True}, "/small.Service/Method"),
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::thread;
 
+use outrider_config::re2::SizeLimits;
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 use tokio::sync::oneshot;
@@ -14,7 +15,7 @@ use crate::allocator;
 /// because it locks the list of stats for moments in which a worker may need it.
 const NICE: i32 = 5;
 
-/// Runs `work`, and waits for its result without blocking this thread.
+/// Runs `work`, and waits for its result without blocking this thread. Limits on regular expressions are this thread's.
 ///
 /// # Errors
 /// If no thread can be started, or `work` panicked; the log has its message.
@@ -23,11 +24,13 @@ pub(crate) async fn run<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     let (send, result) = oneshot::channel();
+    let limits = SizeLimits::applied();
     let thread = thread::Builder::new().name(name.to_owned());
     thread.spawn(move || {
         if let Err(error) = setpriority_process(Some(gettid()), NICE) {
             log::debug!(target: "main", "the priority of a background thread stays: {error}");
         }
+        limits.apply();
         let done = work();
         allocator::return_freed_memory();
         // The receiver is gone only when the process ends.

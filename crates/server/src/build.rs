@@ -60,6 +60,7 @@ impl Plan {
         store: &Arc<Store>,
         log_files: &Arc<LogFiles>,
     ) -> Result<Plan, ConfigErrors> {
+        runtime.limit_regular_expressions();
         let mut errors = ConfigErrors::new();
         let resources = bootstrap.static_resources.as_ref();
         let count = resources.map_or(0, |resources| resources.clusters.len());

@@ -144,6 +144,7 @@ impl Control {
     /// Loads the runtime's layers again and makes the new values effective everywhere.
     pub(crate) fn reload_runtime(&self) {
         self.runtime.reload();
+        self.runtime.limit_regular_expressions();
         self.clusters.apply_runtime();
         self.count_runtime();
     }

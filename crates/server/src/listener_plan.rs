@@ -165,6 +165,7 @@ impl ListenerFactory {
         path: &FieldPath,
         clusters: &ClusterNames,
     ) -> Result<ListenerPlan, ConfigErrors> {
+        self.runtime.limit_regular_expressions();
         let mut errors = ConfigErrors::new();
         let Some(config) = errors.collect(ListenerConfig::build(message, path)) else {
             return Err(errors);

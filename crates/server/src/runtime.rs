@@ -10,6 +10,7 @@ use outrider_admin::RuntimeView;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::LayeredRuntime;
+use outrider_config::re2::SizeLimits;
 use outrider_net::FileWatch;
 use outrider_net::FileWatches;
 use outrider_runtime::Layers;
@@ -71,6 +72,21 @@ impl RuntimeLoader {
     /// The values that all threads read.
     pub(crate) fn runtime(&self) -> &Arc<Runtime> {
         &self.runtime
+    }
+
+    /// Applies the limits on regular expressions to those that this thread compiles from now on.
+    pub(crate) fn limit_regular_expressions(&self) {
+        let snapshot = self.runtime.snapshot();
+        let limit = |key: &str, default: u32| {
+            let set = snapshot.number(key);
+            set.map_or(default, |value| u32::try_from(value).unwrap_or(u32::MAX))
+        };
+        let defaults = SizeLimits::default();
+        let limits = SizeLimits {
+            error: limit("re2.max_program_size.error_level", defaults.error),
+            warn: limit("re2.max_program_size.warn_level", defaults.warn),
+        };
+        limits.apply();
     }
 
     /// Whether values can change while the proxy runs.

@@ -1,10 +1,14 @@
 //! All stats at one moment, sorted by name: the input of the renderers.
 
+mod order;
+
+use std::any::TypeId;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use regex::Regex;
 
+use self::order::FamilyOrder;
 use crate::Metric;
 use crate::StatsOptions;
 use crate::Visitor;
@@ -118,9 +122,9 @@ impl<'a> StatRow<'a> {
         to.push_str(&self.snapshot.names[self.entry.name as usize]);
     }
 
-    /// The first part of the name: the scope, including the dot after it.
-    pub(crate) fn scope(&self) -> &'a str {
-        &self.snapshot.scopes[self.entry.scope as usize]
+    /// The number of the first part of the name, which is the scope: see [`StatsSnapshot::scopes`].
+    pub(crate) fn scope(&self) -> usize {
+        self.entry.scope as usize
     }
 
     /// The second part of the name, and its number, which is the same in all scopes.
@@ -164,6 +168,11 @@ impl StatsSnapshot {
         })
     }
 
+    /// The scopes by number, each including the dot after it.
+    pub(crate) fn scopes(&self) -> &[Box<str>] {
+        &self.scopes
+    }
+
     /// The stat at `index` in the sorted order.
     pub(crate) fn row(&self, index: usize) -> Option<StatRow<'_>> {
         let entry = self.entries.get(index)?;
@@ -179,6 +188,8 @@ impl StatsSnapshot {
             options,
             filter,
             names: HashMap::new(),
+            layouts: HashMap::new(),
+            order: FamilyOrder::default(),
             full_name: String::new(),
         };
         let mut family_start = 0;
@@ -191,6 +202,7 @@ impl StatsSnapshot {
             }
             let scope = builder.snapshot.scopes.len() as u32;
             builder.snapshot.scopes.push(prefix.clone());
+            builder.order.add_scope(&prefix[family.len()..]);
             for group in groups {
                 builder.add(scope, prefix, group);
             }
@@ -206,6 +218,10 @@ struct SnapshotBuilder<'a> {
     filter: &'a StatsFilter,
     /// The index of each second part of a name in `snapshot.names`. All clusters share them.
     names: HashMap<Arc<str>, u32>,
+    /// The names of the last group of each type, in the order of its stats. Nearly always, the next group of the type has
+    /// the same, which are then not looked up.
+    layouts: HashMap<TypeId, Vec<u32>>,
+    order: FamilyOrder<'a>,
     full_name: String,
 }
 
@@ -213,7 +229,8 @@ impl SnapshotBuilder<'_> {
     /// Adds the stats of one group, summed over its copies.
     fn add(&mut self, scope: u32, prefix: &str, group: &Registered) {
         let first = self.snapshot.entries.len();
-        let mut used = Vec::new();
+        let mut layout = self.layouts.remove(&group.kind).unwrap_or_default();
+        let mut used = Vec::with_capacity(layout.len());
         for (nth, copy) in group.copies.iter().enumerate() {
             // All copies list their stats in the same order, but some may lack stats that are created when first used.
             let mut at = 0;
@@ -231,7 +248,7 @@ impl SnapshotBuilder<'_> {
                         Metric::Text(_) => EntryValue::Text(self.text()),
                         Metric::Histogram(_) => EntryValue::Histogram(self.recorded(name, group)),
                     };
-                    let name = self.intern(name);
+                    let name = self.intern(name, &mut layout, used.len());
                     self.snapshot.entries.push(Entry { scope, name, value });
                     used.push(false);
                     used.len() - 1
@@ -259,6 +276,7 @@ impl SnapshotBuilder<'_> {
                 at += 1;
             }));
         }
+        self.layouts.insert(group.kind, layout);
         if group.unlisted && !used.contains(&true) {
             self.snapshot.entries.truncate(first);
         } else {
@@ -277,19 +295,38 @@ impl SnapshotBuilder<'_> {
         Some(self.snapshot.recorded.len() as u32 - 1)
     }
 
-    fn intern(&mut self, name: &str) -> u32 {
-        if let Some(at) = self.names.get(name) {
-            return *at;
+    /// The number of the name of a group's stat at `at`, where `layout` has the names of the last group of the type.
+    fn intern(&mut self, name: &str, layout: &mut Vec<u32>, at: usize) -> u32 {
+        let names = &mut self.snapshot.names;
+        let expected = layout.get(at).copied();
+        if let Some(number) = expected.filter(|number| *names[*number as usize] == *name) {
+            return number;
         }
-        let name: Arc<str> = name.into();
-        let at = self.snapshot.names.len() as u32;
-        self.snapshot.names.push(name.clone());
-        self.names.insert(name, at);
-        at
+        let number = self.names.get(name).copied().unwrap_or_else(|| {
+            let name: Arc<str> = name.into();
+            names.push(name.clone());
+            let number = names.len() as u32 - 1;
+            self.names.insert(name, number);
+            number
+        });
+        match layout.get_mut(at) {
+            Some(expected) => *expected = number,
+            None => layout.push(number),
+        }
+        number
     }
 
     /// Removes the entries from `first` on that the filter or `stats_matcher` excludes.
     fn drop_unwanted(&mut self, first: usize, prefix: &str, used: &[bool]) {
+        let StatsFilter {
+            used_only,
+            name,
+            invert: _,
+            kind,
+        } = self.filter;
+        if !used_only && name.is_none() && kind.is_none() && !self.options.has_matcher() {
+            return;
+        }
         let mut kept = first;
         for (offset, used) in used.iter().enumerate() {
             let entry = self.snapshot.entries[first + offset];
@@ -320,35 +357,32 @@ impl SnapshotBuilder<'_> {
     /// Sorts the entries from `first` on, which belong to one scope and the scopes below it, and adds up entries of
     /// different groups with the same name.
     fn sort_from(&mut self, first: usize) {
-        let mut tail = self.snapshot.entries.split_off(first);
-        let StatsSnapshot { scopes, names, .. } = &self.snapshot;
-        let parts = |e: &Entry| (&*scopes[e.scope as usize], &*names[e.name as usize]);
-        let full_name = |e: &Entry| {
-            let (scope, name) = parts(e);
-            [scope, name].concat()
-        };
-        let same_scope = tail.windows(2).all(|w| w[0].scope == w[1].scope);
-        if same_scope {
-            tail.sort_by(|a, b| parts(a).cmp(&parts(b)));
-        } else {
-            tail.sort_by_cached_key(full_name);
+        let StatsSnapshot { names, entries, .. } = &mut self.snapshot;
+        let repeats = self.order.sort(&mut entries[first..], names);
+        if repeats.is_empty() {
+            return;
         }
-        tail.dedup_by(|later, earlier| {
-            let same = later.name == earlier.name && later.scope == earlier.scope
-                || !same_scope && full_name(later) == full_name(earlier);
-            if same {
-                match (&mut earlier.value, later.value) {
-                    (EntryValue::Counter(sum), EntryValue::Counter(more)) => *sum += more,
-                    (EntryValue::Gauge(sum), EntryValue::Gauge(more)) => {
-                        *sum = sum.wrapping_add(more)
-                    }
-                    (earlier @ EntryValue::Histogram(None), later) => *earlier = later,
-                    _ => {}
-                }
+        let mut kept = first;
+        for (offset, is_repeat) in repeats.iter().enumerate() {
+            let entry = entries[first + offset];
+            if *is_repeat {
+                add(&mut entries[kept - 1].value, entry.value);
+            } else {
+                entries[kept] = entry;
+                kept += 1;
             }
-            same
-        });
-        self.snapshot.entries.extend(tail);
+        }
+        entries.truncate(kept);
+    }
+}
+
+/// Adds up the values of one stat in two groups.
+fn add(to: &mut EntryValue, more: EntryValue) {
+    match (to, more) {
+        (EntryValue::Counter(sum), EntryValue::Counter(more)) => *sum += more,
+        (EntryValue::Gauge(sum), EntryValue::Gauge(more)) => *sum = sum.wrapping_add(more),
+        (to @ EntryValue::Histogram(None), more) => *to = more,
+        _ => {}
     }
 }
 

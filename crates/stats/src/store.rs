@@ -33,7 +33,8 @@ pub(crate) type Scopes = BTreeMap<Box<str>, Vec<Registered>>;
 /// counters never go back, and a thousand replacements take no more memory than one.
 #[derive(Clone)]
 pub(crate) struct Registered {
-    kind: TypeId,
+    /// The type of the group.
+    pub(crate) kind: TypeId,
     /// Listed only after something in it was counted.
     pub(crate) unlisted: bool,
     pub(crate) copies: Vec<Arc<dyn Group>>,

@@ -176,8 +176,8 @@ impl Substitution {
         config: &RegexMatchAndSubstitute,
         path: &FieldPath,
     ) -> Result<Substitution, ConfigError> {
-        let pattern = config.pattern.as_ref().map_or("", |pattern| &pattern.regex);
-        let pattern = re2::compile(pattern)
+        let pattern = config.pattern.clone().unwrap_or_default();
+        let pattern = re2::compile(&pattern)
             .map_err(|error| ConfigError::new(&path.field("pattern").field("regex"), error))?;
         let parts = parts(&config.substitution);
         let impossible = parts.iter().any(|part| {

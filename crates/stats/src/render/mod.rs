@@ -28,7 +28,7 @@ pub enum HistogramFormat {
 }
 
 /// A renderer ends a piece after the stat that exceeds this many bytes.
-const PIECE_SIZE: usize = 16 * 1024;
+const PIECE_SIZE: usize = 64 * 1024;
 
 /// Converts the numbers of values up to each bound into numbers of values between bounds.
 fn disjoint(cumulative: &mut [u64]) {

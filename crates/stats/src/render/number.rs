@@ -1,5 +1,20 @@
 //! Formats numbers like the C++ code of Envoy.
 
+/// Appends `value` in decimal digits. A scrape has a hundred thousand of them, so this does not use `std::fmt`.
+pub(super) fn push_integer(mut value: u64, to: &mut String) {
+    let mut digits = [0; 20]; // as many as `u64::MAX` has
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    to.extend(digits[at..].iter().map(|digit| char::from(*digit)));
+}
+
 /// Formats like fmt's `{}`: the shortest digits that parse to `value`, or `nan`.
 pub(super) fn shortest(value: f64) -> String {
     if value.is_nan() {
@@ -63,6 +78,15 @@ fn with_two_digits(scientific: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integers_have_all_their_digits() {
+        for value in [0, 7, 10, 19, 12_345, u64::MAX] {
+            let mut text = "x".to_owned();
+            push_integer(value, &mut text);
+            assert_eq!(text, format!("x{value}"));
+        }
+    }
 
     #[test]
     fn prints_as_envoy() {

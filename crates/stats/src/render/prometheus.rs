@@ -5,10 +5,13 @@ mod index;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use self::index::CachedStatId;
+use self::index::LabelsOfCluster;
 use self::index::MetricFamily;
 use self::index::MetricIndex;
 use super::PIECE_SIZE;
 use super::number::general;
+use super::number::push_integer;
 use crate::QUANTILES;
 use crate::RecordedHistogram;
 use crate::StatKind;
@@ -38,6 +41,10 @@ pub struct PrometheusRenderer {
     /// The current metric, and its remaining rows.
     metric: String,
     rows: std::vec::IntoIter<u32>,
+    line: ClusterLine,
+    /// Buffers to reuse.
+    labels: String,
+    bucket: String,
     bounds: Bounds,
 }
 
@@ -52,8 +59,7 @@ impl PrometheusRenderer {
         histograms: PrometheusHistogramFormat,
         text_readouts: bool,
     ) -> Self {
-        let mut index = MetricIndex::default();
-        let mut metrics = index.metrics(&snapshot, &store.options().tags);
+        let (index, mut metrics) = MetricIndex::of(&snapshot, &store.options().tags);
         metrics.retain(|metric| metric.kind != StatKind::Text || text_readouts);
         Self {
             store,
@@ -63,6 +69,9 @@ impl PrometheusRenderer {
             metrics: metrics.into_iter(),
             metric: String::new(),
             rows: Vec::new().into_iter(),
+            line: ClusterLine::default(),
+            labels: String::new(),
+            bucket: String::new(),
             bounds: Bounds::default(),
         }
     }
@@ -70,6 +79,7 @@ impl PrometheusRenderer {
     fn begin(&mut self, metric: MetricFamily, to: &mut String) {
         self.metric = format!("envoy_{}", sanitize(&metric.name));
         self.rows = metric.rows.into_iter();
+        self.line.cached_stat = None;
         let kind = match (metric.kind, self.histograms) {
             (StatKind::Counter, _) => "counter",
             (StatKind::Gauge | StatKind::Text, _) => "gauge",
@@ -79,43 +89,77 @@ impl PrometheusRenderer {
         push(to, &["# TYPE ", &self.metric, " ", kind, "\n"]);
     }
 
-    /// Writes one row. `labels` is a buffer to reuse.
-    fn write_row(&mut self, at: u32, labels: &mut String, to: &mut String) -> std::fmt::Result {
+    fn write_row(&mut self, at: u32, to: &mut String) -> std::fmt::Result {
         let Some(row) = self.snapshot.row(at as usize) else {
             return Ok(());
         };
         let options = self.store.options();
-        labels.clear();
-        self.index.write_labels(row, &options.tags, labels);
-        match row.value() {
-            StatValue::Counter(value) | StatValue::Gauge(value) => {
-                push(to, &[&self.metric, "{", labels, "} "]);
-                writeln!(to, "{value}")
-            }
-            StatValue::Text(text) => {
-                let labels = with("text_value", &escape(text), labels);
-                writeln!(to, "{}{{{labels}}} 0", self.metric)
-            }
-            StatValue::Histogram(recorded) => {
-                let nothing = RecordedHistogram::default();
-                let shown = LabelledHistogram {
-                    metric: &self.metric,
-                    labels,
-                    recorded: recorded.unwrap_or(&nothing),
-                };
-                match self.histograms {
-                    PrometheusHistogramFormat::Cumulative => {
-                        let bounds = if options.has_own_bounds() {
-                            options.bounds(&row.name())
-                        } else {
-                            options.bounds("")
-                        };
-                        shown.histogram(self.bounds.texts(bounds), bounds, to)
-                    }
-                    PrometheusHistogramFormat::Summary => shown.summary(to),
+        if let StatValue::Counter(value) | StatValue::Gauge(value) = row.value() {
+            match self.index.labels_of_cluster(row) {
+                Some(labels) => self.line.write(&self.metric, &labels, to),
+                None => {
+                    push(to, &[&self.metric, "{"]);
+                    self.index.write_labels(row, &options.tags, to);
+                    to.push_str("} ");
                 }
             }
+            push_integer(value, to);
+            to.push('\n');
+            return Ok(());
         }
+        self.labels.clear();
+        self.index
+            .write_labels(row, &options.tags, &mut self.labels);
+        if let StatValue::Text(text) = row.value() {
+            let labels = with("text_value", &escape(text), &self.labels);
+            return writeln!(to, "{}{{{labels}}} 0", self.metric);
+        }
+        let nothing = RecordedHistogram::default();
+        let shown = LabelledHistogram {
+            metric: &self.metric,
+            labels: &self.labels,
+            recorded: match row.value() {
+                StatValue::Histogram(Some(recorded)) => recorded,
+                _ => &nothing,
+            },
+        };
+        match self.histograms {
+            PrometheusHistogramFormat::Cumulative => {
+                let bounds = if options.has_own_bounds() {
+                    options.bounds(&row.name())
+                } else {
+                    options.bounds("")
+                };
+                let texts = self.bounds.texts(bounds);
+                shown.histogram(texts, bounds, &mut self.bucket, to);
+                Ok(())
+            }
+            PrometheusHistogramFormat::Summary => shown.summary(to),
+        }
+    }
+}
+
+/// The line of a counter or gauge, which is the same for all clusters but for the cluster's name and the value.
+#[derive(Debug, Default)]
+struct ClusterLine {
+    /// Which stat the texts are of.
+    cached_stat: Option<CachedStatId>,
+    /// The text up to the cluster's name, and from there to the value.
+    start: String,
+    end: String,
+}
+
+impl ClusterLine {
+    /// Writes all but the value.
+    fn write(&mut self, metric: &str, labels: &LabelsOfCluster<'_>, to: &mut String) {
+        if self.cached_stat != Some(labels.of) {
+            self.cached_stat = Some(labels.of);
+            self.start.clear();
+            push(&mut self.start, &[metric, "{", labels.start]);
+            self.end.clear();
+            push(&mut self.end, &[labels.end, "} "]);
+        }
+        push(to, &[&self.start, labels.cluster, &self.end]);
     }
 }
 
@@ -123,12 +167,10 @@ impl Iterator for PrometheusRenderer {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
-        let mut piece = String::with_capacity(PIECE_SIZE + 4096);
-        let mut labels = String::new();
+        let mut piece = String::with_capacity(PIECE_SIZE + 8192);
         while piece.len() < PIECE_SIZE {
             if let Some(at) = self.rows.next() {
-                self.write_row(at, &mut labels, &mut piece)
-                    .unwrap_or_default(); // writing to a String cannot fail
+                self.write_row(at, &mut piece).unwrap_or_default(); // writing to a String cannot fail
             } else if let Some(metric) = self.metrics.next() {
                 self.begin(metric, &mut piece);
             } else {
@@ -139,7 +181,7 @@ impl Iterator for PrometheusRenderer {
     }
 }
 
-/// The formatted bucket bounds, cached because most histograms have the same.
+/// The end of a bucket's line from its bound to the count, cached because most histograms have the same bounds.
 #[derive(Debug, Default)]
 struct Bounds {
     bounds: Vec<f64>,
@@ -150,7 +192,8 @@ impl Bounds {
     fn texts(&mut self, bounds: &[f64]) -> &[String] {
         if self.bounds != bounds {
             self.bounds = bounds.to_vec();
-            let texts = bounds.iter().map(|bound| general(*bound, DIGITS));
+            let text = |bound: &f64| general(*bound, DIGITS) + "\"} ";
+            let texts = bounds.iter().map(text);
             self.texts = texts.collect();
         }
         &self.texts
@@ -165,28 +208,32 @@ struct LabelledHistogram<'a> {
 }
 
 impl LabelledHistogram<'_> {
-    fn histogram(&self, texts: &[String], bounds: &[f64], to: &mut String) -> std::fmt::Result {
+    /// `texts` are those of `bounds`; `bucket` is a buffer to reuse.
+    fn histogram(&self, texts: &[String], bounds: &[f64], bucket: &mut String, to: &mut String) {
         let Self { metric, labels, .. } = self;
         let comma = if labels.is_empty() { "" } else { "," };
         let all = &self.recorded.cumulative;
         let total = all.count();
-        let bucket = [metric, "_bucket{", labels, comma, "le=\""].concat();
+        bucket.clear();
+        push(bucket, &[metric, "_bucket{", labels, comma, "le=\""]);
         if total == 0 {
             for bound in texts {
-                push(to, &[&bucket, bound, "\"} 0\n"]);
+                push(to, &[bucket, bound, "0\n"]);
             }
         } else {
             for (bound, count) in texts.iter().zip(all.cumulative(bounds)) {
-                push(to, &[&bucket, bound, "\"} "]);
-                writeln!(to, "{count}")?;
+                push(to, &[bucket, bound]);
+                push_integer(count, to);
+                to.push('\n');
             }
         }
-        push(to, &[&bucket, "+Inf\"} "]);
-        writeln!(to, "{total}")?;
+        push(to, &[bucket, "+Inf\"} "]);
+        push_integer(total, to);
         let sum = general(all.sum(), DIGITS);
-        push(to, &[metric, "_sum{", labels, "} ", &sum, "\n"]);
+        push(to, &["\n", metric, "_sum{", labels, "} ", &sum, "\n"]);
         push(to, &[metric, "_count{", labels, "} "]);
-        writeln!(to, "{total}")
+        push_integer(total, to);
+        to.push('\n');
     }
 
     fn summary(&self, to: &mut String) -> std::fmt::Result {

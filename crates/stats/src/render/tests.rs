@@ -220,19 +220,13 @@ fn a_large_store_is_rendered_in_pieces() {
         snapshot(),
         HistogramFormat::Summary,
     ));
-    assert!(
-        pieces > 10 && longest < 2 * PIECE_SIZE,
-        "{pieces} {longest}"
-    );
+    assert!(pieces > 3 && longest < 2 * PIECE_SIZE, "{pieces} {longest}");
     let (pieces, longest) = lengths(&mut JsonRenderer::new(
         store.clone(),
         snapshot(),
         HistogramFormat::Summary,
     ));
-    assert!(
-        pieces > 10 && longest < 2 * PIECE_SIZE,
-        "{pieces} {longest}"
-    );
+    assert!(pieces > 3 && longest < 2 * PIECE_SIZE, "{pieces} {longest}");
     let snapshot = snapshot();
     let mut pieces = PrometheusRenderer::new(
         store.clone(),
@@ -241,9 +235,6 @@ fn a_large_store_is_rendered_in_pieces() {
         false,
     );
     let (pieces, longest) = lengths(&mut pieces);
-    assert!(
-        pieces > 10 && longest < 2 * PIECE_SIZE,
-        "{pieces} {longest}"
-    );
+    assert!(pieces > 3 && longest < 2 * PIECE_SIZE, "{pieces} {longest}");
     drop(held);
 }

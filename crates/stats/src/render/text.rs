@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::HistogramFormat;
 use super::PIECE_SIZE;
 use super::number::general;
+use super::number::push_integer;
 use super::number::shortest;
 use crate::Distribution;
 use crate::QUANTILES;
 use crate::RecordedHistogram;
+use crate::StatRow;
 use crate::StatValue;
 use crate::StatsOptions;
 use crate::StatsSnapshot;
@@ -45,13 +47,24 @@ impl TextRenderer {
         }
     }
 
-    fn write(&self, name: &str, value: StatValue<'_>, to: &mut String) -> std::fmt::Result {
-        match value {
-            StatValue::Counter(value) | StatValue::Gauge(value) => writeln!(to, "{name}: {value}"),
-            StatValue::Text(text) => writeln!(to, "{name}: \"{text}\""),
-            StatValue::Histogram(None) => writeln!(to, "{name}: No recorded values"),
+    fn write(&self, row: StatRow<'_>, to: &mut String) -> std::fmt::Result {
+        match row.value() {
+            StatValue::Counter(value) | StatValue::Gauge(value) => {
+                row.write_name(to);
+                to.push_str(": ");
+                push_integer(value, to);
+                to.push('\n');
+                Ok(())
+            }
+            StatValue::Text(text) => writeln!(to, "{}: \"{text}\"", row.name()),
+            StatValue::Histogram(None) => {
+                row.write_name(to);
+                to.push_str(": No recorded values\n");
+                Ok(())
+            }
             StatValue::Histogram(Some(recorded)) => {
-                histogram(name, recorded, self.histograms, self.store.options(), to)
+                let options = self.store.options();
+                histogram(&row.name(), recorded, self.histograms, options, to)
             }
         }
     }
@@ -62,7 +75,6 @@ impl Iterator for TextRenderer {
 
     fn next(&mut self) -> Option<String> {
         let mut piece = String::with_capacity(PIECE_SIZE + 1024);
-        let mut name = String::new();
         while piece.len() < PIECE_SIZE {
             let Some(row) = self.snapshot.row(self.next) else {
                 self.pass += 1;
@@ -75,10 +87,7 @@ impl Iterator for TextRenderer {
             self.next += 1;
             let wanted = PASSES.get(self.pass)?;
             if wanted(&row.value()) {
-                name.clear();
-                row.write_name(&mut name);
-                self.write(&name, row.value(), &mut piece)
-                    .unwrap_or_default(); // writing to a String cannot fail
+                self.write(row, &mut piece).unwrap_or_default(); // writing to a String cannot fail
             }
         }
         (!piece.is_empty()).then_some(piece)

@@ -26,11 +26,16 @@ pub(super) struct MetricFamily {
 /// Cached results for the stats of clusters.
 #[derive(Debug, Default)]
 pub(super) struct MetricIndex {
+    /// By the number of the scope; none if it is not a cluster's.
+    clusters: Vec<Option<IndexedCluster>>,
     /// For clusters whose names contain no dot, indexed by the number of the name below the cluster's scope.
-    without_dots: Vec<Option<CachedStat>>,
+    without_dots: CachedStats,
     /// For clusters whose names contain dots, and for scopes below a cluster's.
-    with_dots: Vec<Option<CachedStat>>,
+    with_dots: CachedStats,
 }
+
+/// `None`: not looked at yet; `Some(None)`: not alike for all clusters.
+type CachedStats = Vec<Option<Option<CachedStat>>>;
 
 /// The cached result for one stat, valid for all clusters.
 #[derive(Debug)]
@@ -39,6 +44,29 @@ struct CachedStat {
     labels: (String, String),
     /// The metric's name before and after the cluster's other words.
     metric: (String, String),
+}
+
+/// Tells cached stats apart: whether it is for clusters with dots, and the number of the name.
+pub(super) type CachedStatId = (bool, usize);
+
+/// The labels of a cluster's stat.
+pub(super) struct LabelsOfCluster<'a> {
+    pub(super) of: CachedStatId,
+    /// The labels up to the cluster's first word, which is all that differs between clusters.
+    pub(super) start: &'a str,
+    /// That word, escaped.
+    pub(super) cluster: &'a str,
+    /// The rest of the labels.
+    pub(super) end: &'a str,
+}
+
+#[derive(Debug)]
+struct IndexedCluster {
+    /// The first word, escaped.
+    first: Box<str>,
+    /// The number of the other words among all clusters' other words.
+    others: usize,
+    has_others: bool,
 }
 
 /// A cluster's scope: its first word, which becomes a label, and the others, which stay in the metric's name.
@@ -50,11 +78,11 @@ struct Cluster<'a> {
 
 /// Metrics in the order in which they were found, and where each is.
 #[derive(Default)]
-struct Metrics<'a> {
+struct Metrics {
     list: Vec<MetricFamily>,
     by_name: HashMap<(u8, String), usize>,
-    /// By what stays of the cluster's name, then by the number of the name below its scope; a name has one kind.
-    by_cached_stat: HashMap<&'a str, Vec<Option<usize>>>,
+    /// By the number of what stays of the cluster's name, then by that of the name below its scope; a name has one kind.
+    by_cached_stat: Vec<Vec<Option<usize>>>,
 }
 
 /// Placeholders for the first word and the other words of a cluster's name. No name contains these characters.
@@ -64,7 +92,7 @@ const OTHERS_PLACEHOLDER: char = '\u{2}';
 /// Names that Envoy's rules treat specially wherever they occur, or after a cluster's name.
 const SPECIAL_NAMES: [&str; 4] = ["ssl", "http_local_rate_limit", "grpc", "ext_authz"];
 
-impl<'a> Metrics<'a> {
+impl Metrics {
     fn of_name(&mut self, kind: StatKind, name: String) -> usize {
         let key = (order(kind), name);
         if let Some(place) = self.by_name.get(&key) {
@@ -80,45 +108,49 @@ impl<'a> Metrics<'a> {
         place
     }
 
+    /// `name` makes the metric's name when the first stat of it is seen.
     fn of_cached_stat(
         &mut self,
         kind: StatKind,
         number: usize,
-        cached_stat: &CachedStat,
-        others: &'a str,
+        others: usize,
+        name: impl FnOnce() -> String,
     ) -> usize {
-        let places = self.by_cached_stat.entry(others).or_default();
-        if let Some(Some(place)) = places.get(number) {
+        let known = self.by_cached_stat.get(others);
+        if let Some(Some(place)) = known.and_then(|places| places.get(number)) {
             return *place;
         }
-        if number >= places.len() {
-            places.resize(number + 1, None);
-        }
-        let place = self.of_name(
-            kind,
-            [&*cached_stat.metric.0, others, &cached_stat.metric.1].concat(),
-        );
-        let slot = self.by_cached_stat.get_mut(others);
-        if let Some(slot) = slot.and_then(|places| places.get_mut(number)) {
-            *slot = Some(place);
-        }
+        let place = self.of_name(kind, name());
+        *slot(slot(&mut self.by_cached_stat, others), number) = Some(place);
         place
     }
 }
 
+/// The item at `index`, created with all before it if it is not there.
+fn slot<T: Default>(list: &mut Vec<T>, index: usize) -> &mut T {
+    if index >= list.len() {
+        list.resize_with(index + 1, T::default);
+    }
+    &mut list[index]
+}
+
 impl MetricIndex {
-    /// All metrics, by kind and in the order of their names.
-    pub(super) fn metrics(
-        &mut self,
+    /// The index of `snapshot`, and all metrics, by kind and in the order of their names.
+    pub(super) fn of(
         snapshot: &StatsSnapshot,
         tags: &TagRules,
-    ) -> Vec<MetricFamily> {
+    ) -> (MetricIndex, Vec<MetricFamily>) {
+        let mut index = MetricIndex::default();
+        let others = index.add_clusters(snapshot, tags);
         let mut metrics = Metrics::default();
         for (at, row) in (0..).zip(snapshot.rows()) {
             let kind = row.value().kind();
-            let place = match self.cached_stat(row, tags) {
+            index.cache(row, tags);
+            let place = match index.cached_stat(row) {
                 Some((cluster, cached_stat)) => {
-                    metrics.of_cached_stat(kind, row.below_scope().0, cached_stat, cluster.others)
+                    let (start, end) = &cached_stat.metric;
+                    let name = || [start, others[cluster.others], end].concat();
+                    metrics.of_cached_stat(kind, row.below_scope().0, cluster.others, name)
                 }
                 None => metrics.of_name(kind, tags.extract(&row.name()).name),
             };
@@ -128,47 +160,79 @@ impl MetricIndex {
         }
         let mut list = metrics.list;
         list.sort_by(|a, b| (order(a.kind), &a.name).cmp(&(order(b.kind), &b.name)));
-        list
+        (index, list)
+    }
+
+    /// Finds the scopes that are a cluster's. Returns what stays of the clusters' names, each text once.
+    fn add_clusters<'s>(&mut self, snapshot: &'s StatsSnapshot, tags: &TagRules) -> Vec<&'s str> {
+        let mut numbers = HashMap::from([("", 0)]);
+        let mut others = vec![""];
+        for scope in snapshot.scopes() {
+            let cluster = Cluster::of(scope).filter(|_| !tags.has_expressions());
+            self.clusters.push(cluster.map(|cluster| IndexedCluster {
+                first: escape(cluster.first).into(),
+                others: *numbers.entry(cluster.others).or_insert_with(|| {
+                    others.push(cluster.others);
+                    others.len() - 1
+                }),
+                has_others: !cluster.others.is_empty(),
+            }));
+        }
+        others
+    }
+
+    /// The labels of a cluster's stat; none if they have to be extracted from its name.
+    pub(super) fn labels_of_cluster(&self, row: StatRow<'_>) -> Option<LabelsOfCluster<'_>> {
+        let (cluster, cached_stat) = self.cached_stat(row)?;
+        Some(LabelsOfCluster {
+            of: (cluster.has_others, row.below_scope().0),
+            start: &cached_stat.labels.0,
+            cluster: &cluster.first,
+            end: &cached_stat.labels.1,
+        })
     }
 
     /// Appends a row's labels.
-    pub(super) fn write_labels(&mut self, row: StatRow<'_>, tags: &TagRules, to: &mut String) {
-        let Some((cluster, cached_stat)) = self.cached_stat(row, tags) else {
-            return write(&tags.extract(&row.name()), to);
-        };
-        to.push_str(&cached_stat.labels.0);
-        if cluster.first.contains(['\\', '\n', '"']) {
-            to.push_str(&escape(cluster.first));
-        } else {
-            to.push_str(cluster.first);
+    pub(super) fn write_labels(&self, row: StatRow<'_>, tags: &TagRules, to: &mut String) {
+        match self.labels_of_cluster(row) {
+            Some(labels) => {
+                for part in [labels.start, labels.cluster, labels.end] {
+                    to.push_str(part);
+                }
+            }
+            None => write(&tags.extract(&row.name()), to),
         }
-        to.push_str(&cached_stat.labels.1);
     }
 
-    /// The properties of stats like this one; `None` if each must be looked at separately.
-    fn cached_stat<'a>(
-        &mut self,
-        row: StatRow<'a>,
-        tags: &TagRules,
-    ) -> Option<(Cluster<'a>, &CachedStat)> {
-        let cluster = Cluster::of(row.scope()).filter(|_| !tags.has_expressions())?;
-        let (number, name) = row.below_scope();
-        let has_others = !cluster.others.is_empty();
-        if name.split('.').any(|word| SPECIAL_NAMES.contains(&word)) && has_others {
-            return None;
-        }
+    /// What is known of stats like this one; none if it has to be looked at by itself.
+    fn cached_stat(&self, row: StatRow<'_>) -> Option<(&IndexedCluster, &CachedStat)> {
+        let cluster = self.clusters.get(row.scope())?.as_ref()?;
+        let cached_stats = match cluster.has_others {
+            true => &self.with_dots,
+            false => &self.without_dots,
+        };
+        let cached_stat = cached_stats.get(row.below_scope().0)?.as_ref()?;
+        Some((cluster, cached_stat.as_ref()?))
+    }
+
+    /// Looks at the first stat of a name.
+    fn cache(&mut self, row: StatRow<'_>, tags: &TagRules) {
+        let Some(Some(cluster)) = self.clusters.get(row.scope()) else {
+            return;
+        };
+        let has_others = cluster.has_others;
         let cached_stats = match has_others {
             true => &mut self.with_dots,
             false => &mut self.without_dots,
         };
-        if number >= cached_stats.len() {
-            cached_stats.resize_with(number + 1, || None);
-        }
-        let cached_stat = cached_stats.get_mut(number)?;
-        if cached_stat.is_none() {
-            *cached_stat = CachedStat::of(name, has_others, tags);
-        }
-        Some((cluster, cached_stat.as_ref()?))
+        let (number, name) = row.below_scope();
+        slot(cached_stats, number).get_or_insert_with(|| {
+            let is_special = name.split('.').any(|word| SPECIAL_NAMES.contains(&word));
+            if is_special && has_others {
+                return None;
+            }
+            CachedStat::of(name, has_others, tags)
+        });
     }
 }
 

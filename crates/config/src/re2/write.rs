@@ -1,0 +1,88 @@
+//! Writes the tree of an expression for the `regex` crate, with `unicode` off, so that it reads bytes as RE2 does.
+
+use std::fmt::Write;
+
+use super::node::Count;
+use super::node::Look;
+use super::node::Node;
+
+/// The same expression in the `regex` crate's syntax.
+pub(super) fn write(node: &Node) -> String {
+    let mut text = String::new();
+    write_to(node, &mut text).unwrap_or_default(); // writing to a String cannot fail
+    text
+}
+
+fn write_to(node: &Node, to: &mut String) -> std::fmt::Result {
+    match node {
+        Node::NoMatch => to.push_str(r"[^\x00-\xff]"),
+        Node::Empty => to.push_str("(?:)"),
+        Node::Literal(literal) => {
+            for byte in &literal.bytes {
+                if literal.fold_case && byte.is_ascii_alphabetic() {
+                    let byte = char::from(*byte);
+                    let (lower, upper) = (byte.to_ascii_lowercase(), byte.to_ascii_uppercase());
+                    write!(to, "[{upper}{lower}]")?;
+                } else {
+                    write!(to, r"\x{byte:02x}")?;
+                }
+            }
+        }
+        Node::Class(set) => {
+            let ranges = set.ranges();
+            if ranges.is_empty() {
+                return write_to(&Node::NoMatch, to);
+            }
+            to.push('[');
+            for (first, last) in ranges {
+                write!(to, r"\x{first:02x}-\x{last:02x}")?;
+            }
+            to.push(']');
+        }
+        Node::AnyChar | Node::AnyByte => to.push_str("(?s:.)"),
+        Node::Look(look) => to.push_str(match look {
+            Look::LineStart => "(?m:^)",
+            Look::LineEnd => "(?m:$)",
+            Look::TextStart => r"\A",
+            Look::TextEnd | Look::Dollar => r"\z",
+            Look::WordBoundary => r"\b",
+            Look::NoWordBoundary => r"\B",
+        }),
+        Node::Capture(node) => {
+            to.push('(');
+            write_to(node, to)?;
+            to.push(')');
+        }
+        Node::Repeat(repeat) => {
+            to.push_str("(?:");
+            write_to(&repeat.node, to)?;
+            to.push(')');
+            match repeat.count {
+                Count::Star => to.push('*'),
+                Count::Plus => to.push('+'),
+                Count::Quest => to.push('?'),
+                Count::Range(least, None) => write!(to, "{{{least},}}")?,
+                Count::Range(least, Some(most)) => write!(to, "{{{least},{most}}}")?,
+            }
+            if repeat.flags.lazy {
+                to.push('?');
+            }
+        }
+        Node::Concat(parts) => {
+            for part in parts {
+                write_to(part, to)?;
+            }
+        }
+        Node::Alternate(parts) => {
+            to.push_str("(?:");
+            for (at, part) in parts.iter().enumerate() {
+                if at > 0 {
+                    to.push('|');
+                }
+                write_to(part, to)?;
+            }
+            to.push(')');
+        }
+    }
+    Ok(())
+}
