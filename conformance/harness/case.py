@@ -10,7 +10,7 @@ from . import bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ROOT / "cases"
-KEYS = {"about", "codecs", "config", "proxy", "flags", "env", "files", "backends", "traffic", "stats", "unordered", "start", "differs", "log"}
+KEYS = {"about", "codecs", "config", "proxy", "flags", "env", "files", "certs", "links", "backends", "traffic", "stats", "unordered", "start", "differs", "log"}
 CODECS = {"h1": "http1", "h2": "http2"}
 PLACE = re.compile(r"<(dir|bin|config|certs|[\w-]+\.(?:port|path))>")
 

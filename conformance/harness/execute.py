@@ -106,6 +106,9 @@ class Run:
             content = fill(content, self.values)
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        steps.certs(self, self.case.spec)
+        for name, target in self.case.spec.get("links", {}).items():
+            (self.folder / name).symlink_to(target)
 
     def start(self, observed: dict) -> bool:
         """Starts the proxy. A failure to start is an observation, too."""

@@ -355,6 +355,14 @@ def write(run, step: dict) -> None:
         (run.folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
 
+def certs(run, step: dict) -> None:
+    """`certs: {name: server.pem}`: files of `conformance/certs` in the case's folder, each put in place by a rename."""
+    for name, source in step.get("certs", {}).items():
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / "new-file").write_bytes((tls.CERTS / source).read_bytes())
+        (run.folder / "new-file").rename(run.folder / name)
+
+
 def link(run, step: dict) -> None:
     """`link: {name: target}`: links in the case's folder, each put in place by a rename."""
     for name, target in step["link"].items():
@@ -414,7 +422,7 @@ def perform(run, step):
 WORDS = {
     "http": http, "requests": requests, "raw": raw, "h2": frames, "grpc": grpc, "admin": admin, "stats": stats, "seen": seen, "queries": queries,
     "connections": connections, "log": log, "wait": wait, "dns": dns, "stop": pod, "start": pod, "signal": send_signal, "exit": ended,
-    "run": execute, "validate": validate, "write": write, "rename": rename, "link": link, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
+    "run": execute, "validate": validate, "write": write, "rename": rename, "link": link, "certs": certs, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
     "sockets": lambda run, step: run.settle(lambda: sockets.look(run, step)),
     "handshake": handshakes,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),

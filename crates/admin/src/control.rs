@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use outrider_net::Address;
+use outrider_tls::ContextCertificates;
 use outrider_upstream::ClusterView;
 use serde_json::Value;
 
@@ -22,6 +23,9 @@ pub trait ServerControl {
 
     /// The clusters and their hosts, in the order of the config.
     fn clusters(&self) -> Vec<ClusterView>;
+
+    /// The certificates of each TLS context.
+    fn certificates(&self) -> Vec<ContextCertificates>;
 
     /// The messages that `/config_dump` shows.
     fn config_dump(&self) -> ConfigDump;
@@ -154,6 +158,19 @@ pub struct DynamicDump {
     pub listeners: Vec<DynamicListener>,
     /// Route configurations.
     pub routes: Vec<VersionedMessage>,
+    /// Secrets, also those of the bootstrap.
+    pub secrets: SecretsDump,
+}
+
+/// The secrets, with their keys redacted.
+#[derive(Clone, Debug, Default)]
+pub struct SecretsDump {
+    /// `static_resources.secrets`
+    pub statics: Vec<Value>,
+    /// Those that a source has given.
+    pub active: Vec<VersionedMessage>,
+    /// Those that a source has not given yet.
+    pub warming: Vec<VersionedMessage>,
 }
 
 /// The states of the listeners of one name that came from a source of resources

@@ -35,6 +35,7 @@ pub use control::FailedUpdate;
 pub use control::ListenerView;
 pub use control::ReloadResponse;
 pub use control::RuntimeView;
+pub use control::SecretsDump;
 pub use control::ServerControl;
 pub use control::ServerInfo;
 pub use control::ServerState;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
@@ -9,6 +10,7 @@ use outrider_stats::Histogram;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_stats::http::RouterStats;
+use outrider_tls::ContextCertificates;
 
 use crate::ServerState;
 
@@ -113,6 +115,20 @@ pub struct ProcessStats {
     _watchdogs: Vec<Arc<WatchdogStats>>,
     _overload: Arc<OverloadStats>,
     _reset_stream: Arc<ResetStreamStats>,
+}
+
+impl ServerStats {
+    /// Updates `days_until_first_cert_expiring` from the certificates in use.
+    pub fn count_days_until_expiry(&self, contexts: &[ContextCertificates]) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = i64::try_from(now.unwrap_or_default().as_secs()).unwrap_or(i64::MAX);
+        let all = contexts
+            .iter()
+            .flat_map(|context| context.own.iter().chain(&context.authorities));
+        let days = all.map(|certificate| certificate.facts.days_until_expiry(now));
+        let first = days.min().unwrap_or(NO_CERTIFICATE);
+        self.days_until_first_cert_expiring.set(first);
+    }
 }
 
 impl ProcessStats {

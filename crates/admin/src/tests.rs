@@ -80,6 +80,10 @@ impl ServerControl for Fake {
         Vec::new()
     }
 
+    fn certificates(&self) -> Vec<outrider_tls::ContextCertificates> {
+        Vec::new()
+    }
+
     fn config_dump(&self) -> ConfigDump {
         let dumped = |message| DumpedMessage {
             message,

@@ -282,8 +282,11 @@ impl ConnectionCounter {
         connection: &mut AcceptedConnection,
         options: &Rc<ServerOptions>,
     ) -> Option<ConnectionCounter> {
-        self.stats.downstream_cx_ssl_total.inc();
-        self.ssl = Some(self.stats.hold(|stats| &stats.downstream_cx_ssl_active));
+        // As in Envoy, a connection that came before the secrets is none of TLS.
+        if connection.has_secrets() {
+            self.stats.downstream_cx_ssl_total.inc();
+            self.ssl = Some(self.stats.hold(|stats| &stats.downstream_cx_ssl_active));
+        }
         let mut deadlines = ConnectionDeadlines::new(options);
         let secured = tokio::select! {
             biased;

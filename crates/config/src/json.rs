@@ -36,7 +36,7 @@ pub fn redacted(json: Json) -> Json {
         Json::Object(members) => {
             let members = members.into_iter().map(|(name, value)| {
                 let is_secret = match name.as_str() {
-                    "private_key" | "pkcs12" => true,
+                    "private_key" | "pkcs12" | "session_ticket_keys" => true,
                     // The password of a key. Other passwords are not objects.
                     "password" => value.is_object(),
                     _ => false,

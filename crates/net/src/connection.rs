@@ -50,6 +50,15 @@ impl AcceptedConnection {
         matches!(self.stream, NetworkStream::Tls(_))
     }
 
+    /// Whether the secrets that its TLS needs had come.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        match &self.stream {
+            NetworkStream::Tls(stream) => !stream.is_not_ready(),
+            NetworkStream::Tcp(_) | NetworkStream::Unix(_) => true,
+        }
+    }
+
     /// Does the TLS handshake, if there is TLS. The handler must call this before it reads. Afterwards
     /// [`DownstreamConnectionInfo::tls`] is set.
     ///

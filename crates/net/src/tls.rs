@@ -60,6 +60,8 @@ enum State {
     Accepting(Box<Acceptor>, Arc<ServerContext>),
     /// During the handshake or after it.
     Open(Box<Connection>),
+    /// A secret that the context needs has not come: the connection fails.
+    NotReady,
     Failed,
 }
 
@@ -73,6 +75,17 @@ impl TlsStream {
     ) -> TlsStream {
         let state = State::Accepting(Box::default(), context);
         TlsStream::new(socket, state, stats)
+    }
+
+    /// A server's side of a connection that fails, because a secret has not come.
+    pub(crate) fn not_ready(socket: NetworkStream) -> TlsStream {
+        // Nothing is counted of it: without a context there are no `ssl.*` stats.
+        let stats = WorkerSsl(Arc::default());
+        TlsStream::new(socket, State::NotReady, stats)
+    }
+
+    pub(crate) fn is_not_ready(&self) -> bool {
+        matches!(self.state, State::NotReady)
     }
 
     /// A client's side of a connection.
@@ -151,6 +164,9 @@ impl TlsStream {
                     continue;
                 }
                 State::Open(connection) => connection,
+                State::NotReady => {
+                    return Poll::Ready(Err(TlsFailure::secrets_not_ready()));
+                }
                 State::Failed => return Poll::Ready(Err(TlsFailure::closed())),
             };
             if connection.wants_write() {

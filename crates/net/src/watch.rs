@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -75,7 +76,7 @@ impl FileWatches {
             let text = "invalid file path";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        self.add(path, false)
+        self.add_one(path, false)
     }
 
     /// Like [`watch`](Self::watch), but also notices when the file is written in place.
@@ -83,10 +84,42 @@ impl FileWatches {
     /// # Errors
     /// As for [`watch`](Self::watch).
     pub fn watch_content(&self, path: &Path) -> io::Result<FileWatch> {
-        self.add(path, true)
+        self.add_one(path, true)
     }
 
-    fn add(&self, path: &Path, in_place: bool) -> io::Result<FileWatch> {
+    /// Watches the content of all of `paths` as one.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn watch_contents(&self, paths: &[PathBuf]) -> io::Result<FileWatch> {
+        let (replaced, receiver) = mpsc::channel(1);
+        for path in paths {
+            self.add(path, true, replaced.clone())?;
+        }
+        Ok(FileWatch(receiver))
+    }
+
+    /// Watches anything that is moved into any of `directories`, as one.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn watch_directories(&self, directories: &[PathBuf]) -> io::Result<FileWatch> {
+        let (replaced, receiver) = mpsc::channel(1);
+        for directory in directories {
+            // With a slash at its end, it is a directory in which anything counts.
+            let path = directory.join("");
+            self.add(&path, false, replaced.clone())?;
+        }
+        Ok(FileWatch(receiver))
+    }
+
+    fn add_one(&self, path: &Path, in_place: bool) -> io::Result<FileWatch> {
+        let (replaced, receiver) = mpsc::channel(1);
+        self.add(path, in_place, replaced)?;
+        Ok(FileWatch(receiver))
+    }
+
+    fn add(&self, path: &Path, in_place: bool, replaced: mpsc::Sender<()>) -> io::Result<()> {
         let bytes = path.as_os_str().as_bytes();
         let slash = bytes.iter().rposition(|byte| *byte == b'/');
         let (directory, name) = match slash {
@@ -94,9 +127,8 @@ impl FileWatches {
             None => (b"./".as_slice(), bytes),
         };
         // The kernel keeps one mask per directory, so every watch sets the events that any watch needs.
-        let mask = WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE;
+        let mask = WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE | WatchFlags::CREATE;
         let number = inotify::add_watch(self.inotify()?, OsStr::from_bytes(directory), mask)?;
-        let (replaced, receiver) = mpsc::channel(1);
         let mut watches = self.0.lock();
         watches.retain(|watch| !watch.replaced.is_closed());
         watches.push(Watch {
@@ -105,7 +137,7 @@ impl FileWatches {
             in_place,
             replaced,
         });
-        Ok(FileWatch(receiver))
+        Ok(())
     }
 
     /// The `inotify` descriptor. The first call starts the thread that reads from it.

@@ -10,7 +10,6 @@ use outrider_http::access_log::LogFiles;
 use outrider_net::ConnectionLimit;
 use outrider_net::ConnectionLimits;
 use outrider_stats::Store;
-use outrider_tls::Secrets;
 use outrider_upstream::ClusterManager;
 
 use crate::cli::IpVersion;
@@ -83,12 +82,12 @@ impl Plan {
                 admin: ConnectionLimit::new(u64::MAX),
             },
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
-            secrets: Secrets::build(bootstrap)?,
         });
         let path = FieldPath::root()
             .field("static_resources")
             .field("listeners");
-        let listeners = listener_factory.build_all(messages, &path, &clusters.names());
+        let (names, secrets) = (clusters.names(), clusters.secrets().secrets());
+        let listeners = listener_factory.build_all(messages, &path, (&names, &secrets));
         let listeners = errors.collect(listeners);
         errors.finish(Plan {
             clusters,

@@ -25,6 +25,7 @@ use outrider_http::access_log::LogFiles;
 use outrider_net::ActivityCounts;
 use outrider_runtime::RefusedValues;
 use outrider_stats::Store;
+use outrider_tls::ContextCertificates;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterView;
 use serde_json::Value;
@@ -37,6 +38,7 @@ use crate::discovery::RouteDiscovery;
 use crate::dump;
 use crate::listener_manager::ListenerManager;
 use crate::listener_plan::ListenerFactory;
+use crate::listener_plan::ListenerPlan;
 use crate::logging::Level;
 use crate::logging::Logging;
 use crate::reload::Reloader;
@@ -87,10 +89,19 @@ pub(crate) enum Phase {
 }
 
 impl Control {
+    /// Gets the routes and secrets that these listeners need from their sources, now and on each update.
+    pub(crate) async fn warm_listeners(&self, plans: &[Arc<ListenerPlan>]) {
+        self.routes.connect_all(plans).await;
+        for tls in plans.iter().flat_map(|plan| plan.tls()) {
+            self.clusters.secrets().follow(tls.clone()).await;
+        }
+    }
+
     /// The resources that came from dynamic sources.
     fn dynamic_dump(&self) -> DynamicDump {
         let mut dump = DynamicDump {
             routes: dump::versioned::<RouteConfiguration>(&self.routes.dump()),
+            secrets: dump::secrets(self.clusters.secrets().dump()),
             ..DynamicDump::default()
         };
         let discoveries = self.discoveries.borrow();
@@ -117,6 +128,7 @@ impl Control {
             .server
             .total_connections
             .set(self.listener_factory.connections.active());
+        (self.stats.server).count_days_until_expiry(&self.clusters.secrets().certificates());
         self.stats.refresh(self.started.elapsed(), self.state());
     }
 
@@ -173,6 +185,10 @@ impl ServerControl for AdminControl {
 
     fn clusters(&self) -> Vec<ClusterView> {
         self.0.clusters.view()
+    }
+
+    fn certificates(&self) -> Vec<ContextCertificates> {
+        self.0.clusters.secrets().certificates()
     }
 
     fn config_dump(&self) -> ConfigDump {

@@ -5,11 +5,16 @@ use std::time::SystemTime;
 use outrider_admin::ConfigDump;
 use outrider_admin::DumpedMessage;
 use outrider_admin::DynamicDump;
+use outrider_admin::SecretsDump;
 use outrider_admin::UnreadyTargets;
 use outrider_admin::VersionedMessage;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::Secret;
 use outrider_config::json::redacted;
 use outrider_config::json::to_json;
+use outrider_tls::SecretUser as _;
+use outrider_xds::DumpedSecret;
+use outrider_xds::SecretDump;
 use prost::Name as _;
 use serde_json::Map;
 use serde_json::Value;
@@ -66,7 +71,7 @@ impl DynamicResource {
 }
 
 impl ListenerPlan {
-    /// The sources of routes that it waits for, as `/init_dump` lists them during start-up.
+    /// The sources of secrets and routes that it waits for, as `/init_dump` lists them during start-up.
     pub(crate) fn unready_targets(&self) -> UnreadyTargets {
         let name = &self.config.name;
         let routes = self.connection_managers().filter_map(|manager| {
@@ -75,14 +80,39 @@ impl ListenerPlan {
                 "shared target RdsRouteConfigSubscription RDS init {name}"
             ))
         });
+        let references = self.tls().flat_map(|tls| tls.references());
+        let secrets = references.filter(|(reference, _)| !reference.is_static());
+        let secrets =
+            secrets.map(|(reference, _)| format!("shared target SdsApi {}", reference.name));
         UnreadyTargets {
             // The number is a hash of the listener's message.
             name: format!(
                 "init manager Listener-local-init-manager {name} {}",
                 self.fingerprint()
             ),
-            target_names: routes.collect(),
+            target_names: secrets.chain(routes).collect(),
         }
+    }
+}
+
+/// The secrets in `/config_dump`.
+pub(crate) fn secrets(dump: SecretDump) -> SecretsDump {
+    let kind = Secret::full_name();
+    let message = |wire: &[u8]| redacted(to_json(&kind, wire).unwrap_or_default());
+    let of_source = |secrets: Vec<DumpedSecret>| {
+        let secrets = secrets.into_iter().map(|secret| VersionedMessage {
+            version: secret.version,
+            dumped: DumpedMessage {
+                message: message(&secret.wire),
+                last_updated: secret.updated,
+            },
+        });
+        secrets.collect()
+    };
+    SecretsDump {
+        statics: dump.statics.iter().map(|wire| message(wire)).collect(),
+        active: of_source(dump.active),
+        warming: of_source(dump.warming),
     }
 }
 

@@ -37,12 +37,12 @@ use outrider_net::ListenerConfig;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_stats::Store;
-use outrider_tls::ContextStats;
 use outrider_tls::Secrets;
-use outrider_tls::ServerContext;
+use outrider_tls::ServerTls;
 use outrider_tls::tls_settings;
 use outrider_upstream::ClusterNames;
 use outrider_upstream::Clusters;
+use outrider_xds::check_secret_sources;
 use prost::Message as _;
 use prost::Name as _;
 use prost_types::Any;
@@ -70,9 +70,7 @@ pub(crate) struct ListenerPlan {
 /// A filter chain, and what serves its connections.
 pub(crate) struct ChainPlan {
     handler: ChainHandler,
-    tls: Option<Arc<ServerContext>>,
-    /// Held for what it lists.
-    tls_stats: Option<Arc<ContextStats>>,
+    tls: Option<Arc<ServerTls>>,
     /// `transport_socket_connect_timeout`
     handshake_timeout: Option<Duration>,
     /// The filter chain's message without the routes of its connection manager, as protobuf bytes.
@@ -98,7 +96,6 @@ pub(crate) struct ListenerFactory {
     pub(crate) runtime: Arc<RuntimeLoader>,
     pub(crate) connections: Connections,
     pub(crate) prefers_ipv6: bool,
-    pub(crate) secrets: Secrets,
 }
 
 /// How a listener differs from the running one of the same name.
@@ -134,7 +131,7 @@ impl ListenerFactory {
         &self,
         messages: &[listener::Listener],
         path: &FieldPath,
-        clusters: &ClusterNames,
+        (clusters, secrets): (&ClusterNames, &Secrets),
     ) -> Result<Vec<Arc<ListenerPlan>>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let mut listeners: Vec<Arc<ListenerPlan>> = Vec::new();
@@ -148,7 +145,7 @@ impl ListenerFactory {
                 log::warn!(target: "config", "{path}: ignored, an earlier listener is called '{}'", message.name);
                 continue;
             }
-            let built = errors.collect(self.build(message, &path, clusters));
+            let built = errors.collect(self.build(message, &path, (clusters, secrets)));
             listeners.extend(built.map(Arc::new));
         }
         refuse_shared_addresses(&listeners, path, &mut errors);
@@ -163,7 +160,7 @@ impl ListenerFactory {
         &self,
         message: &listener::Listener,
         path: &FieldPath,
-        clusters: &ClusterNames,
+        (clusters, secrets): (&ClusterNames, &Secrets),
     ) -> Result<ListenerPlan, ConfigErrors> {
         self.runtime.limit_regular_expressions();
         let mut errors = ConfigErrors::new();
@@ -192,7 +189,7 @@ impl ListenerFactory {
         let chains = numbered
             .chain(default)
             .filter_map(|(chain, path)| {
-                errors.collect(ChainPlan::build(chain, &path, (&cx, &self.secrets)))
+                errors.collect(ChainPlan::build(chain, &path, (&cx, secrets)))
             })
             .map(Arc::new)
             .collect();
@@ -262,6 +259,11 @@ fn refuse_shared_addresses(
 }
 
 impl ListenerPlan {
+    /// The TLS of its filter chains.
+    pub(crate) fn tls(&self) -> impl Iterator<Item = &Arc<ServerTls>> {
+        self.chains.iter().filter_map(|chain| chain.tls.as_ref())
+    }
+
     /// The connection managers of its filter chains.
     pub(crate) fn connection_managers(
         &self,
@@ -303,7 +305,6 @@ impl ListenerPlan {
                 *chain = Arc::new(ChainPlan {
                     handler: ChainHandler::Http(manager.clone()),
                     tls: same.tls.clone(),
-                    tls_stats: same.tls_stats.clone(),
                     handshake_timeout: same.handshake_timeout,
                     settings: chain.settings.clone(),
                     routes: chain.routes.clone(),
@@ -371,8 +372,9 @@ impl ChainPlan {
             secrets,
         ));
         let tls = tls.flatten();
-        let tls_stats = tls.as_ref();
-        let tls_stats = tls_stats.map(|tls| Arc::new(tls.stats(cx.store, cx.listener)));
+        if let Some(tls) = &tls {
+            tls.list(cx.store, cx.listener);
+        }
         let handshake_timeout = duration::optional(
             chain.transport_socket_connect_timeout.as_ref(),
             &path.field("transport_socket_connect_timeout"),
@@ -381,7 +383,6 @@ impl ChainPlan {
         let path = path.field("filters");
         let mut plan = ChainPlan {
             handler: ChainHandler::Close,
-            tls_stats,
             tls,
             handshake_timeout: handshake_timeout.filter(|timeout| !timeout.is_zero()),
             settings: Vec::new(),
@@ -446,12 +447,13 @@ fn transport_socket(
     socket: Option<&TransportSocket>,
     path: &FieldPath,
     secrets: &Secrets,
-) -> Result<Option<Arc<ServerContext>>, ConfigErrors> {
+) -> Result<Option<Arc<ServerTls>>, ConfigErrors> {
     let Some(settings) = tls_settings::<DownstreamTlsContext>(socket, path)? else {
         return Ok(None);
     };
-    let context = ServerContext::build(&settings, &path.field("typed_config"), secrets)?;
-    Ok(Some(Arc::new(context)))
+    let tls = ServerTls::build(&settings, &path.field("typed_config"), secrets)?;
+    check_secret_sources(&*tls)?;
+    Ok(Some(tls))
 }
 
 /// Takes the routes out of a connection manager's config, so that the remaining settings can be compared.

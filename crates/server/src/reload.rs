@@ -175,7 +175,7 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
     changes.clusters = prepared.cluster_changes;
 
     let plans: Vec<_> = listeners.plans().cloned().collect();
-    control.routes.connect_all(&plans).await;
+    control.warm_listeners(&plans).await;
     let warming = control.clusters.warm(prepared.clusters);
     warming.warmed().await;
 

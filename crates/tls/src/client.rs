@@ -9,6 +9,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use outrider_stats::Scope;
+use outrider_stats::SharedCounter;
 use outrider_stats::Store;
 use rustls::ClientConfig;
 use rustls::SignatureScheme;
@@ -23,6 +24,9 @@ use crate::report;
 use crate::secrets::Secrets;
 use crate::server::certificates;
 use crate::server::validation;
+use crate::socket_factory::Context;
+use crate::socket_factory::ContextCertificates;
+use crate::socket_factory::SocketFactoryStats;
 use crate::stats;
 use crate::stats::ContextStats;
 use crate::validation::Validation;
@@ -55,16 +59,16 @@ pub struct ClientSession {
     pub server_name: ServerName<'static>,
 }
 
-impl ClientContext {
-    /// Builds the context found at `path`.
-    ///
-    /// # Errors
-    /// All parts of it that are wrong or not supported.
-    pub fn build(
+impl Context for ClientContext {
+    type Message = UpstreamTlsContext;
+
+    const STATS: &'static str = "client_ssl_socket_factory";
+
+    fn build(
         config: &UpstreamTlsContext,
         path: &FieldPath,
         secrets: &Secrets,
-    ) -> Result<ClientContext, ConfigErrors> {
+    ) -> Result<Option<ClientContext>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let default = CommonTlsContext::default();
         let common = config.common_tls_context.as_ref().unwrap_or(&default);
@@ -79,7 +83,8 @@ impl ClientContext {
         };
         let certificates = errors.collect(certificates(common, &parameters, secrets, &common_path));
         let validation = errors.collect(validation(common, secrets, &common_path));
-        if certificates.as_ref().is_some_and(|all| all.len() > 1) {
+        let named = common.tls_certificate_sds_secret_configs.len();
+        if common.tls_certificates.len().max(named) > 1 {
             errors.push(
                 &common_path.field("tls_certificates"),
                 "Multiple TLS certificates are not supported for client contexts",
@@ -87,6 +92,9 @@ impl ClientContext {
         }
         let (Some(certificates), Some(validation)) = (certificates, validation) else {
             return Err(errors);
+        };
+        let (Some(certificates), Some(validation)) = (certificates, validation) else {
+            return errors.finish(None);
         };
         if config.auto_sni_san_validation && !validation.has_authorities() {
             let message = match common.validation_context_type {
@@ -121,7 +129,7 @@ impl ClientContext {
         client.resumption = resumption(max_sessions);
         let protocols = common.alpn_protocols.iter();
         client.alpn_protocols = protocols.map(|name| name.clone().into_bytes()).collect();
-        errors.finish(ClientContext {
+        errors.finish(Some(ClientContext {
             server_name: config.sni.clone(),
             uses_host_name: config.auto_host_sni,
             has_own_alpn: !common.alpn_protocols.is_empty(),
@@ -130,9 +138,27 @@ impl ClientContext {
             max_sessions,
             certificates,
             validation,
-        })
+        }))
     }
 
+    fn common(config: &UpstreamTlsContext) -> Option<&CommonTlsContext> {
+        config.common_tls_context.as_ref()
+    }
+
+    fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
+        stats::of_context(&self.certificates, &self.validation, store, scope)
+    }
+
+    fn certificates(&self) -> ContextCertificates {
+        ContextCertificates::new(&self.certificates, &self.validation)
+    }
+
+    fn not_ready(stats: &SocketFactoryStats) -> &SharedCounter {
+        &stats.upstream_context_secrets_not_ready
+    }
+}
+
+impl ClientContext {
     /// The settings for connections that offer `protocols`. If the config sets protocols, those are offered instead.
     #[must_use]
     pub fn config_offering(&self, protocols: &[&str]) -> Arc<ClientConfig> {
@@ -175,14 +201,6 @@ impl ClientContext {
         };
         let unnamed = || ServerName::from(address.unwrap_or(IpAddr::from([0, 0, 0, 0])));
         ServerName::try_from(name.to_owned()).unwrap_or_else(|_| unnamed())
-    }
-}
-
-impl ClientContext {
-    /// Registers its stats, below `scope`.
-    #[must_use]
-    pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
-        stats::of_context(&self.certificates, &self.validation, store, scope)
     }
 }
 

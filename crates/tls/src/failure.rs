@@ -42,6 +42,8 @@ pub struct TlsFailure {
     pub no_certificate: bool,
     /// The handshake exceeded its time limit.
     pub timed_out: bool,
+    /// A secret that the context needs had not come.
+    pub secrets_not_ready: bool,
     text: String,
 }
 
@@ -172,6 +174,7 @@ impl TlsFailure {
                 check: Some(refused.check),
                 no_certificate: false,
                 timed_out: false,
+                secrets_not_ready: false,
                 text: text(125, &words),
             };
         }
@@ -180,6 +183,7 @@ impl TlsFailure {
             check: None,
             no_certificate: matches!(error, Error::NoCertificatesPresented),
             timed_out: false,
+            secrets_not_ready: false,
             text: text(reason, &words),
         }
     }
@@ -191,6 +195,7 @@ impl TlsFailure {
             check: None,
             no_certificate: false,
             timed_out: false,
+            secrets_not_ready: false,
             text: String::new(),
         }
     }
@@ -200,6 +205,16 @@ impl TlsFailure {
     pub fn timed_out() -> TlsFailure {
         TlsFailure {
             timed_out: true,
+            ..TlsFailure::closed()
+        }
+    }
+
+    /// A secret that the context needs has not come yet.
+    #[must_use]
+    pub fn secrets_not_ready() -> TlsFailure {
+        TlsFailure {
+            secrets_not_ready: true,
+            text: "TLS error: Secret is not supplied by SDS".to_owned(),
             ..TlsFailure::closed()
         }
     }

@@ -11,6 +11,7 @@ use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::Downstr
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
 use outrider_stats::Scope;
+use outrider_stats::SharedCounter;
 use outrider_stats::Store;
 use prost::Message as _;
 use rustls::CipherSuite;
@@ -26,6 +27,9 @@ use crate::certificate::Certificate;
 use crate::parameters::Parameters;
 use crate::report;
 use crate::secrets::Secrets;
+use crate::socket_factory::Context;
+use crate::socket_factory::ContextCertificates;
+use crate::socket_factory::SocketFactoryStats;
 use crate::stats;
 use crate::stats::ContextStats;
 use crate::validation::Validation;
@@ -43,16 +47,16 @@ pub struct ServerContext {
     pub(crate) validation: Arc<Validation>,
 }
 
-impl ServerContext {
-    /// Builds the context found at `path`.
-    ///
-    /// # Errors
-    /// All parts of it that are wrong or not supported.
-    pub fn build(
+impl Context for ServerContext {
+    type Message = DownstreamTlsContext;
+
+    const STATS: &'static str = "server_ssl_socket_factory";
+
+    fn build(
         config: &DownstreamTlsContext,
         path: &FieldPath,
         secrets: &Secrets,
-    ) -> Result<ServerContext, ConfigErrors> {
+    ) -> Result<Option<ServerContext>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let default = CommonTlsContext::default();
         let common = config.common_tls_context.as_ref().unwrap_or(&default);
@@ -66,6 +70,9 @@ impl ServerContext {
         let validation = errors.collect(validation(common, secrets, &path));
         let (Some(certificates), Some(validation)) = (certificates, validation) else {
             return Err(errors);
+        };
+        let (Some(certificates), Some(validation)) = (certificates, validation) else {
+            return errors.finish(None);
         };
         if certificates.is_empty() {
             errors.push(&path, "No TLS certificates found for server context");
@@ -111,7 +118,7 @@ impl ServerContext {
             }
             Arc::new(server)
         };
-        errors.finish(ServerContext {
+        errors.finish(Some(ServerContext {
             configs: [
                 variant(false, false),
                 variant(true, false),
@@ -120,9 +127,27 @@ impl ServerContext {
             ],
             certificates,
             validation,
-        })
+        }))
     }
 
+    fn common(config: &DownstreamTlsContext) -> Option<&CommonTlsContext> {
+        config.common_tls_context.as_ref()
+    }
+
+    fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
+        stats::of_context(&self.certificates, &self.validation, store, scope)
+    }
+
+    fn certificates(&self) -> ContextCertificates {
+        ContextCertificates::new(&self.certificates, &self.validation)
+    }
+
+    fn not_ready(stats: &SocketFactoryStats) -> &SharedCounter {
+        &stats.downstream_context_secrets_not_ready
+    }
+}
+
+impl ServerContext {
     /// The configuration for a client that sent this ClientHello.
     #[must_use]
     pub fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
@@ -153,13 +178,13 @@ fn is_of_tls13(suite: CipherSuite) -> bool {
     )
 }
 
-/// Builds the certificates of a context.
+/// Builds the certificates of a context. None as long as the secret of one has not come.
 pub(crate) fn certificates(
     common: &CommonTlsContext,
     parameters: &Parameters,
     secrets: &Secrets,
     path: &FieldPath,
-) -> Result<Vec<Certificate>, ConfigErrors> {
+) -> Result<Option<Vec<Certificate>>, ConfigErrors> {
     let mut errors = ConfigErrors::new();
     let mut certificates = Vec::new();
     let own_path = path.field("tls_certificates");
@@ -169,38 +194,41 @@ pub(crate) fn certificates(
     }
     if !common.tls_certificates.is_empty() {
         // If certificates are inline, secrets are ignored.
-        return errors.finish(certificates);
+        return errors.finish(Some(certificates));
     }
+    let mut awaited = false;
     let path = path.field("tls_certificate_sds_secret_configs");
     let configs = common.tls_certificate_sds_secret_configs.iter();
     for (index, config) in configs.enumerate() {
         let secret = errors.collect(secrets.certificate(config, &path.index(index)));
-        if let Some((certificate, path)) = secret {
-            let built = Certificate::build(certificate, path, &parameters.provider);
+        awaited |= matches!(secret, Some(None));
+        if let Some((certificate, path)) = secret.flatten() {
+            let built = Certificate::build(certificate, &path, &parameters.provider);
             certificates.extend(errors.collect(built).map(|built| Certificate {
                 stat_name: config.name.clone(),
                 ..built
             }));
         }
     }
-    errors.finish(certificates)
+    errors.finish((!awaited).then_some(certificates))
 }
 
-/// Builds the validation of a context.
+/// Builds the validation of a context. None as long as its secret has not come.
 pub(crate) fn validation(
     common: &CommonTlsContext,
     secrets: &Secrets,
     path: &FieldPath,
-) -> Result<Validation, ConfigErrors> {
-    match &common.validation_context_type {
+) -> Result<Option<Validation>, ConfigErrors> {
+    let built = match &common.validation_context_type {
         Some(ValidationContextType::ValidationContext(context)) => {
-            Validation::build(Some(context), &path.field("validation_context"))
+            Validation::build(Some(context), &path.field("validation_context"))?
         }
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
             let path = path.field("validation_context_sds_secret_config");
-            let (context, path) = secrets.validation(config, &path)?;
-            let built = Validation::build(Some(context), path)?;
-            Ok(built.with_stat_name(&config.name))
+            let Some((context, path)) = secrets.validation(config, &path)? else {
+                return Ok(None);
+            };
+            Validation::build(Some(context), &path)?.with_stat_name(&config.name)
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
             let path = path.field("combined_validation_context");
@@ -213,23 +241,18 @@ pub(crate) fn validation(
                 .clone()
                 .unwrap_or_default();
             let secret_path = path.field("validation_context_sds_secret_config");
-            let (secret, _) = secrets.validation(&config, &secret_path)?;
+            let Some((secret, _)) = secrets.validation(&config, &secret_path)? else {
+                return Ok(None);
+            };
             // Merged as protobuf messages are: lists are concatenated, and fields that the secret sets override the
             // others.
             let merged = context.merge(secret.encode_to_vec().as_slice());
             merged.map_err(|error| ConfigError::new(&secret_path, error.to_string()))?;
-            Ok(Validation::build(Some(&context), &path)?.with_stat_name(&config.name))
+            Validation::build(Some(&context), &path)?.with_stat_name(&config.name)
         }
-        _ => Validation::build(None, path),
-    }
-}
-
-impl ServerContext {
-    /// Registers its stats, below `scope`.
-    #[must_use]
-    pub fn stats(&self, store: &Store, scope: &Scope) -> ContextStats {
-        stats::of_context(&self.certificates, &self.validation, store, scope)
-    }
+        _ => Validation::build(None, path)?,
+    };
+    Ok(Some(built))
 }
 
 impl fmt::Debug for ServerContext {

@@ -92,8 +92,8 @@ pub struct ContextStats {
     _expiries: Vec<Arc<ExpiryStats>>,
 }
 
-/// Registers the stats of a context, below `scope`, with the expiry of its certificates. Of several certificates with
-/// the same name, the one that expires first counts.
+/// Registers the stats of a context, below `scope`, with the expiry of its certificates. As in Envoy, of several
+/// certificates with one name the last counts; of a CA's certificates, the one that expires first.
 pub(crate) fn of_context(
     own: &[Certificate],
     validation: &Validation,
@@ -105,12 +105,12 @@ pub(crate) fn of_context(
         .map(|one| (one.stat_name.as_str(), one.facts.not_after));
     let authorities = validation.authorities.iter();
     let authorities = authorities.map(|ca| (validation.stat_name.as_str(), ca.not_after));
-    let mut first = BTreeMap::new();
-    for (name, not_after) in own.chain(authorities) {
-        let earliest = first.entry(name).or_insert(not_after);
+    let mut shown: BTreeMap<&str, i64> = own.collect();
+    for (name, not_after) in authorities {
+        let earliest = shown.entry(name).or_insert(not_after);
         *earliest = not_after.min(*earliest);
     }
-    let listed = first.into_iter().map(|(name, not_after)| {
+    let listed = shown.into_iter().map(|(name, not_after)| {
         let scope = scope.clone().name("ssl").name("certificate").name(name);
         let stats: Arc<ExpiryStats> = store.register(scope);
         let seconds = u64::try_from(not_after).unwrap_or(0);
@@ -151,7 +151,7 @@ impl WorkerSsl {
         match failure.check {
             Some(check) => self.refused(Some(check)),
             None if failure.no_certificate => stats.fail_verify_no_cert.inc(),
-            None if failure.is_closed() || failure.timed_out => {}
+            None if failure.is_closed() || failure.timed_out || failure.secrets_not_ready => {}
             None => stats.connection_error.inc(),
         }
     }

@@ -36,6 +36,8 @@ pub(crate) struct Validation {
     pub(crate) authorities: Vec<PeerCertificate>,
     /// The CA's name in stats: the secret's, or Envoy's for a CA without a name.
     pub(crate) stat_name: String,
+    /// The file of the trusted CA, or Envoy's text for an inline one.
+    pub(crate) ca_path: String,
     anchors: Vec<TrustAnchor<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
     only_leaf_is_checked_for_revocation: bool,
@@ -109,6 +111,10 @@ impl Validation {
         let key_pins = errors.collect(key_pins(config, path));
         let validation = Validation {
             stat_name: "unnamed_ca_cert_e3b0c442".to_owned(),
+            ca_path: config
+                .trusted_ca
+                .as_ref()
+                .map_or_else(String::new, source_name),
             authorities: ca.iter().filter_map(PeerCertificate::parse).collect(),
             anchors,
             revoked: revoked.unwrap_or_default(),

@@ -27,7 +27,9 @@ use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_tls::Secrets;
+use outrider_tls::StaticSecrets;
 use outrider_xds::FileSources;
+use outrider_xds::SecretManager;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -58,7 +60,7 @@ pub struct ClusterManager {
     discovery: DiscoveryCx,
     /// `cluster_manager.upstream_bind_config`
     bind: Option<BindConfig>,
-    secrets: Secrets,
+    secrets: Arc<SecretManager>,
     process: ProcessWide,
     stats: Arc<ClusterManagerStats>,
 }
@@ -125,6 +127,8 @@ impl ClusterManager {
         stats.warming_clusters.mark_used();
         let settings = bootstrap.cluster_manager.as_ref();
         let deferred = bootstrap.deferred_stat_options.as_ref();
+        let sources = FileSources::default();
+        let statics = StaticSecrets::build(bootstrap)?;
         let manager = ClusterManager {
             active: Arc::default(),
             changed: watch::Sender::new(()),
@@ -133,10 +137,10 @@ impl ClusterManager {
             store: store.clone(),
             discovery: DiscoveryCx {
                 resolvers: Resolvers::new(bootstrap, store)?,
-                sources: FileSources::default(),
+                sources: sources.clone(),
                 store: store.clone(),
             },
-            secrets: Secrets::build(bootstrap)?,
+            secrets: SecretManager::new(statics, sources, store.clone()),
             bind: settings.and_then(|settings| settings.upstream_bind_config.clone()),
             process: ProcessWide {
                 connection_ids: Arc::default(),
@@ -149,7 +153,9 @@ impl ClusterManager {
         };
         let list = bootstrap.static_resources.as_ref();
         let messages: &[ClusterMessage] = list.map_or(&[], |resources| &resources.clusters);
-        let built = errors.collect(manager.build_clusters(messages, &static_path()));
+        let secrets = manager.secrets.secrets();
+        let built = manager.build_clusters(messages, &static_path(), &secrets);
+        let built = errors.collect(built);
         let built = errors.finish(built.unwrap_or_default())?;
         let mut active = ActiveClusters::with_capacity(built.len());
         let mut discoveries = Vec::with_capacity(built.len());
@@ -183,13 +189,14 @@ impl ClusterManager {
         &self,
         messages: &[ClusterMessage],
         path: &FieldPath,
+        secrets: &Secrets,
     ) -> Result<Vec<BuiltCluster>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let mut names = HashSet::new();
         let mut built = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
             let path = path.index(index);
-            let one = self.build_cluster(message, &path, ClusterOrigin::Static);
+            let one = self.build_cluster(message, &path, ClusterOrigin::Static, secrets);
             let Some(cluster) = errors.collect(one) else {
                 continue;
             };
@@ -211,12 +218,13 @@ impl ClusterManager {
         message: &ClusterMessage,
         path: &FieldPath,
         origin: ClusterOrigin,
+        secrets: &Secrets,
     ) -> Result<BuiltCluster, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let cx = ClusterCx {
             bind: self.bind.as_ref(),
             origin,
-            secrets: &self.secrets,
+            secrets: secrets,
             runtime: &self.process.runtime.snapshot(),
         };
         let info = errors.collect(ClusterInfo::build(message, path, &cx));
@@ -234,7 +242,7 @@ impl ClusterManager {
         let mut discoveries = self.lock();
         for (discovery, publisher) in std::mem::take(&mut discoveries.of_bootstrap) {
             let name = publisher.info().name.clone();
-            let task = DiscoveryTask::spawn(discovery, publisher);
+            let task = DiscoveryTask::spawn(discovery, publisher, &self.secrets);
             discoveries.running.insert(name, task);
         }
     }
@@ -251,7 +259,7 @@ impl ClusterManager {
         let waiting = watch::Sender::new(0);
         let clusters = built.into_iter().map(|cluster| {
             let publisher = self.publisher(&cluster.shared, &waiting);
-            let task = DiscoveryTask::spawn(cluster.discovery, publisher);
+            let task = DiscoveryTask::spawn(cluster.discovery, publisher, &self.secrets);
             self.stats.warming_clusters.inc();
             (cluster.shared, task)
         });
@@ -346,6 +354,12 @@ impl ClusterManager {
         &self.discovery.sources
     }
 
+    /// The secrets of the clusters; those of others are with them.
+    #[must_use]
+    pub fn secrets(&self) -> &Arc<SecretManager> {
+        &self.secrets
+    }
+
     /// The names of all active clusters.
     #[must_use]
     pub fn names(&self) -> ClusterNames {
@@ -382,8 +396,22 @@ async fn wait_for_none(count: &watch::Sender<usize>) {
 }
 
 impl DiscoveryTask {
-    fn spawn(discovery: Box<dyn Discovery>, publisher: HostsPublisher) -> DiscoveryTask {
-        DiscoveryTask(tokio::task::spawn_local(discovery.run(publisher)).abort_handle())
+    /// Looks for the secrets of the cluster, then for its hosts.
+    fn spawn(
+        discovery: Box<dyn Discovery>,
+        publisher: HostsPublisher,
+        secrets: &Arc<SecretManager>,
+    ) -> DiscoveryTask {
+        let sockets = &publisher.info().transport_sockets;
+        let all: Vec<_> = sockets.contexts().flatten().cloned().collect();
+        let secrets = secrets.clone();
+        let task = tokio::task::spawn_local(async move {
+            for tls in all {
+                secrets.follow(tls).await;
+            }
+            discovery.run(publisher).await;
+        });
+        DiscoveryTask(task.abort_handle())
     }
 }
 

@@ -10,7 +10,6 @@ use outrider_runtime::Runtime;
 use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
-use outrider_tls::ContextStats;
 use tokio::sync::watch;
 
 use crate::Breakers;
@@ -39,7 +38,6 @@ pub struct SharedCluster {
     _listed: Option<Arc<ClusterStats>>,
     /// Lists the stats that are never deferred.
     _listed_balancing: Option<Arc<BalancingStats>>,
-    _tls: Vec<ContextStats>,
     /// By the position of the transport socket.
     matched: Vec<Arc<MatchStats>>,
     pub(crate) membership: Arc<MembershipStats>,
@@ -61,8 +59,13 @@ pub(crate) struct ProcessWide {
 }
 
 impl SharedCluster {
-    pub(crate) fn new(info: ClusterInfo, store: &Store, process: ProcessWide) -> SharedCluster {
+    pub(crate) fn new(
+        info: ClusterInfo,
+        store: &Arc<Store>,
+        process: ProcessWide,
+    ) -> SharedCluster {
         let scope = scope(&info);
+        info.transport_sockets.list_stats(store, &scope);
         let breakers = Breakers::new(
             *info.thresholds(RoutingPriority::Default),
             *info.thresholds(RoutingPriority::High),
@@ -76,7 +79,6 @@ impl SharedCluster {
             breakers: Arc::new(breakers),
             _listed: (!process.defers_stats).then(|| store.register(scope.clone())),
             _listed_balancing: process.defers_stats.then(|| store.register(scope.clone())),
-            _tls: info.transport_sockets.context_stats(store, &scope),
             matched: info.transport_sockets.match_stats(store, &scope),
             membership,
             process,

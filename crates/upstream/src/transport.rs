@@ -20,13 +20,14 @@ use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_tls::ClientContext;
 use outrider_tls::ClientSession;
-use outrider_tls::ContextStats;
+use outrider_tls::ClientTls;
 use outrider_tls::Secrets;
 use outrider_tls::TlsFailure;
 use outrider_tls::TlsInfo;
 use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
 use outrider_tls::tls_settings;
+use outrider_xds::check_secret_sources;
 use prost_types::Value;
 
 use crate::Host;
@@ -42,7 +43,7 @@ const METADATA: &str = "envoy.transport_socket_match";
 #[derive(Debug)]
 pub struct TransportSockets {
     /// `None` for plaintext.
-    default: Option<Arc<ClientContext>>,
+    default: Option<Arc<ClientTls>>,
     matches: Vec<TransportSocketMatch>,
 }
 
@@ -51,7 +52,7 @@ pub struct TransportSockets {
 struct TransportSocketMatch {
     name: Box<str>,
     labels: Vec<(String, Value)>,
-    tls: Option<Arc<ClientContext>>,
+    tls: Option<Arc<ClientTls>>,
 }
 
 impl TransportSockets {
@@ -87,7 +88,7 @@ impl TransportSockets {
     }
 
     /// The TLS contexts, the default's first; `None` for plaintext.
-    pub(crate) fn contexts(&self) -> impl Iterator<Item = Option<&Arc<ClientContext>>> {
+    pub(crate) fn contexts(&self) -> impl Iterator<Item = Option<&Arc<ClientTls>>> {
         let matched = self.matches.iter().map(|one| one.tls.as_ref());
         std::iter::once(self.default.as_ref()).chain(matched)
     }
@@ -105,9 +106,9 @@ impl TransportSockets {
     }
 
     /// Lists the stats of the TLS contexts, below `scope`.
-    pub(crate) fn context_stats(&self, store: &Store, scope: &Scope) -> Vec<ContextStats> {
+    pub(crate) fn list_stats(&self, store: &Arc<Store>, scope: &Scope) {
         let contexts = self.contexts().flatten();
-        contexts.map(|tls| tls.stats(store, scope)).collect()
+        contexts.for_each(|tls| tls.list(store, scope));
     }
 
     /// Lists how many hosts each of [`contexts`](Self::contexts) is for, below `scope`.
@@ -132,38 +133,74 @@ impl TransportSocketMatch {
     }
 }
 
-/// The TLS context of the transport socket found at `path`; `None` for plaintext.
+/// The TLS of the transport socket found at `path`; `None` for plaintext.
 fn build(
     socket: Option<&TransportSocket>,
     path: &FieldPath,
     secrets: &Secrets,
-) -> Result<Option<Arc<ClientContext>>, ConfigErrors> {
+) -> Result<Option<Arc<ClientTls>>, ConfigErrors> {
     let Some(settings) = tls_settings::<UpstreamTlsContext>(socket, path)? else {
         return Ok(None);
     };
-    let context = ClientContext::build(&settings, &path.field("typed_config"), secrets)?;
-    Ok(Some(Arc::new(context)))
+    let tls = ClientTls::build(&settings, &path.field("typed_config"), secrets)?;
+    check_secret_sources(&*tls)?;
+    Ok(Some(tls))
 }
 
 /// One TLS context of a cluster on one worker.
 #[derive(Debug)]
 pub(crate) struct ClusterTls {
+    factory: Arc<ClientTls>,
+    /// Listed from the first context on.
+    stats: OnceCell<WorkerSsl>,
+    scope: Scope,
+    worker: Rc<WorkerCx>,
+    /// The configurations by the context that was used last.
+    used: RefCell<Option<Rc<ContextConfigs>>>,
+}
+
+/// A context with its configurations.
+#[derive(Debug)]
+struct ContextConfigs {
     context: Arc<ClientContext>,
-    stats: WorkerSsl,
     /// The TLS configurations by offered protocols: HTTP/1.1, HTTP/2, or both.
     configs: [OnceCell<Arc<ClientConfig>>; 3],
 }
 
 impl ClusterTls {
-    /// TLS with `context`, for a cluster whose stats are below `scope`.
-    pub(crate) fn new(context: Arc<ClientContext>, scope: Scope, worker: &WorkerCx) -> ClusterTls {
+    /// TLS by `factory`, for a cluster whose stats are below `scope`.
+    pub(crate) fn new(factory: Arc<ClientTls>, scope: Scope, worker: &Rc<WorkerCx>) -> ClusterTls {
         ClusterTls {
-            context,
-            stats: WorkerSsl(worker.store.register(scope.name("ssl"))),
-            configs: Default::default(),
+            factory,
+            stats: OnceCell::new(),
+            scope: scope.name("ssl"),
+            worker: worker.clone(),
+            used: RefCell::default(),
         }
     }
 
+    /// The present context; none before its secrets have come.
+    fn context(&self) -> Option<Rc<ContextConfigs>> {
+        let context = self.factory.context()?;
+        let mut used = self.used.borrow_mut();
+        if let Some(used) = &*used
+            && Arc::ptr_eq(&used.context, &context)
+        {
+            return Some(used.clone());
+        }
+        let configs = Default::default();
+        let new = Rc::new(ContextConfigs { context, configs });
+        *used = Some(new.clone());
+        Some(new)
+    }
+
+    fn stats(&self) -> WorkerSsl {
+        let register = || WorkerSsl(self.worker.store.register(self.scope.clone()));
+        self.stats.get_or_init(register).clone()
+    }
+}
+
+impl ContextConfigs {
     fn config(&self, protocol: PoolProtocol) -> Arc<ClientConfig> {
         let (place, offered): (usize, &[&str]) = match protocol {
             PoolProtocol::Http1 => (0, &["http/1.1"]),
@@ -197,6 +234,14 @@ impl PoolTls {
         }
     }
 
+    /// Counts a connection that is about to be made before the secrets have come.
+    pub(crate) fn count_if_not_ready(&self) {
+        let factory = &self.cluster.factory;
+        if factory.context().is_none() {
+            factory.count_not_ready();
+        }
+    }
+
     /// Does the TLS handshake with `host` on a connection to `address`.
     pub(crate) async fn secure(
         &self,
@@ -206,22 +251,25 @@ impl PoolTls {
         protocol: PoolProtocol,
     ) -> Result<(NetworkStream, Rc<TlsInfo>), TlsFailure> {
         let cluster = &*self.cluster;
+        let Some(used) = cluster.context() else {
+            return Err(TlsFailure::secrets_not_ready());
+        };
         let address = address.ip().map(|ip| ip.ip());
         let of_request = self
             .names
             .as_ref()
             .and_then(|names| names.server_name.as_deref());
         let session = ClientSession {
-            config: self.config(protocol),
-            server_name: (cluster.context).server_name(host.hostname(), address, of_request),
+            config: self.config(&used, protocol),
+            server_name: (used.context).server_name(host.hostname(), address, of_request),
         };
-        let mut stream = TlsStream::connect(socket, session, cluster.stats.clone())?;
+        let mut stream = TlsStream::connect(socket, session, cluster.stats())?;
         let info = poll_fn(|cx| stream.poll_handshake(cx)).await?;
         Ok((NetworkStream::Tls(Box::new(stream)), info))
     }
 
-    fn config(&self, protocol: PoolProtocol) -> Arc<ClientConfig> {
-        let config = self.cluster.config(protocol);
+    fn config(&self, used: &ContextConfigs, protocol: PoolProtocol) -> Arc<ClientConfig> {
+        let config = used.config(protocol);
         let names = self.names.as_ref();
         let Some(name) = names.and_then(|names| names.required_name.as_deref()) else {
             return config;
@@ -232,7 +280,7 @@ impl PoolTls {
         {
             return made.clone();
         }
-        let made = self.cluster.context.config_requiring(&config, name);
+        let made = used.context.config_requiring(&config, name);
         *requiring = Some((config, made.clone()));
         made
     }

@@ -4,11 +4,16 @@
 //! [`UpdateStats`] count the outcomes. The crate that uses the resources decodes and applies them.
 
 mod file;
+mod secrets;
 mod source;
 mod sources;
 mod stats;
 
 pub use file::FileSubscription;
+pub use secrets::DumpedSecret;
+pub use secrets::SecretDump;
+pub use secrets::SecretManager;
+pub use secrets::check_secret_sources;
 pub use source::FileSource;
 pub use sources::FileSources;
 pub use stats::UpdateStats;

@@ -20,6 +20,7 @@ use crate::Admin;
 use crate::DumpedMessage;
 use crate::DynamicListener;
 use crate::FailedUpdate;
+use crate::SecretsDump;
 use crate::VersionedMessage;
 use crate::request::Request;
 use crate::response::Response;
@@ -153,9 +154,22 @@ const ROUTE_LISTS: &[List] = &[
     ),
 ];
 const SECRET_LISTS: &[List] = &[
-    list("static_secrets", "StaticSecret", &[]),
-    list("dynamic_active_secrets", "DynamicSecret", &[]),
-    list("dynamic_warming_secrets", "DynamicSecret", &[]),
+    list(
+        "static_secrets",
+        "StaticSecret",
+        &["name", "last_updated", "secret"],
+    ),
+    list("dynamic_active_secrets", "DynamicSecret", DYNAMIC_SECRET),
+    list("dynamic_warming_secrets", "DynamicSecret", DYNAMIC_SECRET),
+];
+
+const DYNAMIC_SECRET: &[&str] = &[
+    "name",
+    "version_info",
+    "last_updated",
+    "secret",
+    "error_state",
+    "client_status",
 ];
 
 pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
@@ -243,9 +257,36 @@ fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Sectio
         listeners,
         Section::empty("ScopedRoutesConfigDump", SCOPED_ROUTE_LISTS),
         routes,
-        Section::empty("SecretsConfigDump", SECRET_LISTS),
+        secrets_section(dynamic.secrets, names),
     ]);
     sections
+}
+
+/// The secrets, with their keys redacted.
+fn secrets_section(secrets: SecretsDump, names: Option<&Regex>) -> Section {
+    let statics = secrets.statics.into_iter().filter_map(|secret| {
+        let name = secret["name"].clone();
+        let secret = is_named(&name, names).then(|| typed(SECRET, secret))?;
+        Some(json!({ "name": name, "secret": secret }))
+    });
+    let dynamic = |secrets: Vec<VersionedMessage>| {
+        let secrets = secrets.into_iter().filter_map(|secret| {
+            let name = secret.dumped.message["name"].clone();
+            is_named(&name, names).then(|| {
+                json!({
+                    "name": name,
+                    "version_info": secret.version,
+                    "last_updated": timestamp(secret.dumped.last_updated),
+                    "secret": typed(SECRET, secret.dumped.message),
+                })
+            })
+        });
+        secrets.collect()
+    };
+    Section::empty("SecretsConfigDump", SECRET_LISTS)
+        .with("static_secrets", statics.collect())
+        .with("dynamic_active_secrets", dynamic(secrets.active))
+        .with("dynamic_warming_secrets", dynamic(secrets.warming))
 }
 
 /// The endpoints of all clusters.
@@ -306,6 +347,7 @@ fn failure(failed: FailedUpdate) -> Value {
 
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "envoy.config.listener.v3.Listener";
+const SECRET: &str = "envoy.extensions.transport_sockets.tls.v3.Secret";
 const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
 
 impl Section {
@@ -535,18 +577,26 @@ fn endpoint(host: &Host) -> Value {
     })
 }
 
-/// Formats `time` like `2026-11-22T18:41:32.961Z`. The date comes from httpdate's `Sun, 22 Nov 2026 18:41:32 GMT`.
+/// Formats `time` like `2026-11-22T18:41:32.961Z`.
 fn timestamp(time: SystemTime) -> Value {
-    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     let millis = since.unwrap_or_default().subsec_millis();
+    match date_and_time(time) {
+        Some(text) => format!("{text}.{millis:03}Z").into(),
+        None => Value::Null,
+    }
+}
+
+/// Formats `time` like `2026-11-22T18:41:32`. The date comes from httpdate's `Sun, 22 Nov 2026 18:41:32 GMT`.
+pub(super) fn date_and_time(time: SystemTime) -> Option<String> {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let http = httpdate::fmt_http_date(time);
     let parts: Vec<&str> = http.split(' ').collect();
     let [_, day, month, year, clock, _] = parts.as_slice() else {
-        return Value::Null; // httpdate always prints six words
+        return None; // httpdate always prints six words
     };
     let month = MONTHS.find(month).unwrap_or_default() / 3 + 1;
-    format!("{year}-{month:02}-{day}T{clock}.{millis:03}Z").into()
+    Some(format!("{year}-{month:02}-{day}T{clock}"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The endpoints: one table, which dispatches requests and from which `/` and `/help` are printed.
 
+mod certs;
 mod clusters;
 mod config_dump;
 mod home;
@@ -111,7 +112,7 @@ pub(crate) const ENDPOINTS: &[AdminEndpoint] = &[
         profilers::ALLOCATION_PARAMETERS,
         profilers::allocation,
     ),
-    get("/certs", "print certs on machine", &[], server::certs),
+    get("/certs", "print certs on machine", &[], certs::certs),
     get(
         "/clusters",
         "upstream cluster status",

@@ -1,4 +1,4 @@
-//! Endpoints about the process: version, memory, certificates, start-up.
+//! Endpoints about the process: version, memory, start-up.
 
 use serde_json::Value;
 use serde_json::json;
@@ -43,11 +43,6 @@ pub(super) fn memory(_: &Request, _: &Admin) -> Response {
         "total_thread_cache": "0",
         "total_physical_bytes": memory.physical.to_string(),
     }))
-}
-
-/// No listener and no cluster has TLS yet.
-pub(super) fn certs(_: &Request, _: &Admin) -> Response {
-    Response::json(&json!({ "certificates": [] }))
 }
 
 pub(super) const INIT_PARAMETERS: &[Parameter] = &[Parameter {

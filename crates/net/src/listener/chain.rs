@@ -1,5 +1,6 @@
 //! A filter chain on one worker, with the connections that it serves.
 
+use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_stats::Scope;
-use outrider_tls::ServerContext;
+use outrider_stats::WorkerStore;
+use outrider_tls::ServerTls;
 use outrider_tls::WorkerSsl;
 use slab::Slab;
 use tokio::sync::Notify;
@@ -35,8 +37,11 @@ pub struct ServingChain {
 
 /// The TLS of a filter chain's connections, on one worker.
 pub struct ChainTls {
-    context: Arc<ServerContext>,
-    stats: WorkerSsl,
+    factory: Arc<ServerTls>,
+    /// Listed from the first context on.
+    stats: OnceCell<WorkerSsl>,
+    scope: Scope,
+    store: WorkerStore,
     listener_stats: Arc<ListenerStats>,
     timers: Timers,
     /// `transport_socket_connect_timeout`
@@ -44,25 +49,35 @@ pub struct ChainTls {
 }
 
 impl ChainTls {
-    /// TLS with `context`, in a listener whose stats are below `scope`. A handshake may take `timeout`.
+    /// TLS by `factory`, in a listener whose stats are below `scope`. A handshake may take `timeout`.
     #[must_use]
     pub fn new(
-        context: Arc<ServerContext>,
+        factory: Arc<ServerTls>,
         scope: Scope,
         timeout: Option<Duration>,
         cx: &WorkerCx,
     ) -> ChainTls {
         ChainTls {
-            context,
-            stats: WorkerSsl(cx.store.register(scope.clone().name("ssl"))),
-            listener_stats: cx.store.register(scope),
+            factory,
+            stats: OnceCell::new(),
+            listener_stats: cx.store.register(scope.clone()),
+            scope,
+            store: cx.store.clone(),
             timers: cx.timers.clone(),
             timeout,
         }
     }
 
     fn over(&self, socket: NetworkStream) -> NetworkStream {
-        let mut stream = TlsStream::accept(socket, self.context.clone(), self.stats.clone());
+        let Some(context) = self.factory.context() else {
+            self.factory.count_not_ready();
+            return NetworkStream::Tls(Box::new(TlsStream::not_ready(socket)));
+        };
+        let stats = self.stats.get_or_init(|| {
+            let scope = self.scope.clone().name("ssl");
+            WorkerSsl(self.store.register(scope))
+        });
+        let mut stream = TlsStream::accept(socket, context, stats.clone());
         if let Some(timeout) = self.timeout {
             let mut timer = self.timers.timer();
             timer.set(Some(self.timers.now() + timeout));

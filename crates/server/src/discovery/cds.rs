@@ -179,7 +179,8 @@ impl ClusterDiscovery {
         let build = move |resource: Resource| {
             let message = Cluster::decode(resource.wire.as_slice()).unwrap_or_default();
             let origin = ClusterOrigin::Api;
-            let built = clusters.build_cluster(&message, &FieldPath::root(), origin);
+            let (path, secrets) = (FieldPath::root(), clusters.secrets().secrets());
+            let built = clusters.build_cluster(&message, &path, origin, &secrets);
             let built = built.map_err(|errors| resource.positions.diagnose(errors).to_string());
             (resource, built)
         };

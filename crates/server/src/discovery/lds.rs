@@ -163,9 +163,10 @@ impl ListenerDiscovery {
         }
         let factory = self.control.listener_factory.clone();
         let names = self.control.clusters.names();
+        let secrets = self.control.clusters.secrets().secrets();
         let build = move |resource: Resource| {
             let message = Listener::decode(resource.wire.as_slice()).unwrap_or_default();
-            let built = factory.build(&message, &FieldPath::root(), &names);
+            let built = factory.build(&message, &FieldPath::root(), (&names, &secrets));
             let built = built.map_err(|errors| resource.positions.diagnose(errors).to_string());
             (resource, built)
         };
@@ -215,10 +216,7 @@ impl ListenerDiscovery {
             None => (plan, ListenerChange::Whole),
         };
         let plan = Arc::new(plan);
-        control
-            .routes
-            .connect_all(std::slice::from_ref(&plan))
-            .await;
+        control.warm_listeners(std::slice::from_ref(&plan)).await;
         let mut prepared = PreparedListeners::default();
         prepared.set(plan, change);
         let put = control.listeners.put(prepared);

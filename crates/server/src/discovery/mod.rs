@@ -113,7 +113,7 @@ impl Discoveries {
             clusters.warmed().await;
             tokio::task::spawn_local(clusters.follow());
         }
-        control.routes.connect_all(&control.listeners.all()).await;
+        control.warm_listeners(&control.listeners.all()).await;
         if let Some(listeners) = self.listeners {
             listeners.update().await;
             tokio::task::spawn_local(listeners.follow());

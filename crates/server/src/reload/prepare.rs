@@ -81,12 +81,14 @@ impl Builder {
         let mut new = loaded.bootstrap.static_resources.take().unwrap_or_default();
         self.name_listeners(&mut new);
 
+        let secrets = self.clusters.secrets().secrets();
         let root = FieldPath::root().field("static_resources");
         let mut errors = outrider_config::ConfigErrors::new();
-        let clusters = errors.collect(
-            self.clusters
-                .build_clusters(&new.clusters, &root.field("clusters")),
-        );
+        let clusters = errors.collect(self.clusters.build_clusters(
+            &new.clusters,
+            &root.field("clusters"),
+            &secrets,
+        ));
         let mut names = ClusterNames::default();
         new.clusters
             .iter()
@@ -94,7 +96,7 @@ impl Builder {
         let listeners = errors.collect(self.listeners.build_all(
             &new.listeners,
             &root.field("listeners"),
-            &names,
+            (&names, &secrets),
         ));
         let (Some(clusters), Some(listeners)) = (clusters, listeners) else {
             return Err(loaded.positions.diagnose(errors));

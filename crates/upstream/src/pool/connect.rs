@@ -38,6 +38,9 @@ pub(super) async fn connect(
     tls: Option<&PoolTls>,
     protocol: PoolProtocol,
 ) -> Result<(Connected, NetworkStream), PoolFailure> {
+    if let Some(tls) = tls {
+        tls.count_if_not_ready();
+    }
     let (remote, mut stream) = match host.addresses() {
         [only] => (only, connect_to(only, cx).await?),
         several => connect_to_any(host, several, cx).await?,

@@ -100,7 +100,7 @@ impl PoolCx {
     }
 }
 
-fn tls(info: &ClusterInfo, worker: &WorkerCx) -> Vec<Option<Rc<ClusterTls>>> {
+fn tls(info: &ClusterInfo, worker: &Rc<WorkerCx>) -> Vec<Option<Rc<ClusterTls>>> {
     let contexts = info.transport_sockets.contexts();
     let tls = contexts.map(|context| {
         let context = context?.clone();
