@@ -69,17 +69,9 @@ fn whole(listeners: &[String]) -> String {
     bootstrap(listeners, "")
 }
 
-/// Bootstraps that cannot be loaded, with what the error says.
-fn bad_bootstraps(taken_port: u16) -> Vec<(String, &'static str)> {
-    let l = || listener("l", "two", "");
-    let with_port =
-        |port: &str| whole(&[l().replace("port_value: 0", &format!("port_value: {port}"))]);
-    let route = |route: &str| {
-        let answer = "direct_response: {status: 200, body: {inline_string: two}}";
-        whole(&[l().replace(answer, route)])
-    };
-    let more = |text: &str| bootstrap(&[l()], text);
-    let good = whole(&[l()]);
+/// Texts that are no bootstrap, with what the error says.
+fn bad_texts() -> Vec<(String, &'static str)> {
+    let good = whole(&[listener("l", "two", "")]);
     vec![
         (String::new(), "empty"),
         ("# nothing\n".to_owned(), "empty"),
@@ -100,6 +92,20 @@ fn bad_bootstraps(taken_port: u16) -> Vec<(String, &'static str)> {
             "did you mean static_resources",
         ),
         (good[..good.len() / 2].to_owned(), "e.yaml"),
+    ]
+}
+
+/// Bootstraps that cannot be loaded, with what the error says.
+fn bad_bootstraps(taken_port: u16) -> Vec<(String, &'static str)> {
+    let l = || listener("l", "two", "");
+    let with_port =
+        |port: &str| whole(&[l().replace("port_value: 0", &format!("port_value: {port}"))]);
+    let route = |route: &str| {
+        let answer = "direct_response: {status: 200, body: {inline_string: two}}";
+        whole(&[l().replace(answer, route)])
+    };
+    let more = |text: &str| bootstrap(&[l()], text);
+    vec![
         (
             more("node: {id: other}"),
             "node: cannot change while the proxy runs",
@@ -167,7 +173,7 @@ fn bad_bootstraps_are_refused_by_name() {
     let path = folder.file("e.yaml", &whole(&[listener("l", "one", "")]));
     let server = Server::start(&folder, &["-c", &path]);
     let address = address_of(&server, "l");
-    let all = bad_bootstraps(taken_port);
+    let all = [bad_texts(), bad_bootstraps(taken_port)].concat();
     for (index, (content, named)) in all.iter().enumerate() {
         folder.file("e.yaml", content);
         let (status, outcome) = reload(&server);
@@ -309,7 +315,7 @@ fn odd_runtime_values_are_refused_or_change_nothing() {
     assert_eq!(keys(), 1);
 
     // A layer of files that cannot be read stays as it was.
-    let bad: [(&str, fn(&str), &str); 5] = [
+    let bad: [(&str, Deed, &str); 5] = [
         ("malformed", |at| fs::write(at, "{").unwrap(), "(key bad)"),
         ("links in a circle", link_to_itself, "bad"),
         (

@@ -191,14 +191,10 @@ impl FollowedRoutes {
                 "Unexpected RDS configuration (expecting {expected}): {name}"
             ));
         }
-        let dumped = self.dumped.borrow();
-        if dumped
-            .as_ref()
-            .is_some_and(|known| known.wire == resource.wire)
-        {
+        let same = |known: &DynamicResource| known.wire == resource.wire;
+        if self.dumped.borrow().as_ref().is_some_and(same) {
             return Ok(());
         }
-        drop(dumped);
         let (names, store) = (self.clusters.names(), self.store.clone());
         let built = background::run("rds", move || {
             let message = RouteConfiguration::decode(resource.wire.as_slice())
