@@ -76,6 +76,13 @@ pub(crate) struct FieldRules {
     pub(crate) timestamp: Option<TimestampRules>,
 }
 
+impl FieldRules {
+    /// Whether the message in the field is not to be checked.
+    pub(crate) fn skips_message(&self) -> bool {
+        self.message.iter().any(|rules| rules.skip)
+    }
+}
+
 /// `validate.MessageRules`
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct MessageRules {

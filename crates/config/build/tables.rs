@@ -220,7 +220,10 @@ impl<'a> Tables<'a> {
         if support == "Implemented" && !whole {
             self.check_section(field)?;
         }
-        let rules = self.rules.add(options.rules.as_ref(), &mut self.text)?;
+        // A refused field is not looked into, so that its rules need not be known.
+        let rules = options.rules.as_ref();
+        let rules = rules.filter(|rules| support != "Refused" || !rules.skips_message());
+        let rules = self.rules.add(rules, &mut self.text)?;
         let row = format!(
             "FieldRow {{ name: {}, json_name: {}, number: {}, kind: FieldKind::{kind}, cardinality: Cardinality::{}, \
              oneof: {oneof:?}, deprecated: Deprecated::{}, rules: {rules}, support: Support::{support}, note: {}, \

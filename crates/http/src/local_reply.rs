@@ -36,6 +36,8 @@ pub struct LocalReply {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The text; becomes `grpc-message` for gRPC.
     pub body: Bytes,
+    /// Whether it is sent as it is: without the headers that the route adds, and without gRPC's form.
+    pub as_is: bool,
 }
 
 impl LocalReply {
@@ -50,6 +52,16 @@ impl LocalReply {
             route: None,
             headers: Vec::new(),
             body: Bytes::new(),
+            as_is: false,
+        }
+    }
+
+    /// A response of a filter. It is sent as it is, also to gRPC calls.
+    #[must_use]
+    pub fn response(status: StatusCode, details: impl Into<Cow<'static, str>>) -> LocalReply {
+        LocalReply {
+            as_is: true,
+            ..LocalReply::new(status, details)
         }
     }
 
@@ -123,7 +135,7 @@ impl LocalReply {
             return Body::Empty;
         };
         let headers = &mut response.headers;
-        if stream.is_grpc {
+        if stream.is_grpc && !self.as_is {
             response.status = StatusCode::OK;
             let status = self
                 .grpc_status
@@ -134,7 +146,7 @@ impl LocalReply {
             );
             headers.insert(&header::GRPC_STATUS, HeaderValue::from(u16::from(status)));
             if !body.is_empty() {
-                let message = grpc::encode_message(&String::from_utf8_lossy(&body));
+                let message = grpc::encode_message(&body);
                 headers.insert(&header::GRPC_MESSAGE, message);
             }
             return Body::Empty;

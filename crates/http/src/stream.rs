@@ -75,8 +75,12 @@ pub struct Stream {
     pub(crate) is_upgrade: bool,
     /// Whether the request asks for WebSocket.
     pub(crate) is_websocket: bool,
-    /// Whether the request is gRPC.
+    /// Whether the client's request is gRPC.
     pub(crate) is_grpc: bool,
+    /// Whether the request that goes upstream is gRPC: filters may have translated it.
+    pub(crate) is_upstream_grpc: bool,
+    /// Whether the request is a health check of this proxy, by the filter of that name.
+    pub(crate) is_health_check: bool,
     /// The port that was stripped off the target of a CONNECT. It is added again for the upstream, because a CONNECT
     /// without a port is not valid.
     pub(crate) connect_port: Option<u16>,
@@ -193,6 +197,7 @@ impl Stream {
         protocol: Version,
         id: u64,
     ) -> Stream {
+        let is_grpc = grpc::is_request(&request.headers);
         Stream {
             remote_address: connection.remote.clone(),
             connection,
@@ -200,7 +205,9 @@ impl Stream {
             start_time: clock::wall(),
             started: clock::now(),
             protocol,
-            is_grpc: grpc::is_request(&request.headers),
+            is_grpc,
+            is_upstream_grpc: is_grpc,
+            is_health_check: false,
             request,
             response: None,
             response_trailers: None,
@@ -392,6 +399,9 @@ impl Drop for StreamEnd {
         let took = u64::try_from(took).unwrap_or(u64::MAX);
         let stats = self.manager.stats();
         stats.requests.downstream_rq_time.record(took);
+        if self.stream.is_health_check {
+            stats.tracing.health_check.inc();
+        }
         self.manager.log(&self.stream);
         stats.requests.downstream_rq_active.dec();
     }

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use fastrand::Rng;
 use outrider_runtime::LocalSnapshot;
@@ -28,6 +30,8 @@ pub struct WorkerCx {
     pub activity: Activity,
     /// The stage of the shutdown of the process.
     pub shutdown: Shutdown,
+    /// Whether health checks of the process fail (`/healthcheck/fail`).
+    health_checks_fail: Arc<AtomicBool>,
     /// The state of the random number generator.
     random: Cell<u64>,
     runtime: RuntimeReader,
@@ -43,6 +47,7 @@ impl WorkerCx {
             store: store.of_worker(index),
             activity: Activity::default(),
             shutdown: Shutdown::default(),
+            health_checks_fail: Arc::default(),
             random: Cell::new(seed),
             runtime: Runtime::default().reader(),
         }
@@ -64,6 +69,21 @@ impl WorkerCx {
             activity: Activity::new(counts),
             ..self
         }
+    }
+
+    /// Adds the flag by which the main thread makes health checks of the process fail.
+    #[must_use]
+    pub fn with_health(self, health_checks_fail: Arc<AtomicBool>) -> WorkerCx {
+        WorkerCx {
+            health_checks_fail,
+            ..self
+        }
+    }
+
+    /// Whether health checks of the process fail (`/healthcheck/fail`).
+    #[must_use]
+    pub fn health_checks_fail(&self) -> bool {
+        self.health_checks_fail.load(Ordering::Relaxed)
     }
 
     /// The newest runtime values; `None` if no value is set.

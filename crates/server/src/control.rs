@@ -6,6 +6,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use outrider_admin::ConfigDump;
@@ -68,7 +70,8 @@ pub(crate) struct Control {
     pub(crate) retired: Retired,
     pub(crate) discoveries: RefCell<Discoveries>,
     pub(crate) phase: Cell<Phase>,
-    pub(crate) health_checks_fail: Cell<bool>,
+    /// Workers see it, too.
+    pub(crate) health_checks_fail: Arc<AtomicBool>,
     pub(crate) draining: Cell<bool>,
     /// A signal has asked the process to end. It finishes open requests, and still serves new ones meanwhile.
     pub(crate) ending: Cell<bool>,
@@ -277,7 +280,7 @@ impl ServerControl for AdminControl {
     }
 
     fn fail_health_checks(&self, fail: bool) {
-        self.0.health_checks_fail.set(fail);
+        self.0.health_checks_fail.store(fail, Ordering::Relaxed);
         if self.0.ending.get() {
             return;
         }
@@ -324,7 +327,7 @@ impl Control {
         if self.ending.get() {
             let which = ListenerSelection::All;
             self.listeners.drain(which, DrainMode::Immediate);
-        } else if self.health_checks_fail.get() {
+        } else if self.health_checks_fail.load(Ordering::Relaxed) {
             let which = ListenerSelection::DefaultDrainType;
             self.listeners.drain(which, DrainMode::Immediate);
         }
@@ -335,7 +338,9 @@ impl Control {
         match self.phase.get() {
             Phase::Clusters => ServerState::PreInitializing,
             Phase::Listeners => ServerState::Initializing,
-            Phase::Running if self.health_checks_fail.get() || self.ending.get() => {
+            Phase::Running
+                if self.health_checks_fail.load(Ordering::Relaxed) || self.ending.get() =>
+            {
                 ServerState::Draining
             }
             Phase::Running => ServerState::Live,

@@ -385,7 +385,7 @@ impl Process {
             discoveries: RefCell::default(),
             store,
             phase: Cell::new(Phase::Clusters),
-            health_checks_fail: Cell::new(false),
+            health_checks_fail: Arc::default(),
             draining: Cell::new(false),
             ending: Cell::new(false),
             quit: Notify::new(),
@@ -461,6 +461,7 @@ fn start_workers(control: &Control, store: &Arc<Store>) -> Result<Vec<JoinHandle
             runtime: control.runtime.runtime().clone(),
             clusters: control.clusters.clone(),
             activity: activity.clone(),
+            health_checks_fail: control.health_checks_fail.clone(),
             commands: inbox,
         };
         threads.push(worker.start().map_err(system("cannot start a worker"))?);

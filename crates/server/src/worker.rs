@@ -3,6 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::thread::JoinHandle;
 
@@ -51,6 +52,7 @@ pub(crate) struct Worker {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) activity: Arc<ActivityCounts>,
+    pub(crate) health_checks_fail: Arc<AtomicBool>,
     pub(crate) commands: mpsc::UnboundedReceiver<WorkerCommand>,
 }
 
@@ -80,6 +82,7 @@ impl Worker {
     async fn run(mut self) {
         let cx = WorkerCx::new(self.index, &self.store, fastrand::u64(..));
         let cx = cx.with_runtime(&self.runtime);
+        let cx = cx.with_health(self.health_checks_fail);
         let cx = Rc::new(cx.with_activity(self.activity));
         let shutdown = cx.shutdown.clone();
         tokio::task::spawn_local(cx.timers.clone().run_exactly());

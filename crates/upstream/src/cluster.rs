@@ -34,6 +34,7 @@ use crate::pool::PoolCx;
 use crate::shared::scope;
 use crate::stats::AlternativeStats;
 use crate::stats::ClusterStats;
+use crate::stats::MembershipStats;
 
 /// A cluster on one worker.
 pub struct Cluster {
@@ -111,6 +112,12 @@ impl Cluster {
     #[must_use]
     pub fn stats(&self) -> &Arc<ClusterStats> {
         &self.cx.stats
+    }
+
+    /// `cluster.<name>.*`, the part that the main thread writes: how many hosts there are.
+    #[must_use]
+    pub fn membership(&self) -> &MembershipStats {
+        &self.shared.membership
     }
 
     /// The circuit breakers.

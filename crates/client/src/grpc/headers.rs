@@ -12,13 +12,14 @@ use outrider_codec::header::CONTENT_TYPE;
 /// Whether a request with these headers is gRPC: its content type is `application/grpc`, with or without a `+` suffix.
 /// gRPC-Web does not count.
 pub fn is_request(headers: &HeaderMap) -> bool {
-    let Some(rest) = headers
-        .get(&CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-    else {
-        return false;
-    };
-    matches!(rest.first(), None | Some(b'+'))
+    let content_type = headers.get(&CONTENT_TYPE);
+    content_type.is_some_and(|value| is_content_type(value.as_bytes()))
+}
+
+/// Whether a content type is gRPC's.
+pub fn is_content_type(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }
 
 /// The gRPC status that stands for an HTTP status.
@@ -43,9 +44,9 @@ pub fn is_server_error(status: &HeaderValue) -> bool {
 }
 
 /// `text` as `grpc-message` carries it: percent-encoded where it is not printable ASCII.
-pub fn encode_message(text: &str) -> HeaderValue {
+pub fn encode_message(text: &[u8]) -> HeaderValue {
     let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    for &byte in text {
         if matches!(byte, b' '..=b'~') && byte != b'%' {
             encoded.push(char::from(byte));
         } else {
@@ -179,7 +180,10 @@ mod tests {
 
     #[test]
     fn encodes_messages() {
-        assert_eq!(encode_message("a b\nc%é\""), "a b%0Ac%25%C3%A9\"");
+        assert_eq!(
+            encode_message("a b\nc%é\"".as_bytes()),
+            "a b%0Ac%25%C3%A9\""
+        );
         assert_eq!(decode_message(b"a b%0Ac%25%C3%a9\""), "a b\nc%é\"");
         assert_eq!(decode_message(b"%zz %4%41%"), "%zz %4A%");
     }

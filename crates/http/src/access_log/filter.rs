@@ -26,6 +26,7 @@ pub(crate) enum AccessLogFilter {
     Duration(Comparison),
     /// The same result for every stream.
     Always(bool),
+    NotHealthCheck,
     Runtime {
         /// The default fraction, and the denominator for the runtime's numerator.
         share: Fraction,
@@ -64,7 +65,7 @@ impl AccessLogFilter {
                 AccessLogFilter::Duration(Comparison::build(filter.comparison.as_ref()))
             }
             // No filter here answers health checks.
-            Some(FilterSpecifier::NotHealthCheckFilter(_)) => AccessLogFilter::Always(true),
+            Some(FilterSpecifier::NotHealthCheckFilter(_)) => AccessLogFilter::NotHealthCheck,
             Some(FilterSpecifier::RuntimeFilter(filter)) => {
                 let share = Fraction::of(&filter.percent_sampled.unwrap_or_default());
                 let default = share.numerator().into();
@@ -121,6 +122,7 @@ impl AccessLogFilter {
                 comparison.holds(milliseconds.unwrap_or(u64::MAX), stream.runtime())
             }
             AccessLogFilter::Always(passes) => *passes,
+            AccessLogFilter::NotHealthCheck => !stream.is_health_check,
             AccessLogFilter::Runtime {
                 share,
                 numerator,

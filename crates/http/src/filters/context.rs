@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytes::BytesMut;
+use http::StatusCode;
+use http::Version;
 use outrider_codec::Body;
 use outrider_codec::Frame;
 use outrider_codec::HeaderMap;
@@ -22,12 +24,16 @@ use outrider_stats::Scope;
 use outrider_upstream::Clusters;
 
 use crate::BuildCx;
+use crate::ManagerStats;
 use crate::Stream;
 use crate::local_reply::LocalReply;
 use crate::read_ahead_body::ReadAheadBody;
 
 use super::RouteConfig;
 use super::StreamSlot;
+
+/// The details of the reply to a request that is too large to be buffered.
+pub(crate) const PAYLOAD_TOO_LARGE: &str = "request_payload_too_large";
 
 /// What a filter needs to be built, on the main thread.
 #[derive(Clone, Copy, Debug)]
@@ -76,8 +82,11 @@ pub struct FilterCx<'a> {
     pub clusters: &'a Rc<Clusters>,
     /// The client's side of the stream: bytes and times so far.
     pub meter: &'a Rc<Meter>,
+    /// The client's protocol.
+    pub protocol: Version,
     /// How many bytes of a body a filter may hold: the connection's buffer limit, or on HTTP/2 the stream's window.
     pub buffer_limit: usize,
+    pub(crate) stats: &'a ManagerStats,
     pub(crate) late_reply: &'a LateReplySlot,
     pub(crate) find_route: &'a dyn Fn(&mut Stream),
 }
@@ -109,6 +118,32 @@ impl FilterCx<'_> {
         ahead.resume();
         *body = ahead.into_body();
         output
+    }
+
+    /// Reads the whole body of a request.
+    ///
+    /// # Errors
+    /// The reply to a request with more than `limit` bytes, or with a broken body.
+    pub async fn buffer_request(
+        &self,
+        body: &mut Body,
+        limit: usize,
+    ) -> Result<BufferedBody, LocalReply> {
+        // As in Envoy, an HTTP/2 frame that ends the request is not counted.
+        let fits = |buffered: &BufferedBody| {
+            buffered.is_complete
+                && (self.protocol == Version::HTTP_2 || buffered.data.len() <= limit)
+        };
+        match self.buffer_body(body, limit).await {
+            Ok(buffered) if fits(&buffered) => Ok(buffered),
+            Ok(_) => {
+                self.stats.requests.downstream_rq_too_large.inc();
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                Err(LocalReply::new(status, PAYLOAD_TOO_LARGE).body("Payload Too Large"))
+            }
+            // The codec has the reply, or the client has gone.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Reads the whole body, or its first part if it is larger than `limit` bytes. Afterwards `body` has the same frames
@@ -175,6 +210,15 @@ impl LateReply {
     pub fn end(&self, reply: LocalReply) -> StreamError {
         self.0.borrow_mut().get_or_insert(reply);
         StreamError::LocalReset
+    }
+
+    /// The details of the reply.
+    #[cfg(test)]
+    pub(super) fn details(&self) -> String {
+        let reply = self.0.borrow();
+        reply
+            .as_ref()
+            .map_or_else(String::new, |reply| reply.details.to_string())
     }
 
     /// The reply, if a body has ended the stream.

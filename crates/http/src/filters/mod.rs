@@ -7,9 +7,15 @@
 //! the body. The stream's deadlines pass during such a wait as at any other time, and the client may leave: then the
 //! future is dropped.
 
+mod body;
+mod buffer;
 mod chain;
 mod context;
+mod cors;
 mod grpc_stats;
+mod grpc_web;
+mod header_mutation;
+mod health_check;
 mod route_config;
 mod stream_slots;
 
@@ -37,6 +43,8 @@ pub use context::FilterCx;
 pub use context::FilterWorkerCx;
 pub use context::LateReply;
 pub(crate) use context::LateReplySlot;
+pub(crate) use context::PAYLOAD_TOO_LARGE;
+pub(crate) use cors::CorsPolicy;
 pub use route_config::RouteConfig;
 use route_config::RouteFactory;
 pub use route_config::RouteFilterConfig;
@@ -49,7 +57,14 @@ pub use stream_slots::StreamSlot;
 pub use stream_slots::StreamSlots;
 
 /// Every HTTP filter but the router.
-const FACTORIES: &[FilterFactory] = &[grpc_stats::FACTORY];
+const FACTORIES: &[FilterFactory] = &[
+    buffer::FACTORY,
+    cors::FACTORY,
+    grpc_stats::FACTORY,
+    grpc_web::FACTORY,
+    header_mutation::FACTORY,
+    health_check::FACTORY,
+];
 
 type BuildFilter =
     fn(&Any, &FieldPath, &FilterBuildCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors>;

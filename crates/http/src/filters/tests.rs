@@ -27,6 +27,7 @@ use tokio::task::LocalSet;
 use super::chain::ChainEntry;
 use super::*;
 use crate::BuildCx;
+use crate::ManagerStats;
 use crate::access_log::FlushOptions;
 use crate::access_log::LogFiles;
 use crate::testing;
@@ -126,7 +127,9 @@ async fn with_cx<T>(test: impl AsyncFnOnce(&FilterCx<'_>) -> T) -> T {
                 worker: &worker,
                 clusters: &clusters(&store, &worker),
                 meter: &Rc::new(Meter::default()),
+                protocol: http::Version::HTTP_11,
                 buffer_limit: 10,
+                stats: &ManagerStats::default(),
                 late_reply: &late_reply,
                 find_route: &|stream| note(stream, "rerouted "),
             };

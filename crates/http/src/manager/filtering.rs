@@ -13,6 +13,7 @@ use crate::manager::ConnectionManager;
 use crate::stream::StreamEnd;
 use crate::wait::StopReason;
 use crate::wait::StreamWait;
+use outrider_client::grpc;
 
 impl ConnectionManager {
     /// Runs the request through the filters. They may choose another route.
@@ -29,6 +30,7 @@ impl ConnectionManager {
         let cx = self.filter_cx(wait, &meter, &find_route);
         wait.until(self.filters.request(stream, body, &cx))
             .await??;
+        stream.is_upstream_grpc = grpc::is_request(&stream.request.headers);
         if route != stream.route.as_ref().map(Arc::as_ptr) {
             self.set_deadlines(stream, wait);
         }
@@ -83,7 +85,9 @@ impl ConnectionManager {
             worker: &self.worker,
             clusters: &self.clusters,
             meter,
+            protocol: wait.respond.protocol(),
             buffer_limit: wait.respond.body_buffer_limit() as usize,
+            stats: &self.stats,
             late_reply: wait.late_reply,
             find_route,
         }

@@ -29,6 +29,7 @@ use crate::deadlines::ExpiredTimeout;
 use crate::deadlines::StreamDeadlines;
 use crate::filters::LateReply;
 use crate::filters::LateReplySlot;
+use crate::filters::PAYLOAD_TOO_LARGE;
 use crate::local_reply::LocalReply;
 use crate::manager::ConnectionManager;
 use crate::route::Action;
@@ -48,13 +49,18 @@ impl ConnectionManager {
     ) -> Body {
         // A reply to a request whose route goes to a cluster gets the headers that the route adds, whichever part
         // replied.
-        if reply.route.is_none()
+        if !reply.as_is
+            && reply.route.is_none()
             && let Some(route) = &stream.route
             && let Action::Forward(_) = route.action
         {
             reply.route = Some(route.clone());
         }
         let invalid = reply.status == StatusCode::BAD_REQUEST;
+        if reply.details == PAYLOAD_TOO_LARGE {
+            // As in Envoy, the rest of the request is not awaited.
+            close_http1(stream, respond);
+        }
         if invalid && !respond.has_stream_error_on_invalid_message() {
             close_http1(stream, respond);
         }
@@ -142,7 +148,9 @@ impl ConnectionManager {
             None => (self.routes.current().captures().response).from(&head.headers),
         };
         let headers = std::mem::replace(&mut head.headers, captured);
-        self.count_status(head.status);
+        if !stream.is_health_check {
+            self.count_status(head.status);
+        }
         Some(ResponseHead {
             status: head.status,
             headers,

@@ -18,6 +18,7 @@ use outrider_upstream::RoutingPriority;
 
 use crate::RequestHead;
 use crate::Stream;
+use crate::filters::CorsPolicy;
 use crate::format::Formatter;
 use crate::route::hash_policy::HashPolicy;
 use crate::route::header_mutation::header_name;
@@ -63,6 +64,8 @@ pub struct ForwardAction {
     /// Whether the rewrite belongs to a weighted cluster: as in Envoy, the original host is then not kept in a header.
     forgets_host: bool,
     append_x_forwarded_host: bool,
+    /// `RouteAction.cors`.
+    pub(crate) cors: Option<Arc<CorsPolicy>>,
 }
 
 /// The cluster of a request.
@@ -124,6 +127,11 @@ impl ForwardAction {
             errors.collect(MaxStreamDuration::build(durations, &path))
         });
         let upgrades = upgrades(&config.upgrade_configs, path, &mut errors);
+        #[expect(deprecated, reason = "Envoy still obeys it")]
+        let cors = config
+            .cors
+            .as_ref()
+            .and_then(|cors| errors.collect(CorsPolicy::of_route(cors, &path.field("cors"))));
         let path_rewrite = errors.collect(path_rewrite(config, matched, path));
         let host_rewrite = config
             .host_rewrite_specifier
@@ -161,6 +169,7 @@ impl ForwardAction {
             host_rewrite: host_rewrite.flatten(),
             forgets_host: false,
             append_x_forwarded_host: config.append_x_forwarded_host,
+            cors: cors.map(Arc::new),
         };
         errors.finish(action)
     }

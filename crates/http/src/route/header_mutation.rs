@@ -72,6 +72,23 @@ impl HeaderMutations {
         })
     }
 
+    /// Builds one header to add, found at `path`.
+    pub(crate) fn of(
+        option: &HeaderValueOption,
+        path: &FieldPath,
+    ) -> Result<HeaderMutations, ConfigError> {
+        Ok(HeaderMutations {
+            remove: Box::default(),
+            add: Box::new([HeaderAddition::build(option, path)?]),
+        })
+    }
+
+    /// Whether no value depends on the stream.
+    pub(crate) fn is_constant(&self) -> bool {
+        let is_constant = |add: &HeaderAddition| matches!(add.value, HeaderTemplate::Constant(_));
+        self.add.iter().all(is_constant)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.add.is_empty()
     }
@@ -104,6 +121,19 @@ impl HeaderMutations {
         }
     }
 
+    /// Applies mutations whose values do not depend on the stream.
+    pub(crate) fn apply_constants(&self, headers: &mut HeaderMap) {
+        self.remove_from(headers);
+        let pending = self.add.iter().filter_map(|addition| {
+            let HeaderTemplate::Constant(value) = &addition.value else {
+                return None;
+            };
+            addition.applied(headers, value.clone())
+        });
+        let pending = pending.collect();
+        write(pending, headers);
+    }
+
     /// Adds the headers that the values read.
     pub(crate) fn capture(&self, captures: &mut Captures) {
         for addition in &self.add {
@@ -126,15 +156,7 @@ impl HeaderMutations {
     ) -> SmallVec<[EvaluatedHeader<'m>; 8]> {
         let mut text = Vec::new();
         let pending = self.add.iter().filter_map(|addition| {
-            let exists = || headers.contains_key(&addition.name);
-            let overwrite = match addition.action {
-                HeaderAppendAction::AppendIfExistsOrAdd => false,
-                HeaderAppendAction::AddIfAbsent if exists() => return None,
-                HeaderAppendAction::AddIfAbsent => false,
-                HeaderAppendAction::OverwriteIfExistsOrAdd => true,
-                HeaderAppendAction::OverwriteIfExists if exists() => true,
-                HeaderAppendAction::OverwriteIfExists => return None,
-            };
+            addition.overwrites(headers)?;
             let value = match &addition.value {
                 HeaderTemplate::Constant(value) => value.clone(),
                 HeaderTemplate::Format(formatter) => {
@@ -144,13 +166,32 @@ impl HeaderMutations {
                     HeaderValue::from_bytes(&text).ok()?
                 }
             };
-            (addition.keep_empty || !value.is_empty()).then_some(EvaluatedHeader {
-                name: &addition.name,
-                value,
-                overwrite,
-            })
+            addition.applied(headers, value)
         });
         pending.collect()
+    }
+}
+
+impl HeaderAddition {
+    /// Whether it overwrites the header; `None` if it does not apply to these headers.
+    fn overwrites(&self, headers: &HeaderMap) -> Option<bool> {
+        let exists = || headers.contains_key(&self.name);
+        match self.action {
+            HeaderAppendAction::AppendIfExistsOrAdd => Some(false),
+            HeaderAppendAction::AddIfAbsent => (!exists()).then_some(false),
+            HeaderAppendAction::OverwriteIfExistsOrAdd => Some(true),
+            HeaderAppendAction::OverwriteIfExists => exists().then_some(true),
+        }
+    }
+
+    /// What it writes with this value, if anything.
+    fn applied(&self, headers: &HeaderMap, value: HeaderValue) -> Option<EvaluatedHeader<'_>> {
+        let overwrite = self.overwrites(headers)?;
+        (self.keep_empty || !value.is_empty()).then_some(EvaluatedHeader {
+            name: &self.name,
+            value,
+            overwrite,
+        })
     }
 }
 

@@ -40,6 +40,7 @@ pub use crate::route::forward::MaxStreamDuration;
 pub use crate::route::forward::Upgrade;
 pub(crate) use crate::route::hash_policy::RequestHash;
 pub use crate::route::header_mutation::HeaderMutations;
+pub(crate) use crate::route::header_mutation::header_name;
 pub use crate::route::redirect::Redirect;
 pub(crate) use crate::route::string_matcher::HeaderMatcher;
 pub(crate) use crate::route::string_matcher::query_value;

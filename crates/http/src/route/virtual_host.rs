@@ -12,6 +12,7 @@ use prost_types::Any;
 
 use crate::Captures;
 use crate::RequestHead;
+use crate::filters::CorsPolicy;
 use crate::filters::RouteFilterConfigs;
 use crate::filters::RouteFilterLevel;
 use crate::route::Action;
@@ -44,6 +45,8 @@ pub struct VirtualHost {
     pub metadata: Option<Arc<Metadata>>,
     /// `VirtualHost.virtual_clusters`.
     pub(crate) clusters: VirtualClusters,
+    /// `VirtualHost.cors`.
+    pub(crate) cors: Option<Arc<CorsPolicy>>,
 }
 
 /// A virtual host's routes.
@@ -83,7 +86,13 @@ impl VirtualHostRoutes {
     ) -> Result<VirtualHostRoutes, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let clusters = VirtualClusters::build(config, cx.cx.store, path);
+        #[expect(deprecated, reason = "Envoy still obeys it")]
+        let cors = config
+            .cors
+            .as_ref()
+            .and_then(|cors| errors.collect(CorsPolicy::of_route(cors, &path.field("cors"))));
         let host = Arc::new(VirtualHost {
+            cors: cors.map(Arc::new),
             clusters: errors.collect(clusters).unwrap_or_default(),
             name: config.name.clone(),
             include_request_attempt_count: config.include_request_attempt_count,

@@ -70,7 +70,7 @@ impl<'a> UpstreamAttempt<'a> {
             origin: stream.origin,
             extra_stats,
             captures: cx.captures.clone(),
-            counting: router.counting(stream.is_grpc),
+            counting: router.counting(stream),
             canary: Cell::new(host.is_canary()),
             downstream: cx.wait.respond.meter().clone(),
             meter: RefCell::default(),
@@ -112,7 +112,9 @@ impl<'a> UpstreamAttempt<'a> {
             && headers
                 .remove(&header::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE)
                 .is_some();
-        self.timeouts = self.router.timeouts(forward, headers, asks, stream.is_grpc);
+        self.timeouts = self
+            .router
+            .timeouts(forward, headers, asks, stream.is_upstream_grpc);
         self.priority = forward.priority;
         if asks && stream.origin == Origin::Internal {
             headers.remove_any(names::RETRY);
@@ -356,7 +358,7 @@ impl<'a> UpstreamAttempt<'a> {
         }
         request.count_status(status.as_u16());
         let body = exchange.into_body();
-        if !stream.is_grpc {
+        if !stream.is_upstream_grpc {
             request.count_host(status.is_server_error());
         } else if let Some(grpc_status) = head.headers.get(&header::GRPC_STATUS) {
             request.count_host(grpc::is_server_error(grpc_status));

@@ -202,15 +202,16 @@ impl Router {
 
     /// Counts the 503 of a request for which no host was tried.
     fn count_unavailable(&self, stream: &mut Stream, cluster: &Cluster) {
-        let counting = self.counting(stream.is_grpc);
+        let counting = self.counting(stream);
         if counting != StatusCounting::Off {
             ExtraStats::of(stream, cluster).count_status(counting, 503);
         }
         counting.count(cluster, stream.origin, 503);
     }
 
-    fn counting(&self, is_grpc: bool) -> StatusCounting {
-        match (self.dynamic_stats, self.suppress_grpc_codes && is_grpc) {
+    fn counting(&self, stream: &Stream) -> StatusCounting {
+        let counts = self.dynamic_stats && !stream.is_health_check;
+        match (counts, self.suppress_grpc_codes && stream.is_upstream_grpc) {
             (false, _) => StatusCounting::Off,
             (true, true) => StatusCounting::WithoutStatus,
             (true, false) => StatusCounting::Full,

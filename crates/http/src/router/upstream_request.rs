@@ -110,6 +110,12 @@ impl UpstreamRequest {
         self.error.borrow().clone()
     }
 
+    /// Keeps the trailers that formatters read. A filter that changes trailers calls it again.
+    pub(crate) fn capture_trailers(&self, trailers: &HeaderMap) {
+        let captured = self.captures.trailers.from(trailers);
+        self.trailers.replace(Some(captured));
+    }
+
     /// The response's trailers, if they have arrived.
     pub(crate) fn take_trailers(&self) -> Option<HeaderMap> {
         self.trailers.take()
@@ -387,8 +393,7 @@ impl BodyStream for UpstreamResponseBody {
             Some(Ok(Frame::Data(_))) | None => self.end(None),
             Some(Ok(Frame::Trailers(trailers))) => {
                 self.end(Some(trailers));
-                let captured = self.request.captures.trailers.from(trailers);
-                self.request.trailers.replace(Some(captured));
+                self.request.capture_trailers(trailers);
             }
             Some(Err(error)) => {
                 self.request

@@ -17,7 +17,7 @@ use outrider_codec::header::CONTENT_TYPE;
 use serde_json::Map;
 use serde_json::Value;
 
-use super::CallCounters;
+use super::counters::CallCounters;
 use crate::grpc;
 
 /// The flag of the last frame of a stream in the Connect protocol. Envoy looks for it in responses.
