@@ -16,6 +16,7 @@ from . import text
 OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
            ("grpc.max_concurrent_streams", 1000)]
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+HEALTH = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"]
 KNOWN = {"Unary", "ClientStream", "ServerStream", "Bidi", "Hang"}
 
 
@@ -27,6 +28,7 @@ class GrpcBackend:
         self.spec = spec
         self.hosts = spec.get("at", ["127.0.0.1"])
         self.seen: list = []
+        self.health: dict = spec.get("health", {})
         self.lock = threading.Lock()
         self.servers: dict = {}
         self.stopped = threading.Event()
@@ -86,6 +88,8 @@ class Handler(grpc.GenericRpcHandler):
     def service(self, details):
         """The handler of a method, by its last part."""
         service, _, method = details.method.rpartition("/")
+        if details.method == "/grpc.health.v1.Health/Check" and self.backend.health:
+            return grpc.unary_unary_rpc_method_handler(self.check)
         if method not in KNOWN or service.endswith("UnimplementedService"):
             return None
         kinds = {"ClientStream": (grpc.stream_unary_rpc_method_handler, self.count),
@@ -94,6 +98,16 @@ class Handler(grpc.GenericRpcHandler):
                  "Hang": (grpc.stream_stream_rpc_method_handler, self.hang)}
         make, behaviour = kinds.get(method, (grpc.unary_unary_rpc_method_handler, self.echo))
         return make(lambda data, context: self.call(details.method, behaviour, data, context))
+
+    def check(self, data: bytes, context):
+        """The health service: its answer by the name of the service that is asked for."""
+        service = data[2:].decode()
+        shown = [f"{k}: {v}" for k, v in sorted(context.invocation_metadata(), key=lambda kv: kv[0])]
+        self.backend.note({"check": service, "metadata": shown})
+        status = self.backend.health.get(service)
+        if status is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return bytes([8, HEALTH.index(status)])
 
     def call(self, method: str, behaviour, data, context):
         """The part that all calls share: notes, metadata, delay and status."""

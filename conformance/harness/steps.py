@@ -222,8 +222,8 @@ def connections(run, step: dict):
 
 
 def log(run, step: dict):
-    """`log: file`: the lines of an access log (or another file of the case) since the last look."""
-    return run.settle(lambda: run.lines(step["log"]))
+    """`log: file`: the lines of an access log (or another file of the case); `first: N` shows no more than N of a log that grows."""
+    return run.settle(lambda: run.lines(step["log"])[:step.get("first")])
 
 
 def wait(run, step: dict):
@@ -283,6 +283,19 @@ def dns(run, step: dict) -> None:
     for server, records in step["dns"].items():
         with run.backends[server].lock:
             run.backends[server].records = {k: v for k, v in {**run.backends[server].records, **records}.items() if v is not None}
+
+
+def replies(run, step: dict) -> None:
+    """`replies: {backend: {path: reply}}`: an HTTP backend answers these paths in another way from now on."""
+    for name, changed in step["replies"].items():
+        spec = run.backends[name].spec
+        spec["replies"] = {**spec.get("replies", {}), **changed}
+
+
+def health(run, step: dict) -> None:
+    """`health: {backend: {service: STATUS}}`: what the health service of a gRPC backend says from now on."""
+    for name, changed in step["health"].items():
+        run.backends[name].health = {**run.backends[name].health, **changed}
 
 
 def pod(run, step: dict) -> None:
@@ -427,4 +440,5 @@ WORDS = {
     "handshake": handshakes,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
+    "replies": replies, "health": health,
 }

@@ -71,7 +71,8 @@ impl World {
         let address = serve(Rc::clone(&calls)).await;
         let bootstrap = bootstrap(address);
         let store = Store::new();
-        let manager = ClusterManager::build(&bootstrap, "", &store, &Arc::default()).unwrap();
+        let manager =
+            ClusterManager::build(&bootstrap, "", &store, &Arc::default(), Arc::new(())).unwrap();
         let worker = Rc::new(WorkerCx::new(0, &store, 7));
         tokio::task::spawn_local(worker.timers.clone().run());
         manager.start();

@@ -66,7 +66,8 @@ impl Plan {
         log::info!(target: "config", "loading {count} cluster(s)");
         let node = bootstrap.node.clone().unwrap_or_default();
         let zone = options.service_zone(&node);
-        let clusters = ClusterManager::build(bootstrap, zone, store, runtime.runtime())?;
+        let clusters =
+            ClusterManager::build(bootstrap, zone, store, runtime.runtime(), log_files.clone())?;
         let messages: &[listener::Listener] =
             resources.map_or(&[], |resources| &resources.listeners);
         log::info!(target: "config", "loading {} listener(s)", messages.len());

@@ -185,6 +185,18 @@ impl ClientContext {
         Arc::new(config)
     }
 
+    /// The settings for health checks: they offer `protocols` if there are any, else those that the config names.
+    #[must_use]
+    pub fn config_of_checks(&self, protocols: &[String]) -> Arc<ClientConfig> {
+        if protocols.is_empty() {
+            return self.config.clone();
+        }
+        let mut config = ClientConfig::clone(&self.config);
+        let names = protocols.iter().map(|name| name.clone().into_bytes());
+        config.alpn_protocols = names.collect();
+        Arc::new(config)
+    }
+
     /// The name to send as SNI. `host_name` and `address` are the host's. `of_request` is the name from the request
     /// (`auto_sni`).
     #[must_use]

@@ -183,10 +183,15 @@ impl Cluster {
             return;
         }
         let previous = self.seen.replace(current.clone());
-        drop((hosts, previous));
-        let gone = self.take_gone();
-        for pools in gone {
-            pools.drain();
+        drop(hosts);
+        if !self.seen.borrow().has_hosts_of(&previous) {
+            for pools in self.take_gone() {
+                pools.drain();
+            }
+        }
+        drop(previous);
+        for pools in self.pools.borrow().values() {
+            pools.drain_if_failed();
         }
         if self.cx.info.close_connections_on_host_set_change {
             for pools in self.pools.borrow().values() {

@@ -14,10 +14,12 @@ use outrider_config::api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_config::api::envoy::config::endpoint::v3::Endpoint as EndpointMessage;
 use outrider_config::api::envoy::config::endpoint::v3::LbEndpoint;
 use outrider_config::api::envoy::config::endpoint::v3::LocalityLbEndpoints;
+use outrider_config::api::envoy::config::endpoint::v3::endpoint::HealthCheckConfig;
 use outrider_config::api::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use outrider_net::Address;
 use outrider_net::parse_ip;
 
+use crate::EndpointHealthCheck;
 use crate::HealthStatus;
 use crate::HostDescription;
 use crate::Locality;
@@ -62,10 +64,10 @@ pub(crate) fn build<T>(
         for (index, endpoint) in locality.lb_endpoints.iter().enumerate() {
             let place = place.clone();
             let locality_metadata = metadata.clone();
-            let built = build_endpoint(endpoint, &path.index(index), read, |hostname| {
+            let built = build_endpoint(endpoint, &path.index(index), read, |found, check| {
                 HostDescription {
                     locality_metadata,
-                    ..describe(endpoint, locality, place, hostname)
+                    ..describe(endpoint, locality, place, (found, check))
                 }
             });
             endpoints.extend(errors.collect(built));
@@ -83,7 +85,7 @@ fn build_endpoint<T>(
     message: &LbEndpoint,
     path: &FieldPath,
     read: fn(&EndpointMessage, &FieldPath) -> Result<T, ConfigError>,
-    describe: impl FnOnce(String) -> HostDescription,
+    describe: impl FnOnce(&EndpointMessage, Option<Box<EndpointHealthCheck>>) -> HostDescription,
 ) -> Result<Endpoint<T>, ConfigError> {
     let path = path.field("endpoint");
     let Some(HostIdentifier::Endpoint(endpoint)) = &message.host_identifier else {
@@ -92,26 +94,48 @@ fn build_endpoint<T>(
             "an entry without an endpoint is not supported",
         ));
     };
+    let check = endpoint.health_check_config.as_ref();
+    let check = check.map(|check| health_check(check, &path.field("health_check_config")));
     Ok(Endpoint {
         target: read(endpoint, &path)?,
-        description: Arc::new(describe(endpoint.hostname.clone())),
+        description: Arc::new(describe(endpoint, check.transpose()?)),
     })
+}
+
+/// How an endpoint is checked, by `message`, found at `path`.
+fn health_check(
+    message: &HealthCheckConfig,
+    path: &FieldPath,
+) -> Result<Box<EndpointHealthCheck>, ConfigError> {
+    let address = match &message.address {
+        Some(address) => Some(literal(Some(address), &path.field("address"))?),
+        None => None,
+    };
+    Ok(Box::new(EndpointHealthCheck {
+        address,
+        port: u16::try_from(message.port_value)
+            .ok()
+            .filter(|port| *port != 0),
+        hostname: message.hostname.as_str().into(),
+        disabled: message.disable_active_health_check,
+    }))
 }
 
 fn describe(
     endpoint: &LbEndpoint,
     locality: &LocalityLbEndpoints,
     place: Arc<Locality>,
-    hostname: String,
+    (found, health_check): (&EndpointMessage, Option<Box<EndpointHealthCheck>>),
 ) -> HostDescription {
     HostDescription {
-        hostname: hostname.into(),
+        hostname: found.hostname.as_str().into(),
         locality: place,
         priority: locality.priority,
         weight: endpoint.load_balancing_weight.unwrap_or(1).max(1),
         health: HealthStatus::from(endpoint.health_status()),
         metadata: endpoint.metadata.clone().map(Box::new),
         locality_metadata: None,
+        health_check,
     }
 }
 

@@ -9,6 +9,11 @@ use outrider_stats::SharedCounter;
 use outrider_stats::SharedGauge;
 use tokio::time::Instant;
 
+use crate::Health;
+use crate::HealthFlag;
+use crate::HostHealth;
+use crate::health::HealthReport;
+
 /// One endpoint of a cluster.
 ///
 /// When a DNS refresh returns its address again, the host stays, with its stats and connections.
@@ -17,8 +22,9 @@ pub struct Host {
     addresses: Vec<Address>,
     description: Arc<HostDescription>,
     added: Instant,
+    state: Arc<HostHealth>,
     /// The stats of this host, which all workers share.
-    pub stats: HostStats,
+    pub stats: Arc<HostStats>,
 }
 
 /// The config of a host apart from its address. All hosts of one name share it.
@@ -38,6 +44,21 @@ pub struct HostDescription {
     pub metadata: Option<Box<Metadata>>,
     /// `LocalityLbEndpoints.metadata`
     pub locality_metadata: Option<Arc<Metadata>>,
+    /// `Endpoint.health_check_config`
+    pub health_check: Option<Box<EndpointHealthCheck>>,
+}
+
+/// How a host is checked, where it differs from others (`Endpoint.HealthCheckConfig`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EndpointHealthCheck {
+    /// `address`, `port_value`: where the checks go instead of the host's own address or port.
+    pub address: Option<Address>,
+    /// `port_value`, if it is not 0.
+    pub port: Option<u16>,
+    /// `hostname`: the authority of the checks; empty without one.
+    pub hostname: Box<str>,
+    /// `disable_active_health_check`
+    pub disabled: bool,
 }
 
 /// Where a host is (`envoy.config.core.v3.Locality`).
@@ -91,13 +112,35 @@ pub struct HostStats {
 impl Host {
     /// A host with one address, or with several, of which the first that accepts a connection is used. `addresses` must
     /// not be empty.
-    pub(crate) fn new(addresses: Vec<Address>, description: Arc<HostDescription>) -> Arc<Host> {
+    pub(crate) fn new(
+        addresses: Vec<Address>,
+        description: Arc<HostDescription>,
+        state: Arc<HostHealth>,
+    ) -> Arc<Host> {
         debug_assert!(!addresses.is_empty());
         Arc::new(Host {
             addresses,
             description,
             added: clock::now(),
-            stats: HostStats::default(),
+            state,
+            stats: Arc::default(),
+        })
+    }
+
+    /// The host that this one becomes when discovery gives it other addresses or says other things of it: its health and
+    /// its counts go on.
+    pub(crate) fn changed(
+        &self,
+        addresses: Vec<Address>,
+        description: Arc<HostDescription>,
+    ) -> Arc<Host> {
+        debug_assert!(!addresses.is_empty());
+        Arc::new(Host {
+            addresses,
+            description,
+            added: self.added,
+            state: self.state.clone(),
+            stats: self.stats.clone(),
         })
     }
 
@@ -110,6 +153,11 @@ impl Host {
     /// When it was added to its cluster.
     pub(crate) fn added(&self) -> Instant {
         self.added
+    }
+
+    /// When it became a host of its cluster, or when a check last made it healthy again.
+    pub(crate) fn healthy_since(&self) -> Instant {
+        self.added + self.state.passed_after()
     }
 
     /// All its addresses, in the order in which they are tried.
@@ -147,10 +195,56 @@ impl Host {
         self.description.weight
     }
 
-    /// Its health.
+    /// What the config says of its health.
     #[must_use]
-    pub fn health(&self) -> HealthStatus {
+    pub fn eds_health(&self) -> HealthStatus {
         self.description.health
+    }
+
+    /// What else is known of its health.
+    #[must_use]
+    pub fn state(&self) -> &Arc<HostHealth> {
+        &self.state
+    }
+
+    /// Whether it should get requests, by all that is known.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let state = &self.state;
+        let eds = self.eds_health();
+        if state.has(HealthFlag::FailedActiveHc)
+            || state.has(HealthFlag::FailedOutlierCheck)
+            || matches!(eds, HealthStatus::Unhealthy | HealthStatus::Draining)
+        {
+            Health::Unhealthy
+        } else if state.has(HealthFlag::DegradedActiveHc) || eds == HealthStatus::Degraded {
+            Health::Degraded
+        } else {
+            Health::Healthy
+        }
+    }
+
+    /// Whether it does not count as a host when the share of healthy hosts is computed.
+    #[must_use]
+    pub fn is_excluded(&self) -> bool {
+        self.state.has(HealthFlag::PendingActiveHc)
+            || self.state.has(HealthFlag::ExcludedViaImmediateHcFail)
+            || self.eds_health() == HealthStatus::Draining
+    }
+
+    /// A response asked that the host be excluded (`x-envoy-immediate-health-check-fail`): if its cluster has health checks,
+    /// it fails at once.
+    pub fn fail_immediately(&self) {
+        if self.state.has(HealthFlag::IsChecked) {
+            self.state.set(HealthFlag::ExcludedViaImmediateHcFail, true);
+            self.state.report(HealthReport::ImmediateFailure);
+        }
+    }
+
+    /// Whether health checks are to leave it alone.
+    pub(crate) fn is_unchecked(&self) -> bool {
+        let check = self.description.health_check.as_ref();
+        check.is_some_and(|check| check.disabled)
     }
 
     /// `LbEndpoint.metadata`

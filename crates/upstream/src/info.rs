@@ -10,6 +10,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::cluster::v3::CircuitBreakers;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget as RetryBudgetMessage;
+use outrider_config::api::envoy::config::cluster::v3::cluster::CommonLbConfig;
 use outrider_config::api::envoy::config::core::v3::BindConfig;
 use outrider_config::api::envoy::config::core::v3::Metadata;
 use outrider_config::api::envoy::config::core::v3::RoutingPriority as RoutingPriorityMessage;
@@ -22,10 +23,12 @@ use outrider_net::parse_ip;
 use outrider_runtime::Snapshot;
 use outrider_tls::Secrets;
 
+use crate::EventFiles;
 use crate::RetryBudget;
 use crate::RoutingPriority;
 use crate::Thresholds;
 use crate::balancer::BalancerConfig;
+use crate::health_check::HealthCheckConfig;
 use crate::protocol_options::HttpProtocolOptions;
 use crate::protocol_options::ProtocolSelection;
 use crate::transport::TransportSockets;
@@ -51,6 +54,14 @@ pub struct ClusterInfo {
     pub transport_sockets: TransportSockets,
     /// How a host is selected.
     pub balancer: BalancerConfig,
+    /// How hosts are checked, if they are.
+    pub(crate) health_check: Option<Arc<HealthCheckConfig>>,
+    /// `common_lb_config.update_merge_window`
+    pub update_merge_window: Duration,
+    /// `common_lb_config.ignore_new_hosts_until_first_hc`
+    pub ignore_new_hosts_until_first_hc: bool,
+    /// `ignore_health_on_host_removal`
+    pub ignore_health_on_host_removal: bool,
     /// `common_lb_config.close_connections_on_host_set_change`
     pub close_connections_on_host_set_change: bool,
     /// Where the config of the cluster came from.
@@ -78,7 +89,12 @@ pub(crate) struct ClusterCx<'a> {
     pub(crate) origin: ClusterOrigin,
     pub(crate) secrets: &'a Secrets,
     pub(crate) runtime: &'a Snapshot,
+    /// Opens event logs.
+    pub(crate) event_files: &'a dyn EventFiles,
 }
+
+/// `common_lb_config.update_merge_window` when it is not set.
+const UPDATE_MERGE_WINDOW: Duration = Duration::from_secs(1);
 
 impl ClusterInfo {
     /// Builds the settings of `message`, found at `path`.
@@ -111,6 +127,19 @@ impl ClusterInfo {
             &path.field("connect_timeout"),
         );
         let timeout = errors.collect(timeout);
+        let speaks_http2 = (http.as_ref()).is_some_and(|h| h.protocol != ProtocolSelection::Http1);
+        let health_check = errors.collect(HealthCheckConfig::build(
+            &message.health_checks,
+            &path.field("health_checks"),
+            &message.name,
+            speaks_http2,
+            cx.event_files,
+        ));
+        let common = message.common_lb_config.as_ref();
+        let window = errors.collect(update_merge_window(common, path));
+        let (Some(health_check), Some(window)) = (health_check, window) else {
+            return Err(errors);
+        };
         let (
             Some(http),
             Some(connect),
@@ -143,10 +172,13 @@ impl ClusterInfo {
             connect,
             transport_sockets: sockets,
             balancer,
-            close_connections_on_host_set_change: message
-                .common_lb_config
-                .as_ref()
-                .is_some_and(|config| config.close_connections_on_host_set_change),
+            health_check,
+            update_merge_window: window,
+            ignore_new_hosts_until_first_hc: common
+                .is_some_and(|common| common.ignore_new_hosts_until_first_hc),
+            ignore_health_on_host_removal: message.ignore_health_on_host_removal,
+            close_connections_on_host_set_change: common
+                .is_some_and(|common| common.close_connections_on_host_set_change),
             metadata: message.metadata.clone().map(Box::new),
             thresholds,
         })
@@ -160,6 +192,16 @@ impl ClusterInfo {
             RoutingPriority::High => &self.thresholds[1],
         }
     }
+}
+
+/// `update_merge_window` of the `common_lb_config` of the cluster at `path`.
+fn update_merge_window(
+    common: Option<&CommonLbConfig>,
+    path: &FieldPath,
+) -> Result<Duration, ConfigError> {
+    let path = path.field("common_lb_config").field("update_merge_window");
+    let window = common.and_then(|common| common.update_merge_window.as_ref());
+    Ok(duration::optional(window, &path)?.unwrap_or(UPDATE_MERGE_WINDOW))
 }
 
 fn connect_options(

@@ -38,13 +38,14 @@ use crate::ClusterManagerStats;
 use crate::ClusterOrigin;
 use crate::ClusterView;
 use crate::Clusters;
-use crate::HostsPublisher;
+use crate::EventFiles;
 use crate::SharedCluster;
 use crate::discovery;
 use crate::discovery::Discovery;
 use crate::discovery::DiscoveryCx;
 use crate::dns::Resolvers;
 use crate::info::ClusterCx;
+use crate::publisher::ClusterHosts;
 use crate::shared::ProcessWide;
 
 /// All clusters. All threads share it; only the main thread changes it.
@@ -62,6 +63,7 @@ pub struct ClusterManager {
     bind: Option<BindConfig>,
     secrets: Arc<SecretManager>,
     process: ProcessWide,
+    event_files: Arc<dyn EventFiles>,
     stats: Arc<ClusterManagerStats>,
 }
 
@@ -78,11 +80,11 @@ pub(crate) struct ActiveClusters {
 #[derive(Debug, Default)]
 struct Discoveries {
     /// Taken by [`ClusterManager::start`].
-    of_bootstrap: Vec<(Box<dyn Discovery>, HostsPublisher)>,
+    of_bootstrap: Vec<(Box<dyn Discovery>, Arc<SharedCluster>)>,
     running: HashMap<Arc<str>, DiscoveryTask>,
 }
 
-/// A running discovery. Dropping it ends the discovery.
+/// The task of one cluster, which finds and watches its hosts. Dropping it ends the task.
 #[derive(Debug)]
 struct DiscoveryTask(AbortHandle);
 
@@ -112,7 +114,7 @@ pub struct ClusterNames(HashSet<Arc<str>>);
 
 impl ClusterManager {
     /// Builds the clusters of `bootstrap`, for a proxy in `local_zone` (empty if it is in none). `runtime` sets their
-    /// limits.
+    /// limits; `event_files` opens the logs of their hosts' health.
     ///
     /// # Errors
     /// All errors of all clusters.
@@ -121,6 +123,7 @@ impl ClusterManager {
         local_zone: &str,
         store: &Arc<Store>,
         runtime: &Arc<Runtime>,
+        event_files: Arc<dyn EventFiles>,
     ) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let stats: Arc<ClusterManagerStats> = store.register(Scope::new("cluster_manager"));
@@ -149,6 +152,7 @@ impl ClusterManager {
                     .is_some_and(|options| options.enable_deferred_creation_stats),
                 runtime: runtime.clone(),
             },
+            event_files,
             stats,
         };
         let list = bootstrap.static_resources.as_ref();
@@ -160,8 +164,7 @@ impl ClusterManager {
         let mut active = ActiveClusters::with_capacity(built.len());
         let mut discoveries = Vec::with_capacity(built.len());
         for cluster in built {
-            let publisher = manager.publisher(&cluster.shared, &manager.uninitialized);
-            discoveries.push((cluster.discovery, publisher));
+            discoveries.push((cluster.discovery, cluster.shared.clone()));
             active.add(cluster.shared);
         }
         let snapshot = runtime.snapshot();
@@ -224,8 +227,9 @@ impl ClusterManager {
         let cx = ClusterCx {
             bind: self.bind.as_ref(),
             origin,
-            secrets: secrets,
+            secrets,
             runtime: &self.process.runtime.snapshot(),
+            event_files: &*self.event_files,
         };
         let info = errors.collect(ClusterInfo::build(message, path, &cx));
         let discovery = errors.collect(discovery::build(message, path, &self.discovery));
@@ -240,9 +244,9 @@ impl ClusterManager {
     /// Starts the discovery of the bootstrap's clusters. Must be called on the main thread, inside a `LocalSet`.
     pub fn start(&self) {
         let mut discoveries = self.lock();
-        for (discovery, publisher) in std::mem::take(&mut discoveries.of_bootstrap) {
-            let name = publisher.info().name.clone();
-            let task = DiscoveryTask::spawn(discovery, publisher, &self.secrets);
+        for (discovery, cluster) in std::mem::take(&mut discoveries.of_bootstrap) {
+            let name = cluster.info.name.clone();
+            let task = self.run(discovery, &cluster, &self.uninitialized);
             discoveries.running.insert(name, task);
         }
     }
@@ -258,8 +262,7 @@ impl ClusterManager {
     pub fn warm(&self, built: Vec<BuiltCluster>) -> WarmingClusters {
         let waiting = watch::Sender::new(0);
         let clusters = built.into_iter().map(|cluster| {
-            let publisher = self.publisher(&cluster.shared, &waiting);
-            let task = DiscoveryTask::spawn(cluster.discovery, publisher, &self.secrets);
+            let task = self.run(cluster.discovery, &cluster.shared, &waiting);
             self.stats.warming_clusters.inc();
             (cluster.shared, task)
         });
@@ -333,13 +336,34 @@ impl ClusterManager {
         self.changed.send_replace(());
     }
 
-    fn publisher(
+    /// Starts looking for the secrets of `cluster`, then for its hosts, and watching them. `waiting` counts the clusters that warm.
+    fn run(
         &self,
+        discovery: Box<dyn Discovery>,
         cluster: &Arc<SharedCluster>,
         waiting: &watch::Sender<usize>,
-    ) -> HostsPublisher {
-        let (changed, stats) = (self.changed.clone(), self.stats.clone());
-        HostsPublisher::new(cluster.clone(), changed, waiting.clone(), stats)
+    ) -> DiscoveryTask {
+        let hosts = ClusterHosts::new(
+            cluster.clone(),
+            self.changed.clone(),
+            waiting.clone(),
+            self.stats.clone(),
+            &self.store,
+        );
+        let publisher = hosts.publisher();
+        let sockets = &cluster.info.transport_sockets;
+        let tls: Vec<_> = sockets.contexts().flatten().cloned().collect();
+        let secrets = self.secrets.clone();
+        let task = tokio::task::spawn_local(async move {
+            let discovering = async move {
+                for tls in tls {
+                    secrets.follow(tls).await;
+                }
+                discovery.run(publisher).await;
+            };
+            tokio::join!(discovering, hosts.watch());
+        });
+        DiscoveryTask(task.abort_handle())
     }
 
     fn lock(&self) -> MutexGuard<'_, Discoveries> {
@@ -393,26 +417,6 @@ async fn wait_for_none(count: &watch::Sender<usize>) {
     let mut count = count.subscribe();
     // This function holds the sender, so the channel cannot be closed.
     let _sent = count.wait_for(|clusters| *clusters == 0).await;
-}
-
-impl DiscoveryTask {
-    /// Looks for the secrets of the cluster, then for its hosts.
-    fn spawn(
-        discovery: Box<dyn Discovery>,
-        publisher: HostsPublisher,
-        secrets: &Arc<SecretManager>,
-    ) -> DiscoveryTask {
-        let sockets = &publisher.info().transport_sockets;
-        let all: Vec<_> = sockets.contexts().flatten().cloned().collect();
-        let secrets = secrets.clone();
-        let task = tokio::task::spawn_local(async move {
-            for tls in all {
-                secrets.follow(tls).await;
-            }
-            discovery.run(publisher).await;
-        });
-        DiscoveryTask(task.abort_handle())
-    }
 }
 
 impl ActiveClusters {

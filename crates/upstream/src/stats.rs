@@ -172,6 +172,20 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
+    /// `cluster.<name>.health_check.*`
+    pub struct HealthCheckStats {
+        attempt: Counter,
+        degraded: Gauge,
+        failure: Counter,
+        healthy: Gauge,
+        network_failure: Counter,
+        passive_failure: Counter,
+        success: Counter,
+        verify_cluster: Counter,
+    }
+}
+
+outrider_stats::group! {
     /// `cluster.<name>.ring_hash_lb.*`: the latest ring.
     pub struct RingHashStats {
         max_hashes_per_host: Gauge,

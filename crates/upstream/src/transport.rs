@@ -28,6 +28,7 @@ use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
 use outrider_tls::tls_settings;
 use outrider_xds::check_secret_sources;
+use prost_types::Struct;
 use prost_types::Value;
 
 use crate::Host;
@@ -105,6 +106,13 @@ impl TransportSockets {
         found.map_or(0, |index| index + 1)
     }
 
+    /// The position in [`contexts`](Self::contexts) of the context that `labels` select, else of the default.
+    pub(crate) fn position_of_labels(&self, labels: &Struct) -> usize {
+        let mut matches = self.matches.iter();
+        let found = matches.position(|one| one.matches_fields(labels));
+        found.map_or(0, |index| index + 1)
+    }
+
     /// Lists the stats of the TLS contexts, below `scope`.
     pub(crate) fn list_stats(&self, store: &Arc<Store>, scope: &Scope) {
         let contexts = self.contexts().flatten();
@@ -128,6 +136,11 @@ impl TransportSocketMatch {
         let Some(fields) = fields else {
             return self.labels.is_empty();
         };
+        self.matches_fields(fields)
+    }
+
+    /// Whether these are all labels.
+    fn matches_fields(&self, fields: &Struct) -> bool {
         let mut labels = self.labels.iter();
         labels.all(|(name, value)| fields.fields.get(name) == Some(value))
     }
@@ -283,5 +296,65 @@ impl PoolTls {
         let made = used.context.config_requiring(&config, name);
         *requiring = Some((config, made.clone()));
         made
+    }
+}
+
+/// The TLS of a cluster's health checks, on the main thread.
+#[derive(Debug)]
+pub(crate) struct CheckTls {
+    factory: Arc<ClientTls>,
+    /// What is offered; empty for what the context offers.
+    alpn: Vec<String>,
+    stats: WorkerSsl,
+    /// The context that was used last, with its configuration.
+    used: RefCell<Option<(Arc<ClientContext>, Arc<ClientConfig>)>>,
+}
+
+impl CheckTls {
+    /// TLS by `factory` that offers the protocols `alpn`, or else those of its context. The stats are at `scope`.
+    pub(crate) fn new(
+        factory: Arc<ClientTls>,
+        alpn: &[String],
+        scope: Scope,
+        store: &Store,
+    ) -> CheckTls {
+        CheckTls {
+            factory,
+            alpn: alpn.to_vec(),
+            stats: WorkerSsl(store.register(scope)),
+            used: RefCell::default(),
+        }
+    }
+
+    /// Does the TLS handshake with `host` on a connection to `address`.
+    pub(crate) async fn secure(
+        &self,
+        socket: NetworkStream,
+        host: &Host,
+        address: &Address,
+    ) -> Result<NetworkStream, TlsFailure> {
+        let Some(context) = self.factory.context() else {
+            return Err(TlsFailure::secrets_not_ready());
+        };
+        let address = address.ip().map(|ip| ip.ip());
+        let session = ClientSession {
+            config: self.config(&context),
+            server_name: context.server_name(host.hostname(), address, None),
+        };
+        let mut stream = TlsStream::connect(socket, session, self.stats.clone())?;
+        poll_fn(|cx| stream.poll_handshake(cx)).await?;
+        Ok(NetworkStream::Tls(Box::new(stream)))
+    }
+
+    fn config(&self, context: &Arc<ClientContext>) -> Arc<ClientConfig> {
+        let mut used = self.used.borrow_mut();
+        if let Some((of, config)) = &*used
+            && Arc::ptr_eq(of, context)
+        {
+            return config.clone();
+        }
+        let config = context.config_of_checks(&self.alpn);
+        *used = Some((context.clone(), config.clone()));
+        config
     }
 }

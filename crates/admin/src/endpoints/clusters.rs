@@ -8,6 +8,7 @@ use outrider_upstream::BreakerResource;
 use outrider_upstream::Breakers;
 use outrider_upstream::ClusterOrigin;
 use outrider_upstream::ClusterView;
+use outrider_upstream::HealthFlag;
 use outrider_upstream::HealthStatus;
 use outrider_upstream::Host;
 use outrider_upstream::Locality;
@@ -83,7 +84,7 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
             sub_zone,
         } = &**host.locality();
         writeln!(to, "{row}::hostname::{}", host.hostname())?;
-        writeln!(to, "{row}::health_flags::{}", health_flags(host.health()))?;
+        writeln!(to, "{row}::health_flags::{}", health_flags(host))?;
         writeln!(to, "{row}::weight::{}", host.weight())?;
         writeln!(to, "{row}::region::{region}")?;
         writeln!(to, "{row}::zone::{zone}")?;
@@ -140,13 +141,74 @@ fn stats_by_name(host: &Host) -> Vec<(&'static str, u64)> {
     all
 }
 
-fn health_flags(health: HealthStatus) -> &'static str {
-    match health {
-        HealthStatus::Healthy => "healthy",
-        HealthStatus::Degraded => "/degraded_eds_health",
-        HealthStatus::Unhealthy => "/failed_eds_health",
-        HealthStatus::Draining => "/eds_status_draining",
+/// All flags that are set, in Envoy's order.
+fn health_flags(host: &Host) -> String {
+    let (state, eds) = (host.state(), host.eds_health());
+    let flags = [
+        (state.has(HealthFlag::FailedActiveHc), "/failed_active_hc"),
+        (
+            state.has(HealthFlag::FailedOutlierCheck),
+            "/failed_outlier_check",
+        ),
+        (eds == HealthStatus::Unhealthy, "/failed_eds_health"),
+        (
+            state.has(HealthFlag::DegradedActiveHc),
+            "/degraded_active_hc",
+        ),
+        (eds == HealthStatus::Degraded, "/degraded_eds_health"),
+        (
+            state.has(HealthFlag::PendingDynamicRemoval),
+            "/pending_dynamic_removal",
+        ),
+        (state.has(HealthFlag::PendingActiveHc), "/pending_active_hc"),
+        (
+            state.has(HealthFlag::ExcludedViaImmediateHcFail),
+            "/excluded_via_immediate_hc_fail",
+        ),
+        (state.has(HealthFlag::ActiveHcTimeout), "/active_hc_timeout"),
+        (eds == HealthStatus::Draining, "/eds_status_draining"),
+    ];
+    let flags: String = (flags.iter().filter(|(set, _)| *set))
+        .map(|(_, name)| *name)
+        .collect();
+    match flags.as_str() {
+        "" => "healthy".to_owned(),
+        _ => flags,
     }
+}
+
+/// `envoy.admin.v3.HostHealthStatus`
+fn host_health(host: &Host) -> Value {
+    let flag = |flag| host.state().has(flag);
+    let fields = [
+        (
+            "failed_active_health_check",
+            flag(HealthFlag::FailedActiveHc),
+        ),
+        ("failed_outlier_check", flag(HealthFlag::FailedOutlierCheck)),
+        ("eds_health_status", true),
+        (
+            "failed_active_degraded_check",
+            flag(HealthFlag::DegradedActiveHc),
+        ),
+        (
+            "pending_dynamic_removal",
+            flag(HealthFlag::PendingDynamicRemoval),
+        ),
+        ("pending_active_hc", flag(HealthFlag::PendingActiveHc)),
+        (
+            "excluded_via_immediate_hc_fail",
+            flag(HealthFlag::ExcludedViaImmediateHcFail),
+        ),
+        ("active_hc_timeout", flag(HealthFlag::ActiveHcTimeout)),
+    ];
+    let fields = fields.into_iter().filter(|(_, set)| *set);
+    let value = |name| match name {
+        "eds_health_status" => health_status(host.eds_health()).into(),
+        _ => true.into(),
+    };
+    let fields = fields.map(|(name, _)| (name.to_owned(), value(name)));
+    Value::Object(fields.collect())
 }
 
 /// `envoy.config.core.v3.HealthStatus`
@@ -204,7 +266,7 @@ fn host_status(host: &Host) -> Value {
     let mut status = json!({
         "address": address(host.address()),
         "stats": metrics,
-        "health_status": { "eds_health_status": health_status(host.health()) },
+        "health_status": host_health(host),
         "weight": host.weight(),
     });
     if !host.hostname().is_empty() {
@@ -277,6 +339,7 @@ static_resources:
             "",
             &Store::new(),
             &std::sync::Arc::default(),
+            std::sync::Arc::new(()),
         )
         .unwrap();
         let mut runtime = tokio::runtime::Builder::new_current_thread();

@@ -572,7 +572,7 @@ fn endpoint(host: &Host) -> Value {
     }
     json!({
         "endpoint": endpoint,
-        "health_status": health_status(host.health()),
+        "health_status": health_status(host.eds_health()),
         "load_balancing_weight": host.weight(),
     })
 }

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 use outrider_stats::Scope;
 use outrider_stats::Store;
+use outrider_upstream::EventFile;
+use outrider_upstream::EventFiles;
 use rustix::fs::OFlags;
 use rustix::fs::fcntl_getfl;
 use rustix::fs::fcntl_setfl;
@@ -209,6 +211,19 @@ impl LogFile {
             self.stats.write_total_buffered.sub(size);
             self.access_log_stats.lines_dropped.add(count);
         }
+    }
+}
+
+impl EventFiles for LogFiles {
+    fn open(&self, path: &str) -> Result<Arc<dyn EventFile>, String> {
+        let file: Arc<LogFile> = LogFiles::open(self, Destination::named(path))?;
+        Ok(file)
+    }
+}
+
+impl EventFile for LogFile {
+    fn write(&self, line: Vec<u8>) {
+        LogFile::write(self, line, 1);
     }
 }
 

@@ -140,7 +140,8 @@ async fn with_cx<T>(test: impl AsyncFnOnce(&FilterCx<'_>) -> T) -> T {
 
 fn clusters(store: &Arc<Store>, worker: &Rc<WorkerCx>) -> Rc<Clusters> {
     let bootstrap = Bootstrap::default();
-    let manager = ClusterManager::build(&bootstrap, "", store, &Arc::default()).unwrap();
+    let manager =
+        ClusterManager::build(&bootstrap, "", store, &Arc::default(), Arc::new(())).unwrap();
     manager.worker(worker)
 }
 

@@ -357,6 +357,9 @@ impl<'a> UpstreamAttempt<'a> {
             request.canary.set(true);
         }
         request.count_status(status.as_u16());
+        if (head.headers).contains_key(&header::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
+            request.host().fail_immediately();
+        }
         let body = exchange.into_body();
         if !stream.is_upstream_grpc {
             request.count_host(status.is_server_error());

@@ -316,7 +316,8 @@ fn build(
         format: Format::Yaml,
     };
     let loaded = load_texts(&[source], false).unwrap_or_else(|errors| panic!("{errors}"));
-    let clusters = ClusterManager::build(&loaded.bootstrap, "", store, &Arc::default()).unwrap();
+    let clusters =
+        ClusterManager::build(&loaded.bootstrap, "", store, &Arc::default(), Arc::new(())).unwrap();
     let listeners = &loaded
         .bootstrap
         .static_resources

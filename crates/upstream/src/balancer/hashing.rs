@@ -16,7 +16,7 @@ use super::LoadBalancer;
 use super::PickCx;
 use super::bounded_load;
 use super::loads::PriorityLoads;
-use crate::HealthStatus;
+use crate::Health;
 use crate::Host;
 use crate::MembershipStats;
 use crate::host_set::LocalityHosts;
@@ -144,7 +144,7 @@ impl WeightedHosts {
         by_locality: bool,
         hashing: &HashingConfig,
     ) {
-        let usable = |host: &&Arc<Host>| panics || host.health() == HealthStatus::Healthy;
+        let usable = |host: &&Arc<Host>| panics || host.health() == Health::Healthy;
         if !by_locality {
             let hosts: Vec<&Arc<Host>> = priority.iter().filter(usable).collect();
             self.add(&hosts, 1.0, hashing.by_hostname);

@@ -4,7 +4,8 @@
 //! The rest goes to the next priority. Below the panic threshold, health is ignored.
 
 use super::BalancerConfig;
-use crate::HealthStatus;
+use crate::Health;
+use crate::Host;
 use crate::host_set::PriorityHosts;
 
 /// The shares of all priorities, and which priorities are in panic.
@@ -87,20 +88,20 @@ struct Availability {
 
 impl Availability {
     fn of(priority: &PriorityHosts, config: &BalancerConfig) -> Availability {
-        let sum = |usable: fn(HealthStatus) -> bool| -> u64 {
+        let sum = |usable: fn(&Host) -> bool| -> u64 {
             priority
                 .iter()
-                .filter(|host| usable(host.health()))
+                .filter(|host| usable(host))
                 .map(|host| match config.weighted_priority_health {
                     true => u64::from(host.weight()),
                     false => 1,
                 })
                 .sum()
         };
-        // Hosts that the config drains do not count as unhealthy.
-        let total = sum(|health| health != HealthStatus::Draining).max(1);
-        let healthy = sum(|health| health == HealthStatus::Healthy);
-        let degraded = sum(|health| health == HealthStatus::Degraded);
+        // Hosts that the config drains, or that were not checked yet, do not count as unhealthy.
+        let total = sum(|host| !host.is_excluded()).max(1);
+        let healthy = sum(|host| host.health() == Health::Healthy);
+        let degraded = sum(|host| host.health() == Health::Degraded);
         let factor = u64::from(config.overprovisioning_factor);
         Availability {
             healthy: percent(factor * healthy / total),

@@ -10,7 +10,7 @@ use super::PickCx;
 use super::config::LocalityBalancing;
 use super::loads::PriorityLoads;
 use super::schedule::Schedule;
-use crate::HealthStatus;
+use crate::Health;
 use crate::Host;
 use crate::host_set::LocalityHosts;
 use crate::host_set::PriorityHosts;
@@ -101,12 +101,11 @@ impl PriorityLevel {
                 all: Tier::new(hosts, |_| true, &config, (policy, slots)),
             }
         } else {
-            let mut tier = |usable: fn(HealthStatus) -> bool| {
-                Tier::new(hosts, usable, config, (policy, slots))
-            };
+            let mut tier =
+                |usable: fn(Health) -> bool| Tier::new(hosts, usable, config, (policy, slots));
             PriorityLevel::Normal {
-                healthy: tier(|health| health == HealthStatus::Healthy),
-                degraded: tier(|health| health == HealthStatus::Degraded),
+                healthy: tier(|health| health == Health::Healthy),
+                degraded: tier(|health| health == Health::Degraded),
             }
         }
     }
@@ -115,7 +114,7 @@ impl PriorityLevel {
 impl Tier {
     fn new(
         priority: &PriorityHosts,
-        usable: fn(HealthStatus) -> bool,
+        usable: fn(Health) -> bool,
         config: &BalancerConfig,
         (policy, slots): (&dyn HostPolicy, &mut Slots),
     ) -> Tier {

@@ -12,7 +12,7 @@ use outrider_net::clock;
 use outrider_runtime::RuntimeDouble;
 use outrider_runtime::Snapshot;
 
-use crate::HealthStatus;
+use crate::Health;
 use crate::Host;
 
 /// The default of `min_weight_percent`.
@@ -68,15 +68,15 @@ impl SlowStart {
     /// Whether any of these hosts is in slow start.
     pub(super) fn concerns(&self, hosts: &[Arc<Host>]) -> bool {
         let is_new = |host: &Arc<Host>| {
-            host.health() == HealthStatus::Healthy && clock::since(host.added()) <= self.window
+            host.health() == Health::Healthy && clock::since(host.healthy_since()) <= self.window
         };
         hosts.len() > 1 && hosts.iter().any(is_new)
     }
 
     /// The fraction of its weight that a host has at the moment.
     pub(super) fn share(&self, host: &Host, runtime: Option<&Snapshot>) -> f64 {
-        let age = clock::since(host.added());
-        if age >= self.window || host.health() != HealthStatus::Healthy {
+        let age = clock::since(host.healthy_since());
+        if age >= self.window || host.health() != Health::Healthy {
             return 1.0;
         }
         let aggression = self.aggression.as_ref();
@@ -117,7 +117,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_share_of_a_new_host_grows() {
         let address = Address::Ip(([127, 0, 0, 1], 1).into());
-        let host = Host::new(vec![address], Arc::default());
+        let host = Host::new(vec![address], Arc::default(), Arc::default());
         let hosts = [host.clone(), host.clone()];
         let shares =
             || [1.0, 2.0, 0.5, -1.0].map(|aggression| slow_start(aggression).share(&host, None));

@@ -29,6 +29,7 @@ fn locality(first: u16, weight: u32, hosts: &[(u32, HealthStatus)]) -> LocalityH
         Host::new(
             vec![Address::Ip(([127, 0, 0, 1], port).into())],
             Arc::new(description),
+            Arc::default(),
         )
     };
     LocalityHosts {

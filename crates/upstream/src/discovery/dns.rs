@@ -24,6 +24,7 @@ use outrider_net::Address;
 use tokio::task::JoinSet;
 
 use super::Discovery;
+use crate::HealthFlag;
 use crate::Host;
 use crate::HostDescription;
 use crate::HostsPublisher;
@@ -198,7 +199,7 @@ impl Discovery for Dns {
 }
 
 impl Dns {
-    async fn resolve_all(self: Box<Self>, mut publisher: HostsPublisher) {
+    async fn resolve_all(self: Box<Self>, publisher: HostsPublisher) {
         let targets: usize = self.localities.iter().map(|l| l.endpoints.len()).sum();
         if targets == 0 || !self.wait_for_warm {
             publisher.initialized();
@@ -284,18 +285,31 @@ impl Progress {
         let described = describe(description, target);
         let known = &self.hosts[place.locality][place.endpoint];
         let lists = address_lists(answer, target.port, dns.logical);
-        let mut changed = lists.len() != known.len();
+        let mut changed = false;
         let mut hosts = Vec::with_capacity(lists.len());
         for addresses in lists {
-            self.publisher.count_match(&described);
-            match known.iter().find(|host| host.addresses() == addresses) {
-                Some(host) => hosts.push(host.clone()),
-                None => {
-                    changed = true;
-                    hosts.push(Host::new(addresses, described.clone()));
-                }
+            if let Some(host) = known.iter().find(|host| host.addresses() == addresses) {
+                self.publisher.count_match(&described);
+                host.state().set(HealthFlag::PendingDynamicRemoval, false);
+                hosts.push(host.clone());
+                continue;
             }
+            changed = true;
+            hosts.push(match known.first() {
+                // The one host of a logical cluster goes by other addresses from now on.
+                Some(host) if dns.logical => {
+                    self.publisher.count_match(&described);
+                    host.changed(addresses, described.clone())
+                }
+                _ => self.publisher.host(addresses, &described),
+            });
         }
+        let is_new = |host: &&Arc<Host>| !hosts.iter().any(|other| Arc::ptr_eq(other, host));
+        let removed: Vec<Arc<Host>> = known.iter().filter(is_new).cloned().collect();
+        if !dns.logical {
+            hosts.extend(self.publisher.kept_of(removed.into_iter()));
+        }
+        changed |= hosts.len() != known.len();
         if !dns.logical {
             let weight = hosts.iter().map(|host| host.weight()).max().unwrap_or(1);
             let stats = self.publisher.stats();

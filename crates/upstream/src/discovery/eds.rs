@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::Discovery;
 use super::DiscoveryCx;
+use crate::HealthFlag;
 use crate::Host;
 use crate::HostsPublisher;
 use crate::LocalityHosts;
@@ -184,11 +185,8 @@ impl Assignment {
                 priorities.resize_with(priority + 1, PriorityHosts::default);
             }
             let hosts = locality.endpoints.into_iter().map(|endpoint| {
-                let host = known.remove(&endpoint.target);
-                let host = host.filter(|host| host.description() == &endpoint.description);
-                let host = host.unwrap_or_else(|| {
-                    (self.publisher).host(endpoint.target.clone(), &endpoint.description)
-                });
+                let known = known.remove(&endpoint.target);
+                let host = self.host(known, &endpoint);
                 self.hosts.insert(endpoint.target, host.clone());
                 host
             });
@@ -200,6 +198,49 @@ impl Assignment {
                 });
             }
         }
+        self.keep_healthy(known.into_values(), &mut priorities);
+        if self.publisher.has_published(&priorities) {
+            self.publisher.stats().update_no_rebuild.inc();
+            return;
+        }
         self.publisher.publish(priorities, 1);
+    }
+
+    /// The host for `endpoint`, by what is `known` at its address.
+    fn host(
+        &self,
+        known: Option<Arc<Host>>,
+        endpoint: &endpoints::Endpoint<Vec<Address>>,
+    ) -> Arc<Host> {
+        let description = &endpoint.description;
+        let Some(known) = known else {
+            return self.publisher.host(endpoint.target.clone(), description);
+        };
+        known.state().set(HealthFlag::PendingDynamicRemoval, false);
+        if known.description() == description {
+            return known;
+        }
+        if known.description().health_check != description.health_check {
+            return self.publisher.host(endpoint.target.clone(), description);
+        }
+        known.changed(endpoint.target.clone(), description.clone())
+    }
+
+    /// Keeps those of `removed` that checks say are healthy, in the localities of their own that come last.
+    fn keep_healthy(
+        &mut self,
+        removed: impl Iterator<Item = Arc<Host>>,
+        priorities: &mut Vec<PriorityHosts>,
+    ) {
+        for host in self.publisher.kept_of(removed) {
+            let priority = host.priority() as usize;
+            if priorities.len() <= priority {
+                priorities.resize_with(priority + 1, PriorityHosts::default);
+            }
+            if let Some(of_priority) = priorities.get_mut(priority) {
+                of_priority.keep(host.clone());
+            }
+            self.hosts.insert(host.addresses().to_vec(), host);
+        }
     }
 }

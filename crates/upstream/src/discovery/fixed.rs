@@ -34,7 +34,7 @@ pub(super) fn build(
 }
 
 impl Discovery for Fixed {
-    fn run(self: Box<Self>, mut hosts: HostsPublisher) -> Pin<Box<dyn Future<Output = ()>>> {
+    fn run(self: Box<Self>, hosts: HostsPublisher) -> Pin<Box<dyn Future<Output = ()>>> {
         let mut priorities: Vec<PriorityHosts> = Vec::new();
         for locality in self.localities {
             let priority = locality.priority as usize;

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use outrider_codec::ClientOptions;
@@ -29,6 +30,8 @@ pub(crate) struct PoolCx {
     /// By the position of the transport socket; `None` for plaintext.
     tls: Vec<Option<Rc<ClusterTls>>>,
     process: ProcessWide,
+    /// See [`SharedCluster::had_traffic`].
+    pub(super) had_traffic: Arc<AtomicBool>,
     http1: OnceCell<Rc<ClientOptions>>,
     http2: OnceCell<Rc<ClientOptions>>,
 }
@@ -41,6 +44,7 @@ impl PoolCx {
             breakers: shared.breakers.clone(),
             tls: tls(&shared.info, &worker),
             process: shared.process.clone(),
+            had_traffic: shared.had_traffic.clone(),
             worker,
             http1: OnceCell::new(),
             http2: OnceCell::new(),

@@ -94,6 +94,8 @@ pub(crate) struct HostPools {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
     pools: RefCell<Vec<Rc<Pool>>>,
+    /// How often the host had become unhealthy when its connections were last drained for that.
+    failures_seen: Cell<u32>,
     /// Registered with the host's first response.
     zone_stats: OnceCell<Option<Arc<OriginStats>>>,
 }
@@ -101,6 +103,7 @@ pub(crate) struct HostPools {
 impl HostPools {
     pub(crate) fn new(cx: Rc<PoolCx>, host: Arc<Host>) -> Rc<HostPools> {
         Rc::new(HostPools {
+            failures_seen: Cell::new(host.state().failures()),
             cx,
             host,
             pools: RefCell::default(),
@@ -157,6 +160,14 @@ impl HostPools {
             pool.drain();
         }
         pools.retain(|pool| !pool.is_drained());
+    }
+
+    /// Closes as [`close_when_idle`](Self::close_when_idle) does if the host has become unhealthy since the last call.
+    pub(crate) fn drain_if_failed(&self) {
+        let failures = self.host.state().failures();
+        if self.failures_seen.replace(failures) != failures {
+            self.close_when_idle();
+        }
     }
 
     /// Finishes the requests under way, then closes.

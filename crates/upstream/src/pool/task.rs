@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::rc::Weak;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
 use std::task::Poll;
 
@@ -264,6 +265,7 @@ impl ConnectionCounts {
         let (cx, host) = (pool.cx().clone(), pool.host().clone());
         let stats = &cx.stats;
         stats.upstream_cx_total.inc();
+        cx.had_traffic.store(true, Relaxed);
         stats.upstream_cx_rx_bytes_buffered.mark_used();
         // Also for a connection that will fail: the codec's stats are listed from the first attempt on.
         match pool.protocol() {

@@ -52,8 +52,14 @@ fn typed(options: &str) -> String {
 }
 
 fn errors(clusters: &[String]) -> String {
-    let errors = ClusterManager::build(&bootstrap(clusters), "", &Store::new(), &Arc::default())
-        .unwrap_err();
+    let errors = ClusterManager::build(
+        &bootstrap(clusters),
+        "",
+        &Store::new(),
+        &Arc::default(),
+        Arc::new(()),
+    )
+    .unwrap_err();
     errors.to_string()
 }
 
@@ -191,6 +197,7 @@ fn both_spellings_of_http_options_mean_the_same() {
             "",
             &Store::new(),
             &Arc::default(),
+            Arc::new(()),
         );
         let info = manager.unwrap().view()[0].info.clone();
         assert_eq!(info.http.protocol, want, "{fields}");
@@ -205,6 +212,7 @@ fn defaults_are_envoys() {
         "",
         &Store::new(),
         &Arc::default(),
+        Arc::new(()),
     )
     .unwrap();
     let info = manager.view()[0].info.clone();

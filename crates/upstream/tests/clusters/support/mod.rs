@@ -73,8 +73,14 @@ impl Proxy {
     /// Does not wait for the first hosts.
     pub(crate) fn launch(clusters: Vec<ClusterMessage>) -> Proxy {
         let store = Store::new();
-        let manager =
-            ClusterManager::build(&bootstrap(clusters), "", &store, &Arc::default()).unwrap();
+        let manager = ClusterManager::build(
+            &bootstrap(clusters),
+            "",
+            &store,
+            &Arc::default(),
+            Arc::new(()),
+        )
+        .unwrap();
         let worker = Rc::new(WorkerCx::new(0, &store, 7));
         tokio::task::spawn_local(worker.timers.clone().run());
         manager.start();

@@ -1,0 +1,72 @@
+//! `tcp_health_check`: a connection, and what the host says on it.
+
+use std::future::poll_fn;
+
+use outrider_net::NetworkStream;
+use tokio::io::AsyncWriteExt as _;
+
+use super::CheckResult;
+use super::config::TcpCheck;
+use super::connection::CheckCx;
+use super::payload;
+use crate::Host;
+
+/// The most that a host may say before what is expected comes.
+const MOST: usize = 1 << 20;
+
+/// Asks one host.
+#[derive(Default)]
+pub(super) struct TcpProbe {
+    /// Kept between checks.
+    stream: Option<NetworkStream>,
+}
+
+impl TcpProbe {
+    pub(super) async fn check(
+        &mut self,
+        config: &TcpCheck,
+        cx: &CheckCx,
+        host: &Host,
+    ) -> CheckResult {
+        // Whoever stops polling gives the connection up: it is put back after the whole answer only.
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => match cx.connect(host).await {
+                Some(stream) => stream,
+                None => return CheckResult::BROKEN,
+            },
+        };
+        if config.receive.is_empty() {
+            // As in Envoy, a connection is enough, and nothing is sent.
+            return CheckResult::Healthy { degraded: false };
+        }
+        if !config.send.is_empty() && stream.write_all(&config.send).await.is_err() {
+            return CheckResult::BROKEN;
+        }
+        let mut received = Vec::new();
+        let mut buffer = [0; 4096];
+        while !payload::matches(&config.receive, &received) {
+            match poll_fn(|task| stream.poll_read_some(task, &mut buffer)).await {
+                Ok(count @ 1..) if received.len() < MOST => {
+                    received.extend(buffer.iter().take(count));
+                }
+                Ok(_) | Err(_) => return CheckResult::BROKEN,
+            }
+        }
+        if cx.config.reuse_connection {
+            self.stream = Some(stream);
+        }
+        CheckResult::Healthy { degraded: false }
+    }
+
+    /// Waits until the host closes the connection that is kept.
+    pub(super) async fn broken(&mut self) {
+        let Some(stream) = &mut self.stream else {
+            return std::future::pending().await;
+        };
+        let mut buffer = [0; 512];
+        // What comes between checks is of no use.
+        while let Ok(1..) = poll_fn(|task| stream.poll_read_some(task, &mut buffer)).await {}
+        self.stream = None;
+    }
+}
