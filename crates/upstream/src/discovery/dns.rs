@@ -295,14 +295,7 @@ impl Progress {
                 continue;
             }
             changed = true;
-            hosts.push(match known.first() {
-                // The one host of a logical cluster goes by other addresses from now on.
-                Some(host) if dns.logical => {
-                    self.publisher.count_match(&described);
-                    host.changed(addresses, described.clone())
-                }
-                _ => self.publisher.host(addresses, &described),
-            });
+            hosts.push(self.publisher.host(addresses, &described));
         }
         let is_new = |host: &&Arc<Host>| !hosts.iter().any(|other| Arc::ptr_eq(other, host));
         let removed: Vec<Arc<Host>> = known.iter().filter(is_new).cloned().collect();

@@ -76,7 +76,7 @@ impl HttpProbe {
             }
         }
         drop(body);
-        if cx.config.reuse_connection {
+        if cx.config.reuse_connection && connection.is_usable() {
             self.connection = Some(connection);
         }
         judge(config, cx, host, &head, &received)
