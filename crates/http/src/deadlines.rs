@@ -4,6 +4,7 @@
 //! the earliest deadline and not touched when that deadline moves later. Only when it fires is it armed again, for the
 //! earliest deadline still ahead.
 
+use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -28,8 +29,10 @@ pub(crate) enum ExpiredTimeout {
     Duration,
     /// The route's `timeout`.
     Response,
-    /// `x-envoy-upstream-rq-per-try-timeout-ms`
+    /// `per_try_timeout`, or `x-envoy-upstream-rq-per-try-timeout-ms`
     PerTry,
+    /// `per_try_idle_timeout`
+    PerTryIdle,
     /// The cluster's `max_stream_duration`.
     UpstreamDuration,
 }
@@ -58,7 +61,23 @@ pub(crate) struct StreamDeadlines {
     duration: Option<Instant>,
     response: Option<Duration>,
     per_try: Option<Duration>,
+    /// When the try began, if it is not the first. `None` also while no try is under way.
+    retried: Option<Instant>,
+    /// Whether the stream waits between two tries.
+    between_tries: bool,
+    try_idle: Option<Box<TryIdle>>,
     upstream_duration: Option<Instant>,
+}
+
+/// The idle timeout of one try.
+#[derive(Debug)]
+struct TryIdle {
+    timeout: Duration,
+    /// The counts of the upstream side.
+    meter: Rc<Meter>,
+    /// The number of frames at the last poll, and the time of that poll.
+    activity: u64,
+    since: Instant,
 }
 
 impl From<Timer> for DeadlineTimer {
@@ -90,6 +109,9 @@ impl StreamDeadlines {
             duration: None,
             response: None,
             per_try: None,
+            retried: None,
+            between_tries: false,
+            try_idle: None,
             upstream_duration: None,
         }
     }
@@ -130,6 +152,31 @@ impl StreamDeadlines {
         self.moved = true;
     }
 
+    /// Sets how long the try under way may be idle on the upstream side, whose counts are `meter`.
+    pub(crate) fn set_try_idle(&mut self, timeout: Duration, meter: Rc<Meter>) {
+        self.try_idle = Some(Box::new(TryIdle {
+            timeout,
+            activity: meter.activity(),
+            meter,
+            since: clock::now(),
+        }));
+        self.moved = true;
+    }
+
+    /// Removes the deadlines of a try that has failed.
+    pub(crate) fn end_try(&mut self) {
+        self.between_tries = true;
+        self.try_idle = None;
+        self.upstream_duration = None;
+    }
+
+    /// Begins another try, whose timeout counts from now.
+    pub(crate) fn begin_try(&mut self) {
+        self.between_tries = false;
+        self.retried = Some(clock::now());
+        self.moved = true;
+    }
+
     /// Sets the time by which the upstream stream must have ended.
     pub(crate) fn set_upstream_duration(&mut self, deadline: Option<Instant>) {
         self.upstream_duration = deadline;
@@ -146,6 +193,12 @@ impl StreamDeadlines {
         if self.idle.is_some() && self.activity != meter.activity() {
             self.activity = meter.activity();
             self.idle_since = clock::now();
+        }
+        if let Some(idle) = &mut self.try_idle
+            && idle.activity != idle.meter.activity()
+        {
+            idle.activity = idle.meter.activity();
+            idle.since = clock::now();
         }
         // The end of the request removes the request's own deadline and starts those that count from it.
         self.moved |= self.awaits_request && meter.receive_ended().is_some();
@@ -183,6 +236,9 @@ impl StreamDeadlines {
     fn earliest(&self, meter: &Meter) -> Option<(Instant, ExpiredTimeout)> {
         let requested = meter.receive_ended();
         let after_request = |timeout: Option<Duration>| Some(requested? + timeout?);
+        let per_try = self.per_try.filter(|_| !self.between_tries);
+        let began = requested.max(self.retried.filter(|_| requested.is_some()));
+        let try_idle = self.try_idle.as_deref().filter(|_| requested.is_some());
         let mut earliest = None;
         for (deadline, what) in [
             (
@@ -195,7 +251,14 @@ impl StreamDeadlines {
             ),
             (self.duration, ExpiredTimeout::Duration),
             (after_request(self.response), ExpiredTimeout::Response),
-            (after_request(self.per_try), ExpiredTimeout::PerTry),
+            (
+                began.zip(per_try).map(|(began, timeout)| began + timeout),
+                ExpiredTimeout::PerTry,
+            ),
+            (
+                try_idle.map(|idle| idle.since + idle.timeout),
+                ExpiredTimeout::PerTryIdle,
+            ),
             (self.upstream_duration, ExpiredTimeout::UpstreamDuration),
         ] {
             if let Some(deadline) = deadline
@@ -231,7 +294,7 @@ impl ExpiredTimeout {
                 grpc_status: Some(4), // DEADLINE_EXCEEDED
                 ..reply(late, "downstream duration timeout")
             },
-            ExpiredTimeout::Response | ExpiredTimeout::PerTry => {
+            ExpiredTimeout::Response | ExpiredTimeout::PerTry | ExpiredTimeout::PerTryIdle => {
                 reply(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
             }
             ExpiredTimeout::UpstreamDuration => reply(late, "upstream max stream duration reached"),
@@ -246,6 +309,7 @@ impl ExpiredTimeout {
             ExpiredTimeout::Duration => "max_duration_timeout",
             ExpiredTimeout::Response => "response_timeout",
             ExpiredTimeout::PerTry => "upstream_per_try_timeout",
+            ExpiredTimeout::PerTryIdle => "upstream_per_try_idle_timeout",
             ExpiredTimeout::UpstreamDuration => "upstream_max_stream_duration_reached",
         }
     }
@@ -255,7 +319,7 @@ impl ExpiredTimeout {
         match self {
             ExpiredTimeout::Idle => Some(ResponseFlag::StreamIdleTimeout),
             ExpiredTimeout::Request | ExpiredTimeout::Duration => None,
-            ExpiredTimeout::Response | ExpiredTimeout::PerTry => {
+            ExpiredTimeout::Response | ExpiredTimeout::PerTry | ExpiredTimeout::PerTryIdle => {
                 Some(ResponseFlag::UpstreamRequestTimeout)
             }
             ExpiredTimeout::UpstreamDuration => {

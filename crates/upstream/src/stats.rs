@@ -102,6 +102,15 @@ outrider_stats::group! {
         internal: Lazy<OriginStats>,
         /// Responses of canary hosts; listed from the first on.
         canary: Lazy<OriginStats>,
+        /// Responses that were followed by a retry; listed from the first on.
+        retry: Lazy<RetryStats>,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.retry.*`: the statuses of responses that were followed by a retry.
+    pub struct RetryStats {
+        upstream_rq: ResponseCodes,
     }
 }
 

@@ -60,6 +60,7 @@ impl ConnectionManager {
             Err(StopReason::ExpiredTimeout(
                 expired @ (ExpiredTimeout::Response
                 | ExpiredTimeout::PerTry
+                | ExpiredTimeout::PerTryIdle
                 | ExpiredTimeout::UpstreamDuration),
             )) => {
                 self.expire(end, expired, wait.respond);

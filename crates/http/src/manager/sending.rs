@@ -214,6 +214,7 @@ impl ConnectionManager {
             }
             ExpiredTimeout::Response
             | ExpiredTimeout::PerTry
+            | ExpiredTimeout::PerTryIdle
             | ExpiredTimeout::UpstreamDuration => {}
         }
     }

@@ -22,6 +22,7 @@ use crate::filters::CorsPolicy;
 use crate::format::Formatter;
 use crate::route::hash_policy::HashPolicy;
 use crate::route::header_mutation::header_name;
+use crate::route::RetryPolicy;
 use crate::route::rewrite;
 use crate::route::rewrite::HostRewrite;
 use crate::route::rewrite::PathRewrite;
@@ -59,6 +60,8 @@ pub struct ForwardAction {
     pub auto_host_rewrite: bool,
     /// Computes the hash of a request, for clusters that select hosts by hash.
     pub(crate) hash_policy: Option<Arc<HashPolicy>>,
+    /// `retry_policy`; without it, the virtual host's applies.
+    pub(crate) retry_policy: Option<Arc<RetryPolicy>>,
     path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
     /// Whether the rewrite belongs to a weighted cluster: as in Envoy, the original host is then not kept in a header.
@@ -137,6 +140,9 @@ impl ForwardAction {
             .host_rewrite_specifier
             .as_ref()
             .and_then(|specifier| errors.collect(HostRewrite::build(specifier, path)));
+        let retry_policy = config.retry_policy.as_ref().and_then(|policy| {
+            errors.collect(RetryPolicy::build(policy, &path.field("retry_policy")))
+        });
         let hash_policy = errors.collect(HashPolicy::build(&config.hash_policy, path));
         let action = ForwardAction {
             cluster,
@@ -165,6 +171,7 @@ impl ForwardAction {
             hash_policy: hash_policy
                 .filter(|_| !config.hash_policy.is_empty())
                 .map(Arc::new),
+            retry_policy: retry_policy.map(Arc::new),
             path_rewrite: path_rewrite.flatten(),
             host_rewrite: host_rewrite.flatten(),
             forgets_host: false,

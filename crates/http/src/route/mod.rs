@@ -11,6 +11,7 @@ mod hash_policy;
 mod header_mutation;
 mod index;
 mod redirect;
+mod retry_policy;
 mod rewrite;
 mod route_match;
 mod string_matcher;
@@ -42,6 +43,11 @@ pub(crate) use crate::route::hash_policy::RequestHash;
 pub use crate::route::header_mutation::HeaderMutations;
 pub(crate) use crate::route::header_mutation::header_name;
 pub use crate::route::redirect::Redirect;
+pub(crate) use crate::route::retry_policy::BackOffIntervals;
+pub(crate) use crate::route::retry_policy::DEFAULT_BASE_INTERVAL;
+pub(crate) use crate::route::retry_policy::ResetFormat;
+pub(crate) use crate::route::retry_policy::RetryOn;
+pub(crate) use crate::route::retry_policy::RetryPolicy;
 pub(crate) use crate::route::string_matcher::HeaderMatcher;
 pub(crate) use crate::route::string_matcher::query_value;
 pub use crate::route::table::RouteTable;
@@ -93,8 +99,19 @@ pub struct Route {
     pub(crate) request_mutations: Box<[Arc<HeaderMutations>]>,
     /// Response header mutations of all levels, in the order in which they apply.
     pub(crate) response_mutations: Box<[Arc<HeaderMutations>]>,
+    /// How much of a request's body is kept for retries.
+    pub(crate) buffer_limits: BufferLimits,
     /// The filters' configuration of all levels (`typed_per_filter_config`).
     pub(crate) filter_configs: RouteFilterConfigs,
+}
+
+/// How many bytes of a request's body the route or its virtual host lets be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BufferLimits {
+    /// `request_body_buffer_limit`: replaces the limit of the client's connection.
+    pub(crate) request_body: Option<u64>,
+    /// `per_request_buffer_limit_bytes`: lowers the limit of the client's connection.
+    pub(crate) per_request: Option<u32>,
 }
 
 /// `Route.action`.

@@ -4,7 +4,9 @@
 
 use std::ops::Range;
 
+use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::ResponseHead;
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3 as api;
@@ -37,6 +39,8 @@ pub(crate) enum MatchedHeader {
     Scheme,
     Authority,
     Path,
+    /// Only responses have it.
+    Status,
     Header(HeaderName),
     /// A name that no header can have.
     Impossible,
@@ -88,6 +92,14 @@ impl HeaderMatcher {
         self.holds(self.name.values(head))
     }
 
+    /// Whether a response matches.
+    pub(crate) fn matches_response(&self, head: &ResponseHead) -> bool {
+        if matches!(self.name, MatchedHeader::Status) {
+            return self.holds(std::iter::once(head.status.as_str().as_bytes()));
+        }
+        self.holds(self.name.values_of_response(head))
+    }
+
     fn holds<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> bool {
         let mut values = values.peekable();
         if let HeaderCondition::Present(present) = &self.condition {
@@ -112,6 +124,7 @@ impl MatchedHeader {
             ":scheme" => MatchedHeader::Scheme,
             ":authority" | "host" => MatchedHeader::Authority,
             ":path" => MatchedHeader::Path,
+            ":status" => MatchedHeader::Status,
             other => other
                 .parse()
                 .map_or(MatchedHeader::Impossible, MatchedHeader::Header),
@@ -125,16 +138,26 @@ impl MatchedHeader {
             MatchedHeader::Scheme => head.scheme.as_ref().map(|s| s.as_str().as_bytes()),
             MatchedHeader::Authority => Some(head.authority()).filter(|a| !a.is_empty()),
             MatchedHeader::Path => head.path.as_ref().map(|p| p.as_str().as_bytes()),
-            MatchedHeader::Header(_) | MatchedHeader::Impossible => None,
+            MatchedHeader::Status | MatchedHeader::Header(_) | MatchedHeader::Impossible => None,
         };
+        pseudo.into_iter().chain(self.fields(&head.headers))
+    }
+
+    /// The values that a response has of it, pseudo-headers apart.
+    pub(crate) fn values_of_response<'h>(
+        &'h self,
+        head: &'h ResponseHead,
+    ) -> impl Iterator<Item = &'h [u8]> {
+        self.fields(&head.headers)
+    }
+
+    fn fields<'h>(&'h self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h [u8]> {
         let name = match self {
             MatchedHeader::Header(name) => Some(name),
             _ => None,
         };
-        let fields = name.into_iter().flat_map(|name| head.headers.get_all(name));
-        pseudo
-            .into_iter()
-            .chain(fields.map(|value| value.as_bytes()))
+        let fields = name.into_iter().flat_map(|name| headers.get_all(name));
+        fields.map(|value| value.as_bytes())
     }
 }
 

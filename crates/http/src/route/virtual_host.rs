@@ -16,7 +16,9 @@ use crate::filters::CorsPolicy;
 use crate::filters::RouteFilterConfigs;
 use crate::filters::RouteFilterLevel;
 use crate::route::Action;
+use crate::route::BufferLimits;
 use crate::route::RequestView;
+use crate::route::RetryPolicy;
 use crate::route::Route;
 use crate::route::RouteCx;
 use crate::route::direct_response::DirectResponse;
@@ -41,6 +43,11 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// Responses carry `x-envoy-attempt-count`.
     pub include_attempt_count_in_response: bool,
+    /// Retried requests carry `x-envoy-is-timeout-retry`.
+    pub include_is_timeout_retry_header: bool,
+    /// `VirtualHost.retry_policy`, for routes without their own.
+    pub(crate) retry_policy: Option<Arc<RetryPolicy>>,
+    buffer_limits: BufferLimits,
     /// `VirtualHost.metadata`.
     pub metadata: Option<Arc<Metadata>>,
     /// `VirtualHost.virtual_clusters`.
@@ -91,8 +98,19 @@ impl VirtualHostRoutes {
             .cors
             .as_ref()
             .and_then(|cors| errors.collect(CorsPolicy::of_route(cors, &path.field("cors"))));
+        let retry_policy = config.retry_policy.as_ref().and_then(|policy| {
+            errors.collect(RetryPolicy::build(policy, &path.field("retry_policy")))
+        });
+        #[expect(deprecated, reason = "Envoy still obeys it")]
+        let per_request = config.per_request_buffer_limit_bytes;
         let host = Arc::new(VirtualHost {
             cors: cors.map(Arc::new),
+            include_is_timeout_retry_header: config.include_is_timeout_retry_header,
+            retry_policy: retry_policy.map(Arc::new),
+            buffer_limits: BufferLimits {
+                request_body: config.request_body_buffer_limit,
+                per_request,
+            },
             clusters: errors.collect(clusters).unwrap_or_default(),
             name: config.name.clone(),
             include_request_attempt_count: config.include_request_attempt_count,
@@ -175,6 +193,7 @@ fn https_redirect(host: &Arc<VirtualHost>) -> Route {
         action: Action::Redirect(Redirect::to_https()),
         metadata: None,
         stats: None,
+        buffer_limits: BufferLimits::default(),
         request_mutations: Box::default(),
         response_mutations: Box::default(),
         filter_configs: RouteFilterConfigs::default(),
@@ -412,6 +431,17 @@ impl RouteBuilder<'_> {
         Err(errors)
     }
 
+    /// The route's limits; the virtual host's if the route has none.
+    fn buffer_limits(&self, config: &api::Route) -> BufferLimits {
+        #[expect(deprecated, reason = "Envoy still obeys it")]
+        let per_request = config.per_request_buffer_limit_bytes;
+        let of_host = self.host.buffer_limits;
+        BufferLimits {
+            request_body: config.request_body_buffer_limit.or(of_host.request_body),
+            per_request: per_request.or(of_host.per_request),
+        }
+    }
+
     /// Merges the levels in Envoy's order: a weighted cluster's first, then from the route up to the table. With
     /// `most_specific_header_mutations_wins`, from the table down to the route.
     fn route(
@@ -434,6 +464,7 @@ impl RouteBuilder<'_> {
             action,
             metadata: config.metadata.clone().map(Arc::new),
             stats: route_stats(self.cx.cx.store, &self.host.name, config),
+            buffer_limits: self.buffer_limits(config),
             request_mutations: levels
                 .clone()
                 .filter_map(|level| level.request.clone())

@@ -1,5 +1,4 @@
-//! One attempt at a request: applies the timeouts, gets a stream on a connection to a host, sends the request and waits
-//! for the response.
+//! One attempt at a request: gets a stream on a connection to a host, sends the request and waits for the response.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -8,6 +7,7 @@ use std::future::Future;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -18,59 +18,63 @@ use outrider_codec::StreamError;
 use outrider_codec::UpstreamExchange;
 use outrider_codec::header;
 use outrider_net::clock;
-use outrider_upstream::Cluster;
+use outrider_upstream::Host;
 use outrider_upstream::Pick;
 use outrider_upstream::PoolFailure;
-use outrider_upstream::RoutingPriority;
 use outrider_upstream::UpstreamStream;
 
 use crate::Stream;
 use crate::deadlines::ExpiredTimeout;
 use crate::grpc;
 use crate::local_reply::LocalReply;
-use crate::names;
 use crate::read_ahead_body::ReadAheadBody;
-use crate::request::Origin;
-use crate::route::ForwardAction;
-use crate::route::Route;
-use crate::router::Router;
 use crate::router::RouterCx;
 use crate::router::failure;
-use crate::router::timeouts::Timeouts;
-use crate::router::upstream_request::ExtraStats;
+use crate::router::forwarded_request::ForwardedRequest;
 use crate::router::upstream_request::UpstreamRequest;
 use crate::router::upstream_request::UpstreamResponseBody;
 use crate::wait::StopReason;
 
 /// An attempt in progress.
 pub(super) struct UpstreamAttempt<'a> {
-    router: &'a Router,
+    call: &'a ForwardedRequest<'a>,
+    pick: Pick,
     request: Rc<UpstreamRequest>,
-    timeouts: Timeouts,
-    priority: RoutingPriority,
-    /// `x-envoy-upstream-rq-timeout-alt-response`: replies with 204 after a timeout.
-    alternative_on_timeout: bool,
-    /// `include_attempt_count_in_response`
-    tell_attempts: bool,
+}
+
+/// The response to an attempt: its head, and the exchange that gives its body.
+pub(super) type Answer = (ResponseHead, UpstreamExchange);
+
+/// Why an attempt ended without a response.
+#[derive(Debug)]
+pub(super) enum AttemptFailure {
+    /// The stream ends, for a reason that is none of this attempt's.
+    Stopped(StopReason),
+    /// A timeout of the router passed.
+    TimedOut(ExpiredTimeout),
+    /// The cluster has as many connection pools as it may have.
+    PoolOverflow,
+    /// The stream or its connection failed; with the failure reason of the connection, or an empty text.
+    Failed(StreamError, String),
+    /// The stream failed between an interim response and the final one.
+    FailedAfterInterim(StreamError),
 }
 
 impl<'a> UpstreamAttempt<'a> {
     pub(super) fn new(
-        router: &'a Router,
-        cluster: &Rc<Cluster>,
-        pick: &Pick,
+        call: &'a ForwardedRequest<'a>,
+        pick: Pick,
         stream: &mut Stream,
         cx: &RouterCx<'_>,
     ) -> UpstreamAttempt<'a> {
         let host = pick.host();
-        let extra_stats = ExtraStats::of(stream, cluster);
         let request = Rc::new(UpstreamRequest {
-            cluster: cluster.clone(),
+            cluster: call.cluster.clone(),
             pick: pick.clone(),
             origin: stream.origin,
-            extra_stats,
+            extra_stats: call.extra_stats.clone(),
             captures: cx.captures.clone(),
-            counting: router.counting(stream),
+            counting: call.router.counting(stream),
             canary: Cell::new(host.is_canary()),
             downstream: cx.wait.respond.meter().clone(),
             meter: RefCell::default(),
@@ -89,95 +93,80 @@ impl<'a> UpstreamAttempt<'a> {
             upstream.request = Some(request.clone());
         }
         UpstreamAttempt {
-            router,
+            call,
+            pick,
             request,
-            timeouts: Timeouts::default(),
-            priority: RoutingPriority::Default,
-            alternative_on_timeout: false,
-            tell_attempts: false,
         }
     }
 
-    /// Prepares the request's head for the upstream: timeouts, rewrites, header mutations.
-    pub(super) fn prepare(
-        &mut self,
+    /// The request that this is an attempt at.
+    pub(super) fn call(&self) -> &'a ForwardedRequest<'a> {
+        self.call
+    }
+
+    /// The host.
+    pub(super) fn host(&self) -> &Arc<Host> {
+        self.pick.host()
+    }
+
+    /// Whether any part of the request was sent.
+    pub(super) fn request_began(&self) -> bool {
+        let meter = self.request.meter();
+        meter.is_some_and(|meter| meter.activity() > 0)
+    }
+
+    /// Counts a response that is followed by a retry as a failure of the host.
+    pub(super) fn count_retried(&self) {
+        self.request.host().stats.rq_error.inc();
+    }
+
+    /// Sends the request, and waits for the response.
+    pub(super) async fn run(
+        &self,
         stream: &mut Stream,
-        route: &Route,
-        forward: &ForwardAction,
-        pick: &mut Pick,
-    ) {
-        let headers = &mut stream.request.headers;
-        let asks = names::has_envoy_headers(headers);
-        self.alternative_on_timeout = asks
-            && headers
-                .remove(&header::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE)
-                .is_some();
-        self.timeouts = self
-            .router
-            .timeouts(forward, headers, asks, stream.is_upstream_grpc);
-        self.priority = forward.priority;
-        if asks && stream.origin == Origin::Internal {
-            headers.remove_any(names::RETRY);
-        }
-        let host = &route.virtual_host;
-        self.tell_attempts = host.include_attempt_count_in_response;
-        if host.include_request_attempt_count {
-            headers.insert(
-                &header::X_ENVOY_ATTEMPT_COUNT,
-                HeaderValue::from_static("1"),
-            );
-        }
-        let keep_originals = !self.router.suppress_envoy_headers;
-        route.mutate_request(stream);
-        forward.rewrite(stream, keep_originals);
-        if let Some(names) = &self.request.cluster.info().http.names {
-            pick.demand(names.of_request(&stream.request));
-        }
-        let name = self.request.host().hostname();
-        if forward.auto_host_rewrite
-            && !name.is_empty()
-            && let Ok(name) = HeaderValue::try_from(&**name)
+        body: Body,
+        cx: &mut RouterCx<'_>,
+    ) -> Result<Answer, AttemptFailure> {
+        let (place, body) = self.open(stream, body, cx).await?;
+        let mut exchange = self.send(stream, body, place)?;
+        if let Some(policy) = self.call.retry_policy()
+            && let Some(idle) = policy.per_try_idle_timeout
         {
-            forward.set_host(stream, name, keep_originals);
+            let meter = exchange.meter().clone();
+            cx.wait.deadlines.set_try_idle(idle, meter);
         }
-        if let Some(port) = stream.connect_port
-            && let Ok(host) = HeaderValue::try_from(format!("{}:{port}", stream.request.host()))
-        {
-            stream.request.authority = Some(host);
-        }
+        let head = self.response(stream, &mut exchange, cx).await?;
+        Ok((head, exchange))
     }
 
     /// Gets a stream on a connection to the picked host. Also returns the request's body, which may have been read in
     /// part.
-    pub(super) async fn open(
+    async fn open(
         &self,
         stream: &mut Stream,
         body: Body,
-        pick: &Pick,
         cx: &mut RouterCx<'_>,
-    ) -> Result<(UpstreamStream, Body), StopReason> {
-        let deadlines = &mut *cx.wait.deadlines;
-        deadlines.set_response(self.timeouts.response, self.timeouts.per_try);
-        let (opened, body) = match pick.open_at_once(self.priority, stream.protocol) {
+    ) -> Result<(UpstreamStream, Body), AttemptFailure> {
+        let timeouts = &self.call.timeouts;
+        let opened_at_once = self
+            .pick
+            .open_at_once(self.call.forward.priority, stream.protocol);
+        let (opened, body) = match opened_at_once {
             Some(opened) => {
-                cx.wait.check_body()?;
+                cx.wait.check_body().map_err(AttemptFailure::Stopped)?;
                 note_ready(stream, Duration::ZERO);
                 (opened, ReadAheadBody::new(body, 0).into_body())
             }
             None => {
                 let began = clock::now();
-                let opened = self.open_when_ready(stream, body, pick, cx).await?;
+                let opened = self.open_when_ready(stream, body, cx).await?;
                 note_ready(stream, clock::since(began));
                 opened
             }
         };
         let place = match opened {
             Ok(place) => place,
-            Err(PoolFailure::PoolOverflow) => {
-                forget_host(stream);
-                self.request.count_status(503);
-                return Err(self.reply(failure::no_healthy_upstream()));
-            }
+            Err(PoolFailure::PoolOverflow) => return Err(AttemptFailure::PoolOverflow),
             Err(error) => return Err(self.pool_failed(stream, &error)),
         };
         if let Some(upstream) = &mut stream.upstream {
@@ -188,8 +177,7 @@ impl<'a> UpstreamAttempt<'a> {
             upstream.tls = connection.tls.clone();
             self.request.set_protocol(connection.protocol);
         }
-        let limit = self
-            .timeouts
+        let limit = timeouts
             .stream
             .or(self.request.cluster.info().http.max_stream_duration);
         let limit = limit.filter(|limit| !limit.is_zero());
@@ -204,13 +192,12 @@ impl<'a> UpstreamAttempt<'a> {
         &self,
         stream: &Stream,
         body: Body,
-        pick: &Pick,
         cx: &mut RouterCx<'_>,
-    ) -> Result<(Result<UpstreamStream, PoolFailure>, Body), StopReason> {
+    ) -> Result<(Result<UpstreamStream, PoolFailure>, Body), AttemptFailure> {
         let limit = cx.wait.respond.body_buffer_limit();
         let mut body = ReadAheadBody::new(body, limit as usize);
         let stats = self.request.cluster.stats();
-        let mut opening = pin!(pick.open(self.priority, stream.protocol));
+        let mut opening = pin!(self.pick.open(self.call.forward.priority, stream.protocol));
         let waiting = poll_fn(|task| {
             let opened = opening.as_mut().poll(task);
             if opened.is_pending() && body.read_ahead(task) {
@@ -226,7 +213,30 @@ impl<'a> UpstreamAttempt<'a> {
         Ok((opened, body.into_body()))
     }
 
-    fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> StopReason {
+    /// The end of the request if no other attempt follows this one.
+    pub(super) fn give_up(&self, stream: &mut Stream, failure: AttemptFailure) -> StopReason {
+        let suppress = self.call.router.suppress_envoy_headers;
+        let reply = match failure {
+            AttemptFailure::Stopped(stop) => return stop,
+            AttemptFailure::TimedOut(expired) => return self.timed_out(stream, expired),
+            AttemptFailure::PoolOverflow => {
+                forget_host(stream);
+                failure::no_healthy_upstream()
+            }
+            AttemptFailure::Failed(error, transport) => {
+                failure::before_response(&error, &transport, suppress)
+            }
+            // The cluster does not count the status of such a request.
+            AttemptFailure::FailedAfterInterim(error) => {
+                return self.reply(stream, failure::after_interim(&error, suppress));
+            }
+        };
+        self.request.count_status(reply.status.as_u16());
+        self.reply(stream, reply)
+    }
+
+    /// Notes why no stream was opened.
+    fn pool_failed(&self, stream: &mut Stream, error: &PoolFailure) -> AttemptFailure {
         if *error == PoolFailure::Overflow {
             forget_host(stream);
         }
@@ -236,61 +246,49 @@ impl<'a> UpstreamAttempt<'a> {
         {
             upstream.transport_failure = Some(Cow::Owned(transport.replace(' ', "_")));
         }
-        self.failed(&error.reset_reason(), transport)
+        self.failed(error.reset_reason(), transport.to_owned())
     }
 
-    /// The reply to a request that failed before its response began.
-    fn failed(&self, error: &StreamError, transport: &str) -> StopReason {
-        let error = &failure::as_counted_by_envoy(error.clone());
-        self.request.fail(error);
-        let reply = failure::before_response(error, transport, self.router.suppress_envoy_headers);
-        self.request.count_status(reply.status.as_u16());
-        self.reply(reply)
+    /// The failure of the request's stream or connection, which is counted.
+    fn failed(&self, error: StreamError, transport: String) -> AttemptFailure {
+        let error = failure::as_counted_by_envoy(error);
+        self.request.fail(&error);
+        AttemptFailure::Failed(error, transport)
     }
 
     /// Adds to a reply what every reply after an attempt has.
-    fn reply(&self, reply: LocalReply) -> StopReason {
-        reply.after_attempt(self.tell_attempts).into()
-    }
-
-    /// The reply to a request that failed between an interim response and the final one. The cluster does not count its
-    /// status.
-    fn failed_after_interim(&self, error: &StreamError) -> StopReason {
-        let error = &failure::as_counted_by_envoy(error.clone());
-        self.request.fail(error);
-        self.reply(failure::after_interim(
-            error,
-            self.router.suppress_envoy_headers,
-        ))
+    fn reply(&self, stream: &Stream, reply: LocalReply) -> StopReason {
+        reply.after_attempts(self.call.told_attempts(stream)).into()
     }
 
     /// Sends the request.
-    pub(super) fn send(
+    fn send(
         &self,
         stream: &Stream,
         body: Body,
         place: UpstreamStream,
-    ) -> Result<UpstreamExchange, StopReason> {
+    ) -> Result<UpstreamExchange, AttemptFailure> {
         let exchange = place
             .send(&stream.request, body)
             .map_err(|error| match error {
                 // The stream was open, so the connection is closing: the host sent something before the request.
-                StreamError::Overflow => {
-                    self.failed(&StreamError::ProtocolError("http1.codec_error"), "")
-                }
-                error => self.failed(&error, ""),
+                StreamError::Overflow => self.failed(
+                    StreamError::ProtocolError("http1.codec_error"),
+                    String::new(),
+                ),
+                error => self.failed(error, String::new()),
             })?;
         self.request.started(exchange.meter());
         Ok(exchange)
     }
 
     /// Waits for the response's head. As in Envoy, only the first interim response is passed on.
-    pub(super) async fn response(
+    async fn response(
         &self,
         stream: &mut Stream,
         exchange: &mut UpstreamExchange,
         cx: &mut RouterCx<'_>,
-    ) -> Result<ResponseHead, StopReason> {
+    ) -> Result<ResponseHead, AttemptFailure> {
         let mut begun = false;
         loop {
             let head = cx
@@ -306,11 +304,15 @@ impl<'a> UpstreamAttempt<'a> {
                 }
                 Ok(head) => return Ok(head),
                 Err(error) => {
-                    let gone = cx.wait.client_gone().await;
-                    return Err(gone.unwrap_or_else(|| match begun {
-                        true => self.failed_after_interim(&error),
-                        false => self.failed(&error, ""),
-                    }));
+                    if let Some(gone) = cx.wait.client_gone().await {
+                        return Err(AttemptFailure::Stopped(gone));
+                    }
+                    if !begun {
+                        return Err(self.failed(error, String::new()));
+                    }
+                    let error = failure::as_counted_by_envoy(error);
+                    self.request.fail(&error);
+                    return Err(AttemptFailure::FailedAfterInterim(error));
                 }
             }
         }
@@ -370,7 +372,7 @@ impl<'a> UpstreamAttempt<'a> {
         } else {
             request.awaits_grpc_status.set(true);
         }
-        if !self.router.suppress_envoy_headers
+        if !self.call.router.suppress_envoy_headers
             && let Some(requested) = request.downstream.receive_ended()
         {
             let millis = u64::try_from(clock::since(requested).as_millis()).unwrap_or(u64::MAX);
@@ -379,11 +381,9 @@ impl<'a> UpstreamAttempt<'a> {
                 HeaderValue::from(millis),
             );
         }
-        if self.tell_attempts {
-            head.headers.insert(
-                &header::X_ENVOY_ATTEMPT_COUNT,
-                HeaderValue::from_static("1"),
-            );
+        if let Some(attempts) = self.call.told_attempts(stream) {
+            head.headers
+                .insert(&header::X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(u64::from(attempts)));
         }
         stream.details = Some(Cow::Borrowed("via_upstream"));
         stream.response = Some(head);
@@ -395,16 +395,22 @@ impl<'a> UpstreamAttempt<'a> {
         }
     }
 
-    /// Counts an expired timeout of the router, and replaces it by the reply. Other reasons are returned unchanged.
-    fn stopped(&self, stop: StopReason) -> StopReason {
-        let StopReason::ExpiredTimeout(expired) = stop else {
-            return stop;
-        };
-        if !self.request.expired(expired) {
-            return StopReason::ExpiredTimeout(expired);
+    /// Counts a timeout if it is the router's.
+    fn stopped(&self, stop: StopReason) -> AttemptFailure {
+        match stop {
+            StopReason::ExpiredTimeout(expired) if self.request.expired(expired) => {
+                AttemptFailure::TimedOut(expired)
+            }
+            stop => AttemptFailure::Stopped(stop),
         }
-        let reply = match (self.alternative_on_timeout, expired) {
-            (true, ExpiredTimeout::Response | ExpiredTimeout::PerTry) => LocalReply {
+    }
+
+    fn timed_out(&self, stream: &Stream, expired: ExpiredTimeout) -> StopReason {
+        let reply = match (self.call.alternative_on_timeout, expired) {
+            (
+                true,
+                ExpiredTimeout::Response | ExpiredTimeout::PerTry | ExpiredTimeout::PerTryIdle,
+            ) => LocalReply {
                 flag: expired.flag(),
                 ..LocalReply::new(StatusCode::NO_CONTENT, expired.details())
             },
@@ -414,7 +420,7 @@ impl<'a> UpstreamAttempt<'a> {
         if expired != ExpiredTimeout::UpstreamDuration {
             self.request.count_status(reply.status.as_u16());
         }
-        self.reply(reply)
+        self.reply(stream, reply)
     }
 }
 

@@ -3,6 +3,10 @@
 
 mod attempt;
 mod failure;
+mod forwarded_request;
+mod replay;
+mod retries;
+mod retry;
 mod timeouts;
 mod upstream_request;
 
@@ -37,6 +41,7 @@ use crate::wait::StopReason;
 use crate::wait::StreamWait;
 
 use attempt::UpstreamAttempt;
+use forwarded_request::ForwardedRequest;
 pub(crate) use failure::after_response;
 pub(crate) use failure::flag;
 use upstream_request::ExtraStats;
@@ -178,21 +183,31 @@ impl Router {
             Some(policy) if cluster.info().balancer.uses_hash() => policy.hash(stream),
             _ => RequestHash::default(),
         };
-        let wanted = PickRequest { hash: hashed.hash };
-        let Ok(mut pick) = cluster.pick(wanted) else {
+        let Ok(mut pick) = cluster.pick(PickRequest { hash: hashed.hash }) else {
             self.count_unavailable(stream, &cluster);
-            return Err(failure::no_healthy_upstream()
-                .after_attempt(tells_attempts)
-                .into());
+            let told = tells_attempts.then_some(1);
+            return Err(failure::no_healthy_upstream().after_attempts(told).into());
         };
-        let mut attempt = UpstreamAttempt::new(self, &cluster, &pick, stream, cx);
-        attempt.prepare(stream, route, forward, &mut pick);
-        let (place, body) = attempt.open(stream, body, &pick, cx).await?;
-        let mut exchange = attempt.send(stream, body, place)?;
-        let head = attempt.response(stream, &mut exchange, cx).await?;
+        let (call, retry) = ForwardedRequest::new(self, cluster, (route, forward), stream);
+        call.prepare_for(pick.host(), stream);
+        if let Some(names) = call.names.clone() {
+            pick.demand(names);
+        }
+        let deadlines = &mut *cx.wait.deadlines;
+        deadlines.set_response(call.timeouts.response, call.timeouts.per_try);
+        let attempt = UpstreamAttempt::new(&call, pick, stream, cx);
+        let (attempt, (head, exchange)) = match retry {
+            None => match attempt.run(stream, body, cx).await {
+                Ok(answer) => (attempt, answer),
+                Err(failure) => return Err(attempt.give_up(stream, failure)),
+            },
+            Some(retry) => {
+                Box::pin(retries::run(retry, attempt, hashed.hash, (stream, body), cx)).await?
+            }
+        };
         if stream.is_websocket && attempt.is_failed_handshake(head.status) {
             let reply = LocalReply::new(head.status, "websocket_handshake_unsuccessful");
-            return Err(reply.after_attempt(tells_attempts).into());
+            return Err(reply.after_attempts(call.told_attempts(stream)).into());
         }
         let body = attempt.accept(stream, head, exchange);
         hashed.set_cookies(stream);

@@ -20,14 +20,41 @@ pub(super) struct Timeouts {
     pub(super) per_try: Option<Duration>,
     /// `x-envoy-upstream-stream-duration-ms`
     pub(super) stream: Option<Duration>,
+    /// Whether the upstream is told in `x-envoy-expected-rq-timeout-ms`.
+    tells_expected: bool,
+    /// Whether the upstream is told in `grpc-timeout`.
+    tells_grpc: bool,
+}
+
+impl Timeouts {
+    /// Writes the time that is left of these timeouts into the request's headers, `elapsed` after the request's end.
+    pub(super) fn tell(&self, headers: &mut HeaderMap, elapsed: Duration) {
+        let Some(mut told) = self.per_try.or(self.response) else {
+            return;
+        };
+        if let Some(response) = self.response {
+            // Zero would mean no limit.
+            let left = response.saturating_sub(elapsed);
+            told = told.min(left.max(Duration::from_millis(1)));
+        }
+        if self.tells_expected {
+            headers.insert(
+                &header::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
+                HeaderValue::from(whole_millis(told)),
+            );
+        }
+        if self.tells_grpc {
+            headers.insert(&header::GRPC_TIMEOUT, grpc::timeout_value(told));
+        }
+    }
 }
 
 impl Router {
-    /// Computes the timeouts of a request, and writes them into its headers for the upstream. `asks`: whether the
-    /// request has any header of Envoy's own.
+    /// Computes the timeouts of a request, and writes them into its headers for the upstream. `per_try`: that of the
+    /// policy for retries. `asks`: whether the request has any header of Envoy's own.
     pub(super) fn timeouts(
         &self,
-        route: &ForwardAction,
+        (route, per_try): (&ForwardAction, Option<Duration>),
         headers: &mut HeaderMap,
         asks: bool,
         is_grpc: bool,
@@ -52,34 +79,27 @@ impl Router {
         {
             response = asked.unwrap_or(response);
         }
-        let per_try = take_millis(
+        let asked = take_millis(
             headers,
             &header::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
             asks,
         )
         .flatten();
+        let per_try = asked.or(per_try);
         let per_try = per_try.filter(|per_try| !per_try.is_zero());
         let per_try = per_try.filter(|per_try| response.is_zero() || *per_try < response);
         let stream =
             take_millis(headers, &header::X_ENVOY_UPSTREAM_STREAM_DURATION_MS, asks).flatten();
 
-        let told = per_try.unwrap_or(response);
-        if !told.is_zero() {
-            if !self.suppress_envoy_headers && !expected {
-                headers.insert(
-                    &header::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
-                    HeaderValue::from(whole_millis(told)),
-                );
-            }
-            if by_grpc.is_some() {
-                headers.insert(&header::GRPC_TIMEOUT, grpc::timeout_value(told));
-            }
-        }
-        Timeouts {
+        let timeouts = Timeouts {
             response: (!response.is_zero()).then_some(response),
             per_try,
             stream,
-        }
+            tells_expected: !self.suppress_envoy_headers && !expected,
+            tells_grpc: by_grpc.is_some(),
+        };
+        timeouts.tell(headers, Duration::ZERO);
+        timeouts
     }
 }
 

@@ -20,6 +20,7 @@ use outrider_upstream::AlternativeStats;
 use outrider_upstream::Cluster;
 use outrider_upstream::Host;
 use outrider_upstream::Pick;
+use outrider_stats::SharedCounter;
 use tokio::time::Instant;
 
 use crate::Captures;
@@ -211,6 +212,7 @@ impl UpstreamRequest {
                     .for_each(|s| s.upstream_rq_timeout.inc());
             }
             ExpiredTimeout::PerTry => stats.upstream_rq_per_try_timeout.inc(),
+            ExpiredTimeout::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
             ExpiredTimeout::UpstreamDuration => stats.upstream_rq_max_duration_reached.inc(),
             ExpiredTimeout::Idle | ExpiredTimeout::Request | ExpiredTimeout::Duration => {
                 return false;
@@ -279,6 +281,13 @@ impl ExtraStats {
         ExtraStats {
             of_route,
             alternative,
+        }
+    }
+
+    /// Counts something of the virtual cluster and the route.
+    pub(super) fn count(&self, counter: impl Fn(&VirtualClusterStats) -> &SharedCounter) {
+        for stats in self.iter() {
+            counter(stats).inc();
         }
     }
 
