@@ -2,6 +2,7 @@
 
 A backend listens before the proxy starts, records what it receives, and ends with the case.
 """
+import collections
 import socket
 import ssl
 import struct
@@ -160,13 +161,20 @@ class Http(Listener):
     def __init__(self, name: str, spec: dict, folder):
         super().__init__(name, spec, folder)
         self.codec = spec["codec"]
+        self.given: collections.Counter = collections.Counter()  # replies that were given, by their key
         self.held = threading.Event()  # set: requests that are held get their answer
 
     def reply_to(self, method: str, path: str) -> dict:
-        """The scripted reply; `replies` are keyed by path, or `METHOD path`."""
+        """The scripted reply; `replies` are keyed by path, or `METHOD path`. Several replies are given in turn, and the last is repeated."""
         replies = self.spec.get("replies", {})
         plain = path.split("?")[0]
-        return replies.get(f"{method} {plain}") or replies.get(plain) or replies.get("*") or {}
+        key = next((key for key in (f"{method} {plain}", plain, "*") if key in replies), None)
+        reply = replies.get(key) or {}
+        if isinstance(reply, dict):
+            return reply
+        with self.lock:
+            self.given[key] += 1
+            return reply[min(self.given[key], len(reply)) - 1]
 
     def serve(self, conn: socket.socket, number: int) -> None:
         codec = spoken(conn) if self.codec == "any" else self.codec

@@ -31,6 +31,7 @@ use crate::read_ahead_body::ReadAheadBody;
 use crate::router::RouterCx;
 use crate::router::failure;
 use crate::router::forwarded_request::ForwardedRequest;
+use crate::router::forwarded_request::attempts;
 use crate::router::upstream_request::UpstreamRequest;
 use crate::router::upstream_request::UpstreamResponseBody;
 use crate::wait::StopReason;
@@ -116,8 +117,10 @@ impl<'a> UpstreamAttempt<'a> {
     }
 
     /// Counts a response that is followed by a retry as a failure of the host.
-    pub(super) fn count_retried(&self) {
+    pub(super) fn count_retried(&self, exchange: &UpstreamExchange) {
         self.request.host().stats.rq_error.inc();
+        let is_complete = exchange.is_end_stream() && exchange.request_sent();
+        self.request.complete.set(is_complete);
     }
 
     /// Sends the request, and waits for the response.
@@ -224,7 +227,8 @@ impl<'a> UpstreamAttempt<'a> {
                 failure::no_healthy_upstream()
             }
             AttemptFailure::Failed(error, transport) => {
-                failure::before_response(&error, &transport, suppress)
+                let retried = attempts(stream) > 1;
+                failure::before_response(&error, &transport, retried, suppress)
             }
             // The cluster does not count the status of such a request.
             AttemptFailure::FailedAfterInterim(error) => {

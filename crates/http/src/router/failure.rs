@@ -30,10 +30,12 @@ pub(super) fn maintenance(suppress_envoy_headers: bool) -> LocalReply {
     )
 }
 
-/// The request failed before a response began. `transport` is the failure reason of the connection, if there is one.
+/// The request failed before a response began, and was `retried` before that or not. `transport` is the failure reason of
+/// the connection, if there is one.
 pub(super) fn before_response(
     error: &StreamError,
     transport: &str,
+    retried: bool,
     suppress_envoy_headers: bool,
 ) -> LocalReply {
     let status = match error {
@@ -43,8 +45,13 @@ pub(super) fn before_response(
     let separator = if transport.is_empty() { "" } else { "|" };
     let details =
         format!("upstream_reset_before_response_started{{{error}{separator}{transport}}}");
+    let which = if retried {
+        "retried and the latest reset reason"
+    } else {
+        "reset reason"
+    };
     let body =
-        format!("upstream connect error or disconnect/reset before headers. reset reason: {error}");
+        format!("upstream connect error or disconnect/reset before headers. {which}: {error}");
     let reply = LocalReply::new(status, details.replace(' ', "_"))
         .body(body)
         .flag(flag(error));
@@ -61,7 +68,7 @@ pub(super) fn before_response(
 pub(super) fn after_interim(error: &StreamError, suppress_envoy_headers: bool) -> LocalReply {
     LocalReply {
         details: after_response(error).into(),
-        ..before_response(error, "", suppress_envoy_headers)
+        ..before_response(error, "", false, suppress_envoy_headers)
     }
 }
 
@@ -107,7 +114,7 @@ mod tests {
     #[test]
     fn replies_and_details_are_the_same_as_envoys() {
         let reason = |error: StreamError, transport| {
-            let reply = before_response(&error, transport, false);
+            let reply = before_response(&error, transport, false, false);
             (
                 reply.status.as_u16(),
                 reply.flag.unwrap().short(),
@@ -129,10 +136,10 @@ mod tests {
             details,
             "upstream_reset_before_response_started{protocol_error}"
         );
-        let overflow = before_response(&StreamError::Overflow, "", false);
+        let overflow = before_response(&StreamError::Overflow, "", false, false);
         assert_eq!(overflow.headers[0].0, "x-envoy-overloaded");
         assert!(
-            before_response(&StreamError::Overflow, "", true)
+            before_response(&StreamError::Overflow, "", false, true)
                 .headers
                 .is_empty()
         );

@@ -147,7 +147,8 @@ impl<'a> ForwardedRequest<'a> {
     }
 }
 
-fn attempts(stream: &Stream) -> u32 {
+/// The number of attempts so far.
+pub(super) fn attempts(stream: &Stream) -> u32 {
     stream.upstream.as_ref().map_or(1, |one| one.attempts)
 }
 

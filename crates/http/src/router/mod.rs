@@ -183,7 +183,10 @@ impl Router {
             Some(policy) if cluster.info().balancer.uses_hash() => policy.hash(stream),
             _ => RequestHash::default(),
         };
-        let Ok(mut pick) = cluster.pick(PickRequest { hash: hashed.hash }) else {
+        let Ok(mut pick) = cluster.pick(PickRequest {
+            hash: hashed.hash,
+            rejected: 0,
+        }) else {
             self.count_unavailable(stream, &cluster);
             let told = tells_attempts.then_some(1);
             return Err(failure::no_healthy_upstream().after_attempts(told).into());

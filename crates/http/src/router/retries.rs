@@ -57,12 +57,13 @@ pub(super) async fn run<'a>(
                 ExpiredTimeout::PerTry | ExpiredTimeout::PerTryIdle
             ))
         );
-        if outcome.is_ok() {
-            attempt.count_retried();
+        if let Ok((_, exchange)) = &outcome {
+            attempt.count_retried(exchange);
         }
         // Resets the attempt's stream, if it has not ended.
         drop(outcome);
-        pause(wait, cx).await?;
+        pause(wait.time, cx).await?;
+        retry.begins(wait);
         if let Some(upstream) = &mut stream.upstream {
             upstream.attempts += 1;
         }
@@ -132,11 +133,11 @@ fn pick(
     retry: &RetryState,
     hash: Option<u64>,
 ) -> Result<Pick, PickError> {
-    let mut attempt = 0;
+    let mut rejected = 0;
     loop {
-        let mut pick = call.cluster.pick(PickRequest { hash })?;
-        if attempt < retry.host_selection_attempts() && retry.rejects(pick.host()) {
-            attempt += 1;
+        let mut pick = call.cluster.pick(PickRequest { hash, rejected })?;
+        if rejected < retry.host_selection_attempts() && retry.rejects(pick.host()) {
+            rejected += 1;
             continue;
         }
         if let Some(names) = call.names.clone() {

@@ -63,8 +63,16 @@ pub(super) enum RetryVerdict {
     Final,
     /// Its outcome is the request's, because retries are used up or too many are under way.
     Denied(ResponseFlag),
-    /// Another attempt, after this time.
-    Retry(Duration),
+    /// Another attempt, after this wait.
+    Retry(RetryWait),
+}
+
+/// The wait before a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RetryWait {
+    pub(super) time: Duration,
+    /// Whether the response told it (`rate_limited_retry_back_off`).
+    was_told: bool,
 }
 
 /// How an attempt failed before its response.
@@ -252,14 +260,28 @@ impl RetryState {
             return RetryVerdict::Final;
         }
         self.permit = Some(permit);
+        RetryVerdict::Retry(match wait {
+            Some(least) => RetryWait {
+                time: least + least.mul_f64(fastrand::f64() / 2.0),
+                was_told: true,
+            },
+            None => RetryWait {
+                time: self.back_off.next(),
+                was_told: false,
+            },
+        })
+    }
+
+    /// Counts a retry, after its wait.
+    pub(super) fn begins(&self, wait: RetryWait) {
+        let stats = self.cluster.stats();
         stats.upstream_rq_retry.inc();
         self.extra_stats.count(|stats| &stats.upstream_rq_retry);
-        if let Some(wait) = wait {
+        if wait.was_told {
             stats.upstream_rq_retry_backoff_ratelimited.inc();
-            return RetryVerdict::Retry(wait + wait.mul_f64(fastrand::f64() / 2.0));
+        } else {
+            stats.upstream_rq_retry_backoff_exponential.inc();
         }
-        stats.upstream_rq_retry_backoff_exponential.inc();
-        RetryVerdict::Retry(self.back_off.next())
     }
 }
 

@@ -30,8 +30,9 @@ pub(crate) trait TablePolicy: fmt::Debug + Send + Sync {
 
 /// Maps hashes to hosts.
 pub(crate) trait HashTable: fmt::Debug + Send + Sync {
-    /// The index of the host for a hash; `None` if there are no hosts.
-    fn find(&self, hash: u64) -> Option<usize>;
+    /// The index of the host for a hash; `None` if there are no hosts. `rejected`: how many hosts were found for it
+    /// already, and not taken.
+    fn find(&self, hash: u64, rejected: u32) -> Option<usize>;
 }
 
 /// The settings that all hashing policies have.
@@ -127,7 +128,7 @@ impl LoadBalancer for Hashing {
             cx.stats.lb_healthy_panic.inc();
         }
         let level = self.levels.get(priority)?;
-        let mut index = level.table.find(hash)?;
+        let mut index = level.table.find(hash, cx.request.rejected)?;
         if self.balance_factor > 0 {
             let load = bounded_load::BoundedLoad::now(self.balance_factor, cx.breakers);
             index = load.choose(&level.hosts, index, hash, cx.cursors.scratch());

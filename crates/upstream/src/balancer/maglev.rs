@@ -177,7 +177,9 @@ impl MaglevPolicy {
 }
 
 impl HashTable for Maglev {
-    fn find(&self, hash: u64) -> Option<usize> {
+    fn find(&self, hash: u64, rejected: u32) -> Option<usize> {
+        // As in Envoy; without rejected hosts the hash stays what it is.
+        let hash = hash ^ 0_u64.wrapping_sub(u64::from(rejected));
         let place = hash.checked_rem(self.hosts.len() as u64)?;
         let host = self.hosts.get(usize::try_from(place).ok()?)?;
         Some(*host as usize)

@@ -88,6 +88,8 @@ pub(crate) fn build(
 pub struct PickRequest {
     /// The hash from the route's `hash_policy`. Needed only if [`BalancerConfig::uses_hash`].
     pub hash: Option<u64>,
+    /// How many hosts were picked for the same attempt and rejected (`retry_host_predicate`).
+    pub rejected: u32,
 }
 
 /// The worker's state that a pick uses.

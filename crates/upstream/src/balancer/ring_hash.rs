@@ -178,10 +178,11 @@ impl TablePolicy for RingHashPolicy {
 }
 
 impl HashTable for Ring {
-    fn find(&self, hash: u64) -> Option<usize> {
+    fn find(&self, hash: u64, rejected: u32) -> Option<usize> {
         let place = self.hashes.partition_point(|other| *other < hash);
         // After the last point, the ring starts again.
-        let host = self.hosts.get(place).or(self.hosts.first());
-        host.map(|host| *host as usize)
+        let place = if place < self.hosts.len() { place } else { 0 };
+        let place = (place + rejected as usize).checked_rem(self.hosts.len())?;
+        self.hosts.get(place).map(|host| *host as usize)
     }
 }
