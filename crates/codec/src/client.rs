@@ -202,7 +202,8 @@ impl UpstreamExchange {
     }
 
     /// Whether the response is known to have ended, so that no frame remains.
-    pub(crate) fn is_end_stream(&self) -> bool {
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
         match &self.kind {
             ExchangeKind::H1(exchange) => exchange.is_end_stream(),
             ExchangeKind::H2(exchange) => exchange.is_end_stream(),

@@ -94,9 +94,10 @@ impl LocalReply {
     /// Adds the number of attempts in a header, if the virtual host asks for it (`include_attempt_count_in_response`).
     pub(crate) fn after_attempts(self, told: Option<u32>) -> LocalReply {
         match told {
-            Some(attempts) => {
-                self.header(&header::X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(u64::from(attempts)))
-            }
+            Some(attempts) => self.header(
+                &header::X_ENVOY_ATTEMPT_COUNT,
+                HeaderValue::from(u64::from(attempts)),
+            ),
             None => self,
         }
     }

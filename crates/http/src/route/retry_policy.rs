@@ -246,11 +246,13 @@ impl RetryPolicy {
         host: &Host,
         mut tried: impl Iterator<Item = &'h Host> + Clone,
     ) -> bool {
-        self.host_predicates.iter().any(|predicate| match predicate {
-            HostPredicate::PreviousHosts => tried.any(|one| one.address() == host.address()),
-            HostPredicate::OmitCanaryHosts => host.is_canary(),
-            HostPredicate::OmitHostMetadata(wanted) => has_metadata(host, wanted),
-        })
+        self.host_predicates
+            .iter()
+            .any(|predicate| match predicate {
+                HostPredicate::PreviousHosts => tried.any(|one| one.address() == host.address()),
+                HostPredicate::OmitCanaryHosts => host.is_canary(),
+                HostPredicate::OmitHostMetadata(wanted) => has_metadata(host, wanted),
+            })
     }
 }
 

@@ -386,8 +386,10 @@ impl<'a> UpstreamAttempt<'a> {
             );
         }
         if let Some(attempts) = self.call.told_attempts(stream) {
-            head.headers
-                .insert(&header::X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(u64::from(attempts)));
+            head.headers.insert(
+                &header::X_ENVOY_ATTEMPT_COUNT,
+                HeaderValue::from(u64::from(attempts)),
+            );
         }
         stream.details = Some(Cow::Borrowed("via_upstream"));
         stream.response = Some(head);

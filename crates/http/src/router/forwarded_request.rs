@@ -60,12 +60,17 @@ impl<'a> ForwardedRequest<'a> {
             headers.remove_any(names::RETRY);
         }
         if host.include_request_attempt_count {
-            headers.insert(&header::X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+            headers.insert(
+                &header::X_ENVOY_ATTEMPT_COUNT,
+                HeaderValue::from_static("1"),
+            );
         }
         route.mutate_request(stream);
         forward.rewrite(stream, !router.suppress_envoy_headers);
         let names = &cluster.info().http.names;
-        let names = names.as_ref().map(|names| names.of_request(&stream.request));
+        let names = names
+            .as_ref()
+            .map(|names| names.of_request(&stream.request));
         let call = ForwardedRequest {
             router,
             cluster,
@@ -119,7 +124,10 @@ impl<'a> ForwardedRequest<'a> {
         let headers = &mut stream.request.headers;
         let virtual_host = &self.route.virtual_host;
         if virtual_host.include_request_attempt_count {
-            headers.insert(&header::X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(u64::from(attempts)));
+            headers.insert(
+                &header::X_ENVOY_ATTEMPT_COUNT,
+                HeaderValue::from(u64::from(attempts)),
+            );
         }
         if virtual_host.include_is_timeout_retry_header {
             let value = if after_timeout { "true" } else { "false" };
@@ -132,7 +140,10 @@ impl<'a> ForwardedRequest<'a> {
     /// How many bytes of the request's body are kept for other attempts. `connection`: the limit of the client's
     /// connection.
     pub(super) fn body_buffer_limit(&self, connection: u32) -> usize {
-        let limit = match (self.route.buffer_limits.request_body, self.route.buffer_limits.per_request) {
+        let limit = match (
+            self.route.buffer_limits.request_body,
+            self.route.buffer_limits.per_request,
+        ) {
             (Some(limit), _) => limit,
             (None, Some(limit)) => u64::from(limit.min(connection)),
             (None, None) => u64::from(connection),

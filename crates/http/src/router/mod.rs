@@ -41,9 +41,9 @@ use crate::wait::StopReason;
 use crate::wait::StreamWait;
 
 use attempt::UpstreamAttempt;
-use forwarded_request::ForwardedRequest;
 pub(crate) use failure::after_response;
 pub(crate) use failure::flag;
+use forwarded_request::ForwardedRequest;
 use upstream_request::ExtraStats;
 use upstream_request::StatusCounting;
 pub(crate) use upstream_request::UpstreamRequest;
@@ -205,7 +205,14 @@ impl Router {
                 Err(failure) => return Err(attempt.give_up(stream, failure)),
             },
             Some(retry) => {
-                Box::pin(retries::run(retry, attempt, hashed.hash, (stream, body), cx)).await?
+                Box::pin(retries::run(
+                    retry,
+                    attempt,
+                    hashed.hash,
+                    (stream, body),
+                    cx,
+                ))
+                .await?
             }
         };
         if stream.is_websocket && attempt.is_failed_handshake(head.status) {

@@ -102,7 +102,11 @@ impl RetryState {
         let asked = Asked::of(&request.headers);
         let of_policy = policy.map(|policy| policy.on).unwrap_or_default();
         let allowed = policy.is_none_or(|policy| allows(policy, request));
-        let of_policy = if allowed { of_policy } else { RetryOn::default() };
+        let of_policy = if allowed {
+            of_policy
+        } else {
+            RetryOn::default()
+        };
         let on = of_policy.with(asked.on);
         if on.is_empty() {
             return None;

@@ -16,11 +16,11 @@ use outrider_codec::Meter;
 use outrider_codec::StreamError;
 use outrider_codec::header;
 use outrider_net::clock;
+use outrider_stats::SharedCounter;
 use outrider_upstream::AlternativeStats;
 use outrider_upstream::Cluster;
 use outrider_upstream::Host;
 use outrider_upstream::Pick;
-use outrider_stats::SharedCounter;
 use tokio::time::Instant;
 
 use crate::Captures;
