@@ -304,6 +304,7 @@ class Http2Server:
         self.backend = backend
         self.conn = http2.Connection(sock, patience=60)
         self.conn.prefaced = False
+        self.replies: dict = {}  # the reply to each request, by its stream
         self.requests: dict = {}
         self.write_lock = threading.Lock()
 
@@ -334,6 +335,8 @@ class Http2Server:
             pseudo = dict(f for f in event.fields if f[0].startswith(":"))
             first = f"{pseudo.get(':method')} {pseudo.get(':path', '')} HTTP/2"
             self.requests[event.stream] = Seen(first, event.fields, b"", [])
+            method, path, _ = first.split(" ", 2)
+            self.replies[event.stream] = self.backend.reply_to(method, path)
         elif event.stream in self.requests:
             request = self.requests[event.stream]
             request.body += event.data
@@ -341,8 +344,7 @@ class Http2Server:
         request = self.requests.get(event.stream)
         if request is None:
             return True
-        method, path, _ = request.first.split(" ", 2)
-        reply = self.backend.reply_to(method, path)
+        reply = self.replies[event.stream]
         if event.end or reply.get("early") and event.kind == "HEADERS":
             self.requests.pop(event.stream)
             self.backend.note(request.shown())
