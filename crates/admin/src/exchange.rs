@@ -32,8 +32,8 @@ use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::request_body::BodyError;
 use crate::request_body::RequestBody;
-use crate::response::Response;
-use crate::response::ResponseBody;
+use crate::response::AdminResponse;
+use crate::response::AdminResponseBody;
 use crate::response::empty;
 use crate::response::whole;
 use crate::stats::OpenRequest;
@@ -108,7 +108,7 @@ impl AdminExchange {
         target: String,
         parts: &Parts,
         body: Incoming,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<AdminResponse, Refusal> {
         self.head.target.clone_from(&target);
         let request = Request {
             method: parts.method.to_string(),
@@ -126,7 +126,7 @@ impl AdminExchange {
         })
     }
 
-    fn send(mut self, response: Response, parts: &Parts) -> hyper::Response<AnswerBody> {
+    fn send(mut self, response: AdminResponse, parts: &Parts) -> hyper::Response<AnswerBody> {
         self.quits = response.quits;
         let mut headers = HeaderMap::new();
         let content_type = HeaderValue::from_static(response.content_type);
@@ -169,7 +169,7 @@ impl AdminExchange {
         mut self,
         status: u16,
         headers: HeaderMap,
-        body: ResponseBody,
+        body: AdminResponseBody,
     ) -> hyper::Response<AnswerBody> {
         let is_sent = self.refusal != Some(refusal::DISCONNECTED);
         if is_sent {
@@ -243,7 +243,7 @@ impl Drop for AdminExchange {
 
 /// The body of a response. It owns the exchange, which ends with it.
 pub(crate) struct AnswerBody {
-    body: ResponseBody,
+    body: AdminResponseBody,
     is_complete: bool,
     exchange: Option<AdminExchange>,
 }

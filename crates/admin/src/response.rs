@@ -11,15 +11,16 @@ use hyper::body::Frame;
 use serde_json::Value;
 
 /// The body of a response.
-pub(crate) type ResponseBody = Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = Infallible>>>;
+pub(crate) type AdminResponseBody =
+    Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = Infallible>>>;
 
 /// A response, before it is sent.
-pub(crate) struct Response {
+pub(crate) struct AdminResponse {
     pub(crate) status: u16,
     pub(crate) content_type: &'static str,
     /// Whether `x-content-type-options: nosniff` is sent twice, as in most errors of Envoy's `/config_dump`.
     pub(crate) has_double_nosniff: bool,
-    pub(crate) body: ResponseBody,
+    pub(crate) body: AdminResponseBody,
     /// Whether to end the process once this is sent.
     pub(crate) quits: bool,
 }
@@ -28,7 +29,7 @@ pub(crate) const TEXT: &str = "text/plain; charset=UTF-8";
 pub(crate) const HTML: &str = "text/html; charset=UTF-8";
 pub(crate) const JSON: &str = "application/json";
 
-impl Response {
+impl AdminResponse {
     /// 200 with `text`.
     pub(crate) fn text(text: impl Into<String>) -> Self {
         Self::error(200, text)
@@ -64,7 +65,7 @@ impl Response {
     }
 
     /// 200 with a body that may take time.
-    pub(crate) fn streamed(body: ResponseBody) -> Self {
+    pub(crate) fn streamed(body: AdminResponseBody) -> Self {
         Self {
             status: 200,
             content_type: TEXT,
@@ -95,21 +96,21 @@ impl Response {
     }
 }
 
-impl fmt::Debug for Response {
+impl fmt::Debug for AdminResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Response")
+        f.debug_struct("AdminResponse")
             .field("status", &self.status)
             .finish_non_exhaustive()
     }
 }
 
 /// An empty body.
-pub(crate) fn empty() -> ResponseBody {
+pub(crate) fn empty() -> AdminResponseBody {
     Box::pin(FullBody(None))
 }
 
 /// A body of `text`.
-pub(crate) fn whole(text: impl Into<String>) -> ResponseBody {
+pub(crate) fn whole(text: impl Into<String>) -> AdminResponseBody {
     Box::pin(FullBody(Some(text.into().into())))
 }
 

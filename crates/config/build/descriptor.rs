@@ -23,7 +23,7 @@ pub(crate) struct File {
     #[prost(string, repeated, tag = "3")]
     pub(crate) dependency: Vec<String>,
     #[prost(message, repeated, tag = "4")]
-    pub(crate) message_type: Vec<MessageType>,
+    pub(crate) message_type: Vec<MessageDescriptor>,
     #[prost(message, repeated, tag = "5")]
     pub(crate) enum_type: Vec<EnumType>,
     #[prost(string, tag = "12")]
@@ -32,13 +32,13 @@ pub(crate) struct File {
 
 /// `google.protobuf.DescriptorProto`
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct MessageType {
+pub(crate) struct MessageDescriptor {
     #[prost(string, tag = "1")]
     pub(crate) name: String,
     #[prost(message, repeated, tag = "2")]
-    pub(crate) field: Vec<Field>,
+    pub(crate) field: Vec<FieldDescriptor>,
     #[prost(message, repeated, tag = "3")]
-    pub(crate) nested_type: Vec<MessageType>,
+    pub(crate) nested_type: Vec<MessageDescriptor>,
     #[prost(message, repeated, tag = "4")]
     pub(crate) enum_type: Vec<EnumType>,
     #[prost(bytes = "vec", optional, tag = "7")]
@@ -49,7 +49,7 @@ pub(crate) struct MessageType {
 
 /// `google.protobuf.FieldDescriptorProto`
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Field {
+pub(crate) struct FieldDescriptor {
     #[prost(string, tag = "1")]
     pub(crate) name: String,
     #[prost(int32, optional, tag = "3")]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::descriptor::EnumType;
 use crate::descriptor::File;
 use crate::descriptor::FileSet;
-use crate::descriptor::MessageType;
+use crate::descriptor::MessageDescriptor;
 
 /// Keeps the messages named by `roots` and all that they refer to; files come out in order of their names.
 pub(crate) fn prune(mut set: FileSet, roots: Vec<String>) -> FileSet {
@@ -37,7 +37,11 @@ pub(crate) fn prune(mut set: FileSet, roots: Vec<String>) -> FileSet {
     set
 }
 
-fn collect_references(scope: &str, message: &MessageType, out: &mut BTreeMap<String, Vec<String>>) {
+fn collect_references(
+    scope: &str,
+    message: &MessageDescriptor,
+    out: &mut BTreeMap<String, Vec<String>>,
+) {
     let name = format!("{scope}.{}", message.name);
     for nested in &message.nested_type {
         collect_references(&name, nested, out);
@@ -55,7 +59,7 @@ fn collect_references(scope: &str, message: &MessageType, out: &mut BTreeMap<Str
 }
 
 /// Whether anything of `message` is kept. If only a nested message is kept, it loses its fields.
-fn prune_message(scope: &str, message: &mut MessageType, keep: &BTreeSet<String>) -> bool {
+fn prune_message(scope: &str, message: &mut MessageDescriptor, keep: &BTreeSet<String>) -> bool {
     let name = format!("{scope}.{}", message.name);
     message
         .nested_type
@@ -105,7 +109,7 @@ fn link(files: &mut [File]) {
 
 fn collect_homes(
     scope: &str,
-    message: &MessageType,
+    message: &MessageDescriptor,
     file: &str,
     out: &mut BTreeMap<String, String>,
 ) {

@@ -20,18 +20,18 @@ use std::error::Error;
 use std::path::Path;
 
 /// The sections by message or enum.
-pub(crate) type Support = BTreeMap<String, Section>;
+pub(crate) type SupportTable = BTreeMap<String, Section>;
 
 /// The lines of a message by field, or of an enum by value.
-pub(crate) type Section = BTreeMap<String, Line>;
+pub(crate) type Section = BTreeMap<String, SupportLine>;
 
 /// The status word of a field and the text after it.
-pub(crate) struct Line {
-    pub(crate) status: Status,
+pub(crate) struct SupportLine {
+    pub(crate) status: SupportStatus,
     pub(crate) note: String,
 }
 
-impl Line {
+impl SupportLine {
     /// The category of extensions that the field selects from.
     pub(crate) fn category(&self) -> &str {
         self.note.split_whitespace().next().unwrap_or_default()
@@ -44,7 +44,7 @@ impl Line {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+pub(crate) enum SupportStatus {
     Yes,
     No,
     Inert,
@@ -54,15 +54,15 @@ pub(crate) enum Status {
 }
 
 /// One line of `extensions.txt`.
-pub(crate) struct Extension {
+pub(crate) struct ExtensionRow {
     pub(crate) category: String,
     pub(crate) name: String,
     pub(crate) types: Vec<String>,
 }
 
 /// Reads every table in `dir`.
-pub(crate) fn read(dir: &Path) -> Result<Support, Box<dyn Error>> {
-    let mut support = Support::new();
+pub(crate) fn read(dir: &Path) -> Result<SupportTable, Box<dyn Error>> {
+    let mut support = SupportTable::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "txt")
@@ -76,7 +76,7 @@ pub(crate) fn read(dir: &Path) -> Result<Support, Box<dyn Error>> {
 }
 
 /// Adds the sections of one file; the error starts with a line number.
-fn parse(text: &str, support: &mut Support) -> Result<(), String> {
+fn parse(text: &str, support: &mut SupportTable) -> Result<(), String> {
     let mut section = None;
     for (index, line) in text.lines().enumerate() {
         let at = |message: &str| format!("{}: {message}", index + 1);
@@ -103,22 +103,25 @@ fn parse(text: &str, support: &mut Support) -> Result<(), String> {
         let rest = rest.trim();
         let (status, note) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
         let status = match status {
-            "yes" => Status::Yes,
-            "no" => Status::No,
-            "inert" => Status::Inert,
-            "only" => Status::Only,
-            "extension" => Status::Extension,
-            "gone" => Status::Gone,
+            "yes" => SupportStatus::Yes,
+            "no" => SupportStatus::No,
+            "inert" => SupportStatus::Inert,
+            "only" => SupportStatus::Only,
+            "extension" => SupportStatus::Extension,
+            "gone" => SupportStatus::Gone,
             _ => return Err(at("expected yes, no, inert, only, extension or gone")),
         };
         if matches!(
             status,
-            Status::Inert | Status::Only | Status::Extension | Status::Gone
+            SupportStatus::Inert
+                | SupportStatus::Only
+                | SupportStatus::Extension
+                | SupportStatus::Gone
         ) && note.is_empty()
         {
             return Err(at("this status needs a text after it"));
         }
-        let line = Line {
+        let line = SupportLine {
             status,
             note: note.trim().to_owned(),
         };
@@ -130,7 +133,7 @@ fn parse(text: &str, support: &mut Support) -> Result<(), String> {
 }
 
 /// Reads `extensions.txt`.
-pub(crate) fn read_extensions(path: &Path) -> Result<Vec<Extension>, Box<dyn Error>> {
+pub(crate) fn read_extensions(path: &Path) -> Result<Vec<ExtensionRow>, Box<dyn Error>> {
     let text = std::fs::read_to_string(path)?;
     let mut extensions = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -138,7 +141,7 @@ pub(crate) fn read_extensions(path: &Path) -> Result<Vec<Extension>, Box<dyn Err
         let (Some(category), Some(name)) = (words.next(), words.next()) else {
             return Err(format!("expected a category and a name in {line:?}").into());
         };
-        extensions.push(Extension {
+        extensions.push(ExtensionRow {
             category,
             name,
             types: words.collect(),

@@ -9,28 +9,28 @@ use prost::Message;
 
 use crate::descriptor::EnumType;
 use crate::descriptor::EnumValue;
-use crate::descriptor::Field;
+use crate::descriptor::FieldDescriptor;
 use crate::descriptor::File;
 use crate::descriptor::FileSet;
-use crate::descriptor::MessageType;
+use crate::descriptor::MessageDescriptor;
 use crate::limits::Rules;
 use crate::rules::EnumValueOptions;
 use crate::rules::FieldOptions;
 use crate::rules::MessageOptions;
 use crate::rules::OneofOptions;
-use crate::support::Extension;
-use crate::support::Line;
+use crate::support::ExtensionRow;
 use crate::support::Section;
-use crate::support::Status;
-use crate::support::Support;
+use crate::support::SupportLine;
+use crate::support::SupportStatus;
+use crate::support::SupportTable;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The Rust source of all tables.
 pub(crate) fn generate(
     set: &FileSet,
-    support: &Support,
-    extensions: &[Extension],
+    support: &SupportTable,
+    extensions: &[ExtensionRow],
 ) -> Result<String> {
     let mut messages = Vec::new();
     let mut enums = Vec::new();
@@ -85,8 +85,8 @@ pub(crate) fn generate(
 fn flatten<'a>(
     scope: &str,
     file: &'a File,
-    message: &'a MessageType,
-    messages: &mut Vec<(String, &'a File, &'a MessageType)>,
+    message: &'a MessageDescriptor,
+    messages: &mut Vec<(String, &'a File, &'a MessageDescriptor)>,
     enums: &mut Vec<(String, &'a File, &'a EnumType)>,
 ) {
     let name = format!("{scope}.{}", message.name);
@@ -100,7 +100,7 @@ fn flatten<'a>(
 }
 
 struct Tables<'a> {
-    support: &'a Support,
+    support: &'a SupportTable,
     message_index: BTreeMap<String, usize>,
     enum_index: BTreeMap<String, usize>,
     text: TextTable,
@@ -115,7 +115,7 @@ struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    fn new(support: &'a Support) -> Self {
+    fn new(support: &'a SupportTable) -> Self {
         Self {
             support,
             message_index: BTreeMap::new(),
@@ -132,14 +132,14 @@ impl<'a> Tables<'a> {
         }
     }
 
-    fn message(&mut self, name: &str, file: &File, message: &MessageType) -> Result<()> {
+    fn message(&mut self, name: &str, file: &File, message: &MessageDescriptor) -> Result<()> {
         let empty = Section::new();
         let section = self.support.get(name).unwrap_or(&empty);
         self.check_names(name, section, message)?;
         let first_field = self.fields.len();
         let first_oneof = self.oneofs.len();
         let is_entry = decode::<MessageOptions>(message.options.as_deref())?.map_entry;
-        let mut fields: Vec<&Field> = message.field.iter().collect();
+        let mut fields: Vec<&FieldDescriptor> = message.field.iter().collect();
         fields.sort_by_key(|field| field.number());
         // The oneofs that the compiler creates for `optional` fields come last. The reader ignores them.
         let real_oneofs = message.oneof_decl.iter().enumerate().filter(|(index, _)| {
@@ -175,12 +175,17 @@ impl<'a> Tables<'a> {
     }
 
     /// Finds lines for fields that do not exist, and collects the names of removed fields.
-    fn check_names(&mut self, name: &str, section: &Section, message: &MessageType) -> Result<()> {
+    fn check_names(
+        &mut self,
+        name: &str,
+        section: &Section,
+        message: &MessageDescriptor,
+    ) -> Result<()> {
         for (field, line) in section {
             let exists = field == "*" || message.field.iter().any(|known| known.name == *field);
             match (line.status, exists) {
-                (Status::Gone, true) => return Err(format!("{field} is not gone").into()),
-                (Status::Gone, false) => self.gone.push(format!(
+                (SupportStatus::Gone, true) => return Err(format!("{field} is not gone").into()),
+                (SupportStatus::Gone, false) => self.gone.push(format!(
                     "RenamedFieldRow {{ message: {}, name: {}, note: {} }}",
                     self.text.add(name),
                     self.text.add(field),
@@ -197,24 +202,29 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    fn field(&mut self, field: &Field, line: Option<&Line>, whole: bool) -> Result<()> {
+    fn field(
+        &mut self,
+        field: &FieldDescriptor,
+        line: Option<&SupportLine>,
+        whole: bool,
+    ) -> Result<()> {
         let options = decode::<FieldOptions>(field.options.as_deref())?;
         let oneof = field.oneof_index.filter(|_| !field.proto3_optional());
         let kind = self.kind(field)?;
         let status = if whole {
-            Status::Yes
+            SupportStatus::Yes
         } else {
-            line.map_or(Status::No, |line| line.status)
+            line.map_or(SupportStatus::No, |line| line.status)
         };
         let (support, category) = match status {
-            Status::Yes => ("Implemented", ""),
-            Status::Extension => ("Implemented", line.map_or("", |line| line.category())),
-            Status::Inert => ("NoEffect", ""),
-            Status::Only => ("Only", ""),
-            Status::No | Status::Gone => ("Refused", ""),
+            SupportStatus::Yes => ("Implemented", ""),
+            SupportStatus::Extension => ("Implemented", line.map_or("", |line| line.category())),
+            SupportStatus::Inert => ("NoEffect", ""),
+            SupportStatus::Only => ("Only", ""),
+            SupportStatus::No | SupportStatus::Gone => ("Refused", ""),
         };
         let note = match status {
-            Status::Extension => line.map_or("", |line| line.after_category()),
+            SupportStatus::Extension => line.map_or("", |line| line.after_category()),
             _ => line.map_or("", |line| &line.note),
         };
         if support == "Implemented" && !whole {
@@ -242,7 +252,7 @@ impl<'a> Tables<'a> {
 
     /// A field that is implemented needs a section for its message; otherwise everything in the message would be
     /// refused.
-    fn check_section(&self, field: &Field) -> Result<()> {
+    fn check_section(&self, field: &FieldDescriptor) -> Result<()> {
         const TYPE_MESSAGE: i32 = 11;
         let name = field.type_name().trim_start_matches('.');
         let has_section = self.support.contains_key(name) || name.starts_with("google.protobuf.");
@@ -255,7 +265,7 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    fn kind(&self, field: &Field) -> Result<String> {
+    fn kind(&self, field: &FieldDescriptor) -> Result<String> {
         let type_name = field.type_name().trim_start_matches('.');
         let index = |index: &BTreeMap<String, usize>| {
             index
@@ -279,7 +289,7 @@ impl<'a> Tables<'a> {
         })
     }
 
-    fn cardinality(&self, field: &Field) -> &'static str {
+    fn cardinality(&self, field: &FieldDescriptor) -> &'static str {
         const LABEL_REPEATED: i32 = 3;
         const TYPE_MESSAGE: i32 = 11;
         let is_message = field.r#type() == TYPE_MESSAGE;
@@ -330,13 +340,13 @@ impl<'a> Tables<'a> {
         &mut self,
         value: &EnumValue,
         whole: bool,
-        line: Option<&Line>,
+        line: Option<&SupportLine>,
     ) -> Result<String> {
         let options = decode::<EnumValueOptions>(value.options.as_deref())?;
         let support = match line.map(|line| line.status) {
             None if whole => "Implemented",
-            Some(Status::Yes) => "Implemented",
-            Some(Status::Inert) => "NoEffect",
+            Some(SupportStatus::Yes) => "Implemented",
+            Some(SupportStatus::Inert) => "NoEffect",
             _ => "Refused",
         };
         Ok(format!(
@@ -348,7 +358,7 @@ impl<'a> Tables<'a> {
         ))
     }
 
-    fn extension(&mut self, extension: &Extension) {
+    fn extension(&mut self, extension: &ExtensionRow) {
         let category = self.text.add(&extension.category);
         let name = self.text.add(&extension.name);
         let types = if extension.types.is_empty() {

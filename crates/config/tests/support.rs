@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use prost::Message;
 
 use descriptor::FileSet;
-use descriptor::MessageType;
+use descriptor::MessageDescriptor;
 use support::Section;
-use support::Status;
-use support::Support;
+use support::SupportStatus;
+use support::SupportTable;
 
 #[path = "../build/descriptor.rs"]
 mod descriptor;
@@ -92,7 +92,7 @@ fn document(proto: &std::path::Path) -> String {
 type Members = BTreeMap<String, Vec<String>>;
 
 /// The fields of every message and the values of every enum.
-fn collect(scope: &str, message: &MessageType, messages: &mut Members, values: &mut Members) {
+fn collect(scope: &str, message: &MessageDescriptor, messages: &mut Members, values: &mut Members) {
     let name = format!("{scope}.{}", message.name);
     for nested in &message.nested_type {
         collect(&name, nested, messages, values);
@@ -111,7 +111,11 @@ fn collect(scope: &str, message: &MessageType, messages: &mut Members, values: &
     );
 }
 
-fn write_extensions(extensions: &[support::Extension], support: &Support, out: &mut String) {
+fn write_extensions(
+    extensions: &[support::ExtensionRow],
+    support: &SupportTable,
+    out: &mut String,
+) {
     out.push_str("\n## Extensions\n\nOf the extensions in Envoy's release binary, by category. The message behind `@type` chooses one.\n\n");
     out.push_str("| category | supported | not supported |\n|---|---|---|\n");
     let mut categories: BTreeMap<&str, (Vec<&str>, usize)> = BTreeMap::new();
@@ -162,9 +166,13 @@ fn write_section(name: &str, section: &Section, members: &[String], out: &mut St
     for member in members {
         let line = section.get(member).or_else(|| section.get("*"));
         match line.map(|line| (line.status, line.note.as_str())) {
-            Some((Status::Yes | Status::Extension, _)) => implemented.push(format!("`{member}`")),
-            Some((Status::Inert, note)) => others.push(format!("- no effect: `{member}`: {note}")),
-            Some((Status::Only, note)) => {
+            Some((SupportStatus::Yes | SupportStatus::Extension, _)) => {
+                implemented.push(format!("`{member}`"))
+            }
+            Some((SupportStatus::Inert, note)) => {
+                others.push(format!("- no effect: `{member}`: {note}"))
+            }
+            Some((SupportStatus::Only, note)) => {
                 others.push(format!("- in part: `{member}`, only {note}"))
             }
             Some((_, note)) if !note.is_empty() => {

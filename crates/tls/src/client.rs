@@ -24,9 +24,9 @@ use crate::report;
 use crate::secrets::Secrets;
 use crate::server::certificates;
 use crate::server::validation;
-use crate::socket_factory::Context;
 use crate::socket_factory::ContextCertificates;
 use crate::socket_factory::SocketFactoryStats;
+use crate::socket_factory::TlsContext;
 use crate::stats;
 use crate::stats::ContextStats;
 use crate::validation::Validation;
@@ -59,7 +59,7 @@ pub struct ClientSession {
     pub server_name: ServerName<'static>,
 }
 
-impl Context for ClientContext {
+impl TlsContext for ClientContext {
     type Message = UpstreamTlsContext;
 
     const STATS: &'static str = "client_ssl_socket_factory";

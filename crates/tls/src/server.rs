@@ -27,9 +27,9 @@ use crate::certificate::Certificate;
 use crate::parameters::Parameters;
 use crate::report;
 use crate::secrets::Secrets;
-use crate::socket_factory::Context;
 use crate::socket_factory::ContextCertificates;
 use crate::socket_factory::SocketFactoryStats;
+use crate::socket_factory::TlsContext;
 use crate::stats;
 use crate::stats::ContextStats;
 use crate::validation::Validation;
@@ -47,7 +47,7 @@ pub struct ServerContext {
     pub(crate) validation: Arc<Validation>,
 }
 
-impl Context for ServerContext {
+impl TlsContext for ServerContext {
     type Message = DownstreamTlsContext;
 
     const STATS: &'static str = "server_ssl_socket_factory";

@@ -56,7 +56,7 @@ outrider_stats::group! {
 }
 
 /// A context, on one of the two sides.
-pub trait Context: Sized + Send + Sync + 'static {
+pub trait TlsContext: Sized + Send + Sync + 'static {
     /// `DownstreamTlsContext` or `UpstreamTlsContext`
     type Message: Message + Default;
 
@@ -186,7 +186,7 @@ impl ContextCertificates {
     }
 }
 
-impl<C: Context> SocketFactory<C> {
+impl<C: TlsContext> SocketFactory<C> {
     /// Builds what is found at `path`. Its context is there once all of its secrets are.
     ///
     /// # Errors
@@ -248,7 +248,7 @@ impl<C: Context> SocketFactory<C> {
     }
 }
 
-impl<C: Context> SecretUser for SocketFactory<C> {
+impl<C: TlsContext> SecretUser for SocketFactory<C> {
     fn references(&self) -> &[(SecretReference, FieldPath)] {
         &self.references
     }
@@ -300,7 +300,7 @@ impl<C: Context> SecretUser for SocketFactory<C> {
 }
 
 /// The files that a context and its static secrets name.
-fn files<C: Context>(
+fn files<C: TlsContext>(
     config: &C::Message,
     references: &[(SecretReference, FieldPath)],
     secrets: &Secrets,

@@ -12,15 +12,15 @@ use serde_json::json;
 use super::config_dump::date_and_time;
 use crate::Admin;
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 /// The last second that a protobuf timestamp can show: 9999-12-31T23:59:59Z.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-pub(super) fn certs(_: &Request, admin: &Admin) -> Response {
+pub(super) fn certs(_: &Request, admin: &Admin) -> AdminResponse {
     let contexts = admin.control.certificates();
     let shown: Vec<Value> = contexts.iter().map(context).collect();
-    Response::json(&json!({ "certificates": shown }))
+    AdminResponse::json(&json!({ "certificates": shown }))
 }
 
 fn context(context: &ContextCertificates) -> Value {

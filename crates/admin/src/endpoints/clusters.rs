@@ -23,7 +23,7 @@ use super::ParameterKind::Text;
 use super::listeners::address;
 use crate::Admin;
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 pub(super) const PARAMETERS: &[Parameter] = &[Parameter {
     name: "filter",
@@ -31,10 +31,10 @@ pub(super) const PARAMETERS: &[Parameter] = &[Parameter {
     kind: Text,
 }];
 
-pub(super) fn clusters(request: &Request, admin: &Admin) -> Response {
+pub(super) fn clusters(request: &Request, admin: &Admin) -> AdminResponse {
     let filter = request.parameter("filter").filter(|f| !f.is_empty());
     let Ok(filter) = filter.map(|filter| Regex::new(&filter)).transpose() else {
-        return Response::error(400, "Invalid re2 regex");
+        return AdminResponse::error(400, "Invalid re2 regex");
     };
     let mut clusters = admin.control.clusters();
     clusters.retain(|cluster| {
@@ -45,11 +45,11 @@ pub(super) fn clusters(request: &Request, admin: &Admin) -> Response {
     if request.parameter("format").as_deref() == Some("json") {
         let statuses: Vec<_> = clusters.iter().map(status).collect();
         return match statuses.is_empty() {
-            true => Response::json(&json!({})),
-            false => Response::json(&json!({ "cluster_statuses": statuses })),
+            true => AdminResponse::json(&json!({})),
+            false => AdminResponse::json(&json!({ "cluster_statuses": statuses })),
         };
     }
-    Response::pieces(clusters.into_iter().map(|cluster| {
+    AdminResponse::pieces(clusters.into_iter().map(|cluster| {
         let mut text = String::new();
         write(&cluster, &mut text).unwrap_or_default(); // writing to a String cannot fail
         text

@@ -1,5 +1,7 @@
 //! `/config_dump`: the loaded config, as messages of `envoy.admin.v3`.
 
+mod lists;
+
 use std::time::SystemTime;
 
 use outrider_upstream::ClusterView;
@@ -9,6 +11,13 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use self::lists::CLUSTER_LISTS;
+use self::lists::ENDPOINT_LISTS;
+use self::lists::LISTENER_LISTS;
+use self::lists::List;
+use self::lists::ROUTE_LISTS;
+use self::lists::SCOPED_ROUTE_LISTS;
+use self::lists::SECRET_LISTS;
 use super::Parameter;
 use super::ParameterKind::Flag;
 use super::ParameterKind::Text;
@@ -23,7 +32,7 @@ use crate::FailedUpdate;
 use crate::SecretsDump;
 use crate::VersionedMessage;
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter {
@@ -58,121 +67,7 @@ struct Section {
     fields: Vec<(&'static str, Value)>,
 }
 
-struct List {
-    name: &'static str,
-    element: &'static str,
-    element_fields: &'static [&'static str],
-}
-
-const fn list(
-    name: &'static str,
-    element: &'static str,
-    element_fields: &'static [&'static str],
-) -> List {
-    List {
-        name,
-        element,
-        element_fields,
-    }
-}
-
-const CLUSTER_LISTS: &[List] = &[
-    list(
-        "static_clusters",
-        "StaticCluster",
-        &["cluster", "last_updated"],
-    ),
-    list("dynamic_active_clusters", "DynamicCluster", DYNAMIC_CLUSTER),
-    list(
-        "dynamic_warming_clusters",
-        "DynamicCluster",
-        DYNAMIC_CLUSTER,
-    ),
-];
-const DYNAMIC_CLUSTER: &[&str] = &[
-    "version_info",
-    "cluster",
-    "last_updated",
-    "error_state",
-    "client_status",
-];
-const ENDPOINT_LISTS: &[List] = &[
-    list(
-        "static_endpoint_configs",
-        "StaticEndpointConfig",
-        &["endpoint_config", "last_updated"],
-    ),
-    list("dynamic_endpoint_configs", "DynamicEndpointConfig", &[]),
-];
-const LISTENER_LISTS: &[List] = &[
-    list(
-        "static_listeners",
-        "StaticListener",
-        &["listener", "last_updated"],
-    ),
-    list(
-        "dynamic_listeners",
-        "DynamicListener",
-        &[
-            "name",
-            "active_state",
-            "warming_state",
-            "draining_state",
-            "error_state",
-            "client_status",
-        ],
-    ),
-];
-const SCOPED_ROUTE_LISTS: &[List] = &[
-    list(
-        "inline_scoped_route_configs",
-        "InlineScopedRouteConfigs",
-        &[],
-    ),
-    list(
-        "dynamic_scoped_route_configs",
-        "DynamicScopedRouteConfigs",
-        &[],
-    ),
-];
-const ROUTE_LISTS: &[List] = &[
-    list(
-        "static_route_configs",
-        "StaticRouteConfig",
-        &["route_config", "last_updated"],
-    ),
-    list(
-        "dynamic_route_configs",
-        "DynamicRouteConfig",
-        &[
-            "version_info",
-            "route_config",
-            "last_updated",
-            "error_state",
-            "client_status",
-        ],
-    ),
-];
-const SECRET_LISTS: &[List] = &[
-    list(
-        "static_secrets",
-        "StaticSecret",
-        &["name", "last_updated", "secret"],
-    ),
-    list("dynamic_active_secrets", "DynamicSecret", DYNAMIC_SECRET),
-    list("dynamic_warming_secrets", "DynamicSecret", DYNAMIC_SECRET),
-];
-
-const DYNAMIC_SECRET: &[&str] = &[
-    "name",
-    "version_info",
-    "last_updated",
-    "secret",
-    "error_state",
-    "client_status",
-];
-
-pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
+pub(super) fn config_dump(request: &Request, admin: &Admin) -> AdminResponse {
     let non_empty = |name| request.parameter(name).filter(|value| !value.is_empty());
     let resource = non_empty("resource");
     let mask = non_empty("mask");
@@ -185,7 +80,7 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
             Ok(regex) => Some(regex),
             Err(error) => {
                 let text = "INVALID_ARGUMENT: Error while parsing name_regex from";
-                return Response::error(400, format!("{text} {pattern}: {error}"))
+                return AdminResponse::error(400, format!("{text} {pattern}: {error}"))
                     .with_type("text/plain");
             }
         },
@@ -196,14 +91,14 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> Response {
         None => whole(sections, mask.as_deref()),
     };
     match configs {
-        Ok(configs) if configs.is_empty() => Response::json(&json!({})),
-        Ok(configs) => Response::json(&json!({ "configs": configs })),
+        Ok(configs) if configs.is_empty() => AdminResponse::json(&json!({})),
+        Ok(configs) => AdminResponse::json(&json!({ "configs": configs })),
         Err(response) => response,
     }
 }
 
-fn refuse(status: u16, text: String) -> Response {
-    Response::error(status, text)
+fn refuse(status: u16, text: String) -> AdminResponse {
+    AdminResponse::error(status, text)
         .with_type("text/plain")
         .with_double_nosniff()
 }
@@ -428,7 +323,7 @@ fn typed(kind: &str, message: Value) -> Value {
 }
 
 /// All sections. With a mask, only the sections that have all its fields, reduced to these fields.
-fn whole(sections: Vec<Section>, mask: Option<&str>) -> Result<Vec<Value>, Response> {
+fn whole(sections: Vec<Section>, mask: Option<&str>) -> Result<Vec<Value>, AdminResponse> {
     let paths: Option<Vec<&str>> = mask.map(|mask| mask.split(',').collect());
     let shown = sections.into_iter().filter_map(|section| {
         let has = |path: &str| match path.split_once('.') {
@@ -473,7 +368,7 @@ fn elements(
     sections: &[Section],
     resource: &str,
     mask: Option<&str>,
-) -> Result<Vec<Value>, Response> {
+) -> Result<Vec<Value>, AdminResponse> {
     for section in sections {
         if section.singles.contains(&resource) {
             let text = format!(

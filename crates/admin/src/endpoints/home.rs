@@ -6,11 +6,11 @@ use super::Parameter;
 use super::ParameterKind;
 use crate::Admin;
 use crate::request::Request;
+use crate::response::AdminResponse;
 use crate::response::HTML;
-use crate::response::Response;
 
-pub(super) fn help(_: &Request, _: &Admin) -> Response {
-    Response::text(commands())
+pub(super) fn help(_: &Request, _: &Admin) -> AdminResponse {
+    AdminResponse::text(commands())
 }
 
 /// All endpoints with their parameters, as text.
@@ -30,7 +30,7 @@ pub(super) fn commands() -> String {
     text
 }
 
-pub(super) fn home(_: &Request, _: &Admin) -> Response {
+pub(super) fn home(_: &Request, _: &Admin) -> AdminResponse {
     let rows: String = ENDPOINTS.iter().skip(1).map(row).collect();
     let page = format!(
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<title>Envoy Admin</title>\n\
@@ -39,7 +39,7 @@ pub(super) fn home(_: &Request, _: &Admin) -> Response {
          <table>\n<thead><tr><th>Command</th><th>Description</th></tr></thead>\n\
          <tbody>\n{rows}</tbody>\n</table>\n</body>\n</html>\n"
     );
-    Response::text(page).with_type(HTML)
+    AdminResponse::text(page).with_type(HTML)
 }
 
 /// An endpoint as a row of the page: a link, or a form if it changes something or has parameters.

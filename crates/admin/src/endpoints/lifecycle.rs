@@ -6,22 +6,22 @@ use crate::Admin;
 use crate::DrainListeners;
 use crate::ServerState;
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
-pub(super) fn ready(_: &Request, admin: &Admin) -> Response {
+pub(super) fn ready(_: &Request, admin: &Admin) -> AdminResponse {
     let state = admin.control.state();
     let status = if state == ServerState::Live { 200 } else { 503 };
-    Response::error(status, format!("{}\n", state.name()))
+    AdminResponse::error(status, format!("{}\n", state.name()))
 }
 
-pub(super) fn healthcheck_fail(_: &Request, admin: &Admin) -> Response {
+pub(super) fn healthcheck_fail(_: &Request, admin: &Admin) -> AdminResponse {
     admin.control.fail_health_checks(true);
-    Response::done()
+    AdminResponse::done()
 }
 
-pub(super) fn healthcheck_ok(_: &Request, admin: &Admin) -> Response {
+pub(super) fn healthcheck_ok(_: &Request, admin: &Admin) -> AdminResponse {
     admin.control.fail_health_checks(false);
-    Response::done()
+    AdminResponse::done()
 }
 
 pub(super) const DRAIN_PARAMETERS: &[Parameter] = &[
@@ -42,15 +42,15 @@ pub(super) const DRAIN_PARAMETERS: &[Parameter] = &[
     },
 ];
 
-pub(super) fn drain_listeners(request: &Request, admin: &Admin) -> Response {
+pub(super) fn drain_listeners(request: &Request, admin: &Admin) -> AdminResponse {
     admin.control.drain_listeners(DrainListeners {
         graceful: request.has("graceful"),
         skip_exit: request.has("skip_exit"),
         inbound_only: request.has("inboundonly"),
     });
-    Response::done()
+    AdminResponse::done()
 }
 
-pub(super) fn quitquitquit(_: &Request, _: &Admin) -> Response {
-    Response::done().then_quit()
+pub(super) fn quitquitquit(_: &Request, _: &Admin) -> AdminResponse {
+    AdminResponse::done().then_quit()
 }

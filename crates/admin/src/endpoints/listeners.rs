@@ -10,7 +10,7 @@ use super::Parameter;
 use super::ParameterKind::OneOf;
 use crate::Admin;
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 pub(super) const PARAMETERS: &[Parameter] = &[Parameter {
     name: "format",
@@ -18,7 +18,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[Parameter {
     kind: OneOf(&["text", "json"]),
 }];
 
-pub(super) fn listeners(request: &Request, admin: &Admin) -> Response {
+pub(super) fn listeners(request: &Request, admin: &Admin) -> AdminResponse {
     let listeners = admin.control.listeners();
     if request.parameter("format").as_deref() != Some("json") {
         let mut text = String::new();
@@ -28,7 +28,7 @@ pub(super) fn listeners(request: &Request, admin: &Admin) -> Response {
                 writeln!(text, "{}::{address}", listener.name).unwrap_or_default();
             }
         }
-        return Response::text(text);
+        return AdminResponse::text(text);
     }
     let statuses: Vec<_> = listeners
         .iter()
@@ -46,8 +46,8 @@ pub(super) fn listeners(request: &Request, admin: &Admin) -> Response {
         })
         .collect();
     match statuses.is_empty() {
-        true => Response::json(&json!({})),
-        false => Response::json(&json!({ "listener_statuses": statuses })),
+        true => AdminResponse::json(&json!({})),
+        false => AdminResponse::json(&json!({ "listener_statuses": statuses })),
     }
 }
 

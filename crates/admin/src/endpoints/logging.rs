@@ -5,7 +5,7 @@ use super::ParameterKind::OneOf;
 use super::ParameterKind::Text;
 use crate::Admin;
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter {
@@ -31,12 +31,12 @@ const LEVELS: [&str; 7] = [
     "trace", "debug", "info", "warning", "error", "critical", "off",
 ];
 
-pub(super) fn reopen_logs(_: &Request, admin: &Admin) -> Response {
+pub(super) fn reopen_logs(_: &Request, admin: &Admin) -> AdminResponse {
     admin.control.reopen_logs();
-    Response::done()
+    AdminResponse::done()
 }
 
-pub(super) fn logging(request: &Request, admin: &Admin) -> Response {
+pub(super) fn logging(request: &Request, admin: &Admin) -> AdminResponse {
     let changed = change(&request.parameters(), admin);
     let mut loggers = "active loggers:\n".to_owned();
     for (name, level) in admin.control.loggers() {
@@ -44,8 +44,8 @@ pub(super) fn logging(request: &Request, admin: &Admin) -> Response {
     }
     loggers += "\n";
     match changed {
-        Ok(()) => Response::text(loggers),
-        Err(error) => Response::error(
+        Ok(()) => AdminResponse::text(loggers),
+        Err(error) => AdminResponse::error(
             400,
             format!(
                 "error: {error}\n\n\

@@ -21,7 +21,7 @@ use crate::Admin;
 use crate::request::Request;
 use crate::request_body::BodyError;
 use crate::request_body::RequestBody;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 /// One endpoint.
 pub(crate) struct AdminEndpoint {
@@ -36,13 +36,13 @@ pub(crate) struct AdminEndpoint {
 /// The function of an endpoint.
 enum Handler {
     /// Answers at once, after the end of the request.
-    Immediate(fn(&Request, &Admin) -> Response),
+    Immediate(fn(&Request, &Admin) -> AdminResponse),
     /// May wait before it answers, and reads the request's body.
     Async(fn(Request, RequestBody, Rc<Admin>) -> Answer),
 }
 
 /// The future of a response.
-type Answer = Pin<Box<dyn Future<Output = Result<Response, BodyError>>>>;
+type Answer = Pin<Box<dyn Future<Output = Result<AdminResponse, BodyError>>>>;
 
 /// A parameter of an endpoint, as the help describes it.
 pub(crate) struct Parameter {
@@ -62,7 +62,7 @@ const fn get(
     path: &'static str,
     help: &'static str,
     parameters: &'static [Parameter],
-    handle: fn(&Request, &Admin) -> Response,
+    handle: fn(&Request, &Admin) -> AdminResponse,
 ) -> AdminEndpoint {
     AdminEndpoint {
         path,
@@ -77,7 +77,7 @@ const fn post(
     path: &'static str,
     help: &'static str,
     parameters: &'static [Parameter],
-    handle: fn(&Request, &Admin) -> Response,
+    handle: fn(&Request, &Admin) -> AdminResponse,
 ) -> AdminEndpoint {
     AdminEndpoint {
         path,
@@ -300,7 +300,7 @@ pub(crate) async fn answer(
     request: Request,
     mut body: RequestBody,
     admin: Rc<Admin>,
-) -> Result<Response, BodyError> {
+) -> Result<AdminResponse, BodyError> {
     let handle = match find(&request, &admin) {
         Ok(endpoint) => &endpoint.handle,
         Err(refused) => {
@@ -317,20 +317,20 @@ pub(crate) async fn answer(
     }
 }
 
-fn find(request: &Request, admin: &Admin) -> Result<&'static AdminEndpoint, Response> {
+fn find(request: &Request, admin: &Admin) -> Result<&'static AdminEndpoint, AdminResponse> {
     let Request { method, target, .. } = request;
     if !admin.config.allows(target) {
         let text = format!("request to path {target} not allowed");
-        return Err(Response::error(403, text));
+        return Err(AdminResponse::error(403, text));
     }
     let mut endpoints = ENDPOINTS.iter();
     let Some(endpoint) = endpoints.find(|endpoint| endpoint.path == request.path()) else {
         let text = format!("invalid path. {}", home::commands());
-        return Err(Response::error(404, text));
+        return Err(AdminResponse::error(404, text));
     };
     if endpoint.mutates && method != "POST" {
         let text = format!("Method {method} not allowed, POST required.");
-        return Err(Response::error(405, text));
+        return Err(AdminResponse::error(405, text));
     }
     Ok(endpoint)
 }

@@ -4,7 +4,7 @@ use super::Parameter;
 use super::ParameterKind::OneOf;
 use crate::Admin;
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 const fn switch(help: &'static str) -> Parameter {
     Parameter {
@@ -19,33 +19,33 @@ pub(super) const ALLOCATION_PARAMETERS: &[Parameter] =
 pub(super) const CPU_PARAMETERS: &[Parameter] = &[switch("enables the CPU profiler")];
 pub(super) const HEAP_PARAMETERS: &[Parameter] = &[switch("enable/disable the heap profiler")];
 
-pub(super) fn allocation(request: &Request, _: &Admin) -> Response {
+pub(super) fn allocation(request: &Request, _: &Admin) -> AdminResponse {
     enable_or_disable(request, "allocation profiler")
 }
 
-pub(super) fn cpu(request: &Request, _: &Admin) -> Response {
+pub(super) fn cpu(request: &Request, _: &Admin) -> AdminResponse {
     enable_or_disable(request, "CPU profiler")
 }
 
-pub(super) fn heap(_: &Request, _: &Admin) -> Response {
+pub(super) fn heap(_: &Request, _: &Admin) -> AdminResponse {
     unsupported("heap profiler")
 }
 
-pub(super) fn heap_dump(_: &Request, _: &Admin) -> Response {
+pub(super) fn heap_dump(_: &Request, _: &Admin) -> AdminResponse {
     unsupported("heap dump")
 }
 
-pub(super) fn tcmalloc(_: &Request, _: &Admin) -> Response {
+pub(super) fn tcmalloc(_: &Request, _: &Admin) -> AdminResponse {
     unsupported("tcmalloc stats")
 }
 
-pub(super) fn contention(_: &Request, _: &Admin) -> Response {
-    Response::text(
+pub(super) fn contention(_: &Request, _: &Admin) -> AdminResponse {
+    AdminResponse::text(
         "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.",
     )
 }
 
-fn enable_or_disable(request: &Request, feature: &str) -> Response {
+fn enable_or_disable(request: &Request, feature: &str) -> AdminResponse {
     let parameters = request.parameters();
     let valid = match parameters.as_slice() {
         [(name, value)] => name == "enable" && (value == "y" || value == "n"),
@@ -53,10 +53,10 @@ fn enable_or_disable(request: &Request, feature: &str) -> Response {
     };
     match valid {
         true => unsupported(feature),
-        false => Response::error(400, "?enable=<y|n>\n"),
+        false => AdminResponse::error(400, "?enable=<y|n>\n"),
     }
 }
 
-fn unsupported(feature: &str) -> Response {
-    Response::error(501, format!("The current build does not support {feature}"))
+fn unsupported(feature: &str) -> AdminResponse {
+    AdminResponse::error(501, format!("The current build does not support {feature}"))
 }

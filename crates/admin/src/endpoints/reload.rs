@@ -6,7 +6,7 @@ use super::Answer;
 use crate::Admin;
 use crate::request::Request;
 use crate::request_body::RequestBody;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 /// POST reloads and answers when the reload is done: 400 if the config was rejected. Other methods show the last
 /// outcomes.
@@ -14,10 +14,10 @@ pub(super) fn reload(request: Request, mut body: RequestBody, admin: Rc<Admin>) 
     Box::pin(async move {
         body.discard().await?;
         if request.method != "POST" {
-            return Ok(Response::json(&admin.control.reloads()));
+            return Ok(AdminResponse::json(&admin.control.reloads()));
         }
         let reloaded = admin.control.reload().await;
         let status = if reloaded.is_applied { 200 } else { 400 };
-        Ok(Response::json(&reloaded.report).with_status(status))
+        Ok(AdminResponse::json(&reloaded.report).with_status(status))
     })
 }

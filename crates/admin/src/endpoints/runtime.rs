@@ -9,12 +9,12 @@ use super::Answer;
 use crate::Admin;
 use crate::request::Request;
 use crate::request_body::RequestBody;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
 /// The maximum size of a form.
 const MAX_FORM: usize = 1024 * 1024;
 
-pub(super) fn runtime(_: &Request, admin: &Admin) -> Response {
+pub(super) fn runtime(_: &Request, admin: &Admin) -> AdminResponse {
     let runtime = admin.control.runtime();
     let entries: Map<_, _> = runtime
         .entries
@@ -25,7 +25,7 @@ pub(super) fn runtime(_: &Request, admin: &Admin) -> Response {
             (key, json!({ "final_value": last, "layer_values": values }))
         })
         .collect();
-    Response::json(&json!({ "entries": entries, "layers": runtime.layers }))
+    AdminResponse::json(&json!({ "entries": entries, "layers": runtime.layers }))
 }
 
 pub(super) fn modify(request: Request, mut body: RequestBody, admin: Rc<Admin>) -> Answer {
@@ -37,9 +37,9 @@ pub(super) fn modify(request: Request, mut body: RequestBody, admin: Rc<Admin>) 
     })
 }
 
-fn change(values: &[(String, String)], admin: &Admin) -> Response {
+fn change(values: &[(String, String)], admin: &Admin) -> AdminResponse {
     if values.is_empty() {
-        return Response::error(
+        return AdminResponse::error(
             400,
             "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n       \
              or send the parameters as form values\n\
@@ -47,7 +47,7 @@ fn change(values: &[(String, String)], admin: &Admin) -> Response {
         );
     }
     match admin.control.modify_runtime(values) {
-        Ok(()) => Response::done(),
-        Err(error) => Response::error(503, error),
+        Ok(()) => AdminResponse::done(),
+        Err(error) => AdminResponse::error(503, error),
     }
 }

@@ -8,13 +8,13 @@ use super::ParameterKind::Text;
 use crate::Admin;
 use crate::process::Memory;
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::AdminResponse;
 
-pub(super) fn server_info(_: &Request, admin: &Admin) -> Response {
+pub(super) fn server_info(_: &Request, admin: &Admin) -> AdminResponse {
     let info = admin.control.info();
     // As in Envoy, in whole seconds.
     let uptime = format!("{}s", info.uptime.as_secs());
-    Response::json(&json!({
+    AdminResponse::json(&json!({
         "version": info.version,
         "state": admin.control.state().name(),
         "uptime_current_epoch": uptime,
@@ -29,13 +29,13 @@ pub(super) fn server_info(_: &Request, admin: &Admin) -> Response {
 /// The answer of Envoy with `--disable-hot-restart`: hot restart is not supported.
 const HOT_RESTART_VERSION: &str = "disabled";
 
-pub(super) fn hot_restart_version(_: &Request, _: &Admin) -> Response {
-    Response::text(HOT_RESTART_VERSION)
+pub(super) fn hot_restart_version(_: &Request, _: &Admin) -> AdminResponse {
+    AdminResponse::text(HOT_RESTART_VERSION)
 }
 
-pub(super) fn memory(_: &Request, _: &Admin) -> Response {
+pub(super) fn memory(_: &Request, _: &Admin) -> AdminResponse {
     let memory = Memory::read();
-    Response::json(&json!({
+    AdminResponse::json(&json!({
         "allocated": memory.allocated.to_string(),
         "heap_size": memory.heap.to_string(),
         "pageheap_unmapped": "0",
@@ -51,12 +51,12 @@ pub(super) const INIT_PARAMETERS: &[Parameter] = &[Parameter {
     kind: Text,
 }];
 
-pub(super) fn init_dump(request: &Request, admin: &Admin) -> Response {
+pub(super) fn init_dump(request: &Request, admin: &Admin) -> AdminResponse {
     let mask = request.parameter("mask").filter(|mask| !mask.is_empty());
     let unready = admin.control.unready_targets();
     // Envoy knows the targets of listeners only.
     if unready.is_empty() || mask.is_some_and(|mask| mask != "listener") {
-        return Response::json(&json!({}));
+        return AdminResponse::json(&json!({}));
     }
     let dumps: Vec<Value> = unready
         .into_iter()
@@ -65,5 +65,5 @@ pub(super) fn init_dump(request: &Request, admin: &Admin) -> Response {
             false => json!({ "name": unready.name, "target_names": unready.target_names }),
         })
         .collect();
-    Response::json(&json!({ "unready_targets_dumps": dumps }))
+    AdminResponse::json(&json!({ "unready_targets_dumps": dumps }))
 }

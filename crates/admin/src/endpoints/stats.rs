@@ -19,9 +19,9 @@ use super::home::escape;
 use super::regular_expression;
 use crate::Admin;
 use crate::request::Request;
+use crate::response::AdminResponse;
 use crate::response::HTML;
 use crate::response::JSON;
-use crate::response::Response;
 
 const USED_ONLY: Parameter = Parameter {
     name: "usedonly",
@@ -76,7 +76,7 @@ pub(super) const PROMETHEUS_PARAMETERS: &[Parameter] = &[
     },
 ];
 
-pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
+pub(super) fn stats(request: &Request, admin: &Admin) -> AdminResponse {
     if request.parameter("format").as_deref() == Some("prometheus") {
         return prometheus(request, admin);
     }
@@ -88,7 +88,7 @@ pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
         Err(refused) => return refused,
         Ok(Buckets::PrometheusNative) => {
             let text = "Invalid histogram_buckets type for non prometheus stats type";
-            return Response::error(400, text);
+            return AdminResponse::error(400, text);
         }
         Ok(Buckets::Default) => HistogramFormat::Summary,
         Ok(Buckets::Shown(histograms)) => histograms,
@@ -97,17 +97,17 @@ pub(super) fn stats(request: &Request, admin: &Admin) -> Response {
     let is_json = request.parameter("format").as_deref() == Some("json");
     if is_json {
         let json = move || JsonRenderer::new(store.clone(), store.snapshot(&filter), histograms);
-        return Response::pieces(lazily(json)).with_type(JSON);
+        return AdminResponse::pieces(lazily(json)).with_type(JSON);
     }
     let text =
         lazily(move || TextRenderer::new(store.clone(), store.snapshot(&filter), histograms));
     match request.parameter("format").as_deref() {
         Some("html" | "active-html") => page(text),
-        _ => Response::pieces(text),
+        _ => AdminResponse::pieces(text),
     }
 }
 
-pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
+pub(super) fn prometheus(request: &Request, admin: &Admin) -> AdminResponse {
     let filter = match filter(request) {
         // As in Envoy, the type is checked, but all types are shown.
         Ok(filter) => StatsFilter {
@@ -123,10 +123,10 @@ pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
         }
         Ok(Buckets::Shown(HistogramFormat::Summary)) => PrometheusHistogramFormat::Summary,
         Ok(Buckets::Shown(_)) => {
-            return Response::error(400, "unsupported prometheus histogram bucket mode");
+            return AdminResponse::error(400, "unsupported prometheus histogram bucket mode");
         }
         Ok(Buckets::PrometheusNative) => {
-            return Response::error(
+            return AdminResponse::error(
                 400,
                 "unsupported prometheusnative histogram type when not using protobuf exposition format",
             );
@@ -134,7 +134,7 @@ pub(super) fn prometheus(request: &Request, admin: &Admin) -> Response {
     };
     let text_readouts = request.has("text_readouts");
     let store = store(admin);
-    Response::pieces(lazily(move || {
+    AdminResponse::pieces(lazily(move || {
         let snapshot = store.snapshot(&filter);
         PrometheusRenderer::new(store.clone(), snapshot, histograms, text_readouts)
     }))
@@ -152,34 +152,34 @@ fn lazily<I: Iterator<Item = String>>(make: impl FnOnce() -> I) -> impl Iterator
     std::iter::once_with(make).flatten()
 }
 
-fn filter(request: &Request) -> Result<StatsFilter, Response> {
+fn filter(request: &Request) -> Result<StatsFilter, AdminResponse> {
     match request.parameter("format").as_deref() {
         None | Some("" | "text" | "json" | "html" | "active-html" | "prometheus") => {}
         Some(_) => {
             let text = "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n";
-            return Err(Response::error(400, text));
+            return Err(AdminResponse::error(400, text));
         }
     }
     let name = request.parameter("filter").filter(|f| !f.is_empty());
     let name = name.map(|pattern| regular_expression::compile(&pattern));
     let name = name
         .transpose()
-        .map_err(|error| Response::error(400, format!("Invalid re2 regex: {error}")))?;
+        .map_err(|error| AdminResponse::error(400, format!("Invalid re2 regex: {error}")))?;
     let kind = match request.parameter("type").as_deref() {
         None | Some("" | "All") => None,
         Some("Counters") => Some(StatKind::Counter),
         Some("Gauges") => Some(StatKind::Gauge),
         Some("Histograms") => Some(StatKind::Histogram),
         Some("TextReadouts") => Some(StatKind::Text),
-        Some(_) => return Err(Response::error(400, "invalid &type= param")),
+        Some(_) => return Err(AdminResponse::error(400, "invalid &type= param")),
     };
     match request.parameter("hidden").as_deref() {
         // There are no hidden stats.
         None | Some("" | "include" | "exclude") => {}
-        Some("only") => return Err(Response::text("")),
+        Some("only") => return Err(AdminResponse::text("")),
         Some(_) => {
             let text = "usage: /stats?hidden=(include|only|exclude)\n\n";
-            return Err(Response::error(400, text));
+            return Err(AdminResponse::error(400, text));
         }
     }
     Ok(StatsFilter {
@@ -197,7 +197,7 @@ enum Buckets {
     PrometheusNative,
 }
 
-fn histogram_buckets(request: &Request) -> Result<Buckets, Response> {
+fn histogram_buckets(request: &Request) -> Result<Buckets, AdminResponse> {
     Ok(match request.parameter("histogram_buckets").as_deref() {
         None | Some("") => Buckets::Default,
         Some("summary" | "none") => Buckets::Shown(HistogramFormat::Summary),
@@ -206,7 +206,7 @@ fn histogram_buckets(request: &Request) -> Result<Buckets, Response> {
         Some("detailed") => Buckets::Shown(HistogramFormat::Detailed),
         Some("prometheusnative") => Buckets::PrometheusNative,
         Some(_) => {
-            return Err(Response::error(
+            return Err(AdminResponse::error(
                 400,
                 "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n",
             ));
@@ -215,26 +215,26 @@ fn histogram_buckets(request: &Request) -> Result<Buckets, Response> {
 }
 
 /// The text as an HTML page, for browsers. Unlike Envoy's, it does not refresh itself.
-fn page(text: impl Iterator<Item = String> + 'static) -> Response {
+fn page(text: impl Iterator<Item = String> + 'static) -> AdminResponse {
     let head = "<!DOCTYPE html>\n<html lang='en'>\n<head><title>Envoy Admin</title></head>\n<body>\n<pre>\n";
     let head = std::iter::once(head.to_owned());
     let tail = std::iter::once("</pre>\n</body>\n</html>\n".to_owned());
     let pieces = head.chain(text.map(|piece| escape(&piece))).chain(tail);
-    Response::pieces(pieces).with_type(HTML)
+    AdminResponse::pieces(pieces).with_type(HTML)
 }
 
-pub(super) fn reset_counters(_: &Request, admin: &Admin) -> Response {
+pub(super) fn reset_counters(_: &Request, admin: &Admin) -> AdminResponse {
     admin.store.reset_counters();
-    Response::done()
+    AdminResponse::done()
 }
 
 /// Always empty: stats are fields, so no name is ever looked up.
-pub(super) fn recent_lookups(_: &Request, _: &Admin) -> Response {
-    Response::text(
+pub(super) fn recent_lookups(_: &Request, _: &Admin) -> AdminResponse {
+    AdminResponse::text(
         "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n",
     )
 }
 
-pub(super) fn change_recent_lookups(_: &Request, _: &Admin) -> Response {
-    Response::done()
+pub(super) fn change_recent_lookups(_: &Request, _: &Admin) -> AdminResponse {
+    AdminResponse::done()
 }

@@ -13,7 +13,7 @@ use super::Code;
 use super::GrpcService;
 use super::Status;
 use super::frames;
-use super::frames::Decoder;
+use super::frames::GrpcDecoder;
 use crate::InternalClient;
 use crate::ResponseBody;
 
@@ -36,7 +36,7 @@ impl InternalClient {
         let started = self.start(&service.cluster, head, body, &options);
         let (head, mut body) = started.await?;
         check_head(&head, &body)?;
-        let mut decoder = Decoder::new(service.message_limit);
+        let mut decoder = GrpcDecoder::new(service.message_limit);
         let mut response = None;
         loop {
             match body.frame().await? {

@@ -25,15 +25,15 @@ pub(super) fn encode(message: &impl Message) -> Bytes {
 
 /// Takes messages out of the bytes of a response's body.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(super) struct GrpcDecoder {
     received: BytesMut,
     /// The longest message to accept, in bytes.
     limit: usize,
 }
 
-impl Decoder {
-    pub(super) fn new(limit: usize) -> Decoder {
-        Decoder {
+impl GrpcDecoder {
+    pub(super) fn new(limit: usize) -> GrpcDecoder {
+        GrpcDecoder {
             received: BytesMut::new(),
             limit,
         }
@@ -82,7 +82,7 @@ mod tests {
         bytes.extend_from_slice(&encode(&String::new()));
         bytes.extend_from_slice(&encode(&"three".to_owned()));
         for piece in 1..bytes.len() {
-            let mut decoder = Decoder::new(100);
+            let mut decoder = GrpcDecoder::new(100);
             let mut found = Vec::new();
             for data in bytes.chunks(piece) {
                 decoder.push(data);
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn lies_are_refused() {
         let status = |bytes: &[u8]| {
-            let mut decoder = Decoder::new(100);
+            let mut decoder = GrpcDecoder::new(100);
             decoder.push(bytes);
             decoder.next::<String>().unwrap_err().code
         };

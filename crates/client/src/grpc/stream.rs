@@ -21,7 +21,7 @@ use super::GrpcService;
 use super::Status;
 use super::call::check_head;
 use super::frames;
-use super::frames::Decoder;
+use super::frames::GrpcDecoder;
 use crate::InternalClient;
 use crate::PendingResponse;
 use crate::ResponseBody;
@@ -40,7 +40,7 @@ pub struct QueueFull;
 pub struct GrpcStream<Q, A> {
     requests: Rc<RefCell<Requests>>,
     response: Receiving,
-    decoder: Decoder,
+    decoder: GrpcDecoder,
     types: PhantomData<fn(Q) -> A>,
 }
 
@@ -71,7 +71,7 @@ impl InternalClient {
         Ok(GrpcStream {
             requests,
             response: Receiving::Head(pending),
-            decoder: Decoder::new(service.message_limit),
+            decoder: GrpcDecoder::new(service.message_limit),
             types: PhantomData,
         })
     }

@@ -11,8 +11,8 @@ use super::Name;
 use super::huffman;
 use super::integer;
 use super::static_table;
-use super::table::Field;
 use super::table::Table;
+use super::table::TableEntry;
 
 /// The table size that a peer may use before it has received our settings (RFC 9113 section 6.5.2).
 const INITIAL_TABLE_SIZE: usize = 4096;
@@ -98,7 +98,7 @@ impl Decoder {
     }
 
     #[inline]
-    fn field(&self, index: usize) -> Result<&Field, DecodeError> {
+    fn field(&self, index: usize) -> Result<&TableEntry, DecodeError> {
         let field = if index <= static_table::LENGTH {
             static_table::field(index)
         } else {
@@ -115,7 +115,7 @@ impl Decoder {
         prefix: u32,
         rest: &mut &[u8],
         scratch: &mut Vec<u8>,
-    ) -> Result<Field, DecodeError> {
+    ) -> Result<TableEntry, DecodeError> {
         let index = integer::decode(first, prefix, rest)?;
         let (name, name_len) = if index == 0 {
             let text = string(rest, scratch)?;
@@ -125,7 +125,7 @@ impl Decoder {
             (field.name.clone(), field.name_len)
         };
         let text = string(rest, scratch)?;
-        Ok(Field {
+        Ok(TableEntry {
             name,
             value: value(text),
             name_len,

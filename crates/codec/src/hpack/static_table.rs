@@ -5,7 +5,7 @@ use crate::header::HeaderName;
 
 use super::DecodedValue;
 use super::Name;
-use super::table::Field;
+use super::table::TableEntry;
 
 /// The number of fields in the static table. Indices of the dynamic table follow.
 pub(super) const LENGTH: usize = 61;
@@ -20,15 +20,15 @@ pub(super) const ACCEPT_ENCODING: u8 = 16;
 
 /// The field at `index`, which counts from one.
 #[inline]
-pub(super) fn field(index: usize) -> Option<&'static Field> {
+pub(super) fn field(index: usize) -> Option<&'static TableEntry> {
     FIELDS.get(index.wrapping_sub(1))
 }
 
 macro_rules! fields {
     ($($name:expr, $length:expr, $value:literal;)*) => {
         /// The static table.
-        static FIELDS: [Field; LENGTH] = [$(
-            Field {
+        static FIELDS: [TableEntry; LENGTH] = [$(
+            TableEntry {
                 name: $name,
                 value: DecodedValue::Valid(HeaderValue::from_static($value)),
                 name_len: $length,

@@ -10,14 +10,14 @@ pub(super) const OVERHEAD: usize = 32;
 
 /// A field of a table. Cloning copies no bytes.
 #[derive(Clone, Debug)]
-pub(super) struct Field {
+pub(super) struct TableEntry {
     pub(super) name: Name,
     pub(super) value: DecodedValue,
     pub(super) name_len: u32,
     pub(super) value_len: u32,
 }
 
-impl Field {
+impl TableEntry {
     /// The total length of name and value.
     #[inline]
     pub(super) fn len(&self) -> usize {
@@ -29,7 +29,7 @@ impl Field {
 #[derive(Debug)]
 pub(super) struct Table {
     /// Newest first.
-    fields: VecDeque<Field>,
+    fields: VecDeque<TableEntry>,
     size: usize,
     max_size: usize,
 }
@@ -46,7 +46,7 @@ impl Table {
 
     /// The field at `index`; zero is the newest.
     #[inline]
-    pub(super) fn get(&self, index: usize) -> Option<&Field> {
+    pub(super) fn get(&self, index: usize) -> Option<&TableEntry> {
         self.fields.get(index)
     }
 
@@ -60,7 +60,7 @@ impl Table {
     }
 
     /// Inserts a field after [`Table::make_room`] has made room for it.
-    pub(super) fn insert(&mut self, field: Field) {
+    pub(super) fn insert(&mut self, field: TableEntry) {
         self.size += field.len() + OVERHEAD;
         self.fields.push_front(field);
     }

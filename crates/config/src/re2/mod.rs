@@ -6,9 +6,9 @@
 
 mod factor;
 mod limits;
-mod node;
 mod parse;
 mod program;
+mod regexp;
 mod simplify;
 mod write;
 

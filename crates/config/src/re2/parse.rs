@@ -7,11 +7,11 @@ mod class;
 mod escape;
 
 use super::factor::factor;
-use super::node::Count;
-use super::node::Flags;
-use super::node::Literal;
-use super::node::Look;
-use super::node::Node;
+use super::regexp::Count;
+use super::regexp::Flags;
+use super::regexp::Literal;
+use super::regexp::Look;
+use super::regexp::Regexp;
 
 /// RE2's limit on a counted repetition, and on the product of nested ones.
 const MAX_REPEAT: u32 = 1000;
@@ -20,7 +20,7 @@ const MAX_REPEAT: u32 = 1000;
 const MAX_DEPTH: usize = 250;
 
 /// The tree of `pattern`.
-pub(super) fn parse(pattern: &str) -> Result<Node, String> {
+pub(super) fn parse(pattern: &str) -> Result<Regexp, String> {
     let mut parser = Parser {
         pattern,
         at: 0,
@@ -34,7 +34,7 @@ pub(super) fn parse(pattern: &str) -> Result<Node, String> {
     }
     parser.alternate();
     match (parser.stack.pop(), parser.stack.is_empty()) {
-        (Some(Item::Node(node)), true) => Ok(node),
+        (Some(Item::Regexp(node)), true) => Ok(node),
         _ => Err(format!("missing ): {pattern}")),
     }
 }
@@ -51,7 +51,7 @@ struct Parser<'a> {
 }
 
 enum Item {
-    Node(Node),
+    Regexp(Regexp),
     /// `(`, with the flags before it.
     Open {
         flags: Flags,
@@ -101,7 +101,7 @@ impl<'a> Parser<'a> {
             b'.' => {
                 self.at += 1;
                 match self.flags.dot_newline {
-                    true => self.push(Node::AnyChar),
+                    true => self.push(Regexp::AnyChar),
                     false => self.push_class(class::newline().negated()),
                 }
             }
@@ -130,34 +130,34 @@ impl<'a> Parser<'a> {
 
     fn look(&mut self, look: Look) {
         self.at += 1;
-        self.push(Node::Look(look));
+        self.push(Regexp::Look(look));
     }
 
-    fn push(&mut self, node: Node) {
+    fn push(&mut self, node: Regexp) {
         self.join_literals();
-        self.stack.push(Item::Node(node));
+        self.stack.push(Item::Regexp(node));
     }
 
     /// A class of one byte is a literal, and so is one of a letter in both cases.
-    fn push_class(&mut self, set: super::node::ByteSet) {
+    fn push_class(&mut self, set: super::regexp::ByteSet) {
         let mut bytes = set.bytes();
         let node = match (bytes.next(), bytes.next(), bytes.next()) {
             (Some(byte), None, _) => self.literal_node(byte),
             (Some(upper), Some(lower), None)
                 if upper.is_ascii_uppercase() && lower == upper.to_ascii_lowercase() =>
             {
-                Node::Literal(Literal {
+                Regexp::Literal(Literal {
                     bytes: vec![lower],
                     fold_case: true,
                 })
             }
-            _ => Node::Class(set),
+            _ => Regexp::Class(set),
         };
         self.push(node);
     }
 
-    fn literal_node(&self, byte: u8) -> Node {
-        Node::Literal(Literal {
+    fn literal_node(&self, byte: u8) -> Regexp {
+        Regexp::Literal(Literal {
             bytes: vec![byte],
             fold_case: self.flags.fold_case,
         })
@@ -176,8 +176,8 @@ impl<'a> Parser<'a> {
     fn join_literals(&mut self) {
         let [
             ..,
-            Item::Node(Node::Literal(first)),
-            Item::Node(Node::Literal(second)),
+            Item::Regexp(Regexp::Literal(first)),
+            Item::Regexp(Regexp::Literal(second)),
         ] = &mut self.stack[..]
         else {
             return;
@@ -205,13 +205,13 @@ impl<'a> Parser<'a> {
     fn close(&mut self) -> Result<(), String> {
         self.alternate();
         let top = (self.stack.pop(), self.stack.pop());
-        let (Some(Item::Node(node)), Some(Item::Open { flags, captures })) = top else {
+        let (Some(Item::Regexp(node)), Some(Item::Open { flags, captures })) = top else {
             return Err(format!("unexpected ): {}", self.pattern));
         };
         self.depth -= 1;
         self.flags = flags;
         self.push(match captures {
-            true => Node::Capture(Box::new(node)),
+            true => Regexp::Capture(Box::new(node)),
             false => node,
         });
         Ok(())
@@ -220,22 +220,23 @@ impl<'a> Parser<'a> {
     /// Ends an alternative: puts it below the bar, after those before it.
     fn bar(&mut self) {
         self.concatenate();
-        let [.., Item::Bar, Item::Node(_)] = &self.stack[..] else {
+        let [.., Item::Bar, Item::Regexp(_)] = &self.stack[..] else {
             self.stack.push(Item::Bar);
             return;
         };
         let last = self.stack.pop();
         self.stack.pop();
-        let Some(Item::Node(last)) = last else {
+        let Some(Item::Regexp(last)) = last else {
             return; // was looked at above
         };
-        let is_any = |node: &Node| *node == Node::AnyChar;
-        let is_byte = |node: &Node| is_any(node) || node.is_one_byte() && *node != Node::AnyByte;
+        let is_any = |node: &Regexp| *node == Regexp::AnyChar;
+        let is_byte =
+            |node: &Regexp| is_any(node) || node.is_one_byte() && *node != Regexp::AnyByte;
         match self.stack.last_mut() {
             // Any character stands for the single character before or after it.
-            Some(Item::Node(before)) if is_any(before) && is_byte(&last) => {}
-            Some(Item::Node(before)) if is_any(&last) && is_byte(before) => *before = last,
-            _ => self.stack.push(Item::Node(last)),
+            Some(Item::Regexp(before)) if is_any(before) && is_byte(&last) => {}
+            Some(Item::Regexp(before)) if is_any(&last) && is_byte(before) => *before = last,
+            _ => self.stack.push(Item::Regexp(last)),
         }
         self.stack.push(Item::Bar);
     }
@@ -246,11 +247,11 @@ impl<'a> Parser<'a> {
         let mut parts = Vec::with_capacity(nodes.len());
         for node in nodes {
             match node {
-                Node::Concat(inner) => parts.extend(inner),
+                Regexp::Concat(inner) => parts.extend(inner),
                 node => parts.push(node),
             }
         }
-        self.stack.push(Item::Node(Node::concat(parts)));
+        self.stack.push(Item::Regexp(Regexp::concat(parts)));
     }
 
     fn alternate(&mut self) {
@@ -263,22 +264,25 @@ impl<'a> Parser<'a> {
                 let mut parts = Vec::with_capacity(nodes.len());
                 for node in nodes {
                     match node {
-                        Node::Alternate(inner) => parts.extend(inner),
+                        Regexp::Alternate(inner) => parts.extend(inner),
                         node => parts.push(node),
                     }
                 }
-                Node::alternate(factor(parts))
+                Regexp::alternate(factor(parts))
             }
         };
-        self.stack.push(Item::Node(node));
+        self.stack.push(Item::Regexp(node));
     }
 
     /// Takes the nodes above the last bar or parenthesis.
-    fn nodes_on_top(&mut self) -> Vec<Node> {
-        let marker = self.stack.iter().rposition(|i| !matches!(i, Item::Node(_)));
+    fn nodes_on_top(&mut self) -> Vec<Regexp> {
+        let marker = self
+            .stack
+            .iter()
+            .rposition(|i| !matches!(i, Item::Regexp(_)));
         let nodes = self.stack.drain(marker.map_or(0, |at| at + 1)..);
         let nodes = nodes.filter_map(|item| match item {
-            Item::Node(node) => Some(node),
+            Item::Regexp(node) => Some(node),
             _ => None,
         });
         nodes.collect()
@@ -308,14 +312,15 @@ impl<'a> Parser<'a> {
         if most.is_some_and(|most| most < least || most > MAX_REPEAT) || least > MAX_REPEAT {
             return Err(too_large());
         }
-        let Some(Item::Node(node)) = self.stack.pop_if(|item| matches!(item, Item::Node(_))) else {
+        let Some(Item::Regexp(node)) = self.stack.pop_if(|item| matches!(item, Item::Regexp(_)))
+        else {
             return Err(format!("no argument for repetition operator: {operator}"));
         };
-        let node = Node::repeat(node, count, flags);
+        let node = Regexp::repeat(node, count, flags);
         if least.max(most.unwrap_or(0)) >= 2 && repetitions(&node) > MAX_REPEAT {
             return Err(too_large());
         }
-        self.stack.push(Item::Node(node));
+        self.stack.push(Item::Regexp(node));
         self.last_repeat = Some(start);
         Ok(())
     }
@@ -388,12 +393,12 @@ impl<'a> Parser<'a> {
 }
 
 /// How often `node` repeats its innermost part by counted repetitions.
-fn repetitions(node: &Node) -> u32 {
-    let most = |nodes: &[Node]| nodes.iter().map(repetitions).max().unwrap_or(1);
+fn repetitions(node: &Regexp) -> u32 {
+    let most = |nodes: &[Regexp]| nodes.iter().map(repetitions).max().unwrap_or(1);
     match node {
-        Node::Capture(node) => repetitions(node),
-        Node::Concat(parts) | Node::Alternate(parts) => most(parts),
-        Node::Repeat(repeat) => {
+        Regexp::Capture(node) => repetitions(node),
+        Regexp::Concat(parts) | Regexp::Alternate(parts) => most(parts),
+        Regexp::Repeat(repeat) => {
             let times = match repeat.count {
                 Count::Range(least, most) => most.unwrap_or(least).max(1),
                 _ => 1,

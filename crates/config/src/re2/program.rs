@@ -4,14 +4,14 @@
 
 mod flatten;
 
-use super::node::ByteSet;
-use super::node::Count;
-use super::node::Look;
-use super::node::Node;
+use super::regexp::ByteSet;
+use super::regexp::Count;
+use super::regexp::Look;
+use super::regexp::Regexp;
 use super::simplify::simplify;
 
 /// How many instructions RE2's program for `node` has.
-pub(super) fn size(node: &Node) -> usize {
+pub(super) fn size(node: &Regexp) -> usize {
     let mut node = simplify(without_prefix(node.clone()));
     let is_anchored = take_anchor(&mut node, 0, Look::is_text_start, |parts| parts.first_mut());
     take_anchor(&mut node, 0, Look::is_text_end, |parts| parts.last_mut());
@@ -34,35 +34,35 @@ pub(super) fn size(node: &Node) -> usize {
 }
 
 /// RE2 looks for a literal after `^` by itself, and compiles only the rest.
-fn without_prefix(node: Node) -> Node {
-    let Node::Concat(mut parts) = node else {
+fn without_prefix(node: Regexp) -> Regexp {
+    let Regexp::Concat(mut parts) = node else {
         return node;
     };
-    let is_start = |part: &&Node| matches!(part, Node::Look(look) if look.is_text_start());
+    let is_start = |part: &&Regexp| matches!(part, Regexp::Look(look) if look.is_text_start());
     let anchors = parts.iter().take_while(is_start).count();
-    if anchors == 0 || !matches!(parts.get(anchors), Some(Node::Literal(_))) {
-        return Node::Concat(parts);
+    if anchors == 0 || !matches!(parts.get(anchors), Some(Regexp::Literal(_))) {
+        return Regexp::Concat(parts);
     }
-    Node::concat(parts.split_off(anchors + 1))
+    Regexp::concat(parts.split_off(anchors + 1))
 }
 
 /// Removes a condition that every match begins or ends with, at most four levels down; whether there was one.
 fn take_anchor(
-    node: &mut Node,
+    node: &mut Regexp,
     depth: usize,
     is_anchor: fn(Look) -> bool,
-    end: fn(&mut Vec<Node>) -> Option<&mut Node>,
+    end: fn(&mut Vec<Regexp>) -> Option<&mut Regexp>,
 ) -> bool {
     if depth >= 4 {
         return false;
     }
     match node {
-        Node::Concat(parts) => {
+        Regexp::Concat(parts) => {
             end(parts).is_some_and(|part| take_anchor(part, depth + 1, is_anchor, end))
         }
-        Node::Capture(inner) => take_anchor(inner, depth + 1, is_anchor, end),
-        Node::Look(look) if is_anchor(*look) => {
-            *node = Node::Empty;
+        Regexp::Capture(inner) => take_anchor(inner, depth + 1, is_anchor, end),
+        Regexp::Look(look) if is_anchor(*look) => {
+            *node = Regexp::Empty;
             true
         }
         _ => false,
@@ -244,11 +244,11 @@ impl Compiler {
         }
     }
 
-    fn compile(&mut self, node: &Node) -> Fragment {
+    fn compile(&mut self, node: &Regexp) -> Fragment {
         match node {
-            Node::NoMatch => Fragment::default(),
-            Node::Empty => self.add(Instruction::Nop(0)),
-            Node::Literal(literal) => {
+            Regexp::NoMatch => Fragment::default(),
+            Regexp::Empty => self.add(Instruction::Nop(0)),
+            Regexp::Literal(literal) => {
                 let mut all = self.byte(false);
                 for _ in 1..literal.bytes.len() {
                     let byte = self.byte(false);
@@ -256,10 +256,10 @@ impl Compiler {
                 }
                 all
             }
-            Node::Class(set) => self.class(*set),
-            Node::AnyChar | Node::AnyByte => self.byte(ANY),
-            Node::Look(_) => self.add(Instruction::Look(0)),
-            Node::Capture(inner) => {
+            Regexp::Class(set) => self.class(*set),
+            Regexp::AnyChar | Regexp::AnyByte => self.byte(ANY),
+            Regexp::Look(_) => self.add(Instruction::Look(0)),
+            Regexp::Capture(inner) => {
                 let inner = self.compile(inner);
                 if inner.begin == 0 {
                     return inner;
@@ -274,7 +274,7 @@ impl Compiler {
                     is_nullable: inner.is_nullable,
                 }
             }
-            Node::Repeat(repeat) => {
+            Regexp::Repeat(repeat) => {
                 let body = self.compile(&repeat.node);
                 match repeat.count {
                     Count::Star => self.star(body),
@@ -283,14 +283,14 @@ impl Compiler {
                     Count::Range(..) => body, // simplified before
                 }
             }
-            Node::Concat(parts) => self.all(parts, Self::cat),
-            Node::Alternate(parts) => self.all(parts, Self::alt),
+            Regexp::Concat(parts) => self.all(parts, Self::cat),
+            Regexp::Alternate(parts) => self.all(parts, Self::alt),
         }
     }
 
     fn all(
         &mut self,
-        parts: &[Node],
+        parts: &[Regexp],
         join: fn(&mut Self, Fragment, Fragment) -> Fragment,
     ) -> Fragment {
         // All parts first, as in RE2: the numbers of the instructions matter later.

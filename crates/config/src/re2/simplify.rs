@@ -1,27 +1,27 @@
 //! Rewrites counted repetitions as copies of what they repeat, as RE2 does before it compiles.
 
-use super::node::Count;
-use super::node::Flags;
-use super::node::Literal;
-use super::node::Node;
-use super::node::Repeat;
+use super::regexp::Count;
+use super::regexp::Flags;
+use super::regexp::Literal;
+use super::regexp::Regexp;
+use super::regexp::Repeat;
 
 /// `node` without counted repetitions.
-pub(super) fn simplify(node: Node) -> Node {
+pub(super) fn simplify(node: Regexp) -> Regexp {
     without_counts(coalesce(node))
 }
 
 /// Makes one repetition of neighbours that repeat the same byte: `a*a+` is `a{1,}`.
-fn coalesce(node: Node) -> Node {
+fn coalesce(node: Regexp) -> Regexp {
     match node {
-        Node::Capture(node) => Node::Capture(Box::new(coalesce(*node))),
-        Node::Repeat(mut repeat) => {
+        Regexp::Capture(node) => Regexp::Capture(Box::new(coalesce(*node))),
+        Regexp::Repeat(mut repeat) => {
             repeat.node = coalesce(repeat.node);
-            Node::Repeat(repeat)
+            Regexp::Repeat(repeat)
         }
-        Node::Alternate(parts) => Node::Alternate(parts.into_iter().map(coalesce).collect()),
-        Node::Concat(parts) => {
-            let mut parts: Vec<Node> = parts.into_iter().map(coalesce).collect();
+        Regexp::Alternate(parts) => Regexp::Alternate(parts.into_iter().map(coalesce).collect()),
+        Regexp::Concat(parts) => {
+            let mut parts: Vec<Regexp> = parts.into_iter().map(coalesce).collect();
             let mut has_changed = false;
             for at in 1..parts.len() {
                 if let Some((first, second)) = coalesced(&parts[at - 1], &parts[at]) {
@@ -31,17 +31,17 @@ fn coalesce(node: Node) -> Node {
                 }
             }
             if has_changed {
-                parts.retain(|part| *part != Node::Empty);
+                parts.retain(|part| *part != Regexp::Empty);
             }
-            Node::Concat(parts)
+            Regexp::Concat(parts)
         }
         other => other,
     }
 }
 
 /// What two neighbours become, if they can be made one.
-fn coalesced(first: &Node, second: &Node) -> Option<(Node, Node)> {
-    let Node::Repeat(repeat) = first else {
+fn coalesced(first: &Regexp, second: &Regexp) -> Option<(Regexp, Regexp)> {
+    let Regexp::Repeat(repeat) = first else {
         return None;
     };
     if !repeat.node.is_one_byte() {
@@ -50,22 +50,22 @@ fn coalesced(first: &Node, second: &Node) -> Option<(Node, Node)> {
     let (least, most) = repeat.count.bounds();
     let with = |more_least: u32, more_most: Option<u32>| {
         let most = most.zip(more_most).map(|(a, b)| a + b);
-        Node::Repeat(Box::new(Repeat {
+        Regexp::Repeat(Box::new(Repeat {
             node: repeat.node.clone(),
             count: Count::Range(least + more_least, most),
             flags: repeat.flags,
         }))
     };
     match second {
-        Node::Repeat(other)
+        Regexp::Repeat(other)
             if other.node == repeat.node && other.flags.lazy == repeat.flags.lazy =>
         {
             let (more_least, more_most) = other.count.bounds();
-            Some((Node::Empty, with(more_least, more_most)))
+            Some((Regexp::Empty, with(more_least, more_most)))
         }
-        same if *same == repeat.node => Some((Node::Empty, with(1, Some(1)))),
-        Node::Literal(literal) => {
-            let Node::Literal(Literal { bytes, fold_case }) = &repeat.node else {
+        same if *same == repeat.node => Some((Regexp::Empty, with(1, Some(1)))),
+        Regexp::Literal(literal) => {
+            let Regexp::Literal(Literal { bytes, fold_case }) = &repeat.node else {
                 return None;
             };
             let byte = bytes.first()?;
@@ -77,11 +77,11 @@ fn coalesced(first: &Node, second: &Node) -> Option<(Node, Node)> {
             let repeat = with(more, Some(more));
             let rest = literal.bytes[count..].to_vec();
             Some(match rest.is_empty() {
-                true => (Node::Empty, repeat),
+                true => (Regexp::Empty, repeat),
                 false => {
                     let fold_case = literal.fold_case;
                     let bytes = rest;
-                    (repeat, Node::Literal(Literal { bytes, fold_case }))
+                    (repeat, Regexp::Literal(Literal { bytes, fold_case }))
                 }
             })
         }
@@ -89,23 +89,25 @@ fn coalesced(first: &Node, second: &Node) -> Option<(Node, Node)> {
     }
 }
 
-fn without_counts(node: Node) -> Node {
+fn without_counts(node: Regexp) -> Regexp {
     match node {
-        Node::Capture(node) => Node::Capture(Box::new(without_counts(*node))),
-        Node::Concat(parts) => Node::Concat(parts.into_iter().map(without_counts).collect()),
-        Node::Alternate(parts) => Node::Alternate(parts.into_iter().map(without_counts).collect()),
-        Node::Class(set) if set.ranges().is_empty() => Node::NoMatch,
-        Node::Repeat(repeat) => {
+        Regexp::Capture(node) => Regexp::Capture(Box::new(without_counts(*node))),
+        Regexp::Concat(parts) => Regexp::Concat(parts.into_iter().map(without_counts).collect()),
+        Regexp::Alternate(parts) => {
+            Regexp::Alternate(parts.into_iter().map(without_counts).collect())
+        }
+        Regexp::Class(set) if set.ranges().is_empty() => Regexp::NoMatch,
+        Regexp::Repeat(repeat) => {
             let Repeat { node, count, flags } = *repeat;
             let node = without_counts(node);
             match count {
-                _ if node == Node::Empty => node,
+                _ if node == Regexp::Empty => node,
                 Count::Range(least, most) => copies(&node, least, most, flags),
                 _ => match node {
-                    Node::Repeat(inner) if inner.count == count && inner.flags == flags => {
-                        Node::Repeat(inner)
+                    Regexp::Repeat(inner) if inner.count == count && inner.flags == flags => {
+                        Regexp::Repeat(inner)
                     }
-                    node => Node::Repeat(Box::new(Repeat { node, count, flags })),
+                    node => Regexp::Repeat(Box::new(Repeat { node, count, flags })),
                 },
             }
         }
@@ -113,14 +115,14 @@ fn without_counts(node: Node) -> Node {
     }
 }
 
-fn is_condition(node: &Node) -> bool {
-    matches!(node, Node::Look(_))
+fn is_condition(node: &Regexp) -> bool {
+    matches!(node, Regexp::Look(_))
 }
 
 /// `x{n,m}` is n copies of x, and then m - n nested copies of x?: `x{2,4}` is `xx(x(x)?)?`.
-fn copies(node: &Node, mut least: u32, mut most: Option<u32>, flags: Flags) -> Node {
+fn copies(node: &Regexp, mut least: u32, mut most: Option<u32>, flags: Flags) -> Regexp {
     let has_only_conditions = match node {
-        Node::Concat(parts) | Node::Alternate(parts) => parts.iter().all(is_condition),
+        Regexp::Concat(parts) | Regexp::Alternate(parts) => parts.iter().all(is_condition),
         node => is_condition(node),
     };
     if has_only_conditions {
@@ -130,23 +132,27 @@ fn copies(node: &Node, mut least: u32, mut most: Option<u32>, flags: Flags) -> N
     let copy = |count: u32| vec![node.clone(); count as usize];
     let Some(most) = most else {
         return match least {
-            0 => Node::repeat(node.clone(), Count::Star, flags),
+            0 => Regexp::repeat(node.clone(), Count::Star, flags),
             _ => {
                 let mut parts = copy(least - 1);
-                parts.push(Node::repeat(node.clone(), Count::Plus, flags));
-                Node::concat(parts)
+                parts.push(Regexp::repeat(node.clone(), Count::Plus, flags));
+                Regexp::concat(parts)
             }
         };
     };
     if most <= least {
-        return Node::concat(copy(least)); // x{0} matches the empty text
+        return Regexp::concat(copy(least)); // x{0} matches the empty text
     }
-    let mut rest = Node::repeat(node.clone(), Count::Quest, flags);
+    let mut rest = Regexp::repeat(node.clone(), Count::Quest, flags);
     for _ in least + 1..most {
-        rest = Node::repeat(Node::Concat(vec![node.clone(), rest]), Count::Quest, flags);
+        rest = Regexp::repeat(
+            Regexp::Concat(vec![node.clone(), rest]),
+            Count::Quest,
+            flags,
+        );
     }
     match least {
         0 => rest,
-        _ => Node::Concat(vec![Node::concat(copy(least)), rest]),
+        _ => Regexp::Concat(vec![Regexp::concat(copy(least)), rest]),
     }
 }

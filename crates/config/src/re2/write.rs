@@ -2,22 +2,22 @@
 
 use std::fmt::Write;
 
-use super::node::Count;
-use super::node::Look;
-use super::node::Node;
+use super::regexp::Count;
+use super::regexp::Look;
+use super::regexp::Regexp;
 
 /// The same expression in the `regex` crate's syntax.
-pub(super) fn write(node: &Node) -> String {
+pub(super) fn write(node: &Regexp) -> String {
     let mut text = String::new();
     write_to(node, &mut text).unwrap_or_default(); // writing to a String cannot fail
     text
 }
 
-fn write_to(node: &Node, to: &mut String) -> std::fmt::Result {
+fn write_to(node: &Regexp, to: &mut String) -> std::fmt::Result {
     match node {
-        Node::NoMatch => to.push_str(r"[^\x00-\xff]"),
-        Node::Empty => to.push_str("(?:)"),
-        Node::Literal(literal) => {
+        Regexp::NoMatch => to.push_str(r"[^\x00-\xff]"),
+        Regexp::Empty => to.push_str("(?:)"),
+        Regexp::Literal(literal) => {
             for byte in &literal.bytes {
                 if literal.fold_case && byte.is_ascii_alphabetic() {
                     let byte = char::from(*byte);
@@ -28,10 +28,10 @@ fn write_to(node: &Node, to: &mut String) -> std::fmt::Result {
                 }
             }
         }
-        Node::Class(set) => {
+        Regexp::Class(set) => {
             let ranges = set.ranges();
             if ranges.is_empty() {
-                return write_to(&Node::NoMatch, to);
+                return write_to(&Regexp::NoMatch, to);
             }
             to.push('[');
             for (first, last) in ranges {
@@ -39,8 +39,8 @@ fn write_to(node: &Node, to: &mut String) -> std::fmt::Result {
             }
             to.push(']');
         }
-        Node::AnyChar | Node::AnyByte => to.push_str("(?s:.)"),
-        Node::Look(look) => to.push_str(match look {
+        Regexp::AnyChar | Regexp::AnyByte => to.push_str("(?s:.)"),
+        Regexp::Look(look) => to.push_str(match look {
             Look::LineStart => "(?m:^)",
             Look::LineEnd => "(?m:$)",
             Look::TextStart => r"\A",
@@ -48,12 +48,12 @@ fn write_to(node: &Node, to: &mut String) -> std::fmt::Result {
             Look::WordBoundary => r"\b",
             Look::NoWordBoundary => r"\B",
         }),
-        Node::Capture(node) => {
+        Regexp::Capture(node) => {
             to.push('(');
             write_to(node, to)?;
             to.push(')');
         }
-        Node::Repeat(repeat) => {
+        Regexp::Repeat(repeat) => {
             to.push_str("(?:");
             write_to(&repeat.node, to)?;
             to.push(')');
@@ -68,12 +68,12 @@ fn write_to(node: &Node, to: &mut String) -> std::fmt::Result {
                 to.push('?');
             }
         }
-        Node::Concat(parts) => {
+        Regexp::Concat(parts) => {
             for part in parts {
                 write_to(part, to)?;
             }
         }
-        Node::Alternate(parts) => {
+        Regexp::Alternate(parts) => {
             to.push_str("(?:");
             for (at, part) in parts.iter().enumerate() {
                 if at > 0 {

@@ -20,15 +20,13 @@ use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterOrigin;
 use outrider_upstream::WarmingClusters;
 use outrider_xds::FileSource;
-use outrider_xds::FileSubscription;
 use prost::Message as _;
-use tokio::sync::Mutex;
-use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::background;
 use crate::control::Control;
+use crate::discovery::followed_file::FollowedFile;
 use crate::discovery::now_ms;
 use crate::dump::DynamicResource;
 use crate::retired::Retired;
@@ -45,7 +43,7 @@ outrider_stats::group! {
 
 /// Keeps clusters in step with a file. It never changes clusters of the bootstrap.
 pub(crate) struct ClusterDiscovery {
-    subscription: Mutex<FileSubscription>,
+    file: FollowedFile,
     clusters: Arc<ClusterManager>,
     retired: Retired,
     stats: Arc<ClusterUpdateStats>,
@@ -57,11 +55,6 @@ pub(crate) struct ClusterDiscovery {
     warming_count: watch::Sender<usize>,
     /// Those that have their first hosts, and are made active together.
     warm: RefCell<Vec<WarmCluster>>,
-    /// The names that the file had when it was read last.
-    listed: RefCell<HashSet<String>>,
-    /// Told to read the file though it was not replaced.
-    again: Notify,
-    version: RefCell<String>,
 }
 
 struct WarmingCluster {
@@ -80,7 +73,7 @@ impl ClusterDiscovery {
         let stats = control.store.register(scope.clone());
         let sources = control.clusters.sources();
         Ok(Rc::new(ClusterDiscovery {
-            subscription: Mutex::new(FileSubscription::new(source, TYPE, sources, stats)?),
+            file: FollowedFile::new(source, TYPE, sources, stats)?,
             clusters: control.clusters.clone(),
             retired: control.retired.clone(),
             stats: control.store.register(scope),
@@ -88,21 +81,13 @@ impl ClusterDiscovery {
             warming: RefCell::default(),
             warming_count: watch::Sender::new(0),
             warm: RefCell::default(),
-            listed: RefCell::default(),
-            again: Notify::new(),
-            version: RefCell::default(),
         }))
     }
 
     /// Reads the file again whenever it is replaced, for as long as the process serves.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
-            let mut subscription = self.subscription.lock().await;
-            tokio::select! {
-                () = subscription.changed() => {}
-                () = self.again.notified() => {}
-            }
-            drop(subscription);
+            self.file.changed().await;
             self.clone().update().await;
         }
     }
@@ -117,10 +102,8 @@ impl ClusterDiscovery {
     /// Reads the file and applies it.
     pub(super) async fn update(self: Rc<Self>) {
         let this = self.clone();
-        let subscription = self.subscription.lock().await;
-        subscription
-            .update(async move |file| this.take(file).await)
-            .await;
+        let apply = async move |file| this.take(file).await;
+        self.file.update(apply).await;
     }
 
     /// Adds and changes the valid clusters and removes those that the file no longer has. As in Envoy, an invalid cluster
@@ -138,7 +121,7 @@ impl ClusterDiscovery {
             }
         }
         let mut is_applied = self.remove_all_but(&listed);
-        self.listed.replace(listed);
+        self.file.set_listed(listed);
         for (resource, built) in self.build(changed).await? {
             match built {
                 Ok(built) => {
@@ -149,7 +132,7 @@ impl ClusterDiscovery {
             }
         }
         if is_applied {
-            self.version.replace(file.version);
+            self.file.set_version(file.version);
             self.stats.config_reload.inc();
             self.stats.config_reload_time_ms.set(now_ms());
         }
@@ -268,15 +251,12 @@ impl ClusterDiscovery {
             self.active.borrow_mut().remove(name);
             self.stop_warming(name);
         }
-        let listed = self.listed.borrow();
-        if removed.iter().any(|name| listed.contains(&**name)) {
-            self.again.notify_one();
-        }
+        self.file.names_freed(removed);
     }
 
-    /// The version of the last update that was accepted.
+    /// The version of the last update of which something was applied.
     pub(crate) fn version(&self) -> String {
-        self.version.borrow().clone()
+        self.file.version()
     }
 
     /// The entries of `/config_dump`, by name: active and warming clusters.

@@ -15,13 +15,11 @@ use outrider_config::ResourceFile;
 use outrider_config::api::envoy::config::listener::v3::Listener;
 use outrider_stats::Scope;
 use outrider_xds::FileSource;
-use outrider_xds::FileSubscription;
 use prost::Message as _;
-use tokio::sync::Mutex;
-use tokio::sync::Notify;
 
 use crate::background;
 use crate::control::Control;
+use crate::discovery::followed_file::FollowedFile;
 use crate::dump::DynamicResource;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
@@ -32,15 +30,10 @@ const TYPE: &str = "envoy.config.listener.v3.Listener";
 
 /// Keeps listeners in step with a file. It never changes listeners of the bootstrap.
 pub(crate) struct ListenerDiscovery {
-    subscription: Mutex<FileSubscription>,
+    file: FollowedFile,
     control: Rc<Control>,
-    /// The names that the file had when it was read last.
-    listed: RefCell<HashSet<String>>,
     /// What the last update could not apply.
     failed: RefCell<Vec<FailedListener>>,
-    /// Told to read the file though it was not replaced.
-    again: Notify,
-    version: RefCell<String>,
 }
 
 /// A listener that could not be added or changed.
@@ -59,24 +52,16 @@ impl ListenerDiscovery {
         let stats = control.store.register(scope);
         let sources = control.clusters.sources();
         Ok(Rc::new(ListenerDiscovery {
-            subscription: Mutex::new(FileSubscription::new(source, TYPE, sources, stats)?),
+            file: FollowedFile::new(source, TYPE, sources, stats)?,
             control: control.clone(),
-            listed: RefCell::default(),
             failed: RefCell::default(),
-            again: Notify::new(),
-            version: RefCell::default(),
         }))
     }
 
     /// Reads the file again whenever it is replaced, for as long as the process serves.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
-            let mut subscription = self.subscription.lock().await;
-            tokio::select! {
-                () = subscription.changed() => {}
-                () = self.again.notified() => {}
-            }
-            drop(subscription);
+            self.file.changed().await;
             self.update().await;
         }
     }
@@ -84,10 +69,8 @@ impl ListenerDiscovery {
     /// Reads the file and applies it.
     pub(super) async fn update(self: &Rc<Self>) {
         let this = self.clone();
-        let subscription = self.subscription.lock().await;
-        subscription
-            .update(async move |file| this.take(file).await)
-            .await;
+        let apply = async move |file| this.take(file).await;
+        self.file.update(apply).await;
     }
 
     /// Adds and changes the valid listeners and removes those that the file no longer has. As in Envoy, an invalid listener
@@ -121,7 +104,7 @@ impl ListenerDiscovery {
             }
         }
         let mut is_applied = self.remove_all_but(&listed);
-        self.listed.replace(listed);
+        self.file.set_listed(listed);
         for (resource, built) in self.build(changed).await? {
             let name = resource.name;
             let resource = Arc::new(DynamicResource::new(resource.wire, &file.version));
@@ -140,7 +123,7 @@ impl ListenerDiscovery {
             }
         }
         if is_applied {
-            self.version.replace(file.version);
+            self.file.set_version(file.version);
         }
         let errors = failed
             .iter()
@@ -232,15 +215,12 @@ impl ListenerDiscovery {
 
     /// Listeners of the bootstrap were removed: those of these names may be the file's again.
     pub(crate) fn follow_bootstrap(&self, removed: &[String]) {
-        let listed = self.listed.borrow();
-        if removed.iter().any(|name| listed.contains(name)) {
-            self.again.notify_one();
-        }
+        self.file.names_freed(removed);
     }
 
-    /// The version of the last update that was accepted.
+    /// The version of the last update of which something was applied.
     pub(crate) fn version(&self) -> String {
-        self.version.borrow().clone()
+        self.file.version()
     }
 
     /// The entries of `/config_dump`.

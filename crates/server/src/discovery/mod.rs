@@ -4,6 +4,7 @@
 //! files and counts updates. Clusters follow files of endpoints (EDS) themselves.
 
 mod cds;
+mod followed_file;
 mod lds;
 mod rds;
 

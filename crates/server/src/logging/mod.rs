@@ -24,7 +24,7 @@ pub(crate) use level::Levels;
 pub(crate) use loggers::LOGGERS;
 pub(crate) use pattern::Pattern;
 
-use crate::logging::pattern::Line;
+use crate::logging::pattern::LogRecord;
 
 /// Envoy's `--log-format` default.
 pub(crate) const DEFAULT_FORMAT: &str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
@@ -156,7 +156,7 @@ impl Logging {
         if self.escape {
             message = pattern::escape_c(&message);
         }
-        let line = Line {
+        let line = LogRecord {
             level,
             logger,
             file: location.0,

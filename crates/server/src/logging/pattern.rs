@@ -15,7 +15,7 @@ use crate::cli::VERSION;
 use crate::logging::Level;
 
 /// One record.
-pub(crate) struct Line<'a> {
+pub(crate) struct LogRecord<'a> {
     pub(crate) level: Level,
     pub(crate) logger: &'a str,
     pub(crate) file: &'a str,
@@ -96,7 +96,7 @@ impl Pattern {
     }
 
     /// Appends the line's text, without a newline.
-    pub(crate) fn write(&self, line: &Line<'_>, text: &mut String) {
+    pub(crate) fn write(&self, line: &LogRecord<'_>, text: &mut String) {
         let now = Timestamp::now().to_zoned_datetime(self.zone.clone());
         for item in &self.items {
             match item {
@@ -161,7 +161,7 @@ fn is_flag(flag: char) -> bool {
 
 fn write_flag(
     flag: char,
-    line: &Line<'_>,
+    line: &LogRecord<'_>,
     now: &ZonedDateTime,
     text: &mut String,
 ) -> std::fmt::Result {
@@ -284,7 +284,7 @@ mod tests {
 
     fn write(pattern: &str) -> String {
         let mut text = String::new();
-        let line = Line {
+        let line = LogRecord {
             level: Level::Warning,
             logger: "config",
             file: "crates/server/src/main.rs",

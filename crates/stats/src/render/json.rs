@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::HistogramFormat;
 use super::PIECE_SIZE;
+use super::bucket_counts;
 use super::number::json;
 use crate::Distribution;
 use crate::QUANTILES;
@@ -160,14 +161,8 @@ fn shape(
         ),
         HistogramFormat::Cumulative | HistogramFormat::Disjoint => {
             let bounds = options.bounds(name);
-            let counts = [&recorded.interval, &recorded.cumulative].map(|distribution| {
-                let mut counts = distribution.cumulative(bounds);
-                if histograms == HistogramFormat::Disjoint {
-                    super::disjoint(&mut counts);
-                }
-                counts
-            });
-            let shown = bounds.iter().zip(&counts[0]).zip(&counts[1]).map(
+            let [intervals, cumulatives] = bucket_counts(recorded, bounds, histograms);
+            let shown = bounds.iter().zip(&intervals).zip(&cumulatives).map(
                 |((bound, interval), cumulative)| {
                     let bound = json(*bound);
                     format!("{{\"upper_bound\":{bound},\"interval\":{interval},\"cumulative\":{cumulative}}}")

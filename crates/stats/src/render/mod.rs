@@ -13,6 +13,8 @@ pub use prometheus::PrometheusHistogramFormat;
 pub use prometheus::PrometheusRenderer;
 pub use text::TextRenderer;
 
+use crate::RecordedHistogram;
+
 /// How `/stats` shows histograms (`histogram_buckets`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HistogramFormat {
@@ -29,6 +31,22 @@ pub enum HistogramFormat {
 
 /// A renderer ends a piece after the stat that exceeds this many bytes.
 const PIECE_SIZE: usize = 64 * 1024;
+
+/// For each of `bounds`, how many values a histogram has recorded in the last interval, and in total: up to the bound, or
+/// with [`HistogramFormat::Disjoint`] between the previous bound and it.
+fn bucket_counts(
+    recorded: &RecordedHistogram,
+    bounds: &[f64],
+    histograms: HistogramFormat,
+) -> [Vec<u64>; 2] {
+    [&recorded.interval, &recorded.cumulative].map(|distribution| {
+        let mut counts = distribution.cumulative(bounds);
+        if histograms == HistogramFormat::Disjoint {
+            disjoint(&mut counts);
+        }
+        counts
+    })
+}
 
 /// Converts the numbers of values up to each bound into numbers of values between bounds.
 fn disjoint(cumulative: &mut [u64]) {

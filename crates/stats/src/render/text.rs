@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::HistogramFormat;
 use super::PIECE_SIZE;
+use super::bucket_counts;
 use super::number::general;
 use super::number::push_integer;
 use super::number::shortest;
@@ -105,15 +106,9 @@ fn histogram(
         HistogramFormat::Summary => writeln!(to, "{name}: {}", summary(recorded)),
         HistogramFormat::Cumulative | HistogramFormat::Disjoint => {
             let bounds = options.bounds(name);
-            let counts = [&recorded.interval, &recorded.cumulative].map(|distribution| {
-                let mut counts = distribution.cumulative(bounds);
-                if histograms == HistogramFormat::Disjoint {
-                    super::disjoint(&mut counts);
-                }
-                counts
-            });
+            let [intervals, cumulatives] = bucket_counts(recorded, bounds, histograms);
             write!(to, "{name}:")?;
-            for ((bound, interval), cumulative) in bounds.iter().zip(&counts[0]).zip(&counts[1]) {
+            for ((bound, interval), cumulative) in bounds.iter().zip(&intervals).zip(&cumulatives) {
                 write!(to, " B{}({interval},{cumulative})", general(*bound, 6))?;
             }
             writeln!(to)

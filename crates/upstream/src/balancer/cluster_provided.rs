@@ -8,7 +8,7 @@ use prost_types::Any;
 
 use super::config::PolicyConfig;
 
-/// See [`Factory::of_cluster`](super::Factory::of_cluster).
+/// See [`LoadBalancerFactory::of_cluster`](super::LoadBalancerFactory::of_cluster).
 pub(super) fn of_cluster(
     cluster: &Cluster,
     path: &FieldPath,
@@ -16,7 +16,7 @@ pub(super) fn of_cluster(
     Err(refusal(cluster, &path.field("lb_policy")).into())
 }
 
-/// See [`Factory::of_extension`](super::Factory::of_extension).
+/// See [`LoadBalancerFactory::of_extension`](super::LoadBalancerFactory::of_extension).
 pub(super) fn of_extension(
     _config: &Any,
     cluster: &Cluster,

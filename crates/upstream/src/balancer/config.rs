@@ -156,7 +156,7 @@ fn of_list(
         let Some(any) = extension.and_then(|extension| extension.typed_config.as_ref()) else {
             continue;
         };
-        let named = |factory: &&super::Factory| (factory.type_name)() == type_name(any);
+        let named = |factory: &&super::LoadBalancerFactory| (factory.type_name)() == type_name(any);
         if let Some(factory) = FACTORIES.iter().find(named) {
             let path = path.index(index).field("typed_extension_config");
             return (factory.of_extension)(any, cluster, &path.field("typed_config"));

@@ -62,7 +62,7 @@ struct Weighted {
     slot: usize,
 }
 
-/// See [`Factory::of_cluster`](super::Factory::of_cluster).
+/// See [`LoadBalancerFactory::of_cluster`](super::LoadBalancerFactory::of_cluster).
 pub(super) fn of_cluster(
     cluster: &Cluster,
     path: &FieldPath,
@@ -86,7 +86,7 @@ pub(super) fn of_cluster(
     })
 }
 
-/// See [`Factory::of_extension`](super::Factory::of_extension).
+/// See [`LoadBalancerFactory::of_extension`](super::LoadBalancerFactory::of_extension).
 pub(super) fn of_extension(
     config: &Any,
     _cluster: &Cluster,

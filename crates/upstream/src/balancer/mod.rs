@@ -179,7 +179,7 @@ impl PickCx<'_> {
 }
 
 /// A policy that can be configured.
-pub(crate) struct Factory {
+pub(crate) struct LoadBalancerFactory {
     /// `Cluster.lb_policy`
     lb_policy: LbPolicy,
     /// The message of the policy among `Cluster.load_balancing_policy.policies`.
@@ -192,13 +192,13 @@ pub(crate) struct Factory {
 
 /// All supported policies.
 #[rustfmt::skip]
-pub(crate) const FACTORIES: &[Factory] = &[
-    Factory { lb_policy: LbPolicy::RoundRobin, type_name: RoundRobin::full_name, of_cluster: round_robin::of_cluster, of_extension: round_robin::of_extension },
-    Factory { lb_policy: LbPolicy::LeastRequest, type_name: LeastRequest::full_name, of_cluster: least_request::of_cluster, of_extension: least_request::of_extension },
-    Factory { lb_policy: LbPolicy::Random, type_name: Random::full_name, of_cluster: random::of_cluster, of_extension: random::of_extension },
-    Factory { lb_policy: LbPolicy::RingHash, type_name: RingHash::full_name, of_cluster: ring_hash::of_cluster, of_extension: ring_hash::of_extension },
-    Factory { lb_policy: LbPolicy::Maglev, type_name: Maglev::full_name, of_cluster: maglev::of_cluster, of_extension: maglev::of_extension },
-    Factory { lb_policy: LbPolicy::ClusterProvided, type_name: ClusterProvided::full_name, of_cluster: cluster_provided::of_cluster, of_extension: cluster_provided::of_extension },
+pub(crate) const FACTORIES: &[LoadBalancerFactory] = &[
+    LoadBalancerFactory { lb_policy: LbPolicy::RoundRobin, type_name: RoundRobin::full_name, of_cluster: round_robin::of_cluster, of_extension: round_robin::of_extension },
+    LoadBalancerFactory { lb_policy: LbPolicy::LeastRequest, type_name: LeastRequest::full_name, of_cluster: least_request::of_cluster, of_extension: least_request::of_extension },
+    LoadBalancerFactory { lb_policy: LbPolicy::Random, type_name: Random::full_name, of_cluster: random::of_cluster, of_extension: random::of_extension },
+    LoadBalancerFactory { lb_policy: LbPolicy::RingHash, type_name: RingHash::full_name, of_cluster: ring_hash::of_cluster, of_extension: ring_hash::of_extension },
+    LoadBalancerFactory { lb_policy: LbPolicy::Maglev, type_name: Maglev::full_name, of_cluster: maglev::of_cluster, of_extension: maglev::of_extension },
+    LoadBalancerFactory { lb_policy: LbPolicy::ClusterProvided, type_name: ClusterProvided::full_name, of_cluster: cluster_provided::of_cluster, of_extension: cluster_provided::of_extension },
 ];
 
 fn weights_are_equal(hosts: &[Arc<Host>]) -> bool {

@@ -44,7 +44,7 @@ fn priority(localities: Vec<LocalityHosts>) -> PriorityHosts {
 
 /// The policy that `lb_policy` selects, with the other fields of `cluster`.
 fn policy(lb_policy: LbPolicy, cluster: &Cluster) -> Policy {
-    let named = |factory: &&Factory| factory.lb_policy == lb_policy;
+    let named = |factory: &&LoadBalancerFactory| factory.lb_policy == lb_policy;
     let factory = FACTORIES.iter().find(named).unwrap();
     let config = (factory.of_cluster)(cluster, &FieldPath::root()).unwrap();
     config.policy

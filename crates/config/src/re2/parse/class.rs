@@ -1,7 +1,7 @@
 //! Bracket expressions and classes with names.
 
 use super::Parser;
-use crate::re2::node::ByteSet;
+use crate::re2::regexp::ByteSet;
 
 /// `\n`.
 pub(super) fn newline() -> ByteSet {

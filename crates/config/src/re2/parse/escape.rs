@@ -1,18 +1,18 @@
 //! What starts with a backslash.
 
 use super::Parser;
-use crate::re2::node::Look;
-use crate::re2::node::Node;
+use crate::re2::regexp::Look;
+use crate::re2::regexp::Regexp;
 
 impl Parser<'_> {
     /// An escape outside of brackets.
     pub(super) fn escaped(&mut self) -> Result<(), String> {
         let node = match self.bytes() {
-            [_, b'b', ..] => Node::Look(Look::WordBoundary),
-            [_, b'B', ..] => Node::Look(Look::NoWordBoundary),
-            [_, b'A', ..] => Node::Look(Look::TextStart),
-            [_, b'z', ..] => Node::Look(Look::TextEnd),
-            [_, b'C', ..] => Node::AnyByte,
+            [_, b'b', ..] => Regexp::Look(Look::WordBoundary),
+            [_, b'B', ..] => Regexp::Look(Look::NoWordBoundary),
+            [_, b'A', ..] => Regexp::Look(Look::TextStart),
+            [_, b'z', ..] => Regexp::Look(Look::TextEnd),
+            [_, b'C', ..] => Regexp::AnyByte,
             [_, b'Q', ..] => {
                 let quoted = &self.pattern[self.at + 2..];
                 let (text, end) = match quoted.find("\\E") {

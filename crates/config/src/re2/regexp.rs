@@ -2,7 +2,7 @@
 
 /// A regular expression. Its operators are RE2's, so that the size of RE2's program can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Node {
+pub(super) enum Regexp {
     /// Matches nothing, not even an empty text.
     NoMatch,
     /// Matches the empty text.
@@ -18,13 +18,13 @@ pub(super) enum Node {
     /// A condition on the position.
     Look(Look),
     /// A group in parentheses.
-    Capture(Box<Node>),
+    Capture(Box<Regexp>),
     /// A repeated part.
     Repeat(Box<Repeat>),
     /// Parts one after another.
-    Concat(Vec<Node>),
+    Concat(Vec<Regexp>),
     /// Parts of which one matches, the first if possible.
-    Alternate(Vec<Node>),
+    Alternate(Vec<Regexp>),
 }
 
 /// Bytes to find as they are.
@@ -38,7 +38,7 @@ pub(super) struct Literal {
 /// A part and how often it may occur.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Repeat {
-    pub(super) node: Node,
+    pub(super) node: Regexp,
     pub(super) count: Count,
     /// The flags at the operator.
     pub(super) flags: Flags,
@@ -93,20 +93,20 @@ pub(super) struct Flags {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ByteSet([u128; 2]);
 
-impl Node {
+impl Regexp {
     /// One byte, a set of them, or any byte: what RE2 merges and factors out freely.
     pub(super) fn is_one_byte(&self) -> bool {
         match self {
-            Node::Literal(literal) => literal.bytes.len() == 1,
-            Node::Class(_) | Node::AnyChar | Node::AnyByte => true,
+            Regexp::Literal(literal) => literal.bytes.len() == 1,
+            Regexp::Class(_) | Regexp::AnyChar | Regexp::AnyByte => true,
             _ => false,
         }
     }
 
     /// Equal but for the flags that do not matter.
-    pub(super) fn is_same(&self, other: &Node) -> bool {
+    pub(super) fn is_same(&self, other: &Regexp) -> bool {
         match (self, other) {
-            (Node::Repeat(a), Node::Repeat(b)) => {
+            (Regexp::Repeat(a), Regexp::Repeat(b)) => {
                 a.count == b.count && a.flags.lazy == b.flags.lazy && a.node.is_same(&b.node)
             }
             _ => self == other,
@@ -114,27 +114,27 @@ impl Node {
     }
 
     /// `nodes` one after another.
-    pub(super) fn concat(mut nodes: Vec<Node>) -> Node {
+    pub(super) fn concat(mut nodes: Vec<Regexp>) -> Regexp {
         match nodes.len() {
-            0 => Node::Empty,
+            0 => Regexp::Empty,
             1 => nodes.remove(0),
-            _ => Node::Concat(nodes),
+            _ => Regexp::Concat(nodes),
         }
     }
 
     /// One of `nodes`.
-    pub(super) fn alternate(mut nodes: Vec<Node>) -> Node {
+    pub(super) fn alternate(mut nodes: Vec<Regexp>) -> Regexp {
         match nodes.len() {
-            0 => Node::NoMatch,
+            0 => Regexp::NoMatch,
             1 => nodes.remove(0),
-            _ => Node::Alternate(nodes),
+            _ => Regexp::Alternate(nodes),
         }
     }
 
     /// `node` repeated; `**`, `+*` and the like become one operator.
-    pub(super) fn repeat(node: Node, count: Count, flags: Flags) -> Node {
+    pub(super) fn repeat(node: Regexp, count: Count, flags: Flags) -> Regexp {
         match node {
-            Node::Repeat(mut inner)
+            Regexp::Repeat(mut inner)
                 if inner.flags == flags
                     && !matches!(count, Count::Range(..))
                     && !matches!(inner.count, Count::Range(..)) =>
@@ -142,9 +142,9 @@ impl Node {
                 if inner.count != count {
                     inner.count = Count::Star;
                 }
-                Node::Repeat(inner)
+                Regexp::Repeat(inner)
             }
-            node => Node::Repeat(Box::new(Repeat { node, count, flags })),
+            node => Regexp::Repeat(Box::new(Repeat { node, count, flags })),
         }
     }
 }
