@@ -118,7 +118,7 @@ pub(crate) struct BufferLimits {
 #[derive(Debug)]
 pub enum Action {
     /// Forwards the request to a cluster.
-    Forward(ForwardAction),
+    Forward(Box<ForwardAction>),
     /// Answers with a `location`.
     Redirect(Redirect),
     /// Answers with a fixed response.

@@ -356,7 +356,7 @@ impl RouteBuilder<'_> {
         };
         let forward = ForwardAction::build(action, cluster, &matches.path, path)?;
         let Some(Specifier::WeightedClusters(weighted)) = &action.cluster_specifier else {
-            let action = Action::Forward(forward);
+            let action = Action::Forward(Box::new(forward));
             return Ok(EntryTarget::Route(self.route(config, action, level, None)));
         };
         let path = path.field("weighted_clusters");
@@ -410,7 +410,8 @@ impl RouteBuilder<'_> {
             )?),
             None => None,
         };
-        Ok(Action::Forward(forward.with_cluster(cluster, host_rewrite)))
+        let action = forward.with_cluster(cluster, host_rewrite);
+        Ok(Action::Forward(Box::new(action)))
     }
 
     fn check_cluster(
