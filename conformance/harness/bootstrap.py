@@ -1,6 +1,6 @@
 """The short form of a bootstrap: most cases differ from the plain HTTP proxy in a few fields, and say only those.
 
-`proxy:` may hold `routes` (of the one virtual host), `virtual_host`, `virtual_hosts`, `route_config`, `hcm`, `listener`, `cluster`
+`proxy:` may hold `routes` (of the one virtual host), `virtual_host`, `virtual_hosts`, `route_config`, `hcm`, `filters` (those before the router), `listener`, `cluster`
 (merged into each cluster), `clusters` (by name, merged into that cluster or added), `bootstrap` (merged at the top), `tls` and `upstream_tls` (the fields of the listener's and of all clusters' TLS contexts) and `log` (the
 access log's format, or `false`). Everything else is as small as Envoy allows. `run.py show NAME` prints the result.
 """
@@ -34,7 +34,7 @@ def expand(short: dict, backends: dict) -> dict:
     host = merge({"name": "all", "domains": ["*"], "routes": routes}, short.get("virtual_host", {}))
     route_config = merge({"virtual_hosts": short.get("virtual_hosts", [host])}, short.get("route_config", {}))
     hcm = {"@type": HCM, "stat_prefix": "ingress", "route_config": route_config,
-           "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}]}
+           "http_filters": [*short.get("filters", []), {"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}]}
     if short.get("log", LOG):
         hcm["access_log"] = [file_log(short.get("log", LOG))]
     listener = {"name": "ingress", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
@@ -71,7 +71,7 @@ def cluster(name: str, spec: dict) -> dict:
     """A STATIC cluster for a backend, speaking its codec."""
     endpoints = [{"endpoint": {"address": address(name, spec, host)}} for host in spec.get("at", ["127.0.0.1"])]
     made = {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}}
-    if spec["kind"] in ("grpc", "interop") or spec.get("codec") == "http2":
+    if spec["kind"] in ("grpc", "interop", "authz", "ratelimit") or spec.get("codec") == "http2":
         made["typed_extension_protocol_options"] = {PROTOCOL_KEY: {"@type": PROTOCOL, "explicit_http_config": {"http2_protocol_options": {}}}}
     return made
 

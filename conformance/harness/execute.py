@@ -14,11 +14,12 @@ from .case import Case, fill
 from .dns_backend import DnsBackend
 from .grpc_backend import GrpcBackend
 from .interop import InteropBackend
+from .service_backend import ServiceBackend
 from .grpc_client import grpcio_channel
 from .normalise import Normaliser
 from .proxy import NotStarted, Proxy
 
-KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Closed, "blackhole": backends.Blackhole, "grpc": GrpcBackend, "interop": InteropBackend, "dns": DnsBackend}
+KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Closed, "blackhole": backends.Blackhole, "grpc": GrpcBackend, "interop": InteropBackend, "authz": ServiceBackend, "ratelimit": ServiceBackend, "dns": DnsBackend}
 # An observation that may lag (stats, logs) is looked at until it is the expected one, for at most this long …
 SETTLE = 4.0
 # … or, when nothing is expected yet, until it stays the same for this long.

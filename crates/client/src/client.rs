@@ -46,6 +46,8 @@ const RESPONSE_LIMIT: u64 = 32 << 20;
 pub struct InternalClient {
     clusters: Rc<Clusters>,
     worker: Rc<WorkerCx>,
+    /// The proxy's own address.
+    local_address: HeaderValue,
     /// `http.async-client.*`
     stats: Arc<RouterStats>,
 }
@@ -55,9 +57,10 @@ pub struct InternalClient {
 pub struct CallOptions {
     /// From the request's end to the response's; `None` for no limit.
     pub timeout: Option<Duration>,
-    /// The proxy's own address, for `x-forwarded-for`; `None` sends neither this nor `x-envoy-internal`, and the call
-    /// does not count as internal.
-    pub local_address: Option<HeaderValue>,
+    /// Whether to send `x-envoy-internal`, and to count the call as internal.
+    pub is_internal: bool,
+    /// Whether to send the proxy's own address in `x-forwarded-for`.
+    pub forwarded_for: bool,
 }
 
 /// A complete response.
@@ -86,14 +89,15 @@ pub struct ResponseBody {
 }
 
 impl InternalClient {
-    /// A client that calls through these clusters.
+    /// A client that calls through these clusters. `local_address` is the proxy's own address.
     #[must_use]
-    pub fn new(clusters: &Rc<Clusters>) -> InternalClient {
+    pub fn new(clusters: &Rc<Clusters>, local_address: HeaderValue) -> InternalClient {
         let worker = clusters.worker().clone();
         let stats = worker.store.register(stats_scope());
         InternalClient {
             clusters: clusters.clone(),
             worker,
+            local_address,
             stats,
         }
     }
@@ -146,14 +150,20 @@ impl InternalClient {
     ) -> Result<PendingResponse, CallFailure> {
         let cluster = self.clusters.get(cluster);
         let cluster = cluster.ok_or(CallFailure::UnknownCluster)?;
-        let internal = options.local_address.is_some();
-        if let Some(address) = &options.local_address {
+        if options.is_internal {
             head.headers
                 .insert(&X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
-            append_forwarded_for(&mut head.headers, address);
+        }
+        if options.forwarded_for {
+            append_forwarded_for(&mut head.headers, &self.local_address);
+        }
+        if let Some(timeout) = options.timeout {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            let name = &header::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS;
+            head.headers.insert(name, HeaderValue::from(millis));
         }
         self.stats.rq_total.inc();
-        let counts = self.pick(&cluster, internal, &head)?;
+        let counts = self.pick(&cluster, options.is_internal, &head)?;
         let mut deadline = Deadline::new(&self.worker, options.timeout);
         let exchange = open(&mut deadline, &counts, &head, body).await?;
         Ok(PendingResponse {
@@ -223,8 +233,10 @@ impl PendingResponse {
         let response = poll_fn(|cx| exchange.poll_response(cx));
         let head = until(&mut self.deadline.timer, response).await;
         let head = head.map_err(|Expired| self.deadline.expired(&self.counts))?;
-        let head = head.map_err(|error| self.counts.fail(&error))?;
-        self.counts.head(&head);
+        let mut head = head.map_err(|error| self.counts.fail(&error))?;
+        let millis = self.counts.head(&head);
+        let name = &header::X_ENVOY_UPSTREAM_SERVICE_TIME;
+        head.headers.insert(name, HeaderValue::from(millis));
         Ok(head)
     }
 

@@ -103,8 +103,8 @@ impl CallCounts {
         self.phase.set(Phase::Sent);
     }
 
-    /// Counts the response's head.
-    pub(crate) fn head(&self, head: &ResponseHead) {
+    /// Counts the response's head. Returns how long it took, in milliseconds.
+    pub(crate) fn head(&self, head: &ResponseHead) -> u64 {
         self.phase.set(Phase::Responding);
         let canary = head.headers.get(&header::X_ENVOY_UPSTREAM_CANARY);
         if canary.is_some_and(|value| value == "true") {
@@ -118,6 +118,12 @@ impl CallCounts {
         } else {
             self.awaits_grpc_status.set(true);
         }
+        self.millis_since_sent()
+    }
+
+    fn millis_since_sent(&self) -> u64 {
+        let sent = self.sent.get().unwrap_or_else(clock::now);
+        u64::try_from(clock::since(sent).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Counts the response's end.
@@ -129,10 +135,7 @@ impl CallCounts {
             let status = trailers.and_then(|trailers| trailers.get(&header::GRPC_STATUS));
             self.host_answered(status.is_none_or(grpc::is_server_error));
         }
-        let Some(sent) = self.sent.get() else {
-            return;
-        };
-        let millis = u64::try_from(clock::since(sent).as_millis()).unwrap_or(u64::MAX);
+        let millis = self.millis_since_sent();
         let stats = self.cluster.stats();
         stats.upstream_rq_time.get().record(millis);
         let origin = origin(&self.cluster, self.internal);

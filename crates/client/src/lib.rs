@@ -10,6 +10,7 @@ mod client;
 mod counts;
 mod failure;
 pub mod grpc;
+mod http_service;
 mod service;
 
 pub use client::CallOptions;
@@ -18,4 +19,5 @@ pub use client::PendingResponse;
 pub use client::Response;
 pub use client::ResponseBody;
 pub use failure::CallFailure;
+pub use http_service::HttpService;
 pub use service::ServiceCx;

@@ -1,5 +1,6 @@
 //! The context in which the services that a configuration names are checked.
 
+use std::fmt;
 use std::sync::Arc;
 
 use outrider_codec::HeaderName;
@@ -8,24 +9,29 @@ use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::HeaderValue as HeaderMessage;
-use outrider_upstream::ClusterNames;
 
 /// What checking a service needs from the rest of the process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ServiceCx<'a> {
-    /// The clusters that a service may name.
-    pub clusters: &'a ClusterNames,
-    /// The proxy's own address, for the `x-forwarded-for` of its calls.
-    pub local_address: &'a HeaderValue,
+    /// Whether a service may name this cluster.
+    pub has_cluster: &'a dyn Fn(&str) -> bool,
+    /// Suggests an existing cluster for a name that does not exist.
+    pub nearest_cluster: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl fmt::Debug for ServiceCx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServiceCx")
+    }
 }
 
 impl ServiceCx<'_> {
     /// Checks the name of a cluster.
     pub(crate) fn cluster(&self, name: &str, path: &FieldPath) -> Result<Arc<str>, ConfigError> {
-        if self.clusters.has(name) {
+        if (self.has_cluster)(name) {
             return Ok(name.into());
         }
-        let nearest = self.clusters.nearest(name);
+        let nearest = (self.nearest_cluster)(name);
         let nearest = nearest.map_or(String::new(), |name| format!("; did you mean {name:?}?"));
         Err(ConfigError::new(
             path,
@@ -34,7 +40,10 @@ impl ServiceCx<'_> {
     }
 
     /// Checks headers that are added to each call.
-    pub(crate) fn headers(
+    ///
+    /// # Errors
+    /// If a header is not valid, or has format operators.
+    pub fn headers(
         &self,
         messages: &[HeaderMessage],
         path: &FieldPath,

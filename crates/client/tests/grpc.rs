@@ -79,7 +79,7 @@ impl World {
         manager.initialized().await;
         let clusters = manager.worker(&worker);
         World {
-            client: InternalClient::new(&clusters),
+            client: InternalClient::new(&clusters, HeaderValue::from_static("192.0.2.9")),
             service: service(&manager, "services"),
             store,
             calls,
@@ -141,8 +141,8 @@ fn service(manager: &ClusterManager, cluster: &str) -> GrpcService {
         ..core::GrpcService::default()
     };
     let cx = ServiceCx {
-        clusters: &manager.names(),
-        local_address: &HeaderValue::from_static("192.0.2.9"),
+        has_cluster: &|name| manager.names().has(name),
+        nearest_cluster: &|_| None,
     };
     GrpcService::build(&message, &FieldPath::root(), &cx).unwrap()
 }
@@ -243,6 +243,7 @@ fn a_call_is_made_and_counted_as_envoys() {
         assert_eq!(header("te"), "trailers");
         assert_eq!(header("grpc-timeout"), "300m");
         assert_eq!(header("x-team"), "50%");
+        assert_eq!(header("x-envoy-expected-rq-timeout-ms"), "300");
         assert_eq!(header("x-envoy-internal"), "true");
         assert_eq!(header("x-forwarded-for"), "192.0.2.9");
         assert_eq!(world.stat("http.async-client.rq_total"), 1);

@@ -55,6 +55,14 @@ impl Snapshot {
         self.values.get(key)?.number()
     }
 
+    /// The value as a flag: `true` or `false`, in any case.
+    #[must_use]
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        let text = self.values.get(key)?.text().trim_ascii();
+        let is = |word: &str| text.eq_ignore_ascii_case(word);
+        (is("true") || is("false")).then(|| is("true"))
+    }
+
     /// The value as a number of any kind.
     #[must_use]
     pub fn double(&self, key: &str) -> Option<f64> {

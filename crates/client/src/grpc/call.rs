@@ -46,7 +46,8 @@ impl InternalClient {
                     if status.code != Code::OK {
                         return Err(status);
                     }
-                    return response.ok_or_else(|| Status::new(Code::INTERNAL, ""));
+                    let response = response.ok_or_else(|| Status::new(Code::INTERNAL, ""))?;
+                    return frames::decode(response);
                 }
                 None => return Err(Status::new(Code::UNKNOWN, "")),
             }

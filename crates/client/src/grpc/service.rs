@@ -37,8 +37,8 @@ pub struct GrpcService {
     pub(super) message_limit: usize,
     /// `timeout`
     timeout: Option<Duration>,
-    /// The proxy's address, unless `envoy_grpc.skip_envoy_headers` is set.
-    local_address: Option<HeaderValue>,
+    /// `envoy_grpc.skip_envoy_headers`
+    skips_envoy_headers: bool,
 }
 
 impl GrpcService {
@@ -78,7 +78,7 @@ impl GrpcService {
             metadata,
             message_limit: limit.map_or(MESSAGE_LIMIT, |limit| limit as usize),
             timeout,
-            local_address: (!grpc.skip_envoy_headers).then(|| cx.local_address.clone()),
+            skips_envoy_headers: grpc.skip_envoy_headers,
         })
     }
 
@@ -118,7 +118,8 @@ impl GrpcService {
     pub(super) fn options(&self, timeout: Option<Duration>) -> CallOptions {
         CallOptions {
             timeout,
-            local_address: self.local_address.clone(),
+            is_internal: !self.skips_envoy_headers,
+            forwarded_for: !self.skips_envoy_headers,
         }
     }
 }

@@ -106,7 +106,7 @@ impl<Q: Message, A: Message + Default> GrpcStream<Q, A> {
     async fn receive(&mut self) -> Result<Option<A>, Status> {
         loop {
             if let Some(response) = self.decoder.next()? {
-                return Ok(Some(response));
+                return frames::decode(response).map(Some);
             }
             match &mut self.response {
                 Receiving::Ended => return Ok(None),

@@ -12,10 +12,12 @@ mod buffer;
 mod chain;
 mod context;
 mod cors;
+mod ext_authz;
 mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
 mod health_check;
+mod mutation_rules;
 mod route_config;
 mod stream_slots;
 
@@ -60,6 +62,7 @@ pub use stream_slots::StreamSlots;
 const FACTORIES: &[FilterFactory] = &[
     buffer::FACTORY,
     cors::FACTORY,
+    ext_authz::FACTORY,
     grpc_stats::FACTORY,
     grpc_web::FACTORY,
     header_mutation::FACTORY,

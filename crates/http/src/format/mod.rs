@@ -31,6 +31,7 @@ pub(crate) use crate::format::grpc_status::grpc_status;
 pub(crate) use crate::format::json::JsonFormatter;
 use crate::format::operators::Operator;
 pub use crate::format::substitution::SubstitutionFormat;
+pub(crate) use crate::format::tls::url_encoded_pem;
 
 /// The format of access logs whose configuration has none.
 pub const DEFAULT_FORMAT: &str = concat!(
