@@ -41,10 +41,10 @@ conformance-diff +names:
 coverage-effect *arguments:
     python3 conformance/run.py effect {{arguments}}
 
-# Load every published config of ../shared/corpus with both proxies, send the same requests, and compare.
-corpus *arguments:
+# Load every published config in a directory with both proxies, send the same requests, and compare.
+corpus directory *arguments:
     cargo build --profile fast --package outrider
-    python3 conformance/run.py corpus --bin target/fast/outrider {{arguments}}
+    python3 conformance/run.py corpus --shared {{directory}} --bin target/fast/outrider {{arguments}}
 
 # Build the optimised binary of the image, guided by a profile of the benchmark's jobs: target/pgo/outrider.
 release:

@@ -9,7 +9,7 @@ use crate::Entry;
 
 /// The deepest nesting of directories, as in Envoy.
 const MAX_DEPTH: usize = 16;
-/// The largest accepted file, in bytes. A value has a few; a large file was hardly meant as one.
+/// The largest accepted file, in bytes. Values have a few bytes, so a larger file is probably there by mistake.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// All values below `directory`.

@@ -26,10 +26,10 @@ fn is_plain(align: usize, size: usize) -> bool {
 //
 // * Memory has the requested size and is not returned again before it is freed; null means that there is none.
 // * It is aligned. `mi_malloc`, `mi_zalloc` and `mi_realloc` align as C's `malloc` does: to 16 bytes, or for a smaller size
-//   to the largest power of two in it, at least, which `is_plain` sees to be enough. All other layouts go to the functions
-//   that take an alignment, and `Layout` holds only such as they accept: powers of two.
-// * `mi_free`, `mi_realloc` and `mi_realloc_aligned` take a pointer from any of these functions, whichever it was; the
-//   caller promises that it comes from here and was not freed.
+//   to the largest power of two in it, at least; `is_plain` checks that this suffices. All other layouts go to the functions
+//   that take an alignment. These require a power of two, as `Layout` does.
+// * `mi_free`, `mi_realloc` and `mi_realloc_aligned` accept a pointer from any of the allocating functions; the
+//   caller promises that it comes from this allocator and was not freed.
 // * `mi_realloc` and `mi_realloc_aligned` leave the old block as it is when they return null, and copy it otherwise.
 #[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
 unsafe impl GlobalAlloc for Allocator {

@@ -11,11 +11,12 @@ use tokio::sync::oneshot;
 
 use crate::allocator;
 
-/// How much less of a busy CPU the thread gets than a worker: a quarter (`nice(2)`). It must not get almost nothing,
-/// because it locks the list of stats for moments in which a worker may need it.
+/// The thread's `nice(2)` value: on a busy CPU it gets about a quarter of a worker's time. It must not starve, because it
+/// briefly locks the list of stats, which a worker may need.
 const NICE: i32 = 5;
 
-/// Runs `work`, and waits for its result without blocking this thread. Limits on regular expressions are this thread's.
+/// Runs `work`, and waits for its result without blocking this thread. Regular expressions that `work` compiles have
+/// the size limits of the calling thread.
 ///
 /// # Errors
 /// If no thread can be started, or `work` panicked; the log has its message.

@@ -70,7 +70,7 @@ pub(crate) struct Control {
     pub(crate) retired: Retired,
     pub(crate) discoveries: RefCell<Discoveries>,
     pub(crate) phase: Cell<Phase>,
-    /// Workers see it, too.
+    /// Whether `/healthcheck/fail` was called. Shared with the workers.
     pub(crate) health_checks_fail: Arc<AtomicBool>,
     pub(crate) draining: Cell<bool>,
     /// A signal has asked the process to end. It finishes open requests, and still serves new ones meanwhile.
@@ -284,34 +284,34 @@ impl ServerControl for AdminControl {
         if self.0.ending.get() {
             return;
         }
-        let how = match fail {
+        let mode = match fail {
             true => DrainMode::Immediate,
             false => DrainMode::Cancel,
         };
-        let which = ListenerSelection::DefaultDrainType;
-        self.0.listeners.drain(which, how);
+        let selection = ListenerSelection::DefaultDrainType;
+        self.0.listeners.drain(selection, mode);
     }
 
     fn drain_listeners(&self, drain: DrainListeners) {
-        let which = if drain.inbound_only {
+        let selection = if drain.inbound_only {
             ListenerSelection::Inbound
         } else {
             ListenerSelection::All
         };
         if !drain.graceful && !drain.skip_exit {
-            drop(self.0.listeners.stop(which));
+            drop(self.0.listeners.stop(selection));
             return;
         }
         if self.0.draining.replace(true) || self.0.ending.get() {
             return;
         }
-        let how = DrainPlan::of(&self.0.options).mode;
-        self.0.listeners.drain(which, how);
+        let mode = DrainPlan::of(&self.0.options).mode;
+        self.0.listeners.drain(selection, mode);
         if !drain.skip_exit {
             let control = self.0.clone();
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(control.options.drain_time()).await;
-                drop(control.listeners.stop(which));
+                drop(control.listeners.stop(selection));
             });
         }
     }
@@ -325,11 +325,11 @@ impl Control {
     /// Drains the listeners that were added while the whole process drains.
     pub(crate) fn follow_drain(&self) {
         if self.ending.get() {
-            let which = ListenerSelection::All;
-            self.listeners.drain(which, DrainMode::Immediate);
+            let selection = ListenerSelection::All;
+            self.listeners.drain(selection, DrainMode::Immediate);
         } else if self.health_checks_fail.load(Ordering::Relaxed) {
-            let which = ListenerSelection::DefaultDrainType;
-            self.listeners.drain(which, DrainMode::Immediate);
+            let selection = ListenerSelection::DefaultDrainType;
+            self.listeners.drain(selection, DrainMode::Immediate);
         }
     }
 

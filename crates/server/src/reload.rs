@@ -56,8 +56,8 @@ outrider_stats::group! {
 pub(crate) struct Reloader {
     requests: mpsc::UnboundedSender<ReloadRequest>,
     outcomes: RefCell<VecDeque<Rc<ReloadOutcome>>>,
-    /// Clusters that the config no longer has, and that connections which drain may still use; with the number of the reload
-    /// that took them away last.
+    /// Clusters that are no longer in the config but that draining connections may still use, each with the number of the
+    /// reload that removed it last.
     retiring: RefCell<HashMap<Arc<str>, u64>>,
     stats: Arc<ReloadStats>,
 }

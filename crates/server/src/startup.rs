@@ -517,14 +517,15 @@ fn watch_config(options: &Options, files: &FileWatches) -> Option<WatchedConfig>
 }
 
 /// Writes the file that an option asks for, unless `path` is empty. As in Envoy, a failure is logged and not fatal.
-fn write_file(what: &str, path: &str, content: &str) {
+fn write_file(option: &str, path: &str, content: &str) {
     if !path.is_empty()
         && let Err(error) = std::fs::write(path, content)
     {
-        log::error!(target: "main", "cannot open {what} output file {path} for writing: {error}");
+        log::error!(target: "main", "cannot open {option} output file {path} for writing: {error}");
     }
 }
 
-fn system(what: &'static str) -> impl Fn(io::Error) -> Fatal {
-    move |error| Fatal::System(format!("{what}: {error}"))
+/// The error of a system call that failed in `action`.
+fn system(action: &'static str) -> impl Fn(io::Error) -> Fatal {
+    move |error| Fatal::System(format!("{action}: {error}"))
 }

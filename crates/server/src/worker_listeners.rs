@@ -228,8 +228,8 @@ impl WorkerListeners {
         }
     }
 
-    /// Asks the connections of these listeners to end. Those of replaced and removed listeners are asked already, but
-    /// perhaps to take their time.
+    /// Asks the connections of these listeners to end. Connections of replaced and removed listeners were asked already,
+    /// but perhaps gradually; [`DrainMode::Immediate`] asks all of them at once.
     pub(crate) fn drain(&self, selection: ListenerSelection, mode: DrainMode) {
         for active in self
             .active
@@ -246,7 +246,7 @@ impl WorkerListeners {
             DrainMode::Gradual(_) => return,
         };
         let draining = self.draining.iter().filter_map(Weak::upgrade);
-        for draining in draining.filter(|one| selection.includes(&one.listener)) {
+        for draining in draining.filter(|draining| selection.includes(&draining.listener)) {
             draining.chain.drain.hurry(hurry);
         }
     }

@@ -68,11 +68,11 @@ impl Parser<'_> {
         }
     }
 
-    fn expected(&self, what: &str) -> SyntaxError {
+    fn expected(&self, expected: &str) -> SyntaxError {
         match self.peek() {
-            Some(got) => self.error(format!("malformed JSON: expected {what}, got {got:?}")),
+            Some(got) => self.error(format!("malformed JSON: expected {expected}, got {got:?}")),
             None => self.error(format!(
-                "malformed JSON: expected {what}, got the end of the text"
+                "malformed JSON: expected {expected}, got the end of the text"
             )),
         }
     }

@@ -233,17 +233,17 @@ fn routes(
     path: &FieldPath,
     cx: &BuildCx<'_>,
 ) -> Result<Arc<RouteTable>, ConfigErrors> {
-    let refused = |field: &'static str, what: &str| {
+    let refused = |field: &'static str, feature: &str| {
         Err(ConfigErrors::from(ConfigError::new(
             &path.field(field),
-            format!("not supported: {what}"),
+            format!("not supported: {feature}"),
         )))
     };
     match &message.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
             build_routes(config, &path.field("route_config"), cx)
         }
-        // Without routes until its source gives some.
+        // An empty table until RDS delivers the routes.
         Some(RouteSpecifier::Rds(_)) => build_routes(&RouteConfiguration::default(), path, cx),
         Some(RouteSpecifier::ScopedRoutes(_)) => refused("scoped_routes", "scoped routes"),
         None => Err(ConfigErrors::from(ConfigError::new(

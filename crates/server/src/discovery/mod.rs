@@ -74,7 +74,7 @@ impl DynamicResources {
     }
 }
 
-/// Now, as `*.config_reload_time_ms` has it: milliseconds since the epoch.
+/// The current time in milliseconds since the epoch, for `*.config_reload_time_ms`.
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
@@ -91,7 +91,7 @@ impl Discoveries {
     /// Watches what `resources` names. Nothing is read yet.
     ///
     /// # Errors
-    /// When a file can't be watched.
+    /// A file cannot be watched.
     pub(crate) fn new(
         resources: &DynamicResources,
         control: &Rc<Control>,

@@ -26,7 +26,7 @@ pub(super) struct MetricFamily {
 /// Cached results for the stats of clusters.
 #[derive(Debug, Default)]
 pub(super) struct MetricIndex {
-    /// By the number of the scope; none if it is not a cluster's.
+    /// By the number of the scope; `None` if the scope does not belong to a cluster.
     clusters: Vec<Option<IndexedCluster>>,
     /// For clusters whose names contain no dot, indexed by the number of the name below the cluster's scope.
     without_dots: CachedStats,
@@ -34,7 +34,8 @@ pub(super) struct MetricIndex {
     with_dots: CachedStats,
 }
 
-/// `None`: not looked at yet; `Some(None)`: not alike for all clusters.
+/// By the number of the name below the cluster's scope. `None`: no stat of this name was seen yet. `Some(None)`: the labels
+/// of this name depend on the cluster, so nothing can be cached.
 type CachedStats = Vec<Option<Option<CachedStat>>>;
 
 /// The cached result for one stat, valid for all clusters.
@@ -46,13 +47,13 @@ struct CachedStat {
     metric: (String, String),
 }
 
-/// Tells cached stats apart: whether it is for clusters with dots, and the number of the name.
+/// Identifies a cached stat: whether the cluster's name has dots, and the number of the name below its scope.
 pub(super) type CachedStatId = (bool, usize);
 
 /// The labels of a cluster's stat.
 pub(super) struct LabelsOfCluster<'a> {
     pub(super) of: CachedStatId,
-    /// The labels up to the cluster's first word, which is all that differs between clusters.
+    /// The labels up to the first word of the cluster's name. Only that word differs between clusters.
     pub(super) start: &'a str,
     /// That word, escaped.
     pub(super) cluster: &'a str,
@@ -64,7 +65,7 @@ pub(super) struct LabelsOfCluster<'a> {
 struct IndexedCluster {
     /// The first word, escaped.
     first: Box<str>,
-    /// The number of the other words among all clusters' other words.
+    /// The words after the first, as an index into the list that `add_clusters` returns.
     others: usize,
     has_others: bool,
 }
@@ -81,7 +82,8 @@ struct Cluster<'a> {
 struct Metrics {
     list: Vec<MetricFamily>,
     by_name: HashMap<(u8, String), usize>,
-    /// By the number of what stays of the cluster's name, then by that of the name below its scope; a name has one kind.
+    /// By [`IndexedCluster::others`], then by the number of the name below the cluster's scope. All stats of a name have
+    /// one kind.
     by_cached_stat: Vec<Vec<Option<usize>>>,
 }
 
@@ -108,7 +110,7 @@ impl Metrics {
         place
     }
 
-    /// `name` makes the metric's name when the first stat of it is seen.
+    /// The metric of a cached stat. `name` is called for the first stat of the metric, to make the metric's name.
     fn of_cached_stat(
         &mut self,
         kind: StatKind,
@@ -163,7 +165,7 @@ impl MetricIndex {
         (index, list)
     }
 
-    /// Finds the scopes that are a cluster's. Returns what stays of the clusters' names, each text once.
+    /// Finds the scopes of clusters. Returns the parts of their names after the first word, each once.
     fn add_clusters<'s>(&mut self, snapshot: &'s StatsSnapshot, tags: &TagRules) -> Vec<&'s str> {
         let mut numbers = HashMap::from([("", 0)]);
         let mut others = vec![""];
@@ -181,7 +183,7 @@ impl MetricIndex {
         others
     }
 
-    /// The labels of a cluster's stat; none if they have to be extracted from its name.
+    /// The labels of a cluster's stat; `None` if they have to be extracted from its full name.
     pub(super) fn labels_of_cluster(&self, row: StatRow<'_>) -> Option<LabelsOfCluster<'_>> {
         let (cluster, cached_stat) = self.cached_stat(row)?;
         Some(LabelsOfCluster {
@@ -204,7 +206,7 @@ impl MetricIndex {
         }
     }
 
-    /// What is known of stats like this one; none if it has to be looked at by itself.
+    /// The cluster of this stat and the cached result for its name; `None` if nothing is cached.
     fn cached_stat(&self, row: StatRow<'_>) -> Option<(&IndexedCluster, &CachedStat)> {
         let cluster = self.clusters.get(row.scope())?.as_ref()?;
         let cached_stats = match cluster.has_others {
@@ -215,7 +217,7 @@ impl MetricIndex {
         Some((cluster, cached_stat.as_ref()?))
     }
 
-    /// Looks at the first stat of a name.
+    /// Caches the result for this stat's name, unless it is cached already.
     fn cache(&mut self, row: StatRow<'_>, tags: &TagRules) {
         let Some(Some(cluster)) = self.clusters.get(row.scope()) else {
             return;
@@ -237,7 +239,7 @@ impl MetricIndex {
 }
 
 impl CachedStat {
-    /// None if the stats of this name are not alike for all clusters.
+    /// `None` if the labels of this name depend on the cluster.
     fn of(name: &str, has_others: bool, tags: &TagRules) -> Option<CachedStat> {
         let tagged = tags.extract(&match has_others {
             true => format!("cluster.{FIRST_PLACEHOLDER}.{OTHERS_PLACEHOLDER}.{name}"),
@@ -259,14 +261,14 @@ impl CachedStat {
     }
 }
 
-/// What is before and after the only `mark` in `text`.
+/// The parts of `text` before and after `mark`; `None` unless `mark` occurs exactly once.
 fn halves(text: &str, mark: char) -> Option<(String, String)> {
     let (before, after) = text.split_once(mark)?;
     (!after.contains(mark)).then(|| (before.to_owned(), after.to_owned()))
 }
 
 impl<'a> Cluster<'a> {
-    /// The cluster whose scope this is, or is within.
+    /// The cluster that the scope belongs to.
     fn of(scope: &'a str) -> Option<Cluster<'a>> {
         let name = scope.strip_prefix("cluster.")?.strip_suffix('.')?;
         let plain = |word: &str| !word.is_empty() && !SPECIAL_NAMES.contains(&word);
