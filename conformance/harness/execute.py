@@ -49,6 +49,7 @@ class Run:
         self.held: list[socket.socket] = []
         self.proxy: Proxy | None = None
         self.conns: dict = {}
+        self.sessions: dict = {}  # of TLS, by the names that steps gave them
         self.channels: dict = {}
         self.looked: dict = {}
         self.background: dict = {}

@@ -408,7 +408,8 @@ def begin(run, step: dict) -> None:
 def handshakes(run, step: dict):
     """`handshake: {sni: …}` (or a list of them): TLS handshakes and nothing else, as `harness/tls.py` has them; `to`, `from`."""
     several = step["handshake"] if isinstance(step["handshake"], list) else [step["handshake"]]
-    return [tls.handshake(client.connect(run.address(step.get("to", "ingress")), step.get("from")), one or {}) for one in several]
+    connect = lambda one: client.connect(run.address(one.get("to", step.get("to", "ingress"))), step.get("from"))
+    return [tls.handshake(connect(one or {}), one or {}, run.sessions) for one in several]
 
 
 def finish(run, step: dict):

@@ -20,6 +20,8 @@ def context(spec: dict, protocol) -> ssl.SSLContext:
         made.maximum_version = VERSIONS[spec["max"]]
     if "min" in spec:
         made.minimum_version = VERSIONS[spec["min"]]
+    if spec.get("tickets") is False:
+        made.options |= ssl.OP_NO_TICKET
     if spec.get("alpn"):
         made.set_alpn_protocols(spec["alpn"])
     if "cert" in spec:
@@ -27,8 +29,10 @@ def context(spec: dict, protocol) -> ssl.SSLContext:
     return made
 
 
-def client(sock: socket.socket, spec: dict) -> ssl.SSLSocket:
-    """The client's side of a handshake. With `ca`, the server's certificate is checked against it."""
+def client(sock: socket.socket, spec: dict, resumed=None) -> ssl.SSLSocket:
+    """The client's side of a handshake. With `ca`, the server's certificate is checked against it. `resumed` is a context and a session of it."""
+    if resumed:
+        return resumed[0].wrap_socket(sock, server_hostname=spec.get("sni"), session=resumed[1])
     made = context(spec, ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
@@ -73,10 +77,11 @@ def first(file: Path) -> str:
     return file.read_text().split(end)[0] + end + "\n"
 
 
-def handshake(sock: socket.socket, spec: dict) -> dict:
-    """The result of a handshake alone. With TLS 1.3, a refusal arrives with the first read."""
+def handshake(sock: socket.socket, spec: dict, sessions: dict) -> dict:
+    """The result of a handshake alone. With TLS 1.3, a refusal arrives with the first read.
+    `save: NAME` keeps the session; `resume: NAME` offers it again. `hint: true` shows how long its ticket is good for."""
     try:
-        secure = client(sock, spec)
+        secure = client(sock, spec, sessions.get(spec.get("resume")))
         seen = facts(secure)
         if secure.version() == "TLSv1.3":
             secure.settimeout(0.3)
@@ -84,6 +89,15 @@ def handshake(sock: socket.socket, spec: dict) -> dict:
                 secure.recv(1)
             except TimeoutError:
                 pass
+        if "save" in spec:
+            secure.settimeout(5)
+            secure.sendall(b"GET / HTTP/1.1\r\nhost: any.test\r\n\r\n")  # BoringSSL sends the tickets of TLS 1.3 before its first data
+            secure.recv(4096)
+        if "save" in spec and secure.session:
+            sessions[spec["save"]] = (secure.context, secure.session)
+            seen["ticket"] = secure.session.ticket_lifetime_hint if spec.get("hint") else secure.session.has_ticket
+        if "resume" in spec:
+            seen["resumed"] = secure.session_reused
         secure.close()
         return seen
     except ssl.SSLError as error:

@@ -181,6 +181,9 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
 
     refuse_stopped(control, &listeners)?;
     control.listeners.listen(&listeners).map_err(unbound)?;
+    let replaced = control.clusters.secrets().replace_static(prepared.secrets);
+    let replaced = replaced.await;
+    changes.secrets = replaced.map_err(|errors| prepare::failed(errors.to_string()))?;
     let removed: Vec<Arc<str>> = (changes.clusters.removed.iter())
         .map(|name| Arc::from(name.as_str()))
         .collect();

@@ -13,6 +13,7 @@ use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::Certifi
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::Secret;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::TlsSessionTicketKeys;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 
@@ -41,6 +42,7 @@ fn of_secret(secret: &mut Secret) -> Sources<'_> {
     match &mut secret.r#type {
         Some(Type::TlsCertificate(certificate)) => of_certificate(certificate),
         Some(Type::ValidationContext(context)) => of_validation(context),
+        Some(Type::SessionTicketKeys(keys)) => keys.keys.iter_mut().collect(),
         _ => Vec::new(),
     }
 }
@@ -72,6 +74,11 @@ pub(crate) fn of_context(common: &CommonTlsContext) -> Vec<PathBuf> {
         _ => {}
     }
     files
+}
+
+/// The files that ticket keys name.
+pub(crate) fn of_ticket_keys(keys: &TlsSessionTicketKeys) -> Vec<PathBuf> {
+    names(keys.clone().keys.iter_mut().collect()).collect()
 }
 
 /// The files that a secret names.

@@ -13,6 +13,7 @@ mod report;
 mod sans;
 mod secrets;
 mod server;
+mod sessions;
 mod socket_factory;
 mod stats;
 mod transport_socket;

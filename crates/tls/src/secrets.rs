@@ -1,5 +1,6 @@
 //! Secrets that contexts refer to by name: those of `static_resources.secrets`, and those that sources give (SDS).
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::Certifi
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::SdsSecretConfig;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::Secret;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::TlsSessionTicketKeys;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use prost::Message as _;
 
@@ -22,6 +24,8 @@ pub enum SecretKind {
     Certificate,
     /// `validation_context`
     Validation,
+    /// `session_ticket_keys`
+    TicketKeys,
 }
 
 impl SecretKind {
@@ -31,6 +35,7 @@ impl SecretKind {
         match &secret.r#type {
             Some(Type::TlsCertificate(_)) => Some(SecretKind::Certificate),
             Some(Type::ValidationContext(_)) => Some(SecretKind::Validation),
+            Some(Type::SessionTicketKeys(_)) => Some(SecretKind::TicketKeys),
             _ => None,
         }
     }
@@ -41,6 +46,7 @@ impl SecretKind {
         match self {
             SecretKind::Certificate => "tls_certificate",
             SecretKind::Validation => "validation_context",
+            SecretKind::TicketKeys => "session_ticket_keys",
         }
     }
 
@@ -49,6 +55,7 @@ impl SecretKind {
         match self {
             SecretKind::Certificate => "TlsCertificate",
             SecretKind::Validation => "CertificateValidationContext",
+            SecretKind::TicketKeys => "TlsSessionTicketKeys",
         }
     }
 }
@@ -133,6 +140,25 @@ impl StaticSecrets {
         keys.sort_by_key(|(kind, _)| *kind);
         let found = keys.into_iter().filter_map(|key| self.by_name.get(key));
         found.map(|(secret, _)| secret)
+    }
+
+    /// The names of the secrets that are not the same in both.
+    #[must_use]
+    pub fn changed(&self, other: &StaticSecrets) -> Vec<String> {
+        let keys: BTreeSet<_> = self.by_name.keys().chain(other.by_name.keys()).collect();
+        let of =
+            |secrets: &StaticSecrets, key| secrets.by_name.get(key).map(|(one, _)| one.clone());
+        let changed = keys
+            .into_iter()
+            .filter(|key| of(self, key) != of(other, key));
+        changed.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Whether there is a secret for `reference`.
+    #[must_use]
+    pub fn has(&self, reference: &SecretReference) -> bool {
+        let key = (reference.kind, reference.name.clone());
+        self.by_name.contains_key(&key)
     }
 
     /// Whether the secret that `reference` names is the same in both.
@@ -235,6 +261,20 @@ impl Secrets {
         let found = self.find(&reference, path)?;
         Ok(found.and_then(|(secret, path)| match &secret.r#type {
             Some(Type::TlsCertificate(certificate)) => Some((certificate, path)),
+            _ => None,
+        }))
+    }
+
+    /// The ticket keys that `config`, found at `path`, refers to.
+    pub(crate) fn ticket_keys(
+        &self,
+        config: &SdsSecretConfig,
+        path: &FieldPath,
+    ) -> Result<Option<(&TlsSessionTicketKeys, FieldPath)>, ConfigError> {
+        let reference = SecretReference::new(SecretKind::TicketKeys, config);
+        let found = self.find(&reference, path)?;
+        Ok(found.and_then(|(secret, path)| match &secret.r#type {
+            Some(Type::SessionTicketKeys(keys)) => Some((keys, path)),
             _ => None,
         }))
     }

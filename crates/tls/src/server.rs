@@ -1,6 +1,7 @@
 //! `DownstreamTlsContext`: TLS connections from clients.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use outrider_config::ConfigError;
@@ -16,27 +17,27 @@ use outrider_stats::Store;
 use prost::Message as _;
 use rustls::CipherSuite;
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::ClientHello;
-use rustls::server::NoServerSessionStorage;
 use rustls::server::ResolvesServerCert;
-use rustls::server::ServerSessionMemoryCache;
 use rustls::sign::CertifiedKey;
 
 use crate::certificate::Certificate;
+use crate::files;
 use crate::parameters::Parameters;
 use crate::report;
+use crate::secrets::SecretKind;
+use crate::secrets::SecretReference;
 use crate::secrets::Secrets;
+use crate::sessions;
+use crate::sessions::SessionContext;
 use crate::socket_factory::ContextCertificates;
 use crate::socket_factory::SocketFactoryStats;
 use crate::socket_factory::TlsContext;
+use crate::socket_factory::common_references;
 use crate::stats;
 use crate::stats::ContextStats;
 use crate::validation::Validation;
 use crate::verifier::ClientVerifier;
-
-/// How many sessions a context caches for clients without tickets: the size of BoringSSL's cache, which Envoy uses.
-const SESSIONS: usize = 20 * 1024;
 
 /// The TLS settings of a filter chain.
 pub struct ServerContext {
@@ -60,6 +61,7 @@ impl TlsContext for ServerContext {
         let mut errors = ConfigErrors::new();
         let default = CommonTlsContext::default();
         let common = config.common_tls_context.as_ref().unwrap_or(&default);
+        let own_path = path;
         let path = path.field("common_tls_context");
         let parameters =
             Parameters::build(common.tls_params.as_ref(), 3, &path.field("tls_params"));
@@ -95,19 +97,13 @@ impl TlsContext for ServerContext {
                 return Err(errors);
             }
         };
-        let stateless = !matches!(
-            config.session_ticket_keys_type,
-            Some(SessionTicketKeysType::DisableStatelessSessionResumption(
-                true
-            ))
-        );
-        if stateless && let Ok(ticketer) = Ticketer::new() {
-            server.ticketer = ticketer;
+        let context = session_context(&certificates, &validation, config, secrets);
+        let resumes = sessions::set_up(&mut server, config, context, secrets, own_path);
+        match errors.collect(resumes) {
+            Some(true) => {}
+            Some(false) => return errors.finish(None),
+            None => return Err(errors),
         }
-        server.session_storage = match config.disable_stateful_session_resumption {
-            true => Arc::new(NoServerSessionStorage {}),
-            false => ServerSessionMemoryCache::new(SESSIONS),
-        };
         let protocols = common.alpn_protocols.iter();
         let protocols: Vec<Vec<u8>> = protocols.map(|name| name.clone().into_bytes()).collect();
         let variant = |has_alpn: bool, ours: bool| {
@@ -128,6 +124,30 @@ impl TlsContext for ServerContext {
             certificates,
             validation,
         }))
+    }
+
+    fn references(
+        config: &DownstreamTlsContext,
+        path: &FieldPath,
+    ) -> Vec<(SecretReference, FieldPath)> {
+        let mut found = common_references(Self::common(config), path);
+        if let Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(keys)) =
+            &config.session_ticket_keys_type
+        {
+            let reference = SecretReference::new(SecretKind::TicketKeys, keys);
+            found.push((
+                reference,
+                path.field("session_ticket_keys_sds_secret_config"),
+            ));
+        }
+        found
+    }
+
+    fn own_files(config: &DownstreamTlsContext) -> Vec<PathBuf> {
+        match &config.session_ticket_keys_type {
+            Some(SessionTicketKeysType::SessionTicketKeys(keys)) => files::of_ticket_keys(keys),
+            _ => Vec::new(),
+        }
     }
 
     fn common(config: &DownstreamTlsContext) -> Option<&CommonTlsContext> {
@@ -167,6 +187,34 @@ impl ServerContext {
         };
         config.clone()
     }
+}
+
+/// What sessions belong to, as in Envoy: the names of the certificates, and how clients are verified.
+fn session_context(
+    certificates: &[Certificate],
+    validation: &Validation,
+    config: &DownstreamTlsContext,
+    secrets: &Secrets,
+) -> SessionContext {
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    let required = config.require_client_certificate.unwrap_or(false);
+    parts.push(vec![u8::from(required)]);
+    let names = certificates.iter().flat_map(Certificate::names);
+    parts.extend(names.map(String::into_bytes));
+    parts.extend(validation.authorities.iter().map(|ca| ca.der.clone()));
+    let common = config.common_tls_context.clone().unwrap_or_default();
+    let checks = CommonTlsContext {
+        validation_context_type: common.validation_context_type,
+        ..CommonTlsContext::default()
+    };
+    parts.push(checks.encode_to_vec());
+    let root = FieldPath::root();
+    for (reference, _) in common_references(Some(&checks), &root) {
+        if let Ok(Some((secret, _))) = secrets.find(&reference, &root) {
+            parts.push(secret.encode_to_vec());
+        }
+    }
+    sessions::session_context(parts.iter().map(Vec::as_slice))
 }
 
 fn is_of_tls13(suite: CipherSuite) -> bool {

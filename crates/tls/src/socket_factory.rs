@@ -78,6 +78,11 @@ pub trait TlsContext: Sized + Send + Sync + 'static {
         common_references(Self::common(config), path)
     }
 
+    /// The files that it names outside of `common_tls_context`.
+    fn own_files(_config: &Self::Message) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// `common_tls_context`
     fn common(config: &Self::Message) -> Option<&CommonTlsContext>;
 
@@ -306,6 +311,7 @@ fn files<C: TlsContext>(
     secrets: &Secrets,
 ) -> Vec<PathBuf> {
     let mut found = C::common(config).map_or_else(Vec::new, files::of_context);
+    found.extend(C::own_files(config));
     for (reference, path) in references.iter().filter(|(one, _)| one.is_static()) {
         if let Ok(Some((secret, _))) = secrets.find(reference, path) {
             found.extend(files::files_of(secret));

@@ -273,6 +273,37 @@ impl SecretManager {
         Ok(())
     }
 
+    /// Replaces the static secrets. Contexts in use that refer to changed ones are built again. Returns the names of the
+    /// secrets that were added, changed or removed.
+    ///
+    /// # Errors
+    /// What is wrong with a context; then nothing has changed.
+    pub async fn replace_static(
+        &self,
+        statics: Arc<StaticSecrets>,
+    ) -> Result<Vec<String>, ConfigErrors> {
+        let _alone = self.changing.lock().await;
+        let before = self.secrets();
+        let changed = before.statics().changed(&statics);
+        if changed.is_empty() {
+            return Ok(changed);
+        }
+        let next = before.with_static(statics.clone());
+        let has_changed = |user: &Arc<dyn SecretUser>| {
+            let needed = user.references().iter().map(|(reference, _)| reference);
+            let needed: Vec<_> = needed.filter(|reference| reference.is_static()).collect();
+            // A context whose secret is no longer there is about to be removed with its listener or cluster.
+            needed.iter().all(|reference| statics.has(reference))
+                && (needed.iter()).any(|reference| !before.statics().has_same(&statics, reference))
+        };
+        let users: Vec<_> = self.lock().users().filter(has_changed).collect();
+        let commits = prepare(users, next.clone()).await?;
+        self.secrets.store(Arc::new(next));
+        commits.into_iter().for_each(|commit| commit());
+        self.statics_replaced.send_replace(());
+        Ok(changed)
+    }
+
     /// Notes what the source of `reference` has given.
     fn note(&self, reference: &SecretReference, version: &str) {
         let mut state = self.lock();

@@ -8,7 +8,7 @@ use prost::Message as _;
 use prost::Name as _;
 use serde_json::Value;
 
-/// Refuses a new bootstrap that differs from the running one in other fields than clusters and listeners, and names each.
+/// Refuses a new bootstrap that differs from the running one in other fields than clusters, listeners and secrets, and names each.
 pub(super) fn refuse_unchangeable(
     running: &Bootstrap,
     new: &Bootstrap,
@@ -23,7 +23,7 @@ pub(super) fn refuse_unchangeable(
     errors.finish(())
 }
 
-/// The bootstrap without clusters and listeners, as JSON.
+/// The bootstrap without clusters, listeners and secrets, as JSON.
 fn rest(bootstrap: &Bootstrap) -> Value {
     let mut rest = Bootstrap {
         static_resources: None,
@@ -32,6 +32,7 @@ fn rest(bootstrap: &Bootstrap) -> Value {
     let resources = bootstrap.static_resources.clone();
     rest.static_resources = resources.map(|mut resources| {
         resources.clusters.clear();
+        resources.secrets.clear();
         resources.listeners.clear();
         resources
     });

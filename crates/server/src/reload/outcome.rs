@@ -36,6 +36,8 @@ pub(crate) struct ReloadOutcome {
 pub(crate) struct Changes {
     pub(crate) clusters: NameChanges,
     pub(crate) listeners: NameChanges,
+    /// Secrets that changed.
+    pub(crate) secrets: Vec<String>,
     /// Listeners in which only filter chains changed.
     pub(crate) filter_chains: Vec<String>,
     /// Listeners with a filter chain whose routes changed.
@@ -64,6 +66,7 @@ impl Changes {
     fn is_empty(&self) -> bool {
         self.clusters.is_empty()
             && self.listeners.is_empty()
+            && self.secrets.is_empty()
             && self.filter_chains.is_empty()
             && self.routes.is_empty()
     }
@@ -125,7 +128,8 @@ impl ReloadOutcome {
                 let (clusters, listeners) =
                     (changes.clusters.summary(), changes.listeners.summary());
                 let (chains, routes) = (changes.filter_chains.len(), changes.routes.len());
-                log::info!(target: "config", "reload ({trigger}): applied in {took} ms: clusters: {clusters}; listeners: {listeners}, {chains} with other filter chains, {routes} with other routes");
+                let secrets = changes.secrets.len();
+                log::info!(target: "config", "reload ({trigger}): applied in {took} ms: clusters: {clusters}; listeners: {listeners}, {chains} with other filter chains, {routes} with other routes; {secrets} secrets");
             }
             Err(errors) => {
                 log::error!(target: "config", "reload ({trigger}): rejected, the running config stays:");
@@ -148,6 +152,7 @@ impl ReloadOutcome {
             Ok(changes) => {
                 value["clusters"] = changes.clusters.json();
                 value["listeners"] = changes.listeners.json();
+                value["secrets_changed"] = names(&changes.secrets);
                 value["filter_chains_changed"] = names(&changes.filter_chains);
                 value["routes_changed"] = names(&changes.routes);
             }

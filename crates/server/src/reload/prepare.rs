@@ -12,6 +12,7 @@ use outrider_config::FieldPath;
 use outrider_config::Sources;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::bootstrap::v3::bootstrap::StaticResources;
+use outrider_tls::StaticSecrets;
 use outrider_upstream::BuiltCluster;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterNames;
@@ -28,6 +29,8 @@ use crate::reload::outcome::NameChanges;
 pub(super) struct Prepared {
     /// The new bootstrap as protobuf bytes.
     pub(super) wire: Vec<u8>,
+    /// `static_resources.secrets`
+    pub(super) secrets: Arc<StaticSecrets>,
     /// Clusters that are new or changed.
     pub(super) clusters: Vec<BuiltCluster>,
     pub(super) cluster_changes: NameChanges,
@@ -77,11 +80,14 @@ impl Builder {
         // The running bootstrap was decoded from these bytes, so they decode again.
         let running = Bootstrap::decode(self.running.as_slice()).unwrap_or_default();
         refuse_unchangeable(&running, &loaded.bootstrap).map_err(diagnose)?;
+        let statics = StaticSecrets::build(&loaded.bootstrap).map_err(diagnose)?;
+        let statics = Arc::new(statics);
         let running = running.static_resources.unwrap_or_default();
         let mut new = loaded.bootstrap.static_resources.take().unwrap_or_default();
         self.name_listeners(&mut new);
 
         let secrets = self.clusters.secrets().secrets();
+        let secrets = secrets.with_static(statics.clone());
         let root = FieldPath::root().field("static_resources");
         let mut errors = outrider_config::ConfigErrors::new();
         let clusters = errors.collect(self.clusters.build_clusters(
@@ -104,6 +110,7 @@ impl Builder {
         let (clusters, cluster_changes) = changed_clusters(clusters, &running, &new);
         Ok(Prepared {
             wire: loaded.wire,
+            secrets: statics,
             clusters,
             cluster_changes,
             listeners,
