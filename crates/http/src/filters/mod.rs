@@ -13,10 +13,12 @@ mod chain;
 mod context;
 mod cors;
 mod ext_authz;
+mod fault;
 mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
 mod health_check;
+mod local_ratelimit;
 mod mutation_rules;
 mod route_config;
 mod stream_slots;
@@ -63,10 +65,12 @@ const FACTORIES: &[FilterFactory] = &[
     buffer::FACTORY,
     cors::FACTORY,
     ext_authz::FACTORY,
+    fault::FACTORY,
     grpc_stats::FACTORY,
     grpc_web::FACTORY,
     header_mutation::FACTORY,
     health_check::FACTORY,
+    local_ratelimit::FACTORY,
 ];
 
 type BuildFilter =

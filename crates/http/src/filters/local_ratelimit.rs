@@ -1,0 +1,376 @@
+//! Limits requests by tokens of this process (`envoy.filters.http.local_ratelimit`). All workers share the tokens.
+
+mod token_bucket;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::rc::Weak;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use outrider_codec::Body;
+use outrider_codec::HeaderMap;
+use outrider_codec::HeaderName;
+use outrider_codec::HeaderValue;
+use outrider_codec::header;
+use outrider_config::ConfigError;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::HeaderValueOption;
+use outrider_config::api::envoy::extensions::common::ratelimit::v3::XRateLimitHeadersRfcVersion;
+use outrider_config::api::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit as Message;
+use outrider_config::duration;
+use outrider_config::unpack;
+use outrider_net::DownstreamConnectionInfo;
+use outrider_runtime::RuntimeFraction;
+use outrider_stats::Scope;
+use outrider_stats::SharedCounter;
+use outrider_stats::Store;
+use prost_types::Any;
+
+use self::token_bucket::TokenBucket;
+use super::FilterBuildCx;
+use super::FilterCx;
+use super::FilterFactory;
+use super::FilterStatus;
+use super::FilterWorkerCx;
+use super::HttpFilter;
+use super::HttpFilterConfig;
+use super::RouteConfig;
+use super::RouteFactory;
+use super::RouteFilterConfig;
+use super::StreamSlot;
+use crate::ResponseFlag;
+use crate::Stream;
+use crate::local_reply::LocalReply;
+use crate::route::HeaderMutations;
+use crate::route::RouteCx;
+
+pub(super) const FACTORY: FilterFactory = FilterFactory {
+    message: "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+    build,
+    routes: Some(&RouteFactory {
+        message: "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+        build: build_for_routes,
+    }),
+};
+
+/// The shortest `fill_interval` that Envoy accepts.
+const MIN_FILL_INTERVAL: Duration = Duration::from_millis(50);
+
+outrider_stats::group! {
+    /// `<stat_prefix>.http_local_rate_limit.*`: shared by all workers, as the tokens are.
+    pub(super) struct LocalRateLimitStats {
+        enabled: SharedCounter,
+        enforced: SharedCounter,
+        ok: SharedCounter,
+        rate_limited: SharedCounter,
+    }
+}
+
+fn build(
+    config: &Any,
+    path: &FieldPath,
+    cx: &FilterBuildCx<'_>,
+) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors> {
+    let message: Message = unpack(config, path)?;
+    let limit = Limit::build(&message, path, cx.process.store)?;
+    Ok(Arc::new(LocalRateLimitConfig(Arc::new(limit))))
+}
+
+fn build_for_routes(
+    config: &Any,
+    path: &FieldPath,
+    cx: &RouteCx<'_>,
+) -> Result<RouteFilterConfig, ConfigErrors> {
+    let message: Message = unpack(config, path)?;
+    if message.token_bucket.is_none() {
+        return Err(ConfigErrors::from(ConfigError::new(
+            &path.field("token_bucket"),
+            "local rate limit token bucket must be set for per filter configs",
+        )));
+    }
+    let limit = Limit::build(&message, path, cx.store)?;
+    Ok(Arc::new(RouteLimit(Arc::new(limit))))
+}
+
+#[derive(Debug)]
+struct LocalRateLimitConfig(Arc<Limit>);
+
+/// The limit of a route.
+#[derive(Debug)]
+struct RouteLimit(Arc<Limit>);
+
+impl HttpFilterConfig for LocalRateLimitConfig {
+    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn HttpFilter> {
+        Rc::new(LocalRateLimitFilter {
+            limit: self.0.clone(),
+            routes: cx.route_config(),
+            connections: RefCell::default(),
+            shown: cx.slot(),
+        })
+    }
+}
+
+/// One limit, of the filter or of a route.
+#[derive(Debug)]
+struct Limit {
+    stats: Arc<LocalRateLimitStats>,
+    tokens: Tokens,
+    status: StatusCode,
+    /// `None` for never.
+    enabled: Option<RuntimeFraction>,
+    /// `None` for never.
+    enforced: Option<RuntimeFraction>,
+    /// Headers for requests that are over the limit and go on.
+    request_headers: Vec<HeaderMutations>,
+    /// Headers for replies to requests that are over the limit.
+    response_headers: Vec<(HeaderName, HeaderValue)>,
+    /// `enable_x_ratelimit_headers`
+    shows_limit: bool,
+    /// `enable_retry_after_header`
+    shows_retry_after: bool,
+    /// `rate_limited_as_resource_exhausted`
+    is_resource_exhausted: bool,
+}
+
+/// The tokens of a limit.
+#[derive(Debug)]
+enum Tokens {
+    Unlimited,
+    Shared(Arc<TokenBucket>),
+    /// `local_rate_limit_per_downstream_connection`
+    OfConnection(BucketSize),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct BucketSize {
+    max_tokens: u32,
+    tokens_per_fill: u32,
+    fill_interval: Duration,
+}
+
+impl BucketSize {
+    fn bucket(self) -> Arc<TokenBucket> {
+        let (max, fill) = (self.max_tokens, self.tokens_per_fill);
+        Arc::new(TokenBucket::new(max, fill, self.fill_interval))
+    }
+}
+
+impl Limit {
+    fn build(message: &Message, path: &FieldPath, store: &Store) -> Result<Limit, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let scope = Scope::new(&message.stat_prefix).name("http_local_rate_limit");
+        let size = bucket_size(message, path, &mut errors);
+        let per_connection = message.local_rate_limit_per_downstream_connection;
+        let tokens = match size {
+            Some(size) if per_connection => Tokens::OfConnection(size),
+            Some(size) => Tokens::Shared(size.bucket()),
+            None => Tokens::Unlimited,
+        };
+        let status = message.status.map_or(0, |status| status.code);
+        let status = u16::try_from(status).ok().filter(|status| *status >= 400);
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+        let added = path.field("request_headers_to_add_when_not_enforced");
+        let request_headers = message.request_headers_to_add_when_not_enforced.iter();
+        let request_headers = request_headers.enumerate().filter_map(|(at, option)| {
+            errors.collect(HeaderMutations::of(option, &added.index(at)))
+        });
+        let request_headers = request_headers.collect();
+        let added = path.field("response_headers_to_add");
+        let response_headers = message.response_headers_to_add.iter().enumerate();
+        let response_headers = response_headers
+            .filter_map(|(at, option)| errors.collect(constant_header(option, &added.index(at))));
+        let response_headers = response_headers.collect();
+        let shows_limit =
+            message.enable_x_ratelimit_headers() == XRateLimitHeadersRfcVersion::DraftVersion03;
+        errors.finish(Limit {
+            stats: store.register(scope),
+            tokens,
+            status: status.unwrap_or(StatusCode::TOO_MANY_REQUESTS),
+            enabled: message.filter_enabled.as_ref().map(RuntimeFraction::of),
+            enforced: message.filter_enforced.as_ref().map(RuntimeFraction::of),
+            request_headers,
+            response_headers,
+            shows_limit,
+            shows_retry_after: message.enable_retry_after_header,
+            is_resource_exhausted: message.rate_limited_as_resource_exhausted,
+        })
+    }
+
+    fn reply(&self, bucket: Option<&TokenBucket>) -> LocalReply {
+        let reply = LocalReply::new(self.status, "local_rate_limited").body("local_rate_limited");
+        let mut reply = reply.flag(ResponseFlag::RateLimited);
+        reply.headers.clone_from(&self.response_headers);
+        if self.is_resource_exhausted {
+            reply.grpc_status = Some(8); // RESOURCE_EXHAUSTED
+        }
+        if self.shows_retry_after
+            && self.status == StatusCode::TOO_MANY_REQUESTS
+            && let Some(bucket) = bucket
+        {
+            let after = HeaderValue::from(bucket.next_token());
+            reply = reply.header(&header::RETRY_AFTER, after);
+        }
+        reply
+    }
+}
+
+fn bucket_size(
+    message: &Message,
+    path: &FieldPath,
+    errors: &mut ConfigErrors,
+) -> Option<BucketSize> {
+    let path = path.field("token_bucket");
+    let Some(bucket) = &message.token_bucket else {
+        if message.local_rate_limit_per_downstream_connection {
+            let text = "local rate limit token bucket must be set for per connection rate limiting";
+            errors.push(&path, text);
+        }
+        return None;
+    };
+    let interval_path = path.field("fill_interval");
+    let interval = duration::optional(bucket.fill_interval.as_ref(), &interval_path);
+    let interval = errors.collect(interval).flatten().unwrap_or_default();
+    if interval < MIN_FILL_INTERVAL {
+        let text = "local rate limit token bucket fill timer must be >= 50ms";
+        errors.push(&interval_path, text);
+        return None;
+    }
+    Some(BucketSize {
+        max_tokens: bucket.max_tokens,
+        tokens_per_fill: bucket.tokens_per_fill.unwrap_or(1),
+        fill_interval: interval,
+    })
+}
+
+/// A header of a reply. The reply has no other header yet, so that nothing can be overwritten.
+fn constant_header(
+    option: &HeaderValueOption,
+    path: &FieldPath,
+) -> Result<(HeaderName, HeaderValue), ConfigErrors> {
+    let mutation = HeaderMutations::of(option, path)?;
+    let mut headers = HeaderMap::new();
+    if mutation.is_constant() {
+        mutation.apply_constants(&mut headers);
+    }
+    let first = headers.iter().next();
+    let first = first.map(|(name, value)| (name.clone(), value.clone()));
+    first.ok_or_else(|| {
+        let text =
+            "not supported: a header that is only overwritten, that is empty, or with a format";
+        ConfigErrors::from(ConfigError::new(path, text))
+    })
+}
+
+/// The buckets of one connection, by the address of their limit.
+#[derive(Debug)]
+struct ConnectionBuckets {
+    connection: Weak<DownstreamConnectionInfo>,
+    buckets: HashMap<usize, Arc<TokenBucket>>,
+}
+
+/// The filter on one worker.
+struct LocalRateLimitFilter {
+    limit: Arc<Limit>,
+    routes: RouteConfig<RouteLimit>,
+    /// By the number of the connection.
+    connections: RefCell<HashMap<u64, ConnectionBuckets>>,
+    /// The bucket that the response tells of.
+    shown: StreamSlot<Arc<TokenBucket>>,
+}
+
+impl LocalRateLimitFilter {
+    fn bucket(&self, limit: &Arc<Limit>, stream: &Stream) -> Option<Arc<TokenBucket>> {
+        let size = match &limit.tokens {
+            Tokens::Unlimited => return None,
+            Tokens::Shared(bucket) => return Some(bucket.clone()),
+            Tokens::OfConnection(size) => *size,
+        };
+        let mut connections = self.connections.borrow_mut();
+        let connection = &stream.connection;
+        if !connections.contains_key(&connection.id) {
+            connections.retain(|_, known| known.connection.strong_count() > 0);
+        }
+        let known = connections
+            .entry(connection.id)
+            .or_insert_with(|| ConnectionBuckets {
+                connection: Rc::downgrade(connection),
+                buckets: HashMap::new(),
+            });
+        let bucket = known.buckets.entry(Arc::as_ptr(limit).addr());
+        Some(bucket.or_insert_with(|| size.bucket()).clone())
+    }
+}
+
+impl HttpFilter for LocalRateLimitFilter {
+    fn on_request(&self, stream: &mut Stream, _: &mut Body, cx: &FilterCx<'_>) -> FilterStatus {
+        let of_route = self.routes.most_specific(stream.route.as_deref());
+        let limit = of_route.map_or(&self.limit, |route| &route.0);
+        let holds = |share: &Option<RuntimeFraction>| {
+            let share = share.as_ref();
+            share.is_some_and(|share| share.holds(stream.runtime(), cx.worker.random()))
+        };
+        if !holds(&limit.enabled) {
+            return FilterStatus::Continue;
+        }
+        let is_enforced = || holds(&limit.enforced);
+        limit.stats.enabled.inc();
+        let bucket = self.bucket(limit, stream);
+        let is_allowed = bucket.as_ref().is_none_or(|bucket| bucket.take());
+        let reply = match is_allowed {
+            true => {
+                limit.stats.ok.inc();
+                None
+            }
+            false => {
+                limit.stats.rate_limited.inc();
+                is_enforced().then(|| limit.reply(bucket.as_deref()))
+            }
+        };
+        let limit = limit.clone();
+        if let Some(bucket) = bucket.filter(|_| limit.shows_limit) {
+            self.shown.set(stream, Rc::new(bucket));
+        }
+        match reply {
+            Some(reply) => {
+                limit.stats.enforced.inc();
+                FilterStatus::Reply(reply)
+            }
+            None => {
+                if !is_allowed {
+                    for mutation in &limit.request_headers {
+                        mutation.apply_to_request(stream);
+                    }
+                }
+                FilterStatus::Continue
+            }
+        }
+    }
+
+    fn on_response(&self, stream: &mut Stream, _: &mut Body, _: &FilterCx<'_>) -> FilterStatus {
+        if let Some(bucket) = self.shown.share(stream)
+            && let Some(response) = &mut stream.response
+        {
+            for (name, value) in [
+                ("x-ratelimit-limit", bucket.max_tokens()),
+                ("x-ratelimit-remaining", bucket.remaining()),
+                ("x-ratelimit-reset", bucket.next_token()),
+            ] {
+                let name = HeaderName::from_static(name);
+                response.headers.insert(name, HeaderValue::from(value));
+            }
+        }
+        FilterStatus::Continue
+    }
+}
+
+impl std::fmt::Debug for LocalRateLimitFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalRateLimitFilter")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
