@@ -171,6 +171,42 @@ fn a_runtime_layer_is_shown_and_overridden() {
     );
 }
 
+/// The text is Envoy's.
+#[test]
+fn a_regular_expression_above_the_warn_level_is_logged() {
+    let folder = Folder::new("regex-size");
+    let config = format!(
+        "{ADMIN}
+layered_runtime: {{layers: [{{name: base, static_layer: {{re2.max_program_size.warn_level: 10}}}}]}}
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: in
+          http_filters: [{{name: router, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
+          route_config: {{virtual_hosts: [{{name: all, domains: [\"*\"], routes: [
+            {{match: {{safe_regex: {{regex: /abc}}}}, direct_response: {{status: 200}}}},
+            {{match: {{safe_regex: {{regex: \"/a{{40}}\"}}}}, direct_response: {{status: 200}}}}]}}]}}
+"
+    );
+    let server = Server::start(&folder, &["-c", &folder.file("envoy.yaml", &config)]);
+    let log = server.log();
+    let lines: Vec<_> = log.lines().filter(|l| l.contains("program size")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(
+        lines[0].contains("[warning][misc]")
+            && lines[0].ends_with(
+                "regex '/a{40}' RE2 program size of 45 > max program size of 10 set for the warn level threshold. \
+                 Increase configured max program size if necessary."
+            ),
+        "{log}"
+    );
+}
+
 #[test]
 fn a_json_log_has_its_fields() {
     let folder = Folder::new("json-log");

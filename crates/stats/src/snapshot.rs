@@ -6,7 +6,7 @@ use std::any::TypeId;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use regex::Regex;
+use regex::bytes::Regex;
 
 use self::order::FamilyOrder;
 use crate::Metric;
@@ -104,7 +104,7 @@ impl StatsFilter {
     fn admits(&self, name: &str) -> bool {
         self.name
             .as_ref()
-            .is_none_or(|regex| regex.is_match(name) != self.invert)
+            .is_none_or(|regex| regex.is_match(name.as_bytes()) != self.invert)
     }
 }
 

@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 use http::Version;
 use outrider_net::WorkerCx;
 
+use crate::Alternative;
 use crate::BreakerResource;
 use crate::Breakers;
 use crate::ClusterInfo;
@@ -31,8 +32,6 @@ use crate::connection_names::ConnectionNames;
 use crate::pool::HostPools;
 use crate::pool::Pool;
 use crate::pool::PoolCx;
-use crate::shared::scope;
-use crate::stats::AlternativeStats;
 use crate::stats::ClusterStats;
 use crate::stats::MembershipStats;
 
@@ -50,7 +49,7 @@ pub struct Cluster {
     /// Pools by host. The key is the host's memory address, which stays unique while the pools hold the host.
     pools: RefCell<HashMap<*const Host, Rc<HostPools>, FixedState>>,
     /// Additional stats that requests are counted in, by the names that the requests gave.
-    alternatives: RefCell<BTreeMap<Box<str>, Arc<AlternativeStats>>>,
+    alternatives: RefCell<BTreeMap<Box<str>, Rc<Alternative>>>,
 }
 
 /// The maximum number of such names per worker: clients choose the names, so their memory needs a limit.
@@ -128,18 +127,17 @@ impl Cluster {
 
     /// This worker's copy of `cluster.<name>.<alternative>.*`; `None` if there are too many alternatives.
     #[must_use]
-    pub fn alternative_stats(&self, alternative: &str) -> Option<Arc<AlternativeStats>> {
+    pub fn alternative(&self, alternative: &str) -> Option<Rc<Alternative>> {
         let mut alternatives = self.alternatives.borrow_mut();
-        if let Some(stats) = alternatives.get(alternative) {
-            return Some(stats.clone());
+        if let Some(known) = alternatives.get(alternative) {
+            return Some(known.clone());
         }
         if alternatives.len() >= ALTERNATIVES {
             return None;
         }
-        let scope = scope(&self.cx.info).verbatim(alternative);
-        let stats: Arc<AlternativeStats> = self.cx.worker.store.register(scope);
-        alternatives.insert(alternative.into(), stats.clone());
-        Some(stats)
+        let new = Alternative::new(self.cx.clone(), alternative);
+        alternatives.insert(alternative.into(), new.clone());
+        Some(new)
     }
 
     /// A permit for one more retry; `None` if the breaker is open.

@@ -1,5 +1,6 @@
 //! Clusters: discovery, hosts, load balancing, pools and circuit breakers.
 
+mod alternative;
 mod balancer;
 mod breakers;
 mod cluster;
@@ -22,6 +23,7 @@ mod stats;
 mod transport;
 mod view;
 
+pub use alternative::Alternative;
 pub use balancer::BalancerConfig;
 pub use balancer::Cursors;
 pub use balancer::LoadBalancer;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use outrider_config::re2;
 use outrider_stats::SharedCounter;
 use outrider_stats::SharedGauge;
 use outrider_upstream::BreakerResource;
@@ -13,7 +14,6 @@ use outrider_upstream::HealthStatus;
 use outrider_upstream::Host;
 use outrider_upstream::Locality;
 use outrider_upstream::RoutingPriority;
-use regex::Regex;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -33,14 +33,14 @@ pub(super) const PARAMETERS: &[Parameter] = &[Parameter {
 
 pub(super) fn clusters(request: &Request, admin: &Admin) -> AdminResponse {
     let filter = request.parameter("filter").filter(|f| !f.is_empty());
-    let Ok(filter) = filter.map(|filter| Regex::new(&filter)).transpose() else {
+    let Ok(filter) = filter.map(|filter| re2::search(&filter)).transpose() else {
         return AdminResponse::error(400, "Invalid re2 regex");
     };
     let mut clusters = admin.control.clusters();
     clusters.retain(|cluster| {
         filter
             .as_ref()
-            .is_none_or(|filter| filter.is_match(&cluster.info.name))
+            .is_none_or(|filter| filter.is_match(cluster.info.name.as_bytes()))
     });
     if request.parameter("format").as_deref() == Some("json") {
         let statuses: Vec<_> = clusters.iter().map(status).collect();

@@ -4,9 +4,10 @@ mod lists;
 
 use std::time::SystemTime;
 
+use outrider_config::api::envoy::r#type::matcher::v3::RegexMatcher;
+use outrider_config::re2::FullRegex;
 use outrider_upstream::ClusterView;
 use outrider_upstream::Host;
-use regex::Regex;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -24,7 +25,6 @@ use super::ParameterKind::Text;
 use super::clusters::health_status;
 use super::clusters::locality;
 use super::listeners::address;
-use super::regular_expression;
 use crate::Admin;
 use crate::DumpedMessage;
 use crate::DynamicListener;
@@ -73,10 +73,10 @@ pub(super) fn config_dump(request: &Request, admin: &Admin) -> AdminResponse {
     let mask = non_empty("mask");
     let names = match non_empty("name_regex") {
         None => None,
-        // Compiled alone first, so that an error message is about the pattern itself.
-        Some(pattern) => match regular_expression::compile(&pattern)
-            .and_then(|_| regular_expression::compile(&format!("^(?:{pattern})$")))
-        {
+        Some(pattern) => match FullRegex::compile(&RegexMatcher {
+            regex: pattern.clone(),
+            ..RegexMatcher::default()
+        }) {
             Ok(regex) => Some(regex),
             Err(error) => {
                 let text = "INVALID_ARGUMENT: Error while parsing name_regex from";
@@ -104,7 +104,7 @@ fn refuse(status: u16, text: String) -> AdminResponse {
 }
 
 /// All sections, in Envoy's order.
-fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Section> {
+fn sections(admin: &Admin, names: Option<&FullRegex>, endpoints: bool) -> Vec<Section> {
     let dump = admin.control.config_dump();
     let dynamic = dump.dynamic;
     let bootstrap = Section {
@@ -158,7 +158,7 @@ fn sections(admin: &Admin, names: Option<&Regex>, endpoints: bool) -> Vec<Sectio
 }
 
 /// The secrets, with their keys redacted.
-fn secrets_section(secrets: SecretsDump, names: Option<&Regex>) -> Section {
+fn secrets_section(secrets: SecretsDump, names: Option<&FullRegex>) -> Section {
     let statics = secrets.statics.into_iter().filter_map(|secret| {
         let name = secret["name"].clone();
         let secret = is_named(&name, names).then(|| typed(SECRET, secret))?;
@@ -185,7 +185,7 @@ fn secrets_section(secrets: SecretsDump, names: Option<&Regex>) -> Section {
 }
 
 /// The endpoints of all clusters.
-fn endpoints_section(admin: &Admin, names: Option<&Regex>) -> Section {
+fn endpoints_section(admin: &Admin, names: Option<&FullRegex>) -> Section {
     let clusters = admin.control.clusters().into_iter();
     let assignments: Vec<_> = clusters
         .map(|cluster| assignment(&cluster))
@@ -203,7 +203,7 @@ fn endpoints_section(admin: &Admin, names: Option<&Regex>) -> Section {
 }
 
 /// The listeners of a source of resources. As in Envoy, `names` does not select failures.
-fn dynamic_listeners(listeners: Vec<DynamicListener>, names: Option<&Regex>) -> Vec<Value> {
+fn dynamic_listeners(listeners: Vec<DynamicListener>, names: Option<&FullRegex>) -> Vec<Value> {
     let state = |state: Option<VersionedMessage>| {
         let states = versioned(state.into_iter().collect(), ("listener", LISTENER), names);
         states.into_iter().next()
@@ -278,7 +278,7 @@ impl Section {
 fn unversioned(
     messages: Vec<DumpedMessage>,
     field: (&'static str, &str),
-    names: Option<&Regex>,
+    names: Option<&FullRegex>,
 ) -> Vec<Value> {
     let messages = messages.into_iter().map(|dumped| VersionedMessage {
         version: String::new(),
@@ -291,7 +291,7 @@ fn unversioned(
 fn versioned(
     messages: Vec<VersionedMessage>,
     (field, kind): (&'static str, &str),
-    names: Option<&Regex>,
+    names: Option<&FullRegex>,
 ) -> Vec<Value> {
     let named = messages
         .into_iter()
@@ -308,8 +308,8 @@ fn versioned(
     shown.collect()
 }
 
-fn is_named(name: &Value, names: Option<&Regex>) -> bool {
-    names.is_none_or(|names| names.is_match(name.as_str().unwrap_or_default()))
+fn is_named(name: &Value, names: Option<&FullRegex>) -> bool {
+    names.is_none_or(|names| names.is_match(name.as_str().unwrap_or_default().as_bytes()))
 }
 
 fn typed(kind: &str, message: Value) -> Value {

@@ -8,7 +8,6 @@ mod lifecycle;
 mod listeners;
 mod logging;
 mod profilers;
-mod regular_expression;
 mod reload;
 mod runtime;
 mod server;

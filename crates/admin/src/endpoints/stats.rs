@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use outrider_config::re2;
 use outrider_stats::StatKind;
 use outrider_stats::StatsFilter;
 use outrider_stats::Store;
@@ -16,7 +17,6 @@ use super::ParameterKind::Flag;
 use super::ParameterKind::OneOf;
 use super::ParameterKind::Text;
 use super::home::escape;
-use super::regular_expression;
 use crate::Admin;
 use crate::request::Request;
 use crate::response::AdminResponse;
@@ -161,7 +161,7 @@ fn filter(request: &Request) -> Result<StatsFilter, AdminResponse> {
         }
     }
     let name = request.parameter("filter").filter(|f| !f.is_empty());
-    let name = name.map(|pattern| regular_expression::compile(&pattern));
+    let name = name.map(|pattern| re2::search(&pattern));
     let name = name
         .transpose()
         .map_err(|error| AdminResponse::error(400, format!("Invalid re2 regex: {error}")))?;

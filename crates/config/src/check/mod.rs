@@ -32,7 +32,7 @@ mod runtime;
 /// The one field of this name in the API.
 const STATIC_LAYER: &str = "static_layer";
 
-/// Messages whose own rules Envoy does not check, because it accepts any value.
+/// Messages whose rules, and those of the messages in them, Envoy does not check.
 const UNCHECKED: [&str; 1] =
     ["envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"];
 
@@ -61,6 +61,7 @@ pub(crate) fn check(message: &Message, disabled: &DisabledExtensions) -> Finding
             path: &root,
             inert: false,
             category: "",
+            has_rules: true,
         },
     );
     checker.findings
@@ -80,6 +81,8 @@ struct Place<'a> {
     inert: bool,
     /// The category of the extension that an `Any`, or the `TypedExtensionConfig` around it, selects.
     category: &'static str,
+    /// Whether constraint rules apply: not inside [`UNCHECKED`] messages.
+    has_rules: bool,
 }
 
 impl Checker<'_> {
@@ -95,7 +98,7 @@ impl Checker<'_> {
         if message.message_type.well_known() == WellKnown::Duration {
             self.duration(message, place.path);
         }
-        let is_checked = !UNCHECKED.contains(&message.message_type.name());
+        let has_rules = place.has_rules && !UNCHECKED.contains(&message.message_type.name());
         for value in &message.fields {
             let field = value.field;
             let path = place.path.field(field.name());
@@ -113,13 +116,14 @@ impl Checker<'_> {
                 path: &path,
                 inert,
                 category,
+                has_rules,
             };
             if field.deprecated != Deprecated::No && !is_unset(field, &value.value) {
                 let name = format!("{}.{}", message.message_type.name(), field.name());
                 self.deprecation(field.deprecated, &name, message.message_type.file(), place);
             }
             if inert || self.is_supported(value, &path) {
-                if is_checked {
+                if has_rules {
                     for broken in rules::broken(field, &value.value) {
                         self.problem(value.mark, &path.at(&broken), broken.text);
                     }
@@ -135,7 +139,9 @@ impl Checker<'_> {
                 runtime::refuse_values(layer, &path, &mut self.findings.problems);
             }
         }
-        self.absent(message, place);
+        if has_rules {
+            self.absent(message, place);
+        }
         if let Some(text) = disabled::by_default(self.disabled, message).filter(|_| !place.inert) {
             self.problem(place.mark, place.path, text);
         }

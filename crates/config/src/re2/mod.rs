@@ -15,6 +15,8 @@ mod write;
 use regex::bytes::Regex;
 use regex::bytes::RegexBuilder;
 
+use write::Letters;
+
 use crate::ConfigError;
 use crate::FieldPath;
 use crate::api::envoy::r#type::matcher::v3::RegexMatcher;
@@ -36,8 +38,15 @@ impl FullRegex {
     /// # Errors
     /// What is wrong with its expression, in RE2's words, or that its program is too large: see [`SizeLimits`].
     pub fn build(config: &RegexMatcher, path: &FieldPath) -> Result<FullRegex, ConfigError> {
-        let regex = compile_in(config, |pattern| format!(r"\A(?:{pattern})\z"))
-            .map_err(|error| ConfigError::new(&path.field("regex"), error))?;
+        FullRegex::compile(config).map_err(|error| ConfigError::new(&path.field("regex"), error))
+    }
+
+    /// Compiles a `RegexMatcher` that is not part of a configuration.
+    ///
+    /// # Errors
+    /// As [`FullRegex::build`].
+    pub fn compile(config: &RegexMatcher) -> Result<FullRegex, String> {
+        let regex = compile_in(config, |pattern| format!(r"\A(?:{pattern})\z"))?;
         Ok(FullRegex {
             regex,
             pattern: config.regex.clone(),
@@ -63,6 +72,21 @@ pub fn compile(config: &RegexMatcher) -> Result<Regex, String> {
     compile_in(config, |pattern| pattern)
 }
 
+/// Compiles `pattern` to search in UTF-8 text, without a limit on its size: as RE2 does by default, in contrast to the
+/// expressions of a configuration.
+///
+/// # Errors
+/// What is wrong with it, in RE2's words.
+pub fn search(pattern: &str) -> Result<Regex, String> {
+    let beyond_latin1 = |error: &str| error.starts_with(r"invalid escape sequence: \x{");
+    let written = match parse::parse(pattern) {
+        Ok(tree) if pattern.is_ascii() => write::write(&tree, Letters::CodePoints),
+        Err(error) if !beyond_latin1(&error) => return Err(error),
+        _ => pattern.to_owned(),
+    };
+    Regex::new(&written).map_err(|_| "pattern too large - compile failed".to_owned())
+}
+
 #[expect(deprecated, reason = "Envoy still obeys max_program_size")]
 fn compile_in(config: &RegexMatcher, around: fn(String) -> String) -> Result<Regex, String> {
     let pattern = &config.regex;
@@ -71,7 +95,7 @@ fn compile_in(config: &RegexMatcher, around: fn(String) -> String) -> Result<Reg
         .engine_type
         .unwrap_or(EngineType::GoogleRe2(Default::default()));
     limits::check(pattern, program::size(&tree), own.max_program_size)?;
-    RegexBuilder::new(&around(write::write(&tree)))
+    RegexBuilder::new(&around(write::write(&tree, Letters::Bytes)))
         .unicode(false)
         .build()
         .map_err(|_| "pattern too large - compile failed".to_owned())
@@ -95,6 +119,7 @@ mod tests {
     fn refuses_what_re2_refuses_in_its_words() {
         for (pattern, error) in [
             ("a(", Some("missing ): a(")),
+            ("a\\", Some("trailing \\")),
             (
                 "(a{1,1000}){1,1001}",
                 Some("invalid repetition size: {1,1001}"),
@@ -241,5 +266,28 @@ mod tests {
         limits.apply();
         assert_eq!(refusal("a{97}", None), None);
         SizeLimits::default().apply();
+    }
+
+    /// Recorded with `/clusters?filter=` and `/stats?filter=`.
+    #[test]
+    fn a_search_reads_utf_8() {
+        for (pattern, text, want) in [
+            ("^.$", "\u{e9}", true),
+            ("^[^a]$", "\u{20ac}", true),
+            ("^\\xe9$", "\u{e9}", true),
+            ("\u{e9}$", "\u{e9}", true),
+            ("\\x{100}", "\u{100}", true),
+            ("[[:^lower:]]{2}", "A\u{e9}", true),
+            ("\\bb\\B", "a.bc", true),
+            ("(?P<n>a)(?P<m>b)", "ab", true),
+            ("(?i)ka", "KA", true),
+            ("^\\C$", "a", true),
+            ("[a&&b]", "&", true),
+        ] {
+            let regex = search(pattern).unwrap();
+            assert_eq!(regex.is_match(text.as_bytes()), want, "{pattern}");
+        }
+        assert_eq!(search("a**").unwrap_err(), "bad repetition operator: **");
+        assert!(search(&"x".repeat(300)).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Writes the tree of an expression for the `regex` crate, with `unicode` off, so that it reads bytes as RE2 does.
+//! Writes the tree of an expression for the `regex` crate.
 
 use std::fmt::Write;
 
@@ -6,16 +6,29 @@ use super::regexp::Count;
 use super::regexp::Look;
 use super::regexp::Regexp;
 
+/// What a letter of the text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Letters {
+    /// A byte (Latin-1), for the `regex` crate with `unicode` off.
+    Bytes,
+    /// A code point, for the crate's default. A class that ends with the last letter of Latin-1 has all letters above
+    /// too, as a negated one does.
+    CodePoints,
+}
+
 /// The same expression in the `regex` crate's syntax.
-pub(super) fn write(node: &Regexp) -> String {
+pub(super) fn write(node: &Regexp, letters: Letters) -> String {
     let mut text = String::new();
-    write_to(node, &mut text).unwrap_or_default(); // writing to a String cannot fail
+    write_to(node, letters, &mut text).unwrap_or_default(); // writing to a String cannot fail
     text
 }
 
-fn write_to(node: &Regexp, to: &mut String) -> std::fmt::Result {
+fn write_to(node: &Regexp, letters: Letters, to: &mut String) -> std::fmt::Result {
     match node {
-        Regexp::NoMatch => to.push_str(r"[^\x00-\xff]"),
+        Regexp::NoMatch => to.push_str(match letters {
+            Letters::Bytes => r"[^\x00-\xff]",
+            Letters::CodePoints => r"[^\x00-\x{10ffff}]",
+        }),
         Regexp::Empty => to.push_str("(?:)"),
         Regexp::Literal(literal) => {
             for byte in &literal.bytes {
@@ -31,11 +44,14 @@ fn write_to(node: &Regexp, to: &mut String) -> std::fmt::Result {
         Regexp::Class(set) => {
             let ranges = set.ranges();
             if ranges.is_empty() {
-                return write_to(&Regexp::NoMatch, to);
+                return write_to(&Regexp::NoMatch, letters, to);
             }
             to.push('[');
             for (first, last) in ranges {
-                write!(to, r"\x{first:02x}-\x{last:02x}")?;
+                match (letters, last) {
+                    (Letters::CodePoints, u8::MAX) => write!(to, r"\x{first:02x}-\x{{10ffff}}")?,
+                    _ => write!(to, r"\x{first:02x}-\x{last:02x}")?,
+                }
             }
             to.push(']');
         }
@@ -45,17 +61,17 @@ fn write_to(node: &Regexp, to: &mut String) -> std::fmt::Result {
             Look::LineEnd => "(?m:$)",
             Look::TextStart => r"\A",
             Look::TextEnd | Look::Dollar => r"\z",
-            Look::WordBoundary => r"\b",
-            Look::NoWordBoundary => r"\B",
+            Look::WordBoundary => r"(?-u:\b)",
+            Look::NoWordBoundary => r"(?-u:\B)",
         }),
         Regexp::Capture(node) => {
             to.push('(');
-            write_to(node, to)?;
+            write_to(node, letters, to)?;
             to.push(')');
         }
         Regexp::Repeat(repeat) => {
             to.push_str("(?:");
-            write_to(&repeat.node, to)?;
+            write_to(&repeat.node, letters, to)?;
             to.push(')');
             match repeat.count {
                 Count::Star => to.push('*'),
@@ -70,7 +86,7 @@ fn write_to(node: &Regexp, to: &mut String) -> std::fmt::Result {
         }
         Regexp::Concat(parts) => {
             for part in parts {
-                write_to(part, to)?;
+                write_to(part, letters, to)?;
             }
         }
         Regexp::Alternate(parts) => {
@@ -79,7 +95,7 @@ fn write_to(node: &Regexp, to: &mut String) -> std::fmt::Result {
                 if at > 0 {
                     to.push('|');
                 }
-                write_to(part, to)?;
+                write_to(part, letters, to)?;
             }
             to.push(')');
         }

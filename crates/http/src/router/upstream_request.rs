@@ -17,9 +17,10 @@ use outrider_codec::StreamError;
 use outrider_codec::header;
 use outrider_net::clock;
 use outrider_stats::SharedCounter;
-use outrider_upstream::AlternativeStats;
+use outrider_upstream::Alternative;
 use outrider_upstream::Cluster;
 use outrider_upstream::Host;
+use outrider_upstream::OriginStats;
 use outrider_upstream::Pick;
 use tokio::time::Instant;
 
@@ -76,13 +77,17 @@ impl UpstreamRequest {
         }
         self.extra_stats.count_status(self.counting, status);
         if self.canary.get() {
-            if let Some(stats) = &self.extra_stats.alternative {
-                stats.canary.get().upstream_rq.record(status);
+            if let Some(alternative) = &self.extra_stats.alternative {
+                let canary = alternative.stats().canary.get();
+                canary.upstream_rq.record(status);
             }
             self.cluster.stats().canary.get().upstream_rq.record(status);
         }
         if let Some(zone) = self.pick.zone_stats() {
             zone.upstream_rq.record(status);
+            if let Some(zone) = self.extra_stats.zone(self.host()) {
+                zone.upstream_rq.record(status);
+            }
         }
     }
 
@@ -162,12 +167,16 @@ impl UpstreamRequest {
         origin.upstream_rq_time.get().record(time);
         if self.canary.get() {
             stats.canary.get().upstream_rq_time.get().record(time);
-            if let Some(stats) = &self.extra_stats.alternative {
-                stats.canary.get().upstream_rq_time.get().record(time);
+            if let Some(alternative) = &self.extra_stats.alternative {
+                let canary = alternative.stats().canary.get();
+                canary.upstream_rq_time.get().record(time);
             }
         }
         if let Some(zone) = self.pick.zone_stats() {
             zone.upstream_rq_time.get().record(time);
+            if let Some(zone) = self.extra_stats.zone(self.host()) {
+                zone.upstream_rq_time.get().record(time);
+            }
         }
         self.extra_stats.record_time(time);
     }
@@ -256,7 +265,7 @@ impl Drop for UpstreamRequest {
 pub(super) struct ExtraStats {
     of_route: [Option<Arc<VirtualClusterStats>>; 2],
     /// The stats that an internal client asks for (`x-envoy-upstream-alt-stat-name`).
-    alternative: Option<Arc<AlternativeStats>>,
+    alternative: Option<Rc<Alternative>>,
 }
 
 impl ExtraStats {
@@ -276,7 +285,7 @@ impl ExtraStats {
             let headers = &mut stream.request.headers;
             let name = headers.remove(&header::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
             let name = name.as_ref().and_then(|name| name.as_str());
-            alternative = name.and_then(|name| cluster.alternative_stats(name));
+            alternative = name.and_then(|name| cluster.alternative(name));
         }
         ExtraStats {
             of_route,
@@ -295,7 +304,8 @@ impl ExtraStats {
         for stats in self.iter() {
             stats.upstream_rq.get().record(status);
         }
-        if let Some(stats) = &self.alternative {
+        if let Some(alternative) = &self.alternative {
+            let stats = alternative.stats();
             stats.upstream_rq.record(counting.shown(status));
             stats.internal.get().upstream_rq.record(status);
         }
@@ -305,11 +315,17 @@ impl ExtraStats {
         for stats in self.iter() {
             stats.upstream_rq_time.get().record(millis);
         }
-        if let Some(stats) = &self.alternative {
+        if let Some(alternative) = &self.alternative {
+            let stats = alternative.stats();
             stats.upstream_rq_time.get().record(millis);
             let internal = stats.internal.get();
             internal.upstream_rq_time.get().record(millis);
         }
+    }
+
+    /// The stats that the client asks for, by the zones of the proxy and `host`.
+    fn zone(&self, host: &Host) -> Option<Arc<OriginStats>> {
+        self.alternative.as_ref()?.zone_stats(host)
     }
 
     fn iter(&self) -> impl Iterator<Item = &Arc<VirtualClusterStats>> {

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use outrider_codec::ClientOptions;
 use outrider_codec::stats::ByteCounts;
 use outrider_net::WorkerCx;
+use outrider_stats::Scope;
 
 use crate::Breakers;
 use crate::ClusterInfo;
@@ -78,16 +79,13 @@ impl PoolCx {
         })
     }
 
-    /// `cluster.<name>.zone.<from>.<to>.*` for hosts in `zone`; `None` if they or the proxy are in no zone.
-    pub(super) fn zone_stats(&self, zone: &str) -> Option<Arc<OriginStats>> {
+    /// `zone.<from>.<to>.*` in `scope` for hosts in `zone`; `None` if they or the proxy are in no zone.
+    pub(crate) fn zone_stats(&self, scope: Scope, zone: &str) -> Option<Arc<OriginStats>> {
         let local = &self.process.local_zone;
         if local.is_empty() || zone.is_empty() {
             return None;
         }
-        let scope = scope(&self.info)
-            .name("zone")
-            .verbatim(local)
-            .verbatim(zone);
+        let scope = scope.name("zone").verbatim(local).verbatim(zone);
         Some(self.worker.store.register(scope))
     }
 

@@ -31,6 +31,7 @@ use crate::OriginStats;
 use crate::Permit;
 use crate::RoutingPriority;
 use crate::connection_names::ConnectionNames;
+use crate::shared::scope;
 use crate::transport::PoolTls;
 
 use connection::PoolConnection;
@@ -113,7 +114,10 @@ impl HostPools {
 
     /// `cluster.<name>.zone.<from>.<to>.*`, if both the proxy and the host are in a zone.
     pub(crate) fn zone_stats(&self) -> Option<&OriginStats> {
-        let make = || self.cx.zone_stats(&self.host.locality().zone);
+        let make = || {
+            let scope = scope(&self.cx.info);
+            self.cx.zone_stats(scope, &self.host.locality().zone)
+        };
         self.zone_stats.get_or_init(make).as_deref()
     }
 

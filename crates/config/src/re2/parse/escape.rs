@@ -43,7 +43,7 @@ impl Parser<'_> {
     pub(super) fn escaped_byte(&mut self) -> Result<u8, String> {
         let start = self.at;
         let Some(letter) = self.bytes().get(1).copied() else {
-            return Err("trailing \\ at end of regexp".to_owned());
+            return Err("trailing \\".to_owned());
         };
         self.at += 2;
         let byte = match letter {
