@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 
-from . import backends, bootstrap, client, grpc_client, http1, http2, sockets, text, tls
+from . import backends, bootstrap, client, grpc_client, http1, http2, sockets, text, tls, tls_hello
 from .proxy import die_with_parent
 
 WAIT = 8  # seconds for a `wait` that does not say how many
@@ -222,8 +222,9 @@ def connections(run, step: dict):
 
 
 def log(run, step: dict):
-    """`log: file`: the lines of an access log (or another file of the case); `first: N` shows no more than N of a log that grows."""
-    return run.settle(lambda: run.lines(step["log"])[:step.get("first")])
+    """`log: file`: the lines of an access log (or another file of the case) since the last look; `first: N` shows no more than N of a log that
+    grows, `words: N` no more than N words of each line."""
+    return run.settle(lambda: [" ".join(line.split(" ")[:step.get("words")]) for line in run.lines(step["log"])[:step.get("first")]])
 
 
 def wait(run, step: dict):
@@ -405,6 +406,12 @@ def begin(run, step: dict) -> None:
         run.background[name] = run.pool.submit(perform, run, inner)
 
 
+def hellos(run, step: dict):
+    """`hello: {sni: …}` (or a list of them): a ClientHello by hand, and what the server answers in the clear, as `harness/tls_hello.py` has it."""
+    several = step["hello"] if isinstance(step["hello"], list) else [step["hello"]]
+    return [tls_hello.ask(client.connect(run.address(step.get("to", "ingress")), step.get("from")), one or {}) for one in several]
+
+
 def handshakes(run, step: dict):
     """`handshake: {sni: …}` (or a list of them): TLS handshakes and nothing else, as `harness/tls.py` has them; `to`, `from`."""
     several = step["handshake"] if isinstance(step["handshake"], list) else [step["handshake"]]
@@ -439,6 +446,7 @@ WORDS = {
     "run": execute, "validate": validate, "write": write, "rename": rename, "link": link, "certs": certs, "close": close, "begin": begin, "finish": finish, "parallel": parallel,
     "sockets": lambda run, step: run.settle(lambda: sockets.look(run, step)),
     "handshake": handshakes,
+    "hello": hellos,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
     "replies": replies, "health": health,

@@ -2,6 +2,7 @@
 
 `tls:` of a request, or as a step of its own, may hold `ca`, `cert`, `sni`, `alpn`, `max`, `min`, `ciphers`; of a backend `cert`, `alpn`,
 `ca` (then clients must have a certificate), `max`, `min`, and `note: true` (each connection's name, protocol and client are noted).
+With `any_alert: true` a handshake does not tell by which alert it was refused.
 """
 import socket
 import ssl
@@ -101,6 +102,6 @@ def handshake(sock: socket.socket, spec: dict, sessions: dict) -> dict:
         secure.close()
         return seen
     except ssl.SSLError as error:
-        return {"failed": str(error.reason or error)}
+        return {"failed": "alert" if spec.get("any_alert") else str(error.reason or error)}
     except OSError as error:
         return {"failed": type(error).__name__}

@@ -1,5 +1,6 @@
 //! Bootstrap YAML and JSON to checked Envoy API messages, with positions and diagnostics.
 
+pub mod address_prefix;
 pub mod api;
 mod check;
 pub mod data_source;

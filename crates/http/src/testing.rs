@@ -20,6 +20,8 @@ pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> DownstreamCon
         listener: "".into(),
         filter_chain: "".into(),
         server_name: "".into(),
+        ja3: Box::default(),
+        ja4: Box::default(),
         tls: None,
     }
 }

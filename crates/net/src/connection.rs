@@ -30,6 +30,10 @@ pub struct DownstreamConnectionInfo {
     pub filter_chain: Arc<str>,
     /// The server name (SNI) that a listener filter read from the TLS ClientHello; empty if it read none.
     pub server_name: Box<str>,
+    /// JA3 of the ClientHello; empty unless a listener filter computed it.
+    pub ja3: Box<str>,
+    /// JA4 of the ClientHello; empty unless a listener filter computed it.
+    pub ja4: Box<str>,
     /// The TLS properties, once the handshake is complete; `None` without TLS.
     pub tls: Option<Rc<TlsInfo>>,
 }

@@ -5,7 +5,6 @@
 //! if that chain then fails to match the source.
 
 mod overlap;
-mod prefix;
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -14,11 +13,12 @@ use std::net::Ipv6Addr;
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
+use outrider_config::address_prefix;
+use outrider_config::address_prefix::AddressPrefix;
 use outrider_config::api::envoy::config::listener::v3 as api;
 use outrider_config::api::envoy::config::listener::v3::filter_chain_match::ConnectionSourceType;
 
 use crate::Address;
-use crate::filter_chain::prefix::Prefix;
 
 /// The properties of a connection that select its filter chain.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +48,14 @@ pub struct FilterChains {
 #[derive(Debug)]
 struct Rule {
     destination_port: Option<u16>,
-    destinations: Vec<Prefix>,
+    destinations: Vec<AddressPrefix>,
     /// In lower case. A leading `*.` matches any number of labels.
     server_names: Vec<String>,
     transport_protocol: String,
     application_protocols: Vec<String>,
-    direct_sources: Vec<Prefix>,
+    direct_sources: Vec<AddressPrefix>,
     source_type: ConnectionSourceType,
-    sources: Vec<Prefix>,
+    sources: Vec<AddressPrefix>,
     source_ports: Vec<u16>,
 }
 
@@ -141,7 +141,7 @@ const CRITERIA: [Criterion; 9] = [
 ];
 
 /// The length plus one of the longest prefix that contains the address.
-fn longest(prefixes: &[Prefix], address: &Address) -> Option<u32> {
+fn longest(prefixes: &[AddressPrefix], address: &Address) -> Option<u32> {
     if prefixes.is_empty() {
         return Some(0);
     }
@@ -149,7 +149,7 @@ fn longest(prefixes: &[Prefix], address: &Address) -> Option<u32> {
     let lengths = prefixes
         .iter()
         .filter(|prefix| prefix.contains(ip))
-        .map(Prefix::length);
+        .map(AddressPrefix::length);
     lengths.max().map(|length| u32::from(length) + 1)
 }
 
@@ -174,7 +174,7 @@ impl Rule {
         let mut errors = ConfigErrors::new();
         let mut prefixes = |ranges, field: &'static str| {
             errors
-                .collect(prefix::build_all(ranges, &path.field(field)))
+                .collect(address_prefix::build_all(ranges, &path.field(field)))
                 .unwrap_or_default()
         };
         let destinations = prefixes(&criteria.prefix_ranges, "prefix_ranges");

@@ -4,6 +4,8 @@
 //! cancellation points, and each call pays for that.
 
 use std::io;
+use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -36,6 +38,19 @@ pub enum NetworkStream {
 }
 
 impl NetworkStream {
+    /// The local and the remote IP address, as far as there are any.
+    #[must_use]
+    pub fn ip_addresses(&self) -> (Option<IpAddr>, Option<IpAddr>) {
+        match self {
+            NetworkStream::Tcp(stream) => {
+                let ip = |address: io::Result<SocketAddr>| Some(address.ok()?.ip());
+                (ip(stream.local_addr()), ip(stream.peer_addr()))
+            }
+            NetworkStream::Unix(_) => (None, None),
+            NetworkStream::Tls(stream) => stream.socket().ip_addresses(),
+        }
+    }
+
     /// Reads the available bytes without waiting; `WouldBlock` if there are none.
     pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = match self {

@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::task::ready;
 
 use outrider_tls::ClientSession;
+use outrider_tls::HelloFacts;
 use outrider_tls::Report;
 use outrider_tls::ServerContext;
 use outrider_tls::TlsFailure;
@@ -55,9 +56,17 @@ pub(crate) struct HandshakeLimit {
     pub(crate) stats: Arc<ListenerStats>,
 }
 
+/// The beginning of a connection of a client.
+#[derive(Default)]
+struct ReceivedHello {
+    acceptor: Acceptor,
+    /// The bytes that the acceptor has read.
+    bytes: Vec<u8>,
+}
+
 enum State {
     /// Waiting for the ClientHello.
-    Accepting(Box<Acceptor>, Arc<ServerContext>),
+    Accepting(Box<ReceivedHello>, Arc<ServerContext>),
     /// During the handshake or after it.
     Open(Box<Connection>),
     /// A secret that the context needs has not come: the connection fails.
@@ -214,11 +223,13 @@ impl TlsStream {
 
     /// Reads the ClientHello, and selects the settings for it.
     fn poll_client_hello(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFailure>> {
-        let State::Accepting(acceptor, context) = &mut self.state else {
+        let State::Accepting(hello, context) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
+        let ReceivedHello { acceptor, bytes } = &mut **hello;
         loop {
-            match acceptor.read_tls(&mut Reader(&self.socket, cx)) {
+            let mut reader = CopyingReader(Reader(&self.socket, cx), bytes);
+            match acceptor.read_tls(&mut reader) {
                 Ok(0) => return Poll::Ready(Err(TlsFailure::closed())),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
@@ -227,10 +238,16 @@ impl TlsStream {
             let refused = match acceptor.accept() {
                 Ok(None) => continue,
                 Ok(Some(accepted)) => {
-                    let config = context.config_for(&accepted.client_hello());
-                    match accepted.into_connection(config) {
+                    let facts = HelloFacts::parse(bytes);
+                    let asks_for_staple = facts.is_some_and(|facts| facts.asks_for_staple);
+                    let addresses = || self.socket.ip_addresses();
+                    let config =
+                        context.config_for(&accepted.client_hello(), asks_for_staple, addresses);
+                    let connection = accepted.into_connection(config);
+                    self.report = take_report();
+                    self.stats.stapled(self.report.stapling);
+                    match connection {
                         Ok(connection) => {
-                            self.report = take_report();
                             let connection = Connection::Server(connection);
                             self.state = State::Open(Box::new(connection));
                             return Poll::Ready(Ok(()));
@@ -402,6 +419,18 @@ impl io::Read for Reader<'_, '_, '_> {
             Poll::Ready(read) => read,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
+    }
+}
+
+/// The socket as `rustls` reads from it, with a copy of what it reads.
+struct CopyingReader<'a, R>(R, &'a mut Vec<u8>);
+
+impl<R: io::Read> io::Read for CopyingReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        self.1
+            .extend_from_slice(buffer.get(..count).unwrap_or_default());
+        Ok(count)
     }
 }
 

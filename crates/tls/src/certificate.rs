@@ -7,12 +7,15 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
 use outrider_config::data_source;
 use rustls::SignatureAlgorithm;
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::sign::CertifiedKey;
+use rustls::sign::SigningKey;
 
+use crate::ocsp;
+use crate::ocsp::OcspExpiry;
+use crate::parameters::Parameters;
 use crate::peer::PeerCertificate;
+use crate::private_key;
+use crate::private_key::RestrictedKey;
 use crate::validation::read_certificates;
 use crate::validation::source_name;
 
@@ -26,6 +29,11 @@ pub struct Certificate {
     /// Its name in stats: the secret's, or Envoy's for certificates without a name.
     pub(crate) stat_name: String,
     pub(crate) key: Arc<CertifiedKey>,
+    /// The same without the OCSP response.
+    pub(crate) unstapled: Arc<CertifiedKey>,
+    pub(crate) ocsp: Option<OcspExpiry>,
+    /// The certificate itself demands an OCSP response.
+    pub(crate) must_staple: bool,
 }
 
 impl Certificate {
@@ -33,7 +41,7 @@ impl Certificate {
     pub(crate) fn build(
         config: &TlsCertificate,
         path: &FieldPath,
-        provider: &CryptoProvider,
+        parameters: &Parameters,
     ) -> Result<Certificate, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let chain_path = path.field("certificate_chain");
@@ -47,6 +55,11 @@ impl Certificate {
         };
         let chain = errors.collect(read_certificates(Some(chain_source), &chain_path));
         let key = errors.collect(data_source::read(key_source, None, &key_path));
+        let password = config.password.as_ref();
+        let password = password
+            .map(|source| data_source::read(source, None, &path.field("password")))
+            .transpose();
+        let password = errors.collect(password).flatten();
         let ocsp = config.ocsp_staple.as_ref();
         let ocsp = ocsp.map(|source| data_source::read(source, None, &path.field("ocsp_staple")));
         let ocsp = errors.collect(ocsp.transpose()).flatten();
@@ -54,12 +67,13 @@ impl Certificate {
             return Err(errors);
         };
         let name = source_name(key_source);
-        let key = PrivateKeyDer::from_pem_slice(&key)
-            .ok()
-            .and_then(|key| provider.key_provider.load_private_key(key).ok());
-        let Some(key) = key else {
-            errors.push(&key_path, format!("Failed to load private key from {name}"));
-            return Err(errors);
+        let key = match private_key::read(&key, password.as_deref(), &parameters.provider) {
+            Ok(key) => key,
+            Err(cause) => {
+                let message = format!("Failed to load private key from {name}, Cause: {cause}");
+                errors.push(&key_path, message);
+                return Err(errors);
+            }
         };
         let chain_name = source_name(chain_source);
         let Some(facts) = chain.first().and_then(PeerCertificate::parse) else {
@@ -74,9 +88,26 @@ impl Certificate {
                 format!("Failed to load private key from {name}, Cause: KEY_VALUES_MISMATCH"),
             );
         }
-        let mut certified = CertifiedKey::new(chain, key);
+        let key: Arc<dyn SigningKey> = match &parameters.schemes {
+            Some(schemes) => Arc::new(RestrictedKey {
+                key,
+                schemes: schemes.clone(),
+            }),
+            None => key,
+        };
+        let ocsp_path = path.field("ocsp_staple");
+        let staple = ocsp.as_ref().map(|der| ocsp::read(der, &facts.serial));
+        let staple = staple.transpose().unwrap_or_else(|why| {
+            errors.push(&ocsp_path, why);
+            None
+        });
+        let unstapled = CertifiedKey::new(chain, key);
+        let mut certified = unstapled.clone();
         certified.ocsp = ocsp;
         errors.finish(Certificate {
+            must_staple: facts.must_staple(),
+            ocsp: staple,
+            unstapled: Arc::new(unstapled),
             facts: Arc::new(facts),
             path: chain_name,
             stat_name: "unnamed_cert_e3b0c442".to_owned(),

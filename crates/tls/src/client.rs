@@ -19,6 +19,7 @@ use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 
 use crate::certificate::Certificate;
+use crate::key_log::KeyLogFile;
 use crate::parameters::Parameters;
 use crate::report;
 use crate::secrets::Secrets;
@@ -45,6 +46,7 @@ pub struct ClientContext {
     verifier: ServerVerifier,
     /// `max_session_keys`
     max_sessions: u32,
+    key_log: Option<Arc<KeyLogFile>>,
     /// The certificates of this proxy.
     pub certificates: Arc<Vec<Certificate>>,
     pub(crate) validation: Arc<Validation>,
@@ -83,6 +85,8 @@ impl TlsContext for ClientContext {
         };
         let certificates = errors.collect(certificates(common, &parameters, secrets, &common_path));
         let validation = errors.collect(validation(common, secrets, &common_path));
+        let key_log = KeyLogFile::build(common.key_log.as_ref(), &common_path.field("key_log"));
+        let key_log = errors.collect(key_log).flatten();
         let named = common.tls_certificate_sds_secret_configs.len();
         if common.tls_certificates.len().max(named) > 1 {
             errors.push(
@@ -105,13 +109,19 @@ impl TlsContext for ClientContext {
             };
             errors.push(&path.field("auto_sni_san_validation"), message);
         }
+        if !validation.checks_anything() {
+            log::warn!(
+                target: "config",
+                "{common_path}: the certificates of hosts are not verified; set validation_context.trusted_ca"
+            );
+        }
         let certificates = Arc::new(certificates);
         let validation = Arc::new(validation);
         let verifier = ServerVerifier {
             validation: validation.clone(),
             checks_server_name: config.auto_sni_san_validation,
             required_name: None,
-            signatures: SignatureVerifier(parameters.provider.signature_verification_algorithms),
+            signatures: SignatureVerifier::new(&parameters),
         };
         let built = ClientConfig::builder_with_provider(parameters.provider)
             .with_protocol_versions(&parameters.versions);
@@ -136,6 +146,7 @@ impl TlsContext for ClientContext {
             config: Arc::new(client),
             verifier,
             max_sessions,
+            key_log,
             certificates,
             validation,
         }))
@@ -194,6 +205,26 @@ impl ClientContext {
         let mut config = ClientConfig::clone(&self.config);
         let names = protocols.iter().map(|name| name.clone().into_bytes());
         config.alpn_protocols = names.collect();
+        Arc::new(config)
+    }
+
+    /// The settings `config` for a connection between the addresses that `addresses` returns, local and remote: they are
+    /// asked for with `key_log` only.
+    #[must_use]
+    pub fn config_between(
+        &self,
+        config: Arc<ClientConfig>,
+        addresses: impl FnOnce() -> (Option<IpAddr>, Option<IpAddr>),
+    ) -> Arc<ClientConfig> {
+        let Some(key_log) = &self.key_log else {
+            return config;
+        };
+        let (local, remote) = addresses();
+        if !key_log.covers(local, remote) {
+            return config;
+        }
+        let mut config = ClientConfig::clone(&config);
+        config.key_log = key_log.clone();
         Arc::new(config)
     }
 

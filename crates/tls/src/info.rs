@@ -1,6 +1,7 @@
 //! The properties of a connection after its handshake.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustls::CommonState;
 use rustls::HandshakeKind;
@@ -24,10 +25,12 @@ pub struct TlsInfo {
     pub curve: &'static str,
     /// The name of the peer's signature algorithm; empty if the peer did not sign.
     pub signature: &'static str,
-    /// The server name that the client sent (SNI); empty if it sent none.
+    /// The server name that the client, which may be this proxy, sent (SNI); empty if it sent none.
     pub server_name: String,
     /// The protocol that both sides agreed on (ALPN); empty if there is none.
     pub alpn: Vec<u8>,
+    /// When the handshake was complete.
+    pub completed: Option<Instant>,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
     /// Whether the peer's certificate was checked against a trusted CA.
@@ -62,6 +65,7 @@ impl TlsInfo {
             signature: report.scheme.map_or("", scheme_name),
             server_name: server_name.to_owned(),
             alpn: state.alpn_protocol().unwrap_or_default().to_vec(),
+            completed: Some(Instant::now()),
             resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
             validated: report.validated,
             forgiven: report.failure.map(|failure| failure.check),
@@ -72,20 +76,32 @@ impl TlsInfo {
     }
 }
 
+/// BoringSSL's names of the signature algorithms.
+pub(crate) const SCHEMES: [(&str, SignatureScheme); 11] = [
+    (
+        "ecdsa_secp256r1_sha256",
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+    ),
+    ("rsa_pss_rsae_sha256", SignatureScheme::RSA_PSS_SHA256),
+    ("rsa_pkcs1_sha256", SignatureScheme::RSA_PKCS1_SHA256),
+    (
+        "ecdsa_secp384r1_sha384",
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+    ),
+    ("rsa_pss_rsae_sha384", SignatureScheme::RSA_PSS_SHA384),
+    ("rsa_pkcs1_sha384", SignatureScheme::RSA_PKCS1_SHA384),
+    (
+        "ecdsa_secp521r1_sha512",
+        SignatureScheme::ECDSA_NISTP521_SHA512,
+    ),
+    ("rsa_pss_rsae_sha512", SignatureScheme::RSA_PSS_SHA512),
+    ("rsa_pkcs1_sha512", SignatureScheme::RSA_PKCS1_SHA512),
+    ("ed25519", SignatureScheme::ED25519),
+    ("rsa_pkcs1_sha1", SignatureScheme::RSA_PKCS1_SHA1),
+];
+
 /// BoringSSL's name of a signature algorithm.
 pub(crate) fn scheme_name(scheme: SignatureScheme) -> &'static str {
-    match scheme {
-        SignatureScheme::RSA_PKCS1_SHA1 => "rsa_pkcs1_sha1",
-        SignatureScheme::RSA_PKCS1_SHA256 => "rsa_pkcs1_sha256",
-        SignatureScheme::RSA_PKCS1_SHA384 => "rsa_pkcs1_sha384",
-        SignatureScheme::RSA_PKCS1_SHA512 => "rsa_pkcs1_sha512",
-        SignatureScheme::ECDSA_NISTP256_SHA256 => "ecdsa_secp256r1_sha256",
-        SignatureScheme::ECDSA_NISTP384_SHA384 => "ecdsa_secp384r1_sha384",
-        SignatureScheme::ECDSA_NISTP521_SHA512 => "ecdsa_secp521r1_sha512",
-        SignatureScheme::RSA_PSS_SHA256 => "rsa_pss_rsae_sha256",
-        SignatureScheme::RSA_PSS_SHA384 => "rsa_pss_rsae_sha384",
-        SignatureScheme::RSA_PSS_SHA512 => "rsa_pss_rsae_sha512",
-        SignatureScheme::ED25519 => "ed25519",
-        _ => "",
-    }
+    let found = SCHEMES.iter().find(|(_, known)| *known == scheme);
+    found.map_or("", |(name, _)| *name)
 }

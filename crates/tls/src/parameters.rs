@@ -6,10 +6,12 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::TlsParameters;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use rustls::SignatureScheme;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::version;
 
+use crate::info::SCHEMES;
 use crate::provider;
 
 /// The versions, cipher suites and groups that are allowed.
@@ -17,6 +19,8 @@ use crate::provider;
 pub(crate) struct Parameters {
     pub(crate) provider: Arc<CryptoProvider>,
     pub(crate) versions: Vec<&'static SupportedProtocolVersion>,
+    /// `signature_algorithms`; all if there are none.
+    pub(crate) schemes: Option<Arc<[SignatureScheme]>>,
 }
 
 impl Parameters {
@@ -59,14 +63,34 @@ impl Parameters {
             &path.field("ecdh_curves"),
             &mut errors,
         );
+        let known: Vec<&str> = supported_schemes().map(|(name, _)| *name).collect();
+        let wanted = names(&config.signature_algorithms);
+        refuse_unknown(
+            &wanted,
+            &known,
+            "signature algorithm",
+            &path.field("signature_algorithms"),
+            &mut errors,
+        );
+        let schemes: Vec<SignatureScheme> = wanted
+            .iter()
+            .filter_map(|wanted| supported_schemes().find(|(name, _)| name == wanted))
+            .map(|(_, scheme)| *scheme)
+            .collect();
         let suites = Some(suites.as_slice()).filter(|names| !names.is_empty());
         let groups = Some(groups.as_slice()).filter(|names| !names.is_empty());
         let (suites, groups) = (provider::suites(suites), provider::groups(groups));
         errors.finish(Parameters {
             provider: provider::provider(suites, groups),
             versions,
+            schemes: Some(schemes.into()).filter(|list: &Arc<[_]>| !list.is_empty()),
         })
     }
+}
+
+/// The signature algorithms that can be configured: not those with SHA-1, which `rustls` does not have.
+fn supported_schemes() -> impl Iterator<Item = &'static (&'static str, SignatureScheme)> {
+    (SCHEMES.iter()).filter(|(_, scheme)| *scheme != SignatureScheme::RSA_PKCS1_SHA1)
 }
 
 fn version_number(version: TlsProtocol, auto: u8) -> u8 {

@@ -90,6 +90,18 @@ impl PeerCertificate {
         }
     }
 
+    /// Whether it must be sent with an OCSP response only (the TLS feature `status_request`, RFC 7633).
+    pub(crate) fn must_staple(&self) -> bool {
+        const TLS_FEATURE: &str = "1.3.6.1.5.5.7.1.24";
+        let Ok((_, parsed)) = X509Certificate::from_der(&self.der) else {
+            return false;
+        };
+        let mut extensions = parsed.extensions().iter();
+        let feature = extensions.find(|one| one.oid.to_id_string() == TLS_FEATURE);
+        // A list of numbers, of which 5 is `status_request`.
+        feature.is_some_and(|one| one.value.windows(3).any(|part| part == [2, 1, 5]))
+    }
+
     /// All subject alternative names in the order of the certificate, for messages.
     pub(crate) fn names(&self) -> Vec<String> {
         let Ok((_, parsed)) = X509Certificate::from_der(&self.der) else {
@@ -160,7 +172,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Drops the leading zero byte that marks a large number as positive.
-fn serial(raw: &[u8]) -> String {
+pub(crate) fn serial(raw: &[u8]) -> String {
     match raw {
         [0, rest @ ..] if !rest.is_empty() => hex(rest),
         all => hex(all),

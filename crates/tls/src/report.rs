@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustls::SignatureScheme;
 
 use crate::failure::VerifyFailure;
+use crate::ocsp::Stapling;
 use crate::peer::PeerCertificate;
 
 /// The findings of a verifier.
@@ -23,6 +24,10 @@ pub struct Report {
     pub scheme: Option<SignatureScheme>,
     /// The certificate that this proxy selected.
     pub certificate: Option<Arc<PeerCertificate>>,
+    /// Whether the client asks for an OCSP response. The connection sets it before the certificate is selected.
+    pub(crate) asks_for_staple: bool,
+    /// What became of that.
+    pub stapling: Stapling,
 }
 
 thread_local! {
@@ -33,6 +38,19 @@ thread_local! {
 #[must_use]
 pub fn take_report() -> Report {
     REPORT.take()
+}
+
+/// Notes whether the client that is about to be answered on this thread asks for an OCSP response.
+pub(crate) fn note_request_for_staple(asks: bool) {
+    update(|report| report.asks_for_staple = asks);
+}
+
+/// Whether the client asks for an OCSP response.
+pub(crate) fn asks_for_staple() -> bool {
+    let report = REPORT.take();
+    let asks = report.asks_for_staple;
+    REPORT.set(report);
+    asks
 }
 
 pub(crate) fn update(change: impl FnOnce(&mut Report)) {

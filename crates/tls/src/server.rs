@@ -1,6 +1,7 @@
 //! `DownstreamTlsContext`: TLS connections from clients.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::OcspStaplePolicy;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
 use outrider_stats::Scope;
 use outrider_stats::SharedCounter;
@@ -23,6 +25,9 @@ use rustls::sign::CertifiedKey;
 
 use crate::certificate::Certificate;
 use crate::files;
+use crate::key_log::KeyLogFile;
+use crate::ocsp::Stapling;
+use crate::ocsp::stapling;
 use crate::parameters::Parameters;
 use crate::report;
 use crate::secrets::SecretKind;
@@ -38,11 +43,13 @@ use crate::stats;
 use crate::stats::ContextStats;
 use crate::validation::Validation;
 use crate::verifier::ClientVerifier;
+use crate::verifier::SignatureVerifier;
 
 /// The TLS settings of a filter chain.
 pub struct ServerContext {
     /// Four configurations: without and with ALPN, first in the client's order of cipher suites, then in ours.
     configs: [Arc<ServerConfig>; 4],
+    key_log: Option<Arc<KeyLogFile>>,
     /// The certificates of this proxy.
     pub certificates: Arc<Vec<Certificate>>,
     pub(crate) validation: Arc<Validation>,
@@ -70,6 +77,8 @@ impl TlsContext for ServerContext {
         };
         let certificates = errors.collect(certificates(common, &parameters, secrets, &path));
         let validation = errors.collect(validation(common, secrets, &path));
+        let key_log = KeyLogFile::build(common.key_log.as_ref(), &path.field("key_log"));
+        let key_log = errors.collect(key_log).flatten();
         let (Some(certificates), Some(validation)) = (certificates, validation) else {
             return Err(errors);
         };
@@ -80,12 +89,14 @@ impl TlsContext for ServerContext {
             errors.push(&path, "No TLS certificates found for server context");
             return Err(errors);
         }
+        check_staples(config, &certificates, &path, &mut errors);
         let certificates = Arc::new(certificates);
         let validation = Arc::new(validation);
         let required =
             config.require_client_certificate.unwrap_or(false) || validation.requires_certificate();
-        let algorithms = parameters.provider.signature_verification_algorithms;
-        let verifier = ClientVerifier::new(validation.clone(), required, algorithms);
+        warn_of_optional_certificates(config, &path);
+        let signatures = SignatureVerifier::new(&parameters);
+        let verifier = ClientVerifier::new(validation.clone(), required, signatures);
         let built = ServerConfig::builder_with_provider(parameters.provider)
             .with_protocol_versions(&parameters.versions);
         let mut server = match built {
@@ -121,6 +132,7 @@ impl TlsContext for ServerContext {
                 variant(false, true),
                 variant(true, true),
             ],
+            key_log,
             certificates,
             validation,
         }))
@@ -168,9 +180,29 @@ impl TlsContext for ServerContext {
 }
 
 impl ServerContext {
-    /// The configuration for a client that sent this ClientHello.
+    /// The configuration for a client that sent this ClientHello. `addresses` are the connection's, local and remote; they
+    /// are asked for with `key_log` only.
     #[must_use]
-    pub fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+    pub fn config_for(
+        &self,
+        hello: &ClientHello<'_>,
+        asks_for_staple: bool,
+        addresses: impl FnOnce() -> (Option<IpAddr>, Option<IpAddr>),
+    ) -> Arc<ServerConfig> {
+        report::note_request_for_staple(asks_for_staple);
+        let config = self.config_of_hello(hello);
+        if let Some(key_log) = &self.key_log {
+            let (local, remote) = addresses();
+            if key_log.covers(local, remote) {
+                let mut config = ServerConfig::clone(&config);
+                config.key_log = key_log.clone();
+                return Arc::new(config);
+            }
+        }
+        config
+    }
+
+    fn config_of_hello(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let [_, with_alpn, ..] = &self.configs;
         let known = &with_alpn.alpn_protocols;
         let mut offered = hello.alpn().into_iter().flatten();
@@ -217,6 +249,39 @@ fn session_context(
     sessions::session_context(parts.iter().map(Vec::as_slice))
 }
 
+/// Refuses a context whose certificates lack OCSP responses that the policy or they themselves demand.
+fn check_staples(
+    config: &DownstreamTlsContext,
+    certificates: &[Certificate],
+    path: &FieldPath,
+    errors: &mut ConfigErrors,
+) {
+    let path = path.field("tls_certificates");
+    let mut missing = certificates.iter().filter(|one| one.ocsp.is_none());
+    if config.ocsp_staple_policy() == OcspStaplePolicy::MustStaple {
+        if missing.next().is_some() {
+            errors.push(&path, "Required OCSP response is missing from TLS context");
+        }
+    } else if missing.any(|one| one.must_staple) {
+        errors.push(
+            &path,
+            "OCSP response is required for must-staple certificate",
+        );
+    }
+}
+
+/// Warns, with Envoy's text, of a validation context that clients may evade.
+fn warn_of_optional_certificates(config: &DownstreamTlsContext, path: &FieldPath) {
+    let common = config.common_tls_context.as_ref();
+    let validates = common.is_some_and(|common| common.validation_context_type.is_some());
+    if config.require_client_certificate.is_none() && validates {
+        log::warn!(
+            target: "misc",
+            "{path}: Using deprecated insecure default of not requiring client cert when a validation context is configured. This default will be changed in a future version. Please explicitly configure a value for require_client_certificate."
+        );
+    }
+}
+
 fn is_of_tls13(suite: CipherSuite) -> bool {
     matches!(
         suite,
@@ -237,7 +302,7 @@ pub(crate) fn certificates(
     let mut certificates = Vec::new();
     let own_path = path.field("tls_certificates");
     for (index, config) in common.tls_certificates.iter().enumerate() {
-        let built = Certificate::build(config, &own_path.index(index), &parameters.provider);
+        let built = Certificate::build(config, &own_path.index(index), parameters);
         certificates.extend(errors.collect(built));
     }
     if !common.tls_certificates.is_empty() {
@@ -251,7 +316,7 @@ pub(crate) fn certificates(
         let secret = errors.collect(secrets.certificate(config, &path.index(index)));
         awaited |= matches!(secret, Some(None));
         if let Some((certificate, path)) = secret.flatten() {
-            let built = Certificate::build(certificate, &path, &parameters.provider);
+            let built = Certificate::build(certificate, &path, parameters);
             certificates.extend(errors.collect(built).map(|built| Certificate {
                 stat_name: config.name.clone(),
                 ..built
@@ -319,6 +384,7 @@ struct Resolver {
     names: Vec<(String, usize)>,
     /// `full_scan_certs_on_sni_mismatch`
     scans_all: bool,
+    staple_policy: OcspStaplePolicy,
 }
 
 impl Resolver {
@@ -336,6 +402,7 @@ impl Resolver {
             names,
             certificates,
             scans_all: config.full_scan_certs_on_sni_mismatch.unwrap_or(false),
+            staple_policy: config.ocsp_staple_policy(),
         }
     }
 
@@ -348,10 +415,18 @@ impl Resolver {
         named.filter_map(|(_, number)| self.certificates.get(*number))
     }
 
+    fn stapling(&self, certificate: &Certificate) -> Stapling {
+        match report::asks_for_staple() {
+            true => stapling(certificate, self.staple_policy),
+            false => Stapling::NotRequested,
+        }
+    }
+
     fn choose(&self, hello: &ClientHello<'_>) -> Option<&Certificate> {
         let is_usable = |certificate: &Certificate| {
             let schemes = hello.signature_schemes();
             certificate.key.key.choose_scheme(schemes).is_some()
+                && self.stapling(certificate) != Stapling::Failed
         };
         if let Some(name) = hello.server_name() {
             let wildcard = name
@@ -367,7 +442,8 @@ impl Resolver {
             let mut named = wanted
                 .into_iter()
                 .flatten()
-                .flat_map(|name| self.named(name));
+                .flat_map(|name| self.named(name))
+                .filter(|certificate| self.stapling(certificate) != Stapling::Failed);
             if let Some(found) = named.next() {
                 return Some(found);
             }
@@ -397,7 +473,15 @@ fn best<'a>(certificates: impl Iterator<Item = &'a Certificate>) -> Option<&'a C
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let chosen = self.choose(&hello)?;
-        report::update(|report| report.certificate = Some(chosen.facts.clone()));
-        Some(chosen.key.clone())
+        let stapling = self.stapling(chosen);
+        report::update(|report| {
+            report.certificate = Some(chosen.facts.clone());
+            report.stapling = stapling;
+        });
+        match stapling {
+            Stapling::Failed => None,
+            Stapling::Sent => Some(chosen.key.clone()),
+            Stapling::NotRequested | Stapling::Omitted => Some(chosen.unstapled.clone()),
+        }
     }
 }

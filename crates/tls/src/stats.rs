@@ -16,6 +16,7 @@ use crate::certificate::Certificate;
 use crate::failure::Check;
 use crate::failure::TlsFailure;
 use crate::info::TlsInfo;
+use crate::ocsp::Stapling;
 use crate::validation::Validation;
 
 /// More than the number of names in any of these families: there are nine cipher suites and eleven signature
@@ -143,6 +144,18 @@ impl WorkerSsl {
             stats.no_certificate.inc();
         }
         self.refused(info.forgiven);
+    }
+
+    /// Counts what became of a client's wish for an OCSP response.
+    pub fn stapled(&self, stapling: Stapling) {
+        let stats = &self.0;
+        match stapling {
+            Stapling::NotRequested => return,
+            Stapling::Sent => stats.ocsp_staple_responses.inc(),
+            Stapling::Omitted => stats.ocsp_staple_omitted.inc(),
+            Stapling::Failed => stats.ocsp_staple_failed.inc(),
+        }
+        stats.ocsp_staple_requests.inc();
     }
 
     /// Counts a connection that failed.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustls::DigitallySignedStruct;
 use rustls::DistinguishedName;
 use rustls::Error;
+use rustls::PeerMisbehaved;
 use rustls::SignatureScheme;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::danger::ServerCertVerified;
@@ -18,6 +19,7 @@ use rustls::pki_types::UnixTime;
 use rustls::server::danger::ClientCertVerified;
 use rustls::server::danger::ClientCertVerifier;
 
+use crate::parameters::Parameters;
 use crate::report;
 use crate::validation::PresentedChain;
 use crate::validation::Usage;
@@ -47,13 +49,17 @@ pub(crate) struct ServerVerifier {
 
 /// Verifies the signatures of peers in the handshake, and reports their algorithm to the connection.
 #[derive(Clone, Debug)]
-pub(crate) struct SignatureVerifier(pub(crate) WebPkiSupportedAlgorithms);
+pub(crate) struct SignatureVerifier {
+    algorithms: WebPkiSupportedAlgorithms,
+    /// `signature_algorithms`; all if there are none.
+    schemes: Option<Arc<[SignatureScheme]>>,
+}
 
 impl ClientVerifier {
     pub(crate) fn new(
         validation: Arc<Validation>,
         required: bool,
-        algorithms: WebPkiSupportedAlgorithms,
+        signatures: SignatureVerifier,
     ) -> ClientVerifier {
         let authorities = match validation.sends_authorities {
             true => validation.subjects(),
@@ -63,20 +69,50 @@ impl ClientVerifier {
             validation,
             required,
             authorities,
-            signatures: SignatureVerifier(algorithms),
+            signatures,
         }
     }
 }
 
 impl SignatureVerifier {
+    pub(crate) fn new(parameters: &Parameters) -> SignatureVerifier {
+        SignatureVerifier {
+            algorithms: parameters.provider.signature_verification_algorithms,
+            schemes: parameters.schemes.clone(),
+        }
+    }
+
+    /// The algorithms that the peer may sign with.
+    fn supported(&self) -> Vec<SignatureScheme> {
+        let all = self.algorithms.supported_schemes();
+        match &self.schemes {
+            Some(schemes) => schemes
+                .iter()
+                .copied()
+                .filter(|s| all.contains(s))
+                .collect(),
+            None => all,
+        }
+    }
+
+    fn check_scheme(&self, scheme: SignatureScheme) -> Result<(), Error> {
+        report::update(|report| report.scheme = Some(scheme));
+        match &self.schemes {
+            Some(schemes) if !schemes.contains(&scheme) => {
+                Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn verify_tls12(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        report::update(|report| report.scheme = Some(signature.scheme));
-        verify_tls12_signature(message, certificate, signature, &self.0)
+        self.check_scheme(signature.scheme)?;
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13(
@@ -85,8 +121,8 @@ impl SignatureVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        report::update(|report| report.scheme = Some(signature.scheme));
-        verify_tls13_signature(message, certificate, signature, &self.0)
+        self.check_scheme(signature.scheme)?;
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 }
 
@@ -163,7 +199,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signatures.0.supported_schemes()
+        self.signatures.supported()
     }
 }
 
@@ -212,6 +248,6 @@ impl ServerCertVerifier for ServerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signatures.0.supported_schemes()
+        self.signatures.supported()
     }
 }

@@ -26,6 +26,7 @@ use outrider_tls::TlsFailure;
 use outrider_tls::TlsInfo;
 use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
+use outrider_tls::rustls::pki_types::ServerName;
 use outrider_tls::tls_settings;
 use outrider_xds::check_secret_sources;
 use prost_types::Struct;
@@ -273,11 +274,19 @@ impl PoolTls {
             .as_ref()
             .and_then(|names| names.server_name.as_deref());
         let session = ClientSession {
-            config: self.config(&used, protocol),
+            config: (used.context)
+                .config_between(self.config(&used, protocol), || socket.ip_addresses()),
             server_name: (used.context).server_name(host.hostname(), address, of_request),
         };
+        let name = match &session.server_name {
+            ServerName::DnsName(name) => name.as_ref().to_owned(),
+            _ => String::new(),
+        };
         let mut stream = TlsStream::connect(socket, session, cluster.stats())?;
-        let info = poll_fn(|cx| stream.poll_handshake(cx)).await?;
+        let mut info = poll_fn(|cx| stream.poll_handshake(cx)).await?;
+        if let Some(info) = Rc::get_mut(&mut info) {
+            info.server_name = name;
+        }
         Ok((NetworkStream::Tls(Box::new(stream)), info))
     }
 

@@ -73,6 +73,8 @@ impl LoggedExchange<'_> {
             listener: "".into(),
             filter_chain: "".into(),
             server_name: "".into(),
+            ja3: Box::default(),
+            ja4: Box::default(),
             tls: None,
         };
         let mut head = self.head();

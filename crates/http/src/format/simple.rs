@@ -6,6 +6,7 @@
 use crate::format::Context;
 use crate::format::OutputKind;
 use crate::format::stream_info;
+use crate::format::tls;
 use crate::format::values;
 
 /// Appends a value.
@@ -49,7 +50,7 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("DOWNSTREAM_DIRECT_REMOTE_PORT", |cx, out| {
         values::port(stream_info::direct_remote(cx.stream), out)
     }),
-    ("DOWNSTREAM_HANDSHAKE_DURATION", values::absent),
+    ("DOWNSTREAM_HANDSHAKE_DURATION", tls::handshake_duration),
     ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |cx, out| {
         values::number(cx.stream.traffic.header_received, out)
     }),
@@ -146,8 +147,12 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
         )
     }),
     ("SPAN_ID", values::absent),
-    ("TLS_JA3_FINGERPRINT", values::absent),
-    ("TLS_JA4_FINGERPRINT", values::absent),
+    ("TLS_JA3_FINGERPRINT", |cx, out| {
+        tls::owned_or_absent(&cx.stream.connection.ja3, out)
+    }),
+    ("TLS_JA4_FINGERPRINT", |cx, out| {
+        tls::owned_or_absent(&cx.stream.connection.ja4, out)
+    }),
     ("TRACE_ID", values::absent),
     ("UNIQUE_ID", values::unique_id),
     ("UPSTREAM_CLUSTER", |cx, out| {
@@ -253,7 +258,7 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
             out,
         )
     }),
-    ("UPSTREAM_SERVER_NAME", values::absent),
+    ("UPSTREAM_SERVER_NAME", tls::upstream_server_name),
     ("UPSTREAM_TRANSPORT_FAILURE_REASON", |cx, out| {
         let upstream = cx.stream.upstream.as_ref();
         values::text(upstream.and_then(|up| up.transport_failure.as_deref()), out)

@@ -160,6 +160,33 @@ fn issuer(stream: &Stream) -> Option<PeerCertificate> {
     PeerCertificate::parse(second)
 }
 
+/// The time from the start of the request to the end of the handshake, in milliseconds: 0 or less, unless the request was
+/// sent as early data.
+pub(crate) fn handshake_duration(context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
+    let stream = context.stream;
+    let Some(completed) = downstream(stream).and_then(|tls| tls.completed) else {
+        return OutputKind::Absent;
+    };
+    let started = stream.started.into_std();
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let value = match completed.checked_duration_since(started) {
+        Some(after) => millis(after),
+        None => -millis(started.duration_since(completed)),
+    };
+    values::signed(value, out)
+}
+
+/// The name that this proxy asked the host for.
+pub(crate) fn upstream_server_name(context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
+    let tls = upstream(context.stream);
+    owned_or_absent(tls.map_or("", |tls| &tls.server_name), out)
+}
+
+/// A text that is empty if it is absent.
+pub(crate) fn owned_or_absent(text: &str, out: &mut Vec<u8>) -> OutputKind {
+    values::text(Some(text).filter(|text| !text.is_empty()), out)
+}
+
 /// The name that the client asked for, if a listener filter found it.
 pub(crate) fn server_name(context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {
     let name = &*context.stream.connection.server_name;

@@ -85,6 +85,8 @@ impl Proxy {
                     listener: "".into(),
                     filter_chain: "".into(),
                     server_name: "".into(),
+                    ja3: Box::default(),
+                    ja4: Box::default(),
                     tls: None,
                 };
                 let connection = AcceptedConnection {

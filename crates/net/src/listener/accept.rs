@@ -166,6 +166,8 @@ impl Listener {
             listener: self.config.name.clone(),
             filter_chain: self.config.chain_names[chain].clone(),
             server_name: inspection.server_name.as_str().into(),
+            ja3: inspection.ja3.as_str().into(),
+            ja4: inspection.ja4.as_str().into(),
             tls: None,
         };
         let connection = AcceptedConnection {

@@ -15,6 +15,9 @@ use outrider_config::type_name;
 use outrider_config::unpack;
 use outrider_stats::Counter;
 use outrider_stats::Histogram;
+use outrider_tls::HelloFacts;
+use outrider_tls::HelloProgress;
+use outrider_tls::hello_progress;
 use outrider_tls::rustls::server::Acceptor;
 use prost::Name as _;
 
@@ -28,8 +31,6 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 const DEFAULT_MAX_HELLO: u32 = 16 * 1024;
 /// The size of the first read, in bytes: most ClientHellos are shorter.
 const FIRST_READ: usize = 2 * 1024;
-/// The content type of a TLS record that carries handshake messages.
-const HANDSHAKE: u8 = 22;
 
 /// The listener filters of a listener.
 #[derive(Debug, Default)]
@@ -45,6 +46,10 @@ pub(super) struct ListenerFilters {
 struct TlsInspector {
     max_hello: usize,
     closes_on_errors: bool,
+    /// `enable_ja3_fingerprinting`
+    finds_ja3: bool,
+    /// `enable_ja4_fingerprinting`
+    finds_ja4: bool,
 }
 
 /// What listener filters found out about a connection.
@@ -54,6 +59,10 @@ pub(super) struct InspectionResult {
     /// Empty if the client sent no SNI.
     pub(super) server_name: String,
     pub(super) application_protocols: Vec<String>,
+    /// Empty unless asked for.
+    pub(super) ja3: String,
+    /// Empty unless asked for.
+    pub(super) ja4: String,
 }
 
 outrider_stats::group! {
@@ -74,7 +83,8 @@ outrider_stats::group! {
 enum InspectionError {
     Closed,
     Timeout,
-    Error,
+    /// By the TLS inspector, which counts it itself.
+    Refused,
 }
 
 impl ListenerFilters {
@@ -158,7 +168,7 @@ impl ListenerFilters {
         match inspected {
             Ok(found) => return Some(found),
             Err(InspectionError::Closed) => stats.downstream_listener_filter_remote_close.inc(),
-            Err(InspectionError::Error) => stats.downstream_listener_filter_error.inc(),
+            Err(InspectionError::Refused) => {}
             Err(InspectionError::Timeout) => {
                 stats.downstream_pre_cx_timeout.inc();
                 if self.continues_after_timeout && stream.reregister().is_ok() {
@@ -189,6 +199,8 @@ impl TlsInspector {
         TlsInspector {
             max_hello: usize::try_from(max_hello).unwrap_or(usize::MAX),
             closes_on_errors: config.close_connection_on_client_hello_parsing_errors,
+            finds_ja3: config.enable_ja3_fingerprinting.unwrap_or(false),
+            finds_ja4: config.enable_ja4_fingerprinting.unwrap_or(false),
         }
     }
 
@@ -207,10 +219,10 @@ impl TlsInspector {
                 Ok(None) | Err(_) => return Err(InspectionError::Closed),
             };
             let received = bytes.get(..seen).unwrap_or_default();
-            let hello = match received {
-                // The record's version begins with 3.
-                [HANDSHAKE] | [HANDSHAKE, 3, ..] => parse(received),
-                _ => Err(()),
+            let hello = match hello_progress(received) {
+                HelloProgress::NotTls => Err(()),
+                HelloProgress::Partial => Ok(None),
+                HelloProgress::Complete => self.parse(received).map(Some),
             };
             match hello {
                 Ok(Some(found)) => {
@@ -220,7 +232,7 @@ impl TlsInspector {
                 }
                 Ok(None) if seen >= self.max_hello => {
                     stats.client_hello_too_large.inc();
-                    return Err(InspectionError::Error);
+                    return Err(InspectionError::Refused);
                 }
                 Ok(None) if seen == bytes.len() => {
                     bytes.resize((seen * 2).min(self.max_hello), 0);
@@ -230,7 +242,7 @@ impl TlsInspector {
                     stats.tls_not_found.inc();
                     stats.bytes_processed.record(seen as u64);
                     return match self.closes_on_errors {
-                        true => Err(InspectionError::Error),
+                        true => Err(InspectionError::Refused),
                         false => Ok(InspectionResult::default()),
                     };
                 }
@@ -239,24 +251,33 @@ impl TlsInspector {
     }
 }
 
-/// The contents of a ClientHello; `None` if it is not complete.
-fn parse(mut bytes: &[u8]) -> Result<Option<InspectionResult>, ()> {
-    let mut acceptor = Acceptor::default();
-    while !bytes.is_empty() {
-        acceptor.read_tls(&mut bytes).map_err(|_| ())?;
+impl TlsInspector {
+    /// The contents of a complete ClientHello.
+    fn parse(&self, bytes: &[u8]) -> Result<InspectionResult, ()> {
+        let mut acceptor = Acceptor::default();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            acceptor.read_tls(&mut rest).map_err(|_| ())?;
+        }
+        let accepted = acceptor.accept().map_err(|_| ())?.ok_or(())?;
+        let hello = accepted.client_hello();
+        let protocols = hello.alpn().into_iter().flatten();
+        let wanted = self.finds_ja3 || self.finds_ja4;
+        let facts = wanted.then(|| HelloFacts::parse(bytes)).flatten();
+        let fingerprint = |wanted: bool, of: fn(&HelloFacts) -> String| {
+            let facts = facts.as_ref().filter(|_| wanted);
+            facts.map(of).unwrap_or_default()
+        };
+        Ok(InspectionResult {
+            is_tls: true,
+            server_name: hello.server_name().unwrap_or_default().to_ascii_lowercase(),
+            application_protocols: protocols
+                .map(|name| String::from_utf8_lossy(name).into_owned())
+                .collect(),
+            ja3: fingerprint(self.finds_ja3, HelloFacts::ja3),
+            ja4: fingerprint(self.finds_ja4, HelloFacts::ja4),
+        })
     }
-    let Some(accepted) = acceptor.accept().map_err(|_| ())? else {
-        return Ok(None);
-    };
-    let hello = accepted.client_hello();
-    let protocols = hello.alpn().into_iter().flatten();
-    Ok(Some(InspectionResult {
-        is_tls: true,
-        server_name: hello.server_name().unwrap_or_default().to_ascii_lowercase(),
-        application_protocols: protocols
-            .map(|name| String::from_utf8_lossy(name).into_owned())
-            .collect(),
-    }))
 }
 
 impl InspectionResult {

@@ -2,20 +2,20 @@
 
 use std::net::IpAddr;
 
-use outrider_config::ConfigError;
-use outrider_config::ConfigErrors;
-use outrider_config::FieldPath;
-use outrider_config::api::envoy::config::core::v3::CidrRange;
+use crate::ConfigError;
+use crate::ConfigErrors;
+use crate::FieldPath;
+use crate::api::envoy::config::core::v3::CidrRange;
 
 /// A network such as `10.0.0.0/8`. Bits beyond the length are zero, so that equal networks are equal values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Prefix {
+pub struct AddressPrefix {
     network: IpAddr,
     length: u8,
 }
 
-impl Prefix {
-    fn build(range: &CidrRange, path: &FieldPath) -> Result<Prefix, ConfigError> {
+impl AddressPrefix {
+    fn build(range: &CidrRange, path: &FieldPath) -> Result<AddressPrefix, ConfigError> {
         let address: IpAddr = range.address_prefix.parse().map_err(|_| {
             let message = format!("malformed IP address: {}", range.address_prefix);
             ConfigError::new(&path.field("address_prefix"), message)
@@ -25,28 +25,35 @@ impl Prefix {
         let length = u8::try_from(range.prefix_len.unwrap_or(0))
             .unwrap_or(most)
             .min(most);
-        Ok(Prefix {
+        Ok(AddressPrefix {
             network: mask(address, length),
             length,
         })
     }
 
-    pub(super) fn length(&self) -> u8 {
+    /// The number of bits that count.
+    #[must_use]
+    pub fn length(&self) -> u8 {
         self.length
     }
 
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
+    /// Whether the address is in the network.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.network.is_ipv4() && mask(address, self.length) == self.network
     }
 }
 
-/// Reads all prefixes of a list.
-pub(super) fn build_all(
+/// Reads all prefixes of the list at `path`.
+///
+/// # Errors
+/// A prefix that is no IP address.
+pub fn build_all(
     ranges: &[CidrRange],
     path: &FieldPath,
-) -> Result<Vec<Prefix>, ConfigErrors> {
+) -> Result<Vec<AddressPrefix>, ConfigErrors> {
     let mut errors = ConfigErrors::new();
-    let build = |(index, range)| errors.collect(Prefix::build(range, &path.index(index)));
+    let build = |(index, range)| errors.collect(AddressPrefix::build(range, &path.index(index)));
     let prefixes = ranges.iter().enumerate().filter_map(build).collect();
     errors.finish(prefixes)
 }
