@@ -11,7 +11,7 @@ from concurrent import futures
 
 import grpc
 
-from . import text
+from . import text, tls
 
 OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
            ("grpc.max_concurrent_streams", 1000)]
@@ -51,9 +51,18 @@ class GrpcBackend:
         """Starts a pod."""
         options = [*OPTIONS, *self.spec.get("options", {}).items()]
         server = grpc.server(futures.ThreadPoolExecutor(160), handlers=[self.handler(host)], options=options)
-        self.port = server.add_insecure_port(f"{host}:{self.port}")
+        self.port = self.listen(server, f"{host}:{self.port}")
         server.start()
         self.servers[host] = server
+
+    def listen(self, server, address: str) -> int:
+        """Opens a port; over TLS if the case says so, and with `ca` for clients with a certificate only."""
+        spec = self.spec.get("tls")
+        if spec is None:
+            return server.add_insecure_port(address)
+        pair = [(tls.pem(spec["cert"], "key"), tls.pem(spec["cert"], "pem"))]
+        ca = tls.pem(spec["ca"], "pem") if "ca" in spec else None
+        return server.add_secure_port(address, grpc.ssl_server_credentials(pair, ca, ca is not None))
 
     def stop_pod(self, host: str) -> None:
         """Stops a pod: its calls are cut off."""

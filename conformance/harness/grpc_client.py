@@ -7,7 +7,7 @@ from grpclib import const, exceptions
 from grpclib.client import Channel
 from grpclib.encoding.base import CodecBase
 
-from . import interop, text
+from . import interop, text, tls
 from .grpc_backend import shown_message, shown_metadata
 
 KINDS = {"ClientStream": "client", "ServerStream": "server", "Bidi": "bidi", "Hang": "bidi"}
@@ -34,6 +34,7 @@ class Call:
         self.streams_in = self.kind in ("client", "bidi")
         self.streams_out = self.kind in ("server", "bidi")
         self.known = known is not None
+        self.tls = step.get("tls")
 
     def shown(self, message: bytes):
         """A response in an observation."""
@@ -43,7 +44,7 @@ class Call:
 def grpcio(address, call: Call, channel=None) -> dict:
     """One call over grpcio's C core."""
     own = channel is None
-    channel = channel or grpcio_channel(address)
+    channel = channel or grpcio_channel(address, call.tls)
     try:
         return grpcio_call(channel, call)
     finally:
@@ -51,10 +52,14 @@ def grpcio(address, call: Call, channel=None) -> dict:
             channel.close()
 
 
-def grpcio_channel(address):
-    """A channel; several calls on it share its connection."""
+def grpcio_channel(address, secure=None):
+    """A channel; several calls on it share its connection. `secure` is over TLS, with `ca`, `cert` and `sni` as `harness/tls.py` has them."""
     target = f"unix:{address}" if isinstance(address, str) else f"{address[0]}:{address[1]}"
-    return grpc.insecure_channel(target, options=CHANNEL)
+    if secure is None:
+        return grpc.insecure_channel(target, options=CHANNEL)
+    pair = [tls.pem(secure["cert"], kind) for kind in ("key", "pem")] if "cert" in secure else [None, None]
+    credentials = grpc.ssl_channel_credentials(tls.pem(secure["ca"], "pem"), *pair)
+    return grpc.secure_channel(target, credentials, options=[*CHANNEL, ("grpc.ssl_target_name_override", secure["sni"])])
 
 
 def grpcio_call(channel, call: Call) -> dict:

@@ -406,6 +406,27 @@ def begin(run, step: dict) -> None:
         run.background[name] = run.pool.submit(perform, run, inner)
 
 
+def curl(run, step: dict) -> dict:
+    """`curl: [flags]`: curl against a listener, for the name `server.test`; its exit code, and the version, status and body."""
+    host, port = run.address(step.get("to", "ingress"))
+    words = ["curl", "--silent", "--max-time", "10", "--write-out", "|%{http_version} %{http_code}", "--resolve", f"server.test:{port}:{host}",
+             *[str(word) for word in step["curl"]], f"https://server.test:{port}/"]
+    done = subprocess.run(words, cwd=tls.CERTS, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, preexec_fn=die_with_parent)
+    body, _, facts = done.stdout.decode("latin-1").rpartition("|")
+    return {"exit": done.returncode, "seen": facts, "body": text.lines(body.encode("latin-1"))[:1]}
+
+
+def s_client(run, step: dict) -> list:
+    """`s_client: [flags]`: OpenSSL's client against a listener, which sends `send` and then nothing; what matches `grep` in its lines."""
+    host, port = run.address(step.get("to", "ingress"))
+    words = ["openssl", "s_client", "-connect", f"{host}:{port}", *[str(word) for word in step["s_client"]]]
+    sent = step.get("send", "").replace("\n", "\r\n").encode()
+    done = subprocess.run(words, cwd=tls.CERTS, input=sent, capture_output=True, timeout=20, preexec_fn=die_with_parent)
+    lines = (done.stdout + done.stderr).decode("latin-1").splitlines()
+    found = [re.search(step["grep"], line) for line in lines]
+    return [one[0].strip() for one in found if one]
+
+
 def hellos(run, step: dict):
     """`hello: {sni: …}` (or a list of them): a ClientHello by hand, and what the server answers in the clear, as `harness/tls_hello.py` has it."""
     several = step["hello"] if isinstance(step["hello"], list) else [step["hello"]]
@@ -447,6 +468,7 @@ WORDS = {
     "sockets": lambda run, step: run.settle(lambda: sockets.look(run, step)),
     "handshake": handshakes,
     "hello": hellos,
+    "curl": curl, "s_client": s_client,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
     "replies": replies, "health": health,

@@ -72,6 +72,11 @@ def facts(secure: ssl.SSLSocket) -> dict:
     return seen
 
 
+def pem(name: str, kind: str) -> bytes:
+    """A certificate (`pem`) or its key (`key`)."""
+    return (CERTS / f"{name}.{kind}").read_bytes()
+
+
 def first(file: Path) -> str:
     """The first certificate of a file."""
     end = "-----END CERTIFICATE-----"
