@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::outlier::OutlierMonitor;
+
 /// Whether a host should get requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -55,6 +57,8 @@ pub struct HostHealth {
     passed: AtomicU64,
     /// Where workers report what they see, if anybody listens.
     reports: Option<HealthReports>,
+    /// What workers count of it, if its cluster has outlier detection.
+    monitor: Option<Box<OutlierMonitor>>,
 }
 
 /// What workers see of a host that the main thread has to know.
@@ -62,6 +66,12 @@ pub struct HostHealth {
 pub(crate) enum HealthReport {
     /// A response asked that the host be excluded (`x-envoy-immediate-health-check-fail`).
     ImmediateFailure,
+    /// It answered with 5xx so often in a row that it may have to go.
+    Consecutive5xx,
+    /// It answered with 502, 503 or 504 so often in a row that it may have to go.
+    ConsecutiveGatewayFailure,
+    /// It could not be reached so often in a row that it may have to go.
+    ConsecutiveLocalOriginFailure,
 }
 
 /// A report, and the host that it is about.
@@ -77,14 +87,31 @@ pub(crate) struct HealthReports {
 
 impl HostHealth {
     /// The health of a host on which workers report to `sender`.
-    pub(crate) fn reporting_to(sender: UnboundedSender<HostReport>) -> Arc<HostHealth> {
+    pub(crate) fn reporting_to(
+        sender: UnboundedSender<HostReport>,
+        monitor: Option<OutlierMonitor>,
+    ) -> Arc<HostHealth> {
         Arc::new(HostHealth {
             reports: Some(HealthReports {
                 sender,
                 waiting: AtomicU8::new(0),
             }),
+            monitor: monitor.map(Box::new),
             ..HostHealth::default()
         })
+    }
+
+    /// What workers count of it, if its cluster has outlier detection.
+    pub(crate) fn monitor(&self) -> Option<&OutlierMonitor> {
+        self.monitor.as_deref()
+    }
+
+    /// The share of successes among the results of the last interval, of answers and of the local origin, percent; -1 if one
+    /// is not known.
+    #[must_use]
+    pub fn success_rates(&self) -> (f64, f64) {
+        self.monitor()
+            .map_or((-1.0, -1.0), OutlierMonitor::success_rates)
     }
 
     /// Tells the main thread of `report`, unless it is yet to read an equal one.

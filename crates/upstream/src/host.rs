@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::Health;
 use crate::HealthFlag;
 use crate::HostHealth;
+use crate::OutlierResult;
 use crate::health::HealthReport;
 
 /// One endpoint of a cluster.
@@ -238,6 +239,13 @@ impl Host {
         if self.state.has(HealthFlag::IsChecked) {
             self.state.set(HealthFlag::ExcludedViaImmediateHcFail, true);
             self.state.report(HealthReport::ImmediateFailure);
+        }
+    }
+
+    /// Counts what came of a request to this host, for outlier detection.
+    pub fn put_result(&self, result: OutlierResult) {
+        if let Some(monitor) = self.state.monitor() {
+            monitor.count(result, |report| self.state.report(report));
         }
     }
 

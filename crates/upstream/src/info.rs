@@ -23,12 +23,14 @@ use outrider_net::parse_ip;
 use outrider_runtime::Snapshot;
 use outrider_tls::Secrets;
 
+use crate::EventFile;
 use crate::EventFiles;
 use crate::RetryBudget;
 use crate::RoutingPriority;
 use crate::Thresholds;
 use crate::balancer::BalancerConfig;
 use crate::health_check::HealthCheckConfig;
+use crate::outlier::OutlierConfig;
 use crate::protocol_options::HttpProtocolOptions;
 use crate::protocol_options::ProtocolSelection;
 use crate::transport::TransportSockets;
@@ -56,6 +58,10 @@ pub struct ClusterInfo {
     pub balancer: BalancerConfig,
     /// How hosts are checked, if they are.
     pub(crate) health_check: Option<Arc<HealthCheckConfig>>,
+    /// How outliers among the hosts are detected, if they are.
+    pub(crate) outlier_detection: Option<OutlierConfig>,
+    /// The log of ejections (`cluster_manager.outlier_detection.event_log_path`).
+    pub(crate) outlier_log: Option<Arc<dyn EventFile>>,
     /// `common_lb_config.update_merge_window`
     pub update_merge_window: Duration,
     /// `common_lb_config.ignore_new_hosts_until_first_hc`
@@ -91,10 +97,19 @@ pub(crate) struct ClusterCx<'a> {
     pub(crate) runtime: &'a Snapshot,
     /// Opens event logs.
     pub(crate) event_files: &'a dyn EventFiles,
+    /// `cluster_manager.outlier_detection.event_log_path`
+    pub(crate) outlier_log: Option<&'a Arc<dyn EventFile>>,
 }
 
 /// `common_lb_config.update_merge_window` when it is not set.
 const UPDATE_MERGE_WINDOW: Duration = Duration::from_secs(1);
+
+/// `health_checks`, `outlier_detection` and `update_merge_window`.
+type Watching = (
+    Option<Arc<HealthCheckConfig>>,
+    Option<OutlierConfig>,
+    Duration,
+);
 
 impl ClusterInfo {
     /// Builds the settings of `message`, found at `path`.
@@ -128,16 +143,9 @@ impl ClusterInfo {
         );
         let timeout = errors.collect(timeout);
         let speaks_http2 = (http.as_ref()).is_some_and(|h| h.protocol != ProtocolSelection::Http1);
-        let health_check = errors.collect(HealthCheckConfig::build(
-            &message.health_checks,
-            &path.field("health_checks"),
-            &message.name,
-            speaks_http2,
-            cx.event_files,
-        ));
+        let watching = errors.collect(watching(message, path, speaks_http2, cx));
         let common = message.common_lb_config.as_ref();
-        let window = errors.collect(update_merge_window(common, path));
-        let (Some(health_check), Some(window)) = (health_check, window) else {
+        let Some((health_check, outliers, window)) = watching else {
             return Err(errors);
         };
         let (
@@ -173,6 +181,8 @@ impl ClusterInfo {
             transport_sockets: sockets,
             balancer,
             health_check,
+            outlier_log: outliers.as_ref().and(cx.outlier_log.cloned()),
+            outlier_detection: outliers,
             update_merge_window: window,
             ignore_new_hosts_until_first_hc: common
                 .is_some_and(|common| common.ignore_new_hosts_until_first_hc),
@@ -191,6 +201,33 @@ impl ClusterInfo {
             RoutingPriority::Default => &self.thresholds[0],
             RoutingPriority::High => &self.thresholds[1],
         }
+    }
+}
+
+/// How the health of the hosts of `message`, found at `path`, is watched, and how long its changes are merged.
+fn watching(
+    message: &Cluster,
+    path: &FieldPath,
+    speaks_http2: bool,
+    cx: &ClusterCx<'_>,
+) -> Result<Watching, ConfigErrors> {
+    let mut errors = ConfigErrors::new();
+    let health_check = errors.collect(HealthCheckConfig::build(
+        &message.health_checks,
+        &path.field("health_checks"),
+        &message.name,
+        speaks_http2,
+        cx.event_files,
+    ));
+    let outliers = errors.collect(OutlierConfig::build(
+        message.outlier_detection.as_ref(),
+        &path.field("outlier_detection"),
+    ));
+    let window = update_merge_window(message.common_lb_config.as_ref(), path);
+    let window = errors.collect(window);
+    match (health_check, outliers, window) {
+        (Some(health_check), Some(outliers), Some(window)) => Ok((health_check, outliers, window)),
+        _ => Err(errors),
     }
 }
 

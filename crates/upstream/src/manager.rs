@@ -16,9 +16,11 @@ use std::sync::PoisonError;
 
 use arc_swap::ArcSwap;
 use foldhash::fast::FixedState;
+use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
+use outrider_config::api::envoy::config::bootstrap::v3::ClusterManager as ClusterManagerMessage;
 use outrider_config::api::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_config::api::envoy::config::core::v3::BindConfig;
 use outrider_net::WorkerCx;
@@ -38,6 +40,7 @@ use crate::ClusterManagerStats;
 use crate::ClusterOrigin;
 use crate::ClusterView;
 use crate::Clusters;
+use crate::EventFile;
 use crate::EventFiles;
 use crate::SharedCluster;
 use crate::discovery;
@@ -64,6 +67,8 @@ pub struct ClusterManager {
     secrets: Arc<SecretManager>,
     process: ProcessWide,
     event_files: Arc<dyn EventFiles>,
+    /// `cluster_manager.outlier_detection.event_log_path`
+    outlier_log: Option<Arc<dyn EventFile>>,
     stats: Arc<ClusterManagerStats>,
 }
 
@@ -152,6 +157,7 @@ impl ClusterManager {
                     .is_some_and(|options| options.enable_deferred_creation_stats),
                 runtime: runtime.clone(),
             },
+            outlier_log: outlier_log(settings, &*event_files)?,
             event_files,
             stats,
         };
@@ -230,6 +236,7 @@ impl ClusterManager {
             secrets,
             runtime: &self.process.runtime.snapshot(),
             event_files: &*self.event_files,
+            outlier_log: self.outlier_log.as_ref(),
         };
         let info = errors.collect(ClusterInfo::build(message, path, &cx));
         let discovery = errors.collect(discovery::build(message, path, &self.discovery));
@@ -404,6 +411,22 @@ impl ClusterManager {
     pub fn worker(self: &Arc<Self>, worker: &Rc<WorkerCx>) -> Rc<Clusters> {
         Clusters::new(self.clone(), worker.clone())
     }
+}
+
+/// The log that `cluster_manager.outlier_detection` names.
+fn outlier_log(
+    settings: Option<&ClusterManagerMessage>,
+    files: &dyn EventFiles,
+) -> Result<Option<Arc<dyn EventFile>>, ConfigErrors> {
+    let settings = settings.and_then(|settings| settings.outlier_detection.as_ref());
+    let name = settings.map_or("", |settings| settings.event_log_path.as_str());
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let path = FieldPath::root().field("cluster_manager");
+    let path = path.field("outlier_detection").field("event_log_path");
+    let file = files.open(name);
+    Ok(Some(file.map_err(|error| ConfigError::new(&path, error))?))
 }
 
 /// `static_resources.clusters`

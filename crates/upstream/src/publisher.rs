@@ -33,6 +33,9 @@ use crate::health::HealthReport;
 use crate::health::HostReport;
 use crate::health_check::HealthChecker;
 use crate::health_check::Transition;
+use crate::outlier::ChangedHosts;
+use crate::outlier::OutlierDetector;
+use crate::outlier::OutlierMonitor;
 use crate::shared::host_set;
 use crate::stats::ClusterManagerStats;
 
@@ -50,6 +53,7 @@ pub(crate) struct ClusterHosts {
     priorities: RefCell<Arc<[PriorityHosts]>>,
     warming: RefCell<Option<Warming>>,
     checker: Option<HealthChecker>,
+    detector: Option<OutlierDetector>,
     /// Both ends of the channel of the workers' reports; the receiver until [`ClusterHosts::watch`] takes it.
     reports: UnboundedSender<HostReport>,
     reported: RefCell<Option<UnboundedReceiver<HostReport>>>,
@@ -87,6 +91,7 @@ impl ClusterHosts {
         let (reports, reported) = mpsc::unbounded_channel();
         Rc::new_cyclic(|this: &Weak<ClusterHosts>| ClusterHosts {
             checker: HealthChecker::new(&cluster, store, this.clone()),
+            detector: OutlierDetector::new(&cluster, store),
             cluster,
             changed,
             manager,
@@ -113,15 +118,55 @@ impl ClusterHosts {
     /// Has the hosts watched for as long as it is polled; ends at once if nothing watches them.
     pub(crate) async fn watch(self: Rc<Self>) {
         let reported = self.reported.take();
-        let (Some(checker), Some(mut reported)) = (&self.checker, reported) else {
+        let Some(mut reported) = reported.filter(|_| self.is_watched()) else {
             return;
         };
-        // It holds one of the senders itself, so the channel never ends.
-        while let Some((host, report)) = reported.recv().await {
-            host.note_received(report);
-            match report {
-                HealthReport::ImmediateFailure => checker.fail_passively(&host),
+        let mut next = self.next_interval();
+        loop {
+            let interval = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // This holds one of the senders itself, so the channel never ends.
+                Some((host, report)) = reported.recv() => self.on_report(&host, report),
+                () = interval => {
+                    if let Some(detector) = &self.detector {
+                        self.on_outliers(&detector.on_interval());
+                    }
+                    next = self.next_interval();
+                }
             }
+        }
+    }
+
+    /// Whether anything watches the health of the hosts.
+    fn is_watched(&self) -> bool {
+        self.checker.is_some() || self.detector.is_some()
+    }
+
+    /// When outlier detection looks at the hosts again.
+    fn next_interval(&self) -> Option<Instant> {
+        let detector = self.detector.as_ref()?;
+        Some(Instant::now() + detector.interval())
+    }
+
+    fn on_report(&self, host: &HostHealth, report: HealthReport) {
+        host.note_received(report);
+        if let (HealthReport::ImmediateFailure, Some(checker)) = (report, &self.checker) {
+            checker.fail_passively(host);
+        }
+        if let Some(detector) = &self.detector {
+            self.on_outliers(&detector.on_report(host, report));
+        }
+    }
+
+    /// Publishes that outlier detection has changed the health of hosts; one update for each, as in Envoy.
+    fn on_outliers(&self, changed: &ChangedHosts) {
+        for _ in changed {
+            self.on_health_changed();
         }
     }
 
@@ -131,7 +176,7 @@ impl ClusterHosts {
     }
 
     /// A health check of `host` has given a result.
-    pub(crate) fn on_checked(&self, host: &Host, transition: Transition) {
+    pub(crate) fn on_checked(&self, host: &Host, transition: Transition, healthy: bool) {
         if transition == Transition::Changed {
             let failed = host.state().has(HealthFlag::FailedActiveHc);
             if failed {
@@ -140,6 +185,9 @@ impl ClusterHosts {
             if !(failed && self.drop_if_removed(host)) {
                 self.on_health_changed();
             }
+        }
+        if healthy && let Some(detector) = &self.detector {
+            self.on_outliers(&detector.on_check_passed(host.state()));
         }
         self.count_check();
     }
@@ -219,6 +267,9 @@ impl ClusterHosts {
         self.priorities.replace(priorities.clone());
         if let Some(checker) = &self.checker {
             checker.set_hosts(priorities.iter().flat_map(PriorityHosts::iter));
+        }
+        if let Some(detector) = &self.detector {
+            detector.set_hosts(priorities.iter().flat_map(PriorityHosts::iter));
         }
         self.swap(priorities);
     }
@@ -323,13 +374,15 @@ impl HostsPublisher {
     #[must_use]
     pub fn host(&self, addresses: Vec<Address>, description: &Arc<HostDescription>) -> Arc<Host> {
         self.count_match(description);
-        let is_watched = self.hosts.checker.is_some();
-        let state = match is_watched {
-            true => HostHealth::reporting_to(self.hosts.reports.clone()),
+        let thresholds = &self.hosts.cluster.outlier_thresholds;
+        let monitor = self.hosts.detector.as_ref();
+        let monitor = monitor.map(|_| OutlierMonitor::new(thresholds.clone()));
+        let state = match self.hosts.is_watched() {
+            true => HostHealth::reporting_to(self.hosts.reports.clone(), monitor),
             false => Arc::default(),
         };
         let host = Host::new(addresses, description.clone(), state);
-        if is_watched && !host.is_unchecked() {
+        if self.hosts.checker.is_some() && !host.is_unchecked() {
             host.state().set(HealthFlag::IsChecked, true);
             host.state().set(HealthFlag::FailedActiveHc, true);
             let pends = self.info().ignore_new_hosts_until_first_hc;

@@ -13,10 +13,12 @@ use outrider_stats::Store;
 use crate::Breakers;
 use crate::ClusterInfo;
 use crate::HostSet;
+use crate::OutlierRates;
 use crate::PriorityHosts;
 use crate::RoutingPriority;
 use crate::balancer;
 use crate::balancer::BalancerConfig;
+use crate::outlier::OutlierThresholds;
 use crate::stats::BalancingStats;
 use crate::stats::ClusterStats;
 use crate::stats::MatchStats;
@@ -38,6 +40,10 @@ pub struct SharedCluster {
     pub(crate) process: ProcessWide,
     /// Whether a connection for requests was ever opened; until then health checks are rarer.
     pub(crate) had_traffic: Arc<AtomicBool>,
+    /// What the workers' counts for outlier detection are compared with.
+    pub(crate) outlier_thresholds: Arc<OutlierThresholds>,
+    /// The success rates of all hosts: of answers, and of the local origin.
+    pub(crate) outlier_rates: Arc<ArcSwap<[OutlierRates; 2]>>,
 }
 
 /// The state that all clusters of the process share.
@@ -84,6 +90,8 @@ impl SharedCluster {
             membership,
             process,
             had_traffic: Arc::default(),
+            outlier_thresholds: Arc::default(),
+            outlier_rates: Arc::default(),
             info: Arc::new(info),
         }
     }
@@ -97,6 +105,9 @@ impl SharedCluster {
     /// Sets its limits to the runtime's values.
     pub(crate) fn apply_runtime(&self, runtime: &Snapshot) {
         self.breakers.apply_runtime(&self.info.name, runtime);
+        if let Some(config) = &self.info.outlier_detection {
+            self.outlier_thresholds.apply_runtime(config, runtime);
+        }
     }
 }
 

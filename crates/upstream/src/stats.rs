@@ -181,6 +181,34 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
+    /// `cluster.<name>.outlier_detection.*`. `ejections_consecutive_5xx`, `ejections_success_rate` and `ejections_total` are
+    /// deprecated in Envoy, and still counted there.
+    pub struct OutlierStats {
+        ejections_active: Gauge,
+        ejections_consecutive_5xx: Counter,
+        ejections_detected_consecutive_5xx: Counter,
+        ejections_detected_consecutive_gateway_failure: Counter,
+        ejections_detected_consecutive_local_origin_failure: Counter,
+        ejections_detected_degradation: Counter,
+        ejections_detected_failure_percentage: Counter,
+        ejections_detected_local_origin_failure_percentage: Counter,
+        ejections_detected_local_origin_success_rate: Counter,
+        ejections_detected_success_rate: Counter,
+        ejections_enforced_consecutive_5xx: Counter,
+        ejections_enforced_consecutive_gateway_failure: Counter,
+        ejections_enforced_consecutive_local_origin_failure: Counter,
+        ejections_enforced_failure_percentage: Counter,
+        ejections_enforced_local_origin_failure_percentage: Counter,
+        ejections_enforced_local_origin_success_rate: Counter,
+        ejections_enforced_success_rate: Counter,
+        ejections_enforced_total: Counter,
+        ejections_overflow: Counter,
+        ejections_success_rate: Counter,
+        ejections_total: Counter,
+    }
+}
+
+outrider_stats::group! {
     /// `cluster.<name>.health_check.*`
     pub struct HealthCheckStats {
         attempt: Counter,

@@ -6,6 +6,7 @@ use crate::Breakers;
 use crate::ClusterInfo;
 use crate::Host;
 use crate::HostSet;
+use crate::OutlierRates;
 use crate::SharedCluster;
 
 /// One cluster, for `/clusters` and `/config_dump?include_eds`.
@@ -17,6 +18,8 @@ pub struct ClusterView {
     pub hosts: Arc<HostSet>,
     /// The circuit breakers.
     pub breakers: Arc<Breakers>,
+    /// The success rates of all hosts, of answers and of the local origin, if outliers are detected.
+    pub outlier_rates: Option<[OutlierRates; 2]>,
 }
 
 impl ClusterView {
@@ -25,6 +28,8 @@ impl ClusterView {
             info: cluster.info.clone(),
             hosts: cluster.hosts.load_full(),
             breakers: cluster.breakers.clone(),
+            outlier_rates: (cluster.info.outlier_detection.as_ref())
+                .map(|_| **cluster.outlier_rates.load()),
         }
     }
 

@@ -63,6 +63,22 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
         "{name}::observability_name::{}",
         cluster.info.observability_name
     )?;
+    if let Some([external, local]) = &cluster.outlier_rates {
+        for (label, rate) in [
+            ("success_rate_average", external.average),
+            (
+                "success_rate_ejection_threshold",
+                external.ejection_threshold,
+            ),
+            ("local_origin_success_rate_average", local.average),
+            (
+                "local_origin_success_rate_ejection_threshold",
+                local.ejection_threshold,
+            ),
+        ] {
+            writeln!(to, "{name}::outlier::{label}::{}", six_digits(rate))?;
+        }
+    }
     for (label, priority) in [
         ("default", RoutingPriority::Default),
         ("high", RoutingPriority::High),
@@ -91,11 +107,21 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
         writeln!(to, "{row}::sub_zone::{sub_zone}")?;
         writeln!(to, "{row}::canary::{}", host.is_canary())?;
         writeln!(to, "{row}::priority::{}", host.priority())?;
-        // Without outlier detection the success rate is unknown.
-        writeln!(to, "{row}::success_rate::-1")?;
-        writeln!(to, "{row}::local_origin_success_rate::-1")?;
+        let (external, local) = host.state().success_rates();
+        writeln!(to, "{row}::success_rate::{external}")?;
+        writeln!(to, "{row}::local_origin_success_rate::{local}")?;
     }
     Ok(())
+}
+
+/// A percentage with six digits at most, as C's `%g` has it.
+fn six_digits(percent: f64) -> f64 {
+    let digits = match percent.abs() {
+        hundred if hundred >= 100.0 => 1e3,
+        ten if ten >= 10.0 => 1e4,
+        _ => 1e5,
+    };
+    (percent * digits).round() / digits
 }
 
 fn limits_of(breakers: &Breakers, priority: RoutingPriority) -> [(&'static str, u64); 4] {
@@ -224,9 +250,16 @@ pub(super) fn health_status(health: HealthStatus) -> &'static str {
 /// `envoy.admin.v3.ClusterStatus`
 fn status(cluster: &ClusterView) -> Value {
     let mut status = json!({ "name": *cluster.info.name });
+    let [external, local] = cluster.outlier_rates.unwrap_or_default();
+    if external.ejection_threshold > 0.0 {
+        status["success_rate_ejection_threshold"] = percent(external.ejection_threshold);
+    }
     let hosts: Vec<_> = cluster.hosts().map(|host| host_status(host)).collect();
     if !hosts.is_empty() {
         status["host_statuses"] = hosts.into();
+    }
+    if local.ejection_threshold > 0.0 {
+        status["local_origin_success_rate_ejection_threshold"] = percent(local.ejection_threshold);
     }
     let thresholds: Vec<_> = [RoutingPriority::Default, RoutingPriority::High]
         .map(|priority| {
@@ -267,16 +300,31 @@ fn host_status(host: &Host) -> Value {
         "address": address(host.address()),
         "stats": metrics,
         "health_status": host_health(host),
-        "weight": host.weight(),
     });
+    let (external, local) = host.state().success_rates();
+    if external >= 0.0 {
+        status["success_rate"] = percent(external);
+    }
+    status["weight"] = host.weight().into();
     if !host.hostname().is_empty() {
         status["hostname"] = host.hostname().as_ref().into();
     }
     if host.priority() != 0 {
         status["priority"] = host.priority().into();
     }
+    if local >= 0.0 {
+        status["local_origin_success_rate"] = percent(local);
+    }
     status["locality"] = locality(host.locality());
     status
+}
+
+/// `envoy.type.v3.Percent`
+fn percent(value: f64) -> Value {
+    match value {
+        0.0 => json!({}),
+        value => json!({ "value": value }),
+    }
 }
 
 /// `envoy.config.core.v3.Locality`

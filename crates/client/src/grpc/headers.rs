@@ -34,6 +34,25 @@ pub fn status_of(http: StatusCode) -> u8 {
     }
 }
 
+/// The HTTP status that stands for a `grpc-status`; 500 for values that are no status.
+#[must_use]
+pub fn http_status_of(grpc: &HeaderValue) -> u16 {
+    match grpc.as_bytes() {
+        b"0" => 200,                // OK
+        b"1" => 499,                // CANCELLED
+        b"3" | b"9" | b"11" => 400, // INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE
+        b"4" => 504,                // DEADLINE_EXCEEDED
+        b"5" => 404,                // NOT_FOUND
+        b"6" | b"10" => 409,        // ALREADY_EXISTS, ABORTED
+        b"7" => 403,                // PERMISSION_DENIED
+        b"8" => 429,                // RESOURCE_EXHAUSTED
+        b"12" => 501,               // UNIMPLEMENTED
+        b"14" => 503,               // UNAVAILABLE
+        b"16" => 401,               // UNAUTHENTICATED
+        _ => 500,                   // UNKNOWN, INTERNAL, DATA_LOSS
+    }
+}
+
 /// Whether a call that ended with this `grpc-status` counts as a failure of the host, as a 5xx response does.
 pub fn is_server_error(status: &HeaderValue) -> bool {
     // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; and values that are not a status.

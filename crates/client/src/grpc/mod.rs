@@ -8,6 +8,7 @@ mod status;
 mod stream;
 
 pub use headers::encode_message;
+pub use headers::http_status_of;
 pub use headers::is_content_type;
 pub use headers::is_request;
 pub use headers::is_server_error;

@@ -19,6 +19,7 @@ use outrider_codec::UpstreamExchange;
 use outrider_codec::header;
 use outrider_net::clock;
 use outrider_upstream::Host;
+use outrider_upstream::OutlierResult;
 use outrider_upstream::Pick;
 use outrider_upstream::PoolFailure;
 use outrider_upstream::UpstreamStream;
@@ -172,6 +173,7 @@ impl<'a> UpstreamAttempt<'a> {
             Err(PoolFailure::PoolOverflow) => return Err(AttemptFailure::PoolOverflow),
             Err(error) => return Err(self.pool_failed(stream, &error)),
         };
+        self.request.host().put_result(OutlierResult::Connected);
         if let Some(upstream) = &mut stream.upstream {
             let connection = place.connection();
             upstream.local_address = connection.local.clone();
@@ -366,6 +368,7 @@ impl<'a> UpstreamAttempt<'a> {
         if (head.headers).contains_key(&header::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
             request.host().fail_immediately();
         }
+        request.put_answer(stream.is_upstream_grpc, &head);
         let body = exchange.into_body();
         if !stream.is_upstream_grpc {
             request.count_host(status.is_server_error());

@@ -13,6 +13,7 @@ use outrider_codec::BodyStream;
 use outrider_codec::Frame;
 use outrider_codec::HeaderMap;
 use outrider_codec::Meter;
+use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_codec::header;
 use outrider_net::clock;
@@ -21,6 +22,7 @@ use outrider_upstream::Alternative;
 use outrider_upstream::Cluster;
 use outrider_upstream::Host;
 use outrider_upstream::OriginStats;
+use outrider_upstream::OutlierResult;
 use outrider_upstream::Pick;
 use tokio::time::Instant;
 
@@ -91,6 +93,16 @@ impl UpstreamRequest {
         }
     }
 
+    /// Counts a response for outlier detection: by its gRPC status, if its head has one, else by its own.
+    pub(super) fn put_answer(&self, is_grpc: bool, head: &ResponseHead) {
+        let grpc_status = match is_grpc {
+            true => head.headers.get(&header::GRPC_STATUS),
+            false => None,
+        };
+        let status = grpc_status.map_or(head.status.as_u16(), grpc::http_status_of);
+        self.host().put_result(OutlierResult::Answered(status));
+    }
+
     /// Notes that the request failed on its connection. If a success of the host was counted already, it is not counted
     /// again, except for a gRPC call, whose success is open until its trailers.
     pub(super) fn fail(&self, error: &StreamError) {
@@ -102,6 +114,10 @@ impl UpstreamRequest {
         }
         if self.response_began.get().is_none() || self.awaits_grpc_status.get() {
             self.host().stats.rq_error.inc();
+        }
+        // No host is to blame for an open circuit breaker.
+        if *error != StreamError::Overflow {
+            self.host().put_result(OutlierResult::ConnectFailed);
         }
         self.error.replace(Some(error.clone()));
     }
@@ -229,6 +245,9 @@ impl UpstreamRequest {
         }
         if expired != ExpiredTimeout::UpstreamDuration {
             self.host().stats.rq_timeout.inc();
+            if self.response_began.get().is_none() {
+                self.host().put_result(OutlierResult::TimedOut(504));
+            }
         }
         self.host().stats.rq_error.inc();
         true

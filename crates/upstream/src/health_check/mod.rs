@@ -36,6 +36,7 @@ use connection::CheckCx;
 use events::Event;
 pub use events::EventFile;
 pub use events::EventFiles;
+pub(crate) use events::timestamp;
 
 /// Whether a result changes how a host is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +238,7 @@ impl HealthChecker {
             }
         }
         self.cx.stats.success.inc();
-        self.finish(session, &host, transition)
+        self.finish(session, &host, transition, true)
     }
 
     fn failed(
@@ -287,13 +288,19 @@ impl HealthChecker {
         } else if kind == FailureType::Passive {
             self.cx.stats.passive_failure.inc();
         }
-        self.finish(session, &host, transition)
+        self.finish(session, &host, transition, false)
     }
 
-    fn finish(&self, session: &Session, host: &Host, transition: Transition) -> Transition {
+    fn finish(
+        &self,
+        session: &Session,
+        host: &Host,
+        transition: Transition,
+        healthy: bool,
+    ) -> Transition {
         session.first.set(false);
         if let Some(hosts) = self.hosts.upgrade() {
-            hosts.on_checked(host, transition);
+            hosts.on_checked(host, transition, healthy);
         }
         transition
     }
