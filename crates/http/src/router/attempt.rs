@@ -118,10 +118,19 @@ impl<'a> UpstreamAttempt<'a> {
     }
 
     /// Counts a response that is followed by a retry as a failure of the host.
-    pub(super) fn count_retried(&self, exchange: &UpstreamExchange) {
+    pub(super) fn count_retried(&self, stream: &Stream, (head, exchange): &Answer) {
         self.request.host().stats.rq_error.inc();
+        self.note_health(stream, head);
         let is_complete = exchange.is_end_stream() && exchange.request_sent();
         self.request.complete.set(is_complete);
+    }
+
+    /// Notes what a response says about its host, for health checks and outlier detection.
+    fn note_health(&self, stream: &Stream, head: &ResponseHead) {
+        if (head.headers).contains_key(&header::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
+            self.request.host().fail_immediately();
+        }
+        self.request.put_answer(stream.is_upstream_grpc, head);
     }
 
     /// Sends the request, and waits for the response.
@@ -365,10 +374,7 @@ impl<'a> UpstreamAttempt<'a> {
             request.canary.set(true);
         }
         request.count_status(status.as_u16());
-        if (head.headers).contains_key(&header::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
-            request.host().fail_immediately();
-        }
-        request.put_answer(stream.is_upstream_grpc, &head);
+        self.note_health(stream, &head);
         let body = exchange.into_body();
         if !stream.is_upstream_grpc {
             request.count_host(status.is_server_error());

@@ -57,8 +57,8 @@ pub(super) async fn run<'a>(
                 ExpiredTimeout::PerTry | ExpiredTimeout::PerTryIdle
             ))
         );
-        if let Ok((_, exchange)) = &outcome {
-            attempt.count_retried(exchange);
+        if let Ok(answer) = &outcome {
+            attempt.count_retried(stream, answer);
         }
         // Resets the attempt's stream, if it has not ended.
         drop(outcome);
