@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_admin::ListenerManagerStats;
+use outrider_stats::Gauge;
 
 use crate::listener_plan::ListenerPlan;
 
@@ -63,8 +64,15 @@ impl Listed {
         let sum =
             |count: fn(&Replaced) -> usize| updates.iter().map(|one| count(one)).sum::<usize>();
         let (listeners, chains) = (sum(|one| one.listeners.len()), sum(|one| one.filter_chains));
-        self.stats.total_listeners_draining.set(listeners as u64);
-        self.stats.total_filter_chains_draining.set(chains as u64);
+        set(&self.stats.total_listeners_draining, listeners);
+        set(&self.stats.total_filter_chains_draining, chains);
+    }
+}
+
+/// Sets a gauge, except from 0 to 0: `usedonly` leaves out what has never drained, as in Envoy.
+fn set(gauge: &Gauge, count: usize) {
+    if count > 0 || gauge.value() != 0 {
+        gauge.set(count as u64);
     }
 }
 
