@@ -1,8 +1,8 @@
 //! Regular expressions in RE2's syntax, which Envoy's configurations are written in.
 //!
-//! RE2 reads an expression into a tree ([`parse`]), and so does this module, with RE2's errors, so that one file loads or
+//! RE2 reads an expression into a tree (`parse`), and so does this module, with RE2's errors, so that one file loads or
 //! fails in both proxies. From the tree, the same expression is written for the `regex` crate ([`write`]), which matches
-//! as RE2 does. The tree also gives the size of RE2's program ([`program`]), which Envoy limits.
+//! as RE2 does. The tree also gives the size of RE2's program (`program`), which Envoy limits.
 
 mod factor;
 mod limits;
