@@ -301,8 +301,8 @@ fn fields() {
         ),
         ("health_checks: []", Accepts),
         (
-            "outlier_detection: {}",
-            Rejects("outlier_detection: not supported here"),
+            "lb_subset_config: {}",
+            Rejects("lb_subset_config: not supported here"),
         ),
         ("track_timeout_budgets: false", Accepts),
         (
