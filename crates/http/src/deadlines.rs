@@ -61,10 +61,8 @@ pub(crate) struct StreamDeadlines {
     duration: Option<Instant>,
     response: Option<Duration>,
     per_try: Option<Duration>,
-    /// When the try began, if it is not the first. `None` also while no try is under way.
-    retried: Option<Instant>,
-    /// Whether the stream waits between two tries.
-    between_tries: bool,
+    /// When the try under way got its connection.
+    try_began: Option<Instant>,
     try_idle: Option<Box<TryIdle>>,
     upstream_duration: Option<Instant>,
 }
@@ -109,8 +107,7 @@ impl StreamDeadlines {
             duration: None,
             response: None,
             per_try: None,
-            retried: None,
-            between_tries: false,
+            try_began: None,
             try_idle: None,
             upstream_duration: None,
         }
@@ -145,10 +142,9 @@ impl StreamDeadlines {
         self.moved = true;
     }
 
-    /// Sets how long after the request's end the response must have ended: in total, and for each try.
-    pub(crate) fn set_response(&mut self, timeout: Option<Duration>, per_try: Option<Duration>) {
+    /// Sets how long after the request's end the response must have ended.
+    pub(crate) fn set_response(&mut self, timeout: Option<Duration>) {
         self.response = timeout;
-        self.per_try = per_try;
         self.moved = true;
     }
 
@@ -165,15 +161,16 @@ impl StreamDeadlines {
 
     /// Removes the deadlines of a try that has failed.
     pub(crate) fn end_try(&mut self) {
-        self.between_tries = true;
+        self.per_try = None;
         self.try_idle = None;
         self.upstream_duration = None;
     }
 
-    /// Begins another try, whose timeout counts from now.
-    pub(crate) fn begin_try(&mut self) {
-        self.between_tries = false;
-        self.retried = Some(clock::now());
+    /// Sets how long the response to a try, which has just got its connection, may take from now or from the request's
+    /// end, whichever is later.
+    pub(crate) fn begin_try(&mut self, timeout: Duration) {
+        self.per_try = Some(timeout);
+        self.try_began = Some(clock::now());
         self.moved = true;
     }
 
@@ -236,8 +233,7 @@ impl StreamDeadlines {
     fn earliest(&self, meter: &Meter) -> Option<(Instant, ExpiredTimeout)> {
         let requested = meter.receive_ended();
         let after_request = |timeout: Option<Duration>| Some(requested? + timeout?);
-        let per_try = self.per_try.filter(|_| !self.between_tries);
-        let began = requested.max(self.retried.filter(|_| requested.is_some()));
+        let began = requested.and(requested.max(self.try_began));
         let try_idle = self.try_idle.as_deref().filter(|_| requested.is_some());
         let mut earliest = None;
         for (deadline, what) in [
@@ -252,7 +248,9 @@ impl StreamDeadlines {
             (self.duration, ExpiredTimeout::Duration),
             (after_request(self.response), ExpiredTimeout::Response),
             (
-                began.zip(per_try).map(|(began, timeout)| began + timeout),
+                began
+                    .zip(self.per_try)
+                    .map(|(began, timeout)| began + timeout),
                 ExpiredTimeout::PerTry,
             ),
             (
@@ -370,7 +368,8 @@ mod tests {
     async fn the_route_timeout_waits_for_the_request() {
         let seconds = Duration::from_secs;
         let (expired, _) = first(|deadlines, _| {
-            deadlines.set_response(Some(seconds(1)), Some(seconds(1)));
+            deadlines.set_response(Some(seconds(1)));
+            deadlines.begin_try(seconds(1));
             deadlines.set_idle(Some(seconds(300)));
         })
         .await;

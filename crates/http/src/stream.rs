@@ -133,6 +133,8 @@ pub struct UpstreamInfo {
     pub transport_failure: Option<Cow<'static, str>>,
     /// Bytes and times on the upstream side.
     pub traffic: Traffic,
+    /// The bytes of the attempts before the last.
+    pub(crate) earlier: Option<Box<Traffic>>,
     /// How long it took to get a connection from the pool, or an error.
     pub pool_ready: Option<Duration>,
     /// The request to the host, once one was picked.
@@ -140,6 +142,14 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
+    /// Adds the bytes of an attempt that is followed by another.
+    pub(crate) fn keep_counts(&mut self, request: &UpstreamRequest) {
+        if let Some(meter) = request.meter() {
+            let earlier = self.earlier.get_or_insert_default();
+            earlier.add(&Traffic::counts(&meter));
+        }
+    }
+
     /// The upstream side for a cluster, before a host is picked.
     pub(crate) fn new(cluster: Rc<str>, cluster_raw: Rc<str>) -> UpstreamInfo {
         UpstreamInfo {
@@ -154,6 +164,7 @@ impl UpstreamInfo {
             attempts: 0,
             transport_failure: None,
             traffic: Traffic::default(),
+            earlier: None,
             pool_ready: None,
             request: None,
         }
@@ -286,6 +297,18 @@ impl Traffic {
         }
     }
 
+    /// Adds the bytes of `other`; the times stay.
+    fn add(&mut self, other: &Traffic) {
+        self.body_received += other.body_received;
+        self.body_sent += other.body_sent;
+        self.header_received += other.header_received;
+        self.header_sent += other.header_sent;
+        self.decompressed_received += other.decompressed_received;
+        self.decompressed_sent += other.decompressed_sent;
+        self.wire_received += other.wire_received;
+        self.wire_sent += other.wire_sent;
+    }
+
     fn counts(meter: &Meter) -> Traffic {
         Traffic {
             body_received: meter.body_bytes_received(),
@@ -378,9 +401,15 @@ impl StreamEnd {
         stream.traffic = Traffic::server(&self.meter, stream.started);
         if let Some(upstream) = &mut stream.upstream
             && let Some(request) = &upstream.request
-            && let Some(meter) = request.meter()
         {
-            upstream.traffic = Traffic::client(&meter, request.response_began());
+            let last = request.meter().map(|meter| {
+                let began = request.response_began();
+                Traffic::client(&meter, began)
+            });
+            upstream.traffic = last.unwrap_or_default();
+            if let Some(earlier) = &upstream.earlier {
+                upstream.traffic.add(earlier);
+            }
         }
     }
 }

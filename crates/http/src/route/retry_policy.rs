@@ -34,7 +34,8 @@ pub(crate) struct RetryPolicy {
     pub(crate) on: RetryOn,
     /// `num_retries`
     pub(crate) num_retries: u32,
-    /// `per_try_timeout`: from the end of the request, or from the connection if it came later, to the response's end.
+    /// `per_try_timeout`: from the end of the request, or from when the try got its connection if that is later, to the
+    /// response's end.
     pub(crate) per_try_timeout: Option<Duration>,
     /// `per_try_idle_timeout`
     pub(crate) per_try_idle_timeout: Option<Duration>,

@@ -92,7 +92,9 @@ impl<'a> UpstreamAttempt<'a> {
         if let Some(upstream) = &mut stream.upstream {
             upstream.host = Some(host.address().clone());
             upstream.host_name = (!host.hostname().is_empty()).then(|| host.hostname().clone());
-            upstream.request = Some(request.clone());
+            if let Some(before) = upstream.request.replace(request.clone()) {
+                upstream.keep_counts(&before);
+            }
         }
         UpstreamAttempt {
             call,
@@ -190,6 +192,9 @@ impl<'a> UpstreamAttempt<'a> {
             upstream.protocol = Some(connection.protocol);
             upstream.tls = connection.tls.clone();
             self.request.set_protocol(connection.protocol);
+        }
+        if let Some(timeout) = timeouts.per_try {
+            cx.wait.deadlines.begin_try(timeout);
         }
         let limit = timeouts
             .stream

@@ -196,8 +196,7 @@ impl Router {
         if let Some(names) = call.names.clone() {
             pick.demand(names);
         }
-        let deadlines = &mut *cx.wait.deadlines;
-        deadlines.set_response(call.timeouts.response, call.timeouts.per_try);
+        cx.wait.deadlines.set_response(call.timeouts.response);
         let attempt = UpstreamAttempt::new(&call, pick, stream, cx);
         let (attempt, (head, exchange)) = match retry {
             None => match attempt.run(stream, body, cx).await {

@@ -27,6 +27,8 @@ struct State {
     limit: usize,
     /// Whether all of the body was read.
     ended: bool,
+    /// Whether another attempt may follow, for which what is read has to be kept.
+    keeps: bool,
     /// Whether the body was longer than the limit.
     abandoned: bool,
     stats: Arc<ClusterStats>,
@@ -49,6 +51,7 @@ impl ReplayBuffer {
             kept: Vec::new(),
             bytes: 0,
             limit,
+            keeps: true,
             abandoned: false,
             stats,
         })))
@@ -67,6 +70,11 @@ impl ReplayBuffer {
         })
     }
 
+    /// The attempt under way is the last: what it reads from now on is not kept.
+    pub(super) fn keep_no_more(&self) {
+        self.0.borrow_mut().keeps = false;
+    }
+
     /// Whether the body was too long to be kept, so that no other attempt can send it.
     pub(super) fn is_abandoned(&self) -> bool {
         self.0.borrow().abandoned
@@ -75,7 +83,7 @@ impl ReplayBuffer {
 
 impl State {
     fn keep(&mut self, frame: &Frame) {
-        if self.abandoned {
+        if !self.keeps {
             return;
         }
         match frame {
@@ -84,6 +92,7 @@ impl State {
                 if self.bytes > self.limit {
                     self.stats.retry_or_shadow_abandoned.inc();
                     self.abandoned = true;
+                    self.keeps = false;
                     self.kept = Vec::new();
                     return;
                 }
@@ -189,6 +198,17 @@ mod tests {
             }
             assert!(!buffer.is_abandoned());
         }
+    }
+
+    #[tokio::test]
+    async fn the_last_attempt_keeps_nothing_and_reads_what_was_kept() {
+        let buffer = buffer(5);
+        read(&mut buffer.body(), 1).await;
+        let mut last = buffer.body();
+        buffer.keep_no_more();
+        assert_eq!(read(&mut last, 9).await, (b"abcdefghi".to_vec(), 1));
+        assert!(!buffer.is_abandoned());
+        assert_eq!(buffer.0.borrow().kept.len(), 1);
     }
 
     #[tokio::test]

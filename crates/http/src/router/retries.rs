@@ -45,9 +45,13 @@ pub(super) async fn run<'a>(
         };
         let wait = match verdict {
             RetryVerdict::Retry(wait) => wait,
-            RetryVerdict::Final => return finish(attempt, outcome, stream),
+            RetryVerdict::Final => {
+                buffer.keep_no_more();
+                return finish(attempt, outcome, stream);
+            }
             RetryVerdict::Denied(flag) => {
                 stream.flags.set(flag);
+                buffer.keep_no_more();
                 return finish(attempt, outcome, stream);
             }
         };
@@ -75,7 +79,6 @@ pub(super) async fn run<'a>(
         let requested = cx.wait.respond.meter().receive_ended();
         let elapsed = requested.map(clock::since).unwrap_or_default();
         call.prepare_again(pick.host(), after_timeout, elapsed, stream);
-        cx.wait.deadlines.begin_try();
         attempt = UpstreamAttempt::new(call, pick, stream, cx);
     }
 }
