@@ -244,7 +244,12 @@ impl ListenerManager {
                 .iter_mut()
                 .find(|running| running.config.name == *name);
             match (running, change) {
-                (Some(running), ListenerChange::Routes) => *running = plan.clone(),
+                (Some(running), ListenerChange::Routes) => {
+                    // To Envoy, this changes a filter chain in place.
+                    self.stats.listener_modified.inc();
+                    self.stats.listener_in_place_updated.inc();
+                    *running = plan.clone();
+                }
                 (Some(running), change) => {
                     self.retired.keep_listener(running, Some(plan));
                     self.stats.listener_modified.inc();
