@@ -129,8 +129,9 @@ struct PriorityBreakers {
     connection_pools: Breaker,
     /// `retry_budget`, as the runtime says now.
     retry_budget: ArcSwapOption<RetryBudget>,
-    /// Whether the runtime has ever changed a limit. From then on the gauges are computed anew at each change, because
-    /// counting up and down at the limit would no longer be right.
+    /// Whether the runtime has ever changed a limit. While it has not, `…_open` changes only when the count reaches the
+    /// limit or leaves it. A changed limit may lie on the other side of the count, so from then on each acquisition and
+    /// release computes the gauges from both.
     limits_changed: AtomicBool,
 }
 

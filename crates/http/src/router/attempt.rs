@@ -77,6 +77,11 @@ impl<'a> UpstreamAttempt<'a> {
             extra_stats: call.extra_stats.clone(),
             captures: cx.captures.clone(),
             counting: call.router.counting(stream),
+            timeout_status: if call.alternative_on_timeout {
+                StatusCode::NO_CONTENT
+            } else {
+                StatusCode::GATEWAY_TIMEOUT
+            },
             canary: Cell::new(host.is_canary()),
             downstream: cx.wait.respond.meter().clone(),
             meter: RefCell::default(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
+use http::StatusCode;
 use http::Version;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
@@ -45,6 +46,8 @@ pub(crate) struct UpstreamRequest {
     /// The headers that formatters read after the heads were sent on.
     pub(super) captures: Rc<Captures>,
     pub(super) counting: StatusCounting,
+    /// The status of the reply after a timeout of the router.
+    pub(super) timeout_status: StatusCode,
     /// Whether the host or the response is marked as a canary.
     pub(super) canary: Cell<bool>,
     /// The counts of the client's side, which tell when the request ended.
@@ -246,7 +249,8 @@ impl UpstreamRequest {
         if expired != ExpiredTimeout::UpstreamDuration {
             self.host().stats.rq_timeout.inc();
             if self.response_began.get().is_none() {
-                self.host().put_result(OutlierResult::TimedOut(504));
+                self.host()
+                    .put_result(OutlierResult::TimedOut(self.timeout_status.as_u16()));
             }
         }
         self.host().stats.rq_error.inc();
