@@ -272,12 +272,41 @@ struct ConnectionBuckets {
     buckets: HashMap<usize, Arc<TokenBucket>>,
 }
 
+/// The connections that have buckets, by their number.
+#[derive(Debug, Default)]
+struct Connections {
+    known: HashMap<u64, ConnectionBuckets>,
+    /// How many may be known before those that have closed are removed.
+    sweep_at: usize,
+}
+
+impl Connections {
+    /// The buckets of a connection. Closed connections are removed when their share may have grown to half of all, so
+    /// that a new connection costs the same however many are open.
+    fn buckets(
+        &mut self,
+        connection: &Rc<DownstreamConnectionInfo>,
+    ) -> &mut HashMap<usize, Arc<TokenBucket>> {
+        const LEAST: usize = 64;
+        if self.known.len() >= self.sweep_at.max(LEAST) {
+            self.known
+                .retain(|_, known| known.connection.strong_count() > 0);
+            self.sweep_at = 2 * self.known.len();
+        }
+        let known = self.known.entry(connection.id);
+        let known = known.or_insert_with(|| ConnectionBuckets {
+            connection: Rc::downgrade(connection),
+            buckets: HashMap::new(),
+        });
+        &mut known.buckets
+    }
+}
+
 /// The filter on one worker.
 struct LocalRateLimitFilter {
     limit: Arc<Limit>,
     routes: RouteConfig<RouteLimit>,
-    /// By the number of the connection.
-    connections: RefCell<HashMap<u64, ConnectionBuckets>>,
+    connections: RefCell<Connections>,
     /// The bucket that the response tells of.
     shown: StreamSlot<Arc<TokenBucket>>,
 }
@@ -290,17 +319,8 @@ impl LocalRateLimitFilter {
             Tokens::OfConnection(size) => *size,
         };
         let mut connections = self.connections.borrow_mut();
-        let connection = &stream.connection;
-        if !connections.contains_key(&connection.id) {
-            connections.retain(|_, known| known.connection.strong_count() > 0);
-        }
-        let known = connections
-            .entry(connection.id)
-            .or_insert_with(|| ConnectionBuckets {
-                connection: Rc::downgrade(connection),
-                buckets: HashMap::new(),
-            });
-        let bucket = known.buckets.entry(Arc::as_ptr(limit).addr());
+        let buckets = connections.buckets(&stream.connection);
+        let bucket = buckets.entry(Arc::as_ptr(limit).addr());
         Some(bucket.or_insert_with(|| size.bucket()).clone())
     }
 }
@@ -372,5 +392,39 @@ impl std::fmt::Debug for LocalRateLimitFilter {
         f.debug_struct("LocalRateLimitFilter")
             .field("limit", &self.limit)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn closed_connections_are_forgotten_and_open_ones_are_not() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let connection = |id| {
+            Rc::new(DownstreamConnectionInfo {
+                id,
+                ..testing::connection(address, address)
+            })
+        };
+        let mut connections = Connections::default();
+        let open: Vec<_> = (0..100).map(connection).collect();
+        for connection in &open {
+            connections.buckets(connection);
+        }
+        for id in 1_000..11_000 {
+            connections.buckets(&connection(id));
+            assert!(
+                connections.known.len() <= 400,
+                "{}",
+                connections.known.len()
+            );
+        }
+        assert!(
+            open.iter()
+                .all(|one| connections.known.contains_key(&one.id))
+        );
     }
 }
