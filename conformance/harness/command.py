@@ -111,6 +111,8 @@ def check(args) -> int:
         running = {workers.submit(attempt, case, binary, case.expected(who)): case for case in cases}
         for done in concurrent.futures.as_completed(running):
             rows.append(judged(running[done], done.result(), who, args))
+    if args.envoy:
+        rows = [row if row["passed"] else once_more(row["case"], cases, binary, args) for row in rows]
     rows.sort(key=lambda row: row["case"])
     summary(rows, time.monotonic() - began)
     TARGET.mkdir(exist_ok=True)
@@ -122,6 +124,16 @@ def check(args) -> int:
         print(f"--- FAILED coverage: {line}")
     print(f"{sum(row['passed'] for row in rows)} passed, {failed} failed" + (f", {len(uncovered)} gaps in coverage" if uncovered else ""))
     return 1 if failed or uncovered else 0
+
+
+def once_more(name: str, cases: list, binary: str, args) -> dict:
+    """A case that Envoy failed, run again with nothing beside it: on a busy machine Envoy may be late once.
+
+    A recording that it fails to reproduce twice is wrong.
+    """
+    print(f"=== once more, alone: {name}")
+    case = next(case for case in cases if case.name == name)
+    return judged(case, attempt(case, binary, case.expected("envoy")), "envoy", args)
 
 
 def known_open() -> dict:
