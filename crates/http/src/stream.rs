@@ -245,13 +245,12 @@ impl Stream {
     }
 
     /// Sets the time of the first byte to `began`, if it is known.
-    pub(crate) fn since(mut self, began: Option<Instant>) -> Stream {
+    pub(crate) fn set_began(&mut self, began: Option<Instant>) {
         if let Some(began) = began {
             let ago = self.started.saturating_duration_since(began);
             self.start_time = self.start_time.checked_sub(ago).unwrap_or(self.start_time);
             self.started = began;
         }
-        self
     }
 
     /// The runtime values of this stream; `None` if no value is set.

@@ -44,11 +44,11 @@ impl ConnectionManager {
         mut respond: Responder,
     ) {
         let connection = downstream.connection.clone();
-        let mut stream = Stream::new(connection, head, respond.protocol(), self.worker.random())
-            .since(respond.meter().receive_began());
-        stream.runtime = self.worker.runtime();
-        self.count_request(stream.protocol);
+        let stream = Stream::new(connection, head, respond.protocol(), self.worker.random());
         let mut end = StreamEnd::new(stream, self.clone(), respond.meter().clone());
+        end.stream.set_began(respond.meter().receive_began());
+        end.stream.runtime = self.worker.runtime();
+        self.count_request(end.stream.protocol);
         let mut deadlines = StreamDeadlines::new(downstream.take_timer(), end.stream.started);
         let late_reply = LateReplySlot::new();
         let mut wait = StreamWait {

@@ -241,7 +241,8 @@ impl ConnectionManager {
             method: Method::from_bytes(b"-").unwrap_or_default(),
             ..RequestHead::default()
         };
-        let mut stream = Stream::new(connection, head, protocol, self.worker.random()).since(began);
+        let mut stream = Stream::new(connection, head, protocol, self.worker.random());
+        stream.set_began(began);
         stream.runtime = self.worker.runtime();
         self.count_request(stream.protocol);
         stream
