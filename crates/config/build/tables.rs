@@ -458,7 +458,9 @@ fn is_entry_of(type_name: &str, field: &str) -> bool {
 
 fn well_known(name: &str) -> Result<&'static str> {
     Ok(match name {
-        "google.protobuf.Timestamp" | "google.protobuf.FieldMask" => {
+        // Only constants of CEL expressions have times, and CEL is refused: the text form is not read.
+        "google.protobuf.Timestamp" => "No",
+        "google.protobuf.FieldMask" => {
             return Err("the reader does not know this message's JSON yet".into());
         }
         "google.protobuf.Any" => "Any",

@@ -15,7 +15,11 @@ pub struct AddressPrefix {
 }
 
 impl AddressPrefix {
-    fn build(range: &CidrRange, path: &FieldPath) -> Result<AddressPrefix, ConfigError> {
+    /// Builds the prefix found at `path`.
+    ///
+    /// # Errors
+    /// The prefix is no IP address.
+    pub fn build(range: &CidrRange, path: &FieldPath) -> Result<AddressPrefix, ConfigError> {
         let address: IpAddr = range.address_prefix.parse().map_err(|_| {
             let message = format!("malformed IP address: {}", range.address_prefix);
             ConfigError::new(&path.field("address_prefix"), message)

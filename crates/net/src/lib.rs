@@ -53,6 +53,7 @@ pub use listener::SocketOptions;
 pub use listener::WorkerSocket;
 pub use local_address::local_address;
 pub use outrider_tls::PeerCertificate;
+pub use outrider_tls::SanMatcher;
 pub use outrider_tls::TlsInfo;
 pub use shutdown::Shutdown;
 pub use shutdown::ShutdownStage;

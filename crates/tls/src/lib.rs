@@ -43,6 +43,7 @@ pub use ocsp::Stapling;
 pub use peer::PeerCertificate;
 pub use report::Report;
 pub use report::take_report;
+pub use sans::SanMatcher;
 pub use secrets::SecretKind;
 pub use secrets::SecretReference;
 pub use secrets::Secrets;

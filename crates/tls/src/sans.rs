@@ -12,7 +12,7 @@ use crate::peer::PeerCertificate;
 
 /// A condition that one of a certificate's names must meet.
 #[derive(Clone, Debug)]
-pub(crate) struct SanMatcher {
+pub struct SanMatcher {
     kind: Kind,
     matcher: StringMatcher,
     /// Matches if the certificate's DNS names, with their wildcards, cover this name.
@@ -65,7 +65,14 @@ impl SanMatcher {
         errors.finish(matchers)
     }
 
-    fn build(config: &SubjectAltNameMatcher, path: &FieldPath) -> Result<SanMatcher, ConfigErrors> {
+    /// Builds the matcher found at `path`.
+    ///
+    /// # Errors
+    /// The type or the pattern of the name is not valid.
+    pub fn build(
+        config: &SubjectAltNameMatcher,
+        path: &FieldPath,
+    ) -> Result<SanMatcher, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let kind = match config.san_type() {
             SanType::Dns => Some(Kind::Dns),
@@ -103,7 +110,8 @@ impl SanMatcher {
     }
 
     /// Whether one of the certificate's names matches.
-    pub(crate) fn matches(&self, certificate: &PeerCertificate) -> bool {
+    #[must_use]
+    pub fn matches(&self, certificate: &PeerCertificate) -> bool {
         let text = |name: &String| self.matcher.matches(name.as_bytes());
         let dns = |name: &String| match &self.exact_dns {
             Some(wanted) => dns_name_covers(name, wanted),

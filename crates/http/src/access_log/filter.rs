@@ -16,7 +16,7 @@ use crate::ResponseFlag;
 use crate::Stream;
 use crate::format::capture_grpc_status;
 use crate::format::grpc_status;
-use crate::route::HeaderMatcher;
+use outrider_matching::HeaderMatcher;
 
 /// An access log filter.
 #[derive(Debug)]

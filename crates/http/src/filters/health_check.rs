@@ -33,7 +33,7 @@ use super::StreamSlot;
 use crate::ResponseFlag;
 use crate::Stream;
 use crate::local_reply::LocalReply;
-use crate::route::HeaderMatcher;
+use outrider_matching::HeaderMatcher;
 
 pub(super) const FACTORY: FilterFactory = FilterFactory {
     message: "envoy.extensions.filters.http.health_check.v3.HealthCheck",

@@ -20,7 +20,9 @@ mod header_mutation;
 mod health_check;
 mod local_ratelimit;
 mod mutation_rules;
+mod rbac;
 mod route_config;
+mod set_metadata;
 mod stream_slots;
 
 use std::fmt;
@@ -71,6 +73,8 @@ const FACTORIES: &[FilterFactory] = &[
     header_mutation::FACTORY,
     health_check::FACTORY,
     local_ratelimit::FACTORY,
+    rbac::FACTORY,
+    set_metadata::FACTORY,
 ];
 
 type BuildFilter =

@@ -4,9 +4,11 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use outrider_config::api::envoy::config::core::v3::Metadata;
+use outrider_matching::FilterStateView;
 use prost_types::Struct;
 use prost_types::Value;
 use smallvec::SmallVec;
@@ -107,6 +109,11 @@ pub trait FilterStateObject: Any + fmt::Debug {
         None
     }
 
+    /// The IP address that it is.
+    fn address(&self) -> Option<IpAddr> {
+        None
+    }
+
     /// One of its fields (`FIELD`).
     fn field(&self, name: &str) -> Option<Cow<'_, str>> {
         let _ = name;
@@ -128,5 +135,15 @@ impl FilterState {
             Some((_, known)) => *known = object,
             None => self.0.push((name.into(), object)),
         }
+    }
+}
+
+impl FilterStateView for FilterState {
+    fn text(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.get(name)?.text()
+    }
+
+    fn address(&self, name: &str) -> Option<IpAddr> {
+        self.get(name)?.address()
     }
 }

@@ -11,7 +11,7 @@ use crate::format::command::FormatCommand;
 use crate::format::operators::Operator;
 use crate::format::tls;
 use crate::format::values;
-use crate::route::query_value;
+use outrider_matching::query_value;
 
 /// The text to print, and how much of it is printed at most.
 #[derive(Clone, Debug)]

@@ -269,6 +269,8 @@ impl ConnectionManager {
             random: stream.id,
             runtime: stream.runtime(),
             tls: stream.connection.tls.as_deref(),
+            dynamic_metadata: stream.dynamic_metadata.get(),
+            filter_state: &stream.filter_state,
         };
         stream.route = routes.table().find(&view).cloned();
         stream.cluster = None;

@@ -11,10 +11,10 @@ use xxhash_rust::xxh64::xxh64;
 
 use crate::RequestHead;
 use crate::Stream;
-use crate::route::query_value;
 use crate::route::rewrite::Substitution;
-use crate::route::string_matcher::MatchedHeader;
-use crate::route::string_matcher::cookie_value;
+use outrider_matching::MatchedHeader;
+use outrider_matching::cookie_value;
+use outrider_matching::query_value;
 
 /// What of a request is hashed, in the order of the config.
 #[derive(Clone, Debug, Default)]

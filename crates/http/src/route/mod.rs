@@ -14,7 +14,6 @@ mod redirect;
 mod retry_policy;
 mod rewrite;
 mod route_match;
-mod string_matcher;
 mod table;
 mod virtual_cluster;
 mod virtual_host;
@@ -33,6 +32,7 @@ use outrider_stats::Store;
 use crate::Captures;
 use crate::RequestHead;
 use crate::Stream;
+use crate::filters::FilterState;
 use crate::filters::RouteFilterConfigs;
 pub use crate::route::direct_response::DirectResponse;
 pub use crate::route::forward::ClusterSpecifier;
@@ -48,8 +48,6 @@ pub(crate) use crate::route::retry_policy::DEFAULT_BASE_INTERVAL;
 pub(crate) use crate::route::retry_policy::ResetFormat;
 pub(crate) use crate::route::retry_policy::RetryOn;
 pub(crate) use crate::route::retry_policy::RetryPolicy;
-pub(crate) use crate::route::string_matcher::HeaderMatcher;
-pub(crate) use crate::route::string_matcher::query_value;
 pub use crate::route::table::RouteTable;
 pub use crate::route::virtual_cluster::VirtualClusters;
 pub use crate::route::virtual_host::VirtualHost;
@@ -66,6 +64,10 @@ pub struct RequestView<'a> {
     pub runtime: Option<&'a Snapshot>,
     /// The TLS of the connection it came in by.
     pub tls: Option<&'a TlsInfo>,
+    /// Metadata that filters have set.
+    pub dynamic_metadata: Option<&'a Metadata>,
+    /// Objects that filters share.
+    pub filter_state: &'a FilterState,
 }
 
 /// The parts of the rest of the configuration that building routes needs.

@@ -17,8 +17,8 @@ use outrider_upstream::Host;
 use prost::Name;
 use prost_types::Struct;
 
-use crate::route::HeaderMatcher;
-use crate::route::string_matcher::MatchedHeader;
+use outrider_matching::HeaderMatcher;
+use outrider_matching::MatchedHeader;
 
 /// `RetryBackOff.base_interval` when it is not set and the runtime has none either.
 pub(crate) const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(25);

@@ -9,10 +9,12 @@ use outrider_runtime::RuntimeFraction;
 use crate::RequestHead;
 use crate::grpc;
 use crate::route::RequestView;
-use crate::route::string_matcher::CookieMatcher;
-use crate::route::string_matcher::HeaderMatcher;
-use crate::route::string_matcher::QueryMatcher;
 use outrider_config::re2::FullRegex;
+use outrider_matching::CookieMatcher;
+use outrider_matching::FilterStateMatcher;
+use outrider_matching::HeaderMatcher;
+use outrider_matching::MetadataMatcher;
+use outrider_matching::QueryMatcher;
 
 /// A built `RouteMatch`. All of its conditions must be met.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ struct RouteConditions {
     headers: Vec<HeaderMatcher>,
     query: Vec<QueryMatcher>,
     cookies: Vec<CookieMatcher>,
+    dynamic_metadata: Vec<MetadataMatcher>,
+    filter_state: Vec<FilterStateMatcher>,
 }
 
 impl RouteMatch {
@@ -59,14 +63,6 @@ impl RouteMatch {
         let mut errors = ConfigErrors::new();
         let path_match = errors.collect(build_path(config, path));
         let conditions = build_conditions(config, path, &mut errors);
-        for (set, field) in [
-            (!config.dynamic_metadata.is_empty(), "dynamic_metadata"),
-            (!config.filter_state.is_empty(), "filter_state"),
-        ] {
-            if set {
-                errors.push(&path.field(field), "matching on it is not supported");
-            }
-        }
         let route_match = RouteMatch {
             path: path_match.unwrap_or(PathMatch::Connect),
             conditions,
@@ -155,6 +151,18 @@ fn build_conditions(
             .cookies
             .extend(errors.collect(CookieMatcher::build(cookie, &path)));
     }
+    for (at, matcher) in config.dynamic_metadata.iter().enumerate() {
+        let path = path.field("dynamic_metadata").index(at);
+        conditions
+            .dynamic_metadata
+            .extend(errors.collect(MetadataMatcher::build(matcher, &path)));
+    }
+    for (at, matcher) in config.filter_state.iter().enumerate() {
+        let path = path.field("filter_state").index(at);
+        conditions
+            .filter_state
+            .extend(errors.collect(FilterStateMatcher::build(matcher, &path)));
+    }
     conditions.is_some().then(|| Box::new(conditions))
 }
 
@@ -180,6 +188,8 @@ impl RouteConditions {
             || !self.headers.is_empty()
             || !self.query.is_empty()
             || !self.cookies.is_empty()
+            || !self.dynamic_metadata.is_empty()
+            || !self.filter_state.is_empty()
     }
 
     /// Without TLS there is no certificate to ask for, and nothing to refuse.
@@ -205,6 +215,14 @@ impl RouteConditions {
                     .all(|parameter| parameter.matches(query.unwrap_or_default()))
             })
             && self.cookies.iter().all(|cookie| cookie.matches(head))
+            && self
+                .dynamic_metadata
+                .iter()
+                .all(|matcher| matcher.matches(request.dynamic_metadata))
+            && self
+                .filter_state
+                .iter()
+                .all(|matcher| matcher.matches(request.filter_state))
     }
 }
 
@@ -326,20 +344,5 @@ mod tests {
             };
             assert_eq!(bits(&config), expected, "{config:?}");
         }
-    }
-
-    #[test]
-    fn unsupported_conditions_are_refused_by_name() {
-        let config = api::RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
-            dynamic_metadata: vec![Default::default()],
-            filter_state: vec![Default::default()],
-            ..Default::default()
-        };
-        let errors = RouteMatch::build(&config, &FieldPath::root()).unwrap_err();
-        assert_eq!(
-            errors.to_string(),
-            "dynamic_metadata: matching on it is not supported\nfilter_state: matching on it is not supported"
-        );
     }
 }

@@ -39,6 +39,8 @@ pub(crate) fn view(head: &RequestHead) -> RequestView<'_> {
         random: 0,
         runtime: None,
         tls: None,
+        dynamic_metadata: None,
+        filter_state: Box::leak(Box::default()),
     }
 }
 
@@ -267,10 +269,8 @@ fn weighted_clusters_share_the_random_numbers() {
     let mut counts = [0; 3];
     for random in 0..400 {
         let request = RequestView {
-            head: &head,
             random,
-            runtime: None,
-            tls: None,
+            ..view(&head)
         };
         let route = table.find(&request).unwrap();
         let Action::Forward(action) = &route.action else {

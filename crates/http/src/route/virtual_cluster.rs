@@ -11,8 +11,8 @@ use outrider_stats::Scope;
 use outrider_stats::Store;
 
 use crate::RequestHead;
-use crate::route::HeaderMatcher;
 use crate::stats::VirtualClusterStats;
+use outrider_matching::HeaderMatcher;
 
 /// `VirtualHost.virtual_clusters`.
 #[derive(Debug, Default)]

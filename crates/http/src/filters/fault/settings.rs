@@ -19,7 +19,7 @@ use outrider_runtime::Fraction;
 use crate::Stream;
 use crate::local_reply::LocalReply;
 use crate::route::Action;
-use crate::route::HeaderMatcher;
+use outrider_matching::HeaderMatcher;
 
 /// The faults of the filter, or of a route.
 #[derive(Debug)]

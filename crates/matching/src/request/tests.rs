@@ -3,11 +3,26 @@
 use api::header_matcher::HeaderMatchSpecifier as Header;
 use api::query_parameter_matcher::QueryParameterMatchSpecifier as Query;
 use matcher::string_matcher::MatchPattern;
+use outrider_codec::HeaderValue;
 use outrider_config::api::envoy::r#type::matcher::v3 as matcher;
 use outrider_config::api::envoy::r#type::v3::Int64Range;
 
 use super::*;
-use crate::route::tests::head;
+
+fn head(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let name: HeaderName = name.parse().unwrap();
+        map.append(name, HeaderValue::try_from(*value).unwrap());
+    }
+    RequestHead {
+        method: method.parse().unwrap(),
+        scheme: Some(http::uri::Scheme::HTTP),
+        authority: HeaderValue::try_from(host).ok(),
+        path: Some(path.try_into().unwrap()),
+        headers: map,
+    }
+}
 
 fn string(pattern: MatchPattern, ignore_case: bool) -> matcher::StringMatcher {
     matcher::StringMatcher {

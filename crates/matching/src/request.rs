@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
+use outrider_codec::RequestHead;
 use outrider_codec::ResponseHead;
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;
@@ -14,11 +15,9 @@ use outrider_config::re2::FullRegex;
 use outrider_config::string_matcher::PatternText;
 use outrider_config::string_matcher::StringMatcher;
 
-use crate::RequestHead;
-
 /// A condition on one header (`HeaderMatcher`). If a header has several values, one of them must match.
 #[derive(Clone, Debug)]
-pub(crate) struct HeaderMatcher {
+pub struct HeaderMatcher {
     name: MatchedHeader,
     condition: HeaderCondition,
     invert: bool,
@@ -34,20 +33,29 @@ enum HeaderCondition {
 
 /// The header that a matcher reads. Pseudo-headers are not in the header map.
 #[derive(Clone, Debug)]
-pub(crate) enum MatchedHeader {
+pub enum MatchedHeader {
+    /// `:method`
     Method,
+    /// `:scheme`
     Scheme,
+    /// `:authority` or `host`
     Authority,
+    /// `:path`
     Path,
-    /// Only responses have it.
+    /// `:status`. Only responses have it.
     Status,
+    /// In the header map.
     Header(HeaderName),
     /// A name that no header can have.
     Impossible,
 }
 
 impl HeaderMatcher {
-    pub(crate) fn build(
+    /// Builds the matcher found at `path`.
+    ///
+    /// # Errors
+    /// A pattern is not valid.
+    pub fn build(
         config: &api::HeaderMatcher,
         path: &FieldPath,
     ) -> Result<HeaderMatcher, ConfigError> {
@@ -88,12 +96,15 @@ impl HeaderMatcher {
         })
     }
 
-    pub(crate) fn matches(&self, head: &RequestHead) -> bool {
+    /// Whether a request matches.
+    #[must_use]
+    pub fn matches(&self, head: &RequestHead) -> bool {
         self.holds(self.name.values(head))
     }
 
     /// Whether a response matches.
-    pub(crate) fn matches_response(&self, head: &ResponseHead) -> bool {
+    #[must_use]
+    pub fn matches_response(&self, head: &ResponseHead) -> bool {
         if matches!(self.name, MatchedHeader::Status) {
             return self.holds(std::iter::once(head.status.as_str().as_bytes()));
         }
@@ -118,7 +129,9 @@ impl HeaderMatcher {
 }
 
 impl MatchedHeader {
-    pub(crate) fn new(name: &str) -> MatchedHeader {
+    /// The header of this name.
+    #[must_use]
+    pub fn new(name: &str) -> MatchedHeader {
         match name.to_ascii_lowercase().as_str() {
             ":method" => MatchedHeader::Method,
             ":scheme" => MatchedHeader::Scheme,
@@ -132,7 +145,7 @@ impl MatchedHeader {
     }
 
     /// The values that the request has of it.
-    pub(crate) fn values<'h>(&'h self, head: &'h RequestHead) -> impl Iterator<Item = &'h [u8]> {
+    pub fn values<'h>(&'h self, head: &'h RequestHead) -> impl Iterator<Item = &'h [u8]> {
         let pseudo = match self {
             MatchedHeader::Method => Some(head.method.as_str().as_bytes()),
             MatchedHeader::Scheme => head.scheme.as_ref().map(|s| s.as_str().as_bytes()),
@@ -144,7 +157,7 @@ impl MatchedHeader {
     }
 
     /// The values that a response has of it, pseudo-headers apart.
-    pub(crate) fn values_of_response<'h>(
+    pub fn values_of_response<'h>(
         &'h self,
         head: &'h ResponseHead,
     ) -> impl Iterator<Item = &'h [u8]> {
@@ -176,7 +189,7 @@ impl HeaderCondition {
 
 /// A condition on the first value of a query parameter, not decoded (`QueryParameterMatcher`).
 #[derive(Clone, Debug)]
-pub(crate) struct QueryMatcher {
+pub struct QueryMatcher {
     name: String,
     condition: QueryCondition,
 }
@@ -188,7 +201,11 @@ enum QueryCondition {
 }
 
 impl QueryMatcher {
-    pub(crate) fn build(
+    /// Builds the matcher found at `path`.
+    ///
+    /// # Errors
+    /// A pattern is not valid.
+    pub fn build(
         config: &api::QueryParameterMatcher,
         path: &FieldPath,
     ) -> Result<QueryMatcher, ConfigError> {
@@ -207,7 +224,8 @@ impl QueryMatcher {
     }
 
     /// Whether `query`, the text after the `?`, meets the condition.
-    pub(crate) fn matches(&self, query: &str) -> bool {
+    #[must_use]
+    pub fn matches(&self, query: &str) -> bool {
         let value = query_value(query, &self.name);
         match (&self.condition, value) {
             (QueryCondition::Present(present), value) => value.is_some() == *present,
@@ -218,7 +236,8 @@ impl QueryMatcher {
 }
 
 /// The first value of the parameter `name`, not decoded; empty if it has no `=`.
-pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+#[must_use]
+pub fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query
         .split('&')
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
@@ -227,14 +246,18 @@ pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
 
 /// A condition on the first value of a cookie (`CookieMatcher`).
 #[derive(Clone, Debug)]
-pub(crate) struct CookieMatcher {
+pub struct CookieMatcher {
     name: String,
     value: StringMatcher,
     invert: bool,
 }
 
 impl CookieMatcher {
-    pub(crate) fn build(
+    /// Builds the matcher found at `path`.
+    ///
+    /// # Errors
+    /// A pattern is not valid.
+    pub fn build(
         config: &api::CookieMatcher,
         path: &FieldPath,
     ) -> Result<CookieMatcher, ConfigError> {
@@ -250,7 +273,9 @@ impl CookieMatcher {
         })
     }
 
-    pub(crate) fn matches(&self, head: &RequestHead) -> bool {
+    /// Whether a request matches.
+    #[must_use]
+    pub fn matches(&self, head: &RequestHead) -> bool {
         let matched = head
             .headers
             .get_all(&outrider_codec::header::COOKIE)
@@ -261,7 +286,8 @@ impl CookieMatcher {
 }
 
 /// The first value of the cookie `name`, without the quotes around it.
-pub(crate) fn cookie_value<'c>(cookies: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
+#[must_use]
+pub fn cookie_value<'c>(cookies: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
     cookies.split(|&byte| byte == b';').find_map(|cookie| {
         let cookie = cookie.trim_ascii_start();
         let value = cookie.strip_prefix(name)?.strip_prefix(b"=")?;
