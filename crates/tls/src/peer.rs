@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
@@ -68,6 +69,12 @@ impl PeerCertificate {
             }
         }
         Some(read)
+    }
+
+    /// Parses a certificate in PEM; `None` if it is malformed.
+    #[must_use]
+    pub fn from_pem(pem: &[u8]) -> Option<PeerCertificate> {
+        PeerCertificate::parse(&CertificateDer::from_pem_slice(pem).ok()?)
     }
 
     fn add_name(&mut self, name: &GeneralName<'_>) {

@@ -18,8 +18,10 @@ mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
 mod health_check;
+mod jwt_authn;
 mod local_ratelimit;
 mod mutation_rules;
+mod query_parameters;
 mod rbac;
 mod route_config;
 mod set_metadata;
@@ -72,6 +74,7 @@ const FACTORIES: &[FilterFactory] = &[
     grpc_web::FACTORY,
     header_mutation::FACTORY,
     health_check::FACTORY,
+    jwt_authn::FACTORY,
     local_ratelimit::FACTORY,
     rbac::FACTORY,
     set_metadata::FACTORY,

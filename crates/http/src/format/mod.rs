@@ -15,7 +15,7 @@ mod stream_info;
 mod substitution;
 mod time;
 pub(crate) mod tls;
-mod values;
+pub(crate) mod values;
 
 #[cfg(test)]
 mod tests;

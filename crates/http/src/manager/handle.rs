@@ -264,14 +264,7 @@ impl ConnectionManager {
         let Some(routes) = stream.routes.clone() else {
             return;
         };
-        let view = RequestView {
-            head: &stream.request,
-            random: stream.id,
-            runtime: stream.runtime(),
-            tls: stream.connection.tls.as_deref(),
-            dynamic_metadata: stream.dynamic_metadata.get(),
-            filter_state: &stream.filter_state,
-        };
+        let view = RequestView::of(stream);
         stream.route = routes.table().find(&view).cloned();
         stream.cluster = None;
         stream.upstream = None;

@@ -48,6 +48,7 @@ pub(crate) use crate::route::retry_policy::DEFAULT_BASE_INTERVAL;
 pub(crate) use crate::route::retry_policy::ResetFormat;
 pub(crate) use crate::route::retry_policy::RetryOn;
 pub(crate) use crate::route::retry_policy::RetryPolicy;
+pub(crate) use crate::route::route_match::RouteMatch;
 pub use crate::route::table::RouteTable;
 pub use crate::route::virtual_cluster::VirtualClusters;
 pub use crate::route::virtual_host::VirtualHost;
@@ -68,6 +69,20 @@ pub struct RequestView<'a> {
     pub dynamic_metadata: Option<&'a Metadata>,
     /// Objects that filters share.
     pub filter_state: &'a FilterState,
+}
+
+impl<'a> RequestView<'a> {
+    /// The request of `stream`.
+    pub(crate) fn of(stream: &'a Stream) -> RequestView<'a> {
+        RequestView {
+            head: &stream.request,
+            random: stream.id,
+            runtime: stream.runtime(),
+            tls: stream.connection.tls.as_deref(),
+            dynamic_metadata: stream.dynamic_metadata.get(),
+            filter_state: &stream.filter_state,
+        }
+    }
 }
 
 /// The parts of the rest of the configuration that building routes needs.
