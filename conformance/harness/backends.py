@@ -397,9 +397,13 @@ class Http2Server:
 class Script(Listener):
     """Plays a script on each connection: `connections` lists one per connection, the last is repeated.
 
-    HTTP/1 steps: `receive: head|request|N|end`, `send: text`, `close`, `abort`, `wait: seconds`. With `codec: http2` the
+    HTTP/1 steps: `receive: head|request|N|end|how`, `send: text`, `bytes: payload`, `end` (FIN), `close`, `abort`, `hold` (until a step says `release`), `wait: seconds`. With `codec: http2` the
     steps are those of `http2.action`.
     """
+
+    def __init__(self, name: str, spec: dict, folder):
+        super().__init__(name, spec, folder)
+        self.held = threading.Event()
 
     def serve(self, conn: socket.socket, number: int) -> None:
         scripts = self.spec["connections"]
@@ -413,6 +417,13 @@ class Script(Listener):
                 stream.write(text.crlf(value))
             elif word == "receive":
                 self.note(self.received(stream, value))
+            elif word == "bytes":
+                stream.write(text.payload(value))
+            elif word == "end":
+                conn.shutdown(socket.SHUT_WR)
+            elif word == "hold":
+                while not self.held.wait(0.05) and not self.stopped.is_set():
+                    pass
             elif word == "wait":
                 self.stopped.wait(value)
             elif word == "abort":
@@ -426,8 +437,9 @@ class Script(Listener):
     @staticmethod
     def received(stream: http1.Stream, what):
         """The bytes that the proxy sent."""
-        if what == "end":
-            return {"end": text.lines(stream.rest()), "by": stream.ended}
+        if what in ("end", "how"):
+            data = stream.rest()
+            return {"end": text.lines(data), "by": "reset" if what == "how" and stream.reset else stream.ended}
         if isinstance(what, int):
             return text.lines(stream.exactly(what))
         message = http1.read_head(stream)

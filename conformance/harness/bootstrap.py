@@ -2,10 +2,12 @@
 
 `proxy:` may hold `routes` (of the one virtual host), `virtual_host`, `virtual_hosts`, `route_config`, `hcm`, `filters` (those before the router), `listener`, `cluster`
 (merged into each cluster), `clusters` (by name, merged into that cluster or added), `bootstrap` (merged at the top), `tls` and `upstream_tls` (the fields of the listener's and of all clusters' TLS contexts) and `log` (the
-access log's format, or `false`). Everything else is as small as Envoy allows. `run.py show NAME` prints the result.
+access log's format, or `false`). With `tcp` (the fields of a tcp_proxy; its cluster is the first, unless it says otherwise) the listener proxies TCP instead, after the
+filters in `network`. Everything else is as small as Envoy allows. `run.py show NAME` prints the result.
 """
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 FILE_LOG = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 PROTOCOL = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -13,6 +15,9 @@ PROTOCOL_KEY = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 LOG = ("%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL% %RESPONSE_CODE% flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% "
        "out=%BYTES_SENT% cluster=%UPSTREAM_CLUSTER% host=%UPSTREAM_HOST% grpc=%GRPC_STATUS% "
        "failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% end=%CONNECTION_TERMINATION_DETAILS%\n")
+
+TCP_LOG = ("%PROTOCOL% %RESPONSE_CODE% flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% in=%BYTES_RECEIVED% out=%BYTES_SENT% cluster=%UPSTREAM_CLUSTER% "
+           "host=%UPSTREAM_HOST% attempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT% failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% end=%CONNECTION_TERMINATION_DETAILS% type=%ACCESS_LOG_TYPE%\n")
 
 
 def merge(base, extra):
@@ -37,8 +42,11 @@ def expand(short: dict, backends: dict) -> dict:
            "http_filters": [*short.get("filters", []), {"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}]}
     if short.get("log", LOG):
         hcm["access_log"] = [file_log(short.get("log", LOG))]
+    last = {"name": "envoy.filters.network.http_connection_manager", "typed_config": merge(hcm, short.get("hcm", {}))}
+    if "tcp" in short:
+        last = {"name": "envoy.filters.network.tcp_proxy", "typed_config": tcp_proxy(short, first)}
     listener = {"name": "ingress", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
-                "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": merge(hcm, short.get("hcm", {}))}]}]}
+                "filter_chains": [{"filters": [*short.get("network", []), last]}]}
     if "tls" in short:
         certificates = {"tls_certificates": [certificate("server")]}
         context = merge({"@type": f"{TLS}.DownstreamTlsContext", "common_tls_context": certificates}, short["tls"])
@@ -49,6 +57,17 @@ def expand(short: dict, backends: dict) -> dict:
             one.setdefault("transport_socket", {"name": "envoy.transport_sockets.tls", "typed_config": context})
     whole = {"admin": admin(), "static_resources": {"listeners": [merge(listener, short.get("listener", {}))], "clusters": list(clusters.values())}}
     return merge(whole, short.get("bootstrap", {}))
+
+
+def tcp_proxy(short: dict, first: str | None) -> dict:
+    """A tcp_proxy to the first cluster, with what `tcp` says otherwise."""
+    fields = short["tcp"] or {}
+    made = {"@type": TCP_PROXY, "stat_prefix": "ingress"}
+    if not {"cluster", "weighted_clusters"} & set(fields):
+        made["cluster"] = first
+    if short.get("log", TCP_LOG):
+        made["access_log"] = [file_log(short.get("log", TCP_LOG))]
+    return merge(made, fields)
 
 
 def certificate(name: str) -> dict:

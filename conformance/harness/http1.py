@@ -15,6 +15,7 @@ class Stream:
         self.patience = patience
         self.buffer = b""
         self.ended = ""  # "close" or "timeout"
+        self.reset = False  # whether it ended with RST
 
     def fill(self, patience: float | None = None) -> bool:
         """Reads once; False at the end or when nothing came in time."""
@@ -26,7 +27,8 @@ class Stream:
         except (socket.timeout, BlockingIOError):
             self.ended = "timeout"
             return False
-        except OSError:
+        except OSError as error:
+            self.reset = isinstance(error, ConnectionResetError)
             self.ended = "close"  # whether FIN or RST comes first is a race of the two sides
             return False
         if not data:

@@ -54,7 +54,8 @@ def requests(run, step: dict) -> list:
 
 
 def raw(run, step: dict):
-    """`raw:` HTTP/1 bytes: `send: text` (line ends become CRLF), `bytes: text` (as it is), `receive: answer|head-answer|end|N`, `close`, `end`."""
+    """`raw:` HTTP/1 bytes: `send: text` (line ends become CRLF), `bytes: text` (as it is), `receive: answer|head-answer|end|how|N`, `close`, `end`.
+    `how` is `end` with the way it ended: where it is no race whether FIN or RST comes."""
     stream = run.connection(step, "http1")
     seen = []
     for one in step["raw"]:
@@ -80,9 +81,10 @@ def raw(run, step: dict):
 
 def received(stream: http1.Stream, what):
     """Reads as an HTTP/1 client does."""
-    if what == "end":
+    if what in ("end", "how"):
         data = stream.rest()
-        return {"end": stream.ended, **({"bytes": text.lines(data)} if data else {})}
+        ended = "reset" if what == "how" and stream.reset else stream.ended
+        return {"end": ended, **({"bytes": text.lines(data)} if data else {})}
     if isinstance(what, int):
         return text.lines(stream.exactly(what))
     return client.read_answer(stream, what == "head-answer")

@@ -18,6 +18,7 @@ use outrider_codec::Reason;
 use outrider_codec::RequestHead;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
+use outrider_config::api::envoy::data::accesslog::v3::AccessLogType;
 use outrider_net::Address;
 use outrider_net::DownstreamConnectionInfo;
 use outrider_net::TlsInfo;
@@ -25,6 +26,7 @@ use outrider_net::clock;
 use outrider_runtime::LocalSnapshot;
 use outrider_runtime::Snapshot;
 use outrider_upstream::Cluster;
+use outrider_upstream::Host;
 use tokio::time::Instant;
 
 use crate::filters::DynamicMetadata;
@@ -51,7 +53,9 @@ pub struct Stream {
     pub start_time: SystemTime,
     /// The same time on the monotonic clock.
     pub started: Instant,
-    /// The client's protocol.
+    /// Why the stream is logged (`%ACCESS_LOG_TYPE%`).
+    pub log_type: AccessLogType,
+    /// The client's protocol. [`NO_HTTP`](Stream::NO_HTTP) for a TCP connection that is logged.
     pub protocol: Version,
     /// The request head, as the last filter left it.
     pub request: RequestHead,
@@ -109,7 +113,7 @@ pub struct Stream {
 }
 
 /// The upstream side of a stream: that of the last attempt.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UpstreamInfo {
     /// The cluster's name, or its `alt_stat_name` (`%UPSTREAM_CLUSTER%`).
     pub cluster: Rc<str>,
@@ -119,6 +123,8 @@ pub struct UpstreamInfo {
     pub host: Option<Address>,
     /// The chosen host's name (`%UPSTREAM_HOST_NAME%`).
     pub host_name: Option<Arc<str>>,
+    /// The hosts of all attempts to connect; empty for requests.
+    pub hosts_attempted: Vec<Arc<Host>>,
     /// The proxy's address on the upstream connection.
     pub local_address: Option<Address>,
     /// `%UPSTREAM_CONNECTION_ID%`.
@@ -151,12 +157,14 @@ impl UpstreamInfo {
     }
 
     /// The upstream side for a cluster, before a host is picked.
-    pub(crate) fn new(cluster: Rc<str>, cluster_raw: Rc<str>) -> UpstreamInfo {
+    #[must_use]
+    pub fn new(cluster: Rc<str>, cluster_raw: Rc<str>) -> UpstreamInfo {
         UpstreamInfo {
             cluster,
             cluster_raw,
             host: None,
             host_name: None,
+            hosts_attempted: Vec::new(),
             local_address: None,
             connection_id: None,
             protocol: None,
@@ -201,6 +209,9 @@ pub struct Traffic {
 }
 
 impl Stream {
+    /// The protocol of what is no HTTP.
+    pub const NO_HTTP: Version = Version::HTTP_09;
+
     /// A stream that begins now, with this head; `id` is a random number.
     pub(crate) fn new(
         connection: Rc<DownstreamConnectionInfo>,
@@ -215,6 +226,7 @@ impl Stream {
             id,
             start_time: clock::wall(),
             started: clock::now(),
+            log_type: AccessLogType::DownstreamEnd,
             protocol,
             is_grpc,
             is_upstream_grpc: is_grpc,
@@ -256,6 +268,11 @@ impl Stream {
     /// The runtime values of this stream; `None` if no value is set.
     pub(crate) fn runtime(&self) -> Option<&Snapshot> {
         self.runtime.as_deref().map(|snapshot| &**snapshot)
+    }
+
+    /// Whether it is a request, and not a TCP connection that is logged.
+    pub(crate) fn is_http(&self) -> bool {
+        self.protocol != Stream::NO_HTTP
     }
 
     /// The response's status, or 0 without a response (`%RESPONSE_CODE%`).

@@ -12,9 +12,11 @@ use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use rustix::net::SendFlags;
+use socket2::SockRef;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::Interest;
@@ -48,6 +50,18 @@ impl NetworkStream {
             }
             NetworkStream::Unix(_) => (None, None),
             NetworkStream::Tls(stream) => stream.socket().ip_addresses(),
+        }
+    }
+
+    /// Makes closing a TCP connection reset it (RST instead of FIN).
+    pub fn reset_on_close(&self) {
+        match self {
+            NetworkStream::Tcp(stream) => {
+                // A socket that does not allow it is closed in the usual way.
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            }
+            NetworkStream::Unix(_) => {}
+            NetworkStream::Tls(stream) => stream.socket().reset_on_close(),
         }
     }
 

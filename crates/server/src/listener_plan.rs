@@ -1,17 +1,13 @@
 //! Builds listeners from the config, before any socket is opened.
-//!
-//! A new network filter is a variant of [`ChainHandler`] and an entry in [`FACTORIES`].
 
 use std::collections::HashMap;
 use std::hash::DefaultHasher;
 use std::hash::Hasher as _;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_config::ConfigErrors;
-use outrider_config::Factory;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::listener::v3 as listener;
 use outrider_config::api::envoy::config::listener::v3::filter::ConfigType;
@@ -21,14 +17,12 @@ use outrider_config::api::envoy::config::core::v3::TransportSocket;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use outrider_config::duration;
 use outrider_config::type_name;
-use outrider_config::unpack;
 use outrider_http::BuildCx;
 use outrider_http::ConnectionManagerConfig;
 use outrider_http::access_log::LogFiles;
 use outrider_http::route::RouteTable;
 use outrider_net::Address;
 use outrider_net::ChainTls;
-use outrider_net::AcceptedConnection;
 use outrider_net::ConnectionHandler;
 use outrider_net::ConnectionLimit;
 use outrider_net::DrainSignal;
@@ -37,6 +31,8 @@ use outrider_net::ListenerConfig;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_stats::Store;
+use outrider_tcp::NetworkFilterChain;
+use outrider_tcp::filters::FilterWorkerCx;
 use outrider_tls::Secrets;
 use outrider_tls::ServerTls;
 use outrider_tls::tls_settings;
@@ -45,7 +41,6 @@ use outrider_upstream::Clusters;
 use outrider_xds::check_secret_sources;
 use prost::Message as _;
 use prost::Name as _;
-use prost_types::Any;
 
 use crate::build::Connections;
 use crate::dump::DynamicResource;
@@ -69,7 +64,7 @@ pub(crate) struct ListenerPlan {
 
 /// A filter chain, and what serves its connections.
 pub(crate) struct ChainPlan {
-    handler: ChainHandler,
+    filters: NetworkFilterChain,
     tls: Option<Arc<ServerTls>>,
     /// `transport_socket_connect_timeout`
     handshake_timeout: Option<Duration>,
@@ -77,14 +72,6 @@ pub(crate) struct ChainPlan {
     settings: Vec<u8>,
     /// The routes of its connection manager, as protobuf bytes.
     routes: Vec<u8>,
-}
-
-/// What serves the connections of a filter chain.
-enum ChainHandler {
-    /// `envoy.filters.network.http_connection_manager`
-    Http(Arc<ConnectionManagerConfig>),
-    /// No filters: connections are closed.
-    Close,
 }
 
 /// Builds listeners at start-up and whenever the config changes.
@@ -268,10 +255,8 @@ impl ListenerPlan {
     pub(crate) fn connection_managers(
         &self,
     ) -> impl Iterator<Item = &Arc<ConnectionManagerConfig>> {
-        self.chains.iter().filter_map(|chain| match &chain.handler {
-            ChainHandler::Http(manager) => Some(manager),
-            ChainHandler::Close => None,
-        })
+        let chains = self.chains.iter();
+        chains.filter_map(|chain| chain.filters.connection_manager())
     }
 
     /// This listener with the unchanged filter chains of `running`, the running listener of the same name, so that these
@@ -295,15 +280,16 @@ impl ListenerPlan {
             };
             if same.routes == chain.routes {
                 *chain = same.clone();
-            } else if let (ChainHandler::Http(manager), ChainHandler::Http(new)) =
-                (&same.handler, &chain.handler)
-            {
+            } else if let (Some(manager), Some(new)) = (
+                same.filters.connection_manager(),
+                chain.filters.connection_manager(),
+            ) {
                 routes.push(RouteChange {
                     manager: manager.clone(),
                     routes: new.route_table(),
                 });
                 *chain = Arc::new(ChainPlan {
-                    handler: ChainHandler::Http(manager.clone()),
+                    filters: same.filters.clone(),
                     tls: same.tls.clone(),
                     handshake_timeout: same.handshake_timeout,
                     settings: chain.settings.clone(),
@@ -381,31 +367,19 @@ impl ChainPlan {
         );
         let handshake_timeout = errors.collect(handshake_timeout).flatten();
         let path = path.field("filters");
-        let mut plan = ChainPlan {
-            handler: ChainHandler::Close,
-            tls,
-            handshake_timeout: handshake_timeout.filter(|timeout| !timeout.is_zero()),
-            settings: Vec::new(),
-            routes: Vec::new(),
+        let filters = NetworkFilterChain::build(&chain.filters, &path, cx);
+        let Some(filters) = errors.collect(filters) else {
+            return Err(errors);
         };
         let mut settings = chain.clone();
-        for (index, filter) in chain.filters.iter().enumerate() {
-            let path = path.index(index);
-            if index + 1 < chain.filters.len() {
-                errors.push(
-                    &path,
-                    "every network filter known here ends its chain, so it must be the last",
-                );
-            }
-            if let Some(handler) = errors.collect(ChainHandler::build(filter, &path, cx)) {
-                plan.handler = handler;
-            }
-            if let Some(filter) = settings.filters.get_mut(index) {
-                plan.routes = take_routes(filter);
-            }
-        }
-        plan.settings = settings.encode_to_vec();
-        errors.finish(plan)
+        let routes = settings.filters.iter_mut().flat_map(take_routes).collect();
+        errors.finish(ChainPlan {
+            filters,
+            tls,
+            handshake_timeout: handshake_timeout.filter(|timeout| !timeout.is_zero()),
+            settings: settings.encode_to_vec(),
+            routes,
+        })
     }
 
     /// Whether both have the same handler, so that connections need not be distinguished.
@@ -414,12 +388,7 @@ impl ChainPlan {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
-        same_tls
-            && match (&self.handler, &other.handler) {
-                (ChainHandler::Http(one), ChainHandler::Http(other)) => Arc::ptr_eq(one, other),
-                (ChainHandler::Close, ChainHandler::Close) => true,
-                _ => false,
-            }
+        same_tls && self.filters.is_same(&other.filters)
     }
 
     /// The TLS of its connections on a worker, in the listener whose stats are below `scope`.
@@ -435,10 +404,11 @@ impl ChainPlan {
         clusters: &Rc<Clusters>,
         drain: &DrainSignal,
     ) -> Rc<dyn ConnectionHandler> {
-        match &self.handler {
-            ChainHandler::Http(config) => config.worker(cx, clusters, drain),
-            ChainHandler::Close => Rc::new(Close),
-        }
+        self.filters.worker(&FilterWorkerCx {
+            worker: cx,
+            clusters,
+            drain,
+        })
     }
 }
 
@@ -472,52 +442,5 @@ fn take_routes(filter: &mut listener::Filter) -> Vec<u8> {
             routes.encode_to_vec()
         }
         _ => Vec::new(),
-    }
-}
-
-/// Builds a network filter from the config found at the path.
-type BuildFilter = fn(&Any, &FieldPath, &BuildCx<'_>) -> Result<ChainHandler, ConfigErrors>;
-
-/// The network filters.
-const FACTORIES: &[Factory<BuildFilter>] = &[Factory {
-    message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-    build: ChainHandler::build_http,
-}];
-
-impl ChainHandler {
-    fn build(
-        filter: &listener::Filter,
-        path: &FieldPath,
-        cx: &BuildCx<'_>,
-    ) -> Result<ChainHandler, ConfigErrors> {
-        let mut errors = ConfigErrors::new();
-        let path = path.field("typed_config");
-        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
-            errors.push(
-                &path,
-                format!("is required for network filter {}", filter.name),
-            );
-            return Err(errors);
-        };
-        let build = Factory::find(FACTORIES, "network filter", any, &path)?;
-        build(any, &path, cx)
-    }
-
-    fn build_http(
-        any: &Any,
-        path: &FieldPath,
-        cx: &BuildCx<'_>,
-    ) -> Result<ChainHandler, ConfigErrors> {
-        let message: HttpConnectionManager = unpack(any, path)?;
-        ConnectionManagerConfig::build(&message, path, cx).map(ChainHandler::Http)
-    }
-}
-
-/// Serves a filter chain without filters.
-struct Close;
-
-impl ConnectionHandler for Close {
-    fn serve(self: Rc<Self>, connection: AcceptedConnection) -> Pin<Box<dyn Future<Output = ()>>> {
-        Box::pin(async move { drop(connection) })
     }
 }

@@ -216,6 +216,13 @@ impl Breakers {
             .sum()
     }
 
+    /// Whether a permit could be taken now.
+    #[must_use]
+    pub fn has_room(&self, priority: RoutingPriority, resource: BreakerResource) -> bool {
+        let breakers = self.of(priority);
+        breakers.of(resource).count.load(Relaxed) < breakers.max(resource)
+    }
+
     /// Takes a permit; `None` if the limit is reached.
     pub fn acquire(
         self: &Arc<Self>,

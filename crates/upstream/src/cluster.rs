@@ -27,6 +27,7 @@ use crate::PickRequest;
 use crate::PoolFailure;
 use crate::RoutingPriority;
 use crate::SharedCluster;
+use crate::TcpConnection;
 use crate::UpstreamStream;
 use crate::connection_names::ConnectionNames;
 use crate::pool::HostPools;
@@ -280,6 +281,14 @@ impl Pick {
         downstream: Version,
     ) -> Result<UpstreamStream, PoolFailure> {
         self.pool(priority, downstream)?.open().await
+    }
+
+    /// Makes a TCP connection to the host for one user. Dropping the future gives up.
+    ///
+    /// # Errors
+    /// A breaker is open, or no connection can be established.
+    pub async fn connect(&self, priority: RoutingPriority) -> Result<TcpConnection, PoolFailure> {
+        self.pools.connect(priority).await
     }
 
     fn pool(

@@ -66,6 +66,8 @@ pub use manager::WarmingClusters;
 pub use outlier::OutlierRates;
 pub use outlier::OutlierResult;
 pub use pool::PoolFailure;
+pub use pool::TcpConnection;
+pub use pool::TcpLease;
 pub use pool::UpstreamConnectionInfo;
 pub use pool::UpstreamStream;
 pub use protocol_options::HttpProtocolOptions;

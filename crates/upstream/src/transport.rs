@@ -215,11 +215,13 @@ impl ClusterTls {
 }
 
 impl ContextConfigs {
-    fn config(&self, protocol: PoolProtocol) -> Arc<ClientConfig> {
+    /// The settings for connections by this protocol. Without one, only what the context itself names is offered.
+    fn config(&self, protocol: Option<PoolProtocol>) -> Arc<ClientConfig> {
         let (place, offered): (usize, &[&str]) = match protocol {
-            PoolProtocol::Http1 => (0, &["http/1.1"]),
-            PoolProtocol::Http2 => (1, &["h2"]),
-            PoolProtocol::Negotiated => (2, &["h2", "http/1.1"]),
+            Some(PoolProtocol::Http1) => (0, &["http/1.1"]),
+            Some(PoolProtocol::Http2) => (1, &["h2"]),
+            Some(PoolProtocol::Negotiated) => (2, &["h2", "http/1.1"]),
+            None => return self.context.config_of_checks(&[]),
         };
         let make = || self.context.config_offering(offered);
         match self.configs.get(place) {
@@ -262,7 +264,7 @@ impl PoolTls {
         socket: NetworkStream,
         host: &Host,
         address: &Address,
-        protocol: PoolProtocol,
+        protocol: Option<PoolProtocol>,
     ) -> Result<(NetworkStream, Rc<TlsInfo>), TlsFailure> {
         let cluster = &*self.cluster;
         let Some(used) = cluster.context() else {
@@ -290,7 +292,7 @@ impl PoolTls {
         Ok((NetworkStream::Tls(Box::new(stream)), info))
     }
 
-    fn config(&self, used: &ContextConfigs, protocol: PoolProtocol) -> Arc<ClientConfig> {
+    fn config(&self, used: &ContextConfigs, protocol: Option<PoolProtocol>) -> Arc<ClientConfig> {
         let config = used.config(protocol);
         let names = self.names.as_ref();
         let Some(name) = names.and_then(|names| names.required_name.as_deref()) else {

@@ -6,7 +6,6 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::accesslog::v3 as api;
 use outrider_config::api::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use outrider_config::api::envoy::config::accesslog::v3::comparison_filter::Op;
-use outrider_config::api::envoy::data::accesslog::v3::AccessLogType;
 use outrider_runtime::Fraction;
 use outrider_runtime::RuntimeNumber;
 use outrider_runtime::Snapshot;
@@ -24,8 +23,10 @@ pub(crate) enum AccessLogFilter {
     StatusCode(Comparison),
     /// Compares the duration in milliseconds.
     Duration(Comparison),
-    /// The same result for every stream.
-    Always(bool),
+    LogType {
+        types: Box<[i32]>,
+        exclude: bool,
+    },
     NotHealthCheck,
     Runtime {
         /// The default fraction, and the denominator for the runtime's numerator.
@@ -97,11 +98,10 @@ impl AccessLogFilter {
                     .collect(),
                 exclude: filter.exclude,
             },
-            // Streams are logged only when they end.
-            Some(FilterSpecifier::LogTypeFilter(filter)) => {
-                let ends = filter.types.contains(&AccessLogType::DownstreamEnd.into());
-                AccessLogFilter::Always(ends != filter.exclude)
-            }
+            Some(FilterSpecifier::LogTypeFilter(filter)) => AccessLogFilter::LogType {
+                types: filter.types.as_slice().into(),
+                exclude: filter.exclude,
+            },
             Some(
                 FilterSpecifier::TraceableFilter(_)
                 | FilterSpecifier::MetadataFilter(_)
@@ -121,7 +121,9 @@ impl AccessLogFilter {
                 let milliseconds = u64::try_from(stream.duration().as_millis());
                 comparison.holds(milliseconds.unwrap_or(u64::MAX), stream.runtime())
             }
-            AccessLogFilter::Always(passes) => *passes,
+            AccessLogFilter::LogType { types, exclude } => {
+                types.contains(&stream.log_type.into()) != *exclude
+            }
             AccessLogFilter::NotHealthCheck => !stream.is_health_check,
             AccessLogFilter::Runtime {
                 share,
@@ -214,6 +216,7 @@ mod tests {
     use api::ResponseFlagFilter;
     use api::StatusCodeFilter;
     use outrider_config::api::envoy::config::core::v3::RuntimeUInt32;
+    use outrider_config::api::envoy::data::accesslog::v3::AccessLogType;
 
     use super::*;
     use crate::route::tests::head;

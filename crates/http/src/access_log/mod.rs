@@ -8,6 +8,7 @@
 mod buffer;
 mod files;
 mod filter;
+mod logged_connection;
 mod logged_exchange;
 mod stats;
 
@@ -35,6 +36,7 @@ pub use crate::access_log::files::FlushOptions;
 use crate::access_log::files::LogFile;
 pub use crate::access_log::files::LogFiles;
 use crate::access_log::filter::AccessLogFilter;
+pub use crate::access_log::logged_connection::LoggedConnection;
 pub use crate::access_log::logged_exchange::LoggedExchange;
 use crate::format::DEFAULT_FORMAT;
 use crate::format::SubstitutionFormat;
@@ -233,6 +235,11 @@ impl WorkerLog {
     /// Sends the buffered lines to the writer. Needed where the log is not dropped before [`LogFiles::finish`].
     pub fn flush(&self) {
         self.buffer.flush();
+    }
+
+    /// Writes a TCP connection.
+    pub fn log_connection(&self, connection: LoggedConnection<'_>) {
+        self.log(&connection.stream());
     }
 
     /// Writes a request that no connection manager served.

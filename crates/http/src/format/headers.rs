@@ -26,6 +26,8 @@ enum Source {
     Request(Box<[Name]>),
     /// The name that the TLS client asked for, or else these of the request.
     ServerName(Box<[Name]>),
+    /// The request's id; of a TCP connection, a UUID of its random number.
+    StreamId,
     Response(Box<[Name]>),
     Trailer(Box<[Name]>),
     /// One query parameter, decoded.
@@ -163,8 +165,7 @@ impl HeaderOperator {
     /// `%STREAM_ID%`: the stream's id.
     pub(crate) fn build_stream_id(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.takes_nothing()?;
-        let names = [Name::Header(header::X_REQUEST_ID.clone())];
-        Ok(HeaderOperator::of(Source::Request(names.into()), None))
+        Ok(HeaderOperator::of(Source::StreamId, None))
     }
 
     fn of(source: Source, max_length: Option<usize>) -> Operator {
@@ -182,6 +183,15 @@ impl HeaderOperator {
                     return values::text(Some(name), out);
                 }
                 request(names)
+            }
+            Source::StreamId if stream.is_http() => {
+                let id = stream.request.headers.get(&header::X_REQUEST_ID);
+                id.map(|id| id.as_bytes())
+            }
+            Source::StreamId => {
+                let uuid = outrider_net::uuid(stream.id, stream.id.rotate_left(32));
+                out.extend_from_slice(&uuid);
+                return OutputKind::Text;
             }
             Source::Response(names) => names.iter().find_map(|name| name.of_response(stream)),
             Source::Trailer(names) => {
@@ -229,6 +239,7 @@ impl HeaderOperator {
             Source::Trailer(names) => (names, &mut captures.trailers),
             Source::Request(_)
             | Source::ServerName(_)
+            | Source::StreamId
             | Source::Path { .. }
             | Source::QueryParameter(_)
             | Source::Query { .. } => return,
@@ -279,7 +290,7 @@ impl Name {
     fn of_request<'s>(&self, stream: &'s Stream) -> Option<&'s [u8]> {
         let request = &stream.request;
         match self {
-            Name::Method => Some(request.method.as_str().as_bytes()),
+            Name::Method => Some(request.method.as_str().as_bytes()).filter(|_| stream.is_http()),
             Name::Scheme => request
                 .scheme
                 .as_ref()

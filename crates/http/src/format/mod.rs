@@ -3,6 +3,7 @@
 //! A format is compiled when the configuration is loaded. Writing it appends to a buffer that the caller reuses. A new
 //! operator is one entry in a table: in `simple` if it has no parameters, otherwise in `operators`.
 
+mod attempted;
 mod command;
 mod filter_state;
 mod grpc_status;

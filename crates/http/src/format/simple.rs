@@ -5,6 +5,7 @@
 
 use crate::format::Context;
 use crate::format::OutputKind;
+use crate::format::attempted;
 use crate::format::stream_info;
 use crate::format::tls;
 use crate::format::values;
@@ -202,26 +203,16 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("UPSTREAM_HOST", |cx, out| {
         values::address(stream_info::upstream_host(cx.stream), out)
     }),
-    ("UPSTREAM_HOSTS_ATTEMPTED", |cx, out| {
-        values::address(stream_info::upstream_remote(cx.stream), out)
-    }),
-    ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", |cx, out| {
-        values::host(stream_info::upstream_remote(cx.stream), None, out)
-    }),
-    ("UPSTREAM_HOST_NAME", values::upstream_host_name),
+    ("UPSTREAM_HOSTS_ATTEMPTED", attempted::addresses),
     (
-        "UPSTREAM_HOST_NAMES_ATTEMPTED",
-        |cx, out| match stream_info::upstream_remote(cx.stream) {
-            Some(_) => values::upstream_host_name(cx, out),
-            None => OutputKind::Absent,
-        },
+        "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT",
+        attempted::addresses_without_port,
     ),
+    ("UPSTREAM_HOST_NAME", values::upstream_host_name),
+    ("UPSTREAM_HOST_NAMES_ATTEMPTED", attempted::names),
     (
         "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT",
-        |cx, out| match stream_info::upstream_remote(cx.stream) {
-            Some(_) => values::upstream_host_name_without_port(cx, out),
-            None => OutputKind::Absent,
-        },
+        attempted::names_without_port,
     ),
     (
         "UPSTREAM_HOST_NAME_WITHOUT_PORT",
@@ -272,7 +263,7 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("VIRTUAL_CLUSTER_NAME", |cx, out| {
         values::text(cx.stream.virtual_cluster.as_deref(), out)
     }),
-    ("ACCESS_LOG_TYPE", |_, out| {
-        values::text(Some("DownstreamEnd"), out)
+    ("ACCESS_LOG_TYPE", |cx, out| {
+        values::text(Some(cx.stream.log_type.as_str_name()), out)
     }),
 ];

@@ -86,6 +86,7 @@ pub(crate) fn difference(
 }
 
 pub(crate) fn protocol(version: Option<Version>, out: &mut Vec<u8>) -> OutputKind {
+    let version = version.filter(|version| *version != Stream::NO_HTTP);
     let name = version.map(|version| match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",
@@ -157,12 +158,13 @@ pub(crate) fn upstream_host_name_without_port(
         return OutputKind::Absent;
     };
     match upstream.host_name.as_deref() {
-        Some(name) if !name.is_empty() => {
-            let name = name.rsplit_once(':').map_or(name, |(name, _)| name);
-            text(Some(name), out)
-        }
+        Some(name) if !name.is_empty() => text(Some(without_port(name)), out),
         _ => host(upstream.host.as_ref(), None, out),
     }
+}
+
+pub(crate) fn without_port(name: &str) -> &str {
+    name.rsplit_once(':').map_or(name, |(name, _)| name)
 }
 
 pub(crate) fn long_flags(context: &Context<'_>, out: &mut Vec<u8>) -> OutputKind {

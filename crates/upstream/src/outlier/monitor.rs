@@ -17,6 +17,8 @@ pub enum OutlierResult {
     Answered(u16),
     /// There is a connection for the request.
     Connected,
+    /// There is a connection, and nothing more is asked of the host.
+    ConnectedFinally,
     /// The request could not be sent, or was reset.
     ConnectFailed,
     /// No answer came in time; the client got this status.
@@ -107,8 +109,11 @@ impl OutlierMonitor {
                     self.count_local(true, |_| {});
                 }
             }
-            OutlierResult::Connected if split => self.count_local(true, report),
+            OutlierResult::Connected | OutlierResult::ConnectedFinally if split => {
+                self.count_local(true, report);
+            }
             OutlierResult::Connected => {}
+            OutlierResult::ConnectedFinally => self.count_status(200, report),
             OutlierResult::ConnectFailed | OutlierResult::TimedOut(_) if split => {
                 self.count_local(false, report);
             }

@@ -31,12 +31,12 @@ pub(super) struct Connected {
     pub(super) tls: Option<Rc<TlsInfo>>,
 }
 
-/// Connects to `host`. The caller limits how long this takes.
+/// Connects to `host`, for this protocol or for one that is not known here. The caller limits how long this takes.
 pub(super) async fn connect(
     host: &Host,
     cx: &PoolCx,
     tls: Option<&PoolTls>,
-    protocol: PoolProtocol,
+    protocol: Option<PoolProtocol>,
 ) -> Result<(Connected, NetworkStream), PoolFailure> {
     if let Some(tls) = tls {
         tls.count_if_not_ready();

@@ -6,10 +6,12 @@
 
 mod connect;
 mod connection;
+mod counts;
 mod cx;
 mod pending;
 mod stream;
 mod task;
+mod tcp;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,9 @@ pub(crate) use cx::PoolCx;
 use pending::PendingQueue;
 pub use stream::UpstreamStream;
 use task::Attempt;
+pub use tcp::TcpConnection;
+use tcp::TcpConnections;
+pub use tcp::TcpLease;
 
 /// Why a request got no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +100,7 @@ pub(crate) struct HostPools {
     cx: Rc<PoolCx>,
     host: Arc<Host>,
     pools: RefCell<Vec<Rc<Pool>>>,
+    tcp: TcpConnections,
     /// How often the host had become unhealthy when its connections were last drained for that.
     failures_seen: Cell<u32>,
     /// Registered with the host's first response.
@@ -108,6 +114,7 @@ impl HostPools {
             cx,
             host,
             pools: RefCell::default(),
+            tcp: TcpConnections::default(),
             zone_stats: OnceCell::new(),
         })
     }

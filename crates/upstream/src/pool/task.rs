@@ -1,12 +1,9 @@
 //! The task of one connection: establishes it, drives it, closes it in time, and updates its counts.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::rc::Weak;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
 use std::task::Poll;
 
@@ -18,9 +15,7 @@ use outrider_codec::connect_http1;
 use outrider_codec::connect_http2;
 use outrider_net::NetworkStream;
 use outrider_net::Timer;
-use outrider_stats::HeldGauge;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::Pool;
 use super::PoolCx;
@@ -30,9 +25,8 @@ use super::connect;
 use super::connect::Connected;
 use super::connection::PoolConnection;
 use super::connection::UpstreamConnectionInfo;
-use crate::Host;
+use super::counts::ConnectionCounts;
 use crate::Permit;
-use crate::stats::ClusterStats;
 use crate::transport::PoolTls;
 
 /// A connection that is being established.
@@ -48,18 +42,15 @@ impl Attempt {
     }
 }
 
-/// Counts a connection from its first packet to its last, in the stats of its cluster and host.
-struct ConnectionCounts {
-    cx: Rc<PoolCx>,
-    host: Arc<Host>,
-    started: Instant,
-    _permit: Permit,
-    _active: HeldGauge<ClusterStats>,
-}
-
 /// Starts the task. It ends with the connection, which is closed when its pool is dropped, at the latest.
 pub(super) fn spawn(pool: &Pool, attempt: Rc<Attempt>, permit: Permit) {
-    let counts = ConnectionCounts::new(pool, permit);
+    let counts = ConnectionCounts::new(pool.cx().clone(), pool.host().clone(), permit);
+    // Also for a connection that will fail: the codec's stats are listed from the first attempt on.
+    match pool.protocol() {
+        PoolProtocol::Http1 => count_protocol(&counts.cx, false),
+        PoolProtocol::Http2 => count_protocol(&counts.cx, true),
+        PoolProtocol::Negotiated => {}
+    }
     drop(tokio::task::spawn_local(run(
         pool.this(),
         counts,
@@ -107,7 +98,7 @@ async fn run(
         None => connection.close(),
     }
     let end = drive(&pool, &counts, &connection, driver).await;
-    counts.end(&connection, end);
+    end_connection(&counts, &connection, &end);
     connection.close();
     if let Some(pool) = pool.upgrade() {
         pool.on_closed(&connection);
@@ -127,7 +118,7 @@ async fn make(
     let cx = &counts.cx;
     let connected = tokio::select! {
         biased;
-        connected = connect::connect(&counts.host, cx, tls, protocol) => connected?,
+        connected = connect::connect(&counts.host, cx, tls, Some(protocol)) => connected?,
         () = attempt.cancelled.notified() => {
             return Err(PoolFailure::LocalConnectionFailure("".into()));
         }
@@ -260,101 +251,35 @@ fn count_protocol(cx: &PoolCx, http2: bool) {
     }
 }
 
-impl ConnectionCounts {
-    fn new(pool: &Pool, permit: Permit) -> ConnectionCounts {
-        let (cx, host) = (pool.cx().clone(), pool.host().clone());
-        let stats = &cx.stats;
-        stats.upstream_cx_total.inc();
-        cx.had_traffic.store(true, Relaxed);
-        stats.upstream_cx_rx_bytes_buffered.mark_used();
-        // Also for a connection that will fail: the codec's stats are listed from the first attempt on.
-        match pool.protocol() {
-            PoolProtocol::Http1 => count_protocol(&cx, false),
-            PoolProtocol::Http2 => count_protocol(&cx, true),
-            PoolProtocol::Negotiated => {}
-        }
-        host.stats.cx_total.inc();
-        host.stats.cx_active.inc();
-        ConnectionCounts {
-            started: cx.worker.timers.now(),
-            _permit: permit,
-            _active: stats.hold(|stats| &stats.upstream_cx_active),
-            cx,
-            host,
-        }
+/// Counts the end of an established connection.
+fn end_connection(counts: &ConnectionCounts, connection: &PoolConnection, end: &ConnectionEnd) {
+    let stats = &counts.cx.stats;
+    stats.upstream_rq_per_cx.record(connection.requests());
+    // The peer announced it by `connection: close` or GOAWAY; this side did not ask for the end.
+    if connection.is_open() && end.cause == EndCause::Local && end.active_streams == 0 {
+        stats.upstream_cx_close_notify.inc();
     }
-
-    /// The connection could not be established.
-    fn end_unmade(&self, failure: &PoolFailure) {
-        self.cx.stats.upstream_cx_connect_fail.inc();
-        self.host.stats.cx_connect_fail.inc();
-        self.destroyed(!matches!(failure, PoolFailure::RemoteConnectionFailure(_)));
+    if end.cause.is_protocol_error() {
+        stats.upstream_cx_protocol_error.inc();
     }
+    count_cut_off(counts, connection, end);
+    counts.destroyed(end.cause.is_local());
+}
 
-    /// The established connection has ended.
-    fn end(&self, connection: &PoolConnection, end: ConnectionEnd) {
-        let stats = &self.cx.stats;
-        stats.upstream_rq_per_cx.record(connection.requests());
-        let local = end.cause.is_local();
-        // The peer announced it by `connection: close` or GOAWAY; this side did not ask for the end.
-        if connection.is_open() && end.cause == EndCause::Local && end.active_streams == 0 {
-            stats.upstream_cx_close_notify.inc();
-        }
-        if end.cause.is_protocol_error() {
-            stats.upstream_cx_protocol_error.inc();
-        }
-        self.cut_off(connection, &end);
-        self.destroyed(local);
+/// Counts the requests that were cut off.
+fn count_cut_off(counts: &ConnectionCounts, connection: &PoolConnection, end: &ConnectionEnd) {
+    if end.active_streams == 0 {
+        return;
     }
-
-    /// Counts the requests that were cut off.
-    fn cut_off(&self, connection: &PoolConnection, end: &ConnectionEnd) {
-        if end.active_streams == 0 {
+    if connection.info.protocol == Version::HTTP_2 {
+        if matches!(end.cause, EndCause::ProtocolError(_)) {
+            // Envoy resets the streams first and then closes a connection without streams.
             return;
         }
-        let stats = &self.cx.stats;
-        if connection.info.protocol == Version::HTTP_2 {
-            if matches!(end.cause, EndCause::ProtocolError(_)) {
-                // Envoy resets the streams first and then closes a connection without streams.
-                return;
-            }
-            stats
-                .upstream_rq_pending_failure_eject
-                .add(end.active_streams as u64);
-        }
-        stats.upstream_cx_destroy_with_active_rq.inc();
-        if end.cause.is_local() {
-            stats.upstream_cx_destroy_local_with_active_rq.inc();
-        } else {
-            stats.upstream_cx_destroy_remote_with_active_rq.inc();
-        }
-    }
-
-    fn destroyed(&self, local: bool) {
-        let stats = &self.cx.stats;
-        stats.upstream_cx_destroy.inc();
-        if local {
-            stats.upstream_cx_destroy_local.inc();
-        } else {
-            stats.upstream_cx_destroy_remote.inc();
-        }
-        let length = self.started.elapsed().as_millis();
+        let stats = &counts.cx.stats;
         stats
-            .upstream_cx_length_ms
-            .record(u64::try_from(length).unwrap_or(u64::MAX));
+            .upstream_rq_pending_failure_eject
+            .add(end.active_streams as u64);
     }
-}
-
-impl Drop for ConnectionCounts {
-    fn drop(&mut self) {
-        self.host.stats.cx_active.dec();
-    }
-}
-
-impl fmt::Debug for ConnectionCounts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionCounts")
-            .field("host", self.host.address())
-            .finish_non_exhaustive()
-    }
+    counts.destroyed_with_requests(end.cause.is_local());
 }
