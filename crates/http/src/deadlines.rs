@@ -60,6 +60,8 @@ pub(crate) struct StreamDeadlines {
     request: Option<Instant>,
     duration: Option<Instant>,
     response: Option<Duration>,
+    /// Since when a WebSocket handshake awaits its response: such a request does not end before.
+    handshake: Option<Instant>,
     per_try: Option<Duration>,
     /// When the try under way got its connection.
     try_began: Option<Instant>,
@@ -106,6 +108,7 @@ impl StreamDeadlines {
             request: None,
             duration: None,
             response: None,
+            handshake: None,
             per_try: None,
             try_began: None,
             try_idle: None,
@@ -146,6 +149,18 @@ impl StreamDeadlines {
     pub(crate) fn set_response(&mut self, timeout: Option<Duration>) {
         self.response = timeout;
         self.moved = true;
+    }
+
+    /// Notes that the request asks for a WebSocket and has its connection: timeouts of the response count from the first
+    /// time that this happens.
+    pub(crate) fn begin_handshake(&mut self) {
+        self.handshake.get_or_insert_with(clock::now);
+        self.moved = true;
+    }
+
+    /// Notes that the upstream has switched to WebSocket: the timeouts of the response now wait for the client's end.
+    pub(crate) fn end_handshake(&mut self) {
+        self.handshake = None;
     }
 
     /// Sets how long the try under way may be idle on the upstream side, whose counts are `meter`.
@@ -231,7 +246,8 @@ impl StreamDeadlines {
     }
 
     fn earliest(&self, meter: &Meter) -> Option<(Instant, ExpiredTimeout)> {
-        let requested = meter.receive_ended();
+        let ended = meter.receive_ended();
+        let requested = ended.or(self.handshake);
         let after_request = |timeout: Option<Duration>| Some(requested? + timeout?);
         let began = requested.and(requested.max(self.try_began));
         let try_idle = self.try_idle.as_deref().filter(|_| requested.is_some());
@@ -242,7 +258,7 @@ impl StreamDeadlines {
                 ExpiredTimeout::Idle,
             ),
             (
-                self.request.filter(|_| requested.is_none()),
+                self.request.filter(|_| ended.is_none()),
                 ExpiredTimeout::Request,
             ),
             (self.duration, ExpiredTimeout::Duration),

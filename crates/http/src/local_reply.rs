@@ -32,8 +32,10 @@ pub struct LocalReply {
     pub flag: Option<ResponseFlag>,
     /// The route whose response headers are added. It need not be set for a route that goes to a cluster.
     pub route: Option<Arc<Route>>,
-    /// Headers to add to the response.
+    /// Headers of the response. They replace what the route adds, unless the route is the one that replies.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether `headers` are added to what the route adds, instead of replacing it.
+    pub keeps_route_headers: bool,
     /// The text; becomes `grpc-message` for gRPC.
     pub body: Bytes,
     /// Whether it is sent as it is: without the headers that the route adds, and without gRPC's form.
@@ -51,6 +53,7 @@ impl LocalReply {
             flag: None,
             route: None,
             headers: Vec::new(),
+            keeps_route_headers: false,
             body: Bytes::new(),
             as_is: false,
         }
@@ -91,6 +94,19 @@ impl LocalReply {
         self
     }
 
+    /// Adds the headers of a response that is not passed on.
+    #[must_use]
+    pub(crate) fn with_headers_of(self, response: &ResponseHead) -> LocalReply {
+        let headers = response.headers.iter();
+        LocalReply {
+            headers: headers
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            keeps_route_headers: true,
+            ..self
+        }
+    }
+
     /// Adds the number of attempts in a header, if the virtual host asks for it (`include_attempt_count_in_response`).
     pub(crate) fn after_attempts(self, told: Option<u32>) -> LocalReply {
         match told {
@@ -112,9 +128,15 @@ impl LocalReply {
             stream.flags.set(flag);
         }
         stream.details = Some(self.details);
+        let route_replies = |route: &Arc<Route>| !matches!(route.action, Action::Forward(_));
+        let first = self.route.as_ref().is_none_or(route_replies);
+        let (before, after) = match first {
+            true => (self.headers, Vec::new()),
+            false => (Vec::new(), self.headers),
+        };
         stream.response = Some(ResponseHead {
             status: self.status,
-            headers: self.headers.into_iter().collect(),
+            headers: before.into_iter().collect(),
         });
         let mut body = self.body;
         let mut kind = None;
@@ -137,6 +159,13 @@ impl LocalReply {
             return Body::Empty;
         };
         let headers = &mut response.headers;
+        for (name, value) in after {
+            if self.keeps_route_headers {
+                headers.append(name, value);
+            } else {
+                headers.insert(name, value);
+            }
+        }
         if stream.is_grpc && !self.as_is {
             response.status = StatusCode::OK;
             let status = self

@@ -149,6 +149,9 @@ impl<'a> UpstreamAttempt<'a> {
     ) -> Result<Answer, AttemptFailure> {
         let (place, body) = self.open(stream, body, cx).await?;
         let mut exchange = self.send(stream, body, place)?;
+        if stream.is_websocket {
+            cx.wait.deadlines.begin_handshake();
+        }
         if let Some(policy) = self.call.retry_policy()
             && let Some(idle) = policy.per_try_idle_timeout
         {
@@ -156,6 +159,9 @@ impl<'a> UpstreamAttempt<'a> {
             cx.wait.deadlines.set_try_idle(idle, meter);
         }
         let head = self.response(stream, &mut exchange, cx).await?;
+        if stream.is_websocket && self.is_handshake_over(head.status) {
+            cx.wait.deadlines.end_handshake();
+        }
         Ok((head, exchange))
     }
 
@@ -343,13 +349,14 @@ impl<'a> UpstreamAttempt<'a> {
         }
     }
 
+    /// Whether a response to a WebSocket request ends the handshake. To Envoy, any response over HTTP/2 does.
+    fn is_handshake_over(&self, status: StatusCode) -> bool {
+        self.request.http2.get() || status == StatusCode::SWITCHING_PROTOCOLS
+    }
+
     /// Whether the response to a WebSocket request is neither an upgrade nor an error; then its body is not passed on.
-    /// As in Envoy, this applies to HTTP/1 only.
     pub(super) fn is_failed_handshake(&self, status: StatusCode) -> bool {
-        !self.request.http2.get()
-            && status != StatusCode::SWITCHING_PROTOCOLS
-            && !status.is_client_error()
-            && !status.is_server_error()
+        !self.is_handshake_over(status) && !status.is_client_error() && !status.is_server_error()
     }
 
     fn interim(&self, stream: &Stream, mut head: ResponseHead, cx: &mut RouterCx<'_>) {
@@ -402,12 +409,6 @@ impl<'a> UpstreamAttempt<'a> {
             head.headers.insert(
                 &header::X_ENVOY_UPSTREAM_SERVICE_TIME,
                 HeaderValue::from(millis),
-            );
-        }
-        if let Some(attempts) = self.call.told_attempts(stream) {
-            head.headers.insert(
-                &header::X_ENVOY_ATTEMPT_COUNT,
-                HeaderValue::from(u64::from(attempts)),
             );
         }
         stream.details = Some(Cow::Borrowed("via_upstream"));

@@ -216,11 +216,20 @@ impl Router {
         };
         if stream.is_websocket && attempt.is_failed_handshake(head.status) {
             let reply = LocalReply::new(head.status, "websocket_handshake_unsuccessful");
-            return Err(reply.after_attempts(call.told_attempts(stream)).into());
+            return Err(reply.with_headers_of(&head).into());
         }
         let body = attempt.accept(stream, head, exchange);
         hashed.set_cookies(stream);
         route.mutate_response(stream, false);
+        // Envoy sets this one last.
+        if let Some(attempts) = call.told_attempts(stream)
+            && let Some(response) = &mut stream.response
+        {
+            response.headers.insert(
+                &header::X_ENVOY_ATTEMPT_COUNT,
+                HeaderValue::from(u64::from(attempts)),
+            );
+        }
         Ok(body)
     }
 

@@ -123,14 +123,12 @@ fn take_millis(headers: &mut HeaderMap, name: &HeaderName, asks: bool) -> Option
     Some(parse_millis(&value))
 }
 
-/// Parses a number of milliseconds in one of these headers.
+/// Parses a number of milliseconds in one of these headers. As in Envoy, it has 63 bits.
 pub(super) fn parse_millis(value: &HeaderValue) -> Option<Duration> {
-    value
-        .as_str()?
-        .trim()
-        .parse()
-        .ok()
-        .map(Duration::from_millis)
+    let millis: u64 = value.as_str()?.trim().parse().ok()?;
+    i64::try_from(millis)
+        .is_ok()
+        .then_some(Duration::from_millis(millis))
 }
 
 fn whole_millis(duration: Duration) -> u64 {
