@@ -24,6 +24,7 @@
 
 mod codes;
 mod distribution;
+mod ecmascript;
 mod group;
 mod histogram;
 pub mod http;

@@ -10,10 +10,10 @@ use outrider_config::api::envoy::config::metrics::v3::stats_matcher;
 use outrider_config::api::envoy::config::metrics::v3::tag_specifier::TagValue;
 use outrider_config::api::envoy::r#type::matcher::v3::ListStringMatcher;
 use outrider_config::api::envoy::r#type::matcher::v3::StringMatcher;
-use outrider_config::api::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use regex::Regex;
-use regex::RegexBuilder;
+use outrider_config::re2::SizeLimits;
+use outrider_config::string_matcher;
 
+use crate::ecmascript;
 use crate::tags::TagRules;
 
 /// Upper bounds of the histogram buckets that are shown if none are configured: Envoy's defaults, in milliseconds.
@@ -125,9 +125,9 @@ fn add_tag(tags: &mut TagRules, tag: &TagSpecifier, path: &FieldPath, errors: &m
     }
     match &tag.tag_value {
         Some(TagValue::FixedValue(value)) => tags.add_fixed(name, value),
-        Some(TagValue::Regex(regex)) if !regex.is_empty() => match Regex::new(regex) {
-            Ok(regex) => tags.add_regex(name, regex),
-            Err(error) => errors.push(&path.field("regex"), error.to_string()),
+        Some(TagValue::Regex(regex)) if !regex.is_empty() => match ecmascript::compile(regex) {
+            Ok(compiled) => tags.add_regex(name, regex, compiled),
+            Err(error) => errors.push(&path.field("regex"), error),
         },
         _ if TagRules::is_built_in(name) => tags.add_built_in(name),
         _ => errors.push(
@@ -180,7 +180,8 @@ fn bounds(
     Ok((!bounds.is_empty()).then_some((matcher, bounds)))
 }
 
-/// Builds the predicate of `matcher`, found at `path`.
+/// Builds the predicate of `matcher`, found at `path`. In Envoy there is no runtime yet when it is built, so the size of
+/// its regular expression has no limit but its own.
 ///
 /// # Errors
 /// If its regular expression is invalid, or it is an extension.
@@ -188,31 +189,8 @@ pub fn name_matcher(
     matcher: &StringMatcher,
     path: &FieldPath,
 ) -> Result<NameMatcher, ConfigErrors> {
-    let (source, is_regex) = match &matcher.match_pattern {
-        Some(MatchPattern::Exact(text)) => (format!("^{}$", regex::escape(text)), false),
-        Some(MatchPattern::Prefix(text)) => (format!("^{}", regex::escape(text)), false),
-        Some(MatchPattern::Suffix(text)) => (format!("{}$", regex::escape(text)), false),
-        Some(MatchPattern::Contains(text)) => (regex::escape(text), false),
-        Some(MatchPattern::SafeRegex(regex)) => (format!("^(?:{})$", regex.regex), true),
-        Some(MatchPattern::Custom(_)) => {
-            let mut errors = ConfigErrors::new();
-            errors.push(&path.field("custom"), "not supported");
-            return Err(errors);
-        }
-        None => (String::new(), false),
-    };
-    let regex = RegexBuilder::new(&source)
-        .case_insensitive(matcher.ignore_case && !is_regex)
-        .dot_matches_new_line(true)
-        .build();
-    match regex {
-        Ok(regex) => Ok(Box::new(move |name: &str| regex.is_match(name))),
-        Err(error) => {
-            let mut errors = ConfigErrors::new();
-            errors.push(&path.field("safe_regex").field("regex"), error.to_string());
-            Err(errors)
-        }
-    }
+    let built = SizeLimits::suspend(|| string_matcher::StringMatcher::build(matcher, path))?;
+    Ok(Box::new(move |name: &str| built.matches(name.as_bytes())))
 }
 
 impl std::fmt::Debug for StatsOptions {
@@ -226,6 +204,7 @@ impl std::fmt::Debug for StatsOptions {
 #[cfg(test)]
 mod tests {
     use outrider_config::api::envoy::r#type::matcher::v3::RegexMatcher;
+    use outrider_config::api::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 
     use super::*;
 

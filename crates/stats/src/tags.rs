@@ -101,12 +101,12 @@ impl TagRules {
         self.built_in.retain(|rule| rule.tag != tag);
     }
 
-    /// Adds a label that `regex` extracts: its first group is removed from the name, and its second group, or else the
+    /// Adds a label that `regex`, made from `pattern`, extracts: its first group is removed from the name, and its second group, or else the
     /// first, is the value.
-    pub(crate) fn add_regex(&mut self, tag: &str, regex: Regex) {
+    pub(crate) fn add_regex(&mut self, tag: &str, pattern: &str, regex: Regex) {
         self.custom.push(CustomRule {
             tag: tag.to_owned(),
-            word: first_word(regex.as_str()),
+            word: first_word(pattern),
             regex,
         });
     }

@@ -34,6 +34,17 @@ impl SizeLimits {
         APPLIED.get()
     }
 
+    /// Does `build`, in which expressions have no limit but their own.
+    pub fn suspend<T>(build: impl FnOnce() -> T) -> T {
+        let before = APPLIED.replace(SizeLimits {
+            error: u32::MAX,
+            warn: u32::MAX,
+        });
+        let built = build();
+        APPLIED.set(before);
+        built
+    }
+
     /// Applies these limits to the expressions that this thread compiles from now on.
     pub fn apply(self) {
         APPLIED.set(self);

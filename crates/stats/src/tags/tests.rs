@@ -90,8 +90,9 @@ fn labels_are_those_of_envoy() {
 fn configured_labels_are_ordered_as_in_envoy() {
     let mut rules = TagRules::default();
     rules.add_fixed("my_fixed", "fx");
-    rules.add_regex("my_re", Regex::new(r"^cluster\.((svc_(\w+))\.)").unwrap());
-    rules.add_regex("any", Regex::new(r"(_total)$").unwrap());
+    let mut add = |tag, regex| rules.add_regex(tag, regex, Regex::new(regex).unwrap());
+    add("my_re", r"^cluster\.((svc_(\w+))\.)");
+    add("any", r"(_total)$");
     assert_eq!(
         show(&rules, "cluster.svc_a.upstream_cx_total"),
         "cluster.upstream_cx{any=_total,my_fixed=fx,cluster_name=svc_a,my_re=svc_a}"
@@ -128,9 +129,10 @@ fn the_first_rule_for_a_tag_wins() {
         show(&rules, "server.worker_0.x"),
         "server.worker_x{worker_id=0,cluster_name=zz}"
     );
-    let regex = || Regex::new(r"^cluster\.((svc)_)").unwrap();
+    let pattern = r"^cluster\.((svc)_)";
+    let regex = || Regex::new(pattern).unwrap();
     let mut rules = TagRules::default();
-    rules.add_regex("envoy.cluster_name", regex());
+    rules.add_regex("envoy.cluster_name", pattern, regex());
     assert_eq!(
         show(&rules, "cluster.svc_a.x"),
         "cluster.x{cluster_name=svc_a}"
