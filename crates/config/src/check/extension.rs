@@ -44,6 +44,9 @@ pub(super) fn refusal(any: &Any, category: &str) -> String {
         .iter()
         .find(|row| row.type_name() == name)
     {
+        if row.category().starts_with("envoy.filters.udp") {
+            return format!("{name} is for UDP listeners, which are not supported here");
+        }
         return format!(
             "{name} is an extension of {}, expected one of {category}; {}",
             row.category(),
@@ -133,7 +136,7 @@ fn of(category: &str) -> impl Iterator<Item = &'static ExtensionRow> {
 
 fn supported(category: &str) -> String {
     let names: Vec<&str> = of(category)
-        .filter(|row| row.is_implemented())
+        .filter(|row| row.is_implemented() && configures_all(row))
         .map(ExtensionRow::type_name)
         .collect();
     if names.is_empty() {
@@ -141,6 +144,16 @@ fn supported(category: &str) -> String {
     } else {
         format!("supported: {}", names.join(", "))
     }
+}
+
+/// Whether the message of `row` configures the extension itself, and not what is different for some routes. Of the
+/// messages of one extension, that one has the shortest name, apart from those that say that they are for routes.
+fn configures_all(row: &ExtensionRow) -> bool {
+    let for_routes = |row: &ExtensionRow| row.type_name().contains("PerRoute");
+    let mut others = of(row.category()).filter(|other| other.name() == row.name());
+    let is_shortest =
+        others.all(|other| for_routes(other) || other.type_name().len() >= row.type_name().len());
+    is_shortest && !for_routes(row)
 }
 
 fn is_v2(name: &str) -> bool {
