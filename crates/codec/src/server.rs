@@ -266,7 +266,6 @@ impl ConnectionCounter {
     pub fn new(options: &ServerOptions) -> ConnectionCounter {
         let stats = &options.stats;
         stats.downstream_cx_total.inc();
-        stats.downstream_cx_rx_bytes_buffered.mark_used();
         ConnectionCounter {
             stats: stats.clone(),
             started: options.timers.now(),

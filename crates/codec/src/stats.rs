@@ -67,6 +67,7 @@ pub trait ByteCounts: fmt::Debug {
 impl ByteCounts for ConnectionStats {
     fn received(&self, bytes: u64) {
         self.downstream_cx_rx_bytes_total.add(bytes);
+        self.downstream_cx_rx_bytes_buffered.mark_used();
     }
 
     fn sent(&self, bytes: u64) {

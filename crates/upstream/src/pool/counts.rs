@@ -29,7 +29,6 @@ impl ConnectionCounts {
         let stats = &cx.stats;
         stats.upstream_cx_total.inc();
         cx.had_traffic.store(true, Relaxed);
-        stats.upstream_cx_rx_bytes_buffered.mark_used();
         host.stats.cx_total.inc();
         host.stats.cx_active.inc();
         ConnectionCounts {

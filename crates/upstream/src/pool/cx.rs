@@ -114,6 +114,7 @@ fn tls(info: &ClusterInfo, worker: &Rc<WorkerCx>) -> Vec<Option<Rc<ClusterTls>>>
 impl ByteCounts for ClusterStats {
     fn received(&self, bytes: u64) {
         self.upstream_cx_rx_bytes_total.add(bytes);
+        self.upstream_cx_rx_bytes_buffered.mark_used();
     }
 
     fn sent(&self, bytes: u64) {
