@@ -13,7 +13,7 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
     (r"(?i)(x-envoy-upstream-service-time: )\d+", r"\1<ms>"),
     (r'(pool_ready"?[:=])\d+', r"\1<ms>"),
     (r"(grpc-timeout: )\d+[nuSmMH]", r"\1<timeout>"),
-    (r"(x-envoy-expected-rq-timeout-ms: )149\d\d\b", r"\g<1>15000"),  # a later try, after part of the default has passed
+    (r"(x-envoy-expected-rq-timeout-ms: )14[5-9]\d\d\b", r"\g<1>15000"),  # a later try, after part of the default has passed
     (r"(x-envoy-expected-rq-timeout-ms: )(?!15000\b)\d+", r"\1<ms>"),
     (r"Stream removed \(Deadline Exceeded\)", "Deadline Exceeded"),  # grpcio's own words, whichever of its timers is first
     (r"(user-agent: grpc-python)[^\n\"]*", r"\1"),
