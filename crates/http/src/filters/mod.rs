@@ -7,11 +7,13 @@
 //! the body. The stream's deadlines pass during such a wait as at any other time, and the client may leave: then the
 //! future is dropped.
 
+mod basic_auth;
 mod body;
 mod buffer;
 mod chain;
 mod context;
 mod cors;
+mod csrf;
 mod ext_authz;
 mod fault;
 mod grpc_stats;
@@ -21,9 +23,11 @@ mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
 mod mutation_rules;
+mod original_uri;
 mod query_parameters;
 mod rbac;
 mod route_config;
+mod set_filter_state;
 mod set_metadata;
 mod stream_slots;
 
@@ -53,6 +57,8 @@ pub use context::LateReply;
 pub(crate) use context::LateReplySlot;
 pub(crate) use context::PAYLOAD_TOO_LARGE;
 pub(crate) use cors::CorsPolicy;
+use original_uri::WWW_AUTHENTICATE;
+use original_uri::original_uri;
 pub use route_config::RouteConfig;
 use route_config::RouteFactory;
 pub use route_config::RouteFilterConfig;
@@ -66,8 +72,10 @@ pub use stream_slots::StreamSlots;
 
 /// Every HTTP filter but the router.
 const FACTORIES: &[FilterFactory] = &[
+    basic_auth::FACTORY,
     buffer::FACTORY,
     cors::FACTORY,
+    csrf::FACTORY,
     ext_authz::FACTORY,
     fault::FACTORY,
     grpc_stats::FACTORY,
@@ -77,6 +85,7 @@ const FACTORIES: &[FilterFactory] = &[
     jwt_authn::FACTORY,
     local_ratelimit::FACTORY,
     rbac::FACTORY,
+    set_filter_state::FACTORY,
     set_metadata::FACTORY,
 ];
 

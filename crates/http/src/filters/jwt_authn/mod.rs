@@ -22,7 +22,6 @@ use http::StatusCode;
 use outrider_client::InternalClient;
 use outrider_client::ServiceCx;
 use outrider_codec::Body;
-use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_codec::header;
 use outrider_config::ConfigErrors;
@@ -59,15 +58,13 @@ use crate::filters::FilterWorkerCx;
 use crate::filters::HttpFilter;
 use crate::filters::HttpFilterConfig;
 use crate::filters::RouteConfig;
+use crate::filters::WWW_AUTHENTICATE;
+use crate::filters::original_uri;
 use crate::filters::route_config::RouteFactory;
 use crate::local_reply::LocalReply;
 
 /// The namespace of the filter's dynamic metadata.
 const NAMESPACE: &str = "envoy.filters.http.jwt_authn";
-/// How many bytes of a path are told to a client whose request is denied.
-const MAX_TOLD_PATH: usize = 256;
-
-static WWW_AUTHENTICATE: HeaderName = HeaderName::from_static("www-authenticate");
 
 pub(super) const FACTORY: FilterFactory = FilterFactory {
     message: "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
@@ -373,17 +370,4 @@ fn is_preflight(request: &RequestHead) -> bool {
     request.method == Method::OPTIONS
         && has(&header::ORIGIN)
         && has(&header::ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-/// The URI that the client asked for.
-fn original_uri(request: &RequestHead) -> String {
-    let Some(target) = &request.path else {
-        return String::new();
-    };
-    let original = request.headers.get(&header::X_ENVOY_ORIGINAL_PATH);
-    let path = original.map_or(target.as_bytes(), HeaderValue::as_bytes);
-    let path = String::from_utf8_lossy(path.get(..MAX_TOLD_PATH).unwrap_or(path));
-    let scheme = request.headers.get(&header::X_FORWARDED_PROTO);
-    let scheme = scheme.and_then(HeaderValue::as_str).unwrap_or_default();
-    format!("{scheme}://{}{path}", request.host())
 }
