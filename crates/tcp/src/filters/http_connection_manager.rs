@@ -9,12 +9,13 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_config::unpack;
 use outrider_http::BuildCx;
+use outrider_http::ConnectionManager;
 use outrider_http::ConnectionManagerConfig;
-use outrider_net::ConnectionHandler;
 use prost_types::Any;
 
 use super::FilterWorkerCx;
 use super::NetworkFilterFactory;
+use super::TerminalFilter;
 use super::TerminalFilterConfig;
 
 pub(super) const FACTORY: Factory<NetworkFilterFactory> = Factory {
@@ -36,7 +37,7 @@ fn build(
 struct HttpFilter(Arc<ConnectionManagerConfig>);
 
 impl TerminalFilterConfig for HttpFilter {
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn ConnectionHandler> {
+    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
         self.0.worker(cx.worker, cx.clusters, cx.drain)
     }
 
@@ -44,3 +45,5 @@ impl TerminalFilterConfig for HttpFilter {
         Some(&self.0)
     }
 }
+
+impl TerminalFilter for ConnectionManager {}

@@ -130,10 +130,11 @@ impl TcpProxyConfig {
         })
     }
 
-    /// The cluster for a connection; `random` decides between several.
-    pub(super) fn cluster(&self, random: u64) -> &str {
+    /// The cluster for a connection; `random` decides between several. One that another filter has `chosen` replaces a single
+    /// one, and not several, as in Envoy.
+    pub(super) fn cluster<'a>(&'a self, chosen: Option<&'a str>, random: u64) -> &'a str {
         match &self.clusters {
-            ClusterChoice::Cluster(name) => name,
+            ClusterChoice::Cluster(name) => chosen.unwrap_or(name),
             ClusterChoice::Weighted(clusters) => {
                 let total: u64 = clusters.iter().map(|(_, weight)| weight).sum();
                 let mut rest = random.checked_rem(total).unwrap_or(0);

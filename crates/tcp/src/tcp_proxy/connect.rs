@@ -73,7 +73,8 @@ impl Session {
     /// Picks a cluster and a host of it. Notes why there is none.
     fn pick(&self, attempts: u32) -> Result<(Rc<Cluster>, Pick), Ended> {
         let proxy = &self.proxy;
-        let name = proxy.config.cluster(proxy.worker.random());
+        let random = proxy.worker.random();
+        let name = proxy.config.cluster(self.cluster.as_deref(), random);
         let Some(cluster) = proxy.clusters.get(name) else {
             proxy.stats.downstream_cx_no_route.inc();
             self.flag(ResponseFlag::NoClusterFound);

@@ -31,10 +31,13 @@ use outrider_upstream::Clusters;
 use prost_types::Any;
 
 use crate::filters::FilterWorkerCx;
+use crate::filters::FilteredConnection;
 use crate::filters::NetworkFilterFactory;
+use crate::filters::TerminalFilter;
 use crate::filters::TerminalFilterConfig;
 
 use config::TcpProxyConfig;
+use session::Session;
 use stats::TcpProxyStats;
 
 pub(crate) const FACTORY: Factory<NetworkFilterFactory> = Factory {
@@ -58,7 +61,7 @@ fn build(
 }
 
 impl TerminalFilterConfig for TcpProxyConfig {
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn ConnectionHandler> {
+    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
         let timers = &cx.worker.timers;
         let access_logs = self.access_logs.iter().map(|log| log.worker(timers));
         Rc::new(TcpProxy {
@@ -87,6 +90,27 @@ struct TcpProxy {
 
 impl ConnectionHandler for TcpProxy {
     fn serve(self: Rc<Self>, connection: AcceptedConnection) -> Pin<Box<dyn Future<Output = ()>>> {
-        Box::pin(session::serve(self, connection))
+        Box::pin(session::serve(self, connection, None))
+    }
+}
+
+impl TerminalFilter for TcpProxy {
+    fn serve_filtered(
+        self: Rc<Self>,
+        connection: FilteredConnection,
+    ) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(async move {
+            let FilteredConnection {
+                accepted,
+                cluster,
+                held,
+            } = connection;
+            session::serve(self, accepted, cluster).await;
+            drop(held);
+        })
+    }
+
+    fn closed_before(self: Rc<Self>, connection: &FilteredConnection) {
+        drop(Session::new(self, connection.accepted.info.clone(), None));
     }
 }

@@ -26,6 +26,8 @@ use super::timers::SessionTimers;
 pub(super) struct Session {
     pub(super) proxy: Rc<TcpProxy>,
     pub(super) connection: RefCell<Rc<DownstreamConnectionInfo>>,
+    /// The cluster that another filter has chosen.
+    pub(super) cluster: Option<Rc<str>>,
     id: u64,
     start_time: SystemTime,
     flags: RefCell<ResponseFlags>,
@@ -46,8 +48,12 @@ pub(super) struct Session {
 pub(super) struct Ended;
 
 /// Serves a connection to its end.
-pub(super) async fn serve(proxy: Rc<TcpProxy>, mut connection: AcceptedConnection) {
-    let session = Session::new(proxy, connection.info.clone());
+pub(super) async fn serve(
+    proxy: Rc<TcpProxy>,
+    mut connection: AcceptedConnection,
+    cluster: Option<Rc<str>>,
+) {
+    let session = Session::new(proxy, connection.info.clone(), cluster);
     let mut timers = SessionTimers::new(&session);
     if session.proxy.config.log_moments.start {
         session.log(AccessLogType::TcpConnectionStart);
@@ -83,13 +89,19 @@ async fn establish(
 }
 
 impl Session {
-    fn new(proxy: Rc<TcpProxy>, connection: Rc<DownstreamConnectionInfo>) -> Session {
+    /// A connection that begins now. `cluster` replaces that of the config.
+    pub(super) fn new(
+        proxy: Rc<TcpProxy>,
+        connection: Rc<DownstreamConnectionInfo>,
+        cluster: Option<Rc<str>>,
+    ) -> Session {
         proxy.stats.downstream_cx_total.inc();
         proxy.stats.downstream_cx_rx_bytes_buffered.mark_used();
         proxy.stats.downstream_cx_tx_bytes_buffered.mark_used();
         let activity = proxy.worker.activity.connection();
         activity.set(true);
         Session {
+            cluster,
             id: proxy.worker.random(),
             start_time: clock::wall(),
             connection: RefCell::new(connection),

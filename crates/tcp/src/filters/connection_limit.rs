@@ -1,0 +1,143 @@
+//! `envoy.filters.network.connection_limit`: closes connections beyond a number of open ones.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use outrider_config::ConfigErrors;
+use outrider_config::Factory;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
+use outrider_config::duration;
+use outrider_config::unpack;
+use outrider_http::BuildCx;
+use outrider_net::WorkerCx;
+use outrider_stats::Counter;
+use outrider_stats::Gauge;
+use outrider_stats::HeldGauge;
+use outrider_stats::Scope;
+use prost_types::Any;
+
+use super::FilterStatus;
+use super::FilterWait;
+use super::FilterWorkerCx;
+use super::FilteredConnection;
+use super::NetworkFilter;
+use super::NetworkFilterConfig;
+use super::NetworkFilterFactory;
+
+pub(super) const FACTORY: Factory<NetworkFilterFactory> = Factory {
+    message: "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit",
+    build: NetworkFilterFactory::Before(build),
+};
+
+outrider_stats::group! {
+    /// `connection_limit.<stat_prefix>.*`
+    pub(super) struct ConnectionLimitStats {
+        active_connections: Gauge,
+        limited_connections: Counter,
+    }
+}
+
+fn build(
+    any: &Any,
+    path: &FieldPath,
+    cx: &BuildCx<'_>,
+) -> Result<Arc<dyn NetworkFilterConfig>, ConfigErrors> {
+    let message: ConnectionLimit = unpack(any, path)?;
+    let scope = Scope::new("connection_limit").name(&message.stat_prefix);
+    // Listed before the first connection.
+    cx.store.register::<ConnectionLimitStats>(scope.clone());
+    let flag = message.runtime_enabled.unwrap_or_default();
+    Ok(Arc::new(LimitConfig {
+        scope,
+        max: message.max_connections.unwrap_or(u64::MAX),
+        delay: duration::optional(message.delay.as_ref(), &path.field("delay"))?
+            .filter(|delay| !delay.is_zero()),
+        is_enabled: flag.default_value.unwrap_or(true),
+        runtime_key: flag.runtime_key.into(),
+        active: Arc::default(),
+    }))
+}
+
+#[derive(Debug)]
+struct LimitConfig {
+    scope: Scope,
+    /// `max_connections`
+    max: u64,
+    /// `delay`
+    delay: Option<Duration>,
+    /// `runtime_enabled`
+    is_enabled: bool,
+    runtime_key: Box<str>,
+    /// The open connections of all workers.
+    active: Arc<AtomicU64>,
+}
+
+impl NetworkFilterConfig for LimitConfig {
+    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn NetworkFilter> {
+        Rc::new(LimitFilter {
+            stats: cx.worker.store.register(self.scope.clone()),
+            worker: cx.worker.clone(),
+            config: self,
+        })
+    }
+}
+
+struct LimitFilter {
+    config: Arc<LimitConfig>,
+    stats: Arc<ConnectionLimitStats>,
+    worker: Rc<WorkerCx>,
+}
+
+/// Counts an open connection until it is dropped.
+struct CountedConnection {
+    active: Arc<AtomicU64>,
+    _gauge: HeldGauge<ConnectionLimitStats>,
+}
+
+impl LimitFilter {
+    fn is_enabled(&self) -> bool {
+        let runtime = self.worker.runtime();
+        let value = runtime.and_then(|runtime| runtime.flag(&self.config.runtime_key));
+        value.unwrap_or(self.config.is_enabled)
+    }
+}
+
+impl NetworkFilter for LimitFilter {
+    fn on_new_connection(&self, connection: &mut FilteredConnection) -> FilterStatus {
+        if !self.is_enabled() {
+            return FilterStatus::Continue;
+        }
+        let LimitConfig { active, max, .. } = &*self.config;
+        let counted = active.fetch_update(Relaxed, Relaxed, |now| (now < *max).then(|| now + 1));
+        if counted.is_ok() {
+            connection.hold(CountedConnection {
+                active: active.clone(),
+                _gauge: self.stats.hold(|stats| &stats.active_connections),
+            });
+            return FilterStatus::Continue;
+        }
+        self.stats.limited_connections.inc();
+        match self.config.delay {
+            Some(_) => FilterStatus::Wait,
+            None => FilterStatus::Close,
+        }
+    }
+
+    fn wait_on_new_connection<'a>(&'a self, _: &'a mut FilteredConnection) -> FilterWait<'a> {
+        Box::pin(async {
+            let delay = self.config.delay.unwrap_or_default();
+            self.worker.timers.sleep(delay).await;
+            FilterStatus::Close
+        })
+    }
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.active.fetch_sub(1, Relaxed);
+    }
+}
