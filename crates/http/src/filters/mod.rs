@@ -22,6 +22,7 @@ mod header_mutation;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
+mod lua;
 mod mutation_rules;
 mod original_uri;
 mod query_parameters;
@@ -84,6 +85,7 @@ const FACTORIES: &[FilterFactory] = &[
     health_check::FACTORY,
     jwt_authn::FACTORY,
     local_ratelimit::FACTORY,
+    lua::FACTORY,
     rbac::FACTORY,
     set_filter_state::FACTORY,
     set_metadata::FACTORY,

@@ -220,10 +220,10 @@ impl TextEncoder {
             } else {
                 let prefix = take(&mut data, 5 - self.prefix.len());
                 self.prefix.extend_from_slice(prefix);
-                let Some(length) = self.prefix.get(1..5) else {
+                let Some(mut length) = self.prefix.get(1..5) else {
                     break;
                 };
-                self.missing = length.as_ref().get_u32() as usize;
+                self.missing = length.get_u32() as usize;
                 let prefix = std::mem::take(&mut self.prefix);
                 self.push(&prefix, &mut text);
             }
