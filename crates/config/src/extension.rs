@@ -20,13 +20,21 @@ const CLUSTERS: [&str; 3] = [
     "envoy.cluster.strict_dns",
 ];
 
-/// Every extension that is implemented, by category.
+/// Rows of the table that Envoy does not list as extensions: the category of configurations of overload actions, and a
+/// monitor.
+const UNLISTED: [&str; 2] = [
+    "envoy.overload_actions",
+    "envoy.resource_monitors.global_downstream_max_connections",
+];
+
+/// Every extension that is implemented and that Envoy lists too, by category.
 #[must_use]
 pub fn extensions() -> Vec<Extension> {
     let mut extensions: Vec<Extension> = Vec::new();
     for row in ExtensionRow::all() {
         let (name, category) = (row.name(), row.category());
-        if !row.is_implemented() && !CLUSTERS.contains(&name) {
+        let is_unlisted = UNLISTED.contains(&name) || UNLISTED.contains(&category);
+        if is_unlisted || !row.is_implemented() && !CLUSTERS.contains(&name) {
             continue;
         }
         let types = Some(row.type_name()).filter(|name| !name.is_empty());

@@ -43,6 +43,7 @@ pub use limit::ConnectionLimit;
 pub use limit::ConnectionLimits;
 pub use limit::ConnectionPermits;
 pub use limit::LimitReached;
+pub use limit::RefusedStats;
 pub use socket_options::SocketOptions;
 
 /// The default of `Listener.per_connection_buffer_limit_bytes`: 1 MiB. Also used for 0, which would mean no limit.

@@ -64,6 +64,13 @@ impl FileWatch {
     }
 }
 
+impl FileWatch {
+    /// Whether the path was replaced since the last call, or since the watch began.
+    pub fn take_replaced(&mut self) -> bool {
+        self.0.try_recv().is_ok()
+    }
+}
+
 impl FileWatches {
     /// Watches `path`. It need not exist yet, but its directory must. A path that ends in `/` is a directory in which
     /// any replaced file counts.

@@ -5,12 +5,19 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use outrider_runtime::Runtime;
+use outrider_stats::SharedCounter;
 
 /// A limit that all workers share.
 #[derive(Debug)]
 pub struct ConnectionLimit {
     max: Max,
     active: AtomicU64,
+    refused: Option<Arc<RefusedStats>>,
+}
+
+outrider_stats::group! {
+    /// `overload.envoy.resource_monitors.global_downstream_max_connections.*`
+    pub struct RefusedStats { failed_updates: SharedCounter }
 }
 
 #[derive(Debug)]
@@ -37,11 +44,32 @@ impl ConnectionLimit {
         ConnectionLimit::with(Max::Runtime(runtime, key.into()))
     }
 
+    /// Allows at most `max` connections at once, and counts in `stats` those that it refuses.
+    #[must_use]
+    pub fn counting_refused(max: u64, stats: Arc<RefusedStats>) -> Arc<ConnectionLimit> {
+        Arc::new(ConnectionLimit {
+            max: Max::Fixed(max),
+            active: AtomicU64::new(0),
+            refused: Some(stats),
+        })
+    }
+
     fn with(max: Max) -> Arc<ConnectionLimit> {
         Arc::new(ConnectionLimit {
             max,
             active: AtomicU64::new(0),
+            refused: None,
         })
+    }
+
+    /// The number of connections now as a share of the limit.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "numbers of connections are far below 2^53"
+    )]
+    pub fn pressure(&self) -> f64 {
+        self.active() as f64 / self.max().max(1) as f64
     }
 
     fn max(&self) -> u64 {
@@ -60,7 +88,13 @@ impl ConnectionLimit {
     /// Takes a permit; `None` if the limit is reached.
     fn enter(self: &Arc<ConnectionLimit>) -> Option<ConnectionPermit> {
         let (permit, before) = self.count();
-        (before < self.max()).then_some(permit)
+        if before < self.max() {
+            return Some(permit);
+        }
+        if let Some(stats) = &self.refused {
+            stats.failed_updates.inc();
+        }
+        None
     }
 
     /// Takes a permit regardless of the limit. Also returns the number of connections before.
@@ -88,7 +122,7 @@ pub enum LimitReached {
 /// One connection's permits from the limits that apply to it. Dropping them returns them.
 #[derive(Debug)]
 pub struct ConnectionPermits {
-    _held: [Option<ConnectionPermit>; 2],
+    _held: [Option<ConnectionPermit>; 3],
 }
 
 /// The limits on one listener's connections.
@@ -100,6 +134,9 @@ pub struct ConnectionLimits {
     pub global: Option<Arc<ConnectionLimit>>,
     /// This listener's connections count for `global`, but are never refused by it (`ignore_global_conn_limit`).
     pub ignores_global: bool,
+    /// The overload manager's limit on the connections of all listeners. As in Envoy, a listener that ignores the global
+    /// limit does not count for this one.
+    pub overload: Option<Arc<ConnectionLimit>>,
 }
 
 impl ConnectionLimits {
@@ -113,12 +150,16 @@ impl ConnectionLimits {
             Some(limit) => Some(limit.enter().ok_or(LimitReached::Global)?),
             None => None,
         };
+        let overload = match &self.overload {
+            Some(limit) => Some(limit.enter().ok_or(LimitReached::Global)?),
+            None => None,
+        };
         let listener = match &self.listener {
             Some(limit) => Some(limit.enter().ok_or(LimitReached::Listener)?),
             None => None,
         };
         Ok(ConnectionPermits {
-            _held: [listener, global],
+            _held: [listener, global, overload],
         })
     }
 }
@@ -148,7 +189,7 @@ mod tests {
         let obeying = ConnectionLimits {
             listener: Some(ConnectionLimit::new(0)),
             global: Some(global),
-            ignores_global: false,
+            ..ConnectionLimits::default()
         };
         assert_eq!(obeying.enter().unwrap_err(), LimitReached::Listener);
         let _first = ignoring.enter().unwrap();
