@@ -47,6 +47,7 @@ pub use process::ListenerManagerStats;
 pub use process::ProcessStats;
 pub use process::RuntimeStats;
 pub use process::ServerStats;
+pub use process::allocated_memory;
 pub use request::AdminRequest;
 pub use request::AdminRequestHead;
 pub use request::RequestFailure;

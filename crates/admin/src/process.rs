@@ -86,7 +86,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `overload.*` and the stats of overload actions: always empty, because there is no overload manager.
+    /// `overload.*`, which is listed without an overload manager too.
     pub struct OverloadStats { refresh_interval_delay: Histogram }
 }
 
@@ -175,6 +175,12 @@ impl ProcessStats {
         server.memory_heap_size.set(memory.heap);
         server.memory_physical_size.set(memory.physical);
     }
+}
+
+/// The memory of the process in bytes, as `server.memory_allocated` shows it.
+#[must_use]
+pub fn allocated_memory() -> u64 {
+    Memory::read().allocated
 }
 
 /// The process's memory in bytes, as the kernel counts it. The allocator does not count it.

@@ -5,8 +5,10 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::Duration;
 
+use outrider_net::TimeoutScale;
 use outrider_net::Timer;
 use outrider_net::clock;
+use outrider_net::scaled;
 use tokio::time::Instant;
 
 use crate::ServerOptions;
@@ -42,10 +44,14 @@ impl Expiry {
 pub(crate) struct ConnectionDeadlines {
     timer: Timer,
     idle_timeout: Option<Duration>,
+    idle_scale: Option<TimeoutScale>,
     idle_since: Option<Instant>,
     /// The current idle period has already been reported.
     idle_reported: bool,
-    max_duration_at: Option<Instant>,
+    began: Instant,
+    /// `None` also once it has been reported.
+    max_duration: Option<Duration>,
+    max_duration_scale: Option<TimeoutScale>,
     drain: DrainState,
     requests_left: Option<u32>,
 }
@@ -61,16 +67,27 @@ enum DrainState {
 impl ConnectionDeadlines {
     pub(crate) fn new(options: &Rc<ServerOptions>) -> ConnectionDeadlines {
         let now = options.timers.now();
-        let max_duration_at = options.max_connection_duration.map(|duration| {
+        let max_duration = options.max_connection_duration.map(|duration| {
             let jitter = options.max_connection_duration_jitter_percent / 100.0;
-            now + duration.mul_f64(1.0 + (jitter * fastrand::f64()).max(0.0))
+            duration.mul_f64(1.0 + (jitter * fastrand::f64()).max(0.0))
         });
+        let (idle_scale, max_duration_scale) = (
+            options.overload.idle.clone(),
+            options.overload.max_duration.clone(),
+        );
+        let timer = match idle_scale.is_some() || max_duration_scale.is_some() {
+            true => options.timers.scaled_timer(),
+            false => options.timers.timer(),
+        };
         let mut deadlines = ConnectionDeadlines {
-            timer: options.timers.timer(),
+            timer,
             idle_timeout: options.idle_timeout,
+            idle_scale,
             idle_since: Some(now),
             idle_reported: false,
-            max_duration_at,
+            began: now,
+            max_duration,
+            max_duration_scale,
             drain: DrainState::Inactive,
             requests_left: options.max_requests_per_connection,
         };
@@ -89,10 +106,10 @@ impl ConnectionDeadlines {
         while self.timer.poll_elapsed(cx).is_ready() {
             let now = clock::now();
             if self
-                .max_duration_at
-                .is_some_and(|max_duration_at| max_duration_at <= now)
+                .max_duration_at()
+                .is_some_and(|deadline| deadline <= now)
             {
-                self.max_duration_at = None;
+                self.max_duration = None;
                 self.arm(now);
                 return Some(Expiry::Duration);
             }
@@ -123,7 +140,7 @@ impl ConnectionDeadlines {
 
     /// Whether a deadline can expire while streams are open.
     pub(crate) fn can_expire_with_streams(&self) -> bool {
-        self.max_duration_at.is_some() || matches!(self.drain, DrainState::Until(_))
+        self.max_duration.is_some() || matches!(self.drain, DrainState::Until(_))
     }
 
     /// Counts a request, which ends the idle period. Returns true if it is the last one that the connection may carry.
@@ -144,19 +161,30 @@ impl ConnectionDeadlines {
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
-        Some(self.idle_since? + self.idle_timeout?)
+        Some(self.idle_since? + self.idle_timeout()?)
+    }
+
+    /// What the overload manager leaves of the idle timeout.
+    fn idle_timeout(&self) -> Option<Duration> {
+        let timeout = self.idle_timeout?;
+        Some(scaled(timeout, self.idle_scale.as_ref()))
+    }
+
+    fn max_duration_at(&self) -> Option<Instant> {
+        let duration = self.max_duration?;
+        Some(self.began + scaled(duration, self.max_duration_scale.as_ref()))
     }
 
     /// Sets the timer for the earliest deadline.
     fn arm(&mut self, now: Instant) {
         let idle = self
-            .idle_timeout
+            .idle_timeout()
             .map(|timeout| self.idle_since.unwrap_or(now) + timeout);
         let drained = match self.drain {
             DrainState::Until(end) => Some(end),
             DrainState::Inactive | DrainState::Elapsed => None,
         };
-        let times = [idle, self.max_duration_at, drained];
+        let times = [idle, self.max_duration_at(), drained];
         self.timer.set(times.into_iter().flatten().min());
     }
 }

@@ -51,6 +51,7 @@ pub use options::Http2Options;
 pub use options::Huffman;
 pub use options::Keepalive;
 pub use options::ServerOptions;
+pub use options::ServerOverload;
 pub use options::UnderscoresAction;
 pub use reason::Reason;
 pub use request::InvalidTarget;

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use outrider_net::Activity;
 use outrider_net::DrainSignal;
+use outrider_net::OverloadLevel;
 use outrider_net::Shutdown;
+use outrider_net::TimeoutScale;
 use outrider_net::Timers;
+use outrider_net::scaled;
 
 use crate::MalformedRequest;
 use crate::stats::ByteCounts;
@@ -223,8 +226,31 @@ pub struct ServerOptions {
     pub activity: Activity,
     /// The stage of the process's shutdown.
     pub shutdown: Shutdown,
+    /// What the overload manager changes in connections.
+    pub overload: ServerOverload,
     /// The worker's timers.
     pub timers: Timers,
+}
+
+/// What the overload manager changes in connections; nothing if it is not configured.
+#[derive(Clone, Debug, Default)]
+pub struct ServerOverload {
+    /// `envoy.overload_actions.disable_http_keepalive`
+    pub disables_keepalive: Option<Arc<OverloadLevel>>,
+    /// `HTTP_DOWNSTREAM_CONNECTION_IDLE`: how `idle_timeout` is shortened.
+    pub idle: Option<TimeoutScale>,
+    /// `HTTP_DOWNSTREAM_CONNECTION_MAX`: how `max_connection_duration` is shortened.
+    pub max_duration: Option<TimeoutScale>,
+    /// `HTTP_DOWNSTREAM_STREAM_IDLE`: how `stream_idle_timeout` is shortened.
+    pub stream_idle: Option<TimeoutScale>,
+}
+
+impl ServerOverload {
+    /// Whether the connection that sends a response now should close after it.
+    pub(crate) fn ends_connection(&self) -> bool {
+        let level = self.disables_keepalive.as_ref();
+        level.is_some_and(|level| level.applies(|| fastrand::u64(..)))
+    }
 }
 
 impl ServerOptions {
@@ -256,6 +282,7 @@ impl ServerOptions {
             drain,
             activity: Activity::default(),
             shutdown: Shutdown::default(),
+            overload: ServerOverload::default(),
             timers,
         }
     }
@@ -270,7 +297,11 @@ impl ServerOptions {
                 self.request_headers_timeout,
                 MalformedRequest::header_timeout(),
             ),
-            (self.stream_idle_timeout, MalformedRequest::idle_timeout()),
+            (
+                (self.stream_idle_timeout)
+                    .map(|timeout| scaled(timeout, self.overload.stream_idle.as_ref())),
+                MalformedRequest::idle_timeout(),
+            ),
             (self.request_timeout, MalformedRequest::request_timeout()),
             (self.max_stream_duration, MalformedRequest::max_duration()),
         ];

@@ -24,6 +24,8 @@ pub struct BuildCx<'a> {
     pub listener: &'a Scope,
     /// `per_connection_buffer_limit_bytes` of the listener.
     pub buffer_limit: u32,
+    /// `bypass_overload_manager` of the listener.
+    pub bypasses_overload_manager: bool,
     /// `--local-address-ip-version v6`: `x-forwarded-for` gets the machine's IPv6 address for loopback clients.
     pub prefers_ipv6: bool,
     /// `node.cluster`, or `--service-cluster`; empty if neither is set.

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use outrider_codec::Meter;
+use outrider_net::TimeoutScale;
 use outrider_net::Timer;
 use outrider_net::clock;
+use outrider_net::scaled;
 use tokio::time::Instant;
 
 use crate::ResponseFlag;
@@ -56,6 +58,8 @@ pub(crate) struct StreamDeadlines {
     activity: u64,
     idle_since: Instant,
     idle: Option<Duration>,
+    /// How the overload manager shortens `idle`.
+    idle_scale: Option<Box<TimeoutScale>>,
     flush: Option<Duration>,
     request: Option<Instant>,
     duration: Option<Instant>,
@@ -104,6 +108,7 @@ impl StreamDeadlines {
             activity: 0,
             idle_since: now,
             idle: None,
+            idle_scale: None,
             flush: None,
             request: None,
             duration: None,
@@ -114,6 +119,12 @@ impl StreamDeadlines {
             try_idle: None,
             upstream_duration: None,
         }
+    }
+
+    /// Sets how the overload manager shortens the idle timeout. The timer must be one that is checked again when that
+    /// changes.
+    pub(crate) fn scale_idle(&mut self, scale: Option<&TimeoutScale>) {
+        self.idle_scale = scale.map(|scale| Box::new(scale.clone()));
     }
 
     /// Sets how long the stream may be idle; `None` for no limit.
@@ -129,8 +140,9 @@ impl StreamDeadlines {
 
     /// Notes that the upstream has sent its whole response: from now on the flush timeout applies.
     pub(crate) fn begin_flush(&mut self) {
-        self.moved |= self.idle != self.flush;
+        self.moved |= self.idle != self.flush || self.idle_scale.is_some();
         self.idle = self.flush;
+        self.idle_scale = None;
     }
 
     /// Sets the time by which the whole request must have arrived.
@@ -254,7 +266,7 @@ impl StreamDeadlines {
         let mut earliest = None;
         for (deadline, what) in [
             (
-                self.idle.map(|idle| self.idle_since + idle),
+                (self.idle).map(|idle| self.idle_since + scaled(idle, self.idle_scale.as_deref())),
                 ExpiredTimeout::Idle,
             ),
             (

@@ -77,6 +77,8 @@ pub struct Stream {
     pub connection_termination_details: Option<Cow<'static, str>>,
     /// Whether the request asks for another protocol: CONNECT, or an upgrade.
     pub(crate) is_upgrade: bool,
+    /// The overload manager refused the request: it takes no part of the way of other requests.
+    pub(crate) skips_filters: bool,
     /// Whether the request asks for WebSocket.
     pub(crate) is_websocket: bool,
     /// Whether the client's request is gRPC.
@@ -240,6 +242,7 @@ impl Stream {
             details: None,
             connection_termination_details: None,
             is_upgrade: false,
+            skips_filters: false,
             is_websocket: false,
             connect_port: None,
             origin: Origin::External,

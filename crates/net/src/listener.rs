@@ -60,6 +60,8 @@ pub struct ListenerConfig {
     pub buffer_limit: u32,
     /// `ignore_global_conn_limit`
     pub ignores_global_limit: bool,
+    /// `bypass_overload_manager`
+    pub bypasses_overload_manager: bool,
     /// Whether `drain_type` is `DEFAULT`: then its connections also drain while `/healthcheck/fail` is in force.
     pub drains_on_failing_health_checks: bool,
     /// The first address, as the config writes it. Errors and stats name the listener by it.
@@ -124,6 +126,7 @@ impl ListenerConfig {
                 .filter(|limit| *limit > 0)
                 .unwrap_or(DEFAULT_BUFFER_LIMIT),
             ignores_global_limit: listener.ignore_global_conn_limit,
+            bypasses_overload_manager: listener.bypass_overload_manager,
             drains_on_failing_health_checks: listener.drain_type() == DrainType::Default,
             address: first.address.clone(),
             stat_name: match listener.stat_prefix.as_str() {

@@ -24,12 +24,10 @@ pub enum OverloadAction {
     StopAcceptingConnections,
     /// `envoy.overload_actions.reject_incoming_connections`
     RejectIncomingConnections,
-    /// `envoy.overload_actions.reset_high_memory_stream`
-    ResetHighMemoryStream,
 }
 
 /// How many kinds of actions there are.
-const ACTIONS: usize = 5;
+const ACTIONS: usize = 4;
 
 /// A timeout that the overload manager can shorten
 /// (`envoy.config.overload.v3.ScaleTimersOverloadActionConfig.TimerType`).
@@ -43,12 +41,10 @@ pub enum ScaledTimer {
     TransportSocketConnect,
     /// `HTTP_DOWNSTREAM_CONNECTION_MAX`
     ConnectionMax,
-    /// `HTTP_DOWNSTREAM_STREAM_FLUSH`
-    StreamFlush,
 }
 
 /// How many kinds of timers there are.
-const TIMERS: usize = 5;
+const TIMERS: usize = 4;
 
 /// How far an action is in force: 0 is not at all, 1 is fully (saturated). Written by the main thread.
 #[derive(Debug, Default)]
@@ -198,8 +194,6 @@ pub struct OverloadState {
     points: Vec<Arc<LoadShedPoint>>,
     /// `envoy.resource_monitors.global_downstream_max_connections`
     connections: Option<Arc<ConnectionLimit>>,
-    /// `buffer_factory_config.minimum_account_to_track_power_of_two`
-    smallest_account: Option<u32>,
 }
 
 impl OverloadState {
@@ -226,18 +220,6 @@ impl OverloadState {
     #[must_use]
     pub fn connections(&self) -> Option<&Arc<ConnectionLimit>> {
         self.connections.as_ref()
-    }
-
-    /// How many bytes a stream must buffer to be tracked, as a power of two
-    /// (`buffer_factory_config.minimum_account_to_track_power_of_two`); `None` tracks no stream.
-    #[must_use]
-    pub fn smallest_account(&self) -> Option<u32> {
-        self.smallest_account
-    }
-
-    /// Sets the size of the smallest tracked streams.
-    pub fn set_smallest_account(&mut self, power_of_two: Option<u32>) {
-        self.smallest_account = power_of_two;
     }
 
     /// Adds an action with its level.

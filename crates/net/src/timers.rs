@@ -16,8 +16,10 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 
+use crate::TimeoutScale;
 use crate::alarm::Alarm;
 use crate::clock;
+use crate::scaled;
 
 /// Timers fire at multiples of this time, so that many timers do not wake the thread one by one.
 const GRAIN_MICROS: u64 = 250;
@@ -59,6 +61,8 @@ struct Entry {
     due: u64,
     armed: bool,
     fired: bool,
+    /// Fires early when the overload manager changes how timeouts are scaled.
+    scaled: bool,
     waker: Option<Waker>,
     previous: Option<u32>,
     next: Option<u32>,
@@ -107,6 +111,7 @@ impl Timers {
             due: 0,
             armed: false,
             fired: false,
+            scaled: false,
             waker: None,
             previous: None,
             next: None,
@@ -114,6 +119,23 @@ impl Timers {
         Timer {
             shared: self.0.clone(),
             key: u32::try_from(key).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// A timer like [`timer`](Self::timer) that also fires at each [`recheck`](Self::recheck). Its user must then look
+    /// whether its deadline has passed, and set it again otherwise.
+    #[must_use]
+    pub fn scaled_timer(&self) -> Timer {
+        let timer = self.timer();
+        self.0.wheel.borrow_mut().entries[timer.key as usize].scaled = true;
+        timer
+    }
+
+    /// Fires all armed timers whose timeouts are scaled, because the scale has changed.
+    pub fn recheck(&self) {
+        let woken = self.0.wheel.borrow_mut().fire_scaled();
+        for waker in woken {
+            waker.wake();
         }
     }
 
@@ -265,6 +287,25 @@ impl Wheel {
         Some(wake)
     }
 
+    /// Fires the armed timers that are scaled.
+    fn fire_scaled(&mut self) -> Vec<Waker> {
+        let scaled = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.scaled && entry.armed);
+        let keys: Vec<u32> = scaled
+            .filter_map(|(key, _)| u32::try_from(key).ok())
+            .collect();
+        let mut wakers = Vec::new();
+        for key in keys {
+            self.unlink(key);
+            let entry = &mut self.entries[key as usize];
+            entry.fired = true;
+            wakers.extend(entry.waker.take());
+        }
+        wakers
+    }
+
     fn fire_until(&mut self, grain: u64) -> Vec<Waker> {
         let until = grain / SLOT_GRAINS;
         let mut wakers = Vec::new();
@@ -290,6 +331,53 @@ impl Wheel {
         }
         self.now = self.now.max(until);
         wakers
+    }
+}
+
+/// The deadline of a timeout that the overload manager may shorten while it runs.
+#[derive(Debug)]
+pub(crate) struct ScaledDeadline {
+    timer: Timer,
+    began: Instant,
+    timeout: Duration,
+    scale: Option<TimeoutScale>,
+}
+
+impl ScaledDeadline {
+    /// A deadline `timeout` from now.
+    pub(crate) fn new(
+        timers: &Timers,
+        timeout: Duration,
+        scale: Option<TimeoutScale>,
+    ) -> ScaledDeadline {
+        let timer = match &scale {
+            Some(_) => timers.scaled_timer(),
+            None => timers.timer(),
+        };
+        let mut deadline = ScaledDeadline {
+            timer,
+            began: timers.now(),
+            timeout,
+            scale,
+        };
+        deadline.timer.set(Some(deadline.passes_at()));
+        deadline
+    }
+
+    fn passes_at(&self) -> Instant {
+        self.began + scaled(self.timeout, self.scale.as_ref())
+    }
+
+    /// Ready once the deadline has passed.
+    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.timer.poll_elapsed(cx).is_ready() {
+            let passes_at = self.passes_at();
+            if passes_at <= clock::now() {
+                return Poll::Ready(());
+            }
+            self.timer.set(Some(passes_at));
+        }
+        Poll::Pending
     }
 }
 

@@ -26,8 +26,8 @@ use outrider_tls::take_report;
 use tokio::io::AsyncWrite;
 
 use crate::NetworkStream;
-use crate::Timer;
 use crate::stats::ListenerStats;
+use crate::timers::ScaledDeadline;
 
 /// How much plaintext is encrypted at most before it is written to the socket, in bytes.
 const MAX_WRITE: usize = 64 * 1024;
@@ -51,7 +51,7 @@ pub struct TlsStream {
 
 /// The time limit of a handshake.
 pub(crate) struct HandshakeLimit {
-    pub(crate) timer: Timer,
+    pub(crate) deadline: ScaledDeadline,
     /// Counts handshakes that exceed the limit.
     pub(crate) stats: Arc<ListenerStats>,
 }
@@ -144,7 +144,7 @@ impl TlsStream {
         let mut outcome = self.poll_handshake_messages(cx);
         if outcome.is_pending()
             && let Some(limit) = &mut self.limit
-            && limit.timer.poll_elapsed(cx).is_ready()
+            && limit.deadline.poll_passed(cx).is_ready()
         {
             let stats = &limit.stats;
             stats.downstream_cx_transport_socket_connect_timeout.inc();

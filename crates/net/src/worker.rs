@@ -14,6 +14,7 @@ use outrider_stats::WorkerStore;
 
 use crate::Activity;
 use crate::ActivityCounts;
+use crate::OverloadState;
 use crate::Shutdown;
 use crate::Timers;
 
@@ -35,6 +36,7 @@ pub struct WorkerCx {
     /// The state of the random number generator.
     random: Cell<u64>,
     runtime: RuntimeReader,
+    overload: Arc<OverloadState>,
 }
 
 impl WorkerCx {
@@ -50,6 +52,7 @@ impl WorkerCx {
             health_checks_fail: Arc::default(),
             random: Cell::new(seed),
             runtime: Runtime::default().reader(),
+            overload: Arc::default(),
         }
     }
 
@@ -60,6 +63,18 @@ impl WorkerCx {
             runtime: runtime.reader(),
             ..self
         }
+    }
+
+    /// Adds what the overload manager tells workers.
+    #[must_use]
+    pub fn with_overload(self, overload: Arc<OverloadState>) -> WorkerCx {
+        WorkerCx { overload, ..self }
+    }
+
+    /// What the overload manager tells workers; empty if there is none.
+    #[must_use]
+    pub fn overload(&self) -> &OverloadState {
+        &self.overload
     }
 
     /// Adds the counts through which other threads see the worker's activity.

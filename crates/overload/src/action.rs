@@ -30,6 +30,8 @@ pub(crate) enum ActionKind {
     ShrinkHeap,
     /// `reduce_timeouts`, or an action of another name with the same configuration.
     ReduceTimeouts,
+    /// `reset_high_memory_stream`: refused.
+    ResetHighMemoryStream,
     /// `close_idle_http_connections`: it concerns only HTTP/3.
     CloseIdleHttp3Connections,
 }
@@ -39,12 +41,11 @@ impl ActionKind {
     /// new arrives.
     pub(crate) fn concerns_waiting(self) -> bool {
         match self {
-            ActionKind::Workers(
-                OverloadAction::StopAcceptingConnections | OverloadAction::ResetHighMemoryStream,
-            )
+            ActionKind::Workers(OverloadAction::StopAcceptingConnections)
             | ActionKind::ReduceTimeouts => true,
             ActionKind::Workers(_)
             | ActionKind::ShrinkHeap
+            | ActionKind::ResetHighMemoryStream
             | ActionKind::CloseIdleHttp3Connections => false,
         }
     }
@@ -67,7 +68,7 @@ const KINDS: &[(&str, ActionKind)] = &[
     ),
     (
         "reset_high_memory_stream",
-        ActionKind::Workers(OverloadAction::ResetHighMemoryStream),
+        ActionKind::ResetHighMemoryStream,
     ),
     ("shrink_heap", ActionKind::ShrinkHeap),
     (
@@ -176,8 +177,14 @@ fn kind(message: &api::OverloadAction, path: &FieldPath) -> Result<ActionKind, C
 }
 
 fn unknown(name: &str) -> String {
-    let names: Vec<String> = KINDS.iter().map(|(name, _)| format!("{PREFIX}{name}")).collect();
-    format!("unknown overload action '{name}': expected one of {}", names.join(", "))
+    let names: Vec<String> = KINDS
+        .iter()
+        .map(|(name, _)| format!("{PREFIX}{name}"))
+        .collect();
+    format!(
+        "unknown overload action '{name}': expected one of {}",
+        names.join(", ")
+    )
 }
 
 /// The configuration of an action that shortens timeouts, and where it is.
@@ -209,12 +216,36 @@ mod tests {
         let shrink = "envoy.config.overload.v3.ShrinkHeapConfig";
         let stop = ActionKind::Workers(OverloadAction::StopAcceptingRequests);
         for (name, config, want) in [
-            ("envoy.overload_actions.stop_accepting_requests", None, Some(stop)),
-            ("envoy.overload_actions.stop_accepting_requests", Some(shrink), None),
-            ("envoy.overload_actions.shrink_heap", None, Some(ActionKind::ShrinkHeap)),
-            ("envoy.overload_actions.shrink_heap", Some(shrink), Some(ActionKind::ShrinkHeap)),
-            ("envoy.overload_actions.shrink_heap", Some(SCALE_TIMERS), None),
-            ("envoy.overload_actions.reduce_timeouts", Some(SCALE_TIMERS), Some(ActionKind::ReduceTimeouts)),
+            (
+                "envoy.overload_actions.stop_accepting_requests",
+                None,
+                Some(stop),
+            ),
+            (
+                "envoy.overload_actions.stop_accepting_requests",
+                Some(shrink),
+                None,
+            ),
+            (
+                "envoy.overload_actions.shrink_heap",
+                None,
+                Some(ActionKind::ShrinkHeap),
+            ),
+            (
+                "envoy.overload_actions.shrink_heap",
+                Some(shrink),
+                Some(ActionKind::ShrinkHeap),
+            ),
+            (
+                "envoy.overload_actions.shrink_heap",
+                Some(SCALE_TIMERS),
+                None,
+            ),
+            (
+                "envoy.overload_actions.reduce_timeouts",
+                Some(SCALE_TIMERS),
+                Some(ActionKind::ReduceTimeouts),
+            ),
             ("envoy.overload_actions.reduce_timeouts", None, None),
             ("mine", Some(SCALE_TIMERS), Some(ActionKind::ReduceTimeouts)),
             ("mine", None, None),

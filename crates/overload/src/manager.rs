@@ -16,7 +16,6 @@ use outrider_config::unpack;
 use outrider_net::ConnectionLimit;
 use outrider_net::FileWatches;
 use outrider_net::LoadShedPoint;
-use outrider_net::OverloadAction;
 use outrider_net::OverloadState;
 use outrider_net::TimeoutScale;
 use outrider_runtime::Runtime;
@@ -161,8 +160,6 @@ impl OverloadManager {
         for shed in &manager.points {
             state.add_point(shed.point.clone());
         }
-        let buffers = message.buffer_factory_config.as_ref();
-        state.set_smallest_account(buffers.map(|buffers| buffers.minimum_account_to_track_power_of_two));
         manager.state = Arc::new(state);
         errors.finish(manager)
     }
@@ -192,12 +189,17 @@ impl OverloadManager {
             names.push(name);
             let config_path = path.field("typed_config");
             let Some(ConfigType::TypedConfig(config)) = &resource.config_type else {
-                errors.push(&config_path, format!("is required for resource monitor '{name}'"));
+                errors.push(
+                    &config_path,
+                    format!("is required for resource monitor '{name}'"),
+                );
                 continue;
             };
             // As in Envoy, this monitor alone is known by its name, and the others by their messages.
             if (name == CONNECTIONS) != (type_name(config) == CONNECTIONS_CONFIG) {
-                let text = format!("expected a {CONNECTIONS_CONFIG} in a monitor named {CONNECTIONS}, and only there");
+                let text = format!(
+                    "expected a {CONNECTIONS_CONFIG} in a monitor named {CONNECTIONS}, and only there"
+                );
                 errors.push(&config_path, text);
                 continue;
             }
@@ -211,7 +213,8 @@ impl OverloadManager {
                 .map_err(ConfigErrors::from)
                 .and_then(|build| build(config, &config_path, cx));
             if let Some(monitor) = errors.collect(monitor) {
-                let stats: Arc<ResourceStats> = cx.store.register(Scope::new("overload").name(name));
+                let stats: Arc<ResourceStats> =
+                    cx.store.register(Scope::new("overload").name(name));
                 stats.pressure.mark_used();
                 self.resources.push(Resource {
                     name: name.into(),
@@ -256,7 +259,10 @@ impl OverloadManager {
                     for timer in errors.collect(own).unwrap_or_default() {
                         let other = timers.iter().find(|(_, (earlier, _))| *earlier == timer.0);
                         if let Some(other) = other.and_then(|(at, _)| self.actions.get(*at)) {
-                            let text = format!("a timer type is configured by both overload actions '{}' and '{name}'", other.name);
+                            let text = format!(
+                                "a timer type is configured by both overload actions '{}' and '{name}'",
+                                other.name
+                            );
                             errors.push(&config_path, text);
                         }
                         timers.push((self.actions.len(), timer));
@@ -267,11 +273,11 @@ impl OverloadManager {
                     let built = ShrinkHeap::build(message_of_action, &path, level);
                     self.shrink_heap = errors.collect(built);
                 }
-                ActionKind::Workers(OverloadAction::ResetHighMemoryStream)
-                    if message.buffer_factory_config.is_none() =>
-                {
-                    let text = format!("action '{name}' requires overload_manager.buffer_factory_config");
-                    errors.push(&path, text);
+                ActionKind::ResetHighMemoryStream => {
+                    let text = format!(
+                        "not supported: action '{name}'; the memory of streams is not counted"
+                    );
+                    errors.push(&path.field("name"), text);
                 }
                 ActionKind::Workers(_) | ActionKind::CloseIdleHttp3Connections => {}
             }
@@ -345,20 +351,28 @@ impl Connections {
     }
 }
 
-/// The load shed points of Envoy that belong to protocols and filters which do not exist here.
-const NO_SUCH_PART: [(&str, &str); 2] = [
-    ("envoy.load_shed_points.tcp_proxy_on_data", "the TCP proxy"),
-    (
-        "envoy.load_shed_points.tcp_proxy_upstream_connect",
-        "the TCP proxy",
-    ),
+/// The load shed points that are obeyed.
+const POINTS: [&str; 2] = [
+    "envoy.load_shed_points.http_connection_manager_decode_headers",
+    "envoy.load_shed_points.tcp_listener_accept",
 ];
+/// The load shed points of Envoy.
+const ENVOY_POINTS: &str = "envoy.load_shed_points.";
+/// Those of HTTP/3, which is not served: there is nothing to shed.
+const HTTP3_POINTS: &str = "envoy.load_shed_points.http3_";
 
-/// Refuses a load shed point that nothing would obey.
+/// Refuses a load shed point of Envoy that nothing would obey. As in Envoy, other names may be anything.
 fn check_point(name: &str, path: &FieldPath) -> Result<(), ConfigErrors> {
     let mut errors = ConfigErrors::new();
-    if let Some((_, part)) = NO_SUCH_PART.iter().find(|(known, _)| *known == name) {
-        errors.push(path, format!("not supported: load shed point of {part}"));
+    let is_envoys = name.starts_with(ENVOY_POINTS) && !name.starts_with(HTTP3_POINTS);
+    if is_envoys && !POINTS.contains(&name) {
+        let known = POINTS.join(", ");
+        errors.push(
+            path,
+            format!("not supported: load shed point {name}; supported: {known}"),
+        );
+    } else if !is_envoys {
+        log::warn!(target: "main", "{path}: nothing here sheds load at the load shed point '{name}'");
     }
     errors.finish(())
 }

@@ -46,7 +46,13 @@ fn one(message: &ScaleTimer, path: &FieldPath) -> Result<TimerMinimum, ConfigErr
         TimerType::HttpDownstreamStreamIdle => ScaledTimer::StreamIdle,
         TimerType::TransportSocketConnect => ScaledTimer::TransportSocketConnect,
         TimerType::HttpDownstreamConnectionMax => ScaledTimer::ConnectionMax,
-        TimerType::HttpDownstreamStreamFlush => ScaledTimer::StreamFlush,
+        TimerType::HttpDownstreamStreamFlush => {
+            errors.push(
+                &path.field("timer"),
+                "not supported: HTTP_DOWNSTREAM_STREAM_FLUSH",
+            );
+            return Err(errors);
+        }
         TimerType::Unspecified => {
             errors.push(&path.field("timer"), "expected a timer type");
             return Err(errors);

@@ -46,7 +46,9 @@ impl Triggers {
                 let known = resources.join(", ");
                 errors.push(
                     &path.field("name"),
-                    format!("unknown resource '{name}': expected a name of resource_monitors: {known}"),
+                    format!(
+                        "unknown resource '{name}': expected a name of resource_monitors: {known}"
+                    ),
                 );
             } else if triggers.iter().any(|trigger| *trigger.resource == *name) {
                 errors.push(

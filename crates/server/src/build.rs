@@ -9,6 +9,7 @@ use outrider_config::api::envoy::config::listener::v3 as listener;
 use outrider_http::access_log::LogFiles;
 use outrider_net::ConnectionLimit;
 use outrider_net::ConnectionLimits;
+use outrider_net::OverloadState;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
 
@@ -41,6 +42,7 @@ impl Connections {
             listener: Some(self.admin.clone()),
             global: Some(self.all.clone()),
             ignores_global,
+            overload: None,
         }
     }
 
@@ -56,8 +58,7 @@ impl Plan {
         bootstrap: &Bootstrap,
         options: &Options,
         runtime: &Arc<RuntimeLoader>,
-        store: &Arc<Store>,
-        log_files: &Arc<LogFiles>,
+        (store, log_files, overload): (&Arc<Store>, &Arc<LogFiles>, &Arc<OverloadState>),
     ) -> Result<Plan, ConfigErrors> {
         runtime.limit_regular_expressions();
         let mut errors = ConfigErrors::new();
@@ -79,9 +80,14 @@ impl Plan {
             node_id: options.service_node(&node).to_owned(),
             runtime: runtime.clone(),
             connections: Connections {
-                all: ConnectionLimit::of_runtime(runtime.runtime().clone(), global),
+                all: match overload.connections() {
+                    // The overload manager's limit takes precedence, as in Envoy. This one still counts.
+                    Some(_) => ConnectionLimit::new(u64::MAX),
+                    None => ConnectionLimit::of_runtime(runtime.runtime().clone(), global),
+                },
                 admin: ConnectionLimit::new(u64::MAX),
             },
+            overload: overload.clone(),
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
         });
         let path = FieldPath::root()

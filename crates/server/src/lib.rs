@@ -19,6 +19,7 @@ mod listener_manager;
 mod listener_plan;
 mod logging;
 mod node;
+mod overload;
 mod reload;
 mod retired;
 mod runtime;

@@ -234,6 +234,14 @@ impl ListenerManager {
         Ok(())
     }
 
+    /// Sends each worker a command.
+    pub(crate) fn tell_workers(&self, command: impl Fn() -> WorkerCommand) {
+        for worker in self.workers.borrow().iter() {
+            // A worker that has ended needs no command.
+            let _ = worker.send(command());
+        }
+    }
+
     /// Makes bound listeners the active ones. Workers serve them once they are [sent](Self::send).
     pub(crate) fn activate(&self, prepared: &mut PreparedListeners) {
         let mut active = self.active.borrow_mut();

@@ -28,6 +28,7 @@ use outrider_net::ConnectionLimit;
 use outrider_net::DrainSignal;
 use outrider_net::ConnectionLimits;
 use outrider_net::ListenerConfig;
+use outrider_net::OverloadState;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_stats::Store;
@@ -82,6 +83,7 @@ pub(crate) struct ListenerFactory {
     pub(crate) node_id: String,
     pub(crate) runtime: Arc<RuntimeLoader>,
     pub(crate) connections: Connections,
+    pub(crate) overload: Arc<OverloadState>,
     pub(crate) prefers_ipv6: bool,
 }
 
@@ -162,6 +164,7 @@ impl ListenerFactory {
             log_files: &self.log_files,
             listener: &scope,
             buffer_limit: config.buffer_limit,
+            bypasses_overload_manager: config.bypasses_overload_manager,
             prefers_ipv6: self.prefers_ipv6,
             node_cluster: &self.node_cluster,
             node_id: &self.node_id,
@@ -194,6 +197,9 @@ impl ListenerFactory {
             listener: is_limited.then(limit),
             global: Some(self.connections.all.clone()),
             ignores_global: config.ignores_global_limit,
+            overload: (self.overload.connections())
+                .filter(|_| !config.ignores_global_limit && !config.bypasses_overload_manager)
+                .cloned(),
         };
         errors.finish(ListenerPlan {
             config: Arc::new(config),

@@ -33,6 +33,7 @@ use outrider_net::BindError;
 use outrider_net::FileWatch;
 use outrider_net::FileWatches;
 use outrider_net::Timers;
+use outrider_overload::OverloadManager;
 use outrider_stats::Store;
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -59,6 +60,7 @@ use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
 use crate::logging::Logging;
 use crate::node;
+use crate::overload;
 use crate::reload;
 use crate::reload::Reloader;
 use crate::reload::WatchedConfig;
@@ -102,6 +104,7 @@ struct Built {
     /// `--watch-config`
     config_file: Option<WatchedConfig>,
     dynamic: DynamicResources,
+    overload: Option<OverloadManager>,
 }
 
 /// Builds everything that `--mode serve` builds, and drops it.
@@ -198,7 +201,11 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     let flush_interval = interval
         .map_err(|error| diagnose(error.into()))?
         .unwrap_or(STATS_FLUSH_INTERVAL);
-    let plan = Plan::build(bootstrap, options, &runtime, &store, &log_files).map_err(diagnose)?;
+    let overload =
+        overload::build(bootstrap, &store, runtime.runtime(), &files).map_err(diagnose)?;
+    let state = overload.as_ref().map(OverloadManager::state).cloned();
+    let shared = (&store, &log_files, &state.unwrap_or_default());
+    let plan = Plan::build(bootstrap, options, &runtime, shared).map_err(diagnose)?;
     Ok(Built {
         admin: admin.flush_on_request(matches!(
             bootstrap.stats_flush,
@@ -213,6 +220,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         config_file,
         dynamic,
         loaded,
+        overload,
     })
 }
 
@@ -252,6 +260,7 @@ impl Process {
             flush_interval,
             config_file,
             dynamic,
+            overload,
         } = built;
         // The messages are many times as large as the objects built from them. Their memory is returned once workers run.
         let (reloader, reloads) = Reloader::new(&store);
@@ -300,6 +309,9 @@ impl Process {
             workers = started => workers?,
         };
         allocator::return_freed_memory();
+        if let Some(manager) = overload {
+            tokio::task::spawn_local(manager.run(overload::Work(control.clone())));
+        }
         tokio::task::spawn_local(free_retired(control.clone()));
         tokio::task::spawn_local(reload::run(control.clone(), reloads));
         if let Some(file) = config_file {
@@ -462,6 +474,7 @@ fn start_workers(control: &Control, store: &Arc<Store>) -> Result<Vec<JoinHandle
             clusters: control.clusters.clone(),
             activity: activity.clone(),
             health_checks_fail: control.health_checks_fail.clone(),
+            overload: control.listener_factory.overload.clone(),
             commands: inbox,
         };
         threads.push(worker.start().map_err(system("cannot start a worker"))?);

@@ -8,6 +8,7 @@ use std::thread;
 use std::thread::JoinHandle;
 
 use outrider_net::ActivityCounts;
+use outrider_net::OverloadState;
 use outrider_net::ShutdownStage;
 use outrider_net::WorkerCx;
 use outrider_net::clock;
@@ -19,6 +20,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 
+use crate::allocator;
 use crate::worker_listeners::DrainMode;
 use crate::worker_listeners::ListenerSelection;
 use crate::worker_listeners::ListenerUpdate;
@@ -37,6 +39,11 @@ pub(crate) enum WorkerCommand {
     Drain(ListenerSelection, DrainMode),
     /// Close the sockets of these listeners; the sender is dropped once they are closed.
     StopListening(ListenerSelection, mpsc::Sender<()>),
+    /// The overload manager has changed something that concerns what waits: connections in the kernel's queues, and
+    /// timeouts that run.
+    OverloadChanged,
+    /// Return freed memory to the system.
+    ReturnMemory,
     /// Ask all connections to end, because the process will.
     BeginShutdown,
     /// Let connections send their last frames (GOAWAY), then end the thread.
@@ -53,6 +60,7 @@ pub(crate) struct Worker {
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) activity: Arc<ActivityCounts>,
     pub(crate) health_checks_fail: Arc<AtomicBool>,
+    pub(crate) overload: Arc<OverloadState>,
     pub(crate) commands: mpsc::UnboundedReceiver<WorkerCommand>,
 }
 
@@ -83,6 +91,7 @@ impl Worker {
         let cx = WorkerCx::new(self.index, &self.store, fastrand::u64(..));
         let cx = cx.with_runtime(&self.runtime);
         let cx = cx.with_health(self.health_checks_fail);
+        let cx = cx.with_overload(self.overload);
         let cx = Rc::new(cx.with_activity(self.activity));
         let shutdown = cx.shutdown.clone();
         tokio::task::spawn_local(cx.timers.clone().run_exactly());
@@ -95,6 +104,8 @@ impl Worker {
                 WorkerCommand::StopListening(selection, closed) => {
                     listeners.stop(selection, closed)
                 }
+                WorkerCommand::OverloadChanged => listeners.apply_overload(),
+                WorkerCommand::ReturnMemory => allocator::return_freed_memory(),
                 WorkerCommand::BeginShutdown => {
                     listeners.drain(ListenerSelection::All, DrainMode::Immediate);
                     shutdown.enter(ShutdownStage::Begun);

@@ -10,6 +10,7 @@ use outrider_net::Acceptor;
 use outrider_net::DrainSignal;
 use outrider_net::ListenAddress;
 use outrider_net::Listener;
+use outrider_net::OverloadAction;
 use outrider_net::ServingChain;
 use outrider_net::WorkerCx;
 use outrider_net::WorkerSocket;
@@ -221,11 +222,30 @@ impl WorkerListeners {
             return;
         };
         match Acceptor::start(sockets.swap_remove(at), listener.clone()) {
-            Ok(acceptor) => self.acceptors.push(acceptor),
+            Ok(acceptor) => {
+                acceptor.pause(self.stops_accepting());
+                self.acceptors.push(acceptor);
+            }
             Err(error) => {
                 log::error!(target: "main", "cannot accept on '{}': {error}", address.address);
             }
         }
+    }
+
+    /// Whether the overload manager lets connections wait in the kernel's queues.
+    fn stops_accepting(&self) -> bool {
+        let action = OverloadAction::StopAcceptingConnections;
+        let level = self.cx.overload().action(action);
+        level.is_some_and(|level| level.is_saturated())
+    }
+
+    /// Applies what the overload manager has changed to the acceptors and to running timeouts.
+    pub(crate) fn apply_overload(&self) {
+        let stops = self.stops_accepting();
+        for acceptor in &self.acceptors {
+            acceptor.pause(stops);
+        }
+        self.cx.timers.recheck();
     }
 
     /// Asks the connections of these listeners to end. Connections of replaced and removed listeners were asked already,

@@ -139,6 +139,14 @@ impl Responder {
             self.options.stats.downstream_cx_drain_close.inc();
             shared.drain(self.options.drain_timeout);
         }
+        if !shared.draining.get() && self.options.overload.ends_connection() {
+            let stats = &self.options.stats;
+            stats.downstream_cx_overload_disable_keepalive.inc();
+            // As in Envoy, it counts as drained too.
+            stats.downstream_cx_drain_close.inc();
+            shared.draining.set(true);
+            shared.close_after_response.set(true);
+        }
         if self.request.version == Version::HTTP_10
             && !head.headers.contains_key(&header::CONTENT_LENGTH)
         {

@@ -154,11 +154,18 @@ impl SharedConnection {
         lives
     }
 
-    /// Closes the connection likewise if the server drains. Checked with each response, because a gradual drain closes
+    /// Closes the connection likewise if the server drains or is overloaded. Checked with each response, because a gradual drain closes
     /// a growing share of connections.
     pub(super) fn close_if_draining(&self) {
         if !self.closing.get() && self.options.drain.is_draining() {
             self.options.stats.downstream_cx_drain_close.inc();
+            self.close();
+        }
+        if !self.closing.get() && self.options.overload.ends_connection() {
+            let stats = &self.options.stats;
+            stats.downstream_cx_overload_disable_keepalive.inc();
+            // As in Envoy, it counts as drained too.
+            stats.downstream_cx_drain_close.inc();
             self.close();
         }
     }

@@ -274,6 +274,7 @@ fn errors(filters: &[HttpFilterMessage]) -> Vec<String> {
         clusters: &ClusterNames::default(),
         log_files: &LogFiles::new(FlushOptions::default(), &store),
         listener: &scope,
+        bypasses_overload_manager: false,
         buffer_limit: 1 << 20,
         prefers_ipv6: false,
         node_cluster: "",

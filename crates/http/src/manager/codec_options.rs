@@ -7,6 +7,7 @@ use outrider_codec::CodecType;
 use outrider_codec::Http1Options;
 use outrider_codec::Http2Options;
 use outrider_codec::ServerOptions;
+use outrider_codec::ServerOverload;
 use outrider_codec::UnderscoresAction;
 use outrider_codec::stats::Http1Stats;
 use outrider_codec::stats::Http2Stats;
@@ -15,6 +16,8 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager as Message;
 use outrider_config::duration;
 use outrider_net::DrainSignal;
+use outrider_net::OverloadAction;
+use outrider_net::ScaledTimer;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 
@@ -40,6 +43,7 @@ pub(super) struct CodecOptions {
     drain_timeout: Duration,
     delayed_close_timeout: Option<Duration>,
     buffer_limit: u32,
+    bypasses_overload_manager: bool,
 }
 
 impl CodecOptions {
@@ -116,6 +120,7 @@ impl CodecOptions {
                 delayed_close.unwrap_or(Duration::from_secs(1)),
             )),
             buffer_limit: cx.buffer_limit,
+            bypasses_overload_manager: cx.bypasses_overload_manager,
         };
         errors.finish(options)
     }
@@ -162,7 +167,22 @@ impl CodecOptions {
             drain: drain.clone(),
             activity: cx.activity.clone(),
             shutdown: cx.shutdown.clone(),
+            overload: self.overload(cx),
             timers: cx.timers.clone(),
         })
+    }
+
+    fn overload(&self, cx: &WorkerCx) -> ServerOverload {
+        let overload = cx.overload();
+        ServerOverload {
+            disables_keepalive: match self.bypasses_overload_manager {
+                true => None,
+                false => overload.action(OverloadAction::DisableHttpKeepalive),
+            },
+            // As in Envoy, timeouts are shortened even for listeners that bypass the overload manager.
+            idle: overload.timer(ScaledTimer::ConnectionIdle),
+            max_duration: overload.timer(ScaledTimer::ConnectionMax),
+            stream_idle: overload.timer(ScaledTimer::StreamIdle),
+        }
     }
 }

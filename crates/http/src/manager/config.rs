@@ -54,6 +54,9 @@ pub struct ConnectionManagerConfig {
     /// `listener.<address>.http.<stat_prefix>`
     pub(super) listener_scope: Scope,
     pub(super) codec: CodecOptions,
+    pub(super) bypasses_overload_manager: bool,
+    /// `append_local_overload`
+    pub(super) appends_local_overload: bool,
     pub(super) timeouts: StreamTimeouts,
     pub(super) paths: PathOptions,
     pub(super) hosts: HostOptions,
@@ -127,6 +130,8 @@ impl ConnectionManagerConfig {
             scope,
             listener_scope: cx.listener.clone().name("http").name(&message.stat_prefix),
             codec,
+            bypasses_overload_manager: cx.bypasses_overload_manager,
+            appends_local_overload: message.append_local_overload,
             timeouts,
             paths: paths(message, cx.runtime),
             hosts: hosts(message),

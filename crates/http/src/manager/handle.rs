@@ -51,6 +51,7 @@ impl ConnectionManager {
         self.count_request(end.stream.protocol);
         let mut deadlines = StreamDeadlines::new(downstream.take_timer(), end.stream.started);
         let late_reply = LateReplySlot::new();
+        deadlines.scale_idle(self.overload.stream_idle.as_ref());
         let mut wait = StreamWait {
             respond: &mut respond,
             deadlines: &mut deadlines,
@@ -86,6 +87,12 @@ impl ConnectionManager {
         mut body: Body,
         wait: &mut StreamWait<'_>,
     ) -> Result<Body, StopReason> {
+        if self.overload.refuses(&self.worker) {
+            let stats = &self.stats.requests;
+            stats.downstream_rq_overload_close.inc();
+            stream.skips_filters = true;
+            return Err(self.overload.reply().into());
+        }
         self.continue_early(stream, wait.respond);
         let routes = self.routes.current();
         stream.routes = Some(routes.clone());

@@ -4,6 +4,7 @@ mod codec_options;
 mod config;
 mod filtering;
 mod handle;
+mod overload;
 mod premature_resets;
 mod routes;
 mod sending;
@@ -45,6 +46,7 @@ use crate::stream::StreamEnd;
 pub use config::ConnectionManagerConfig;
 pub use config::RdsConfig;
 
+use overload::RequestOverload;
 use premature_resets::PrematureResets;
 pub(crate) use routes::RoutesInUse;
 use routes::WorkerRoutes;
@@ -61,6 +63,7 @@ pub struct ConnectionManager {
     filters: HttpFilterChain,
     routes: WorkerRoutes,
     access_logs: Vec<WorkerLog>,
+    overload: RequestOverload,
 }
 
 impl ConnectionManagerConfig {
@@ -84,6 +87,11 @@ impl ConnectionManagerConfig {
             dates: DateCache::new(),
             filters: self.filters.worker(worker, clusters),
             routes: self.routes.worker(),
+            overload: RequestOverload::new(
+                worker,
+                self.bypasses_overload_manager,
+                self.appends_local_overload,
+            ),
             access_logs: self
                 .access_logs
                 .iter()
@@ -147,7 +155,14 @@ struct ConnectionStreams {
 impl ConnectionStreams {
     fn take_timer(&self) -> DeadlineTimer {
         let kept = self.timer.take();
-        kept.unwrap_or_else(|| self.manager.worker.timers.timer().into())
+        kept.unwrap_or_else(|| {
+            let timers = &self.manager.worker.timers;
+            let timer = match &self.manager.overload.stream_idle {
+                Some(_) => timers.scaled_timer(),
+                None => timers.timer(),
+            };
+            timer.into()
+        })
     }
 
     /// Notes a stream that its client ended before any answer, and ends a connection that has too many of them.

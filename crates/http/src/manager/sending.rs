@@ -69,7 +69,7 @@ impl ConnectionManager {
 
     /// Sends the response whose head is in the stream, and notes how the stream ended.
     pub(super) async fn send(&self, end: &mut StreamEnd, body: Body, wait: &mut StreamWait<'_>) {
-        let body = if self.filters.is_empty() {
+        let body = if self.filters.is_empty() || end.stream.skips_filters {
             body
         } else {
             let Some(body) = self.filter_response(end, body, wait).await else {

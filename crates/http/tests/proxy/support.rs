@@ -338,6 +338,7 @@ fn build(
         clusters: &clusters.names(),
         log_files: &LogFiles::new(FlushOptions::default(), store),
         listener: &Scope::new("listener").name("test"),
+        bypasses_overload_manager: false,
         buffer_limit: 1 << 20,
         prefers_ipv6: false,
         node_cluster: "",

@@ -13,7 +13,10 @@ use crate::AcceptedConnection;
 use crate::Address;
 use crate::DownstreamConnectionInfo;
 use crate::FilterChainInput;
+use crate::LoadShedPoint;
 use crate::NetworkStream;
+use crate::OverloadAction;
+use crate::OverloadLevel;
 use crate::Timers;
 use crate::WorkerCx;
 use crate::listener::ListenerConfig;
@@ -43,6 +46,10 @@ pub struct Listener {
     _extension_config_stats: Arc<ExtensionConfigStats>,
     /// `None` without listener filters.
     inspector_stats: Option<Arc<InspectorStats>>,
+    /// `envoy.overload_actions.reject_incoming_connections`
+    rejects: Option<Arc<OverloadLevel>>,
+    /// `envoy.load_shed_points.tcp_listener_accept`
+    accept_point: Option<Arc<LoadShedPoint>>,
     cx: Rc<WorkerCx>,
 }
 
@@ -57,12 +64,17 @@ impl Listener {
         cx: &Rc<WorkerCx>,
     ) -> Rc<Listener> {
         let worker = format!("worker_{}", cx.index);
+        let overload = (!config.bypasses_overload_manager).then(|| cx.overload());
         Rc::new(Listener {
             stats: cx.store.register(config.scope()),
             worker_stats: cx.store.register(config.scope().name(&worker)),
             _extension_config_stats: cx.store.register(config.scope()),
             inspector_stats: (!config.filters.is_empty())
                 .then(|| cx.store.register(Scope::new("tls_inspector"))),
+            rejects: overload
+                .and_then(|overload| overload.action(OverloadAction::RejectIncomingConnections)),
+            accept_point: overload
+                .and_then(|overload| overload.point("envoy.load_shed_points.tcp_listener_accept")),
             limits,
             chains,
             config,
@@ -73,6 +85,11 @@ impl Listener {
     /// The listener's name.
     pub(super) fn name(&self) -> &Arc<str> {
         &self.config.name
+    }
+
+    /// `bypass_overload_manager`
+    pub(super) fn bypasses_overload_manager(&self) -> bool {
+        self.config.bypasses_overload_manager
     }
 
     /// The index of its worker.
@@ -183,11 +200,21 @@ impl Listener {
     /// Takes a permit from each limit that applies; `None` means that the connection must be closed.
     fn take_permits(&self) -> Option<ConnectionPermits> {
         match self.limits.enter() {
+            Ok(_) if self.sheds_connection() => self.stats.downstream_cx_overload_reject.inc(),
             Ok(permits) => return Some(permits),
             Err(LimitReached::Listener) => self.stats.downstream_cx_overflow.inc(),
             Err(LimitReached::Global) => self.stats.downstream_global_cx_overflow.inc(),
         }
         None
+    }
+
+    /// Whether the overload manager wants a new connection to be closed.
+    fn sheds_connection(&self) -> bool {
+        let random = || self.cx.random();
+        let point = self.accept_point.as_ref();
+        let rejects = self.rejects.as_ref();
+        point.is_some_and(|point| point.sheds(random))
+            || rejects.is_some_and(|rejects| rejects.applies(random))
     }
 
     /// The address that the client connected to. Asks the kernel only if the bound address does not tell.

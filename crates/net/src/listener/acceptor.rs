@@ -1,5 +1,6 @@
 //! One address on one worker: accepts connections and gives them to the current listener.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -71,6 +72,10 @@ struct AcceptingAddress {
     listener: RefCell<Rc<Listener>>,
     /// Notified when the socket is to be closed.
     closing: Notify,
+    /// Whether connections wait in the kernel's queue for now.
+    paused: Cell<bool>,
+    /// Notified when `paused`, or the listener, has changed.
+    changed: Notify,
 }
 
 /// A listening socket.
@@ -94,6 +99,8 @@ impl Acceptor {
             address: from.address,
             listener: RefCell::new(listener),
             closing: Notify::new(),
+            paused: Cell::new(false),
+            changed: Notify::new(),
         });
         let (balancer, inbox) = from.balance.unzip();
         let accepting = spawn_local(address.clone().accept(socket, balancer));
@@ -120,6 +127,15 @@ impl Acceptor {
     pub fn hand_to(&self, listener: Rc<Listener>) {
         let previous = self.address.listener.replace(listener);
         drop(previous);
+        self.address.changed.notify_one();
+    }
+
+    /// Stops accepting, or accepts again (`envoy.overload_actions.stop_accepting_connections`). Connections wait in the
+    /// kernel's queue meanwhile. Has no effect on a listener that bypasses the overload manager.
+    pub fn pause(&self, paused: bool) {
+        if self.address.paused.replace(paused) != paused {
+            self.address.changed.notify_one();
+        }
     }
 
     /// The settings of its socket.
@@ -187,7 +203,12 @@ impl AcceptingAddress {
     async fn accept_forever(&self, socket: &Socket, balancer: Option<&Arc<Balancer>>) {
         loop {
             let mut accepted = Vec::new();
-            let result = poll_fn(|cx| self.poll_batch(socket, &mut accepted, cx)).await;
+            let is_paused = self.paused.get() && !self.listener().bypasses_overload_manager();
+            let result = tokio::select! {
+                biased;
+                () = self.changed.notified() => continue,
+                result = poll_fn(|cx| self.poll_batch(socket, &mut accepted, cx)), if !is_paused => result,
+            };
             self.start(accepted, balancer);
             let listener = self.listener();
             match result {

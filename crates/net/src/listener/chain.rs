@@ -19,10 +19,13 @@ use tokio::task::spawn_local;
 use crate::AcceptedConnection;
 use crate::ConnectionHandler;
 use crate::NetworkStream;
+use crate::ScaledTimer;
+use crate::TimeoutScale;
 use crate::Timers;
 use crate::TlsStream;
 use crate::WorkerCx;
 use crate::stats::ListenerStats;
+use crate::timers::ScaledDeadline;
 use crate::tls::HandshakeLimit;
 
 /// A filter chain on one worker. It can outlive the listener for which it was created: a listener that replaces another
@@ -46,6 +49,8 @@ pub struct ChainTls {
     timers: Timers,
     /// `transport_socket_connect_timeout`
     timeout: Option<Duration>,
+    /// How the overload manager shortens it.
+    scale: Option<TimeoutScale>,
 }
 
 impl ChainTls {
@@ -65,6 +70,7 @@ impl ChainTls {
             store: cx.store.clone(),
             timers: cx.timers.clone(),
             timeout,
+            scale: cx.overload().timer(ScaledTimer::TransportSocketConnect),
         }
     }
 
@@ -79,10 +85,10 @@ impl ChainTls {
         });
         let mut stream = TlsStream::accept(socket, context, stats.clone());
         if let Some(timeout) = self.timeout {
-            let mut timer = self.timers.timer();
-            timer.set(Some(self.timers.now() + timeout));
-            let stats = self.listener_stats.clone();
-            stream.limit_handshake(HandshakeLimit { timer, stats });
+            stream.limit_handshake(HandshakeLimit {
+                deadline: ScaledDeadline::new(&self.timers, timeout, self.scale.clone()),
+                stats: self.listener_stats.clone(),
+            });
         }
         NetworkStream::Tls(Box::new(stream))
     }

@@ -236,6 +236,7 @@ async fn over_a_limit_and_without_a_chain_connections_are_closed() {
         listener: Some(ConnectionLimit::new(2)),
         global: Some(ConnectionLimit::new(1)),
         ignores_global: false,
+        ..ConnectionLimits::default()
     };
     let plain = listener(socket_address("127.0.0.1", false));
     with_listener(plain, (1, limits), |addresses, store| async move {

@@ -94,7 +94,9 @@ impl ResourceMonitor for CpuUtilization {
 fn host_times(text: &str) -> Result<CpuTimes, String> {
     let malformed = || "unexpected format of /proc/stat".to_owned();
     let line = text.strip_prefix("cpu  ").ok_or_else(malformed)?;
-    let times = line.split_ascii_whitespace().map_while(|time| time.parse().ok());
+    let times = line
+        .split_ascii_whitespace()
+        .map_while(|time| time.parse().ok());
     let times: Vec<u64> = times.take(4).collect();
     let [user, nice, system, idle] = times[..] else {
         return Err(malformed());
@@ -113,7 +115,13 @@ mod tests {
     #[test]
     fn reads_the_first_line() {
         let times = host_times("cpu  10 20 30 40 50 0 0\ncpu0 1 2 3 4").unwrap();
-        assert_eq!(times, CpuTimes { work: 60.0, total: 100.0 });
+        assert_eq!(
+            times,
+            CpuTimes {
+                work: 60.0,
+                total: 100.0
+            }
+        );
         assert!(host_times("cpu0 1 2 3 4").is_err());
         assert!(host_times("cpu  1 2 3").is_err());
     }

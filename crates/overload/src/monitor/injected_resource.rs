@@ -31,7 +31,10 @@ fn build(
     let watch = cx.files.watch(&file);
     let watch = watch.map_err(|error| {
         let file = file.display();
-        refuse(&path.field("filename"), format!("cannot watch '{file}': {error}"))
+        refuse(
+            &path.field("filename"),
+            format!("cannot watch '{file}': {error}"),
+        )
     })?;
     Ok(Box::new(InjectedResource {
         file,
@@ -64,7 +67,9 @@ fn parse(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(pressure) if (0.0..=1.0).contains(&pressure) => Ok(pressure),
         Ok(_) => Err(format!("pressure out of range: {text}")),
-        Err(_) => Err(format!("failed to parse injected resource pressure {text:?}")),
+        Err(_) => Err(format!(
+            "failed to parse injected resource pressure {text:?}"
+        )),
     }
 }
 

@@ -26,7 +26,8 @@ pub(crate) trait ResourceMonitor: fmt::Debug {
     fn pressure(&mut self) -> Result<f64, String>;
 }
 
-type Build = fn(&Any, &FieldPath, &OverloadCx<'_>) -> Result<Box<dyn ResourceMonitor>, ConfigErrors>;
+type Build =
+    fn(&Any, &FieldPath, &OverloadCx<'_>) -> Result<Box<dyn ResourceMonitor>, ConfigErrors>;
 
 /// The monitors that measure at each refresh.
 pub(crate) const FACTORIES: &[Factory<Build>] = &[
@@ -49,5 +50,6 @@ fn number(count: u64) -> f64 {
 
 /// Reads a file of the system; the error names the file.
 fn read(path: &std::path::Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))
 }

@@ -22,8 +22,15 @@ pub(super) struct CpuFiles {
 /// The version of control groups.
 #[derive(Debug)]
 enum Version {
-    One { shares: PathBuf, usage: PathBuf },
-    Two { stat: PathBuf, max: PathBuf, cpus: PathBuf },
+    One {
+        shares: PathBuf,
+        usage: PathBuf,
+    },
+    Two {
+        stat: PathBuf,
+        max: PathBuf,
+        cpus: PathBuf,
+    },
 }
 
 impl CpuFiles {
@@ -153,7 +160,10 @@ mod tests {
         std::fs::create_dir_all(&group).unwrap();
         std::fs::create_dir_all(root.join("proc/self")).unwrap();
         let write = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
-        write("proc/self/mountinfo", "31 23 0:28 /pod /cgroups rw - cgroup2 cgroup2 rw\n");
+        write(
+            "proc/self/mountinfo",
+            "31 23 0:28 /pod /cgroups rw - cgroup2 cgroup2 rw\n",
+        );
         write("proc/self/cgroup", "1:cpu:/\n0::/pod/pod/one\n");
         assert!(CpuFiles::find(&root).is_none());
         for (name, text) in [
