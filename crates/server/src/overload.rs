@@ -40,8 +40,15 @@ pub(crate) fn build(
     OverloadManager::build(message, &path, &cx).map(Some)
 }
 
+/// Runs `manager`, if there is one, on the main thread. The workers must have started.
+pub(crate) fn start(manager: Option<OverloadManager>, control: &Rc<Control>) {
+    if let Some(manager) = manager {
+        tokio::task::spawn_local(manager.run(Work(control.clone())));
+    }
+}
+
 /// What the overload manager asks of the process.
-pub(crate) struct Work(pub(crate) Rc<Control>);
+struct Work(Rc<Control>);
 
 impl OverloadWork for Work {
     fn tell_workers(&self) {

@@ -309,9 +309,7 @@ impl Process {
             workers = started => workers?,
         };
         allocator::return_freed_memory();
-        if let Some(manager) = overload {
-            tokio::task::spawn_local(manager.run(overload::Work(control.clone())));
-        }
+        overload::start(overload, &control);
         tokio::task::spawn_local(free_retired(control.clone()));
         tokio::task::spawn_local(reload::run(control.clone(), reloads));
         if let Some(file) = config_file {
