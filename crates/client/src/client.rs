@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use outrider_upstream::RoutingPriority;
 use tokio::time::Instant;
 
 use crate::CallFailure;
+use crate::RequestEnd;
 use crate::counts::CallCounts;
 use crate::counts::count_status;
 use crate::grpc;
@@ -57,6 +59,8 @@ pub struct InternalClient {
 pub struct CallOptions {
     /// From the request's end to the response's; `None` for no limit.
     pub timeout: Option<Duration>,
+    /// The end of the request, if it takes time to arrive; `None` if the call begins with the whole request.
+    pub request_end: Option<RequestEnd>,
     /// Whether to send `x-envoy-internal`, and to count the call as internal.
     pub is_internal: bool,
     /// Whether to send the proxy's own address in `x-forwarded-for`.
@@ -164,7 +168,7 @@ impl InternalClient {
         }
         self.stats.rq_total.inc();
         let counts = self.pick(&cluster, options.is_internal, &head)?;
-        let mut deadline = Deadline::new(&self.worker, options.timeout);
+        let mut deadline = Deadline::new(&self.worker, options);
         let exchange = open(&mut deadline, &counts, &head, body).await?;
         Ok(PendingResponse {
             exchange,
@@ -213,7 +217,7 @@ async fn open(
     let (priority, downstream) = (RoutingPriority::Default, Version::HTTP_11);
     let opened = match pick.open_at_once(priority, downstream) {
         Some(opened) => opened,
-        None => until(&mut deadline.timer, pick.open(priority, downstream))
+        None => until(deadline, pick.open(priority, downstream))
             .await
             .map_err(|Expired| deadline.expired(counts))?,
     };
@@ -231,7 +235,7 @@ impl PendingResponse {
     pub async fn head(&mut self) -> Result<ResponseHead, CallFailure> {
         let exchange = &mut self.exchange;
         let response = poll_fn(|cx| exchange.poll_response(cx));
-        let head = until(&mut self.deadline.timer, response).await;
+        let head = until(&mut self.deadline, response).await;
         let head = head.map_err(|Expired| self.deadline.expired(&self.counts))?;
         let mut head = head.map_err(|error| self.counts.fail(&error))?;
         let millis = self.counts.head(&head);
@@ -267,7 +271,7 @@ impl ResponseBody {
     /// # Errors
     /// [`CallFailure::Reset`] if the response breaks off, or the call's time is over.
     pub async fn frame(&mut self) -> Result<Option<Frame>, CallFailure> {
-        let frame = until(&mut self.deadline.timer, self.body.frame()).await;
+        let frame = until(&mut self.deadline, self.body.frame()).await;
         let frame = frame.map_err(|Expired| self.deadline.expired(&self.counts))?;
         match frame {
             Some(Ok(Frame::Data(data))) => {
@@ -311,20 +315,42 @@ impl ResponseBody {
 struct Deadline {
     timer: Timer,
     at: Option<Instant>,
+    /// The timeout that starts when the request has ended.
+    after_request: Option<(RequestEnd, Duration)>,
     /// Whether the limit is the cluster's `max_stream_duration`, not the call's timeout.
     by_cluster: bool,
 }
 
 impl Deadline {
-    fn new(worker: &WorkerCx, timeout: Option<Duration>) -> Deadline {
+    fn new(worker: &WorkerCx, options: &CallOptions) -> Deadline {
         let mut timer = worker.timers.timer();
-        let at = timeout.map(|after| worker.timers.now() + after);
+        let after_request = options.request_end.clone().zip(options.timeout);
+        let at = match after_request {
+            Some(_) => None,
+            None => options.timeout.map(|after| worker.timers.now() + after),
+        };
         timer.set(at);
         Deadline {
             timer,
             at,
+            after_request,
             by_cluster: false,
         }
+    }
+
+    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some((end, timeout)) = &self.after_request
+            && end.poll(cx).is_ready()
+        {
+            let at = clock::now() + *timeout;
+            self.after_request = None;
+            if self.at.is_none_or(|limit| at < limit) {
+                self.at = Some(at);
+                self.by_cluster = false;
+                self.timer.set(Some(at));
+            }
+        }
+        self.timer.poll_elapsed(cx)
     }
 
     /// Limits the rest of the call to `duration`.
@@ -333,6 +359,7 @@ impl Deadline {
         if let Some(limit) = limit
             && self.at.is_none_or(|at| limit < at)
         {
+            self.at = Some(limit);
             self.by_cluster = true;
             self.timer.set(Some(limit));
         }
@@ -350,12 +377,12 @@ impl Deadline {
 /// The time of a call is over.
 struct Expired;
 
-/// The output of `future`, unless the timer elapses first.
-async fn until<T>(timer: &mut Timer, future: impl Future<Output = T>) -> Result<T, Expired> {
+/// The output of `future`, unless the deadline comes first.
+async fn until<T>(deadline: &mut Deadline, future: impl Future<Output = T>) -> Result<T, Expired> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
-        Poll::Pending => timer.poll_elapsed(cx).map(|()| Err(Expired)),
+        Poll::Pending => deadline.poll_elapsed(cx).map(|()| Err(Expired)),
     })
     .await
 }

@@ -11,6 +11,7 @@ mod counts;
 mod failure;
 pub mod grpc;
 mod http_service;
+mod request_end;
 mod service;
 
 pub use client::CallOptions;
@@ -20,4 +21,5 @@ pub use client::Response;
 pub use client::ResponseBody;
 pub use failure::CallFailure;
 pub use http_service::HttpService;
+pub use request_end::RequestEnd;
 pub use service::ServiceCx;

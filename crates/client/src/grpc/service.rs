@@ -118,6 +118,7 @@ impl GrpcService {
     pub(super) fn options(&self, timeout: Option<Duration>) -> CallOptions {
         CallOptions {
             timeout,
+            request_end: None,
             is_internal: !self.skips_envoy_headers,
             forwarded_for: !self.skips_envoy_headers,
         }

@@ -99,10 +99,14 @@ struct Mutations {
     response_trailers: Arc<[Mutation]>,
 }
 
+/// One mutation of headers (`envoy.config.common.mutation_rules.v3.HeaderMutation`).
 #[derive(Clone, Debug)]
-enum Mutation {
+pub(crate) enum Mutation {
+    /// Removes this header.
     Remove(HeaderName),
+    /// Removes the headers whose names match.
     RemoveMatching(StringMatcher),
+    /// Adds or overwrites a header.
     Append(HeaderMutations),
 }
 
@@ -149,10 +153,7 @@ impl Mutations {
 
     fn apply_to_request(&self, stream: &mut Stream) {
         for mutation in &self.request {
-            match mutation {
-                Mutation::Append(append) => append.apply_to_request(stream),
-                mutation => mutation.remove_from(&mut stream.request.headers),
-            }
+            mutation.apply_to_request(stream);
         }
         if !self.query.is_empty() {
             query::apply(&self.query, stream);
@@ -174,7 +175,10 @@ impl Mutations {
 }
 
 impl Mutation {
-    fn build(message: &MutationMessage, path: &FieldPath) -> Result<Mutation, ConfigErrors> {
+    pub(crate) fn build(
+        message: &MutationMessage,
+        path: &FieldPath,
+    ) -> Result<Mutation, ConfigErrors> {
         match &message.action {
             Some(Action::Remove(name)) => {
                 Ok(Mutation::Remove(header_name(name, &path.field("remove"))?))
@@ -196,6 +200,14 @@ impl Mutation {
                 path,
                 "an action is required",
             ))),
+        }
+    }
+
+    /// Applies the mutation to the headers of the stream's request.
+    pub(crate) fn apply_to_request(&self, stream: &mut Stream) {
+        match self {
+            Mutation::Append(append) => append.apply_to_request(stream),
+            mutation => mutation.remove_from(&mut stream.request.headers),
         }
     }
 

@@ -58,6 +58,7 @@ pub use context::LateReply;
 pub(crate) use context::LateReplySlot;
 pub(crate) use context::PAYLOAD_TOO_LARGE;
 pub(crate) use cors::CorsPolicy;
+pub(crate) use header_mutation::Mutation as HeaderMutation;
 use original_uri::WWW_AUTHENTICATE;
 use original_uri::original_uri;
 pub use route_config::RouteConfig;

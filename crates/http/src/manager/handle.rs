@@ -111,6 +111,7 @@ impl ConnectionManager {
             listener_stats: &self.listener_stats,
             captures: routes.captures(),
             response: &self.config.response,
+            mirrors: &self.mirrors,
             proxy_100_continue: self.config.proxy_100_continue,
             wait: StreamWait {
                 respond: wait.respond,

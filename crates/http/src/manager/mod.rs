@@ -41,6 +41,7 @@ use crate::access_log::WorkerLog;
 use crate::date::DateCache;
 use crate::deadlines::DeadlineTimer;
 use crate::filters::HttpFilterChain;
+use crate::router::Mirrors;
 use crate::stream::StreamEnd;
 
 pub use config::ConnectionManagerConfig;
@@ -64,6 +65,7 @@ pub struct ConnectionManager {
     routes: WorkerRoutes,
     access_logs: Vec<WorkerLog>,
     overload: RequestOverload,
+    mirrors: Mirrors,
 }
 
 impl ConnectionManagerConfig {
@@ -97,6 +99,7 @@ impl ConnectionManagerConfig {
                 .iter()
                 .map(|log| log.worker(&worker.timers))
                 .collect(),
+            mirrors: Mirrors::new(clusters, self.forwarding.local_address),
         })
     }
 }

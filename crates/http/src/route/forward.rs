@@ -23,6 +23,7 @@ use crate::format::Formatter;
 use crate::route::RetryPolicy;
 use crate::route::hash_policy::HashPolicy;
 use crate::route::header_mutation::header_name;
+use crate::route::mirror_policy::MirrorPolicy;
 use crate::route::rewrite;
 use crate::route::rewrite::HostRewrite;
 use crate::route::rewrite::PathRewrite;
@@ -67,6 +68,8 @@ pub struct ForwardAction {
     /// Whether the rewrite belongs to a weighted cluster: as in Envoy, the original host is then not kept in a header.
     forgets_host: bool,
     append_x_forwarded_host: bool,
+    /// The copies of requests that the route, its virtual host or its route table asks for.
+    pub(crate) mirrors: Arc<[MirrorPolicy]>,
     /// `RouteAction.cors`.
     pub(crate) cors: Option<Arc<CorsPolicy>>,
 }
@@ -108,7 +111,7 @@ impl ForwardAction {
     /// `cluster`: the cluster of the action. With `weighted_clusters`, each of them gets a copy of the action.
     pub(crate) fn build(
         config: &RouteAction,
-        cluster: ClusterSpecifier,
+        (cluster, mirrors): (ClusterSpecifier, Arc<[MirrorPolicy]>),
         matched: &PathMatch,
         path: &FieldPath,
     ) -> Result<ForwardAction, ConfigErrors> {
@@ -176,6 +179,7 @@ impl ForwardAction {
             host_rewrite: host_rewrite.flatten(),
             forgets_host: false,
             append_x_forwarded_host: config.append_x_forwarded_host,
+            mirrors,
             cors: cors.map(Arc::new),
         };
         errors.finish(action)
@@ -199,17 +203,7 @@ impl ForwardAction {
     /// The name of the cluster for a request; `None` if the header that names it is missing.
     #[must_use]
     pub fn cluster_name<'a>(&'a self, head: &'a RequestHead) -> Option<&'a str> {
-        match &self.cluster {
-            ClusterSpecifier::Name(name) => Some(name),
-            ClusterSpecifier::Header(ClusterHeader(None)) => {
-                Some(head.host()).filter(|host| !host.is_empty())
-            }
-            ClusterSpecifier::Header(ClusterHeader(Some(name))) => head
-                .headers
-                .get(name)
-                .and_then(HeaderValue::as_str)
-                .filter(|name| !name.is_empty()),
-        }
+        self.cluster.name(head)
     }
 
     /// Rewrites `:authority` and `:path`. `keep_originals`: writes the original values into `x-envoy-original-host` and
@@ -243,6 +237,21 @@ impl ForwardAction {
 }
 
 impl ClusterSpecifier {
+    /// The name of the cluster for a request; `None` if the header that names it is missing.
+    pub(crate) fn name<'a>(&'a self, head: &'a RequestHead) -> Option<&'a str> {
+        match self {
+            ClusterSpecifier::Name(name) => Some(name),
+            ClusterSpecifier::Header(ClusterHeader(None)) => {
+                Some(head.host()).filter(|host| !host.is_empty())
+            }
+            ClusterSpecifier::Header(ClusterHeader(Some(name))) => head
+                .headers
+                .get(name)
+                .and_then(HeaderValue::as_str)
+                .filter(|name| !name.is_empty()),
+        }
+    }
+
     /// The cluster that the header `name` names.
     pub(crate) fn header(
         name: &str,

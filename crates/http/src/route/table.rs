@@ -11,6 +11,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
 
 use crate::Captures;
+use crate::route::MirrorPolicy;
 use crate::route::RequestView;
 use crate::route::Route;
 use crate::route::RouteCx;
@@ -49,6 +50,8 @@ pub(crate) struct TableCx<'a> {
     pub(crate) max_direct_response_body: u32,
     pub(crate) most_specific_wins: bool,
     pub(crate) level: RouteLevel,
+    /// The copies of requests, for virtual hosts that name none.
+    pub(crate) mirrors: Arc<[MirrorPolicy]>,
 }
 
 impl TableCx<'_> {
@@ -57,6 +60,25 @@ impl TableCx<'_> {
         let left = self.suggestions.get().checked_sub(1)?;
         self.suggestions.set(left);
         (self.cx.nearest_cluster)(name)
+    }
+
+    /// Checks that there is a cluster of this name, unless routes may name clusters that do not exist yet.
+    pub(crate) fn check_cluster(
+        &self,
+        name: &str,
+        problem: &str,
+        path: &FieldPath,
+    ) -> Result<(), ConfigErrors> {
+        if !self.validate_clusters || (self.cx.has_cluster)(name) {
+            return Ok(());
+        }
+        let mut errors = ConfigErrors::new();
+        let mut text = format!("{problem} '{name}'");
+        if let Some(near) = self.suggest_cluster(name) {
+            text.push_str(&format!("; did you mean {near}?"));
+        }
+        errors.push(path, text);
+        Err(errors)
     }
 }
 
@@ -72,6 +94,7 @@ impl RouteTable {
     ) -> Result<Arc<RouteTable>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let level = errors.collect(RouteLevel::build(config, path, cx));
+        let mirrors = MirrorPolicy::list(&config.request_mirror_policies, path);
         let table_cx = TableCx {
             cx: *cx,
             suggestions: Cell::new(SUGGESTIONS),
@@ -86,6 +109,7 @@ impl RouteTable {
             ),
             most_specific_wins: config.most_specific_header_mutations_wins,
             level: level.unwrap_or_default(),
+            mirrors: errors.collect(mirrors).unwrap_or_default(),
         };
         let mut domains = Domains::new(config.ignore_port_in_host_matching);
         let mut hosts = Vec::with_capacity(config.virtual_hosts.len());

@@ -17,6 +17,7 @@ use crate::filters::RouteFilterConfigs;
 use crate::filters::RouteFilterLevel;
 use crate::route::Action;
 use crate::route::BufferLimits;
+use crate::route::MirrorPolicy;
 use crate::route::RequestView;
 use crate::route::RetryPolicy;
 use crate::route::Route;
@@ -48,6 +49,8 @@ pub struct VirtualHost {
     /// `VirtualHost.retry_policy`, for routes without their own.
     pub(crate) retry_policy: Option<Arc<RetryPolicy>>,
     buffer_limits: BufferLimits,
+    /// The copies of requests, for routes that name none.
+    mirrors: Arc<[MirrorPolicy]>,
     /// `VirtualHost.metadata`.
     pub metadata: Option<Arc<Metadata>>,
     /// `VirtualHost.virtual_clusters`.
@@ -101,9 +104,17 @@ impl VirtualHostRoutes {
         let retry_policy = config.retry_policy.as_ref().and_then(|policy| {
             errors.collect(RetryPolicy::build(policy, &path.field("retry_policy")))
         });
+        let mirrors = match config.request_mirror_policies.as_slice() {
+            [] => cx.mirrors.clone(),
+            own => {
+                let own = MirrorPolicy::list(own, path);
+                errors.collect(own).unwrap_or_default()
+            }
+        };
         #[expect(deprecated, reason = "Envoy still obeys it")]
         let per_request = config.per_request_buffer_limit_bytes;
         let host = Arc::new(VirtualHost {
+            mirrors,
             cors: cors.map(Arc::new),
             include_is_timeout_retry_header: config.include_is_timeout_retry_header,
             retry_policy: retry_policy.map(Arc::new),
@@ -337,7 +348,8 @@ impl RouteBuilder<'_> {
         let mut errors = ConfigErrors::new();
         let cluster = match &action.cluster_specifier {
             Some(Specifier::Cluster(name)) => {
-                self.check_cluster(name, "route: unknown cluster", &path.field("cluster"))?;
+                self.cx
+                    .check_cluster(name, "route: unknown cluster", &path.field("cluster"))?;
                 ClusterSpecifier::Name(name.as_str().into())
             }
             Some(Specifier::ClusterHeader(name)) => {
@@ -354,7 +366,8 @@ impl RouteBuilder<'_> {
                 return Err(errors);
             }
         };
-        let forward = ForwardAction::build(action, cluster, &matches.path, path)?;
+        let mirrors = self.mirrors(action, path)?;
+        let forward = ForwardAction::build(action, (cluster, mirrors), &matches.path, path)?;
         let Some(Specifier::WeightedClusters(weighted)) = &action.cluster_specifier else {
             let action = Action::Forward(Box::new(forward));
             return Ok(EntryTarget::Route(self.route(config, action, level, None)));
@@ -375,6 +388,31 @@ impl RouteBuilder<'_> {
         WeightedRoutes::build(weighted, routes, &config.name, &path).map(EntryTarget::Weighted)
     }
 
+    /// The copies of requests that the route asks for, else those of its virtual host. As in Envoy, their clusters must
+    /// exist only where a route uses them.
+    fn mirrors(
+        &self,
+        action: &api::RouteAction,
+        path: &FieldPath,
+    ) -> Result<Arc<[MirrorPolicy]>, ConfigErrors> {
+        let own = &action.request_mirror_policies;
+        let mirrors = match own.as_slice() {
+            [] => self.host.mirrors.clone(),
+            own => MirrorPolicy::list(own, path)?,
+        };
+        for (at, policy) in mirrors.iter().enumerate() {
+            let path = match own.get(at) {
+                Some(_) => &path.field("request_mirror_policies").index(at),
+                None => path,
+            };
+            if let Some(cluster) = policy.constant_cluster() {
+                let problem = "route: unknown shadow cluster";
+                self.cx.check_cluster(cluster, problem, path)?;
+            }
+        }
+        Ok(mirrors)
+    }
+
     fn weighted_action(
         &self,
         config: &api::weighted_cluster::ClusterWeight,
@@ -393,7 +431,8 @@ impl RouteBuilder<'_> {
             }
             (name, "") => {
                 let path = path.field("name");
-                self.check_cluster(name, "route: unknown weighted cluster", &path)?;
+                self.cx
+                    .check_cluster(name, "route: unknown weighted cluster", &path)?;
                 ClusterSpecifier::Name(name.into())
             }
             ("", header) => ClusterSpecifier::header(header, &path.field("cluster_header"))?,
@@ -412,24 +451,6 @@ impl RouteBuilder<'_> {
         };
         let action = forward.with_cluster(cluster, host_rewrite);
         Ok(Action::Forward(Box::new(action)))
-    }
-
-    fn check_cluster(
-        &self,
-        name: &str,
-        problem: &str,
-        path: &FieldPath,
-    ) -> Result<(), ConfigErrors> {
-        if !self.cx.validate_clusters || (self.cx.cx.has_cluster)(name) {
-            return Ok(());
-        }
-        let mut errors = ConfigErrors::new();
-        let mut text = format!("{problem} '{name}'");
-        if let Some(near) = self.cx.suggest_cluster(name) {
-            text.push_str(&format!("; did you mean {near}?"));
-        }
-        errors.push(path, text);
-        Err(errors)
     }
 
     /// The route's limits; the virtual host's if the route has none.

@@ -4,6 +4,7 @@
 mod attempt;
 mod failure;
 mod forwarded_request;
+mod mirror;
 mod replay;
 mod retries;
 mod retry;
@@ -44,6 +45,7 @@ use attempt::UpstreamAttempt;
 pub(crate) use failure::after_response;
 pub(crate) use failure::flag;
 use forwarded_request::ForwardedRequest;
+pub(crate) use mirror::Mirrors;
 use upstream_request::ExtraStats;
 use upstream_request::StatusCounting;
 pub(crate) use upstream_request::UpstreamRequest;
@@ -69,6 +71,7 @@ pub(crate) struct RouterCx<'a> {
     pub(crate) listener_stats: &'a ListenerHttpStats,
     pub(crate) captures: &'a Rc<Captures>,
     pub(crate) response: &'a ResponseOptions,
+    pub(crate) mirrors: &'a Mirrors,
     /// `proxy_100_continue`
     pub(crate) proxy_100_continue: bool,
     pub(crate) wait: StreamWait<'a>,
@@ -192,6 +195,11 @@ impl Router {
             return Err(failure::no_healthy_upstream().after_attempts(told).into());
         };
         let (call, retry) = ForwardedRequest::new(self, cluster, (route, forward), stream);
+        let mut body = body;
+        if !forward.mirrors.is_empty() {
+            let limit = call.body_buffer_limit(cx.wait.respond.body_buffer_limit());
+            body = cx.mirrors.start(&call, limit, stream, body);
+        }
         call.prepare_for(pick.host(), stream);
         if let Some(names) = call.names.clone() {
             pick.demand(names);

@@ -38,6 +38,7 @@ pub(super) async fn ask(
     let timeout = service.service.timeout;
     let options = CallOptions {
         timeout: (!timeout.is_zero()).then_some(timeout),
+        request_end: None,
         is_internal: true,
         forwarded_for: false,
     };
