@@ -367,6 +367,8 @@ fn respond(
     }
     let mut reply = LocalReply::new(status, "lua_response");
     reply.headers = call::reply_headers(lua, &fields)?;
+    // A header may be there several times.
+    reply.keeps_route_headers = true;
     if let Some(body) = body {
         reply = reply.body(body.as_bytes().to_vec());
     }
