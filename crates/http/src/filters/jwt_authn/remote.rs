@@ -175,6 +175,7 @@ impl RemoteJwks {
         };
         let timeout = self.service.timeout;
         let options = CallOptions {
+            request_end: None,
             timeout: (!timeout.is_zero()).then_some(timeout),
             is_internal: true,
             forwarded_for: true,

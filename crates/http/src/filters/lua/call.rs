@@ -111,6 +111,7 @@ impl Call {
             head,
             body: body.unwrap_or_default(),
             options: CallOptions {
+                request_end: None,
                 timeout: (millis > 0).then(|| Duration::from_millis(millis)),
                 is_internal: true,
                 forwarded_for: !options.without_forwarded_for,
