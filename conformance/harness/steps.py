@@ -301,6 +301,13 @@ def health(run, step: dict) -> None:
         run.backends[name].health = {**run.backends[name].health, **changed}
 
 
+def xds(run, step: dict) -> None:
+    """`xds: {backend: {…}}`: a control plane changes its resources (`cds: {version: …, resources: […]}`), sends `raw` responses, ends its
+    streams (`end: 14 gone`), or refuses new ones (`refuse: 7 no`, or null)."""
+    for name, what in step["xds"].items():
+        run.backends[name].change(what)
+
+
 def pod(run, step: dict) -> None:
     """`stop: {backend: address}` and `start: {backend: address}`: a pod of a gRPC backend dies or comes back."""
     for word, act in (("stop", "stop_pod"), ("start", "start_pod")):
@@ -473,5 +480,5 @@ WORDS = {
     "curl": curl, "s_client": s_client,
     "cut": lambda run, step: run.backends[step["cut"]].cut(),
     "release": lambda run, step: run.backends[step["release"]].held.set(),
-    "replies": replies, "health": health,
+    "replies": replies, "health": health, "xds": xds,
 }

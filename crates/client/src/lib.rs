@@ -7,6 +7,7 @@
 //! Every call has a deadline, every message a limit, and dropping a call cancels it.
 
 mod client;
+mod control_plane;
 mod counts;
 mod failure;
 pub mod grpc;
@@ -19,6 +20,7 @@ pub use client::InternalClient;
 pub use client::PendingResponse;
 pub use client::Response;
 pub use client::ResponseBody;
+pub use control_plane::check_control_plane;
 pub use failure::CallFailure;
 pub use http_service::HttpService;
 pub use request_end::RequestEnd;

@@ -71,8 +71,14 @@ impl World {
         let address = serve(Rc::clone(&calls)).await;
         let bootstrap = bootstrap(address);
         let store = Store::new();
-        let manager =
-            ClusterManager::build(&bootstrap, "", &store, &Arc::default(), Arc::new(())).unwrap();
+        let manager = ClusterManager::build(
+            &bootstrap,
+            "",
+            &store,
+            &Arc::default(),
+            (Arc::new(()), Default::default()),
+        )
+        .unwrap();
         let worker = Rc::new(WorkerCx::new(0, &store, 7));
         tokio::task::spawn_local(worker.timers.clone().run());
         manager.start();

@@ -51,5 +51,6 @@ pub use resources::Resource;
 pub use resources::ResourceFile;
 pub use resources::ResourceFileError;
 pub use resources::load_resources;
+pub use resources::read_resource;
 pub use unpack::type_name;
 pub use unpack::unpack;

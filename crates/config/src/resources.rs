@@ -1,7 +1,8 @@
-//! Files of resources, as `path_config_source` names them: an `envoy.service.discovery.v3.DiscoveryResponse` in YAML or JSON.
+//! Resources from outside the bootstrap: in files, as `path_config_source` names them (an
+//! `envoy.service.discovery.v3.DiscoveryResponse` in YAML or JSON), or as bytes from a control plane.
 //!
-//! As in Envoy, a file in which something breaks a rule of the API is rejected as a whole, and fields that do not exist are
-//! a warning.
+//! As in Envoy, a file or response in which something breaks a rule of the API is rejected as a whole, and fields that do
+//! not exist are a warning.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::load;
 use crate::position::SourcePosition;
 use crate::reader::Problem;
 use crate::reader::Reader;
+use crate::schema::MessageType;
 use crate::value::Message;
 use crate::value::Payload;
 use crate::value::Value;
@@ -51,6 +53,8 @@ pub struct ResourceFile {
 pub struct Resource {
     /// Its name: the field `name`, or `cluster_name` of endpoints.
     pub name: String,
+    /// Its version: that of the file or response, or its own if the response is incremental.
+    pub version: String,
     /// The message, as protobuf bytes.
     pub wire: Vec<u8>,
     /// The positions of its fields.
@@ -144,6 +148,9 @@ pub fn load_resources(
             }
         }
     }
+    for resource in &mut file.resources {
+        resource.version.clone_from(&file.version);
+    }
     file.has_unknown_fields = !reader.warnings.is_empty();
     file.warnings = load::located(reader.warnings, &unplaced).0;
     Ok(file)
@@ -193,18 +200,59 @@ fn read(
     if !problems.is_empty() {
         return Err(load::located(problems, &positions));
     }
-    let name = ["name", "cluster_name"];
-    let name = name
-        .into_iter()
-        .find_map(|field| match &message.get(field)?.value {
-            Value::String(name) => Some(name.clone()),
-            _ => None,
-        });
     Ok(Resource {
-        name: name.unwrap_or_default(),
+        name: name_of(&message),
+        version: String::new(),
         wire: wire::encode(&message),
         positions,
     })
+}
+
+/// Reads a resource that a control plane has sent: `bytes` are to be a message of type `type_name`. Also returns the fields
+/// that the message does not have, as text.
+///
+/// # Errors
+/// The resource is invalid. With `allow_unknown`, unknown fields are no error.
+pub fn read_resource(
+    type_name: &str,
+    bytes: &[u8],
+    allow_unknown: bool,
+    disabled: &DisabledExtensions,
+) -> Result<(Resource, Vec<String>), Diagnostics> {
+    let nameless = |text: String| Diagnostics::about("a resource without a name", text);
+    let message_type = MessageType::find(type_name)
+        .ok_or_else(|| nameless(format!("{type_name} is no known type")))?;
+    let mark = SourcePosition::default();
+    let (message, unknown) = wire::decode_known(message_type, bytes, mark).map_err(|error| {
+        let text = format!("cannot be decoded as {type_name}: {error}");
+        Diagnostics::about("a resource", text)
+    })?;
+    let name = name_of(&message);
+    if let (Some(first), false) = (unknown.first(), allow_unknown) {
+        return Err(Diagnostics::about(&name, first.as_str()));
+    }
+    let positions = Positions::of(&message, vec![name.as_str().into()]);
+    let findings = check::check(&message, disabled);
+    if !findings.problems.is_empty() {
+        return Err(load::located(findings.problems, &positions));
+    }
+    let resource = Resource {
+        name,
+        version: String::new(),
+        wire: wire::encode(&message),
+        positions,
+    };
+    Ok((resource, unknown))
+}
+
+/// The name of a resource.
+fn name_of(message: &Message) -> String {
+    let mut fields = ["name", "cluster_name"].into_iter();
+    let name = fields.find_map(|field| match &message.get(field)?.value {
+        Value::String(name) => Some(name.clone()),
+        _ => None,
+    });
+    name.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -259,6 +307,30 @@ mod tests {
                 "{error:?}"
             );
         }
+    }
+
+    #[test]
+    fn reads_resources_from_bytes() {
+        let disabled = DisabledExtensions::default();
+        let cluster = Cluster {
+            name: "a".to_owned(),
+            ..Cluster::default()
+        };
+        let mut bytes = prost::Message::encode_to_vec(&cluster);
+        let (resource, unknown) = read_resource(CLUSTER, &bytes, false, &disabled).unwrap();
+        assert_eq!((resource.name.as_str(), unknown.len()), ("a", 0));
+        bytes.extend([0xf8, 0xff, 0x01, 1]); // field 4095, a varint
+        let (_, unknown) = read_resource(CLUSTER, &bytes, true, &disabled).unwrap();
+        assert_eq!(unknown.len(), 1);
+        assert!(read_resource(CLUSTER, &bytes, false, &disabled).is_err());
+        let bad = Cluster {
+            connect_timeout: Some(prost_types::Duration::default()),
+            ..cluster
+        };
+        let error = read_resource(CLUSTER, &bad.encode_to_vec(), true, &disabled).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("a: connect_timeout: "), "{text}");
+        assert!(read_resource(CLUSTER, b"\x0a\xff", true, &disabled).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_upstream::ClusterNames;
+use outrider_xds::Sources;
 
 use crate::access_log::LogFiles;
 
@@ -28,6 +29,8 @@ pub struct BuildCx<'a> {
     pub bypasses_overload_manager: bool,
     /// `--local-address-ip-version v6`: `x-forwarded-for` gets the machine's IPv6 address for loopback clients.
     pub prefers_ipv6: bool,
+    /// What files and control planes give.
+    pub sources: &'a Sources,
     /// `node.cluster`, or `--service-cluster`; empty if neither is set.
     pub node_cluster: &'a str,
     /// `node.id`, or `--service-node`; empty if neither is set.

@@ -12,9 +12,12 @@ use outrider_net::ConnectionLimits;
 use outrider_net::OverloadState;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
+use outrider_upstream::EventFiles;
+use outrider_xds::Sources;
 
 use crate::cli::IpVersion;
 use crate::cli::Options;
+use crate::discovery::DynamicResources;
 use crate::listener_plan::ListenerFactory;
 use crate::listener_plan::ListenerPlan;
 use crate::runtime::RuntimeLoader;
@@ -25,6 +28,7 @@ pub(crate) struct Plan {
     pub(crate) listeners: Vec<Arc<ListenerPlan>>,
     /// Builds listeners later on.
     pub(crate) listener_factory: Arc<ListenerFactory>,
+    pub(crate) dynamic: DynamicResources,
 }
 
 /// The counts and limits of the downstream connections of all listeners.
@@ -67,8 +71,9 @@ impl Plan {
         log::info!(target: "config", "loading {count} cluster(s)");
         let node = bootstrap.node.clone().unwrap_or_default();
         let zone = options.service_zone(&node);
-        let clusters =
-            ClusterManager::build(bootstrap, zone, store, runtime.runtime(), log_files.clone())?;
+        let sources = Sources::new(outrider_client::check_control_plane);
+        let outside = (log_files.clone() as Arc<dyn EventFiles>, sources.clone());
+        let clusters = ClusterManager::build(bootstrap, zone, store, runtime.runtime(), outside)?;
         let messages: &[listener::Listener] =
             resources.map_or(&[], |resources| &resources.listeners);
         log::info!(target: "config", "loading {} listener(s)", messages.len());
@@ -88,6 +93,7 @@ impl Plan {
                 admin: ConnectionLimit::new(u64::MAX),
             },
             overload: overload.clone(),
+            sources: sources.clone(),
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
         });
         let path = FieldPath::root()
@@ -96,10 +102,12 @@ impl Plan {
         let (names, secrets) = (clusters.names(), clusters.secrets().secrets());
         let listeners = listener_factory.build_all(messages, &path, (&names, &secrets));
         let listeners = errors.collect(listeners);
+        let dynamic = errors.collect(DynamicResources::build(bootstrap, options, &sources));
         errors.finish(Plan {
             clusters,
             listeners: listeners.unwrap_or_default(),
             listener_factory,
+            dynamic: dynamic.unwrap_or_default(),
         })
     }
 }

@@ -22,6 +22,7 @@ use outrider_admin::ServerInfo;
 use outrider_admin::ServerState;
 use outrider_admin::UnreadyTargets;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
+use outrider_config::api::envoy::config::core::v3::Node;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
 use outrider_http::access_log::LogFiles;
 use outrider_net::ActivityCounts;
@@ -58,6 +59,8 @@ pub(crate) struct Control {
     pub(crate) started: Instant,
     pub(crate) config: RefCell<dump::LoadedBootstrap>,
     pub(crate) node: Value,
+    /// The same, as control planes get it.
+    pub(crate) xds_node: Node,
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) runtime: Arc<RuntimeLoader>,
     pub(crate) log_files: Arc<LogFiles>,

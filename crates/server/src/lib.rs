@@ -11,6 +11,7 @@ mod build;
 mod cli;
 mod commands;
 mod control;
+mod control_planes;
 mod discovery;
 mod dump;
 mod entry_point;

@@ -14,6 +14,7 @@ use outrider_config::api::envoy::config::listener::v3::filter::ConfigType;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use outrider_config::api::envoy::config::core::v3::TransportSocket;
+use outrider_config::api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use outrider_config::duration;
 use outrider_config::type_name;
@@ -34,11 +35,13 @@ use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_tcp::NetworkFilterChain;
 use outrider_tcp::filters::FilterWorkerCx;
+use outrider_tls::SecretUser as _;
 use outrider_tls::Secrets;
 use outrider_tls::ServerTls;
 use outrider_tls::tls_settings;
 use outrider_upstream::ClusterNames;
 use outrider_upstream::Clusters;
+use outrider_xds::Sources;
 use outrider_xds::check_secret_sources;
 use prost::Message as _;
 use prost::Name as _;
@@ -85,6 +88,8 @@ pub(crate) struct ListenerFactory {
     pub(crate) connections: Connections,
     pub(crate) overload: Arc<OverloadState>,
     pub(crate) prefers_ipv6: bool,
+    /// What files and control planes give.
+    pub(crate) sources: Sources,
 }
 
 /// How a listener differs from the running one of the same name.
@@ -168,6 +173,7 @@ impl ListenerFactory {
             prefers_ipv6: self.prefers_ipv6,
             node_cluster: &self.node_cluster,
             node_id: &self.node_id,
+            sources: &self.sources,
         };
         let chains_path = path.field("filter_chains");
         let numbered = message.filter_chains.iter().enumerate();
@@ -176,13 +182,16 @@ impl ListenerFactory {
             .default_filter_chain
             .iter()
             .map(|chain| (chain, path.field("default_filter_chain")));
-        let chains = numbered
+        let chains: Vec<Arc<ChainPlan>> = numbered
             .chain(default)
             .filter_map(|(chain, path)| {
                 errors.collect(ChainPlan::build(chain, &path, (&cx, secrets)))
             })
             .map(Arc::new)
             .collect();
+        for tls in chains.iter().filter_map(|chain| chain.tls.as_ref()) {
+            errors.collect(check_secret_sources(&**tls, &self.sources));
+        }
         let limit_key = format!(
             "envoy.resource_limits.listener.{}.connection_limit",
             config.name
@@ -263,6 +272,27 @@ impl ListenerPlan {
     ) -> impl Iterator<Item = &Arc<ConnectionManagerConfig>> {
         let chains = self.chains.iter();
         chains.filter_map(|chain| chain.filters.connection_manager())
+    }
+
+    /// Whether a control plane has its routes or secrets.
+    pub(crate) fn waits_for_control_plane(&self) -> bool {
+        let mut managers = self.connection_managers();
+        managers.any(|manager| manager.rds().is_some_and(|rds| rds.source.is_remote()))
+            || self
+                .tls()
+                .flat_map(|tls| tls.references())
+                .any(|(reference, _)| {
+                    let source = reference
+                        .source()
+                        .and_then(|source| source.config_source_specifier);
+                    matches!(
+                        source,
+                        Some(
+                            ConfigSourceSpecifier::Ads(_)
+                                | ConfigSourceSpecifier::ApiConfigSource(_)
+                        )
+                    )
+                })
     }
 
     /// This listener with the unchanged filter chains of `running`, the running listener of the same name, so that these
@@ -428,7 +458,6 @@ fn transport_socket(
         return Ok(None);
     };
     let tls = ServerTls::build(&settings, &path.field("typed_config"), secrets)?;
-    check_secret_sources(&*tls)?;
     Ok(Some(tls))
 }
 

@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
@@ -163,6 +164,9 @@ async fn reload(control: &Rc<Control>, trigger: Trigger) -> ReloadOutcome {
     }
 }
 
+/// How long a reload waits for control planes.
+const WARMING_LIMIT: Duration = Duration::from_secs(15);
+
 /// Replaces the running config with the prepared one.
 async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Changes, Diagnostics> {
     let _alone = control.listeners.changing.lock().await;
@@ -175,7 +179,11 @@ async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Chang
     changes.clusters = prepared.cluster_changes;
 
     let plans: Vec<_> = listeners.plans().cloned().collect();
-    control.warm_listeners(&plans).await;
+    // Listeners of the control plane wait for this reload, and with them what it has for the listeners here.
+    let warm = tokio::time::timeout(WARMING_LIMIT, control.warm_listeners(&plans));
+    if warm.await.is_err() {
+        log::warn!(target: "config", "reload: the control plane has not given the routes or secrets of all listeners in time");
+    }
     let warming = control.clusters.warm(prepared.clusters);
     warming.warmed().await;
 

@@ -50,8 +50,8 @@ use crate::cli::Options;
 use crate::control::AdminControl;
 use crate::control::Control;
 use crate::control::Phase;
+use crate::control_planes;
 use crate::discovery::Discoveries;
-use crate::discovery::DynamicResources;
 use crate::discovery::RouteDiscovery;
 use crate::dump;
 use crate::graceful_end;
@@ -103,7 +103,6 @@ struct Built {
     flush_interval: Duration,
     /// `--watch-config`
     config_file: Option<WatchedConfig>,
-    dynamic: DynamicResources,
     overload: Option<OverloadManager>,
 }
 
@@ -169,7 +168,6 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
     application_log::apply(bootstrap, options, logging).map_err(diagnose)?;
     let root = FieldPath::root();
     let node = bootstrap.node.clone().unwrap_or_default();
-    let dynamic = DynamicResources::build(bootstrap, options).map_err(diagnose)?;
     let runtime = RuntimeLoader::build(
         bootstrap.layered_runtime.as_ref(),
         options.service_cluster(&node),
@@ -218,7 +216,6 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
         admin_logs,
         flush_interval,
         config_file,
-        dynamic,
         loaded,
         overload,
     })
@@ -259,16 +256,13 @@ impl Process {
             loaded,
             flush_interval,
             config_file,
-            dynamic,
             overload,
         } = built;
+        let dynamic = plan.dynamic.clone();
         // The messages are many times as large as the objects built from them. Their memory is returned once workers run.
         let (reloader, reloads) = Reloader::new(&store);
         let control = self.control(plan, runtime, loaded, (log_files, reloader, store.clone()));
         set_options_of_sources(&control);
-        let discoveries = Discoveries::new(&dynamic, &control)
-            .map_err(|error| Fatal::System(format!("dynamic_resources: {error}")))?;
-        control.discoveries.replace(discoveries.clone());
         let clusters = control.clusters.clone();
         let timers = Timers::new();
         tokio::task::spawn_local(timers.clone().run());
@@ -288,6 +282,7 @@ impl Process {
                 }));
             tokio::task::spawn_local(outrider_admin::serve(listener, Rc::new(admin)));
         }
+        let primary = control_planes::start(&control, dynamic.aggregated.clone());
         clusters.start();
         tokio::task::spawn_local(flush(control.clone(), store.clone(), flush_interval));
         for watch in control.runtime.take_watches() {
@@ -298,10 +293,15 @@ impl Process {
             return Ok(());
         }
         let started = async {
+            clusters.primary_initialized().await;
+            // Without a control plane, nobody waits for this.
+            let _ = primary.send(());
             clusters.initialized().await;
             log::info!(target: "upstream", "cm init: all clusters initialized");
             log::info!(target: "main", "all clusters initialized. initializing init manager");
-            discoveries.start(&control).await;
+            let discovered = Discoveries::start(&dynamic, &control).await;
+            let unwatched = |error| Fatal::System(format!("dynamic_resources: {error}"));
+            discovered.map_err(unwatched)?;
             start_workers(&control, &store)
         };
         let workers = tokio::select! {
@@ -377,6 +377,7 @@ impl Process {
         let unknown = loaded.sources_with_unknown_fields;
         stats.server.static_unknown_fields.add(unknown);
         let node = node::complete(loaded.bootstrap.node.as_ref());
+        let xds_node = node::with_options(node.clone(), &self.options);
         let control = Control {
             listeners: self.listeners,
             listener_factory: plan.listener_factory,
@@ -385,7 +386,8 @@ impl Process {
                 node::short(&node),
                 SystemTime::now(),
             )),
-            node: node::full(&node::with_options(node, &self.options)),
+            node: node::full(&xds_node),
+            xds_node,
             clusters: plan.clusters.clone(),
             runtime,
             log_files,

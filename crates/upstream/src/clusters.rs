@@ -35,10 +35,13 @@ pub struct Clusters {
 }
 
 impl Clusters {
-    pub(crate) fn new(manager: Arc<ClusterManager>, worker: Rc<WorkerCx>) -> Rc<Clusters> {
+    pub(crate) fn new(
+        manager: Arc<ClusterManager>,
+        worker: Rc<WorkerCx>,
+        thread: &str,
+    ) -> Rc<Clusters> {
         let changed = manager.changed.subscribe();
-        let thread = format!("worker_{}", worker.index);
-        let scope = Scope::new("thread_local_cluster_manager").name(&thread);
+        let scope = Scope::new("thread_local_cluster_manager").name(thread);
         let clusters = Rc::new(Clusters {
             active: RefCell::new(Cache::new(manager.active.clone())),
             seen: RefCell::new(manager.active.load_full()),

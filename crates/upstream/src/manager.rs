@@ -30,8 +30,10 @@ use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_tls::Secrets;
 use outrider_tls::StaticSecrets;
-use outrider_xds::FileSources;
 use outrider_xds::SecretManager;
+use outrider_xds::Sources;
+use outrider_xds::StaticClusters;
+use outrider_xds::check_secret_sources;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -84,7 +86,7 @@ pub(crate) struct ActiveClusters {
 /// The discoveries that the main thread runs. Only the main thread locks it.
 #[derive(Debug, Default)]
 struct Discoveries {
-    /// Taken by [`ClusterManager::start`].
+    /// Taken when they are started.
     of_bootstrap: Vec<(Box<dyn Discovery>, Arc<SharedCluster>)>,
     running: HashMap<Arc<str>, DiscoveryTask>,
 }
@@ -119,7 +121,7 @@ pub struct ClusterNames(HashSet<Arc<str>>);
 
 impl ClusterManager {
     /// Builds the clusters of `bootstrap`, for a proxy in `local_zone` (empty if it is in none). `runtime` sets their
-    /// limits; `event_files` opens the logs of their hosts' health.
+    /// limits; `event_files` opens the logs of their hosts' health; `sources` has what control planes and files give.
     ///
     /// # Errors
     /// All errors of all clusters.
@@ -128,14 +130,16 @@ impl ClusterManager {
         local_zone: &str,
         store: &Arc<Store>,
         runtime: &Arc<Runtime>,
-        event_files: Arc<dyn EventFiles>,
+        (event_files, sources): (Arc<dyn EventFiles>, Sources),
     ) -> Result<Arc<Self>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let stats: Arc<ClusterManagerStats> = store.register(Scope::new("cluster_manager"));
         stats.warming_clusters.mark_used();
         let settings = bootstrap.cluster_manager.as_ref();
         let deferred = bootstrap.deferred_stat_options.as_ref();
-        let sources = FileSources::default();
+        let list = bootstrap.static_resources.as_ref();
+        let messages: &[ClusterMessage] = list.map_or(&[], |resources| &resources.clusters);
+        sources.set_clusters(static_clusters(messages));
         let statics = StaticSecrets::build(bootstrap)?;
         let manager = ClusterManager {
             active: Arc::default(),
@@ -161,8 +165,6 @@ impl ClusterManager {
             event_files,
             stats,
         };
-        let list = bootstrap.static_resources.as_ref();
-        let messages: &[ClusterMessage] = list.map_or(&[], |resources| &resources.clusters);
         let secrets = manager.secrets.secrets();
         let built = manager.build_clusters(messages, &static_path(), &secrets);
         let built = errors.collect(built);
@@ -243,15 +245,26 @@ impl ClusterManager {
         let (Some(info), Some(discovery)) = (info, discovery) else {
             return Err(errors);
         };
+        for tls in info.transport_sockets.contexts().flatten() {
+            errors.collect(check_secret_sources(&**tls, &self.discovery.sources));
+        }
+        let (info, discovery) = errors.finish((info, discovery))?;
         let process = self.process.clone();
         let shared = Arc::new(SharedCluster::new(info, &self.store, process));
         Ok(BuiltCluster { shared, discovery })
     }
 
-    /// Starts the discovery of the bootstrap's clusters. Must be called on the main thread, inside a `LocalSet`.
+    /// Starts the discovery of the bootstrap's clusters whose hosts no control plane has. Must be called on the main thread,
+    /// inside a `LocalSet`.
     pub fn start(&self) {
+        self.start_those(|discovery| !discovery.is_remote());
+    }
+
+    fn start_those(&self, starts: impl Fn(&dyn Discovery) -> bool) {
         let mut discoveries = self.lock();
-        for (discovery, cluster) in std::mem::take(&mut discoveries.of_bootstrap) {
+        let starting = (discoveries.of_bootstrap).extract_if(.., |(one, _)| starts(&**one));
+        let starting: Vec<_> = starting.collect();
+        for (discovery, cluster) in starting {
             let name = cluster.info.name.clone();
             let task = self.run(discovery, &cluster, &self.uninitialized);
             discoveries.running.insert(name, task);
@@ -261,6 +274,13 @@ impl ClusterManager {
     /// Waits until each cluster of the bootstrap has its first hosts or its discovery has failed once. Until then, the
     /// server is not ready.
     pub async fn initialized(&self) {
+        self.primary_initialized().await;
+        self.start_those(|_| true);
+        wait_for_none(&self.uninitialized).await;
+    }
+
+    /// Waits until this holds for the clusters whose hosts no control plane has. Control planes can be called then.
+    pub async fn primary_initialized(&self) {
         wait_for_none(&self.uninitialized).await;
     }
 
@@ -271,6 +291,7 @@ impl ClusterManager {
         let clusters = built.into_iter().map(|cluster| {
             let task = self.run(cluster.discovery, &cluster.shared, &waiting);
             self.stats.warming_clusters.inc();
+            cluster.shared.membership.warming_state.set(1);
             (cluster.shared, task)
         });
         WarmingClusters {
@@ -298,6 +319,7 @@ impl ClusterManager {
         for mut warmed in warmed {
             for (cluster, task) in std::mem::take(&mut warmed.clusters) {
                 self.stats.warming_clusters.dec();
+                cluster.membership.warming_state.set(0);
                 cluster.activate(&runtime);
                 let name = cluster.info.name.clone();
                 discoveries.running.insert(name.clone(), task);
@@ -381,8 +403,13 @@ impl ClusterManager {
 
     /// The state that all subscriptions share, not only those of clusters.
     #[must_use]
-    pub fn sources(&self) -> &FileSources {
+    pub fn sources(&self) -> &Sources {
         &self.discovery.sources
+    }
+
+    /// Sets the clusters that control planes may have: these, of a new bootstrap.
+    pub fn set_control_planes(&self, clusters: &[ClusterMessage]) {
+        self.sources().set_clusters(static_clusters(clusters));
     }
 
     /// The secrets of the clusters; those of others are with them.
@@ -409,7 +436,14 @@ impl ClusterManager {
     /// Creates a worker's view of the clusters. Must be called on the worker, inside its runtime.
     #[must_use]
     pub fn worker(self: &Arc<Self>, worker: &Rc<WorkerCx>) -> Rc<Clusters> {
-        Clusters::new(self.clone(), worker.clone())
+        let thread = format!("worker_{}", worker.index);
+        Clusters::new(self.clone(), worker.clone(), &thread)
+    }
+
+    /// Creates the main thread's view of the clusters, for calls to control planes. Must be called inside its runtime.
+    #[must_use]
+    pub fn main_thread(self: &Arc<Self>, main: &Rc<WorkerCx>) -> Rc<Clusters> {
+        Clusters::new(self.clone(), main.clone(), "main_thread")
     }
 }
 
@@ -427,6 +461,20 @@ fn outlier_log(
     let path = path.field("outlier_detection").field("event_log_path");
     let file = files.open(name);
     Ok(Some(file.map_err(|error| ConfigError::new(&path, error))?))
+}
+
+/// The names of the bootstrap's clusters.
+fn static_clusters(messages: &[ClusterMessage]) -> StaticClusters {
+    let name = |message: &&ClusterMessage| message.name.clone();
+    let primary = |message: &&ClusterMessage| !discovery::is_remote(message);
+    StaticClusters {
+        all: messages.iter().map(|message| name(&message)).collect(),
+        primary: messages
+            .iter()
+            .filter(primary)
+            .map(|one| name(&one))
+            .collect(),
+    }
 }
 
 /// `static_resources.clusters`

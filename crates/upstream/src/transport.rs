@@ -28,7 +28,6 @@ use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
 use outrider_tls::rustls::pki_types::ServerName;
 use outrider_tls::tls_settings;
-use outrider_xds::check_secret_sources;
 use prost_types::Struct;
 use prost_types::Value;
 
@@ -157,7 +156,6 @@ fn build(
         return Ok(None);
     };
     let tls = ClientTls::build(&settings, &path.field("typed_config"), secrets)?;
-    check_secret_sources(&*tls)?;
     Ok(Some(tls))
 }
 

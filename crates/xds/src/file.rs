@@ -4,13 +4,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use outrider_config::ResourceFile;
 use outrider_config::ResourceFileError;
 use outrider_config::load_resources;
 use outrider_net::FileWatch;
 
 use crate::FileSource;
-use crate::FileSources;
+use crate::Removed;
+use crate::Sources;
+use crate::Update;
 use crate::UpdateStats;
 
 /// A file of resources of one type that is read again whenever it is replaced.
@@ -19,13 +20,14 @@ use crate::UpdateStats;
 /// both cases the previous resources stay. Also as in Envoy, only a rename triggers an update: a file that is written
 /// in place could be read half-written.
 #[derive(Debug)]
-pub struct FileSubscription {
+pub(crate) struct FileSubscription {
     source: FileSource,
     /// Such as `envoy.config.cluster.v3.Cluster`.
     type_name: &'static str,
     watch: FileWatch,
-    sources: FileSources,
+    sources: Sources,
     stats: Arc<UpdateStats>,
+    was_read: bool,
 }
 
 impl FileSubscription {
@@ -33,10 +35,10 @@ impl FileSubscription {
     ///
     /// # Errors
     /// The file, or the directory to watch, does not exist; as in Envoy.
-    pub fn new(
+    pub(crate) fn new(
         source: FileSource,
         type_name: &'static str,
-        sources: &FileSources,
+        sources: &Sources,
         stats: Arc<UpdateStats>,
     ) -> io::Result<FileSubscription> {
         source.check()?;
@@ -56,12 +58,14 @@ impl FileSubscription {
             watch,
             sources: sources.clone(),
             stats,
+            was_read: false,
         })
     }
 
     /// Reads the file and passes its resources to `apply`, which returns an error if it refuses the update. Counts the
     /// outcome.
-    pub async fn update(&self, apply: impl AsyncFnOnce(ResourceFile) -> Result<(), String>) {
+    pub(crate) async fn update(&mut self, apply: impl AsyncFnOnce(Update) -> Result<(), String>) {
+        self.was_read = true;
         self.stats.update_attempt.inc();
         let (path, type_name) = (self.source.path.clone(), self.type_name);
         let allow_unknown = self.sources.allows_unknown_fields();
@@ -88,7 +92,12 @@ impl FileSubscription {
             }
         }
         let version = file.version.clone();
-        match apply(file).await {
+        let update = Update {
+            version: file.version,
+            resources: file.resources,
+            removed: Removed::AllOthers,
+        };
+        match apply(update).await {
             Ok(()) => self.stats.accept(&version),
             Err(reason) => {
                 self.stats.update_rejected.inc();
@@ -97,9 +106,11 @@ impl FileSubscription {
         }
     }
 
-    /// Waits until the file is replaced.
-    pub async fn changed(&mut self) {
-        self.watch.replaced().await;
+    /// Waits until the file is replaced; it is new to who has not read it yet.
+    pub(crate) async fn changed(&mut self) {
+        if self.was_read {
+            self.watch.replaced().await;
+        }
     }
 
     fn name(&self) -> std::path::Display<'_> {

@@ -34,9 +34,10 @@ use prost::Message as _;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::FileSource;
-use crate::FileSources;
-use crate::FileSubscription;
+use crate::ConfigSource;
+use crate::ResourceType;
+use crate::Sources;
+use crate::Subject;
 
 outrider_stats::group! {
     /// `sds.<name>.*`, in addition to the stats of every subscription.
@@ -47,7 +48,7 @@ outrider_stats::group! {
 /// thread's.
 pub struct SecretManager {
     secrets: ArcSwap<Secrets>,
-    sources: FileSources,
+    sources: Sources,
     store: Arc<Store>,
     state: Mutex<State>,
     /// Taken by a task that builds contexts and then replaces them.
@@ -118,18 +119,14 @@ pub struct DumpedSecret {
 ///
 /// # Errors
 /// All others.
-pub fn check_secret_sources(user: &dyn SecretUser) -> Result<(), ConfigErrors> {
+pub fn check_secret_sources(user: &dyn SecretUser, sources: &Sources) -> Result<(), ConfigErrors> {
     let mut errors = ConfigErrors::new();
     for (reference, path) in user.references() {
         let Some(source) = reference.source() else {
             continue;
         };
         let path = path.field("sds_config");
-        let checked = FileSource::build(&source, &path).and_then(|source| {
-            let checked = source.check();
-            checked.map_err(|error| ConfigError::new(&path, error.to_string()))
-        });
-        errors.collect(checked);
+        errors.collect(ConfigSource::build(&source, &path, sources));
     }
     errors.finish(())
 }
@@ -137,7 +134,7 @@ pub fn check_secret_sources(user: &dyn SecretUser) -> Result<(), ConfigErrors> {
 impl SecretManager {
     /// A manager of the static secrets `statics`.
     #[must_use]
-    pub fn new(statics: StaticSecrets, sources: FileSources, store: Arc<Store>) -> Arc<Self> {
+    pub fn new(statics: StaticSecrets, sources: Sources, store: Arc<Store>) -> Arc<Self> {
         Arc::new(SecretManager {
             secrets: ArcSwap::from_pointee(Secrets::of_bootstrap(statics)),
             sources,
@@ -225,15 +222,19 @@ impl SecretManager {
         Some(reading)
     }
 
-    fn subscription(&self, reference: &SecretReference) -> io::Result<follow::Subscription> {
+    fn subscription(&self, reference: &SecretReference) -> io::Result<follow::Source> {
         let source = reference.source().unwrap_or_default();
         let path = outrider_config::FieldPath::root();
-        let source = FileSource::build(&source, &path).map_err(io::Error::other)?;
+        let source = ConfigSource::build(&source, &path, &self.sources);
+        let source = source.map_err(|errors| io::Error::other(errors.to_string()))?;
         let scope = Scope::new("sds").name(&reference.name);
-        let stats = self.store.register(scope.clone());
-        let file = FileSubscription::new(source, follow::TYPE, &self.sources, stats)?;
-        Ok(follow::Subscription {
-            file,
+        let subject = Subject {
+            kind: &ResourceType::SECRET,
+            name: Some(&reference.name),
+            scope: scope.clone(),
+        };
+        Ok(follow::Source {
+            subscription: self.sources.subscribe(&source, subject, &self.store)?,
             stats: self.store.register(scope),
         })
     }

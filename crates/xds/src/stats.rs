@@ -23,6 +23,16 @@ outrider_stats::group! {
     }
 }
 
+outrider_stats::group! {
+    /// `control_plane.*`, of each stream.
+    pub struct ControlPlaneStats {
+        connected_state: Gauge,
+        identifier: TextReadout,
+        pending_requests: Gauge,
+        rate_limit_enforced: Counter,
+    }
+}
+
 impl UpdateStats {
     /// Counts an update that was accepted, of this `version_info`.
     pub fn accept(&self, version: &str) {

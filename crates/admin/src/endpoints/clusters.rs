@@ -387,7 +387,7 @@ static_resources:
             "",
             &Store::new(),
             &std::sync::Arc::default(),
-            std::sync::Arc::new(()),
+            (std::sync::Arc::new(()), Default::default()),
         )
         .unwrap();
         let mut runtime = tokio::runtime::Builder::new_current_thread();

@@ -1,5 +1,7 @@
 //! From bytes to values.
 
+use std::cell::RefCell;
+
 use prost::encoding::decode_varint;
 
 use super::wire_type;
@@ -20,6 +22,9 @@ use crate::value::Value;
 /// The deepest nesting that is accepted, which is prost's own limit.
 const MAX_DEPTH: usize = 100;
 
+/// The most unknown fields that are named. A peer may send any number of them.
+const MAX_UNKNOWN: usize = 16;
+
 /// Decodes `bytes` as a message. All values get `mark` as their position.
 ///
 /// # Errors
@@ -29,13 +34,39 @@ pub(crate) fn decode(
     bytes: &[u8],
     mark: SourcePosition,
 ) -> Result<Message, String> {
-    Decoder { mark, depth: 0 }.message(message_type, bytes)
+    let decoder = Decoder {
+        mark,
+        depth: 0,
+        unknown: None,
+    };
+    decoder.message(message_type, bytes)
+}
+
+/// Like [`decode`], but leaves out fields that the message does not have. Returns the first of them too, as text.
+///
+/// # Errors
+/// The bytes are not such a message.
+pub(crate) fn decode_known(
+    message_type: MessageType,
+    bytes: &[u8],
+    mark: SourcePosition,
+) -> Result<(Message, Vec<String>), String> {
+    let unknown = RefCell::default();
+    let decoder = Decoder {
+        mark,
+        depth: 0,
+        unknown: Some(&unknown),
+    };
+    let message = decoder.message(message_type, bytes)?;
+    Ok((message, unknown.into_inner()))
 }
 
 #[derive(Clone, Copy)]
-struct Decoder {
+struct Decoder<'a> {
     mark: SourcePosition,
     depth: usize,
+    /// The unknown fields; `None` to refuse them.
+    unknown: Option<&'a RefCell<Vec<String>>>,
 }
 
 /// One field as it is on the wire.
@@ -46,7 +77,7 @@ enum Raw<'a> {
     Length(&'a [u8]),
 }
 
-impl Decoder {
+impl Decoder<'_> {
     fn message(self, message_type: MessageType, mut bytes: &[u8]) -> Result<Message, String> {
         if self.depth > MAX_DEPTH {
             return Err(format!("more than {MAX_DEPTH} messages inside one another"));
@@ -59,10 +90,12 @@ impl Decoder {
         while !bytes.is_empty() {
             let (number, raw) = next(&mut bytes)?;
             let Some(field) = message_type.field_by_number(number) else {
-                return Err(format!(
-                    "field {number} is unknown in {}",
-                    message_type.name()
-                ));
+                let text = format!("field {number} is unknown in {}", message_type.name());
+                let mut unknown = self.unknown.ok_or_else(|| text.clone())?.borrow_mut();
+                if unknown.len() < MAX_UNKNOWN && !unknown.contains(&text) {
+                    unknown.push(text);
+                }
+                continue;
             };
             deeper.field(&mut message, field, raw)?;
         }

@@ -4,6 +4,7 @@ mod decode;
 mod encode;
 
 pub(crate) use decode::decode;
+pub(crate) use decode::decode_known;
 pub(crate) use encode::encode;
 
 /// How a value is delimited on the wire.

@@ -140,8 +140,14 @@ async fn with_cx<T>(test: impl AsyncFnOnce(&FilterCx<'_>) -> T) -> T {
 
 fn clusters(store: &Arc<Store>, worker: &Rc<WorkerCx>) -> Rc<Clusters> {
     let bootstrap = Bootstrap::default();
-    let manager =
-        ClusterManager::build(&bootstrap, "", store, &Arc::default(), Arc::new(())).unwrap();
+    let manager = ClusterManager::build(
+        &bootstrap,
+        "",
+        store,
+        &Arc::default(),
+        (Arc::new(()), Default::default()),
+    )
+    .unwrap();
     manager.worker(worker)
 }
 
@@ -269,6 +275,7 @@ fn errors(filters: &[HttpFilterMessage]) -> Vec<String> {
     let store = Store::new();
     let scope = Scope::new("http");
     let cx = BuildCx {
+        sources: &Default::default(),
         runtime: &Snapshot::default(),
         store: &store,
         clusters: &ClusterNames::default(),

@@ -24,7 +24,8 @@ use outrider_config::api::envoy::extensions::filters::network::http_connection_m
 use outrider_config::duration;
 use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
-use outrider_xds::FileSource;
+use outrider_xds::ConfigSource;
+use outrider_xds::Sources;
 
 use crate::BuildCx;
 use crate::Captures;
@@ -111,7 +112,9 @@ impl ConnectionManagerConfig {
             &path.field("upgrade_configs"),
         ));
         let routes = errors.collect(routes(message, path, cx));
-        let rds = errors.collect(RdsConfig::build(message, path)).flatten();
+        let rds = errors
+            .collect(RdsConfig::build(message, path, cx.sources))
+            .flatten();
         let via = errors
             .collect(optional_value(&message.via, &path.field("via")))
             .flatten();
@@ -172,7 +175,7 @@ impl ConnectionManagerConfig {
 #[derive(Debug)]
 pub struct RdsConfig {
     /// `config_source`
-    pub source: FileSource,
+    pub source: ConfigSource,
     /// `route_config_name`
     pub route_config_name: String,
     /// `http.<stat_prefix>`, below which its updates are counted.
@@ -180,17 +183,18 @@ pub struct RdsConfig {
 }
 
 impl RdsConfig {
-    fn build(message: &Message, path: &FieldPath) -> Result<Option<RdsConfig>, ConfigError> {
+    fn build(
+        message: &Message,
+        path: &FieldPath,
+        sources: &Sources,
+    ) -> Result<Option<RdsConfig>, ConfigErrors> {
         let Some(RouteSpecifier::Rds(rds)) = &message.route_specifier else {
             return Ok(None);
         };
         let path = path.field("rds").field("config_source");
         let source = rds.config_source.as_ref();
         let source = source.ok_or_else(|| ConfigError::new(&path, "value is required"))?;
-        let source = FileSource::build(source, &path)?;
-        source
-            .check()
-            .map_err(|error| ConfigError::new(&path, error.to_string()))?;
+        let source = ConfigSource::build(source, &path, sources)?;
         Ok(Some(RdsConfig {
             source,
             route_config_name: rds.route_config_name.clone(),

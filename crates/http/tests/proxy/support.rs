@@ -318,8 +318,14 @@ fn build(
         format: Format::Yaml,
     };
     let loaded = load_texts(&[source], false).unwrap_or_else(|errors| panic!("{errors}"));
-    let clusters =
-        ClusterManager::build(&loaded.bootstrap, "", store, &Arc::default(), Arc::new(())).unwrap();
+    let clusters = ClusterManager::build(
+        &loaded.bootstrap,
+        "",
+        store,
+        &Arc::default(),
+        (Arc::new(()), Default::default()),
+    )
+    .unwrap();
     let listeners = &loaded
         .bootstrap
         .static_resources
@@ -333,6 +339,7 @@ fn build(
     let path = FieldPath::root();
     let message: HttpConnectionManager = unpack(any, &path).unwrap();
     let cx = BuildCx {
+        sources: &Default::default(),
         runtime: &Snapshot::default(),
         store,
         clusters: &clusters.names(),

@@ -1,5 +1,6 @@
-//! CDS: clusters from a file of resources.
+//! CDS: clusters from a file of resources or a control plane.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -10,7 +11,6 @@ use std::sync::Arc;
 
 use outrider_config::FieldPath;
 use outrider_config::Resource;
-use outrider_config::ResourceFile;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
@@ -19,19 +19,21 @@ use outrider_upstream::BuiltCluster;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterOrigin;
 use outrider_upstream::WarmingClusters;
-use outrider_xds::FileSource;
+use outrider_xds::ConfigSource;
+use outrider_xds::Removed;
+use outrider_xds::ResourceType;
+use outrider_xds::Subject;
+use outrider_xds::Update;
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::background;
 use crate::control::Control;
-use crate::discovery::followed_file::FollowedFile;
+use crate::discovery::followed_source::FollowedSource;
 use crate::discovery::now_ms;
 use crate::dump::DynamicResource;
 use crate::retired::Retired;
-
-const TYPE: &str = "envoy.config.cluster.v3.Cluster";
 
 outrider_stats::group! {
     /// `cluster_manager.cds.*`, in addition to the stats of every subscription.
@@ -41,13 +43,13 @@ outrider_stats::group! {
     }
 }
 
-/// Keeps clusters in step with a file. It never changes clusters of the bootstrap.
+/// Keeps clusters in step with a source. It never changes clusters of the bootstrap.
 pub(crate) struct ClusterDiscovery {
-    file: FollowedFile,
+    source: FollowedSource,
     clusters: Arc<ClusterManager>,
     retired: Retired,
     stats: Arc<ClusterUpdateStats>,
-    /// The file's clusters that requests may use, by name.
+    /// The source's clusters that requests may use, by name.
     active: RefCell<HashMap<String, DynamicResource>>,
     /// Those that wait for their first hosts.
     warming: RefCell<HashMap<String, WarmingCluster>>,
@@ -55,6 +57,8 @@ pub(crate) struct ClusterDiscovery {
     warming_count: watch::Sender<usize>,
     /// Those that have their first hosts, and are made active together.
     warm: RefCell<Vec<WarmCluster>>,
+    /// The first clusters are warm. From now on, the control plane is to know when clusters are.
+    has_started: Cell<bool>,
 }
 
 struct WarmingCluster {
@@ -68,12 +72,16 @@ struct WarmCluster {
 }
 
 impl ClusterDiscovery {
-    pub(super) fn new(source: FileSource, control: &Rc<Control>) -> io::Result<Rc<Self>> {
+    pub(super) fn new(source: &ConfigSource, control: &Rc<Control>) -> io::Result<Rc<Self>> {
         let scope = Scope::new("cluster_manager").name("cds");
-        let stats = control.store.register(scope.clone());
-        let sources = control.clusters.sources();
+        let subject = Subject {
+            kind: &ResourceType::CLUSTER,
+            name: None,
+            scope: scope.clone(),
+        };
+        let (sources, store) = (control.clusters.sources(), &control.store);
         Ok(Rc::new(ClusterDiscovery {
-            file: FollowedFile::new(source, TYPE, sources, stats)?,
+            source: FollowedSource::new(source, subject, sources, store)?,
             clusters: control.clusters.clone(),
             retired: control.retired.clone(),
             stats: control.store.register(scope),
@@ -81,13 +89,14 @@ impl ClusterDiscovery {
             warming: RefCell::default(),
             warming_count: watch::Sender::new(0),
             warm: RefCell::default(),
+            has_started: Cell::new(false),
         }))
     }
 
-    /// Reads the file again whenever it is replaced, for as long as the process serves.
+    /// Applies each update, for as long as the process serves.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
-            self.file.changed().await;
+            self.source.changed().await;
             self.clone().update().await;
         }
     }
@@ -97,22 +106,23 @@ impl ClusterDiscovery {
         let mut count = self.warming_count.subscribe();
         // `self` owns the sender, so the channel cannot be closed.
         let _sent = count.wait_for(|count| *count == 0).await;
+        self.has_started.set(true);
     }
 
-    /// Reads the file and applies it.
+    /// Applies the newest resources.
     pub(super) async fn update(self: Rc<Self>) {
         let this = self.clone();
-        let apply = async move |file| this.take(file).await;
-        self.file.update(apply).await;
+        let apply = async move |update| this.take(update).await;
+        self.source.update(apply).await;
     }
 
-    /// Adds and changes the valid clusters and removes those that the file no longer has. As in Envoy, an invalid cluster
+    /// Adds and changes the valid clusters and removes those that are gone. As in Envoy, an invalid cluster
     /// does not prevent the update of the others.
-    async fn take(self: Rc<Self>, file: ResourceFile) -> Result<(), String> {
+    async fn take(self: Rc<Self>, update: Update) -> Result<(), String> {
         let mut errors = Vec::new();
         let mut listed = HashSet::new();
         let mut changed = Vec::new();
-        for resource in file.resources {
+        for resource in update.resources {
             let name = resource.name.clone();
             if !listed.insert(name.clone()) {
                 errors.push(format!("{name}: duplicate cluster {name} found"));
@@ -120,19 +130,23 @@ impl ClusterDiscovery {
                 changed.push(resource);
             }
         }
-        let mut is_applied = self.remove_all_but(&listed);
-        self.file.set_listed(listed);
+        let mut is_applied = self.remove(&update.removed, &listed);
+        self.source.set_listed(listed, &update.removed);
+        let mut is_reloaded = false;
         for (resource, built) in self.build(changed).await? {
             match built {
                 Ok(built) => {
-                    self.clone().warm(resource, &file.version, built);
-                    is_applied = true;
+                    self.clone().warm(resource, built);
+                    (is_applied, is_reloaded) = (true, true);
                 }
                 Err(error) => errors.push(error),
             }
         }
         if is_applied {
-            self.file.set_version(file.version);
+            self.source.set_version(update.version);
+        }
+        // As in Envoy, without removed clusters.
+        if is_reloaded {
             self.stats.config_reload.inc();
             self.stats.config_reload_time_ms.set(now_ms());
         }
@@ -171,9 +185,9 @@ impl ClusterDiscovery {
         built.await.map_err(|error| error.to_string())
     }
 
-    /// Removes the clusters that the file has no longer. Returns whether there were any.
-    fn remove_all_but(&self, listed: &HashSet<String>) -> bool {
-        let is_gone = |name: &String| !listed.contains(name);
+    /// Removes the clusters that the source has no longer. Returns whether there were any.
+    fn remove(&self, removed: &Removed, listed: &HashSet<String>) -> bool {
+        let is_gone = |name: &String| !listed.contains(name) && removed.has(name);
         let warming = self.warming.borrow();
         let unwarmed: Vec<String> = warming
             .keys()
@@ -193,11 +207,11 @@ impl ClusterDiscovery {
     }
 
     /// Makes a cluster active once it has its first hosts.
-    fn warm(self: Rc<Self>, resource: Resource, version: &str, built: BuiltCluster) {
+    fn warm(self: Rc<Self>, resource: Resource, built: BuiltCluster) {
         let name = resource.name;
         self.stop_warming(&name);
         let cluster = self.clusters.warm(vec![built]);
-        self.warming_count.send_modify(|count| *count += 1);
+        self.count_warming(|count| count + 1);
         let (this, of) = (self.clone(), name.clone());
         let task = tokio::task::spawn_local(async move {
             cluster.warmed().await;
@@ -208,7 +222,7 @@ impl ClusterDiscovery {
             }
         });
         let warming = WarmingCluster {
-            resource: DynamicResource::new(resource.wire, version),
+            resource: DynamicResource::new(resource.wire, &resource.version),
             task: task.abort_handle(),
         };
         self.warming.borrow_mut().insert(name, warming);
@@ -233,30 +247,41 @@ impl ClusterDiscovery {
         let clusters: Vec<_> = clusters.collect();
         let (count, none) = (clusters.len(), &[]);
         self.retired.keep(self.clusters.replace(clusters, none));
-        self.warming_count.send_modify(|warming| *warming -= count);
+        self.count_warming(|warming| warming - count);
+    }
+
+    /// As in Envoy, an update of the aggregated control plane is not acknowledged before its clusters are warm, so that the
+    /// routes to them can come afterwards.
+    fn count_warming(&self, count: impl Fn(usize) -> usize) {
+        let before = *self.warming_count.borrow();
+        let now = count(before);
+        if self.has_started.get() && (before == 0) != (now == 0) {
+            self.source.acknowledgements.hold(now > 0);
+        }
+        self.warming_count.send_replace(now);
     }
 
     fn stop_warming(&self, name: &str) {
         if let Some(warming) = self.warming.borrow_mut().remove(name) {
             warming.task.abort();
             self.warm.borrow_mut().retain(|warm| warm.name != name);
-            self.warming_count.send_modify(|count| *count -= 1);
+            self.count_warming(|count| count - 1);
         }
     }
 
-    /// The bootstrap's clusters have changed. It now owns those named in `added`, and the file may again use the names
+    /// The bootstrap's clusters have changed. It now owns those named in `added`, and the source may again use the names
     /// in `removed`.
     pub(crate) fn follow_bootstrap(&self, added: &[String], removed: &[Arc<str>]) {
         for name in added {
             self.active.borrow_mut().remove(name);
             self.stop_warming(name);
         }
-        self.file.names_freed(removed);
+        self.source.names_freed(removed);
     }
 
     /// The version of the last update of which something was applied.
     pub(crate) fn version(&self) -> String {
-        self.file.version()
+        self.source.version()
     }
 
     /// The entries of `/config_dump`, by name: active and warming clusters.

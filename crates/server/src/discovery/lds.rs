@@ -1,6 +1,7 @@
-//! LDS: listeners from a file of resources.
+//! LDS: listeners from a file of resources or a control plane.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::io;
 use std::rc::Rc;
@@ -11,29 +12,49 @@ use outrider_admin::FailedUpdate;
 use outrider_admin::VersionedMessage;
 use outrider_config::FieldPath;
 use outrider_config::Resource;
-use outrider_config::ResourceFile;
 use outrider_config::api::envoy::config::listener::v3::Listener;
 use outrider_stats::Scope;
-use outrider_xds::FileSource;
+use outrider_xds::ConfigSource;
+use outrider_xds::Removed;
+use outrider_xds::ResourceType;
+use outrider_xds::Subject;
+use outrider_xds::Update;
 use prost::Message as _;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::background;
 use crate::control::Control;
-use crate::discovery::followed_file::FollowedFile;
+use crate::discovery::followed_source::FollowedSource;
 use crate::dump::DynamicResource;
 use crate::listener_manager::PreparedListeners;
 use crate::listener_plan::ListenerChange;
 use crate::listener_plan::ListenerPlan;
+use crate::listener_plan::RouteChange;
 use crate::listener_plan::shared_address;
 
-const TYPE: &str = "envoy.config.listener.v3.Listener";
-
-/// Keeps listeners in step with a file. It never changes listeners of the bootstrap.
+/// Keeps listeners in step with a source. It never changes listeners of the bootstrap.
 pub(crate) struct ListenerDiscovery {
-    file: FollowedFile,
+    source: FollowedSource,
     control: Rc<Control>,
     /// What the last update could not apply.
     failed: RefCell<Vec<FailedListener>>,
+    /// Listeners whose routes or secrets a control plane has not given yet.
+    warming: RefCell<HashMap<String, WarmingListener>>,
+    /// How many of them there are.
+    warming_count: watch::Sender<usize>,
+}
+
+struct WarmingListener {
+    resource: Arc<DynamicResource>,
+    task: AbortHandle,
+}
+
+/// A listener that can take the place of the running one of its name.
+struct NextListener {
+    plan: Arc<ListenerPlan>,
+    change: ListenerChange,
+    routes: Vec<RouteChange>,
 }
 
 /// A listener that could not be added or changed.
@@ -47,35 +68,47 @@ pub(crate) struct FailedListener {
 }
 
 impl ListenerDiscovery {
-    pub(super) fn new(source: FileSource, control: &Rc<Control>) -> io::Result<Rc<Self>> {
-        let scope = Scope::new("listener_manager").name("lds");
-        let stats = control.store.register(scope);
-        let sources = control.clusters.sources();
+    pub(super) fn new(source: &ConfigSource, control: &Rc<Control>) -> io::Result<Rc<Self>> {
+        let subject = Subject {
+            kind: &ResourceType::LISTENER,
+            name: None,
+            scope: Scope::new("listener_manager").name("lds"),
+        };
+        let (sources, store) = (control.clusters.sources(), &control.store);
         Ok(Rc::new(ListenerDiscovery {
-            file: FollowedFile::new(source, TYPE, sources, stats)?,
+            source: FollowedSource::new(source, subject, sources, store)?,
             control: control.clone(),
             failed: RefCell::default(),
+            warming: RefCell::default(),
+            warming_count: watch::Sender::new(0),
         }))
     }
 
-    /// Reads the file again whenever it is replaced, for as long as the process serves.
+    /// Applies each update, for as long as the process serves.
     pub(super) async fn follow(self: Rc<Self>) {
         loop {
-            self.file.changed().await;
+            self.source.changed().await;
             self.update().await;
         }
     }
 
-    /// Reads the file and applies it.
-    pub(super) async fn update(self: &Rc<Self>) {
-        let this = self.clone();
-        let apply = async move |file| this.take(file).await;
-        self.file.update(apply).await;
+    /// Waits until no listener is warming.
+    pub(super) async fn warmed(&self) {
+        let mut count = self.warming_count.subscribe();
+        // `self` owns the sender, so the channel cannot be closed.
+        let _sent = count.wait_for(|count| *count == 0).await;
     }
 
-    /// Adds and changes the valid listeners and removes those that the file no longer has. As in Envoy, an invalid listener
+    /// Applies the newest resources.
+    pub(super) async fn update(self: &Rc<Self>) {
+        let this = self.clone();
+        let apply = async move |update| this.take(update).await;
+        self.source.update(apply).await;
+    }
+
+    /// Adds and changes the valid listeners and removes those that are gone. As in Envoy, an invalid listener
     /// does not prevent the update of the others.
-    async fn take(&self, file: ResourceFile) -> Result<(), String> {
+    async fn take(self: Rc<Self>, update: Update) -> Result<(), String> {
         // Sockets are about to be closed, or are closed already.
         if self.control.ending.get() {
             return Err("the process ends".to_owned());
@@ -84,32 +117,28 @@ impl ListenerDiscovery {
         let mut failed = Vec::new();
         let mut listed = HashSet::new();
         let mut changed = Vec::new();
-        for resource in file.resources {
+        for resource in update.resources {
             let name = resource.name.clone();
             if !listed.insert(name.clone()) {
                 failed.push(FailedListener {
                     is_duplicate: true,
                     error: format!("duplicate listener {name} found"),
-                    resource: DynamicResource::new(resource.wire, &file.version),
+                    resource: DynamicResource::new(resource.wire, &resource.version),
                     name,
                 });
                 continue;
             }
-            let is_unchanged = self.control.listeners.find(&name).is_some_and(|running| {
-                let known = running.resource.as_ref();
-                known.is_none_or(|known| known.wire == resource.wire)
-            });
-            if !is_unchanged {
+            if !self.is_known(&resource) {
                 changed.push(resource);
             }
         }
-        let mut is_applied = self.remove_all_but(&listed);
-        self.file.set_listed(listed);
+        let mut is_applied = self.remove(&update.removed, &listed);
+        self.source.set_listed(listed, &update.removed);
         for (resource, built) in self.build(changed).await? {
             let name = resource.name;
-            let resource = Arc::new(DynamicResource::new(resource.wire, &file.version));
+            let resource = Arc::new(DynamicResource::new(resource.wire, &resource.version));
             let set = match built {
-                Ok(plan) => self.set(plan, &resource).await,
+                Ok(plan) => self.clone().set(plan, &resource).await,
                 Err(error) => Err(error),
             };
             match set {
@@ -123,7 +152,7 @@ impl ListenerDiscovery {
             }
         }
         if is_applied {
-            self.file.set_version(file.version);
+            self.source.set_version(update.version);
         }
         let errors = failed
             .iter()
@@ -137,6 +166,18 @@ impl ListenerDiscovery {
                 errors.join(", ")
             )),
         }
+    }
+
+    /// Whether the listener of this name is, or soon will be, the one of `resource`, or one of the bootstrap.
+    fn is_known(&self, resource: &Resource) -> bool {
+        if let Some(warming) = self.warming.borrow().get(&resource.name) {
+            return warming.resource.wire == resource.wire;
+        }
+        let running = self.control.listeners.find(&resource.name);
+        running.is_some_and(|running| {
+            let known = running.resource.as_ref();
+            known.is_none_or(|known| known.wire == resource.wire)
+        })
     }
 
     /// Builds the listeners that are new or have changed.
@@ -157,12 +198,22 @@ impl ListenerDiscovery {
         built.await.map_err(|error| error.to_string())
     }
 
-    /// Removes the listeners that the file has no longer. Returns whether there were any.
-    fn remove_all_but(&self, listed: &HashSet<String>) -> bool {
+    /// Removes the listeners that the source has no longer. Returns whether there were any.
+    fn remove(&self, removed: &Removed, listed: &HashSet<String>) -> bool {
+        let is_gone = |name: &str| !listed.contains(name) && removed.has(name);
+        let unwarmed: Vec<String> = {
+            let warming = self.warming.borrow();
+            warming
+                .keys()
+                .filter(|name| is_gone(name))
+                .cloned()
+                .collect()
+        };
+        unwarmed.iter().for_each(|name| self.stop_warming(name));
         let mut prepared = PreparedListeners::default();
-        let mut is_changed = false;
+        let mut is_changed = !unwarmed.is_empty();
         for plan in self.control.listeners.all() {
-            if plan.resource.is_some() && !listed.contains(&*plan.config.name) {
+            if plan.resource.is_some() && is_gone(&plan.config.name) {
                 prepared.remove(&plan.config.name);
                 is_changed = true;
             }
@@ -172,15 +223,17 @@ impl ListenerDiscovery {
         is_changed
     }
 
-    /// Applies one listener.
+    /// Applies one listener. If it needs routes or secrets of a control plane, it takes the place of the running one later,
+    /// when these are there.
     async fn set(
-        &self,
+        self: Rc<Self>,
         mut plan: ListenerPlan,
         resource: &Arc<DynamicResource>,
     ) -> Result<(), String> {
         let control = &self.control;
         plan.resource = Some(resource.clone());
         let name = plan.config.name.clone();
+        self.stop_warming(&name);
         let running = control.listeners.find(&name);
         if let Some(running) = &running {
             plan.refuse_to_replace(running)?;
@@ -198,29 +251,88 @@ impl ListenerDiscovery {
             Some(running) => plan.taking_over(&running, &mut routes),
             None => (plan, ListenerChange::Whole),
         };
-        let plan = Arc::new(plan);
-        control.warm_listeners(std::slice::from_ref(&plan)).await;
+        let next = NextListener {
+            plan: Arc::new(plan),
+            change,
+            routes,
+        };
+        if next.plan.waits_for_control_plane() {
+            self.clone().warm(name.to_string(), next, resource);
+            return Ok(());
+        }
+        control
+            .warm_listeners(std::slice::from_ref(&next.plan))
+            .await;
+        self.put(next)
+    }
+
+    /// Makes a listener active.
+    fn put(&self, next: NextListener) -> Result<(), String> {
+        let control = &self.control;
         let mut prepared = PreparedListeners::default();
-        prepared.set(plan, change);
+        prepared.set(next.plan, next.change);
         let put = control.listeners.put(prepared);
         let draining = put.map_err(|error| {
             (control.stats.listener_manager.listener_create_failure).inc();
             error.to_string()
         })?;
         drop(draining);
-        (routes.into_iter()).for_each(|change| change.apply(&control.retired));
+        (next.routes.into_iter()).for_each(|change| change.apply(&control.retired));
         control.follow_drain();
         Ok(())
     }
 
-    /// Listeners of the bootstrap were removed: those of these names may be the file's again.
+    /// Makes a listener active once it has its routes and secrets.
+    fn warm(self: Rc<Self>, name: String, next: NextListener, resource: &Arc<DynamicResource>) {
+        self.count_warming(|count| count + 1);
+        let (this, of) = (self.clone(), name.clone());
+        let task = tokio::task::spawn_local(async move {
+            let control = &this.control;
+            control
+                .warm_listeners(std::slice::from_ref(&next.plan))
+                .await;
+            let _alone = control.listeners.changing.lock().await;
+            let known = this.warming.borrow_mut().remove(&of);
+            if let (Err(error), Some(known)) = (this.put(next), known) {
+                log::warn!(target: "config", "listener {of}: {error}");
+                this.failed.borrow_mut().push(FailedListener {
+                    is_duplicate: false,
+                    name: of,
+                    error,
+                    resource: (*known.resource).clone(),
+                });
+            }
+            this.count_warming(|count| count - 1);
+        });
+        let warming = WarmingListener {
+            resource: resource.clone(),
+            task: task.abort_handle(),
+        };
+        self.warming.borrow_mut().insert(name, warming);
+    }
+
+    fn stop_warming(&self, name: &str) {
+        if let Some(warming) = self.warming.borrow_mut().remove(name) {
+            warming.task.abort();
+            self.count_warming(|count| count - 1);
+        }
+    }
+
+    fn count_warming(&self, count: impl Fn(usize) -> usize) {
+        let now = count(*self.warming_count.borrow());
+        let stats = &self.control.stats.listener_manager;
+        stats.total_listeners_warming.set(now as u64);
+        self.warming_count.send_replace(now);
+    }
+
+    /// Listeners of the bootstrap were removed: those of these names may be the source's again.
     pub(crate) fn follow_bootstrap(&self, removed: &[String]) {
-        self.file.names_freed(removed);
+        self.source.names_freed(removed);
     }
 
     /// The version of the last update of which something was applied.
     pub(crate) fn version(&self) -> String {
-        self.file.version()
+        self.source.version()
     }
 
     /// The entries of `/config_dump`.

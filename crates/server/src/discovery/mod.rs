@@ -1,22 +1,25 @@
-//! Clusters, listeners and routes that come from files of resources (`dynamic_resources`, `rds`).
+//! Clusters, listeners and routes that come from files of resources or control planes (`dynamic_resources`, `rds`).
 //!
-//! Each module here applies the updates of one kind of resource. [`outrider_xds::FileSubscription`] reads and watches the
-//! files and counts updates. Clusters follow files of endpoints (EDS) themselves.
+//! Each module here applies the updates of one kind of resource. [`outrider_xds::Subscription`] waits for updates and
+//! counts them. Clusters follow their endpoints (EDS) themselves.
 
 mod cds;
-mod followed_file;
+mod followed_source;
 mod lds;
 mod rds;
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
-use outrider_config::api::envoy::config::core::v3::ConfigSource;
-use outrider_xds::FileSource;
+use outrider_config::api::envoy::config::core::v3::ConfigSource as SourceMessage;
+use outrider_xds::ApiSource;
+use outrider_xds::ConfigSource;
+use outrider_xds::Sources;
 
 pub(crate) use cds::ClusterDiscovery;
 pub(crate) use lds::ListenerDiscovery;
@@ -24,24 +27,28 @@ pub(crate) use rds::RouteDiscovery;
 
 use crate::cli::Options;
 use crate::control::Control;
+use crate::control::Phase;
 
 /// `dynamic_resources`
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DynamicResources {
     /// `cds_config`
-    pub(crate) clusters: Option<FileSource>,
+    pub(crate) clusters: Option<ConfigSource>,
     /// `lds_config`
-    pub(crate) listeners: Option<FileSource>,
+    pub(crate) listeners: Option<ConfigSource>,
+    /// `ads_config`
+    pub(crate) aggregated: Option<Arc<ApiSource>>,
 }
 
 impl DynamicResources {
     /// The sources that `bootstrap` names.
     ///
     /// # Errors
-    /// Sources other than files, and files that are not there.
+    /// Sources that are not supported, files that are not there, control planes whose cluster is not.
     pub(crate) fn build(
         bootstrap: &Bootstrap,
         options: &Options,
+        sources: &Sources,
     ) -> Result<DynamicResources, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let Some(dynamic) = &bootstrap.dynamic_resources else {
@@ -51,23 +58,27 @@ impl DynamicResources {
         let node = bootstrap.node.clone().unwrap_or_default();
         let nameless =
             options.service_node(&node).is_empty() || options.service_cluster(&node).is_empty();
-        if nameless && (dynamic.cds_config.is_some() || dynamic.lds_config.is_some()) {
+        let configs = [&dynamic.cds_config, &dynamic.lds_config];
+        let needs_name = dynamic.ads_config.is_some() || configs.into_iter().any(Option::is_some);
+        if nameless && needs_name {
             errors.push(
                 &path,
                 "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and --service-cluster options.",
             );
         }
-        let mut source = |source: Option<&ConfigSource>, field: &'static str| {
+        let mut source = |source: Option<&SourceMessage>, field: &'static str| {
             let path = path.field(field);
-            let source = errors.collect(FileSource::build(source?, &path))?;
-            if let Err(error) = source.check() {
-                errors.push(&path, error.to_string());
-            }
-            Some(source)
+            errors.collect(ConfigSource::build(source?, &path, sources))
         };
         let clusters = source(dynamic.cds_config.as_ref(), "cds_config");
         let listeners = source(dynamic.lds_config.as_ref(), "lds_config");
+        let aggregated = dynamic.ads_config.as_ref();
+        let aggregated = aggregated.and_then(|source| {
+            let path = path.field("ads_config");
+            errors.collect(ApiSource::build(source, &path, sources))
+        });
         errors.finish(DynamicResources {
+            aggregated: aggregated.map(Arc::new),
             clusters,
             listeners,
         })
@@ -88,36 +99,36 @@ pub(crate) struct Discoveries {
 }
 
 impl Discoveries {
-    /// Watches what `resources` names. Nothing is read yet.
+    /// Subscribes to clusters. Listeners follow once the first clusters are there.
     ///
     /// # Errors
     /// A file cannot be watched.
-    pub(crate) fn new(
+    pub(crate) async fn start(
         resources: &DynamicResources,
         control: &Rc<Control>,
-    ) -> io::Result<Discoveries> {
-        let clusters = resources.clusters.clone();
-        let clusters = clusters.map(|source| ClusterDiscovery::new(source, control));
-        let listeners = resources.listeners.clone();
-        let listeners = listeners.map(|source| ListenerDiscovery::new(source, control));
-        Ok(Discoveries {
-            clusters: clusters.transpose()?,
-            listeners: listeners.transpose()?,
-        })
-    }
-
-    /// Reads all files for the first time, and each again whenever it is replaced. Clusters come before the listeners
-    /// that may name them.
-    pub(crate) async fn start(self, control: &Rc<Control>) {
-        if let Some(clusters) = self.clusters {
+    ) -> io::Result<()> {
+        if let Some(source) = &resources.clusters {
+            let clusters = ClusterDiscovery::new(source, control)?;
+            control.discoveries.borrow_mut().clusters = Some(clusters.clone());
             clusters.clone().update().await;
+            tokio::task::spawn_local(clusters.clone().follow());
             clusters.warmed().await;
-            tokio::task::spawn_local(clusters.follow());
         }
-        control.warm_listeners(&control.listeners.all()).await;
-        if let Some(listeners) = self.listeners {
+        control.phase.set(Phase::Listeners);
+        let of_bootstrap = control.listeners.all();
+        let warming = control.warm_listeners(&of_bootstrap);
+        let Some(source) = &resources.listeners else {
+            warming.await;
+            return Ok(());
+        };
+        let listeners = ListenerDiscovery::new(source, control)?;
+        control.discoveries.borrow_mut().listeners = Some(listeners.clone());
+        let following = async {
             listeners.update().await;
-            tokio::task::spawn_local(listeners.follow());
-        }
+            tokio::task::spawn_local(listeners.clone().follow());
+            listeners.warmed().await;
+        };
+        tokio::join!(warming, following);
+        Ok(())
     }
 }

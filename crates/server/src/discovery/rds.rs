@@ -1,4 +1,4 @@
-//! RDS: the routes of connection managers from files of resources.
+//! RDS: the routes of connection managers from files of resources and control planes.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,7 +7,6 @@ use std::rc::Weak;
 use std::sync::Arc;
 
 use outrider_config::FieldPath;
-use outrider_config::ResourceFile;
 use outrider_config::api::envoy::config::route::v3::RouteConfiguration;
 use outrider_http::ConnectionManagerConfig;
 use outrider_http::RdsConfig;
@@ -17,10 +16,13 @@ use outrider_stats::Counter;
 use outrider_stats::Gauge;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
-use outrider_xds::FileSource;
-use outrider_xds::FileSubscription;
-use outrider_xds::UpdateStats;
+use outrider_xds::ConfigSource;
+use outrider_xds::Removed;
+use outrider_xds::ResourceType;
+use outrider_xds::Subject;
+use outrider_xds::Update;
 use prost::Message as _;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::background;
@@ -28,8 +30,6 @@ use crate::discovery::now_ms;
 use crate::dump::DynamicResource;
 use crate::listener_plan::ListenerPlan;
 use crate::retired::Retired;
-
-const TYPE: &str = "envoy.config.route.v3.RouteConfiguration";
 
 outrider_stats::group! {
     /// `http.<stat_prefix>.rds.<route_config_name>.*`, in addition to the stats of every subscription.
@@ -40,15 +40,15 @@ outrider_stats::group! {
     }
 }
 
-/// All routes that come from files. Connection managers with the same file and route name share a subscription.
+/// All routes that come from sources. Connection managers with the same source and route name share a subscription.
 pub(crate) struct RouteDiscovery {
     store: Arc<Store>,
     clusters: Arc<ClusterManager>,
     retired: Retired,
-    followed: RefCell<HashMap<(FileSource, String), Rc<FollowedRoutes>>>,
+    followed: RefCell<HashMap<(ConfigSource, String), Rc<FollowedRoutes>>>,
 }
 
-/// The routes of one name in one file.
+/// The routes of one name in one source.
 struct FollowedRoutes {
     name: String,
     store: Arc<Store>,
@@ -60,6 +60,8 @@ struct FollowedRoutes {
     /// The connection managers that use these routes. Weak, so that they can end.
     users: RefCell<Vec<std::sync::Weak<ConnectionManagerConfig>>>,
     task: RefCell<Option<AbortHandle>>,
+    /// The source was read once, whatever came of it.
+    was_read: watch::Sender<bool>,
 }
 
 impl RouteDiscovery {
@@ -76,25 +78,31 @@ impl RouteDiscovery {
         }
     }
 
-    /// Gives the connection managers of `plans` the routes that they read from files, now and on each update.
+    /// Gives the connection managers of `plans` the routes of their sources, now and on each update. Waits until each source
+    /// was read once.
     pub(crate) async fn connect_all(&self, plans: &[Arc<ListenerPlan>]) {
         self.forget_unused();
-        for manager in plans.iter().flat_map(|plan| plan.connection_managers()) {
-            if let Some(rds) = manager.rds() {
-                self.connect(manager, rds).await;
-            }
+        let managers = plans.iter().flat_map(|plan| plan.connection_managers());
+        let connected = managers.filter_map(|manager| self.connect(manager, manager.rds()?));
+        let reading: Vec<_> = connected.collect();
+        for mut was_read in reading {
+            // The sender is dropped if no connection manager uses the routes now.
+            let _read = was_read.wait_for(|was_read| *was_read).await;
         }
     }
 
-    async fn connect(&self, manager: &Arc<ConnectionManagerConfig>, rds: &RdsConfig) {
+    /// Returns what tells when the source was read once.
+    fn connect(
+        &self,
+        manager: &Arc<ConnectionManagerConfig>,
+        rds: &RdsConfig,
+    ) -> Option<watch::Receiver<bool>> {
         let key = (rds.source.clone(), rds.route_config_name.clone());
         let known = self.followed.borrow().get(&key).cloned();
         let followed = match known {
             Some(followed) => followed,
             None => {
-                let Some(followed) = self.follow(rds).await else {
-                    return;
-                };
+                let followed = self.follow(rds)?;
                 self.followed.borrow_mut().insert(key, followed.clone());
                 followed
             }
@@ -108,14 +116,19 @@ impl RouteDiscovery {
         if let Some(table) = &*followed.table.borrow() {
             self.retired.keep(manager.set_routes(table.clone()));
         }
+        Some(followed.was_read.subscribe())
     }
 
-    /// Reads routes for the first time, and again whenever their file is replaced.
-    async fn follow(&self, rds: &RdsConfig) -> Option<Rc<FollowedRoutes>> {
+    /// Reads routes now and whenever they change.
+    fn follow(&self, rds: &RdsConfig) -> Option<Rc<FollowedRoutes>> {
         let scope = rds.scope.clone().name("rds").name(&rds.route_config_name);
-        let updates: Arc<UpdateStats> = self.store.register(scope.clone());
+        let subject = Subject {
+            kind: &ResourceType::ROUTES,
+            name: Some(&rds.route_config_name),
+            scope: scope.clone(),
+        };
         let sources = self.clusters.sources();
-        let subscription = FileSubscription::new(rds.source.clone(), TYPE, sources, updates);
+        let subscription = sources.subscribe(&rds.source, subject, &self.store);
         let mut subscription = match subscription {
             Ok(subscription) => subscription,
             Err(error) => {
@@ -133,10 +146,8 @@ impl RouteDiscovery {
             dumped: RefCell::default(),
             users: RefCell::default(),
             task: RefCell::default(),
+            was_read: watch::Sender::new(false),
         });
-        subscription
-            .update(async |file| followed.take(file).await)
-            .await;
         let routes = Rc::downgrade(&followed);
         let task = tokio::task::spawn_local(async move {
             loop {
@@ -145,8 +156,9 @@ impl RouteDiscovery {
                     return;
                 };
                 subscription
-                    .update(async |file| followed.take(file).await)
+                    .update(async |update| followed.take(update).await)
                     .await;
+                followed.was_read.send_replace(true);
             }
         });
         followed.task.replace(Some(task.abort_handle()));
@@ -175,10 +187,15 @@ impl RouteDiscovery {
 }
 
 impl FollowedRoutes {
-    /// Applies the routes in `file`, or returns why they are refused.
-    async fn take(&self, file: ResourceFile) -> Result<(), String> {
-        let mut resources = file.resources.into_iter();
+    /// Applies the routes in `update`, or returns why they are refused.
+    async fn take(&self, update: Update) -> Result<(), String> {
+        let mut resources = update.resources.into_iter();
         let Some(resource) = resources.next() else {
+            if let Removed::Names(_) = update.removed {
+                // As in Envoy, the routes stay.
+                log::error!(target: "router", "the control plane has removed the routes '{}': ignored", self.name);
+                return Ok(());
+            }
             self.stats.update_empty.inc();
             return Ok(());
         };
@@ -207,9 +224,9 @@ impl FollowedRoutes {
             };
             let table = RouteTable::build(&message, &FieldPath::root(), &cx);
             let table = table.map_err(|errors| resource.positions.diagnose(errors).to_string())?;
-            Ok::<_, String>((table, resource.wire))
+            Ok::<_, String>((table, resource))
         });
-        let (table, wire) = built.await.map_err(|error| error.to_string())??;
+        let (table, resource) = built.await.map_err(|error| error.to_string())??;
         let users = self.users.borrow();
         for user in users.iter().filter_map(std::sync::Weak::upgrade) {
             self.retired.keep(user.set_routes(table.clone()));
@@ -219,7 +236,7 @@ impl FollowedRoutes {
             self.retired.keep(previous);
         }
         self.dumped
-            .replace(Some(DynamicResource::new(wire, &file.version)));
+            .replace(Some(DynamicResource::new(resource.wire, &resource.version)));
         self.stats.config_reload.inc();
         self.stats.config_reload_time_ms.set(now_ms());
         Ok(())

@@ -86,6 +86,7 @@ impl Builder {
         let mut new = loaded.bootstrap.static_resources.take().unwrap_or_default();
         self.name_listeners(&mut new);
 
+        self.clusters.set_control_planes(&new.clusters);
         let secrets = self.clusters.secrets().secrets();
         let secrets = secrets.with_static(statics.clone());
         let root = FieldPath::root().field("static_resources");

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
-use outrider_config::ResourceFile;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_config::duration;
 use outrider_net::Address;
 use outrider_stats::Scope;
-use outrider_xds::FileSource;
-use outrider_xds::FileSources;
-use outrider_xds::FileSubscription;
-use outrider_xds::UpdateStats;
+use outrider_stats::Store;
+use outrider_xds::ConfigSource;
+use outrider_xds::ResourceType;
+use outrider_xds::Sources;
+use outrider_xds::Subject;
+use outrider_xds::Update;
 use prost::Message as _;
 use tokio::time::Instant;
 
@@ -29,15 +30,14 @@ use crate::LocalityHosts;
 use crate::PriorityHosts;
 use crate::endpoints;
 
-const TYPE: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-
 #[derive(Debug)]
 struct Eds {
     /// `service_name`, or else the cluster's name.
     service: String,
-    source: FileSource,
-    sources: FileSources,
-    stats: Arc<UpdateStats>,
+    source: ConfigSource,
+    sources: Sources,
+    store: Arc<Store>,
+    scope: Scope,
 }
 
 pub(super) fn build(
@@ -51,10 +51,7 @@ pub(super) fn build(
     let source_path = path.field("eds_config");
     let source =
         source.ok_or_else(|| ConfigError::new(&source_path, "is required for type EDS"))?;
-    let source = FileSource::build(source, &source_path)?;
-    if let Err(error) = source.check() {
-        return Err(ConfigError::new(&source_path, error.to_string()).into());
-    }
+    let source = ConfigSource::build(source, &source_path, &cx.sources)?;
     let service = config.map_or("", |config| config.service_name.as_str());
     let stat_name = match cluster.alt_stat_name.as_str() {
         "" => &cluster.name,
@@ -67,7 +64,8 @@ pub(super) fn build(
         },
         source,
         sources: cx.sources.clone(),
-        stats: cx.store.register(Scope::new("cluster").name(stat_name)),
+        store: cx.store.clone(),
+        scope: Scope::new("cluster").name(stat_name),
     }))
 }
 
@@ -75,12 +73,20 @@ impl Discovery for Eds {
     fn run(self: Box<Self>, hosts: HostsPublisher) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(self.follow(hosts))
     }
+
+    fn is_remote(&self) -> bool {
+        self.source.is_remote()
+    }
 }
 
 impl Eds {
     async fn follow(self: Box<Self>, publisher: HostsPublisher) {
-        let subscription =
-            FileSubscription::new(self.source, TYPE, &self.sources, self.stats.clone());
+        let subject = Subject {
+            kind: &ResourceType::ENDPOINTS,
+            name: Some(&self.service),
+            scope: self.scope.clone(),
+        };
+        let subscription = self.sources.subscribe(&self.source, subject, &self.store);
         let mut subscription = match subscription {
             Ok(subscription) => subscription,
             Err(error) => {
@@ -97,7 +103,7 @@ impl Eds {
         };
         loop {
             subscription
-                .update(async |file| assignment.take(file))
+                .update(async |update| assignment.take(update))
                 .await;
             assignment.publisher.initialized();
             tokio::select! {
@@ -138,9 +144,9 @@ impl Assignment {
         self.publish(Vec::new());
     }
 
-    /// Applies the endpoints in `file`, or returns why they are refused.
-    fn take(&mut self, file: ResourceFile) -> Result<(), String> {
-        let mut resources = file.resources.into_iter();
+    /// Applies the endpoints in `update`, or returns why they are refused.
+    fn take(&mut self, update: Update) -> Result<(), String> {
+        let mut resources = update.resources.into_iter();
         let Some(resource) = resources.next() else {
             log::debug!(target: "upstream", "missing ClusterLoadAssignment for {}", self.service);
             self.publisher.stats().update_empty.inc();

@@ -17,11 +17,12 @@ use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::cluster::v3::cluster::ClusterDiscoveryType;
 use outrider_config::api::envoy::config::cluster::v3::cluster::CustomClusterType;
 use outrider_config::api::envoy::config::cluster::v3::cluster::DiscoveryType;
+use outrider_config::api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use outrider_config::api::envoy::extensions::clusters::dns::v3::DnsCluster;
 use outrider_config::type_name;
 use outrider_config::unpack;
 use outrider_stats::Store;
-use outrider_xds::FileSources;
+use outrider_xds::Sources;
 use prost::Name;
 
 use crate::HostsPublisher;
@@ -31,6 +32,11 @@ use crate::dns::Resolvers;
 pub trait Discovery: fmt::Debug + Send {
     /// Publishes hosts as long as it runs. It returns at once if the hosts never change.
     fn run(self: Box<Self>, hosts: HostsPublisher) -> Pin<Box<dyn Future<Output = ()>>>;
+
+    /// Whether a control plane has the hosts. The clusters of control planes have to be there first.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// The names that `cluster_type` accepts in addition to the type of its config.
@@ -55,7 +61,7 @@ enum ClusterKind {
 #[derive(Debug)]
 pub(crate) struct DiscoveryCx {
     pub(crate) resolvers: Resolvers,
-    pub(crate) sources: FileSources,
+    pub(crate) sources: Sources,
     pub(crate) store: Arc<Store>,
 }
 
@@ -75,6 +81,17 @@ pub(crate) fn build(
             dns::build((cluster, path), (&config, &config_path), resolvers)
         }
     }
+}
+
+/// Whether a control plane has the hosts of this cluster.
+pub(crate) fn is_remote(cluster: &Cluster) -> bool {
+    let source = cluster.eds_cluster_config.as_ref();
+    let source =
+        source.and_then(|config| config.eds_config.as_ref()?.config_source_specifier.as_ref());
+    matches!(
+        source,
+        Some(ConfigSourceSpecifier::ApiConfigSource(_) | ConfigSourceSpecifier::Ads(_))
+    )
 }
 
 /// Envoy checks this for any load balancer.

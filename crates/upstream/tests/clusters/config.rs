@@ -57,7 +57,7 @@ fn errors(clusters: &[String]) -> String {
         "",
         &Store::new(),
         &Arc::default(),
-        Arc::new(()),
+        (Arc::new(()), Default::default()),
     )
     .unwrap_err();
     errors.to_string()
@@ -197,7 +197,7 @@ fn both_spellings_of_http_options_mean_the_same() {
             "",
             &Store::new(),
             &Arc::default(),
-            Arc::new(()),
+            (Arc::new(()), Default::default()),
         );
         let info = manager.unwrap().view()[0].info.clone();
         assert_eq!(info.http.protocol, want, "{fields}");
@@ -212,7 +212,7 @@ fn defaults_are_envoys() {
         "",
         &Store::new(),
         &Arc::default(),
-        Arc::new(()),
+        (Arc::new(()), Default::default()),
     )
     .unwrap();
     let info = manager.view()[0].info.clone();

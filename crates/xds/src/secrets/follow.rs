@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::Weak;
 
 use outrider_config::Positions;
-use outrider_config::ResourceFile;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::Secret;
 use outrider_net::FileWatch;
 use outrider_tls::SecretKind;
@@ -19,13 +18,13 @@ use tokio::task::AbortHandle;
 
 use super::SecretManager;
 use super::SecretStats;
-use crate::FileSubscription;
-
-pub(super) const TYPE: &str = "envoy.extensions.transport_sockets.tls.v3.Secret";
+use crate::Removed;
+use crate::Subscription;
+use crate::Update;
 
 /// The source of a secret.
-pub(super) struct Subscription {
-    pub(super) file: FileSubscription,
+pub(super) struct Source {
+    pub(super) subscription: Subscription,
     pub(super) stats: Arc<SecretStats>,
 }
 
@@ -51,7 +50,7 @@ struct Follower {
 pub(super) fn spawn(
     manager: &Arc<SecretManager>,
     reference: SecretReference,
-    mut source: Subscription,
+    mut source: Source,
 ) -> AbortHandle {
     let follower = Follower {
         manager: Arc::downgrade(manager),
@@ -63,8 +62,8 @@ pub(super) fn spawn(
         let mut files = None;
         loop {
             source
-                .file
-                .update(async |file| follower.take(file).await)
+                .subscription
+                .update(async |update| follower.take(update).await)
                 .await;
             let Some(manager) = follower.manager.upgrade() else {
                 return;
@@ -76,7 +75,7 @@ pub(super) fn spawn(
             }
             loop {
                 tokio::select! {
-                    () = source.file.changed() => break,
+                    () = source.subscription.changed() => break,
                     () = replaced(&mut files) => {}
                 }
                 if let Err(error) = follower.rotate().await {
@@ -98,11 +97,16 @@ async fn replaced(files: &mut Option<FileWatch>) {
 }
 
 impl Follower {
-    /// Takes over the secret in `file`, or tells why not, in Envoy's words.
-    async fn take(&self, file: ResourceFile) -> Result<(), String> {
+    /// Takes over the secret in `update`, or tells why not, in Envoy's words.
+    async fn take(&self, update: Update) -> Result<(), String> {
         let name = &self.reference.name;
-        let count = file.resources.len();
-        let mut resources = file.resources.into_iter();
+        let count = update.resources.len();
+        if let (0, Removed::Names(_)) = (count, &update.removed) {
+            // As in Envoy, the secret stays.
+            log::warn!(target: "secret", "the control plane has removed the secret '{name}': ignored");
+            return Ok(());
+        }
+        let mut resources = update.resources.into_iter();
         let (Some(resource), 1) = (resources.next(), count) else {
             return Err(match count {
                 0 => format!("Missing SDS resources for {name} in onConfigUpdate()"),
@@ -133,7 +137,7 @@ impl Follower {
             used,
         }));
         if let Some(manager) = self.manager.upgrade() {
-            manager.note(&self.reference, &file.version);
+            manager.note(&self.reference, &update.version);
         }
         Ok(())
     }

@@ -78,7 +78,7 @@ impl Proxy {
             "",
             &store,
             &Arc::default(),
-            Arc::new(()),
+            (Arc::new(()), Default::default()),
         )
         .unwrap();
         let worker = Rc::new(WorkerCx::new(0, &store, 7));
