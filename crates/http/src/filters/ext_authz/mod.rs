@@ -365,6 +365,8 @@ impl ExtAuthzFilter {
         cluster: Option<&ClusterAuthzStats>,
     ) -> LocalReply {
         let config = &self.shared.config;
+        // A header may be there several times.
+        reply.keeps_route_headers = true;
         for (name, value) in &rejection.headers {
             match apply::field(name, value) {
                 Some((name, value)) => reply.headers.push((name, value)),
