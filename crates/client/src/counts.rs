@@ -36,7 +36,7 @@ fn origin(cluster: &Cluster, internal: bool) -> &OriginStats {
 
 /// How far a call has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum CallPhase {
     /// It has no connection yet.
     Opening,
     /// It was sent.
@@ -60,7 +60,7 @@ pub(crate) struct CallCounts {
     /// Whether the trailers will tell if the host succeeded.
     awaits_grpc_status: Cell<bool>,
     sent: Cell<Option<Instant>>,
-    phase: Cell<Phase>,
+    phase: Cell<CallPhase>,
 }
 
 impl CallCounts {
@@ -80,7 +80,7 @@ impl CallCounts {
             is_canary,
             awaits_grpc_status: Cell::new(false),
             sent: Cell::new(None),
-            phase: Cell::new(Phase::Opening),
+            phase: Cell::new(CallPhase::Opening),
         }
     }
 
@@ -100,12 +100,12 @@ impl CallCounts {
     pub(crate) fn sent(&self, is_http2: bool) {
         self.is_http2.set(is_http2);
         self.sent.set(Some(clock::now()));
-        self.phase.set(Phase::Sent);
+        self.phase.set(CallPhase::Sent);
     }
 
     /// Counts the response's head. Returns how long it took, in milliseconds.
     pub(crate) fn head(&self, head: &ResponseHead) -> u64 {
-        self.phase.set(Phase::Responding);
+        self.phase.set(CallPhase::Responding);
         let canary = head.headers.get(&header::X_ENVOY_UPSTREAM_CANARY);
         if canary.is_some_and(|value| value == "true") {
             self.is_canary.set(true);
@@ -128,7 +128,7 @@ impl CallCounts {
 
     /// Counts the response's end.
     pub(crate) fn end(&self, trailers: Option<&HeaderMap>) {
-        if self.phase.replace(Phase::Ended) == Phase::Ended {
+        if self.phase.replace(CallPhase::Ended) == CallPhase::Ended {
             return;
         }
         if self.awaits_grpc_status.get() {
@@ -178,7 +178,7 @@ impl CallCounts {
             StreamError::RemoteReset(_) if self.is_http2.get() => stats.upstream_rq_rx_reset.inc(),
             _ => {}
         }
-        let has_begun = self.phase.replace(Phase::Ended) == Phase::Responding;
+        let has_begun = self.phase.replace(CallPhase::Ended) == CallPhase::Responding;
         if !has_begun || self.awaits_grpc_status.get() {
             self.pick.host().stats.rq_error.inc();
         }
@@ -199,7 +199,7 @@ impl CallCounts {
         self.cluster.stats().upstream_rq_timeout.inc();
         host.rq_timeout.inc();
         host.rq_error.inc();
-        if self.phase.get() == Phase::Responding {
+        if self.phase.get() == CallPhase::Responding {
             return CallFailure::Reset;
         }
         self.status(504);
@@ -211,7 +211,7 @@ impl CallCounts {
         self.cluster.stats().upstream_rq_max_duration_reached.inc();
         self.pick.host().stats.rq_error.inc();
         match self.phase.get() {
-            Phase::Responding => CallFailure::Reset,
+            CallPhase::Responding => CallFailure::Reset,
             _ => CallFailure::max_stream_duration(),
         }
     }
@@ -234,7 +234,7 @@ impl CallCounts {
 /// A call that is dropped before its end counts as reset by this side.
 impl Drop for CallCounts {
     fn drop(&mut self) {
-        let is_open = matches!(self.phase.get(), Phase::Sent | Phase::Responding);
+        let is_open = matches!(self.phase.get(), CallPhase::Sent | CallPhase::Responding);
         if is_open && self.is_http2.get() {
             self.cluster.stats().upstream_rq_tx_reset.inc();
         }

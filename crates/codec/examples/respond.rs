@@ -35,9 +35,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BODY: &str = "hello";
 
-struct Hello;
+struct FiveBytes;
 
-impl Handler for Hello {
+impl Handler for FiveBytes {
     async fn serve(self: Rc<Self>, _: RequestHead, body: Body, mut respond: Responder) {
         drop(body);
         let mut head = ResponseHead::from(http::StatusCode::OK);
@@ -98,7 +98,7 @@ async fn accept(port: u16, codec: &str) -> Result<(), Box<dyn Error>> {
         match codec {
             "outrider" => {
                 let socket = NetworkStream::Tcp(socket);
-                let served = outrider_codec::serve(socket, options.clone(), Rc::new(Hello));
+                let served = outrider_codec::serve(socket, options.clone(), Rc::new(FiveBytes));
                 drop(spawn_local(served));
             }
             "hyper" => drop(spawn_local(serve_hyper(socket))),

@@ -34,9 +34,9 @@ pub enum Body {
     /// A complete body in memory.
     Full(Bytes),
     /// The body received on an HTTP/1 connection.
-    H1(h1::RecvBody),
+    H1(h1::H1RecvBody),
     /// The body received on an HTTP/2 stream.
-    H2(h2::RecvBody),
+    H2(h2::H2RecvBody),
     /// An upstream's response body. Polling it also sends the request's body.
     Exchange(UpstreamExchange),
     /// A body that a filter inspects or changes.

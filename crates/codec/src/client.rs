@@ -53,8 +53,8 @@ pub struct Client(ClientKind);
 /// Which codec the connection speaks.
 #[derive(Clone, Debug)]
 enum ClientKind {
-    H1(Rc<h1::client::Connection>),
-    H2(Rc<h2::client::Connection>),
+    H1(Rc<h1::client::H1ClientConnection>),
+    H2(Rc<h2::client::H2ClientConnection>),
 }
 
 impl Client {
@@ -134,8 +134,8 @@ pub struct UpstreamExchange {
 /// Which codec the exchange uses. Boxed because an exchange is moved often and is part of every [`Body`].
 #[derive(Debug)]
 enum ExchangeKind {
-    H1(Box<h1::Exchange>),
-    H2(Box<h2::Exchange>),
+    H1(Box<h1::H1Exchange>),
+    H2(Box<h2::H2Exchange>),
 }
 
 impl UpstreamExchange {

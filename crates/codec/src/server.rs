@@ -360,8 +360,8 @@ pub struct Responder {
 /// Which codec the stream is on.
 #[derive(Debug)]
 enum ResponderKind {
-    H1(h1::Responder),
-    H2(h2::respond::Responder),
+    H1(h1::H1Responder),
+    H2(h2::respond::H2Responder),
 }
 
 impl Responder {
@@ -506,14 +506,14 @@ impl Responder {
     }
 }
 
-impl From<h1::Responder> for Responder {
-    fn from(respond: h1::Responder) -> Responder {
+impl From<h1::H1Responder> for Responder {
+    fn from(respond: h1::H1Responder) -> Responder {
         Responder::new(ResponderKind::H1(respond))
     }
 }
 
-impl From<h2::respond::Responder> for Responder {
-    fn from(respond: h2::respond::Responder) -> Responder {
+impl From<h2::respond::H2Responder> for Responder {
+    fn from(respond: h2::respond::H2Responder) -> Responder {
         Responder::new(ResponderKind::H2(respond))
     }
 }

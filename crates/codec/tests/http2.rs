@@ -28,7 +28,7 @@ use support::raw::GOAWAY;
 use support::raw::HEADERS;
 use support::raw::PING;
 use support::raw::RST_STREAM;
-use support::raw::Raw;
+use support::raw::RawPeer;
 use support::raw::SETTINGS;
 use support::raw::WINDOW_UPDATE;
 use support::raw::connected;
@@ -351,7 +351,7 @@ async fn the_peers_stream_limit_is_the_capacity() {
         let (client, run) = outrider_codec::connect_http2(ours, options, on_change);
         spawn_local(run);
         assert_eq!(client.capacity(), 1024);
-        let mut raw = Raw(theirs);
+        let mut raw = RawPeer(theirs);
         raw.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 2]).await;
         run_ready_tasks().await;
         assert_eq!((client.capacity(), changes.get()), (2, 1));

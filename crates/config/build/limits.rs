@@ -1,6 +1,5 @@
 //! Turns the constraint options of fields into rows of the table of rules.
 
-use std::error::Error;
 use std::fmt::Debug;
 
 use crate::rules::DoubleRules;
@@ -9,10 +8,9 @@ use crate::rules::EnumRules;
 use crate::rules::FieldRules;
 use crate::rules::IntegerRules;
 use crate::rules::StringRules;
+use crate::tables::Result;
 use crate::tables::TextTable;
 use crate::tables::span;
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The table of rules, as Rust source.
 #[derive(Default)]

@@ -54,7 +54,7 @@ pub(crate) enum SupportStatus {
 }
 
 /// One line of `extensions.txt`.
-pub(crate) struct ExtensionRow {
+pub(crate) struct ExtensionLine {
     pub(crate) category: String,
     pub(crate) name: String,
     pub(crate) types: Vec<String>,
@@ -133,7 +133,7 @@ fn parse(text: &str, support: &mut SupportTable) -> Result<(), String> {
 }
 
 /// Reads `extensions.txt`.
-pub(crate) fn read_extensions(path: &Path) -> Result<Vec<ExtensionRow>, Box<dyn Error>> {
+pub(crate) fn read_extensions(path: &Path) -> Result<Vec<ExtensionLine>, Box<dyn Error>> {
     let text = std::fs::read_to_string(path)?;
     let mut extensions = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -141,7 +141,7 @@ pub(crate) fn read_extensions(path: &Path) -> Result<Vec<ExtensionRow>, Box<dyn 
         let (Some(category), Some(name)) = (words.next(), words.next()) else {
             return Err(format!("expected a category and a name in {line:?}").into());
         };
-        extensions.push(ExtensionRow {
+        extensions.push(ExtensionLine {
             category,
             name,
             types: words.collect(),

@@ -18,19 +18,19 @@ use crate::rules::EnumValueOptions;
 use crate::rules::FieldOptions;
 use crate::rules::MessageOptions;
 use crate::rules::OneofOptions;
-use crate::support::ExtensionRow;
+use crate::support::ExtensionLine;
 use crate::support::Section;
 use crate::support::SupportLine;
 use crate::support::SupportStatus;
 use crate::support::SupportTable;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The Rust source of all tables.
 pub(crate) fn generate(
     set: &FileSet,
     support: &SupportTable,
-    extensions: &[ExtensionRow],
+    extensions: &[ExtensionLine],
 ) -> Result<String> {
     let mut messages = Vec::new();
     let mut enums = Vec::new();
@@ -358,7 +358,7 @@ impl<'a> Tables<'a> {
         ))
     }
 
-    fn extension(&mut self, extension: &ExtensionRow) {
+    fn extension(&mut self, extension: &ExtensionLine) {
         let category = self.text.add(&extension.category);
         let name = self.text.add(&extension.name);
         let types = if extension.types.is_empty() {

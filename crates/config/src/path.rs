@@ -8,10 +8,10 @@ use std::sync::Arc;
 ///
 /// Cloning and extending cost one reference count: `build` functions pass paths down and only a failure prints them.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct FieldPath(Option<Arc<Node>>);
+pub struct FieldPath(Option<Arc<PathNode>>);
 
 #[derive(PartialEq, Eq)]
-struct Node {
+struct PathNode {
     parent: FieldPath,
     step: Step,
 }
@@ -47,7 +47,7 @@ impl FieldPath {
     }
 
     pub(crate) fn step(&self, step: Step) -> Self {
-        Self(Some(Arc::new(Node {
+        Self(Some(Arc::new(PathNode {
             parent: self.clone(),
             step,
         })))

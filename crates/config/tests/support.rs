@@ -112,7 +112,7 @@ fn collect(scope: &str, message: &MessageDescriptor, messages: &mut Members, val
 }
 
 fn write_extensions(
-    extensions: &[support::ExtensionRow],
+    extensions: &[support::ExtensionLine],
     support: &SupportTable,
     out: &mut String,
 ) {

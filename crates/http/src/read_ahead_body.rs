@@ -125,10 +125,10 @@ mod tests {
 
     use super::*;
 
-    /// A body of these frames.
-    struct Frames(VecDeque<Frame>);
+    /// A body of these frames, all of which are ready.
+    struct ReadyFrames(VecDeque<Frame>);
 
-    impl BodyStream for Frames {
+    impl BodyStream for ReadyFrames {
         fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
             Poll::Ready(self.0.pop_front().map(Ok))
         }
@@ -148,7 +148,7 @@ mod tests {
                 data("ghi"),
                 Frame::Trailers(HeaderMap::new()),
             ];
-            let mut early = ReadAheadBody::new(Body::wrap(Frames(frames.into())), limit);
+            let mut early = ReadAheadBody::new(Body::wrap(ReadyFrames(frames.into())), limit);
             poll_fn(|cx| {
                 let paused = early.read_ahead(cx);
                 assert_eq!(paused, early.bytes > limit);

@@ -1,8 +1,14 @@
 //! Values that the tests of several modules use.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
 
+use outrider_codec::BodyStream;
+use outrider_codec::Frame;
+use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::DownstreamConnectionInfo;
 use tokio::time::Instant;
@@ -36,4 +42,35 @@ pub(crate) fn stream() -> Stream {
         ..RequestHead::default()
     };
     Stream::new(connection, head, http::Version::HTTP_2, 1)
+}
+
+/// A body of these frames, each of which is ready at every second poll.
+#[derive(Debug)]
+pub(crate) struct SlowFrames {
+    frames: VecDeque<Frame>,
+    has_waited: bool,
+}
+
+impl SlowFrames {
+    pub(crate) fn new(frames: impl Into<VecDeque<Frame>>) -> SlowFrames {
+        SlowFrames {
+            frames: frames.into(),
+            has_waited: false,
+        }
+    }
+}
+
+impl BodyStream for SlowFrames {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        self.has_waited = !self.has_waited;
+        if self.has_waited {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.frames.pop_front().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty()
+    }
 }

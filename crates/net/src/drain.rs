@@ -8,16 +8,16 @@ use tokio::time::Instant;
 
 /// Tells connections that their listener, or the whole server, drains. Clones share one state; all stay on one worker.
 #[derive(Clone, Debug, Default)]
-pub struct DrainSignal(Rc<State>);
+pub struct DrainSignal(Rc<DrainSignalState>);
 
 #[derive(Debug, Default)]
-struct State {
-    phase: Cell<Phase>,
+struct DrainSignalState {
+    phase: Cell<DrainProgress>,
     is_hurried: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum Phase {
+enum DrainProgress {
     #[default]
     Off,
     /// All connections are asked to finish.
@@ -35,19 +35,19 @@ impl DrainSignal {
 
     /// Begins the drain.
     pub fn begin(&self) {
-        self.0.phase.set(Phase::On);
+        self.0.phase.set(DrainProgress::On);
     }
 
     /// Begins gradually: [`is_draining`](DrainSignal::is_draining) is true with a probability that grows to 1 over
     /// `lasts`.
     pub fn begin_gradually(&self, lasts: Duration) {
         let began = Instant::now();
-        self.0.phase.set(Phase::Growing { began, lasts });
+        self.0.phase.set(DrainProgress::Growing { began, lasts });
     }
 
     /// Cancels the drain: `/healthcheck/ok` undoes `/healthcheck/fail`.
     pub fn cancel(&self) {
-        self.0.phase.set(Phase::Off);
+        self.0.phase.set(DrainProgress::Off);
     }
 
     /// Everything is asked to finish now, however far the drain is; `false` takes that back, and not the drain.
@@ -62,9 +62,11 @@ impl DrainSignal {
             return true;
         }
         match self.0.phase.get() {
-            Phase::Off => false,
-            Phase::On => true,
-            Phase::Growing { began, lasts } => began.elapsed() >= lasts.mul_f64(fastrand::f64()),
+            DrainProgress::Off => false,
+            DrainProgress::On => true,
+            DrainProgress::Growing { began, lasts } => {
+                began.elapsed() >= lasts.mul_f64(fastrand::f64())
+            }
         }
     }
 }

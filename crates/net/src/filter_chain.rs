@@ -40,13 +40,13 @@ pub struct FilterChainInput<'a> {
 /// The filter chains of one listener, by index: `filter_chains` in order, then `default_filter_chain`.
 #[derive(Debug)]
 pub struct FilterChains {
-    rules: Vec<Rule>,
+    rules: Vec<ChainCriteria>,
     default: Option<usize>,
 }
 
 /// One chain's criteria. An empty list matches everything.
 #[derive(Debug)]
-struct Rule {
+struct ChainCriteria {
     destination_port: Option<u16>,
     destinations: Vec<AddressPrefix>,
     /// In lower case. A leading `*.` matches any number of labels.
@@ -74,7 +74,7 @@ impl FilterChains {
         for (index, chain) in listener.filter_chains.iter().enumerate() {
             let path = chains_path.index(index).field("filter_chain_match");
             let criteria = chain.filter_chain_match.clone().unwrap_or_default();
-            if let Some(rule) = errors.collect(Rule::build(&criteria, &path)) {
+            if let Some(rule) = errors.collect(ChainCriteria::build(&criteria, &path)) {
                 rules.push(rule);
             }
         }
@@ -110,7 +110,7 @@ impl FilterChains {
 }
 
 /// How specifically a rule matches by one criterion: `None` if it does not match, 0 if it does not have the criterion.
-type Criterion = fn(&Rule, &FilterChainInput<'_>) -> Option<u32>;
+type Criterion = fn(&ChainCriteria, &FilterChainInput<'_>) -> Option<u32>;
 
 /// In Envoy's order.
 const CRITERIA: [Criterion; 9] = [
@@ -169,8 +169,11 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
 }
 
-impl Rule {
-    fn build(criteria: &api::FilterChainMatch, path: &FieldPath) -> Result<Rule, ConfigErrors> {
+impl ChainCriteria {
+    fn build(
+        criteria: &api::FilterChainMatch,
+        path: &FieldPath,
+    ) -> Result<ChainCriteria, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let mut prefixes = |ranges, field: &'static str| {
             errors
@@ -201,7 +204,7 @@ impl Rule {
         for (index, number) in criteria.source_ports.iter().enumerate() {
             source_ports.extend(errors.collect(port(*number, &source_ports_path.index(index))));
         }
-        errors.finish(Rule {
+        errors.finish(ChainCriteria {
             destination_port,
             destinations,
             server_names: server_names.unwrap_or_default(),

@@ -11,10 +11,10 @@ use slab::Slab;
 
 /// The stage of the shutdown. Clones share one state; all stay on one worker.
 #[derive(Clone, Debug, Default)]
-pub struct Shutdown(Rc<State>);
+pub struct Shutdown(Rc<ShutdownState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ShutdownState {
     stage: Cell<ShutdownStage>,
     waiting: RefCell<Slab<Waker>>,
 }
@@ -35,7 +35,7 @@ pub enum ShutdownStage {
 /// is cheap.
 #[derive(Debug)]
 pub struct ShutdownWatch {
-    state: Rc<State>,
+    state: Rc<ShutdownState>,
     told: ShutdownStage,
     /// Its index among the waiting connections.
     key: Option<usize>,

@@ -33,10 +33,10 @@ const WORDS: usize = SLOTS / 64;
 
 /// A worker's timers. Clones share one wheel.
 #[derive(Clone, Debug)]
-pub struct Timers(Rc<Shared>);
+pub struct Timers(Rc<SharedTimers>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedTimers {
     wheel: RefCell<Wheel>,
     origin: Instant,
     /// The grain until which the driver sleeps; `u64::MAX` if no timer is armed.
@@ -46,7 +46,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct Wheel {
-    entries: Slab<Entry>,
+    entries: Slab<TimerEntry>,
     /// The first entry of each slot's list.
     heads: Vec<Option<u32>>,
     /// One bit per slot, set if the slot has an entry.
@@ -56,7 +56,7 @@ struct Wheel {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct TimerEntry {
     /// The grain at which it fires.
     due: u64,
     armed: bool,
@@ -71,7 +71,7 @@ struct Entry {
 /// One timer. It is not armed at first. Dropping it cancels it.
 #[derive(Debug)]
 pub struct Timer {
-    shared: Rc<Shared>,
+    shared: Rc<SharedTimers>,
     key: u32,
 }
 
@@ -85,7 +85,7 @@ impl Timers {
     /// An empty wheel. Nothing fires until [`Timers::run`] is polled.
     #[must_use]
     pub fn new() -> Timers {
-        Timers(Rc::new(Shared {
+        Timers(Rc::new(SharedTimers {
             wheel: RefCell::new(Wheel {
                 entries: Slab::new(),
                 heads: vec![None; SLOTS],
@@ -107,7 +107,7 @@ impl Timers {
     /// A timer that is not armed yet.
     #[must_use]
     pub fn timer(&self) -> Timer {
-        let key = self.0.wheel.borrow_mut().entries.insert(Entry {
+        let key = self.0.wheel.borrow_mut().entries.insert(TimerEntry {
             due: 0,
             armed: false,
             fired: false,
@@ -182,7 +182,7 @@ impl Timers {
     }
 }
 
-impl Shared {
+impl SharedTimers {
     /// The first grain that is not before `instant`.
     fn grain(&self, instant: Instant) -> u64 {
         let since = instant.saturating_duration_since(self.origin);

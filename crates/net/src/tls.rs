@@ -35,7 +35,7 @@ const MAX_WRITE: usize = 64 * 1024;
 /// A TLS connection, as client or server.
 pub struct TlsStream {
     socket: NetworkStream,
-    state: State,
+    state: TlsState,
     stats: WorkerSsl,
     /// What the verifier and the certificate resolver reported during the handshake.
     report: Report,
@@ -64,7 +64,7 @@ struct ReceivedHello {
     bytes: Vec<u8>,
 }
 
-enum State {
+enum TlsState {
     /// Waiting for the ClientHello.
     Accepting(Box<ReceivedHello>, Arc<ServerContext>),
     /// During the handshake or after it.
@@ -82,7 +82,7 @@ impl TlsStream {
         context: Arc<ServerContext>,
         stats: WorkerSsl,
     ) -> TlsStream {
-        let state = State::Accepting(Box::default(), context);
+        let state = TlsState::Accepting(Box::default(), context);
         TlsStream::new(socket, state, stats)
     }
 
@@ -90,11 +90,11 @@ impl TlsStream {
     pub(crate) fn not_ready(socket: NetworkStream) -> TlsStream {
         // Nothing is counted of it: without a context there are no `ssl.*` stats.
         let stats = WorkerSsl(Arc::default());
-        TlsStream::new(socket, State::NotReady, stats)
+        TlsStream::new(socket, TlsState::NotReady, stats)
     }
 
     pub(crate) fn is_not_ready(&self) -> bool {
-        matches!(self.state, State::NotReady)
+        matches!(self.state, TlsState::NotReady)
     }
 
     /// A client's side of a connection.
@@ -108,11 +108,11 @@ impl TlsStream {
     ) -> Result<TlsStream, TlsFailure> {
         let connection = ClientConnection::new(session.config, session.server_name)
             .map_err(|error| TlsFailure::of(&error, None))?;
-        let state = State::Open(Box::new(Connection::Client(connection)));
+        let state = TlsState::Open(Box::new(Connection::Client(connection)));
         Ok(TlsStream::new(socket, state, stats))
     }
 
-    fn new(socket: NetworkStream, state: State, stats: WorkerSsl) -> TlsStream {
+    fn new(socket: NetworkStream, state: TlsState, stats: WorkerSsl) -> TlsStream {
         TlsStream {
             socket,
             state,
@@ -155,7 +155,7 @@ impl TlsStream {
         match &outcome {
             Ok(info) => self.stats.succeeded(info),
             Err(failure) => {
-                self.state = State::Failed;
+                self.state = TlsState::Failed;
                 self.stats.failed(failure);
             }
         }
@@ -168,15 +168,15 @@ impl TlsStream {
     ) -> Poll<Result<Rc<TlsInfo>, TlsFailure>> {
         loop {
             let connection = match &mut self.state {
-                State::Accepting(..) => {
+                TlsState::Accepting(..) => {
                     ready!(self.poll_client_hello(cx))?;
                     continue;
                 }
-                State::Open(connection) => connection,
-                State::NotReady => {
+                TlsState::Open(connection) => connection,
+                TlsState::NotReady => {
                     return Poll::Ready(Err(TlsFailure::secrets_not_ready()));
                 }
-                State::Failed => return Poll::Ready(Err(TlsFailure::closed())),
+                TlsState::Failed => return Poll::Ready(Err(TlsFailure::closed())),
             };
             if connection.wants_write() {
                 let mut writer = Writer(&mut self.socket, cx);
@@ -196,7 +196,7 @@ impl TlsStream {
                 };
                 return Poll::Ready(Ok(Rc::new(TlsInfo::new(connection, server_name, report))));
             }
-            match connection.read_tls(&mut Reader(&self.socket, cx)) {
+            match connection.read_tls(&mut SocketReader(&self.socket, cx)) {
                 Ok(0) => return Poll::Ready(Err(TlsFailure::closed())),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
@@ -223,12 +223,12 @@ impl TlsStream {
 
     /// Reads the ClientHello, and selects the settings for it.
     fn poll_client_hello(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFailure>> {
-        let State::Accepting(hello, context) = &mut self.state else {
+        let TlsState::Accepting(hello, context) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
         let ReceivedHello { acceptor, bytes } = &mut **hello;
         loop {
-            let mut reader = CopyingReader(Reader(&self.socket, cx), bytes);
+            let mut reader = CopyingReader(SocketReader(&self.socket, cx), bytes);
             match acceptor.read_tls(&mut reader) {
                 Ok(0) => return Poll::Ready(Err(TlsFailure::closed())),
                 Ok(_) => {}
@@ -249,7 +249,7 @@ impl TlsStream {
                     match connection {
                         Ok(connection) => {
                             let connection = Connection::Server(connection);
-                            self.state = State::Open(Box::new(connection));
+                            self.state = TlsState::Open(Box::new(connection));
                             return Poll::Ready(Ok(()));
                         }
                         Err(refused) => refused,
@@ -293,7 +293,7 @@ impl TlsStream {
     }
 
     fn read_ready(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let State::Open(connection) = &mut self.state else {
+        let TlsState::Open(connection) = &mut self.state else {
             return Ok(0);
         };
         if self.readable == 0 {
@@ -306,11 +306,11 @@ impl TlsStream {
 
     /// Reads and decrypts what the socket has.
     fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let State::Open(connection) = &mut self.state else {
+        let TlsState::Open(connection) = &mut self.state else {
             self.ended = true;
             return Poll::Ready(Ok(()));
         };
-        match connection.read_tls(&mut Reader(&self.socket, cx)) {
+        match connection.read_tls(&mut SocketReader(&self.socket, cx)) {
             // As in Envoy, a connection that is closed without `close_notify` has simply ended.
             Ok(0) => {
                 self.ended = true;
@@ -345,7 +345,7 @@ impl TlsStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let State::Open(connection) = &mut self.state else {
+        let TlsState::Open(connection) = &mut self.state else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         if self.unreported == 0 {
@@ -367,7 +367,7 @@ impl TlsStream {
 
     /// Sends all records that are waiting.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let State::Open(connection) = &mut self.state else {
+        let TlsState::Open(connection) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
         while connection.wants_write() {
@@ -383,7 +383,7 @@ impl TlsStream {
 
     /// Sends `close_notify` and closes the sending side.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let State::Open(connection) = &mut self.state {
+        if let TlsState::Open(connection) = &mut self.state {
             connection.send_close_notify();
         }
         ready!(self.poll_flush(cx))?;
@@ -394,7 +394,7 @@ impl TlsStream {
 impl Drop for TlsStream {
     /// Sends `close_notify` if the socket takes it at once.
     fn drop(&mut self) {
-        if let State::Open(connection) = &mut self.state {
+        if let TlsState::Open(connection) = &mut self.state {
             connection.send_close_notify();
             let mut cx = Context::from_waker(std::task::Waker::noop());
             drop(self.poll_flush(&mut cx));
@@ -411,9 +411,9 @@ impl fmt::Debug for TlsStream {
 }
 
 /// The socket as `rustls` reads from it.
-struct Reader<'a, 'cx, 'w>(&'a NetworkStream, &'cx mut Context<'w>);
+struct SocketReader<'a, 'cx, 'w>(&'a NetworkStream, &'cx mut Context<'w>);
 
-impl io::Read for Reader<'_, '_, '_> {
+impl io::Read for SocketReader<'_, '_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.0.poll_read_socket(self.1, buffer) {
             Poll::Ready(read) => read,

@@ -31,10 +31,10 @@ const KUBERNETES_LINK: &str = "..data";
 /// All watched paths. Clones share one thread, which starts with the first watch and blocks on `inotify`: waiting for
 /// the descriptor in a runtime would need unsafe code.
 #[derive(Clone, Debug, Default)]
-pub struct FileWatches(Arc<Shared>);
+pub struct FileWatches(Arc<SharedWatches>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedWatches {
     inotify: OnceLock<OwnedFd>,
     watches: Mutex<Vec<Watch>>,
 }
@@ -172,7 +172,7 @@ impl FileWatches {
     }
 }
 
-impl Shared {
+impl SharedWatches {
     fn lock(&self) -> MutexGuard<'_, Vec<Watch>> {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }

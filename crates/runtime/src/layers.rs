@@ -28,13 +28,13 @@ pub struct Layers {
 #[derive(Debug)]
 struct Layer {
     name: String,
-    source: Source,
+    source: LayerSource,
     /// The values that were read last. Empty while a disk layer has no directory.
     values: Option<BTreeMap<String, Entry>>,
 }
 
 #[derive(Debug)]
-enum Source {
+enum LayerSource {
     Static,
     Disk { root: PathBuf, directory: PathBuf },
     Admin,
@@ -89,7 +89,7 @@ impl Layers {
         };
         if message.layers.is_empty() {
             // A runtime without layers can be changed, as in Envoy.
-            let admin = Layer::new("", Source::Admin, BTreeMap::new());
+            let admin = Layer::new("", LayerSource::Admin, BTreeMap::new());
             return Ok(Layers {
                 layers: vec![admin],
             });
@@ -120,15 +120,15 @@ impl Layers {
     pub fn watched(&self) -> impl Iterator<Item = (usize, &Path)> {
         let layers = self.layers.iter().enumerate();
         layers.filter_map(|(index, layer)| match &layer.source {
-            Source::Disk { root, .. } => Some((index, root.as_path())),
-            Source::Static | Source::Admin => None,
+            LayerSource::Disk { root, .. } => Some((index, root.as_path())),
+            LayerSource::Static | LayerSource::Admin => None,
         })
     }
 
     /// Whether values can change.
     #[must_use]
     pub fn can_change(&self) -> bool {
-        let is_static = |layer: &Layer| matches!(layer.source, Source::Static);
+        let is_static = |layer: &Layer| matches!(layer.source, LayerSource::Static);
         !self.layers.iter().all(is_static)
     }
 
@@ -137,7 +137,7 @@ impl Layers {
         let mut errors = Vec::new();
         let mut disk_layers = 0;
         for layer in &mut self.layers {
-            let Source::Disk { directory, .. } = &layer.source else {
+            let LayerSource::Disk { directory, .. } = &layer.source else {
                 continue;
             };
             if !directory.is_dir() {
@@ -218,9 +218,11 @@ fn layer(message: &RuntimeLayer, service_cluster: &str) -> Option<Layer> {
         LayerSpecifier::StaticLayer(values) => {
             let mut flat = BTreeMap::new();
             flatten("", values, &mut flat);
-            Some(Layer::new(name, Source::Static, flat))
+            Some(Layer::new(name, LayerSource::Static, flat))
         }
-        LayerSpecifier::AdminLayer(_) => Some(Layer::new(name, Source::Admin, BTreeMap::new())),
+        LayerSpecifier::AdminLayer(_) => {
+            Some(Layer::new(name, LayerSource::Admin, BTreeMap::new()))
+        }
         LayerSpecifier::DiskLayer(disk) => Some(Layer {
             name: name.clone(),
             source: disk_source(disk, service_cluster),
@@ -230,19 +232,19 @@ fn layer(message: &RuntimeLayer, service_cluster: &str) -> Option<Layer> {
     }
 }
 
-fn disk_source(message: &DiskLayer, service_cluster: &str) -> Source {
+fn disk_source(message: &DiskLayer, service_cluster: &str) -> LayerSource {
     let mut directory = format!("{}/{}", message.symlink_root, message.subdirectory);
     if message.append_service_cluster {
         directory = format!("{directory}/{service_cluster}");
     }
-    Source::Disk {
+    LayerSource::Disk {
         root: PathBuf::from(&message.symlink_root),
         directory: directory.into(),
     }
 }
 
 impl Layer {
-    fn new(name: &str, source: Source, values: BTreeMap<String, Entry>) -> Layer {
+    fn new(name: &str, source: LayerSource, values: BTreeMap<String, Entry>) -> Layer {
         Layer {
             name: name.to_owned(),
             source,
@@ -251,7 +253,7 @@ impl Layer {
     }
 
     fn is_admin(&self) -> bool {
-        matches!(self.source, Source::Admin)
+        matches!(self.source, LayerSource::Admin)
     }
 }
 

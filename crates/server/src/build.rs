@@ -33,13 +33,13 @@ pub(crate) struct Plan {
 
 /// The counts and limits of the downstream connections of all listeners.
 #[derive(Clone)]
-pub(crate) struct Connections {
+pub(crate) struct DownstreamConnections {
     /// All connections, the admin server's included, and their global limit.
     pub(crate) all: Arc<ConnectionLimit>,
     admin: Arc<ConnectionLimit>,
 }
 
-impl Connections {
+impl DownstreamConnections {
     /// The connection limits of the admin server.
     pub(crate) fn admin_limits(&self, ignores_global: bool) -> ConnectionLimits {
         ConnectionLimits {
@@ -84,7 +84,7 @@ impl Plan {
             node_cluster: options.service_cluster(&node).to_owned(),
             node_id: options.service_node(&node).to_owned(),
             runtime: runtime.clone(),
-            connections: Connections {
+            connections: DownstreamConnections {
                 all: match overload.connections() {
                     // The overload manager's limit takes precedence, as in Envoy. This one still counts.
                     Some(_) => ConnectionLimit::new(u64::MAX),

@@ -33,7 +33,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 pub use crate::allocator::Allocator;
-use crate::cli::Command;
+use crate::cli::CliAction;
 use crate::cli::Mode;
 use crate::cli::Options;
 use crate::logging::Logging;
@@ -49,15 +49,15 @@ pub fn run(program: &str, arguments: &[String]) -> ExitCode {
         return code;
     }
     match cli::parse(program, &arguments) {
-        Ok(Command::Run(options)) if options.hot_restart_version => {
+        Ok(CliAction::Run(options)) if options.hot_restart_version => {
             print_with_code(&mut std::io::stderr(), "disabled\n", 0)
         }
-        Ok(Command::Run(mut options)) => {
+        Ok(CliAction::Run(mut options)) => {
             let watch = std::env::var("OUTRIDER_WATCH_CONFIG");
             options.watch_config |= watch.is_ok_and(|value| value == "1");
             run_options(*options)
         }
-        Ok(Command::Print(text)) => print_with_code(&mut std::io::stdout(), &text, 0),
+        Ok(CliAction::Print(text)) => print_with_code(&mut std::io::stdout(), &text, 0),
         Err(refused) => print_with_code(&mut std::io::stderr(), &refused.0, 1),
     }
 }

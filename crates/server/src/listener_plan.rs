@@ -46,7 +46,7 @@ use outrider_xds::check_secret_sources;
 use prost::Message as _;
 use prost::Name as _;
 
-use crate::build::Connections;
+use crate::build::DownstreamConnections;
 use crate::dump::DynamicResource;
 use crate::retired::Retired;
 use crate::runtime::RuntimeLoader;
@@ -85,7 +85,7 @@ pub(crate) struct ListenerFactory {
     pub(crate) node_cluster: String,
     pub(crate) node_id: String,
     pub(crate) runtime: Arc<RuntimeLoader>,
-    pub(crate) connections: Connections,
+    pub(crate) connections: DownstreamConnections,
     pub(crate) overload: Arc<OverloadState>,
     pub(crate) prefers_ipv6: bool,
     /// What files and control planes give.

@@ -37,8 +37,8 @@ use crate::listener_plan::ListenerChange;
 use crate::listener_plan::ListenerPlan;
 use crate::listener_plan::RouteChange;
 use crate::listener_plan::shared_address;
-use crate::reload::outcome::Changes;
 use crate::reload::outcome::NameChanges;
+use crate::reload::outcome::ReloadChanges;
 use crate::reload::prepare::Prepared;
 
 /// How many outcomes are kept for `GET /reload`.
@@ -168,9 +168,12 @@ async fn reload(control: &Rc<Control>, trigger: Trigger) -> ReloadOutcome {
 const WARMING_LIMIT: Duration = Duration::from_secs(15);
 
 /// Replaces the running config with the prepared one.
-async fn put_in_place(control: &Rc<Control>, prepared: Prepared) -> Result<Changes, Diagnostics> {
+async fn put_in_place(
+    control: &Rc<Control>,
+    prepared: Prepared,
+) -> Result<ReloadChanges, Diagnostics> {
     let _alone = control.listeners.changing.lock().await;
-    let mut changes = Changes::default();
+    let mut changes = ReloadChanges::default();
     let mut listeners = PreparedListeners::default();
     refuse_addresses(control, &prepared)?;
     let routes = compare_listeners(control, &prepared, &mut listeners, &mut changes);
@@ -273,7 +276,7 @@ fn compare_listeners(
     control: &Control,
     prepared: &Prepared,
     listeners: &mut PreparedListeners,
-    changes: &mut Changes,
+    changes: &mut ReloadChanges,
 ) -> Vec<RouteChange> {
     let mut routes = Vec::new();
     let mut kept = HashSet::new();

@@ -224,26 +224,26 @@ mod tests {
 
     crate::group! {
         /// `breaker.*`
-        struct Breaker { cx_open: Gauge }
+        struct SampleBreaker { cx_open: Gauge }
     }
 
     crate::group! {
         /// `x.*`
-        struct Sample {
+        struct NestedSample {
             total: Counter,
             #[name("circuit_breakers.default")]
-            breaker: Breaker,
+            breaker: SampleBreaker,
             /// Responses.
             rq: ResponseCodes,
             downstream_rq: ResponseClasses,
-            external: Lazy<Breaker>,
+            external: Lazy<SampleBreaker>,
             #[name("")]
-            more: Lazy<Breaker>,
+            more: Lazy<SampleBreaker>,
             time: Histogram,
         }
     }
 
-    fn names(sample: &Sample) -> Vec<String> {
+    fn names(sample: &NestedSample) -> Vec<String> {
         let mut names = Vec::new();
         sample.visit(&mut Visitor::new(&mut |name, _| {
             names.push(name.to_owned())
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn lists_nested_and_lazy_stats() {
-        let sample = Arc::new(Sample::default());
+        let sample = Arc::new(NestedSample::default());
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx", "completed"];
         let classes = classes.map(|c| format!("downstream_rq_{c}"));
         let mut want = vec!["total", "circuit_breakers.default.cx_open", "rq_completed"];
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_held_gauge_is_decremented_on_drop() {
-        let breaker = Arc::new(Breaker::default());
+        let breaker = Arc::new(SampleBreaker::default());
         let held = breaker.hold(|b| &b.cx_open);
         assert_eq!(breaker.cx_open.value(), 1);
         drop(held);

@@ -23,14 +23,14 @@ pub struct SharedHistogram(pub(crate) Histogram);
 
 /// The number of recorded and of flushed values, each written by one thread only. Both wrap around.
 #[derive(Debug)]
-struct Bucket {
+struct BucketCounts {
     recorded: AtomicU32,
     taken: AtomicU32,
 }
 
-impl Bucket {
-    const fn new() -> Bucket {
-        Bucket {
+impl BucketCounts {
+    const fn new() -> BucketCounts {
+        BucketCounts {
             recorded: AtomicU32::new(0),
             taken: AtomicU32::new(0),
         }
@@ -49,7 +49,7 @@ impl Bucket {
 #[derive(Debug)]
 struct Decades {
     /// One bucket for each value from 0 to 9.
-    digits: [Bucket; 10],
+    digits: [BucketCounts; 10],
     /// The decades 10–99, 100–999 and so on.
     decades: [OnceLock<Box<Decade>>; DECADES],
 }
@@ -59,18 +59,18 @@ const DECADES: usize = 19;
 
 /// One bucket for each pair of leading digits, 10 to 99.
 #[derive(Debug)]
-struct Decade([Bucket; 90]);
+struct Decade([BucketCounts; 90]);
 
 impl Default for Decade {
     fn default() -> Self {
-        Self([const { Bucket::new() }; 90])
+        Self([const { BucketCounts::new() }; 90])
     }
 }
 
 impl Default for Decades {
     fn default() -> Self {
         Self {
-            digits: [const { Bucket::new() }; 10],
+            digits: [const { BucketCounts::new() }; 10],
             decades: Default::default(),
         }
     }
@@ -83,7 +83,7 @@ impl Histogram {
         recorded.store(recorded.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    fn bucket(&self, value: u64) -> &Bucket {
+    fn bucket(&self, value: u64) -> &BucketCounts {
         let all = self.0.get_or_init(Box::default);
         match value {
             0..=9 => &all.digits[value as usize],

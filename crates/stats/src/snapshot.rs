@@ -23,11 +23,11 @@ pub struct StatsSnapshot {
     names: Vec<Arc<str>>,
     texts: Vec<Box<str>>,
     recorded: Vec<RecordedHistogram>,
-    entries: Vec<Entry>,
+    entries: Vec<SnapshotEntry>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct SnapshotEntry {
     scope: u32,
     name: u32,
     value: EntryValue,
@@ -46,7 +46,7 @@ enum EntryValue {
 #[derive(Clone, Copy, Debug)]
 pub struct StatRow<'a> {
     snapshot: &'a StatsSnapshot,
-    entry: &'a Entry,
+    entry: &'a SnapshotEntry,
 }
 
 /// The value of a stat in a snapshot.
@@ -249,7 +249,9 @@ impl SnapshotBuilder<'_> {
                         Metric::Histogram(_) => EntryValue::Histogram(self.recorded(name, group)),
                     };
                     let name = self.intern(name, &mut layout, used.len());
-                    self.snapshot.entries.push(Entry { scope, name, value });
+                    self.snapshot
+                        .entries
+                        .push(SnapshotEntry { scope, name, value });
                     used.push(false);
                     used.len() - 1
                 });

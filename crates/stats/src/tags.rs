@@ -38,16 +38,16 @@ struct BuiltInRule {
     tag: &'static str,
     /// The first word of the names that the rule applies to. Labels of rules without one come first.
     word: Option<&'static str>,
-    rule: Rule,
+    rule: TagRule,
 }
 
-enum Rule {
+enum TagRule {
     /// The words at the beginning of a name: `*` is any word, `$` the one that becomes the label.
     Words(&'static str),
     Special(fn(&str) -> Option<Extraction>),
 }
 
-impl std::fmt::Debug for Rule {
+impl std::fmt::Debug for TagRule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Words(words) => f.write_str(words),
@@ -155,8 +155,8 @@ impl Extractor<'_> {
     fn built_in(&mut self, rules: &[&'static BuiltInRule], word: Option<&str>) {
         for rule in rules.iter().filter(|rule| rule.word == word) {
             let cut = match rule.rule {
-                Rule::Words(pattern) => words(pattern, self.name),
-                Rule::Special(find) => find(self.name),
+                TagRule::Words(pattern) => words(pattern, self.name),
+                TagRule::Special(find) => find(self.name),
             };
             if let Some(cut) = cut {
                 self.add(rule.tag, cut);
@@ -211,7 +211,7 @@ fn first_word(regex: &str) -> Option<String> {
     (end > 0 && rest[end..].starts_with("\\.")).then(|| rest[..end].to_owned())
 }
 
-const fn starting_with(word: &'static str, tag: &'static str, rule: Rule) -> BuiltInRule {
+const fn starting_with(word: &'static str, tag: &'static str, rule: TagRule) -> BuiltInRule {
     BuiltInRule {
         tag,
         word: Some(word),
@@ -223,12 +223,12 @@ const fn anywhere(tag: &'static str, find: fn(&str) -> Option<Extraction>) -> Bu
     BuiltInRule {
         tag,
         word: None,
-        rule: Rule::Special(find),
+        rule: TagRule::Special(find),
     }
 }
 
-use Rule::Special;
-use Rule::Words;
+use TagRule::Special;
+use TagRule::Words;
 
 /// Envoy's default rules, in its order.
 const BUILT_IN: &[BuiltInRule] = &[

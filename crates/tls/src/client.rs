@@ -129,7 +129,7 @@ impl TlsContext for ClientContext {
             Ok(builder) => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(verifier.clone()))
-                .with_client_cert_resolver(Arc::new(Resolver(certificates.clone()))),
+                .with_client_cert_resolver(Arc::new(ClientCertResolver(certificates.clone()))),
             Err(error) => {
                 errors.push(&common_path.field("tls_params"), error.to_string());
                 return Err(errors);
@@ -264,9 +264,9 @@ impl fmt::Debug for ClientContext {
 
 /// Presents this proxy's certificate, if it has one, regardless of the CAs that the server names.
 #[derive(Debug)]
-struct Resolver(Arc<Vec<Certificate>>);
+struct ClientCertResolver(Arc<Vec<Certificate>>);
 
-impl ResolvesClientCert for Resolver {
+impl ResolvesClientCert for ClientCertResolver {
     fn resolve(
         &self,
         _root_hint_subjects: &[&[u8]],

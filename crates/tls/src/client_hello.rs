@@ -45,7 +45,7 @@ pub enum HelloProgress {
 #[must_use]
 pub fn progress(bytes: &[u8]) -> HelloProgress {
     let mut rest = bytes;
-    let mut message = Message::default();
+    let mut message = HandshakeMessage::default();
     loop {
         match rest {
             [] | [HANDSHAKE] | [HANDSHAKE, 3] | [HANDSHAKE, 3, _] | [HANDSHAKE, 3, _, _] => {
@@ -70,12 +70,12 @@ pub fn progress(bytes: &[u8]) -> HelloProgress {
 
 /// The handshake message in a row of records, as far as its length goes.
 #[derive(Default)]
-struct Message {
+struct HandshakeMessage {
     header: [u8; MESSAGE_HEADER],
     seen: usize,
 }
 
-impl Message {
+impl HandshakeMessage {
     fn add(&mut self, payload: &[u8]) -> HelloProgress {
         let missing = self.header.iter_mut().skip(self.seen);
         for (place, byte) in missing.zip(payload) {
@@ -116,7 +116,7 @@ impl HelloFacts {
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<HelloFacts> {
         let message = message(bytes)?;
-        let mut body = Reader(message.get(MESSAGE_HEADER..)?);
+        let mut body = ByteReader(message.get(MESSAGE_HEADER..)?);
         let mut facts = HelloFacts {
             version: body.u16()?,
             ..HelloFacts::default()
@@ -137,7 +137,7 @@ impl HelloFacts {
         Some(facts)
     }
 
-    fn read_extension(&mut self, kind: u16, mut content: Reader<'_>) {
+    fn read_extension(&mut self, kind: u16, mut content: ByteReader<'_>) {
         match kind {
             STATUS_REQUEST => self.asks_for_staple = true,
             SUPPORTED_GROUPS => self.groups = content.skip(2).all_u16(),
@@ -258,7 +258,7 @@ fn hexadecimals(numbers: &[u16]) -> String {
 
 /// The first handshake message in the records `bytes`, with its header.
 fn message(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut records = Reader(bytes);
+    let mut records = ByteReader(bytes);
     let mut message = Vec::new();
     loop {
         if let [_, a, b, c, ..] = message.as_slice() {
@@ -274,17 +274,17 @@ fn message(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The rest of some bytes.
-struct Reader<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn skip(&mut self, count: usize) -> Reader<'a> {
-        Reader(self.0.get(count..).unwrap_or_default())
+    fn skip(&mut self, count: usize) -> ByteReader<'a> {
+        ByteReader(self.0.get(count..).unwrap_or_default())
     }
 
     fn u16(&mut self) -> Option<u16> {
@@ -295,17 +295,17 @@ impl<'a> Reader<'a> {
     }
 
     /// A list with one byte of length.
-    fn short_list(&mut self) -> Option<Reader<'a>> {
+    fn short_list(&mut self) -> Option<ByteReader<'a>> {
         let [length] = self.take(1)? else {
             return None;
         };
-        self.take(usize::from(*length)).map(Reader)
+        self.take(usize::from(*length)).map(ByteReader)
     }
 
     /// A list with two bytes of length.
-    fn long_list(&mut self) -> Option<Reader<'a>> {
+    fn long_list(&mut self) -> Option<ByteReader<'a>> {
         let length = self.u16()?;
-        self.take(usize::from(length)).map(Reader)
+        self.take(usize::from(length)).map(ByteReader)
     }
 
     fn all_u16(&self) -> Vec<u16> {

@@ -20,9 +20,9 @@ use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::secret:
 /// How often files are read again until they do not change meanwhile.
 const ATTEMPTS: usize = 5;
 
-type Sources<'a> = Vec<&'a mut DataSource>;
+type DataSources<'a> = Vec<&'a mut DataSource>;
 
-fn of_certificate(certificate: &mut TlsCertificate) -> Sources<'_> {
+fn of_certificate(certificate: &mut TlsCertificate) -> DataSources<'_> {
     let sources = [
         &mut certificate.certificate_chain,
         &mut certificate.private_key,
@@ -33,12 +33,12 @@ fn of_certificate(certificate: &mut TlsCertificate) -> Sources<'_> {
     sources.into_iter().flatten().collect()
 }
 
-fn of_validation(context: &mut CertificateValidationContext) -> Sources<'_> {
+fn of_validation(context: &mut CertificateValidationContext) -> DataSources<'_> {
     let sources = [&mut context.trusted_ca, &mut context.crl];
     sources.into_iter().flatten().collect()
 }
 
-fn of_secret(secret: &mut Secret) -> Sources<'_> {
+fn of_secret(secret: &mut Secret) -> DataSources<'_> {
     match &mut secret.r#type {
         Some(Type::TlsCertificate(certificate)) => of_certificate(certificate),
         Some(Type::ValidationContext(context)) => of_validation(context),
@@ -47,7 +47,7 @@ fn of_secret(secret: &mut Secret) -> Sources<'_> {
     }
 }
 
-fn names(sources: Sources<'_>) -> impl Iterator<Item = PathBuf> {
+fn names(sources: DataSources<'_>) -> impl Iterator<Item = PathBuf> {
     sources
         .into_iter()
         .filter_map(|source| match &source.specifier {

@@ -102,7 +102,10 @@ impl TlsContext for ServerContext {
         let mut server = match built {
             Ok(builder) => builder
                 .with_client_cert_verifier(Arc::new(verifier))
-                .with_cert_resolver(Arc::new(Resolver::new(config, certificates.clone()))),
+                .with_cert_resolver(Arc::new(ServerCertResolver::new(
+                    config,
+                    certificates.clone(),
+                ))),
             Err(error) => {
                 errors.push(&path.field("tls_params"), error.to_string());
                 return Err(errors);
@@ -378,7 +381,7 @@ impl fmt::Debug for ServerContext {
 
 /// Selects a certificate by the name and the algorithms in the ClientHello.
 #[derive(Debug)]
-struct Resolver {
+struct ServerCertResolver {
     certificates: Arc<Vec<Certificate>>,
     /// Each name with the indexes of the certificates that are valid for it.
     names: Vec<(String, usize)>,
@@ -387,8 +390,11 @@ struct Resolver {
     staple_policy: OcspStaplePolicy,
 }
 
-impl Resolver {
-    fn new(config: &DownstreamTlsContext, certificates: Arc<Vec<Certificate>>) -> Resolver {
+impl ServerCertResolver {
+    fn new(
+        config: &DownstreamTlsContext,
+        certificates: Arc<Vec<Certificate>>,
+    ) -> ServerCertResolver {
         let numbered = certificates.iter().enumerate();
         let names = numbered
             .flat_map(|(number, certificate)| {
@@ -398,7 +404,7 @@ impl Resolver {
                     .map(move |name| (name, number))
             })
             .collect();
-        Resolver {
+        ServerCertResolver {
             names,
             certificates,
             scans_all: config.full_scan_certs_on_sni_mismatch.unwrap_or(false),
@@ -470,7 +476,7 @@ fn best<'a>(certificates: impl Iterator<Item = &'a Certificate>) -> Option<&'a C
     first
 }
 
-impl ResolvesServerCert for Resolver {
+impl ResolvesServerCert for ServerCertResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let chosen = self.choose(&hello)?;
         let stapling = self.stapling(chosen);

@@ -105,11 +105,11 @@ pub struct SocketFactory<C> {
     /// Of the files that the present context was built from.
     fingerprint: AtomicU64,
     context: ArcSwapOption<C>,
-    listed: OnceLock<Listed>,
+    listed: OnceLock<ListedFactory>,
 }
 
 /// The stats of a factory in use.
-struct Listed {
+struct ListedFactory {
     store: Arc<Store>,
     scope: Scope,
     stats: Arc<SocketFactoryStats>,
@@ -223,7 +223,7 @@ impl<C: TlsContext> SocketFactory<C> {
     /// Lists its stats, below `scope`.
     pub fn list(&self, store: &Arc<Store>, scope: &Scope) {
         let below = scope.clone().name(C::STATS);
-        self.listed.get_or_init(|| Listed {
+        self.listed.get_or_init(|| ListedFactory {
             store: store.clone(),
             scope: scope.clone(),
             stats: store.register(below.clone()),

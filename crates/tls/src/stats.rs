@@ -25,10 +25,10 @@ const NAMES: usize = 16;
 
 /// Counters by the name of the negotiated version, suite, curve or algorithm. Each is listed once it has been used.
 #[derive(Debug, Default)]
-pub struct ByName([Slot; NAMES]);
+pub struct ByName([NamedCounter; NAMES]);
 
 #[derive(Debug, Default)]
-struct Slot {
+struct NamedCounter {
     name: OnceLock<&'static str>,
     counter: Counter,
 }

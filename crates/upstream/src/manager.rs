@@ -61,7 +61,7 @@ pub struct ClusterManager {
     pub(crate) changed: watch::Sender<()>,
     /// The number of the bootstrap's clusters that are waiting for their first hosts.
     uninitialized: watch::Sender<usize>,
-    discoveries: Mutex<Discoveries>,
+    discoveries: Mutex<ClusterDiscoveries>,
     store: Arc<Store>,
     discovery: DiscoveryCx,
     /// `cluster_manager.upstream_bind_config`
@@ -85,7 +85,7 @@ pub(crate) struct ActiveClusters {
 
 /// The discoveries that the main thread runs. Only the main thread locks it.
 #[derive(Debug, Default)]
-struct Discoveries {
+struct ClusterDiscoveries {
     /// Taken when they are started.
     of_bootstrap: Vec<(Box<dyn Discovery>, Arc<SharedCluster>)>,
     running: HashMap<Arc<str>, DiscoveryTask>,
@@ -395,7 +395,7 @@ impl ClusterManager {
         DiscoveryTask(task.abort_handle())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Discoveries> {
+    fn lock(&self) -> MutexGuard<'_, ClusterDiscoveries> {
         self.discoveries
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -50,7 +50,7 @@ pub struct SecretManager {
     secrets: ArcSwap<Secrets>,
     sources: Sources,
     store: Arc<Store>,
-    state: Mutex<State>,
+    state: Mutex<SecretsState>,
     /// Taken by a task that builds contexts and then replaces them.
     changing: tokio::sync::Mutex<()>,
     /// Static secrets were replaced, so that other files may have to be watched.
@@ -58,7 +58,7 @@ pub struct SecretManager {
 }
 
 #[derive(Default)]
-struct State {
+struct SecretsState {
     users: Vec<FollowedUser>,
     followed: Vec<FollowedSecret>,
 }
@@ -151,7 +151,7 @@ impl SecretManager {
         self.secrets.load_full()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SecretsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -367,7 +367,7 @@ impl SecretManager {
     }
 }
 
-impl State {
+impl SecretsState {
     fn users(&self) -> impl Iterator<Item = Arc<dyn SecretUser>> {
         (self.users.iter()).filter_map(|followed| followed.user.upgrade())
     }

@@ -31,9 +31,9 @@ pub type ServiceCheck =
 
 /// The file watches, the ways to the control planes, and the treatment of unknown fields. Clones share all of it.
 #[derive(Clone)]
-pub struct Sources(Arc<Shared>);
+pub struct Sources(Arc<SharedSources>);
 
-struct Shared {
+struct SharedSources {
     watches: FileWatches,
     reject_unknown_fields: AtomicBool,
     log_no_unknown_fields: AtomicBool,
@@ -75,7 +75,7 @@ impl Sources {
     pub fn new(check_service: ServiceCheck) -> Sources {
         let (aggregated, to_aggregated) = unbounded_channel();
         let (muxes, new_muxes) = unbounded_channel();
-        Sources(Arc::new(Shared {
+        Sources(Arc::new(SharedSources {
             watches: FileWatches::default(),
             reject_unknown_fields: AtomicBool::default(),
             log_no_unknown_fields: AtomicBool::default(),

@@ -47,7 +47,7 @@ impl Pod {
         let listener = TcpListener::bind((ip, port)).await?;
         let port = listener.local_addr()?.port();
         let (stop, stopped) = oneshot::channel();
-        let service = Service(name.to_owned());
+        let service = GreeterService(name.to_owned());
         let serving = Server::builder().serve_with_incoming_shutdown(
             service,
             TcpListenerStream::new(listener),
@@ -74,9 +74,9 @@ impl Pod {
 
 /// What `protoc` would generate, by hand: one method.
 #[derive(Clone)]
-struct Service(String);
+struct GreeterService(String);
 
-impl tower_service::Service<http::Request<tonic::body::Body>> for Service {
+impl tower_service::Service<http::Request<tonic::body::Body>> for GreeterService {
     type Response = http::Response<tonic::body::Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -108,14 +108,14 @@ impl tonic::server::UnaryService<HelloRequest> for Hello {
 }
 
 /// A client with one connection.
-pub(crate) struct Client(tonic::client::Grpc<Channel>);
+pub(crate) struct GreeterClient(tonic::client::Grpc<Channel>);
 
-impl Client {
-    pub(crate) async fn connect(address: SocketAddr) -> Result<Client, Error> {
+impl GreeterClient {
+    pub(crate) async fn connect(address: SocketAddr) -> Result<GreeterClient, Error> {
         let channel = Channel::from_shared(format!("http://{address}"))?
             .connect()
             .await?;
-        Ok(Client(tonic::client::Grpc::new(channel)))
+        Ok(GreeterClient(tonic::client::Grpc::new(channel)))
     }
 
     /// Calls `Hello`; answers which pod replied.

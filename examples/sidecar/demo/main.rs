@@ -21,7 +21,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::dns::Dns;
-use crate::greeter::Client;
+use crate::greeter::GreeterClient;
 use crate::greeter::Pod;
 use crate::proxy::Proxy;
 
@@ -74,7 +74,7 @@ async fn demo() -> Result<(), Error> {
         "Outrider is LIVE, {} ms after it was started\n",
         proxy.started_in.as_millis()
     );
-    let mut client = Client::connect(proxy.listener).await?;
+    let mut client = GreeterClient::connect(proxy.listener).await?;
 
     println!("1. three pods, one client connection");
     check_even(&call(&mut client, 300).await?, &["pod-1", "pod-2", "pod-3"])?;
@@ -125,7 +125,7 @@ async fn demo() -> Result<(), Error> {
 }
 
 /// Makes `count` calls, one after the other, and counts who answered. A failed call ends the demo.
-async fn call(client: &mut Client, count: u32) -> Result<BTreeMap<String, u32>, Error> {
+async fn call(client: &mut GreeterClient, count: u32) -> Result<BTreeMap<String, u32>, Error> {
     let mut pods = BTreeMap::new();
     for _ in 0..count {
         *pods.entry(client.hello().await?).or_insert(0) += 1;
@@ -135,7 +135,7 @@ async fn call(client: &mut Client, count: u32) -> Result<BTreeMap<String, u32>, 
 
 /// Calls until the pods that answer a round of calls are as wanted. No call may fail meanwhile.
 async fn until(
-    client: &mut Client,
+    client: &mut GreeterClient,
     wanted: impl Fn(&BTreeMap<String, u32>) -> bool,
 ) -> Result<(), Error> {
     let started = Instant::now();

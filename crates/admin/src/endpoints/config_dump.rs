@@ -58,7 +58,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
 ];
 
 /// One message of the dump: its type, its possible fields, and its content.
-struct Section {
+struct DumpSection {
     message: &'static str,
     /// The repeated fields, each with the fields and the type of its elements.
     lists: &'static [List],
@@ -104,10 +104,10 @@ fn refuse(status: u16, text: String) -> AdminResponse {
 }
 
 /// All sections, in Envoy's order.
-fn sections(admin: &Admin, names: Option<&FullRegex>, endpoints: bool) -> Vec<Section> {
+fn sections(admin: &Admin, names: Option<&FullRegex>, endpoints: bool) -> Vec<DumpSection> {
     let dump = admin.control.config_dump();
     let dynamic = dump.dynamic;
-    let bootstrap = Section {
+    let bootstrap = DumpSection {
         message: "BootstrapConfigDump",
         lists: &[],
         singles: &["bootstrap", "last_updated"],
@@ -118,7 +118,7 @@ fn sections(admin: &Admin, names: Option<&FullRegex>, endpoints: bool) -> Vec<Se
     };
     let active = versioned(dynamic.active_clusters, ("cluster", CLUSTER), names);
     let warming = versioned(dynamic.warming_clusters, ("cluster", CLUSTER), names);
-    let clusters = Section::empty("ClustersConfigDump", CLUSTER_LISTS)
+    let clusters = DumpSection::empty("ClustersConfigDump", CLUSTER_LISTS)
         .with_version(&dynamic.clusters_version)
         .with(
             "static_clusters",
@@ -126,7 +126,7 @@ fn sections(admin: &Admin, names: Option<&FullRegex>, endpoints: bool) -> Vec<Se
         )
         .with("dynamic_active_clusters", active)
         .with("dynamic_warming_clusters", warming);
-    let listeners = Section::empty("ListenersConfigDump", LISTENER_LISTS)
+    let listeners = DumpSection::empty("ListenersConfigDump", LISTENER_LISTS)
         .with_version(&dynamic.listeners_version)
         .with(
             "static_listeners",
@@ -136,7 +136,7 @@ fn sections(admin: &Admin, names: Option<&FullRegex>, endpoints: bool) -> Vec<Se
             "dynamic_listeners",
             dynamic_listeners(dynamic.listeners, names),
         );
-    let routes = Section::empty("RoutesConfigDump", ROUTE_LISTS)
+    let routes = DumpSection::empty("RoutesConfigDump", ROUTE_LISTS)
         .with(
             "static_route_configs",
             unversioned(dump.routes, ("route_config", ROUTES), names),
@@ -150,7 +150,7 @@ fn sections(admin: &Admin, names: Option<&FullRegex>, endpoints: bool) -> Vec<Se
     sections.extend(endpoints);
     sections.extend([
         listeners,
-        Section::empty("ScopedRoutesConfigDump", SCOPED_ROUTE_LISTS),
+        DumpSection::empty("ScopedRoutesConfigDump", SCOPED_ROUTE_LISTS),
         routes,
         secrets_section(dynamic.secrets, names),
     ]);
@@ -158,7 +158,7 @@ fn sections(admin: &Admin, names: Option<&FullRegex>, endpoints: bool) -> Vec<Se
 }
 
 /// The secrets, with their keys redacted.
-fn secrets_section(secrets: SecretsDump, names: Option<&FullRegex>) -> Section {
+fn secrets_section(secrets: SecretsDump, names: Option<&FullRegex>) -> DumpSection {
     let statics = secrets.statics.into_iter().filter_map(|secret| {
         let name = secret["name"].clone();
         let secret = is_named(&name, names).then(|| typed(SECRET, secret))?;
@@ -178,14 +178,14 @@ fn secrets_section(secrets: SecretsDump, names: Option<&FullRegex>) -> Section {
         });
         secrets.collect()
     };
-    Section::empty("SecretsConfigDump", SECRET_LISTS)
+    DumpSection::empty("SecretsConfigDump", SECRET_LISTS)
         .with("static_secrets", statics.collect())
         .with("dynamic_active_secrets", dynamic(secrets.active))
         .with("dynamic_warming_secrets", dynamic(secrets.warming))
 }
 
 /// The endpoints of all clusters.
-fn endpoints_section(admin: &Admin, names: Option<&FullRegex>) -> Section {
+fn endpoints_section(admin: &Admin, names: Option<&FullRegex>) -> DumpSection {
     let clusters = admin.control.clusters().into_iter();
     let assignments: Vec<_> = clusters
         .map(|cluster| assignment(&cluster))
@@ -195,7 +195,7 @@ fn endpoints_section(admin: &Admin, names: Option<&FullRegex>) -> Section {
             json!({ "endpoint_config": typed(kind, assignment) })
         })
         .collect();
-    let mut section = Section::empty("EndpointsConfigDump", ENDPOINT_LISTS);
+    let mut section = DumpSection::empty("EndpointsConfigDump", ENDPOINT_LISTS);
     // Envoy shows this list even if it is empty.
     let fields = [("static_endpoint_configs", assignments.into())];
     section.fields.extend(fields);
@@ -245,10 +245,10 @@ const LISTENER: &str = "envoy.config.listener.v3.Listener";
 const SECRET: &str = "envoy.extensions.transport_sockets.tls.v3.Secret";
 const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
 
-impl Section {
+impl DumpSection {
     /// A section of lists that are all empty.
-    fn empty(message: &'static str, lists: &'static [List]) -> Section {
-        Section {
+    fn empty(message: &'static str, lists: &'static [List]) -> DumpSection {
+        DumpSection {
             message,
             lists,
             singles: &[],
@@ -257,7 +257,7 @@ impl Section {
     }
 
     /// Adds a list, unless it is empty.
-    fn with(mut self, list: &'static str, elements: Vec<Value>) -> Section {
+    fn with(mut self, list: &'static str, elements: Vec<Value>) -> DumpSection {
         if !elements.is_empty() {
             self.fields.push((list, elements.into()));
         }
@@ -265,7 +265,7 @@ impl Section {
     }
 
     /// Adds the version of the source of its resources, unless it is empty.
-    fn with_version(mut self, version: &str) -> Section {
+    fn with_version(mut self, version: &str) -> DumpSection {
         self.singles = &["version_info"];
         if !version.is_empty() {
             self.fields.push(("version_info", version.into()));
@@ -323,7 +323,7 @@ fn typed(kind: &str, message: Value) -> Value {
 }
 
 /// All sections. With a mask, only the sections that have all its fields, reduced to these fields.
-fn whole(sections: Vec<Section>, mask: Option<&str>) -> Result<Vec<Value>, AdminResponse> {
+fn whole(sections: Vec<DumpSection>, mask: Option<&str>) -> Result<Vec<Value>, AdminResponse> {
     let paths: Option<Vec<&str>> = mask.map(|mask| mask.split(',').collect());
     let shown = sections.into_iter().filter_map(|section| {
         let has = |path: &str| match path.split_once('.') {
@@ -365,7 +365,7 @@ fn whole(sections: Vec<Section>, mask: Option<&str>) -> Result<Vec<Value>, Admin
 
 /// The elements of one repeated field, each reduced to the fields of a mask.
 fn elements(
-    sections: &[Section],
+    sections: &[DumpSection],
     resource: &str,
     mask: Option<&str>,
 ) -> Result<Vec<Value>, AdminResponse> {

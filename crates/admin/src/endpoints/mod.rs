@@ -29,19 +29,19 @@ pub(crate) struct AdminEndpoint {
     pub(crate) parameters: &'static [Parameter],
     /// Whether it requires POST because it changes something. The others answer any method.
     pub(crate) mutates: bool,
-    handle: Handler,
+    handle: EndpointHandler,
 }
 
 /// The function of an endpoint.
-enum Handler {
+enum EndpointHandler {
     /// Answers at once, after the end of the request.
     Immediate(fn(&Request, &Admin) -> AdminResponse),
     /// May wait before it answers, and reads the request's body.
-    Async(fn(Request, RequestBody, Rc<Admin>) -> Answer),
+    Async(fn(Request, RequestBody, Rc<Admin>) -> ResponseFuture),
 }
 
 /// The future of a response.
-type Answer = Pin<Box<dyn Future<Output = Result<AdminResponse, BodyError>>>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<AdminResponse, BodyError>>>>;
 
 /// A parameter of an endpoint, as the help describes it.
 pub(crate) struct Parameter {
@@ -68,7 +68,7 @@ const fn get(
         help,
         parameters,
         mutates: false,
-        handle: Handler::Immediate(handle),
+        handle: EndpointHandler::Immediate(handle),
     }
 }
 
@@ -83,7 +83,7 @@ const fn post(
         help,
         parameters,
         mutates: true,
-        handle: Handler::Immediate(handle),
+        handle: EndpointHandler::Immediate(handle),
     }
 }
 
@@ -91,14 +91,14 @@ const fn async_post(
     path: &'static str,
     help: &'static str,
     parameters: &'static [Parameter],
-    handle: fn(Request, RequestBody, Rc<Admin>) -> Answer,
+    handle: fn(Request, RequestBody, Rc<Admin>) -> ResponseFuture,
 ) -> AdminEndpoint {
     AdminEndpoint {
         path,
         help,
         parameters,
         mutates: true,
-        handle: Handler::Async(handle),
+        handle: EndpointHandler::Async(handle),
     }
 }
 
@@ -226,7 +226,7 @@ pub(crate) const ENDPOINTS: &[AdminEndpoint] = &[
         help: "read the config file again and apply it (POST); show what came of the last times",
         parameters: &[],
         mutates: false,
-        handle: Handler::Async(reload::reload),
+        handle: EndpointHandler::Async(reload::reload),
     },
     post(
         "/reopen_logs",
@@ -308,11 +308,11 @@ pub(crate) async fn answer(
         }
     };
     match handle {
-        Handler::Immediate(handle) => {
+        EndpointHandler::Immediate(handle) => {
             body.discard().await?;
             Ok(handle(&request, &admin))
         }
-        Handler::Async(handle) => handle(request, body, admin).await,
+        EndpointHandler::Async(handle) => handle(request, body, admin).await,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Answer;
+use super::ResponseFuture;
 use crate::Admin;
 use crate::request::Request;
 use crate::request_body::RequestBody;
@@ -10,7 +10,7 @@ use crate::response::AdminResponse;
 
 /// POST reloads and answers when the reload is done: 400 if the config was rejected. Other methods show the last
 /// outcomes.
-pub(super) fn reload(request: Request, mut body: RequestBody, admin: Rc<Admin>) -> Answer {
+pub(super) fn reload(request: Request, mut body: RequestBody, admin: Rc<Admin>) -> ResponseFuture {
     Box::pin(async move {
         body.discard().await?;
         if request.method != "POST" {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use serde_json::Map;
 use serde_json::json;
 
-use super::Answer;
+use super::ResponseFuture;
 use crate::Admin;
 use crate::request::Request;
 use crate::request_body::RequestBody;
@@ -28,7 +28,7 @@ pub(super) fn runtime(_: &Request, admin: &Admin) -> AdminResponse {
     AdminResponse::json(&json!({ "entries": entries, "layers": runtime.layers }))
 }
 
-pub(super) fn modify(request: Request, mut body: RequestBody, admin: Rc<Admin>) -> Answer {
+pub(super) fn modify(request: Request, mut body: RequestBody, admin: Rc<Admin>) -> ResponseFuture {
     Box::pin(async move {
         let body = body.collect(MAX_FORM).await?;
         let mut values = request.parameters();

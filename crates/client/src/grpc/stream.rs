@@ -64,7 +64,7 @@ impl InternalClient {
         timeout: Option<Duration>,
     ) -> Result<GrpcStream<Q, A>, Status> {
         let requests = Rc::<RefCell<Requests>>::default();
-        let body = Body::wrap(RequestBody(requests.clone()));
+        let body = Body::wrap(CallBody(requests.clone()));
         let head = service.head(method, timeout);
         let options = service.options(timeout);
         let pending = self.send(&service.cluster, head, body, &options).await?;
@@ -169,9 +169,9 @@ impl Requests {
 }
 
 /// The body of the call's request, which the connection reads.
-struct RequestBody(Rc<RefCell<Requests>>);
+struct CallBody(Rc<RefCell<Requests>>);
 
-impl BodyStream for RequestBody {
+impl BodyStream for CallBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         let mut requests = self.0.borrow_mut();
         if let Some(frame) = requests.frames.pop_front() {

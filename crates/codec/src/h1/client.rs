@@ -25,7 +25,7 @@ use crate::meter::HeadSize;
 use super::deferred_writes::DeferredWrites;
 use super::encode;
 use super::encode::BodyCoding;
-use super::exchange::Exchange;
+use super::exchange::H1Exchange;
 use super::head::HeadLimits;
 use super::sink::BodySink;
 use super::transport::Filled;
@@ -40,17 +40,17 @@ const MAX_RESPONSE_HEADERS_KB: u32 = 80;
 ///   '---------- the peer closes, or sends bytes without a request ---------'
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ClientState {
     Idle,
     Busy,
     Closed(EndCause),
 }
 
 /// A handle to a connection.
-pub(crate) struct Connection {
+pub(crate) struct H1ClientConnection {
     pub(super) transport: RefCell<Transport>,
     pub(super) options: Rc<ClientOptions>,
-    state: Cell<State>,
+    state: Cell<ClientState>,
     /// The connection closes after the current request.
     draining: Cell<bool>,
     aborted_requests: Cell<usize>,
@@ -64,8 +64,8 @@ pub(crate) fn connect(
     socket: NetworkStream,
     options: Rc<ClientOptions>,
     on_change: Rc<dyn Fn()>,
-) -> (Rc<Connection>, impl Future<Output = ConnectionEnd>) {
-    let connection = Rc::new(Connection {
+) -> (Rc<H1ClientConnection>, impl Future<Output = ConnectionEnd>) {
+    let connection = Rc::new(H1ClientConnection {
         transport: RefCell::new(Transport::new(
             socket,
             options.bytes.clone(),
@@ -73,7 +73,7 @@ pub(crate) fn connect(
             &[],
         )),
         options,
-        state: Cell::new(State::Idle),
+        state: Cell::new(ClientState::Idle),
         draining: Cell::new(false),
         aborted_requests: Cell::new(0),
         task: RefCell::new(None),
@@ -90,22 +90,22 @@ pub(crate) fn connect(
     (connection, run)
 }
 
-impl Connection {
+impl H1ClientConnection {
     pub(crate) fn capacity(&self) -> usize {
-        usize::from(self.state.get() == State::Idle && !self.draining.get())
+        usize::from(self.state.get() == ClientState::Idle && !self.draining.get())
     }
 
     pub(crate) fn active(&self) -> usize {
-        usize::from(self.state.get() == State::Busy)
+        usize::from(self.state.get() == ClientState::Busy)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get() || matches!(self.state.get(), State::Closed(_))
+        self.draining.get() || matches!(self.state.get(), ClientState::Closed(_))
     }
 
     pub(crate) fn drain(&self) {
         self.draining.set(true);
-        if self.state.get() == State::Idle {
+        if self.state.get() == ClientState::Idle {
             self.close(EndCause::Local);
         }
     }
@@ -123,14 +123,14 @@ impl Connection {
     }
 
     pub(crate) fn send(
-        self: &Rc<Connection>,
+        self: &Rc<H1ClientConnection>,
         head: &RequestHead,
         body: Body,
-    ) -> Result<Exchange, StreamError> {
+    ) -> Result<H1Exchange, StreamError> {
         if self.capacity() == 0 {
             return Err(StreamError::Overflow);
         }
-        self.state.set(State::Busy);
+        self.state.set(ClientState::Busy);
         let ends = body.is_end_stream();
         let meter = Rc::new(Meter::default());
         let mut transport = self.transport.borrow_mut();
@@ -141,7 +141,7 @@ impl Connection {
         drop(transport);
         let upload = (encoded.coding != BodyCoding::None)
             .then(|| (BodySink::new(encoded, self.options.buffer_limit), body));
-        Ok(Exchange::new(
+        Ok(H1Exchange::new(
             self.clone(),
             head.method.clone(),
             upload,
@@ -171,7 +171,7 @@ impl Connection {
         // A server that responds before it has read the whole request still gets the bytes that are queued.
         let unsent = transport.queued() > 0;
         drop(transport);
-        self.state.set(State::Idle);
+        self.state.set(ClientState::Idle);
         if unsent {
             self.wake();
         } else {
@@ -199,7 +199,7 @@ impl Connection {
     }
 
     fn close(&self, cause: EndCause) {
-        self.state.set(State::Closed(cause));
+        self.state.set(ClientState::Closed(cause));
         self.wake();
         (self.on_change)();
     }
@@ -232,9 +232,9 @@ impl Connection {
             .get_or_insert_with(|| cx.waker().clone())
             .clone_from(cx.waker());
         match self.state.get() {
-            State::Busy => return Poll::Pending,
-            State::Closed(cause) => return Poll::Ready(cause),
-            State::Idle => {}
+            ClientState::Busy => return Poll::Pending,
+            ClientState::Closed(cause) => return Poll::Ready(cause),
+            ClientState::Idle => {}
         }
         let mut transport = self.transport.borrow_mut();
         // An error will show in the read below.
@@ -252,15 +252,15 @@ impl Connection {
     }
 }
 
-impl DeferredWrites for Connection {
+impl DeferredWrites for H1ClientConnection {
     fn write_now(&self) {
         self.transport.borrow_mut().write_deferred();
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for H1ClientConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
+        f.debug_struct("H1ClientConnection")
             .field("state", &self.state)
             .finish_non_exhaustive()
     }

@@ -16,7 +16,7 @@ use crate::ResponseHead;
 use crate::StreamError;
 use crate::meter::HeadSize;
 
-use super::client::Connection;
+use super::client::H1ClientConnection;
 use super::deferred_writes;
 use super::framing::Framing;
 use super::framing::Piece;
@@ -29,8 +29,8 @@ use super::sink::BodySink;
 use super::transport::Filled;
 
 /// One request. Polling it sends the request's body and receives the response. Dropping it early closes the connection.
-pub(crate) struct Exchange {
-    connection: Rc<Connection>,
+pub(crate) struct H1Exchange {
+    connection: Rc<H1ClientConnection>,
     method: Method,
     /// The request asks for a tunnel.
     tunnel: bool,
@@ -45,18 +45,18 @@ pub(crate) struct Exchange {
     meter: Rc<Meter>,
 }
 
-impl Exchange {
+impl H1Exchange {
     pub(super) fn new(
-        connection: Rc<Connection>,
+        connection: Rc<H1ClientConnection>,
         method: Method,
         upload: Option<(BodySink, Body)>,
         meter: Rc<Meter>,
         tunnel: bool,
-    ) -> Exchange {
+    ) -> H1Exchange {
         if upload.is_none() {
             meter.end_send();
         }
-        Exchange {
+        H1Exchange {
             connection,
             method,
             tunnel,
@@ -324,7 +324,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for H1Exchange {
     fn drop(&mut self) {
         if !self.released {
             self.connection.abort(EndCause::Local);
@@ -332,9 +332,9 @@ impl Drop for Exchange {
     }
 }
 
-impl fmt::Debug for Exchange {
+impl fmt::Debug for H1Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange")
+        f.debug_struct("H1Exchange")
             .field("method", &self.method)
             .finish_non_exhaustive()
     }

@@ -77,10 +77,10 @@ const MAX_NAMED: usize = 10;
 /// A request is refused if `connection` names `te` and its value has this many bytes or more.
 const MAX_TE_LENGTH: usize = 256;
 
-/// The fields that [`Fields::note`] inspects.
+/// The fields that [`HeadFields::note`] inspects.
 const NOTED_NAMES: NameSet =
     NameSet::of(&["connection", "content-length", "host", "transfer-encoding"]);
-/// The fields that [`Fields::keep_alive`] inspects.
+/// The fields that [`HeadFields::keep_alive`] inspects.
 const KEEP_ALIVE_NAMES: NameSet = NameSet::of(&["connection", "proxy-connection"]);
 /// Fields that apply to one connection only.
 const HOP_BY_HOP: NameSet =
@@ -96,7 +96,7 @@ fn typical_additions(kind: BlockKind) -> usize {
 }
 
 /// The header fields of a head, and the properties noted while parsing them.
-pub(super) struct Fields {
+pub(super) struct HeadFields {
     pub(super) map: HeaderMap,
     pub(super) content_length: Option<u64>,
     /// `host`, which is not in the map. Repeated ones are joined as in Envoy.
@@ -123,7 +123,7 @@ enum TransferCoding {
     Unsupported,
 }
 
-impl Fields {
+impl HeadFields {
     /// Parses the lines of `bytes` that begin at `from`. For a client's messages, `requests` counts dropped and refused
     /// fields.
     pub(super) fn parse(
@@ -132,9 +132,9 @@ impl Fields {
         kind: BlockKind,
         limits: HeadLimits,
         requests: Option<&Http1Stats>,
-    ) -> Result<Fields, HeadError> {
+    ) -> Result<HeadFields, HeadError> {
         let room = (bytes.len() - from) / USUAL_LENGTH + typical_additions(kind);
-        let mut fields = Fields {
+        let mut fields = HeadFields {
             map: HeaderMap::with_capacity(room.clamp(MIN_CAPACITY, MAX_CAPACITY)),
             bytes: 0,
             count: 0,
@@ -476,10 +476,10 @@ mod tests {
         }
     }
 
-    fn parsed(lines: &str) -> Fields {
+    fn parsed(lines: &str) -> HeadFields {
         let stats = Http1Stats::default();
         let (bytes, limits) = (lines.as_bytes(), limits(usize::MAX));
-        Fields::parse(bytes, 0, BlockKind::Request, limits, Some(&stats)).unwrap()
+        HeadFields::parse(bytes, 0, BlockKind::Request, limits, Some(&stats)).unwrap()
     }
 
     #[test]
@@ -487,7 +487,7 @@ mod tests {
         let parse = |lines: &str| {
             let stats = Http1Stats::default();
             let bytes = lines.as_bytes();
-            let parsed = Fields::parse(bytes, 0, BlockKind::Request, limits(3), Some(&stats));
+            let parsed = HeadFields::parse(bytes, 0, BlockKind::Request, limits(3), Some(&stats));
             parsed.map(|mut fields| (fields.host.take(), fields.map.len()))
         };
         let hosts = "host: a\n".repeat(500);

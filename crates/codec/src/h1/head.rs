@@ -13,7 +13,7 @@ use crate::ResponseHead;
 use crate::header::BlockKind;
 use crate::header::HeaderMap;
 
-use super::fields::Fields;
+use super::fields::HeadFields;
 use super::fields::block_end;
 use super::fields::split_line;
 use super::framing::Framing;
@@ -161,7 +161,7 @@ fn request(
 ) -> Result<ReceivedRequest, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (method, target, version) = request_line(bytes.get(line).unwrap_or_default())?;
-    let mut fields = Fields::parse(bytes, rest, BlockKind::Request, limits, Some(stats))?;
+    let mut fields = HeadFields::parse(bytes, rest, BlockKind::Request, limits, Some(stats))?;
     let upgrade = fields.is_upgrade();
     // With an upgrade, `connection` is passed on, including its other names.
     if !upgrade {
@@ -257,7 +257,7 @@ fn response(
 ) -> Result<ReceivedResponse, HeadError> {
     let (line, rest) = split_line(bytes, 0);
     let (version, status) = status_line(bytes.get(line).unwrap_or_default())?;
-    let mut fields = Fields::parse(bytes, rest, BlockKind::Response, limits, None)?;
+    let mut fields = HeadFields::parse(bytes, rest, BlockKind::Response, limits, None)?;
     let connects = *asked.method == Method::CONNECT && status.is_success();
     // Like Envoy, does not check the status: the response accepts the upgrade if both messages have the upgrade
     // headers.
@@ -300,7 +300,7 @@ pub(crate) fn trailers(
     limits: HeadLimits,
     requests: Option<&Http1Stats>,
 ) -> Result<HeaderMap, HeadError> {
-    let fields = Fields::parse(bytes, 0, BlockKind::Trailers, limits, requests);
+    let fields = HeadFields::parse(bytes, 0, BlockKind::Trailers, limits, requests);
     match fields {
         Ok(fields) => Ok(fields.map),
         Err(error) if error == HeadError::UNDERSCORE => Err(error),

@@ -15,9 +15,9 @@ mod sink;
 mod target;
 mod transport;
 
-pub(crate) use exchange::Exchange;
-pub(crate) use recv::RecvBody;
-pub(crate) use respond::Responder;
+pub(crate) use exchange::H1Exchange;
+pub(crate) use recv::H1RecvBody;
+pub(crate) use respond::H1Responder;
 
 #[cfg(test)]
 mod tests;

@@ -124,15 +124,15 @@ impl DeferredWrites for SharedState {
 }
 
 /// A client's body.
-pub struct RecvBody {
+pub struct H1RecvBody {
     shared: Rc<SharedState>,
     meter: Rc<Meter>,
     ended: bool,
 }
 
-impl RecvBody {
-    pub(super) fn new(shared: Rc<SharedState>, meter: Rc<Meter>) -> RecvBody {
-        RecvBody {
+impl H1RecvBody {
+    pub(super) fn new(shared: Rc<SharedState>, meter: Rc<Meter>) -> H1RecvBody {
+        H1RecvBody {
             shared,
             meter,
             ended: false,
@@ -177,9 +177,9 @@ impl RecvBody {
     }
 }
 
-impl fmt::Debug for RecvBody {
+impl fmt::Debug for H1RecvBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecvBody")
+        f.debug_struct("H1RecvBody")
             .field("ended", &self.ended)
             .finish_non_exhaustive()
     }

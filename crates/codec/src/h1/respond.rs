@@ -38,7 +38,7 @@ pub(super) struct RequestLine {
 }
 
 /// Sends one response. Dropping it before its end closes the connection.
-pub(crate) struct Responder {
+pub(crate) struct H1Responder {
     shared: Rc<SharedState>,
     options: Rc<ServerOptions>,
     request: RequestLine,
@@ -49,14 +49,14 @@ pub(crate) struct Responder {
     continued: bool,
 }
 
-impl Responder {
+impl H1Responder {
     pub(super) fn new(
         shared: Rc<SharedState>,
         options: Rc<ServerOptions>,
         request: RequestLine,
         meter: Rc<Meter>,
-    ) -> Responder {
-        Responder {
+    ) -> H1Responder {
+        H1Responder {
             shared,
             options,
             request,
@@ -224,9 +224,9 @@ impl Responder {
     }
 }
 
-impl fmt::Debug for Responder {
+impl fmt::Debug for H1Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Responder")
+        f.debug_struct("H1Responder")
             .field("begun", &self.begun)
             .finish_non_exhaustive()
     }

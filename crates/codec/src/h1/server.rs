@@ -38,7 +38,7 @@ use super::framing::Framing;
 use super::head;
 use super::head::HeadLimits;
 use super::head::ReceivedRequest;
-use super::recv::RecvBody;
+use super::recv::H1RecvBody;
 use super::recv::SharedState;
 use super::respond;
 use super::transport::Filled;
@@ -80,7 +80,7 @@ pub(crate) async fn serve<H: Handler>(
     });
     // Freed now, not when the connection ends.
     drop(initial);
-    let mut connection = Connection {
+    let mut connection = H1ServerConnection {
         between: BetweenRequests {
             soft_drain: None,
             head_timer: options.timers.timer(),
@@ -158,7 +158,7 @@ enum AfterRequest {
     ClientStalled,
 }
 
-struct Connection<H> {
+struct H1ServerConnection<H> {
     shared: Rc<SharedState>,
     between: BetweenRequests,
     options: Rc<ServerOptions>,
@@ -180,7 +180,7 @@ struct BetweenRequests {
     yielded: bool,
 }
 
-impl<H: Handler> Connection<H> {
+impl<H: Handler> H1ServerConnection<H> {
     async fn next(&mut self) -> NextInput {
         let (shared, options) = (&self.shared, &self.options);
         let between = &mut self.between;
@@ -208,7 +208,7 @@ impl<H: Handler> Connection<H> {
             meter.end_receive();
             Body::Empty
         } else {
-            Body::H1(RecvBody::new(self.shared.clone(), meter.clone()))
+            Body::H1(H1RecvBody::new(self.shared.clone(), meter.clone()))
         };
         *self.shared.framing.borrow_mut() = request.framing;
         let head = request.head;
@@ -252,7 +252,7 @@ impl<H: Handler> Connection<H> {
     /// Makes the responder for the next request.
     fn responder(&self, method: Method, version: Version, meter: Rc<Meter>) -> Responder {
         self.shared.response_written.set(false);
-        let respond = respond::Responder::new(
+        let respond = respond::H1Responder::new(
             self.shared.clone(),
             self.options.clone(),
             respond::RequestLine { method, version },

@@ -22,7 +22,7 @@ use crate::StreamError;
 use crate::UnderscoresAction;
 use crate::header;
 
-use super::Exchange;
+use super::H2Exchange;
 use super::headers;
 use super::keepalive::Pinger;
 use super::message::HeaderRules;
@@ -36,7 +36,7 @@ use super::session::SessionSetup;
 use super::stream::ResponseTo;
 
 /// A handle to a connection.
-pub(crate) struct Connection {
+pub(crate) struct H2ClientConnection {
     session: Session,
     active: Cell<usize>,
     limit: Cell<usize>,
@@ -54,13 +54,13 @@ pub(crate) fn connect(
     socket: NetworkStream,
     options: Rc<ClientOptions>,
     on_change: Rc<dyn Fn()>,
-) -> (Rc<Connection>, impl Future<Output = ConnectionEnd>) {
+) -> (Rc<H2ClientConnection>, impl Future<Output = ConnectionEnd>) {
     let session = session(socket, &options);
     let keepalive = options.http2.keepalive.as_ref();
     let pinger = keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers));
     let pinger = pinger.map(RefCell::new);
     let configured = options.http2.max_concurrent_streams as usize;
-    let connection = Rc::new(Connection {
+    let connection = Rc::new(H2ClientConnection {
         session,
         active: Cell::new(0),
         // The configured limit applies until the peer's SETTINGS arrive, as in Envoy.
@@ -70,7 +70,7 @@ pub(crate) fn connect(
         on_change,
         options,
     });
-    let mut driver = Driver {
+    let mut driver = ClientDriver {
         connection: connection.clone(),
     };
     let run = async move {
@@ -107,7 +107,7 @@ fn session(socket: NetworkStream, options: &ClientOptions) -> Session {
     Session::new(socket, setup)
 }
 
-impl Connection {
+impl H2ClientConnection {
     pub(crate) fn capacity(&self) -> usize {
         if self.draining.get() {
             return 0;
@@ -129,10 +129,10 @@ impl Connection {
     }
 
     pub(crate) fn send(
-        self: &Rc<Connection>,
+        self: &Rc<H2ClientConnection>,
         head: &RequestHead,
         body: Body,
-    ) -> Result<Exchange, StreamError> {
+    ) -> Result<H2Exchange, StreamError> {
         if self.capacity() == 0 {
             return Err(StreamError::Overflow);
         }
@@ -157,8 +157,8 @@ impl Connection {
             headers::encode_request(head, encoder, out)
         });
         let pump = (!ends).then(|| Pump::new(body));
-        let active = ActiveStream::new(self.clone());
-        Ok(Exchange::new(stream, pump, upgrade, meter, active))
+        let active = ActiveClientStream::new(self.clone());
+        Ok(H2Exchange::new(stream, pump, upgrade, meter, active))
     }
 
     /// Accepts no more requests. Notifies the owner the first time.
@@ -169,9 +169,9 @@ impl Connection {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for H2ClientConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
+        f.debug_struct("H2ClientConnection")
             .field("active", &self.active)
             .field("limit", &self.limit)
             .field("draining", &self.draining)
@@ -180,19 +180,19 @@ impl fmt::Debug for Connection {
 }
 
 /// Counts one stream as active while its exchange exists.
-pub(super) struct ActiveStream {
-    connection: Rc<Connection>,
+pub(super) struct ActiveClientStream {
+    connection: Rc<H2ClientConnection>,
 }
 
-impl ActiveStream {
-    fn new(connection: Rc<Connection>) -> ActiveStream {
+impl ActiveClientStream {
+    fn new(connection: Rc<H2ClientConnection>) -> ActiveClientStream {
         connection.active.set(connection.active.get() + 1);
         connection.options.http2_stats.streams_active.inc();
-        ActiveStream { connection }
+        ActiveClientStream { connection }
     }
 }
 
-impl Drop for ActiveStream {
+impl Drop for ActiveClientStream {
     fn drop(&mut self) {
         let connection = &self.connection;
         connection.options.http2_stats.streams_active.dec();
@@ -205,18 +205,18 @@ impl Drop for ActiveStream {
     }
 }
 
-impl fmt::Debug for ActiveStream {
+impl fmt::Debug for ActiveClientStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ActiveStream")
+        f.write_str("ActiveClientStream")
     }
 }
 
 /// The connection's task.
-struct Driver {
-    connection: Rc<Connection>,
+struct ClientDriver {
+    connection: Rc<H2ClientConnection>,
 }
 
-impl Driver {
+impl ClientDriver {
     /// One poll of the task: reads frames, checks the deadlines, then writes everything that was queued since the last
     /// poll in one go.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndCause> {

@@ -15,13 +15,13 @@ use crate::ResponseHead;
 use crate::StreamError;
 use crate::header;
 
-use super::client::ActiveStream;
+use super::client::ActiveClientStream;
 use super::pump::Pump;
 use super::session::StreamRef;
 
 /// One request on a connection. Dropping it before both messages have ended resets the stream.
 #[derive(Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct H2Exchange {
     stream: StreamRef,
     /// `None` once the whole request was handed to the connection.
     pump: Option<Pump>,
@@ -30,7 +30,7 @@ pub(crate) struct Exchange {
     response_phase: ResponsePhase,
     meter: Rc<Meter>,
     /// Declared last: the stream is reset before its capacity is released.
-    _active: ActiveStream,
+    _active: ActiveClientStream,
 }
 
 /// Which part of the response comes next.
@@ -41,15 +41,15 @@ enum ResponsePhase {
     Ended,
 }
 
-impl Exchange {
+impl H2Exchange {
     pub(super) fn new(
         stream: StreamRef,
         pump: Option<Pump>,
         upgrade: Option<HeaderValue>,
         meter: Rc<Meter>,
-        active: ActiveStream,
-    ) -> Exchange {
-        Exchange {
+        active: ActiveClientStream,
+    ) -> H2Exchange {
+        H2Exchange {
             stream,
             pump,
             upgrade,
@@ -149,7 +149,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for H2Exchange {
     /// Resets the stream, with the error code that Envoy sends.
     fn drop(&mut self) {
         if self.pump.is_some() || !self.is_end_stream() {

@@ -25,13 +25,13 @@ pub(super) struct Pinger {
     settings: Keepalive,
     timers: Timers,
     timer: Timer,
-    state: State,
+    state: KeepaliveState,
     /// Frames received at the last poll, and when it was seen that there were more.
     last_received: (u64, Instant),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum KeepaliveState {
     Idle,
     /// Waiting for an acknowledgement.
     AwaitingPong {
@@ -48,7 +48,7 @@ impl Pinger {
             settings,
             timers: timers.clone(),
             timer: timers.timer(),
-            state: State::Idle,
+            state: KeepaliveState::Idle,
             last_received: (0, Instant::now()),
         };
         pinger.schedule_next();
@@ -61,7 +61,7 @@ impl Pinger {
         let Some(silence) = self.settings.connection_idle_interval else {
             return;
         };
-        let is_idle = matches!(self.state, State::Idle);
+        let is_idle = matches!(self.state, KeepaliveState::Idle);
         if is_idle && self.last_received.1.elapsed() > silence {
             self.ping(session);
         }
@@ -75,14 +75,16 @@ impl Pinger {
         }
         loop {
             match self.state {
-                State::Idle => {
+                KeepaliveState::Idle => {
                     if self.timer.poll_elapsed(cx).is_pending() {
                         return Poll::Pending;
                     }
                     self.ping(session);
                 }
-                State::AwaitingPong { pongs: sent, .. } if pongs != sent => self.schedule_next(),
-                State::AwaitingPong { frames: seen, .. } => {
+                KeepaliveState::AwaitingPong { pongs: sent, .. } if pongs != sent => {
+                    self.schedule_next()
+                }
+                KeepaliveState::AwaitingPong { frames: seen, .. } => {
                     if self.timer.poll_elapsed(cx).is_pending() {
                         return Poll::Pending;
                     }
@@ -97,7 +99,7 @@ impl Pinger {
     }
 
     fn schedule_next(&mut self) {
-        self.state = State::Idle;
+        self.state = KeepaliveState::Idle;
         let next = self.settings.interval.map(|interval| {
             let jitter = self.settings.interval_jitter_percent / 100.0 * fastrand::f64();
             Instant::now() + interval.mul_f64(1.0 + jitter.max(0.0))
@@ -112,7 +114,7 @@ impl Pinger {
     }
 
     fn await_pong(&mut self, frames: u64, pongs: u64) {
-        self.state = State::AwaitingPong { frames, pongs };
+        self.state = KeepaliveState::AwaitingPong { frames, pongs };
         self.timer
             .set(Some(self.timers.now() + self.settings.timeout));
     }

@@ -26,7 +26,7 @@ pub(super) struct FloodLimits {
     max_frames: u32,
     max_control_frames: u32,
     /// Limits stream resets by the peer; only on servers.
-    resets: Option<TokenBucket>,
+    resets: Option<ResetBucket>,
 }
 
 /// A flood limit that was exceeded.
@@ -48,7 +48,7 @@ pub(super) enum Flood {
 
 impl FloodLimits {
     pub(super) fn new(options: &Http2Options, is_server: bool) -> FloodLimits {
-        let resets = || TokenBucket::new(options.stream_reset_burst, options.stream_reset_rate);
+        let resets = || ResetBucket::new(options.stream_reset_burst, options.stream_reset_rate);
         FloodLimits {
             empty_in_a_row: 0,
             max_empty_in_a_row: options.max_consecutive_inbound_frames_with_empty_payload,
@@ -151,16 +151,16 @@ fn within(good: bool, flood: Flood) -> Result<(), Flood> {
 
 /// Limits RST_STREAM frames to a burst and a rate per second.
 #[derive(Debug)]
-struct TokenBucket {
+struct ResetBucket {
     tokens: u64,
     burst: u64,
     rate: u64,
     refilled: Option<Instant>,
 }
 
-impl TokenBucket {
-    fn new(burst: u64, rate: u64) -> TokenBucket {
-        TokenBucket {
+impl ResetBucket {
+    fn new(burst: u64, rate: u64) -> ResetBucket {
+        ResetBucket {
             tokens: burst,
             burst,
             rate,

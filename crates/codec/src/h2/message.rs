@@ -91,7 +91,7 @@ impl BlockError {
 
 /// The fields of one block.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(super) struct BlockFields {
     kind: BlockKind,
     pub(super) headers: HeaderMap,
     method: Option<Method>,
@@ -114,14 +114,14 @@ pub(super) struct Fields {
     block_error: Option<BlockError>,
 }
 
-impl Fields {
-    pub(super) fn new(kind: BlockKind) -> Fields {
+impl BlockFields {
+    pub(super) fn new(kind: BlockKind) -> BlockFields {
         // Capacity for the usual number of fields and for those that a proxy adds.
         let room = match kind {
             BlockKind::Request | BlockKind::Response => 12,
             BlockKind::Trailers => 3,
         };
-        Fields {
+        BlockFields {
             kind,
             headers: HeaderMap::with_capacity(room),
             method: None,

@@ -26,5 +26,5 @@ mod session;
 mod stream;
 mod window;
 
-pub(crate) use exchange::Exchange;
-pub(crate) use recv::RecvBody;
+pub(crate) use exchange::H2Exchange;
+pub(crate) use recv::H2RecvBody;

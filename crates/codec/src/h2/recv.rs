@@ -11,22 +11,22 @@ use super::session::StreamRef;
 
 /// The peer's body. Reading it gives the peer new credit, half a window at a time.
 #[derive(Debug)]
-pub struct RecvBody {
+pub struct H2RecvBody {
     stream: StreamRef,
-    phase: Phase,
+    phase: RecvPhase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum RecvPhase {
     Data,
     Ended,
 }
 
-impl RecvBody {
-    pub(super) fn new(stream: StreamRef) -> RecvBody {
-        RecvBody {
+impl H2RecvBody {
+    pub(super) fn new(stream: StreamRef) -> H2RecvBody {
+        H2RecvBody {
             stream,
-            phase: Phase::Data,
+            phase: RecvPhase::Data,
         }
     }
 
@@ -34,12 +34,12 @@ impl RecvBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, StreamError>>> {
-        if self.phase == Phase::Ended {
+        if self.phase == RecvPhase::Ended {
             return Poll::Ready(None);
         }
         let frame = ready!(self.stream.poll_frame(cx));
         if !matches!(frame, Some(Ok(Frame::Data(_)))) {
-            self.phase = Phase::Ended;
+            self.phase = RecvPhase::Ended;
         }
         Poll::Ready(frame)
     }
@@ -49,13 +49,13 @@ impl RecvBody {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.phase == Phase::Ended || self.stream.is_fully_read()
+        self.phase == RecvPhase::Ended || self.stream.is_fully_read()
     }
 }
 
-impl Drop for RecvBody {
+impl Drop for H2RecvBody {
     fn drop(&mut self) {
-        if self.phase != Phase::Ended {
+        if self.phase != RecvPhase::Ended {
             self.stream.stop_reading();
         }
     }

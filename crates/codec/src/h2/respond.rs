@@ -22,9 +22,9 @@ use super::session::StreamRef;
 
 /// Sends one stream's response. Dropping it before its end resets the stream.
 #[derive(Debug)]
-pub(crate) struct Responder {
+pub(crate) struct H2Responder {
     stream: StreamRef,
-    phase: Phase,
+    phase: RespondPhase,
     /// The response to HEAD has no body, even if one is given.
     head_request: bool,
     meter: Rc<Meter>,
@@ -36,22 +36,22 @@ pub(crate) struct Responder {
 ///   '--send, without a body, or reset--^
 /// ```
 #[derive(Debug)]
-enum Phase {
+enum RespondPhase {
     Head,
     Body(Pump),
     Ended,
 }
 
-impl Responder {
+impl H2Responder {
     pub(super) fn new(
         stream: StreamRef,
         head_request: bool,
         meter: Rc<Meter>,
         connection: Rc<SharedConnection>,
-    ) -> Responder {
-        Responder {
+    ) -> H2Responder {
+        H2Responder {
             stream,
-            phase: Phase::Head,
+            phase: RespondPhase::Head,
             head_request,
             meter,
             connection,
@@ -80,8 +80,8 @@ impl Responder {
 
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &self.phase {
-            Phase::Head | Phase::Body(_) => self.stream.poll_reset(cx),
-            Phase::Ended => Poll::Pending,
+            RespondPhase::Head | RespondPhase::Body(_) => self.stream.poll_reset(cx),
+            RespondPhase::Ended => Poll::Pending,
         }
     }
 
@@ -90,7 +90,7 @@ impl Responder {
     }
 
     pub(crate) fn informational(&mut self, head: &ResponseHead) {
-        if matches!(self.phase, Phase::Head) {
+        if matches!(self.phase, RespondPhase::Head) {
             self.send_head(head, false);
         }
     }
@@ -100,17 +100,17 @@ impl Responder {
         head: &ResponseHead,
         body: Body,
     ) -> Result<(), StreamError> {
-        if !matches!(self.phase, Phase::Head) {
+        if !matches!(self.phase, RespondPhase::Head) {
             return Err(StreamError::LocalReset);
         }
         self.connection.close_if_draining();
         let ends = self.head_request || body.is_end_stream();
         self.send_head(head, ends);
         if ends {
-            self.phase = Phase::Ended;
+            self.phase = RespondPhase::Ended;
             return Ok(());
         }
-        self.phase = Phase::Body(Pump::new(body));
+        self.phase = RespondPhase::Body(Pump::new(body));
         poll_fn(|cx| self.poll_body(cx)).await
     }
 
@@ -121,26 +121,26 @@ impl Responder {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        let Phase::Body(pump) = &mut self.phase else {
+        let RespondPhase::Body(pump) = &mut self.phase else {
             return Poll::Ready(Ok(()));
         };
         let sent = pump.poll(&self.stream, cx);
         if sent.is_ready() {
-            self.phase = Phase::Ended;
+            self.phase = RespondPhase::Ended;
         }
         sent
     }
 
     pub(crate) fn reset(&mut self, reason: Reason) {
-        if !matches!(self.phase, Phase::Ended) {
+        if !matches!(self.phase, RespondPhase::Ended) {
             self.stream.reset(reason);
-            self.phase = Phase::Ended;
+            self.phase = RespondPhase::Ended;
         }
     }
 
     /// Resets a request that continues after its complete response, with this code.
     pub(crate) fn reset_unfinished_request(&self, reason: Reason) {
-        if matches!(self.phase, Phase::Ended) {
+        if matches!(self.phase, RespondPhase::Ended) {
             self.stream.reset_unfinished_request(reason);
         }
     }

@@ -29,7 +29,7 @@ use crate::deadlines::ConnectionDeadlines;
 use crate::deadlines::Expiry;
 use crate::stats::ConnectionStats;
 
-use super::RecvBody;
+use super::H2RecvBody;
 use super::keepalive::Pinger;
 use super::message::HeaderRules;
 use super::respond;
@@ -59,7 +59,7 @@ pub(crate) async fn serve<H: Handler>(
         activity: options.activity.connection(),
         options: options.clone(),
     });
-    let mut driver = Driver::new(connection.clone(), deadlines, handler);
+    let mut driver = ServerDriver::new(connection.clone(), deadlines, handler);
     driver.feed_initial(&initial);
     // Freed now, not when the connection ends.
     drop(initial);
@@ -180,19 +180,19 @@ impl SharedConnection {
 }
 
 /// Counts one stream while it is served.
-struct ActiveStream {
+struct ActiveServerStream {
     connection: Rc<SharedConnection>,
 }
 
-impl ActiveStream {
-    fn new(connection: Rc<SharedConnection>) -> ActiveStream {
+impl ActiveServerStream {
+    fn new(connection: Rc<SharedConnection>) -> ActiveServerStream {
         connection.active.set(connection.active.get() + 1);
         connection.options.http2_stats.streams_active.inc();
-        ActiveStream { connection }
+        ActiveServerStream { connection }
     }
 }
 
-impl Drop for ActiveStream {
+impl Drop for ActiveServerStream {
     fn drop(&mut self) {
         self.connection.options.http2_stats.streams_active.dec();
         let left = self.connection.active.get() - 1;
@@ -224,7 +224,7 @@ struct IncompleteHead {
 }
 
 /// The connection's task.
-struct Driver<H> {
+struct ServerDriver<H> {
     connection: Rc<SharedConnection>,
     handler: Rc<H>,
     shutdown: ShutdownWatch,
@@ -239,15 +239,15 @@ struct Driver<H> {
     unfinished_requests: usize,
 }
 
-impl<H: Handler> Driver<H> {
+impl<H: Handler> ServerDriver<H> {
     fn new(
         connection: Rc<SharedConnection>,
         deadlines: ConnectionDeadlines,
         handler: Rc<H>,
-    ) -> Driver<H> {
+    ) -> ServerDriver<H> {
         let options = connection.options.clone();
         let keepalive = options.http2.keepalive.as_ref();
-        Driver {
+        ServerDriver {
             shutdown: options.shutdown.watch(),
             deadlines,
             pinger: keepalive.map(|settings| Pinger::new(settings.clone(), &options.timers)),
@@ -363,10 +363,11 @@ impl<H: Handler> Driver<H> {
         let body = if ends {
             Body::Empty
         } else {
-            Body::H2(RecvBody::new(stream.clone_handle()))
+            Body::H2(H2RecvBody::new(stream.clone_handle()))
         };
-        let active = ActiveStream::new(self.connection.clone());
-        let respond = respond::Responder::new(stream, head_request, meter, self.connection.clone());
+        let active = ActiveServerStream::new(self.connection.clone());
+        let respond =
+            respond::H2Responder::new(stream, head_request, meter, self.connection.clone());
         let served = self
             .handler
             .clone()
@@ -411,8 +412,8 @@ impl<H: Handler> Driver<H> {
             return;
         };
         meter.set_receive_began(incomplete.began);
-        let active = ActiveStream::new(self.connection.clone());
-        let respond = respond::Responder::new(stream, false, meter, self.connection.clone());
+        let active = ActiveServerStream::new(self.connection.clone());
+        let respond = respond::H2Responder::new(stream, false, meter, self.connection.clone());
         let answered = self
             .handler
             .clone()

@@ -16,10 +16,10 @@ use super::known::KnownName;
 
 /// The name of a header field, in lower case (RFC 9110 section 5.1). A well-known name is stored as one byte.
 #[derive(Clone)]
-pub struct HeaderName(Repr);
+pub struct HeaderName(NameRepr);
 
 #[derive(Clone)]
-enum Repr {
+enum NameRepr {
     /// The position in [`KNOWN`]. Well-known names are always stored this way.
     Known(u8),
     Static(&'static str),
@@ -51,10 +51,10 @@ impl HeaderName {
     #[must_use]
     pub const fn from_static(text: &'static str) -> HeaderName {
         match known::index_of(text.as_bytes()) {
-            Some(index) => HeaderName(Repr::Known(index)),
+            Some(index) => HeaderName(NameRepr::Known(index)),
             None => {
                 assert!(is_name(text.as_bytes()), "no header name in lower case");
-                HeaderName(Repr::Static(text))
+                HeaderName(NameRepr::Static(text))
             }
         }
     }
@@ -67,7 +67,7 @@ impl HeaderName {
     #[inline]
     pub fn from_bytes(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
         match known::index_of_any_case(text) {
-            Some(index) => Ok(HeaderName(Repr::Known(index))),
+            Some(index) => Ok(HeaderName(NameRepr::Known(index))),
             None => {
                 let mut lower = SmallVec::<[u8; 64]>::from_slice(text);
                 lower.make_ascii_lowercase();
@@ -84,7 +84,7 @@ impl HeaderName {
     #[inline]
     pub fn from_lowercase(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
         match known::index_of(text) {
-            Some(index) => Ok(HeaderName(Repr::Known(index))),
+            Some(index) => Ok(HeaderName(NameRepr::Known(index))),
             None => HeaderName::unknown(text),
         }
     }
@@ -94,33 +94,33 @@ impl HeaderName {
             return Err(InvalidHeaderName);
         }
         let text = std::str::from_utf8(text).map_err(|_| InvalidHeaderName)?;
-        Ok(HeaderName(Repr::Shared(text.into())))
+        Ok(HeaderName(NameRepr::Shared(text.into())))
     }
 
     /// The name as text.
     #[expect(
         clippy::indexing_slicing,
-        reason = "`Repr::Known` holds positions in `KNOWN`"
+        reason = "`NameRepr::Known` holds positions in `KNOWN`"
     )]
     #[must_use]
     #[inline]
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            Repr::Known(index) => KNOWN[usize::from(*index)].text,
-            Repr::Static(text) => text,
-            Repr::Shared(text) => text,
+            NameRepr::Known(index) => KNOWN[usize::from(*index)].text,
+            NameRepr::Static(text) => text,
+            NameRepr::Shared(text) => text,
         }
     }
 
     /// The properties of this name, if it is well known.
     #[expect(
         clippy::indexing_slicing,
-        reason = "`Repr::Known` holds positions in `KNOWN`"
+        reason = "`NameRepr::Known` holds positions in `KNOWN`"
     )]
     #[inline]
     pub(crate) fn known(&self) -> Option<&'static KnownName> {
         match &self.0 {
-            Repr::Known(index) => Some(&KNOWN[usize::from(*index)]),
+            NameRepr::Known(index) => Some(&KNOWN[usize::from(*index)]),
             _ => None,
         }
     }
@@ -131,9 +131,9 @@ impl<'n> NameRef<'n> {
     #[inline]
     pub(super) fn is(self, name: &HeaderName) -> bool {
         match (self, &name.0) {
-            (NameRef::Known(one), Repr::Known(other)) => one == *other,
-            (NameRef::Other(one), Repr::Static(other)) => one == *other,
-            (NameRef::Other(one), Repr::Shared(other)) => one == &**other,
+            (NameRef::Known(one), NameRepr::Known(other)) => one == *other,
+            (NameRef::Other(one), NameRepr::Static(other)) => one == *other,
+            (NameRef::Other(one), NameRepr::Shared(other)) => one == &**other,
             _ => false,
         }
     }
@@ -143,9 +143,9 @@ impl<'n> From<&'n HeaderName> for NameRef<'n> {
     #[inline]
     fn from(name: &'n HeaderName) -> NameRef<'n> {
         match &name.0 {
-            Repr::Known(index) => NameRef::Known(*index),
-            Repr::Static(text) => NameRef::Other(text),
-            Repr::Shared(text) => NameRef::Other(text),
+            NameRepr::Known(index) => NameRef::Known(*index),
+            NameRepr::Static(text) => NameRef::Other(text),
+            NameRepr::Shared(text) => NameRef::Other(text),
         }
     }
 }

@@ -10,14 +10,14 @@ use crate::byte_scan::is_field_text;
 /// The value of a header field: any bytes except control characters other than tab (RFC 9110 section 5.5). Cloning
 /// never allocates: it copies short values and shares long ones.
 #[derive(Clone)]
-pub struct HeaderValue(Repr);
+pub struct HeaderValue(ValueRepr);
 
 /// The maximum length of a value that is stored inline, in bytes: long enough for a UUID or a date. The whole value
 /// takes five machine words.
 const MAX_INLINE: usize = 37;
 
 #[derive(Clone)]
-enum Repr {
+enum ValueRepr {
     Inline {
         sensitive: bool,
         length: u8,
@@ -52,7 +52,7 @@ impl HeaderValue {
             assert!(is_field_byte(bytes[at]), "no header value");
             at += 1;
         }
-        HeaderValue(Repr::Static {
+        HeaderValue(ValueRepr::Static {
             sensitive: false,
             bytes,
         })
@@ -80,13 +80,13 @@ impl HeaderValue {
             match (short.get_mut(..bytes.len()), bytes.len().try_into()) {
                 (Some(room), Ok(length)) => {
                     room.copy_from_slice(bytes);
-                    Repr::Inline {
+                    ValueRepr::Inline {
                         sensitive: false,
                         length,
                         bytes: short,
                     }
                 }
-                _ => Repr::Shared {
+                _ => ValueRepr::Shared {
                     sensitive: false,
                     bytes: bytes.into(),
                 },
@@ -99,11 +99,11 @@ impl HeaderValue {
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
-            Repr::Inline { length, bytes, .. } => {
+            ValueRepr::Inline { length, bytes, .. } => {
                 bytes.get(..usize::from(*length)).unwrap_or_default()
             }
-            Repr::Static { bytes, .. } => bytes,
-            Repr::Shared { bytes, .. } => bytes,
+            ValueRepr::Static { bytes, .. } => bytes,
+            ValueRepr::Shared { bytes, .. } => bytes,
         }
     }
 
@@ -147,18 +147,18 @@ impl HeaderValue {
     #[inline]
     pub fn is_sensitive(&self) -> bool {
         match &self.0 {
-            Repr::Inline { sensitive, .. }
-            | Repr::Static { sensitive, .. }
-            | Repr::Shared { sensitive, .. } => *sensitive,
+            ValueRepr::Inline { sensitive, .. }
+            | ValueRepr::Static { sensitive, .. }
+            | ValueRepr::Shared { sensitive, .. } => *sensitive,
         }
     }
 
     /// Sets whether the value must not enter any compression table.
     pub fn set_sensitive(&mut self, is_sensitive: bool) {
         match &mut self.0 {
-            Repr::Inline { sensitive, .. }
-            | Repr::Static { sensitive, .. }
-            | Repr::Shared { sensitive, .. } => *sensitive = is_sensitive,
+            ValueRepr::Inline { sensitive, .. }
+            | ValueRepr::Static { sensitive, .. }
+            | ValueRepr::Shared { sensitive, .. } => *sensitive = is_sensitive,
         }
     }
 }

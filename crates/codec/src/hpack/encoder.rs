@@ -39,7 +39,7 @@ const MIN_INDEXED_COOKIE: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Encoder {
     /// The dynamic table, newest entry first.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<DynamicEntry>,
     size: usize,
     /// The maximum size of the table: the lower of our wish and the peer's limit.
     max_size: usize,
@@ -56,7 +56,7 @@ pub(crate) struct Encoder {
 
 /// An entry of the dynamic table, with its own copy of name and value.
 #[derive(Debug)]
-struct Entry {
+struct DynamicEntry {
     /// The name, then the value.
     text: Box<[u8]>,
     name_len: usize,
@@ -84,7 +84,7 @@ impl Pseudo {
 
 /// A field to encode, and its name's properties.
 #[derive(Clone, Copy)]
-struct Field<'a> {
+struct FieldToEncode<'a> {
     name: &'a [u8],
     value: &'a [u8],
     /// The name's index in the static table, or zero.
@@ -193,14 +193,14 @@ impl Encoder {
             return indexed(age, out);
         }
         let index = known.map_or(0, |known| known.index);
-        let field = Field { name, value, index };
+        let field = FieldToEncode { name, value, index };
         match known.map_or(Indexing::Adaptive, |known| known.indexing) {
-            _ if sensitive => field.write_literal(Literal::NEVER_INDEXED, self.huffman, out),
-            Indexing::Secret => field.write_literal(Literal::NEVER_INDEXED, self.huffman, out),
+            _ if sensitive => field.write_literal(LiteralForm::NEVER_INDEXED, self.huffman, out),
+            Indexing::Secret => field.write_literal(LiteralForm::NEVER_INDEXED, self.huffman, out),
             Indexing::SecretIfShort if value.len() < MIN_INDEXED_COOKIE => {
-                field.write_literal(Literal::NEVER_INDEXED, self.huffman, out);
+                field.write_literal(LiteralForm::NEVER_INDEXED, self.huffman, out);
             }
-            Indexing::Unique => field.write_literal(Literal::NOT_INDEXED, self.huffman, out),
+            Indexing::Unique => field.write_literal(LiteralForm::NOT_INDEXED, self.huffman, out),
             Indexing::Adaptive | Indexing::SecretIfShort => self.adaptive(field, hash, found, out),
         }
     }
@@ -210,35 +210,35 @@ impl Encoder {
         let hash = self.hash(name_hash(name), value);
         match self.find(hash, name, value) {
             Found::InTable(age) => indexed(age, out),
-            found => self.adaptive(Field { name, value, index }, hash, found, out),
+            found => self.adaptive(FieldToEncode { name, value, index }, hash, found, out),
         }
     }
 
     /// Appends a field that is not in the dynamic table and may be inserted into it.
-    fn adaptive(&mut self, field: Field, hash: u64, found: Found, out: &mut Vec<u8>) {
+    fn adaptive(&mut self, field: FieldToEncode, hash: u64, found: Found, out: &mut Vec<u8>) {
         if field.index == static_table::ACCEPT_ENCODING && field.value == b"gzip, deflate" {
             return out.push(0x80 | field.index);
         }
         match found {
             // One field must not evict all others, and a table of size zero takes no fields.
             _ if field.size() > self.max_size / 4 * 3 => {
-                field.write_literal(Literal::NOT_INDEXED, self.huffman, out);
+                field.write_literal(LiteralForm::NOT_INDEXED, self.huffman, out);
             }
             Found::SeenBefore(place) => {
-                field.write_literal(Literal::INDEXED, self.huffman, out);
+                field.write_literal(LiteralForm::INDEXED, self.huffman, out);
                 self.insert(field, place);
             }
             _ => {
                 self.seen.record(hash, self.insertions(), self.max_size);
-                field.write_literal(Literal::NOT_INDEXED, self.huffman, out);
+                field.write_literal(LiteralForm::NOT_INDEXED, self.huffman, out);
             }
         }
     }
 
-    fn insert(&mut self, field: Field, place: SlotPosition) {
+    fn insert(&mut self, field: FieldToEncode, place: SlotPosition) {
         self.evict_to(self.max_size.saturating_sub(field.size()));
         self.size += field.size();
-        self.entries.push_front(Entry {
+        self.entries.push_front(DynamicEntry {
             text: [field.name, field.value].concat().into(),
             name_len: field.name.len(),
         });
@@ -295,7 +295,7 @@ impl Encoder {
     }
 }
 
-impl Entry {
+impl DynamicEntry {
     #[inline]
     fn is(&self, name: &[u8], value: &[u8]) -> bool {
         self.text.split_at_checked(self.name_len) == Some((name, value))
@@ -304,38 +304,38 @@ impl Entry {
 
 /// The representation of a literal field: the flag bits of its first byte, and the number of bits for the index.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Literal {
+struct LiteralForm {
     flags: u8,
     prefix: u32,
 }
 
-impl Literal {
-    const INDEXED: Literal = Literal {
+impl LiteralForm {
+    const INDEXED: LiteralForm = LiteralForm {
         flags: 0x40,
         prefix: 6,
     };
-    const NOT_INDEXED: Literal = Literal {
+    const NOT_INDEXED: LiteralForm = LiteralForm {
         flags: 0,
         prefix: 4,
     };
-    const NEVER_INDEXED: Literal = Literal {
+    const NEVER_INDEXED: LiteralForm = LiteralForm {
         flags: 0x10,
         prefix: 4,
     };
 }
 
-impl Field<'_> {
+impl FieldToEncode<'_> {
     fn size(&self) -> usize {
         self.name.len() + self.value.len() + OVERHEAD
     }
 
     #[inline]
-    fn write_literal(&self, literal: Literal, huffman: Huffman, out: &mut Vec<u8>) {
+    fn write_literal(&self, literal: LiteralForm, huffman: Huffman, out: &mut Vec<u8>) {
         let max_raw = match huffman {
             Huffman::Always => 0,
             Huffman::Never => usize::MAX,
             // An entry of the table is decoded once, and takes one byte from then on.
-            Huffman::Selective if literal == Literal::INDEXED => 0,
+            Huffman::Selective if literal == LiteralForm::INDEXED => 0,
             Huffman::Selective => MAX_RAW_LITERAL,
         };
         integer::encode(usize::from(self.index), literal.prefix, literal.flags, out);

@@ -16,7 +16,7 @@ const MAX_GROUPS: usize = 1024;
 
 /// A field that was sent.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct SeenField {
     /// The part of the field's hash that does not select the group. Odd, or zero in an empty slot.
     tag: u32,
     /// The sequence number of the field's insertion into the table, or zero.
@@ -26,7 +26,7 @@ struct Slot {
 /// The fields sent recently. The slots are allocated with the first field.
 #[derive(Debug, Default)]
 pub(super) struct SeenFields {
-    groups: Vec<[Slot; WAYS]>,
+    groups: Vec<[SeenField; WAYS]>,
     /// A pseudo-random state that selects the slot to evict. With a fixed order, two alternating fields could evict
     /// each other forever.
     random_state: u32,
@@ -105,7 +105,7 @@ impl SeenFields {
                 continue;
             };
             if insertions.age(slot.number).is_none() {
-                *slot = Slot {
+                *slot = SeenField {
                     tag: tag_of(hash),
                     number: 0,
                 };
@@ -130,7 +130,7 @@ impl SeenFields {
     #[cold]
     fn allocate(&mut self, table_size: usize) {
         let groups = (table_size / BYTES_PER_GROUP).next_power_of_two();
-        self.groups = vec![[Slot::default(); WAYS]; groups.min(MAX_GROUPS)];
+        self.groups = vec![[SeenField::default(); WAYS]; groups.min(MAX_GROUPS)];
     }
 
     /// The group for `hash`. The number of groups is a power of two.

@@ -14,10 +14,10 @@ use super::Name;
 use super::Pseudo;
 
 /// A field's name and value, to compare.
-type Pair = (Vec<u8>, Vec<u8>);
+type FieldPair = (Vec<u8>, Vec<u8>);
 
 /// All fields of a block; each field's size is checked against its text.
-fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<Pair>, DecodeError> {
+fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<FieldPair>, DecodeError> {
     let mut pairs = Vec::new();
     decoder.decode(block, |name, value, size| {
         let pair = (name_text(name), value_text(value));
@@ -51,7 +51,7 @@ fn value_text(value: &DecodedValue) -> Vec<u8> {
 }
 
 /// Encodes a block of fields, pseudo-header fields among them.
-fn encode(encoder: &mut Encoder, fields: &[Pair]) -> Vec<u8> {
+fn encode(encoder: &mut Encoder, fields: &[FieldPair]) -> Vec<u8> {
     let mut out = Vec::new();
     encoder.begin(&mut out);
     for (name, value) in fields {
@@ -72,7 +72,7 @@ fn encode(encoder: &mut Encoder, fields: &[Pair]) -> Vec<u8> {
     out
 }
 
-fn pair(name: &str, value: &str) -> Pair {
+fn pair(name: &str, value: &str) -> FieldPair {
     (name.into(), value.into())
 }
 

@@ -6,19 +6,19 @@ use fastrand::Rng;
 
 /// Which part of a message comes next.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum MessagePart {
     Head,
     Body,
 }
 
 /// Generates the frames of one connection, most of which follow the rules.
-pub(crate) struct Frames {
+pub(crate) struct HostileFrames {
     pub(crate) rng: Rng,
     is_client: bool,
     /// The number of the next stream.
     pub(crate) next: u32,
     /// Streams whose message is incomplete: the next part is its body, or on servers its head.
-    pub(crate) open: Vec<(u32, Part)>,
+    pub(crate) open: Vec<(u32, MessagePart)>,
     /// The number of dynamic table entries that can be referred to.
     indexed: u8,
     /// How many frames out of a thousand break the rules.
@@ -33,9 +33,9 @@ pub(crate) struct Frames {
     pub(crate) out: Vec<u8>,
 }
 
-impl Frames {
-    pub(crate) fn new(mut rng: Rng, is_client: bool) -> Frames {
-        Frames {
+impl HostileFrames {
+    pub(crate) fn new(mut rng: Rng, is_client: bool) -> HostileFrames {
+        HostileFrames {
             is_client,
             next: 1,
             open: Vec::new(),
@@ -74,7 +74,7 @@ impl Frames {
     }
 
     /// A random stream whose message is at `part`, and whether to end its message.
-    fn part(&mut self, part: Part) -> Option<(u32, bool)> {
+    fn part(&mut self, part: MessagePart) -> Option<(u32, bool)> {
         let end = self.rng.u8(..4) == 0;
         if self.breaks_rules() {
             return Some((self.stream(), end));
@@ -168,7 +168,7 @@ impl Frames {
     }
 
     fn data(&mut self) {
-        let Some((stream, end)) = self.part(Part::Body) else {
+        let Some((stream, end)) = self.part(MessagePart::Body) else {
             return;
         };
         let size = match self.rng.u8(..8) {
@@ -227,11 +227,11 @@ impl Frames {
             let block = self.head();
             self.headers(id, &block, end);
             if !end {
-                self.open.push((id, Part::Body));
+                self.open.push((id, MessagePart::Body));
             }
             return;
         }
-        let Some((id, end)) = self.part(Part::Head) else {
+        let Some((id, end)) = self.part(MessagePart::Head) else {
             return;
         };
         let interim = !end && self.rng.u8(..4) == 0;
@@ -242,7 +242,7 @@ impl Frames {
         };
         self.headers(id, &block, end);
         if !interim && let Some(place) = self.open.iter_mut().find(|(open, _)| *open == id) {
-            place.1 = Part::Body;
+            place.1 = MessagePart::Body;
         }
     }
 
@@ -252,7 +252,7 @@ impl Frames {
             0..30 => self.begin(),
             30..62 => self.data(),
             62..66 => {
-                if let Some((stream, _)) = self.part(Part::Body) {
+                if let Some((stream, _)) = self.part(MessagePart::Body) {
                     self.open.retain(|(id, _)| *id != stream);
                     let (block, end) = (self.block(&[]), !self.breaks_rules());
                     self.headers(stream, &block, end);

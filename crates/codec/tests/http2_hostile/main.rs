@@ -30,8 +30,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::task::spawn_local;
 
-use frames::Frames;
-use frames::Part;
+use frames::HostileFrames;
+use frames::MessagePart;
 use random_peer::RandomPeer;
 use received::ReceivedFrames;
 use support::client_options;
@@ -99,7 +99,7 @@ async fn write(socket: &mut UnixStream, mut bytes: Vec<u8>, rng: &mut Rng) -> bo
 /// and checks that the codec has returned the credit of its `window`.
 async fn send_random_frames(
     mut socket: UnixStream,
-    mut frames: Frames,
+    mut frames: HostileFrames,
     window: u64,
     stats: &ConnectionStats,
     running: &Cell<usize>,
@@ -191,7 +191,7 @@ async fn attack_server(mut rng: Rng, timers: Timers) {
     let random_peer = Rc::new(RandomPeer::new(&mut rng));
     let served = outrider_codec::serve(ours, Rc::new(server), random_peer.clone());
     let served = spawn_local(served);
-    let mut frames = Frames::new(rng, true);
+    let mut frames = HostileFrames::new(rng, true);
     frames.out.extend_from_slice(PREFACE);
     frames.push(4, 0, 0, &[]);
     if frames.rng.bool() {
@@ -225,9 +225,11 @@ async fn attack_client(mut rng: Rng, timers: Timers) {
             spawn_local(random_peer.clone().exchange(exchange));
         }
     }
-    let mut frames = Frames::new(rng, false);
+    let mut frames = HostileFrames::new(rng, false);
     frames.next = 1 + 2 * opened;
-    frames.open = (0..opened).map(|i| (1 + 2 * i, Part::Head)).collect();
+    frames.open = (0..opened)
+        .map(|i| (1 + 2 * i, MessagePart::Head))
+        .collect();
     frames.push(4, 0, 0, &[]);
     send_random_frames(theirs, frames, window, &stats, &random_peer.running).await;
     driven.await.unwrap();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use tokio::net::UnixStream;
 
 use crate::PREFACE;
-use crate::frames::Frames;
+use crate::frames::HostileFrames;
 
 /// The flow control state of the frames that the codec sent.
 #[derive(Default)]
@@ -73,7 +73,7 @@ impl ReceivedFrames {
 
     /// Asserts that the codec obeyed the peer's windows, and that it returned credit for received data. `window` is the
     /// codec's own window.
-    pub(crate) fn check(&self, frames: &Frames, window: u64) {
+    pub(crate) fn check(&self, frames: &HostileFrames, window: u64) {
         assert!(
             self.data <= frames.granted,
             "more than the connection's window"

@@ -28,7 +28,7 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
 /// One end of a connection that sends and receives raw frames.
-pub(crate) struct Raw(pub(crate) UnixStream);
+pub(crate) struct RawPeer(pub(crate) UnixStream);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RawFrame {
@@ -38,7 +38,7 @@ pub(crate) struct RawFrame {
     pub(crate) payload: Vec<u8>,
 }
 
-impl Raw {
+impl RawPeer {
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let mut frame = length[1..].to_vec();
@@ -98,9 +98,9 @@ pub(crate) fn serve(
 
 pub(crate) async fn raw_client(
     options: ServerOptions,
-) -> (Raw, Rc<PathHandler>, JoinHandle<ConnectionEnd>) {
+) -> (RawPeer, Rc<PathHandler>, JoinHandle<ConnectionEnd>) {
     let (socket, script, served) = serve(options);
-    let mut raw = Raw(socket);
+    let mut raw = RawPeer(socket);
     raw.0.write_all(PREFACE).await.unwrap();
     raw.send(SETTINGS, 0, 0, &[]).await;
     (raw, script, served)
@@ -121,12 +121,12 @@ pub(crate) async fn connected(
     (client, script)
 }
 
-pub(crate) async fn raw_server(timers: &Timers) -> (Client, Raw, JoinHandle<ConnectionEnd>) {
+pub(crate) async fn raw_server(timers: &Timers) -> (Client, RawPeer, JoinHandle<ConnectionEnd>) {
     let (ours, theirs) = sockets();
     let options = Rc::new(client_options(timers));
     let (client, run) = outrider_codec::connect_http2(ours, options, Rc::new(|| {}));
     let driven = spawn_local(run);
-    let mut raw = Raw(theirs);
+    let mut raw = RawPeer(theirs);
     raw.0.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
     raw.send(SETTINGS, 0, 0, &[]).await;
     (client, raw, driven)

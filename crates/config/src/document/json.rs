@@ -12,7 +12,7 @@ use crate::position::SourcePosition;
 
 /// Reads the one value of `text`.
 pub(crate) fn parse(text: &str, source: u8) -> Result<Node, SyntaxError> {
-    let mut parser = Parser {
+    let mut parser = JsonParser {
         rest: text,
         mark: SourcePosition {
             source,
@@ -31,14 +31,14 @@ pub(crate) fn parse(text: &str, source: u8) -> Result<Node, SyntaxError> {
     }
 }
 
-struct Parser<'a> {
+struct JsonParser<'a> {
     rest: &'a str,
     mark: SourcePosition,
     depth: usize,
     nodes: usize,
 }
 
-impl Parser<'_> {
+impl JsonParser<'_> {
     fn peek(&self) -> Option<char> {
         self.rest.chars().next()
     }

@@ -77,10 +77,10 @@ impl From<SyntaxError> for Failure {
 }
 
 fn parse_strictly(text: &str, stand_in: Option<char>, source: u8) -> Result<Option<Node>, Failure> {
-    let mut builder = Builder {
+    let mut builder = TreeBuilder {
         stand_in,
         source,
-        ..Builder::default()
+        ..TreeBuilder::default()
     };
     let lines = Lines::with_tabs(text);
     for event in Parser::new_from_str(text) {
@@ -124,12 +124,12 @@ fn without_tabs_before(text: &str, index: usize) -> String {
 }
 
 #[derive(Default)]
-struct Builder {
+struct TreeBuilder {
     source: u8,
     /// The character that replaces NUL.
     stand_in: Option<char>,
     root: Option<Node>,
-    stack: Vec<Frame>,
+    stack: Vec<OpenCollection>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
     /// The required indentation of each open list or mapping; 0 inside brackets. Kept only for texts with tabs.
@@ -137,7 +137,7 @@ struct Builder {
 }
 
 /// A list or mapping that has not ended.
-struct Frame {
+struct OpenCollection {
     anchor: usize,
     mark: SourcePosition,
     open: Open,
@@ -158,7 +158,7 @@ enum PendingKey {
     Ignore,
 }
 
-impl Builder {
+impl TreeBuilder {
     fn mark(&self, at: Marker) -> SourcePosition {
         let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         SourcePosition {
@@ -270,7 +270,7 @@ impl Builder {
         if let Some(letter) = self.stand_in {
             scalar.restore_nul(letter, mark)?;
         }
-        if let Some(Frame {
+        if let Some(OpenCollection {
             open: Open::Mapping {
                 key: key @ None, ..
             },
@@ -302,7 +302,7 @@ impl Builder {
                 format!("more than {MAX_DEPTH} lists and mappings inside one another"),
             ));
         }
-        if let Some(Frame {
+        if let Some(OpenCollection {
             open: Open::Mapping { key: None, .. },
             ..
         }) = self.stack.last()
@@ -312,12 +312,12 @@ impl Builder {
                 "expected a plain text as key, got a list or a mapping",
             ));
         }
-        self.stack.push(Frame { anchor, mark, open });
+        self.stack.push(OpenCollection { anchor, mark, open });
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), SyntaxError> {
-        let Some(Frame { anchor, mark, open }) = self.stack.pop() else {
+        let Some(OpenCollection { anchor, mark, open }) = self.stack.pop() else {
             return Ok(());
         };
         let kind = match open {

@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 250;
 
 /// The tree of `pattern`.
 pub(super) fn parse(pattern: &str) -> Result<Regexp, String> {
-    let mut parser = Parser {
+    let mut parser = RegexpParser {
         pattern,
         at: 0,
         flags: Flags::default(),
@@ -34,23 +34,23 @@ pub(super) fn parse(pattern: &str) -> Result<Regexp, String> {
     }
     parser.alternate();
     match (parser.stack.pop(), parser.stack.is_empty()) {
-        (Some(Item::Regexp(node)), true) => Ok(node),
+        (Some(StackItem::Regexp(node)), true) => Ok(node),
         _ => Err(format!("missing ): {pattern}")),
     }
 }
 
 /// A parser with a stack, as RE2's, because what becomes one literal or one class depends on it.
-struct Parser<'a> {
+struct RegexpParser<'a> {
     pattern: &'a str,
     at: usize,
     flags: Flags,
-    stack: Vec<Item>,
+    stack: Vec<StackItem>,
     depth: usize,
     /// Where the operator before this token starts, if that was a repetition.
     last_repeat: Option<usize>,
 }
 
-enum Item {
+enum StackItem {
     Regexp(Regexp),
     /// `(`, with the flags before it.
     Open {
@@ -61,7 +61,7 @@ enum Item {
     Bar,
 }
 
-impl<'a> Parser<'a> {
+impl<'a> RegexpParser<'a> {
     fn bytes(&self) -> &'a [u8] {
         &self.pattern.as_bytes()[self.at..]
     }
@@ -135,7 +135,7 @@ impl<'a> Parser<'a> {
 
     fn push(&mut self, node: Regexp) {
         self.join_literals();
-        self.stack.push(Item::Regexp(node));
+        self.stack.push(StackItem::Regexp(node));
     }
 
     /// A class of one byte is a literal, and so is one of a letter in both cases.
@@ -176,8 +176,8 @@ impl<'a> Parser<'a> {
     fn join_literals(&mut self) {
         let [
             ..,
-            Item::Regexp(Regexp::Literal(first)),
-            Item::Regexp(Regexp::Literal(second)),
+            StackItem::Regexp(Regexp::Literal(first)),
+            StackItem::Regexp(Regexp::Literal(second)),
         ] = &mut self.stack[..]
         else {
             return;
@@ -198,14 +198,14 @@ impl<'a> Parser<'a> {
         }
         self.join_literals();
         let flags = self.flags;
-        self.stack.push(Item::Open { flags, captures });
+        self.stack.push(StackItem::Open { flags, captures });
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), String> {
         self.alternate();
         let top = (self.stack.pop(), self.stack.pop());
-        let (Some(Item::Regexp(node)), Some(Item::Open { flags, captures })) = top else {
+        let (Some(StackItem::Regexp(node)), Some(StackItem::Open { flags, captures })) = top else {
             return Err(format!("unexpected ): {}", self.pattern));
         };
         self.depth -= 1;
@@ -220,13 +220,13 @@ impl<'a> Parser<'a> {
     /// Ends an alternative: puts it below the bar, after those before it.
     fn bar(&mut self) {
         self.concatenate();
-        let [.., Item::Bar, Item::Regexp(_)] = &self.stack[..] else {
-            self.stack.push(Item::Bar);
+        let [.., StackItem::Bar, StackItem::Regexp(_)] = &self.stack[..] else {
+            self.stack.push(StackItem::Bar);
             return;
         };
         let last = self.stack.pop();
         self.stack.pop();
-        let Some(Item::Regexp(last)) = last else {
+        let Some(StackItem::Regexp(last)) = last else {
             return; // was looked at above
         };
         let is_any = |node: &Regexp| *node == Regexp::AnyChar;
@@ -234,11 +234,11 @@ impl<'a> Parser<'a> {
             |node: &Regexp| is_any(node) || node.is_one_byte() && *node != Regexp::AnyByte;
         match self.stack.last_mut() {
             // Any character stands for the single character before or after it.
-            Some(Item::Regexp(before)) if is_any(before) && is_byte(&last) => {}
-            Some(Item::Regexp(before)) if is_any(&last) && is_byte(before) => *before = last,
-            _ => self.stack.push(Item::Regexp(last)),
+            Some(StackItem::Regexp(before)) if is_any(before) && is_byte(&last) => {}
+            Some(StackItem::Regexp(before)) if is_any(&last) && is_byte(before) => *before = last,
+            _ => self.stack.push(StackItem::Regexp(last)),
         }
-        self.stack.push(Item::Bar);
+        self.stack.push(StackItem::Bar);
     }
 
     fn concatenate(&mut self) {
@@ -251,7 +251,7 @@ impl<'a> Parser<'a> {
                 node => parts.push(node),
             }
         }
-        self.stack.push(Item::Regexp(Regexp::concat(parts)));
+        self.stack.push(StackItem::Regexp(Regexp::concat(parts)));
     }
 
     fn alternate(&mut self) {
@@ -271,7 +271,7 @@ impl<'a> Parser<'a> {
                 Regexp::alternate(factor(parts))
             }
         };
-        self.stack.push(Item::Regexp(node));
+        self.stack.push(StackItem::Regexp(node));
     }
 
     /// Takes the nodes above the last bar or parenthesis.
@@ -279,10 +279,10 @@ impl<'a> Parser<'a> {
         let marker = self
             .stack
             .iter()
-            .rposition(|i| !matches!(i, Item::Regexp(_)));
+            .rposition(|i| !matches!(i, StackItem::Regexp(_)));
         let nodes = self.stack.drain(marker.map_or(0, |at| at + 1)..);
         let nodes = nodes.filter_map(|item| match item {
-            Item::Regexp(node) => Some(node),
+            StackItem::Regexp(node) => Some(node),
             _ => None,
         });
         nodes.collect()
@@ -312,7 +312,9 @@ impl<'a> Parser<'a> {
         if most.is_some_and(|most| most < least || most > MAX_REPEAT) || least > MAX_REPEAT {
             return Err(too_large());
         }
-        let Some(Item::Regexp(node)) = self.stack.pop_if(|item| matches!(item, Item::Regexp(_)))
+        let Some(StackItem::Regexp(node)) = self
+            .stack
+            .pop_if(|item| matches!(item, StackItem::Regexp(_)))
         else {
             return Err(format!("no argument for repetition operator: {operator}"));
         };
@@ -320,7 +322,7 @@ impl<'a> Parser<'a> {
         if least.max(most.unwrap_or(0)) >= 2 && repetitions(&node) > MAX_REPEAT {
             return Err(too_large());
         }
-        self.stack.push(Item::Regexp(node));
+        self.stack.push(StackItem::Regexp(node));
         self.last_repeat = Some(start);
         Ok(())
     }

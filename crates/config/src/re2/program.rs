@@ -15,7 +15,7 @@ pub(super) fn size(node: &Regexp) -> usize {
     let mut node = simplify(without_prefix(node.clone()));
     let is_anchored = take_anchor(&mut node, 0, Look::is_text_start, |parts| parts.first_mut());
     take_anchor(&mut node, 0, Look::is_text_end, |parts| parts.last_mut());
-    let mut compiler = Compiler {
+    let mut compiler = ProgramCompiler {
         program: vec![Instruction::Fail],
     };
     let fragment = compiler.compile(&node);
@@ -130,11 +130,11 @@ struct Fragment {
     is_nullable: bool,
 }
 
-struct Compiler {
+struct ProgramCompiler {
     program: Vec<Instruction>,
 }
 
-impl Compiler {
+impl ProgramCompiler {
     fn add(&mut self, instruction: Instruction) -> Fragment {
         self.program.push(instruction);
         let begin = self.program.len() - 1;

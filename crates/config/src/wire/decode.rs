@@ -34,7 +34,7 @@ pub(crate) fn decode(
     bytes: &[u8],
     mark: SourcePosition,
 ) -> Result<Message, String> {
-    let decoder = Decoder {
+    let decoder = WireDecoder {
         mark,
         depth: 0,
         unknown: None,
@@ -52,7 +52,7 @@ pub(crate) fn decode_known(
     mark: SourcePosition,
 ) -> Result<(Message, Vec<String>), String> {
     let unknown = RefCell::default();
-    let decoder = Decoder {
+    let decoder = WireDecoder {
         mark,
         depth: 0,
         unknown: Some(&unknown),
@@ -62,7 +62,7 @@ pub(crate) fn decode_known(
 }
 
 #[derive(Clone, Copy)]
-struct Decoder<'a> {
+struct WireDecoder<'a> {
     mark: SourcePosition,
     depth: usize,
     /// The unknown fields; `None` to refuse them.
@@ -77,7 +77,7 @@ enum Raw<'a> {
     Length(&'a [u8]),
 }
 
-impl Decoder<'_> {
+impl WireDecoder<'_> {
     fn message(self, message_type: MessageType, mut bytes: &[u8]) -> Result<Message, String> {
         if self.depth > MAX_DEPTH {
             return Err(format!("more than {MAX_DEPTH} messages inside one another"));

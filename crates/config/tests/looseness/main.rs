@@ -8,14 +8,14 @@ use outrider_config::load_texts;
 
 /// What Envoy says.
 #[derive(Clone, Copy)]
-enum Verdict {
+enum EnvoyVerdict {
     Accepts,
     /// Our message contains the text.
     Rejects(&'static str),
 }
 
-use Verdict::Accepts;
-use Verdict::Rejects;
+use EnvoyVerdict::Accepts;
+use EnvoyVerdict::Rejects;
 
 const STATIC: &str = "name: c, load_assignment: {cluster_name: c}";
 
@@ -33,7 +33,7 @@ fn errors(text: &str, format: Format) -> String {
     }
 }
 
-fn check(cases: &[(&str, Verdict)], wrap: impl Fn(&str) -> String) {
+fn check(cases: &[(&str, EnvoyVerdict)], wrap: impl Fn(&str) -> String) {
     let mut wrong = Vec::new();
     for (case, verdict) in cases {
         let errors = errors(&wrap(case), Format::Yaml);

@@ -12,12 +12,12 @@ use crate::access_log::files::LogFile;
 /// Lines that wait to be sent to the writer: until there are enough bytes, until the flush interval has passed, or
 /// until the log ends.
 pub(super) struct Buffer {
-    lines: RefCell<Lines>,
+    lines: RefCell<BufferedLines>,
     file: Arc<LogFile>,
 }
 
 #[derive(Default)]
-struct Lines {
+struct BufferedLines {
     text: Vec<u8>,
     count: u64,
 }

@@ -125,7 +125,7 @@ impl LogFiles {
         if let Some(file) = self.lock().get(&destination) {
             return Ok(Arc::clone(file));
         }
-        let output = Output::open(&destination).map_err(|error| unable(&destination, &error))?;
+        let output = LogOutput::open(&destination).map_err(|error| unable(&destination, &error))?;
         let (messages, received) = mpsc::sync_channel(MAX_WAITING);
         let reopen = Arc::new(AtomicBool::new(false));
         let writer = FileWriter {
@@ -228,7 +228,7 @@ impl EventFile for LogFile {
 }
 
 struct FileWriter {
-    output: Output,
+    output: LogOutput,
     destination: Destination,
     stats: Arc<FilesystemStats>,
     reopen: Arc<AtomicBool>,
@@ -263,7 +263,7 @@ impl FileWriter {
     }
 
     fn open_again(&mut self) {
-        match Output::open(&self.destination) {
+        match LogOutput::open(&self.destination) {
             Ok(output) => self.output = output,
             // The writer continues with the old file.
             Err(_) => self.stats.reopen_failed.inc(),
@@ -271,38 +271,38 @@ impl FileWriter {
     }
 }
 
-enum Output {
+enum LogOutput {
     File(File),
     Stdout,
     Stderr,
 }
 
-impl Output {
-    fn open(destination: &Destination) -> io::Result<Output> {
+impl LogOutput {
+    fn open(destination: &Destination) -> io::Result<LogOutput> {
         Ok(match destination {
             Destination::File(name) => {
-                Output::File(OpenOptions::new().append(true).create(true).open(name)?)
+                LogOutput::File(OpenOptions::new().append(true).create(true).open(name)?)
             }
             Destination::Stdout => {
                 append(io::stdout());
-                Output::Stdout
+                LogOutput::Stdout
             }
             Destination::Stderr => {
                 append(io::stderr());
-                Output::Stderr
+                LogOutput::Stderr
             }
         })
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {
-            Output::File(file) => file.write_all(lines),
-            Output::Stdout => {
+            LogOutput::File(file) => file.write_all(lines),
+            LogOutput::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(lines)?;
                 stdout.flush()
             }
-            Output::Stderr => io::stderr().lock().write_all(lines),
+            LogOutput::Stderr => io::stderr().lock().write_all(lines),
         }
     }
 }

@@ -42,10 +42,10 @@ use crate::format::DEFAULT_FORMAT;
 use crate::format::SubstitutionFormat;
 
 /// Reads a logger's `typed_config`: where its lines go, and their format.
-type Build = fn(&Any, &FieldPath) -> Result<(Destination, SubstitutionFormat), ConfigErrors>;
+type BuildLogger = fn(&Any, &FieldPath) -> Result<(Destination, SubstitutionFormat), ConfigErrors>;
 
 /// The access loggers.
-const FACTORIES: &[Factory<Build>] = &[
+const FACTORIES: &[Factory<BuildLogger>] = &[
     Factory {
         message: "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         build: build_file,

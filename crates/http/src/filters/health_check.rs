@@ -72,7 +72,7 @@ fn build(
         errors.push(path, "the node's cluster is not a header value");
         return Err(errors);
     };
-    errors.finish(Arc::new(HealthCheckConfig {
+    errors.finish(Arc::new(HealthCheckFilterConfig {
         headers,
         pass_through,
         cache: cache_time.map(AnswerCache::new),
@@ -82,7 +82,7 @@ fn build(
 }
 
 #[derive(Debug)]
-struct HealthCheckConfig {
+struct HealthCheckFilterConfig {
     /// Which requests are health checks.
     headers: Vec<HeaderMatcher>,
     /// `pass_through_mode`: the service behind answers.
@@ -94,7 +94,7 @@ struct HealthCheckConfig {
     local_cluster: HeaderValue,
 }
 
-impl HttpFilterConfig for HealthCheckConfig {
+impl HttpFilterConfig for HealthCheckFilterConfig {
     fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn HttpFilter> {
         Rc::new(HealthCheckFilter {
             config: self,
@@ -145,7 +145,7 @@ impl AnswerCache {
 /// The filter on one worker.
 #[derive(Debug)]
 struct HealthCheckFilter {
-    config: Arc<HealthCheckConfig>,
+    config: Arc<HealthCheckFilterConfig>,
     /// Set for requests that are health checks by this filter.
     is_check: StreamSlot<()>,
 }

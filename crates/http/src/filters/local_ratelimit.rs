@@ -76,7 +76,7 @@ fn build(
     cx: &FilterBuildCx<'_>,
 ) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors> {
     let message: Message = unpack(config, path)?;
-    let limit = Limit::build(&message, path, cx.process.store)?;
+    let limit = RequestLimit::build(&message, path, cx.process.store)?;
     Ok(Arc::new(LocalRateLimitConfig(Arc::new(limit))))
 }
 
@@ -92,16 +92,16 @@ fn build_for_routes(
             "local rate limit token bucket must be set for per filter configs",
         )));
     }
-    let limit = Limit::build(&message, path, cx.store)?;
+    let limit = RequestLimit::build(&message, path, cx.store)?;
     Ok(Arc::new(RouteLimit(Arc::new(limit))))
 }
 
 #[derive(Debug)]
-struct LocalRateLimitConfig(Arc<Limit>);
+struct LocalRateLimitConfig(Arc<RequestLimit>);
 
 /// The limit of a route.
 #[derive(Debug)]
-struct RouteLimit(Arc<Limit>);
+struct RouteLimit(Arc<RequestLimit>);
 
 impl HttpFilterConfig for LocalRateLimitConfig {
     fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn HttpFilter> {
@@ -116,7 +116,7 @@ impl HttpFilterConfig for LocalRateLimitConfig {
 
 /// One limit, of the filter or of a route.
 #[derive(Debug)]
-struct Limit {
+struct RequestLimit {
     stats: Arc<LocalRateLimitStats>,
     tokens: Tokens,
     status: StatusCode,
@@ -159,8 +159,12 @@ impl BucketSize {
     }
 }
 
-impl Limit {
-    fn build(message: &Message, path: &FieldPath, store: &Store) -> Result<Limit, ConfigErrors> {
+impl RequestLimit {
+    fn build(
+        message: &Message,
+        path: &FieldPath,
+        store: &Store,
+    ) -> Result<RequestLimit, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let scope = Scope::new(&message.stat_prefix).name("http_local_rate_limit");
         let size = bucket_size(message, path, &mut errors);
@@ -186,7 +190,7 @@ impl Limit {
         let response_headers = response_headers.collect();
         let shows_limit =
             message.enable_x_ratelimit_headers() == XRateLimitHeadersRfcVersion::DraftVersion03;
-        errors.finish(Limit {
+        errors.finish(RequestLimit {
             stats: store.register(scope),
             tokens,
             status: status.unwrap_or(StatusCode::TOO_MANY_REQUESTS),
@@ -274,13 +278,13 @@ struct ConnectionBuckets {
 
 /// The connections that have buckets, by their number.
 #[derive(Debug, Default)]
-struct Connections {
+struct KnownConnections {
     known: HashMap<u64, ConnectionBuckets>,
     /// How many may be known before those that have closed are removed.
     sweep_at: usize,
 }
 
-impl Connections {
+impl KnownConnections {
     /// The buckets of a connection. Closed connections are removed when their share may have grown to half of all, so
     /// that a new connection costs the same however many are open.
     fn buckets(
@@ -304,15 +308,15 @@ impl Connections {
 
 /// The filter on one worker.
 struct LocalRateLimitFilter {
-    limit: Arc<Limit>,
+    limit: Arc<RequestLimit>,
     routes: RouteConfig<RouteLimit>,
-    connections: RefCell<Connections>,
+    connections: RefCell<KnownConnections>,
     /// The bucket that the response tells of.
     shown: StreamSlot<Arc<TokenBucket>>,
 }
 
 impl LocalRateLimitFilter {
-    fn bucket(&self, limit: &Arc<Limit>, stream: &Stream) -> Option<Arc<TokenBucket>> {
+    fn bucket(&self, limit: &Arc<RequestLimit>, stream: &Stream) -> Option<Arc<TokenBucket>> {
         let size = match &limit.tokens {
             Tokens::Unlimited => return None,
             Tokens::Shared(bucket) => return Some(bucket.clone()),
@@ -409,7 +413,7 @@ mod tests {
                 ..testing::connection(address, address)
             })
         };
-        let mut connections = Connections::default();
+        let mut connections = KnownConnections::default();
         let open: Vec<_> = (0..100).map(connection).collect();
         for connection in &open {
             connections.buckets(connection);

@@ -92,14 +92,14 @@ const FACTORIES: &[FilterFactory] = &[
     set_metadata::FACTORY,
 ];
 
-type BuildFilter =
+type BuildHttpFilter =
     fn(&Any, &FieldPath, &FilterBuildCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors>;
 
 /// Builds filters of one kind.
 struct FilterFactory {
     /// The full name of the filter's message.
     message: &'static str,
-    build: BuildFilter,
+    build: BuildHttpFilter,
     /// Builds the filter's configuration for some routes, if it has any.
     routes: Option<&'static RouteFactory>,
 }

@@ -20,7 +20,7 @@ pub(super) struct MutationRules {
 
 /// What happens to a change of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mutation {
+pub(super) enum MutationDecision {
     /// It is made.
     Allowed,
     /// It is not made.
@@ -55,11 +55,11 @@ impl MutationRules {
     }
 
     /// Decides about a change of the header `name`, in lower case. `removes`: whether the header would be removed.
-    pub(super) fn check(&self, name: &str, removes: bool) -> Mutation {
+    pub(super) fn check(&self, name: &str, removes: bool) -> MutationDecision {
         match self.allows(name, removes) {
-            true => Mutation::Allowed,
-            false if self.disallow_is_error => Mutation::Refused,
-            false => Mutation::Ignored,
+            true => MutationDecision::Allowed,
+            false if self.disallow_is_error => MutationDecision::Refused,
+            false => MutationDecision::Ignored,
         }
     }
 

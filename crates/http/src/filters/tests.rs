@@ -1,10 +1,8 @@
 //! In which order a chain runs its filters, how they wait, what routes change, and which configurations are refused.
 
 use std::cell::OnceCell;
-use std::task::Poll;
 
 use http::StatusCode;
-use outrider_codec::BodyStream;
 use outrider_codec::Frame;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
@@ -209,37 +207,16 @@ async fn a_slot_belongs_to_one_filter() {
     assert_eq!(one.share(&stream).as_deref(), Some(&1));
 }
 
-/// A body of some frames that come one at a time, with a wait before each.
-struct SlowFrames(Vec<Frame>, bool);
-
-impl BodyStream for SlowFrames {
-    fn poll_frame(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<Frame, StreamError>>> {
-        self.1 = !self.1;
-        if self.1 {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(self.0.pop().map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
 #[tokio::test]
 async fn a_buffered_body_is_there_again_afterwards() {
     with_cx(async |cx| {
         for (limit, complete) in [(2, false), (5, false), (6, true), (100, true)] {
-            let frames = vec![
-                Frame::Trailers(HeaderMap::new()),
-                Frame::Data("def".into()),
+            let frames = [
                 Frame::Data("abc".into()),
+                Frame::Data("def".into()),
+                Frame::Trailers(HeaderMap::new()),
             ];
-            let mut body = Body::wrap(SlowFrames(frames, false));
+            let mut body = Body::wrap(testing::SlowFrames::new(frames));
             let buffered = cx.buffer_body(&mut body, limit).await.unwrap();
             assert_eq!(buffered.is_complete, complete, "limit {limit}");
             assert_eq!(buffered.trailers.is_some(), complete);

@@ -16,20 +16,20 @@ use outrider_matching::query_value;
 /// The text to print, and how much of it is printed at most.
 #[derive(Clone, Debug)]
 pub(crate) struct HeaderOperator {
-    source: Source,
+    source: HeaderSource,
     max_length: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
-enum Source {
+enum HeaderSource {
     /// The first of these headers that the request has.
-    Request(Box<[Name]>),
+    Request(Box<[FormatHeaderName]>),
     /// The name that the TLS client asked for, or else these of the request.
-    ServerName(Box<[Name]>),
+    ServerName(Box<[FormatHeaderName]>),
     /// The request's id; of a TCP connection, a UUID of its random number.
     StreamId,
-    Response(Box<[Name]>),
-    Trailer(Box<[Name]>),
+    Response(Box<[FormatHeaderName]>),
+    Trailer(Box<[FormatHeaderName]>),
     /// One query parameter, decoded.
     QueryParameter(Box<str>),
     /// The whole query.
@@ -38,14 +38,14 @@ enum Source {
     },
     /// The first of these headers that the request has, as a path with or without its query.
     Path {
-        names: Box<[Name]>,
+        names: Box<[FormatHeaderName]>,
         with_query: bool,
     },
 }
 
 /// A header's name. Pseudo-headers are not in the header map.
 #[derive(Clone, Debug)]
-enum Name {
+enum FormatHeaderName {
     Method,
     Scheme,
     Authority,
@@ -61,7 +61,7 @@ impl HeaderOperator {
     pub(crate) fn build_request(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let names = names(command)?;
         Ok(HeaderOperator::of(
-            Source::Request(names),
+            HeaderSource::Request(names),
             command.max_length,
         ))
     }
@@ -70,7 +70,7 @@ impl HeaderOperator {
     pub(crate) fn build_response(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let names = names(command)?;
         Ok(HeaderOperator::of(
-            Source::Response(names),
+            HeaderSource::Response(names),
             command.max_length,
         ))
     }
@@ -79,7 +79,7 @@ impl HeaderOperator {
     pub(crate) fn build_trailer(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let names = names(command)?;
         Ok(HeaderOperator::of(
-            Source::Trailer(names),
+            HeaderSource::Trailer(names),
             command.max_length,
         ))
     }
@@ -87,7 +87,7 @@ impl HeaderOperator {
     /// `%QUERY_PARAM(X):Z%`.
     pub(crate) fn build_query_parameter(command: &FormatCommand<'_>) -> Result<Operator, String> {
         let name = command.required_param()?;
-        let source = Source::QueryParameter(name.into());
+        let source = HeaderSource::QueryParameter(name.into());
         Ok(HeaderOperator::of(source, command.max_length))
     }
 
@@ -103,7 +103,7 @@ impl HeaderOperator {
             }
         };
         Ok(HeaderOperator::of(
-            Source::Query { decoded },
+            HeaderSource::Query { decoded },
             command.max_length,
         ))
     }
@@ -120,11 +120,11 @@ impl HeaderOperator {
                 ));
             }
         };
-        let original = Name::Header(header::X_ENVOY_ORIGINAL_PATH.clone());
-        let names: Box<[Name]> = match source {
+        let original = FormatHeaderName::Header(header::X_ENVOY_ORIGINAL_PATH.clone());
+        let names: Box<[FormatHeaderName]> = match source {
             "ORIG" => [original].into(),
-            "PATH" => [Name::Path].into(),
-            "" | "ORIG_OR_PATH" => [original, Name::Path].into(),
+            "PATH" => [FormatHeaderName::Path].into(),
+            "" | "ORIG_OR_PATH" => [original, FormatHeaderName::Path].into(),
             other => {
                 return Err(format!(
                     "Invalid PATH option: '{other}', only 'ORIG'/'PATH'/'ORIG_OR_PATH' are allowed"
@@ -132,7 +132,7 @@ impl HeaderOperator {
             }
         };
         Ok(HeaderOperator::of(
-            Source::Path { names, with_query },
+            HeaderSource::Path { names, with_query },
             command.max_length,
         ))
     }
@@ -141,11 +141,11 @@ impl HeaderOperator {
     pub(crate) fn build_server_name(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let (kind, source) = command.param.split_once(':').unwrap_or((command.param, ""));
-        let original = Name::Header(header::X_ENVOY_ORIGINAL_HOST.clone());
-        let names: Box<[Name]> = match source {
+        let original = FormatHeaderName::Header(header::X_ENVOY_ORIGINAL_HOST.clone());
+        let names: Box<[FormatHeaderName]> = match source {
             "ORIG" => [original].into(),
-            "HOST" => [Name::Authority].into(),
-            "" | "ORIG_OR_HOST" => [original, Name::Authority].into(),
+            "HOST" => [FormatHeaderName::Authority].into(),
+            "" | "ORIG_OR_HOST" => [original, FormatHeaderName::Authority].into(),
             other => {
                 return Err(format!(
                     "Invalid REQUESTED_SERVER_NAME option: '{other}', only 'ORIG_OR_HOST'/'HOST'/'ORIG' are allowed"
@@ -154,8 +154,8 @@ impl HeaderOperator {
         };
         match kind {
             "" | "SNI_ONLY" => Ok(Operator::Simple(tls::server_name)),
-            "HOST_FIRST" => Ok(HeaderOperator::of(Source::Request(names), None)),
-            "SNI_FIRST" => Ok(HeaderOperator::of(Source::ServerName(names), None)),
+            "HOST_FIRST" => Ok(HeaderOperator::of(HeaderSource::Request(names), None)),
+            "SNI_FIRST" => Ok(HeaderOperator::of(HeaderSource::ServerName(names), None)),
             other => Err(format!(
                 "Invalid REQUESTED_SERVER_NAME option: '{other}', only 'SNI_ONLY'/'SNI_FIRST'/'HOST_FIRST' are allowed"
             )),
@@ -165,40 +165,41 @@ impl HeaderOperator {
     /// `%STREAM_ID%`: the stream's id.
     pub(crate) fn build_stream_id(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.takes_nothing()?;
-        Ok(HeaderOperator::of(Source::StreamId, None))
+        Ok(HeaderOperator::of(HeaderSource::StreamId, None))
     }
 
-    fn of(source: Source, max_length: Option<usize>) -> Operator {
+    fn of(source: HeaderSource, max_length: Option<usize>) -> Operator {
         Operator::Header(HeaderOperator { source, max_length })
     }
 
     pub(crate) fn write(&self, stream: &Stream, out: &mut Vec<u8>) -> OutputKind {
         let start = out.len();
-        let request = |names: &[Name]| names.iter().find_map(|name| name.of_request(stream));
+        let request =
+            |names: &[FormatHeaderName]| names.iter().find_map(|name| name.of_request(stream));
         let value = match &self.source {
-            Source::Request(names) => request(names),
-            Source::ServerName(names) => {
+            HeaderSource::Request(names) => request(names),
+            HeaderSource::ServerName(names) => {
                 let name = &*stream.connection.server_name;
                 if !name.is_empty() {
                     return values::text(Some(name), out);
                 }
                 request(names)
             }
-            Source::StreamId if stream.is_http() => {
+            HeaderSource::StreamId if stream.is_http() => {
                 let id = stream.request.headers.get(&header::X_REQUEST_ID);
                 id.map(|id| id.as_bytes())
             }
-            Source::StreamId => {
+            HeaderSource::StreamId => {
                 let uuid = outrider_net::uuid(stream.id, stream.id.rotate_left(32));
                 out.extend_from_slice(&uuid);
                 return OutputKind::Text;
             }
-            Source::Response(names) => names.iter().find_map(|name| name.of_response(stream)),
-            Source::Trailer(names) => {
+            HeaderSource::Response(names) => names.iter().find_map(|name| name.of_response(stream)),
+            HeaderSource::Trailer(names) => {
                 let trailers = stream.response_trailers.as_ref();
                 names.iter().find_map(|name| name.of_map(trailers?))
             }
-            Source::QueryParameter(name) => {
+            HeaderSource::QueryParameter(name) => {
                 let query = stream.request.path.as_ref().and_then(|path| path.query());
                 let Some(value) = query.and_then(|query| query_value(query, name)) else {
                     return OutputKind::Absent;
@@ -207,7 +208,7 @@ impl HeaderOperator {
                 values::truncate(out, start, self.max_length);
                 return OutputKind::Text;
             }
-            Source::Query { decoded } => {
+            HeaderSource::Query { decoded } => {
                 let query = stream.request.path.as_ref().and_then(|path| path.query());
                 let Some(query) = query else {
                     return OutputKind::Absent;
@@ -220,7 +221,7 @@ impl HeaderOperator {
                 values::truncate(out, start, self.max_length);
                 return OutputKind::Text;
             }
-            Source::Path { names, with_query } => request(names).map(|path| {
+            HeaderSource::Path { names, with_query } => request(names).map(|path| {
                 let end = memchr::memchr(b'?', path).filter(|_| !with_query);
                 &path[..end.unwrap_or(path.len())]
             }),
@@ -235,17 +236,17 @@ impl HeaderOperator {
 
     pub(crate) fn capture(&self, captures: &mut Captures) {
         let (names, capture) = match &self.source {
-            Source::Response(names) => (names, &mut captures.response),
-            Source::Trailer(names) => (names, &mut captures.trailers),
-            Source::Request(_)
-            | Source::ServerName(_)
-            | Source::StreamId
-            | Source::Path { .. }
-            | Source::QueryParameter(_)
-            | Source::Query { .. } => return,
+            HeaderSource::Response(names) => (names, &mut captures.response),
+            HeaderSource::Trailer(names) => (names, &mut captures.trailers),
+            HeaderSource::Request(_)
+            | HeaderSource::ServerName(_)
+            | HeaderSource::StreamId
+            | HeaderSource::Path { .. }
+            | HeaderSource::QueryParameter(_)
+            | HeaderSource::Query { .. } => return,
         };
         for name in names {
-            if let Name::Header(name) = name {
+            if let FormatHeaderName::Header(name) = name {
                 capture.add(name);
             }
         }
@@ -253,7 +254,7 @@ impl HeaderOperator {
 }
 
 /// Parses `X?Y`.
-fn names(command: &FormatCommand<'_>) -> Result<Box<[Name]>, String> {
+fn names(command: &FormatCommand<'_>) -> Result<Box<[FormatHeaderName]>, String> {
     let param = command.required_param()?;
     let mut names = Vec::new();
     for name in param.split('?') {
@@ -267,20 +268,20 @@ fn names(command: &FormatCommand<'_>) -> Result<Box<[Name]>, String> {
     names
         .into_iter()
         .filter(|name| !name.is_empty())
-        .map(Name::parse)
+        .map(FormatHeaderName::parse)
         .collect()
 }
 
-impl Name {
-    fn parse(name: &str) -> Result<Name, String> {
+impl FormatHeaderName {
+    fn parse(name: &str) -> Result<FormatHeaderName, String> {
         match name.to_ascii_lowercase().as_str() {
-            ":method" => Ok(Name::Method),
-            ":scheme" => Ok(Name::Scheme),
-            ":authority" | "host" => Ok(Name::Authority),
-            ":path" => Ok(Name::Path),
-            ":status" => Ok(Name::Status),
-            other if other.len() > 1 && other.starts_with(':') => Ok(Name::Unknown),
-            other => other.parse().map(Name::Header).map_err(|_| {
+            ":method" => Ok(FormatHeaderName::Method),
+            ":scheme" => Ok(FormatHeaderName::Scheme),
+            ":authority" | "host" => Ok(FormatHeaderName::Authority),
+            ":path" => Ok(FormatHeaderName::Path),
+            ":status" => Ok(FormatHeaderName::Status),
+            other if other.len() > 1 && other.starts_with(':') => Ok(FormatHeaderName::Unknown),
+            other => other.parse().map(FormatHeaderName::Header).map_err(|_| {
                 "Invalid header configuration. Format string contains invalid characters."
                     .to_owned()
             }),
@@ -290,29 +291,35 @@ impl Name {
     fn of_request<'s>(&self, stream: &'s Stream) -> Option<&'s [u8]> {
         let request = &stream.request;
         match self {
-            Name::Method => Some(request.method.as_str().as_bytes()).filter(|_| stream.is_http()),
-            Name::Scheme => request
+            FormatHeaderName::Method => {
+                Some(request.method.as_str().as_bytes()).filter(|_| stream.is_http())
+            }
+            FormatHeaderName::Scheme => request
                 .scheme
                 .as_ref()
                 .map(|scheme| scheme.as_str().as_bytes()),
-            Name::Authority => Some(request.authority()).filter(|host| !host.is_empty()),
-            Name::Path => request.path.as_ref().map(|path| path.as_bytes()),
-            Name::Status | Name::Unknown => None,
-            Name::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
+            FormatHeaderName::Authority => {
+                Some(request.authority()).filter(|host| !host.is_empty())
+            }
+            FormatHeaderName::Path => request.path.as_ref().map(|path| path.as_bytes()),
+            FormatHeaderName::Status | FormatHeaderName::Unknown => None,
+            FormatHeaderName::Header(name) => {
+                request.headers.get(name).map(|value| value.as_bytes())
+            }
         }
     }
 
     fn of_response<'s>(&self, stream: &'s Stream) -> Option<&'s [u8]> {
         let response = stream.response.as_ref()?;
         match self {
-            Name::Status => Some(response.status.as_str().as_bytes()),
+            FormatHeaderName::Status => Some(response.status.as_str().as_bytes()),
             other => other.of_map(&response.headers),
         }
     }
 
     fn of_map<'m>(&self, headers: &'m HeaderMap) -> Option<&'m [u8]> {
         match self {
-            Name::Header(name) => headers.get(name).map(|value| value.as_bytes()),
+            FormatHeaderName::Header(name) => headers.get(name).map(|value| value.as_bytes()),
             _ => None,
         }
     }

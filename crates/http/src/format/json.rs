@@ -24,7 +24,7 @@ pub(crate) struct JsonFormatter {
 }
 
 #[derive(Clone)]
-enum Node {
+enum JsonNode {
     /// JSON text that is the same for every stream.
     Constant(Box<str>),
     /// One operator, whose value keeps its type.
@@ -32,14 +32,14 @@ enum Node {
     /// Text and operators, written as a string.
     Text(Formatter),
     Object(Box<[Member]>),
-    List(Box<[Node]>),
+    List(Box<[JsonNode]>),
 }
 
 #[derive(Clone)]
 struct Member {
     /// `"key":`
     key: Box<str>,
-    value: Node,
+    value: JsonNode,
 }
 
 impl JsonFormatter {
@@ -49,7 +49,7 @@ impl JsonFormatter {
         path: &FieldPath,
     ) -> Result<JsonFormatter, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let compiler = Compiler { omit_empty };
+        let compiler = JsonCompiler { omit_empty };
         let root = compiler.members(format, path, &mut errors);
         errors.finish(JsonFormatter { root, omit_empty })
     }
@@ -80,13 +80,13 @@ impl JsonFormatter {
     }
 
     /// Appends a value. Returns false if `omit_empty_values` leaves it out.
-    fn node(&self, node: &Node, context: &Context<'_>, out: &mut Vec<u8>) -> bool {
+    fn node(&self, node: &JsonNode, context: &Context<'_>, out: &mut Vec<u8>) -> bool {
         match node {
-            Node::Constant(json) => {
+            JsonNode::Constant(json) => {
                 out.extend_from_slice(json.as_bytes());
                 **json != *"null"
             }
-            Node::Typed(operator) => {
+            JsonNode::Typed(operator) => {
                 let start = out.len();
                 out.push(b'"');
                 match operator.write(context, out) {
@@ -106,7 +106,7 @@ impl JsonFormatter {
                     }
                 }
             }
-            Node::Text(formatter) => {
+            JsonNode::Text(formatter) => {
                 out.push(b'"');
                 let start = out.len();
                 formatter.write(*context, out);
@@ -114,8 +114,8 @@ impl JsonFormatter {
                 out.push(b'"');
                 true
             }
-            Node::Object(members) => self.object(members, context, out),
-            Node::List(nodes) => {
+            JsonNode::Object(members) => self.object(members, context, out),
+            JsonNode::List(nodes) => {
                 out.push(b'[');
                 let empty = out.len();
                 for node in nodes {
@@ -148,18 +148,18 @@ impl fmt::Debug for JsonFormatter {
     }
 }
 
-impl Node {
+impl JsonNode {
     fn capture(&self, captures: &mut Captures) {
         match self {
-            Node::Constant(_) => {}
-            Node::Typed(operator) => operator.capture(captures),
-            Node::Text(formatter) => formatter.capture(captures),
-            Node::Object(members) => {
+            JsonNode::Constant(_) => {}
+            JsonNode::Typed(operator) => operator.capture(captures),
+            JsonNode::Text(formatter) => formatter.capture(captures),
+            JsonNode::Object(members) => {
                 for member in members {
                     member.value.capture(captures);
                 }
             }
-            Node::List(nodes) => {
+            JsonNode::List(nodes) => {
                 for node in nodes {
                     node.capture(captures);
                 }
@@ -168,11 +168,11 @@ impl Node {
     }
 }
 
-struct Compiler {
+struct JsonCompiler {
     omit_empty: bool,
 }
 
-impl Compiler {
+impl JsonCompiler {
     fn members(
         &self,
         format: &Struct,
@@ -194,17 +194,17 @@ impl Compiler {
         members.into()
     }
 
-    fn node(&self, value: &Value, path: &FieldPath, errors: &mut ConfigErrors) -> Option<Node> {
+    fn node(&self, value: &Value, path: &FieldPath, errors: &mut ConfigErrors) -> Option<JsonNode> {
         match &value.kind {
             Some(ValueKind::StructValue(object)) => {
-                Some(Node::Object(self.members(object, path, errors)))
+                Some(JsonNode::Object(self.members(object, path, errors)))
             }
             Some(ValueKind::ListValue(list)) => {
                 let mut nodes = Vec::with_capacity(list.values.len());
                 for (at, value) in list.values.iter().enumerate() {
                     nodes.extend(self.node(value, &path.index(at), errors));
                 }
-                Some(Node::List(nodes.into()))
+                Some(JsonNode::List(nodes.into()))
             }
             Some(ValueKind::StringValue(format)) => {
                 let formatter = if self.omit_empty {
@@ -225,9 +225,9 @@ impl Compiler {
     }
 }
 
-fn string(formatter: &Formatter) -> Node {
+fn string(formatter: &Formatter) -> JsonNode {
     if let Some(operator) = formatter.only_operator() {
-        return Node::Typed(operator.clone());
+        return JsonNode::Typed(operator.clone());
     }
     match formatter.constant() {
         Some(text) => {
@@ -235,12 +235,12 @@ fn string(formatter: &Formatter) -> Node {
             write_string(text.as_bytes(), &mut json);
             constant(&json)
         }
-        None => Node::Text(formatter.clone()),
+        None => JsonNode::Text(formatter.clone()),
     }
 }
 
-fn constant(json: &[u8]) -> Node {
-    Node::Constant(String::from_utf8_lossy(json).into())
+fn constant(json: &[u8]) -> JsonNode {
+    JsonNode::Constant(String::from_utf8_lossy(json).into())
 }
 
 /// Appends `text` as a JSON string.

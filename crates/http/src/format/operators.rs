@@ -53,7 +53,7 @@ pub(crate) enum Operator {
     Coalesce(Box<[Operator]>, Option<usize>),
 }
 
-type Build = fn(&FormatCommand<'_>) -> Result<Operator, String>;
+type BuildOperator = fn(&FormatCommand<'_>) -> Result<Operator, String>;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Precision {
@@ -62,7 +62,7 @@ pub(crate) enum Precision {
     Nanoseconds,
 }
 
-const PARAMETERIZED: &[(&str, Build)] = &[
+const PARAMETERIZED: &[(&str, BuildOperator)] = &[
     ("CLUSTER_METADATA", unsupported),
     ("COALESCE", coalesce),
     ("COMMON_DURATION", common_duration),

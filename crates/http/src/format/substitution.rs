@@ -17,12 +17,12 @@ use outrider_config::data_source;
 /// A compiled format, and the content type of its output.
 #[derive(Clone, Debug)]
 pub struct SubstitutionFormat {
-    format: Format,
+    format: FormatKind,
     content_type: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug)]
-enum Format {
+enum FormatKind {
     Text(Formatter),
     Json(JsonFormatter),
 }
@@ -52,18 +52,18 @@ impl SubstitutionFormat {
         };
         let format = match &config.format {
             Some(Specifier::TextFormat(format)) => {
-                Format::Text(text(format, &path.field("text_format"))?)
+                FormatKind::Text(text(format, &path.field("text_format"))?)
             }
             Some(Specifier::TextFormatSource(source)) => {
                 let path = path.field("text_format_source");
                 let bytes = data_source::read(source, None, &path)?;
                 let format = String::from_utf8(bytes)
                     .map_err(|_| ConfigError::new(&path, "expected text in UTF-8"))?;
-                Format::Text(text(&format, &path)?)
+                FormatKind::Text(text(&format, &path)?)
             }
             Some(Specifier::JsonFormat(format)) => {
                 let path = path.field("json_format");
-                Format::Json(JsonFormatter::build(
+                FormatKind::Json(JsonFormatter::build(
                     format,
                     config.omit_empty_values,
                     &path,
@@ -89,7 +89,7 @@ impl SubstitutionFormat {
     /// If a command is wrong.
     pub fn text(format: &str, path: &FieldPath) -> Result<SubstitutionFormat, ConfigErrors> {
         Ok(SubstitutionFormat {
-            format: Format::Text(Formatter::compile(format, path)?),
+            format: FormatKind::Text(Formatter::compile(format, path)?),
             content_type: None,
         })
     }
@@ -100,7 +100,7 @@ impl SubstitutionFormat {
     /// If a command is wrong.
     pub fn json(format: &Struct, path: &FieldPath) -> Result<SubstitutionFormat, ConfigErrors> {
         Ok(SubstitutionFormat {
-            format: Format::Json(JsonFormatter::build(format, false, path)?),
+            format: FormatKind::Json(JsonFormatter::build(format, false, path)?),
             content_type: None,
         })
     }
@@ -109,8 +109,8 @@ impl SubstitutionFormat {
     pub fn write<'a>(&self, context: impl Into<Context<'a>>, out: &mut Vec<u8>) {
         let context = context.into();
         match &self.format {
-            Format::Text(formatter) => formatter.write(context, out),
-            Format::Json(formatter) => formatter.write(&context, out),
+            FormatKind::Text(formatter) => formatter.write(context, out),
+            FormatKind::Json(formatter) => formatter.write(&context, out),
         }
     }
 
@@ -119,16 +119,16 @@ impl SubstitutionFormat {
     pub fn content_type(&self) -> &str {
         match (&self.content_type, &self.format) {
             (Some(content_type), _) => content_type,
-            (None, Format::Json(_)) => "application/json",
-            (None, Format::Text(_)) => "text/plain",
+            (None, FormatKind::Json(_)) => "application/json",
+            (None, FormatKind::Text(_)) => "text/plain",
         }
     }
 
     /// Adds the headers that this format reads.
     pub fn capture(&self, captures: &mut Captures) {
         match &self.format {
-            Format::Text(formatter) => formatter.capture(captures),
-            Format::Json(formatter) => formatter.capture(captures),
+            FormatKind::Text(formatter) => formatter.capture(captures),
+            FormatKind::Json(formatter) => formatter.capture(captures),
         }
     }
 }

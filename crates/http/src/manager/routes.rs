@@ -15,21 +15,21 @@ use crate::route::RouteTable;
 /// The routes that all workers share. They are replaced as a whole: a request keeps the routes that it began with.
 #[derive(Debug)]
 pub(super) struct SharedRoutes {
-    current: Arc<ArcSwap<RouteConfig>>,
+    current: Arc<ArcSwap<RouteSnapshot>>,
     /// The headers that the access logs read after the heads were sent on.
     logs: Captures,
 }
 
 /// A route table, with the headers that it and the access logs read after the heads were sent on.
 #[derive(Debug)]
-struct RouteConfig {
+struct RouteSnapshot {
     table: Arc<RouteTable>,
     captures: Captures,
 }
 
 impl SharedRoutes {
     pub(super) fn new(table: Arc<RouteTable>, logs: Captures) -> SharedRoutes {
-        let config = RouteConfig::new(table, &logs);
+        let config = RouteSnapshot::new(table, &logs);
         SharedRoutes {
             current: Arc::new(ArcSwap::from_pointee(config)),
             logs,
@@ -43,7 +43,7 @@ impl SharedRoutes {
 
     /// Replaces the table for requests that begin from now on. Returns what workers may still hold of the previous one.
     pub(super) fn replace(&self, table: Arc<RouteTable>) -> Arc<dyn Any + Send + Sync> {
-        let config = RouteConfig::new(table, &self.logs);
+        let config = RouteSnapshot::new(table, &self.logs);
         self.current.swap(Arc::new(config))
     }
 
@@ -55,24 +55,24 @@ impl SharedRoutes {
     }
 }
 
-impl RouteConfig {
-    fn new(table: Arc<RouteTable>, logs: &Captures) -> RouteConfig {
+impl RouteSnapshot {
+    fn new(table: Arc<RouteTable>, logs: &Captures) -> RouteSnapshot {
         let mut captures = logs.clone();
         table.capture(&mut captures);
-        RouteConfig { table, captures }
+        RouteSnapshot { table, captures }
     }
 }
 
 /// One worker's view of the routes.
 pub(super) struct WorkerRoutes {
-    shared: RefCell<Cache<Arc<ArcSwap<RouteConfig>>, Arc<RouteConfig>>>,
+    shared: RefCell<Cache<Arc<ArcSwap<RouteSnapshot>>, Arc<RouteSnapshot>>>,
     current: RefCell<Rc<RoutesInUse>>,
 }
 
 /// The routes that a request began with. Their reference count belongs to this worker, so that requests do not write to
 /// memory that workers share.
 pub(crate) struct RoutesInUse {
-    config: Arc<RouteConfig>,
+    config: Arc<RouteSnapshot>,
     captures: Rc<Captures>,
 }
 
@@ -90,7 +90,7 @@ impl WorkerRoutes {
 }
 
 impl RoutesInUse {
-    fn new(config: Arc<RouteConfig>) -> RoutesInUse {
+    fn new(config: Arc<RouteSnapshot>) -> RoutesInUse {
         RoutesInUse {
             captures: Rc::new(config.captures.clone()),
             config,

@@ -45,7 +45,7 @@ pub(super) struct UpstreamAttempt<'a> {
 }
 
 /// The response to an attempt: its head, and the exchange that gives its body.
-pub(super) type Answer = (ResponseHead, UpstreamExchange);
+pub(super) type AttemptResponse = (ResponseHead, UpstreamExchange);
 
 /// Why an attempt ended without a response.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl<'a> UpstreamAttempt<'a> {
     }
 
     /// Counts a response that is followed by a retry as a failure of the host.
-    pub(super) fn count_retried(&self, stream: &Stream, (head, exchange): &Answer) {
+    pub(super) fn count_retried(&self, stream: &Stream, (head, exchange): &AttemptResponse) {
         self.request.host().stats.rq_error.inc();
         self.note_health(stream, head);
         let is_complete = exchange.is_end_stream() && exchange.request_sent();
@@ -146,7 +146,7 @@ impl<'a> UpstreamAttempt<'a> {
         stream: &mut Stream,
         body: Body,
         cx: &mut RouterCx<'_>,
-    ) -> Result<Answer, AttemptFailure> {
+    ) -> Result<AttemptResponse, AttemptFailure> {
         let (place, body) = self.open(stream, body, cx).await?;
         let mut exchange = self.send(stream, body, place)?;
         if stream.is_websocket {

@@ -16,10 +16,10 @@ use outrider_upstream::ClusterStats;
 ///
 /// Once more was read than the limit allows, what was kept is dropped and the attempt under way is the last.
 #[derive(Clone, Debug)]
-pub(super) struct ReplayBuffer(Rc<RefCell<State>>);
+pub(super) struct ReplayBuffer(Rc<RefCell<ReplayState>>);
 
 #[derive(Debug)]
-struct State {
+struct ReplayState {
     rest: Body,
     kept: Vec<Frame>,
     /// The bytes of data in `kept`.
@@ -45,7 +45,7 @@ struct ReplayedBody {
 impl ReplayBuffer {
     /// A buffer that keeps at most `limit` bytes of data of this body.
     pub(super) fn new(body: Body, limit: usize, stats: Arc<ClusterStats>) -> ReplayBuffer {
-        ReplayBuffer(Rc::new(RefCell::new(State {
+        ReplayBuffer(Rc::new(RefCell::new(ReplayState {
             ended: body.is_end_stream(),
             rest: body,
             kept: Vec::new(),
@@ -81,7 +81,7 @@ impl ReplayBuffer {
     }
 }
 
-impl State {
+impl ReplayState {
     fn keep(&mut self, frame: &Frame) {
         if !self.keeps {
             return;
@@ -140,37 +140,18 @@ impl BodyStream for ReplayedBody {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use bytes::Bytes;
     use outrider_codec::HeaderMap;
 
+    use crate::testing::SlowFrames;
+
     use super::*;
-
-    /// A body of these frames, each of which is ready at every second poll.
-    #[derive(Debug)]
-    struct Frames(VecDeque<Frame>, bool);
-
-    impl BodyStream for Frames {
-        fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
-            self.1 = !self.1;
-            if self.1 {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            Poll::Ready(self.0.pop_front().map(Ok))
-        }
-
-        fn is_end_stream(&self) -> bool {
-            self.0.is_empty()
-        }
-    }
 
     fn buffer(limit: usize) -> ReplayBuffer {
         let data = |text: &'static str| Frame::Data(Bytes::from_static(text.as_bytes()));
         let trailers = Frame::Trailers(HeaderMap::new());
         let frames = [data("abc"), data("def"), data("ghi"), trailers];
-        let body = Body::wrap(Frames(frames.into(), false));
+        let body = Body::wrap(SlowFrames::new(frames));
         ReplayBuffer::new(body, limit, Arc::default())
     }
 

@@ -12,8 +12,8 @@ use outrider_upstream::PickRequest;
 use crate::Stream;
 use crate::deadlines::ExpiredTimeout;
 use crate::router::RouterCx;
-use crate::router::attempt::Answer;
 use crate::router::attempt::AttemptFailure;
+use crate::router::attempt::AttemptResponse;
 use crate::router::attempt::UpstreamAttempt;
 use crate::router::failure;
 use crate::router::forwarded_request::ForwardedRequest;
@@ -30,7 +30,7 @@ pub(super) async fn run<'a>(
     hash: Option<u64>,
     (stream, body): (&mut Stream, Body),
     cx: &mut RouterCx<'_>,
-) -> Result<(UpstreamAttempt<'a>, Answer), StopReason> {
+) -> Result<(UpstreamAttempt<'a>, AttemptResponse), StopReason> {
     let call = first.call();
     let limit = call.body_buffer_limit(cx.wait.respond.body_buffer_limit());
     let buffer = ReplayBuffer::new(body, limit, call.cluster.stats().clone());
@@ -86,7 +86,7 @@ pub(super) async fn run<'a>(
 fn judge(
     retry: &mut RetryState,
     attempt: &UpstreamAttempt<'_>,
-    outcome: &Result<Answer, AttemptFailure>,
+    outcome: &Result<AttemptResponse, AttemptFailure>,
     stream: &Stream,
 ) -> RetryVerdict {
     let request_began = attempt.request_began();
@@ -115,9 +115,9 @@ fn judge(
 
 fn finish<'a>(
     attempt: UpstreamAttempt<'a>,
-    outcome: Result<Answer, AttemptFailure>,
+    outcome: Result<AttemptResponse, AttemptFailure>,
     stream: &mut Stream,
-) -> Result<(UpstreamAttempt<'a>, Answer), StopReason> {
+) -> Result<(UpstreamAttempt<'a>, AttemptResponse), StopReason> {
     match outcome {
         Ok(answer) => Ok((attempt, answer)),
         Err(failure) => Err(attempt.give_up(stream, failure)),

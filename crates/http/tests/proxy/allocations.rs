@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use tokio::task::spawn_local;
 
 use crate::budgets::ALLOCATIONS_PER_REQUEST;
-use crate::support::Proxy;
+use crate::support::TestProxy;
 use crate::support::grpc;
 use crate::support::h2_cluster;
 use crate::support::h2_host;
@@ -47,7 +47,7 @@ fn a_grpc_request_stays_within_its_allocation_limit() {
             let local = LocalSet::new();
             local.block_on(&runtime, async {
                 let route = "{match: {prefix: /}, route: {cluster: one}}";
-                let proxy = Proxy::start(&routes(route), &cluster).await;
+                let proxy = TestProxy::start(&routes(route), &cluster).await;
                 started.send(proxy.address).unwrap();
                 is_warm.await.unwrap();
             });

@@ -1,6 +1,6 @@
 //! Local replies.
 
-use crate::support::Proxy;
+use crate::support::TestProxy;
 use crate::support::get;
 use crate::support::grpc;
 use crate::support::routes;
@@ -10,7 +10,7 @@ use crate::support::run;
 fn a_direct_response_reaches_the_client() {
     run(async {
         let teapot = "{match: {prefix: /tea}, direct_response: {status: 418, body: {inline_string: teapot}}}";
-        let proxy = Proxy::start(&routes(teapot), "").await;
+        let proxy = TestProxy::start(&routes(teapot), "").await;
         let answer = proxy.h2(get("/tea")).await.unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (418, "teapot"));
         let names: Vec<_> = answer
@@ -32,7 +32,7 @@ fn a_direct_response_reaches_the_client() {
 #[test]
 fn a_grpc_call_without_a_route_is_unimplemented() {
     run(async {
-        let proxy = Proxy::start(&routes(""), "").await;
+        let proxy = TestProxy::start(&routes(""), "").await;
         let answer = proxy.h2(grpc("/a.B/C")).await.unwrap();
         assert_eq!((answer.status, answer.header("grpc-status")), (200, "12"));
         assert_eq!(answer.header("content-type"), "application/grpc");
@@ -43,7 +43,7 @@ fn a_grpc_call_without_a_route_is_unimplemented() {
 #[test]
 fn an_http1_client_gets_local_replies_too() {
     run(async {
-        let proxy = Proxy::start(&routes(""), "").await;
+        let proxy = TestProxy::start(&routes(""), "").await;
         let answer = proxy
             .h1("GET /x HTTP/1.1\r\nhost: h.test\r\nconnection: close\r\n\r\n")
             .await;

@@ -56,15 +56,15 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
 }
 
 /// A proxy with a listening socket.
-pub(crate) struct Proxy {
+pub(crate) struct TestProxy {
     pub(crate) address: SocketAddr,
     pub(crate) store: Arc<Store>,
 }
 
-impl Proxy {
+impl TestProxy {
     /// Starts a proxy. `manager` has the fields of the connection manager and `clusters` the list of clusters, as YAML
     /// in flow style.
-    pub(crate) async fn start(manager: &str, clusters: &str) -> Proxy {
+    pub(crate) async fn start(manager: &str, clusters: &str) -> TestProxy {
         let store = Store::new();
         let (config, clusters) = build(manager, clusters, &store);
         let worker = Rc::new(WorkerCx::new(0, &store, 7));
@@ -96,7 +96,7 @@ impl Proxy {
                 spawn_local(manager.clone().serve(connection));
             }
         });
-        Proxy { address, store }
+        TestProxy { address, store }
     }
 
     /// The value of a counter or gauge.
@@ -110,10 +110,13 @@ impl Proxy {
     }
 
     /// Sends one HTTP/2 request, and reads the response to its end.
-    pub(crate) async fn h2(&self, request: Request<&'static [u8]>) -> Result<Answer, h2::Error> {
+    pub(crate) async fn h2(
+        &self,
+        request: Request<&'static [u8]>,
+    ) -> Result<ProxyResponse, h2::Error> {
         let (head, rest) = self.h2_parts(request).await?;
         let (body, trailers) = rest?;
-        Ok(Answer {
+        Ok(ProxyResponse {
             status: head.status.as_u16(),
             headers: head.headers,
             body: String::from_utf8(body).unwrap(),
@@ -178,14 +181,14 @@ async fn read(mut stream: h2::RecvStream) -> Rest {
 
 /// A response as the client received it.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ProxyResponse {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
     pub(crate) trailers: HeaderMap,
 }
 
-impl Answer {
+impl ProxyResponse {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
@@ -230,12 +233,12 @@ fn assignment(name: &str, host: SocketAddr) -> String {
 }
 
 /// One request at a scripted HTTP/2 host.
-pub(crate) struct Call {
+pub(crate) struct ScriptedCall {
     pub(crate) request: Request<h2::RecvStream>,
     pub(crate) respond: h2::server::SendResponse<Bytes>,
 }
 
-impl Call {
+impl ScriptedCall {
     /// Reads the request's body to its end.
     pub(crate) async fn body(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
@@ -264,7 +267,7 @@ impl Call {
 
 /// An HTTP/2 host that runs `script` for each request.
 pub(crate) async fn h2_host<F: Future<Output = ()> + 'static>(
-    script: impl Fn(Call) -> F + 'static,
+    script: impl Fn(ScriptedCall) -> F + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -275,7 +278,7 @@ pub(crate) async fn h2_host<F: Future<Output = ()> + 'static>(
             spawn_local(async move {
                 let mut connection = h2::server::handshake(socket).await.unwrap();
                 while let Some(Ok((request, respond))) = connection.accept().await {
-                    spawn_local(script(Call { request, respond }));
+                    spawn_local(script(ScriptedCall { request, respond }));
                 }
             });
         }

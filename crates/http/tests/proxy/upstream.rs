@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::HeaderValue;
 use http::Response;
 
-use crate::support::Proxy;
+use crate::support::TestProxy;
 use crate::support::get;
 use crate::support::grpc;
 use crate::support::h2_cluster;
@@ -36,7 +36,7 @@ fn a_grpc_call_passes_with_its_trailers() {
             call.answer(head, b"\0\0\0\0\x01x", Some(HeaderMap::from_iter(status)));
         })
         .await;
-        let proxy = Proxy::start(&routes(TO_BACK), &h2_cluster("back", host)).await;
+        let proxy = TestProxy::start(&routes(TO_BACK), &h2_cluster("back", host)).await;
         let answer = proxy.h2(grpc("/a.B/C")).await.unwrap();
         assert_eq!(
             (answer.status, answer.body.as_str()),
@@ -55,7 +55,7 @@ fn a_grpc_call_passes_with_its_trailers() {
 #[test]
 fn a_refused_connection_is_a_503() {
     run(async {
-        let proxy = Proxy::start(&routes(TO_BACK), &h2_cluster("back", nobody().await)).await;
+        let proxy = TestProxy::start(&routes(TO_BACK), &h2_cluster("back", nobody().await)).await;
         let answer = proxy.h2(get("/")).await.unwrap();
         let text = "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
         assert_eq!((answer.status, answer.body.as_str()), (503, text));
@@ -78,7 +78,7 @@ fn the_route_timeout_is_a_504() {
             drop(call);
         })
         .await;
-        let proxy = Proxy::start(&routes(TO_BACK), &h2_cluster("back", host)).await;
+        let proxy = TestProxy::start(&routes(TO_BACK), &h2_cluster("back", host)).await;
         let answer = proxy.h2(get("/")).await.unwrap();
         assert_eq!(
             (answer.status, answer.body.as_str()),
@@ -103,7 +103,7 @@ fn the_data_before_a_reset_reaches_the_client() {
             stream.send_reset(h2::Reason::CANCEL);
         })
         .await;
-        let proxy = Proxy::start(&routes(TO_BACK), &h2_cluster("back", host)).await;
+        let proxy = TestProxy::start(&routes(TO_BACK), &h2_cluster("back", host)).await;
         let (head, body) = proxy.h2_parts(get("/")).await.unwrap();
         assert_eq!(head.status, 200);
         assert_eq!(body.unwrap_err().reason(), Some(h2::Reason::INTERNAL_ERROR));

@@ -4,12 +4,12 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::listener::v3::FilterChain;
 
-use crate::filter_chain::Rule;
+use crate::filter_chain::ChainCriteria;
 
 /// Compares each chain with those before it.
 pub(super) fn check(
     chains: &[FilterChain],
-    rules: &[Rule],
+    rules: &[ChainCriteria],
     path: &FieldPath,
     errors: &mut ConfigErrors,
 ) {
@@ -39,9 +39,9 @@ pub(super) fn check(
     }
 }
 
-impl Rule {
+impl ChainCriteria {
     /// Whether some connection matches both rules, equally specifically by every criterion.
-    fn overlaps(&self, other: &Rule) -> bool {
+    fn overlaps(&self, other: &ChainCriteria) -> bool {
         self.destination_port == other.destination_port
             && share(&self.destinations, &other.destinations)
             && share(&self.server_names, &other.server_names)

@@ -95,7 +95,7 @@ impl ChainTls {
 }
 
 /// Counts as an open connection of the chain until it is dropped.
-struct OpenConnection {
+struct ChainConnection {
     chain: Rc<ServingChain>,
     key: usize,
 }
@@ -122,7 +122,7 @@ impl ServingChain {
             connection.stream = tls.over(connection.stream);
         }
         let key = self.open.borrow_mut().insert(None);
-        let open = OpenConnection {
+        let open = ChainConnection {
             chain: self.clone(),
             key,
         };
@@ -161,7 +161,7 @@ impl ServingChain {
     }
 }
 
-impl Drop for OpenConnection {
+impl Drop for ChainConnection {
     fn drop(&mut self) {
         let mut open = self.chain.open.borrow_mut();
         // The handle may be the last reference to its task, so it is dropped outside the borrow.

@@ -108,7 +108,7 @@ pub(crate) enum DrainStrategy {
 
 /// The action that the command line asks for.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum CliAction {
     /// Run with these options.
     Run(Box<Options>),
     /// Print this on standard output and exit with 0.
@@ -206,7 +206,7 @@ fn either<'a>(flag: &'a str, configured: &'a str) -> &'a str {
 }
 
 /// Reads the arguments after the program's name. `program` is the name that messages use.
-pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<Command, RefusedCommandLine> {
+pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<CliAction, RefusedCommandLine> {
     let mut options = Options::default();
     let mut given = [false; FLAGS.len()];
     let mut arguments = arguments.iter();
@@ -237,8 +237,8 @@ pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<Command, Refu
             Set::Help | Set::Version | Set::Switch(_) if attached.is_some() => {
                 return Err(refuse(argument, "Couldn't find match for argument".into()));
             }
-            Set::Help => return Ok(Command::Print(help::complete(program))),
-            Set::Version => return Ok(Command::Print(help::version(program))),
+            Set::Help => return Ok(CliAction::Print(help::complete(program))),
+            Set::Version => return Ok(CliAction::Print(help::version(program))),
             Set::Switch(set) => set(&mut options),
             Set::Number(set) => {
                 let text = value()?;
@@ -255,7 +255,7 @@ pub(crate) fn parse(program: &str, arguments: &[String]) -> Result<Command, Refu
     options
         .check()
         .map_err(|message| RefusedCommandLine(format!("error: {message}\n")))?;
-    Ok(Command::Run(Box::new(options)))
+    Ok(CliAction::Run(Box::new(options)))
 }
 
 impl Options {

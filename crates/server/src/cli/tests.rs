@@ -6,8 +6,8 @@ fn run(arguments: &[&str]) -> Result<Options, String> {
         .map(|&argument| argument.to_owned())
         .collect();
     match parse("envoy", &arguments) {
-        Ok(Command::Run(options)) => Ok(*options),
-        Ok(Command::Print(text)) => panic!("printed {text}"),
+        Ok(CliAction::Run(options)) => Ok(*options),
+        Ok(CliAction::Print(text)) => panic!("printed {text}"),
         Err(RefusedCommandLine(text)) => Err(text),
     }
 }
@@ -187,7 +187,7 @@ fn an_epoch_needs_a_start_without_a_parent() {
 
 #[test]
 fn help_names_every_flag_of_envoy() {
-    let Ok(Command::Print(help)) = parse("envoy", &["--help".to_owned()]) else {
+    let Ok(CliAction::Print(help)) = parse("envoy", &["--help".to_owned()]) else {
         panic!("no help");
     };
     for flag in "stats-tag enable-core-dump socket-mode socket-path disable-extensions cpuset-threads \
@@ -207,7 +207,8 @@ fn help_names_every_flag_of_envoy() {
 
 #[test]
 fn the_version_line_has_envoys_shape() {
-    let Ok(Command::Print(text)) = parse("envoy", &["--version".to_owned(), "--bogus".to_owned()])
+    let Ok(CliAction::Print(text)) =
+        parse("envoy", &["--version".to_owned(), "--bogus".to_owned()])
     else {
         panic!("no version");
     };

@@ -24,7 +24,7 @@ pub(super) struct DrainingListeners {
 }
 
 /// What one update has replaced; listed until this is dropped.
-pub(super) struct Listed {
+pub(super) struct ListedUpdate {
     replaced: Rc<Replaced>,
     updates: Rc<RefCell<Vec<Rc<Replaced>>>>,
     stats: Arc<ListenerManagerStats>,
@@ -39,8 +39,8 @@ impl DrainingListeners {
     }
 
     /// Lists what an update has replaced.
-    pub(super) fn list(&self, replaced: Replaced) -> Listed {
-        let listed = Listed {
+    pub(super) fn list(&self, replaced: Replaced) -> ListedUpdate {
+        let listed = ListedUpdate {
             replaced: Rc::new(replaced),
             updates: self.updates.clone(),
             stats: self.stats.clone(),
@@ -58,7 +58,7 @@ impl DrainingListeners {
     }
 }
 
-impl Listed {
+impl ListedUpdate {
     fn count(&self) {
         let updates = self.updates.borrow();
         let sum =
@@ -76,7 +76,7 @@ fn set(gauge: &Gauge, count: usize) {
     }
 }
 
-impl Drop for Listed {
+impl Drop for ListedUpdate {
     fn drop(&mut self) {
         let mut updates = self.updates.borrow_mut();
         updates.retain(|update| !Rc::ptr_eq(update, &self.replaced));

@@ -26,12 +26,12 @@ pub(crate) struct LogRecord<'a> {
 /// A compiled pattern.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Pattern {
-    items: Vec<Item>,
+    items: Vec<PatternItem>,
     zone: TimeZone,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Item {
+enum PatternItem {
     Literal(String),
     Flag(char, Padding),
 }
@@ -72,15 +72,15 @@ impl Pattern {
                 Some('%') => literal.push('%'),
                 Some(flag) if is_flag(flag) => {
                     if !literal.is_empty() {
-                        items.push(Item::Literal(std::mem::take(&mut literal)));
+                        items.push(PatternItem::Literal(std::mem::take(&mut literal)));
                     }
-                    items.push(Item::Flag(flag, padding));
+                    items.push(PatternItem::Flag(flag, padding));
                 }
                 Some(unknown) => literal.extend(['%', unknown]),
             }
         }
         if !literal.is_empty() {
-            items.push(Item::Literal(literal));
+            items.push(PatternItem::Literal(literal));
         }
         Pattern {
             items,
@@ -92,7 +92,7 @@ impl Pattern {
     pub(crate) fn prints_raw_message(&self) -> bool {
         self.items
             .iter()
-            .any(|item| matches!(item, Item::Flag('v', _)))
+            .any(|item| matches!(item, PatternItem::Flag('v', _)))
     }
 
     /// Appends the line's text, without a newline.
@@ -100,8 +100,8 @@ impl Pattern {
         let now = Timestamp::now().to_zoned_datetime(self.zone.clone());
         for item in &self.items {
             match item {
-                Item::Literal(literal) => text.push_str(literal),
-                Item::Flag(flag, padding) => {
+                PatternItem::Literal(literal) => text.push_str(literal),
+                PatternItem::Flag(flag, padding) => {
                     let start = text.len();
                     // Writing to a string cannot fail.
                     let _ = write_flag(*flag, line, &now, text);

@@ -28,12 +28,12 @@ pub(crate) struct ReloadOutcome {
     pub(crate) at: SystemTime,
     pub(crate) took: Duration,
     /// The changes, or why there are none.
-    pub(crate) result: Result<Changes, Diagnostics>,
+    pub(crate) result: Result<ReloadChanges, Diagnostics>,
 }
 
 /// The names of everything that a reload has changed.
 #[derive(Debug, Default)]
-pub(crate) struct Changes {
+pub(crate) struct ReloadChanges {
     pub(crate) clusters: NameChanges,
     pub(crate) listeners: NameChanges,
     /// Secrets that changed.
@@ -62,7 +62,7 @@ impl Trigger {
     }
 }
 
-impl Changes {
+impl ReloadChanges {
     fn is_empty(&self) -> bool {
         self.clusters.is_empty()
             && self.listeners.is_empty()

@@ -13,7 +13,7 @@ use crate::Store;
 use crate::TextReadout;
 
 crate::group! {
-    struct Cluster { upstream_cx_active: Gauge, upstream_cx_total: Counter, upstream_rq: ResponseCodes }
+    struct ClusterSample { upstream_cx_active: Gauge, upstream_cx_total: Counter, upstream_rq: ResponseCodes }
 }
 crate::group! {
     struct Sizes { upstream_rq_body_size: Histogram, idle: Histogram }
@@ -22,10 +22,10 @@ crate::group! {
     struct Plane { identifier: TextReadout }
 }
 
-fn clusters() -> (Arc<Store>, Vec<Arc<Cluster>>) {
+fn clusters() -> (Arc<Store>, Vec<Arc<ClusterSample>>) {
     let store = Store::new();
     let scope = |name| Scope::new("cluster").name(name);
-    let all = ["b", "a"].map(|name| store.register::<Cluster>(scope(name)));
+    let all = ["b", "a"].map(|name| store.register::<ClusterSample>(scope(name)));
     all[0].upstream_cx_total.add(3);
     all[0].upstream_rq.record(200);
     all[1].upstream_cx_active.inc();
@@ -209,7 +209,7 @@ fn a_large_store_is_rendered_in_pieces() {
     let store = Store::new();
     let scope = |i: usize| Scope::new("cluster").name(&format!("c{i}"));
     let held: Vec<_> = (0..2_000)
-        .map(|i| store.register::<Cluster>(scope(i)))
+        .map(|i| store.register::<ClusterSample>(scope(i)))
         .collect();
     let snapshot = || store.snapshot(&StatsFilter::default());
     let lengths = |pieces: &mut dyn Iterator<Item = String>| -> (usize, usize) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Entry;
+use super::SnapshotEntry;
 
 /// The sorted order of the last family, which is a scope with the scopes below it. It is remembered, because the next
 /// family usually has the same names below its own: among a thousand clusters, only one is sorted.
@@ -20,7 +20,7 @@ pub(super) struct FamilyOrder<'a> {
     /// Whether each of the sorted entries has the name of the one before it. Empty if none has.
     repeats: Vec<bool>,
     /// The sorted entries, before they are put back.
-    sorted: Vec<Entry>,
+    sorted: Vec<SnapshotEntry>,
 }
 
 impl<'a> FamilyOrder<'a> {
@@ -35,9 +35,9 @@ impl<'a> FamilyOrder<'a> {
 
     /// Sorts the `entries` of one family by name; those of the same name keep their order. Returns which of them have the
     /// name of the one before; nothing if none has.
-    pub(super) fn sort(&mut self, entries: &mut [Entry], names: &[Arc<str>]) -> &[bool] {
+    pub(super) fn sort(&mut self, entries: &mut [SnapshotEntry], names: &[Arc<str>]) -> &[bool] {
         let scopes = &self.scopes;
-        let name = |entry: &Entry| (scopes[entry.scope as usize], entry.name);
+        let name = |entry: &SnapshotEntry| (scopes[entry.scope as usize], entry.name);
         if !self.names.iter().copied().eq(entries.iter().map(name)) {
             self.names = entries.iter().map(name).collect();
             self.find_order(names);

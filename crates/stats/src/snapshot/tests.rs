@@ -7,7 +7,7 @@ use crate::Store;
 use crate::TextReadout;
 
 crate::group! {
-    struct Sample { total: Counter, active: Gauge, rq: ResponseCodes, build: TextReadout }
+    struct SnapshotSample { total: Counter, active: Gauge, rq: ResponseCodes, build: TextReadout }
 }
 
 crate::group! {
@@ -34,7 +34,7 @@ fn names_are_sorted_across_scopes() {
 #[test]
 fn copies_with_different_codes_are_summed() {
     let store = Store::new();
-    let [a, b, c] = [(); 3].map(|()| store.register::<Sample>(Scope::new("x")));
+    let [a, b, c] = [(); 3].map(|()| store.register::<SnapshotSample>(Scope::new("x")));
     let more = store.register::<More>(Scope::new("x"));
     for (sample, status) in [(&a, 200), (&b, 404), (&b, 200), (&c, 404), (&c, 503)] {
         sample.rq.record(status);
@@ -73,7 +73,7 @@ fn copies_with_different_codes_are_summed() {
 #[test]
 fn filters_by_name_kind_and_use() {
     let store = Store::new();
-    let sample = store.register::<Sample>(Scope::new("x"));
+    let sample = store.register::<SnapshotSample>(Scope::new("x"));
     sample.active.inc();
     sample.active.dec();
     let regex = |r: &str| Some(Regex::new(r).unwrap());
@@ -118,7 +118,7 @@ fn stats_matcher_hides_stats() {
         admits: Some(Box::new(|name| name.ends_with("active"))),
         ..StatsOptions::default()
     });
-    let sample = store.register::<Sample>(Scope::new("x"));
+    let sample = store.register::<SnapshotSample>(Scope::new("x"));
     assert_eq!(names(&store, &StatsFilter::default()), ["x.active"]);
     drop(sample);
 }

@@ -82,12 +82,12 @@ pub(crate) struct WeightedHost {
 #[derive(Debug)]
 pub(crate) struct Hashing {
     loads: PriorityLoads,
-    levels: Vec<Level>,
+    levels: Vec<HashedLevel>,
     balance_factor: u32,
 }
 
 #[derive(Debug)]
-struct Level {
+struct HashedLevel {
     hosts: Vec<WeightedHost>,
     table: Box<dyn HashTable>,
 }
@@ -107,7 +107,7 @@ impl Hashing {
                 ..WeightedHosts::default()
             };
             weighted.add_priority(hosts, *panics, config.localities.weighted, hashing);
-            Level {
+            HashedLevel {
                 table: hashing.tables.table(&weighted, stats),
                 hosts: weighted.list,
             }

@@ -18,12 +18,12 @@ use crate::Host;
 pub(super) struct DeadlineQueue {
     /// The hosts of this queue. Holding the list ensures that no other list gets its address.
     hosts: Weak<[Arc<Host>]>,
-    entries: BinaryHeap<Reverse<Due>>,
+    entries: BinaryHeap<Reverse<QueuedHost>>,
     turns: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Due {
+struct QueuedHost {
     at: f64,
     /// Breaks ties between equal deadlines: the host that was queued first comes first.
     since: u64,
@@ -44,7 +44,7 @@ impl DeadlineQueue {
                 reason = "a share of the interval needs no precision"
             )]
             let share = worker.random() as f64 / u64::MAX as f64;
-            Reverse(Due {
+            Reverse(QueuedHost {
                 at: interval(weight(host)) * share,
                 since: 0,
                 host: index,
@@ -82,16 +82,16 @@ fn interval(weight: f64) -> f64 {
     1.0 / weight.max(f64::MIN_POSITIVE)
 }
 
-impl PartialEq for Due {
-    fn eq(&self, other: &Due) -> bool {
+impl PartialEq for QueuedHost {
+    fn eq(&self, other: &QueuedHost) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Due {}
+impl Eq for QueuedHost {}
 
-impl Ord for Due {
-    fn cmp(&self, other: &Due) -> Ordering {
+impl Ord for QueuedHost {
+    fn cmp(&self, other: &QueuedHost) -> Ordering {
         self.at
             .total_cmp(&other.at)
             .then(self.since.cmp(&other.since))
@@ -99,8 +99,8 @@ impl Ord for Due {
     }
 }
 
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Due) -> Option<Ordering> {
+impl PartialOrd for QueuedHost {
+    fn partial_cmp(&self, other: &QueuedHost) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }

@@ -57,7 +57,7 @@ impl Schedule {
 
 /// An entry's next turn, which is due at `turn / weight`.
 #[derive(PartialEq, Eq)]
-struct Due {
+struct NextTurn {
     turn: u64,
     weight: u64,
     /// Breaks ties between equal deadlines: the entry that has waited longer comes first.
@@ -65,16 +65,16 @@ struct Due {
     entry: u32,
 }
 
-impl Ord for Due {
-    fn cmp(&self, other: &Due) -> Ordering {
+impl Ord for NextTurn {
+    fn cmp(&self, other: &NextTurn) -> Ordering {
         (self.turn * other.weight)
             .cmp(&(other.turn * self.weight))
             .then(self.since.cmp(&other.since))
     }
 }
 
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Due) -> Option<Ordering> {
+impl PartialOrd for NextTurn {
+    fn partial_cmp(&self, other: &NextTurn) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
@@ -82,11 +82,11 @@ impl PartialOrd for Due {
 /// The turns of one period. Each entry has as many as its weight. The sum of the weights is about [`MAX_PERIOD`] at
 /// most.
 fn period(weights: &[u64]) -> Box<[u32]> {
-    let mut queue: BinaryHeap<Reverse<Due>> = (0..)
+    let mut queue: BinaryHeap<Reverse<NextTurn>> = (0..)
         .zip(weights)
         .filter(|(_, weight)| **weight > 0)
         .map(|(entry, weight)| {
-            Reverse(Due {
+            Reverse(NextTurn {
                 turn: 1,
                 weight: *weight,
                 since: entry as usize,
@@ -98,7 +98,7 @@ fn period(weights: &[u64]) -> Box<[u32]> {
     while let Some(Reverse(due)) = queue.pop() {
         turns.push(due.entry);
         if due.turn < due.weight {
-            queue.push(Reverse(Due {
+            queue.push(Reverse(NextTurn {
                 turn: due.turn + 1,
                 since: weights.len() + turns.len(),
                 ..due

@@ -44,9 +44,9 @@ mod backoff;
 use backoff::Backoff;
 
 #[derive(Debug)]
-struct Dns {
+struct DnsDiscovery {
     resolver: Arc<Resolver>,
-    schedule: Schedule,
+    schedule: ResolveSchedule,
     /// `all_addresses_in_single_endpoint`
     logical: bool,
     family: Family,
@@ -57,7 +57,7 @@ struct Dns {
 
 /// When to resolve again.
 #[derive(Clone, Debug)]
-struct Schedule {
+struct ResolveSchedule {
     /// `dns_refresh_rate`
     refresh: Duration,
     /// `respect_dns_ttl`
@@ -128,9 +128,9 @@ fn finish(
             locality.priority = 0;
         }
     }
-    Ok(Box::new(Dns {
+    Ok(Box::new(DnsDiscovery {
         resolver,
-        schedule: Schedule::build(config, config_path)?,
+        schedule: ResolveSchedule::build(config, config_path)?,
         logical,
         family: match config.dns_lookup_family() {
             DnsLookupFamily::Unspecified | DnsLookupFamily::Auto => Family::Auto,
@@ -162,15 +162,15 @@ fn check_logical(
     }
 }
 
-impl Schedule {
-    fn build(config: &DnsCluster, path: &FieldPath) -> Result<Schedule, ConfigError> {
+impl ResolveSchedule {
+    fn build(config: &DnsCluster, path: &FieldPath) -> Result<ResolveSchedule, ConfigError> {
         let read = |value: Option<&_>, name| duration::optional(value, &path.field(name));
         let refresh = read(config.dns_refresh_rate.as_ref(), "dns_refresh_rate")?
             .unwrap_or(Duration::from_secs(5));
         let min_refresh = read(config.dns_min_refresh_rate.as_ref(), "dns_min_refresh_rate")?;
         let failure = config.dns_failure_refresh_rate.as_ref();
         let failure_path = path.field("dns_failure_refresh_rate");
-        Ok(Schedule {
+        Ok(ResolveSchedule {
             refresh,
             respect_ttl: config.respect_dns_ttl,
             min_refresh: min_refresh.unwrap_or_default(),
@@ -192,13 +192,13 @@ impl Schedule {
     }
 }
 
-impl Discovery for Dns {
+impl Discovery for DnsDiscovery {
     fn run(self: Box<Self>, hosts: HostsPublisher) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(self.resolve_all(hosts))
     }
 }
 
-impl Dns {
+impl DnsDiscovery {
     async fn resolve_all(self: Box<Self>, publisher: HostsPublisher) {
         let targets: usize = self.localities.iter().map(|l| l.endpoints.len()).sum();
         if targets == 0 || !self.wait_for_warm {
@@ -216,21 +216,21 @@ impl Dns {
         let mut tasks = JoinSet::new();
         for (locality, endpoints) in dns.localities.iter().enumerate() {
             for endpoint in 0..endpoints.endpoints.len() {
-                let place = Place { locality, endpoint };
+                let place = NamePosition { locality, endpoint };
                 tasks.spawn_local(follow(dns.clone(), progress.clone(), place));
             }
         }
         while tasks.join_next().await.is_some() {}
     }
 
-    fn endpoint(&self, place: Place) -> &Endpoint<DnsTarget> {
+    fn endpoint(&self, place: NamePosition) -> &Endpoint<DnsTarget> {
         &self.localities[place.locality].endpoints[place.endpoint]
     }
 }
 
 /// The position of one of a cluster's names.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct NamePosition {
     locality: usize,
     endpoint: usize,
 }
@@ -246,7 +246,7 @@ struct Progress {
 }
 
 /// Resolves one name again and again. Never returns.
-async fn follow(dns: Rc<Dns>, progress: Rc<RefCell<Progress>>, place: Place) {
+async fn follow(dns: Rc<DnsDiscovery>, progress: Rc<RefCell<Progress>>, place: NamePosition) {
     let target = &dns.endpoint(place).target;
     loop {
         progress.borrow().publisher.stats().update_attempt.inc();
@@ -277,7 +277,7 @@ async fn follow(dns: Rc<Dns>, progress: Rc<RefCell<Progress>>, place: Place) {
 
 impl Progress {
     /// Applies the answer for one name.
-    fn take(&mut self, dns: &Dns, place: Place, answer: &Answer) {
+    fn take(&mut self, dns: &DnsDiscovery, place: NamePosition, answer: &Answer) {
         let Endpoint {
             target,
             description,
@@ -319,7 +319,7 @@ impl Progress {
         self.publisher.publish(self.priorities(dns), 1);
     }
 
-    fn priorities(&self, dns: &Dns) -> Vec<PriorityHosts> {
+    fn priorities(&self, dns: &DnsDiscovery) -> Vec<PriorityHosts> {
         let mut priorities: Vec<PriorityHosts> = Vec::new();
         for (locality, hosts) in dns.localities.iter().zip(&self.hosts) {
             let priority = locality.priority as usize;

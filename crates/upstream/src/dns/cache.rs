@@ -15,11 +15,11 @@ use super::resolver::Answer;
 pub(super) struct Cache {
     /// How long answers are kept at most; zero disables the cache.
     longest: Duration,
-    entries: HashMap<(Name, RecordType), Entry>,
+    entries: HashMap<(Name, RecordType), CachedAnswer>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct CachedAnswer {
     answer: Answer,
     since: Instant,
     lifetime: Duration,
@@ -49,7 +49,7 @@ impl Cache {
     pub(super) fn insert(&mut self, name: &Name, kind: RecordType, reply: &Reply) {
         let lifetime = Duration::from_secs(reply.keep.unwrap_or(0).into()).min(self.longest);
         if !lifetime.is_zero() {
-            let entry = Entry {
+            let entry = CachedAnswer {
                 answer: reply.answer.clone(),
                 since: Instant::now(),
                 lifetime,

@@ -14,12 +14,12 @@ const PATIENCE: u64 = 5;
 /// The latency of one server.
 #[derive(Debug, Default)]
 pub(super) struct Latency {
-    spans: [Span; SPANS.len()],
+    spans: [TwoPeriods; SPANS.len()],
 }
 
 /// The answers in the current period and in the one before.
 #[derive(Debug, Default)]
-struct Span {
+struct TwoPeriods {
     present: Sum,
     previous: Sum,
 }

@@ -56,10 +56,10 @@ pub(crate) struct Answer {
 pub(crate) struct Resolver {
     settings: Settings,
     stats: Arc<DnsStats>,
-    state: Mutex<State>,
+    state: Mutex<ResolverState>,
 }
 
-struct State {
+struct ResolverState {
     resolv_conf: CachedFile<ResolvConf>,
     hosts: CachedFile<Hosts>,
     /// The servers in use.
@@ -70,7 +70,7 @@ struct State {
 impl Resolver {
     pub(crate) fn new(settings: Settings, stats: Arc<DnsStats>) -> Resolver {
         Resolver {
-            state: Mutex::new(State {
+            state: Mutex::new(ResolverState {
                 resolv_conf: CachedFile::new("/etc/resolv.conf", system::read_resolv_conf),
                 hosts: CachedFile::new("/etc/hosts", system::read_hosts),
                 servers: Arc::new(Servers::new(Vec::new(), false)),
@@ -331,7 +331,7 @@ impl Resolver {
         state.servers.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ResolverState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,12 +27,12 @@ pub(super) struct Servers {
     /// Whether a random one of the best servers is asked (`rotate`), not the first.
     rotate: bool,
     started: Instant,
-    states: Mutex<Vec<State>>,
+    states: Mutex<Vec<NameServerState>>,
 }
 
 /// The state of one server.
 #[derive(Debug)]
-struct State {
+struct NameServerState {
     /// Its number of consecutive failures.
     failures: u32,
     /// When it may be probed although other servers are better.
@@ -46,7 +46,7 @@ struct State {
 impl Servers {
     pub(super) fn new(addresses: Vec<SocketAddr>, rotate: bool) -> Servers {
         let started = Instant::now();
-        let state = |_| State {
+        let state = |_| NameServerState {
             failures: 0,
             retry_at: started,
             probed: false,
@@ -131,7 +131,8 @@ impl Servers {
             return None;
         }
         let now = Instant::now();
-        let may = |state: &State| state.failures > 0 && !state.probed && state.retry_at <= now;
+        let may =
+            |state: &NameServerState| state.failures > 0 && !state.probed && state.retry_at <= now;
         let server = states.iter().position(may)?;
         states.get_mut(server)?.probed = true;
         Some(server)
@@ -158,7 +159,7 @@ impl Servers {
         self.states().get_mut(server).map(|s| with(&mut s.cookie))
     }
 
-    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+    fn states(&self) -> MutexGuard<'_, Vec<NameServerState>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

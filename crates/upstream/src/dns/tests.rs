@@ -15,7 +15,7 @@ use crate::dns::query::ResolveErrorKind;
 mod server;
 
 use server::DnsServer;
-use server::Reply;
+use server::ScriptedReply;
 
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -47,10 +47,18 @@ fn families_are_asked_in_envoys_order() {
     use Family::V4Only;
     use Family::V4Preferred;
     use Family::V6Only;
-    let v4 = Reply::Addresses(&["10.0.0.1"], 60);
-    let both = [("a.test", Reply::Addresses(&["10.0.0.1", "fd00::1"], 60))];
+    let v4 = ScriptedReply::Addresses(&["10.0.0.1"], 60);
+    let both = [(
+        "a.test",
+        ScriptedReply::Addresses(&["10.0.0.1", "fd00::1"], 60),
+    )];
     let only_v4 = [("a.test", v4.clone())];
-    let no_v6 = |code| [("AAAA a.test", Reply::Code(code)), ("A a.test", v4.clone())];
+    let no_v6 = |code| {
+        [
+            ("AAAA a.test", ScriptedReply::Code(code)),
+            ("A a.test", v4.clone()),
+        ]
+    };
     let (fails, unknown) = (no_v6(ResponseCode::ServFail), no_v6(ResponseCode::NXDomain));
     run(async move {
         for (script, family, want, first) in [
@@ -78,8 +86,8 @@ fn families_are_asked_in_envoys_order() {
 fn a_name_without_an_address_is_an_answer_and_a_servers_failure_is_not() {
     run(async {
         let server = DnsServer::start(&[
-            ("empty.test", Reply::Addresses(&[], 60)),
-            ("failing.test", Reply::Code(ResponseCode::ServFail)),
+            ("empty.test", ScriptedReply::Addresses(&[], 60)),
+            ("failing.test", ScriptedReply::Code(ResponseCode::ServFail)),
         ])
         .await;
         let resolver = resolver(settings(&[server.address]));
@@ -101,9 +109,11 @@ fn a_name_without_an_address_is_an_answer_and_a_servers_failure_is_not() {
 #[test]
 fn the_next_server_is_asked_when_one_fails_or_is_silent() {
     run(async {
-        let failing = DnsServer::start(&[("a.test", Reply::Code(ResponseCode::Refused))]).await;
-        let silent = DnsServer::start(&[("a.test", Reply::Nothing)]).await;
-        let good = DnsServer::start(&[("a.test", Reply::Addresses(&["10.0.0.1"], 60))]).await;
+        let failing =
+            DnsServer::start(&[("a.test", ScriptedReply::Code(ResponseCode::Refused))]).await;
+        let silent = DnsServer::start(&[("a.test", ScriptedReply::Nothing)]).await;
+        let good =
+            DnsServer::start(&[("a.test", ScriptedReply::Addresses(&["10.0.0.1"], 60))]).await;
         let quick = Settings {
             timeout: Duration::from_millis(20),
             ..settings(&[failing.address, silent.address, good.address])
@@ -124,14 +134,15 @@ fn the_next_server_is_asked_when_one_fails_or_is_silent() {
 #[test]
 fn a_truncated_answer_is_fetched_by_tcp() {
     run(async {
-        let long = Reply::Truncated(&["10.0.0.1", "10.0.0.2"]);
+        let long = ScriptedReply::Truncated(&["10.0.0.1", "10.0.0.2"]);
         let server = DnsServer::start(&[("a.test", long)]).await;
         let by_udp = resolver(settings(&[server.address]));
         let answer = by_udp.resolve("a.test", Family::V4Only).await;
         assert_eq!(texts(&answer.unwrap()), ["10.0.0.1", "10.0.0.2"]);
         assert_eq!(server.asked(), ["A a.test.", "TCP A a.test."]);
 
-        let server = DnsServer::start(&[("a.test", Reply::Addresses(&["10.0.0.1"], 60))]).await;
+        let server =
+            DnsServer::start(&[("a.test", ScriptedReply::Addresses(&["10.0.0.1"], 60))]).await;
         let tcp_only = resolver(Settings {
             tcp_only: true,
             ..settings(&[server.address])
@@ -164,8 +175,8 @@ fn a_closed_port_is_seen_at_once() {
 fn an_answer_may_be_given_again_for_as_long_as_it_lives() {
     run(async {
         let server = DnsServer::start(&[
-            ("a.test", Reply::Addresses(&["10.0.0.1"], 60)),
-            ("b.test", Reply::Addresses(&["10.0.0.2"], 0)),
+            ("a.test", ScriptedReply::Addresses(&["10.0.0.1"], 60)),
+            ("b.test", ScriptedReply::Addresses(&["10.0.0.2"], 0)),
         ])
         .await;
         let resolver = resolver(Settings {
@@ -183,7 +194,8 @@ fn an_answer_may_be_given_again_for_as_long_as_it_lives() {
 #[test]
 fn the_records_say_how_long_they_live() {
     run(async {
-        let server = DnsServer::start(&[("a.test", Reply::Addresses(&["10.0.0.1"], 7))]).await;
+        let server =
+            DnsServer::start(&[("a.test", ScriptedReply::Addresses(&["10.0.0.1"], 7))]).await;
         let resolver = resolver(settings(&[server.address]));
         let answer = resolver.resolve("a.test", Family::V4Only).await;
         assert_eq!(answer.unwrap().ttl, Duration::from_secs(7));
@@ -199,9 +211,9 @@ fn literals_hosts_and_search_domains_are_obeyed() {
     std::fs::write(&hosts, "10.9.9.9 local.test\n").unwrap();
     run(async {
         let server = DnsServer::start(&[
-            ("svc.two.test", Reply::Addresses(&["10.0.0.1"], 60)),
-            ("a.b.c", Reply::Addresses(&["10.0.0.2"], 60)),
-            ("svc", Reply::Addresses(&["10.0.0.3"], 60)),
+            ("svc.two.test", ScriptedReply::Addresses(&["10.0.0.1"], 60)),
+            ("a.b.c", ScriptedReply::Addresses(&["10.0.0.2"], 60)),
+            ("svc", ScriptedReply::Addresses(&["10.0.0.3"], 60)),
         ])
         .await;
         let (conf, hosts) = (conf.to_str().unwrap(), hosts.to_str().unwrap());

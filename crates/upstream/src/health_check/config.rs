@@ -464,11 +464,11 @@ fn events(
 #[derive(Debug)]
 pub(super) struct HeaderChanges {
     remove: Vec<HeaderName>,
-    add: Vec<HeaderAddition>,
+    add: Vec<CheckHeader>,
 }
 
 #[derive(Debug)]
-struct HeaderAddition {
+struct CheckHeader {
     name: HeaderName,
     value: HeaderValue,
     action: HeaderAppendAction,
@@ -482,7 +482,7 @@ impl HeaderChanges {
         let mut errors = ConfigErrors::new();
         let mut additions = Vec::with_capacity(add.len());
         for (index, option) in add.iter().enumerate() {
-            let built = HeaderAddition::build(option, &add_path.index(index));
+            let built = CheckHeader::build(option, &add_path.index(index));
             additions.extend(errors.collect(built).flatten());
         }
         let mut removals = Vec::with_capacity(remove.len());
@@ -528,12 +528,12 @@ impl HeaderChanges {
     }
 }
 
-impl HeaderAddition {
+impl CheckHeader {
     /// None for an empty value that is not to be kept.
     fn build(
         option: &HeaderValueOption,
         path: &FieldPath,
-    ) -> Result<Option<HeaderAddition>, ConfigError> {
+    ) -> Result<Option<CheckHeader>, ConfigError> {
         let header = option.header.as_ref();
         let header =
             header.ok_or_else(|| ConfigError::new(&path.field("header"), "value is required"))?;
@@ -551,7 +551,7 @@ impl HeaderAddition {
             Some(false) => HeaderAppendAction::OverwriteIfExistsOrAdd,
             _ => option.append_action(),
         };
-        let addition = HeaderAddition {
+        let addition = CheckHeader {
             name: changeable(&header.key, &path.field("key"), "modified")?,
             value,
             action,

@@ -30,7 +30,7 @@ use crate::stats::HealthCheckStats;
 use crate::transport::CheckTls;
 
 /// What the checks of one cluster share.
-pub(crate) struct CheckCx {
+pub(crate) struct HealthCheckCx {
     pub(super) config: Arc<HealthCheckConfig>,
     pub(super) info: Arc<ClusterInfo>,
     pub(super) had_traffic: Arc<AtomicBool>,
@@ -43,18 +43,18 @@ pub(crate) struct CheckCx {
     http2: OnceCell<Rc<ClientOptions>>,
 }
 
-impl CheckCx {
+impl HealthCheckCx {
     pub(super) fn new(
         cluster: &SharedCluster,
         config: Arc<HealthCheckConfig>,
         store: &Arc<Store>,
-    ) -> CheckCx {
+    ) -> HealthCheckCx {
         let info = &cluster.info;
         let tls = info.transport_sockets.contexts().map(|context| {
             let scope = scope(info).name("ssl");
             context.map(|context| CheckTls::new(context.clone(), &config.alpn, scope, store))
         });
-        CheckCx {
+        HealthCheckCx {
             info: info.clone(),
             had_traffic: cluster.had_traffic.clone(),
             runtime: cluster.process.runtime.clone(),
@@ -223,9 +223,9 @@ impl ByteCounts for Uncounted {
     fn writing_paused(&self, _: bool) {}
 }
 
-impl fmt::Debug for CheckCx {
+impl fmt::Debug for HealthCheckCx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CheckCx")
+        f.debug_struct("HealthCheckCx")
             .field("cluster", &self.info.name)
             .finish_non_exhaustive()
     }

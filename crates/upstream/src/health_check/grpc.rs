@@ -20,7 +20,7 @@ use prost::Message;
 use super::CheckResult;
 use super::FailureType;
 use super::config::GrpcCheck;
-use super::connection::CheckCx;
+use super::connection::HealthCheckCx;
 use super::connection::HttpConnection;
 use super::http::USER_AGENT;
 use crate::Host;
@@ -59,7 +59,7 @@ impl GrpcProbe {
     pub(super) async fn check(
         &mut self,
         config: &GrpcCheck,
-        cx: &CheckCx,
+        cx: &HealthCheckCx,
         host: &Host,
     ) -> CheckResult {
         if !(self.connection.as_ref()).is_some_and(HttpConnection::is_usable) {
@@ -80,7 +80,7 @@ impl GrpcProbe {
     }
 
     /// Ends a check that timed out.
-    pub(super) fn give_up(&mut self, cx: &CheckCx) {
+    pub(super) fn give_up(&mut self, cx: &HealthCheckCx) {
         if !cx.config.reuse_connection {
             self.connection = None;
         }
@@ -168,7 +168,7 @@ fn frame(service: &str) -> Bytes {
     frame.into()
 }
 
-fn request(config: &GrpcCheck, cx: &CheckCx, host: &Host) -> RequestHead {
+fn request(config: &GrpcCheck, cx: &HealthCheckCx, host: &Host) -> RequestHead {
     let mut headers = HeaderMap::new();
     headers.append(&header::TE, HeaderValue::from_static("trailers"));
     let content_type = HeaderValue::from_static("application/grpc");

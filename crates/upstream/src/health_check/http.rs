@@ -15,7 +15,7 @@ use outrider_net::clock;
 use super::CheckResult;
 use super::FailureType;
 use super::config::HttpCheck;
-use super::connection::CheckCx;
+use super::connection::HealthCheckCx;
 use super::connection::HttpConnection;
 use super::payload;
 use crate::HealthFlag;
@@ -37,7 +37,7 @@ impl HttpProbe {
     pub(super) async fn check(
         &mut self,
         config: &HttpCheck,
-        cx: &CheckCx,
+        cx: &HealthCheckCx,
         host: &Host,
     ) -> CheckResult {
         // Whoever stops polling gives the connection up: it is put back after a whole answer only.
@@ -83,7 +83,7 @@ impl HttpProbe {
     }
 }
 
-fn request(config: &HttpCheck, cx: &CheckCx, host: &Host) -> RequestHead {
+fn request(config: &HttpCheck, cx: &HealthCheckCx, host: &Host) -> RequestHead {
     let mut headers = HeaderMap::new();
     headers.append(&header::USER_AGENT, USER_AGENT);
     let mut head = RequestHead {
@@ -109,7 +109,7 @@ fn request(config: &HttpCheck, cx: &CheckCx, host: &Host) -> RequestHead {
 /// What an answer says of the host.
 fn judge(
     config: &HttpCheck,
-    cx: &CheckCx,
+    cx: &HealthCheckCx,
     host: &Host,
     head: &ResponseHead,
     received: &[u8],
@@ -152,7 +152,7 @@ fn judge(
 }
 
 /// The runtime key `health_check.verify_cluster`: the percentage of answers whose service name is looked at.
-fn verifies_cluster(cx: &CheckCx) -> bool {
+fn verifies_cluster(cx: &HealthCheckCx) -> bool {
     let snapshot = cx.runtime.snapshot();
     let percent = snapshot
         .number("health_check.verify_cluster")

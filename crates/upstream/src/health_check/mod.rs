@@ -1,7 +1,7 @@
 //! Active health checks (`Cluster.health_checks`): each host of a cluster is asked regularly whether it is healthy.
 //!
 //! The checks run on the main thread, each host's in a task of its own. What a result means for the host is decided by its
-//! [`Session`], as in Envoy: a host counts as unhealthy until its first check, which decides alone; later changes need as many
+//! [`HostChecks`], as in Envoy: a host counts as unhealthy until its first check, which decides alone; later changes need as many
 //! results in a row as the thresholds say, except that an unexpected answer makes a host unhealthy at once.
 
 mod config;
@@ -32,7 +32,7 @@ use crate::publisher::ClusterHosts;
 
 use config::CheckKind;
 pub(crate) use config::HealthCheckConfig;
-use connection::CheckCx;
+use connection::HealthCheckCx;
 use events::Event;
 pub use events::EventFile;
 pub use events::EventFiles;
@@ -79,14 +79,14 @@ enum CheckResult {
 
 /// Checks the hosts of one cluster.
 pub(crate) struct HealthChecker {
-    cx: Rc<CheckCx>,
+    cx: Rc<HealthCheckCx>,
     /// By the host's health, which outlives a change of its address.
-    sessions: RefCell<HashMap<*const HostHealth, Rc<Session>>>,
+    sessions: RefCell<HashMap<*const HostHealth, Rc<HostChecks>>>,
     hosts: Weak<ClusterHosts>,
 }
 
 /// The checks of one host.
-struct Session {
+struct HostChecks {
     host: RefCell<Arc<Host>>,
     /// No check has given a result so far.
     first: Cell<bool>,
@@ -105,7 +105,7 @@ impl HealthChecker {
     ) -> Option<HealthChecker> {
         let config = cluster.info.health_check.clone()?;
         Some(HealthChecker {
-            cx: Rc::new(CheckCx::new(cluster, config, store)),
+            cx: Rc::new(HealthCheckCx::new(cluster, config, store)),
             sessions: RefCell::default(),
             hosts,
         })
@@ -150,7 +150,7 @@ impl HealthChecker {
         }
     }
 
-    fn start(&self, host: &Arc<Host>) -> Rc<Session> {
+    fn start(&self, host: &Arc<Host>) -> Rc<HostChecks> {
         let state = host.state();
         if !state.has(HealthFlag::FailedActiveHc) {
             self.cx.stats.healthy.inc();
@@ -158,7 +158,7 @@ impl HealthChecker {
         if state.has(HealthFlag::DegradedActiveHc) {
             self.cx.stats.degraded.inc();
         }
-        let session = Rc::new(Session {
+        let session = Rc::new(HostChecks {
             host: RefCell::new(host.clone()),
             first: Cell::new(true),
             healthy: Cell::new(0),
@@ -171,7 +171,7 @@ impl HealthChecker {
         session
     }
 
-    fn end(&self, session: &Session) {
+    fn end(&self, session: &HostChecks) {
         session.stop();
         let host = session.host.borrow().clone();
         if !host.state().has(HealthFlag::FailedActiveHc) {
@@ -188,7 +188,7 @@ impl HealthChecker {
     }
 
     /// Takes in what a check gave.
-    fn take(&self, session: &Session, result: CheckResult) -> Transition {
+    fn take(&self, session: &HostChecks, result: CheckResult) -> Transition {
         match result {
             CheckResult::Healthy { degraded } => self.succeeded(session, degraded),
             CheckResult::Failed {
@@ -199,7 +199,7 @@ impl HealthChecker {
         }
     }
 
-    fn succeeded(&self, session: &Session, degraded: bool) -> Transition {
+    fn succeeded(&self, session: &HostChecks, degraded: bool) -> Transition {
         let host = session.host.borrow().clone();
         let (state, config) = (host.state(), &self.cx.config);
         session.unhealthy.set(0);
@@ -243,7 +243,7 @@ impl HealthChecker {
 
     fn failed(
         &self,
-        session: &Session,
+        session: &HostChecks,
         kind: FailureType,
         retriable: bool,
         status: u16,
@@ -293,7 +293,7 @@ impl HealthChecker {
 
     fn finish(
         &self,
-        session: &Session,
+        session: &HostChecks,
         host: &Host,
         transition: Transition,
         healthy: bool,
@@ -324,7 +324,7 @@ impl Drop for HealthChecker {
     }
 }
 
-impl Session {
+impl HostChecks {
     fn stop(&self) {
         if let Some(task) = self.task.take() {
             task.abort();
@@ -370,7 +370,7 @@ enum Probe {
 }
 
 /// Checks one host for as long as it is polled.
-async fn run(session: Rc<Session>, cx: Rc<CheckCx>, hosts: Weak<ClusterHosts>) {
+async fn run(session: Rc<HostChecks>, cx: Rc<HealthCheckCx>, hosts: Weak<ClusterHosts>) {
     let mut probe = match &cx.config.kind {
         CheckKind::Http(_) => Probe::Http(http::HttpProbe::default()),
         CheckKind::Grpc(_) => Probe::Grpc(grpc::GrpcProbe::default()),
@@ -408,7 +408,7 @@ async fn run(session: Rc<Session>, cx: Rc<CheckCx>, hosts: Weak<ClusterHosts>) {
 }
 
 impl Probe {
-    async fn check(&mut self, cx: &CheckCx, host: &Host) -> CheckResult {
+    async fn check(&mut self, cx: &HealthCheckCx, host: &Host) -> CheckResult {
         match (self, &cx.config.kind) {
             (Probe::Http(probe), CheckKind::Http(config)) => probe.check(config, cx, host).await,
             (Probe::Grpc(probe), CheckKind::Grpc(config)) => probe.check(config, cx, host).await,
@@ -418,7 +418,7 @@ impl Probe {
     }
 
     /// Ends a check that timed out.
-    fn give_up(&mut self, cx: &CheckCx) {
+    fn give_up(&mut self, cx: &HealthCheckCx) {
         match self {
             Probe::Http(probe) => *probe = http::HttpProbe::default(),
             Probe::Grpc(probe) => probe.give_up(cx),

@@ -4,16 +4,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::Transition;
-use super::connection::CheckCx;
+use super::connection::HealthCheckCx;
 
 /// How long the first check of a host waits (`initial_jitter`); none if it does not.
-pub(super) fn initial_delay(cx: &CheckCx) -> Option<Duration> {
+pub(super) fn initial_delay(cx: &HealthCheckCx) -> Option<Duration> {
     let jitter = cx.config.initial_jitter;
     (!jitter.is_zero()).then(|| with_jitter(cx, Duration::ZERO, jitter))
 }
 
 /// How long the check after one that gave such a result waits.
-pub(super) fn interval(cx: &CheckCx, healthy: bool, transition: Transition) -> Duration {
+pub(super) fn interval(cx: &HealthCheckCx, healthy: bool, transition: Transition) -> Duration {
     let config = &cx.config;
     let pending = transition == Transition::ChangePending;
     let base = if cx.had_traffic.load(Relaxed) {
@@ -31,7 +31,7 @@ pub(super) fn interval(cx: &CheckCx, healthy: bool, transition: Transition) -> D
     with_jitter(cx, base, config.interval_jitter)
 }
 
-fn with_jitter(cx: &CheckCx, base: Duration, jitter: Duration) -> Duration {
+fn with_jitter(cx: &HealthCheckCx, base: Duration, jitter: Duration) -> Duration {
     let mut millis = millis(base);
     let share = u64::from(cx.config.interval_jitter_percent) * millis / 100;
     if share > 0 {

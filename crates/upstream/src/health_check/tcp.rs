@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::CheckResult;
 use super::config::TcpCheck;
-use super::connection::CheckCx;
+use super::connection::HealthCheckCx;
 use super::payload;
 use crate::Host;
 
@@ -25,7 +25,7 @@ impl TcpProbe {
     pub(super) async fn check(
         &mut self,
         config: &TcpCheck,
-        cx: &CheckCx,
+        cx: &HealthCheckCx,
         host: &Host,
     ) -> CheckResult {
         // Whoever stops polling gives the connection up: it is put back after the whole answer only.

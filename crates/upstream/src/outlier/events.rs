@@ -44,7 +44,7 @@ pub(super) fn ejected(
         | EjectionType::ConsecutiveGatewayFailure
         | EjectionType::ConsecutiveLocalOriginFailure => ("eject_consecutive_event", json!({})),
     };
-    let action = Action {
+    let action = RecordedAction {
         name: "EJECT",
         kind: kind.name(),
         enforced,
@@ -55,7 +55,7 @@ pub(super) fn ejected(
 
 /// The line for a host that has come back.
 pub(super) fn unejected(watched: &Watched, cluster: &str) -> Vec<u8> {
-    let action = Action {
+    let action = RecordedAction {
         name: "UNEJECT",
         kind: "CONSECUTIVE_5XX",
         enforced: false,
@@ -75,7 +75,7 @@ fn whole(percent: f64) -> u32 {
 }
 
 /// What was done, and when the opposite was done last.
-struct Action {
+struct RecordedAction {
     name: &'static str,
     kind: &'static str,
     enforced: bool,
@@ -84,7 +84,7 @@ struct Action {
 
 fn line(
     watched: &Watched,
-    action: &Action,
+    action: &RecordedAction,
     detail: Option<(&str, Value)>,
     cluster: &str,
 ) -> Vec<u8> {

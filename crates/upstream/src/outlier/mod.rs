@@ -46,7 +46,7 @@ enum EjectionType {
 
 /// Which success rates are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
+enum ResultOrigin {
     External,
     Local,
 }
@@ -187,12 +187,17 @@ impl OutlierDetector {
         let external = rates.iter().map(|rates| rates.and_then(|rates| rates.0));
         self.compare(
             &mut hosts,
-            Origin::External,
+            ResultOrigin::External,
             external.collect(),
             &mut changed,
         );
         let local = rates.iter().map(|rates| rates.and_then(|rates| rates.1));
-        self.compare(&mut hosts, Origin::Local, local.collect(), &mut changed);
+        self.compare(
+            &mut hosts,
+            ResultOrigin::Local,
+            local.collect(),
+            &mut changed,
+        );
         let interval = self.config.interval(&runtime);
         for watched in hosts.iter_mut().filter(|watched| !watched.is_ejected()) {
             if watched.unejected.is_some_and(|at| now - at >= interval) {
@@ -207,7 +212,7 @@ impl OutlierDetector {
     fn compare(
         &self,
         hosts: &mut [Watched],
-        origin: Origin,
+        origin: ResultOrigin,
         rates: Vec<Option<(f64, u64)>>,
         changed: &mut ChangedHosts,
     ) {
@@ -231,8 +236,8 @@ impl OutlierDetector {
                 && let Some(monitor) = hosts[*index].host.state().monitor()
             {
                 match origin {
-                    Origin::External => monitor.external.show(*percent),
-                    Origin::Local => monitor.local.show(*percent),
+                    ResultOrigin::External => monitor.external.show(*percent),
+                    ResultOrigin::Local => monitor.local.show(*percent),
                 }
             }
         }
@@ -246,8 +251,8 @@ impl OutlierDetector {
             let threshold = mean - factor * deviation;
             self.show(origin, mean, threshold);
             let kind = match origin {
-                Origin::External => EjectionType::SuccessRate,
-                Origin::Local => EjectionType::SuccessRateLocalOrigin,
+                ResultOrigin::External => EjectionType::SuccessRate,
+                ResultOrigin::Local => EjectionType::SuccessRateLocalOrigin,
             };
             for (index, _) in enough.iter().filter(|rate| rate.1 < threshold) {
                 self.stats.ejections_success_rate.inc();
@@ -262,8 +267,8 @@ impl OutlierDetector {
         if !enough.is_empty() && enough.len() as u64 >= failing_least {
             let threshold = config.failure_percentage_threshold(&runtime) as f64;
             let kind = match origin {
-                Origin::External => EjectionType::FailurePercentage,
-                Origin::Local => EjectionType::FailurePercentageLocalOrigin,
+                ResultOrigin::External => EjectionType::FailurePercentage,
+                ResultOrigin::Local => EjectionType::FailurePercentageLocalOrigin,
             };
             for (index, _) in enough.iter().filter(|rate| 100.0 - rate.1 >= threshold) {
                 self.detected(kind).inc();
@@ -273,15 +278,15 @@ impl OutlierDetector {
     }
 
     /// Lets the admin server show what the success rates have come to.
-    fn show(&self, origin: Origin, average: f64, ejection_threshold: f64) {
+    fn show(&self, origin: ResultOrigin, average: f64, ejection_threshold: f64) {
         let mut rates = **self.rates.load();
         let shown = OutlierRates {
             average,
             ejection_threshold,
         };
         match origin {
-            Origin::External => rates[0] = shown,
-            Origin::Local => rates[1] = shown,
+            ResultOrigin::External => rates[0] = shown,
+            ResultOrigin::Local => rates[1] = shown,
         }
         self.rates.store(Arc::new(rates));
     }

@@ -89,7 +89,7 @@ async fn connect_to(address: &Address, cx: &PoolCx) -> Result<NetworkStream, Poo
         })
 }
 
-type Attempt<'a> = Pin<Box<dyn Future<Output = Result<NetworkStream, PoolFailure>> + 'a>>;
+type ConnectFuture<'a> = Pin<Box<dyn Future<Output = Result<NetworkStream, PoolFailure>> + 'a>>;
 
 /// Written by hand because the attempts race: each begins when the previous one has failed or its delay has passed.
 async fn connect_to_any<'a>(
@@ -98,7 +98,7 @@ async fn connect_to_any<'a>(
     cx: &PoolCx,
 ) -> Result<(&'a Address, NetworkStream), PoolFailure> {
     let mut untried = addresses.iter();
-    let mut attempts: Vec<(&Address, Attempt<'_>)> = Vec::with_capacity(addresses.len());
+    let mut attempts: Vec<(&Address, ConnectFuture<'_>)> = Vec::with_capacity(addresses.len());
     let mut failure = PoolFailure::LocalConnectionFailure("no address".into());
     let mut timer = cx.worker.timers.timer();
     let mut next = true;

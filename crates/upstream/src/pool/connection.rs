@@ -28,7 +28,7 @@ pub(super) struct PoolConnection {
     cx: Rc<PoolCx>,
     pub(super) client: Client,
     pub(super) info: Rc<UpstreamConnectionInfo>,
-    state: Cell<State>,
+    state: Cell<ConnectionState>,
     /// The requests that are assigned to it.
     active: Cell<usize>,
     /// How many of these the codec does not know yet.
@@ -60,7 +60,7 @@ pub struct UpstreamConnectionInfo {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ConnectionState {
     Open,
     Draining,
     /// Closed, or about to be closed by its task.
@@ -76,7 +76,7 @@ impl PoolConnection {
         Rc::new(PoolConnection {
             client,
             info: Rc::new(info),
-            state: Cell::new(State::Open),
+            state: Cell::new(ConnectionState::Open),
             active: Cell::new(0),
             unsent: Cell::new(0),
             requests: Cell::new(0),
@@ -89,17 +89,17 @@ impl PoolConnection {
 
     /// Whether another request may be assigned to it.
     pub(super) fn has_place(&self) -> bool {
-        self.state.get() == State::Open && self.client.capacity() > self.unsent.get()
+        self.state.get() == ConnectionState::Open && self.client.capacity() > self.unsent.get()
     }
 
     /// Whether it takes no more requests and has none. The codec itself closes a connection that the peer is about to
     /// close.
     pub(super) fn is_finished(&self) -> bool {
-        self.state.get() != State::Open && self.active.get() == 0
+        self.state.get() != ConnectionState::Open && self.active.get() == 0
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.state.get() == State::Open
+        self.state.get() == ConnectionState::Open
     }
 
     /// Assigns a request to it.
@@ -129,14 +129,14 @@ impl PoolConnection {
 
     /// Stops assigning new requests.
     pub(super) fn drain(&self) {
-        if self.state.get() == State::Open {
-            self.state.set(State::Draining);
+        if self.state.get() == ConnectionState::Open {
+            self.state.set(ConnectionState::Draining);
         }
     }
 
     /// Closes it, even with requests under way.
     pub(super) fn close(&self) {
-        if self.state.replace(State::Closed) != State::Closed
+        if self.state.replace(ConnectionState::Closed) != ConnectionState::Closed
             && let Some(task) = self.task.take()
         {
             task.wake();
@@ -145,7 +145,7 @@ impl PoolConnection {
 
     /// Ready when it must be closed. Only the task that drives it calls this.
     pub(super) fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.state.get() == State::Closed {
+        if self.state.get() == ConnectionState::Closed {
             return Poll::Ready(());
         }
         // It is always the same task, so its waker is cloned once.

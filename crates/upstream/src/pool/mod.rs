@@ -41,7 +41,7 @@ pub use connection::UpstreamConnectionInfo;
 pub(crate) use cx::PoolCx;
 use pending::PendingQueue;
 pub use stream::UpstreamStream;
-use task::Attempt;
+use task::ConnectAttempt;
 pub use tcp::TcpConnection;
 use tcp::TcpConnections;
 pub use tcp::TcpLease;
@@ -235,15 +235,15 @@ pub(crate) struct Pool {
     tls: Option<Rc<PoolTls>>,
     /// The pool's permit from `max_connection_pools`.
     permit: Cell<Option<Permit>>,
-    state: RefCell<State>,
+    state: RefCell<PoolState>,
     queue: PendingQueue,
     this: Weak<Pool>,
 }
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     /// Connections that are being established.
-    attempts: Vec<Rc<Attempt>>,
+    attempts: Vec<Rc<ConnectAttempt>>,
     /// Connections that are established.
     connections: Vec<Rc<PoolConnection>>,
     /// Connections with capacity; the last one is used first.
@@ -355,7 +355,7 @@ impl Pool {
                 }
                 None => return,
             };
-            let attempt = Rc::new(Attempt::default());
+            let attempt = Rc::new(ConnectAttempt::default());
             state.attempts.push(attempt.clone());
             drop(state);
             task::spawn(self, attempt, permit);
@@ -391,7 +391,11 @@ impl Pool {
     }
 
     /// The connection of `attempt` is established.
-    fn on_connected(self: &Rc<Self>, attempt: &Rc<Attempt>, connection: &Rc<PoolConnection>) {
+    fn on_connected(
+        self: &Rc<Self>,
+        attempt: &Rc<ConnectAttempt>,
+        connection: &Rc<PoolConnection>,
+    ) {
         let mut state = self.state.borrow_mut();
         state.attempts.retain(|a| !Rc::ptr_eq(a, attempt));
         state.connections.push(connection.clone());
@@ -400,7 +404,7 @@ impl Pool {
     }
 
     /// A connection could not be established: all waiting requests fail, as in Envoy.
-    fn on_connect_failed(self: &Rc<Self>, attempt: &Rc<Attempt>, failure: &PoolFailure) {
+    fn on_connect_failed(self: &Rc<Self>, attempt: &Rc<ConnectAttempt>, failure: &PoolFailure) {
         let mut state = self.state.borrow_mut();
         state.attempts.retain(|a| !Rc::ptr_eq(a, attempt));
         drop(state);

@@ -31,11 +31,11 @@ use crate::transport::PoolTls;
 
 /// A connection that is being established.
 #[derive(Debug, Default)]
-pub(super) struct Attempt {
+pub(super) struct ConnectAttempt {
     cancelled: Notify,
 }
 
-impl Attempt {
+impl ConnectAttempt {
     /// Cancels the attempt.
     pub(super) fn cancel(&self) {
         self.cancelled.notify_one();
@@ -43,7 +43,7 @@ impl Attempt {
 }
 
 /// Starts the task. It ends with the connection, which is closed when its pool is dropped, at the latest.
-pub(super) fn spawn(pool: &Pool, attempt: Rc<Attempt>, permit: Permit) {
+pub(super) fn spawn(pool: &Pool, attempt: Rc<ConnectAttempt>, permit: Permit) {
     let counts = ConnectionCounts::new(pool.cx().clone(), pool.host().clone(), permit);
     // Also for a connection that will fail: the codec's stats are listed from the first attempt on.
     match pool.protocol() {
@@ -63,7 +63,7 @@ pub(super) fn spawn(pool: &Pool, attempt: Rc<Attempt>, permit: Permit) {
 async fn run(
     pool: Weak<Pool>,
     counts: ConnectionCounts,
-    attempt: Rc<Attempt>,
+    attempt: Rc<ConnectAttempt>,
     tls: Option<Rc<PoolTls>>,
     protocol: PoolProtocol,
 ) {
@@ -106,15 +106,15 @@ async fn run(
 }
 
 /// The codec's future, which drives the connection.
-type Driver = Pin<Box<dyn Future<Output = ConnectionEnd>>>;
+type CodecFuture = Pin<Box<dyn Future<Output = ConnectionEnd>>>;
 
 /// Connects within `connect_timeout`.
 async fn make(
     counts: &ConnectionCounts,
-    attempt: &Attempt,
+    attempt: &ConnectAttempt,
     tls: Option<&PoolTls>,
     protocol: PoolProtocol,
-) -> Result<(Connected, Client, Driver), PoolFailure> {
+) -> Result<(Connected, Client, CodecFuture), PoolFailure> {
     let cx = &counts.cx;
     let connected = tokio::select! {
         biased;
@@ -142,7 +142,7 @@ async fn make(
 }
 
 /// Starts the codec on a connected socket.
-fn speak(socket: NetworkStream, cx: &PoolCx, http2: bool) -> (Client, Driver) {
+fn speak(socket: NetworkStream, cx: &PoolCx, http2: bool) -> (Client, CodecFuture) {
     let options = cx.client_options(http2).clone();
     // State changes only while this task polls the driver or while a request releases its stream. The pool checks the
     // codec after both.
@@ -160,7 +160,7 @@ async fn drive(
     pool: &Weak<Pool>,
     counts: &ConnectionCounts,
     connection: &Rc<PoolConnection>,
-    mut driver: Driver,
+    mut driver: CodecFuture,
 ) -> ConnectionEnd {
     let mut connection_timers = ConnectionTimers::new(counts);
     let mut noticed = false;

@@ -9,12 +9,12 @@ use outrider_config::api::envoy::config::cluster::v3::cluster::DiscoveryType;
 use outrider_config::api::envoy::config::cluster::v3::cluster::DnsLookupFamily;
 use outrider_config::api::envoy::config::core::v3::Http2ProtocolOptions;
 
-use crate::support::Proxy;
+use crate::support::TestClusters;
 use crate::support::address;
 use crate::support::backend::Http2;
 use crate::support::cluster;
 use crate::support::dns::DnsServer;
-use crate::support::dns::Reply;
+use crate::support::dns::ScriptedReply;
 use crate::support::run;
 use crate::support::seconds;
 use crate::support::until;
@@ -37,24 +37,24 @@ fn strict(names: &[&str], server: &DnsServer) -> ClusterMessage {
 }
 
 /// The hosts and stats of a cluster after these answers. The last answer is repeated.
-async fn outcome(kind: DiscoveryType, replies: &[Reply]) -> (Vec<String>, Proxy) {
+async fn outcome(kind: DiscoveryType, replies: &[ScriptedReply]) -> (Vec<String>, TestClusters) {
     let script: Vec<_> = replies
         .iter()
         .map(|reply| ("a.test", reply.clone()))
         .collect();
     let server = DnsServer::start(&script).await;
-    let proxy = Proxy::start(vec![named(kind, &["a.test"], 80, &server)]).await;
+    let proxy = TestClusters::start(vec![named(kind, &["a.test"], 80, &server)]).await;
     let lookups = replies.len() as u64;
     until(|| proxy.stat("update_success") + proxy.stat("update_failure") >= lookups).await;
     (proxy.hosts(), proxy)
 }
 
-const ONE: Reply = Reply::Addresses(&["10.0.0.1"], 60);
-const TWO: Reply = Reply::Addresses(&["10.0.0.1", "10.0.0.2"], 60);
-const TURNED: Reply = Reply::Addresses(&["10.0.0.2", "10.0.0.1", "10.0.0.1"], 60);
-const OTHERS: Reply = Reply::Addresses(&["10.0.0.3", "10.0.0.2"], 60);
-const EMPTY: Reply = Reply::Addresses(&[], 60);
-const NO_NAME: Reply = Reply::Code(ResponseCode::NXDomain);
+const ONE: ScriptedReply = ScriptedReply::Addresses(&["10.0.0.1"], 60);
+const TWO: ScriptedReply = ScriptedReply::Addresses(&["10.0.0.1", "10.0.0.2"], 60);
+const TURNED: ScriptedReply = ScriptedReply::Addresses(&["10.0.0.2", "10.0.0.1", "10.0.0.1"], 60);
+const OTHERS: ScriptedReply = ScriptedReply::Addresses(&["10.0.0.3", "10.0.0.2"], 60);
+const EMPTY: ScriptedReply = ScriptedReply::Addresses(&[], 60);
+const NO_NAME: ScriptedReply = ScriptedReply::Code(ResponseCode::NXDomain);
 
 #[test]
 fn every_address_is_a_host() {
@@ -70,7 +70,7 @@ fn every_address_is_a_host() {
 fn a_failed_lookup_keeps_the_hosts() {
     run(async {
         for code in [ResponseCode::ServFail, ResponseCode::Refused] {
-            let failed = Reply::Code(code);
+            let failed = ScriptedReply::Code(code);
             let replies = [TWO, failed.clone(), failed.clone(), failed.clone(), failed];
             let (hosts, proxy) = outcome(DiscoveryType::StrictDns, &replies).await;
             assert_eq!(hosts.len(), 2, "{code}");
@@ -126,7 +126,7 @@ fn a_logical_host_has_all_addresses_and_survives_an_empty_answer() {
 fn two_names_with_one_address_are_two_hosts() {
     run(async {
         let server = DnsServer::start(&[("a.test", ONE), ("b.test", TURNED)]).await;
-        let proxy = Proxy::start(vec![strict(&["a.test", "b.test"], &server)]).await;
+        let proxy = TestClusters::start(vec![strict(&["a.test", "b.test"], &server)]).await;
         until(|| proxy.hosts().len() == 3).await;
         assert_eq!(proxy.hosts(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.1:80"]);
     });
@@ -135,9 +135,9 @@ fn two_names_with_one_address_are_two_hosts() {
 #[test]
 fn a_long_answer_is_fetched_by_tcp() {
     run(async {
-        let long = Reply::Truncated(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        let long = ScriptedReply::Truncated(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
         let server = DnsServer::start(&[("a.test", long)]).await;
-        let proxy = Proxy::start(vec![strict(&["a.test"], &server)]).await;
+        let proxy = TestClusters::start(vec![strict(&["a.test"], &server)]).await;
         assert_eq!(proxy.hosts().len(), 3);
         assert_eq!(server.asked()[..2], ["A a.test.", "TCP A a.test."]);
     });
@@ -148,7 +148,7 @@ fn a_host_stays_itself_when_it_is_named_again() {
     run(async {
         let server =
             DnsServer::start(&[("a.test", ONE), ("a.test", OTHERS), ("a.test", TWO)]).await;
-        let proxy = Proxy::start(vec![strict(&["a.test"], &server)]).await;
+        let proxy = TestClusters::start(vec![strict(&["a.test"], &server)]).await;
         until(|| proxy.stat("membership_change") == 2).await;
         let find = || {
             let view = &proxy.manager.view()[0];
@@ -166,20 +166,21 @@ fn a_host_stays_itself_when_it_is_named_again() {
 #[test]
 fn the_server_waits_for_the_first_answer_whatever_it_is() {
     run(async {
-        let server = DnsServer::start(&[("a.test", Reply::Nothing)]).await;
-        let proxy = Proxy::launch(vec![strict(&["a.test"], &server)]);
+        let server = DnsServer::start(&[("a.test", ScriptedReply::Nothing)]).await;
+        let proxy = TestClusters::launch(vec![strict(&["a.test"], &server)]);
         let waited = tokio::time::timeout(Duration::from_millis(50), proxy.manager.initialized());
         assert!(waited.await.is_err());
 
-        let server = DnsServer::start(&[("a.test", Reply::Code(ResponseCode::ServFail))]).await;
-        Proxy::start(vec![strict(&["a.test"], &server)]).await;
+        let server =
+            DnsServer::start(&[("a.test", ScriptedReply::Code(ResponseCode::ServFail))]).await;
+        TestClusters::start(vec![strict(&["a.test"], &server)]).await;
 
-        let server = DnsServer::start(&[("a.test", Reply::Nothing)]).await;
+        let server = DnsServer::start(&[("a.test", ScriptedReply::Nothing)]).await;
         let not_waiting = ClusterMessage {
             wait_for_warm_on_init: Some(false),
             ..strict(&["a.test"], &server)
         };
-        Proxy::start(vec![not_waiting]).await;
+        TestClusters::start(vec![not_waiting]).await;
     });
 }
 
@@ -189,10 +190,10 @@ fn a_removed_host_finishes_and_is_closed() {
         let first = Http2::start_at("127.0.0.1:0", 100).await;
         let port = first.address.port();
         let second = Http2::start_at(&format!("127.0.0.2:{port}"), 100).await;
-        let both = Reply::Addresses(&["127.0.0.1", "127.0.0.2"], 60);
+        let both = ScriptedReply::Addresses(&["127.0.0.1", "127.0.0.2"], 60);
         let server = DnsServer::start(&[("a.test", both)]).await;
         let cluster = named(DiscoveryType::StrictDns, &["a.test"], port, &server);
-        let proxy = Proxy::start(vec![cluster]).await;
+        let proxy = TestClusters::start(vec![cluster]).await;
         for _ in 0..4 {
             proxy.call().await;
         }
@@ -203,7 +204,7 @@ fn a_removed_host_finishes_and_is_closed() {
         second.hold();
         let (a, b, ()) = tokio::join!(proxy.request(), proxy.request(), async {
             until(|| first.held() + second.held() == 2).await;
-            server.say(&[("a.test", Reply::Addresses(&["127.0.0.2"], 60))]);
+            server.say(&[("a.test", ScriptedReply::Addresses(&["127.0.0.2"], 60))]);
             proxy.until("membership_total", 1).await;
             first.release();
             second.release();

@@ -8,7 +8,7 @@ use outrider_config::api::envoy::config::core::v3::Http2ProtocolOptions;
 use outrider_upstream::PickRequest;
 use outrider_upstream::RoutingPriority;
 
-use crate::support::Proxy;
+use crate::support::TestClusters;
 use crate::support::backend::Http2;
 use crate::support::backend::http1;
 use crate::support::fixed;
@@ -21,7 +21,7 @@ const LAST: &str = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\
 fn a_connection_is_used_again() {
     run(async {
         let backend = http1(HELLO).await;
-        let proxy = Proxy::start(vec![fixed(&[backend])]).await;
+        let proxy = TestClusters::start(vec![fixed(&[backend])]).await;
         for _ in 0..3 {
             assert_eq!(proxy.call().await, "hello");
         }
@@ -41,7 +41,7 @@ fn a_connection_is_used_again() {
 fn two_requests_at_once_have_two_connections() {
     run(async {
         let backend = http1(HELLO).await;
-        let proxy = Proxy::start(vec![fixed(&[backend])]).await;
+        let proxy = TestClusters::start(vec![fixed(&[backend])]).await;
         let (first, second) = tokio::join!(proxy.request(), proxy.request());
         assert_eq!(proxy.stat("upstream_cx_active"), 2);
         assert_eq!(first.body().await, "hello");
@@ -55,7 +55,7 @@ fn two_requests_at_once_have_two_connections() {
 fn connection_close_ends_it() {
     run(async {
         let backend = http1(LAST).await;
-        let proxy = Proxy::start(vec![fixed(&[backend])]).await;
+        let proxy = TestClusters::start(vec![fixed(&[backend])]).await;
         assert_eq!(proxy.call().await, "bye");
         proxy.until("upstream_cx_active", 0).await;
         assert_eq!(proxy.stat("upstream_cx_close_notify"), 1);
@@ -69,7 +69,7 @@ fn connection_close_ends_it() {
 fn an_answer_cut_short_ends_the_connection() {
     run(async {
         let backend = http1(HELLO).await;
-        let proxy = Proxy::start(vec![fixed(&[backend])]).await;
+        let proxy = TestClusters::start(vec![fixed(&[backend])]).await;
         drop(proxy.request().await);
         proxy.until("upstream_cx_active", 0).await;
         assert_eq!(proxy.stat("upstream_cx_destroy_local_with_active_rq"), 1);
@@ -89,7 +89,7 @@ fn the_downstream_protocol_may_decide() {
             http2_protocol_options: Some(Http2ProtocolOptions::default()),
             ..fixed(&[backend.address])
         };
-        let proxy = Proxy::start(vec![cluster]).await;
+        let proxy = TestClusters::start(vec![cluster]).await;
         for (downstream, total) in [
             (Version::HTTP_2, "upstream_cx_http2_total"),
             (Version::HTTP_11, "upstream_cx_http1_total"),

@@ -16,7 +16,7 @@ use outrider_config::api::envoy::config::endpoint::v3::endpoint::AdditionalAddre
 use outrider_upstream::PickRequest;
 use outrider_upstream::PoolFailure;
 
-use crate::support::Proxy;
+use crate::support::TestClusters;
 use crate::support::address;
 use crate::support::at;
 use crate::support::backend::Http2;
@@ -48,7 +48,7 @@ fn with_options(hosts: &[SocketAddr], options: HttpProtocolOptions) -> ClusterMe
 fn a_request_is_carried_and_counted() {
     run(async {
         let backend = Http2::start(100).await;
-        let proxy = Proxy::start(vec![fixed_http2(&[backend.address])]).await;
+        let proxy = TestClusters::start(vec![fixed_http2(&[backend.address])]).await;
         let answer = proxy.request().await;
         assert_eq!(proxy.stat("upstream_rq_active"), 1);
         assert_eq!(answer.body().await, "hello");
@@ -89,7 +89,7 @@ fn requests_go_round_all_hosts() {
             backends.push(Http2::start(100).await);
         }
         let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
-        let proxy = Proxy::start(vec![fixed_http2(&addresses)]).await;
+        let proxy = TestClusters::start(vec![fixed_http2(&addresses)]).await;
         for _ in 0..30 {
             proxy.call().await;
         }
@@ -103,7 +103,7 @@ fn requests_go_round_all_hosts() {
 fn a_full_connection_makes_way_for_a_second() {
     run(async {
         let backend = Http2::start(1).await;
-        let proxy = Proxy::start(vec![fixed_http2(&[backend.address])]).await;
+        let proxy = TestClusters::start(vec![fixed_http2(&[backend.address])]).await;
         proxy.call().await; // From now on the peer's limit is known.
         backend.hold();
         let (first, second, ()) = tokio::join!(proxy.request(), proxy.request(), async {
@@ -120,7 +120,7 @@ fn a_full_connection_makes_way_for_a_second() {
 fn after_goaway_the_rest_finishes_and_the_next_goes_elsewhere() {
     run(async {
         let backend = Http2::start(100).await;
-        let proxy = Proxy::start(vec![fixed_http2(&[backend.address])]).await;
+        let proxy = TestClusters::start(vec![fixed_http2(&[backend.address])]).await;
         proxy.call().await;
         backend.hold();
         let late = proxy.request();
@@ -146,7 +146,7 @@ fn a_connection_has_only_so_many_requests() {
             max_requests_per_connection: Some(2),
             ..HttpProtocolOptions::default()
         };
-        let proxy = Proxy::start(vec![with_options(&[backend.address], options)]).await;
+        let proxy = TestClusters::start(vec![with_options(&[backend.address], options)]).await;
         for _ in 0..4 {
             proxy.call().await;
         }
@@ -164,7 +164,7 @@ fn an_idle_connection_is_closed() {
             idle_timeout: Some(seconds(Duration::from_millis(30))),
             ..HttpProtocolOptions::default()
         };
-        let proxy = Proxy::start(vec![with_options(&[backend.address], options)]).await;
+        let proxy = TestClusters::start(vec![with_options(&[backend.address], options)]).await;
         proxy.call().await;
         proxy.until("upstream_cx_idle_timeout", 1).await;
         proxy.until("upstream_cx_active", 0).await;
@@ -182,7 +182,7 @@ fn an_old_connection_is_replaced() {
             max_connection_duration: Some(seconds(Duration::from_millis(30))),
             ..HttpProtocolOptions::default()
         };
-        let proxy = Proxy::start(vec![with_options(&[backend.address], options)]).await;
+        let proxy = TestClusters::start(vec![with_options(&[backend.address], options)]).await;
         backend.hold();
         let (answer, ()) = tokio::join!(proxy.request(), async {
             proxy.until("upstream_cx_max_duration_reached", 1).await;
@@ -201,7 +201,7 @@ fn no_room_to_wait_fails_the_first_request() {
             max_pending_requests: Some(0),
             ..Thresholds::default()
         };
-        let proxy = Proxy::start(vec![with_breakers(&[backend.address], thresholds)]).await;
+        let proxy = TestClusters::start(vec![with_breakers(&[backend.address], thresholds)]).await;
         assert_eq!(proxy.open().await.unwrap_err(), PoolFailure::Overflow);
         assert_eq!(proxy.stat("upstream_rq_pending_overflow"), 1);
         assert_eq!(proxy.stat("upstream_cx_total"), 0);
@@ -216,7 +216,7 @@ fn requests_beyond_the_breaker_fail() {
             max_requests: Some(1),
             ..Thresholds::default()
         };
-        let proxy = Proxy::start(vec![with_breakers(&[backend.address], thresholds)]).await;
+        let proxy = TestClusters::start(vec![with_breakers(&[backend.address], thresholds)]).await;
         let first = proxy.open().await.unwrap();
         assert_eq!(proxy.stat("circuit_breakers.default.rq_open"), 1);
         assert_eq!(proxy.open().await.unwrap_err(), PoolFailure::ActiveOverflow);
@@ -231,7 +231,7 @@ fn requests_beyond_the_breaker_fail() {
 fn who_leaves_the_queue_is_not_counted_any_more() {
     run(async {
         let backend = Http2::start(100).await;
-        let proxy = Proxy::start(vec![fixed_http2(&[backend.address])]).await;
+        let proxy = TestClusters::start(vec![fixed_http2(&[backend.address])]).await;
         let mut opening = Box::pin(proxy.open());
         tokio::select! {
             biased;
@@ -254,7 +254,7 @@ fn a_refused_connection_fails_all_that_wait() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = closed.local_addr().unwrap();
         drop(closed);
-        let proxy = Proxy::start(vec![fixed_http2(&[address])]).await;
+        let proxy = TestClusters::start(vec![fixed_http2(&[address])]).await;
         let (first, second) = tokio::join!(proxy.open(), proxy.open());
         let refused = "delayed connect error: Connection refused";
         for failure in [first.unwrap_err(), second.unwrap_err()] {
@@ -292,7 +292,7 @@ fn a_connection_that_takes_too_long_fails() {
             connect_timeout: Some(seconds(Duration::from_millis(50))),
             ..fixed_http2(&[address])
         };
-        let proxy = Proxy::start(vec![cluster]).await;
+        let proxy = TestClusters::start(vec![cluster]).await;
         assert_eq!(proxy.open().await.unwrap_err(), PoolFailure::Timeout);
         assert_eq!(proxy.stat("upstream_cx_connect_timeout"), 1);
         assert_eq!(proxy.stat("upstream_cx_connect_fail"), 1);
@@ -303,7 +303,7 @@ fn a_connection_that_takes_too_long_fails() {
 #[test]
 fn a_cluster_without_hosts_picks_none() {
     run(async {
-        let proxy = Proxy::start(vec![fixed_http2(&[])]).await;
+        let proxy = TestClusters::start(vec![fixed_http2(&[])]).await;
         assert!(proxy.cluster().pick(PickRequest::default()).is_err());
         assert_eq!(proxy.stat("upstream_cx_none_healthy"), 1);
     });
@@ -349,7 +349,7 @@ fn failures_are_worded_as_envoy_words_them() {
                 ),
             ),
         ] {
-            let proxy = Proxy::start(vec![cluster]).await;
+            let proxy = TestClusters::start(vec![cluster]).await;
             assert_eq!(proxy.open().await.unwrap_err(), want);
         }
     });
@@ -366,7 +366,7 @@ fn the_next_address_is_used_when_the_first_refuses() {
         endpoint(&mut cluster).additional_addresses = vec![AdditionalAddress {
             address: Some(address("127.0.0.1", backend.address.port())),
         }];
-        let proxy = Proxy::start(vec![cluster]).await;
+        let proxy = TestClusters::start(vec![cluster]).await;
         let answer = proxy.request().await;
         assert_eq!(answer.host, refusing.to_string());
         assert_eq!(proxy.stat("upstream_cx_total"), 2);

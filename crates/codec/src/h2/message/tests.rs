@@ -7,8 +7,8 @@ const RULES: HeaderRules = HeaderRules {
     extended_connect: true,
 };
 
-fn fields(kind: BlockKind, rules: &HeaderRules, list: &[(&str, &str)]) -> Fields {
-    let mut fields = Fields::new(kind);
+fn fields(kind: BlockKind, rules: &HeaderRules, list: &[(&str, &str)]) -> BlockFields {
+    let mut fields = BlockFields::new(kind);
     for (name, value) in list {
         let size = name.len() + value.len();
         let name = match *name {

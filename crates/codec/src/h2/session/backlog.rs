@@ -19,7 +19,7 @@ use super::super::frame::Head;
 use super::super::headers;
 use super::super::stream::Chunks;
 use super::super::stream::StreamState;
-use super::State;
+use super::SessionState;
 use super::StreamRef;
 
 /// The maximum backlog of one stream in bytes; lower if the connection's buffer limit is.
@@ -115,7 +115,7 @@ impl StreamRef {
     }
 }
 
-impl State {
+impl SessionState {
     /// How many more bytes a stream's backlog may hold.
     pub(super) fn backlog_room(&mut self, key: usize) -> usize {
         let of_connection = MAX_OF_CONNECTION.saturating_sub(self.total_backlog.get());

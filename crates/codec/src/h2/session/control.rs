@@ -7,12 +7,12 @@ use super::super::frame;
 use super::super::frame::Head;
 use super::DEFAULT_WINDOW;
 use super::Fault;
-use super::State;
+use super::SessionState;
 use super::data::REMOTE_RESET;
 use super::receive::FRAME_SIZE;
 use super::receive::PROTOCOL;
 
-impl State {
+impl SessionState {
     pub(super) fn priority(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         if head.length != 5 {
             return self.stream_fault(head, Reason::FRAME_SIZE_ERROR);

@@ -12,13 +12,13 @@ use super::super::frame::HEAD;
 use super::super::frame::Head;
 use super::super::input::PendingData;
 use super::Fault;
-use super::State;
+use super::SessionState;
 use super::receive::PROTOCOL;
 
 /// Envoy's name for the error of a stream that this side resets.
 pub(super) const REMOTE_RESET: &str = "http2.remote_reset";
 
-impl State {
+impl SessionState {
     pub(super) fn begin_data(&mut self, head: Head, first: Option<u8>) -> Result<(), Fault> {
         let (pad_field, padding) = match (head.has(frame::PADDED), first) {
             (false, _) => (0, 0),

@@ -18,14 +18,14 @@ use super::super::frame::HEAD;
 use super::super::frame::Head;
 use super::super::input::Block;
 use super::super::message::BlockError;
+use super::super::message::BlockFields;
 use super::super::message::FieldChecker;
-use super::super::message::Fields;
 use super::super::stream::ResponseTo;
 use super::super::stream::StreamState;
 use super::super::window::Window;
 use super::Fault;
 use super::Role;
-use super::State;
+use super::SessionState;
 use super::StreamRef;
 use super::data::REMOTE_RESET;
 use super::receive::FRAME_SIZE;
@@ -59,7 +59,7 @@ impl From<BlockError> for RequestHeadError {
     }
 }
 
-impl State {
+impl SessionState {
     pub(super) fn headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         let unpadded = frame::unpad(head, payload).ok_or(PROTOCOL)?;
         let padding = payload.len() - unpadded.len();
@@ -215,7 +215,7 @@ impl State {
         let Some(kind) = block.kind else {
             return self.decoder.decode(bytes, |_, _, _| ()).map_err(|_| failed);
         };
-        let mut fields = Fields::new(kind);
+        let mut fields = BlockFields::new(kind);
         let checker = FieldChecker {
             rules: &self.rules,
             stats: &self.stats,
@@ -238,7 +238,7 @@ impl State {
     pub(super) fn begin_request(
         &mut self,
         block: &Block,
-        fields: &mut Fields,
+        fields: &mut BlockFields,
     ) -> Result<(), Fault> {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let head = match fields.request(block.ends) {
@@ -303,7 +303,7 @@ impl State {
         &mut self,
         key: usize,
         block: &Block,
-        fields: &mut Fields,
+        fields: &mut BlockFields,
     ) -> Result<(), Fault> {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let (status, headers) = match fields.response(block.ends) {
@@ -349,7 +349,7 @@ impl State {
         &mut self,
         key: usize,
         block: &Block,
-        fields: &mut Fields,
+        fields: &mut BlockFields,
     ) -> Result<(), Fault> {
         let (bytes, content_length) = (fields.bytes, fields.content_length);
         let trailers = match fields.trailers(block.ends) {

@@ -63,7 +63,7 @@ const DEFAULT_WINDOW: u32 = 65_535;
 
 /// A handle to a connection's state. Clones refer to the same connection.
 #[derive(Clone, Debug)]
-pub(super) struct Session(Rc<RefCell<State>>);
+pub(super) struct Session(Rc<RefCell<SessionState>>);
 
 /// Closes a connection when the future that drives it ends or is dropped. Streams may exist longer.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub(super) struct SessionSetup<'a> {
 
 /// The SETTINGS of both sides.
 #[derive(Debug)]
-struct Settings {
+struct BothSettings {
     /// The configured initial window of streams: announced in our SETTINGS, and in force once they are acknowledged.
     window: u32,
     max_streams: u32,
@@ -106,7 +106,7 @@ struct Settings {
 }
 
 #[derive(Debug)]
-struct State {
+struct SessionState {
     role: Role,
     /// `None` once the connection has ended; streams may still refer to its state.
     socket: Option<NetworkStream>,
@@ -114,7 +114,7 @@ struct State {
     output: Output,
     decoder: Decoder,
     encoder: Encoder,
-    settings: Settings,
+    settings: BothSettings,
     rules: HeaderRules,
     /// `override_stream_error_on_invalid_http_message`
     stream_error: bool,
@@ -172,14 +172,14 @@ impl Session {
     pub(super) fn new(socket: NetworkStream, setup: SessionSetup<'_>) -> Session {
         let options = setup.options;
         let is_server = setup.role == Role::Server;
-        let mut state = State {
+        let mut state = SessionState {
             role: setup.role,
             socket: Some(socket),
             input: Input::new(is_server),
             output: Output::default(),
             decoder: Decoder::new(options.hpack_table_size as usize),
             encoder: Encoder::new(options.hpack_table_size as usize, options.huffman),
-            settings: Settings {
+            settings: BothSettings {
                 window: options.initial_stream_window_size,
                 max_streams: options.max_concurrent_streams,
                 acknowledged: false,
@@ -228,7 +228,7 @@ impl Session {
     }
 
     /// Runs `work` on the state, and calls the wakers that it collected after the borrow has ended.
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut SessionState) -> T) -> T {
         let mut state = self.0.borrow_mut();
         let result = work(&mut state);
         if state.wakers.is_empty() {
@@ -273,7 +273,7 @@ impl Session {
     }
 
     /// Gives the handles of new streams a reference to the session.
-    fn take_accepted(&self, state: &mut State) -> SmallVec<[AcceptedRequest; 1]> {
+    fn take_accepted(&self, state: &mut SessionState) -> SmallVec<[AcceptedRequest; 1]> {
         let mut accepted = std::mem::take(&mut state.accepted);
         for request in &mut accepted {
             if let AcceptedRequest::Request { stream, .. } = request {
@@ -388,7 +388,7 @@ impl Session {
     }
 }
 
-impl State {
+impl SessionState {
     fn is_server(&self) -> bool {
         self.role == Role::Server
     }
@@ -556,7 +556,7 @@ impl State {
     }
 }
 
-impl Drop for State {
+impl Drop for SessionState {
     fn drop(&mut self) {
         self.output.clear();
         self.update_gauges();

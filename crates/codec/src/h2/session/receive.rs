@@ -12,7 +12,7 @@ use super::super::frame::HEAD;
 use super::super::frame::Head;
 use super::super::limits::Flood;
 use super::Fault;
-use super::State;
+use super::SessionState;
 
 pub(super) const PROTOCOL: Fault = Fault::GoAway(Reason::PROTOCOL_ERROR);
 pub(super) const FRAME_SIZE: Fault = Fault::GoAway(Reason::FRAME_SIZE_ERROR);
@@ -23,7 +23,7 @@ impl From<Flood> for Fault {
     }
 }
 
-impl State {
+impl SessionState {
     /// Processes all of `chunk`.
     pub(super) fn feed(&mut self, chunk: &mut BytesMut) -> Result<(), Fault> {
         self.feed_preface(chunk)?;

@@ -17,11 +17,11 @@ use super::super::frame::Head;
 use super::super::stream::ResponseTo;
 use super::super::stream::StreamState;
 use super::super::window::Window;
+use super::BothSettings;
 use super::DEFAULT_WINDOW;
 use super::Role;
 use super::Session;
-use super::Settings;
-use super::State;
+use super::SessionState;
 use super::StreamRef;
 
 /// The highest possible stream number.
@@ -89,7 +89,7 @@ impl Session {
     }
 }
 
-impl Settings {
+impl BothSettings {
     /// The initial window of a new stream. Before our SETTINGS are acknowledged, the peer may use the RFC's default.
     pub(super) fn window_now(&self) -> u32 {
         if self.acknowledged {
@@ -100,7 +100,7 @@ impl Settings {
     }
 }
 
-impl State {
+impl SessionState {
     /// Queues the connection preface.
     pub(super) fn send_preface(&mut self, options: &Http2Options) {
         let mut values = Vec::with_capacity(5);

@@ -13,7 +13,7 @@ use crate::hpack::Encoder;
 
 use super::super::stream::StreamState;
 use super::Session;
-use super::State;
+use super::SessionState;
 
 /// A handle to a stream. Once all handles are dropped, received data is discarded.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl StreamRef {
         }
     }
 
-    pub(super) fn with<T: Default>(&self, work: impl FnOnce(&mut State, usize) -> T) -> T {
+    pub(super) fn with<T: Default>(&self, work: impl FnOnce(&mut SessionState, usize) -> T) -> T {
         match &self.session {
             Some(session) => session.with(|state| work(state, self.key)),
             None => T::default(),
@@ -83,7 +83,7 @@ impl StreamRef {
     fn poll_received<T>(
         &self,
         cx: &Context<'_>,
-        take: impl FnOnce(&mut State, usize) -> Option<T>,
+        take: impl FnOnce(&mut SessionState, usize) -> Option<T>,
     ) -> Poll<Option<Result<T, StreamError>>> {
         let Some(session) = &self.session else {
             return Poll::Ready(None);

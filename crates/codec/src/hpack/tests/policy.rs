@@ -2,14 +2,14 @@
 
 use super::Decoder;
 use super::Encoder;
-use super::Pair;
+use super::FieldPair;
 use super::decode;
 use super::encode;
 use super::pair;
 use crate::Huffman;
 
 /// Encodes the same field several times.
-fn repeat(encoder: &mut Encoder, field: &Pair) -> [Vec<u8>; 4] {
+fn repeat(encoder: &mut Encoder, field: &FieldPair) -> [Vec<u8>; 4] {
     std::array::from_fn(|_| encode(encoder, std::slice::from_ref(field)))
 }
 

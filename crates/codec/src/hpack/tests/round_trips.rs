@@ -2,7 +2,7 @@
 
 use super::Decoder;
 use super::Encoder;
-use super::Pair;
+use super::FieldPair;
 use super::decode;
 use super::encode;
 use super::pair;
@@ -45,7 +45,7 @@ fn huffman_code_of_random_bytes() {
 }
 
 /// A block of fields, some of which repeat from one block to the next.
-fn random_fields(random: &mut fastrand::Rng) -> Vec<Pair> {
+fn random_fields(random: &mut fastrand::Rng) -> Vec<FieldPair> {
     const NAMES: [&str; 12] = [
         ":status",
         ":method",

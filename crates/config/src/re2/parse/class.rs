@@ -1,6 +1,6 @@
 //! Bracket expressions and classes with names.
 
-use super::Parser;
+use super::RegexpParser;
 use crate::re2::regexp::ByteSet;
 
 /// `\n`.
@@ -8,7 +8,7 @@ pub(super) fn newline() -> ByteSet {
     ByteSet::range(b'\n', b'\n')
 }
 
-impl Parser<'_> {
+impl RegexpParser<'_> {
     /// `[…]`: single characters, ranges, escaped classes and `[:name:]`. All else is literal.
     pub(super) fn class(&mut self) -> Result<ByteSet, String> {
         let start = self.at;

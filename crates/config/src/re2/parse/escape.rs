@@ -1,10 +1,10 @@
 //! What starts with a backslash.
 
-use super::Parser;
+use super::RegexpParser;
 use crate::re2::regexp::Look;
 use crate::re2::regexp::Regexp;
 
-impl Parser<'_> {
+impl RegexpParser<'_> {
     /// An escape outside of brackets.
     pub(super) fn escaped(&mut self) -> Result<(), String> {
         let node = match self.bytes() {

@@ -19,7 +19,7 @@ pub(super) type Field = (String, Bytes);
 
 /// What the service decided.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct AuthzDecision {
     pub(super) verdict: Verdict,
     /// Dynamic metadata for the filter's namespace.
     pub(super) metadata: Struct,
@@ -29,7 +29,7 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// The request goes on, after these changes.
-    Ok(Box<Changes>),
+    Ok(Box<AllowedChanges>),
     /// The client gets this reply.
     Denied(Rejection),
     /// The service failed.
@@ -44,7 +44,7 @@ impl Default for Verdict {
 
 /// Changes to a request that is allowed, and to its response.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub(super) struct AllowedChanges {
     pub(super) set: Vec<Field>,
     pub(super) add: Vec<Field>,
     /// Joined to headers that exist.
@@ -64,7 +64,7 @@ pub(super) struct Rejection {
     pub(super) body: Bytes,
 }
 
-impl Answer {
+impl AuthzDecision {
     /// Adds how long the service took to its metadata, if the request is allowed and there is any.
     pub(super) fn note_duration(&mut self, took: Duration) {
         let fields = &mut self.metadata.fields;
@@ -83,7 +83,7 @@ impl Rejection {
     }
 }
 
-impl Changes {
+impl AllowedChanges {
     /// Whether the request itself changes.
     pub(super) fn touch_request(&self) -> bool {
         !(self.set.is_empty()
@@ -101,8 +101,8 @@ fn appends(option: &HeaderValueOption) -> Option<bool> {
     option.append
 }
 
-impl From<CheckResponse> for Answer {
-    fn from(response: CheckResponse) -> Answer {
+impl From<CheckResponse> for AuthzDecision {
+    fn from(response: CheckResponse) -> AuthzDecision {
         let code = response.status.map_or(0, |status| status.code);
         let mut metadata = response.dynamic_metadata.unwrap_or_default();
         let verdict = match (code, response.http_response) {
@@ -118,16 +118,16 @@ impl From<CheckResponse> for Answer {
             (_, Some(HttpResponse::DeniedResponse(denied))) => Verdict::Denied(denied.into()),
             (_, _) => Verdict::Denied(Rejection::default()),
         };
-        Answer { verdict, metadata }
+        AuthzDecision { verdict, metadata }
     }
 }
 
-impl From<OkHttpResponse> for Changes {
-    fn from(ok: OkHttpResponse) -> Changes {
-        let mut changes = Changes {
+impl From<OkHttpResponse> for AllowedChanges {
+    fn from(ok: OkHttpResponse) -> AllowedChanges {
+        let mut changes = AllowedChanges {
             remove: ok.headers_to_remove,
             remove_query: ok.query_parameters_to_remove,
-            ..Changes::default()
+            ..AllowedChanges::default()
         };
         for option in ok.headers {
             match appends(&option) == Some(true) {

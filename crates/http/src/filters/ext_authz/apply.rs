@@ -7,10 +7,10 @@ use outrider_codec::RequestHead;
 use outrider_codec::Target;
 use outrider_config::api::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 
-use crate::filters::mutation_rules::Mutation;
+use crate::filters::mutation_rules::MutationDecision;
 use crate::filters::mutation_rules::MutationRules;
 
-use super::answer::Changes;
+use super::answer::AllowedChanges;
 use super::answer::Field;
 use super::config::ExtAuthzConfig;
 
@@ -20,7 +20,7 @@ pub(super) struct Refused;
 /// Makes the changes of a request.
 pub(super) fn to_request(
     config: &ExtAuthzConfig,
-    changes: &Changes,
+    changes: &AllowedChanges,
     head: &mut RequestHead,
 ) -> Result<(), Refused> {
     let rules = config.rules.as_ref();
@@ -60,9 +60,9 @@ fn is_allowed(rules: Option<&MutationRules>, name: &str, removes: bool) -> Resul
         return Ok(true);
     };
     match rules.check(&name.to_ascii_lowercase(), removes) {
-        Mutation::Allowed => Ok(true),
-        Mutation::Ignored => Ok(false),
-        Mutation::Refused => Err(Refused),
+        MutationDecision::Allowed => Ok(true),
+        MutationDecision::Ignored => Ok(false),
+        MutationDecision::Refused => Err(Refused),
     }
 }
 
@@ -117,7 +117,7 @@ fn append(head: &mut RequestHead, name: &str, value: &[u8]) -> bool {
 /// Changes the parameters of the query.
 fn change_query(
     config: &ExtAuthzConfig,
-    changes: &Changes,
+    changes: &AllowedChanges,
     head: &mut RequestHead,
 ) -> Result<(), Refused> {
     if changes.set_query.is_empty() && changes.remove_query.is_empty() {

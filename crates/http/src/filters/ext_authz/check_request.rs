@@ -24,9 +24,9 @@ use super::config::HeaderSelection;
 const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
 /// The facts about a stream that are not in it.
-pub(super) struct CheckCx {
+pub(super) struct CheckRequestCx {
     /// The body, as far as the service gets it.
-    pub(super) body: Option<RequestBody>,
+    pub(super) body: Option<CheckedBody>,
     /// `context_extensions` of the route.
     pub(super) context: HashMap<String, String>,
     /// Bytes of the body that have arrived.
@@ -34,13 +34,13 @@ pub(super) struct CheckCx {
 }
 
 /// The body of a request, or its first part.
-pub(super) struct RequestBody {
+pub(super) struct CheckedBody {
     pub(super) data: Bytes,
     pub(super) is_partial: bool,
 }
 
 /// Describes the request of `stream`.
-pub(super) fn build(config: &ExtAuthzConfig, stream: &Stream, cx: CheckCx) -> CheckRequest {
+pub(super) fn build(config: &ExtAuthzConfig, stream: &Stream, cx: CheckRequestCx) -> CheckRequest {
     let connection = &stream.connection;
     let tls = connection.tls.as_deref();
     let peer = tls.and_then(|tls| tls.peer.as_deref());
@@ -85,7 +85,11 @@ pub(super) fn build(config: &ExtAuthzConfig, stream: &Stream, cx: CheckCx) -> Ch
     }
 }
 
-fn http_request(config: &ExtAuthzConfig, stream: &Stream, cx: &CheckCx) -> attributes::HttpRequest {
+fn http_request(
+    config: &ExtAuthzConfig,
+    stream: &Stream,
+    cx: &CheckRequestCx,
+) -> attributes::HttpRequest {
     let head = &stream.request;
     let mut request = attributes::HttpRequest {
         id: stream.id.to_string(),

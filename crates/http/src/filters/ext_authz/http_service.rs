@@ -18,8 +18,8 @@ use outrider_config::api::envoy::service::auth::v3::attribute_context::HttpReque
 use prost_types::Value;
 use prost_types::value::Kind;
 
-use super::answer::Answer;
-use super::answer::Changes;
+use super::answer::AllowedChanges;
+use super::answer::AuthzDecision;
 use super::answer::Field;
 use super::answer::Rejection;
 use super::answer::Verdict;
@@ -33,7 +33,7 @@ pub(super) async fn ask(
     service: &HttpAuthService,
     client: &InternalClient,
     request: HttpRequest,
-) -> Answer {
+) -> AuthzDecision {
     let (head, body) = question(service, request);
     let timeout = service.service.timeout;
     let options = CallOptions {
@@ -46,11 +46,11 @@ pub(super) async fn ask(
         .request(&service.service.cluster, head, Body::full(body), &options)
         .await;
     match called {
-        Ok(response) if response.head.status.is_server_error() => Answer::default(),
+        Ok(response) if response.head.status.is_server_error() => AuthzDecision::default(),
         Ok(response) => answer(service, response),
         Err(failure) => {
             log::debug!(target: "ext_authz", "no answer: {failure}");
-            Answer::default()
+            AuthzDecision::default()
         }
     }
 }
@@ -113,7 +113,7 @@ fn add(service: &HttpAuthService, head: &mut RequestHead, name: &str, value: &[u
     }
 }
 
-fn answer(service: &HttpAuthService, response: Response) -> Answer {
+fn answer(service: &HttpAuthService, response: Response) -> AuthzDecision {
     let status = response.head.status;
     let is_ok = status == http::StatusCode::OK;
     let mut headers = response.head.headers;
@@ -125,7 +125,7 @@ fn answer(service: &HttpAuthService, response: Response) -> Answer {
         .filter(|name| !name.is_empty())
         .collect();
     headers.remove(HEADERS_TO_REMOVE);
-    let mut answer = Answer {
+    let mut answer = AuthzDecision {
         verdict: if is_ok {
             Verdict::Ok(Box::new(changes(service, &headers, remove)))
         } else {
@@ -135,7 +135,7 @@ fn answer(service: &HttpAuthService, response: Response) -> Answer {
                 body: response.body,
             })
         },
-        ..Answer::default()
+        ..AuthzDecision::default()
     };
     for (name, value) in fields(&headers, |name| service.metadata.matches(name)) {
         let text = String::from_utf8_lossy(&value).into_owned();
@@ -145,17 +145,17 @@ fn answer(service: &HttpAuthService, response: Response) -> Answer {
     answer
 }
 
-fn changes(service: &HttpAuthService, headers: &HeaderMap, remove: Vec<String>) -> Changes {
+fn changes(service: &HttpAuthService, headers: &HeaderMap, remove: Vec<String>) -> AllowedChanges {
     let added = fields(headers, |name| service.client_on_success.matches(name));
     let added = added.into_iter();
-    Changes {
+    AllowedChanges {
         set: fields(headers, |name| service.upstream.matches(name)),
         add: fields(headers, |name| service.upstream_append.matches(name)),
         remove,
         response: added
             .map(|field| (field, HeaderAppendAction::AppendIfExistsOrAdd))
             .collect(),
-        ..Changes::default()
+        ..AllowedChanges::default()
     }
 }
 

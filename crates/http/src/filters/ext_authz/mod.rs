@@ -46,13 +46,13 @@ use crate::filters::StreamSlot;
 use crate::filters::route_config::RouteFactory;
 use crate::local_reply::LocalReply;
 
-use self::answer::Answer;
+use self::answer::AuthzDecision;
 use self::answer::Field;
 use self::answer::Rejection;
 use self::answer::Verdict;
 use self::apply::Refused;
-use self::check_request::CheckCx;
-use self::check_request::RequestBody;
+use self::check_request::CheckRequestCx;
+use self::check_request::CheckedBody;
 use self::config::BodySettings;
 use self::config::CheckSettings;
 use self::config::ExtAuthzConfig;
@@ -218,7 +218,7 @@ impl ExtAuthzFilter {
         stream: &Stream,
         body: &mut Body,
         cx: &FilterCx<'_>,
-    ) -> Result<Option<RequestBody>, LocalReply> {
+    ) -> Result<Option<CheckedBody>, LocalReply> {
         let settings = self.settings(stream);
         let own = settings.and_then(|settings| settings.body);
         let buffering = own.or(self.shared.config.body);
@@ -241,13 +241,13 @@ impl ExtAuthzFilter {
         };
         let is_partial = held.data.len() > limit;
         let data = held.data.slice(..held.data.len().min(limit));
-        Ok(Some(RequestBody { data, is_partial }))
+        Ok(Some(CheckedBody { data, is_partial }))
     }
 
     fn question(
         &self,
         stream: &Stream,
-        body: Option<RequestBody>,
+        body: Option<CheckedBody>,
         cx: &FilterCx<'_>,
     ) -> CheckRequest {
         let mut context = HashMap::new();
@@ -257,7 +257,7 @@ impl ExtAuthzFilter {
                 context.extend(extensions.map(|(key, value)| (key.clone(), value.clone())));
             }
         }
-        let facts = CheckCx {
+        let facts = CheckRequestCx {
             body,
             context,
             received: cx.meter.body_bytes_received(),
@@ -265,7 +265,7 @@ impl ExtAuthzFilter {
         check_request::build(&self.shared.config, stream, facts)
     }
 
-    async fn ask(&self, service: &Service, check: CheckRequest) -> Answer {
+    async fn ask(&self, service: &Service, check: CheckRequest) -> AuthzDecision {
         match service {
             Service::Grpc { service, timeout } => {
                 let timeout = (!timeout.is_zero()).then_some(*timeout);
@@ -274,7 +274,7 @@ impl ExtAuthzFilter {
                     Ok::<CheckResponse, _>(response) => response.into(),
                     Err(status) => {
                         log::debug!(target: "ext_authz", "no answer: {status}");
-                        Answer::default()
+                        AuthzDecision::default()
                     }
                 }
             }
@@ -290,7 +290,7 @@ impl ExtAuthzFilter {
     fn decide(
         &self,
         stream: &mut Stream,
-        answer: Answer,
+        answer: AuthzDecision,
         cx: &FilterCx<'_>,
     ) -> Result<(), LocalReply> {
         let config = &self.shared.config;

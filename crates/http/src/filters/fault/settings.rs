@@ -24,9 +24,9 @@ use outrider_matching::HeaderMatcher;
 /// The faults of the filter, or of a route.
 #[derive(Debug)]
 pub(super) struct FaultSettings {
-    delay: Option<Fault<Duration>>,
-    abort: Option<Fault<Abort>>,
-    rate: Option<Fault<u64>>,
+    delay: Option<InjectedFault<Duration>>,
+    abort: Option<InjectedFault<Abort>>,
+    rate: Option<InjectedFault<u64>>,
     /// `upstream_cluster`; empty for any.
     upstream_cluster: Box<str>,
     /// `downstream_nodes`; empty for any.
@@ -40,7 +40,7 @@ pub(super) struct FaultSettings {
 
 /// One kind of fault: what it is and how many requests get it.
 #[derive(Debug)]
-struct Fault<T> {
+struct InjectedFault<T> {
     /// `None` if each request asks for it in a header.
     fixed: Option<T>,
     share: Fraction,
@@ -124,7 +124,7 @@ impl FaultSettings {
                     .flatten(),
                 Some(FaultDelaySecifier::HeaderDelay(_)) | None => None,
             };
-            Fault::new(fixed, delay.percentage.as_ref())
+            InjectedFault::new(fixed, delay.percentage.as_ref())
         });
         let abort = message.abort.as_ref().map(|abort| {
             let fixed = match &abort.error_type {
@@ -132,14 +132,14 @@ impl FaultSettings {
                 Some(ErrorType::GrpcStatus(status)) => Some(Abort::Grpc(u64::from(*status))),
                 Some(ErrorType::HeaderAbort(_)) | None => None,
             };
-            Fault::new(fixed, abort.percentage.as_ref())
+            InjectedFault::new(fixed, abort.percentage.as_ref())
         });
         let rate = message.response_rate_limit.as_ref().map(|limit| {
             let fixed = match &limit.limit_type {
                 Some(LimitType::FixedLimit(limit)) => Some(limit.limit_kbps),
                 Some(LimitType::HeaderLimit(_)) | None => None,
             };
-            Fault::new(fixed, limit.percentage.as_ref())
+            InjectedFault::new(fixed, limit.percentage.as_ref())
         });
         let nodes = message.downstream_nodes.iter();
         errors.finish(FaultSettings {
@@ -267,9 +267,9 @@ impl FaultSettings {
     }
 }
 
-impl<T> Fault<T> {
-    fn new(fixed: Option<T>, percentage: Option<&FractionalPercent>) -> Fault<T> {
-        Fault {
+impl<T> InjectedFault<T> {
+    fn new(fixed: Option<T>, percentage: Option<&FractionalPercent>) -> InjectedFault<T> {
+        InjectedFault {
             fixed,
             share: Fraction::of(&percentage.copied().unwrap_or_default()),
         }

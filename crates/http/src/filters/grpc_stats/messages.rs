@@ -28,13 +28,13 @@ const MAX_END: usize = 64 * 1024;
 /// The protocol of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Protocol {
-    body: Framing,
+    body: MessageFraming,
     /// Whether the request has `connect-protocol-version`: then the response's HTTP status tells how the call ended.
     pub(super) versioned: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
+enum MessageFraming {
     /// Messages, and a status in trailers.
     Grpc,
     /// Messages, the last of which ends the stream and holds the status (`application/connect+proto`).
@@ -45,7 +45,7 @@ enum Framing {
 
 impl Protocol {
     pub(super) const GRPC: Protocol = Protocol {
-        body: Framing::Grpc,
+        body: MessageFraming::Grpc,
         versioned: false,
     };
 
@@ -53,11 +53,11 @@ impl Protocol {
     pub(super) fn of(headers: &HeaderMap) -> Option<Protocol> {
         let versioned = headers.get("connect-protocol-version").is_some();
         let body = if grpc::is_request(headers) {
-            Framing::Grpc
+            MessageFraming::Grpc
         } else if is_connect(headers) {
-            Framing::Connect
+            MessageFraming::Connect
         } else if versioned {
-            Framing::Unary
+            MessageFraming::Unary
         } else {
             return None;
         };
@@ -189,7 +189,7 @@ impl BodyStream for CountedRequest {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
         let frame = ready!(self.body.poll_frame(cx));
         let begun = match &frame {
-            _ if self.call.protocol.body == Framing::Unary => u64::from(
+            _ if self.call.protocol.body == MessageFraming::Unary => u64::from(
                 ends(&frame, &self.body) && !std::mem::replace(&mut self.frames.ended, true),
             ),
             Some(Ok(Frame::Data(bytes))) => self.frames.count(bytes),
@@ -222,7 +222,7 @@ fn ends(frame: &Option<Result<Frame, StreamError>>, body: &Body) -> bool {
 /// A response's body, with its messages and its end counted.
 pub(super) struct CountedResponse {
     body: Body,
-    framing: Option<Framing>,
+    framing: Option<MessageFraming>,
     frames: MessageCounter,
     /// Whether the end was counted.
     over: bool,
@@ -240,8 +240,8 @@ impl CountedResponse {
         call: Rc<CallCounters>,
     ) -> CountedResponse {
         let framing = match (is_grpc, call.protocol.body) {
-            (true, _) => Some(Framing::Grpc),
-            (false, Framing::Grpc) => None,
+            (true, _) => Some(MessageFraming::Grpc),
+            (false, MessageFraming::Grpc) => None,
             (false, framing) => Some(framing),
         };
         CountedResponse {
@@ -260,7 +260,10 @@ impl CountedResponse {
     fn count(&mut self, frame: &Option<Result<Frame, StreamError>>) {
         let stats = &self.call.stats;
         match (self.framing, frame) {
-            (Some(Framing::Grpc | Framing::Connect), Some(Ok(Frame::Data(bytes)))) => {
+            (
+                Some(MessageFraming::Grpc | MessageFraming::Connect),
+                Some(Ok(Frame::Data(bytes))),
+            ) => {
                 let begun = self.frames.count(bytes);
                 if begun > 0 {
                     stats.response_message_count.get().add(begun);
@@ -268,7 +271,7 @@ impl CountedResponse {
             }
             (_, Some(Ok(Frame::Trailers(trailers)))) => {
                 self.over = true;
-                if self.call.protocol.body == Framing::Grpc {
+                if self.call.protocol.body == MessageFraming::Grpc {
                     stats.count(trailers.get(&header::GRPC_STATUS));
                     self.record_time();
                 }
@@ -281,9 +284,9 @@ impl CountedResponse {
         }
         self.over = true;
         match self.framing {
-            Some(Framing::Connect) => stats.count_outcome(self.frames.succeeded()),
-            Some(Framing::Unary) => stats.response_message_count.get().inc(),
-            Some(Framing::Grpc) | None => return,
+            Some(MessageFraming::Connect) => stats.count_outcome(self.frames.succeeded()),
+            Some(MessageFraming::Unary) => stats.response_message_count.get().inc(),
+            Some(MessageFraming::Grpc) | None => return,
         }
         self.record_time();
     }

@@ -72,7 +72,7 @@ struct IndexedCluster {
 
 /// A cluster's scope: its first word, which becomes a label, and the others, which stay in the metric's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cluster<'a> {
+struct ClusterScope<'a> {
     first: &'a str,
     others: &'a str,
 }
@@ -170,7 +170,7 @@ impl MetricIndex {
         let mut numbers = HashMap::from([("", 0)]);
         let mut others = vec![""];
         for scope in snapshot.scopes() {
-            let cluster = Cluster::of(scope).filter(|_| !tags.has_expressions());
+            let cluster = ClusterScope::of(scope).filter(|_| !tags.has_expressions());
             self.clusters.push(cluster.map(|cluster| IndexedCluster {
                 first: escape(cluster.first).into(),
                 others: *numbers.entry(cluster.others).or_insert_with(|| {
@@ -267,15 +267,15 @@ fn halves(text: &str, mark: char) -> Option<(String, String)> {
     (!after.contains(mark)).then(|| (before.to_owned(), after.to_owned()))
 }
 
-impl<'a> Cluster<'a> {
+impl<'a> ClusterScope<'a> {
     /// The cluster that the scope belongs to.
-    fn of(scope: &'a str) -> Option<Cluster<'a>> {
+    fn of(scope: &'a str) -> Option<ClusterScope<'a>> {
         let name = scope.strip_prefix("cluster.")?.strip_suffix('.')?;
         let plain = |word: &str| !word.is_empty() && !SPECIAL_NAMES.contains(&word);
         let (first, others) = name.split_once('.').unwrap_or((name, ""));
         let is_plain =
             name.split('.').all(plain) && !name.contains([FIRST_PLACEHOLDER, OTHERS_PLACEHOLDER]);
-        is_plain.then_some(Cluster { first, others })
+        is_plain.then_some(ClusterScope { first, others })
     }
 }
 
@@ -328,7 +328,7 @@ mod tests {
         ];
         for cluster in of_one_word.into_iter().chain(of_more) {
             let scope = format!("cluster.{cluster}.");
-            let Cluster { first, others } = Cluster::of(&scope).unwrap();
+            let ClusterScope { first, others } = ClusterScope::of(&scope).unwrap();
             for name in NAMES {
                 let special = name.split('.').any(|word| SPECIAL_NAMES.contains(&word));
                 if !others.is_empty() && special {
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn clusters_with_special_names_are_not_cached() {
-        let cluster = |first, others| Some(Cluster { first, others });
+        let cluster = |first, others| Some(ClusterScope { first, others });
         for (scope, found) in [
             ("cluster.web.", cluster("web", "")),
             ("cluster.a.b.c.", cluster("a", "b.c")),
@@ -361,7 +361,7 @@ mod tests {
             ("http.web.", None),
             ("cluster.", None),
         ] {
-            assert_eq!(Cluster::of(scope), found, "{scope}");
+            assert_eq!(ClusterScope::of(scope), found, "{scope}");
         }
     }
 }

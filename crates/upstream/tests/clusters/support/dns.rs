@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 
 /// One answer of the script.
 #[derive(Clone, Debug)]
-pub(crate) enum Reply {
+pub(crate) enum ScriptedReply {
     /// These addresses, filtered by the family that was asked for, with a TTL in seconds.
     Addresses(&'static [&'static str], u32),
     /// An error code.
@@ -34,12 +34,12 @@ pub(crate) enum Reply {
 #[derive(Clone)]
 pub(crate) struct DnsServer {
     pub(crate) address: SocketAddr,
-    script: Rc<RefCell<Vec<(String, Reply)>>>,
+    script: Rc<RefCell<Vec<(String, ScriptedReply)>>>,
     asked: Rc<RefCell<Vec<String>>>,
 }
 
 impl DnsServer {
-    pub(crate) async fn start(script: &[(&str, Reply)]) -> DnsServer {
+    pub(crate) async fn start(script: &[(&str, ScriptedReply)]) -> DnsServer {
         // A port that is free for both UDP and TCP.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -59,7 +59,7 @@ impl DnsServer {
     }
 
     /// Replaces the script.
-    pub(crate) fn say(&self, script: &[(&str, Reply)]) {
+    pub(crate) fn say(&self, script: &[(&str, ScriptedReply)]) {
         let entries = script
             .iter()
             .map(|(name, reply)| (name.to_string(), reply.clone()));
@@ -120,16 +120,16 @@ impl DnsServer {
             }
         };
         match self.reply(query.query_type(), name.trim_end_matches('.')) {
-            Reply::Addresses(addresses, ttl) => add(addresses, ttl),
-            Reply::Truncated(addresses) if tcp => add(addresses, 60),
-            Reply::Truncated(_) => answer.metadata.truncation = true,
-            Reply::Code(code) => answer.metadata.response_code = code,
-            Reply::Nothing => return None,
+            ScriptedReply::Addresses(addresses, ttl) => add(addresses, ttl),
+            ScriptedReply::Truncated(addresses) if tcp => add(addresses, 60),
+            ScriptedReply::Truncated(_) => answer.metadata.truncation = true,
+            ScriptedReply::Code(code) => answer.metadata.response_code = code,
+            ScriptedReply::Nothing => return None,
         }
         Some(answer.to_vec().unwrap())
     }
 
-    fn reply(&self, kind: RecordType, name: &str) -> Reply {
+    fn reply(&self, kind: RecordType, name: &str) -> ScriptedReply {
         let of_kind = format!("{kind} {name}");
         let mut script = self.script.borrow_mut();
         let mut fitting = script
@@ -138,7 +138,7 @@ impl DnsServer {
             .filter(|(_, (of, _))| *of == name || *of == of_kind)
             .map(|(index, _)| index);
         match (fitting.next(), fitting.next()) {
-            (None, _) => Reply::Code(ResponseCode::NXDomain),
+            (None, _) => ScriptedReply::Code(ResponseCode::NXDomain),
             (Some(last), None) => script[last].1.clone(),
             (Some(first), Some(_)) => script.remove(first).1,
         }

@@ -57,21 +57,21 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
 }
 
 /// Clusters on one thread, which is both the main thread and a worker.
-pub(crate) struct Proxy {
+pub(crate) struct TestClusters {
     pub(crate) manager: Arc<ClusterManager>,
     pub(crate) clusters: Rc<Clusters>,
     pub(crate) store: Arc<Store>,
 }
 
-impl Proxy {
-    pub(crate) async fn start(clusters: Vec<ClusterMessage>) -> Proxy {
-        let proxy = Proxy::launch(clusters);
+impl TestClusters {
+    pub(crate) async fn start(clusters: Vec<ClusterMessage>) -> TestClusters {
+        let proxy = TestClusters::launch(clusters);
         proxy.manager.initialized().await;
         proxy
     }
 
     /// Does not wait for the first hosts.
-    pub(crate) fn launch(clusters: Vec<ClusterMessage>) -> Proxy {
+    pub(crate) fn launch(clusters: Vec<ClusterMessage>) -> TestClusters {
         let store = Store::new();
         let manager = ClusterManager::build(
             &bootstrap(clusters),
@@ -85,7 +85,7 @@ impl Proxy {
         tokio::task::spawn_local(worker.timers.clone().run());
         manager.start();
         let clusters = manager.worker(&worker);
-        Proxy {
+        TestClusters {
             manager,
             clusters,
             store,
@@ -102,7 +102,7 @@ impl Proxy {
     }
 
     /// Sends a request and waits for the head of the response.
-    pub(crate) async fn request(&self) -> Answer {
+    pub(crate) async fn request(&self) -> OpenResponse {
         let stream = self.open().await.unwrap();
         let host = stream.host().address().to_string();
         let head = RequestHead {
@@ -113,7 +113,7 @@ impl Proxy {
         let mut exchange = stream.send(&head, Body::Empty).unwrap();
         let head = poll_fn(|cx| exchange.poll_response(cx)).await.unwrap();
         assert_eq!(head.status, 200);
-        Answer { exchange, host }
+        OpenResponse { exchange, host }
     }
 
     /// Sends a request and returns the body of the response.
@@ -154,12 +154,12 @@ pub(crate) async fn until(mut so: impl FnMut() -> bool) {
 }
 
 /// A response whose head has arrived.
-pub(crate) struct Answer {
+pub(crate) struct OpenResponse {
     pub(crate) exchange: UpstreamExchange,
     pub(crate) host: String,
 }
 
-impl Answer {
+impl OpenResponse {
     pub(crate) async fn body(self) -> String {
         let mut body = self.exchange.into_body();
         let mut bytes: Vec<u8> = Vec::new();
