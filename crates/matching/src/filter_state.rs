@@ -27,11 +27,11 @@ pub trait FilterStateView: fmt::Debug {
 #[derive(Clone, Debug)]
 pub struct FilterStateMatcher {
     name: Box<str>,
-    condition: Condition,
+    condition: ObjectCondition,
 }
 
 #[derive(Clone, Debug)]
-enum Condition {
+enum ObjectCondition {
     Text(StringMatcher),
     Address {
         ranges: Vec<AddressPrefix>,
@@ -50,7 +50,7 @@ impl FilterStateMatcher {
     ) -> Result<FilterStateMatcher, ConfigErrors> {
         let condition = match &config.matcher {
             Some(Matcher::StringMatch(text)) => {
-                Condition::Text(StringMatcher::build(text, &path.field("string_match"))?)
+                ObjectCondition::Text(StringMatcher::build(text, &path.field("string_match"))?)
             }
             Some(Matcher::AddressMatch(addresses)) => {
                 let ranges = addresses.ranges.iter().map(|range| CidrRange {
@@ -59,7 +59,7 @@ impl FilterStateMatcher {
                 });
                 let ranges: Vec<_> = ranges.collect();
                 let path = path.field("address_match").field("ranges");
-                Condition::Address {
+                ObjectCondition::Address {
                     ranges: build_all(&ranges, &path)?,
                     invert: addresses.invert_match,
                 }
@@ -79,10 +79,10 @@ impl FilterStateMatcher {
     #[must_use]
     pub fn matches(&self, state: &dyn FilterStateView) -> bool {
         match &self.condition {
-            Condition::Text(matcher) => state
+            ObjectCondition::Text(matcher) => state
                 .text(&self.name)
                 .is_some_and(|text| matcher.matches(text.as_bytes())),
-            Condition::Address { ranges, invert } => {
+            ObjectCondition::Address { ranges, invert } => {
                 state.address(&self.name).is_some_and(|address| {
                     ranges.iter().any(|range| range.contains(address)) != *invert
                 })

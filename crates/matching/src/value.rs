@@ -15,10 +15,10 @@ use prost_types::value::Kind;
 
 /// A condition on a value, which may be absent (`envoy.type.matcher.v3.ValueMatcher`).
 #[derive(Clone, Debug)]
-pub struct ValueMatcher(Condition);
+pub struct ValueMatcher(ValueCondition);
 
 #[derive(Clone, Debug)]
-enum Condition {
+enum ValueCondition {
     Null,
     Number(f64),
     /// The end is not in the range.
@@ -43,25 +43,25 @@ impl ValueMatcher {
         path: &FieldPath,
     ) -> Result<ValueMatcher, ConfigErrors> {
         Ok(ValueMatcher(match &config.match_pattern {
-            Some(MatchPattern::NullMatch(_)) => Condition::Null,
+            Some(MatchPattern::NullMatch(_)) => ValueCondition::Null,
             Some(MatchPattern::DoubleMatch(number)) => match &number.match_pattern {
-                Some(double_matcher::MatchPattern::Exact(exact)) => Condition::Number(*exact),
+                Some(double_matcher::MatchPattern::Exact(exact)) => ValueCondition::Number(*exact),
                 Some(double_matcher::MatchPattern::Range(range)) => {
-                    Condition::NumberIn(range.start..range.end)
+                    ValueCondition::NumberIn(range.start..range.end)
                 }
                 None => return Err(required(&path.field("double_match"))),
             },
             Some(MatchPattern::StringMatch(text)) => {
-                Condition::Text(StringMatcher::build(text, &path.field("string_match"))?)
+                ValueCondition::Text(StringMatcher::build(text, &path.field("string_match"))?)
             }
-            Some(MatchPattern::BoolMatch(wanted)) => Condition::Bool(*wanted),
-            Some(MatchPattern::PresentMatch(true)) => Condition::Present,
-            Some(MatchPattern::PresentMatch(false)) => Condition::Never,
+            Some(MatchPattern::BoolMatch(wanted)) => ValueCondition::Bool(*wanted),
+            Some(MatchPattern::PresentMatch(true)) => ValueCondition::Present,
+            Some(MatchPattern::PresentMatch(false)) => ValueCondition::Never,
             Some(MatchPattern::ListMatch(list)) => {
                 let path = path.field("list_match").field("one_of");
                 match &list.match_pattern {
                     Some(list_matcher::MatchPattern::OneOf(matcher)) => {
-                        Condition::OneOf(Box::new(ValueMatcher::build(matcher, &path)?))
+                        ValueCondition::OneOf(Box::new(ValueMatcher::build(matcher, &path)?))
                     }
                     None => return Err(required(&path)),
                 }
@@ -74,7 +74,7 @@ impl ValueMatcher {
                     errors.collect(ValueMatcher::build(matcher, &path.index(at)))
                 });
                 let matchers = matchers.collect();
-                errors.finish(Condition::AnyOf(matchers))?
+                errors.finish(ValueCondition::AnyOf(matchers))?
             }
             None => return Err(required(path)),
         }))
@@ -85,17 +85,20 @@ impl ValueMatcher {
     pub fn matches(&self, value: Option<&Value>) -> bool {
         let kind = value.and_then(|value| value.kind.as_ref());
         match (&self.0, kind) {
-            (Condition::Null, Some(Kind::NullValue(_))) | (Condition::Present, Some(_)) => true,
-            (Condition::Number(wanted), Some(Kind::NumberValue(number))) => wanted == number,
-            (Condition::NumberIn(range), Some(Kind::NumberValue(number))) => range.contains(number),
-            (Condition::Text(matcher), Some(Kind::StringValue(text))) => {
+            (ValueCondition::Null, Some(Kind::NullValue(_)))
+            | (ValueCondition::Present, Some(_)) => true,
+            (ValueCondition::Number(wanted), Some(Kind::NumberValue(number))) => wanted == number,
+            (ValueCondition::NumberIn(range), Some(Kind::NumberValue(number))) => {
+                range.contains(number)
+            }
+            (ValueCondition::Text(matcher), Some(Kind::StringValue(text))) => {
                 matcher.matches(text.as_bytes())
             }
-            (Condition::Bool(wanted), Some(Kind::BoolValue(value))) => wanted == value,
-            (Condition::OneOf(matcher), Some(Kind::ListValue(list))) => {
+            (ValueCondition::Bool(wanted), Some(Kind::BoolValue(value))) => wanted == value,
+            (ValueCondition::OneOf(matcher), Some(Kind::ListValue(list))) => {
                 list.values.iter().any(|value| matcher.matches(Some(value)))
             }
-            (Condition::AnyOf(matchers), _) => {
+            (ValueCondition::AnyOf(matchers), _) => {
                 matchers.iter().any(|matcher| matcher.matches(value))
             }
             _ => false,

@@ -1,7 +1,8 @@
-//! `docs/ARCHITECTURE.md` names what exists.
+//! The docs name what exists, and the rules for files, functions and type names hold.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -82,10 +83,10 @@ fn every_dependency_has_its_reason() {
     }
 }
 
-#[test]
-fn one_module_may_be_unsafe() {
+/// All Rust files of the crates below `folder`.
+fn sources(folder: &str) -> Vec<PathBuf> {
     let mut sources = Vec::new();
-    let mut folders = vec![root().join("crates")];
+    let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -96,10 +97,100 @@ fn one_module_may_be_unsafe() {
             }
         }
     }
+    sources
+}
+
+/// The text after the visibility and the words before the kind of an item.
+fn without_modifiers(line: &str) -> &str {
+    let mut rest = line.trim_start();
+    loop {
+        let before = rest;
+        for word in ["pub ", "async ", "const ", "unsafe "] {
+            rest = rest.strip_prefix(word).unwrap_or(rest);
+        }
+        if let Some((_, after)) = rest
+            .strip_prefix("pub(")
+            .and_then(|text| text.split_once(") "))
+        {
+            rest = after;
+        }
+        if rest == before {
+            return rest;
+        }
+    }
+}
+
+/// The name in `text`, which begins with it.
+fn name_at(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_');
+    &text[..end.unwrap_or(text.len())]
+}
+
+#[test]
+fn one_module_may_be_unsafe() {
     let lint = ["unsafe", "code"].join("_");
-    let exempt = sources
+    let exempt: Vec<_> = sources("crates")
+        .into_iter()
+        .filter(|path| fs::read_to_string(path).unwrap().contains(&lint))
+        .collect();
+    let exempt: Vec<_> = exempt
         .iter()
-        .filter(|path| fs::read_to_string(path).unwrap().contains(&lint));
-    let exempt: Vec<_> = exempt.map(|path| path.file_name().unwrap()).collect();
+        .map(|path| path.file_name().unwrap())
+        .collect();
     assert_eq!(exempt, ["allocator.rs"]);
+}
+
+#[test]
+fn files_and_functions_stay_short() {
+    let mut long = Vec::new();
+    for path in sources("crates").into_iter().chain(sources("examples")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        if lines.len() >= 600 {
+            long.push(format!("{}: {} lines", path.display(), lines.len()));
+        }
+        for (start, line) in lines.iter().enumerate() {
+            if !without_modifiers(line).starts_with("fn ") {
+                continue;
+            }
+            // rustfmt puts the closing brace of a function where its first line begins.
+            let indent = line.len() - line.trim_start().len();
+            let end = format!("{:indent$}}}", "");
+            let length = lines[start..].iter().take(80).position(|line| *line == end);
+            let is_short = line.ends_with("{}") || line.ends_with(';');
+            let is_declared = || {
+                let mut rest = lines[start..]
+                    .iter()
+                    .take_while(|line| !line.ends_with('{'));
+                rest.any(|line| line.ends_with(';'))
+            };
+            if !is_short && length.is_none_or(|length| length >= 79) && !is_declared() {
+                long.push(format!("{}:{}: a long function", path.display(), start + 1));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn no_two_types_share_a_name() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in sources("crates").into_iter().chain(sources("examples")) {
+        let text = fs::read_to_string(&path).unwrap();
+        for (index, line) in text.lines().enumerate() {
+            let item = without_modifiers(line);
+            let kinds = ["struct ", "enum ", "trait ", "union "];
+            let mut named = kinds.iter().find_map(|kind| item.strip_prefix(kind));
+            // An indented `type` belongs to a trait.
+            if !line.starts_with(' ') {
+                named = named.or(item.strip_prefix("type "));
+            }
+            if let Some(name) = named.map(name_at).filter(|name| !name.is_empty()) {
+                let place = format!("{}:{}", path.display(), index + 1);
+                places.entry(name.to_owned()).or_default().push(place);
+            }
+        }
+    }
+    places.retain(|_, places| places.len() > 1);
+    assert!(places.is_empty(), "{places:#?}");
 }

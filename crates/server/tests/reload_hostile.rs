@@ -1,4 +1,4 @@
-//! Odd things at the doors of the running configuration: each gets an error that names it, and leaves what runs.
+//! Files that cannot replace the running configuration: each is refused by an error that names it, and what runs stays.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -25,11 +25,11 @@ fn stat(server: &Server, name: &str) -> u64 {
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// What a test does to a path; the rest of the deployment is as it was.
-type Deed = fn(&str);
+/// What a test puts at a path, where a file is expected.
+type PathChange = fn(&str);
 
-/// Things that are no file, put in place of one.
-const NO_FILES: [(&str, Deed, &str); 4] = [
+/// What is not a file, put in place of one, with a part of the error.
+const NOT_FILES: [(&str, PathChange, &str); 4] = [
     (
         "a directory",
         |path| fs::create_dir(path).unwrap(),
@@ -203,7 +203,7 @@ fn bad_bootstraps_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_in_place_of_the_bootstrap() {
+fn anything_but_a_file_is_refused_in_place_of_the_bootstrap() {
     let folder = Folder::new("hostile-no-file");
     let good = whole(&[listener("l", "one", "")]);
     let path = folder.file("e.yaml", &good);
@@ -219,9 +219,9 @@ fn what_is_no_file_is_refused_in_place_of_the_bootstrap() {
         assert!(errors.contains("e.yaml"), "{errors}");
         assert_eq!(request(&address, "GET", "/").1, "one", "{named}");
     };
-    for (_, deed, named) in NO_FILES {
+    for (_, change, named) in NOT_FILES {
         clear(&path);
-        deed(&path);
+        change(&path);
         refused(named);
     }
     clear(&path);
@@ -241,10 +241,10 @@ fn a_watched_file_that_becomes_something_else_is_reported() {
     let path = folder.file("e.yaml", &whole(&[listener("l", "one", "")]));
     let server = Server::start(&folder, &["-c", &path, "--watch-config"]);
     let address = address_of(&server, "l");
-    for (index, (what, deed, named)) in NO_FILES.iter().enumerate() {
+    for (index, (what, change, named)) in NOT_FILES.iter().enumerate() {
         clear(&path);
-        deed(&path);
-        // A rename tells the watch: nothing else is seen of what is no file.
+        change(&path);
+        // Only a rename is noticed: the watch sees no other change of something that is not a file.
         fs::rename(&path, folder.path("aside")).unwrap();
         fs::rename(folder.path("aside"), &path).unwrap();
         let rejected = || stat(&server, "reload.update_rejected");
@@ -258,7 +258,7 @@ fn a_watched_file_that_becomes_something_else_is_reported() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_in_place_of_resources() {
+fn anything_but_a_file_is_refused_in_place_of_resources() {
     let folder = Folder::new("hostile-resources");
     let of_file = listener("l", "file", "")
         .replacen("  - name", "  name", 1)
@@ -276,9 +276,9 @@ fn what_is_no_file_is_refused_in_place_of_resources() {
     ] {
         let target = folder.path(file);
         let mut failures = 0;
-        for (_, deed, named) in NO_FILES {
+        for (_, change, named) in NOT_FILES {
             clear(target.to_str().unwrap());
-            deed(target.to_str().unwrap());
+            change(target.to_str().unwrap());
             fs::rename(&target, &made).unwrap();
             fs::rename(&made, &target).unwrap();
             failures += 1;
@@ -298,9 +298,8 @@ fn what_is_no_file_is_refused_in_place_of_resources() {
     assert!(server.get("/clusters").1.contains("c::added_via_api::true"));
 }
 
-#[test]
-fn odd_runtime_values_are_refused_or_change_nothing() {
-    let folder = Folder::new("hostile-runtime");
+/// A server with a disk layer, in which the key `good` is 5, and an admin layer; and the address of its listener.
+fn with_runtime(folder: &Folder) -> (Server, String) {
     fs::create_dir_all(folder.path("v1/envoy")).unwrap();
     fs::write(folder.path("v1/envoy/good"), "5").unwrap();
     symlink("v1", folder.path("root")).unwrap();
@@ -309,13 +308,17 @@ fn odd_runtime_values_are_refused_or_change_nothing() {
         "layered_runtime: {{layers: [{{name: disk, disk_layer: {{symlink_root: {root}, subdirectory: envoy}}}}, {{name: admin, admin_layer: {{}}}}]}}"
     );
     let path = folder.file("e.yaml", &bootstrap(&[listener("l", "one", "")], &layers));
-    let server = Server::start(&folder, &["-c", &path]);
+    let server = Server::start(folder, &["-c", &path]);
     let address = address_of(&server, "l");
-    let keys = || stat(&server, "runtime.num_keys");
-    assert_eq!(keys(), 1);
+    assert_eq!(stat(&server, "runtime.num_keys"), 1);
+    (server, address)
+}
 
-    // A layer of files that cannot be read stays as it was.
-    let bad: [(&str, Deed, &str); 5] = [
+#[test]
+fn a_runtime_layer_that_cannot_be_read_stays_as_it_was() {
+    let folder = Folder::new("hostile-layer");
+    let (server, address) = with_runtime(&folder);
+    let bad: [(&str, PathChange, &str); 5] = [
         ("malformed", |at| fs::write(at, "{").unwrap(), "(key bad)"),
         ("links in a circle", link_to_itself, "bad"),
         (
@@ -329,16 +332,16 @@ fn odd_runtime_values_are_refused_or_change_nothing() {
             "directories",
         ),
         (
-            "not UTF-8, and so a text of its own",
+            "not UTF-8, which is kept as text",
             |at| fs::write(at, [0xff, 0xfe]).unwrap(),
             "",
         ),
     ];
-    for (index, (what, deed, named)) in bad.into_iter().enumerate() {
+    for (index, (what, change, named)) in bad.into_iter().enumerate() {
         let version = format!("v{}", index + 2);
         fs::create_dir_all(folder.path(&format!("{version}/envoy"))).unwrap();
         let at = folder.path(&format!("{version}/envoy/bad"));
-        deed(at.to_str().unwrap());
+        change(at.to_str().unwrap());
         symlink(&version, folder.path("next")).unwrap();
         let loads = || stat(&server, "runtime.load_error") + stat(&server, "runtime.load_success");
         let before = loads();
@@ -355,8 +358,13 @@ fn odd_runtime_values_are_refused_or_change_nothing() {
         }
         assert_eq!(request(&address, "GET", "/").1, "one", "{what}");
     }
+}
 
-    // A pipe in a layer is passed over, as in Envoy.
+#[test]
+fn odd_runtime_values_are_refused_or_change_nothing() {
+    let folder = Folder::new("hostile-runtime");
+    let (server, address) = with_runtime(&folder);
+    // As in Envoy, a pipe in a layer is ignored.
     fs::create_dir_all(folder.path("pipe/envoy")).unwrap();
     make_pipe(folder.path("pipe/envoy/p").to_str().unwrap());
     fs::write(folder.path("pipe/envoy/good"), "7").unwrap();
@@ -374,7 +382,7 @@ fn odd_runtime_values_are_refused_or_change_nothing() {
         assert_eq!(got, status, "{query}: {text}");
         assert!(
             !server.get("/runtime").1.contains("\"a\""),
-            "{query}: nothing of it is set"
+            "{query}: no value is set"
         );
     }
     assert!(

@@ -19,12 +19,10 @@ use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 
 use crate::certificate::Certificate;
+use crate::common_context::CommonParts;
 use crate::key_log::KeyLogFile;
-use crate::parameters::Parameters;
 use crate::report;
 use crate::secrets::Secrets;
-use crate::server::certificates;
-use crate::server::validation;
 use crate::socket_factory::ContextCertificates;
 use crate::socket_factory::SocketFactoryStats;
 use crate::socket_factory::TlsContext;
@@ -75,18 +73,7 @@ impl TlsContext for ClientContext {
         let default = CommonTlsContext::default();
         let common = config.common_tls_context.as_ref().unwrap_or(&default);
         let common_path = path.field("common_tls_context");
-        let parameters = Parameters::build(
-            common.tls_params.as_ref(),
-            2,
-            &common_path.field("tls_params"),
-        );
-        let Some(parameters) = errors.collect(parameters) else {
-            return Err(errors);
-        };
-        let certificates = errors.collect(certificates(common, &parameters, secrets, &common_path));
-        let validation = errors.collect(validation(common, secrets, &common_path));
-        let key_log = KeyLogFile::build(common.key_log.as_ref(), &common_path.field("key_log"));
-        let key_log = errors.collect(key_log).flatten();
+        let parts = CommonParts::build(Some(common), 2, &common_path, secrets, &mut errors);
         let named = common.tls_certificate_sds_secret_configs.len();
         if common.tls_certificates.len().max(named) > 1 {
             errors.push(
@@ -94,10 +81,16 @@ impl TlsContext for ClientContext {
                 "Multiple TLS certificates are not supported for client contexts",
             );
         }
-        let (Some(certificates), Some(validation)) = (certificates, validation) else {
+        let Some(parts) = parts else {
             return Err(errors);
         };
-        let (Some(certificates), Some(validation)) = (certificates, validation) else {
+        let Some(CommonParts {
+            parameters,
+            certificates,
+            validation,
+            key_log,
+        }) = parts
+        else {
             return errors.finish(None);
         };
         if config.auto_sni_san_validation && !validation.has_authorities() {
@@ -115,8 +108,6 @@ impl TlsContext for ClientContext {
                 "{common_path}: the certificates of hosts are not verified; set validation_context.trusted_ca"
             );
         }
-        let certificates = Arc::new(certificates);
-        let validation = Arc::new(validation);
         let verifier = ServerVerifier {
             validation: validation.clone(),
             checks_server_name: config.auto_sni_san_validation,

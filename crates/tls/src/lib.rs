@@ -4,6 +4,7 @@
 mod certificate;
 mod client;
 mod client_hello;
+mod common_context;
 mod failure;
 mod files;
 mod info;

@@ -5,12 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
-use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::OcspStaplePolicy;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
 use outrider_stats::Scope;
@@ -24,11 +22,11 @@ use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 
 use crate::certificate::Certificate;
+use crate::common_context::CommonParts;
 use crate::files;
 use crate::key_log::KeyLogFile;
 use crate::ocsp::Stapling;
 use crate::ocsp::stapling;
-use crate::parameters::Parameters;
 use crate::report;
 use crate::secrets::SecretKind;
 use crate::secrets::SecretReference;
@@ -66,23 +64,19 @@ impl TlsContext for ServerContext {
         secrets: &Secrets,
     ) -> Result<Option<ServerContext>, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let default = CommonTlsContext::default();
-        let common = config.common_tls_context.as_ref().unwrap_or(&default);
         let own_path = path;
         let path = path.field("common_tls_context");
-        let parameters =
-            Parameters::build(common.tls_params.as_ref(), 3, &path.field("tls_params"));
-        let Some(parameters) = errors.collect(parameters) else {
+        let common = config.common_tls_context.as_ref();
+        let Some(parts) = CommonParts::build(common, 3, &path, secrets, &mut errors) else {
             return Err(errors);
         };
-        let certificates = errors.collect(certificates(common, &parameters, secrets, &path));
-        let validation = errors.collect(validation(common, secrets, &path));
-        let key_log = KeyLogFile::build(common.key_log.as_ref(), &path.field("key_log"));
-        let key_log = errors.collect(key_log).flatten();
-        let (Some(certificates), Some(validation)) = (certificates, validation) else {
-            return Err(errors);
-        };
-        let (Some(certificates), Some(validation)) = (certificates, validation) else {
+        let Some(CommonParts {
+            parameters,
+            certificates,
+            validation,
+            key_log,
+        }) = parts
+        else {
             return errors.finish(None);
         };
         if certificates.is_empty() {
@@ -90,8 +84,6 @@ impl TlsContext for ServerContext {
             return Err(errors);
         }
         check_staples(config, &certificates, &path, &mut errors);
-        let certificates = Arc::new(certificates);
-        let validation = Arc::new(validation);
         let required =
             config.require_client_certificate.unwrap_or(false) || validation.requires_certificate();
         warn_of_optional_certificates(config, &path);
@@ -118,7 +110,7 @@ impl TlsContext for ServerContext {
             Some(false) => return errors.finish(None),
             None => return Err(errors),
         }
-        let protocols = common.alpn_protocols.iter();
+        let protocols = common.iter().flat_map(|common| &common.alpn_protocols);
         let protocols: Vec<Vec<u8>> = protocols.map(|name| name.clone().into_bytes()).collect();
         let variant = |has_alpn: bool, ours: bool| {
             let mut server = server.clone();
@@ -292,83 +284,6 @@ fn is_of_tls13(suite: CipherSuite) -> bool {
             | CipherSuite::TLS13_AES_256_GCM_SHA384
             | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
     )
-}
-
-/// Builds the certificates of a context. None as long as the secret of one has not come.
-pub(crate) fn certificates(
-    common: &CommonTlsContext,
-    parameters: &Parameters,
-    secrets: &Secrets,
-    path: &FieldPath,
-) -> Result<Option<Vec<Certificate>>, ConfigErrors> {
-    let mut errors = ConfigErrors::new();
-    let mut certificates = Vec::new();
-    let own_path = path.field("tls_certificates");
-    for (index, config) in common.tls_certificates.iter().enumerate() {
-        let built = Certificate::build(config, &own_path.index(index), parameters);
-        certificates.extend(errors.collect(built));
-    }
-    if !common.tls_certificates.is_empty() {
-        // If certificates are inline, secrets are ignored.
-        return errors.finish(Some(certificates));
-    }
-    let mut awaited = false;
-    let path = path.field("tls_certificate_sds_secret_configs");
-    let configs = common.tls_certificate_sds_secret_configs.iter();
-    for (index, config) in configs.enumerate() {
-        let secret = errors.collect(secrets.certificate(config, &path.index(index)));
-        awaited |= matches!(secret, Some(None));
-        if let Some((certificate, path)) = secret.flatten() {
-            let built = Certificate::build(certificate, &path, parameters);
-            certificates.extend(errors.collect(built).map(|built| Certificate {
-                stat_name: config.name.clone(),
-                ..built
-            }));
-        }
-    }
-    errors.finish((!awaited).then_some(certificates))
-}
-
-/// Builds the validation of a context. None as long as its secret has not come.
-pub(crate) fn validation(
-    common: &CommonTlsContext,
-    secrets: &Secrets,
-    path: &FieldPath,
-) -> Result<Option<Validation>, ConfigErrors> {
-    let built = match &common.validation_context_type {
-        Some(ValidationContextType::ValidationContext(context)) => {
-            Validation::build(Some(context), &path.field("validation_context"))?
-        }
-        Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
-            let path = path.field("validation_context_sds_secret_config");
-            let Some((context, path)) = secrets.validation(config, &path)? else {
-                return Ok(None);
-            };
-            Validation::build(Some(context), &path)?.with_stat_name(&config.name)
-        }
-        Some(ValidationContextType::CombinedValidationContext(combined)) => {
-            let path = path.field("combined_validation_context");
-            let mut context = combined
-                .default_validation_context
-                .clone()
-                .unwrap_or_default();
-            let config = combined
-                .validation_context_sds_secret_config
-                .clone()
-                .unwrap_or_default();
-            let secret_path = path.field("validation_context_sds_secret_config");
-            let Some((secret, _)) = secrets.validation(&config, &secret_path)? else {
-                return Ok(None);
-            };
-            // Merged as protobuf messages are: lists are concatenated, and fields that the secret sets override the
-            // others.
-            let merged = context.merge(secret.encode_to_vec().as_slice());
-            merged.map_err(|error| ConfigError::new(&secret_path, error.to_string()))?;
-            Validation::build(Some(&context), &path)?.with_stat_name(&config.name)
-        }
-        _ => Validation::build(None, path)?,
-    };
-    Ok(Some(built))
 }
 
 impl fmt::Debug for ServerContext {

@@ -122,17 +122,8 @@ impl ClusterInfo {
         let http = errors.collect(HttpProtocolOptions::build(message, path, cx.runtime));
         let connect = errors.collect(connect_options(message, path, cx.bind));
         let sockets = errors.collect(TransportSockets::build(message, path, cx.secrets));
-        if http
-            .as_ref()
-            .is_some_and(|http| http.protocol == ProtocolSelection::Negotiated)
-            && let Some(sockets) = &sockets
-            && sockets.contexts().any(|tls| tls.is_none())
-        {
-            let name = &message.name;
-            let path = path.field("typed_extension_protocol_options");
-            let message =
-                format!("ALPN configured for cluster {name} which has a non-ALPN transport socket");
-            errors.push(&path, message);
+        if let (Some(http), Some(sockets)) = (&http, &sockets) {
+            errors.collect(check_alpn(message, http, sockets, path));
         }
         let balancer = errors.collect(BalancerConfig::build(message, path));
         let breakers = message.circuit_breakers.as_ref();
@@ -202,6 +193,24 @@ impl ClusterInfo {
             RoutingPriority::High => &self.thresholds[1],
         }
     }
+}
+
+/// Refuses hosts without TLS if ALPN has to select the protocol.
+fn check_alpn(
+    message: &Cluster,
+    http: &HttpProtocolOptions,
+    sockets: &TransportSockets,
+    path: &FieldPath,
+) -> Result<(), ConfigError> {
+    let needs_tls = http.protocol == ProtocolSelection::Negotiated;
+    if needs_tls && sockets.contexts().any(|tls| tls.is_none()) {
+        let name = &message.name;
+        let path = path.field("typed_extension_protocol_options");
+        let text =
+            format!("ALPN configured for cluster {name} which has a non-ALPN transport socket");
+        return Err(ConfigError::new(&path, text));
+    }
+    Ok(())
 }
 
 /// How the health of the hosts of `message`, found at `path`, is watched, and how long its changes are merged.

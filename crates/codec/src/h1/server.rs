@@ -52,47 +52,9 @@ pub(crate) async fn serve<H: Handler>(
     deadlines: ConnectionDeadlines,
     handler: Rc<H>,
 ) -> ConnectionEnd {
-    let transport = Transport::new(
-        socket,
-        options.stats.clone(),
-        options.buffer_limit,
-        &initial,
-    )
-    .with_activity(options.activity.connection());
-    let shared = Rc::new(SharedState {
-        transport: RefCell::new(transport),
-        framing: RefCell::new(Framing::None),
-        limits: HeadLimits {
-            bytes: options.max_request_headers_kb as usize * 1024,
-            fields: options.max_headers_count as usize,
-            underscores: options.underscores,
-        },
-        keep_trailers: options.http1.enable_trailers,
-        stats: options.http1_stats.clone(),
-        response_written: Cell::new(false),
-        close_after_response: Cell::new(false),
-        close_after_next_response: Cell::new(false),
-        draining: Cell::new(false),
-        drain_timed_out: Cell::new(false),
-        deadlines: RefCell::new(deadlines),
-        broken: Cell::new(false),
-        body_error: Cell::new(None),
-    });
+    let mut connection = H1ServerConnection::new(socket, &initial, options, deadlines, handler);
     // Freed now, not when the connection ends.
     drop(initial);
-    let mut connection = H1ServerConnection {
-        between: BetweenRequests {
-            soft_drain: None,
-            head_timer: options.timers.timer(),
-            head_begun: None,
-            head_bytes: 0,
-            searched: 0,
-            yielded: false,
-        },
-        shared,
-        options,
-        handler,
-    };
     loop {
         match connection.next().await {
             NextInput::Request(head) => match connection.serve(head).await {
@@ -181,6 +143,50 @@ struct BetweenRequests {
 }
 
 impl<H: Handler> H1ServerConnection<H> {
+    fn new(
+        socket: NetworkStream,
+        initial: &[u8],
+        options: Rc<ServerOptions>,
+        deadlines: ConnectionDeadlines,
+        handler: Rc<H>,
+    ) -> H1ServerConnection<H> {
+        let transport =
+            Transport::new(socket, options.stats.clone(), options.buffer_limit, initial)
+                .with_activity(options.activity.connection());
+        let shared = Rc::new(SharedState {
+            transport: RefCell::new(transport),
+            framing: RefCell::new(Framing::None),
+            limits: HeadLimits {
+                bytes: options.max_request_headers_kb as usize * 1024,
+                fields: options.max_headers_count as usize,
+                underscores: options.underscores,
+            },
+            keep_trailers: options.http1.enable_trailers,
+            stats: options.http1_stats.clone(),
+            response_written: Cell::new(false),
+            close_after_response: Cell::new(false),
+            close_after_next_response: Cell::new(false),
+            draining: Cell::new(false),
+            drain_timed_out: Cell::new(false),
+            deadlines: RefCell::new(deadlines),
+            broken: Cell::new(false),
+            body_error: Cell::new(None),
+        });
+        H1ServerConnection {
+            between: BetweenRequests {
+                soft_drain: None,
+                head_timer: options.timers.timer(),
+                head_begun: None,
+                head_bytes: 0,
+                searched: 0,
+                yielded: false,
+            },
+            shared,
+            options,
+            handler,
+        }
+    }
+
     async fn next(&mut self) -> NextInput {
         let (shared, options) = (&self.shared, &self.options);
         let between = &mut self.between;

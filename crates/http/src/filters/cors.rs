@@ -198,9 +198,9 @@ impl CorsPolicy {
 }
 
 /// The policies of a request, the most specific one first. The first that sets a field decides it.
-struct Policies<'r>(SmallVec<[&'r CorsPolicy; 4]>);
+struct CorsPolicies<'r>(SmallVec<[&'r CorsPolicy; 4]>);
 
-impl<'r> Policies<'r> {
+impl<'r> CorsPolicies<'r> {
     fn first<T>(&self, field: impl Fn(&'r CorsPolicy) -> Option<T>) -> Option<T> {
         self.0.iter().find_map(|policy| field(policy))
     }
@@ -273,18 +273,18 @@ struct CorsFilter {
 }
 
 impl CorsFilter {
-    fn policies<'r>(&self, stream: &'r Stream) -> Option<Policies<'r>> {
+    fn policies<'r>(&self, stream: &'r Stream) -> Option<CorsPolicies<'r>> {
         let route = stream.route.as_deref()?;
         let Action::Forward(forward) = &route.action else {
             return None;
         };
         let typed: SmallVec<_> = self.routes.all(Some(route)).rev().collect();
         if !typed.is_empty() {
-            return Some(Policies(typed));
+            return Some(CorsPolicies(typed));
         }
         let of_host = route.virtual_host.cors.as_deref();
         let older = forward.cors.as_deref().into_iter().chain(of_host);
-        Some(Policies(older.collect()))
+        Some(CorsPolicies(older.collect()))
     }
 }
 

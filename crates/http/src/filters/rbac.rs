@@ -51,8 +51,8 @@ pub(super) const FACTORY: FilterFactory = FilterFactory {
         build: |config, path, _| {
             let message: api::RbacPerRoute = unpack(config, path)?;
             let settings = message.rbac.as_ref();
-            let settings = settings.map(|rbac| Settings::build(rbac, &path.field("rbac")));
-            Ok(Arc::new(RouteSettings(settings.transpose()?)))
+            let settings = settings.map(|rbac| RbacSettings::build(rbac, &path.field("rbac")));
+            Ok(Arc::new(RbacRouteSettings(settings.transpose()?)))
         },
     }),
 };
@@ -90,14 +90,14 @@ fn build(
 ) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors> {
     let message: api::Rbac = unpack(config, path)?;
     Ok(Arc::new(RbacConfig {
-        settings: Settings::build(&message, path)?,
+        settings: RbacSettings::build(&message, path)?,
         scope: cx.scope.clone().name("rbac"),
     }))
 }
 
 /// The policies of the filter or of a route.
 #[derive(Debug)]
-struct Settings {
+struct RbacSettings {
     enforced: Ruleset,
     shadow: Ruleset,
     /// `track_per_rule_stats`
@@ -114,16 +114,16 @@ struct Ruleset {
 }
 
 /// `RBACPerRoute`; without settings the filter does nothing.
-struct RouteSettings(Option<Settings>);
+struct RbacRouteSettings(Option<RbacSettings>);
 
-impl Settings {
-    fn build(config: &api::Rbac, path: &FieldPath) -> Result<Settings, ConfigErrors> {
+impl RbacSettings {
+    fn build(config: &api::Rbac, path: &FieldPath) -> Result<RbacSettings, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let rules = config.rules.as_ref();
         let rules = rules.map(|rules| Policies::build(rules, &path.field("rules")));
         let shadow = config.shadow_rules.as_ref();
         let shadow = shadow.map(|rules| Policies::build(rules, &path.field("shadow_rules")));
-        let settings = Settings {
+        let settings = RbacSettings {
             enforced: Ruleset {
                 policies: rules.and_then(|rules| errors.collect(rules)),
                 prefix: config.rules_stat_prefix.as_str().into(),
@@ -140,7 +140,7 @@ impl Settings {
 
 #[derive(Debug)]
 struct RbacConfig {
-    settings: Settings,
+    settings: RbacSettings,
     /// `http.<stat_prefix>.rbac`
     scope: Scope,
 }
@@ -204,7 +204,7 @@ impl PolicyCounters {
 #[derive(Debug)]
 struct RbacFilter {
     config: Arc<RbacConfig>,
-    routes: RouteConfig<RouteSettings>,
+    routes: RouteConfig<RbacRouteSettings>,
     rules: Arc<RulesStats>,
     shadow_rules: Arc<ShadowRulesStats>,
     policies: PolicyCounters,
@@ -215,8 +215,8 @@ impl HttpFilter for RbacFilter {
     fn on_request(&self, stream: &mut Stream, _: &mut Body, _: &FilterCx<'_>) -> FilterStatus {
         let route = stream.route.clone();
         let settings = match self.routes.most_specific(route.as_deref()) {
-            Some(RouteSettings(Some(settings))) => settings,
-            Some(RouteSettings(None)) => return FilterStatus::Continue,
+            Some(RbacRouteSettings(Some(settings))) => settings,
+            Some(RbacRouteSettings(None)) => return FilterStatus::Continue,
             None => &self.config.settings,
         };
         if let Some(policies) = &settings.shadow.policies {
@@ -230,7 +230,7 @@ impl HttpFilter for RbacFilter {
 }
 
 impl RbacFilter {
-    fn shadow(&self, settings: &Settings, policies: &Policies, stream: &mut Stream) {
+    fn shadow(&self, settings: &RbacSettings, policies: &Policies, stream: &mut Stream) {
         let decision = policies.decide(&subject(stream));
         let is_allowed = decision.is_allowed();
         match is_allowed {
@@ -251,7 +251,7 @@ impl RbacFilter {
 
     fn enforce(
         &self,
-        settings: &Settings,
+        settings: &RbacSettings,
         policies: &Policies,
         stream: &mut Stream,
     ) -> FilterStatus {

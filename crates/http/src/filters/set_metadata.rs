@@ -41,13 +41,13 @@ fn build(
     if let Some(fields) = message.value
         && !message.metadata_namespace.is_empty()
     {
-        entries.push(Entry {
+        entries.push(MetadataEntry {
             namespace: message.metadata_namespace,
             fields,
             overwrites: true,
         });
     }
-    let listed = message.metadata.into_iter().map(|metadata| Entry {
+    let listed = message.metadata.into_iter().map(|metadata| MetadataEntry {
         namespace: metadata.metadata_namespace,
         fields: metadata.value.unwrap_or_default(),
         overwrites: metadata.allow_overwrite,
@@ -58,11 +58,11 @@ fn build(
 
 #[derive(Debug)]
 struct SetMetadataConfig {
-    entries: Vec<Entry>,
+    entries: Vec<MetadataEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct MetadataEntry {
     namespace: String,
     fields: Struct,
     /// Whether the fields are added to a namespace that exists.

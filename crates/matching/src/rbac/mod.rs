@@ -39,11 +39,11 @@ pub struct Subject<'a> {
 pub struct Policies {
     action: Action,
     /// In the order of their names.
-    policies: Box<[Policy]>,
+    policies: Box<[NamedPolicy]>,
 }
 
 #[derive(Debug)]
-struct Policy {
+struct NamedPolicy {
     name: Box<str>,
     permissions: Box<[Condition]>,
     principals: Box<[Condition]>,
@@ -67,7 +67,7 @@ impl Policies {
         let path = path.field("policies");
         let policies = config.policies.iter();
         let policies = policies.filter_map(|(name, policy)| {
-            errors.collect(Policy::build(name, policy, &path.key(name)))
+            errors.collect(NamedPolicy::build(name, policy, &path.key(name)))
         });
         let mut policies: Vec<_> = policies.collect();
         policies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -107,14 +107,18 @@ impl Decision<'_> {
     }
 }
 
-impl Policy {
-    fn build(name: &str, config: &api::Policy, path: &FieldPath) -> Result<Policy, ConfigErrors> {
+impl NamedPolicy {
+    fn build(
+        name: &str,
+        config: &api::Policy,
+        path: &FieldPath,
+    ) -> Result<NamedPolicy, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let permissions = &path.field("permissions");
         let permissions = errors.collect(permission::build_all(&config.permissions, permissions));
         let principals = &path.field("principals");
         let principals = errors.collect(principal::build_all(&config.principals, principals));
-        errors.finish(Policy {
+        errors.finish(NamedPolicy {
             name: name.into(),
             permissions: permissions.unwrap_or_default(),
             principals: principals.unwrap_or_default(),
