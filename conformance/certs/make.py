@@ -1,6 +1,6 @@
 """Makes the certificates of the TLS cases. They are committed, so that what is recorded of them (serials, digests) stays the same.
 
-`python3 conformance/certs/make.py` writes them anew, `make.py more` only those of `more`, which the others have signed; needs the
+`python3 conformance/certs/make.py` writes all of them again, `make.py more` only those of `more`, which the others have signed; needs the
 package `cryptography`.
 """
 import datetime

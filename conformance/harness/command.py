@@ -110,7 +110,7 @@ def check(args) -> int:
     with pool(args.j) as workers:
         running = {workers.submit(attempt, case, binary, case.expected(who)): case for case in cases}
         for done in concurrent.futures.as_completed(running):
-            rows.append(judged(running[done], done.result(), who, args))
+            rows.append(compared(running[done], done.result(), who, args))
     if args.envoy:
         rows = [row if row["passed"] else once_more(row["case"], cases, binary, args) for row in rows]
     rows.sort(key=lambda row: row["case"])
@@ -133,7 +133,7 @@ def once_more(name: str, cases: list, binary: str, args) -> dict:
     """
     print(f"=== once more, alone: {name}")
     case = next(case for case in cases if case.name == name)
-    return judged(case, attempt(case, binary, case.expected("envoy")), "envoy", args)
+    return compared(case, attempt(case, binary, case.expected("envoy")), "envoy", args)
 
 
 def known_open() -> dict:
@@ -153,7 +153,7 @@ def still_open(rows: list) -> dict:
     return waiting
 
 
-def judged(case: Case, outcome: Outcome, who: str, args) -> dict:
+def compared(case: Case, outcome: Outcome, who: str, args) -> dict:
     """Compares one outcome; a failure is printed at once."""
     expected = case.expected(who)
     passed = expected is not None and outcome.observed == expected
@@ -254,7 +254,7 @@ def main() -> None:
     common.add_argument("--bin", help="the proxy to run")
     common.add_argument("--envoy", action="store_true", help="real Envoy 1.40.0 is the proxy to run")
     common.add_argument("--json", help="where the result file goes")
-    common.add_argument("--shared", default=str(ROOT.parent.parent / "shared" / "corpus"), help="where the published configs are")
+    common.add_argument("--shared", help="the folder of the published configs, for `corpus`")
     for word, act, takes_name in [("record", record, False), ("check", check, False), ("list", names, False), ("diff", diff, True), ("show", show, True),
                                   ("docs", document.write, False), ("coverage", coverage.report, False), ("effect", effect.record, False),
                                   ("corpus", corpus.run, False)]:

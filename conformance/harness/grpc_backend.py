@@ -2,7 +2,7 @@
 
 The method and the metadata of a call decide what the backend does, so that the case shows it:
 `Unary` and `Bidi` echo, `ClientStream` counts, `ServerStream` sends what the request asks for ("3 10": three messages of ten
-bytes), `Hang` answers nothing. `x-status: 5 not here` ends a call so, `x-delay: 0.2` waits first, `x-reply-size` sets the
+bytes), `Hang` answers nothing. `x-status: 5 not here` ends a call with this status, `x-delay: 0.2` waits first, `x-reply-size` sets the
 size of a unary reply, `x-initial: v` and `x-trailing-bin: v` are sent back as initial and trailing metadata.
 """
 import threading

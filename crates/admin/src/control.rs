@@ -139,7 +139,7 @@ pub struct ConfigDump {
     pub listeners: Vec<DumpedMessage>,
     /// The route configurations inside the listeners.
     pub routes: Vec<DumpedMessage>,
-    /// What came from elsewhere.
+    /// The resources of dynamic sources.
     pub dynamic: DynamicDump,
 }
 

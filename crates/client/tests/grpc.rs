@@ -1,4 +1,4 @@
-//! gRPC calls to a server that answers, refuses, stalls, lies and dies.
+//! gRPC calls to a server that answers, refuses, stalls, breaks the protocol and closes connections.
 
 #![allow(
     clippy::unwrap_used,

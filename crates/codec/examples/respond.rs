@@ -1,7 +1,7 @@
 //! A minimal server that answers every request with five bytes, by this crate or by the crates that it replaces, to
 //! compare their cost per request.
 //!
-//! Usage: `respond <port> <outrider|hyper|h2>`. `docs/dependencies.md` has the commands and the results.
+//! Usage: `respond <port> <outrider|hyper|h2>`. `docs/performance.md` has the commands and the results.
 
 use std::convert::Infallible;
 use std::error::Error;

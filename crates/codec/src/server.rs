@@ -281,7 +281,7 @@ impl ConnectionCounter {
         connection: &mut AcceptedConnection,
         options: &Rc<ServerOptions>,
     ) -> Option<ConnectionCounter> {
-        // As in Envoy, a connection that came before the secrets is none of TLS.
+        // As in Envoy, a connection that came before the secrets does not count as TLS.
         if connection.has_secrets() {
             self.stats.downstream_cx_ssl_total.inc();
             self.ssl = Some(self.stats.hold(|stats| &stats.downstream_cx_ssl_active));
@@ -290,7 +290,7 @@ impl ConnectionCounter {
         let secured = tokio::select! {
             biased;
             secured = connection.secure() => secured.map_err(|failure| {
-                // A side that is told nothing has gone by itself.
+                // A peer that gets no alert has closed the connection itself.
                 match failure.is_closed() {
                     true => EndCause::Remote,
                     false => EndCause::Local,

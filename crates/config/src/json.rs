@@ -42,7 +42,7 @@ pub fn redacted(json: Json) -> Json {
                     _ => false,
                 };
                 let value = match is_secret {
-                    true => blackened(value),
+                    true => redacted_secret(value),
                     false => redacted(value),
                 };
                 (name, value)
@@ -55,14 +55,14 @@ pub fn redacted(json: Json) -> Json {
 }
 
 /// A redacted secret.
-fn blackened(json: Json) -> Json {
+fn redacted_secret(json: Json) -> Json {
     const REDACTED: &str = "[redacted]";
     match json {
         Json::Object(members) => {
             let members = members.into_iter().map(|(name, value)| {
                 let value = match name.as_str() {
                     "inline_bytes" => Json::String(STANDARD.encode(REDACTED)),
-                    _ => blackened(value),
+                    _ => redacted_secret(value),
                 };
                 (name, value)
             });

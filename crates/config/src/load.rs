@@ -173,7 +173,7 @@ fn load_enabled(
     };
     let findings = check::check(&message, disabled);
     let positions = Positions::of(&message, names);
-    let problems = without_echoes(reader.problems, findings.problems);
+    let problems = without_consequences(reader.problems, findings.problems);
     if !problems.is_empty() {
         return Err(located(problems, &positions));
     }
@@ -225,7 +225,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Source, Diagnostics> {
     Ok(Source { name, text, format })
 }
 
-/// Reads a file while the proxy runs. Anything else is refused: to wait for who writes to a pipe could take forever.
+/// Reads a file while the proxy runs. Anything else is refused: waiting for the writer of a pipe could take forever.
 pub(crate) fn read_regular_file(path: &Path) -> Result<Source, Diagnostics> {
     refuse_irregular(path)
         .map_err(|error| Diagnostics::about(&path.display().to_string(), error))?;
@@ -350,7 +350,7 @@ fn hint_for_json(source: &Source, text: &str) -> &'static str {
 }
 
 /// All problems, without missing fields that are missing only because they could not be read.
-pub(crate) fn without_echoes(read: Vec<Problem>, checked: Vec<Problem>) -> Vec<Problem> {
+pub(crate) fn without_consequences(read: Vec<Problem>, checked: Vec<Problem>) -> Vec<Problem> {
     let unread: HashSet<String> = read
         .iter()
         .map(|problem| problem.path.to_string())

@@ -196,7 +196,7 @@ fn read(
     };
     let findings = check::check(&message, disabled);
     let positions = Positions::of(&message, names.to_vec());
-    let problems = load::without_echoes(problems, findings.problems);
+    let problems = load::without_consequences(problems, findings.problems);
     if !problems.is_empty() {
         return Err(load::located(problems, &positions));
     }
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_resource_has_all_rejected() {
+    fn one_bad_resource_rejects_the_file() {
         for (resource, expected) in [
             (format!("{CLUSTER_URL}, nam: b"), "did you mean name?"),
             (CLUSTER_URL.to_owned(), "name"),

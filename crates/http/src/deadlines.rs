@@ -1,6 +1,6 @@
 //! The timeouts of one stream, on one timer.
 //!
-//! StreamDeadlines move far more often than they pass: the idle deadline moves with every frame. So the timer is armed for
+//! Deadlines move far more often than they pass: the idle deadline moves with every frame. So the timer is armed for
 //! the earliest deadline and not touched when that deadline moves later. Only when it fires is it armed again, for the
 //! earliest deadline still ahead.
 

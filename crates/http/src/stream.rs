@@ -61,7 +61,7 @@ pub struct Stream {
     pub request: RequestHead,
     /// The response head, once there is one.
     pub response: Option<ResponseHead>,
-    /// The captured ones of the response's trailers.
+    /// Those of the response's trailers that are captured.
     pub response_trailers: Option<HeaderMap>,
     /// The client's address, from `x-forwarded-for` or the connection (`%DOWNSTREAM_REMOTE_ADDRESS%`).
     pub remote_address: Address,

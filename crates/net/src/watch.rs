@@ -242,7 +242,7 @@ mod tests {
         }
         assert!(
             other.0.try_recv().is_ok(),
-            "the link of Kubernetes is of all files"
+            "the link of Kubernetes stands for all files"
         );
         replace_link(&folder, "file");
         watched.replaced().await;

@@ -123,7 +123,7 @@ fn fraction(fields: &Struct) -> Option<Fraction> {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
-                reason = "what is out of range becomes what it becomes in Envoy"
+                reason = "values out of range are converted as in Envoy"
             )]
             ("numerator", Some(Kind::NumberValue(number))) => numerator = *number as i64 as u32,
             ("numerator", _) => {}

@@ -83,7 +83,7 @@ fn whole(number: f64) -> Option<i64> {
     let cut = number as i64;
     #[expect(
         clippy::cast_precision_loss,
-        reason = "the comparison is of what was cut"
+        reason = "the comparison shows what the conversion cut off"
     )]
     let back = cut as f64;
     (back.to_bits() == number.to_bits()).then_some(cut)

@@ -29,7 +29,7 @@ pub(crate) async fn run<T: Send + 'static>(
     let thread = thread::Builder::new().name(name.to_owned());
     thread.spawn(move || {
         if let Err(error) = setpriority_process(Some(gettid()), NICE) {
-            log::debug!(target: "main", "the priority of a background thread stays: {error}");
+            log::debug!(target: "main", "cannot lower the priority of a background thread: {error}");
         }
         limits.apply();
         let done = work();

@@ -206,7 +206,7 @@ impl ServerControl for AdminControl {
     }
 
     fn unready_targets(&self) -> Vec<UnreadyTargets> {
-        // Later on, no listener waits for anything: its routes are read from files at once.
+        // After start-up, no listener waits for anything: its routes are read from files at once.
         match self.0.phase.get() {
             Phase::Running => Vec::new(),
             Phase::Clusters | Phase::Listeners => {

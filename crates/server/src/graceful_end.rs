@@ -15,7 +15,7 @@ use crate::worker_listeners::ListenerSelection;
 const LONGEST: Duration = Duration::from_secs(25);
 /// A client that just got an answer, or has just connected, sends its next request within this time.
 const NEXT_REQUEST: Duration = Duration::from_millis(300);
-/// Sockets are closed this share of the time before its end (1/10), even if new requests still come.
+/// When this share of the time is left (1/10), the sockets are closed even if new requests still come.
 const LAST_SHARE: u32 = 10;
 /// How often the workers' counts are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);

@@ -306,7 +306,7 @@ fn what_is_built_for_a_refused_config_leaves_the_gauges() {
 }
 
 #[test]
-fn listeners_that_were_stopped_stay_so() {
+fn stopped_listeners_stay_stopped() {
     let folder = Folder::new("reload-stopped");
     let path = folder.file("e.yaml", &bootstrap(&[listener("l", "one", "")], ""));
     let server = Server::start(&folder, &["-c", &path]);

@@ -122,7 +122,7 @@ fn a_thousand_routes_change_by_one_reload() {
 }
 
 #[test]
-fn storms_of_reloads_lose_nothing() {
+fn many_reloads_at_once_lose_nothing() {
     let folder = Folder::new("stress-storm");
     let config = |body: &str| bootstrap(&[listener("l", body, "")], "");
     let path = folder.file("e.yaml", &config("one"));

@@ -30,7 +30,7 @@ fn validate_accepts_a_valid_file_and_binds_nothing() {
 }
 
 #[test]
-fn what_is_wrong_ends_start_up_with_a_message_and_code_1() {
+fn errors_end_start_up_with_a_message_and_code_1() {
     let folder = Folder::new("wrong");
     let good = folder.file("good.yaml", ADMIN);
     let bad = folder.file("bad.yaml", "admin:\n  adress: {}\n");
@@ -114,7 +114,7 @@ fn it_gets_ready_and_ends_with_0_on_term_int_and_quitquitquit() {
 }
 
 #[test]
-fn hangup_is_eaten_and_usr1_opens_the_log_anew() {
+fn sighup_does_not_end_the_process_and_sigusr1_reopens_the_log() {
     let folder = Folder::new("signals");
     let file = folder.file("envoy.yaml", ADMIN);
     let server = Server::start(&folder, &["-c", &file]);

@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hello_is_told_early() {
+    fn bytes_that_are_no_hello_are_recognised_early() {
         for bytes in [
             &b"GET "[..],
             &[22, 2],

@@ -17,7 +17,7 @@ use crate::peer::serial;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OcspExpiry(Option<i64>);
 
-/// What became of a client's wish for an OCSP response.
+/// Whether a client got the OCSP response that it asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stapling {
     /// The client did not ask for one.

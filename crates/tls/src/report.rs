@@ -26,7 +26,7 @@ pub struct Report {
     pub certificate: Option<Arc<PeerCertificate>>,
     /// Whether the client asks for an OCSP response. The connection sets it before the certificate is selected.
     pub(crate) asks_for_staple: bool,
-    /// What became of that.
+    /// Whether it got one.
     pub stapling: Stapling,
 }
 

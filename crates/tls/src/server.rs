@@ -216,7 +216,7 @@ impl ServerContext {
     }
 }
 
-/// What sessions belong to, as in Envoy: the names of the certificates, and how clients are verified.
+/// Identifies the context of sessions, as in Envoy: the names of the certificates, and how clients are verified.
 fn session_context(
     certificates: &[Certificate],
     validation: &Validation,

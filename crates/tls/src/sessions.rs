@@ -35,7 +35,7 @@ const MAC: usize = 32;
 /// How long tickets of configured keys are accepted without `session_timeout`, seconds: BoringSSL's time.
 const LIFETIME: u32 = 2 * 60 * 60;
 
-/// What sessions belong to: a ticket of another context with the same keys is refused if these differ.
+/// Identifies the context of a session: a ticket of another context with the same keys is refused if these differ.
 pub(crate) type SessionContext = [u8; 32];
 
 /// The context of sessions whose peers are verified and served by `parts`, each with its length before it.
@@ -261,7 +261,7 @@ fn now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// The session after the time of this moment, in seconds since 1970.
+/// The current time in seconds since 1970, followed by the session.
 fn with_time(session: &[u8]) -> Vec<u8> {
     let mut timed = now().to_be_bytes().to_vec();
     timed.extend_from_slice(session);

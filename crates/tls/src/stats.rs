@@ -146,7 +146,7 @@ impl WorkerSsl {
         self.refused(info.forgiven);
     }
 
-    /// Counts what became of a client's wish for an OCSP response.
+    /// Counts whether a client got the OCSP response that it asked for.
     pub fn stapled(&self, stapling: Stapling) {
         let stats = &self.0;
         match stapling {

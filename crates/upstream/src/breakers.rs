@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn may_be_passed_by_force() {
+    fn a_permit_may_be_taken_above_the_limit() {
         let breakers = breakers(1);
         let one = breakers.acquire_always(RoutingPriority::Default, BreakerResource::Requests);
         let two = breakers.acquire_always(RoutingPriority::Default, BreakerResource::Requests);

@@ -18,7 +18,7 @@ use crate::outlier::OutlierMonitor;
 /// Whether a host should get requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// It should.
+    /// It should get requests.
     Healthy,
     /// It should when healthy hosts are too few.
     Degraded,
@@ -43,7 +43,7 @@ pub enum HealthFlag {
     ExcludedViaImmediateHcFail,
     /// `/active_hc_timeout`: its last active health check timed out.
     ActiveHcTimeout,
-    /// Not shown: active health checks are made of it.
+    /// Not shown: the host has active health checks.
     IsChecked,
 }
 
@@ -66,11 +66,11 @@ pub struct HostHealth {
 pub(crate) enum HealthReport {
     /// A response asked that the host be excluded (`x-envoy-immediate-health-check-fail`).
     ImmediateFailure,
-    /// It answered with 5xx so often in a row that it may have to go.
+    /// It answered with 5xx so often in a row that it may have to be ejected.
     Consecutive5xx,
-    /// It answered with 502, 503 or 504 so often in a row that it may have to go.
+    /// It answered with 502, 503 or 504 so often in a row that it may have to be ejected.
     ConsecutiveGatewayFailure,
-    /// It could not be reached so often in a row that it may have to go.
+    /// It could not be reached so often in a row that it may have to be ejected.
     ConsecutiveLocalOriginFailure,
 }
 
@@ -114,7 +114,7 @@ impl HostHealth {
             .map_or((-1.0, -1.0), OutlierMonitor::success_rates)
     }
 
-    /// Tells the main thread of `report`, unless it is yet to read an equal one.
+    /// Tells the main thread of `report`, unless it has not read an equal one yet.
     pub(crate) fn report(self: &Arc<Self>, report: HealthReport) {
         if let Some(reports) = &self.reports
             && reports.waiting.fetch_or(report.bit(), Relaxed) & report.bit() == 0

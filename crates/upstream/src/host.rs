@@ -242,7 +242,7 @@ impl Host {
         }
     }
 
-    /// Counts what came of a request to this host, for outlier detection.
+    /// Counts the result of a request to this host, for outlier detection.
     pub fn put_result(&self, result: OutlierResult) {
         if let Some(monitor) = self.state.monitor() {
             monitor.count(result, |report| self.state.report(report));

@@ -249,7 +249,7 @@ impl ClusterHosts {
     }
 
     fn publish(&self, mut priorities: Vec<PriorityHosts>, changes: u64) {
-        // Read for long and by all, and there may be thousands of clusters: no more memory than hosts need.
+        // The lists live long, and there may be thousands of clusters, so no spare capacity is kept.
         for priority in &mut priorities {
             priority.localities.shrink_to_fit();
             for locality in &mut priority.localities {

@@ -2,7 +2,7 @@
 //! that use them built again.
 //!
 //! A change is first tried: all contexts that use the secret or file are built. Only if none has an error are they put
-//! into use, all at once. So a certificate whose key does not match, or a CA that is none, changes nothing.
+//! into use, all at once. So a certificate whose key does not match, or a CA file without a certificate, changes nothing.
 
 mod follow;
 mod plain_files;
@@ -78,7 +78,7 @@ impl Drop for FollowedUser {
 /// A secret of a source. No longer followed when dropped.
 struct FollowedSecret {
     reference: SecretReference,
-    /// The source was read once, whatever came of it.
+    /// The source was read once, whether or not it gave the secret.
     was_read: watch::Sender<bool>,
     version: String,
     updated: SystemTime,

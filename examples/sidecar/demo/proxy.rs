@@ -110,7 +110,7 @@ impl Proxy {
             .split_once("\r\n\r\n")
             .ok_or("no answer from the admin server")?;
         unchunk(body)
-            .ok_or_else(|| format!("a strange answer from the admin server: {answer}").into())
+            .ok_or_else(|| format!("an unexpected answer from the admin server: {answer}").into())
     }
 
     /// Prints the line of an admin page that has `part` in it.

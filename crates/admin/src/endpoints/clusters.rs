@@ -114,7 +114,7 @@ fn write(cluster: &ClusterView, to: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-/// A percentage with six digits at most, as C's `%g` has it.
+/// A percentage with six digits at most, as C's `%g` prints it.
 fn six_digits(percent: f64) -> f64 {
     let digits = match percent.abs() {
         hundred if hundred >= 100.0 => 1e3,

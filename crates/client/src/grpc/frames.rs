@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_are_refused() {
+    fn wrong_lengths_and_flags_are_refused() {
         let status = |bytes: &[u8]| {
             let mut decoder = GrpcDecoder::new(100);
             decoder.push(bytes);

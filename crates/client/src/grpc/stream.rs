@@ -26,7 +26,7 @@ use crate::InternalClient;
 use crate::PendingResponse;
 use crate::ResponseBody;
 
-/// So many bytes of requests may wait for the service to take them.
+/// How many bytes of requests may wait for the service to take them.
 const QUEUE_LIMIT: usize = 1 << 20;
 
 /// The service takes requests more slowly than they are made.

@@ -175,7 +175,7 @@ impl TreeBuilder {
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
-                    return Err(error(mark, "an alias inside what it stands for"));
+                    return Err(error(mark, "an alias inside the value that it refers to"));
                 };
                 // Counted before the copy: nested aliases can expand to more than fits in memory.
                 let size = node.size();
@@ -566,7 +566,7 @@ mod tests {
         }
         assert!(json(&bomb).contains("aliases expanded"), "{}", json(&bomb));
         assert!(
-            json("a: &a [*a]").contains("an alias inside what it stands for"),
+            json("a: &a [*a]").contains("an alias inside the value that it refers to"),
             "{}",
             json("a: &a [*a]")
         );

@@ -99,7 +99,7 @@ enum Instruction {
 const ANY: bool = true;
 
 impl Instruction {
-    /// What may follow it.
+    /// The instruction that may follow it.
     fn out(&mut self) -> Option<&mut usize> {
         match self {
             Instruction::Nop(out)
@@ -112,7 +112,7 @@ impl Instruction {
         }
     }
 
-    /// The second that may follow it.
+    /// The second instruction that may follow it.
     fn out1(&mut self) -> Option<&mut usize> {
         match self {
             Instruction::Alt(_, out) | Instruction::AltMatch(_, out) => Some(out),

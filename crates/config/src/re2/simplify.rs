@@ -39,7 +39,7 @@ fn coalesce(node: Regexp) -> Regexp {
     }
 }
 
-/// What two neighbours become, if they can be made one.
+/// Two neighbours in their merged form, if they can be merged.
 fn coalesced(first: &Regexp, second: &Regexp) -> Option<(Regexp, Regexp)> {
     let Regexp::Repeat(repeat) = first else {
         return None;

@@ -1,4 +1,4 @@
-//! What holds for whole messages: their types, their constraints, and how what is wrong with them is told.
+//! Whole messages: their types, their constraints, and the errors about them.
 
 use outrider_config::Format;
 use outrider_config::Source;

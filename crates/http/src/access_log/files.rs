@@ -125,7 +125,7 @@ impl LogFiles {
         if let Some(file) = self.lock().get(&destination) {
             return Ok(Arc::clone(file));
         }
-        let output = LogOutput::open(&destination).map_err(|error| unable(&destination, &error))?;
+        let output = LogOutput::open(&destination).map_err(|error| open_error(&destination, &error))?;
         let (messages, received) = mpsc::sync_channel(MAX_WAITING);
         let reopen = Arc::new(AtomicBool::new(false));
         let writer = FileWriter {
@@ -178,7 +178,7 @@ impl LogFiles {
     }
 }
 
-fn unable(destination: &Destination, error: &io::Error) -> String {
+fn open_error(destination: &Destination, error: &io::Error) -> String {
     let reason = error.to_string();
     let reason = reason.split(" (os error").next().unwrap_or_default();
     match destination {

@@ -55,7 +55,7 @@ pub struct LoggedExchange<'a> {
     pub sent: u64,
     /// The server's address.
     pub local: &'a Address,
-    /// The client's.
+    /// The client's address.
     pub remote: &'a Address,
     /// The runtime values for the log's filters.
     pub runtime: &'a Arc<Snapshot>,

@@ -69,7 +69,7 @@ struct BufferConfig {
     limit: usize,
 }
 
-/// What a route says.
+/// A route's setting.
 #[derive(Clone, Copy, Debug)]
 enum BufferSettings {
     Disabled,

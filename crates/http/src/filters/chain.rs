@@ -178,7 +178,7 @@ pub(crate) type Filters = Rc<[Rc<dyn HttpFilter>]>;
 #[derive(Debug)]
 pub(crate) struct HttpFilterChain {
     all: Vec<ChainEntry>,
-    /// Those that run on a route that does not say which do.
+    /// The filters that run unless the route enables or disables some.
     enabled: Filters,
 }
 

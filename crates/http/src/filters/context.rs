@@ -67,7 +67,7 @@ impl FilterWorkerCx<'_> {
         StreamSlot::at(index)
     }
 
-    /// The way to this filter's configuration in routes (`typed_per_filter_config`).
+    /// Finds this filter's configuration in routes (`typed_per_filter_config`).
     #[must_use]
     pub fn route_config<T: 'static>(&self) -> RouteConfig<T> {
         RouteConfig::new(self.name.clone())

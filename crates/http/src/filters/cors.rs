@@ -256,7 +256,7 @@ impl<'r> CorsPolicies<'r> {
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const EMPTY: HeaderValue = HeaderValue::from_static("");
 
-/// What the response of an allowed request gets.
+/// The headers for the response to an allowed request.
 #[derive(Debug)]
 struct AllowedOrigin {
     origin: HeaderValue,

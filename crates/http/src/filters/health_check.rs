@@ -225,7 +225,7 @@ impl HttpFilter for HealthCheckFilter {
         cx: &'a FilterCx<'a>,
     ) -> FilterWait<'a> {
         Box::pin(async move {
-            // The answer comes after the request.
+            // Answers only once the whole request has arrived.
             while let Some(Ok(_)) = body.frame().await {}
             Err(self.reply(cx))
         })

@@ -311,7 +311,7 @@ struct LocalRateLimitFilter {
     limit: Arc<RequestLimit>,
     routes: RouteConfig<RouteLimit>,
     connections: RefCell<KnownConnections>,
-    /// The bucket that the response tells of.
+    /// The bucket that the response's headers describe.
     shown: StreamSlot<Arc<TokenBucket>>,
 }
 

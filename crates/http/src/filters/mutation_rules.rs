@@ -6,7 +6,7 @@ use outrider_config::api::envoy::config::common::mutation_rules::v3::HeaderMutat
 use outrider_config::api::envoy::r#type::matcher::v3::RegexMatcher;
 use outrider_config::re2::FullRegex;
 
-/// The rules. The first of them that speaks about a header decides.
+/// The rules. The first rule that applies to a header decides.
 #[derive(Debug, Default)]
 pub(super) struct MutationRules {
     allow_all_routing: bool,
@@ -21,11 +21,11 @@ pub(super) struct MutationRules {
 /// What happens to a change of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MutationDecision {
-    /// It is made.
+    /// The change is made.
     Allowed,
-    /// It is not made.
+    /// The change is skipped.
     Ignored,
-    /// It is an error of the service.
+    /// The change is an error of the service.
     Refused,
 }
 

@@ -170,7 +170,7 @@ impl RouteFilterConfigs {
     }
 }
 
-/// The way to a filter's configuration in routes; `T` is what the filter's route factory builds. Configuration of
+/// Finds a filter's configuration in routes; `T` is what the filter's route factory builds. Configuration of
 /// another type under the filter's name is ignored, as in Envoy.
 pub struct RouteConfig<T> {
     name: Arc<str>,

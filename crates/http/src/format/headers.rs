@@ -137,7 +137,7 @@ impl HeaderOperator {
         ))
     }
 
-    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without a name from TLS there is the host to fall back to.
+    /// `%REQUESTED_SERVER_NAME(X:Y)%`: without a name from TLS, it may print the host.
     pub(crate) fn build_server_name(command: &FormatCommand<'_>) -> Result<Operator, String> {
         command.takes_no_length()?;
         let (kind, source) = command.param.split_once(':').unwrap_or((command.param, ""));

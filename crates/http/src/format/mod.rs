@@ -1,4 +1,4 @@
-//! FormatCommand operators such as `%START_TIME%`, in access logs, header values and bodies.
+//! Command operators such as `%START_TIME%`, in access logs, header values and bodies.
 //!
 //! A format is compiled when the configuration is loaded. Writing it appends to a buffer that the caller reuses. A new
 //! operator is one entry in a table: in `simple` if it has no parameters, otherwise in `operators`.

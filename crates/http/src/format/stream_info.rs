@@ -14,17 +14,17 @@ pub(crate) type AddressOf = fn(&Stream) -> Option<&Address>;
 /// Gets one of a stream's points in time.
 pub(crate) type Point = fn(&Stream) -> Option<Instant>;
 
-#[expect(clippy::unnecessary_wraps, reason = "an AddressOf")]
+#[expect(clippy::unnecessary_wraps, reason = "the signature of `AddressOf`")]
 pub(crate) fn local(stream: &Stream) -> Option<&Address> {
     Some(&stream.connection.local)
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "an AddressOf")]
+#[expect(clippy::unnecessary_wraps, reason = "the signature of `AddressOf`")]
 pub(crate) fn remote(stream: &Stream) -> Option<&Address> {
     Some(&stream.remote_address)
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "an AddressOf")]
+#[expect(clippy::unnecessary_wraps, reason = "the signature of `AddressOf`")]
 pub(crate) fn direct_remote(stream: &Stream) -> Option<&Address> {
     Some(&stream.connection.remote)
 }
@@ -58,7 +58,7 @@ pub(crate) fn upstream_bytes(context: &Context<'_>, bytes: impl Fn(&Traffic) -> 
         .map_or(0, |up| bytes(&up.traffic))
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "a Point")]
+#[expect(clippy::unnecessary_wraps, reason = "the signature of `Point`")]
 pub(crate) fn started(stream: &Stream) -> Option<Instant> {
     Some(stream.started)
 }

@@ -1,4 +1,4 @@
-//! What operators tell of TLS, on either side; absent on plaintext connections.
+//! Operators about TLS, on both sides. Their values are absent on plaintext connections.
 
 use std::time::Duration;
 use std::time::SystemTime;
@@ -182,7 +182,7 @@ pub(crate) fn upstream_server_name(context: &Context<'_>, out: &mut Vec<u8>) -> 
     owned_or_absent(tls.map_or("", |tls| &tls.server_name), out)
 }
 
-/// A text that is empty if it is absent.
+/// `text`, which is empty if the value is absent.
 pub(crate) fn owned_or_absent(text: &str, out: &mut Vec<u8>) -> OutputKind {
     values::text(Some(text).filter(|text| !text.is_empty()), out)
 }

@@ -13,7 +13,7 @@ use super::forwarding::append;
 use crate::format::tls::url_encoded;
 use crate::format::tls::url_encoded_pem;
 
-/// What becomes of the header.
+/// What is done with the header.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClientCert {
     mode: ForwardClientCertDetails,
@@ -74,7 +74,7 @@ impl ClientCert {
         }
     }
 
-    /// Adds the client to those that the header names. JSON joins a JSON list only: to any other value text is added.
+    /// Adds the client to those that the header names. JSON is added only to a JSON list; to any other value, text is added.
     fn append(self, headers: &mut HeaderMap, tls: &TlsInfo, peer: &PeerCertificate) {
         let name = &header::X_FORWARDED_CLIENT_CERT;
         let earlier = headers.get(name).filter(|value| !value.is_empty());

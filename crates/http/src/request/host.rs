@@ -5,7 +5,7 @@ use outrider_codec::HeaderValue;
 /// Which port is stripped off the host (`HttpConnectionManager.strip_port_mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum StripPort {
-    /// None.
+    /// No port.
     #[default]
     Never,
     /// The port that the client connected to.

@@ -46,7 +46,7 @@ struct HashedCookie {
     made: Option<Box<str>>,
 }
 
-/// What the policy makes of a request.
+/// The result of the policy for a request.
 #[derive(Debug, Default)]
 pub(crate) struct RequestHash {
     /// The hash; `None` if the request has nothing that the policy hashes.
@@ -77,7 +77,7 @@ impl HashPolicy {
         let mut result = RequestHash::default();
         for method in &self.0 {
             if let Some(new) = method.source.hash(stream, &mut result.set_cookies) {
-                // Turned, so that two equal hashes do not undo each other.
+                // Rotated, so that two equal hashes do not cancel each other out.
                 let old = result.hash.unwrap_or_default();
                 result.hash = Some(old.rotate_left(1) ^ new);
             }

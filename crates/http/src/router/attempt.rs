@@ -50,7 +50,7 @@ pub(super) type AttemptResponse = (ResponseHead, UpstreamExchange);
 /// Why an attempt ended without a response.
 #[derive(Debug)]
 pub(super) enum AttemptFailure {
-    /// The stream ends, for a reason that is none of this attempt's.
+    /// The stream ends, for a reason other than this attempt.
     Stopped(StopReason),
     /// A timeout of the router passed.
     TimedOut(ExpiredTimeout),

@@ -16,7 +16,7 @@ pub(super) fn no_healthy_upstream() -> LocalReply {
         .flag(ResponseFlag::NoHealthyUpstream)
 }
 
-/// The cluster is in maintenance, as far as this request goes.
+/// The cluster is in maintenance for this request.
 pub(super) fn maintenance(suppress_envoy_headers: bool) -> LocalReply {
     let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "maintenance_mode")
         .body("maintenance mode")

@@ -71,7 +71,7 @@ impl ReplayBuffer {
     }
 
     /// The attempt under way is the last: what it reads from now on is not kept.
-    pub(super) fn keep_no_more(&self) {
+    pub(super) fn stop_keeping(&self) {
         self.0.borrow_mut().keeps = false;
     }
 
@@ -186,7 +186,7 @@ mod tests {
         let buffer = buffer(5);
         read(&mut buffer.body(), 1).await;
         let mut last = buffer.body();
-        buffer.keep_no_more();
+        buffer.stop_keeping();
         assert_eq!(read(&mut last, 9).await, (b"abcdefghi".to_vec(), 1));
         assert!(!buffer.is_abandoned());
         assert_eq!(buffer.0.borrow().kept.len(), 1);

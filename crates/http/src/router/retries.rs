@@ -41,17 +41,17 @@ pub(super) async fn run<'a>(
         let verdict = if buffer.is_abandoned() {
             RetryVerdict::Final
         } else {
-            judge(&mut retry, &attempt, &outcome, stream)
+            verdict_on(&mut retry, &attempt, &outcome, stream)
         };
         let wait = match verdict {
             RetryVerdict::Retry(wait) => wait,
             RetryVerdict::Final => {
-                buffer.keep_no_more();
+                buffer.stop_keeping();
                 return finish(attempt, outcome, stream);
             }
             RetryVerdict::Denied(flag) => {
                 stream.flags.set(flag);
-                buffer.keep_no_more();
+                buffer.stop_keeping();
                 return finish(attempt, outcome, stream);
             }
         };
@@ -83,7 +83,7 @@ pub(super) async fn run<'a>(
     }
 }
 
-fn judge(
+fn verdict_on(
     retry: &mut RetryState,
     attempt: &UpstreamAttempt<'_>,
     outcome: &Result<AttemptResponse, AttemptFailure>,

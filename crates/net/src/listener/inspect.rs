@@ -83,7 +83,7 @@ outrider_stats::group! {
 enum InspectionError {
     Closed,
     Timeout,
-    /// By the TLS inspector, which counts it itself.
+    /// The TLS inspector refused it, and has counted that.
     Refused,
 }
 

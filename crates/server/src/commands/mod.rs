@@ -14,9 +14,9 @@ use crate::commands::admin_client::AdminClient;
 use crate::print_with_code;
 
 /// How often readiness is checked.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// How long one response of the admin port may take.
-const ONE_ANSWER: Duration = Duration::from_secs(1);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A command with the values of its flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,20 +141,20 @@ fn wait(invocation: &Invocation) -> Result<(), String> {
     let end = invocation.timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let Err(reason) =
-            AdminClient::new(&invocation.admin).and_then(|admin| admin.get("/ready", ONE_ANSWER))
+            AdminClient::new(&invocation.admin).and_then(|admin| admin.get("/ready", RESPONSE_TIMEOUT))
         else {
             return Ok(());
         };
         if end.is_some_and(|end| Instant::now() >= end) {
             return Err(format!("not ready: {reason}"));
         }
-        thread::sleep(ASK_AGAIN);
+        thread::sleep(RETRY_INTERVAL);
     }
 }
 
 /// Sends one request.
 fn probe(invocation: &Invocation) -> Result<(), String> {
-    let timeout = invocation.timeout.unwrap_or(ONE_ANSWER);
+    let timeout = invocation.timeout.unwrap_or(RESPONSE_TIMEOUT);
     AdminClient::new(&invocation.admin)?.get(&invocation.path, timeout)
 }
 

@@ -132,7 +132,7 @@ async fn until_ended(
                 let _ = rustix::process::kill_process(application, signal);
             }
             Some(_) => {}
-            None => return Err("no signals come any more".to_owned()),
+            None => return Err("the signal handlers have ended".to_owned()),
         }
     }
 }

@@ -353,7 +353,7 @@ impl ListenerDiscovery {
             });
         }
         for (name, state) in states(listeners.draining()) {
-            // Of several, Envoy shows the oldest.
+            // Of several draining listeners of one name, Envoy shows the oldest.
             (entry(&mut dumped, name).draining).get_or_insert(state);
         }
         let failed = self.failed.borrow();

@@ -17,7 +17,7 @@ pub(super) struct Replaced {
     pub(super) filter_chains: usize,
 }
 
-/// All that drains.
+/// All listeners and filter chains that drain.
 pub(super) struct DrainingListeners {
     updates: Rc<RefCell<Vec<Rc<Replaced>>>>,
     stats: Arc<ListenerManagerStats>,

@@ -14,7 +14,7 @@ pub(super) fn refuse_unchangeable(
     new: &Bootstrap,
 ) -> Result<(), ConfigErrors> {
     let mut errors = ConfigErrors::new();
-    let (running, new) = (rest(running), rest(new));
+    let (running, new) = (unchangeable_part(running), unchangeable_part(new));
     let root = FieldPath::root();
     compare(&running, &new, &root, &mut errors);
     let resources = "static_resources";
@@ -24,7 +24,7 @@ pub(super) fn refuse_unchangeable(
 }
 
 /// The bootstrap without clusters, listeners and secrets, as JSON.
-fn rest(bootstrap: &Bootstrap) -> Value {
+fn unchangeable_part(bootstrap: &Bootstrap) -> Value {
     let mut rest = Bootstrap {
         static_resources: None,
         ..bootstrap.clone()

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_of_nothing() {
+    fn without_weights_no_entry_has_a_turn() {
         assert!(turns(&[], 3).is_empty());
         assert!(turns(&[0, 0], 3).is_empty());
         assert_eq!(turns(&[0, 5], 2), [1, 1]);

@@ -1,4 +1,4 @@
-//! What a cluster's config says of health checks (`envoy.config.core.v3.HealthCheck`).
+//! The health check settings of a cluster (`envoy.config.core.v3.HealthCheck`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub(crate) struct HealthCheckConfig {
     pub(super) always_log_success: bool,
 }
 
-/// What is asked.
+/// The kind of check.
 #[derive(Debug)]
 pub(super) enum CheckKind {
     Http(Box<HttpCheck>),

@@ -90,7 +90,7 @@ impl HealthCheckCx {
         self.tls.get(position)?.as_ref()
     }
 
-    /// Connects to where `host` is to be checked; none if that fails. The caller limits the time.
+    /// Connects to the address at which `host` is checked; `None` if that fails. The caller limits the time.
     pub(super) async fn connect(&self, host: &Host) -> Option<NetworkStream> {
         let address = checked_address(host);
         let connected = outrider_net::connect(&address, &self.info.connect).await;
@@ -180,7 +180,7 @@ impl Drop for HttpConnection {
     }
 }
 
-/// Where `host` is to be checked.
+/// The address at which `host` is checked.
 fn checked_address(host: &Host) -> Address {
     let check = host.description().health_check.as_deref();
     let own = check.and_then(|check| check.address.as_ref());

@@ -30,7 +30,7 @@ pub trait EventFile: fmt::Debug + Send + Sync {
     fn write(&self, line: Vec<u8>);
 }
 
-/// For where no log may be written.
+/// Refuses every file, where no log may be written.
 impl EventFiles for () {
     fn open(&self, path: &str) -> Result<Arc<dyn EventFile>, String> {
         Err(format!("unable to open file '{path}': no log files here"))

@@ -1,4 +1,4 @@
-//! `http_health_check`: a request whose answer tells.
+//! `http_health_check`: a request, whose response tells whether the host is healthy.
 
 use std::future::poll_fn;
 
@@ -79,7 +79,7 @@ impl HttpProbe {
         if cx.config.reuse_connection && connection.is_usable() {
             self.connection = Some(connection);
         }
-        judge(config, cx, host, &head, &received)
+        evaluate(config, cx, host, &head, &received)
     }
 }
 
@@ -106,8 +106,8 @@ fn request(config: &HttpCheck, cx: &HealthCheckCx, host: &Host) -> RequestHead {
     head
 }
 
-/// What an answer says of the host.
-fn judge(
+/// The result of a check that got this response.
+fn evaluate(
     config: &HttpCheck,
     cx: &HealthCheckCx,
     host: &Host,

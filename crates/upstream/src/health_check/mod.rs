@@ -62,7 +62,7 @@ enum FailureType {
     NetworkTimeout,
 }
 
-/// What one check gave.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CheckResult {
     Healthy {
@@ -187,7 +187,7 @@ impl HealthChecker {
         }
     }
 
-    /// Takes in what a check gave.
+    /// Applies the result of a check.
     fn take(&self, session: &HostChecks, result: CheckResult) -> Transition {
         match result {
             CheckResult::Healthy { degraded } => self.succeeded(session, degraded),

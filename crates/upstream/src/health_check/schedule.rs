@@ -12,7 +12,7 @@ pub(super) fn initial_delay(cx: &HealthCheckCx) -> Option<Duration> {
     (!jitter.is_zero()).then(|| with_jitter(cx, Duration::ZERO, jitter))
 }
 
-/// How long the check after one that gave such a result waits.
+/// How long to wait for the next check after one with this result.
 pub(super) fn interval(cx: &HealthCheckCx, healthy: bool, transition: Transition) -> Duration {
     let config = &cx.config;
     let pending = transition == Transition::ChangePending;

@@ -1,4 +1,4 @@
-//! `tcp_health_check`: a connection, and what the host says on it.
+//! `tcp_health_check`: connects, sends bytes, and compares what the host sends.
 
 use std::future::poll_fn;
 
@@ -11,7 +11,7 @@ use super::connection::HealthCheckCx;
 use super::payload;
 use crate::Host;
 
-/// The most that a host may say before what is expected comes.
+/// How many bytes a host may send before the expected ones.
 const MOST: usize = 1 << 20;
 
 /// Asks one host.
@@ -65,7 +65,7 @@ impl TcpProbe {
             return std::future::pending().await;
         };
         let mut buffer = [0; 512];
-        // What comes between checks is of no use.
+        // Bytes between checks are ignored.
         while let Ok(1..) = poll_fn(|task| stream.poll_read_some(task, &mut buffer)).await {}
         self.stream = None;
     }

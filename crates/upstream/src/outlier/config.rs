@@ -1,4 +1,4 @@
-//! What a cluster's config says of outlier detection (`envoy.config.cluster.v3.OutlierDetection`), as the runtime changes it.
+//! The outlier detection settings of a cluster (`envoy.config.cluster.v3.OutlierDetection`), as the runtime changes it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ numbers! {
     consecutive_local_origin_failure = 5;
     /// The most hosts that may be ejected, percent.
     max_ejection_percent = 10;
-    /// The chance that a host is ejected indeed, percent; as of the numbers below.
+    /// The chance that a detected host is ejected, percent; likewise for the numbers below.
     enforcing_consecutive_5xx = 100;
     /// See above.
     enforcing_consecutive_gateway_failure = 0;

@@ -123,7 +123,7 @@ impl OutlierDetector {
         interval.max(Duration::from_millis(1))
     }
 
-    /// A worker has seen a host fail so often in a row that it may have to go.
+    /// A worker has seen a host fail so often in a row that it may have to be ejected.
     pub(crate) fn on_report(&self, health: &HostHealth, report: HealthReport) -> ChangedHosts {
         let kind = match report {
             HealthReport::Consecutive5xx => EjectionType::Consecutive5xx,
@@ -277,7 +277,7 @@ impl OutlierDetector {
         }
     }
 
-    /// Lets the admin server show what the success rates have come to.
+    /// Publishes the success rates for the admin server.
     fn show(&self, origin: ResultOrigin, average: f64, ejection_threshold: f64) {
         let mut rates = **self.rates.load();
         let shown = OutlierRates {

@@ -1,4 +1,4 @@
-//! What workers count of one host for outlier detection, by atomics.
+//! What workers count about one host for outlier detection, by atomics.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +10,7 @@ use outrider_runtime::Snapshot;
 use super::OutlierConfig;
 use crate::health::HealthReport;
 
-/// What came of a request, or of the attempt to send it (`Upstream::Outlier::Result` in Envoy).
+/// The result of a request, or of the attempt to send it (`Upstream::Outlier::Result` in Envoy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutlierResult {
     /// The host answered with this status, or with a gRPC status that stands for it.
@@ -47,7 +47,7 @@ pub(crate) struct OutlierMonitor {
     pub(super) local: SuccessRate,
 }
 
-/// What the success rates of all hosts came to at the end of an interval, percent; -1 if that is not known.
+/// The success rates over all hosts at the end of an interval, percent; -1 if that is not known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OutlierRates {
     /// The mean.

@@ -100,7 +100,7 @@ fn requests_go_round_all_hosts() {
 }
 
 #[test]
-fn a_full_connection_makes_way_for_a_second() {
+fn a_second_connection_opens_when_the_first_is_full() {
     run(async {
         let backend = Http2::start(1).await;
         let proxy = TestClusters::start(vec![fixed_http2(&[backend.address])]).await;
@@ -228,7 +228,7 @@ fn requests_beyond_the_breaker_fail() {
 }
 
 #[test]
-fn who_leaves_the_queue_is_not_counted_any_more() {
+fn a_cancelled_request_no_longer_counts_as_pending() {
     run(async {
         let backend = Http2::start(100).await;
         let proxy = TestClusters::start(vec![fixed_http2(&[backend.address])]).await;

@@ -157,7 +157,7 @@ impl From<DeniedHttpResponse> for Rejection {
         let headers = denied.headers.into_iter();
         Rejection {
             status: u16::try_from(code).unwrap_or_default(),
-            // As in Envoy, these take no notice of headers to append: no header exists yet.
+            // As in Envoy, headers to append are ignored: no header exists yet.
             headers: headers
                 .filter(|option| appends(option) != Some(true))
                 .filter_map(field)

@@ -171,7 +171,7 @@ fn is_query_text(text: &str) -> bool {
     text.bytes().all(is_allowed)
 }
 
-/// Checks the headers for the response, if the filter does.
+/// Checks the headers for the response, if the filter validates changes.
 pub(super) fn check_response(
     config: &ExtAuthzConfig,
     headers: &[(Field, HeaderAppendAction)],

@@ -23,7 +23,7 @@ use super::config::HeaderSelection;
 /// Tells the service whether it got only a part of the body.
 const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
-/// The facts about a stream that are not in it.
+/// What a `CheckRequest` needs in addition to the stream.
 pub(super) struct CheckRequestCx {
     /// The body, as far as the service gets it.
     pub(super) body: Option<CheckedBody>,
@@ -108,8 +108,8 @@ fn http_request(
     };
     let mut fields = fields(head, &config.headers);
     if let Some(body) = &cx.body {
-        let told = if body.is_partial { "true" } else { "false" };
-        fields.push((PARTIAL_BODY, told.as_bytes()));
+        let is_partial = if body.is_partial { "true" } else { "false" };
+        fields.push((PARTIAL_BODY, is_partial.as_bytes()));
         match config.packs_as_bytes {
             true => request.raw_body = body.data.to_vec(),
             false => request.body = sanitized(&body.data),
@@ -196,29 +196,29 @@ fn address(address: &Address) -> core::Address {
 
 /// The dynamic metadata that the service gets.
 fn request_metadata(config: &ExtAuthzConfig, stream: &Stream) -> core::Metadata {
-    let mut told = core::Metadata::default();
+    let mut selected = core::Metadata::default();
     for name in &config.metadata_namespaces {
         if let Some(fields) = stream.dynamic_metadata.namespace(name) {
-            told.filter_metadata.insert(name.clone(), fields.clone());
+            selected.filter_metadata.insert(name.clone(), fields.clone());
         }
     }
-    told
+    selected
 }
 
 /// The route's metadata that the service gets.
 fn route_metadata(config: &ExtAuthzConfig, stream: &Stream) -> core::Metadata {
-    let mut told = core::Metadata::default();
+    let mut selected = core::Metadata::default();
     let metadata = stream
         .route
         .as_ref()
         .and_then(|route| route.metadata.as_ref());
     let Some(metadata) = metadata.map(Arc::as_ref) else {
-        return told;
+        return selected;
     };
     for name in &config.route_metadata_namespaces {
         if let Some(fields) = metadata.filter_metadata.get(name) {
-            told.filter_metadata.insert(name.clone(), fields.clone());
+            selected.filter_metadata.insert(name.clone(), fields.clone());
         }
     }
-    told
+    selected
 }

@@ -21,7 +21,7 @@ use outrider_runtime::Snapshot;
 
 use crate::filters::mutation_rules::MutationRules;
 
-/// The deadline of a question, if the service has none.
+/// The timeout of a check, if the service sets none.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The built `ExtAuthz`.
@@ -51,7 +51,7 @@ pub(super) struct ExtAuthzConfig {
     pub(super) max_denied_body: usize,
 }
 
-/// Whom the filter asks.
+/// The authorization service.
 #[derive(Debug)]
 pub(super) enum Service {
     Grpc {

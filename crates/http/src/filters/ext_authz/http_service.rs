@@ -25,7 +25,7 @@ use super::answer::Rejection;
 use super::answer::Verdict;
 use super::config::HttpAuthService;
 
-/// The service lists the headers to remove from the request in it.
+/// The response header in which the service lists the headers to remove from the request.
 const HEADERS_TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
 
 /// Asks about `request`.

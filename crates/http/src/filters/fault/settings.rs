@@ -253,7 +253,7 @@ impl FaultSettings {
                     overridden(&self.keys.abort_http_status, "abort.http_status").unwrap_or(status);
                 let status = u16::try_from(status).ok();
                 let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-                // Envoy sends any number; a status that is none cannot be sent here.
+                // Envoy sends any number; a number that is not a status cannot be sent here.
                 Some(reply(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)))
             }
             Abort::Grpc(status) => {

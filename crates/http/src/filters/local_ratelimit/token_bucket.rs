@@ -7,11 +7,11 @@ use std::time::Duration;
 use outrider_net::clock;
 use tokio::time::Instant;
 
-/// Tokens that come back all the time, up to a maximum (`TokenBucket`).
+/// Tokens that are refilled continuously, up to a maximum (`TokenBucket`).
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     max_tokens: f64,
-    /// Tokens in a second.
+    /// Tokens per second.
     rate: f64,
     began: Instant,
     /// When the bucket was empty, in seconds since `began`, as the bits of an `f64`. It tells how many tokens there are.
