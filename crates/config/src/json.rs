@@ -68,7 +68,7 @@ fn redacted_secret(json: Json) -> Json {
             });
             Json::Object(members.collect())
         }
-        Json::Array(items) => items.into_iter().map(blackened).collect(),
+        Json::Array(items) => items.into_iter().map(redacted_secret).collect(),
         Json::String(_) => Json::String(REDACTED.to_owned()),
         other => other,
     }

@@ -12,9 +12,9 @@ use tokio::signal::unix;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
-use super::ASK_AGAIN;
+use super::RETRY_INTERVAL;
 use super::Invocation;
-use super::ONE_ANSWER;
+use super::RESPONSE_TIMEOUT;
 use crate::commands::admin_client::AdminClient;
 
 /// Exit codes as a shell gives them: this plus the signal's number for a program that a signal ended, and two codes for
@@ -75,7 +75,7 @@ async fn until_ready(
     let end = invocation.timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let admin = AdminClient::new(&invocation.admin);
-        let Err(reason) = admin.and_then(|admin| admin.get("/ready", ONE_ANSWER)) else {
+        let Err(reason) = admin.and_then(|admin| admin.get("/ready", RESPONSE_TIMEOUT)) else {
             return Ok(None);
         };
         if end.is_some_and(|end| Instant::now() >= end) {
@@ -87,7 +87,7 @@ async fn until_ready(
                     return Ok(Some(signal));
                 }
             }
-            () = tokio::time::sleep(ASK_AGAIN) => {}
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
         }
     }
 }
@@ -146,11 +146,11 @@ fn quit_proxy(invocation: &Invocation) {
     let mut said = String::new();
     for _ in 0..3 {
         let admin = AdminClient::new(&invocation.admin);
-        match admin.and_then(|admin| admin.request("POST", "/quitquitquit", ONE_ANSWER)) {
+        match admin.and_then(|admin| admin.request("POST", "/quitquitquit", RESPONSE_TIMEOUT)) {
             Ok(()) => return,
             Err(reason) => said = reason,
         }
-        thread::sleep(ASK_AGAIN);
+        thread::sleep(RETRY_INTERVAL);
     }
     let message = format!("run: cannot end the proxy: {said}\n");
     let _ = crate::print_with_code(&mut std::io::stderr(), &message, 1);
