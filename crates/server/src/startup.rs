@@ -317,14 +317,7 @@ impl Process {
         }
         log::info!(target: "main", "starting main dispatch loop");
         end(&mut signals, &control).await;
-        log::info!(target: "main", "shutting down server instance");
-        for worker in workers {
-            // A worker that panicked has ended too.
-            let _ = worker.join();
-        }
-        admin_logs.iter().for_each(WorkerLog::flush);
-        control.log_files.finish();
-        log::info!(target: "main", "main dispatch loop exited");
+        finish(workers, &admin_logs, &control);
         Ok(())
     }
 
@@ -458,6 +451,18 @@ async fn end(signals: &mut Signals, control: &Control) {
         }
         () = graceful_end::finish_requests(control) => control.listeners.finish(),
     }
+}
+
+/// Waits for the workers to end, then writes what is left of the logs.
+fn finish(workers: Vec<JoinHandle<()>>, admin_logs: &[WorkerLog], control: &Control) {
+    log::info!(target: "main", "shutting down server instance");
+    for worker in workers {
+        // A worker that panicked has ended too.
+        let _ = worker.join();
+    }
+    admin_logs.iter().for_each(WorkerLog::flush);
+    control.log_files.finish();
+    log::info!(target: "main", "main dispatch loop exited");
 }
 
 /// Starts listening, and starts the threads that serve connections.

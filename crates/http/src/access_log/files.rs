@@ -125,7 +125,8 @@ impl LogFiles {
         if let Some(file) = self.lock().get(&destination) {
             return Ok(Arc::clone(file));
         }
-        let output = LogOutput::open(&destination).map_err(|error| open_error(&destination, &error))?;
+        let output =
+            LogOutput::open(&destination).map_err(|error| open_error(&destination, &error))?;
         let (messages, received) = mpsc::sync_channel(MAX_WAITING);
         let reopen = Arc::new(AtomicBool::new(false));
         let writer = FileWriter {

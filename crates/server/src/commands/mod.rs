@@ -140,8 +140,8 @@ fn parse(command: Command, arguments: &[String]) -> Result<Invocation, String> {
 fn wait(invocation: &Invocation) -> Result<(), String> {
     let end = invocation.timeout.map(|timeout| Instant::now() + timeout);
     loop {
-        let Err(reason) =
-            AdminClient::new(&invocation.admin).and_then(|admin| admin.get("/ready", RESPONSE_TIMEOUT))
+        let Err(reason) = AdminClient::new(&invocation.admin)
+            .and_then(|admin| admin.get("/ready", RESPONSE_TIMEOUT))
         else {
             return Ok(());
         };

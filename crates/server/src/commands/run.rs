@@ -12,9 +12,9 @@ use tokio::signal::unix;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
-use super::RETRY_INTERVAL;
 use super::Invocation;
 use super::RESPONSE_TIMEOUT;
+use super::RETRY_INTERVAL;
 use crate::commands::admin_client::AdminClient;
 
 /// Exit codes as a shell gives them: this plus the signal's number for a program that a signal ended, and two codes for

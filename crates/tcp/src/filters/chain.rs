@@ -16,12 +16,12 @@ use outrider_net::AcceptedConnection;
 use outrider_net::ConnectionHandler;
 
 use super::FACTORIES;
-use super::FilterStatus;
-use super::FilterWorkerCx;
 use super::FilteredConnection;
 use super::NetworkFilter;
 use super::NetworkFilterConfig;
 use super::NetworkFilterFactory;
+use super::NetworkFilterStatus;
+use super::NetworkFilterWorkerCx;
 use super::TerminalFilter;
 use super::TerminalFilterConfig;
 
@@ -101,7 +101,7 @@ impl NetworkFilterChain {
 
     /// What serves the connections on a worker.
     #[must_use]
-    pub fn worker(&self, cx: &FilterWorkerCx<'_>) -> Rc<dyn ConnectionHandler> {
+    pub fn worker(&self, cx: &NetworkFilterWorkerCx<'_>) -> Rc<dyn ConnectionHandler> {
         let Some(terminal) = &self.terminal else {
             return Rc::new(Close);
         };
@@ -130,10 +130,10 @@ impl ConnectionHandler for FilteredChain {
             let terminal = self.terminal.clone();
             for filter in &self.filters {
                 let mut status = filter.on_new_connection(&mut connection);
-                if status == FilterStatus::Wait {
+                if status == NetworkFilterStatus::Wait {
                     status = filter.wait_on_new_connection(&mut connection).await;
                 }
-                if status == FilterStatus::Close {
+                if status == NetworkFilterStatus::Close {
                     return terminal.closed_before(&connection);
                 }
             }

@@ -20,13 +20,13 @@ use outrider_stats::HeldGauge;
 use outrider_stats::Scope;
 use prost_types::Any;
 
-use super::FilterStatus;
-use super::FilterWait;
-use super::FilterWorkerCx;
 use super::FilteredConnection;
 use super::NetworkFilter;
 use super::NetworkFilterConfig;
 use super::NetworkFilterFactory;
+use super::NetworkFilterStatus;
+use super::NetworkFilterWait;
+use super::NetworkFilterWorkerCx;
 
 pub(super) const FACTORY: Factory<NetworkFilterFactory> = Factory {
     message: "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit",
@@ -77,7 +77,7 @@ struct LimitConfig {
 }
 
 impl NetworkFilterConfig for LimitConfig {
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn NetworkFilter> {
+    fn worker(self: Arc<Self>, cx: &NetworkFilterWorkerCx<'_>) -> Rc<dyn NetworkFilter> {
         Rc::new(LimitFilter {
             stats: cx.worker.store.register(self.scope.clone()),
             worker: cx.worker.clone(),
@@ -107,9 +107,9 @@ impl LimitFilter {
 }
 
 impl NetworkFilter for LimitFilter {
-    fn on_new_connection(&self, connection: &mut FilteredConnection) -> FilterStatus {
+    fn on_new_connection(&self, connection: &mut FilteredConnection) -> NetworkFilterStatus {
         if !self.is_enabled() {
-            return FilterStatus::Continue;
+            return NetworkFilterStatus::Continue;
         }
         let LimitConfig { active, max, .. } = &*self.config;
         let counted = active.fetch_update(Relaxed, Relaxed, |now| (now < *max).then(|| now + 1));
@@ -118,20 +118,23 @@ impl NetworkFilter for LimitFilter {
                 active: active.clone(),
                 _gauge: self.stats.hold(|stats| &stats.active_connections),
             });
-            return FilterStatus::Continue;
+            return NetworkFilterStatus::Continue;
         }
         self.stats.limited_connections.inc();
         match self.config.delay {
-            Some(_) => FilterStatus::Wait,
-            None => FilterStatus::Close,
+            Some(_) => NetworkFilterStatus::Wait,
+            None => NetworkFilterStatus::Close,
         }
     }
 
-    fn wait_on_new_connection<'a>(&'a self, _: &'a mut FilteredConnection) -> FilterWait<'a> {
+    fn wait_on_new_connection<'a>(
+        &'a self,
+        _: &'a mut FilteredConnection,
+    ) -> NetworkFilterWait<'a> {
         Box::pin(async {
             let delay = self.config.delay.unwrap_or_default();
             self.worker.timers.sleep(delay).await;
-            FilterStatus::Close
+            NetworkFilterStatus::Close
         })
     }
 }

@@ -18,8 +18,8 @@ use outrider_net::WorkerCx;
 use prost_types::Any;
 use tokio::io::AsyncWriteExt as _;
 
-use super::FilterWorkerCx;
 use super::NetworkFilterFactory;
+use super::NetworkFilterWorkerCx;
 use super::TerminalFilter;
 use super::TerminalFilterConfig;
 
@@ -45,7 +45,7 @@ fn build(
 struct DirectResponseConfig(Arc<[u8]>);
 
 impl TerminalFilterConfig for DirectResponseConfig {
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
+    fn worker(self: Arc<Self>, cx: &NetworkFilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
         Rc::new(DirectResponse {
             response: self.0.clone(),
             worker: cx.worker.clone(),

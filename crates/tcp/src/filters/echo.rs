@@ -21,8 +21,8 @@ use outrider_net::WorkerCx;
 use prost_types::Any;
 use tokio::io::AsyncWriteExt as _;
 
-use super::FilterWorkerCx;
 use super::NetworkFilterFactory;
+use super::NetworkFilterWorkerCx;
 use super::TerminalFilter;
 use super::TerminalFilterConfig;
 
@@ -47,7 +47,7 @@ fn build(
 struct EchoConfig;
 
 impl TerminalFilterConfig for EchoConfig {
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
+    fn worker(self: Arc<Self>, cx: &NetworkFilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
         Rc::new(EchoFilter {
             worker: cx.worker.clone(),
             read_buffer: RefCell::new(vec![0; READ_SIZE]),

@@ -13,8 +13,8 @@ use outrider_http::ConnectionManager;
 use outrider_http::ConnectionManagerConfig;
 use prost_types::Any;
 
-use super::FilterWorkerCx;
 use super::NetworkFilterFactory;
+use super::NetworkFilterWorkerCx;
 use super::TerminalFilter;
 use super::TerminalFilterConfig;
 
@@ -37,7 +37,7 @@ fn build(
 struct HttpFilter(Arc<ConnectionManagerConfig>);
 
 impl TerminalFilterConfig for HttpFilter {
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
+    fn worker(self: Arc<Self>, cx: &NetworkFilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
         self.0.worker(cx.worker, cx.clusters, cx.drain)
     }
 

@@ -60,7 +60,7 @@ pub(crate) type Build<T> = fn(&Any, &FieldPath, &BuildCx<'_>) -> Result<Arc<T>, 
 /// A terminal filter as configured, shared by all workers.
 pub trait TerminalFilterConfig: fmt::Debug + Send + Sync {
     /// The filter on one worker.
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn TerminalFilter>;
+    fn worker(self: Arc<Self>, cx: &NetworkFilterWorkerCx<'_>) -> Rc<dyn TerminalFilter>;
 
     /// The HTTP connection manager, whose routes can be replaced, if it is one.
     fn connection_manager(&self) -> Option<&Arc<ConnectionManagerConfig>> {
@@ -92,27 +92,27 @@ pub trait TerminalFilter: ConnectionHandler {
 /// A filter before the terminal one as configured, shared by all workers.
 pub trait NetworkFilterConfig: fmt::Debug + Send + Sync {
     /// The filter on one worker.
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn NetworkFilter>;
+    fn worker(self: Arc<Self>, cx: &NetworkFilterWorkerCx<'_>) -> Rc<dyn NetworkFilter>;
 }
 
 /// A filter before the terminal one, on one worker; its connections share it.
 pub trait NetworkFilter {
     /// Handles a new connection, before its TLS handshake.
-    fn on_new_connection(&self, connection: &mut FilteredConnection) -> FilterStatus;
+    fn on_new_connection(&self, connection: &mut FilteredConnection) -> NetworkFilterStatus;
 
-    /// Handles it further, after `on_new_connection` has returned [`FilterStatus::Wait`]. Must not return that again.
+    /// Handles it further, after `on_new_connection` has returned [`NetworkFilterStatus::Wait`]. Must not return that again.
     fn wait_on_new_connection<'a>(
         &'a self,
         connection: &'a mut FilteredConnection,
-    ) -> FilterWait<'a> {
+    ) -> NetworkFilterWait<'a> {
         let _ = connection;
-        Box::pin(std::future::ready(FilterStatus::Continue))
+        Box::pin(std::future::ready(NetworkFilterStatus::Continue))
     }
 }
 
 /// What happens to a connection after a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FilterStatus {
+pub enum NetworkFilterStatus {
     /// The next filter handles it.
     Continue,
     /// It is closed.
@@ -122,7 +122,7 @@ pub enum FilterStatus {
 }
 
 /// A filter's wait on behalf of a connection.
-pub type FilterWait<'a> = Pin<Box<dyn Future<Output = FilterStatus> + 'a>>;
+pub type NetworkFilterWait<'a> = Pin<Box<dyn Future<Output = NetworkFilterStatus> + 'a>>;
 
 /// A connection with what filters have done to it.
 pub struct FilteredConnection {
@@ -151,7 +151,7 @@ impl FilteredConnection {
 
 /// What a network filter needs on a worker.
 #[derive(Debug)]
-pub struct FilterWorkerCx<'a> {
+pub struct NetworkFilterWorkerCx<'a> {
     /// The worker: its timers, its stats, its random numbers.
     pub worker: &'a Rc<WorkerCx>,
     /// The worker's clusters.

@@ -11,12 +11,12 @@ use outrider_config::unpack;
 use outrider_http::BuildCx;
 use prost_types::Any;
 
-use super::FilterStatus;
-use super::FilterWorkerCx;
 use super::FilteredConnection;
 use super::NetworkFilter;
 use super::NetworkFilterConfig;
 use super::NetworkFilterFactory;
+use super::NetworkFilterStatus;
+use super::NetworkFilterWorkerCx;
 
 pub(super) const FACTORY: Factory<NetworkFilterFactory> = Factory {
     message: "envoy.extensions.filters.network.sni_cluster.v3.SniCluster",
@@ -36,17 +36,17 @@ fn build(
 struct SniClusterFilter;
 
 impl NetworkFilterConfig for SniClusterFilter {
-    fn worker(self: Arc<Self>, _: &FilterWorkerCx<'_>) -> Rc<dyn NetworkFilter> {
+    fn worker(self: Arc<Self>, _: &NetworkFilterWorkerCx<'_>) -> Rc<dyn NetworkFilter> {
         Rc::new(SniClusterFilter)
     }
 }
 
 impl NetworkFilter for SniClusterFilter {
-    fn on_new_connection(&self, connection: &mut FilteredConnection) -> FilterStatus {
+    fn on_new_connection(&self, connection: &mut FilteredConnection) -> NetworkFilterStatus {
         let name = &connection.accepted.info.server_name;
         if !name.is_empty() {
             connection.cluster = Some(Rc::from(&**name));
         }
-        FilterStatus::Continue
+        NetworkFilterStatus::Continue
     }
 }

@@ -30,9 +30,9 @@ use outrider_net::WorkerCx;
 use outrider_upstream::Clusters;
 use prost_types::Any;
 
-use crate::filters::FilterWorkerCx;
 use crate::filters::FilteredConnection;
 use crate::filters::NetworkFilterFactory;
+use crate::filters::NetworkFilterWorkerCx;
 use crate::filters::TerminalFilter;
 use crate::filters::TerminalFilterConfig;
 
@@ -61,7 +61,7 @@ fn build(
 }
 
 impl TerminalFilterConfig for TcpProxyConfig {
-    fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
+    fn worker(self: Arc<Self>, cx: &NetworkFilterWorkerCx<'_>) -> Rc<dyn TerminalFilter> {
         let timers = &cx.worker.timers;
         let access_logs = self.access_logs.iter().map(|log| log.worker(timers));
         Rc::new(TcpProxy {

@@ -199,7 +199,9 @@ fn request_metadata(config: &ExtAuthzConfig, stream: &Stream) -> core::Metadata 
     let mut selected = core::Metadata::default();
     for name in &config.metadata_namespaces {
         if let Some(fields) = stream.dynamic_metadata.namespace(name) {
-            selected.filter_metadata.insert(name.clone(), fields.clone());
+            selected
+                .filter_metadata
+                .insert(name.clone(), fields.clone());
         }
     }
     selected
@@ -217,7 +219,9 @@ fn route_metadata(config: &ExtAuthzConfig, stream: &Stream) -> core::Metadata {
     };
     for name in &config.route_metadata_namespaces {
         if let Some(fields) = metadata.filter_metadata.get(name) {
-            selected.filter_metadata.insert(name.clone(), fields.clone());
+            selected
+                .filter_metadata
+                .insert(name.clone(), fields.clone());
         }
     }
     selected
