@@ -13,8 +13,8 @@ use outrider_xds::DiscoveryStream;
 use outrider_xds::LocalFuture;
 use outrider_xds::Overflow;
 use outrider_xds::Protocol;
-use outrider_xds::Request;
-use outrider_xds::Response;
+use outrider_xds::XdsRequest;
+use outrider_xds::XdsResponse;
 
 use crate::InternalClient;
 use crate::ServiceCx;
@@ -71,17 +71,17 @@ impl ControlPlaneClient for InternalClient {
 struct Whole(GrpcStream<DiscoveryRequest, DiscoveryResponse>);
 
 impl DiscoveryStream for Whole {
-    fn send(&self, request: &Request) -> Result<(), Overflow> {
+    fn send(&self, request: &XdsRequest) -> Result<(), Overflow> {
         match request {
-            Request::Whole(request) => self.0.send(request).map_err(|_| Overflow),
-            Request::Incremental(_) => Ok(()), // the source has one protocol
+            XdsRequest::Whole(request) => self.0.send(request).map_err(|_| Overflow),
+            XdsRequest::Incremental(_) => Ok(()), // the source has one protocol
         }
     }
 
-    fn next(&mut self) -> LocalFuture<'_, Result<Option<Response>, String>> {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<XdsResponse>, String>> {
         Box::pin(async {
             let next = self.0.next().await.map_err(|status| status.to_string())?;
-            Ok(next.map(Response::Whole))
+            Ok(next.map(XdsResponse::Whole))
         })
     }
 }
@@ -89,17 +89,17 @@ impl DiscoveryStream for Whole {
 struct Incremental(GrpcStream<DeltaDiscoveryRequest, DeltaDiscoveryResponse>);
 
 impl DiscoveryStream for Incremental {
-    fn send(&self, request: &Request) -> Result<(), Overflow> {
+    fn send(&self, request: &XdsRequest) -> Result<(), Overflow> {
         match request {
-            Request::Incremental(request) => self.0.send(request).map_err(|_| Overflow),
-            Request::Whole(_) => Ok(()), // the source has one protocol
+            XdsRequest::Incremental(request) => self.0.send(request).map_err(|_| Overflow),
+            XdsRequest::Whole(_) => Ok(()), // the source has one protocol
         }
     }
 
-    fn next(&mut self) -> LocalFuture<'_, Result<Option<Response>, String>> {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<XdsResponse>, String>> {
         Box::pin(async {
             let next = self.0.next().await.map_err(|status| status.to_string())?;
-            Ok(next.map(Response::Incremental))
+            Ok(next.map(XdsResponse::Incremental))
         })
     }
 }

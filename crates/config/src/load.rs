@@ -34,7 +34,7 @@ pub const MAX_BYTES: usize = 64 << 20;
 
 /// The sources of the configuration, from the command line.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
+pub struct BootstrapSources {
     /// `--config-path`
     pub config_path: Option<PathBuf>,
     /// `--config-yaml`: merged over the file, or the whole configuration when there is no file.
@@ -98,7 +98,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// All errors in it, in the order of the files.
-pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
+pub fn load(sources: &BootstrapSources) -> Result<Loaded, Diagnostics> {
     load_from(sources, read_file)
 }
 
@@ -106,12 +106,12 @@ pub fn load(sources: &Sources) -> Result<Loaded, Diagnostics> {
 ///
 /// # Errors
 /// The same.
-pub fn load_again(sources: &Sources) -> Result<Loaded, Diagnostics> {
+pub fn load_again(sources: &BootstrapSources) -> Result<Loaded, Diagnostics> {
     load_from(sources, read_regular_file)
 }
 
 fn load_from(
-    sources: &Sources,
+    sources: &BootstrapSources,
     read_file: fn(&Path) -> Result<Source, Diagnostics>,
 ) -> Result<Loaded, Diagnostics> {
     let mut texts = Vec::new();

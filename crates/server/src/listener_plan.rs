@@ -34,7 +34,7 @@ use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_tcp::NetworkFilterChain;
-use outrider_tcp::filters::FilterWorkerCx;
+use outrider_tcp::filters::NetworkFilterWorkerCx;
 use outrider_tls::SecretUser as _;
 use outrider_tls::Secrets;
 use outrider_tls::ServerTls;
@@ -440,7 +440,7 @@ impl ChainPlan {
         clusters: &Rc<Clusters>,
         drain: &DrainSignal,
     ) -> Rc<dyn ConnectionHandler> {
-        self.filters.worker(&FilterWorkerCx {
+        self.filters.worker(&NetworkFilterWorkerCx {
             worker: cx,
             clusters,
             drain,

@@ -18,11 +18,11 @@ use std::time::SystemTime;
 use outrider_admin::Admin;
 use outrider_admin::AdminConfig;
 use outrider_admin::ProcessStats;
+use outrider_config::BootstrapSources;
 use outrider_config::Diagnostics;
 use outrider_config::DisabledExtensions;
 use outrider_config::FieldPath;
 use outrider_config::Loaded;
-use outrider_config::Sources;
 use outrider_config::api::envoy::config::bootstrap::v3::bootstrap::StatsFlush;
 use outrider_config::duration;
 use outrider_http::access_log::AccessLog;
@@ -224,7 +224,7 @@ fn build(options: &Options, logging: &Logging) -> Result<Built, Fatal> {
 /// Reads the config on a thread of its own, so that the memory pages of the messages hold nothing else: once everything is
 /// built and the messages are dropped, these pages return to the system. The reader's temporary memory returns at once,
 /// so that later allocations do not keep its pages in use.
-fn load(sources: &Sources) -> Result<Loaded, Fatal> {
+fn load(sources: &BootstrapSources) -> Result<Loaded, Fatal> {
     let loaded = thread::scope(|scope| scope.spawn(|| outrider_config::load(sources)).join());
     allocator::return_freed_memory();
     loaded

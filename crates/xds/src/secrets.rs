@@ -37,7 +37,7 @@ use tokio::task::AbortHandle;
 use crate::ConfigSource;
 use crate::ResourceType;
 use crate::Sources;
-use crate::Subject;
+use crate::SubscriptionTarget;
 
 outrider_stats::group! {
     /// `sds.<name>.*`, in addition to the stats of every subscription.
@@ -228,7 +228,7 @@ impl SecretManager {
         let source = ConfigSource::build(&source, &path, &self.sources);
         let source = source.map_err(|errors| io::Error::other(errors.to_string()))?;
         let scope = Scope::new("sds").name(&reference.name);
-        let subject = Subject {
+        let subject = SubscriptionTarget {
             kind: &ResourceType::SECRET,
             name: Some(&reference.name),
             scope: scope.clone(),

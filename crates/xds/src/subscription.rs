@@ -23,7 +23,7 @@ use crate::control_plane::Watcher;
 
 /// What is subscribed to.
 #[derive(Debug)]
-pub struct Subject<'a> {
+pub struct SubscriptionTarget<'a> {
     /// The type of the resources.
     pub kind: &'static ResourceType,
     /// The one resource; `None` for all of the type.
@@ -50,7 +50,7 @@ impl Sources {
     pub fn subscribe(
         &self,
         source: &ConfigSource,
-        subject: Subject<'_>,
+        subject: SubscriptionTarget<'_>,
         store: &Arc<Store>,
     ) -> io::Result<Subscription> {
         let stats = store.register(subject.scope.clone());
@@ -81,7 +81,7 @@ impl Sources {
     fn watch(
         &self,
         source: &ConfigSource,
-        subject: &Subject<'_>,
+        subject: &SubscriptionTarget<'_>,
         stats: Arc<UpdateStats>,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Watch {

@@ -156,6 +156,18 @@ impl<'a> ForwardedRequest<'a> {
         let tells = self.route.virtual_host.include_attempt_count_in_response;
         tells.then(|| attempts(stream))
     }
+
+    /// Writes the number of attempts into the response, if responses tell it.
+    pub(super) fn tell_attempts(&self, stream: &mut Stream) {
+        if let Some(attempts) = self.told_attempts(stream)
+            && let Some(response) = &mut stream.response
+        {
+            let attempts = HeaderValue::from(u64::from(attempts));
+            response
+                .headers
+                .insert(&header::X_ENVOY_ATTEMPT_COUNT, attempts);
+        }
+    }
 }
 
 /// The number of attempts so far.

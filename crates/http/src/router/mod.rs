@@ -229,15 +229,7 @@ impl Router {
         let body = attempt.accept(stream, head, exchange);
         hashed.set_cookies(stream);
         route.mutate_response(stream, false);
-        // Envoy sets this one last.
-        if let Some(attempts) = call.told_attempts(stream)
-            && let Some(response) = &mut stream.response
-        {
-            response.headers.insert(
-                &header::X_ENVOY_ATTEMPT_COUNT,
-                HeaderValue::from(u64::from(attempts)),
-            );
-        }
+        call.tell_attempts(stream); // Envoy sets this one last.
         Ok(body)
     }
 

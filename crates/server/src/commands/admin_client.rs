@@ -9,8 +9,8 @@ use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use outrider_config::BootstrapSources;
 use outrider_config::FieldPath;
-use outrider_config::Sources;
 use outrider_net::Address;
 
 use crate::cli::Options;
@@ -98,7 +98,7 @@ fn configured(path: &str) -> Result<String, String> {
         allow_unknown_static_fields: true,
         ..Options::default()
     };
-    let sources: Sources = options.sources();
+    let sources: BootstrapSources = options.sources();
     let loaded = outrider_config::load(&sources).map_err(|error| error.to_string())?;
     let admin = loaded.bootstrap.admin.unwrap_or_default();
     let address = admin

@@ -22,7 +22,7 @@ use outrider_upstream::WarmingClusters;
 use outrider_xds::ConfigSource;
 use outrider_xds::Removed;
 use outrider_xds::ResourceType;
-use outrider_xds::Subject;
+use outrider_xds::SubscriptionTarget;
 use outrider_xds::Update;
 use prost::Message as _;
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ struct WarmCluster {
 impl ClusterDiscovery {
     pub(super) fn new(source: &ConfigSource, control: &Rc<Control>) -> io::Result<Rc<Self>> {
         let scope = Scope::new("cluster_manager").name("cds");
-        let subject = Subject {
+        let subject = SubscriptionTarget {
             kind: &ResourceType::CLUSTER,
             name: None,
             scope: scope.clone(),

@@ -10,8 +10,8 @@ use outrider_xds::Acknowledgements;
 use outrider_xds::ConfigSource;
 use outrider_xds::Removed;
 use outrider_xds::Sources;
-use outrider_xds::Subject;
 use outrider_xds::Subscription;
+use outrider_xds::SubscriptionTarget;
 use outrider_xds::Update;
 use tokio::sync::Mutex;
 use tokio::sync::Notify;
@@ -34,7 +34,7 @@ impl FollowedSource {
     /// The file, or the directory to watch, does not exist.
     pub(super) fn new(
         source: &ConfigSource,
-        subject: Subject<'_>,
+        subject: SubscriptionTarget<'_>,
         sources: &Sources,
         store: &Arc<Store>,
     ) -> io::Result<FollowedSource> {

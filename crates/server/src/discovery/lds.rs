@@ -17,7 +17,7 @@ use outrider_stats::Scope;
 use outrider_xds::ConfigSource;
 use outrider_xds::Removed;
 use outrider_xds::ResourceType;
-use outrider_xds::Subject;
+use outrider_xds::SubscriptionTarget;
 use outrider_xds::Update;
 use prost::Message as _;
 use tokio::sync::watch;
@@ -69,7 +69,7 @@ pub(crate) struct FailedListener {
 
 impl ListenerDiscovery {
     pub(super) fn new(source: &ConfigSource, control: &Rc<Control>) -> io::Result<Rc<Self>> {
-        let subject = Subject {
+        let subject = SubscriptionTarget {
             kind: &ResourceType::LISTENER,
             name: None,
             scope: Scope::new("listener_manager").name("lds"),

@@ -19,7 +19,7 @@ use outrider_upstream::ClusterManager;
 use outrider_xds::ConfigSource;
 use outrider_xds::Removed;
 use outrider_xds::ResourceType;
-use outrider_xds::Subject;
+use outrider_xds::SubscriptionTarget;
 use outrider_xds::Update;
 use prost::Message as _;
 use tokio::sync::watch;
@@ -122,7 +122,7 @@ impl RouteDiscovery {
     /// Reads routes now and whenever they change.
     fn follow(&self, rds: &RdsConfig) -> Option<Rc<FollowedRoutes>> {
         let scope = rds.scope.clone().name("rds").name(&rds.route_config_name);
-        let subject = Subject {
+        let subject = SubscriptionTarget {
             kind: &ResourceType::ROUTES,
             name: Some(&rds.route_config_name),
             scope: scope.clone(),

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use outrider_config::BootstrapSources;
 use outrider_config::Diagnostic;
 use outrider_config::Diagnostics;
 use outrider_config::DisabledExtensions;
 use outrider_config::FieldPath;
-use outrider_config::Sources;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use outrider_tls::StaticSecrets;
@@ -40,7 +40,7 @@ pub(super) struct Prepared {
 
 /// Everything that is needed to build a config, apart from the config.
 struct Builder {
-    sources: Sources,
+    sources: BootstrapSources,
     running: Vec<u8>,
     clusters: Arc<ClusterManager>,
     listeners: Arc<ListenerFactory>,
@@ -160,8 +160,8 @@ fn changed_clusters(
 
 impl crate::cli::Options {
     /// The files and options that the config comes from.
-    pub(crate) fn sources(&self) -> Sources {
-        Sources {
+    pub(crate) fn sources(&self) -> BootstrapSources {
+        BootstrapSources {
             config_path: (!self.config_path.is_empty()).then(|| PathBuf::from(&self.config_path)),
             config_yaml: (!self.config_yaml.is_empty()).then(|| self.config_yaml.clone()),
             allow_unknown_static_fields: self.allow_unknown_static_fields,

@@ -16,7 +16,7 @@ use outrider_stats::Store;
 use outrider_xds::ConfigSource;
 use outrider_xds::ResourceType;
 use outrider_xds::Sources;
-use outrider_xds::Subject;
+use outrider_xds::SubscriptionTarget;
 use outrider_xds::Update;
 use prost::Message as _;
 use tokio::time::Instant;
@@ -81,7 +81,7 @@ impl Discovery for Eds {
 
 impl Eds {
     async fn follow(self: Box<Self>, publisher: HostsPublisher) {
-        let subject = Subject {
+        let subject = SubscriptionTarget {
             kind: &ResourceType::ENDPOINTS,
             name: Some(&self.service),
             scope: self.scope.clone(),

@@ -28,11 +28,11 @@ pub trait DiscoveryStream {
     ///
     /// # Errors
     /// The control plane does not read its requests, and too many wait already.
-    fn send(&self, request: &Request) -> Result<(), Overflow>;
+    fn send(&self, request: &XdsRequest) -> Result<(), Overflow>;
 
     /// The next response; `None` if the control plane has ended the stream. Fails with the reason. Dropping the future loses
     /// nothing.
-    fn next(&mut self) -> LocalFuture<'_, Result<Option<Response>, String>>;
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<XdsResponse>, String>>;
 }
 
 /// Too many requests wait to be sent.
@@ -41,7 +41,7 @@ pub struct Overflow;
 
 /// A request of either protocol.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Request {
+pub enum XdsRequest {
     /// For the state of the world.
     Whole(DiscoveryRequest),
     /// For changes.
@@ -50,7 +50,7 @@ pub enum Request {
 
 /// A response of either protocol.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Response {
+pub enum XdsResponse {
     /// The state of the world.
     Whole(DiscoveryResponse),
     /// Changes.

@@ -27,8 +27,8 @@ pub use client::ControlPlaneClient;
 pub use client::DiscoveryStream;
 pub use client::LocalFuture;
 pub use client::Overflow;
-pub use client::Request;
-pub use client::Response;
+pub use client::XdsRequest;
+pub use client::XdsResponse;
 
 use crate::ApiSource;
 use crate::ResourceType;

@@ -21,7 +21,7 @@ use super::back_off::BackOff;
 use super::client::ControlPlaneClient;
 use super::client::DiscoveryStream;
 use super::client::LocalFuture;
-use super::client::Response;
+use super::client::XdsResponse;
 use super::protocol::Known;
 use super::protocol::Outcome;
 use super::protocol::Protocol;
@@ -146,7 +146,7 @@ impl Mux {
     async fn converse(&mut self, stream: &mut dyn DiscoveryStream) -> Result<String, Unused> {
         self.protocol.opened();
         let mut handling: Option<Handling> = None;
-        let mut next: Option<Response> = None;
+        let mut next: Option<XdsResponse> = None;
         let ended = loop {
             while let Ok(command) = self.commands.try_recv() {
                 self.follow(command);
@@ -254,7 +254,7 @@ impl Mux {
     }
 
     /// Begins to handle a response.
-    fn handle(&mut self, response: Response) -> Option<Handling> {
+    fn handle(&mut self, response: XdsResponse) -> Option<Handling> {
         self.back_off.reset();
         let (mut received, checked) = Received::new(response);
         if let Some(identifier) = &received.identifier {

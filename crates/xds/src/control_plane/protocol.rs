@@ -5,7 +5,7 @@ use std::sync::Arc;
 use outrider_config::api::envoy::config::core::v3::Node;
 use outrider_config::api::google::rpc::Status;
 
-use super::client::Request;
+use super::client::XdsRequest;
 use super::incremental::Incremental;
 use super::received::Read;
 use super::state_of_the_world::StateOfTheWorld;
@@ -116,10 +116,10 @@ impl Protocol {
     }
 
     /// The next request.
-    pub(super) fn next(&mut self) -> Option<Request> {
+    pub(super) fn next(&mut self) -> Option<XdsRequest> {
         match self {
-            Protocol::Whole(whole) => whole.next().map(Request::Whole),
-            Protocol::Incremental(incremental) => incremental.next().map(Request::Incremental),
+            Protocol::Whole(whole) => whole.next().map(XdsRequest::Whole),
+            Protocol::Incremental(incremental) => incremental.next().map(XdsRequest::Incremental),
         }
     }
 

@@ -12,7 +12,7 @@ use prost::Message as _;
 use prost::Name as _;
 use prost_types::Any;
 
-use super::client::Response;
+use super::client::XdsResponse;
 use crate::ResourceType;
 use crate::Sources;
 
@@ -59,9 +59,9 @@ impl Received {
     ///
     /// # Errors
     /// A resource is in a wrapper that cannot be decoded.
-    pub(super) fn new(response: Response) -> (Received, Result<(), String>) {
+    pub(super) fn new(response: XdsResponse) -> (Received, Result<(), String>) {
         match response {
-            Response::Whole(response) => {
+            XdsResponse::Whole(response) => {
                 let mut received = Received {
                     type_url: response.type_url,
                     nonce: response.nonce,
@@ -78,7 +78,7 @@ impl Received {
                 received.version = response.version_info;
                 (received, Ok(()))
             }
-            Response::Incremental(response) => {
+            XdsResponse::Incremental(response) => {
                 let mut received = Received {
                     type_url: response.type_url,
                     version: response.system_version_info,

@@ -27,19 +27,19 @@ use super::*;
 use crate::ConfigSource;
 use crate::Origin;
 use crate::Removed;
-use crate::Subject;
 use crate::Subscription;
+use crate::SubscriptionTarget;
 
 /// Responses that come as the test sends them. Each stream takes the next receiver.
 #[derive(Default)]
 struct Fake {
-    streams: RefCell<VecDeque<mpsc::UnboundedReceiver<Response>>>,
-    requests: Rc<RefCell<Vec<Request>>>,
+    streams: RefCell<VecDeque<mpsc::UnboundedReceiver<XdsResponse>>>,
+    requests: Rc<RefCell<Vec<XdsRequest>>>,
 }
 
 struct FakeStream {
-    responses: mpsc::UnboundedReceiver<Response>,
-    requests: Rc<RefCell<Vec<Request>>>,
+    responses: mpsc::UnboundedReceiver<XdsResponse>,
+    requests: Rc<RefCell<Vec<XdsRequest>>>,
 }
 
 impl ControlPlaneClient for Fake {
@@ -62,12 +62,12 @@ impl ControlPlaneClient for Fake {
 }
 
 impl DiscoveryStream for FakeStream {
-    fn send(&self, request: &Request) -> Result<(), Overflow> {
+    fn send(&self, request: &XdsRequest) -> Result<(), Overflow> {
         self.requests.borrow_mut().push(request.clone());
         Ok(())
     }
 
-    fn next(&mut self) -> LocalFuture<'_, Result<Option<Response>, String>> {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<XdsResponse>, String>> {
         Box::pin(async { Ok(self.responses.recv().await) })
     }
 }
@@ -75,7 +75,7 @@ impl DiscoveryStream for FakeStream {
 /// A subscription to all clusters, and the control plane's side of it.
 struct Setting {
     subscription: Subscription,
-    responses: mpsc::UnboundedSender<Response>,
+    responses: mpsc::UnboundedSender<XdsResponse>,
     client: Rc<Fake>,
 }
 
@@ -96,7 +96,7 @@ fn setting(api_type: ApiType) -> Setting {
         origin: Origin::Api(Arc::new(api)),
         initial_fetch_timeout: Some(Duration::from_secs(15)),
     };
-    let subject = Subject {
+    let subject = SubscriptionTarget {
         kind: &ResourceType::CLUSTER,
         name: None,
         scope: Scope::new("x"),
@@ -112,7 +112,7 @@ impl Setting {
     fn send(&self, response: DiscoveryResponse) {
         let type_url = ResourceType::CLUSTER.url();
         self.responses
-            .send(Response::Whole(DiscoveryResponse {
+            .send(XdsResponse::Whole(DiscoveryResponse {
                 type_url,
                 ..response
             }))
@@ -136,8 +136,8 @@ impl Setting {
     fn whole_requests(&self) -> Vec<DiscoveryRequest> {
         let requests = self.client.requests.take().into_iter();
         let whole = requests.map(|request| match request {
-            Request::Whole(request) => request,
-            Request::Incremental(request) => panic!("{request:?}"),
+            XdsRequest::Whole(request) => request,
+            XdsRequest::Incremental(request) => panic!("{request:?}"),
         });
         whole.collect()
     }
@@ -218,7 +218,7 @@ async fn refuses_what_it_cannot_read() {
         }
         setting
             .responses
-            .send(Response::Whole(response("4", vec![])))
+            .send(XdsResponse::Whole(response("4", vec![])))
             .unwrap(); // of no type
         settle().await;
         let requests = setting.whole_requests();
@@ -250,7 +250,7 @@ async fn asks_again_on_a_new_stream_for_what_it_has() {
             }],
             ..DeltaDiscoveryResponse::default()
         };
-        let response = Response::Incremental(added.clone());
+        let response = XdsResponse::Incremental(added.clone());
         setting.responses.send(response).unwrap();
         assert_eq!(setting.update(Ok(())).await, ["a"]);
         let twice = DeltaDiscoveryResponse {
@@ -260,7 +260,7 @@ async fn asks_again_on_a_new_stream_for_what_it_has() {
         };
         setting
             .responses
-            .send(Response::Incremental(twice))
+            .send(XdsResponse::Incremental(twice))
             .unwrap();
         settle().await;
         let (again, received) = mpsc::unbounded_channel();
@@ -270,8 +270,8 @@ async fn asks_again_on_a_new_stream_for_what_it_has() {
         let requests = setting.client.requests.take();
         let [
             ..,
-            Request::Incremental(refused),
-            Request::Incremental(first),
+            XdsRequest::Incremental(refused),
+            XdsRequest::Incremental(first),
         ] = &requests[..]
         else {
             panic!("{requests:?}");
