@@ -1,7 +1,6 @@
 //! The operators without parameters, each a function.
 //!
-//! Those about TLS are in `tls.rs`. A request has at most one attempt, so the lists of attempted hosts and the like have
-//! one element.
+//! Those about TLS are in `tls.rs`, those about the hosts that were tried in `attempted.rs`.
 
 use crate::format::Context;
 use crate::format::OutputKind;
