@@ -1,6 +1,6 @@
 //! Network filters, and the chains of them.
 //!
-//! A new filter is a file beside this one and an entry in [`FACTORIES`].
+//! A new filter is a file beside this one and an entry in `FACTORIES`.
 //!
 //! The last filter of a chain is [terminal](TerminalFilter): it serves the connection to its end. Each
 //! [filter before it](NetworkFilter) sees the connection once, when it is new and before its TLS handshake. It lets the
