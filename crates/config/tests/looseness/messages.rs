@@ -53,7 +53,7 @@ fn types() {
             "unknown type foo.Bar; supported: envoy.extensions",
         ),
         (
-            "\"@type\": t.com/envoy.extensions.filters.http.lua.v3.Lua".to_owned(),
+            "\"@type\": t.com/envoy.extensions.filters.http.wasm.v3.Wasm".to_owned(),
             "is an Envoy extension that is not supported here",
         ),
         (
