@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -93,9 +94,11 @@ pub struct ResponseBody {
 }
 
 impl InternalClient {
-    /// A client that calls through these clusters. `local_address` is the proxy's own address.
+    /// A client that calls through these clusters. `local_address` is the proxy's own address, for `x-forwarded-for`.
     #[must_use]
-    pub fn new(clusters: &Rc<Clusters>, local_address: HeaderValue) -> InternalClient {
+    pub fn new(clusters: &Rc<Clusters>, local_address: IpAddr) -> InternalClient {
+        let local_address = HeaderValue::try_from(local_address.to_string());
+        let local_address = local_address.unwrap_or_else(|_| HeaderValue::from_static("")); // an IP address is valid
         let worker = clusters.worker().clone();
         let stats = worker.store.register(stats_scope());
         InternalClient {

@@ -25,7 +25,6 @@ use outrider_client::grpc::Code;
 use outrider_client::grpc::GrpcService;
 use outrider_client::grpc::QueueFull;
 use outrider_client::grpc::Status;
-use outrider_codec::HeaderValue;
 use outrider_config::FieldPath;
 use outrider_config::Format;
 use outrider_config::Source;
@@ -85,7 +84,7 @@ impl World {
         manager.initialized().await;
         let clusters = manager.worker(&worker);
         World {
-            client: InternalClient::new(&clusters, HeaderValue::from_static("192.0.2.9")),
+            client: InternalClient::new(&clusters, "192.0.2.9".parse().unwrap()),
             service: service(&manager, "services"),
             store,
             calls,

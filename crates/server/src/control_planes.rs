@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_client::InternalClient;
-use outrider_codec::HeaderValue;
 use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 use outrider_xds::ApiSource;
@@ -30,9 +29,7 @@ pub(crate) fn start(
     tokio::task::spawn_local(cx.timers.clone().run_exactly());
     let clusters = control.clusters.main_thread(&cx);
     let ip_version = control.options.local_address_ip_version;
-    let address = outrider_net::local_address(ip_version == IpVersion::V6).to_string();
-    // An IP address is a valid header value.
-    let address = HeaderValue::try_from(address).unwrap_or(HeaderValue::from_static("127.0.0.1"));
+    let address = outrider_net::local_address(ip_version == IpVersion::V6);
     let client = InternalClient::new(&clusters, address);
     let sources = control.clusters.sources();
     let planes = ControlPlanes::new(sources, Rc::new(client), control.xds_node.clone());

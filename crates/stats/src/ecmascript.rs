@@ -1,7 +1,7 @@
 //! Regular expressions of `stats_tags`, which Envoy reads with C++'s `std::regex`: the syntax is ECMAScript's, not RE2's.
 //!
-//! An expression is written anew for the `regex` crate, which means the same by what both know. Look-ahead and
-//! back-references need backtracking and are refused.
+//! The `regex` crate compiles them, after syntax that means something else there was translated. Look-ahead and
+//! back-references need backtracking, which that crate does not do, so they are refused.
 
 use std::iter::Peekable;
 use std::str::Chars;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use bytes::BytesMut;
 use http::StatusCode;
 use http::Version;
+use outrider_client::ServiceCx;
 use outrider_codec::Body;
 use outrider_codec::Frame;
 use outrider_codec::HeaderMap;
@@ -44,6 +45,17 @@ pub struct FilterBuildCx<'a> {
     pub scope: &'a Scope,
     /// The rest of the process.
     pub process: &'a BuildCx<'a>,
+}
+
+impl FilterBuildCx<'_> {
+    /// Calls `build` with what is needed to check the services that a filter calls.
+    pub fn with_services<T>(&self, build: impl FnOnce(&ServiceCx<'_>) -> T) -> T {
+        let clusters = self.process.clusters;
+        build(&ServiceCx {
+            has_cluster: &|name| clusters.has(name),
+            nearest_cluster: &|name| clusters.nearest(name).map(str::to_owned),
+        })
+    }
 }
 
 /// What a filter needs on a worker.

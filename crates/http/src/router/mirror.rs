@@ -21,7 +21,6 @@ use outrider_client::RequestEnd;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Frame;
-use outrider_codec::HeaderValue;
 use outrider_codec::RequestHead;
 use outrider_codec::StreamError;
 use outrider_net::Timer;
@@ -116,11 +115,7 @@ impl Mirrors {
         body: Body,
         options: CallOptions,
     ) -> AbortHandle {
-        let new_client = || {
-            let address = HeaderValue::try_from(self.local_address.to_string());
-            let address = address.unwrap_or_else(|_| HeaderValue::from_static(""));
-            Rc::new(InternalClient::new(&self.clusters, address))
-        };
+        let new_client = || Rc::new(InternalClient::new(&self.clusters, self.local_address));
         let client = self.client.get_or_init(new_client).clone();
         let mut copies = self.copies.borrow_mut();
         while copies.try_join_next().is_some() {}

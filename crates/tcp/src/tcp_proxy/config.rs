@@ -60,7 +60,7 @@ pub(super) struct BackOffIntervals {
     max: Duration,
 }
 
-/// When a connection is logged, besides at its end (`access_log_options`).
+/// When a connection is logged before its end (`access_log_options`).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogMoments {
     /// `flush_access_log_on_start`

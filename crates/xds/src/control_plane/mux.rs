@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -402,6 +403,10 @@ async fn deliver(
     for one in read {
         by_name.entry(&one.name).or_insert(one);
     }
+    let gone: HashSet<&str> = match removed {
+        Removed::Names(names) => names.iter().map(String::as_str).collect(),
+        Removed::AllOthers => HashSet::new(),
+    };
     let mut sending = Vec::new();
     for watcher in watchers.borrow().get(kind.name).into_iter().flatten() {
         let (resources, removed) = match &watcher.name {
@@ -412,7 +417,7 @@ async fn deliver(
             Some(name) => {
                 let one = by_name.get(name.as_str());
                 let one = one.and_then(|one| one.resource.clone());
-                let is_gone = matches!(removed, Removed::Names(names) if names.contains(name));
+                let is_gone = gone.contains(name.as_str());
                 if one.is_none() && !is_gone {
                     continue;
                 }

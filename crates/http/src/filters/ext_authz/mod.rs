@@ -10,12 +10,12 @@ mod stats;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::pending;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::StatusCode;
 use outrider_client::InternalClient;
-use outrider_client::ServiceCx;
 use outrider_codec::Body;
 use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
@@ -87,18 +87,11 @@ fn build(
     cx: &FilterBuildCx<'_>,
 ) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors> {
     let message: api::ExtAuthz = unpack(config, path)?;
-    let clusters = cx.process.clusters;
-    let services = ServiceCx {
-        has_cluster: &|name| clusters.has(name),
-        nearest_cluster: &|name| clusters.nearest(name).map(str::to_owned),
-    };
-    let config = ExtAuthzConfig::build(&message, path, &services)?;
-    let local_address = outrider_net::local_address(cx.process.prefers_ipv6).to_string();
-    let local_address = HeaderValue::try_from(local_address);
+    let config = cx.with_services(|services| ExtAuthzConfig::build(&message, path, services))?;
     Ok(Arc::new(ExtAuthz {
         config,
         scope: cx.scope.clone(),
-        local_address: local_address.unwrap_or_else(|_| HeaderValue::from_static("")), // an IP address
+        local_address: outrider_net::local_address(cx.process.prefers_ipv6),
     }))
 }
 
@@ -108,7 +101,7 @@ struct ExtAuthz {
     config: ExtAuthzConfig,
     /// `http.<stat_prefix>`
     scope: Scope,
-    local_address: HeaderValue,
+    local_address: IpAddr,
 }
 
 impl ExtAuthz {
@@ -126,7 +119,7 @@ impl HttpFilterConfig for ExtAuthz {
     fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn HttpFilter> {
         let store = cx.worker.store.clone();
         Rc::new(ExtAuthzFilter {
-            client: InternalClient::new(cx.clusters, self.local_address.clone()),
+            client: InternalClient::new(cx.clusters, self.local_address),
             route: cx.route_config(),
             response: cx.slot(),
             stats: store.register(self.stats_scope(self.scope.clone())),

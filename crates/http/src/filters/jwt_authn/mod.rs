@@ -13,6 +13,7 @@ mod token_cache;
 mod verification;
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,6 @@ use std::sync::atomic::Ordering;
 use http::Method;
 use http::StatusCode;
 use outrider_client::InternalClient;
-use outrider_client::ServiceCx;
 use outrider_codec::Body;
 use outrider_codec::HeaderValue;
 use outrider_codec::header;
@@ -97,21 +97,15 @@ fn build(
     cx: &FilterBuildCx<'_>,
 ) -> Result<Arc<dyn HttpFilterConfig>, ConfigErrors> {
     let message: api::JwtAuthentication = unpack(config, path)?;
-    let clusters = cx.process.clusters;
-    let services = ServiceCx {
-        has_cluster: &|name| clusters.has(name),
-        nearest_cluster: &|name| clusters.nearest(name).map(str::to_owned),
-    };
-    let local_address = outrider_net::local_address(cx.process.prefers_ipv6).to_string();
-    let local_address = HeaderValue::try_from(local_address);
+    let config = cx.with_services(|services| JwtConfig::build(&message, path, services))?;
     let scope = cx.scope.clone().name("jwt_authn");
     Ok(Arc::new(JwtAuthn {
-        config: Arc::new(JwtConfig::build(&message, path, &services)?),
+        config: Arc::new(config),
         scope: match message.stat_prefix.as_str() {
             "" => scope,
             prefix => scope.verbatim(prefix),
         },
-        local_address: local_address.unwrap_or_else(|_| HeaderValue::from_static("")), // an IP address
+        local_address: outrider_net::local_address(cx.process.prefers_ipv6),
     }))
 }
 
@@ -120,13 +114,13 @@ fn build(
 struct JwtAuthn {
     config: Arc<JwtConfig>,
     scope: Scope,
-    local_address: HeaderValue,
+    local_address: IpAddr,
 }
 
 impl HttpFilterConfig for JwtAuthn {
     fn worker(self: Arc<Self>, cx: &FilterWorkerCx<'_>) -> Rc<dyn HttpFilter> {
         let mut filter = JwtFilter {
-            client: Rc::new(InternalClient::new(cx.clusters, self.local_address.clone())),
+            client: Rc::new(InternalClient::new(cx.clusters, self.local_address)),
             stats: cx.worker.store.register(self.scope.clone()),
             routes: cx.route_config(),
             providers: self.config.providers.iter().map(OnWorker::new).collect(),

@@ -21,13 +21,13 @@ mod values;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Weak;
 
 use outrider_client::InternalClient;
 use outrider_codec::Body;
-use outrider_codec::HeaderValue;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::lua::v3 as api;
@@ -88,7 +88,6 @@ fn build(
     let message: api::Lua = unpack(config, path)?;
     let config = LuaConfig::build(&message, path)?;
     let scope = cx.scope.clone().name("lua");
-    let local_address = outrider_net::local_address(cx.process.prefers_ipv6).to_string();
     Ok(Arc::new(LuaFilterConfig {
         scope: match message.stat_prefix.as_str() {
             "" => scope,
@@ -96,8 +95,7 @@ fn build(
         },
         config: Arc::new(config),
         name: cx.name.into(),
-        local_address: HeaderValue::try_from(local_address)
-            .unwrap_or_else(|_| HeaderValue::from_static("")), // an IP address
+        local_address: outrider_net::local_address(cx.process.prefers_ipv6),
     }))
 }
 
@@ -108,7 +106,7 @@ struct LuaFilterConfig {
     /// `http.<stat_prefix>.lua`
     scope: Scope,
     name: Arc<str>,
-    local_address: HeaderValue,
+    local_address: IpAddr,
 }
 
 impl HttpFilterConfig for LuaFilterConfig {
@@ -124,7 +122,7 @@ impl HttpFilterConfig for LuaFilterConfig {
             routes: cx.route_config(),
             waiting: cx.slot(),
             environment: Rc::new(Environment {
-                client: Rc::new(InternalClient::new(cx.clusters, self.local_address.clone())),
+                client: Rc::new(InternalClient::new(cx.clusters, self.local_address)),
                 clusters: cx.clusters.clone(),
                 stats: cx.worker.store.register(self.scope.clone()),
                 config: self.config.clone(),
