@@ -27,6 +27,9 @@ use tokio::net::UnixStream;
 use crate::TlsStream;
 use crate::clock;
 
+/// How many reads [`NetworkStream::discard_unread`] makes at most.
+const MAX_UNREAD_READS: usize = 64;
+
 /// A connected stream. Each read expires the worker's clock, so that received bytes are stamped with their time of
 /// arrival.
 #[derive(Debug)]
@@ -62,6 +65,25 @@ impl NetworkStream {
             }
             NetworkStream::Unix(_) => {}
             NetworkStream::Tls(stream) => stream.socket().reset_on_close(),
+        }
+    }
+
+    /// Drops the bytes that have arrived, before the stream is closed. A socket that is closed with unread bytes resets its
+    /// connection, and the peer might lose what was sent to it. A peer that does not stop sending gets a reset.
+    pub fn discard_unread(&self) {
+        match self {
+            NetworkStream::Tcp(stream) => {
+                let mut unread = [0; 4096];
+                for _ in 0..MAX_UNREAD_READS {
+                    // The runtime may not know yet that bytes have arrived, so the socket itself is asked.
+                    let read = rustix::net::recv(stream, &mut unread[..], RecvFlags::DONTWAIT);
+                    if !matches!(read, Ok((1.., _))) {
+                        break;
+                    }
+                }
+            }
+            NetworkStream::Unix(_) => {}
+            NetworkStream::Tls(stream) => stream.socket().discard_unread(),
         }
     }
 

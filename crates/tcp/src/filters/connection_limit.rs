@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::Factory;
 use outrider_config::FieldPath;
@@ -16,7 +17,6 @@ use outrider_http::BuildCx;
 use outrider_net::WorkerCx;
 use outrider_stats::Counter;
 use outrider_stats::Gauge;
-use outrider_stats::HeldGauge;
 use outrider_stats::Scope;
 use prost_types::Any;
 
@@ -47,13 +47,17 @@ fn build(
     cx: &BuildCx<'_>,
 ) -> Result<Arc<dyn NetworkFilterConfig>, ConfigErrors> {
     let message: ConnectionLimit = unpack(any, path)?;
+    let Some(max) = message.max_connections else {
+        let error = ConfigError::new(&path.field("max_connections"), "is required");
+        return Err(ConfigErrors::from(error));
+    };
     let scope = Scope::new("connection_limit").name(&message.stat_prefix);
     // Listed before the first connection.
     cx.store.register::<ConnectionLimitStats>(scope.clone());
     let flag = message.runtime_enabled.unwrap_or_default();
     Ok(Arc::new(LimitConfig {
         scope,
-        max: message.max_connections.unwrap_or(u64::MAX),
+        max,
         delay: duration::optional(message.delay.as_ref(), &path.field("delay"))?
             .filter(|delay| !delay.is_zero()),
         is_enabled: flag.default_value.unwrap_or(true),
@@ -92,11 +96,8 @@ struct LimitFilter {
     worker: Rc<WorkerCx>,
 }
 
-/// Counts an open connection until it is dropped.
-struct CountedConnection {
-    active: Arc<AtomicU64>,
-    _gauge: HeldGauge<ConnectionLimitStats>,
-}
+/// A connection below the limit, which counts until this is dropped.
+struct CountedConnection(Arc<AtomicU64>);
 
 impl LimitFilter {
     fn is_enabled(&self) -> bool {
@@ -111,13 +112,12 @@ impl NetworkFilter for LimitFilter {
         if !self.is_enabled() {
             return NetworkFilterStatus::Continue;
         }
+        // As in Envoy, also for a connection that is closed after the delay.
+        connection.hold(self.stats.hold(|stats| &stats.active_connections));
         let LimitConfig { active, max, .. } = &*self.config;
         let counted = active.fetch_update(Relaxed, Relaxed, |now| (now < *max).then(|| now + 1));
         if counted.is_ok() {
-            connection.hold(CountedConnection {
-                active: active.clone(),
-                _gauge: self.stats.hold(|stats| &stats.active_connections),
-            });
+            connection.hold(CountedConnection(active.clone()));
             return NetworkFilterStatus::Continue;
         }
         self.stats.limited_connections.inc();
@@ -141,6 +141,6 @@ impl NetworkFilter for LimitFilter {
 
 impl Drop for CountedConnection {
     fn drop(&mut self) {
-        self.active.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }

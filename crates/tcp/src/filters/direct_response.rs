@@ -70,6 +70,7 @@ impl ConnectionHandler for DirectResponse {
                 let stream = &mut connection.stream;
                 // A client that has gone does not miss the response.
                 let _ = stream.write_all(&self.response).await;
+                stream.discard_unread();
             }
         })
     }

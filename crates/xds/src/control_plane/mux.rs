@@ -70,7 +70,8 @@ struct Handled {
     kind: &'static ResourceType,
     version: String,
     nonce: String,
-    removed: Vec<String>,
+    /// The names of the resources that are gone; `None`: all that the response does not have.
+    removed: Option<Vec<String>>,
     result: Result<Vec<Read>, String>,
 }
 
@@ -233,6 +234,11 @@ impl Mux {
                 if let Some(at) = of_kind.iter().position(|watcher| watcher.id == id) {
                     let watcher = of_kind.remove(at);
                     self.protocol.unsubscribe(kind, watcher.name.as_deref());
+                    if let Some(name) = &watcher.name
+                        && !of_kind.iter().any(|other| other.name == watcher.name)
+                    {
+                        self.expiries.set(kind, name, None);
+                    }
                 }
             }
             Command::Pause(kind) => self.protocol.pause(kind, true),
@@ -296,9 +302,7 @@ impl Mux {
         } = handled;
         let (resources, error): (Vec<Known>, _) = match result {
             Ok(read) => {
-                for one in &read {
-                    self.expiries.set(kind, &one.name, one.ttl);
-                }
+                self.note_expiries(kind, &read, removed.as_deref());
                 (known(&read), None)
             }
             Err(error) => {
@@ -307,18 +311,43 @@ impl Mux {
                 (Vec::new(), Some(error))
             }
         };
-        for name in &removed {
-            self.expiries.set(kind, name, None);
-        }
         self.protocol.finish(Outcome {
             kind,
             version: &version,
             nonce: &nonce,
             resources: &resources,
-            removed: &removed,
+            removed: removed.as_deref().unwrap_or_default(),
             error,
         });
         self.protocol.pause(kind, false);
+    }
+
+    /// Notes when the resources of a response expire, but of no others than those that are subscribed to.
+    fn note_expiries(
+        &mut self,
+        kind: &'static ResourceType,
+        read: &[Read],
+        removed: Option<&[String]>,
+    ) {
+        let watchers = self.watchers.borrow();
+        let of_kind = watchers.get(kind.name).map_or(&[][..], Vec::as_slice);
+        let wants_all = of_kind.iter().any(|watcher| watcher.name.is_none());
+        let names = of_kind.iter().filter_map(|watcher| watcher.name.as_deref());
+        let names: HashSet<&str> = names.collect();
+        match removed {
+            Some(names) => {
+                for name in names {
+                    self.expiries.set(kind, name, None);
+                }
+            }
+            None if wants_all => self.expiries.clear(kind),
+            None => {}
+        }
+        for one in read {
+            if wants_all || names.contains(one.name.as_str()) {
+                self.expiries.set(kind, &one.name, one.ttl);
+            }
+        }
     }
 
     /// As in Envoy, a response counts as refused for all subscriptions of its type.
@@ -382,7 +411,7 @@ impl Work {
             kind: self.kind,
             version,
             nonce,
-            removed: removed.unwrap_or_default(),
+            removed,
             result,
         }
     }

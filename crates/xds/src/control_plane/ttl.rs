@@ -31,6 +31,12 @@ impl Expiries {
         }
     }
 
+    /// Lets no resource of this type expire.
+    pub(super) fn clear(&mut self, kind: &ResourceType) {
+        self.by_resource.retain(|key, _| key.0 != kind.name);
+        self.in_order.retain(|(_, key)| key.0 != kind.name);
+    }
+
     /// When the next resource expires.
     pub(super) fn next(&self) -> Option<Instant> {
         self.in_order.first().map(|(at, _)| *at)
@@ -74,5 +80,11 @@ mod tests {
         assert_eq!(expiries.take(), Some((kind, vec!["a".to_owned()])));
         assert_eq!(expiries.take(), None);
         assert!(expiries.next().is_some());
+        expiries.set(&ResourceType::LISTENER, "l", second);
+        expiries.clear(&ResourceType::CLUSTER);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let kind = ResourceType::LISTENER.name;
+        assert_eq!(expiries.take(), Some((kind, vec!["l".to_owned()])));
+        assert_eq!(expiries.next(), None);
     }
 }
