@@ -60,6 +60,8 @@ pub(super) struct Mux {
     expiries: Expiries,
     back_off: BackOff,
     bucket: Option<Bucket>,
+    /// Why the last stream has ended, if there was no response since.
+    logged: Option<String>,
 }
 
 /// A response that is being handled.
@@ -100,6 +102,7 @@ impl Mux {
             stats: new.stats,
             watchers: Watchers::default(),
             expiries: Expiries::default(),
+            logged: None,
         }
     }
 
@@ -118,12 +121,24 @@ impl Mux {
                 Ok(mut stream) => self.converse(&mut *stream).await?,
                 Err(error) => error,
             };
-            log::warn!(target: "config", "{} gRPC config stream to {} closed: {why}", self.name(), self.source.cluster);
+            self.log_end(why);
             self.stats.connected_state.set(0);
             self.count_failure();
             let at = Instant::now() + self.back_off.next();
             self.attend(sleep_until(at)).await?;
         }
+    }
+
+    /// Logs why the stream has ended, once for each reason until the control plane responds.
+    fn log_end(&mut self, why: String) {
+        let is_known = self.logged.as_ref() == Some(&why);
+        let level = if is_known {
+            log::Level::Debug
+        } else {
+            log::Level::Warn
+        };
+        log::log!(target: "config", level, "{} gRPC config stream to {} closed: {why}", self.name(), self.source.cluster);
+        self.logged = Some(why);
     }
 
     fn name(&self) -> &'static str {
@@ -263,6 +278,7 @@ impl Mux {
     /// Begins to handle a response.
     fn handle(&mut self, response: XdsResponse) -> Option<Handling> {
         self.back_off.reset();
+        self.logged = None;
         let (mut received, checked) = Received::new(response);
         if let Some(identifier) = &received.identifier {
             self.stats.identifier.set(identifier);
