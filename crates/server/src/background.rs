@@ -15,6 +15,10 @@ use crate::allocator;
 /// briefly locks the list of stats, which a worker may need.
 const NICE: i32 = 5;
 
+/// The stack of threads that may run scripts: as much as Envoy's have, in bytes. Calls that are nested in C functions, such
+/// as `string.gsub` in its own replacement, use it. Only what is used takes memory.
+pub(crate) const SCRIPT_STACK: usize = 8 << 20;
+
 /// Runs `work`, and waits for its result without blocking this thread. Regular expressions that `work` compiles have
 /// the size limits of the calling thread.
 ///
@@ -26,7 +30,9 @@ pub(crate) async fn run<T: Send + 'static>(
 ) -> io::Result<T> {
     let (send, result) = oneshot::channel();
     let limits = SizeLimits::applied();
-    let thread = thread::Builder::new().name(name.to_owned());
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(SCRIPT_STACK);
     thread.spawn(move || {
         if let Err(error) = setpriority_process(Some(gettid()), NICE) {
             log::debug!(target: "main", "cannot lower the priority of a background thread: {error}");

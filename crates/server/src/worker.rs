@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 
 use crate::allocator;
+use crate::background::SCRIPT_STACK;
 use crate::worker_listeners::DrainMode;
 use crate::worker_listeners::ListenerSelection;
 use crate::worker_listeners::ListenerUpdate;
@@ -69,6 +70,7 @@ impl Worker {
     pub(crate) fn start(self) -> io::Result<JoinHandle<()>> {
         thread::Builder::new()
             .name(format!("wrk:worker_{}", self.index))
+            .stack_size(SCRIPT_STACK)
             .spawn(move || self.run_thread())
     }
 

@@ -8,10 +8,8 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
 use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::DecodePaddingMode;
-use base64::engine::GeneralPurpose;
-use base64::engine::GeneralPurposeConfig;
+use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::HeaderName;
@@ -43,12 +41,6 @@ use super::original_uri;
 use crate::Stream;
 use crate::local_reply::LocalReply;
 
-/// Accepts padding, and does not require it.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 pub(super) const FACTORY: FilterFactory = FilterFactory {
     message: "envoy.extensions.filters.http.basic_auth.v3.BasicAuth",
     build,
@@ -79,6 +71,9 @@ impl Users {
         let default = DataSource::default();
         let text = data_source::read(source.unwrap_or(&default), None, path)?;
         let mut errors = ConfigErrors::new();
+        if text.is_empty() {
+            errors.push(path, "expected a list of users, which must not be empty");
+        }
         let mut users = HashMap::new();
         for line in text.split(|byte| *byte == b'\n') {
             if line.is_empty() || line.starts_with(b"#") {
@@ -98,7 +93,7 @@ impl Users {
 
     fn has(&self, name: &[u8], password: &[u8]) -> bool {
         let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, password);
-        let digest = BASE64.encode(digest.as_ref());
+        let digest = STANDARD.encode(digest.as_ref());
         let known = self.0.get(name);
         known.is_some_and(|known| {
             verify_slices_are_equal(known.as_bytes(), digest.as_bytes()).is_ok()
@@ -229,7 +224,9 @@ impl HttpFilter for BasicAuthFilter {
             Err(Denied { text, details }) => {
                 self.stats.denied.inc();
                 let reply = LocalReply::new(StatusCode::UNAUTHORIZED, details).body(text);
-                let realm = format!("Basic realm=\"{}\"", original_uri(&stream.request));
+                // Otherwise the client's own text could end the quoted string (RFC 9110, section 5.6.4).
+                let uri = original_uri(&stream.request).replace('\\', r"\\");
+                let realm = format!("Basic realm=\"{}\"", uri.replace('"', "\\\""));
                 FilterStatus::Reply(match HeaderValue::try_from(realm) {
                     Ok(realm) => reply.header(&super::WWW_AUTHENTICATE, realm),
                     Err(_) => reply,
@@ -251,9 +248,11 @@ impl BasicAuthFilter {
             };
         };
         let encoded = value.as_bytes().strip_prefix(b"Basic ");
-        let decoded = BASE64
-            .decode(encoded.ok_or(WRONG_SCHEME)?)
-            .unwrap_or_default();
+        let encoded = encoded.ok_or(WRONG_SCHEME)?;
+        // As in Envoy, up to two signs of padding are dropped, also where none is due.
+        let encoded = encoded.strip_suffix(b"=").unwrap_or(encoded);
+        let encoded = encoded.strip_suffix(b"=").unwrap_or(encoded);
+        let decoded = STANDARD_NO_PAD.decode(encoded).unwrap_or_default();
         let mut parts = decoded.splitn(2, |byte| *byte == b':');
         let (Some(name), Some(password)) = (parts.next(), parts.next()) else {
             return Err(WRONG_FORMAT);

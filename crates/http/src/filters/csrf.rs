@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 use http::StatusCode;
+use http::uri::Authority;
 use outrider_codec::Body;
 use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
@@ -179,12 +180,25 @@ fn source_origin(request: &RequestHead) -> Option<&[u8]> {
 
 /// The host and the port of a URL; the whole text if it is none.
 fn host_and_port(url: &[u8]) -> &[u8] {
-    let rest = [&b"http://"[..], b"https://"]
-        .iter()
-        .find_map(|scheme| url.strip_prefix(*scheme));
-    let Some(rest) = rest else {
-        return url;
+    authority(url).unwrap_or(url)
+}
+
+/// The host and the port of a URL of any scheme.
+fn authority(url: &[u8]) -> Option<&[u8]> {
+    let is_scheme = |byte: &&u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+    let scheme = url.iter().take_while(is_scheme).count();
+    let rest = url.get(scheme..)?.strip_prefix(b"://")?;
+    if !url.first()?.is_ascii_alphabetic() {
+        return None;
+    }
+    let end = rest.iter().position(|byte| b"/?".contains(byte));
+    let authority = rest.get(..end.unwrap_or(rest.len()))?;
+    let authority = std::str::from_utf8(authority).ok()?;
+    let (_, authority) = authority.split_once('@').unwrap_or(("", authority));
+    let parsed: Authority = authority.parse().ok()?;
+    let is_valid = match authority.strip_prefix(parsed.host())? {
+        "" => true,
+        port => port.strip_prefix(':')?.parse::<u16>().is_ok(),
     };
-    let end = rest.iter().position(|byte| b"/?#".contains(byte));
-    rest.get(..end.unwrap_or(rest.len())).unwrap_or(rest)
+    is_valid.then_some(authority.as_bytes())
 }

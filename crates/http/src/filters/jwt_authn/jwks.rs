@@ -181,8 +181,13 @@ fn rsa(fields: &Struct, algorithm: &str) -> Result<Material, &'static str> {
     let modulus = bytes(fields, "n", "[n] field is missing for a RSA key", INVALID)?;
     let exponent = bytes(fields, "e", "[e] field is missing for a RSA key", INVALID)?;
     let (modulus, exponent) = (without_zeros(&modulus), without_zeros(&exponent));
-    // As in Envoy, no other exponents are accepted.
-    if modulus.is_empty() || ![&[3][..], &[1, 0, 1]].contains(&exponent) {
+    let bits = modulus.len() * 8
+        - modulus
+            .first()
+            .map_or(0, |byte| byte.leading_zeros() as usize);
+    let is_odd = modulus.last().is_some_and(|byte| byte % 2 == 1);
+    // As in Envoy, no other sizes and exponents are accepted.
+    if !(512..=16384).contains(&bits) || !is_odd || ![&[3][..], &[1, 0, 1]].contains(&exponent) {
         return Err(INVALID);
     }
     Ok(Material::Rsa {

@@ -208,6 +208,10 @@ impl ClaimHeader {
         let name = header_name(&config.header_name, &path.field("header_name"))?;
         let segments = config.claim_path.iter().map(|segment| segment.key.clone());
         let mut claim: Vec<String> = segments.collect();
+        if claim.is_empty() == config.claim_name.is_empty() {
+            let text = "exactly one of claim_name and claim_path is required";
+            return Err(ConfigErrors::from(ConfigError::new(path, text)));
+        }
         if claim.is_empty() {
             claim = config.claim_name.split('.').map(str::to_owned).collect();
         }

@@ -202,16 +202,32 @@ fn audiences(payload: &Struct) -> Option<Vec<String>> {
     }
 }
 
+/// How many objects and lists may be inside one another, as in Envoy.
+const MAX_DEPTH: usize = 100;
+
 /// Reads a JSON object. As in Envoy, an object may not have the same name twice.
 pub(super) fn parse_struct(json: &[u8]) -> Option<Struct> {
     let Json(value) = serde_json::from_slice(json).ok()?;
+    if depth(&value) > MAX_DEPTH {
+        return None;
+    }
     match value.kind {
         Some(Kind::StructValue(fields)) => Some(fields),
         _ => None,
     }
 }
 
-/// Any JSON value. `serde_json` limits its depth.
+/// How many objects and lists are inside one another.
+fn depth(value: &Value) -> usize {
+    let inner = match &value.kind {
+        Some(Kind::StructValue(object)) => object.fields.values().map(depth).max(),
+        Some(Kind::ListValue(list)) => list.values.iter().map(depth).max(),
+        _ => return 0,
+    };
+    1 + inner.unwrap_or_default()
+}
+
+/// Any JSON value. `serde_json` limits its depth to 128.
 struct Json(Value);
 
 impl<'de> Deserialize<'de> for Json {

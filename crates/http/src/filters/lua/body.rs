@@ -82,7 +82,7 @@ impl ScriptBody {
                     run.running(|| self.script.resume(Resumption::Nothing))
                 }
                 // Both fail once the headers have gone.
-                Progress::Waits(Operation::Body { .. } | Operation::Respond(_)) => {
+                Progress::Waits(Operation::Body { .. }) | Progress::Replied(_) => {
                     break BodyWait::Nothing;
                 }
             };

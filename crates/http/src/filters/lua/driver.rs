@@ -45,6 +45,8 @@ pub(super) enum Progress {
     /// It has ended, or failed.
     Ended,
     Waits(Operation),
+    /// It has replied.
+    Replied(Box<LocalReply>),
 }
 
 /// What a script gets when it is resumed.
@@ -94,6 +96,11 @@ impl Script {
             let values = self.values(with)?;
             self.thread.resume::<MultiValue>(values)
         });
+        // However the script has stopped after that: a reply that denies a request must not get lost.
+        let reply = self.run.live.borrow_mut().reply.take();
+        if let Some(reply) = reply {
+            return Progress::Replied(reply);
+        }
         match result {
             Err(error) => self.failed(&message(&error)),
             Ok(values) if self.thread.status() == LuaThreadStatus::Resumable => {
@@ -155,13 +162,13 @@ pub(super) async fn drive(
                 let call = call.make(&client);
                 Resumption::Response(cx.hold_body(body, call).await)
             }
-            Operation::Respond(reply) => return Err(*reply),
             Operation::Reroute => Resumption::Nothing,
         };
         let progress = run.with_stream(stream, || script.resume(result));
         script.reroute(stream, cx);
         match progress {
             Progress::Waits(next) => operation = next,
+            Progress::Replied(reply) => return Err(*reply),
             Progress::Ended => {
                 put_back(&run, body);
                 return Ok(());

@@ -372,7 +372,8 @@ fn respond(
     if let Some(body) = body {
         reply = reply.body(body.as_bytes().to_vec());
     }
-    Operation::Respond(Box::new(reply)).into_lua_multi(lua)
+    run.live.borrow_mut().reply = Some(Box::new(reply));
+    true.into_lua_multi(lua)
 }
 
 /// The unit of a timestamp.

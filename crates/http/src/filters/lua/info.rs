@@ -272,8 +272,11 @@ impl UserData for FilterStateObject {
                     Some(field) => object.field(&field.to_string_lossy()),
                     None => object.text(),
                 });
-                let text = text.map(|text| lua.create_string(text.as_bytes()));
-                text.transpose()
+                // As in Envoy, there is no result then, which is not the same as nil.
+                match text {
+                    Some(text) => text.as_ref().into_lua_multi(lua),
+                    None => Ok(MultiValue::new()),
+                }
             },
         );
         methods.add_method("set", |lua, this, _: MultiValue| {

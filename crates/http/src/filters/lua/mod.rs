@@ -206,6 +206,7 @@ impl LuaFilter {
                 driver::put_back(&script.run, body);
                 FilterStatus::Continue
             }
+            Progress::Replied(reply) => FilterStatus::Reply(*reply),
             Progress::Waits(operation) => {
                 let waiting = RefCell::new(Some((script, operation)));
                 self.waiting.set(stream, Rc::new(waiting));

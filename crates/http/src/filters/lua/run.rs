@@ -73,6 +73,8 @@ pub(super) struct Live {
     pub(super) stream: Stream,
     pub(super) body: Option<Vec<u8>>,
     pub(super) trailers: Option<HeaderMap>,
+    /// The reply of the script, which is not resumed after it has stopped.
+    pub(super) reply: Option<Box<LocalReply>>,
 }
 
 /// What a script waits for.
@@ -86,8 +88,6 @@ pub(super) enum Operation {
     Chunk,
     Trailers,
     Call(Box<Call>),
-    /// The script has replied, and is not resumed.
-    Respond(Box<LocalReply>),
     /// The route, which has to be found again first.
     Reroute,
 }
@@ -123,6 +123,7 @@ impl Run {
                 stream: placeholder,
                 body: None,
                 trailers: None,
+                reply: None,
             }),
         })
     }
@@ -212,7 +213,6 @@ impl fmt::Debug for Operation {
             Operation::Chunk => "Chunk",
             Operation::Trailers => "Trailers",
             Operation::Call(_) => "Call",
-            Operation::Respond(_) => "Respond",
             Operation::Reroute => "Reroute",
         })
     }
