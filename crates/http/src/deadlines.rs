@@ -59,12 +59,12 @@ pub(crate) struct StreamDeadlines {
     idle_since: Instant,
     idle: Option<Duration>,
     /// How the overload manager shortens `idle`.
-    idle_scale: Option<Box<TimeoutScale>>,
+    idle_scale: Option<Rc<TimeoutScale>>,
     flush: Option<Duration>,
     request: Option<Instant>,
     duration: Option<Instant>,
     response: Option<Duration>,
-    /// Since when a WebSocket handshake awaits its response: such a request does not end before.
+    /// When a WebSocket handshake began. Response timeouts count from then, because such a request has no end.
     handshake: Option<Instant>,
     per_try: Option<Duration>,
     /// When the try under way got its connection.
@@ -123,8 +123,8 @@ impl StreamDeadlines {
 
     /// Sets how the overload manager shortens the idle timeout. The timer must be one that is checked again when that
     /// changes.
-    pub(crate) fn scale_idle(&mut self, scale: Option<&TimeoutScale>) {
-        self.idle_scale = scale.map(|scale| Box::new(scale.clone()));
+    pub(crate) fn scale_idle(&mut self, scale: Option<&Rc<TimeoutScale>>) {
+        self.idle_scale = scale.cloned();
     }
 
     /// Sets how long the stream may be idle; `None` for no limit.

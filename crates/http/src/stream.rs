@@ -55,13 +55,13 @@ pub struct Stream {
     pub started: Instant,
     /// Why the stream is logged (`%ACCESS_LOG_TYPE%`).
     pub log_type: AccessLogType,
-    /// The client's protocol. [`NO_HTTP`](Stream::NO_HTTP) for a TCP connection that is logged.
+    /// The client's protocol. [`NOT_HTTP`](Stream::NOT_HTTP) for a TCP connection that is logged.
     pub protocol: Version,
     /// The request head, as the last filter left it.
     pub request: RequestHead,
     /// The response head, once there is one.
     pub response: Option<ResponseHead>,
-    /// Those of the response's trailers that are captured.
+    /// The response trailers that were captured.
     pub response_trailers: Option<HeaderMap>,
     /// The client's address, from `x-forwarded-for` or the connection (`%DOWNSTREAM_REMOTE_ADDRESS%`).
     pub remote_address: Address,
@@ -77,7 +77,7 @@ pub struct Stream {
     pub connection_termination_details: Option<Cow<'static, str>>,
     /// Whether the request asks for another protocol: CONNECT, or an upgrade.
     pub(crate) is_upgrade: bool,
-    /// The overload manager refused the request: it takes no part of the way of other requests.
+    /// Whether the response filters are skipped: the overload manager refused the request.
     pub(crate) skips_filters: bool,
     /// Whether the request asks for WebSocket.
     pub(crate) is_websocket: bool,
@@ -211,8 +211,8 @@ pub struct Traffic {
 }
 
 impl Stream {
-    /// The protocol of what is no HTTP.
-    pub const NO_HTTP: Version = Version::HTTP_09;
+    /// The protocol of a stream that is not HTTP: a TCP connection in an access log.
+    pub const NOT_HTTP: Version = Version::HTTP_09;
 
     /// A stream that begins now, with this head; `id` is a random number.
     pub(crate) fn new(
@@ -275,7 +275,7 @@ impl Stream {
 
     /// Whether it is a request, and not a TCP connection that is logged.
     pub(crate) fn is_http(&self) -> bool {
-        self.protocol != Stream::NO_HTTP
+        self.protocol != Stream::NOT_HTTP
     }
 
     /// The response's status, or 0 without a response (`%RESPONSE_CODE%`).

@@ -29,6 +29,34 @@ pub enum OverloadAction {
 /// How many kinds of actions there are.
 const ACTIONS: usize = 4;
 
+/// A load shed point that is obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadShedPointKind {
+    /// `envoy.load_shed_points.http_connection_manager_decode_headers`
+    DecodeHeaders,
+    /// `envoy.load_shed_points.tcp_listener_accept`
+    TcpListenerAccept,
+}
+
+impl LoadShedPointKind {
+    /// All of them.
+    pub const ALL: [LoadShedPointKind; 2] = [
+        LoadShedPointKind::DecodeHeaders,
+        LoadShedPointKind::TcpListenerAccept,
+    ];
+
+    /// The name in the configuration (`LoadShedPoint.name`).
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LoadShedPointKind::DecodeHeaders => {
+                "envoy.load_shed_points.http_connection_manager_decode_headers"
+            }
+            LoadShedPointKind::TcpListenerAccept => "envoy.load_shed_points.tcp_listener_accept",
+        }
+    }
+}
+
 /// A timeout that the overload manager can shorten
 /// (`envoy.config.overload.v3.ScaleTimersOverloadActionConfig.TimerType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,11 +237,11 @@ impl OverloadState {
         self.timers[timer as usize].clone()
     }
 
-    /// The load shed point of this name; `None` if it is not configured.
+    /// The load shed point of this kind; `None` if it is not configured.
     #[must_use]
-    pub fn point(&self, name: &str) -> Option<Arc<LoadShedPoint>> {
+    pub fn point(&self, kind: LoadShedPointKind) -> Option<Arc<LoadShedPoint>> {
         let mut points = self.points.iter();
-        points.find(|point| &*point.name == name).cloned()
+        points.find(|point| &*point.name == kind.name()).cloned()
     }
 
     /// The limit on the connections of all listeners together; `None` if the overload manager does not limit them.

@@ -37,8 +37,7 @@ pub(crate) enum ActionKind {
 }
 
 impl ActionKind {
-    /// Whether a change of its level concerns what already waits on workers. Other actions are looked up when something
-    /// new arrives.
+    /// Whether workers must be told of a new level at once. Other actions are read when a request or connection arrives.
     pub(crate) fn concerns_waiting(self) -> bool {
         match self {
             ActionKind::Workers(OverloadAction::StopAcceptingConnections)

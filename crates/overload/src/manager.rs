@@ -16,6 +16,7 @@ use outrider_config::unpack;
 use outrider_net::ConnectionLimit;
 use outrider_net::FileWatches;
 use outrider_net::LoadShedPoint;
+use outrider_net::LoadShedPointKind;
 use outrider_net::OverloadState;
 use outrider_net::TimeoutScale;
 use outrider_runtime::Runtime;
@@ -41,7 +42,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The monitor that does not measure at an interval: connections count when they open and close.
 const CONNECTIONS: &str = "envoy.resource_monitors.global_downstream_max_connections";
-/// Its message.
+/// The message that configures it.
 const CONNECTIONS_CONFIG: &str =
     "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 
@@ -351,11 +352,6 @@ impl Connections {
     }
 }
 
-/// The load shed points that are obeyed.
-const POINTS: [&str; 2] = [
-    "envoy.load_shed_points.http_connection_manager_decode_headers",
-    "envoy.load_shed_points.tcp_listener_accept",
-];
 /// The load shed points of Envoy.
 const ENVOY_POINTS: &str = "envoy.load_shed_points.";
 /// Those of HTTP/3, which is not served: there is nothing to shed.
@@ -365,8 +361,9 @@ const HTTP3_POINTS: &str = "envoy.load_shed_points.http3_";
 fn check_point(name: &str, path: &FieldPath) -> Result<(), ConfigErrors> {
     let mut errors = ConfigErrors::new();
     let is_envoys = name.starts_with(ENVOY_POINTS) && !name.starts_with(HTTP3_POINTS);
-    if is_envoys && !POINTS.contains(&name) {
-        let known = POINTS.join(", ");
+    let obeyed = LoadShedPointKind::ALL.map(LoadShedPointKind::name);
+    if is_envoys && !obeyed.contains(&name) {
+        let known = obeyed.join(", ");
         errors.push(
             path,
             format!("not supported: load shed point {name}; supported: {known}"),

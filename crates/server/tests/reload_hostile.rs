@@ -28,7 +28,7 @@ fn stat(server: &Server, name: &str) -> u64 {
 /// What a test puts at a path, where a file is expected.
 type PathChange = fn(&str);
 
-/// What is not a file, put in place of one, with a part of the error.
+/// Things other than files at the path, each with a part of the expected error.
 const NOT_FILES: [(&str, PathChange, &str); 4] = [
     (
         "a directory",

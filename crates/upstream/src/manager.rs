@@ -279,7 +279,8 @@ impl ClusterManager {
         wait_for_none(&self.uninitialized).await;
     }
 
-    /// Waits until this holds for the clusters whose hosts no control plane has. Control planes can be called then.
+    /// Waits until all clusters are initialized whose hosts do not come from a control plane. Then control planes can be
+    /// called.
     pub async fn primary_initialized(&self) {
         wait_for_none(&self.uninitialized).await;
     }

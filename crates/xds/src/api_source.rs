@@ -11,6 +11,7 @@ use outrider_config::api::envoy::config::core::v3::ApiConfigSource as Message;
 use outrider_config::api::envoy::config::core::v3::GrpcService;
 use outrider_config::api::envoy::config::core::v3::api_config_source::ApiType;
 use outrider_config::api::envoy::config::core::v3::grpc_service::TargetSpecifier;
+use outrider_net::BackOff;
 use prost::Message as _;
 
 use crate::Sources;
@@ -34,7 +35,7 @@ pub struct ApiSource {
     /// `rate_limit_settings`
     pub rate_limit: Option<RateLimit>,
     /// The delays before a stream is opened again.
-    pub back_off: BackOffSettings,
+    pub back_off: BackOff,
     /// The whole message as protobuf bytes: sources are the same if these are.
     id: Vec<u8>,
 }
@@ -55,15 +56,6 @@ pub struct RateLimit {
     pub burst: u32,
     /// `fill_rate`, requests per second.
     pub rate: f64,
-}
-
-/// The limits of the delay before a stream is opened again, which is chosen at random.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackOffSettings {
-    /// The limit of the first delay.
-    pub base: Duration,
-    /// The limit of all delays.
-    pub max: Duration,
 }
 
 impl PartialEq for ApiSource {
@@ -127,10 +119,7 @@ impl ApiSource {
                     burst: settings.max_tokens.unwrap_or(100),
                     rate: settings.fill_rate.unwrap_or(10.0),
                 }),
-            back_off: BackOffSettings {
-                base: BASE_DELAY,
-                max: MAX_DELAY,
-            },
+            back_off: BackOff::new(BASE_DELAY, MAX_DELAY),
             id: message.encode_to_vec(),
         })
     }

@@ -15,7 +15,6 @@ mod subscription;
 mod update;
 
 pub use api_source::ApiSource;
-pub use api_source::BackOffSettings;
 pub use api_source::Protocol;
 pub use api_source::RateLimit;
 pub use control_plane::ControlPlaneClient;

@@ -24,8 +24,8 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::control_plane::Command;
 use crate::control_plane::NewMux;
 
-/// Checks a gRPC service, found at a path, that may name the clusters that the function accepts. The crate that makes the
-/// calls has it.
+/// Checks a gRPC service, found at a path, that may name the clusters that the function accepts. Implemented by
+/// the crate that makes the calls.
 pub type ServiceCheck =
     fn(&GrpcService, &FieldPath, &dyn Fn(&str) -> bool) -> Result<(), ConfigErrors>;
 

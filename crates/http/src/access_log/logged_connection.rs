@@ -51,7 +51,7 @@ impl LoggedConnection<'_> {
             path: None,
             headers: HeaderMap::new(),
         };
-        let mut stream = Stream::new(self.connection.clone(), head, Stream::NO_HTTP, self.id);
+        let mut stream = Stream::new(self.connection.clone(), head, Stream::NOT_HTTP, self.id);
         stream.log_type = self.log_type;
         stream.start_time = self.start_time;
         stream.started = self.connection.started;

@@ -1,4 +1,4 @@
-//! What a client is told that has to authenticate.
+//! The URI in the `WWW-Authenticate` of a denied request.
 
 use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;

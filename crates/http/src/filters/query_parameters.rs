@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use outrider_codec::Target;
 
+use crate::format::percent_decode;
+
 /// The parameters of a query, decoded: the values of each name in their order. As in Envoy, the names are sorted.
 #[derive(Debug)]
 pub(super) struct QueryParameters(BTreeMap<Vec<u8>, Vec<Vec<u8>>>);
@@ -57,21 +59,7 @@ impl QueryParameters {
 
 fn decode(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let hex = after.first_chunk::<2>().filter(|_| first == b'%');
-        let hex = hex.and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                decoded.push(first);
-                rest = after;
-            }
-        }
-    }
+    percent_decode(text.as_bytes(), &mut decoded);
     decoded
 }
 
@@ -96,6 +84,7 @@ mod tests {
             ("%4", "%254"),
             ("x y&z", "x%20y%26z"),
             ("%zz", "%25zz"),
+            ("%+1", "%25+1"),
         ] {
             let mut encoded = String::new();
             encode(&decode(query), &mut encoded);

@@ -353,7 +353,7 @@ fn decode_legal(query: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends `text` with each `%XX` decoded. A `%` that does not begin an escape stays.
-fn percent_decode(text: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn percent_decode(text: &[u8], out: &mut Vec<u8>) {
     let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let mut at = 0;
     while at < text.len() {

@@ -29,6 +29,7 @@ use crate::Stream;
 use crate::format::command::FormatCommand;
 pub(crate) use crate::format::grpc_status::capture_grpc_status;
 pub(crate) use crate::format::grpc_status::grpc_status;
+pub(crate) use crate::format::headers::percent_decode;
 pub(crate) use crate::format::json::JsonFormatter;
 use crate::format::operators::Operator;
 pub use crate::format::substitution::SubstitutionFormat;

@@ -86,7 +86,7 @@ pub(crate) fn difference(
 }
 
 pub(crate) fn protocol(version: Option<Version>, out: &mut Vec<u8>) -> OutputKind {
-    let version = version.filter(|version| *version != Stream::NO_HTTP);
+    let version = version.filter(|version| *version != Stream::NOT_HTTP);
     let name = version.map(|version| match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",

@@ -1,11 +1,13 @@
 //! What the overload manager changes for the requests of a connection manager.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::StatusCode;
 use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_net::LoadShedPoint;
+use outrider_net::LoadShedPointKind;
 use outrider_net::OverloadAction;
 use outrider_net::OverloadLevel;
 use outrider_net::ScaledTimer;
@@ -27,13 +29,13 @@ pub(super) struct RequestOverload {
     /// `append_local_overload`
     tells_clients: bool,
     /// How the idle timeouts of streams are shortened.
-    pub(super) stream_idle: Option<TimeoutScale>,
+    pub(super) stream_idle: Option<Rc<TimeoutScale>>,
 }
 
 impl RequestOverload {
     pub(super) fn new(worker: &WorkerCx, bypasses: bool, tells_clients: bool) -> RequestOverload {
         let overload = worker.overload();
-        let stream_idle = overload.timer(ScaledTimer::StreamIdle);
+        let stream_idle = overload.timer(ScaledTimer::StreamIdle).map(Rc::new);
         if bypasses {
             return RequestOverload {
                 stream_idle,
@@ -42,8 +44,7 @@ impl RequestOverload {
         }
         RequestOverload {
             stops: overload.action(OverloadAction::StopAcceptingRequests),
-            decode_headers: overload
-                .point("envoy.load_shed_points.http_connection_manager_decode_headers"),
+            decode_headers: overload.point(LoadShedPointKind::DecodeHeaders),
             tells_clients,
             stream_idle,
         }

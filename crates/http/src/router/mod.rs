@@ -159,7 +159,7 @@ impl Router {
     async fn proxy(
         &self,
         stream: &mut Stream,
-        body: Body,
+        mut body: Body,
         (route, forward): (&Route, &ForwardAction),
         cx: &mut RouterCx<'_>,
     ) -> Result<Body, StopReason> {
@@ -195,7 +195,6 @@ impl Router {
             return Err(failure::no_healthy_upstream().after_attempts(told).into());
         };
         let (call, retry) = ForwardedRequest::new(self, cluster, (route, forward), stream);
-        let mut body = body;
         if !forward.mirrors.is_empty() {
             let limit = call.body_buffer_limit(cx.wait.respond.body_buffer_limit());
             body = cx.mirrors.start(&call, limit, stream, body);

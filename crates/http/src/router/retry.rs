@@ -12,6 +12,7 @@ use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use outrider_codec::header;
+use outrider_net::BackOff;
 use outrider_net::clock;
 use outrider_upstream::Cluster;
 use outrider_upstream::Host;
@@ -83,13 +84,6 @@ pub(super) struct FailedAttempt<'a> {
     pub(super) request_began: bool,
 }
 
-/// Random waits below a bound that doubles, up to a limit.
-#[derive(Clone, Copy, Debug)]
-struct BackOff {
-    next: Duration,
-    max: Duration,
-}
-
 impl RetryState {
     /// The retries that the route's policy or the request's headers ask for; `None` for none.
     pub(super) fn new(
@@ -130,10 +124,7 @@ impl RetryState {
             priority,
             cluster: cluster.clone(),
             extra_stats: extra_stats.clone(),
-            back_off: BackOff {
-                next: intervals.base,
-                max: intervals.max,
-            },
+            back_off: BackOff::new(intervals.base, intervals.max),
             permit: None,
             tried: Vec::new(),
         })
@@ -270,7 +261,7 @@ impl RetryState {
                 was_told: true,
             },
             None => RetryWait {
-                time: self.back_off.next(),
+                time: self.back_off.next_wait(),
                 was_told: false,
             },
         })
@@ -286,14 +277,6 @@ impl RetryState {
         } else {
             stats.upstream_rq_retry_backoff_exponential.inc();
         }
-    }
-}
-
-impl BackOff {
-    fn next(&mut self) -> Duration {
-        let bound = self.next;
-        self.next = (bound * 2).min(self.max);
-        bound.mul_f64(fastrand::f64())
     }
 }
 

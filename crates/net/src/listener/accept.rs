@@ -14,6 +14,7 @@ use crate::Address;
 use crate::DownstreamConnectionInfo;
 use crate::FilterChainInput;
 use crate::LoadShedPoint;
+use crate::LoadShedPointKind;
 use crate::NetworkStream;
 use crate::OverloadAction;
 use crate::OverloadLevel;
@@ -74,7 +75,7 @@ impl Listener {
             rejects: overload
                 .and_then(|overload| overload.action(OverloadAction::RejectIncomingConnections)),
             accept_point: overload
-                .and_then(|overload| overload.point("envoy.load_shed_points.tcp_listener_accept")),
+                .and_then(|overload| overload.point(LoadShedPointKind::TcpListenerAccept)),
             limits,
             chains,
             config,

@@ -1,4 +1,4 @@
-//! `envoy.resource_monitors.injected_resource`: a file holds the pressure. For tests, and for measurements of others.
+//! `envoy.resource_monitors.injected_resource`: a file holds the pressure. For tests, and for pressures measured by another program.
 
 use std::path::PathBuf;
 

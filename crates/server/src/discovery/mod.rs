@@ -44,7 +44,7 @@ impl DynamicResources {
     /// The sources that `bootstrap` names.
     ///
     /// # Errors
-    /// Sources that are not supported, files that are not there, control planes whose cluster is not.
+    /// A source is not supported, its file is missing, or the cluster of its control plane does not exist.
     pub(crate) fn build(
         bootstrap: &Bootstrap,
         options: &Options,

@@ -60,7 +60,7 @@ struct FollowedRoutes {
     /// The connection managers that use these routes. Weak, so that they can end.
     users: RefCell<Vec<std::sync::Weak<ConnectionManagerConfig>>>,
     task: RefCell<Option<AbortHandle>>,
-    /// The source was read once, whatever came of it.
+    /// Whether the source was read once, valid or not.
     was_read: watch::Sender<bool>,
 }
 

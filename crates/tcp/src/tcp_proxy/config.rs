@@ -12,6 +12,7 @@ use outrider_config::api::envoy::r#type::v3::hash_policy::PolicySpecifier;
 use outrider_config::duration;
 use outrider_http::BuildCx;
 use outrider_http::access_log::AccessLog;
+use outrider_net::BackOff;
 use outrider_stats::Scope;
 
 use super::stats::TcpProxyStats;
@@ -34,7 +35,7 @@ pub(super) struct TcpProxyConfig {
     /// `max_connect_attempts`
     pub(super) max_connect_attempts: u32,
     /// `backoff_options`
-    pub(super) back_off: Option<BackOffIntervals>,
+    pub(super) back_off: Option<BackOff>,
     /// Whether `hash_policy` has `source_ip`.
     pub(super) hashes_source_ip: bool,
     /// `access_log`
@@ -51,13 +52,6 @@ pub(super) struct TcpProxyConfig {
 enum ClusterChoice {
     Cluster(Box<str>),
     Weighted(Vec<(Box<str>, u64)>),
-}
-
-/// The times between attempts to connect.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BackOffIntervals {
-    base: Duration,
-    max: Duration,
 }
 
 /// When a connection is logged before its end (`access_log_options`).
@@ -94,7 +88,7 @@ impl TcpProxyConfig {
         let back_off = message
             .backoff_options
             .as_ref()
-            .map(|options| BackOffIntervals::build(options, &path.field("backoff_options")));
+            .map(|options| back_off(options, &path.field("backoff_options")));
         let back_off = errors.collect(back_off.transpose()).flatten();
         let clusters = errors.collect(ClusterChoice::build(message, path));
         let logs_path = path.field("access_log");
@@ -176,30 +170,17 @@ impl ClusterChoice {
     }
 }
 
-impl BackOffIntervals {
-    fn build(
-        options: &BackoffStrategy,
-        path: &FieldPath,
-    ) -> Result<BackOffIntervals, ConfigErrors> {
-        let base =
-            duration::optional(options.base_interval.as_ref(), &path.field("base_interval"))?;
-        let max = duration::optional(options.max_interval.as_ref(), &path.field("max_interval"))?;
-        let base = base.unwrap_or_default();
-        let max = max.unwrap_or(base * 10);
-        if max < base {
-            let message = "max_interval must be greater than or equal to base_interval";
-            return Err(ConfigError::new(&path.field("max_interval"), message).into());
-        }
-        Ok(BackOffIntervals { base, max })
+/// The waits before further attempts to connect.
+fn back_off(options: &BackoffStrategy, path: &FieldPath) -> Result<BackOff, ConfigErrors> {
+    let base = duration::optional(options.base_interval.as_ref(), &path.field("base_interval"))?;
+    let max = duration::optional(options.max_interval.as_ref(), &path.field("max_interval"))?;
+    let base = base.unwrap_or_default();
+    let max = max.unwrap_or(base * 10);
+    if max < base {
+        let message = "max_interval must be greater than or equal to base_interval";
+        return Err(ConfigError::new(&path.field("max_interval"), message).into());
     }
-
-    /// The time before an attempt: a random part of an interval that doubles with each of the `failed` attempts.
-    pub(super) fn before_next(&self, failed: u32) -> Duration {
-        let doubled = 1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(0);
-        let interval = self.base.checked_mul(doubled).filter(|_| doubled > 0);
-        let interval = interval.unwrap_or(self.max).min(self.max);
-        interval.mul_f64(fastrand::f64())
-    }
+    Ok(BackOff::new(base, max))
 }
 
 impl LogMoments {

@@ -9,6 +9,7 @@ use outrider_config::api::envoy::data::accesslog::v3::AccessLogType;
 use outrider_http::ResponseFlag;
 use outrider_http::UpstreamInfo;
 use outrider_net::Address;
+use outrider_net::BackOff;
 use outrider_net::clock;
 use outrider_upstream::BreakerResource;
 use outrider_upstream::Cluster;
@@ -38,6 +39,7 @@ impl Session {
     pub(super) async fn connect(&self) -> Result<ConnectedHost, Ended> {
         let proxy = &self.proxy;
         let mut attempts = 0;
+        let mut back_off = proxy.config.back_off;
         let began = clock::now();
         loop {
             let (cluster, pick) = self.pick(attempts)?;
@@ -64,8 +66,7 @@ impl Session {
                 cluster.stats().upstream_cx_connect_attempts_exceeded.inc();
                 return Err(Ended);
             }
-            let back_off = proxy.config.back_off.as_ref();
-            let wait = back_off.map_or(Duration::ZERO, |back_off| back_off.before_next(attempts));
+            let wait = back_off.as_mut().map_or(Duration::ZERO, BackOff::next_wait);
             proxy.worker.timers.sleep(wait).await;
         }
     }

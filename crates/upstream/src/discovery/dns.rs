@@ -39,9 +39,9 @@ use crate::endpoints::DnsTarget;
 use crate::endpoints::Endpoint;
 use crate::endpoints::LocalityEndpoints;
 
-mod backoff;
+mod failure_refresh;
 
-use backoff::Backoff;
+use failure_refresh::FailureRefresh;
 
 #[derive(Debug)]
 struct DnsDiscovery {
@@ -67,7 +67,7 @@ struct ResolveSchedule {
     /// `dns_jitter`
     jitter: Duration,
     /// `dns_failure_refresh_rate`
-    backoff: Backoff,
+    failure_refresh: FailureRefresh,
 }
 
 /// Builds a cluster from the DNS fields of `Cluster` itself.
@@ -175,7 +175,7 @@ impl ResolveSchedule {
             respect_ttl: config.respect_dns_ttl,
             min_refresh: min_refresh.unwrap_or_default(),
             jitter: read(config.dns_jitter.as_ref(), "dns_jitter")?.unwrap_or_default(),
-            backoff: Backoff::build(failure, refresh, &failure_path)?,
+            failure_refresh: FailureRefresh::build(failure, refresh, &failure_path)?,
         })
     }
 
@@ -210,7 +210,7 @@ impl DnsDiscovery {
             hosts: hosts
                 .map(|locality| vec![Vec::new(); locality.endpoints.len()])
                 .collect(),
-            backoff: self.schedule.backoff.clone(),
+            failure_refresh: self.schedule.failure_refresh.clone(),
         };
         let (dns, progress) = (Rc::new(*self), Rc::new(RefCell::new(progress)));
         let mut tasks = JoinSet::new();
@@ -242,7 +242,7 @@ struct Progress {
     /// Addresses by locality and name.
     hosts: Vec<Vec<Vec<Arc<Host>>>>,
     /// All names share it: each failure advances it and each success resets it, as in Envoy.
-    backoff: Backoff,
+    failure_refresh: FailureRefresh,
 }
 
 /// Resolves one name again and again. Never returns.
@@ -256,7 +256,7 @@ async fn follow(dns: Rc<DnsDiscovery>, progress: Rc<RefCell<Progress>>, place: N
             let wait = match &resolved {
                 Ok(answer) if !(dns.logical && answer.addresses.is_empty()) => {
                     progress.publisher.stats().update_success.inc();
-                    progress.backoff.reset();
+                    progress.failure_refresh.reset();
                     progress.take(&dns, place, answer);
                     dns.schedule.after(answer)
                 }
@@ -265,7 +265,7 @@ async fn follow(dns: Rc<DnsDiscovery>, progress: Rc<RefCell<Progress>>, place: N
                     if let Err(failure) = failed {
                         log::debug!(target: "upstream", "DNS resolution of {} failed: {failure}", target.name);
                     }
-                    progress.backoff.next()
+                    progress.failure_refresh.next()
                 }
             };
             progress.publisher.initialized();

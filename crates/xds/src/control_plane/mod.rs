@@ -4,7 +4,6 @@
 //! refused with the reason, once all subscriptions have applied it. So a task handles one response at a time: a control
 //! plane that sends faster has to wait.
 
-mod back_off;
 mod client;
 mod incremental;
 mod mux;
@@ -89,7 +88,7 @@ pub struct ControlPlanes {
 }
 
 impl ControlPlanes {
-    /// The control planes of `sources`, which are told that this proxy is `node`.
+    /// Connects to the control planes of `sources` and identifies this proxy to them as `node`.
     #[must_use]
     pub fn new(sources: &Sources, client: Rc<dyn ControlPlaneClient>, node: Node) -> ControlPlanes {
         ControlPlanes {
@@ -113,7 +112,7 @@ impl ControlPlanes {
             aggregated: commands,
             mut muxes,
         } = receivers;
-        // Without `ads_config`, the receiver is dropped; subscriptions of `ads` then wait in vain, as in Envoy.
+        // Without `ads_config`, the receiver is dropped; subscriptions of `ads` then never get a response, as in Envoy.
         if let Some((source, stats)) = aggregated {
             let mux = self.mux(NewMux {
                 source,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrider_config::api::envoy::config::core::v3::Node;
+use outrider_net::BackOff;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -18,7 +19,6 @@ use super::Command;
 use super::Event;
 use super::NewMux;
 use super::Watcher;
-use super::back_off::BackOff;
 use super::client::ControlPlaneClient;
 use super::client::DiscoveryStream;
 use super::client::LocalFuture;
@@ -93,7 +93,7 @@ impl Mux {
                 api_source::Protocol::Incremental => new.kind.incremental,
             },
             protocol: Protocol::new(&new.source, node),
-            back_off: BackOff::new(new.source.back_off),
+            back_off: new.source.back_off,
             bucket: new.source.rate_limit.map(Bucket::new),
             source: new.source,
             sources,
@@ -124,7 +124,7 @@ impl Mux {
             self.log_end(why);
             self.stats.connected_state.set(0);
             self.count_failure();
-            let at = Instant::now() + self.back_off.next();
+            let at = Instant::now() + self.back_off.next_wait();
             self.attend(sleep_until(at)).await?;
         }
     }
@@ -293,13 +293,13 @@ impl Mux {
         received.entries.retain(|entry| {
             let name = entry.name.as_deref().unwrap_or_default();
             !entry.is_heartbeat() || protocol.has(kind, name, &entry.version) || {
-                log::warn!(target: "config", "'{name}' is confirmed in version {}, which is not here", entry.version);
+                log::warn!(target: "config", "'{name}' is confirmed in version {}, but the proxy has another version", entry.version);
                 false
             }
         });
-        // What is asked for meanwhile goes out with the acknowledgement.
+        // Requests that arise while the response is handled are sent with its acknowledgement.
         self.protocol.pause(kind, true);
-        let work = Work {
+        let work = ResponseWork {
             kind,
             sources: self.sources.clone(),
             watchers: self.watchers.clone(),
@@ -338,7 +338,7 @@ impl Mux {
         self.protocol.pause(kind, false);
     }
 
-    /// Notes when the resources of a response expire, but of no others than those that are subscribed to.
+    /// Notes when the resources of a response expire; only those that are subscribed to.
     fn note_expiries(
         &mut self,
         kind: &'static ResourceType,
@@ -396,13 +396,13 @@ impl Mux {
 }
 
 /// The work on one response.
-struct Work {
+struct ResponseWork {
     kind: &'static ResourceType,
     sources: Sources,
     watchers: Watchers,
 }
 
-impl Work {
+impl ResponseWork {
     async fn apply(self, received: Received, checked: Result<(), String>) -> Handled {
         let removed = received.removed.clone();
         let (version, nonce) = (received.version, received.nonce);

@@ -66,7 +66,7 @@ impl StateOfTheWorld {
         (at, &mut self.types[at])
     }
 
-    /// Has a request of the type sent.
+    /// Queues a request of the type, or holds it while the type is paused.
     fn ask(&mut self, at: usize) {
         let one = &mut self.types[at];
         if one.pauses > 0 {

@@ -26,6 +26,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::RetryPolicy;
 use outrider_config::api::envoy::extensions::filters::http::jwt_authn::v3 as api;
 use outrider_config::duration;
+use outrider_net::BackOff;
 use outrider_net::WorkerCx;
 use outrider_net::clock;
 
@@ -65,8 +66,7 @@ pub(super) struct Prefetch {
 #[derive(Clone, Copy, Debug)]
 struct Retries {
     most: u32,
-    base: Duration,
-    max: Duration,
+    back_off: BackOff,
 }
 
 /// A fetch that failed.
@@ -133,15 +133,15 @@ impl RemoteJwks {
         client: &InternalClient,
         worker: &WorkerCx,
     ) -> Result<Jwks, FetchFailed> {
-        let most = self.retries.map_or(0, |retries| retries.most);
+        let mut retries = self.retries;
         let mut tries = 0;
         let called = loop {
             let called = self.call(client).await;
-            if tries >= most || !is_retried(&called) {
-                break called;
-            }
-            if let Some(retries) = self.retries {
-                wait(worker, retries.back_off(tries, worker.random())).await;
+            match &mut retries {
+                Some(retries) if tries < retries.most && is_retried(&called) => {
+                    wait(worker, retries.back_off.next_wait()).await;
+                }
+                _ => break called,
             }
             tries += 1;
         };
@@ -246,21 +246,8 @@ impl Retries {
         }
         errors.finish(Retries {
             most: config.num_retries.unwrap_or(1),
-            base,
-            max: max.unwrap_or(base * 10),
+            back_off: BackOff::new(base, max.unwrap_or(base * 10)),
         })
-    }
-
-    /// A random part of an interval that doubles with each try.
-    fn back_off(&self, tries: u32, random: u64) -> Duration {
-        let longest = self
-            .base
-            .saturating_mul(2_u32.saturating_pow(tries))
-            .min(self.max);
-        let micros = u64::try_from(longest.as_micros())
-            .unwrap_or(u64::MAX)
-            .max(1);
-        Duration::from_micros(random % micros)
     }
 }
 

@@ -1,4 +1,4 @@
-//! JSON Web Tokens (RFC 7519), as they are before their signature is checked.
+//! JSON Web Tokens (RFC 7519) before their signature is checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,7 +55,7 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// Reads a token. The order of the checks is Envoy's, because the first that fails is told.
+    /// Reads a token. The order of the checks is Envoy's, because the client is told the first failure.
     pub(super) fn parse(text: &[u8]) -> Result<Token, Status> {
         let text = std::str::from_utf8(text).map_err(|_| Status::BAD_FORMAT)?;
         let mut parts = text.split('.').filter(|part| !part.is_empty());

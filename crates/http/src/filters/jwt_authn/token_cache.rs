@@ -54,7 +54,7 @@ impl TokenCache {
         }
     }
 
-    /// Keeps a token. The one that was not used for longest makes room for it.
+    /// Keeps a token. Evicts the least recently used one if the cache is full.
     pub(super) fn insert(&mut self, text: &[u8], token: Rc<Token>) {
         if text.len() > self.max_length || self.tokens.contains_key(text) {
             return;

@@ -231,7 +231,7 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// Passes on what is asked of a valid token.
+    /// Forwards the payload and claims of a valid token as configured.
     fn apply(&mut self, token: &Token, provider: &Provider, found: &FoundToken) {
         let request = &mut self.stream.request;
         if let Some(name) = &provider.payload_header {

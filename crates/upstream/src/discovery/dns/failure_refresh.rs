@@ -6,27 +6,24 @@ use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::clusters::dns::v3::dns_cluster::RefreshRate;
 use outrider_config::duration;
+use outrider_net::BackOff;
 
 /// A fixed delay, or a random one below a bound that doubles with each failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Backoff {
+pub(super) enum FailureRefresh {
     /// The refresh rate, if `dns_failure_refresh_rate` is not set.
     Fixed(Duration),
-    Growing {
-        base: Duration,
-        max: Duration,
-        bound: Duration,
-    },
+    Growing(BackOff),
 }
 
-impl Backoff {
+impl FailureRefresh {
     pub(super) fn build(
         message: Option<&RefreshRate>,
         refresh: Duration,
         path: &FieldPath,
-    ) -> Result<Backoff, ConfigError> {
+    ) -> Result<FailureRefresh, ConfigError> {
         let Some(message) = message else {
-            return Ok(Backoff::Fixed(refresh));
+            return Ok(FailureRefresh::Fixed(refresh));
         };
         let path_of = |name| path.field(name);
         let base = duration::optional(message.base_interval.as_ref(), &path_of("base_interval"))?
@@ -39,29 +36,21 @@ impl Backoff {
                 "dns_failure_refresh_rate must have max_interval greater than or equal to the base_interval",
             ));
         }
-        Ok(Backoff::Growing {
-            base,
-            max,
-            bound: base,
-        })
+        Ok(FailureRefresh::Growing(BackOff::new(base, max)))
     }
 
     /// The next delay.
     pub(super) fn next(&mut self) -> Duration {
         match self {
-            Backoff::Fixed(wait) => *wait,
-            Backoff::Growing { max, bound, .. } => {
-                let below = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX).max(1);
-                *bound = bound.saturating_mul(2).min(*max);
-                Duration::from_millis(fastrand::u64(0..below))
-            }
+            FailureRefresh::Fixed(wait) => *wait,
+            FailureRefresh::Growing(back_off) => back_off.next_wait(),
         }
     }
 
     /// Resets the bound after a successful lookup.
     pub(super) fn reset(&mut self) {
-        if let Backoff::Growing { base, bound, .. } = self {
-            *bound = *base;
+        if let FailureRefresh::Growing(back_off) = self {
+            back_off.reset();
         }
     }
 }
@@ -78,19 +67,19 @@ mod tests {
             max_interval: Some(seconds(3)),
         };
         let path = FieldPath::root();
-        let mut backoff = Backoff::build(Some(&message), Duration::ZERO, &path).unwrap();
+        let mut refresh = FailureRefresh::build(Some(&message), Duration::ZERO, &path).unwrap();
         for bound in [1, 2, 3, 3] {
-            assert!(backoff.next() < Duration::from_secs(bound));
+            assert!(refresh.next() < Duration::from_secs(bound));
         }
-        backoff.reset();
-        let fresh = Backoff::build(Some(&message), Duration::ZERO, &path).unwrap();
-        assert_eq!(backoff, fresh);
+        refresh.reset();
+        let fresh = FailureRefresh::build(Some(&message), Duration::ZERO, &path).unwrap();
+        assert_eq!(refresh, fresh);
     }
 
     #[test]
     fn without_a_rate_of_its_own_it_is_the_refresh_rate() {
-        let refresh = Duration::from_secs(7);
-        let mut backoff = Backoff::build(None, refresh, &FieldPath::root()).unwrap();
-        assert_eq!((backoff.next(), backoff.next()), (refresh, refresh));
+        let rate = Duration::from_secs(7);
+        let mut refresh = FailureRefresh::build(None, rate, &FieldPath::root()).unwrap();
+        assert_eq!((refresh.next(), refresh.next()), (rate, rate));
     }
 }
