@@ -27,6 +27,7 @@ class Listener:
         self.conns: list = []
         self.stopped = threading.Event()
         self.path = None
+        self.tls = tls.server_context(spec["tls"]) if "tls" in spec else None
         if spec.get("unix"):
             self.path = spec["unix"] if isinstance(spec["unix"], str) else str(folder / f"{name}.sock")
             self.port = 0
@@ -86,7 +87,7 @@ class Listener:
             if "tls" in self.spec:
                 with self.lock:
                     self.conns.remove(conn)
-                conn = tls.server(conn, self.spec["tls"], self.note)
+                conn = tls.server(conn, self.tls, self.spec["tls"], self.note)
                 with self.lock:
                     self.conns.append(conn)
             self.serve(conn, number)

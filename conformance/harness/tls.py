@@ -44,14 +44,18 @@ def client(sock: socket.socket, spec: dict, resumed=None) -> ssl.SSLSocket:
     return made.wrap_socket(sock, server_hostname=spec.get("sni"))
 
 
-def server(conn: socket.socket, spec: dict, note) -> ssl.SSLSocket:
-    """The server's side of a handshake."""
+def server_context(spec: dict) -> ssl.SSLContext:
+    """The context of one server. All of its connections need the same one, or no session could be resumed."""
     made = context(spec, ssl.PROTOCOL_TLS_SERVER)
-    asked = []
-    made.sni_callback = lambda _sock, name, _context: asked.append(name)
+    made.sni_callback = lambda sock, name, _context: setattr(sock, "asked", name)
     if "ca" in spec:
         made.load_verify_locations(CERTS / f"{spec['ca']}.pem")
         made.verify_mode = ssl.CERT_REQUIRED
+    return made
+
+
+def server(conn: socket.socket, made: ssl.SSLContext, spec: dict, note) -> ssl.SSLSocket:
+    """The server's side of a handshake."""
     try:
         secure = made.wrap_socket(conn, server_side=True)
     except ssl.SSLError as error:
@@ -59,7 +63,7 @@ def server(conn: socket.socket, spec: dict, note) -> ssl.SSLSocket:
             note({"tls": "failed: " + str(error.reason)})
         raise
     if spec.get("note"):
-        note({"tls": {"sni": asked[0] if asked else None, **facts(secure)}})
+        note({"tls": {"sni": getattr(secure, "asked", None), **facts(secure)}})
     return secure
 
 
