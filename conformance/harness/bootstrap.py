@@ -1,6 +1,6 @@
 """The short form of a bootstrap: most cases differ from the plain HTTP proxy in a few fields, and say only those.
 
-`proxy:` may hold `routes` (of the one virtual host), `virtual_host`, `virtual_hosts`, `route_config`, `hcm`, `filters` (those before the router), `listener`, `cluster`
+`proxy:` may hold `routes` (of the one virtual host), `virtual_host`, `virtual_hosts`, `route_config`, `hcm`, `filters` (those before the router), `listener`, `listeners` (more of them), `cluster`
 (merged into each cluster), `clusters` (by name, merged into that cluster or added), `bootstrap` (merged at the top), `tls` and `upstream_tls` (the fields of the listener's and of all clusters' TLS contexts) and `log` (the
 access log's format, or `false`). With `tcp` (the fields of a tcp_proxy; its cluster is the first, unless it says otherwise) the listener proxies TCP instead, after the
 filters in `network`. Everything else is as small as Envoy allows. `run.py show NAME` prints the result.
@@ -55,7 +55,7 @@ def expand(short: dict, backends: dict) -> dict:
         context = {"@type": f"{TLS}.UpstreamTlsContext", **short["upstream_tls"]}
         for one in clusters.values():
             one.setdefault("transport_socket", {"name": "envoy.transport_sockets.tls", "typed_config": context})
-    whole = {"admin": admin(), "static_resources": {"listeners": [merge(listener, short.get("listener", {}))], "clusters": list(clusters.values())}}
+    whole = {"admin": admin(), "static_resources": {"listeners": [merge(listener, short.get("listener", {})), *short.get("listeners", [])], "clusters": list(clusters.values())}}
     return merge(whole, short.get("bootstrap", {}))
 
 

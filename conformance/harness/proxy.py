@@ -75,6 +75,8 @@ class Proxy:
         for one in json.loads(body).get("listener_statuses", []):
             places = [one["local_address"], *(a for a in one.get("additional_local_addresses", []))]
             for at, place in enumerate(places):
+                if "envoy_internal_address" in place:
+                    continue
                 self.listeners[one["name"] if not at else f"{one['name']}.{at}"] = place_of(place)
 
     def get(self, path: str, method: str = "GET", body: bytes | None = None) -> tuple:

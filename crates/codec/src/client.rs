@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
+use bytes::Bytes;
 use http::Version;
 use outrider_net::NetworkStream;
 
@@ -18,8 +20,10 @@ use crate::Meter;
 use crate::RequestHead;
 use crate::ResponseHead;
 use crate::StreamError;
+use crate::TcpConnectionOwner;
 use crate::h1;
 use crate::h2;
+use crate::stats::ByteCounts;
 
 /// Starts HTTP/2 on a connected socket. Returns the connection's handle and the future that drives it, which the caller
 /// spawns.
@@ -136,9 +140,26 @@ pub struct UpstreamExchange {
 enum ExchangeKind {
     H1(Box<h1::H1Exchange>),
     H2(Box<h2::H2Exchange>),
+    Tcp(Box<h1::TcpExchange>),
 }
 
 impl UpstreamExchange {
+    /// A tunnel that ends here: sends `first` and then `body` to a host without HTTP. The response is a 200 whose body is
+    /// what the host sends. `buffer_limit` is in bytes.
+    #[must_use]
+    pub fn over_tcp(
+        socket: NetworkStream,
+        (counts, buffer_limit): (Arc<dyn ByteCounts>, u32),
+        (first, body): (Bytes, Body),
+        owner: Box<dyn TcpConnectionOwner>,
+    ) -> UpstreamExchange {
+        let exchange = h1::TcpExchange::new(socket, (counts, buffer_limit), (first, body), owner);
+        UpstreamExchange {
+            kind: ExchangeKind::Tcp(Box::new(exchange)),
+            guard: None,
+        }
+    }
+
     /// Polls the head of the final response, skipping interim ones.
     pub fn poll_response(
         &mut self,
@@ -157,6 +178,7 @@ impl UpstreamExchange {
         match &mut self.kind {
             ExchangeKind::H1(exchange) => exchange.poll_head(cx),
             ExchangeKind::H2(exchange) => exchange.poll_head(cx),
+            ExchangeKind::Tcp(_) => Poll::Ready(Ok(h1::TcpExchange::head())),
         }
     }
 
@@ -172,6 +194,7 @@ impl UpstreamExchange {
         match &self.kind {
             ExchangeKind::H1(exchange) => exchange.request_sent(),
             ExchangeKind::H2(exchange) => exchange.request_sent(),
+            ExchangeKind::Tcp(exchange) => exchange.request_sent(),
         }
     }
 
@@ -187,6 +210,7 @@ impl UpstreamExchange {
         match &self.kind {
             ExchangeKind::H1(exchange) => exchange.meter(),
             ExchangeKind::H2(exchange) => exchange.meter(),
+            ExchangeKind::Tcp(exchange) => exchange.meter(),
         }
     }
 
@@ -198,6 +222,7 @@ impl UpstreamExchange {
         match &mut self.kind {
             ExchangeKind::H1(exchange) => exchange.poll_frame(cx),
             ExchangeKind::H2(exchange) => exchange.poll_frame(cx),
+            ExchangeKind::Tcp(exchange) => exchange.poll_frame(cx),
         }
     }
 
@@ -207,6 +232,7 @@ impl UpstreamExchange {
         match &self.kind {
             ExchangeKind::H1(exchange) => exchange.is_end_stream(),
             ExchangeKind::H2(exchange) => exchange.is_end_stream(),
+            ExchangeKind::Tcp(exchange) => exchange.is_end_stream(),
         }
     }
 }

@@ -39,6 +39,7 @@ pub use client::connect_http2;
 pub use error::ConnectionEnd;
 pub use error::EndCause;
 pub use error::StreamError;
+pub use h1::TcpConnectionOwner;
 pub use header::HeaderMap;
 pub use header::HeaderName;
 pub use header::HeaderValue;

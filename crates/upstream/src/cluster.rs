@@ -288,7 +288,7 @@ impl Pick {
     /// # Errors
     /// A breaker is open, or no connection can be established.
     pub async fn connect(&self, priority: RoutingPriority) -> Result<TcpConnection, PoolFailure> {
-        self.pools.connect(priority).await
+        self.pools.connect(priority, self.names.as_ref()).await
     }
 
     fn pool(

@@ -13,11 +13,14 @@ mod respond;
 pub(crate) mod server;
 mod sink;
 mod target;
+mod tcp_exchange;
 mod transport;
 
 pub(crate) use exchange::H1Exchange;
 pub(crate) use recv::H1RecvBody;
 pub(crate) use respond::H1Responder;
+pub use tcp_exchange::TcpConnectionOwner;
+pub(crate) use tcp_exchange::TcpExchange;
 
 #[cfg(test)]
 mod tests;

@@ -40,6 +40,16 @@ impl BodySink {
         }
     }
 
+    /// For a body without framing.
+    pub(super) fn plain(limit: u32) -> BodySink {
+        BodySink {
+            coding: BodyCoding::Plain,
+            left: None,
+            limit: limit as usize,
+            paused: false,
+        }
+    }
+
     /// Ready when the queue is not longer than the buffer limit. Otherwise tells `body` that sending is paused, even if
     /// the socket then accepts everything at once, as in Envoy, which only writes at the end of an event loop
     /// iteration.

@@ -324,6 +324,11 @@ impl Transport {
         Poll::Ready(Ok(()))
     }
 
+    /// Tells the peer that nothing follows. The caller has drained the queue.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
     fn consume(&mut self, mut count: usize) {
         self.queued -= count;
         while count > 0 {

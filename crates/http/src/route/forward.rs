@@ -29,6 +29,7 @@ use crate::route::rewrite::HostRewrite;
 use crate::route::rewrite::PathRewrite;
 use crate::route::rewrite::Substitution;
 use crate::route::route_match::PathMatch;
+use crate::route::tunnel::TunnelEnd;
 
 /// The default of `RouteAction.timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,6 +58,8 @@ pub struct ForwardAction {
     pub priority: RoutingPriority,
     /// The upgrades for which this route overrides the connection manager's list.
     pub upgrades: Box<[Upgrade]>,
+    /// How tunnels end at this proxy (`connect_config`); `None` if a CONNECT is forwarded as it is.
+    pub(crate) tunnels: Option<Arc<TunnelEnd>>,
     /// Whether `:authority` is rewritten to the name of the selected host.
     pub auto_host_rewrite: bool,
     /// Computes the hash of a request, for clusters that select hosts by hash.
@@ -133,6 +136,7 @@ impl ForwardAction {
             errors.collect(MaxStreamDuration::build(durations, &path))
         });
         let upgrades = upgrades(&config.upgrade_configs, path, &mut errors);
+        let tunnels = TunnelEnd::find(&config.upgrade_configs);
         #[expect(deprecated, reason = "Envoy still obeys it")]
         let cors = config
             .cors
@@ -167,6 +171,7 @@ impl ForwardAction {
                 RoutingPriorityMessage::High => RoutingPriority::High,
             },
             upgrades,
+            tunnels: tunnels.map(Arc::new),
             auto_host_rewrite: matches!(
                 config.host_rewrite_specifier,
                 Some(HostRewriteSpecifier::AutoHostRewrite(true))
@@ -300,15 +305,17 @@ fn upgrades(
             errors.push(&path, format!("Duplicate upgrade {}", upgrade.upgrade_type));
         }
         if upgrade.connect_config.is_some() {
-            let message = if protocol == "connect" {
-                "ending a CONNECT here is not supported".to_owned()
-            } else {
-                format!(
+            let message = match protocol.as_str() {
+                "connect" => None,
+                "connect-udp" => Some("not supported: tunnels for UDP".to_owned()),
+                _ => Some(format!(
                     "Non-CONNECT upgrade type {} has ConnectConfig",
                     upgrade.upgrade_type
-                )
+                )),
             };
-            errors.push(&path.field("connect_config"), message);
+            if let Some(message) = message {
+                errors.push(&path.field("connect_config"), message);
+            }
         }
         upgrades.push(Upgrade {
             protocol: protocol.into(),

@@ -16,6 +16,7 @@ mod retry_policy;
 mod rewrite;
 mod route_match;
 mod table;
+mod tunnel;
 mod virtual_cluster;
 mod virtual_host;
 mod weighted;

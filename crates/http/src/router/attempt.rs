@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
+use http::Version;
 use outrider_codec::Body;
 use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
@@ -22,6 +24,7 @@ use outrider_upstream::Host;
 use outrider_upstream::OutlierResult;
 use outrider_upstream::Pick;
 use outrider_upstream::PoolFailure;
+use outrider_upstream::TcpConnection;
 use outrider_upstream::UpstreamStream;
 
 use crate::Stream;
@@ -46,6 +49,14 @@ pub(super) struct UpstreamAttempt<'a> {
 
 /// The response to an attempt: its head, and the exchange that gives its body.
 pub(super) type AttemptResponse = (ResponseHead, UpstreamExchange);
+
+/// What an attempt got from the pool.
+enum OpenedUpstream {
+    /// A stream on an HTTP connection.
+    Http(UpstreamStream),
+    /// A connection for a tunnel.
+    Tcp(Box<TcpConnection>),
+}
 
 /// Why an attempt ended without a response.
 #[derive(Debug)]
@@ -172,15 +183,18 @@ impl<'a> UpstreamAttempt<'a> {
         stream: &mut Stream,
         body: Body,
         cx: &mut RouterCx<'_>,
-    ) -> Result<(UpstreamStream, Body), AttemptFailure> {
+    ) -> Result<(OpenedUpstream, Body), AttemptFailure> {
         let timeouts = &self.call.timeouts;
-        let opened_at_once = self
-            .pick
-            .open_at_once(self.call.forward.priority, stream.protocol);
+        let priority = self.call.forward.priority;
+        let opened_at_once = match self.call.is_tunnel {
+            false => self.pick.open_at_once(priority, stream.protocol),
+            true => None,
+        };
         let (opened, body) = match opened_at_once {
             Some(opened) => {
                 cx.wait.check_body().map_err(AttemptFailure::Stopped)?;
                 note_ready(stream, Duration::ZERO);
+                let opened = opened.map(OpenedUpstream::Http);
                 (opened, ReadAheadBody::new(body, 0).into_body())
             }
             None => {
@@ -197,12 +211,21 @@ impl<'a> UpstreamAttempt<'a> {
         };
         self.request.host().put_result(OutlierResult::Connected);
         if let Some(upstream) = &mut stream.upstream {
-            let connection = place.connection();
-            upstream.local_address = connection.local.clone();
-            upstream.connection_id = Some(connection.id);
-            upstream.protocol = Some(connection.protocol);
-            upstream.tls = connection.tls.clone();
-            self.request.set_protocol(connection.protocol);
+            match &place {
+                OpenedUpstream::Http(place) => {
+                    let connection = place.connection();
+                    upstream.local_address = connection.local.clone();
+                    upstream.connection_id = Some(connection.id);
+                    upstream.protocol = Some(connection.protocol);
+                    upstream.tls = connection.tls.clone();
+                    self.request.set_protocol(connection.protocol);
+                }
+                OpenedUpstream::Tcp(connection) => {
+                    upstream.local_address = connection.local.clone();
+                    upstream.connection_id = Some(connection.id);
+                    upstream.tls = connection.tls.clone();
+                }
+            }
         }
         if let Some(timeout) = timeouts.per_try {
             cx.wait.deadlines.begin_try(timeout);
@@ -223,11 +246,11 @@ impl<'a> UpstreamAttempt<'a> {
         stream: &Stream,
         body: Body,
         cx: &mut RouterCx<'_>,
-    ) -> Result<(Result<UpstreamStream, PoolFailure>, Body), AttemptFailure> {
+    ) -> Result<(Result<OpenedUpstream, PoolFailure>, Body), AttemptFailure> {
         let limit = cx.wait.respond.body_buffer_limit();
         let mut body = ReadAheadBody::new(body, limit as usize);
         let stats = self.request.cluster.stats();
-        let mut opening = pin!(self.pick.open(self.call.forward.priority, stream.protocol));
+        let mut opening = pin!(self.open_or_connect(stream.protocol));
         let waiting = poll_fn(|task| {
             let opened = opening.as_mut().poll(task);
             if opened.is_pending() && body.read_ahead(task) {
@@ -241,6 +264,17 @@ impl<'a> UpstreamAttempt<'a> {
         }
         let opened = opened.map_err(|stop| self.stopped(stop))?;
         Ok((opened, body.into_body()))
+    }
+
+    async fn open_or_connect(&self, downstream: Version) -> Result<OpenedUpstream, PoolFailure> {
+        let priority = self.call.forward.priority;
+        if !self.call.is_tunnel {
+            let opened = self.pick.open(priority, downstream).await;
+            return opened.map(OpenedUpstream::Http);
+        }
+        // Boxed, so that requests without a tunnel need no room for it.
+        let connected = Box::pin(self.pick.connect(priority)).await;
+        connected.map(|connection| OpenedUpstream::Tcp(Box::new(connection)))
     }
 
     /// The end of the request if no other attempt follows this one.
@@ -297,8 +331,16 @@ impl<'a> UpstreamAttempt<'a> {
         &self,
         stream: &Stream,
         body: Body,
-        place: UpstreamStream,
+        place: OpenedUpstream,
     ) -> Result<UpstreamExchange, AttemptFailure> {
+        let place = match place {
+            OpenedUpstream::Http(place) => place,
+            OpenedUpstream::Tcp(connection) => {
+                let exchange = connection.into_exchange(Bytes::new(), body);
+                self.request.started(exchange.meter());
+                return Ok(exchange);
+            }
+        };
         let exchange = place
             .send(&stream.request, body)
             .map_err(|error| match error {

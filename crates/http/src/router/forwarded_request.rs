@@ -32,6 +32,8 @@ pub(super) struct ForwardedRequest<'a> {
     pub(super) alternative_on_timeout: bool,
     /// The names that the host's connection must have been made for, if the request decides them.
     pub(super) names: Option<Rc<ConnectionNames>>,
+    /// Whether the request is a tunnel that ends here.
+    pub(super) is_tunnel: bool,
 }
 
 impl<'a> ForwardedRequest<'a> {
@@ -65,6 +67,8 @@ impl<'a> ForwardedRequest<'a> {
                 HeaderValue::from_static("1"),
             );
         }
+        let tunnels = forward.tunnels.as_ref();
+        let is_tunnel = tunnels.is_some_and(|tunnels| tunnels.applies_to(&stream.request));
         route.mutate_request(stream);
         forward.rewrite(stream, !router.suppress_envoy_headers);
         let names = &cluster.info().http.names;
@@ -80,6 +84,7 @@ impl<'a> ForwardedRequest<'a> {
             timeouts,
             alternative_on_timeout,
             names,
+            is_tunnel,
         };
         (call, retry.flatten())
     }

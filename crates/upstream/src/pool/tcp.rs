@@ -4,6 +4,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use outrider_codec::Body;
+use outrider_codec::TcpConnectionOwner;
+use outrider_codec::UpstreamExchange;
+use outrider_codec::stats::ByteCounts;
 use outrider_net::Address;
 use outrider_net::NetworkStream;
 use outrider_stats::HeldGauge;
@@ -20,6 +25,7 @@ use crate::BreakerResource;
 use crate::Host;
 use crate::Permit;
 use crate::RoutingPriority;
+use crate::connection_names::ConnectionNames;
 use crate::stats::ClusterStats;
 use crate::transport::PoolTls;
 
@@ -46,6 +52,8 @@ pub struct TcpLease {
     counts: ConnectionCounts,
     /// Whether the host has closed the connection.
     closed_by_host: bool,
+    /// Whether its request had ended before.
+    finished: bool,
     _request: Permit,
     _active: HeldGauge<ClusterStats>,
     _open: OpenConnection,
@@ -74,12 +82,13 @@ impl HostPools {
     pub(crate) async fn connect(
         &self,
         priority: RoutingPriority,
+        names: Option<&Rc<ConnectionNames>>,
     ) -> Result<TcpConnection, PoolFailure> {
         let (cx, host) = (&self.cx, &self.host);
         let mut pending = PendingConnection::new(self, priority)?;
         let permit = self.connection_permit(priority).await;
         let open = self.tcp.enter();
-        let made = self.make(permit).await;
+        let made = self.make(permit, names.cloned()).await;
         pending.is_settled = true;
         drop(pending);
         let (counts, connected, stream) = made.inspect_err(|_| {
@@ -97,6 +106,7 @@ impl HostPools {
             _active: cx.stats.hold(|stats| &stats.upstream_rq_active),
             counts,
             closed_by_host: false,
+            finished: false,
             _open: open,
         };
         Ok(TcpConnection {
@@ -113,6 +123,7 @@ impl HostPools {
     async fn make(
         &self,
         permit: Permit,
+        names: Option<Rc<ConnectionNames>>,
     ) -> Result<(ConnectionCounts, Connected, NetworkStream), PoolFailure> {
         let (cx, host) = (&self.cx, &self.host);
         let counts = ConnectionCounts::new(cx.clone(), host.clone(), permit);
@@ -120,7 +131,7 @@ impl HostPools {
             counts: &counts,
             failure: Some(PoolFailure::LocalConnectionFailure("".into())),
         };
-        let tls = cx.tls(host).cloned().map(|tls| PoolTls::new(tls, None));
+        let tls = cx.tls(host).cloned().map(|tls| PoolTls::new(tls, names));
         let connected = tokio::select! {
             biased;
             connected = connect::connect(host, cx, tls.as_ref(), None) => connected,
@@ -159,6 +170,28 @@ impl HostPools {
     }
 }
 
+impl TcpConnection {
+    /// Uses the connection for one stream's bodies: sends `first`, then `body`.
+    #[must_use]
+    pub fn into_exchange(self, first: Bytes, body: Body) -> UpstreamExchange {
+        let cx = self.lease.counts.cx.clone();
+        let limit = cx.info.per_connection_buffer_limit_bytes;
+        cx.stats.upstream_cx_tx_bytes_buffered.mark_used();
+        let counts = (cx.stats.clone() as Arc<dyn ByteCounts>, limit);
+        UpstreamExchange::over_tcp(self.stream, counts, (first, body), Box::new(self.lease))
+    }
+}
+
+impl TcpConnectionOwner for TcpLease {
+    fn closed_by_host(&mut self) {
+        self.closed_by_host = true;
+    }
+
+    fn finished(&mut self) {
+        self.finished = true;
+    }
+}
+
 impl TcpLease {
     /// Notes that the host has closed the connection.
     pub fn closed_by_host(&mut self) {
@@ -169,7 +202,9 @@ impl TcpLease {
 impl Drop for TcpLease {
     fn drop(&mut self) {
         self.counts.host.stats.rq_active.dec();
-        self.counts.destroyed_with_requests(!self.closed_by_host);
+        if !self.finished {
+            self.counts.destroyed_with_requests(!self.closed_by_host);
+        }
         self.counts.destroyed(!self.closed_by_host);
     }
 }
