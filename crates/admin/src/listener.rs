@@ -46,6 +46,7 @@ impl AdminListener {
                 socket: ListenerSocket::Unix(bind_pipe(pipe)?),
                 address: address.clone(),
             }),
+            Address::Internal(_) => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 

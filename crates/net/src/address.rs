@@ -7,11 +7,13 @@ use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::net::SocketAddrV6;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3 as api;
 use outrider_config::api::envoy::config::core::v3::address::Address as Kind;
+use outrider_config::api::envoy::config::core::v3::envoy_internal_address::AddressNameSpecifier;
 use outrider_config::api::envoy::config::core::v3::socket_address::PortSpecifier;
 
 /// Where a socket is bound or connects to (`envoy.config.core.v3.Address`).
@@ -21,6 +23,17 @@ pub enum Address {
     Ip(SocketAddr),
     /// A UNIX domain socket.
     Pipe(PipeAddress),
+    /// An internal listener of this process.
+    Internal(InternalAddress),
+}
+
+/// An internal listener (`envoy.config.core.v3.EnvoyInternalAddress`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InternalAddress {
+    /// `server_listener_name`
+    pub listener: Arc<str>,
+    /// `endpoint_id`: tells apart endpoints of one listener; may be empty.
+    pub endpoint_id: Arc<str>,
 }
 
 /// A UNIX domain socket (`envoy.config.core.v3.Pipe`).
@@ -41,7 +54,7 @@ impl Address {
     /// The address found at `path`: an IP address and port for TCP, or a UNIX socket.
     ///
     /// # Errors
-    /// Host names, named ports and internal addresses are not supported. The protocol is not checked here: as in Envoy,
+    /// Host names and named ports are not supported. The protocol is not checked here: as in Envoy,
     /// only listeners check it.
     pub fn build(address: &api::Address, path: &FieldPath) -> Result<Address, ConfigError> {
         match &address.address {
@@ -49,20 +62,37 @@ impl Address {
                 build_socket_address(socket, &path.field("socket_address"))
             }
             Some(Kind::Pipe(pipe)) => build_pipe(pipe, &path.field("pipe")),
-            Some(Kind::EnvoyInternalAddress(_)) => Err(ConfigError::new(
-                &path.field("envoy_internal_address"),
-                "not supported: internal listeners",
-            )),
+            Some(Kind::EnvoyInternalAddress(internal)) => {
+                build_internal(internal, &path.field("envoy_internal_address"))
+            }
             None => Err(ConfigError::new(path, "an address is required")),
         }
     }
 
-    /// The IP address and port; `None` for a UNIX socket.
+    /// The IP address and port; `None` for other addresses.
     #[must_use]
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Address::Ip(address) => Some(*address),
-            Address::Pipe(_) => None,
+            Address::Pipe(_) | Address::Internal(_) => None,
+        }
+    }
+
+    /// The address of the client's end of each connection to an internal listener. It is Envoy's.
+    #[must_use]
+    pub fn internal_client() -> Address {
+        Address::Internal(InternalAddress {
+            listener: "internal_client_address".into(),
+            endpoint_id: "".into(),
+        })
+    }
+
+    /// `endpoint_id` of an internal address.
+    #[must_use]
+    pub fn endpoint_id(&self) -> Option<&str> {
+        match self {
+            Address::Internal(internal) => Some(&internal.endpoint_id),
+            Address::Ip(_) | Address::Pipe(_) => None,
         }
     }
 
@@ -83,7 +113,7 @@ impl Address {
     pub fn host(&self) -> String {
         match self {
             Address::Ip(address) => address.ip().to_string(),
-            Address::Pipe(_) => self.to_string(),
+            Address::Pipe(_) | Address::Internal(_) => self.to_string(),
         }
     }
 }
@@ -109,6 +139,10 @@ impl fmt::Display for Address {
             Address::Pipe(PipeAddress::Abstract(name)) => {
                 write!(f, "@{}", String::from_utf8_lossy(name))
             }
+            Address::Internal(InternalAddress {
+                listener,
+                endpoint_id,
+            }) => write!(f, "envoy://{listener}/{endpoint_id}"),
         }
     }
 }
@@ -167,6 +201,20 @@ fn interface(name: &str) -> Option<u32> {
     let socket = std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0));
     let socket = socket.or_else(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
     rustix::net::netdevice::name_to_index(socket.ok()?, name).ok()
+}
+
+fn build_internal(
+    internal: &api::EnvoyInternalAddress,
+    path: &FieldPath,
+) -> Result<Address, ConfigError> {
+    let Some(AddressNameSpecifier::ServerListenerName(listener)) = &internal.address_name_specifier
+    else {
+        return Err(ConfigError::new(path, "server_listener_name is required"));
+    };
+    Ok(Address::Internal(InternalAddress {
+        listener: listener.as_str().into(),
+        endpoint_id: internal.endpoint_id.as_str().into(),
+    }))
 }
 
 fn build_pipe(pipe: &api::Pipe, path: &FieldPath) -> Result<Address, ConfigError> {

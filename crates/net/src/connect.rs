@@ -110,6 +110,8 @@ pub async fn connect(
                 .map(NetworkStream::Unix)
                 .map_err(ConnectError::Remote)
         }
+        // Only workers have internal listeners, and connect to them by `InternalListeners`.
+        Address::Internal(_) => Err(ConnectError::Remote(io::ErrorKind::InvalidInput.into())),
     }
 }
 

@@ -59,7 +59,7 @@ impl AcceptedConnection {
     pub fn has_secrets(&self) -> bool {
         match &self.stream {
             NetworkStream::Tls(stream) => !stream.is_not_ready(),
-            NetworkStream::Tcp(_) | NetworkStream::Unix(_) => true,
+            NetworkStream::Tcp(_) | NetworkStream::Unix(_) | NetworkStream::Internal(_) => true,
         }
     }
 

@@ -161,6 +161,7 @@ fn is_local(input: &FilterChainInput<'_>) -> bool {
         (Address::Ip(source), Address::Ip(destination)) => {
             is_loopback(source.ip()) || source.ip() == destination.ip()
         }
+        (Address::Internal(_), _) | (_, Address::Internal(_)) => false,
     }
 }
 

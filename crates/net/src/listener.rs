@@ -29,6 +29,7 @@ use outrider_stats::Scope;
 
 use crate::Address;
 use crate::FilterChains;
+use crate::InternalAddress;
 use crate::KeepAlive;
 
 pub use accept::Listener;
@@ -45,6 +46,9 @@ pub use limit::ConnectionPermits;
 pub use limit::LimitReached;
 pub use limit::RefusedStats;
 pub use socket_options::SocketOptions;
+
+/// The default of `InternalListener.buffer_size_kb`: 1 MiB.
+pub const DEFAULT_INTERNAL_BUFFER: usize = 1024 * 1024;
 
 /// The default of `Listener.per_connection_buffer_limit_bytes`: 1 MiB. Also used for 0, which would mean no limit.
 const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
@@ -75,6 +79,9 @@ pub struct ListenerConfig {
     bind_to_port: bool,
     accepts_per_event: u32,
     transparent: bool,
+    is_internal: bool,
+    /// `InternalListener.buffer_size_kb`, in bytes.
+    internal_buffer_size: usize,
 }
 
 impl ListenerConfig {
@@ -118,8 +125,8 @@ impl ListenerConfig {
         else {
             return Err(errors);
         };
+        let is_internal = listener.listener_specifier.is_some();
         Ok(ListenerConfig {
-            name,
             direction: listener.traffic_direction(),
             buffer_limit: listener
                 .per_connection_buffer_limit_bytes
@@ -129,9 +136,10 @@ impl ListenerConfig {
             bypasses_overload_manager: listener.bypass_overload_manager,
             drains_on_failing_health_checks: listener.drain_type() == DrainType::Default,
             address: first.address.clone(),
-            stat_name: match listener.stat_prefix.as_str() {
-                "" => first.address.to_string(),
-                prefix => prefix.to_owned(),
+            stat_name: match (listener.stat_prefix.as_str(), is_internal) {
+                ("", true) => format!("envoy_internal_{name}"),
+                ("", false) => first.address.to_string(),
+                (prefix, _) => prefix.to_owned(),
             },
             chain_names,
             chains,
@@ -142,7 +150,25 @@ impl ListenerConfig {
                 .max_connections_to_accept_per_socket_event
                 .unwrap_or(u32::MAX),
             transparent: listener.transparent.unwrap_or(false),
+            is_internal,
+            internal_buffer_size: DEFAULT_INTERNAL_BUFFER,
+            name,
         })
+    }
+
+    /// The same listener, on whose internal connections this many bytes can wait in each direction.
+    #[must_use]
+    pub fn with_internal_buffer(self, bytes: usize) -> ListenerConfig {
+        ListenerConfig {
+            internal_buffer_size: bytes,
+            ..self
+        }
+    }
+
+    /// Whether it is an internal listener: only connections of this process come to it.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.is_internal
     }
 
     /// `listener.<address>`
@@ -169,10 +195,11 @@ impl ListenerConfig {
         addresses.any(|listen| listen.reuse_port && listen.address.ip().is_some())
     }
 
-    /// The addresses to bind, in the order of [`addresses`](Self::addresses); empty if `bind_to_port` is off.
+    /// The addresses to bind, in the order of [`addresses`](Self::addresses); empty if `bind_to_port` is off, and for an
+    /// internal listener.
     #[must_use]
     pub fn listen_addresses(&self) -> &[Arc<ListenAddress>] {
-        if self.bind_to_port {
+        if self.bind_to_port && !self.is_internal {
             &self.addresses
         } else {
             &[]
@@ -204,6 +231,9 @@ fn build_addresses(
 ) -> Result<Vec<Arc<ListenAddress>>, ConfigErrors> {
     let mut errors = ConfigErrors::new();
     let mut addresses = Vec::new();
+    if listener.listener_specifier.is_some() {
+        refuse_sockets(listener, path, &mut errors);
+    }
     let backlog = listener.tcp_backlog_size.unwrap_or(u32::MAX);
     let listen = |at: usize, (address, ipv4_compat): (Address, bool), options, keepalive| {
         let fixed = address.ip().is_none_or(|ip| ip.port() != 0);
@@ -222,7 +252,10 @@ fn build_addresses(
         })
     };
     let options_path = path.field("socket_options");
-    let first = build_address(listener.address.as_ref(), &path.field("address"));
+    let first = match &listener.listener_specifier {
+        Some(_) => Ok((internal_address(name), false)),
+        None => build_address(listener.address.as_ref(), &path.field("address")),
+    };
     let options = errors
         .collect(SocketOptions::build(
             &listener.socket_options,
@@ -258,6 +291,45 @@ fn build_addresses(
     errors.finish(addresses)
 }
 
+/// The address of an internal listener.
+fn internal_address(name: &Arc<str>) -> Address {
+    Address::Internal(InternalAddress {
+        listener: name.clone(),
+        endpoint_id: "".into(),
+    })
+}
+
+/// Refuses what an internal listener cannot have, because it has no socket. As in Envoy.
+fn refuse_sockets(listener: &api::Listener, path: &FieldPath, errors: &mut ConfigErrors) {
+    let of_sockets = [
+        ("address", listener.address.is_some()),
+        (
+            "additional_addresses",
+            !listener.additional_addresses.is_empty(),
+        ),
+        (
+            "connection_balance_config",
+            listener.connection_balance_config.is_some(),
+        ),
+        ("enable_mptcp", listener.enable_mptcp),
+        ("enable_reuse_port", listener.enable_reuse_port.is_some()),
+        ("freebind", listener.freebind.is_some()),
+        ("tcp_backlog_size", listener.tcp_backlog_size.is_some()),
+        (
+            "tcp_fast_open_queue_length",
+            listener.tcp_fast_open_queue_length.is_some(),
+        ),
+        ("transparent", listener.transparent.is_some()),
+        ("socket_options", !listener.socket_options.is_empty()),
+    ];
+    for (field, is_set) in of_sockets {
+        if is_set {
+            let message = "an internal listener has no socket: remove it or internal_listener";
+            errors.push(&path.field(field), message);
+        }
+    }
+}
+
 /// Reads an address, and whether an IPv6 socket also takes IPv4 connections.
 fn build_address(
     address: Option<&core::Address>,
@@ -265,6 +337,13 @@ fn build_address(
 ) -> Result<(Address, bool), ConfigError> {
     let api = address.ok_or_else(|| ConfigError::new(path, "is required"))?;
     let address = Address::build(api, path)?;
+    if matches!(address, Address::Internal(_)) {
+        let message = "not an address to listen on: an internal listener has internal_listener instead of an address";
+        return Err(ConfigError::new(
+            &path.field("envoy_internal_address"),
+            message,
+        ));
+    }
     let Some(core::address::Address::SocketAddress(socket)) = &api.address else {
         return Ok((address, false));
     };

@@ -1,4 +1,5 @@
-//! A connected byte stream: TCP, a UNIX socket, or TLS over one of them; the same type downstream and upstream.
+//! A connected byte stream: TCP, a UNIX socket, TLS over one of them, or a connection within the process; the same type
+//! downstream and upstream.
 //!
 //! The most frequent calls of the request path use system calls directly: the C library's `recv` and `send` are thread
 //! cancellation points, and each call pays for that.
@@ -24,6 +25,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
+use crate::InternalStream;
 use crate::TlsStream;
 use crate::clock;
 
@@ -40,6 +42,8 @@ pub enum NetworkStream {
     Unix(UnixStream),
     /// TLS over one of these.
     Tls(Box<TlsStream>),
+    /// A connection to an internal listener.
+    Internal(InternalStream),
 }
 
 impl NetworkStream {
@@ -51,7 +55,7 @@ impl NetworkStream {
                 let ip = |address: io::Result<SocketAddr>| Some(address.ok()?.ip());
                 (ip(stream.local_addr()), ip(stream.peer_addr()))
             }
-            NetworkStream::Unix(_) => (None, None),
+            NetworkStream::Unix(_) | NetworkStream::Internal(_) => (None, None),
             NetworkStream::Tls(stream) => stream.socket().ip_addresses(),
         }
     }
@@ -65,6 +69,7 @@ impl NetworkStream {
             }
             NetworkStream::Unix(_) => {}
             NetworkStream::Tls(stream) => stream.socket().reset_on_close(),
+            NetworkStream::Internal(stream) => stream.reset_on_close(),
         }
     }
 
@@ -82,7 +87,7 @@ impl NetworkStream {
                     }
                 }
             }
-            NetworkStream::Unix(_) => {}
+            NetworkStream::Unix(_) | NetworkStream::Internal(_) => {}
             NetworkStream::Tls(stream) => stream.socket().discard_unread(),
         }
     }
@@ -93,6 +98,7 @@ impl NetworkStream {
             NetworkStream::Tcp(stream) => stream.try_read(buffer),
             NetworkStream::Unix(stream) => stream.try_read(buffer),
             NetworkStream::Tls(stream) => stream.try_read(buffer),
+            NetworkStream::Internal(stream) => stream.try_read(buffer),
         };
         if read.is_ok() {
             clock::expire();
@@ -119,6 +125,11 @@ impl NetworkStream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if let NetworkStream::Internal(stream) = self {
+            let read = ready!(stream.poll_read(cx, buffer));
+            clock::expire();
+            return Poll::Ready(read);
+        }
         loop {
             ready!(self.poll_socket_readable(cx))?;
             let mut short = None;
@@ -144,6 +155,9 @@ impl NetworkStream {
         buffer: &mut [u8],
         seen: usize,
     ) -> Poll<io::Result<Option<usize>>> {
+        if let NetworkStream::Internal(stream) = self {
+            return stream.poll_peek(cx, buffer, seen);
+        }
         let mut tried = false;
         loop {
             ready!(self.poll_socket_readable(cx))?;
@@ -179,7 +193,7 @@ impl NetworkStream {
             NetworkStream::Unix(stream) => {
                 NetworkStream::Unix(UnixStream::from_std(stream.into_std()?)?)
             }
-            tls @ NetworkStream::Tls(_) => tls,
+            other @ (NetworkStream::Tls(_) | NetworkStream::Internal(_)) => other,
         };
         Ok(())
     }
@@ -194,6 +208,7 @@ impl NetworkStream {
             NetworkStream::Tcp(stream) => stream.try_io(interest, || io(stream.as_fd())),
             NetworkStream::Unix(stream) => stream.try_io(interest, || io(stream.as_fd())),
             NetworkStream::Tls(stream) => stream.socket().try_io(interest, io),
+            NetworkStream::Internal(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -202,6 +217,7 @@ impl NetworkStream {
             NetworkStream::Tcp(stream) => stream.poll_write_ready(cx),
             NetworkStream::Unix(stream) => stream.poll_write_ready(cx),
             NetworkStream::Tls(stream) => stream.socket().poll_write_ready(cx),
+            NetworkStream::Internal(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -218,6 +234,7 @@ impl NetworkStream {
             NetworkStream::Tcp(stream) => stream.poll_read_ready(cx),
             NetworkStream::Unix(stream) => stream.poll_read_ready(cx),
             NetworkStream::Tls(stream) => stream.socket().poll_socket_readable(cx),
+            NetworkStream::Internal(stream) => stream.poll_readable(cx).map(Ok),
         }
     }
 }
@@ -235,6 +252,10 @@ impl AsyncRead for NetworkStream {
                 let read = stream.poll_read_some(cx, buffer.initialize_unfilled());
                 read.map_ok(|count| buffer.advance(count))
             }
+            NetworkStream::Internal(stream) => {
+                let read = stream.poll_read(cx, buffer.initialize_unfilled());
+                read.map_ok(|count| buffer.advance(count))
+            }
         };
         if read.is_ready() {
             clock::expire();
@@ -250,6 +271,9 @@ impl AsyncWrite for NetworkStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if let NetworkStream::Tls(stream) = self.as_mut().get_mut() {
+            return stream.poll_write(cx, &[io::IoSlice::new(bytes)]);
+        }
+        if let NetworkStream::Internal(stream) = self.as_mut().get_mut() {
             return stream.poll_write(cx, &[io::IoSlice::new(bytes)]);
         }
         loop {
@@ -274,6 +298,7 @@ impl AsyncWrite for NetworkStream {
             NetworkStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             NetworkStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             NetworkStream::Tls(stream) => stream.poll_write(cx, slices),
+            NetworkStream::Internal(stream) => stream.poll_write(cx, slices),
         }
     }
 
@@ -284,8 +309,10 @@ impl AsyncWrite for NetworkStream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             NetworkStream::Tls(stream) => stream.poll_flush(cx),
-            // Sockets buffer nothing in the process.
-            NetworkStream::Tcp(_) | NetworkStream::Unix(_) => Poll::Ready(Ok(())),
+            // Nothing waits in this end.
+            NetworkStream::Tcp(_) | NetworkStream::Unix(_) | NetworkStream::Internal(_) => {
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
@@ -294,6 +321,10 @@ impl AsyncWrite for NetworkStream {
             NetworkStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             NetworkStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             NetworkStream::Tls(stream) => stream.poll_shutdown(cx),
+            NetworkStream::Internal(stream) => {
+                stream.shutdown();
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

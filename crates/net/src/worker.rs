@@ -14,6 +14,7 @@ use outrider_stats::WorkerStore;
 
 use crate::Activity;
 use crate::ActivityCounts;
+use crate::InternalListeners;
 use crate::OverloadState;
 use crate::Shutdown;
 use crate::Timers;
@@ -37,6 +38,8 @@ pub struct WorkerCx {
     random: Cell<u64>,
     runtime: RuntimeReader,
     overload: Arc<OverloadState>,
+    /// The internal listeners of this worker.
+    pub internal_listeners: InternalListeners,
 }
 
 impl WorkerCx {
@@ -53,6 +56,7 @@ impl WorkerCx {
             random: Cell::new(seed),
             runtime: Runtime::default().reader(),
             overload: Arc::default(),
+            internal_listeners: InternalListeners::default(),
         }
     }
 

@@ -15,6 +15,7 @@ use outrider_upstream::ClusterManager;
 use outrider_upstream::EventFiles;
 use outrider_xds::Sources;
 
+use crate::bootstrap_extensions;
 use crate::cli::IpVersion;
 use crate::cli::Options;
 use crate::discovery::DynamicResources;
@@ -78,6 +79,8 @@ impl Plan {
             resources.map_or(&[], |resources| &resources.listeners);
         log::info!(target: "config", "loading {} listener(s)", messages.len());
         let global = "overload.global_downstream_max_connections";
+        let internal_buffer_size = errors.collect(bootstrap_extensions::internal_buffer(bootstrap));
+        let internal_buffer_size = internal_buffer_size.flatten();
         let listener_factory = Arc::new(ListenerFactory {
             store: store.clone(),
             log_files: log_files.clone(),
@@ -94,6 +97,7 @@ impl Plan {
             },
             overload: overload.clone(),
             sources: sources.clone(),
+            internal_buffer_size,
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
         });
         let path = FieldPath::root()

@@ -7,6 +7,7 @@ mod admin_log;
 mod allocator;
 mod application_log;
 mod background;
+mod bootstrap_extensions;
 mod build;
 mod cli;
 mod commands;

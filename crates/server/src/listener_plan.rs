@@ -90,6 +90,8 @@ pub(crate) struct ListenerFactory {
     pub(crate) prefers_ipv6: bool,
     /// What files and control planes give.
     pub(crate) sources: Sources,
+    /// How many bytes can wait on connections to internal listeners; `None` without the bootstrap extension.
+    pub(crate) internal_buffer_size: Option<usize>,
 }
 
 /// How a listener differs from the running one of the same name.
@@ -160,6 +162,16 @@ impl ListenerFactory {
         let mut errors = ConfigErrors::new();
         let Some(config) = errors.collect(ListenerConfig::build(message, path)) else {
             return Err(errors);
+        };
+        let config = match self.internal_buffer_size {
+            Some(bytes) => config.with_internal_buffer(bytes),
+            None if config.is_internal() => {
+                let message = "internal listeners need the bootstrap extension envoy.bootstrap.internal_listener: add it \
+                               to bootstrap_extensions";
+                errors.push(&path.field("internal_listener"), message);
+                return Err(errors);
+            }
+            None => config,
         };
         let scope = config.scope();
         let cx = BuildCx {

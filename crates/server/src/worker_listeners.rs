@@ -114,6 +114,8 @@ struct DrainingChain {
 struct ActiveListener {
     plan: Arc<ListenerPlan>,
     chains: Vec<ActiveChain>,
+    /// Kept here for connections within the process.
+    internal: Option<Rc<Listener>>,
 }
 
 #[derive(Clone)]
@@ -156,7 +158,15 @@ impl WorkerListeners {
             for address in plan.config.listen_addresses() {
                 self.accept(address, &listener, &mut sockets);
             }
-            self.active.push(ActiveListener { plan, chains });
+            let internal = plan.config.is_internal().then_some(listener);
+            if let Some(listener) = &internal {
+                self.cx.internal_listeners.add(listener);
+            }
+            self.active.push(ActiveListener {
+                plan,
+                chains,
+                internal,
+            });
         }
         for name in update.removed {
             if let Some(at) = self.position(&name) {
@@ -273,6 +283,11 @@ impl WorkerListeners {
 
     /// Closes the sockets of these listeners, then drops `closed`. Open connections continue.
     pub(crate) fn stop(&mut self, selection: ListenerSelection, closed: mpsc::Sender<()>) {
+        for active in &mut self.active {
+            if selection.includes(&active.plan) {
+                active.internal = None;
+            }
+        }
         let active = &self.active;
         let stopped = || {
             active

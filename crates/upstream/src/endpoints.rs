@@ -203,13 +203,13 @@ fn literal(message: Option<&AddressMessage>, path: &FieldPath) -> Result<Address
             })?;
             Ok(Address::Ip(parsed))
         }
-        Some(address::Address::Pipe(_)) => {
+        Some(address::Address::Pipe(_) | address::Address::EnvoyInternalAddress(_)) => {
             let address = message.map(|message| Address::build(message, path));
             address.unwrap_or_else(|| Err(ConfigError::new(path, CONSIDER)))
         }
         _ => Err(ConfigError::new(
             path,
-            format!("expected a socket_address or a pipe. {CONSIDER}"),
+            format!("expected a socket_address, a pipe or an envoy_internal_address. {CONSIDER}"),
         )),
     }
 }

@@ -53,10 +53,17 @@ pub(super) fn listeners(request: &Request, admin: &Admin) -> AdminResponse {
 
 /// `envoy.config.core.v3.Address` as JSON.
 pub(super) fn address(address: &Address) -> Value {
-    match address.ip() {
-        Some(ip) => json!({
+    match address {
+        Address::Ip(ip) => json!({
             "socket_address": { "address": ip.ip().to_string(), "port_value": ip.port() }
         }),
-        None => json!({ "pipe": { "path": address.to_string() } }),
+        Address::Pipe(_) => json!({ "pipe": { "path": address.to_string() } }),
+        Address::Internal(internal) => {
+            let mut shown = json!({ "server_listener_name": &*internal.listener });
+            if !internal.endpoint_id.is_empty() {
+                shown["endpoint_id"] = (&*internal.endpoint_id).into();
+            }
+            json!({ "envoy_internal_address": shown })
+        }
     }
 }

@@ -38,8 +38,8 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", |cx, out| {
         values::address(stream_info::local(cx.stream), out)
     }),
-    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| {
-        OutputKind::Text
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", |cx, out| {
+        values::endpoint_id(stream_info::local(cx.stream), out)
     }),
     ("DOWNSTREAM_DIRECT_LOCAL_PORT", |cx, out| {
         values::port(stream_info::local(cx.stream), out)
@@ -60,8 +60,8 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("DOWNSTREAM_LOCAL_ADDRESS", |cx, out| {
         values::address(stream_info::local(cx.stream), out)
     }),
-    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |_, _| {
-        OutputKind::Text
+    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |cx, out| {
+        values::endpoint_id(stream_info::local(cx.stream), out)
     }),
     ("DOWNSTREAM_LOCAL_PORT", |cx, out| {
         values::port(stream_info::local(cx.stream), out)
@@ -229,13 +229,9 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("UPSTREAM_REMOTE_ADDRESS", |cx, out| {
         values::address(stream_info::upstream_remote(cx.stream), out)
     }),
-    (
-        "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID",
-        |cx, _| match stream_info::upstream_remote(cx.stream) {
-            Some(_) => OutputKind::Text,
-            None => OutputKind::Absent,
-        },
-    ),
+    ("UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID", |cx, out| {
+        values::endpoint_id(stream_info::upstream_remote(cx.stream), out)
+    }),
     ("UPSTREAM_REMOTE_PORT", |cx, out| {
         values::port(stream_info::upstream_remote(cx.stream), out)
     }),

@@ -113,6 +113,15 @@ pub(crate) fn port(address: Option<&Address>, out: &mut Vec<u8>) -> OutputKind {
     }
 }
 
+/// `endpoint_id` of an internal address; other addresses have none.
+pub(crate) fn endpoint_id(address: Option<&Address>, out: &mut Vec<u8>) -> OutputKind {
+    let Some(address) = address else {
+        return OutputKind::Absent;
+    };
+    out.extend_from_slice(address.endpoint_id().unwrap_or_default().as_bytes());
+    OutputKind::Text
+}
+
 /// The address without its port, or with `prefix` the network that contains it (`10.1.0.0/16`).
 pub(crate) fn host(address: Option<&Address>, prefix: Option<u8>, out: &mut Vec<u8>) -> OutputKind {
     let Some(address) = address else {

@@ -139,7 +139,7 @@ impl HashSource {
             HashSource::Cookie(cookie) => cookie.hash(stream, set_cookies),
             HashSource::SourceIp => match &stream.remote_address {
                 Address::Ip(address) => Some(hash(address.ip().to_string().as_bytes())),
-                Address::Pipe(_) => None,
+                Address::Pipe(_) | Address::Internal(_) => None,
             },
             HashSource::QueryParameter(name) => {
                 let path = stream.request.path();

@@ -13,6 +13,7 @@ use crate::AcceptedConnection;
 use crate::Address;
 use crate::DownstreamConnectionInfo;
 use crate::FilterChainInput;
+use crate::InternalStream;
 use crate::LoadShedPoint;
 use crate::LoadShedPointKind;
 use crate::NetworkStream;
@@ -83,8 +84,19 @@ impl Listener {
         })
     }
 
+    /// How many bytes wait at most in each direction of a connection to an internal listener.
+    pub(crate) fn internal_buffer_size(&self) -> usize {
+        self.config.internal_buffer_size
+    }
+
+    /// Serves a connection from within the process to `address`.
+    pub(crate) fn start_internal(self: &Rc<Listener>, stream: InternalStream, address: &Address) {
+        let stream = NetworkStream::Internal(stream);
+        self.start(stream, Address::internal_client(), address, None);
+    }
+
     /// The listener's name.
-    pub(super) fn name(&self) -> &Arc<str> {
+    pub(crate) fn name(&self) -> &Arc<str> {
         &self.config.name
     }
 
@@ -228,7 +240,7 @@ impl Listener {
                     v6.is_unspecified() || v6.to_ipv4_mapped().is_some() || self.config.transparent
                 }
             },
-            Address::Pipe(_) => false,
+            Address::Pipe(_) | Address::Internal(_) => false,
         };
         match stream {
             NetworkStream::Tcp(stream) if open => stream

@@ -93,6 +93,7 @@ impl Acceptor {
         let socket = match from.address {
             Address::Ip(_) => Socket::Tcp(TcpListener::from_std(from.socket.into())?),
             Address::Pipe(_) => Socket::Unix(UnixListener::from_std(from.socket.into())?),
+            Address::Internal(_) => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let address = Rc::new(AcceptingAddress {
             settings: from.settings,
@@ -258,7 +259,8 @@ impl AcceptingAddress {
         let socket = match stream {
             NetworkStream::Tcp(stream) => stream.into_std().map(HandedOverSocket::Tcp),
             NetworkStream::Unix(stream) => stream.into_std().map(HandedOverSocket::Unix),
-            NetworkStream::Tls(_) => return,
+            // What is accepted from a socket is a socket.
+            NetworkStream::Tls(_) | NetworkStream::Internal(_) => return,
         };
         // If the runtime cannot release the socket, the connection is closed.
         if let Ok(socket) = socket {

@@ -157,6 +157,7 @@ impl ListenAddress {
                 Ok(socket)
             }
             Address::Pipe(pipe) => bind_pipe(pipe),
+            Address::Internal(_) => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 

@@ -109,7 +109,7 @@ impl Session {
         }
         match &self.connection.borrow().remote {
             Address::Ip(address) => Some(xxh64(address.ip().to_string().as_bytes(), 0)),
-            Address::Pipe(_) => None,
+            Address::Pipe(_) | Address::Internal(_) => None,
         }
     }
 

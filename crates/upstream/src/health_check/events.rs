@@ -150,6 +150,11 @@ fn address(address: &Address) -> Value {
             };
             json!({ "pipe": { "path": path, "mode": 0 } })
         }
+        Address::Internal(internal) => json!({
+            "envoy_internal_address": {
+                "server_listener_name": &*internal.listener, "endpoint_id": &*internal.endpoint_id,
+            }
+        }),
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) async fn connect(
     let local = match &stream {
         NetworkStream::Tcp(socket) => socket.local_addr().ok().map(Address::from),
         NetworkStream::Unix(_) | NetworkStream::Tls(_) => None,
+        NetworkStream::Internal(_) => Some(Address::internal_client()),
     };
     let mut info = None;
     if let Some(tls) = tls {
@@ -66,6 +67,10 @@ pub(super) async fn connect(
 }
 
 async fn connect_to(address: &Address, cx: &PoolCx) -> Result<NetworkStream, PoolFailure> {
+    if let Address::Internal(internal) = address {
+        let connected = cx.worker.internal_listeners.connect(internal);
+        return connected.map_err(|error| immediate_failure(address, &error));
+    }
     let options = &cx.info.connect;
     outrider_net::connect(address, options)
         .await
@@ -78,15 +83,19 @@ async fn connect_to(address: &Address, cx: &PoolCx) -> Result<NetworkStream, Poo
                 PoolFailure::LocalConnectionFailure(text.into())
             }
             ConnectError::Remote(error) => {
-                let text = if is_immediate(address, &error) {
-                    let why = reason(&error);
-                    format!("immediate connect error: {why}|remote address:{address}")
-                } else {
-                    format!("delayed connect error: {}", reason(&error))
-                };
+                if is_immediate(address, &error) {
+                    return immediate_failure(address, &error);
+                }
+                let text = format!("delayed connect error: {}", reason(&error));
                 PoolFailure::RemoteConnectionFailure(text.into())
             }
         })
+}
+
+fn immediate_failure(address: &Address, error: &io::Error) -> PoolFailure {
+    let why = reason(error);
+    let text = format!("immediate connect error: {why}|remote address:{address}");
+    PoolFailure::RemoteConnectionFailure(text.into())
 }
 
 type ConnectFuture<'a> = Pin<Box<dyn Future<Output = Result<NetworkStream, PoolFailure>> + 'a>>;

@@ -188,6 +188,16 @@ fn address(address: &Address) -> core::Address {
             path: address.to_string(),
             ..core::Pipe::default()
         }),
+        Address::Internal(internal) => {
+            core::address::Address::EnvoyInternalAddress(core::EnvoyInternalAddress {
+                endpoint_id: internal.endpoint_id.to_string(),
+                address_name_specifier: Some(
+                    core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                        internal.listener.to_string(),
+                    ),
+                ),
+            })
+        }
     };
     core::Address {
         address: Some(address),
