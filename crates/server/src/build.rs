@@ -75,6 +75,7 @@ impl Plan {
         let sources = Sources::new(outrider_client::check_control_plane);
         let outside = (log_files.clone() as Arc<dyn EventFiles>, sources.clone());
         let clusters = ClusterManager::build(bootstrap, zone, store, runtime.runtime(), outside)?;
+        clusters.set_concurrency(options.concurrency);
         let messages: &[listener::Listener] =
             resources.map_or(&[], |resources| &resources.listeners);
         log::info!(target: "config", "loading {} listener(s)", messages.len());

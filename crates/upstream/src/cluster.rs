@@ -150,7 +150,7 @@ impl Cluster {
     ///
     /// # Errors
     /// No host may be used.
-    pub fn pick(&self, request: PickRequest) -> Result<Pick, PickError> {
+    pub fn pick(&self, request: PickRequest<'_>) -> Result<Pick, PickError> {
         self.refresh();
         let seen = self.seen.borrow();
         let picked = seen.balancer().pick(&mut PickCx {

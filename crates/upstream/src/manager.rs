@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwap;
 use foldhash::fast::FixedState;
@@ -156,6 +158,7 @@ impl ClusterManager {
             bind: settings.and_then(|settings| settings.upstream_bind_config.clone()),
             process: ProcessWide {
                 connection_ids: Arc::default(),
+                balancing_threads: Arc::new(AtomicU64::new(2)),
                 local_zone: local_zone.into(),
                 defers_stats: deferred
                     .is_some_and(|options| options.enable_deferred_creation_stats),
@@ -181,6 +184,12 @@ impl ClusterManager {
         manager.lock().of_bootstrap = discoveries;
         manager.activate(active);
         Ok(Arc::new(manager))
+    }
+
+    /// Sets the number of workers, which the counts of some stats depend on in Envoy.
+    pub fn set_concurrency(&self, workers: u32) {
+        let threads = &self.process.balancing_threads;
+        threads.store(u64::from(workers) + 1, Relaxed);
     }
 
     /// Whether the cluster of this name is in the bootstrap. Dynamic sources must not change such clusters.

@@ -290,7 +290,7 @@ impl ClusterHosts {
         stats.membership_total.set(total);
         let runtime = self.cluster.process.runtime.snapshot();
         let set = host_set(priorities, &self.cluster.info, stats, &runtime);
-        self.cluster.hosts.store(Arc::new(set));
+        self.cluster.set_hosts(set);
         self.changed.send_replace(());
     }
 
@@ -322,6 +322,7 @@ impl ClusterHosts {
 
 impl Drop for ClusterHosts {
     fn drop(&mut self) {
+        self.cluster.remove_subsets();
         let updates = self.updates.get_mut();
         if let Some(task) = updates.scheduled.take() {
             task.abort();

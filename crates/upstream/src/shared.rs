@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwap;
 use outrider_runtime::Runtime;
@@ -32,8 +33,8 @@ pub struct SharedCluster {
     pub(crate) breakers: Arc<Breakers>,
     /// Lists the workers' stats before any worker has registered its own copy, unless that is deferred.
     _listed: Option<Arc<ClusterStats>>,
-    /// Lists the stats that are never deferred.
-    _listed_balancing: Option<Arc<BalancingStats>>,
+    /// The main thread's copy of the stats that are never deferred.
+    balancing: Option<Arc<BalancingStats>>,
     /// By the position of the transport socket.
     pub(crate) matched: Vec<Arc<MatchStats>>,
     pub(crate) membership: Arc<MembershipStats>,
@@ -51,6 +52,8 @@ pub struct SharedCluster {
 pub(crate) struct ProcessWide {
     /// The next id of an upstream connection.
     pub(crate) connection_ids: Arc<AtomicU64>,
+    /// How many threads balance in Envoy: the workers and the main thread. Each counts for itself there.
+    pub(crate) balancing_threads: Arc<AtomicU64>,
     /// The zone of the proxy; empty if it is in none.
     pub(crate) local_zone: Arc<str>,
     /// Whether a cluster's stats of traffic are listed only once it has traffic
@@ -85,7 +88,8 @@ impl SharedCluster {
             hosts: Arc::new(ArcSwap::from_pointee(hosts)),
             breakers: Arc::new(breakers),
             _listed: (!process.defers_stats).then(|| store.register(scope.clone())),
-            _listed_balancing: process.defers_stats.then(|| store.register(scope.clone())),
+            balancing: (process.defers_stats || info.balancer.uses_metadata())
+                .then(|| store.register(scope.clone())),
             matched: info.transport_sockets.match_stats(store, &scope),
             membership,
             process,
@@ -94,6 +98,34 @@ impl SharedCluster {
             outlier_rates: Arc::default(),
             info: Arc::new(info),
         }
+    }
+
+    /// Makes `set` the cluster's hosts, for all workers at once.
+    pub(crate) fn set_hosts(&self, set: HostSet) {
+        let set = Arc::new(set);
+        let before = self.hosts.swap(set.clone());
+        if let Some(subsets) = set.balancer().subsets() {
+            let (created, removed) = subsets.changes_since(before.balancer().subsets());
+            self.count_subsets(created, removed);
+        }
+    }
+
+    /// The cluster is no longer used: counts its subsets as removed.
+    pub(crate) fn remove_subsets(&self) {
+        if let Some(subsets) = self.hosts.load().balancer().subsets() {
+            self.count_subsets(0, subsets.count());
+        }
+    }
+
+    fn count_subsets(&self, created: u64, removed: u64) {
+        let threads = self.process.balancing_threads.load(Relaxed);
+        let Some(stats) = &self.balancing else {
+            return;
+        };
+        stats.lb_subsets_created.add(created * threads);
+        stats.lb_subsets_active.add(created * threads);
+        stats.lb_subsets_removed.add(removed * threads);
+        stats.lb_subsets_active.sub(removed * threads);
     }
 
     /// Starts its gauges, and sets its limits to the runtime's values.

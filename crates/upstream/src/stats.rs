@@ -164,6 +164,9 @@ outrider_stats::group! {
         maglev_lb: Lazy<MaglevStats>,
         /// With `RING_HASH` only.
         ring_hash_lb: Lazy<RingHashStats>,
+        /// With subsets only.
+        #[name("")]
+        subsets: Lazy<SubsetStats>,
         max_host_weight: Gauge,
         membership_change: Counter,
         membership_degraded: Gauge,
@@ -228,6 +231,14 @@ outrider_stats::group! {
         max_hashes_per_host: Gauge,
         min_hashes_per_host: Gauge,
         size: Gauge,
+    }
+}
+
+outrider_stats::group! {
+    /// `cluster.<name>.*`, for clusters with subsets.
+    pub struct SubsetStats {
+        /// Hosts that are left out because their subset, which may have one host only, has another.
+        lb_subsets_single_host_per_subset_duplicate: Gauge,
     }
 }
 

@@ -8,12 +8,14 @@ use outrider_codec::HeaderName;
 use outrider_codec::HeaderValue;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
+use outrider_config::api::envoy::config::core::v3::Metadata;
 use outrider_config::api::envoy::config::core::v3::RoutingPriority as RoutingPriorityMessage;
 use outrider_config::api::envoy::config::route::v3::RouteAction;
 use outrider_config::api::envoy::config::route::v3::route_action;
 use outrider_config::api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode;
 use outrider_config::api::envoy::config::route::v3::route_action::HostRewriteSpecifier;
 use outrider_config::duration;
+use outrider_upstream::MetadataMatchCriteria;
 use outrider_upstream::RoutingPriority;
 
 use crate::RequestHead;
@@ -64,6 +66,8 @@ pub struct ForwardAction {
     pub auto_host_rewrite: bool,
     /// Computes the hash of a request, for clusters that select hosts by hash.
     pub(crate) hash_policy: Option<Arc<HashPolicy>>,
+    /// `metadata_match`: the metadata that the host must have, for clusters with subsets.
+    pub(crate) metadata_match: Option<Arc<MetadataMatchCriteria>>,
     /// `retry_policy`; without it, the virtual host's applies.
     pub(crate) retry_policy: Option<Arc<RetryPolicy>>,
     path_rewrite: Option<PathRewrite>,
@@ -179,6 +183,7 @@ impl ForwardAction {
             hash_policy: hash_policy
                 .filter(|_| !config.hash_policy.is_empty())
                 .map(Arc::new),
+            metadata_match: MetadataMatchCriteria::of(config.metadata_match.as_ref()).map(Arc::new),
             retry_policy: retry_policy.map(Arc::new),
             path_rewrite: path_rewrite.flatten(),
             host_rewrite: host_rewrite.flatten(),
@@ -195,9 +200,15 @@ impl ForwardAction {
         &self,
         cluster: ClusterSpecifier,
         host_rewrite: Option<HostRewrite>,
+        metadata: Option<&Metadata>,
     ) -> ForwardAction {
         let mut action = self.clone();
         action.cluster = cluster;
+        if metadata.is_some() {
+            let of_route = self.metadata_match.as_deref();
+            let merged = MetadataMatchCriteria::merged(of_route, metadata);
+            action.metadata_match = merged.map(Arc::new);
+        }
         if host_rewrite.is_some() {
             action.host_rewrite = host_rewrite;
             action.forgets_host = true;

@@ -449,7 +449,7 @@ impl RouteBuilder<'_> {
             )?),
             None => None,
         };
-        let action = forward.with_cluster(cluster, host_rewrite);
+        let action = forward.with_cluster(cluster, host_rewrite, config.metadata_match.as_ref());
         Ok(Action::Forward(Box::new(action)))
     }
 

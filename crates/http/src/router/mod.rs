@@ -4,6 +4,7 @@
 mod attempt;
 mod failure;
 mod forwarded_request;
+mod host_selection;
 mod mirror;
 mod replay;
 mod retries;
@@ -24,7 +25,6 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
 use outrider_config::unpack;
 use outrider_upstream::Cluster;
-use outrider_upstream::PickRequest;
 use prost_types::Any;
 
 use crate::Captures;
@@ -35,7 +35,6 @@ use crate::local_reply::LocalReply;
 use crate::response::ResponseOptions;
 use crate::route::Action;
 use crate::route::ForwardAction;
-use crate::route::RequestHash;
 use crate::route::Route;
 use crate::stats::ListenerHttpStats;
 use crate::wait::StopReason;
@@ -45,6 +44,7 @@ use attempt::UpstreamAttempt;
 pub(crate) use failure::after_response;
 pub(crate) use failure::flag;
 use forwarded_request::ForwardedRequest;
+use host_selection::HostSelection;
 pub(crate) use mirror::Mirrors;
 use upstream_request::ExtraStats;
 use upstream_request::StatusCounting;
@@ -182,14 +182,8 @@ impl Router {
             self.count_unavailable(stream, &cluster);
             return Err(failure::maintenance(self.suppress_envoy_headers).into());
         }
-        let hashed = match &forward.hash_policy {
-            Some(policy) if cluster.info().balancer.uses_hash() => policy.hash(stream),
-            _ => RequestHash::default(),
-        };
-        let Ok(mut pick) = cluster.pick(PickRequest {
-            hash: hashed.hash,
-            rejected: 0,
-        }) else {
+        let selection = HostSelection::of(forward, &cluster, stream);
+        let Ok(mut pick) = cluster.pick(selection.request(0)) else {
             self.count_unavailable(stream, &cluster);
             let told = tells_attempts.then_some(1);
             return Err(failure::no_healthy_upstream().after_attempts(told).into());
@@ -211,14 +205,7 @@ impl Router {
                 Err(failure) => return Err(attempt.give_up(stream, failure)),
             },
             Some(retry) => {
-                Box::pin(retries::run(
-                    retry,
-                    attempt,
-                    hashed.hash,
-                    (stream, body),
-                    cx,
-                ))
-                .await?
+                Box::pin(retries::run(retry, attempt, &selection, (stream, body), cx)).await?
             }
         };
         if stream.is_websocket && attempt.is_failed_handshake(head.status) {
@@ -226,7 +213,7 @@ impl Router {
             return Err(reply.with_headers_of(&head).into());
         }
         let body = attempt.accept(stream, head, exchange);
-        hashed.set_cookies(stream);
+        selection.set_cookies(stream);
         route.mutate_response(stream, false);
         call.tell_attempts(stream); // Envoy sets this one last.
         Ok(body)

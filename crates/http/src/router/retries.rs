@@ -7,7 +7,6 @@ use outrider_codec::StreamError;
 use outrider_net::clock;
 use outrider_upstream::Pick;
 use outrider_upstream::PickError;
-use outrider_upstream::PickRequest;
 
 use crate::Stream;
 use crate::deadlines::ExpiredTimeout;
@@ -17,6 +16,7 @@ use crate::router::attempt::AttemptResponse;
 use crate::router::attempt::UpstreamAttempt;
 use crate::router::failure;
 use crate::router::forwarded_request::ForwardedRequest;
+use crate::router::host_selection::HostSelection;
 use crate::router::replay::ReplayBuffer;
 use crate::router::retry::FailedAttempt;
 use crate::router::retry::RetryState;
@@ -27,7 +27,7 @@ use crate::wait::StopReason;
 pub(super) async fn run<'a>(
     mut retry: RetryState,
     first: UpstreamAttempt<'a>,
-    hash: Option<u64>,
+    selection: &HostSelection<'_>,
     (stream, body): (&mut Stream, Body),
     cx: &mut RouterCx<'_>,
 ) -> Result<(UpstreamAttempt<'a>, AttemptResponse), StopReason> {
@@ -71,7 +71,7 @@ pub(super) async fn run<'a>(
         if let Some(upstream) = &mut stream.upstream {
             upstream.attempts += 1;
         }
-        let Ok(pick) = pick(call, &retry, hash) else {
+        let Ok(pick) = pick(call, &retry, selection) else {
             call.router.count_unavailable(stream, &call.cluster);
             let told = call.told_attempts(stream);
             return Err(failure::no_healthy_upstream().after_attempts(told).into());
@@ -134,11 +134,11 @@ async fn pause(wait: Duration, cx: &mut RouterCx<'_>) -> Result<(), StopReason> 
 fn pick(
     call: &ForwardedRequest<'_>,
     retry: &RetryState,
-    hash: Option<u64>,
+    selection: &HostSelection<'_>,
 ) -> Result<Pick, PickError> {
     let mut rejected = 0;
     loop {
-        let mut pick = call.cluster.pick(PickRequest { hash, rejected })?;
+        let mut pick = call.cluster.pick(selection.request(rejected))?;
         if rejected < retry.host_selection_attempts() && retry.rejects(pick.host()) {
             rejected += 1;
             continue;

@@ -14,6 +14,7 @@ use outrider_http::BuildCx;
 use outrider_http::access_log::AccessLog;
 use outrider_net::BackOff;
 use outrider_stats::Scope;
+use outrider_upstream::MetadataMatchCriteria;
 
 use super::stats::TcpProxyStats;
 
@@ -50,8 +51,16 @@ pub(super) struct TcpProxyConfig {
 /// `cluster_specifier`
 #[derive(Debug)]
 enum ClusterChoice {
-    Cluster(Box<str>),
-    Weighted(Vec<(Box<str>, u64)>),
+    Cluster(ChosenCluster),
+    Weighted(Vec<(ChosenCluster, u64)>),
+}
+
+/// A cluster, and what its hosts must have.
+#[derive(Debug)]
+pub(super) struct ChosenCluster {
+    name: Box<str>,
+    /// `metadata_match`
+    metadata_match: Option<MetadataMatchCriteria>,
 }
 
 /// When a connection is logged before its end (`access_log_options`).
@@ -124,21 +133,28 @@ impl TcpProxyConfig {
         })
     }
 
-    /// The cluster for a connection; `random` decides between several. One that another filter has `chosen` replaces a single
-    /// one, and not several, as in Envoy.
-    pub(super) fn cluster<'a>(&'a self, chosen: Option<&'a str>, random: u64) -> &'a str {
+    /// The cluster for a connection, with the metadata that its hosts must have; `random` decides between several. One that
+    /// another filter has `chosen` replaces a single one, and not several, as in Envoy.
+    pub(super) fn cluster<'a>(
+        &'a self,
+        chosen: Option<&'a str>,
+        random: u64,
+    ) -> (&'a str, Option<&'a MetadataMatchCriteria>) {
         match &self.clusters {
-            ClusterChoice::Cluster(name) => chosen.unwrap_or(name),
+            ClusterChoice::Cluster(cluster) => (
+                chosen.unwrap_or(&cluster.name),
+                cluster.metadata_match.as_ref(),
+            ),
             ClusterChoice::Weighted(clusters) => {
                 let total: u64 = clusters.iter().map(|(_, weight)| weight).sum();
                 let mut rest = random.checked_rem(total).unwrap_or(0);
-                for (name, weight) in clusters {
+                for (cluster, weight) in clusters {
                     if rest < *weight {
-                        return name;
+                        return (&cluster.name, cluster.metadata_match.as_ref());
                     }
                     rest -= weight;
                 }
-                ""
+                ("", None)
             }
         }
     }
@@ -152,14 +168,22 @@ impl TcpProxyConfig {
 
 impl ClusterChoice {
     fn build(message: &TcpProxy, path: &FieldPath) -> Result<ClusterChoice, ConfigError> {
+        let of_proxy = MetadataMatchCriteria::of(message.metadata_match.as_ref());
         match &message.cluster_specifier {
-            Some(ClusterSpecifier::Cluster(name)) => {
-                Ok(ClusterChoice::Cluster(name.as_str().into()))
-            }
+            Some(ClusterSpecifier::Cluster(name)) => Ok(ClusterChoice::Cluster(ChosenCluster {
+                name: name.as_str().into(),
+                metadata_match: of_proxy,
+            })),
             Some(ClusterSpecifier::WeightedClusters(weighted)) => {
                 let clusters = weighted.clusters.iter();
-                let clusters =
-                    clusters.map(|cluster| (cluster.name.as_str().into(), cluster.weight.into()));
+                let clusters = clusters.map(|cluster| {
+                    let own = cluster.metadata_match.as_ref();
+                    let chosen = ChosenCluster {
+                        name: cluster.name.as_str().into(),
+                        metadata_match: MetadataMatchCriteria::merged(of_proxy.as_ref(), own),
+                    };
+                    (chosen, cluster.weight.into())
+                });
                 Ok(ClusterChoice::Weighted(clusters.collect()))
             }
             None => Err(ConfigError::new(

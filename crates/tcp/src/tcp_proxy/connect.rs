@@ -75,7 +75,7 @@ impl Session {
     fn pick(&self, attempts: u32) -> Result<(Rc<Cluster>, Pick), Ended> {
         let proxy = &self.proxy;
         let random = proxy.worker.random();
-        let name = proxy.config.cluster(self.cluster.as_deref(), random);
+        let (name, metadata_match) = proxy.config.cluster(self.cluster.as_deref(), random);
         let Some(cluster) = proxy.clusters.get(name) else {
             proxy.stats.downstream_cx_no_route.inc();
             self.flag(ResponseFlag::NoClusterFound);
@@ -95,7 +95,12 @@ impl Session {
             return Err(Ended);
         }
         let hash = self.hash().filter(|_| cluster.info().balancer.uses_hash());
-        let Ok(pick) = cluster.pick(PickRequest { hash, rejected: 0 }) else {
+        let request = PickRequest {
+            hash,
+            metadata_match,
+            ..PickRequest::default()
+        };
+        let Ok(pick) = cluster.pick(request) else {
             self.flag(ResponseFlag::NoHealthyUpstream);
             return Err(Ended);
         };

@@ -16,6 +16,8 @@ use outrider_config::type_name;
 use super::FACTORIES;
 use super::HostPolicy;
 use super::hashing::HashingConfig;
+use super::subset;
+use super::subset::SubsetPolicy;
 
 /// How a host is selected.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub(crate) enum Policy {
     Hosts(Arc<dyn HostPolicy>),
     /// By the hash of the request.
     Hashing(HashingConfig),
+    /// Among the hosts with the request's metadata.
+    Subsets(Arc<SubsetPolicy>),
 }
 
 /// `LocalityLbConfig`. `CommonLbConfig` has the same settings in another form.
@@ -84,7 +88,17 @@ impl BalancerConfig {
     /// Whether the balancer uses the hash of the request.
     #[must_use]
     pub fn uses_hash(&self) -> bool {
-        matches!(self.policy, Policy::Hashing(_))
+        match &self.policy {
+            Policy::Hosts(_) => false,
+            Policy::Hashing(_) => true,
+            Policy::Subsets(subsets) => matches!(subsets.child(), Policy::Hashing(_)),
+        }
+    }
+
+    /// Whether the balancer uses the metadata that the request asks of its host.
+    #[must_use]
+    pub fn uses_metadata(&self) -> bool {
+        matches!(self.policy, Policy::Subsets(_))
     }
 }
 
@@ -124,6 +138,7 @@ impl LocalityBalancing {
 
 /// The policy that applies: that of `load_balancing_policy`, or else `lb_policy`.
 fn select_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, ConfigErrors> {
+    subset::check_cluster(cluster, path)?;
     let list_path = path.field("load_balancing_policy");
     let Some(list) = &cluster.load_balancing_policy else {
         return of_lb_policy(cluster, path);
@@ -145,7 +160,7 @@ fn select_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, Co
 
 /// The first load balancing policy in `list`. Entries that are not load balancing policies are skipped. Policies that
 /// are not supported were refused before.
-fn of_list(
+pub(super) fn of_list(
     list: &LoadBalancingPolicy,
     cluster: &Cluster,
     path: &FieldPath,
@@ -175,12 +190,13 @@ fn of_lb_policy(cluster: &Cluster, path: &FieldPath) -> Result<PolicyConfig, Con
         let path = path.field("load_balancing_policy");
         return Err(ConfigError::new(&path, "field load_balancing_policy need to be set").into());
     }
-    match FACTORIES.iter().find(|factory| factory.lb_policy == policy) {
-        Some(factory) => (factory.of_cluster)(cluster, path),
+    let mut factories = FACTORIES.iter().filter_map(|factory| factory.lb_policy);
+    match factories.find(|(of, _)| *of == policy) {
+        Some((_, of_cluster)) => subset::of_cluster(cluster, of_cluster(cluster, path)?, path),
         None => {
             let known: Vec<_> = FACTORIES
                 .iter()
-                .map(|factory| factory.lb_policy.as_str_name())
+                .filter_map(|factory| Some(factory.lb_policy?.0.as_str_name()))
                 .collect();
             let message = format!(
                 "{} is not supported; expected one of: {}",

@@ -20,6 +20,7 @@ mod ring_hash;
 mod round_robin;
 mod schedule;
 mod slow_start;
+mod subset;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use outrider_config::api::envoy::extensions::load_balancing_policies::maglev::v3
 use outrider_config::api::envoy::extensions::load_balancing_policies::random::v3::Random;
 use outrider_config::api::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash;
 use outrider_config::api::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
+use outrider_config::api::envoy::extensions::load_balancing_policies::subset::v3::Subset;
 use outrider_net::WorkerCx;
 use prost::Name;
 use prost_types::Any;
@@ -41,6 +43,7 @@ use prost_types::Any;
 use crate::Breakers;
 use crate::Host;
 use crate::MembershipStats;
+use crate::MetadataMatchCriteria;
 use crate::PriorityHosts;
 use crate::stats::ClusterStats;
 
@@ -50,11 +53,17 @@ use config::PolicyConfig;
 use hashing::Hashing;
 use priorities::Priorities;
 use queue::DeadlineQueue;
+pub(crate) use subset::Subsets;
 
 /// Picks a host. Workers call `pick` for every attempt: it must not lock, log, or (after warm-up) allocate.
 pub trait LoadBalancer: fmt::Debug + Send + Sync {
     /// The host for the next attempt; `None` if no host may be used.
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>>;
+
+    /// The subsets that it divides the hosts into, if it does.
+    fn subsets(&self) -> Option<&Subsets> {
+        None
+    }
 }
 
 /// A policy that picks among hosts that it treats alike: those of one locality, or of one priority if localities are
@@ -77,15 +86,47 @@ pub(crate) fn build(
     } else {
         priorities
     };
-    match &config.policy {
-        Policy::Hosts(policy) => Box::new(Priorities::new(priorities, config, &**policy)),
+    balance(
+        priorities,
+        config,
+        &config.policy,
+        (stats, &mut Slots::default()),
+    )
+}
+
+/// Builds the balancer of `policy` for these hosts. There must be at least one priority.
+fn balance(
+    priorities: &[PriorityHosts],
+    config: &BalancerConfig,
+    policy: &Policy,
+    (stats, slots): (&MembershipStats, &mut Slots),
+) -> Box<dyn LoadBalancer> {
+    match policy {
+        Policy::Hosts(policy) => Box::new(Priorities::new(priorities, config, (&**policy, slots))),
         Policy::Hashing(hashing) => Box::new(Hashing::new(priorities, config, hashing, stats)),
+        Policy::Subsets(policy) => {
+            Box::new(Subsets::new(priorities, config, policy, (stats, slots)))
+        }
+    }
+}
+
+/// Assigns indexes to cursors. A rotation keeps its index in the next set of hosts as long as the list of localities and
+/// subsets stays the same.
+#[derive(Debug, Default)]
+struct Slots(usize);
+
+impl Slots {
+    fn take(&mut self) -> usize {
+        self.0 += 1;
+        self.0 - 1
     }
 }
 
 /// The properties of a request that select its host.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PickRequest {
+pub struct PickRequest<'a> {
+    /// The metadata that the host must have. Needed only if [`BalancerConfig::uses_metadata`].
+    pub metadata_match: Option<&'a MetadataMatchCriteria>,
     /// The hash from the route's `hash_policy`. Needed only if [`BalancerConfig::uses_hash`].
     pub hash: Option<u64>,
     /// How many hosts were picked for the same attempt and rejected (`retry_host_predicate`).
@@ -96,7 +137,7 @@ pub struct PickRequest {
 #[derive(Debug)]
 pub struct PickCx<'a> {
     /// The properties of the request.
-    pub request: PickRequest,
+    pub request: PickRequest<'a>,
     /// The source of random numbers and runtime values.
     pub worker: &'a WorkerCx,
     /// The positions of this worker's rotations.
@@ -178,14 +219,15 @@ impl PickCx<'_> {
     }
 }
 
+/// Builds a policy from the fields of a cluster.
+type OfCluster = fn(&Cluster, &FieldPath) -> Result<PolicyConfig, ConfigErrors>;
+
 /// A policy that can be configured.
 pub(crate) struct LoadBalancerFactory {
-    /// `Cluster.lb_policy`
-    lb_policy: LbPolicy,
+    /// `Cluster.lb_policy`, and what builds the policy from the fields of a cluster that has it.
+    lb_policy: Option<(LbPolicy, OfCluster)>,
     /// The message of the policy among `Cluster.load_balancing_policy.policies`.
     type_name: fn() -> String,
-    /// Builds the policy from the fields of a cluster that has it as `lb_policy`.
-    of_cluster: fn(&Cluster, &FieldPath) -> Result<PolicyConfig, ConfigErrors>,
     /// Builds the policy from its message, for a cluster.
     of_extension: fn(&Any, &Cluster, &FieldPath) -> Result<PolicyConfig, ConfigErrors>,
 }
@@ -193,12 +235,13 @@ pub(crate) struct LoadBalancerFactory {
 /// All supported policies.
 #[rustfmt::skip]
 pub(crate) const FACTORIES: &[LoadBalancerFactory] = &[
-    LoadBalancerFactory { lb_policy: LbPolicy::RoundRobin, type_name: RoundRobin::full_name, of_cluster: round_robin::of_cluster, of_extension: round_robin::of_extension },
-    LoadBalancerFactory { lb_policy: LbPolicy::LeastRequest, type_name: LeastRequest::full_name, of_cluster: least_request::of_cluster, of_extension: least_request::of_extension },
-    LoadBalancerFactory { lb_policy: LbPolicy::Random, type_name: Random::full_name, of_cluster: random::of_cluster, of_extension: random::of_extension },
-    LoadBalancerFactory { lb_policy: LbPolicy::RingHash, type_name: RingHash::full_name, of_cluster: ring_hash::of_cluster, of_extension: ring_hash::of_extension },
-    LoadBalancerFactory { lb_policy: LbPolicy::Maglev, type_name: Maglev::full_name, of_cluster: maglev::of_cluster, of_extension: maglev::of_extension },
-    LoadBalancerFactory { lb_policy: LbPolicy::ClusterProvided, type_name: ClusterProvided::full_name, of_cluster: cluster_provided::of_cluster, of_extension: cluster_provided::of_extension },
+    LoadBalancerFactory { lb_policy: Some((LbPolicy::RoundRobin, round_robin::of_cluster)), type_name: RoundRobin::full_name, of_extension: round_robin::of_extension },
+    LoadBalancerFactory { lb_policy: Some((LbPolicy::LeastRequest, least_request::of_cluster)), type_name: LeastRequest::full_name, of_extension: least_request::of_extension },
+    LoadBalancerFactory { lb_policy: Some((LbPolicy::Random, random::of_cluster)), type_name: Random::full_name, of_extension: random::of_extension },
+    LoadBalancerFactory { lb_policy: Some((LbPolicy::RingHash, ring_hash::of_cluster)), type_name: RingHash::full_name, of_extension: ring_hash::of_extension },
+    LoadBalancerFactory { lb_policy: Some((LbPolicy::Maglev, maglev::of_cluster)), type_name: Maglev::full_name, of_extension: maglev::of_extension },
+    LoadBalancerFactory { lb_policy: Some((LbPolicy::ClusterProvided, cluster_provided::of_cluster)), type_name: ClusterProvided::full_name, of_extension: cluster_provided::of_extension },
+    LoadBalancerFactory { lb_policy: None, type_name: Subset::full_name, of_extension: subset::of_extension },
 ];
 
 fn weights_are_equal(hosts: &[Arc<Host>]) -> bool {

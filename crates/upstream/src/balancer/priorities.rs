@@ -7,6 +7,7 @@ use super::BalancerConfig;
 use super::HostPolicy;
 use super::LoadBalancer;
 use super::PickCx;
+use super::Slots;
 use super::config::LocalityBalancing;
 use super::loads::PriorityLoads;
 use super::schedule::Schedule;
@@ -48,14 +49,13 @@ impl Priorities {
     pub(crate) fn new(
         priorities: &[PriorityHosts],
         config: &BalancerConfig,
-        policy: &dyn HostPolicy,
+        (policy, slots): (&dyn HostPolicy, &mut Slots),
     ) -> Priorities {
         let loads = PriorityLoads::new(priorities, config);
-        let mut slots = Slots(0);
         let priorities = priorities
             .iter()
             .zip(&loads.panics)
-            .map(|(hosts, panic)| PriorityLevel::new(hosts, *panic, config, (policy, &mut slots)))
+            .map(|(hosts, panic)| PriorityLevel::new(hosts, *panic, config, (policy, &mut *slots)))
             .collect();
         Priorities {
             priorities,
@@ -151,17 +151,6 @@ impl Tier {
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
         let locality = self.schedule.at(|| cx.advance(self.slot))?;
         self.localities.get(locality)?.pick(cx)
-    }
-}
-
-/// Assigns indexes to cursors. A locality keeps its index in the next set of hosts as long as the list of localities
-/// stays the same.
-struct Slots(usize);
-
-impl Slots {
-    fn take(&mut self) -> usize {
-        self.0 += 1;
-        self.0 - 1
     }
 }
 

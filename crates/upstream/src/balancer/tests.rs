@@ -44,9 +44,9 @@ fn priority(localities: Vec<LocalityHosts>) -> PriorityHosts {
 
 /// The policy that `lb_policy` selects, with the other fields of `cluster`.
 fn policy(lb_policy: LbPolicy, cluster: &Cluster) -> Policy {
-    let named = |factory: &&LoadBalancerFactory| factory.lb_policy == lb_policy;
-    let factory = FACTORIES.iter().find(named).unwrap();
-    let config = (factory.of_cluster)(cluster, &FieldPath::root()).unwrap();
+    let mut factories = FACTORIES.iter().filter_map(|factory| factory.lb_policy);
+    let (_, of_cluster) = factories.find(|(of, _)| *of == lb_policy).unwrap();
+    let config = of_cluster(cluster, &FieldPath::root()).unwrap();
     config.policy
 }
 
@@ -77,7 +77,7 @@ fn picks(priorities: &[PriorityHosts], config: &BalancerConfig, count: u32) -> H
 fn pick_each(
     priorities: &[PriorityHosts],
     config: &BalancerConfig,
-    requests: impl Iterator<Item = PickRequest>,
+    requests: impl Iterator<Item = PickRequest<'static>>,
 ) -> Vec<u16> {
     let balancer = build(priorities, config, &MembershipStats::default());
     let worker = WorkerCx::new(0, &Store::new(), fastrand::u64(..));
