@@ -121,6 +121,14 @@ impl StreamDeadlines {
         }
     }
 
+    /// Forgets all deadlines: the request starts again at `now`, as another stream.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        (self.moved, self.idle_since) = (true, now);
+        (self.request, self.duration, self.response) = (None, None, None);
+        (self.handshake, self.per_try, self.try_began) = (None, None, None);
+        (self.try_idle, self.upstream_duration) = (None, None);
+    }
+
     /// Sets how the overload manager shortens the idle timeout. The timer must be one that is checked again when that
     /// changes.
     pub(crate) fn scale_idle(&mut self, scale: Option<&Rc<TimeoutScale>>) {

@@ -40,6 +40,7 @@ use crate::request::Origin;
 use crate::response_flags::ResponseFlag;
 use crate::response_flags::ResponseFlags;
 use crate::route::Route;
+use crate::router::FollowedRedirects;
 use crate::router::UpstreamRequest;
 
 /// Everything that is known about one request and its response.
@@ -92,6 +93,8 @@ pub struct Stream {
     pub(crate) connect_port: Option<u16>,
     /// Where the request came from.
     pub(crate) origin: Origin,
+    /// The redirects that the request has followed.
+    pub(crate) redirects: Option<Box<FollowedRedirects>>,
     /// The virtual cluster that the request was counted in (`%VIRTUAL_CLUSTER_NAME%`).
     pub(crate) virtual_cluster: Option<Arc<str>>,
     /// The cluster that the route chose for this request, if a cluster of that name exists.
@@ -117,7 +120,7 @@ pub struct Stream {
 /// The upstream side of a stream: that of the last attempt.
 #[derive(Clone, Debug)]
 pub struct UpstreamInfo {
-    /// The cluster's name, or its `alt_stat_name` (`%UPSTREAM_CLUSTER%`).
+    /// The cluster's name, or its `alt_stat_name` (`%UPSTREAM_CLUSTER%`); empty if the request no longer has a route.
     pub cluster: Rc<str>,
     /// The cluster's name (`%UPSTREAM_CLUSTER_RAW%`).
     pub cluster_raw: Rc<str>,
@@ -246,6 +249,7 @@ impl Stream {
             is_websocket: false,
             connect_port: None,
             origin: Origin::External,
+            redirects: None,
             virtual_cluster: None,
             cluster: None,
             upstream: None,
@@ -256,6 +260,17 @@ impl Stream {
             dynamic_metadata: DynamicMetadata::default(),
             filter_state: FilterState::default(),
             runtime: None,
+        }
+    }
+
+    /// The stream that follows this one because of a redirect: its request is the one that this stream has now.
+    pub(crate) fn redirected(&self, id: u64) -> Stream {
+        let (connection, request) = (self.connection.clone(), self.request.clone());
+        Stream {
+            remote_address: self.remote_address.clone(),
+            origin: self.origin,
+            redirects: self.redirects.clone(),
+            ..Stream::new(connection, request, self.protocol, id)
         }
     }
 
@@ -418,6 +433,8 @@ impl StreamEnd {
     pub(crate) fn read_meters(&mut self) {
         let stream = &mut self.stream;
         stream.traffic = Traffic::server(&self.meter, stream.started);
+        let redirects = stream.redirects.as_ref();
+        stream.traffic.body_received += redirects.map_or(0, |one| one.bytes_replayed);
         if let Some(upstream) = &mut stream.upstream
             && let Some(request) = &upstream.request
         {

@@ -60,6 +60,18 @@ impl NetworkStream {
         }
     }
 
+    /// This side's address and the peer's; `None` if it is not a TCP connection.
+    #[must_use]
+    pub fn socket_addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            NetworkStream::Tcp(stream) => {
+                Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
+            }
+            NetworkStream::Unix(_) | NetworkStream::Internal(_) => None,
+            NetworkStream::Tls(stream) => stream.socket().socket_addresses(),
+        }
+    }
+
     /// Makes closing a TCP connection reset it (RST instead of FIN).
     pub fn reset_on_close(&self) {
         match self {

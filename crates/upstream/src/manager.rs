@@ -41,6 +41,7 @@ use tokio::task::AbortHandle;
 
 use crate::ClusterInfo;
 use crate::ClusterManagerStats;
+use crate::ClusterNames;
 use crate::ClusterOrigin;
 use crate::ClusterView;
 use crate::Clusters;
@@ -116,10 +117,6 @@ pub struct WarmingClusters {
     waiting: watch::Sender<usize>,
     stats: Arc<ClusterManagerStats>,
 }
-
-/// The names of all clusters, for checking references to clusters.
-#[derive(Debug, Default)]
-pub struct ClusterNames(HashSet<Arc<str>>);
 
 impl ClusterManager {
     /// Builds the clusters of `bootstrap`, for a proxy in `local_zone` (empty if it is in none). `runtime` sets their
@@ -342,12 +339,14 @@ impl ClusterManager {
         let mut active = ActiveClusters::with_capacity(before.list.len() + new.len());
         for cluster in &before.list {
             let name = &cluster.info.name;
-            if let Some(cluster) = new.remove(name) {
+            if let Some(replacement) = new.remove(name) {
                 self.stats.cluster_modified.inc();
-                active.add(cluster);
+                cluster.remove_subsets();
+                active.add(replacement);
             } else if removed.contains(&**name) {
                 discoveries.running.remove(name);
                 self.stats.cluster_removed.inc();
+                cluster.remove_subsets();
             } else {
                 active.add(cluster.clone());
             }
@@ -432,7 +431,7 @@ impl ClusterManager {
     #[must_use]
     pub fn names(&self) -> ClusterNames {
         let active = self.active.load();
-        ClusterNames(active.by_name.keys().cloned().collect())
+        active.by_name.keys().cloned().collect()
     }
 
     /// The admin server's view of each cluster, in the order in which the clusters were added.
@@ -559,6 +558,9 @@ impl WarmingClusters {
 impl Drop for WarmingClusters {
     fn drop(&mut self) {
         // Clusters that were not activated after all.
+        for (cluster, _) in &self.clusters {
+            cluster.remove_subsets();
+        }
         self.stats.warming_clusters.sub(self.clusters.len() as u64);
     }
 }
@@ -567,29 +569,5 @@ impl fmt::Debug for WarmingClusters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.clusters.iter().map(|(cluster, _)| &cluster.info.name);
         f.debug_list().entries(names).finish()
-    }
-}
-
-impl ClusterNames {
-    /// Whether there is a cluster of this name.
-    #[must_use]
-    pub fn has(&self, name: &str) -> bool {
-        self.0.contains(name)
-    }
-
-    /// The name of the cluster that `name` is probably a misspelling of.
-    #[must_use]
-    pub fn nearest(&self, name: &str) -> Option<&str> {
-        outrider_config::nearest(name, self.0.iter().map(|name| &**name))
-    }
-
-    /// Adds a name.
-    pub fn add(&mut self, name: &str) {
-        self.0.insert(name.into());
-    }
-
-    /// Removes a name.
-    pub fn remove(&mut self, name: &str) {
-        self.0.remove(name);
     }
 }

@@ -322,7 +322,6 @@ impl ClusterHosts {
 
 impl Drop for ClusterHosts {
     fn drop(&mut self) {
-        self.cluster.remove_subsets();
         let updates = self.updates.get_mut();
         if let Some(task) = updates.scheduled.take() {
             task.abort();

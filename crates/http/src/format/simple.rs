@@ -156,10 +156,12 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("TRACE_ID", values::absent),
     ("UNIQUE_ID", values::unique_id),
     ("UPSTREAM_CLUSTER", |cx, out| {
-        values::text(cx.stream.upstream.as_ref().map(|up| &*up.cluster), out)
+        let name = cx.stream.upstream.as_ref().map(|up| &*up.cluster);
+        values::text(name.filter(|name| !name.is_empty()), out)
     }),
     ("UPSTREAM_CLUSTER_RAW", |cx, out| {
-        values::text(cx.stream.upstream.as_ref().map(|up| &*up.cluster_raw), out)
+        let name = cx.stream.upstream.as_ref().map(|up| &*up.cluster_raw);
+        values::text(name.filter(|name| !name.is_empty()), out)
     }),
     ("UPSTREAM_CONNECTION_ID", |cx, out| {
         values::number(stream_info::connection_id(cx).unwrap_or(0), out)

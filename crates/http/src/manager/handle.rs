@@ -28,6 +28,7 @@ use crate::request::Origin;
 use crate::route::Action;
 use crate::route::MaxStreamDuration;
 use crate::route::RequestView;
+use crate::router::RouterAnswer;
 use crate::router::RouterCx;
 use crate::stream::StreamEnd;
 use crate::upgrade;
@@ -57,7 +58,17 @@ impl ConnectionManager {
             deadlines: &mut deadlines,
             late_reply: &late_reply,
         };
-        let answered = self.answer(&mut end.stream, body, &mut wait).await;
+        let mut body = body;
+        let answered = loop {
+            match self.answer(&mut end.stream, body, &mut wait).await {
+                Ok(RouterAnswer::Response(body)) => break Ok(body),
+                Ok(RouterAnswer::Redirected(again)) => {
+                    end = self.start_again(end, again.bytes, &mut wait);
+                    body = again.body;
+                }
+                Err(stop) => break Err(stop),
+            }
+        };
         let body = match answered {
             Ok(body) => body,
             Err(StopReason::Reply(reply)) => self.reply(&mut end.stream, *reply, wait.respond),
@@ -80,13 +91,32 @@ impl ConnectionManager {
 }
 
 impl ConnectionManager {
+    /// Ends a stream whose request was redirected, and begins the next.
+    fn start_again(
+        self: &Rc<Self>,
+        mut end: StreamEnd,
+        bytes: u64,
+        wait: &mut StreamWait<'_>,
+    ) -> StreamEnd {
+        let mut stream = end.stream.redirected(self.worker.random());
+        if let Some(redirects) = &mut stream.redirects {
+            redirects.bytes_replayed += bytes;
+        }
+        end.mark_ended();
+        drop(end);
+        stream.runtime = self.worker.runtime();
+        self.count_request(stream.protocol);
+        wait.deadlines.restart(stream.started);
+        StreamEnd::new(stream, self.clone(), wait.respond.meter().clone())
+    }
+
     /// Gets the response; its head is in the stream.
     async fn answer(
         &self,
         stream: &mut Stream,
         mut body: Body,
         wait: &mut StreamWait<'_>,
-    ) -> Result<Body, StopReason> {
+    ) -> Result<RouterAnswer, StopReason> {
         if self.overload.refuses(&self.worker) {
             let stats = &self.stats.requests;
             stats.downstream_rq_overload_close.inc();
@@ -163,15 +193,18 @@ impl ConnectionManager {
             stream.request.authority = Some(host);
         }
         let random = || (self.worker.random(), self.worker.random());
-        let (origin, remote) = self.config.forwarding.apply(
-            &mut stream.request,
-            upgrade.is_some(),
-            &stream.connection,
-            random,
-        );
-        stream.origin = origin;
-        stream.remote_address = remote;
-        if origin != Origin::Internal {
+        // A redirected request has these headers already.
+        if stream.redirects.is_none() {
+            let (origin, remote) = self.config.forwarding.apply(
+                &mut stream.request,
+                upgrade.is_some(),
+                &stream.connection,
+                random,
+            );
+            stream.origin = origin;
+            stream.remote_address = remote;
+        }
+        if stream.redirects.is_none() && stream.origin != Origin::Internal {
             for name in &routes.table().internal_only_headers {
                 stream.request.headers.remove(name);
             }

@@ -97,7 +97,7 @@ impl RoutesInUse {
         }
     }
 
-    pub(super) fn table(&self) -> &RouteTable {
+    pub(crate) fn table(&self) -> &RouteTable {
         &self.config.table
     }
 

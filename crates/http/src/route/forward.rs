@@ -22,6 +22,7 @@ use crate::RequestHead;
 use crate::Stream;
 use crate::filters::CorsPolicy;
 use crate::format::Formatter;
+use crate::route::InternalRedirectPolicy;
 use crate::route::RetryPolicy;
 use crate::route::hash_policy::HashPolicy;
 use crate::route::header_mutation::header_name;
@@ -68,6 +69,8 @@ pub struct ForwardAction {
     pub(crate) hash_policy: Option<Arc<HashPolicy>>,
     /// `metadata_match`: the metadata that the host must have, for clusters with subsets.
     pub(crate) metadata_match: Option<Arc<MetadataMatchCriteria>>,
+    /// `internal_redirect_policy`, if redirects are followed.
+    pub(crate) internal_redirects: Option<Arc<InternalRedirectPolicy>>,
     /// `retry_policy`; without it, the virtual host's applies.
     pub(crate) retry_policy: Option<Arc<RetryPolicy>>,
     path_rewrite: Option<PathRewrite>,
@@ -155,15 +158,10 @@ impl ForwardAction {
             errors.collect(RetryPolicy::build(policy, &path.field("retry_policy")))
         });
         let hash_policy = errors.collect(HashPolicy::build(&config.hash_policy, path));
+        let redirects = errors.collect(InternalRedirectPolicy::build(config, path));
         let action = ForwardAction {
             cluster,
-            cluster_not_found_status: match config.cluster_not_found_response_code() {
-                ClusterNotFoundResponseCode::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-                ClusterNotFoundResponseCode::NotFound => StatusCode::NOT_FOUND,
-                ClusterNotFoundResponseCode::InternalServerError => {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                }
-            },
+            cluster_not_found_status: cluster_not_found_status(config),
             timeout,
             idle_timeout,
             flush_timeout,
@@ -184,6 +182,7 @@ impl ForwardAction {
                 .filter(|_| !config.hash_policy.is_empty())
                 .map(Arc::new),
             metadata_match: MetadataMatchCriteria::of(config.metadata_match.as_ref()).map(Arc::new),
+            internal_redirects: redirects.flatten().map(Arc::new),
             retry_policy: retry_policy.map(Arc::new),
             path_rewrite: path_rewrite.flatten(),
             host_rewrite: host_rewrite.flatten(),
@@ -300,6 +299,14 @@ impl MaxStreamDuration {
                 "grpc_timeout_header_offset",
             )?,
         })
+    }
+}
+
+fn cluster_not_found_status(config: &RouteAction) -> StatusCode {
+    match config.cluster_not_found_response_code() {
+        ClusterNotFoundResponseCode::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ClusterNotFoundResponseCode::NotFound => StatusCode::NOT_FOUND,
+        ClusterNotFoundResponseCode::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

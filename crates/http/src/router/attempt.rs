@@ -463,6 +463,19 @@ impl<'a> UpstreamAttempt<'a> {
         }
     }
 
+    /// Notes the response because of which the request starts again.
+    pub(super) fn redirected(
+        &self,
+        stream: &mut Stream,
+        head: ResponseHead,
+        exchange: &UpstreamExchange,
+    ) {
+        self.note_health(stream, &head);
+        let is_complete = exchange.is_end_stream() && exchange.request_sent();
+        self.request.complete.set(is_complete);
+        stream.response = Some(head);
+    }
+
     /// Counts a timeout if it is the router's.
     fn stopped(&self, stop: StopReason) -> AttemptFailure {
         match stop {

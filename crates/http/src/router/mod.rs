@@ -5,6 +5,7 @@ mod attempt;
 mod failure;
 mod forwarded_request;
 mod host_selection;
+mod internal_redirect;
 mod mirror;
 mod replay;
 mod retries;
@@ -45,7 +46,10 @@ pub(crate) use failure::after_response;
 pub(crate) use failure::flag;
 use forwarded_request::ForwardedRequest;
 use host_selection::HostSelection;
+pub(crate) use internal_redirect::FollowedRedirects;
+pub(crate) use internal_redirect::RedirectedBody;
 pub(crate) use mirror::Mirrors;
+use replay::ReplayBuffer;
 use upstream_request::ExtraStats;
 use upstream_request::StatusCounting;
 pub(crate) use upstream_request::UpstreamRequest;
@@ -75,6 +79,14 @@ pub(crate) struct RouterCx<'a> {
     /// `proxy_100_continue`
     pub(crate) proxy_100_continue: bool,
     pub(crate) wait: StreamWait<'a>,
+}
+
+/// What becomes of a request.
+pub(crate) enum RouterAnswer {
+    /// There is a response: its head is in the stream, and this is its body.
+    Response(Body),
+    /// The request starts again, with the head that is in the stream and this body.
+    Redirected(RedirectedBody),
 }
 
 impl RouterCx<'_> {
@@ -116,7 +128,7 @@ impl Router {
         stream: &mut Stream,
         body: Body,
         cx: &mut RouterCx<'_>,
-    ) -> Result<Body, StopReason> {
+    ) -> Result<RouterAnswer, StopReason> {
         let stats = &cx.stats.router;
         stats.rq_total.inc();
         let Some(route) = stream.route.clone() else {
@@ -162,7 +174,7 @@ impl Router {
         mut body: Body,
         (route, forward): (&Route, &ForwardAction),
         cx: &mut RouterCx<'_>,
-    ) -> Result<Body, StopReason> {
+    ) -> Result<RouterAnswer, StopReason> {
         let Some(cluster) = stream.cluster.clone() else {
             cx.stats.router.no_cluster.inc();
             let reply = LocalReply::new(forward.cluster_not_found_status, "cluster_not_found");
@@ -199,15 +211,30 @@ impl Router {
         }
         cx.wait.deadlines.set_response(call.timeouts.response);
         let attempt = UpstreamAttempt::new(&call, pick, stream, cx);
-        let (attempt, (head, exchange)) = match retry {
-            None => match attempt.run(stream, body, cx).await {
+        let redirects = forward.internal_redirects.as_deref();
+        let mut buffer = None;
+        if retry.is_some() || redirects.is_some() {
+            let limit = call.body_buffer_limit(cx.wait.respond.body_buffer_limit());
+            let stats = call.cluster.stats().clone();
+            body = buffer.insert(ReplayBuffer::new(body, limit, stats)).body();
+        }
+        let (attempt, (head, exchange)) = match (retry, &buffer) {
+            (Some(retry), Some(buffer)) => {
+                let request = (&mut *stream, buffer);
+                Box::pin(retries::run(retry, attempt, &selection, request, cx)).await?
+            }
+            _ => match attempt.run(stream, body, cx).await {
                 Ok(answer) => (attempt, answer),
                 Err(failure) => return Err(attempt.give_up(stream, failure)),
             },
-            Some(retry) => {
-                Box::pin(retries::run(retry, attempt, &selection, (stream, body), cx)).await?
-            }
         };
+        if let Some((policy, buffer)) = redirects.zip(buffer) {
+            if let Some(body) = policy.follow((&attempt, &buffer), &head, stream, cx.stats) {
+                attempt.redirected(stream, head, &exchange);
+                return Ok(RouterAnswer::Redirected(body));
+            }
+            buffer.stop_keeping();
+        }
         if stream.is_websocket && attempt.is_failed_handshake(head.status) {
             let reply = LocalReply::new(head.status, "websocket_handshake_unsuccessful");
             return Err(reply.with_headers_of(&head).into());
@@ -216,7 +243,7 @@ impl Router {
         selection.set_cookies(stream);
         route.mutate_response(stream, false);
         call.tell_attempts(stream); // Envoy sets this one last.
-        Ok(body)
+        Ok(RouterAnswer::Response(body))
     }
 
     /// Counts the 503 of a request for which no host was tried.

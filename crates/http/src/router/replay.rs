@@ -75,6 +75,12 @@ impl ReplayBuffer {
         self.0.borrow_mut().keeps = false;
     }
 
+    /// How many bytes of data are kept of the whole body; `None` if it is not all there.
+    pub(super) fn whole(&self) -> Option<usize> {
+        let state = self.0.borrow();
+        (state.ended && state.keeps).then_some(state.bytes)
+    }
+
     /// Whether the body was too long to be kept, so that no other attempt can send it.
     pub(super) fn is_abandoned(&self) -> bool {
         self.0.borrow().abandoned

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use outrider_codec::Body;
 use outrider_codec::StreamError;
 use outrider_net::clock;
 use outrider_upstream::Pick;
@@ -28,12 +27,16 @@ pub(super) async fn run<'a>(
     mut retry: RetryState,
     first: UpstreamAttempt<'a>,
     selection: &HostSelection<'_>,
-    (stream, body): (&mut Stream, Body),
+    (stream, buffer): (&mut Stream, &ReplayBuffer),
     cx: &mut RouterCx<'_>,
 ) -> Result<(UpstreamAttempt<'a>, AttemptResponse), StopReason> {
     let call = first.call();
-    let limit = call.body_buffer_limit(cx.wait.respond.body_buffer_limit());
-    let buffer = ReplayBuffer::new(body, limit, call.cluster.stats().clone());
+    // A redirect may need the body once more.
+    let stop_keeping = || {
+        if call.forward.internal_redirects.is_none() {
+            buffer.stop_keeping();
+        }
+    };
     let mut attempt = first;
     loop {
         retry.tries(attempt.host());
@@ -46,12 +49,12 @@ pub(super) async fn run<'a>(
         let wait = match verdict {
             RetryVerdict::Retry(wait) => wait,
             RetryVerdict::Final => {
-                buffer.stop_keeping();
+                stop_keeping();
                 return finish(attempt, outcome, stream);
             }
             RetryVerdict::Denied(flag) => {
                 stream.flags.set(flag);
-                buffer.stop_keeping();
+                stop_keeping();
                 return finish(attempt, outcome, stream);
             }
         };

@@ -53,7 +53,7 @@ use config::PolicyConfig;
 use hashing::Hashing;
 use priorities::Priorities;
 use queue::DeadlineQueue;
-pub(crate) use subset::Subsets;
+pub use subset::Subsets;
 
 /// Picks a host. Workers call `pick` for every attempt: it must not lock, log, or (after warm-up) allocate.
 pub trait LoadBalancer: fmt::Debug + Send + Sync {

@@ -287,7 +287,7 @@ fn least_request_avoids_busy_hosts() {
 fn pick_by_hash(set: &[PriorityHosts], config: &BalancerConfig) -> Vec<u16> {
     let hash = |number: u64| PickRequest {
         hash: Some(xxhash_rust::xxh64::xxh64(&number.to_le_bytes(), 0)),
-        rejected: 0,
+        ..PickRequest::default()
     };
     pick_each(set, config, (0..2000).map(hash))
 }
@@ -365,7 +365,7 @@ fn no_host_has_far_more_than_its_share_under_bounded_load() {
         let set = [priority(vec![locality(1, 0, &[(1, Healthy); 5])])];
         let busy = PickRequest {
             hash: Some(7),
-            rejected: 0,
+            ..PickRequest::default()
         };
         let first = pick_each(&set, &config, std::iter::once(busy))[0];
         let host = set[0].iter().nth(usize::from(first) - 1).unwrap();

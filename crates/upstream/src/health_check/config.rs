@@ -14,12 +14,14 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::HeaderValueOption;
 use outrider_config::api::envoy::config::core::v3::HealthCheck;
+use outrider_config::api::envoy::config::core::v3::ProxyProtocolConfig;
 use outrider_config::api::envoy::config::core::v3::RequestMethod;
 use outrider_config::api::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use outrider_config::api::envoy::config::core::v3::health_check::GrpcHealthCheck;
 use outrider_config::api::envoy::config::core::v3::health_check::HealthChecker;
 use outrider_config::api::envoy::config::core::v3::health_check::HttpHealthCheck;
 use outrider_config::api::envoy::config::core::v3::health_check::TcpHealthCheck;
+pub(super) use outrider_config::api::envoy::config::core::v3::proxy_protocol_config::Version as ProxyVersion;
 use outrider_config::api::envoy::extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink;
 use outrider_config::api::envoy::r#type::v3::CodecClientType;
 use outrider_config::api::envoy::r#type::v3::Int64Range;
@@ -123,6 +125,8 @@ pub(super) struct GrpcCheck {
 /// `TcpHealthCheck`
 #[derive(Debug)]
 pub(super) struct TcpCheck {
+    /// `proxy_protocol_config`
+    pub(super) proxy_header: Option<ProxyVersion>,
     /// `send`
     pub(super) send: Vec<u8>,
     /// `receive`
@@ -385,7 +389,9 @@ fn tcp(message: &TcpHealthCheck, path: &FieldPath) -> Result<TcpCheck, ConfigErr
         Some(send) => payload::bytes(send, &path.field("send"))?,
         None => Vec::new(),
     };
+    let proxy = message.proxy_protocol_config.as_ref();
     Ok(TcpCheck {
+        proxy_header: proxy.map(ProxyProtocolConfig::version),
         send,
         receive: payload::all(&message.receive, &path.field("receive"))?,
     })

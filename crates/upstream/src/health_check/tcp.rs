@@ -6,6 +6,7 @@ use outrider_net::NetworkStream;
 use tokio::io::AsyncWriteExt as _;
 
 use super::CheckResult;
+use super::config::ProxyVersion;
 use super::config::TcpCheck;
 use super::connection::HealthCheckCx;
 use super::payload;
@@ -13,6 +14,25 @@ use crate::Host;
 
 /// How many bytes a host may send before the expected ones.
 const MOST: usize = 1 << 20;
+
+/// What the connection tells its peer of itself, by the PROXY protocol.
+fn proxy_header(version: ProxyVersion, stream: &NetworkStream) -> Vec<u8> {
+    match version {
+        ProxyVersion::V1 => {
+            let line = stream.socket_addresses().map(|(source, target)| {
+                let family = if target.is_ipv4() { "TCP4" } else { "TCP6" };
+                let (ips, ports) = ((source.ip(), target.ip()), (source.port(), target.port()));
+                format!(
+                    "PROXY {family} {} {} {} {}\r\n",
+                    ips.0, ips.1, ports.0, ports.1
+                )
+            });
+            line.unwrap_or_default().into_bytes()
+        }
+        // The command LOCAL: the connection is the proxy's own, so there are no addresses.
+        ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
+    }
+}
 
 /// Asks one host.
 #[derive(Default)]
@@ -40,7 +60,12 @@ impl TcpProbe {
             // As in Envoy, a connection is enough, and nothing is sent.
             return CheckResult::Healthy { degraded: false };
         }
-        if !config.send.is_empty() && stream.write_all(&config.send).await.is_err() {
+        let mut sent = match config.proxy_header {
+            Some(version) => proxy_header(version, &stream),
+            None => Vec::new(),
+        };
+        sent.extend_from_slice(&config.send);
+        if !sent.is_empty() && stream.write_all(&sent).await.is_err() {
             return CheckResult::BROKEN;
         }
         let mut received = Vec::new();

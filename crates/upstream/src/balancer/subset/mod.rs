@@ -39,7 +39,7 @@ pub(crate) struct SubsetPolicy {
 
 /// The balancer of a cluster with subsets.
 #[derive(Debug)]
-pub(crate) struct Subsets {
+pub struct Subsets {
     policy: Arc<SubsetPolicy>,
     tree: SubsetTree,
     /// All hosts, if a fallback may need them.
