@@ -198,6 +198,17 @@ impl UpstreamExchange {
         }
     }
 
+    /// Ready once the whole request was handed to the connection and, on HTTP/1, written to the socket.
+    pub fn poll_request_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.request_sent() {
+            return Poll::Pending;
+        }
+        match &self.kind {
+            ExchangeKind::H1(exchange) => exchange.poll_written(cx),
+            ExchangeKind::H2(_) | ExchangeKind::Tcp(_) => Poll::Ready(()),
+        }
+    }
+
     /// Keeps `guard` until the exchange has ended, and drops it after the stream has released its capacity. The pool
     /// uses it to count active requests.
     pub fn hold(&mut self, guard: Box<dyn Any>) {

@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
+use std::task::ready;
 
 use bytes::Buf as _;
+use bytes::Bytes;
 use bytes::BytesMut;
 
 use crate::Address;
@@ -79,8 +81,8 @@ struct PipeState {
     bytes: BytesMut,
     /// The writer sends no more.
     ended: bool,
-    /// The writer has reset the connection.
-    reset: bool,
+    /// The error with which the writer has ended the connection.
+    failed: Option<io::ErrorKind>,
     /// The reader is gone.
     unread: bool,
     reader: Option<Waker>,
@@ -89,7 +91,8 @@ struct PipeState {
 
 impl InternalStream {
     /// Both ends of a connection on which `limit` bytes can wait in each direction.
-    pub(crate) fn pair(limit: usize) -> (InternalStream, InternalStream) {
+    #[must_use]
+    pub fn pair(limit: usize) -> (InternalStream, InternalStream) {
         let pipe = || {
             Rc::new(Pipe {
                 state: RefCell::default(),
@@ -113,11 +116,27 @@ impl InternalStream {
     /// Ready when there is something to read, or nothing more will come.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.incoming.state.borrow_mut();
-        if !state.bytes.is_empty() || state.ended || state.reset {
+        if !state.bytes.is_empty() || state.ended || state.failed.is_some() {
             return Poll::Ready(());
         }
         wait(&mut state.reader, cx);
         Poll::Pending
+    }
+
+    /// Takes what is there; no bytes mean the end.
+    ///
+    /// # Errors
+    /// The peer has reset the connection, or [aborted](Self::abort) it.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        ready!(self.poll_readable(cx));
+        let state = &mut *self.incoming.state.borrow_mut();
+        if let Some(error) = state.failed.filter(|_| state.bytes.is_empty()) {
+            return Poll::Ready(Err(error.into()));
+        }
+        if let Some(writer) = state.writer.take() {
+            writer.wake();
+        }
+        Poll::Ready(Ok(std::mem::take(&mut state.bytes).freeze()))
     }
 
     /// Reads once; 0 means the end.
@@ -126,18 +145,18 @@ impl InternalStream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        std::task::ready!(self.poll_readable(cx));
+        ready!(self.poll_readable(cx));
         Poll::Ready(self.try_read(buffer))
     }
 
     /// Reads what is there; `WouldBlock` if nothing is.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let state = &mut *self.incoming.state.borrow_mut();
-        if state.reset {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
         let count = state.bytes.len().min(buffer.len());
         if count == 0 {
+            if let Some(error) = state.failed {
+                return Err(error.into());
+            }
             return match state.ended || buffer.is_empty() {
                 true => Ok(0),
                 false => Err(io::ErrorKind::WouldBlock.into()),
@@ -170,7 +189,7 @@ impl InternalStream {
             to.copy_from_slice(from);
             return Poll::Ready(Ok(Some(count)));
         }
-        if state.ended || state.reset || seen >= buffer.len() {
+        if state.ended || state.failed.is_some() || seen >= buffer.len() {
             return Poll::Ready(Ok(None));
         }
         wait(&mut state.reader, cx);
@@ -178,11 +197,18 @@ impl InternalStream {
     }
 
     /// Writes as much as there is room for.
-    pub(crate) fn poll_write(
+    ///
+    /// # Errors
+    /// The peer is gone.
+    pub fn poll_write(
         &self,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.incoming.state.borrow().failed.is_some() {
+            // The peer has broken off. The writer learns it when it has read what came before.
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let state = &mut *self.outgoing.state.borrow_mut();
         if state.unread || state.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -204,8 +230,27 @@ impl InternalStream {
         Poll::Ready(Ok(written))
     }
 
+    /// Ready once the peer is gone: it has closed both directions.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let state = &mut *self.outgoing.state.borrow_mut();
+        if state.unread {
+            return Poll::Ready(());
+        }
+        wait(&mut state.writer, cx);
+        Poll::Pending
+    }
+
+    /// Ends both directions: after what was written, the peer reads this error; what it writes is lost.
+    pub fn abort(&self, error: io::ErrorKind) {
+        let state = &mut *self.outgoing.state.borrow_mut();
+        state.failed = Some(error);
+        if let Some(reader) = state.reader.take() {
+            reader.wake();
+        }
+    }
+
     /// Sends the end. The other direction stays open.
-    pub(crate) fn shutdown(&self) {
+    pub fn shutdown(&self) {
         let state = &mut *self.outgoing.state.borrow_mut();
         state.ended = true;
         if let Some(reader) = state.reader.take() {
@@ -218,11 +263,18 @@ impl Drop for InternalStream {
     fn drop(&mut self) {
         if self.resets.get() {
             let state = &mut *self.outgoing.state.borrow_mut();
-            state.reset = true;
+            state.failed = Some(io::ErrorKind::ConnectionReset);
             state.bytes = BytesMut::new();
         }
         self.shutdown();
-        let state = &mut *self.incoming.state.borrow_mut();
+        self.incoming.leave();
+    }
+}
+
+impl Pipe {
+    /// The reader is gone.
+    fn leave(&self) {
+        let state = &mut *self.state.borrow_mut();
         state.unread = true;
         state.bytes = BytesMut::new();
         if let Some(writer) = state.writer.take() {
@@ -279,13 +331,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reset_loses_what_was_not_read_and_a_write_to_nobody_fails() {
+    async fn what_came_before_an_abort_is_read_even_by_a_peer_that_writes() {
+        let (one, other) = InternalStream::pair(100);
+        let mut client = NetworkStream::Internal(one);
+        let mut cx = Context::from_waker(Waker::noop());
+        let written = other.poll_write(&mut cx, &[io::IoSlice::new(b"bye")]);
+        assert!(matches!(written, Poll::Ready(Ok(3))));
+        other.abort(io::ErrorKind::ConnectionAborted);
+        drop(other);
+        client.write_all(b"late").await.unwrap();
+        let mut received = Vec::new();
+        let error = client.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(received, b"bye");
+    }
+
+    #[tokio::test]
+    async fn a_reset_loses_what_was_not_read() {
         let (mut client, mut server) = pair(100);
         client.write_all(b"lost").await.unwrap();
         client.reset_on_close();
         drop(client);
         let error = server.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn nobody_reads_what_is_written_to_a_closed_connection() {
+        let (client, mut server) = pair(100);
+        drop(client);
         let error = server.write_all(b"x").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }

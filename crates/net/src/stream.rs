@@ -159,6 +159,14 @@ impl NetworkStream {
         }
     }
 
+    /// Ready when the peer has sent bytes, or will send none. The bytes stay where they are. With TLS: plaintext.
+    pub fn poll_first_bytes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            NetworkStream::Tls(stream) => stream.poll_read_ready(cx).map(drop),
+            socket => socket.poll_peek(cx, &mut [0], 0).map(drop),
+        }
+    }
+
     /// Peeks at the bytes in a socket and leaves them there. Ready once there are more than `seen` bytes, and with
     /// `None` once no more will come.
     pub(crate) fn poll_peek(

@@ -77,6 +77,12 @@ impl H1Exchange {
         self.upload.is_none()
     }
 
+    /// Ready once all queued bytes were written, or cannot be.
+    pub(crate) fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let written = self.connection.transport.borrow_mut().poll_drain(cx);
+        written.map(drop)
+    }
+
     /// Polls the next head, interim or final.
     pub(crate) fn poll_head(
         &mut self,
@@ -209,12 +215,18 @@ impl H1Exchange {
                     }
                 }
             }
-            if !matches!(ready!(transport.poll_fill(cx)), Ok(Filled::Some)) {
+            let filled = ready!(transport.poll_fill(cx));
+            if !matches!(filled, Ok(Filled::Some)) {
                 let has_begun = !transport.input.is_empty();
                 drop(transport);
+                // As in Envoy, the end of the host's side does not yet close the connection of a CONNECT.
+                let cause = match filled {
+                    Ok(_) if self.method == Method::CONNECT => EndCause::Local,
+                    _ => EndCause::Remote,
+                };
                 return Poll::Ready(Err(match has_begun {
                     true => self.fail_incomplete(),
-                    false => self.fail(StreamError::ConnectionTermination, EndCause::Remote),
+                    false => self.fail(StreamError::ConnectionTermination, cause),
                 }));
             }
         }

@@ -43,7 +43,8 @@ pub struct LoggedConnection<'a> {
 
 impl LoggedConnection<'_> {
     /// The stream that formats and filters see.
-    pub(crate) fn stream(self) -> Stream {
+    #[must_use]
+    pub fn stream(self) -> Stream {
         let head = RequestHead {
             method: Method::default(),
             scheme: None,

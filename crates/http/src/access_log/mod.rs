@@ -237,11 +237,6 @@ impl WorkerLog {
         self.buffer.flush();
     }
 
-    /// Writes a TCP connection.
-    pub fn log_connection(&self, connection: LoggedConnection<'_>) {
-        self.log(&connection.stream());
-    }
-
     /// Writes a request that no connection manager served.
     pub fn log_exchange(&self, exchange: &LoggedExchange<'_>) {
         self.log(&exchange.stream());

@@ -73,7 +73,10 @@ impl HeaderMutations {
     }
 
     /// Builds one header to add, found at `path`.
-    pub(crate) fn of(
+    ///
+    /// # Errors
+    /// Its name or its format is not valid.
+    pub fn of(
         option: &HeaderValueOption,
         path: &FieldPath,
     ) -> Result<HeaderMutations, ConfigError> {
@@ -93,7 +96,8 @@ impl HeaderMutations {
         self.remove.is_empty() && self.add.is_empty()
     }
 
-    pub(crate) fn apply_to_request(&self, stream: &mut Stream) {
+    /// Changes the headers of the request in `stream`.
+    pub fn apply_to_request(&self, stream: &mut Stream) {
         self.remove_from(&mut stream.request.headers);
         let pending = self.evaluate(&Context::new(stream), &stream.request.headers);
         let headers = &mut stream.request.headers;

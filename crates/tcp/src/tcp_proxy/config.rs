@@ -7,6 +7,7 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::BackoffStrategy;
 use outrider_config::api::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use outrider_config::api::envoy::extensions::filters::network::tcp_proxy::v3::UpstreamConnectMode;
 use outrider_config::api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 use outrider_config::api::envoy::r#type::v3::hash_policy::PolicySpecifier;
 use outrider_config::duration;
@@ -17,6 +18,7 @@ use outrider_stats::Scope;
 use outrider_upstream::MetadataMatchCriteria;
 
 use super::stats::TcpProxyStats;
+use super::tunnel::Tunneling;
 
 /// The default of `idle_timeout`.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
@@ -46,6 +48,10 @@ pub(super) struct TcpProxyConfig {
     pub(super) checks_drain: bool,
     /// The listener's `per_connection_buffer_limit_bytes`.
     pub(super) buffer_limit: usize,
+    /// `upstream_connect_mode`
+    pub(super) connect_moment: ConnectMoment,
+    /// `tunneling_config`
+    pub(super) tunneling: Option<Tunneling>,
 }
 
 /// `cluster_specifier`
@@ -61,6 +67,17 @@ pub(super) struct ChosenCluster {
     name: Box<str>,
     /// `metadata_match`
     metadata_match: Option<MetadataMatchCriteria>,
+}
+
+/// When the host is connected to (`upstream_connect_mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectMoment {
+    /// `IMMEDIATE`
+    Accepted,
+    /// `ON_DOWNSTREAM_DATA`
+    FirstBytes,
+    /// `ON_DOWNSTREAM_TLS_HANDSHAKE`
+    Handshake,
 }
 
 /// When a connection is logged before its end (`access_log_options`).
@@ -107,7 +124,13 @@ impl TcpProxyConfig {
                 errors.collect(AccessLog::build(log, &logs_path.index(index), cx.log_files))
             })
             .collect();
-        let (Some(clusters), Some(log_moments)) = (clusters, log_moments) else {
+        let connect_moment = errors.collect(ConnectMoment::build(message, path));
+        let tunneling = message.tunneling_config.as_ref().and_then(|tunneling| {
+            errors.collect(Tunneling::build(tunneling, &path.field("tunneling_config")))
+        });
+        let (Some(clusters), Some(log_moments), Some(connect_moment)) =
+            (clusters, log_moments, connect_moment)
+        else {
             return Err(errors);
         };
         let scope = Scope::new("tcp").name(&message.stat_prefix);
@@ -130,6 +153,8 @@ impl TcpProxyConfig {
             log_moments,
             checks_drain: message.check_drain_close.unwrap_or(false),
             buffer_limit: usize::try_from(cx.buffer_limit).unwrap_or(usize::MAX),
+            tunneling,
+            connect_moment,
         })
     }
 
@@ -191,6 +216,23 @@ impl ClusterChoice {
                 "cluster or weighted_clusters is required",
             )),
         }
+    }
+}
+
+impl ConnectMoment {
+    fn build(message: &TcpProxy, path: &FieldPath) -> Result<ConnectMoment, ConfigError> {
+        let moment = match message.upstream_connect_mode() {
+            UpstreamConnectMode::Immediate => return Ok(ConnectMoment::Accepted),
+            UpstreamConnectMode::OnDownstreamData => ConnectMoment::FirstBytes,
+            UpstreamConnectMode::OnDownstreamTlsHandshake => ConnectMoment::Handshake,
+        };
+        if message.max_early_data_bytes.is_none() {
+            return Err(ConfigError::new(
+                &path.field("max_early_data_bytes"),
+                "must be set when upstream_connect_mode is not IMMEDIATE",
+            ));
+        }
+        Ok(moment)
     }
 }
 

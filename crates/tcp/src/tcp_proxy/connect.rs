@@ -10,6 +10,8 @@ use outrider_http::ResponseFlag;
 use outrider_http::UpstreamInfo;
 use outrider_net::Address;
 use outrider_net::BackOff;
+use outrider_net::NetworkStream;
+use outrider_net::TlsInfo;
 use outrider_net::clock;
 use outrider_upstream::BreakerResource;
 use outrider_upstream::Cluster;
@@ -20,15 +22,35 @@ use outrider_upstream::PickRequest;
 use outrider_upstream::PoolFailure;
 use outrider_upstream::RoutingPriority;
 use outrider_upstream::TcpConnection;
+use outrider_upstream::TcpLease;
 use xxhash_rust::xxh64::xxh64;
 
 use super::session::Ended;
 use super::session::Session;
 
-/// A connection to a host of a cluster.
+/// A connection to a host of a cluster, or a tunnel through it.
 pub(super) struct ConnectedHost {
     pub(super) cluster: Rc<Cluster>,
-    pub(super) connection: TcpConnection,
+    pub(super) stream: NetworkStream,
+    /// Unique among all upstream connections of the process.
+    pub(super) id: u64,
+    pub(super) local: Option<Address>,
+    pub(super) tls: Option<Rc<TlsInfo>>,
+    /// Counts the connection. `None` for a tunnel, which is a request on a connection that its pool counts.
+    pub(super) lease: Option<TcpLease>,
+}
+
+impl ConnectedHost {
+    fn over_tcp(connection: TcpConnection, cluster: Rc<Cluster>) -> ConnectedHost {
+        ConnectedHost {
+            stream: connection.stream,
+            id: connection.id,
+            local: connection.local,
+            tls: connection.tls,
+            lease: Some(connection.lease),
+            cluster,
+        }
+    }
 }
 
 /// What an attempt that waits too long counts as, for outlier detection.
@@ -48,16 +70,22 @@ impl Session {
                 upstream.attempts = attempts;
                 upstream.hosts_attempted.push(pick.host().clone());
             });
-            let connected = pick.connect(RoutingPriority::Default).await;
+            let connected = match &proxy.config.tunneling {
+                None => {
+                    let connected = pick.connect(RoutingPriority::Default).await;
+                    connected.map(|connection| ConnectedHost::over_tcp(connection, cluster.clone()))
+                }
+                Some(tunneling) => {
+                    let stream = self.as_stream(AccessLogType::NotSet);
+                    tunneling.open(&pick, cluster.clone(), stream).await
+                }
+            };
             let waited = clock::since(began);
             self.note_upstream(|upstream| upstream.pool_ready = Some(waited));
             match connected {
-                Ok(connection) => {
-                    self.connected(pick.host(), &connection);
-                    return Ok(ConnectedHost {
-                        cluster,
-                        connection,
-                    });
+                Ok(connected) => {
+                    self.connected(pick.host(), &connected);
+                    return Ok(connected);
                 }
                 Err(failure) => self.not_connected(pick.host(), &failure),
             }
@@ -118,7 +146,7 @@ impl Session {
         }
     }
 
-    fn connected(&self, host: &Arc<Host>, connection: &TcpConnection) {
+    fn connected(&self, host: &Arc<Host>, connection: &ConnectedHost) {
         host.put_result(OutlierResult::ConnectedFinally);
         self.note_upstream(|upstream| {
             note_host(upstream, host);

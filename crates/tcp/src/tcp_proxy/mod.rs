@@ -10,6 +10,7 @@ mod relay;
 mod session;
 mod stats;
 mod timers;
+mod tunnel;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -31,7 +31,8 @@ pub(super) struct Relay {
     host: NetworkStream,
     to_client: Flow,
     to_host: Flow,
-    lease: TcpLease,
+    /// `None` for a tunnel.
+    lease: Option<TcpLease>,
     cluster: Rc<Cluster>,
 }
 
@@ -61,16 +62,20 @@ impl Relay {
     pub(super) fn new(client: NetworkStream, host: ConnectedHost, session: &Session) -> Relay {
         let ConnectedHost {
             cluster,
-            connection,
+            stream,
+            lease,
+            ..
         } = host;
         let limit = cluster.info().per_connection_buffer_limit_bytes;
-        cluster.stats().upstream_cx_tx_bytes_buffered.mark_used();
+        if lease.is_some() {
+            cluster.stats().upstream_cx_tx_bytes_buffered.mark_used();
+        }
         Relay {
             client,
-            host: connection.stream,
+            host: stream,
             to_client: Flow::new(session.proxy.config.buffer_limit),
             to_host: Flow::new(usize::try_from(limit).unwrap_or(usize::MAX)),
-            lease: connection.lease,
+            lease,
             cluster,
         }
     }
@@ -84,15 +89,15 @@ impl Relay {
         .await;
         match end {
             RelayEnd::Finished { by_host: false } | RelayEnd::Expired => {}
-            RelayEnd::Finished { by_host: true } => self.lease.closed_by_host(),
+            RelayEnd::Finished { by_host: true } => self.closed_by_host(),
             RelayEnd::ClientReset => self.host.reset_on_close(),
             RelayEnd::HostReset => {
                 session.flag(ResponseFlag::UpstreamRemoteReset);
-                self.lease.closed_by_host();
+                self.closed_by_host();
                 self.client.reset_on_close();
             }
             RelayEnd::HostGone => {
-                self.lease.closed_by_host();
+                self.closed_by_host();
                 self.flush_to_client(&session, &mut timers).await;
             }
             RelayEnd::Drained => {
@@ -102,16 +107,28 @@ impl Relay {
             RelayEnd::ClientFinished | RelayEnd::ClientGone => {
                 let proxy = session.proxy.clone();
                 if self.to_host.is_pending() {
-                    self.to_client
-                        .discard(&ClientCounts::of(&self.cluster, &session));
+                    self.to_client.discard(&ClientCounts::of(
+                        counted(self.lease.as_ref(), &self.cluster),
+                        &session,
+                    ));
                     return self.flush_to_host(proxy);
                 }
             }
         }
-        self.to_client
-            .discard(&ClientCounts::of(&self.cluster, &session));
-        self.to_host
-            .discard(&HostCounts::of(&self.cluster, &session));
+        self.to_client.discard(&ClientCounts::of(
+            counted(self.lease.as_ref(), &self.cluster),
+            &session,
+        ));
+        self.to_host.discard(&HostCounts::of(
+            counted(self.lease.as_ref(), &self.cluster),
+            &session,
+        ));
+    }
+
+    fn closed_by_host(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.closed_by_host();
+        }
     }
 
     fn poll(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<RelayEnd> {
@@ -120,7 +137,7 @@ impl Relay {
         let buffer = &mut *proxy.read_buffer.borrow_mut();
         let counts = HostCounts {
             moved: Some(&moved),
-            ..HostCounts::of(&self.cluster, session)
+            ..HostCounts::of(counted(self.lease.as_ref(), &self.cluster), session)
         };
         let sides = (&mut self.client, &mut self.host);
         match self.to_host.poll(cx, sides, buffer, &counts) {
@@ -130,7 +147,7 @@ impl Relay {
         }
         let counts = ClientCounts {
             moved: Some(&moved),
-            ..ClientCounts::of(&self.cluster, session)
+            ..ClientCounts::of(counted(self.lease.as_ref(), &self.cluster), session)
         };
         let host_had_ended = self.to_client.read_ended();
         let sides = (&mut self.host, &mut self.client);
@@ -158,7 +175,7 @@ impl Relay {
     /// Writes the pending bytes to the client, as long as the timers allow.
     async fn flush_to_client(&mut self, session: &Session, timers: &mut SessionTimers) {
         poll_fn(|cx| {
-            let counts = ClientCounts::of(&self.cluster, session);
+            let counts = ClientCounts::of(counted(self.lease.as_ref(), &self.cluster), session);
             let written = self.to_client.write_pending(cx, &mut self.client, &counts);
             if written.is_err() || !self.to_client.is_pending() {
                 return Poll::Ready(());
@@ -186,7 +203,7 @@ impl Relay {
             let moved = Cell::new(false);
             let counts = HostCounts {
                 stats: &proxy.stats,
-                cluster: self.cluster.stats(),
+                cluster: counted(self.lease.as_ref(), &self.cluster),
                 session: None,
                 moved: Some(&moved),
             };
@@ -211,6 +228,11 @@ impl Relay {
     }
 }
 
+/// The stats of the cluster, if the relay counts the bytes of the host's connection.
+fn counted<'a>(lease: Option<&TcpLease>, cluster: &'a Cluster) -> Option<&'a Arc<ClusterStats>> {
+    lease.map(|_| cluster.stats())
+}
+
 fn is_reset(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionReset
 }
@@ -232,7 +254,8 @@ fn client_failed(error: &io::Error) -> RelayEnd {
 /// Counts the bytes from the client to the host.
 struct HostCounts<'a> {
     stats: &'a Arc<TcpProxyStats>,
-    cluster: &'a Arc<ClusterStats>,
+    /// `None` for a tunnel, whose bytes its codec counts.
+    cluster: Option<&'a Arc<ClusterStats>>,
     /// `None` once the client's connection has ended.
     session: Option<&'a Session>,
     /// Set when bytes were moved.
@@ -240,10 +263,10 @@ struct HostCounts<'a> {
 }
 
 impl<'a> HostCounts<'a> {
-    fn of(cluster: &'a Cluster, session: &'a Session) -> HostCounts<'a> {
+    fn of(cluster: Option<&'a Arc<ClusterStats>>, session: &'a Session) -> HostCounts<'a> {
         HostCounts {
             stats: &session.proxy.stats,
-            cluster: cluster.stats(),
+            cluster,
             session: Some(session),
             moved: None,
         }
@@ -261,12 +284,16 @@ impl FlowCounts for HostCounts<'_> {
     }
 
     fn sent(&self, bytes: usize) {
-        self.cluster.upstream_cx_tx_bytes_total.add(bytes as u64);
+        if let Some(cluster) = self.cluster {
+            cluster.upstream_cx_tx_bytes_total.add(bytes as u64);
+        }
         note(self.moved);
     }
 
     fn buffered(&self, before: usize, after: usize) {
-        move_gauge(&self.cluster.upstream_cx_tx_bytes_buffered, before, after);
+        if let Some(cluster) = self.cluster {
+            move_gauge(&cluster.upstream_cx_tx_bytes_buffered, before, after);
+        }
     }
 
     fn paused(&self, is_paused: bool) {
@@ -281,17 +308,18 @@ impl FlowCounts for HostCounts<'_> {
 /// Counts the bytes from the host to the client.
 struct ClientCounts<'a> {
     stats: &'a Arc<TcpProxyStats>,
-    cluster: &'a Arc<ClusterStats>,
+    /// `None` for a tunnel, whose bytes its codec counts.
+    cluster: Option<&'a Arc<ClusterStats>>,
     session: &'a Session,
     /// Set when bytes were moved.
     moved: Option<&'a Cell<bool>>,
 }
 
 impl<'a> ClientCounts<'a> {
-    fn of(cluster: &'a Cluster, session: &'a Session) -> ClientCounts<'a> {
+    fn of(cluster: Option<&'a Arc<ClusterStats>>, session: &'a Session) -> ClientCounts<'a> {
         ClientCounts {
             stats: &session.proxy.stats,
-            cluster: cluster.stats(),
+            cluster,
             session,
             moved: None,
         }
@@ -301,7 +329,9 @@ impl<'a> ClientCounts<'a> {
 impl FlowCounts for ClientCounts<'_> {
     fn received(&self, bytes: usize) {
         let bytes = bytes as u64;
-        self.cluster.upstream_cx_rx_bytes_total.add(bytes);
+        if let Some(cluster) = self.cluster {
+            cluster.upstream_cx_rx_bytes_total.add(bytes);
+        }
         self.session.sent.set(self.session.sent.get() + bytes);
         note(self.moved);
     }
@@ -316,7 +346,9 @@ impl FlowCounts for ClientCounts<'_> {
     }
 
     fn paused(&self, is_paused: bool) {
-        let stats = self.cluster;
+        let Some(stats) = self.cluster else {
+            return;
+        };
         match is_paused {
             true => stats.upstream_flow_control_paused_reading_total.inc(),
             false => stats.upstream_flow_control_resumed_reading_total.inc(),

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use outrider_config::api::envoy::data::accesslog::v3::AccessLogType;
 use outrider_http::ResponseFlag;
 use outrider_http::ResponseFlags;
+use outrider_http::Stream;
 use outrider_http::UpstreamInfo;
 use outrider_http::access_log::LoggedConnection;
 use outrider_net::AcceptedConnection;
@@ -18,6 +19,7 @@ use outrider_net::clock;
 use tokio::time::Instant;
 
 use super::TcpProxy;
+use super::config::ConnectMoment;
 use super::connect::ConnectedHost;
 use super::relay::Relay;
 use super::timers::SessionTimers;
@@ -67,23 +69,34 @@ pub(super) async fn serve(
     relay.run(session, timers).await;
 }
 
-/// Connects to a host while the client and the proxy do their TLS handshake.
+/// Does the TLS handshake with the client, and connects to a host at the moment that the config says.
 async fn establish(
     session: &Session,
     timers: &mut SessionTimers,
     connection: &mut AcceptedConnection,
 ) -> Result<ConnectedHost, Ended> {
-    let secured = async {
-        if connection.is_tls() {
-            connection.secure().await.map_err(|_| Ended)?;
-            *session.connection.borrow_mut() = connection.info.clone();
+    let established = async {
+        match session.proxy.config.connect_moment {
+            ConnectMoment::Accepted => {
+                let both = tokio::try_join!(session.connect(), session.secure(connection));
+                both.map(|(host, ())| host)
+            }
+            ConnectMoment::Handshake => {
+                session.secure(connection).await?;
+                session.connect().await
+            }
+            ConnectMoment::FirstBytes => {
+                session.secure(connection).await?;
+                // The bytes stay in the socket. That it has failed shows when they are read.
+                poll_fn(|cx| connection.stream.poll_first_bytes(cx)).await;
+                session.proxy.stats.early_data_received_count_total.inc();
+                session.connect().await
+            }
         }
-        Ok(())
     };
-    let established = async { tokio::try_join!(session.connect(), secured) };
     tokio::select! {
         biased;
-        established = established => established.map(|(host, ())| host),
+        established = established => established,
         () = poll_fn(|cx| timers.poll(session, cx)) => Err(Ended),
     }
 }
@@ -116,6 +129,15 @@ impl Session {
         }
     }
 
+    /// Does the TLS handshake with the client, if there is TLS.
+    async fn secure(&self, connection: &mut AcceptedConnection) -> Result<(), Ended> {
+        if connection.is_tls() {
+            connection.secure().await.map_err(|_| Ended)?;
+            *self.connection.borrow_mut() = connection.info.clone();
+        }
+        Ok(())
+    }
+
     /// Sets a response flag.
     pub(super) fn flag(&self, flag: ResponseFlag) {
         self.flags.borrow_mut().set(flag);
@@ -141,25 +163,31 @@ impl Session {
     /// Writes the connection to the access logs.
     pub(super) fn log(&self, log_type: AccessLogType) {
         for log in &self.proxy.access_logs {
-            let mut upstream = self.upstream.borrow().as_deref().cloned();
-            if let Some(upstream) = &mut upstream {
-                // As in Envoy, these are the bytes of the client's side.
-                upstream.traffic.wire_received = self.sent.get();
-                upstream.traffic.wire_sent = self.received.get();
-            }
-            log.log_connection(LoggedConnection {
-                connection: &self.connection.borrow(),
-                id: self.id,
-                log_type,
-                start_time: self.start_time,
-                ended: self.ended.get(),
-                flags: &self.flags.borrow(),
-                received: self.received.get(),
-                sent: self.sent.get(),
-                upstream,
-                runtime: self.proxy.worker.runtime(),
-            });
+            log.log(&self.as_stream(log_type));
         }
+    }
+
+    /// The connection as a stream without HTTP, for formats.
+    pub(super) fn as_stream(&self, log_type: AccessLogType) -> Stream {
+        let mut upstream = self.upstream.borrow().as_deref().cloned();
+        if let Some(upstream) = &mut upstream {
+            // As in Envoy, these are the bytes of the client's side.
+            upstream.traffic.wire_received = self.sent.get();
+            upstream.traffic.wire_sent = self.received.get();
+        }
+        LoggedConnection {
+            connection: &self.connection.borrow(),
+            id: self.id,
+            log_type,
+            start_time: self.start_time,
+            ended: self.ended.get(),
+            flags: &self.flags.borrow(),
+            received: self.received.get(),
+            sent: self.sent.get(),
+            upstream,
+            runtime: self.proxy.worker.runtime(),
+        }
+        .stream()
     }
 }
 
