@@ -227,6 +227,7 @@ impl Stream {
         let is_grpc = grpc::is_request(&request.headers);
         Stream {
             remote_address: connection.remote.clone(),
+            filter_state: connection.filter_state.clone(),
             connection,
             id,
             start_time: clock::wall(),
@@ -258,7 +259,6 @@ impl Stream {
             filters: None,
             slots: StreamSlots::default(),
             dynamic_metadata: DynamicMetadata::default(),
-            filter_state: FilterState::default(),
             runtime: None,
         }
     }

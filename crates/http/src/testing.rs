@@ -11,25 +11,13 @@ use outrider_codec::Frame;
 use outrider_codec::StreamError;
 use outrider_net::Address;
 use outrider_net::DownstreamConnectionInfo;
-use tokio::time::Instant;
 
 use crate::RequestHead;
 use crate::Stream;
 
 /// A connection between these two addresses.
 pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> DownstreamConnectionInfo {
-    DownstreamConnectionInfo {
-        id: 1,
-        local: Address::from(local),
-        remote: Address::from(remote),
-        started: Instant::now(),
-        listener: "".into(),
-        filter_chain: "".into(),
-        server_name: "".into(),
-        ja3: Box::default(),
-        ja4: Box::default(),
-        tls: None,
-    }
+    DownstreamConnectionInfo::new(1, Address::from(local), Address::from(remote))
 }
 
 /// A `GET /` from a loopback client.

@@ -13,6 +13,7 @@ use outrider_config::api::envoy::config::core::v3::CidrRange;
 use outrider_config::api::envoy::r#type::matcher::v3 as api;
 use outrider_config::api::envoy::r#type::matcher::v3::filter_state_matcher::Matcher;
 use outrider_config::string_matcher::StringMatcher;
+use outrider_net::FilterState;
 
 /// The objects that filters share, as matchers see them.
 pub trait FilterStateView: fmt::Debug {
@@ -21,6 +22,16 @@ pub trait FilterStateView: fmt::Debug {
 
     /// The IP address that the object under this name is; `None` if there is none, or it is something else.
     fn address(&self, name: &str) -> Option<IpAddr>;
+}
+
+impl FilterStateView for FilterState {
+    fn text(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.get(name)?.text()
+    }
+
+    fn address(&self, name: &str) -> Option<IpAddr> {
+        self.get(name)?.address()
+    }
 }
 
 /// A condition on an object in the filter state (`envoy.type.matcher.v3.FilterStateMatcher`).

@@ -11,6 +11,8 @@ use outrider_tls::TlsInfo;
 use tokio::time::Instant;
 
 use crate::Address;
+use crate::DynamicMetadata;
+use crate::FilterState;
 use crate::NetworkStream;
 
 /// What the proxy knows about an accepted connection, for logs, matching and headers.
@@ -18,10 +20,12 @@ use crate::NetworkStream;
 pub struct DownstreamConnectionInfo {
     /// The process-wide number of the connection (`%CONNECTION_ID%`).
     pub id: u64,
-    /// The address the client connected to.
+    /// The address the client connected to, possibly as a listener filter found it.
     pub local: Address,
-    /// The client's address.
+    /// The client's address, possibly as a listener filter found it.
     pub remote: Address,
+    /// The addresses of the socket itself, if a listener filter has replaced them.
+    pub socket_addresses: Option<Box<SocketAddresses>>,
     /// When it was accepted.
     pub started: Instant,
     /// The listener's name; empty if the config gives none.
@@ -36,6 +40,55 @@ pub struct DownstreamConnectionInfo {
     pub ja4: Box<str>,
     /// The TLS properties, once the handshake is complete; `None` without TLS.
     pub tls: Option<Rc<TlsInfo>>,
+    /// Metadata that filters have set.
+    pub metadata: DynamicMetadata,
+    /// Objects that filters share.
+    pub filter_state: FilterState,
+}
+
+/// The two ends of a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketAddresses {
+    /// The end on this machine.
+    pub local: Address,
+    /// The peer.
+    pub remote: Address,
+}
+
+impl DownstreamConnectionInfo {
+    /// A connection that was accepted now, of which nothing else is known.
+    #[must_use]
+    pub fn new(id: u64, local: Address, remote: Address) -> DownstreamConnectionInfo {
+        DownstreamConnectionInfo {
+            id,
+            local,
+            remote,
+            socket_addresses: None,
+            started: Instant::now(),
+            listener: "".into(),
+            filter_chain: "".into(),
+            server_name: Box::default(),
+            ja3: Box::default(),
+            ja4: Box::default(),
+            tls: None,
+            metadata: DynamicMetadata::default(),
+            filter_state: FilterState::default(),
+        }
+    }
+
+    /// The address of the socket's end on this machine.
+    #[must_use]
+    pub fn direct_local(&self) -> &Address {
+        let replaced = self.socket_addresses.as_ref();
+        replaced.map_or(&self.local, |socket| &socket.local)
+    }
+
+    /// The address of the socket's peer.
+    #[must_use]
+    pub fn direct_remote(&self) -> &Address {
+        let replaced = self.socket_addresses.as_ref();
+        replaced.map_or(&self.remote, |socket| &socket.remote)
+    }
 }
 
 /// An accepted connection.

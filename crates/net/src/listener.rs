@@ -9,7 +9,7 @@ mod acceptor;
 mod balance;
 mod bind;
 mod chain;
-mod inspect;
+mod filters;
 mod limit;
 mod socket_options;
 
@@ -74,7 +74,7 @@ pub struct ListenerConfig {
     /// By the index of the chain; the default chain is the last.
     chain_names: Vec<Arc<str>>,
     chains: FilterChains,
-    filters: inspect::ListenerFilters,
+    filters: filters::ListenerFilters,
     addresses: Vec<Arc<ListenAddress>>,
     bind_to_port: bool,
     accepts_per_event: u32,
@@ -104,7 +104,7 @@ impl ListenerConfig {
             .collect(build_addresses(listener, &name, path))
             .unwrap_or_default();
         let chains = errors.collect(FilterChains::build(listener, path));
-        let filters = errors.collect(inspect::ListenerFilters::build(listener, path));
+        let filters = errors.collect(filters::ListenerFilters::build(listener, path));
         let chain_names = listener
             .filter_chains
             .iter()

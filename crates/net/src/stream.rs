@@ -202,6 +202,34 @@ impl NetworkStream {
         }
     }
 
+    /// Reads bytes that a peek has seen, so that they leave the socket. `bytes` is overwritten with them.
+    pub(crate) fn remove_bytes(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (count, _) = match self {
+                NetworkStream::Tcp(stream) => {
+                    rustix::net::recv(stream, &mut *rest, RecvFlags::DONTWAIT)?
+                }
+                NetworkStream::Unix(stream) => {
+                    rustix::net::recv(stream, &mut *rest, RecvFlags::DONTWAIT)?
+                }
+                NetworkStream::Tls(stream) => return stream.socket().remove_bytes(rest),
+                NetworkStream::Internal(stream) => {
+                    let mut cx = Context::from_waker(std::task::Waker::noop());
+                    match stream.poll_read(&mut cx, rest) {
+                        Poll::Ready(read) => (read?, rest.len()),
+                        Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
+                    }
+                }
+            };
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            rest = rest.get_mut(count..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
     /// Makes the runtime check again whether a socket is readable, after [`poll_peek`](Self::poll_peek) has waited.
     pub(crate) fn reregister(&mut self) -> io::Result<()> {
         // A placeholder while the socket is moved. Neither end of this pair is ever used.

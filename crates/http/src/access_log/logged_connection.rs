@@ -53,6 +53,7 @@ impl LoggedConnection<'_> {
             headers: HeaderMap::new(),
         };
         let mut stream = Stream::new(self.connection.clone(), head, Stream::NOT_HTTP, self.id);
+        stream.dynamic_metadata = self.connection.metadata.clone();
         stream.log_type = self.log_type;
         stream.start_time = self.start_time;
         stream.started = self.connection.started;

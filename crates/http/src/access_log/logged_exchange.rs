@@ -65,18 +65,8 @@ impl LoggedExchange<'_> {
     /// A stream with these values, as a connection manager would have made it.
     pub(crate) fn stream(&self) -> Stream {
         let now = Instant::now();
-        let connection = DownstreamConnectionInfo {
-            id: 0,
-            local: self.local.clone(),
-            remote: self.remote.clone(),
-            started: now,
-            listener: "".into(),
-            filter_chain: "".into(),
-            server_name: "".into(),
-            ja3: Box::default(),
-            ja4: Box::default(),
-            tls: None,
-        };
+        let (local, remote) = (self.local.clone(), self.remote.clone());
+        let connection = DownstreamConnectionInfo::new(0, local, remote);
         let mut head = self.head();
         if let Some(address) = self.local_address {
             let forwarding = Forwarding::of_admin_server(address);

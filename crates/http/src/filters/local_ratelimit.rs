@@ -1,13 +1,10 @@
 //! Limits requests by tokens of this process (`envoy.filters.http.local_ratelimit`). All workers share the tokens.
 
-mod token_bucket;
-
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::rc::Weak;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
 use outrider_codec::Body;
@@ -21,16 +18,16 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::HeaderValueOption;
 use outrider_config::api::envoy::extensions::common::ratelimit::v3::XRateLimitHeadersRfcVersion;
 use outrider_config::api::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit as Message;
-use outrider_config::duration;
 use outrider_config::unpack;
 use outrider_net::DownstreamConnectionInfo;
+use outrider_net::TokenBucket;
+use outrider_net::TokenBucketSize;
 use outrider_runtime::RuntimeFraction;
 use outrider_stats::Scope;
 use outrider_stats::SharedCounter;
 use outrider_stats::Store;
 use prost_types::Any;
 
-use self::token_bucket::TokenBucket;
 use super::FilterBuildCx;
 use super::FilterCx;
 use super::FilterFactory;
@@ -56,9 +53,6 @@ pub(super) const FACTORY: FilterFactory = FilterFactory {
         build: build_for_routes,
     }),
 };
-
-/// The shortest `fill_interval` that Envoy accepts.
-const MIN_FILL_INTERVAL: Duration = Duration::from_millis(50);
 
 outrider_stats::group! {
     /// `<stat_prefix>.http_local_rate_limit.*`: shared by all workers, as the tokens are.
@@ -142,21 +136,7 @@ enum Tokens {
     Unlimited,
     Shared(Arc<TokenBucket>),
     /// `local_rate_limit_per_downstream_connection`
-    OfConnection(BucketSize),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct BucketSize {
-    max_tokens: u32,
-    tokens_per_fill: u32,
-    fill_interval: Duration,
-}
-
-impl BucketSize {
-    fn bucket(self) -> Arc<TokenBucket> {
-        let (max, fill) = (self.max_tokens, self.tokens_per_fill);
-        Arc::new(TokenBucket::new(max, fill, self.fill_interval))
-    }
+    OfConnection(TokenBucketSize),
 }
 
 impl RequestLimit {
@@ -171,7 +151,7 @@ impl RequestLimit {
         let per_connection = message.local_rate_limit_per_downstream_connection;
         let tokens = match size {
             Some(size) if per_connection => Tokens::OfConnection(size),
-            Some(size) => Tokens::Shared(size.bucket()),
+            Some(size) => Tokens::Shared(Arc::new(size.bucket())),
             None => Tokens::Unlimited,
         };
         let status = message.status.map_or(0, |status| status.code);
@@ -226,7 +206,7 @@ fn bucket_size(
     message: &Message,
     path: &FieldPath,
     errors: &mut ConfigErrors,
-) -> Option<BucketSize> {
+) -> Option<TokenBucketSize> {
     let path = path.field("token_bucket");
     let Some(bucket) = &message.token_bucket else {
         if message.local_rate_limit_per_downstream_connection {
@@ -235,19 +215,7 @@ fn bucket_size(
         }
         return None;
     };
-    let interval_path = path.field("fill_interval");
-    let interval = duration::optional(bucket.fill_interval.as_ref(), &interval_path);
-    let interval = errors.collect(interval).flatten().unwrap_or_default();
-    if interval < MIN_FILL_INTERVAL {
-        let text = "local rate limit token bucket fill timer must be >= 50ms";
-        errors.push(&interval_path, text);
-        return None;
-    }
-    Some(BucketSize {
-        max_tokens: bucket.max_tokens,
-        tokens_per_fill: bucket.tokens_per_fill.unwrap_or(1),
-        fill_interval: interval,
-    })
+    errors.collect(TokenBucketSize::build(bucket, &path))
 }
 
 /// A header of a reply. The reply has no other header yet, so that nothing can be overwritten.
@@ -325,7 +293,7 @@ impl LocalRateLimitFilter {
         let mut connections = self.connections.borrow_mut();
         let buckets = connections.buckets(&stream.connection);
         let bucket = buckets.entry(Arc::as_ptr(limit).addr());
-        Some(bucket.or_insert_with(|| size.bucket()).clone())
+        Some(bucket.or_insert_with(|| Arc::new(size.bucket())).clone())
     }
 }
 

@@ -61,14 +61,14 @@ pub(crate) use cors::CorsPolicy;
 pub(crate) use header_mutation::Mutation as HeaderMutation;
 use original_uri::WWW_AUTHENTICATE;
 use original_uri::original_uri;
+pub use outrider_net::DynamicMetadata;
+pub use outrider_net::FilterState;
+pub use outrider_net::FilterStateObject;
 pub use route_config::RouteConfig;
 use route_config::RouteFactory;
 pub use route_config::RouteFilterConfig;
 pub(crate) use route_config::RouteFilterConfigs;
 pub(crate) use route_config::RouteFilterLevel;
-pub use stream_slots::DynamicMetadata;
-pub use stream_slots::FilterState;
-pub use stream_slots::FilterStateObject;
 pub use stream_slots::StreamSlot;
 pub use stream_slots::StreamSlots;
 

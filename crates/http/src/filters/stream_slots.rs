@@ -1,16 +1,10 @@
-//! What filters keep for one stream: values of their own, dynamic metadata, and filter state.
+//! The values that filters keep for one stream.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::IpAddr;
 use std::rc::Rc;
 
-use outrider_config::api::envoy::config::core::v3::Metadata;
-use outrider_matching::FilterStateView;
-use prost_types::Struct;
-use prost_types::Value;
 use smallvec::SmallVec;
 
 use crate::Stream;
@@ -61,89 +55,5 @@ impl<T: 'static> StreamSlot<T> {
 impl<T> fmt::Debug for StreamSlot<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("StreamSlot").field(&self.index).finish()
-    }
-}
-
-/// Metadata that filters set for one stream (`%DYNAMIC_METADATA%`).
-#[derive(Debug, Default)]
-pub struct DynamicMetadata(Option<Box<Metadata>>);
-
-impl DynamicMetadata {
-    /// All of it, if any was set.
-    #[must_use]
-    pub fn get(&self) -> Option<&Metadata> {
-        self.0.as_deref()
-    }
-
-    /// The fields of a namespace.
-    #[must_use]
-    pub fn namespace(&self, namespace: &str) -> Option<&Struct> {
-        self.0.as_ref()?.filter_metadata.get(namespace)
-    }
-
-    /// Sets these fields of a namespace, and keeps its other fields.
-    pub fn merge(&mut self, namespace: &str, fields: Struct) {
-        let all = &mut self.0.get_or_insert_default().filter_metadata;
-        match all.get_mut(namespace) {
-            Some(known) => known.fields.extend(fields.fields),
-            None => {
-                all.insert(namespace.to_owned(), fields);
-            }
-        }
-    }
-}
-
-/// Objects that filters share with others for one stream (`%FILTER_STATE%`).
-#[derive(Debug, Default)]
-pub struct FilterState(Vec<(Box<str>, Rc<dyn FilterStateObject>)>);
-
-/// An object in the filter state.
-pub trait FilterStateObject: Any + fmt::Debug {
-    /// As text (`PLAIN`).
-    fn text(&self) -> Option<Cow<'_, str>> {
-        None
-    }
-
-    /// As JSON (`TYPED`).
-    fn json(&self) -> Option<Value> {
-        None
-    }
-
-    /// The IP address that it is.
-    fn address(&self) -> Option<IpAddr> {
-        None
-    }
-
-    /// One of its fields (`FIELD`).
-    fn field(&self, name: &str) -> Option<Cow<'_, str>> {
-        let _ = name;
-        None
-    }
-}
-
-impl FilterState {
-    /// The object under this name.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&dyn FilterStateObject> {
-        let (_, object) = self.0.iter().find(|(key, _)| **key == *name)?;
-        Some(&**object)
-    }
-
-    /// Sets the object under this name.
-    pub fn set(&mut self, name: &str, object: Rc<dyn FilterStateObject>) {
-        match self.0.iter_mut().find(|(key, _)| **key == *name) {
-            Some((_, known)) => *known = object,
-            None => self.0.push((name.into(), object)),
-        }
-    }
-}
-
-impl FilterStateView for FilterState {
-    fn text(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.get(name)?.text()
-    }
-
-    fn address(&self, name: &str) -> Option<IpAddr> {
-        self.get(name)?.address()
     }
 }

@@ -69,7 +69,7 @@ const PARAMETERIZED: &[(&str, BuildOperator)] = &[
     ("CEL", unsupported),
     ("DOWNSTREAM_DETECTED_CLOSE_TYPE", unsupported),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT", |c| {
-        host(c, stream_info::local)
+        host(c, stream_info::direct_local)
     }),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", |c| {
         host(c, stream_info::direct_remote)

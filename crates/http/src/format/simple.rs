@@ -36,13 +36,13 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
         values::number(cx.stream.traffic.decompressed_sent, out)
     }),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", |cx, out| {
-        values::address(stream_info::local(cx.stream), out)
+        values::address(stream_info::direct_local(cx.stream), out)
     }),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", |cx, out| {
-        values::endpoint_id(stream_info::local(cx.stream), out)
+        values::endpoint_id(stream_info::direct_local(cx.stream), out)
     }),
     ("DOWNSTREAM_DIRECT_LOCAL_PORT", |cx, out| {
-        values::port(stream_info::local(cx.stream), out)
+        values::port(stream_info::direct_local(cx.stream), out)
     }),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", |cx, out| {
         values::address(stream_info::direct_remote(cx.stream), out)

@@ -26,7 +26,12 @@ pub(crate) fn remote(stream: &Stream) -> Option<&Address> {
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of `AddressOf`")]
 pub(crate) fn direct_remote(stream: &Stream) -> Option<&Address> {
-    Some(&stream.connection.remote)
+    Some(stream.connection.direct_remote())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of `AddressOf`")]
+pub(crate) fn direct_local(stream: &Stream) -> Option<&Address> {
+    Some(stream.connection.direct_local())
 }
 
 pub(crate) fn upstream_host(stream: &Stream) -> Option<&Address> {

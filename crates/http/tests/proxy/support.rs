@@ -77,18 +77,8 @@ impl TestProxy {
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             while let Ok((socket, remote)) = listener.accept().await {
-                let info = DownstreamConnectionInfo {
-                    id: 1,
-                    local: Address::from(address),
-                    remote: Address::from(remote),
-                    started: Instant::now(),
-                    listener: "".into(),
-                    filter_chain: "".into(),
-                    server_name: "".into(),
-                    ja3: Box::default(),
-                    ja4: Box::default(),
-                    tls: None,
-                };
+                let (local, remote) = (Address::from(address), Address::from(remote));
+                let info = DownstreamConnectionInfo::new(1, local, remote);
                 let connection = AcceptedConnection {
                     stream: NetworkStream::Tcp(socket),
                     info: Rc::new(info),

@@ -28,8 +28,10 @@ pub(super) enum Condition {
     /// The address that the client connected to.
     DestinationIp(AddressPrefix),
     DestinationPort(Range<u32>),
-    /// The client's address on the connection.
+    /// The peer of the connection's socket.
     DirectRemoteIp(AddressPrefix),
+    /// The client's address on the connection, possibly as a listener filter found it.
+    ConnectionRemoteIp(AddressPrefix),
     RemoteIp(AddressPrefix),
     ServerName(StringMatcher),
     DynamicMetadata(MetadataMatcher),
@@ -62,7 +64,8 @@ impl Condition {
                 let address = connection.local.ip();
                 address.is_some_and(|address| ports.contains(&address.port().into()))
             }
-            Condition::DirectRemoteIp(range) => is_in(&connection.remote, range),
+            Condition::DirectRemoteIp(range) => is_in(connection.direct_remote(), range),
+            Condition::ConnectionRemoteIp(range) => is_in(&connection.remote, range),
             Condition::RemoteIp(range) => is_in(subject.remote, range),
             Condition::ServerName(matcher) => matcher.matches(connection.server_name.as_bytes()),
             Condition::DynamicMetadata(matcher) => matcher.matches(subject.dynamic_metadata),

@@ -62,7 +62,7 @@ fn build(config: &Principal, path: &FieldPath) -> Result<Condition, ConfigErrors
             Condition::Authenticated(name.transpose()?)
         }
         Some(Identifier::SourceIp(source)) => {
-            Condition::DirectRemoteIp(range(source, "source_ip")?)
+            Condition::ConnectionRemoteIp(range(source, "source_ip")?)
         }
         Some(Identifier::DirectRemoteIp(remote)) => {
             Condition::DirectRemoteIp(range(remote, "direct_remote_ip")?)

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
-use outrider_stats::Scope;
 use tokio::task::spawn_local;
 
 use crate::AcceptedConnection;
@@ -24,8 +23,8 @@ use crate::WorkerCx;
 use crate::listener::ListenerConfig;
 use crate::listener::ServingChain;
 use crate::listener::balance::CountedConnection;
-use crate::listener::inspect::InspectionResult;
-use crate::listener::inspect::InspectorStats;
+use crate::listener::filters::InspectedConnection;
+use crate::listener::filters::ListenerFilterChain;
 use crate::listener::limit::ConnectionLimits;
 use crate::listener::limit::ConnectionPermits;
 use crate::listener::limit::LimitReached;
@@ -47,7 +46,7 @@ pub struct Listener {
     /// Always zero, but listed as in Envoy.
     _extension_config_stats: Arc<ExtensionConfigStats>,
     /// `None` without listener filters.
-    inspector_stats: Option<Arc<InspectorStats>>,
+    filters: Option<ListenerFilterChain>,
     /// `envoy.overload_actions.reject_incoming_connections`
     rejects: Option<Arc<OverloadLevel>>,
     /// `envoy.load_shed_points.tcp_listener_accept`
@@ -71,8 +70,7 @@ impl Listener {
             stats: cx.store.register(config.scope()),
             worker_stats: cx.store.register(config.scope().name(&worker)),
             _extension_config_stats: cx.store.register(config.scope()),
-            inspector_stats: (!config.filters.is_empty())
-                .then(|| cx.store.register(Scope::new("tls_inspector"))),
+            filters: config.filters.worker(cx),
             rejects: overload
                 .and_then(|overload| overload.action(OverloadAction::RejectIncomingConnections)),
             accept_point: overload
@@ -139,22 +137,24 @@ impl Listener {
         };
         let local = self.local_address(&stream, address);
         let held = (permits, counted);
-        let Some(inspector_stats) = self.inspector_stats.clone() else {
-            return self.serve(stream, (local, remote), &InspectionResult::default(), held);
-        };
+        let mut inspected = InspectedConnection::new(local, remote);
+        if self.filters.is_none() {
+            return self.serve(stream, inspected, held);
+        }
         let listener = self.clone();
         let mut stream = stream;
         spawn_local(async move {
+            let Some(filters) = &listener.filters else {
+                return;
+            };
             let (stats, cx) = (&listener.stats, &listener.cx);
             let pending = stats.hold(|stats| &stats.downstream_pre_cx_active);
-            let inspection = listener
-                .config
-                .filters
-                .inspect(&mut stream, (stats, &inspector_stats), cx)
+            let passed = filters
+                .inspect(&mut stream, &mut inspected, (stats, cx))
                 .await;
             drop(pending);
-            if let Some(inspection) = inspection {
-                listener.serve(stream, (local, remote), &inspection, held);
+            if passed.is_ok() {
+                listener.serve(stream, inspected, held);
             }
         });
     }
@@ -163,24 +163,24 @@ impl Listener {
     fn serve(
         self: &Rc<Listener>,
         stream: NetworkStream,
-        (local, remote): (Address, Address),
-        inspection: &InspectionResult,
+        inspected: InspectedConnection,
         held: (ConnectionPermits, Option<CountedConnection>),
     ) {
-        let protocols: Vec<&str> = (inspection.application_protocols.iter())
+        let protocols: Vec<&str> = (inspected.application_protocols.iter())
             .map(String::as_str)
             .collect();
         let input = FilterChainInput {
-            destination: &local,
-            source: &remote,
-            direct_source: &remote,
-            server_name: &inspection.server_name,
-            transport_protocol: match inspection.is_tls {
+            destination: &inspected.local,
+            source: &inspected.remote,
+            direct_source: inspected.direct_remote(),
+            server_name: &inspected.server_name,
+            transport_protocol: match inspected.is_tls {
                 true => "tls",
                 false => "raw_buffer",
             },
             application_protocols: &protocols,
         };
+        let remote = &inspected.remote;
         let Some(chain) = self.config.chains.find(&input) else {
             log::debug!(target: "conn_handler", "closing connection from {remote}: no matching filter chain found");
             self.stats.no_filter_chain_match.inc();
@@ -188,25 +188,32 @@ impl Listener {
         };
         log::debug!(target: "conn_handler", "new connection from {remote}");
         self.cx.activity.touch();
-        let info = DownstreamConnectionInfo {
-            id: NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed),
-            local,
-            remote,
-            started: self.cx.timers.now(),
-            listener: self.config.name.clone(),
-            filter_chain: self.config.chain_names[chain].clone(),
-            server_name: inspection.server_name.as_str().into(),
-            ja3: inspection.ja3.as_str().into(),
-            ja4: inspection.ja4.as_str().into(),
-            tls: None,
-        };
         let connection = AcceptedConnection {
             stream,
-            info: Rc::new(info),
+            info: Rc::new(self.info(chain, inspected)),
         };
         let served = ActiveConnectionCount::new(self.clone(), &connection, held);
         if let Some(chain) = self.chains.get(chain) {
             chain.serve(connection, served);
+        }
+    }
+
+    /// What is known about a connection that the filter chain of this index serves.
+    fn info(&self, chain: usize, inspected: InspectedConnection) -> DownstreamConnectionInfo {
+        DownstreamConnectionInfo {
+            id: NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed),
+            local: inspected.local,
+            remote: inspected.remote,
+            socket_addresses: inspected.socket_addresses,
+            started: self.cx.timers.now(),
+            listener: self.config.name.clone(),
+            filter_chain: self.config.chain_names[chain].clone(),
+            server_name: inspected.server_name.into(),
+            ja3: inspected.ja3.into(),
+            ja4: inspected.ja4.into(),
+            tls: None,
+            metadata: inspected.metadata,
+            filter_state: inspected.filter_state,
         }
     }
 

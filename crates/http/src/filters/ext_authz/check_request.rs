@@ -12,6 +12,7 @@ use outrider_config::api::envoy::service::auth::v3::CheckRequest;
 use outrider_config::api::envoy::service::auth::v3::attribute_context as attributes;
 use outrider_net::Address;
 use outrider_net::PeerCertificate;
+use outrider_net::sanitized_utf8;
 
 use crate::RequestHead;
 use crate::Stream;
@@ -51,7 +52,7 @@ pub(super) fn build(config: &ExtAuthzConfig, stream: &Stream, cx: CheckRequestCx
     let source = attributes::Peer {
         address: Some(address(&connection.remote)),
         principal: peer.map(principal).unwrap_or_default(),
-        service: service.map_or(String::new(), |name| sanitized(name.as_bytes())),
+        service: service.map_or(String::new(), |name| sanitized_utf8(name.as_bytes())),
         certificate: match config.includes_certificate {
             true => peer.map(url_encoded_pem).unwrap_or_default(),
             false => String::new(),
@@ -112,7 +113,7 @@ fn http_request(
         fields.push((PARTIAL_BODY, is_partial.as_bytes()));
         match config.packs_as_bytes {
             true => request.raw_body = body.data.to_vec(),
-            false => request.body = sanitized(&body.data),
+            false => request.body = sanitized_utf8(&body.data),
         }
     }
     if config.encodes_raw_headers {
@@ -127,7 +128,7 @@ fn http_request(
         return request;
     }
     for (name, value) in fields {
-        let value = sanitized(value);
+        let value = sanitized_utf8(value);
         match request.headers.get_mut(name) {
             Some(known) => {
                 known.push(',');
@@ -157,16 +158,6 @@ fn fields<'h>(head: &'h RequestHead, selection: &HeaderSelection) -> Vec<(&'h st
     }
     fields.retain(|(name, _)| selection.has(name));
     fields
-}
-
-/// Text for a protobuf string: each byte that is not UTF-8 becomes `!`, as in Envoy.
-fn sanitized(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|_| '!'));
-    }
-    text
 }
 
 /// The name of a certificate's owner: its first URI, else its first DNS name, else its subject.

@@ -94,13 +94,14 @@ fn add_texts<M: UserDataMethods<StreamInfo>>(methods: &mut M) {
     methods.add_method("requestedServerName", |lua, this, ()| {
         this.text(lua, |stream| stream.connection.server_name.to_string())
     });
-    for name in ["downstreamLocalAddress", "downstreamDirectLocalAddress"] {
-        methods.add_method(name, |lua, this, ()| {
-            this.text(lua, |stream| stream.connection.local.to_string())
-        });
-    }
+    methods.add_method("downstreamLocalAddress", |lua, this, ()| {
+        this.text(lua, |stream| stream.connection.local.to_string())
+    });
+    methods.add_method("downstreamDirectLocalAddress", |lua, this, ()| {
+        this.text(lua, |stream| stream.connection.direct_local().to_string())
+    });
     methods.add_method("downstreamDirectRemoteAddress", |lua, this, ()| {
-        this.text(lua, |stream| stream.connection.remote.to_string())
+        this.text(lua, |stream| stream.connection.direct_remote().to_string())
     });
     methods.add_method("downstreamRemoteAddress", |lua, this, ()| {
         this.text(lua, |stream| stream.remote_address.to_string())
@@ -192,18 +193,23 @@ impl UserData for RouteObject {
     }
 }
 
-/// The dynamic metadata of the stream, or of its connection. That of a connection is empty: no listener filter sets any.
+/// The dynamic metadata of the stream, or of its connection.
 struct DynamicMetadata {
     scope: Scoped,
     is_of_stream: bool,
 }
 
 impl DynamicMetadata {
+    fn of<'s>(&self, stream: &'s Stream) -> &'s outrider_net::DynamicMetadata {
+        match self.is_of_stream {
+            true => &stream.dynamic_metadata,
+            false => &stream.connection.metadata,
+        }
+    }
+
     fn table(&self, lua: &Lua, namespace: &str) -> mlua::Result<MultiValue> {
         let live = self.scope.enter(lua)?.live.borrow();
-        let fields = live.stream.dynamic_metadata.namespace(namespace);
-        let fields = fields.filter(|_| self.is_of_stream);
-        match fields {
+        match self.of(&live.stream).namespace(namespace) {
             Some(fields) => values::table(lua, fields)?.into_lua_multi(lua),
             None => Ok(MultiValue::new()),
         }
@@ -242,11 +248,7 @@ impl UserData for DynamicMetadata {
         );
         methods.add_meta_method(MetaMethod::Pairs, |lua, this, ()| {
             let live = this.scope.enter(lua)?.live.borrow();
-            let all = live
-                .stream
-                .dynamic_metadata
-                .get()
-                .filter(|_| this.is_of_stream);
+            let all = this.of(&live.stream).get();
             let all = all.map(|all| all.filter_metadata.clone());
             let mut all = all.unwrap_or_default().into_iter();
             lua.create_function_mut(move |lua, _: MultiValue| match all.next() {

@@ -4,12 +4,20 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use outrider_net::clock;
+use outrider_config::ConfigErrors;
+use outrider_config::FieldPath;
+use outrider_config::api::envoy::r#type::v3 as api;
+use outrider_config::duration;
 use tokio::time::Instant;
+
+use crate::clock;
+
+/// `fill_interval` is not less.
+const MIN_FILL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Tokens that are refilled continuously, up to a maximum (`TokenBucket`).
 #[derive(Debug)]
-pub(super) struct TokenBucket {
+pub struct TokenBucket {
     max_tokens: f64,
     /// Tokens per second.
     rate: f64,
@@ -18,9 +26,49 @@ pub(super) struct TokenBucket {
     empty_at: AtomicU64,
 }
 
+/// The size of a bucket (`envoy.type.v3.TokenBucket`).
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBucketSize {
+    max_tokens: u32,
+    tokens_per_fill: u32,
+    fill_interval: Duration,
+}
+
+impl TokenBucketSize {
+    /// Reads the size found at `path`.
+    ///
+    /// # Errors
+    /// The interval is missing, or shorter than Envoy allows.
+    pub fn build(
+        bucket: &api::TokenBucket,
+        path: &FieldPath,
+    ) -> Result<TokenBucketSize, ConfigErrors> {
+        let path = path.field("fill_interval");
+        let interval = duration::optional(bucket.fill_interval.as_ref(), &path)?;
+        let interval = interval.unwrap_or_default();
+        let mut errors = ConfigErrors::new();
+        if interval < MIN_FILL_INTERVAL {
+            let text = "local rate limit token bucket fill timer must be >= 50ms";
+            errors.push(&path, text);
+        }
+        errors.finish(TokenBucketSize {
+            max_tokens: bucket.max_tokens,
+            tokens_per_fill: bucket.tokens_per_fill.unwrap_or(1),
+            fill_interval: interval,
+        })
+    }
+
+    /// A full bucket of this size.
+    #[must_use]
+    pub fn bucket(self) -> TokenBucket {
+        TokenBucket::new(self.max_tokens, self.tokens_per_fill, self.fill_interval)
+    }
+}
+
 impl TokenBucket {
     /// A full bucket. `interval` is not zero.
-    pub(super) fn new(max_tokens: u32, tokens_per_fill: u32, interval: Duration) -> TokenBucket {
+    #[must_use]
+    pub fn new(max_tokens: u32, tokens_per_fill: u32, interval: Duration) -> TokenBucket {
         let max_tokens = f64::from(max_tokens);
         let rate = f64::from(tokens_per_fill) / interval.as_secs_f64();
         TokenBucket {
@@ -32,7 +80,8 @@ impl TokenBucket {
     }
 
     /// Takes a token, if there is one.
-    pub(super) fn take(&self) -> bool {
+    #[must_use]
+    pub fn take(&self) -> bool {
         let now = self.now();
         let taken = self
             .empty_at
@@ -44,17 +93,20 @@ impl TokenBucket {
     }
 
     /// The most tokens that the bucket holds.
-    pub(super) fn max_tokens(&self) -> u64 {
+    #[must_use]
+    pub fn max_tokens(&self) -> u64 {
         self.max_tokens as u64
     }
 
     /// How many whole tokens there are.
-    pub(super) fn remaining(&self) -> u64 {
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
         self.left() as u64
     }
 
     /// How many seconds it takes until there is a token.
-    pub(super) fn next_token(&self) -> u64 {
+    #[must_use]
+    pub fn next_token(&self) -> u64 {
         let missing = 1.0 - self.left();
         (missing.max(0.0) / self.rate).ceil() as u64
     }
