@@ -14,6 +14,7 @@ use crate::Address;
 use crate::DynamicMetadata;
 use crate::FilterState;
 use crate::NetworkStream;
+use crate::ProxyProtocolHeader;
 
 /// What the proxy knows about an accepted connection, for logs, matching and headers.
 #[derive(Clone, Debug)]
@@ -74,6 +75,20 @@ impl DownstreamConnectionInfo {
             metadata: DynamicMetadata::default(),
             filter_state: FilterState::default(),
         }
+    }
+
+    /// What the next proxy is told about this connection, if its client is at `remote`: what a header of the PROXY
+    /// protocol told, or else its addresses.
+    #[must_use]
+    pub fn proxy_protocol_header(&self, remote: &Address) -> ProxyProtocolHeader {
+        let received = self
+            .filter_state
+            .get_as::<ProxyProtocolHeader>(ProxyProtocolHeader::KEY);
+        received.cloned().unwrap_or_else(|| ProxyProtocolHeader {
+            source: remote.clone(),
+            destination: self.local.clone(),
+            tlvs: Vec::new(),
+        })
     }
 
     /// The address of the socket's end on this machine.

@@ -75,6 +75,13 @@ impl FilterState {
         Some(&**object)
     }
 
+    /// The object under this name, if it is of this type.
+    #[must_use]
+    pub fn get_as<T: 'static>(&self, name: &str) -> Option<&T> {
+        let object: &dyn Any = self.get(name)?;
+        object.downcast_ref()
+    }
+
     /// Sets the object under this name.
     pub fn set(&mut self, name: &str, object: Rc<dyn FilterStateObject>) {
         match self.0.iter_mut().find(|(key, _)| **key == *name) {

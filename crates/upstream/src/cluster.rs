@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use foldhash::fast::FixedState;
 use http::Version;
+use outrider_net::ProxyProtocolHeader;
 use outrider_net::WorkerCx;
 
 use crate::Alternative;
@@ -33,6 +34,7 @@ use crate::connection_names::ConnectionNames;
 use crate::pool::HostPools;
 use crate::pool::Pool;
 use crate::pool::PoolCx;
+use crate::proxy_protocol::AnnouncedClient;
 use crate::stats::ClusterStats;
 use crate::stats::MembershipStats;
 
@@ -124,6 +126,12 @@ impl Cluster {
     #[must_use]
     pub fn breakers(&self) -> &Arc<Breakers> {
         &self.cx.breakers
+    }
+
+    /// Whether hosts are told the addresses of clients (PROXY protocol).
+    #[must_use]
+    pub fn announces_clients(&self) -> bool {
+        self.cx.info.transport_sockets.announces_clients()
     }
 
     /// This worker's copy of `cluster.<name>.<alternative>.*`; `None` if there are too many alternatives.
@@ -249,6 +257,18 @@ impl Pick {
     /// Requires these names of the connection to the host.
     pub fn demand(&mut self, names: Rc<ConnectionNames>) {
         self.names = Some(names);
+    }
+
+    /// Tells the host which client the connection is for, if its transport socket does that (PROXY protocol).
+    pub fn announce(&mut self, client: impl FnOnce() -> ProxyProtocolHeader) {
+        if self.pools.proxy_protocol().is_some() {
+            let names = self.names.as_deref().cloned().unwrap_or_default();
+            let header = Rc::new(client());
+            self.names = Some(Rc::new(ConnectionNames {
+                client: Some(AnnouncedClient { header }),
+                ..names
+            }));
+        }
     }
 
     /// `cluster.<name>.zone.<from>.<to>.*`: responses by the zones of the proxy and the host, if both are in a zone.

@@ -10,6 +10,8 @@ use outrider_config::ConfigError;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3::UpstreamHttpProtocolOptions;
 
+use crate::proxy_protocol::AnnouncedClient;
+
 /// How the names follow from a request.
 #[derive(Clone, Debug)]
 pub struct NamesFromRequest {
@@ -28,6 +30,8 @@ pub struct ConnectionNames {
     pub(crate) server_name: Option<Box<str>>,
     /// A subject alternative name that the host's certificate must have.
     pub(crate) required_name: Option<Box<str>>,
+    /// The client that the connection is for, if the host is told.
+    pub(crate) client: Option<AnnouncedClient>,
 }
 
 impl NamesFromRequest {
@@ -65,6 +69,7 @@ impl NamesFromRequest {
         Rc::new(ConnectionNames {
             server_name: (self.sni && !is_address).then(|| host.into()),
             required_name: (self.san && !host.is_empty()).then(|| host.into()),
+            client: None,
         })
     }
 }

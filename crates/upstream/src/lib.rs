@@ -20,6 +20,7 @@ mod metadata_match;
 mod outlier;
 mod pool;
 mod protocol_options;
+mod proxy_protocol;
 mod publisher;
 mod shared;
 mod stats;

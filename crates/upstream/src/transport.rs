@@ -11,7 +11,11 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::config::core::v3::Metadata;
 use outrider_config::api::envoy::config::core::v3::TransportSocket;
+use outrider_config::api::envoy::config::core::v3::transport_socket::ConfigType;
+use outrider_config::api::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use outrider_config::api::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use outrider_config::type_name;
+use outrider_config::unpack;
 use outrider_net::Address;
 use outrider_net::NetworkStream;
 use outrider_net::TlsStream;
@@ -28,6 +32,7 @@ use outrider_tls::WorkerSsl;
 use outrider_tls::rustls::ClientConfig;
 use outrider_tls::rustls::pki_types::ServerName;
 use outrider_tls::tls_settings;
+use prost::Name as _;
 use prost_types::Struct;
 use prost_types::Value;
 
@@ -35,6 +40,7 @@ use crate::Host;
 use crate::HostDescription;
 use crate::connection_names::ConnectionNames;
 use crate::pool::PoolProtocol;
+use crate::proxy_protocol::ProxyProtocolSocket;
 use crate::stats::MatchStats;
 
 /// The metadata that `transport_socket_matches` compares.
@@ -43,9 +49,19 @@ const METADATA: &str = "envoy.transport_socket_match";
 /// The transport sockets of a cluster: the default, and those of `transport_socket_matches`.
 #[derive(Debug)]
 pub struct TransportSockets {
-    /// `None` for plaintext.
-    default: Option<Arc<ClientTls>>,
+    default: TransportSocketSettings,
     matches: Vec<TransportSocketMatch>,
+    /// Whether one of them tells hosts the addresses of clients.
+    announces_clients: bool,
+}
+
+/// One transport socket.
+#[derive(Debug)]
+struct TransportSocketSettings {
+    /// `None` for plaintext.
+    tls: Option<Arc<ClientTls>>,
+    /// What goes before the bytes of TLS.
+    proxy_protocol: Option<ProxyProtocolSocket>,
 }
 
 /// `Cluster.TransportSocketMatch`
@@ -53,7 +69,7 @@ pub struct TransportSockets {
 struct TransportSocketMatch {
     name: Box<str>,
     labels: Vec<(String, Value)>,
-    tls: Option<Arc<ClientTls>>,
+    socket: TransportSocketSettings,
 }
 
 impl TransportSockets {
@@ -71,7 +87,7 @@ impl TransportSockets {
         for (index, config) in cluster.transport_socket_matches.iter().enumerate() {
             let path = list.index(index).field("transport_socket");
             let socket = config.transport_socket.as_ref();
-            let Some(tls) = errors.collect(build(socket, &path, secrets)) else {
+            let Some(socket) = errors.collect(build(socket, &path, secrets)) else {
                 continue;
             };
             let labels = config.r#match.iter().flat_map(|labels| &labels.fields);
@@ -79,19 +95,51 @@ impl TransportSockets {
             matches.push(TransportSocketMatch {
                 name: config.name.as_str().into(),
                 labels: labels.collect(),
-                tls,
+                socket,
             });
         }
         match default {
-            Some(default) if errors.is_empty() => Ok(TransportSockets { default, matches }),
+            Some(default) if errors.is_empty() => {
+                let mut sockets = TransportSockets {
+                    default,
+                    matches,
+                    announces_clients: false,
+                };
+                let announces = sockets.all().any(|socket| socket.proxy_protocol.is_some());
+                sockets.announces_clients = announces;
+                Ok(sockets)
+            }
             _ => Err(errors),
         }
     }
 
+    /// The default first.
+    fn all(&self) -> impl Iterator<Item = &TransportSocketSettings> {
+        let matched = self.matches.iter().map(|one| &one.socket);
+        std::iter::once(&self.default).chain(matched)
+    }
+
+    /// Whether one of them tells hosts the addresses of clients.
+    pub(crate) fn announces_clients(&self) -> bool {
+        self.announces_clients
+    }
+
+    /// What tells `host` the addresses of clients, if its transport socket does.
+    pub(crate) fn proxy_protocol(&self, host: &HostDescription) -> Option<&ProxyProtocolSocket> {
+        match self.announces_clients {
+            true => self.proxy_protocol_at(self.position(host)),
+            false => None,
+        }
+    }
+
+    /// The same, by the position of the transport socket.
+    pub(crate) fn proxy_protocol_at(&self, position: usize) -> Option<&ProxyProtocolSocket> {
+        self.all().nth(position)?.proxy_protocol.as_ref()
+    }
+
     /// The TLS contexts, the default's first; `None` for plaintext.
     pub(crate) fn contexts(&self) -> impl Iterator<Item = Option<&Arc<ClientTls>>> {
-        let matched = self.matches.iter().map(|one| one.tls.as_ref());
-        std::iter::once(self.default.as_ref()).chain(matched)
+        self.all().map(|socket| socket.tls.as_ref())
     }
 
     /// The position in [`contexts`](Self::contexts) of a host's context: the first that matches the metadata of the host,
@@ -117,6 +165,8 @@ impl TransportSockets {
     pub(crate) fn list_stats(&self, store: &Arc<Store>, scope: &Scope) {
         let contexts = self.contexts().flatten();
         contexts.for_each(|tls| tls.list(store, scope));
+        let announcing = (self.all()).filter_map(|socket| socket.proxy_protocol.as_ref());
+        announcing.for_each(|socket| socket.list(store, scope));
     }
 
     /// Lists how many hosts each of [`contexts`](Self::contexts) is for, below `scope`.
@@ -146,8 +196,33 @@ impl TransportSocketMatch {
     }
 }
 
-/// The TLS of the transport socket found at `path`; `None` for plaintext.
+/// The transport socket found at `path`.
 fn build(
+    socket: Option<&TransportSocket>,
+    path: &FieldPath,
+    secrets: &Secrets,
+) -> Result<TransportSocketSettings, ConfigErrors> {
+    let config_path = path.field("typed_config");
+    if let Some(ConfigType::TypedConfig(any)) =
+        socket.and_then(|socket| socket.config_type.as_ref())
+        && type_name(any) == ProxyProtocolUpstreamTransport::full_name()
+    {
+        let message: ProxyProtocolUpstreamTransport = unpack(any, &config_path)?;
+        let inner = message.transport_socket.as_ref();
+        let inner_path = config_path.field("transport_socket");
+        return Ok(TransportSocketSettings {
+            tls: build_tls(inner, &inner_path, secrets)?,
+            proxy_protocol: Some(ProxyProtocolSocket::build(&message, &config_path)?),
+        });
+    }
+    Ok(TransportSocketSettings {
+        tls: build_tls(socket, path, secrets)?,
+        proxy_protocol: None,
+    })
+}
+
+/// The TLS of the transport socket found at `path`; `None` for plaintext.
+fn build_tls(
     socket: Option<&TransportSocket>,
     path: &FieldPath,
     secrets: &Secrets,

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use outrider_codec::HeaderValue;
 use outrider_codec::header;
+use outrider_net::ProxyProtocolHeader;
 use outrider_upstream::Cluster;
 use outrider_upstream::ConnectionNames;
 use outrider_upstream::Host;
+use outrider_upstream::Pick;
 
 use crate::Stream;
 use crate::names;
@@ -32,6 +34,8 @@ pub(super) struct ForwardedRequest<'a> {
     pub(super) alternative_on_timeout: bool,
     /// The names that the host's connection must have been made for, if the request decides them.
     pub(super) names: Option<Rc<ConnectionNames>>,
+    /// What the host is told about the client's connection, if the cluster does that.
+    client: Option<Box<ProxyProtocolHeader>>,
     /// Whether the request is a tunnel that ends here.
     pub(super) is_tunnel: bool,
 }
@@ -75,6 +79,10 @@ impl<'a> ForwardedRequest<'a> {
         let names = names
             .as_ref()
             .map(|names| names.of_request(&stream.request));
+        let client = cluster.announces_clients().then(|| {
+            let connection = &stream.connection;
+            Box::new(connection.proxy_protocol_header(&stream.remote_address))
+        });
         let call = ForwardedRequest {
             router,
             cluster,
@@ -84,9 +92,20 @@ impl<'a> ForwardedRequest<'a> {
             timeouts,
             alternative_on_timeout,
             names,
+            client,
             is_tunnel,
         };
         (call, retry.flatten())
+    }
+
+    /// Says what the connection to a picked host has to be made with.
+    pub(super) fn demand(&self, pick: &mut Pick) {
+        if let Some(names) = self.names.clone() {
+            pick.demand(names);
+        }
+        if let Some(client) = &self.client {
+            pick.announce(|| (**client).clone());
+        }
     }
 
     /// The policy for retries.

@@ -206,9 +206,7 @@ impl Router {
             body = cx.mirrors.start(&call, limit, stream, body);
         }
         call.prepare_for(pick.host(), stream);
-        if let Some(names) = call.names.clone() {
-            pick.demand(names);
-        }
+        call.demand(&mut pick);
         cx.wait.deadlines.set_response(call.timeouts.response);
         let attempt = UpstreamAttempt::new(&call, pick, stream, cx);
         let redirects = forward.internal_redirects.as_deref();

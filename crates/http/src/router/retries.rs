@@ -146,9 +146,7 @@ fn pick(
             rejected += 1;
             continue;
         }
-        if let Some(names) = call.names.clone() {
-            pick.demand(names);
-        }
+        call.demand(&mut pick);
         return Ok(pick);
     }
 }

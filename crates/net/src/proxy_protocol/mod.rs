@@ -2,6 +2,8 @@
 //! addresses of its client's connection (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
 
 mod parse;
+mod selection;
+mod write;
 
 use crate::Address;
 use crate::FilterStateObject;
@@ -13,6 +15,10 @@ pub(crate) use parse::VERSION_2_SIGNATURE;
 pub(crate) use parse::find_version;
 pub(crate) use parse::parse_version_1;
 pub(crate) use parse::parse_version_2;
+pub use selection::TlvSelection;
+pub use write::write_local_version_2;
+pub use write::write_version_1;
+pub use write::write_version_2;
 
 /// What a header of the PROXY protocol tells. In the filter state, under [`KEY`](Self::KEY), it is what the next proxy
 /// gets.

@@ -11,6 +11,7 @@ mod connection_limit;
 mod direct_response;
 mod echo;
 mod http_connection_manager;
+mod local_ratelimit;
 mod sni_cluster;
 
 use std::any::Any as AnyValue;
@@ -25,6 +26,7 @@ use outrider_config::Factory;
 use outrider_config::FieldPath;
 use outrider_http::BuildCx;
 use outrider_http::ConnectionManagerConfig;
+use outrider_http::ResponseFlag;
 use outrider_net::AcceptedConnection;
 use outrider_net::ConnectionHandler;
 use outrider_net::DrainSignal;
@@ -42,6 +44,7 @@ const FACTORIES: &[Factory<NetworkFilterFactory>] = &[
     direct_response::FACTORY,
     echo::FACTORY,
     http_connection_manager::FACTORY,
+    local_ratelimit::FACTORY,
     sni_cluster::FACTORY,
     tcp_proxy::FACTORY,
 ];
@@ -130,6 +133,8 @@ pub struct FilteredConnection {
     pub accepted: AcceptedConnection,
     /// The cluster that the TCP proxy is to use (the filter state `envoy.tcp_proxy.cluster`).
     pub cluster: Option<Rc<str>>,
+    /// Why a filter closes it, for access logs.
+    pub flag: Option<ResponseFlag>,
     /// Dropped when the connection ends.
     pub held: Vec<Box<dyn AnyValue>>,
 }
@@ -139,6 +144,7 @@ impl FilteredConnection {
         FilteredConnection {
             accepted,
             cluster: None,
+            flag: None,
             held: Vec::new(),
         }
     }

@@ -64,7 +64,11 @@ impl Session {
         let mut back_off = proxy.config.back_off;
         let began = clock::now();
         loop {
-            let (cluster, pick) = self.pick(attempts)?;
+            let (cluster, mut pick) = self.pick(attempts)?;
+            pick.announce(|| {
+                let connection = self.connection.borrow();
+                connection.proxy_protocol_header(&connection.remote)
+            });
             attempts += 1;
             self.note_upstream(|upstream| {
                 upstream.attempts = attempts;

@@ -105,6 +105,7 @@ impl TerminalFilter for TcpProxy {
                 accepted,
                 cluster,
                 held,
+                ..
             } = connection;
             session::serve(self, accepted, cluster).await;
             drop(held);
@@ -112,6 +113,9 @@ impl TerminalFilter for TcpProxy {
     }
 
     fn closed_before(self: Rc<Self>, connection: &FilteredConnection) {
-        drop(Session::new(self, connection.accepted.info.clone(), None));
+        let session = Session::new(self, connection.accepted.info.clone(), None);
+        if let Some(flag) = connection.flag {
+            session.flag(flag);
+        }
     }
 }

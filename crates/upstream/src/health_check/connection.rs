@@ -82,12 +82,16 @@ impl HealthCheckCx {
     }
 
     fn tls_of(&self, host: &Host) -> Option<&CheckTls> {
+        self.tls.get(self.socket_position(host))?.as_ref()
+    }
+
+    /// The position of the transport socket that checks of `host` use.
+    fn socket_position(&self, host: &Host) -> usize {
         let sockets = &self.info.transport_sockets;
-        let position = match &self.config.transport_socket_match_criteria {
+        match &self.config.transport_socket_match_criteria {
             Some(labels) => sockets.position_of_labels(labels),
             None => sockets.position(host.description()),
-        };
-        self.tls.get(position)?.as_ref()
+        }
     }
 
     /// Connects to the address at which `host` is checked; `None` if that fails. The caller limits the time.
@@ -97,7 +101,19 @@ impl HealthCheckCx {
         let socket = connected.map_err(|error| {
             log::debug!(target: "hc", "health check of {address}: {error:?}");
         });
-        let socket = socket.ok()?;
+        let mut socket = socket.ok()?;
+        let announcing = self
+            .info
+            .transport_sockets
+            .proxy_protocol_at(self.socket_position(host));
+        if let Some(announcing) = announcing {
+            let local = match &socket {
+                NetworkStream::Tcp(socket) => socket.local_addr().ok().map(Address::from),
+                NetworkStream::Unix(_) | NetworkStream::Tls(_) | NetworkStream::Internal(_) => None,
+            };
+            let sent = announcing.send(&mut socket, None, (local.as_ref(), &address));
+            Box::pin(sent).await.ok()?;
+        }
         match self.tls_of(host) {
             None => Some(socket),
             Some(tls) => {

@@ -2,7 +2,10 @@
 
 use std::future::poll_fn;
 
+use outrider_net::Address;
 use outrider_net::NetworkStream;
+use outrider_net::proxy_protocol::write_local_version_2;
+use outrider_net::proxy_protocol::write_version_1;
 use tokio::io::AsyncWriteExt as _;
 
 use super::CheckResult;
@@ -19,18 +22,13 @@ const MOST: usize = 1 << 20;
 fn proxy_header(version: ProxyVersion, stream: &NetworkStream) -> Vec<u8> {
     match version {
         ProxyVersion::V1 => {
-            let line = stream.socket_addresses().map(|(source, target)| {
-                let family = if target.is_ipv4() { "TCP4" } else { "TCP6" };
-                let (ips, ports) = ((source.ip(), target.ip()), (source.port(), target.port()));
-                format!(
-                    "PROXY {family} {} {} {} {}\r\n",
-                    ips.0, ips.1, ports.0, ports.1
-                )
+            let ends = stream.socket_addresses();
+            let header = ends.map(|(source, target)| {
+                write_version_1(&Address::Ip(source), &Address::Ip(target))
             });
-            line.unwrap_or_default().into_bytes()
+            header.unwrap_or_default()
         }
-        // The command LOCAL: the connection is the proxy's own, so there are no addresses.
-        ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
+        ProxyVersion::V2 => write_local_version_2(),
     }
 }
 

@@ -16,6 +16,7 @@ use super::PoolCx;
 use super::PoolFailure;
 use super::PoolProtocol;
 use crate::Host;
+use crate::connection_names::ConnectionNames;
 use crate::transport::PoolTls;
 
 /// How long one address is tried before the next is tried in parallel. Envoy's value; RFC 8305 leaves it open.
@@ -36,7 +37,7 @@ pub(super) async fn connect(
     host: &Host,
     cx: &PoolCx,
     tls: Option<&PoolTls>,
-    protocol: Option<PoolProtocol>,
+    (protocol, names): (Option<PoolProtocol>, Option<&ConnectionNames>),
 ) -> Result<(Connected, NetworkStream), PoolFailure> {
     if let Some(tls) = tls {
         tls.count_if_not_ready();
@@ -50,6 +51,15 @@ pub(super) async fn connect(
         NetworkStream::Unix(_) | NetworkStream::Tls(_) => None,
         NetworkStream::Internal(_) => Some(Address::internal_client()),
     };
+    let sockets = &cx.info.transport_sockets;
+    if let Some(socket) = sockets.proxy_protocol(host.description()) {
+        let client = names.and_then(|names| names.client.as_ref());
+        let sent = socket.send(&mut stream, client, (local.as_ref(), remote));
+        Box::pin(sent).await.map_err(|error| {
+            let text = format!("delayed connect error: {}", reason(&error));
+            PoolFailure::RemoteConnectionFailure(text.into())
+        })?;
+    }
     let mut info = None;
     if let Some(tls) = tls {
         let secured = Box::pin(tls.secure(stream, host, remote, protocol)).await;

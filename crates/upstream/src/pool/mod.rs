@@ -33,6 +33,7 @@ use crate::OriginStats;
 use crate::Permit;
 use crate::RoutingPriority;
 use crate::connection_names::ConnectionNames;
+use crate::proxy_protocol::ProxyProtocolSocket;
 use crate::shared::scope;
 use crate::transport::PoolTls;
 
@@ -130,6 +131,12 @@ impl HostPools {
 
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.host
+    }
+
+    /// What tells the host the addresses of clients, if its transport socket does.
+    pub(crate) fn proxy_protocol(&self) -> Option<&ProxyProtocolSocket> {
+        let sockets = &self.cx.info.transport_sockets;
+        sockets.proxy_protocol(self.host.description())
     }
 
     /// The pool for requests of this priority that arrived by the protocol `downstream` and require `names`.
@@ -490,6 +497,10 @@ impl Pool {
 
     fn host(&self) -> &Arc<Host> {
         &self.host
+    }
+
+    fn names(&self) -> Option<&Rc<ConnectionNames>> {
+        self.names.as_ref()
     }
 
     fn tls(&self) -> Option<&Rc<PoolTls>> {

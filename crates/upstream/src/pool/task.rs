@@ -27,6 +27,7 @@ use super::connection::PoolConnection;
 use super::connection::UpstreamConnectionInfo;
 use super::counts::ConnectionCounts;
 use crate::Permit;
+use crate::connection_names::ConnectionNames;
 use crate::transport::PoolTls;
 
 /// A connection that is being established.
@@ -55,7 +56,7 @@ pub(super) fn spawn(pool: &Pool, attempt: Rc<ConnectAttempt>, permit: Permit) {
         pool.this(),
         counts,
         attempt,
-        pool.tls().cloned(),
+        (pool.tls().cloned(), pool.names().cloned()),
         pool.protocol(),
     )));
 }
@@ -64,11 +65,12 @@ async fn run(
     pool: Weak<Pool>,
     counts: ConnectionCounts,
     attempt: Rc<ConnectAttempt>,
-    tls: Option<Rc<PoolTls>>,
+    (tls, names): (Option<Rc<PoolTls>>, Option<Rc<ConnectionNames>>),
     protocol: PoolProtocol,
 ) {
-    let made = make(&counts, &attempt, tls.as_deref(), protocol).await;
-    drop(tls);
+    let with = (tls.as_deref(), names.as_deref());
+    let made = make(&counts, &attempt, with, protocol).await;
+    drop((tls, names));
     let (connected, client, driver) = match made {
         Ok(made) => made,
         Err(failure) => {
@@ -112,13 +114,13 @@ type CodecFuture = Pin<Box<dyn Future<Output = ConnectionEnd>>>;
 async fn make(
     counts: &ConnectionCounts,
     attempt: &ConnectAttempt,
-    tls: Option<&PoolTls>,
+    (tls, names): (Option<&PoolTls>, Option<&ConnectionNames>),
     protocol: PoolProtocol,
 ) -> Result<(Connected, Client, CodecFuture), PoolFailure> {
     let cx = &counts.cx;
     let connected = tokio::select! {
         biased;
-        connected = connect::connect(&counts.host, cx, tls, Some(protocol)) => connected?,
+        connected = connect::connect(&counts.host, cx, tls, (Some(protocol), names)) => connected?,
         () = attempt.cancelled.notified() => {
             return Err(PoolFailure::LocalConnectionFailure("".into()));
         }

@@ -131,10 +131,13 @@ impl HostPools {
             counts: &counts,
             failure: Some(PoolFailure::LocalConnectionFailure("".into())),
         };
-        let tls = cx.tls(host).cloned().map(|tls| PoolTls::new(tls, names));
+        let tls = cx
+            .tls(host)
+            .cloned()
+            .map(|tls| PoolTls::new(tls, names.clone()));
         let connected = tokio::select! {
             biased;
-            connected = connect::connect(host, cx, tls.as_ref(), None) => connected,
+            connected = connect::connect(host, cx, tls.as_ref(), (None, names.as_deref())) => connected,
             () = cx.worker.timers.sleep(cx.info.connect_timeout) => {
                 cx.stats.upstream_cx_connect_timeout.inc();
                 Err(PoolFailure::Timeout)

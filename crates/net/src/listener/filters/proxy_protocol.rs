@@ -9,9 +9,7 @@ use outrider_config::ConfigError;
 use outrider_config::ConfigErrors;
 use outrider_config::Factory;
 use outrider_config::FieldPath;
-use outrider_config::api::envoy::config::core::v3::ProxyProtocolPassThroughTlVs as PassThroughTlvs;
 use outrider_config::api::envoy::config::core::v3::proxy_protocol_config::Version;
-use outrider_config::api::envoy::config::core::v3::proxy_protocol_pass_through_tl_vs::PassTlVsMatchType as MatchType;
 use outrider_config::api::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use outrider_config::unpack;
 use outrider_stats::Counter;
@@ -27,7 +25,7 @@ use super::ListenerFilterStatus;
 use crate::Address;
 use crate::NetworkStream;
 use crate::ProxyProtocolHeader;
-use crate::ProxyProtocolTlv;
+use crate::TlvSelection;
 use crate::WorkerCx;
 use crate::proxy_protocol::HeaderVersion;
 use crate::proxy_protocol::ParsedHeader;
@@ -80,7 +78,7 @@ fn build(any: &Any, path: &FieldPath) -> Result<Arc<dyn ListenerFilterConfig>, C
         allows_v2,
         is_optional: message.allow_requests_without_proxy_protocol,
         rules: TlvRules::new(&message),
-        passed_through: message.pass_through_tlvs.as_ref().map(PassedThrough::new),
+        passed_through: TlvSelection::new(message.pass_through_tlvs.as_ref()),
     }))
 }
 
@@ -94,33 +92,7 @@ struct ProxyProtocolConfig {
     is_optional: bool,
     rules: TlvRules,
     /// `pass_through_tlvs`
-    passed_through: Option<PassedThrough>,
-}
-
-/// Which TLVs are kept for the next proxy.
-#[derive(Debug)]
-enum PassedThrough {
-    All,
-    OfTypes(Vec<u8>),
-}
-
-impl PassedThrough {
-    fn new(config: &PassThroughTlvs) -> PassedThrough {
-        match config.match_type() {
-            MatchType::IncludeAll => PassedThrough::All,
-            MatchType::Include => {
-                let types = config.tlv_type.iter();
-                PassedThrough::OfTypes(types.filter_map(|&one| u8::try_from(one).ok()).collect())
-            }
-        }
-    }
-
-    fn includes(&self, tlv: &ProxyProtocolTlv) -> bool {
-        match self {
-            PassedThrough::All => true,
-            PassedThrough::OfTypes(types) => types.contains(&tlv.kind),
-        }
-    }
+    passed_through: TlvSelection,
 }
 
 impl ListenerFilterConfig for ProxyProtocolConfig {
@@ -216,10 +188,7 @@ impl ProxyProtocolFilter {
             connection.replace_addresses(Address::Ip(destination), Address::Ip(source));
         }
         let mut tlvs = header.tlvs;
-        match &self.config.passed_through {
-            Some(passed) => tlvs.retain(|tlv| passed.includes(tlv)),
-            None => tlvs.clear(),
-        }
+        tlvs.retain(|tlv| self.config.passed_through.includes(tlv));
         let kept = ProxyProtocolHeader {
             source: connection.remote.clone(),
             destination: connection.local.clone(),
