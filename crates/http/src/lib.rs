@@ -13,6 +13,7 @@ mod deadlines;
 pub mod filters;
 pub mod format;
 mod local_reply;
+mod local_reply_config;
 pub mod manager;
 mod names;
 mod read_ahead_body;

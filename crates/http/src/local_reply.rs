@@ -16,6 +16,8 @@ use crate::ResponseFlag;
 use crate::Stream;
 use crate::format::Context;
 use crate::grpc;
+use crate::local_reply_config::LocalReplyConfig;
+use crate::local_reply_config::RewrittenBody;
 use crate::route::Action;
 use crate::route::Route;
 
@@ -118,8 +120,8 @@ impl LocalReply {
         }
     }
 
-    /// Makes this reply the response of `stream` and returns its body.
-    pub(crate) fn write(mut self, stream: &mut Stream) -> Body {
+    /// Makes this reply the response of `stream`, with the changes of `config`, and returns its body.
+    pub(crate) fn write(mut self, stream: &mut Stream, config: Option<&LocalReplyConfig>) -> Body {
         // The flag for a client's protocol error is set after the headers are made: formats in headers do not see it,
         // as in Envoy.
         let is_late = |flag: &mut ResponseFlag| *flag == ResponseFlag::DownstreamProtocolError;
@@ -152,51 +154,77 @@ impl LocalReply {
                 kind = HeaderValue::try_from(format.content_type()).ok();
             }
         }
-        if let Some(flag) = late {
-            stream.flags.set(flag);
-        }
         let Some(response) = &mut stream.response else {
             return Body::Empty;
         };
-        let headers = &mut response.headers;
         for (name, value) in after {
             if self.keeps_route_headers {
-                headers.append(name, value);
+                response.headers.append(name, value);
             } else {
-                headers.insert(name, value);
+                response.headers.insert(name, value);
             }
         }
-        if stream.is_grpc && !self.as_is {
-            response.status = StatusCode::OK;
-            let status = self
-                .grpc_status
-                .unwrap_or_else(|| grpc::status_of(self.status));
-            headers.insert(
-                &header::CONTENT_TYPE,
-                HeaderValue::from_static("application/grpc"),
-            );
-            headers.insert(&header::GRPC_STATUS, HeaderValue::from(u16::from(status)));
-            if !body.is_empty() {
-                let message = grpc::encode_message(&body);
-                headers.insert(&header::GRPC_MESSAGE, message);
-            }
-            return Body::Empty;
+        let reply = match config {
+            Some(config) if !self.as_is => config.rewrite(stream, body),
+            _ => RewrittenBody::unchanged(body),
+        };
+        if let Some(flag) = late {
+            stream.flags.set(flag);
         }
-        if body.is_empty() {
-            headers.remove(&header::CONTENT_LENGTH);
-            headers.remove(&header::CONTENT_TYPE);
-        } else {
-            headers.insert(&header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-            match kind {
-                Some(kind) => headers.insert(&header::CONTENT_TYPE, kind),
-                None => {
-                    let plain = HeaderValue::from_static("text/plain");
-                    headers.insert_if_absent(&header::CONTENT_TYPE, plain);
-                }
-            }
+        let is_grpc = stream.is_grpc && !self.as_is;
+        match &mut stream.response {
+            Some(response) if is_grpc => write_grpc(response, self.grpc_status, &reply),
+            Some(response) => write_http(response, kind, reply),
+            None => Body::Empty,
         }
-        Body::full(body)
     }
+}
+
+/// Makes the response one to a gRPC call, of trailers only.
+fn write_grpc(response: &mut ResponseHead, status: Option<u8>, reply: &RewrittenBody<'_>) -> Body {
+    let status = status.unwrap_or_else(|| grpc::status_of(response.status));
+    response.status = StatusCode::OK;
+    let headers = &mut response.headers;
+    headers.insert(
+        &header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert(&header::GRPC_STATUS, HeaderValue::from(u16::from(status)));
+    // JSON ends with a newline. As in Envoy, it stays if the content type is not the usual one.
+    let is_json = reply.content_type == "application/json";
+    let line = reply.body.strip_suffix(b"\n").filter(|_| is_json);
+    let text = line.unwrap_or(&reply.body);
+    if !text.is_empty() {
+        headers.insert(&header::GRPC_MESSAGE, grpc::encode_message(text));
+    }
+    Body::Empty
+}
+
+/// Adds the headers that describe the body. `kind` is the content type that the route gives it.
+fn write_http(
+    response: &mut ResponseHead,
+    kind: Option<HeaderValue>,
+    reply: RewrittenBody<'_>,
+) -> Body {
+    let headers = &mut response.headers;
+    if reply.body.is_empty() {
+        headers.remove(&header::CONTENT_LENGTH);
+        headers.remove(&header::CONTENT_TYPE);
+        return Body::Empty;
+    }
+    headers.insert(&header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
+    let by_format = HeaderValue::try_from(reply.content_type).ok();
+    match (kind, by_format) {
+        (_, Some(by_format)) if reply.sets_content_type => {
+            headers.insert(&header::CONTENT_TYPE, by_format);
+        }
+        (Some(kind), _) => headers.insert(&header::CONTENT_TYPE, kind),
+        (None, by_format) => {
+            let plain = HeaderValue::from_static("text/plain");
+            headers.insert_if_absent(&header::CONTENT_TYPE, by_format.unwrap_or(plain));
+        }
+    }
+    Body::full(reply.body)
 }
 
 #[cfg(test)]
@@ -207,7 +235,7 @@ mod tests {
     fn shown(reply: LocalReply, is_grpc: bool) -> Vec<String> {
         let mut stream = testing::stream();
         stream.is_grpc = is_grpc;
-        let _ = reply.write(&mut stream);
+        let _ = reply.write(&mut stream, None);
         let response = stream.response.unwrap();
         let headers = response.headers.iter();
         let headers = headers.map(|(name, value)| format!("{name}: {}", value.as_str().unwrap()));

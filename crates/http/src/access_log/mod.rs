@@ -35,7 +35,7 @@ use crate::access_log::files::Destination;
 pub use crate::access_log::files::FlushOptions;
 use crate::access_log::files::LogFile;
 pub use crate::access_log::files::LogFiles;
-use crate::access_log::filter::AccessLogFilter;
+pub(crate) use crate::access_log::filter::AccessLogFilter;
 pub use crate::access_log::logged_connection::LoggedConnection;
 pub use crate::access_log::logged_exchange::LoggedExchange;
 use crate::format::DEFAULT_FORMAT;

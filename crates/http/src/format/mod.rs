@@ -74,6 +74,15 @@ impl<'a> Context<'a> {
             response_code: Some(0),
         }
     }
+
+    /// The context for `stream`, whose response is complete but for its `body`.
+    #[must_use]
+    pub fn with_body(stream: &'a Stream, body: &'a [u8]) -> Context<'a> {
+        Context {
+            local_reply_body: body,
+            ..Context::new(stream)
+        }
+    }
 }
 
 impl<'a> From<&'a Stream> for Context<'a> {

@@ -31,6 +31,7 @@ use crate::BuildCx;
 use crate::Captures;
 use crate::access_log::AccessLog;
 use crate::filters::HttpFilterChainConfig;
+use crate::local_reply_config::LocalReplyConfig;
 use crate::manager::codec_options::CodecOptions;
 use crate::manager::routes::SharedRoutes;
 use crate::request::ClientCert;
@@ -70,6 +71,8 @@ pub struct ConnectionManagerConfig {
     rds: Option<RdsConfig>,
     pub(super) filters: HttpFilterChainConfig,
     pub(super) access_logs: Vec<AccessLog>,
+    /// `local_reply_config`
+    pub(super) local_replies: Option<LocalReplyConfig>,
 }
 
 /// The timeouts of streams; `None` for no limit.
@@ -120,6 +123,9 @@ impl ConnectionManagerConfig {
             .flatten();
         let response = errors.collect(ResponseOptions::build(message, path, via.clone()));
         let forwarding = errors.collect(forwarding(message, path, via, cx));
+        let local_replies = errors
+            .collect(LocalReplyConfig::build(message, path))
+            .flatten();
         let (Some(codec), Some(timeouts), Some(filters), Some(upgrades)) =
             (codec, timeouts, filters, upgrades)
         else {
@@ -143,9 +149,10 @@ impl ConnectionManagerConfig {
             upgrades,
             proxy_100_continue: message.proxy_100_continue,
             rds,
-            routes: SharedRoutes::new(routes, captures(&access_logs)),
+            routes: SharedRoutes::new(routes, captures(&access_logs, local_replies.as_ref())),
             filters,
             access_logs,
+            local_replies,
         }))
     }
 
@@ -317,10 +324,13 @@ fn access_logs(
     .collect()
 }
 
-fn captures(access_logs: &[AccessLog]) -> Captures {
+fn captures(access_logs: &[AccessLog], local_replies: Option<&LocalReplyConfig>) -> Captures {
     let mut captures = Captures::default();
     for log in access_logs {
         log.capture(&mut captures);
+    }
+    if let Some(local_replies) = local_replies {
+        local_replies.capture(&mut captures);
     }
     captures
 }

@@ -64,7 +64,7 @@ impl ConnectionManager {
         if invalid && !respond.has_stream_error_on_invalid_message() {
             close_http1(stream, respond);
         }
-        reply.write(stream)
+        reply.write(stream, self.config.local_replies.as_ref())
     }
 
     /// Sends the response whose head is in the stream, and notes how the stream ended.

@@ -57,10 +57,7 @@ impl HeaderMutations {
     ) -> Result<HeaderMutations, ConfigErrors> {
         let mut errors = ConfigErrors::new();
         let add_path = path.field(format!("{prefix}_headers_to_add"));
-        let mut additions = Vec::with_capacity(add.len());
-        for (at, option) in add.iter().enumerate() {
-            additions.extend(errors.collect(HeaderAddition::build(option, &add_path.index(at))));
-        }
+        let additions = errors.collect(HeaderMutations::additions(add, &add_path));
         let remove_path = path.field(format!("{prefix}_headers_to_remove"));
         let mut removals = Vec::with_capacity(remove.len());
         for (at, name) in remove.iter().enumerate() {
@@ -68,6 +65,22 @@ impl HeaderMutations {
         }
         errors.finish(HeaderMutations {
             remove: removals.into(),
+            add: additions.unwrap_or_default().add,
+        })
+    }
+
+    /// Builds a list of headers to add, found at `path`.
+    pub(crate) fn additions(
+        add: &[HeaderValueOption],
+        path: &FieldPath,
+    ) -> Result<HeaderMutations, ConfigErrors> {
+        let mut errors = ConfigErrors::new();
+        let mut additions = Vec::with_capacity(add.len());
+        for (at, option) in add.iter().enumerate() {
+            additions.extend(errors.collect(HeaderAddition::build(option, &path.index(at))));
+        }
+        errors.finish(HeaderMutations {
+            remove: Box::default(),
             add: additions.into(),
         })
     }
