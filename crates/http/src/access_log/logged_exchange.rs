@@ -70,7 +70,8 @@ impl LoggedExchange<'_> {
         let mut head = self.head();
         if let Some(address) = self.local_address {
             let forwarding = Forwarding::of_admin_server(address);
-            forwarding.apply(&mut head, false, &connection, || (0, 0));
+            // Without detectors, no request is refused.
+            let _ = forwarding.apply(&mut head, false, &connection, || (0, 0));
         }
         let mut stream = Stream::new(Rc::new(connection), head, self.protocol, 0);
         stream.start_time = self.started;

@@ -30,11 +30,13 @@ use outrider_xds::Sources;
 use crate::BuildCx;
 use crate::Captures;
 use crate::access_log::AccessLog;
+use crate::filters::HeaderMutation;
 use crate::filters::HttpFilterChainConfig;
 use crate::local_reply_config::LocalReplyConfig;
 use crate::manager::codec_options::CodecOptions;
 use crate::manager::routes::SharedRoutes;
 use crate::request::ClientCert;
+use crate::request::DetectOriginalIp;
 use crate::request::EscapedSlashes;
 use crate::request::Forwarding;
 use crate::request::HostOptions;
@@ -42,6 +44,8 @@ use crate::request::InternalAddresses;
 use crate::request::PathOptions;
 use crate::request::StripPort;
 use crate::request::UserAgent;
+use crate::request::early_header_mutation;
+use crate::request::original_ip;
 use crate::response::ResponseOptions;
 use crate::route::RouteCx;
 use crate::route::RouteTable;
@@ -71,6 +75,8 @@ pub struct ConnectionManagerConfig {
     rds: Option<RdsConfig>,
     pub(super) filters: HttpFilterChainConfig,
     pub(super) access_logs: Vec<AccessLog>,
+    /// `early_header_mutation_extensions`
+    pub(super) early_mutations: Box<[HeaderMutation]>,
     /// `local_reply_config`
     pub(super) local_replies: Option<LocalReplyConfig>,
 }
@@ -123,6 +129,10 @@ impl ConnectionManagerConfig {
             .flatten();
         let response = errors.collect(ResponseOptions::build(message, path, via.clone()));
         let forwarding = errors.collect(forwarding(message, path, via, cx));
+        let early_mutations = errors.collect(early_header_mutation::build_all(
+            &message.early_header_mutation_extensions,
+            &path.field("early_header_mutation_extensions"),
+        ));
         let local_replies = errors
             .collect(LocalReplyConfig::build(message, path))
             .flatten();
@@ -152,6 +162,7 @@ impl ConnectionManagerConfig {
             routes: SharedRoutes::new(routes, captures(&access_logs, local_replies.as_ref())),
             filters,
             access_logs,
+            early_mutations: early_mutations.unwrap_or_default(),
             local_replies,
         }))
     }
@@ -394,11 +405,13 @@ fn forwarding(
         let node = errors.collect(optional_value(cx.node_id, path))?;
         Some(UserAgent { cluster, node })
     });
+    let detectors = errors.collect(detectors(message, path));
     let scheme = message.scheme_header_transformation.as_ref();
     let scheme = scheme.and_then(|scheme| scheme.transformation.as_ref());
     errors.finish(Forwarding {
         use_remote_address: message.use_remote_address.unwrap_or(false),
         xff_num_trusted_hops: message.xff_num_trusted_hops,
+        detectors: detectors.unwrap_or_default(),
         skip_xff_append: message.skip_xff_append,
         append_port: message.append_x_forwarded_port,
         internal,
@@ -415,6 +428,32 @@ fn forwarding(
         ),
         local_address: outrider_net::local_address(cx.prefers_ipv6),
     })
+}
+
+/// The ways to find the client's address. They cannot be combined with the fields that say how to find it.
+fn detectors(
+    message: &Message,
+    path: &FieldPath,
+) -> Result<Box<[Box<dyn DetectOriginalIp>]>, ConfigErrors> {
+    let list = path.field("original_ip_detection_extensions");
+    let mut errors = ConfigErrors::new();
+    if !message.original_ip_detection_extensions.is_empty() {
+        if message.use_remote_address.unwrap_or(false) {
+            errors.push(
+                &path.field("use_remote_address"),
+                "cannot be set together with original_ip_detection_extensions",
+            );
+        }
+        if message.xff_num_trusted_hops > 0 {
+            errors.push(
+                &path.field("xff_num_trusted_hops"),
+                "cannot be set together with original_ip_detection_extensions",
+            );
+        }
+    }
+    let detectors = original_ip::build_all(&message.original_ip_detection_extensions, &list);
+    let detectors = errors.collect(detectors);
+    errors.finish(detectors.unwrap_or_default())
 }
 
 /// The internal addresses if `internal_address_config` has no ranges: private networks and the loopback address.

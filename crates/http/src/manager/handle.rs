@@ -177,6 +177,9 @@ impl ConnectionManager {
     ) -> Result<(), LocalReply> {
         let is_connect = stream.request.method == Method::CONNECT;
         self.check_target(stream, is_connect)?;
+        for mutation in &self.config.early_mutations {
+            mutation.apply_to_request(stream);
+        }
         let upgrade = upgrade::requested(&stream.request.headers).cloned();
         let is_upgrade = is_connect || upgrade.is_some();
         stream.is_upgrade = is_upgrade;
@@ -192,22 +195,9 @@ impl ConnectionManager {
             }
             stream.request.authority = Some(host);
         }
-        let random = || (self.worker.random(), self.worker.random());
         // A redirected request has these headers already.
         if stream.redirects.is_none() {
-            let (origin, remote) = self.config.forwarding.apply(
-                &mut stream.request,
-                upgrade.is_some(),
-                &stream.connection,
-                random,
-            );
-            stream.origin = origin;
-            stream.remote_address = remote;
-        }
-        if stream.redirects.is_none() && stream.origin != Origin::Internal {
-            for name in &routes.table().internal_only_headers {
-                stream.request.headers.remove(name);
-            }
+            self.prepare_headers(stream, upgrade.is_some(), routes)?;
         }
         self.find_route(stream);
         self.set_deadlines(stream, wait);
@@ -233,6 +223,35 @@ impl ConnectionManager {
         // The client's next bytes may belong to the other protocol.
         wait.respond.close_connection_after();
         Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed"))
+    }
+
+    /// Finds out who the client is, and sets and removes headers accordingly.
+    fn prepare_headers(
+        &self,
+        stream: &mut Stream,
+        is_upgrade: bool,
+        routes: &RoutesInUse,
+    ) -> Result<(), LocalReply> {
+        let random = || (self.worker.random(), self.worker.random());
+        let prepared = self.config.forwarding.apply(
+            &mut stream.request,
+            is_upgrade,
+            &stream.connection,
+            random,
+        );
+        let (origin, remote) = prepared.map_err(|status| {
+            let stats = &self.stats.requests;
+            stats.downstream_rq_rejected_via_ip_detection.inc();
+            LocalReply::new(status, "rejecting_because_detection_failed")
+        })?;
+        stream.origin = origin;
+        stream.remote_address = remote;
+        if origin != Origin::Internal {
+            for name in &routes.table().internal_only_headers {
+                stream.request.headers.remove(name);
+            }
+        }
+        Ok(())
     }
 
     /// Requires a host and a valid path, and normalises the path.

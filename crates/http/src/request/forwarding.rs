@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 
+use http::StatusCode;
 use http::uri::Scheme;
 use outrider_codec::HeaderMap;
 use outrider_codec::HeaderName;
@@ -15,6 +16,8 @@ use outrider_net::Address;
 use outrider_net::DownstreamConnectionInfo;
 
 use super::client_cert::ClientCert;
+use super::original_ip::DetectOriginalIp;
+use super::original_ip::DetectedIp;
 use crate::RequestHead;
 use crate::names;
 
@@ -25,6 +28,8 @@ pub(crate) struct Forwarding {
     pub(crate) use_remote_address: bool,
     /// `xff_num_trusted_hops`
     pub(crate) xff_num_trusted_hops: u32,
+    /// `original_ip_detection_extensions`
+    pub(crate) detectors: Box<[Box<dyn DetectOriginalIp>]>,
     /// `skip_xff_append`
     pub(crate) skip_xff_append: bool,
     /// `append_x_forwarded_port`
@@ -78,6 +83,7 @@ impl Forwarding {
         Forwarding {
             use_remote_address: true,
             xff_num_trusted_hops: 0,
+            detectors: Box::default(),
             skip_xff_append: false,
             append_port: false,
             internal: InternalAddresses::default(),
@@ -93,6 +99,9 @@ impl Forwarding {
 
     /// Prepares the head for the upstream. Returns where the request came from, and the client's address.
     ///
+    /// # Errors
+    /// The status to refuse the request with, because its client's address was not found.
+    ///
     /// `is_upgrade`: hop-by-hop headers are kept. `id` returns random bits for the request's id.
     pub(crate) fn apply(
         &self,
@@ -100,10 +109,10 @@ impl Forwarding {
         is_upgrade: bool,
         connection: &DownstreamConnectionInfo,
         id: impl FnOnce() -> (u64, u64),
-    ) -> (Origin, Address) {
+    ) -> Result<(Origin, Address), StatusCode> {
         remove_hop_by_hop(&mut head.headers, is_upgrade);
         let headers = &mut head.headers;
-        let (trusted, single) = self.client(headers, connection);
+        let (trusted, single) = self.client(headers, connection)?;
         self.forward(headers, connection);
         self.set_scheme(head);
         let headers = &mut head.headers;
@@ -131,49 +140,62 @@ impl Forwarding {
         }
         self.set_request_id(headers, origin, id);
         self.client_cert.apply(headers, connection.tls.as_deref());
-        (origin, remote)
+        Ok((origin, remote))
     }
 
-    /// The client's address if it is known, and whether it is the only one in `x-forwarded-for`.
+    /// The client's address if it is known, and whether it may be an internal one: nobody but the client has added to
+    /// `x-forwarded-for`.
     fn client(
         &self,
-        headers: &HeaderMap,
+        headers: &mut HeaderMap,
         connection: &DownstreamConnectionInfo,
-    ) -> (Option<Address>, bool) {
+    ) -> Result<(Option<Address>, bool), StatusCode> {
+        if !self.detectors.is_empty() {
+            return self.detect_client(headers, connection);
+        }
         let forwarded = headers.contains_key(&header::X_FORWARDED_FOR);
         let list = forwarded.then_some(headers);
         if !self.use_remote_address {
-            return list.map_or((None, false), |headers| {
+            return Ok(list.map_or((None, false), |headers| {
                 address_in(headers, self.xff_num_trusted_hops)
-            });
+            }));
         }
         let single = !forwarded;
         let trusted = match (list, self.xff_num_trusted_hops) {
             (None, _) | (_, 0) => None,
             (Some(headers), hops) => address_in(headers, hops - 1).0,
         };
-        (
-            Some(trusted.unwrap_or_else(|| connection.remote.clone())),
-            single,
-        )
+        let trusted = trusted.unwrap_or_else(|| connection.remote.clone());
+        Ok((Some(trusted), single))
+    }
+
+    /// The first address that a detector finds, and whether it may be an internal one.
+    fn detect_client(
+        &self,
+        headers: &mut HeaderMap,
+        connection: &DownstreamConnectionInfo,
+    ) -> Result<(Option<Address>, bool), StatusCode> {
+        let mut detected = DetectedIp::default();
+        for detector in &self.detectors {
+            detected = detector.detect(headers, &connection.remote);
+            if let Some(refused) = detected.refused {
+                return Err(refused);
+            }
+            if detected.address.is_some() {
+                break;
+            }
+        }
+        if detected.appends_connection {
+            self.append_forwarded_for(headers, connection);
+        }
+        Ok((detected.address, detected.may_be_internal))
     }
 
     /// Sets `x-forwarded-for`, `x-forwarded-proto` and `x-forwarded-port`.
     fn forward(&self, headers: &mut HeaderMap, connection: &DownstreamConnectionInfo) {
         let first_hop = self.xff_num_trusted_hops == 0;
-        // A client on a UNIX socket has no address to forward.
-        if self.use_remote_address
-            && !self.skip_xff_append
-            && let Some(address) = connection.remote.ip()
-        {
-            let address = match address.ip() {
-                // Envoy takes only 127.0.0.1 for a loopback address, not all of 127.0.0.0/8.
-                ip if ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => {
-                    self.local_address.to_string()
-                }
-                ip => ip.to_string(),
-            };
-            append(headers, &header::X_FORWARDED_FOR, address.as_bytes(), ",");
+        if self.use_remote_address && !self.skip_xff_append {
+            self.append_forwarded_for(headers, connection);
         }
         if self.use_remote_address && first_hop || !headers.contains_key(&header::X_FORWARDED_PROTO)
         {
@@ -190,6 +212,21 @@ impl Forwarding {
         {
             headers.insert(&header::X_FORWARDED_PORT, HeaderValue::from(local.port()));
         }
+    }
+
+    /// Appends the address of the connection to `x-forwarded-for`. A client on a UNIX socket has none.
+    fn append_forwarded_for(&self, headers: &mut HeaderMap, connection: &DownstreamConnectionInfo) {
+        let Some(address) = connection.remote.ip() else {
+            return;
+        };
+        let address = match address.ip() {
+            // Envoy takes only 127.0.0.1 for a loopback address, not all of 127.0.0.0/8.
+            ip if ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => {
+                self.local_address.to_string()
+            }
+            ip => ip.to_string(),
+        };
+        append(headers, &header::X_FORWARDED_FOR, address.as_bytes(), ",");
     }
 
     fn set_scheme(&self, head: &mut RequestHead) {
@@ -285,7 +322,7 @@ fn covers(prefix: IpAddr, length: u32, address: IpAddr) -> bool {
 }
 
 /// The address in `x-forwarded-for` before the last `skip` ones, and whether it is the only one.
-fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
+pub(super) fn address_in(headers: &HeaderMap, skip: u32) -> (Option<Address>, bool) {
     let mut values = headers.get_all(&header::X_FORWARDED_FOR).rev();
     let Some(last) = values.next() else {
         return (None, false);

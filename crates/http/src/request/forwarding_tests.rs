@@ -12,6 +12,7 @@ fn forwarding() -> Forwarding {
     Forwarding {
         use_remote_address: false,
         xff_num_trusted_hops: 0,
+        detectors: Box::default(),
         skip_xff_append: false,
         append_port: false,
         internal: InternalAddresses::default(),
@@ -53,7 +54,9 @@ fn apply(
     headers: &[(&'static str, &'static str)],
 ) -> (HeaderMap, Origin, String) {
     let mut head = head(headers);
-    let (origin, remote) = forwarding.apply(&mut head, false, &connection(), || (0, 0));
+    let (origin, remote) = forwarding
+        .apply(&mut head, false, &connection(), || (0, 0))
+        .unwrap();
     (head.headers, origin, remote.host())
 }
 
