@@ -17,6 +17,8 @@ mod client;
 mod config;
 mod deadlines;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod h1;
 mod h2;
 pub mod header;

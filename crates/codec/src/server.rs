@@ -106,6 +106,12 @@ pub type AbortConnection<'a> = dyn Fn(&'static str) -> bool + 'a;
 
 /// Serves the streams of connections: the HTTP connection manager.
 pub trait Handler: 'static {
+    /// How many requests of one connection are started before other connections get their turn
+    /// (`http.max_requests_per_io_cycle` of the runtime); the others follow in the next turns.
+    fn max_requests_per_turn(&self) -> usize {
+        usize::MAX
+    }
+
     /// Serves one stream to its end. The future is dropped when the connection ends.
     fn serve(
         self: Rc<Self>,
@@ -160,21 +166,13 @@ pub async fn serve_counted<H: Handler>(
     let detected = detect_codec(&mut socket, chosen, &options, &mut deadlines).await;
     // Boxed, so that this future is not as large as the larger codec's, which contains the handler's future.
     let end = match detected {
-        Ok((CodecType::Http1, _)) if options.codec == CodecType::Http2 => {
-            stats.downstream_cx_http2_total.inc();
-            let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
-            wait_for_close(&mut socket, &options).await;
-            ConnectionEnd {
-                cause: EndCause::ProtocolError("http2.bad_preface"),
-                active_streams: 0,
-            }
-        }
-        Ok((CodecType::Http1, initial)) => {
+        Ok((CodecType::Http1, initial)) if options.codec != CodecType::Http2 => {
             stats.downstream_cx_http1_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http1_active);
             let served = h1::server::serve(socket, initial, options.clone(), deadlines, handler);
             Box::pin(served).await
         }
+        // A client of another protocol is told so by the HTTP/2 codec.
         Ok((_, initial)) => {
             stats.downstream_cx_http2_total.inc();
             let _active = stats.hold(|stats| &stats.downstream_cx_http2_active);
@@ -228,23 +226,6 @@ async fn detect_codec(
         if seen == PREFACE.len() {
             return Ok((CodecType::Http2, initial));
         }
-    }
-}
-
-/// Waits up to `delayed_close_timeout` for a client that does not use HTTP/2 to close the connection, discarding what
-/// it sends.
-async fn wait_for_close(socket: &mut NetworkStream, options: &ServerOptions) {
-    let Some(timeout) = options.delayed_close_timeout else {
-        return;
-    };
-    let mut timer = options.timers.timer();
-    timer.set(Some(options.timers.now() + timeout));
-    let mut dropped = vec![0; FIRST_READ];
-    let gone = async { while matches!(socket.read(&mut dropped).await, Ok(1..)) {} };
-    tokio::select! {
-        biased;
-        () = gone => {}
-        () = timer.elapsed() => options.stats.downstream_cx_delayed_close_timeout.inc(),
     }
 }
 
@@ -405,6 +386,16 @@ impl Responder {
         match &mut self.kind {
             ResponderKind::H1(respond) => respond.poll_reset(cx),
             ResponderKind::H2(respond) => respond.poll_reset(cx),
+        }
+    }
+
+    /// Why the stream has ended already, if its client has reset it or the connection has ended. On HTTP/1 it is only
+    /// known to [`Responder::poll_reset`].
+    #[must_use]
+    pub fn reset_error(&self) -> Option<StreamError> {
+        match &self.kind {
+            ResponderKind::H1(_) => None,
+            ResponderKind::H2(respond) => respond.reset_error(),
         }
     }
 

@@ -39,7 +39,6 @@ use support::request;
 use support::run_ready_tasks;
 use support::server_options;
 use support::sockets;
-use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::task::spawn_local;
 
@@ -365,25 +364,32 @@ async fn the_peers_stream_limit_is_the_capacity() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_client_of_another_protocol_gets_no_response() {
+#[tokio::test]
+async fn a_client_of_another_protocol_is_told_so() {
     on_worker(|timers| async move {
-        let mut options = server_options(&timers);
-        options.codec = CodecType::Http2;
-        let stats = options.stats.clone();
-        let (socket, mut client) = sockets();
-        let served = spawn_local(outrider_codec::serve(
-            socket,
-            Rc::new(options),
-            Rc::new(PathHandler::default()),
-        ));
-        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.unwrap();
-        assert!(answer.is_empty());
-        let end = served.await.unwrap();
-        assert_eq!(end.cause, EndCause::ProtocolError("http2.bad_preface"));
-        assert_eq!(stats.downstream_cx_delayed_close_timeout.value(), 1);
+        let cases = [
+            (CodecType::Http2, &b"GET / HTTP/1.1\r\n\r\n"[..]),
+            (CodecType::Auto, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"),
+        ];
+        for (codec, bytes) in cases {
+            let mut options = server_options(&timers);
+            options.codec = codec;
+            let (socket, client) = sockets();
+            let served = spawn_local(outrider_codec::serve(
+                socket,
+                Rc::new(options),
+                Rc::new(PathHandler::default()),
+            ));
+            let mut raw = RawPeer(client);
+            raw.0.write_all(bytes).await.unwrap();
+            let goaway = raw.next().await.unwrap();
+            assert_eq!(
+                (goaway.kind, &goaway.payload[4..]),
+                (GOAWAY, &[0, 0, 0, 1][..])
+            );
+            drop(raw);
+            assert!(served.await.unwrap().cause.is_protocol_error());
+        }
     })
     .await;
 }

@@ -77,6 +77,12 @@ impl StreamWait<'_> {
         .await
     }
 
+    /// Fails if the client has left already: then nothing is to be done for it, here or upstream.
+    pub(crate) fn check_client(&self) -> Result<(), StopReason> {
+        let gone = self.respond.reset_error();
+        gone.map_or(Ok(()), |error| Err(StopReason::ClientGone(error)))
+    }
+
     fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<StopReason> {
         if let Poll::Ready(error) = self.respond.poll_reset(cx) {
             return Poll::Ready(StopReason::ClientGone(error));

@@ -217,12 +217,13 @@ fn chunk_size(line: &[u8]) -> Result<u64, BrokenFraming> {
         .iter()
         .take_while(|byte| byte.is_ascii_hexdigit())
         .count();
-    let extension = line
-        .get(digits..)
-        .unwrap_or_default()
-        .iter()
-        .find(|byte| !matches!(byte, b' ' | b'\t'));
+    let rest = line.get(digits..).unwrap_or_default();
+    let extension = rest.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
     if !(1..=16).contains(&digits) || !matches!(extension, None | Some(b';')) {
+        return Err(BrokenFraming::CODEC);
+    }
+    // Another parser could take a bare CR for the end of the line.
+    if memchr(b'\r', rest).is_some() {
         return Err(BrokenFraming::CODEC);
     }
     let text = std::str::from_utf8(line.get(..digits).unwrap_or_default())
@@ -238,6 +239,10 @@ fn take_trailers(
     if buffer.starts_with(b"\r\n") {
         buffer.advance(2);
         return Ok(Some(Piece::End));
+    }
+    // A bare LF in place of the empty line. What follows would be read as trailers.
+    if buffer.starts_with(b"\n") {
+        return Err(BrokenFraming::CODEC);
     }
     match fields::block_end(buffer, 0) {
         Some(end) if end <= limits.bytes => {
@@ -323,6 +328,9 @@ mod tests {
             "0x3\r\nabc\r\n",
             "11111111111111111\r\n",
             "3 4\r\nabc\r\n",
+            "3;a\rb\r\nabc\r\n",
+            "3\r\r\nabc\r\n",
+            "0\r\n\nGET / HTTP/1.1\r\n\r\n",
         ] {
             for at in 0..=text.len() {
                 assert!(

@@ -3,11 +3,11 @@
 
 pub(crate) mod client;
 mod deferred_writes;
-mod encode;
+pub(crate) mod encode;
 mod exchange;
 mod fields;
-mod framing;
-mod head;
+pub(crate) mod framing;
+pub(crate) mod head;
 mod recv;
 mod respond;
 pub(crate) mod server;

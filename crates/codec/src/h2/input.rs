@@ -41,6 +41,8 @@ pub(super) struct Input {
     read_was_full: bool,
     /// The capacity in bytes of the chunk in use.
     room: usize,
+    /// Received bytes that wait for the connection's next turn.
+    pub(super) waiting: BytesMut,
     /// The beginning of a frame that is only processed when complete.
     pub(super) partial: Vec<u8>,
     /// The stream whose incomplete HEADERS frame has timed out.

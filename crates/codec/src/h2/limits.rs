@@ -1,4 +1,5 @@
-//! Envoy's flood limits: they bound frames that are cheap to send and costly to process.
+//! Flood limits: they bound frames that are cheap to send and costly to process. Most are Envoy's; the budget of useless
+//! frames is our own.
 
 use std::time::Duration;
 
@@ -25,9 +26,21 @@ pub(super) struct FloodLimits {
     data_sent: u64,
     max_frames: u32,
     max_control_frames: u32,
-    /// Limits stream resets by the peer; only on servers.
-    resets: Option<ResetBucket>,
+    /// Limits stream resets, by the peer and by this side because of the peer's errors; only on servers.
+    resets: Option<TokenBucket>,
+    /// Limits frames that bring nothing.
+    useless: TokenBucket,
+    /// Whether the peer exceeded a limit that Envoy does not have: on resets by this side, or on useless frames.
+    exceeded: bool,
 }
+
+/// How many useless frames a connection may send at once, and per second. Each new stream and each DATA frame that
+/// carries data in either direction allows some more: clients and servers send pings and window updates for them.
+const USELESS_BURST: u64 = 10_000;
+const USELESS_RATE: u64 = 1_000;
+const USELESS_PER_FRAME: u64 = 10;
+/// Received DATA with less than this, in bytes, counts as useless. A message of gRPC or WebSocket has at least as much.
+const MIN_USEFUL_DATA: usize = 5;
 
 /// A flood limit that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +61,7 @@ pub(super) enum Flood {
 
 impl FloodLimits {
     pub(super) fn new(options: &Http2Options, is_server: bool) -> FloodLimits {
-        let resets = || ResetBucket::new(options.stream_reset_burst, options.stream_reset_rate);
+        let resets = || TokenBucket::new(options.stream_reset_burst, options.stream_reset_rate);
         FloodLimits {
             empty_in_a_row: 0,
             max_empty_in_a_row: options.max_consecutive_inbound_frames_with_empty_payload,
@@ -62,15 +75,45 @@ impl FloodLimits {
             max_frames: options.max_outbound_frames,
             max_control_frames: options.max_outbound_control_frames,
             resets: is_server.then(resets),
+            useless: TokenBucket::new(USELESS_BURST, USELESS_RATE),
+            exceeded: false,
         }
     }
 
     pub(super) fn note_stream(&mut self) {
         self.streams += 1;
+        self.useless.put(USELESS_PER_FRAME);
     }
 
     pub(super) fn note_data_sent(&mut self) {
         self.data_sent += 1;
+        self.useless.put(USELESS_PER_FRAME);
+    }
+
+    /// Counts a DATA frame that arrived for an open stream. `data` is its length in bytes without padding.
+    pub(super) fn note_data_received(&mut self, data: usize, ends: bool) {
+        if data >= MIN_USEFUL_DATA {
+            self.useless.put(USELESS_PER_FRAME);
+        } else if !ends {
+            self.note_useless(1);
+        }
+    }
+
+    /// Counts a frame that costs this side as much as `count` frames that are only parsed, and brings it nothing.
+    pub(super) fn note_useless(&mut self, count: usize) {
+        self.exceeded |= !self.useless.take(count as u64);
+    }
+
+    /// Counts a reset by this side that the peer's error caused. Such resets cost as much as those by the peer.
+    pub(super) fn note_caused_reset(&mut self) {
+        if let Some(resets) = &mut self.resets {
+            self.exceeded |= !resets.take(1);
+        }
+    }
+
+    /// Whether the peer exceeded the limit on useless frames, or on resets that it caused.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.exceeded
     }
 
     /// Counts a received frame. `padding` is how many bytes of its payload are padding.
@@ -100,7 +143,7 @@ impl FloodLimits {
                 within(self.window_updates <= max, Flood::WindowUpdates)
             }
             frame::RST_STREAM => match &mut self.resets {
-                Some(resets) => within(resets.take(), Flood::Resets),
+                Some(resets) => within(resets.take(1), Flood::Resets),
                 None => Ok(()),
             },
             _ => Ok(()),
@@ -149,18 +192,18 @@ fn within(good: bool, flood: Flood) -> Result<(), Flood> {
     if good { Ok(()) } else { Err(flood) }
 }
 
-/// Limits RST_STREAM frames to a burst and a rate per second.
+/// Limits frames to a burst and a rate per second.
 #[derive(Debug)]
-struct ResetBucket {
+struct TokenBucket {
     tokens: u64,
     burst: u64,
     rate: u64,
     refilled: Option<Instant>,
 }
 
-impl ResetBucket {
-    fn new(burst: u64, rate: u64) -> ResetBucket {
-        ResetBucket {
+impl TokenBucket {
+    fn new(burst: u64, rate: u64) -> TokenBucket {
+        TokenBucket {
             tokens: burst,
             burst,
             rate,
@@ -168,17 +211,20 @@ impl ResetBucket {
         }
     }
 
-    /// Takes a token; false if none is left.
-    fn take(&mut self) -> bool {
+    fn put(&mut self, count: u64) {
+        self.tokens = self.tokens.saturating_add(count).min(self.burst);
+    }
+
+    /// Takes `count` tokens; false if there are fewer.
+    fn take(&mut self, count: u64) -> bool {
         let now = Instant::now();
         let since = *self.refilled.get_or_insert(now);
         let seconds = now.saturating_duration_since(since).as_secs();
         if seconds > 0 {
             self.refilled = Some(since + Duration::from_secs(seconds));
-            let gained = self.rate.saturating_mul(seconds);
-            self.tokens = self.tokens.saturating_add(gained).min(self.burst);
+            self.put(self.rate.saturating_mul(seconds));
         }
-        match self.tokens.checked_sub(1) {
+        match self.tokens.checked_sub(count) {
             Some(left) => {
                 self.tokens = left;
                 true
@@ -259,5 +305,43 @@ mod tests {
             limits.check_queued((1_001, 1_001)),
             Err(Flood::ControlFrames)
         );
+    }
+
+    #[test]
+    fn useless_frames_are_limited_and_useful_ones_allow_more() {
+        let mut limits = FloodLimits::new(&Http2Options::default(), false);
+        limits.note_useless(10_000);
+        assert!(!limits.is_exceeded());
+        limits.note_data_received(MIN_USEFUL_DATA, false);
+        for _ in 0..10 {
+            limits.note_data_received(1, false);
+        }
+        limits.note_data_received(1, true);
+        assert!(!limits.is_exceeded());
+        limits.note_data_received(1, false);
+        assert!(limits.is_exceeded());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn useless_frames_at_a_low_rate_are_no_flood() {
+        let mut limits = FloodLimits::new(&Http2Options::default(), true);
+        for _ in 0..100 {
+            limits.note_useless(1_000);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert!(!limits.is_exceeded());
+    }
+
+    #[test]
+    fn resets_by_either_side_have_one_limit() {
+        let mut limits = FloodLimits::new(&Http2Options::default(), true);
+        for _ in 0..500 {
+            limits.note_caused_reset();
+            let reset = limits.note_frame(frame(frame::RST_STREAM, 0, 4), 0);
+            assert_eq!(reset, Ok(()));
+        }
+        assert!(!limits.is_exceeded());
+        limits.note_caused_reset();
+        assert!(limits.is_exceeded());
     }
 }

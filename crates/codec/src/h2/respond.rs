@@ -85,6 +85,10 @@ impl H2Responder {
         }
     }
 
+    pub(crate) fn reset_error(&self) -> Option<StreamError> {
+        self.stream.reset_error()
+    }
+
     pub(crate) fn set_flush_timeout(&self, timeout: Option<Duration>) {
         self.stream.set_flush_timeout(timeout);
     }

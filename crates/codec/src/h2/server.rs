@@ -1,6 +1,7 @@
 //! The server role of HTTP/2: one task per connection and one per stream.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -237,6 +238,9 @@ struct ServerDriver<H> {
     incomplete_head: Option<IncompleteHead>,
     /// Requests whose heads were incomplete when the connection ended.
     unfinished_requests: usize,
+    /// How many requests are started in one turn, and those that have to wait for the next.
+    max_requests_per_turn: usize,
+    waiting_requests: VecDeque<AcceptedRequest>,
 }
 
 impl<H: Handler> ServerDriver<H> {
@@ -255,6 +259,8 @@ impl<H: Handler> ServerDriver<H> {
             flush_timer: None,
             incomplete_head: None,
             unfinished_requests: 0,
+            max_requests_per_turn: handler.max_requests_per_turn().max(1),
+            waiting_requests: VecDeque::new(),
             connection,
             handler,
         }
@@ -272,6 +278,7 @@ impl<H: Handler> ServerDriver<H> {
         session.store_task(cx);
         let (accepted, more) = session.read(cx);
         self.start_all(accepted);
+        let more = more || !self.waiting_requests.is_empty();
         if session.fault().is_none() {
             self.poll_deadlines(cx);
         }
@@ -302,10 +309,14 @@ impl<H: Handler> ServerDriver<H> {
     /// The number of streams being served, including one whose head is being received.
     fn active(&self) -> usize {
         let opening = self.connection.session.incomplete_request().is_some();
-        self.connection.active.get() + usize::from(opening)
+        self.connection.active.get() + self.waiting_requests.len() + usize::from(opening)
     }
 
     fn end(&mut self, fault: Fault) -> EndCause {
+        // They end at once, and are counted and logged.
+        for accepted in std::mem::take(&mut self.waiting_requests) {
+            self.start(accepted);
+        }
         for accepted in self.connection.session.take_refused() {
             self.unfinished_requests += 1;
             self.start(accepted);
@@ -323,12 +334,24 @@ impl<H: Handler> ServerDriver<H> {
         let incomplete = self.incomplete_head.as_ref();
         let mut began = incomplete
             .and_then(|incomplete| incomplete.began.filter(|_| incomplete.stream.is_some()));
+        let mut room = self.max_requests_per_turn;
+        while room > 0
+            && let Some(waiting) = self.waiting_requests.pop_front()
+        {
+            self.start(waiting);
+            room -= 1;
+        }
         for accepted in accepted {
             if let (AcceptedRequest::Request { meter, .. }, Some(began)) = (&accepted, began.take())
             {
                 meter.set_receive_began(Some(began));
             }
+            if room == 0 {
+                self.waiting_requests.push_back(accepted);
+                continue;
+            }
             self.start(accepted);
+            room -= 1;
         }
     }
 

@@ -70,4 +70,32 @@ mod tests {
         assert!(window.receive(40));
         assert!(!window.receive(1));
     }
+
+    #[test]
+    fn no_byte_of_credit_is_lost_or_invented() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..2_000 {
+            let size = random.u32(1..200_000);
+            let mut window = Window::new(size);
+            // The peer's view of the window, and what was received and not consumed yet.
+            let (mut credit, mut unread) = (u64::from(size), 0);
+            for _ in 0..100 {
+                if random.bool() {
+                    let sent = random.u64(0..=credit.min(20_000));
+                    credit -= sent;
+                    unread += sent;
+                    assert!(window.receive(usize::try_from(sent).unwrap()));
+                } else {
+                    let taken = random.u64(0..=unread);
+                    unread -= taken;
+                    let update = window.consume(usize::try_from(taken).unwrap());
+                    credit += u64::from(update.unwrap_or(0));
+                }
+                assert!(credit + unread <= size.into());
+                // A peer that was read completely can send at least half a window.
+                assert!(unread > 0 || credit >= u64::from(size / 2));
+            }
+            assert!(!window.receive(usize::try_from(credit).unwrap() + 1));
+        }
+    }
 }

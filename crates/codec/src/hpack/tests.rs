@@ -4,10 +4,11 @@ mod policy;
 mod round_trips;
 
 use crate::HeaderValue;
+use crate::fuzz::name_text;
+use crate::fuzz::value_text;
 use crate::header::HeaderName;
 
 use super::DecodeError;
-use super::DecodedValue;
 use super::Decoder;
 use super::Encoder;
 use super::Name;
@@ -27,27 +28,6 @@ fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<FieldPair>, DecodeE
         pairs.push(pair);
     })?;
     Ok(pairs)
-}
-
-fn name_text(name: &Name) -> Vec<u8> {
-    match name {
-        Name::Method => b":method".into(),
-        Name::Scheme => b":scheme".into(),
-        Name::Authority => b":authority".into(),
-        Name::Path => b":path".into(),
-        Name::Status => b":status".into(),
-        Name::Protocol => b":protocol".into(),
-        Name::UnknownPseudo => b":?".into(),
-        Name::Header(name) => name.as_str().into(),
-        Name::Malformed(name) => name.to_vec(),
-    }
-}
-
-fn value_text(value: &DecodedValue) -> Vec<u8> {
-    match value {
-        DecodedValue::Valid(value) => value.as_bytes().into(),
-        DecodedValue::Malformed(value) => value.to_vec(),
-    }
 }
 
 /// Encodes a block of fields, pseudo-header fields among them.

@@ -6,6 +6,7 @@ use outrider_codec::Client;
 use outrider_codec::ConnectionEnd;
 use outrider_codec::ServerOptions;
 use outrider_net::Timers;
+use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -19,13 +20,18 @@ use super::sockets;
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const ACK: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
+pub(crate) const PADDED: u8 = 8;
+pub(crate) const WITH_PRIORITY: u8 = 32;
 
 /// One end of a connection that sends and receives raw frames.
 pub(crate) struct RawPeer(pub(crate) UnixStream);
@@ -38,13 +44,34 @@ pub(crate) struct RawFrame {
     pub(crate) payload: Vec<u8>,
 }
 
+/// Encodes a frame.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Reads a frame; `None` at the end.
+pub(crate) async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> Option<RawFrame> {
+    let mut head = [0; 9];
+    from.read_exact(&mut head).await.ok()?;
+    let [a, b, c, kind, flags, stream @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    from.read_exact(&mut payload).await.ok()?;
+    Some(RawFrame {
+        kind,
+        flags,
+        stream: u32::from_be_bytes(stream),
+        payload,
+    })
+}
+
 impl RawPeer {
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = length[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend_from_slice(payload);
+        let frame = frame(kind, flags, stream, payload);
         self.0.write_all(&frame).await.unwrap();
     }
 
@@ -59,17 +86,37 @@ impl RawPeer {
     }
 
     pub(crate) async fn any(&mut self) -> Option<RawFrame> {
-        let mut head = [0; 9];
-        self.0.read_exact(&mut head).await.ok()?;
-        let [a, b, c, kind, flags, stream @ ..] = head;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        self.0.read_exact(&mut payload).await.ok()?;
-        Some(RawFrame {
-            kind,
-            flags,
-            stream: u32::from_be_bytes(stream),
-            payload,
-        })
+        read_frame(&mut self.0).await
+    }
+
+    /// Sends `frames`, and meanwhile reads until the codec closes, has sent a GOAWAY, or has sent what `is_last` accepts.
+    /// Returns all frames that were read.
+    pub(crate) async fn exchange(
+        &mut self,
+        frames: &[u8],
+        mut is_last: impl FnMut(&RawFrame) -> bool,
+    ) -> Vec<RawFrame> {
+        let (mut reader, mut writer) = self.0.split();
+        let write = async {
+            // The codec may have closed before.
+            drop(writer.write_all(frames).await);
+            std::future::pending().await
+        };
+        let read = async {
+            let mut all = Vec::new();
+            while let Some(frame) = read_frame(&mut reader).await {
+                let ends = is_last(&frame) || frame.kind == GOAWAY;
+                all.push(frame);
+                if ends {
+                    break;
+                }
+            }
+            all
+        };
+        tokio::select! {
+            all = read => all,
+            () = write => Vec::new(),
+        }
     }
 }
 

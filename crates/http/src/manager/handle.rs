@@ -127,6 +127,7 @@ impl ConnectionManager {
         let routes = self.routes.current();
         stream.routes = Some(routes.clone());
         self.prepare_request(stream, &routes, wait)?;
+        wait.check_client()?;
         if self.filters.is_empty() {
             wait.check_body()?;
         } else {

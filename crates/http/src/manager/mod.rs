@@ -186,6 +186,12 @@ impl ConnectionStreams {
 }
 
 impl Handler for ConnectionStreams {
+    fn max_requests_per_turn(&self) -> usize {
+        let runtime = self.manager.worker.runtime();
+        let most = runtime.and_then(|runtime| runtime.number("http.max_requests_per_io_cycle"));
+        most.map_or(usize::MAX, |most| most.try_into().unwrap_or(usize::MAX))
+    }
+
     fn serve(
         self: Rc<Self>,
         head: RequestHead,

@@ -11,6 +11,10 @@ use super::SessionState;
 use super::data::REMOTE_RESET;
 use super::receive::FRAME_SIZE;
 use super::receive::PROTOCOL;
+use super::receive::USELESS_BYTES;
+
+/// The largest flow-control window (RFC 9113, section 6.9.1).
+const MAX_WINDOW: u32 = 0x7fff_ffff;
 
 impl SessionState {
     pub(super) fn priority(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
@@ -27,6 +31,7 @@ impl SessionState {
         if dependency == Some(head.stream) && self.is_server() {
             return self.stream_fault(head, Reason::PROTOCOL_ERROR);
         }
+        self.limits.note_useless(1);
         self.note(head, 0)
     }
 
@@ -48,6 +53,7 @@ impl SessionState {
         }
         self.note(head, 0)?;
         let Some(key) = self.streams.key(head.stream) else {
+            self.limits.note_useless(1);
             return Ok(());
         };
         self.stats.rx_reset.inc();
@@ -74,8 +80,21 @@ impl SessionState {
         if head.has(frame::ACK) {
             return self.settings_acknowledged();
         }
+        self.limits.note_useless(1 + payload.len() / USELESS_BYTES);
+        // RFC 9113, section 6.5.3: of several values the last one counts. To apply it visits all streams.
+        let mut window = None;
         for [a, b, value @ ..] in values {
-            self.setting(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
+            let value = u32::from_be_bytes(*value);
+            match u16::from_be_bytes([*a, *b]) {
+                frame::INITIAL_WINDOW_SIZE if value <= MAX_WINDOW => window = Some(value),
+                id => self.setting(id, value)?,
+            }
+        }
+        if let Some(size) = window
+            && size != self.settings.peer_window
+        {
+            self.note_visit();
+            self.resize_send_windows(size);
         }
         self.settings.peer_seen = true;
         self.output.frame(&frame::settings_ack(), true);
@@ -98,9 +117,8 @@ impl SessionState {
         Ok(())
     }
 
-    /// Applies one value of the peer's SETTINGS.
-    pub(super) fn setting(&mut self, id: u16, value: u32) -> Result<(), Fault> {
-        const MAX_WINDOW: u32 = 0x7fff_ffff;
+    /// Applies one value of the peer's SETTINGS, other than a valid `INITIAL_WINDOW_SIZE`.
+    fn setting(&mut self, id: u16, value: u32) -> Result<(), Fault> {
         let good = match id {
             frame::HEADER_TABLE_SIZE => {
                 self.encoder.set_peer_table_size(value);
@@ -109,10 +127,6 @@ impl SessionState {
             frame::ENABLE_PUSH => value == 0 || value == 1 && self.is_server(),
             frame::MAX_CONCURRENT_STREAMS => {
                 self.settings.peer_max_streams = value;
-                true
-            }
-            frame::INITIAL_WINDOW_SIZE if value <= MAX_WINDOW => {
-                self.resize_send_windows(value);
                 true
             }
             frame::INITIAL_WINDOW_SIZE => false,
@@ -131,7 +145,7 @@ impl SessionState {
         let mut grown = Vec::new();
         for (key, stream) in self.streams.iter_keys() {
             stream.send_window += change;
-            if stream.send_window > i64::from(i32::MAX) {
+            if stream.send_window > i64::from(MAX_WINDOW) {
                 overflown.push(key);
             } else if change > 0 {
                 grown.push(key);
@@ -151,6 +165,7 @@ impl SessionState {
         if head.stream != 0 {
             return Err(Fault::Close);
         }
+        self.limits.note_useless(1);
         if head.has(frame::ACK) {
             self.pongs_received += 1;
         } else {
@@ -173,6 +188,7 @@ impl SessionState {
         }
         self.goaway_received = Some(last);
         self.wake_task();
+        self.note_visit();
         if self.is_server() {
             return Ok(());
         }
@@ -195,22 +211,26 @@ impl SessionState {
         self.note(head, 0)?;
         if head.stream == 0 {
             self.send_window += increment;
-            if increment == 0 || self.send_window > i64::from(i32::MAX) {
-                return Err(Fault::Close);
+            // Envoy closes the connection without a GOAWAY; RFC 9113, section 6.9, names the errors.
+            if increment == 0 {
+                return Err(PROTOCOL);
+            }
+            if self.send_window > i64::from(MAX_WINDOW) {
+                return Err(Fault::GoAway(Reason::FLOW_CONTROL_ERROR));
             }
             self.resume_blocked();
             return Ok(());
         }
         let key = self.streams.key(head.stream);
         let Some(stream) = key.and_then(|key| self.streams.get(key)) else {
-            return if self.is_idle(head.stream) || increment == 0 {
-                Err(Fault::Close)
-            } else {
-                Ok(())
-            };
+            if self.is_idle(head.stream) || increment == 0 {
+                return Err(Fault::Close);
+            }
+            self.limits.note_useless(1);
+            return Ok(());
         };
         stream.send_window += increment;
-        let overflows = stream.send_window > i64::from(i32::MAX);
+        let overflows = stream.send_window > i64::from(MAX_WINDOW);
         // Envoy ends the connection; RFC 9113, section 6.9, requires a stream error.
         if increment == 0 {
             return self.stream_fault(head, Reason::PROTOCOL_ERROR);

@@ -13,7 +13,9 @@ use super::super::frame::Head;
 use super::super::input::PendingData;
 use super::Fault;
 use super::SessionState;
+use super::receive::INTERNAL;
 use super::receive::PROTOCOL;
+use super::receive::USELESS_BYTES;
 
 /// Envoy's name for the error of a stream that this side resets.
 pub(super) const REMOTE_RESET: &str = "http2.remote_reset";
@@ -45,18 +47,17 @@ impl SessionState {
             if self.is_idle(head.stream) {
                 return Err(PROTOCOL);
             }
+            self.limits.note_useless(1 + head.length / USELESS_BYTES);
             if self.streams.has_ended(head.stream) {
                 // The peer sends data after the end of its message, which RFC 9113, section 5.1, makes a stream error.
-                self.queue_reset(head.stream, Reason::STREAM_CLOSED);
+                self.queue_caused_reset(head.stream, Reason::STREAM_CLOSED);
             }
             // If it had not ended normally, the frame may have been in flight when this side reset the stream.
             self.release_connection(waste);
             return self.continue_data(rest);
         };
         let is_client = !self.is_server();
-        let Some(stream) = self.streams.get(key) else {
-            return Ok(());
-        };
+        let stream = self.streams.get(key).ok_or(INTERNAL)?;
         if !stream.receiving {
             // The peer has ended its message but this side has not. RFC 9113, section 5.1, makes it a stream error.
             let error = StreamError::ProtocolError(REMOTE_RESET);
@@ -74,6 +75,7 @@ impl SessionState {
         stream.meter.add_body_received(0, HEAD + waste);
         let allowed = stream.window.receive(head.length);
         self.note(head, waste)?;
+        self.limits.note_data_received(left, rest.ends);
         if !allowed {
             let error = StreamError::ProtocolError(REMOTE_RESET);
             self.reset_malformed(key, error, Reason::FLOW_CONTROL_ERROR);
@@ -204,7 +206,7 @@ impl SessionState {
         };
         let id = stream.id;
         stream.fail(error, &mut self.wakers);
-        self.queue_reset(id, reason);
+        self.queue_caused_reset(id, reason);
         self.streams.remove_if_closed(key);
     }
 }

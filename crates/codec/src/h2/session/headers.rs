@@ -29,7 +29,9 @@ use super::SessionState;
 use super::StreamRef;
 use super::data::REMOTE_RESET;
 use super::receive::FRAME_SIZE;
+use super::receive::INTERNAL;
 use super::receive::PROTOCOL;
+use super::receive::USELESS_BYTES;
 
 /// The maximum number of CONTINUATION frames in one header block, as in nghttp2.
 const MAX_CONTINUATIONS: usize = 8;
@@ -79,6 +81,8 @@ impl SessionState {
         };
         if kind.is_some() {
             self.note(head, padding)?;
+        } else {
+            self.limits.note_useless(1 + head.length / USELESS_BYTES);
         }
         let block = Block {
             stream: head.stream,
@@ -134,7 +138,7 @@ impl SessionState {
         }
         if full {
             self.stats.stream_refused_errors.inc();
-            self.queue_reset(id, Reason::REFUSED_STREAM);
+            self.queue_caused_reset(id, Reason::REFUSED_STREAM);
             return Ok(None);
         }
         self.limits.note_stream();
@@ -288,14 +292,14 @@ impl SessionState {
     /// Refuses a request before its stream is created.
     pub(super) fn refuse(&mut self, id: u32, block_error: BlockError) -> Result<(), Fault> {
         if !block_error.is_violation() {
-            self.queue_reset(id, Reason::INTERNAL_ERROR);
+            self.queue_caused_reset(id, Reason::INTERNAL_ERROR);
             return Ok(());
         }
         self.stats.rx_messaging_error.inc();
         if !self.stream_error {
             return Err(Fault::Close);
         }
-        self.queue_reset(id, Reason::PROTOCOL_ERROR);
+        self.queue_caused_reset(id, Reason::PROTOCOL_ERROR);
         Ok(())
     }
 
@@ -310,14 +314,13 @@ impl SessionState {
             Ok(head) => head,
             Err(block_error) => return self.block_error(key, block_error),
         };
-        let Some(stream) = self.streams.get(key) else {
-            return Ok(());
-        };
+        let stream = self.streams.get(key).ok_or(INTERNAL)?;
         stream
             .meter
             .add_headers_received(HeadSize::http2(bytes, block.wire));
         let response = ResponseHead { status, headers };
         if status.is_informational() {
+            self.limits.note_useless(1);
             stream.heads.has_interim = true;
             if stream.heads.interim.len() < MAX_INTERIM {
                 stream.heads.interim.push(response);
@@ -356,9 +359,7 @@ impl SessionState {
             Ok(trailers) => trailers,
             Err(block_error) => return self.block_error(key, block_error),
         };
-        let Some(stream) = self.streams.get(key) else {
-            return Ok(());
-        };
+        let stream = self.streams.get(key).ok_or(INTERNAL)?;
         stream
             .meter
             .add_headers_received(HeadSize::http2(bytes, block.wire));

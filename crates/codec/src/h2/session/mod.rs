@@ -58,6 +58,8 @@ const HIGH_WATERMARK: usize = 512 * 1024;
 /// The maximum number of queued frames before streams must wait, so that small messages to a slow peer do not reach
 /// `max_outbound_frames`.
 const HIGH_WATERMARK_FRAMES: u32 = 4096;
+/// The maximum number of requests that are started in one turn of a connection.
+const MAX_REQUESTS: usize = 64;
 /// The window that a peer may use before it has received our SETTINGS (RFC 9113, section 6.5.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 
@@ -408,6 +410,13 @@ impl SessionState {
             if self.fault.is_some() {
                 return false;
             }
+            if !self.input.waiting.is_empty() {
+                let mut waiting = std::mem::take(&mut self.input.waiting);
+                self.receive(&mut waiting);
+                if self.has_enough_requests() {
+                    return true;
+                }
+            }
             let Some(socket) = &mut self.socket else {
                 return false;
             };
@@ -426,11 +435,21 @@ impl SessionState {
             if read.is_pending() {
                 return false;
             }
+            if self.has_enough_requests() {
+                return true;
+            }
         }
         true
     }
 
-    /// Processes the frames in `chunk`. After an error, the frames before it remain in effect.
+    /// Whether as many requests have arrived as are started in one turn. What came after them waits for the next turn:
+    /// a client must not be able to start thousands of requests before the first of them runs.
+    fn has_enough_requests(&self) -> bool {
+        self.accepted.len() >= MAX_REQUESTS
+    }
+
+    /// Processes the frames in `chunk`; those that come after enough requests wait. After an error, the frames before it
+    /// remain in effect.
     fn receive(&mut self, chunk: &mut BytesMut) {
         if self.fault.is_some() {
             return;
@@ -442,6 +461,8 @@ impl SessionState {
                 self.output.rewind(mark);
             }
             self.fail(fault);
+        } else if !chunk.is_empty() {
+            self.input.waiting = chunk.split();
         }
     }
 

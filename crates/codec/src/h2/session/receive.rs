@@ -15,7 +15,14 @@ use super::Fault;
 use super::SessionState;
 
 pub(super) const PROTOCOL: Fault = Fault::GoAway(Reason::PROTOCOL_ERROR);
+/// A stream that must exist does not: to go on would misread what follows.
+pub(super) const INTERNAL: Fault = Fault::GoAway(Reason::INTERNAL_ERROR);
 pub(super) const FRAME_SIZE: Fault = Fault::GoAway(Reason::FRAME_SIZE_ERROR);
+
+/// So many bytes of a payload that is dropped cost as much as a frame.
+pub(super) const USELESS_BYTES: usize = 64;
+/// To visit so many streams costs as much as a frame.
+const VISITED_STREAMS: usize = 16;
 
 impl From<Flood> for Fault {
     fn from(flood: Flood) -> Fault {
@@ -24,10 +31,13 @@ impl From<Flood> for Fault {
 }
 
 impl SessionState {
-    /// Processes all of `chunk`.
+    /// Processes `chunk`: all of it, or as much as has enough requests for one turn.
     pub(super) fn feed(&mut self, chunk: &mut BytesMut) -> Result<(), Fault> {
         self.feed_preface(chunk)?;
-        while !chunk.is_empty() {
+        while !chunk.is_empty() && !self.has_enough_requests() {
+            if self.limits.is_exceeded() {
+                return Err(Fault::GoAway(Reason::ENHANCE_YOUR_CALM));
+            }
             if let Some(rest) = self.input.data.take() {
                 self.feed_data(rest, chunk)?;
             } else if self.input.partial.is_empty() {
@@ -63,7 +73,8 @@ impl SessionState {
         let at = expected.len() - self.input.preface;
         let count = self.input.preface.min(chunk.len());
         if chunk.get(..count) != expected.get(at..at + count) {
-            return Err(Fault::Close);
+            // Envoy closes the connection without a word.
+            return Err(PROTOCOL);
         }
         self.input.preface -= count;
         chunk.advance(count);
@@ -143,7 +154,11 @@ impl SessionState {
             frame::GOAWAY => self.goaway(head, payload),
             frame::WINDOW_UPDATE => self.window_update(head, payload),
             frame::CONTINUATION => self.continuation(head, payload),
-            _ => Ok(()),
+            // RFC 9113, section 5.5: unknown types are ignored.
+            _ => {
+                self.limits.note_useless(1 + head.length / USELESS_BYTES);
+                Ok(())
+            }
         }
     }
 
@@ -156,6 +171,12 @@ impl SessionState {
             // Neither side uses server push.
             (_, false) => true,
         }
+    }
+
+    /// Counts a frame that makes this side visit all of its streams.
+    pub(super) fn note_visit(&mut self) {
+        let cost = 1 + self.streams.open() / VISITED_STREAMS;
+        self.limits.note_useless(cost);
     }
 
     pub(super) fn note(&mut self, head: Head, padding: usize) -> Result<(), Fault> {

@@ -131,6 +131,12 @@ impl SessionState {
         self.wake_task();
     }
 
+    /// Resets a stream because of the peer's error.
+    pub(super) fn queue_caused_reset(&mut self, id: u32, reason: Reason) {
+        self.limits.note_caused_reset();
+        self.queue_reset(id, reason);
+    }
+
     /// Gives the peer credit for `count` bytes of a stream that were consumed.
     pub(super) fn release(&mut self, key: usize, count: usize) {
         if self.fault.is_none()

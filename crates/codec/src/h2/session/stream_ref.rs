@@ -121,6 +121,11 @@ impl StreamRef {
         self.with(|state, key| state.stop_reading(key));
     }
 
+    /// The error that has ended the stream, if the peer has reset it or the connection has ended.
+    pub(in crate::h2) fn reset_error(&self) -> Option<StreamError> {
+        self.with(|state, key| state.streams.get(key)?.send_error.clone())
+    }
+
     /// Ready when the peer has reset the stream or the connection has ended.
     pub(in crate::h2) fn poll_reset(&self, cx: &Context<'_>) -> Poll<StreamError> {
         let Some(session) = &self.session else {

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::DecodeError;
-use super::DecodedValue;
 use super::Decoder;
 use super::Name;
 use super::decode;
 use super::pair;
 use crate::HeaderValue;
+use crate::hpack::DecodedValue;
 use crate::hpack::huffman;
 
 #[test]
