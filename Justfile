@@ -54,6 +54,18 @@ release:
 bench *arguments: release
     python3 conformance/bench/bench.py --outrider target/pgo/outrider {{arguments}}
 
+# Attack Outrider and Envoy, and write the table of docs/security.md.
+attacks *arguments: release
+    python3 conformance/bench/attacks.py --outrider target/pgo/outrider --docs {{arguments}}
+
+# Keep Outrider busy for ten minutes, and check that memory, gauges and descriptors return.
+soak *arguments: release
+    python3 conformance/bench/soak.py --outrider target/pgo/outrider {{arguments}}
+
+# Run a fuzz target of `fuzz/` for some seconds. The flags are those of `cargo fuzz`; they need no other toolchain.
+fuzz target seconds="300":
+    fuzz/run {{target}} {{seconds}}
+
 # Generate the subset of the Envoy API again from its official definitions.
 proto:
     cargo run --manifest-path proto/generator/Cargo.toml
