@@ -214,7 +214,7 @@ class Client:
                 kept.request("GET", "/small")
                 kept.getresponse().read()
                 self.times.append(time.monotonic() - began)
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 self.failures += 1
                 kept = None
 
