@@ -259,7 +259,7 @@ def write_docs(lines, seconds, build):
     text = path.read_text()
     begin, end = "<!-- attacks: written by `just attacks` -->\n", "<!-- end of attacks -->"
     before, after = text[:text.index(begin) + len(begin)], text[text.index(end):]
-    note = f"\n{seconds} s each, one worker, {os.cpu_count()} CPUs; Outrider: {build}.\n"
+    note = f"\n\n{seconds} s each, one worker, {os.cpu_count()} CPUs; Outrider: {build}.\n"
     path.write_text(before + "\n".join(lines) + note + after)
 
 

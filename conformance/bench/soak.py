@@ -31,7 +31,7 @@ from proxies import H2, Proxy  # noqa: E402
 GROWTH, GROWTH_KB = 1.2, 8 * 1024
 # Gauges that describe the configuration or the process, not work under way.
 KEPT = re.compile(r"^(server|runtime|listener_manager|cluster_manager|overload|main_thread|workers)\.|membership|lb_subsets_active|\.version|max_host_weight|"
-                  r"circuit_breakers|upstream_cx_active|upstream_cx_http\d_active|rds\.|warming|concurrency|filesystem|ssl\.certificate")
+                  r"circuit_breakers|upstream_cx_active|upstream_cx_http\d_active|rds\.|http\.admin|listener\.admin|clusters_inflated|warming|concurrency|filesystem|ssl\.certificate")
 
 
 class Target(Proxy):
