@@ -15,6 +15,7 @@ mod health_check;
 mod host;
 mod host_set;
 mod info;
+mod local_cluster;
 mod manager;
 mod metadata_match;
 mod outlier;

@@ -53,6 +53,7 @@ use crate::discovery::Discovery;
 use crate::discovery::DiscoveryCx;
 use crate::dns::Resolvers;
 use crate::info::ClusterCx;
+use crate::local_cluster::LocalCluster;
 use crate::publisher::ClusterHosts;
 use crate::shared::ProcessWide;
 
@@ -156,6 +157,7 @@ impl ClusterManager {
             process: ProcessWide {
                 connection_ids: Arc::default(),
                 balancing_threads: Arc::new(AtomicU64::new(2)),
+                local_cluster: LocalCluster::build(bootstrap, local_zone)?,
                 local_zone: local_zone.into(),
                 defers_stats: deferred
                     .is_some_and(|options| options.enable_deferred_creation_stats),

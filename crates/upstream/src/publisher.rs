@@ -36,7 +36,6 @@ use crate::health_check::Transition;
 use crate::outlier::ChangedHosts;
 use crate::outlier::OutlierDetector;
 use crate::outlier::OutlierMonitor;
-use crate::shared::host_set;
 use crate::stats::ClusterManagerStats;
 
 /// What a cluster's discovery publishes hosts with. Lives on the main thread.
@@ -118,7 +117,10 @@ impl ClusterHosts {
     /// Has the hosts watched for as long as it is polled; ends at once if nothing watches them.
     pub(crate) async fn watch(self: Rc<Self>) {
         let reported = self.reported.take();
-        let Some(mut reported) = reported.filter(|_| self.is_watched()) else {
+        // What is published until now was balanced by the hosts that the local cluster has now.
+        let local = self.cluster.process.local_cluster_of(&self.cluster.info);
+        let mut local = local.map(|local| local.hosts.subscribe());
+        let Some(mut reported) = reported.filter(|_| self.is_watched() || local.is_some()) else {
             return;
         };
         let mut next = self.next_interval();
@@ -129,7 +131,20 @@ impl ClusterHosts {
                     None => std::future::pending().await,
                 }
             };
+            let local_changed = async {
+                // The sender lives as long as the process.
+                if let Some(local) = &mut local
+                    && local.changed().await.is_ok()
+                {
+                    return;
+                }
+                std::future::pending().await
+            };
             tokio::select! {
+                () = local_changed => {
+                    let priorities = self.priorities.borrow().clone();
+                    self.swap(priorities);
+                }
                 // This holds one of the senders itself, so the channel never ends.
                 Some((host, report)) = reported.recv() => self.on_report(&host, report),
                 () = interval => {
@@ -288,10 +303,13 @@ impl ClusterHosts {
         stats.membership_degraded.set(degraded);
         stats.membership_excluded.set(excluded);
         stats.membership_total.set(total);
-        let runtime = self.cluster.process.runtime.snapshot();
-        let set = host_set(priorities, &self.cluster.info, stats, &runtime);
-        self.cluster.set_hosts(set);
+        self.cluster.set_hosts(priorities.clone());
         self.changed.send_replace(());
+        if let Some(local) = &self.cluster.process.local_cluster
+            && local.name == self.cluster.info.name
+        {
+            local.hosts.send_replace(priorities);
+        }
     }
 
     /// Discovery has found the first hosts, or knows that there are none yet.

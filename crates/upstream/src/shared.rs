@@ -19,6 +19,9 @@ use crate::PriorityHosts;
 use crate::RoutingPriority;
 use crate::balancer;
 use crate::balancer::BalancerConfig;
+use crate::balancer::BalancerCx;
+use crate::balancer::LocalProxies;
+use crate::local_cluster::LocalCluster;
 use crate::outlier::OutlierThresholds;
 use crate::stats::BalancingStats;
 use crate::stats::ClusterStats;
@@ -54,6 +57,8 @@ pub(crate) struct ProcessWide {
     pub(crate) connection_ids: Arc<AtomicU64>,
     /// How many threads balance in Envoy: the workers and the main thread. Each counts for itself there.
     pub(crate) balancing_threads: Arc<AtomicU64>,
+    /// For routing by zone.
+    pub(crate) local_cluster: Option<Arc<LocalCluster>>,
     /// The zone of the proxy; empty if it is in none.
     pub(crate) local_zone: Arc<str>,
     /// Whether a cluster's stats of traffic are listed only once it has traffic
@@ -78,18 +83,15 @@ impl SharedCluster {
         );
         let membership: Arc<MembershipStats> = store.register(scope.clone());
         membership.warming_state.mark_used();
-        let hosts = host_set(
-            Arc::default(),
-            &info,
-            &membership,
-            &process.runtime.snapshot(),
-        );
+        let hosts = host_set(Arc::default(), &info, (&membership, None), &process);
         SharedCluster {
             hosts: Arc::new(ArcSwap::from_pointee(hosts)),
             breakers: Arc::new(breakers),
             _listed: (!process.defers_stats).then(|| store.register(scope.clone())),
-            balancing: (process.defers_stats || info.balancer.uses_metadata())
-                .then(|| store.register(scope.clone())),
+            balancing: (process.defers_stats
+                || info.balancer.uses_metadata()
+                || process.local_cluster_of(&info).is_some())
+            .then(|| store.register(scope.clone())),
             matched: info.transport_sockets.match_stats(store, &scope),
             membership,
             process,
@@ -100,9 +102,10 @@ impl SharedCluster {
         }
     }
 
-    /// Makes `set` the cluster's hosts, for all workers at once.
-    pub(crate) fn set_hosts(&self, set: HostSet) {
-        let set = Arc::new(set);
+    /// Makes these the cluster's hosts, for all workers at once.
+    pub(crate) fn set_hosts(&self, priorities: Arc<[PriorityHosts]>) {
+        let stats = (&*self.membership, self.balancing.as_deref());
+        let set = Arc::new(host_set(priorities, &self.info, stats, &self.process));
         let before = self.hosts.swap(set.clone());
         if let Some(subsets) = set.balancer().subsets() {
             let (created, removed) = subsets.changes_since(before.balancer().subsets());
@@ -148,22 +151,44 @@ pub(crate) fn scope(info: &ClusterInfo) -> Scope {
     Scope::new("cluster").name(&info.observability_name)
 }
 
+impl ProcessWide {
+    /// The local cluster, if a cluster with these settings is to be routed by zone.
+    pub(crate) fn local_cluster_of(&self, info: &ClusterInfo) -> Option<&Arc<LocalCluster>> {
+        let local = self.local_cluster.as_ref()?;
+        (info.balancer.is_zone_aware() && local.name != info.name).then_some(local)
+    }
+}
+
 /// Uses the runtime's current panic threshold. As in Envoy, a later change takes effect with the next change of hosts.
 pub(crate) fn host_set(
     priorities: Arc<[PriorityHosts]>,
     info: &ClusterInfo,
-    stats: &MembershipStats,
-    runtime: &Snapshot,
+    (stats, balancing): (&MembershipStats, Option<&BalancingStats>),
+    process: &ProcessWide,
 ) -> HostSet {
+    let runtime = process.runtime.snapshot();
+    let local = process.local_cluster_of(info).zip(balancing);
+    let proxies = local.map(|(local, _)| local.hosts.borrow().clone());
+    let none = PriorityHosts::default();
+    let local = local.map(|(local, stats)| LocalProxies {
+        locality: local.locality.as_ref(),
+        hosts: (proxies.as_ref())
+            .and_then(|hosts| hosts.first())
+            .unwrap_or(&none),
+        runtime: &runtime,
+        stats,
+        threads: process.balancing_threads.load(Relaxed),
+    });
+    let cx = BalancerCx::new(stats, local);
     let balancer = match runtime.number("upstream.healthy_panic_threshold") {
         Some(percent) => {
             let config = BalancerConfig {
                 panic_threshold: u32::try_from(percent.min(100)).unwrap_or(100),
                 ..info.balancer.clone()
             };
-            balancer::build(&priorities, &config, stats)
+            balancer::build(&priorities, &config, cx)
         }
-        None => balancer::build(&priorities, &info.balancer, stats),
+        None => balancer::build(&priorities, &info.balancer, cx),
     };
     HostSet::new(priorities, balancer)
 }

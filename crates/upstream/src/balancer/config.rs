@@ -18,6 +18,7 @@ use super::HostPolicy;
 use super::hashing::HashingConfig;
 use super::subset;
 use super::subset::SubsetPolicy;
+use super::zones::ZoneAware;
 
 /// How a host is selected.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub(crate) struct LocalityBalancing {
     pub(crate) weighted: bool,
     /// `ZoneAwareLbConfig.fail_traffic_on_panic`: in panic, no host is used instead of all.
     pub(crate) fail_traffic_on_panic: bool,
+    /// The rest of `ZoneAwareLbConfig`.
+    pub(super) zones: ZoneAware,
 }
 
 /// The result of reading a policy's own settings.
@@ -95,6 +98,11 @@ impl BalancerConfig {
         }
     }
 
+    /// Whether the balancer may route by zone.
+    pub(crate) fn is_zone_aware(&self) -> bool {
+        !self.uses_hash() && !self.localities.weighted
+    }
+
     /// Whether the balancer uses the metadata that the request asks of its host.
     #[must_use]
     pub fn uses_metadata(&self) -> bool {
@@ -114,6 +122,7 @@ impl LocalityBalancing {
             },
             Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => LocalityBalancing {
                 fail_traffic_on_panic: zones.fail_traffic_on_panic,
+                zones: ZoneAware::of_cluster(zones),
                 ..LocalityBalancing::default()
             },
         }
@@ -130,6 +139,7 @@ impl LocalityBalancing {
             },
             Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => LocalityBalancing {
                 fail_traffic_on_panic: zones.fail_traffic_on_panic,
+                zones: ZoneAware::of_policy(zones),
                 ..LocalityBalancing::default()
             },
         }

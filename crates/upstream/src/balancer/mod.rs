@@ -21,6 +21,7 @@ mod round_robin;
 mod schedule;
 mod slow_start;
 mod subset;
+mod zones;
 
 use std::fmt;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ use hashing::Hashing;
 use priorities::Priorities;
 use queue::DeadlineQueue;
 pub use subset::Subsets;
+pub(crate) use zones::LocalProxies;
 
 /// Picks a host. Workers call `pick` for every attempt: it must not lock, log, or (after warm-up) allocate.
 pub trait LoadBalancer: fmt::Debug + Send + Sync {
@@ -73,11 +75,31 @@ pub(crate) trait HostPolicy: fmt::Debug + Send + Sync {
     fn balance(&self, hosts: Vec<Arc<Host>>, slot: usize) -> Box<dyn LoadBalancer>;
 }
 
-/// Builds the balancer for these hosts, and sets the size of its tables in `stats`.
+/// What a balancer is built with, apart from its hosts and settings.
+#[derive(Debug)]
+pub(crate) struct BalancerCx<'a> {
+    /// Where the sizes of tables are set.
+    pub(crate) stats: &'a MembershipStats,
+    /// For routing by zone, if there is a local cluster.
+    pub(crate) local: Option<LocalProxies<'a>>,
+    slots: Slots,
+}
+
+impl<'a> BalancerCx<'a> {
+    pub(crate) fn new(stats: &'a MembershipStats, local: Option<LocalProxies<'a>>) -> Self {
+        BalancerCx {
+            stats,
+            local,
+            slots: Slots::default(),
+        }
+    }
+}
+
+/// Builds the balancer for these hosts.
 pub(crate) fn build(
     priorities: &[PriorityHosts],
     config: &BalancerConfig,
-    stats: &MembershipStats,
+    mut cx: BalancerCx<'_>,
 ) -> Box<dyn LoadBalancer> {
     // There is always a first priority. An empty one is in panic.
     let first = [PriorityHosts::default()];
@@ -86,12 +108,7 @@ pub(crate) fn build(
     } else {
         priorities
     };
-    balance(
-        priorities,
-        config,
-        &config.policy,
-        (stats, &mut Slots::default()),
-    )
+    balance(priorities, config, &config.policy, &mut cx)
 }
 
 /// Builds the balancer of `policy` for these hosts. There must be at least one priority.
@@ -99,14 +116,12 @@ fn balance(
     priorities: &[PriorityHosts],
     config: &BalancerConfig,
     policy: &Policy,
-    (stats, slots): (&MembershipStats, &mut Slots),
+    cx: &mut BalancerCx<'_>,
 ) -> Box<dyn LoadBalancer> {
     match policy {
-        Policy::Hosts(policy) => Box::new(Priorities::new(priorities, config, (&**policy, slots))),
-        Policy::Hashing(hashing) => Box::new(Hashing::new(priorities, config, hashing, stats)),
-        Policy::Subsets(policy) => {
-            Box::new(Subsets::new(priorities, config, policy, (stats, slots)))
-        }
+        Policy::Hosts(policy) => Box::new(Priorities::new(priorities, config, (&**policy, cx))),
+        Policy::Hashing(hashing) => Box::new(Hashing::new(priorities, config, hashing, cx.stats)),
+        Policy::Subsets(policy) => Box::new(Subsets::new(priorities, config, policy, cx)),
     }
 }
 

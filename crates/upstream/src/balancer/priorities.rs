@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::BalancerConfig;
+use super::BalancerCx;
 use super::HostPolicy;
 use super::LoadBalancer;
 use super::PickCx;
@@ -11,6 +12,8 @@ use super::Slots;
 use super::config::LocalityBalancing;
 use super::loads::PriorityLoads;
 use super::schedule::Schedule;
+use super::zones::ZoneChoice;
+use super::zones::ZoneRouting;
 use crate::Health;
 use crate::Host;
 use crate::host_set::LocalityHosts;
@@ -29,11 +32,11 @@ enum PriorityLevel {
     Normal {
         healthy: Tier,
         degraded: Tier,
+        /// For the first priority, if it is routed by zone.
+        zones: Option<ZoneRouting>,
     },
     /// In panic: health is ignored.
-    Panic {
-        all: Tier,
-    },
+    Panic { all: Tier },
 }
 
 /// Hosts of one priority and health: by locality if localities are weighted, otherwise all together.
@@ -42,6 +45,8 @@ struct Tier {
     localities: Vec<Box<dyn LoadBalancer>>,
     schedule: Schedule,
     slot: usize,
+    /// Whether the localities are chosen by their weights.
+    is_weighted: bool,
 }
 
 impl Priorities {
@@ -49,16 +54,27 @@ impl Priorities {
     pub(crate) fn new(
         priorities: &[PriorityHosts],
         config: &BalancerConfig,
-        (policy, slots): (&dyn HostPolicy, &mut Slots),
+        (policy, cx): (&dyn HostPolicy, &mut BalancerCx<'_>),
     ) -> Priorities {
         let loads = PriorityLoads::new(priorities, config);
-        let priorities = priorities
-            .iter()
-            .zip(&loads.panics)
-            .map(|(hosts, panic)| PriorityLevel::new(hosts, *panic, config, (policy, &mut *slots)))
-            .collect();
+        let slots = &mut cx.slots;
+        let mut level = |(hosts, panic): (&PriorityHosts, &bool)| {
+            PriorityLevel::new(hosts, *panic, config, (policy, &mut *slots))
+        };
+        let built = priorities.iter().zip(&loads.panics).map(&mut level);
+        let mut levels: Vec<PriorityLevel> = built.collect();
+        // Last, so that the slots of the others are the same with and without it.
+        if let (Some(local), Some(hosts)) = (&cx.local, priorities.first()) {
+            let (aware, threshold) = (&config.localities.zones, config.panic_threshold);
+            let routing = aware.routing(hosts, local, threshold, (policy, slots));
+            if let Some(PriorityLevel::Normal { healthy, zones, .. }) = levels.first_mut()
+                && !healthy.is_weighted
+            {
+                *zones = routing;
+            }
+        }
         Priorities {
-            priorities,
+            priorities: levels,
             loads,
             fail_on_panic: config.localities.fail_traffic_on_panic,
         }
@@ -69,6 +85,16 @@ impl LoadBalancer for Priorities {
     fn pick(&self, cx: &mut PickCx<'_>) -> Option<&Arc<Host>> {
         let chosen = self.loads.choose(|| cx.worker.random())?;
         let level = self.priorities.get(chosen.index)?;
+        if let PriorityLevel::Normal {
+            zones: Some(zones), ..
+        } = level
+        {
+            match zones.choose(chosen.degraded, self.fail_on_panic, cx) {
+                ZoneChoice::NotRouted => {}
+                ZoneChoice::Fails => return None,
+                ZoneChoice::Hosts(hosts) => return hosts.pick(cx),
+            }
+        }
         let tier = match level {
             PriorityLevel::Normal { healthy, .. } if !chosen.degraded => healthy,
             PriorityLevel::Normal { degraded, .. } => degraded,
@@ -106,6 +132,7 @@ impl PriorityLevel {
             PriorityLevel::Normal {
                 healthy: tier(|health| health == Health::Healthy),
                 degraded: tier(|health| health == Health::Degraded),
+                zones: None,
             }
         }
     }
@@ -133,7 +160,8 @@ impl Tier {
             }
         }
         // As in Envoy, localities are not used if none has a weight.
-        if weights.iter().all(|weight| *weight == 0) {
+        let is_weighted = weights.iter().any(|weight| *weight > 0);
+        if !is_weighted {
             groups = vec![priority.localities.iter().flat_map(of).collect()];
             groups.retain(|hosts: &Vec<_>| !hosts.is_empty());
             weights = vec![1; groups.len()];
@@ -145,6 +173,7 @@ impl Tier {
                 .collect(),
             schedule: Schedule::new(weights.into_iter()),
             slot,
+            is_weighted,
         }
     }
 

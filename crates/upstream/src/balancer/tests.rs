@@ -79,7 +79,8 @@ fn pick_each(
     config: &BalancerConfig,
     requests: impl Iterator<Item = PickRequest<'static>>,
 ) -> Vec<u16> {
-    let balancer = build(priorities, config, &MembershipStats::default());
+    let membership = MembershipStats::default();
+    let balancer = build(priorities, config, BalancerCx::new(&membership, None));
     let worker = WorkerCx::new(0, &Store::new(), fastrand::u64(..));
     let mut cursors = Cursors::default();
     let stats = ClusterStats::default();

@@ -9,13 +9,12 @@ mod tree;
 use std::sync::Arc;
 
 use super::BalancerConfig;
+use super::BalancerCx;
 use super::LoadBalancer;
 use super::PickCx;
-use super::Slots;
 use super::balance;
 use super::config::Policy;
 use crate::Host;
-use crate::MembershipStats;
 use crate::PriorityHosts;
 use crate::metadata_match::MetadataCriterion;
 use crate::metadata_match::MetadataMatchCriteria;
@@ -83,12 +82,13 @@ impl Subsets {
         priorities: &[PriorityHosts],
         config: &BalancerConfig,
         policy: &Arc<SubsetPolicy>,
-        (stats, slots): (&MembershipStats, &mut Slots),
+        cx: &mut BalancerCx<'_>,
     ) -> Subsets {
         let settings = &policy.settings;
+        let stats = cx.stats;
         let mut balancer_of = |hosts: &SubsetHosts| {
             let hosts = hosts.priorities(priorities, settings);
-            balance(&hosts, config, &policy.child, (stats, slots))
+            balance(&hosts, config, &policy.child, cx)
         };
         let mut fallback = |kind: Fallback, includes: &dyn Fn(&Host) -> bool| {
             let hosts = || SubsetHosts::of(priorities, includes);

@@ -17,6 +17,7 @@ use crate::Breakers;
 use crate::Cursors;
 use crate::HostDescription;
 use crate::LocalityHosts;
+use crate::MembershipStats;
 use crate::PickRequest;
 use crate::Thresholds;
 use crate::balancer;
@@ -102,7 +103,11 @@ fn a_request_reaches_all_hosts_with_its_metadata_and_no_others() {
         let hosts = (1..).zip(&labels).map(|(port, labels)| host(port, labels));
         let set = one_locality(hosts.collect());
         let config = config(&[&["a"], &["b", "a"], &["c"]]);
-        let balancer = balancer::build(&set, &config, &MembershipStats::default());
+        let balancer = balancer::build(
+            &set,
+            &config,
+            BalancerCx::new(&MembershipStats::default(), None),
+        );
         for keys in [&["a"][..], &["a", "b"], &["c"], &["b"], &["a", "c"]] {
             let wanted: Vec<_> = keys.iter().map(|key| (*key, fastrand::u32(..3))).collect();
             let has_selector = keys != ["b"] && keys != ["a", "c"];
@@ -127,7 +132,8 @@ fn a_request_reaches_all_hosts_with_its_metadata_and_no_others() {
 fn subsets_that_come_and_go_are_counted() {
     let config = config(&[&["a"], &["a", "b"]]);
     let stats = MembershipStats::default();
-    let build = |hosts| balancer::build(&one_locality(hosts), &config, &stats);
+    let build =
+        |hosts| balancer::build(&one_locality(hosts), &config, BalancerCx::new(&stats, None));
     let first = build(vec![host(1, &[("a", 1), ("b", 1)]), host(2, &[("a", 2)])]);
     let second = build(vec![host(1, &[("a", 1), ("b", 2)])]);
     let empty = build(Vec::new());
