@@ -6,11 +6,13 @@ are no message). Without `answers` every question is answered with an empty resp
 """
 import json
 import threading
+from collections.abc import Sequence
 
 import grpc
 from envoy.service.auth.v3 import external_auth_pb2
 from envoy.service.ratelimit.v3 import rls_pb2
 from google.protobuf import json_format
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from .grpc_backend import CODES, GrpcBackend, shown_metadata
 
@@ -43,7 +45,10 @@ class Service(grpc.GenericRpcHandler):
 
     def answer(self, data: bytes, context):
         """Notes the question, and answers as the case says."""
-        question = json_format.MessageToDict(self.request.FromString(data), preserving_proto_field_name=True)
+        message = self.request.FromString(data)
+        question = json_format.MessageToDict(message, preserving_proto_field_name=True)
+        if unknown := unknown_fields(message):
+            question["fields that the service does not know"] = unknown
         authority = context._rpc_event.call_details.host.decode()  # noqa: SLF001 - grpcio tells it nowhere else
         self.backend.note({"asked": stable(question), "authority": authority, "metadata": shown_metadata(context.invocation_metadata())})
         text = json.dumps(question)
@@ -65,6 +70,17 @@ class Service(grpc.GenericRpcHandler):
             while not gone.wait(0.05) and not self.backend.stopped.is_set():
                 pass
         self.backend.note("the caller gave up" if gone.is_set() else "the caller still waited")
+
+
+def unknown_fields(message) -> list:
+    """The fields of a question, and of the messages in it, that are newer than the service's messages: `message.number: value`."""
+    kind = message.DESCRIPTOR.name
+    found = [f"{kind}.{field.field_number}: {field.data}" for field in UnknownFieldSet(message)]
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE and not field.message_type.GetOptions().map_entry:
+            for one in value if isinstance(value, Sequence) else [value]:
+                found += unknown_fields(one)
+    return found
 
 
 def stable(tree):

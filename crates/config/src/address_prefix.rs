@@ -1,5 +1,6 @@
 //! Address prefixes (`envoy.config.core.v3.CidrRange`).
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::ConfigError;
@@ -35,6 +36,15 @@ impl AddressPrefix {
         })
     }
 
+    /// The network of `length` bits that the address is in.
+    #[must_use]
+    pub fn of(address: IpAddr, length: u8) -> AddressPrefix {
+        AddressPrefix {
+            network: mask(address, length),
+            length,
+        }
+    }
+
     /// The number of bits that count.
     #[must_use]
     pub fn length(&self) -> u8 {
@@ -45,6 +55,12 @@ impl AddressPrefix {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.network.is_ipv4() && mask(address, self.length) == self.network
+    }
+}
+
+impl fmt::Display for AddressPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.length)
     }
 }
 

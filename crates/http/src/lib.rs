@@ -16,6 +16,7 @@ mod local_reply;
 mod local_reply_config;
 pub mod manager;
 mod names;
+mod rate_limits;
 mod read_ahead_body;
 mod request;
 mod response;

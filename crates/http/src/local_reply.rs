@@ -19,6 +19,7 @@ use crate::grpc;
 use crate::local_reply_config::LocalReplyConfig;
 use crate::local_reply_config::RewrittenBody;
 use crate::route::Action;
+use crate::route::HeaderMutations;
 use crate::route::Route;
 
 /// A response that the proxy makes itself, and the reason for it.
@@ -38,6 +39,8 @@ pub struct LocalReply {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether `headers` are added to what the route adds, instead of replacing it.
     pub keeps_route_headers: bool,
+    /// Changes of the headers that depend on the stream. They are made after `headers` were added.
+    pub mutations: Option<Arc<HeaderMutations>>,
     /// The text; becomes `grpc-message` for gRPC.
     pub body: Bytes,
     /// Whether it is sent as it is: without the headers that the route adds, and without gRPC's form.
@@ -56,6 +59,7 @@ impl LocalReply {
             route: None,
             headers: Vec::new(),
             keeps_route_headers: false,
+            mutations: None,
             body: Bytes::new(),
             as_is: false,
         }
@@ -163,6 +167,9 @@ impl LocalReply {
             } else {
                 response.headers.insert(name, value);
             }
+        }
+        if let Some(mutations) = &self.mutations {
+            mutations.apply_to_response(stream, true);
         }
         let reply = match config {
             Some(config) if !self.as_is => config.rewrite(stream, body),

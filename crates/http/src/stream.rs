@@ -468,6 +468,7 @@ impl Drop for StreamEnd {
             stats.tracing.health_check.inc();
         }
         self.manager.log(&self.stream);
+        self.manager.end_filters(&mut self.stream);
         stats.requests.downstream_rq_active.dec();
     }
 }

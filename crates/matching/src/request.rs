@@ -226,10 +226,21 @@ impl QueryMatcher {
     /// Whether `query`, the text after the `?`, meets the condition.
     #[must_use]
     pub fn matches(&self, query: &str) -> bool {
-        let value = query_value(query, &self.name);
+        self.matches_value(query_value(query, &self.name).map(str::as_bytes))
+    }
+
+    /// The name of the parameter.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the value of the parameter, which may be absent, meets the condition.
+    #[must_use]
+    pub fn matches_value(&self, value: Option<&[u8]>) -> bool {
         match (&self.condition, value) {
             (QueryCondition::Present(present), value) => value.is_some() == *present,
-            (QueryCondition::Text(matcher), Some(value)) => matcher.matches(value.as_bytes()),
+            (QueryCondition::Text(matcher), Some(value)) => matcher.matches(value),
             (QueryCondition::Text(_), None) => false,
         }
     }

@@ -180,6 +180,8 @@ pub(crate) struct HttpFilterChain {
     all: Vec<ChainEntry>,
     /// The filters that run unless the route enables or disables some.
     enabled: Filters,
+    /// The filters that do something when a stream has ended.
+    at_end: Filters,
 }
 
 #[derive(Debug)]
@@ -194,6 +196,9 @@ impl HttpFilterChain {
         let enabled = all.iter().filter(|entry| !entry.is_disabled);
         HttpFilterChain {
             enabled: enabled.map(|entry| entry.filter.clone()).collect(),
+            at_end: (all.iter().map(|entry| entry.filter.clone()))
+                .filter(|filter| filter.follows_end())
+                .collect(),
             all,
         }
     }
@@ -245,6 +250,13 @@ impl HttpFilterChain {
             }
         }
         Ok(())
+    }
+
+    /// Tells the filters that a stream has ended.
+    pub(crate) fn end(&self, stream: &mut Stream) {
+        for filter in self.at_end.iter() {
+            filter.on_stream_end(stream);
+        }
     }
 
     /// Runs the response, whose head is in the stream, through the filters, the last one first.

@@ -26,6 +26,7 @@ mod lua;
 mod mutation_rules;
 mod original_uri;
 mod query_parameters;
+mod ratelimit;
 mod rbac;
 mod route_config;
 mod set_filter_state;
@@ -39,7 +40,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::StatusCode;
 use outrider_codec::Body;
+use outrider_codec::HeaderName;
 use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use prost_types::Any;
@@ -64,6 +67,7 @@ use original_uri::original_uri;
 pub use outrider_net::DynamicMetadata;
 pub use outrider_net::FilterState;
 pub use outrider_net::FilterStateObject;
+pub(crate) use query_parameters::QueryParameters;
 pub use route_config::RouteConfig;
 use route_config::RouteFactory;
 pub use route_config::RouteFilterConfig;
@@ -87,6 +91,7 @@ const FACTORIES: &[FilterFactory] = &[
     jwt_authn::FACTORY,
     local_ratelimit::FACTORY,
     lua::FACTORY,
+    ratelimit::FACTORY,
     rbac::FACTORY,
     set_filter_state::FACTORY,
     set_metadata::FACTORY,
@@ -150,6 +155,16 @@ pub trait HttpFilter: fmt::Debug {
         let _ = (stream, body, cx);
         Box::pin(ready(Ok(())))
     }
+
+    /// Whether [`HttpFilter::on_stream_end`] does anything.
+    fn follows_end(&self) -> bool {
+        false
+    }
+
+    /// Notes that the stream has ended, also one whose request did not reach the filter.
+    fn on_stream_end(&self, stream: &mut Stream) {
+        let _ = stream;
+    }
 }
 
 /// What happens to a stream after a filter.
@@ -172,6 +187,22 @@ impl fmt::Debug for FilterStatus {
             FilterStatus::Reply(_) => "Reply",
             FilterStatus::Wait => "Wait",
         })
+    }
+}
+
+/// The limit that a response tells.
+static X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+/// How many more requests are allowed.
+static X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+/// In how many seconds more requests are allowed.
+static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// Counts a request that a service refused as an answer of the cluster that it was for.
+fn charge_cluster(stream: &Stream, status: StatusCode) {
+    if let Some(cluster) = &stream.cluster {
+        let stats = cluster.stats();
+        stats.upstream_rq.record(status.as_u16());
+        stats.internal.get().upstream_rq.record(status.as_u16());
     }
 }
 

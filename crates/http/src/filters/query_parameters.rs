@@ -8,11 +8,11 @@ use crate::format::percent_decode;
 
 /// The parameters of a query, decoded: the values of each name in their order. As in Envoy, the names are sorted.
 #[derive(Debug)]
-pub(super) struct QueryParameters(BTreeMap<Vec<u8>, Vec<Vec<u8>>>);
+pub(crate) struct QueryParameters(BTreeMap<Vec<u8>, Vec<Vec<u8>>>);
 
 impl QueryParameters {
     /// The parameters in `query`, the text after the `?`.
-    pub(super) fn parse(query: &str) -> QueryParameters {
+    pub(crate) fn parse(query: &str) -> QueryParameters {
         let mut parameters: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -25,23 +25,23 @@ impl QueryParameters {
     }
 
     /// The first value of a parameter.
-    pub(super) fn first(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn first(&self, name: &str) -> Option<&[u8]> {
         Some(self.0.get(name.as_bytes())?.first()?)
     }
 
     /// Removes all values of a parameter.
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         self.0.remove(name.as_bytes());
     }
 
     /// Adds a value to a parameter.
-    pub(super) fn append(&mut self, name: &str, value: Vec<u8>) {
+    pub(crate) fn append(&mut self, name: &str, value: Vec<u8>) {
         let values = self.0.entry(name.as_bytes().to_vec()).or_default();
         values.push(value);
     }
 
     /// A target with this path and these parameters; `None` if it is not valid.
-    pub(super) fn target(&self, path: &str) -> Option<Target> {
+    pub(crate) fn target(&self, path: &str) -> Option<Target> {
         let mut target = path.to_owned();
         let pairs = self
             .0

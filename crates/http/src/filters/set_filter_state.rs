@@ -38,11 +38,15 @@ pub(super) const FACTORY: FilterFactory = FilterFactory {
 type MakeObject = fn(&str) -> Option<Rc<dyn FilterStateObject>>;
 
 /// The kinds of objects, by their `factory_key`. Envoy has more, which change what it does with a connection.
-const KINDS: [(&str, MakeObject); 2] = [
+const KINDS: [(&str, MakeObject); 3] = [
     ("envoy.string", |text| Some(Rc::new(Text(text.to_owned())))),
     ("envoy.network.ip", |text| {
         let address = text.parse().ok()?;
         Some(Rc::new(Ip(address)))
+    }),
+    ("envoy.ratelimit.hits_addend", |text| {
+        let number = text.trim().parse().ok()?;
+        Some(Rc::new(Number(number)))
     }),
 ];
 
@@ -151,6 +155,21 @@ impl FilterStateObject for Text {
 
     fn json(&self) -> Option<Value> {
         let kind = Some(Kind::StringValue(self.0.clone()));
+        Some(Value { kind })
+    }
+}
+
+/// `envoy.ratelimit.hits_addend`
+#[derive(Debug)]
+struct Number(u32);
+
+impl FilterStateObject for Number {
+    fn text(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Owned(self.0.to_string()))
+    }
+
+    fn json(&self) -> Option<Value> {
+        let kind = Some(Kind::NumberValue(self.0.into()));
         Some(Value { kind })
     }
 }

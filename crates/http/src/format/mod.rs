@@ -190,6 +190,11 @@ impl Formatter {
         }
     }
 
+    /// Whether the format consists of one part: an operator, or a text without one.
+    pub(crate) fn is_single(&self) -> bool {
+        self.parts.len() == 1
+    }
+
     /// The text, if it is the same for every stream.
     pub(crate) fn constant(&self) -> Option<&str> {
         match &*self.parts {

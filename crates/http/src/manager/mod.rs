@@ -116,6 +116,11 @@ impl ConnectionManager {
             log.log(stream);
         }
     }
+
+    /// Tells the filters that a stream has ended.
+    pub(crate) fn end_filters(&self, stream: &mut Stream) {
+        self.filters.end(stream);
+    }
 }
 
 impl ConnectionHandler for ConnectionManager {

@@ -22,6 +22,7 @@ use crate::RequestHead;
 use crate::Stream;
 use crate::filters::CorsPolicy;
 use crate::format::Formatter;
+use crate::rate_limits::RateLimits;
 use crate::route::InternalRedirectPolicy;
 use crate::route::RetryPolicy;
 use crate::route::hash_policy::HashPolicy;
@@ -82,6 +83,10 @@ pub struct ForwardAction {
     pub(crate) mirrors: Arc<[MirrorPolicy]>,
     /// `RouteAction.cors`.
     pub(crate) cors: Option<Arc<CorsPolicy>>,
+    /// `rate_limits`
+    pub(crate) rate_limits: RateLimits,
+    /// `include_vh_rate_limits`
+    pub(crate) includes_host_limits: bool,
 }
 
 /// The cluster of a request.
@@ -157,6 +162,9 @@ impl ForwardAction {
         let retry_policy = config.retry_policy.as_ref().and_then(|policy| {
             errors.collect(RetryPolicy::build(policy, &path.field("retry_policy")))
         });
+        let rate_limits = errors.collect(RateLimits::of_routes(&config.rate_limits, path));
+        #[expect(deprecated, reason = "Envoy still obeys it")]
+        let includes_host_limits = config.include_vh_rate_limits.unwrap_or(false);
         let hash_policy = errors.collect(HashPolicy::build(&config.hash_policy, path));
         let redirects = errors.collect(InternalRedirectPolicy::build(config, path));
         let action = ForwardAction {
@@ -190,6 +198,8 @@ impl ForwardAction {
             append_x_forwarded_host: config.append_x_forwarded_host,
             mirrors,
             cors: cors.map(Arc::new),
+            rate_limits: rate_limits.unwrap_or_default(),
+            includes_host_limits,
         };
         errors.finish(action)
     }

@@ -37,6 +37,7 @@ use crate::RequestHead;
 use crate::Stream;
 use crate::filters::FilterState;
 use crate::filters::RouteFilterConfigs;
+use crate::rate_limits::RateLimits;
 pub use crate::route::direct_response::DirectResponse;
 pub use crate::route::forward::ClusterSpecifier;
 pub use crate::route::forward::ForwardAction;
@@ -150,7 +151,38 @@ pub enum Action {
     NonForwarding,
 }
 
+/// How the limits of a virtual host apply to a route (`vh_rate_limits`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostLimits {
+    /// If the route has none of its own.
+    Overridden,
+    /// After the route's.
+    Included,
+    /// Never.
+    Ignored,
+}
+
 impl Route {
+    /// `rate_limits` of the route and of its virtual host, as far as they apply. `of_host` is what a filter's configuration
+    /// says; `include_vh_rate_limits` of the route has precedence.
+    pub(crate) fn rate_limits(&self, of_host: Option<HostLimits>) -> [Option<&RateLimits>; 2] {
+        let Action::Forward(action) = &self.action else {
+            return [None, None];
+        };
+        let own = &action.rate_limits;
+        let of_host = match action.includes_host_limits {
+            true => HostLimits::Included,
+            false => of_host.unwrap_or(HostLimits::Overridden),
+        };
+        let host_applies = match of_host {
+            HostLimits::Overridden => own.is_empty(),
+            HostLimits::Included => true,
+            HostLimits::Ignored => false,
+        };
+        let host = Some(&self.virtual_host.rate_limits).filter(|_| host_applies);
+        [Some(own), host]
+    }
+
     /// Applies the request header mutations of all levels.
     pub fn mutate_request(&self, stream: &mut Stream) {
         for mutations in &self.request_mutations {

@@ -15,6 +15,7 @@ use crate::RequestHead;
 use crate::filters::CorsPolicy;
 use crate::filters::RouteFilterConfigs;
 use crate::filters::RouteFilterLevel;
+use crate::rate_limits::RateLimits;
 use crate::route::Action;
 use crate::route::BufferLimits;
 use crate::route::MirrorPolicy;
@@ -57,6 +58,8 @@ pub struct VirtualHost {
     pub(crate) clusters: VirtualClusters,
     /// `VirtualHost.cors`.
     pub(crate) cors: Option<Arc<CorsPolicy>>,
+    /// `VirtualHost.rate_limits`.
+    pub(crate) rate_limits: RateLimits,
 }
 
 /// A virtual host's routes.
@@ -113,7 +116,9 @@ impl VirtualHostRoutes {
         };
         #[expect(deprecated, reason = "Envoy still obeys it")]
         let per_request = config.per_request_buffer_limit_bytes;
+        let rate_limits = errors.collect(RateLimits::of_routes(&config.rate_limits, path));
         let host = Arc::new(VirtualHost {
+            rate_limits: rate_limits.unwrap_or_default(),
             mirrors,
             cors: cors.map(Arc::new),
             include_is_timeout_retry_header: config.include_is_timeout_retry_header,

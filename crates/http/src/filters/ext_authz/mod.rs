@@ -43,6 +43,7 @@ use crate::filters::HttpFilter;
 use crate::filters::HttpFilterConfig;
 use crate::filters::RouteConfig;
 use crate::filters::StreamSlot;
+use crate::filters::charge_cluster;
 use crate::filters::route_config::RouteFactory;
 use crate::local_reply::LocalReply;
 
@@ -321,7 +322,7 @@ impl ExtAuthzFilter {
                 }
                 let status = rejection.status(StatusCode::FORBIDDEN);
                 if config.charges_cluster {
-                    charge(stream, status);
+                    charge_cluster(stream, status);
                 }
                 let reply = unauthorized(status, "ext_authz_denied");
                 Err(self.rejected(rejection, reply, cluster))
@@ -393,15 +394,6 @@ impl ExtAuthzFilter {
         let stats: Arc<ClusterAuthzStats> = self.store.register(scope);
         clusters.insert(name.clone(), stats.clone());
         Some(stats)
-    }
-}
-
-/// Counts a denied request as an answer of the cluster that it was for.
-fn charge(stream: &Stream, status: StatusCode) {
-    if let Some(cluster) = &stream.cluster {
-        let stats = cluster.stats();
-        stats.upstream_rq.record(status.as_u16());
-        stats.internal.get().upstream_rq.record(status.as_u16());
     }
 }
 
