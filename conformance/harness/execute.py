@@ -20,7 +20,7 @@ from .normalise import Normaliser
 from .proxy import NotStarted, Proxy
 from .xds_backend import XdsBackend
 
-KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Closed, "blackhole": backends.Blackhole, "grpc": GrpcBackend, "interop": InteropBackend, "authz": ServiceBackend, "ratelimit": ServiceBackend, "dns": DnsBackend, "xds": XdsBackend}
+KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Closed, "blackhole": backends.Blackhole, "grpc": GrpcBackend, "interop": InteropBackend, "authz": ServiceBackend, "ratelimit": ServiceBackend, "extproc": ServiceBackend, "dns": DnsBackend, "xds": XdsBackend}
 # An observation that may lag (stats, logs) is looked at until it is the expected one, for at most this long …
 SETTLE = 4.0
 # … or, when nothing is expected yet, until it stays the same for this long.

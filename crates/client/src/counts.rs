@@ -183,7 +183,7 @@ impl CallCounts {
             self.pick.host().stats.rq_error.inc();
         }
         if has_begun {
-            return CallFailure::Reset;
+            return CallFailure::of_response(error);
         }
         let failure = CallFailure::of_stream(error);
         if let CallFailure::NoResponse { status, .. } = &failure {
@@ -200,7 +200,7 @@ impl CallCounts {
         host.rq_timeout.inc();
         host.rq_error.inc();
         if self.phase.get() == CallPhase::Responding {
-            return CallFailure::Reset;
+            return CallFailure::late_timeout("response_timeout");
         }
         self.status(504);
         CallFailure::timeout()
@@ -211,7 +211,9 @@ impl CallCounts {
         self.cluster.stats().upstream_rq_max_duration_reached.inc();
         self.pick.host().stats.rq_error.inc();
         match self.phase.get() {
-            CallPhase::Responding => CallFailure::Reset,
+            CallPhase::Responding => {
+                CallFailure::late_timeout("upstream_max_stream_duration_reached")
+            }
             _ => CallFailure::max_stream_duration(),
         }
     }

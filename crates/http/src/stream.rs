@@ -457,6 +457,7 @@ impl Drop for StreamEnd {
         }
         let ended = clock::now();
         self.stream.ended = Some(ended);
+        self.stream.dynamic_metadata.merge_late();
         self.read_meters();
         let took = ended
             .saturating_duration_since(self.stream.started)

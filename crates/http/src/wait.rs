@@ -55,6 +55,7 @@ impl StreamWait<'_> {
             if let Poll::Ready(output) = outcome {
                 return Poll::Ready(Ok(output));
             }
+            LateReply::register(self.late_reply, cx);
             self.poll_stopped(cx).map(Err)
         })
         .await
@@ -71,6 +72,7 @@ impl StreamWait<'_> {
             Poll::Ready(output) => Poll::Ready(Ok(output)),
             Poll::Pending => {
                 self.check_body()?;
+                LateReply::register(self.late_reply, cx);
                 self.poll_stopped(cx).map(Err)
             }
         })

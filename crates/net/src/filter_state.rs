@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,29 +13,59 @@ use prost_types::Value;
 
 /// Metadata that filters set for one stream or connection (`%DYNAMIC_METADATA%`).
 #[derive(Clone, Debug, Default)]
-pub struct DynamicMetadata(Option<Box<Metadata>>);
+pub struct DynamicMetadata {
+    all: Option<Box<Metadata>>,
+    late: Option<LateMetadata>,
+}
+
+/// Sets metadata of a stream from where the stream is out of reach, such as a body. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct LateMetadata(Rc<RefCell<Vec<(String, Struct)>>>);
+
+impl LateMetadata {
+    /// Sets these fields of a namespace, with the next [`DynamicMetadata::merge_late`].
+    pub fn push(&self, namespace: String, fields: Struct) {
+        self.0.borrow_mut().push((namespace, fields));
+    }
+}
 
 impl DynamicMetadata {
     /// All of it, if any was set.
     #[must_use]
     pub fn get(&self) -> Option<&Metadata> {
-        self.0.as_deref()
+        self.all.as_deref()
     }
 
     /// The fields of a namespace.
     #[must_use]
     pub fn namespace(&self, namespace: &str) -> Option<&Struct> {
-        self.0.as_ref()?.filter_metadata.get(namespace)
+        self.all.as_ref()?.filter_metadata.get(namespace)
     }
 
     /// Sets these fields of a namespace, and keeps its other fields.
     pub fn merge(&mut self, namespace: &str, fields: Struct) {
-        let all = &mut self.0.get_or_insert_default().filter_metadata;
+        let all = &mut self.all.get_or_insert_default().filter_metadata;
         match all.get_mut(namespace) {
             Some(known) => known.fields.extend(fields.fields),
             None => {
                 all.insert(namespace.to_owned(), fields);
             }
+        }
+    }
+
+    /// The means to set metadata later.
+    pub fn late(&mut self) -> LateMetadata {
+        self.late.get_or_insert_default().clone()
+    }
+
+    /// Sets what was set by [`LateMetadata`] since the last time.
+    pub fn merge_late(&mut self) {
+        let Some(late) = &self.late else {
+            return;
+        };
+        let late = late.0.take();
+        for (namespace, fields) in late {
+            self.merge(&namespace, fields);
         }
     }
 }

@@ -50,6 +50,7 @@ pub use filter_chain::FilterChains;
 pub use filter_state::DynamicMetadata;
 pub use filter_state::FilterState;
 pub use filter_state::FilterStateObject;
+pub use filter_state::LateMetadata;
 pub use internal::InternalListeners;
 pub use internal::InternalStream;
 pub use listener::Acceptor;

@@ -18,5 +18,6 @@ pub use headers::timeout_value;
 pub use service::GrpcService;
 pub use status::Code;
 pub use status::Status;
+pub use stream::GrpcRequests;
 pub use stream::GrpcStream;
 pub use stream::QueueFull;

@@ -88,6 +88,16 @@ impl GrpcService {
         self.timeout
     }
 
+    /// The same service with more metadata, which replaces metadata of the same name.
+    #[must_use]
+    pub fn with_metadata(mut self, more: &[(HeaderName, HeaderValue)]) -> GrpcService {
+        for (name, value) in more {
+            self.metadata.retain(|(known, _)| known != name);
+            self.metadata.push((name.clone(), value.clone()));
+        }
+        self
+    }
+
     /// The name of the service's cluster.
     #[must_use]
     pub fn cluster(&self) -> &Arc<str> {

@@ -1,5 +1,6 @@
 //! How a call ended.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use outrider_codec::HeaderMap;
@@ -34,12 +35,17 @@ pub struct Status {
     pub code: Code,
     /// `grpc-message`, or the proxy's own text.
     pub message: String,
+    /// Where the status came from, as `%RESPONSE_CODE_DETAILS%` of the call; empty if no call was made.
+    pub details: Cow<'static, str>,
 }
 
 impl Status {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Status {
-        let message = message.into();
-        Status { code, message }
+        Status {
+            code,
+            message: message.into(),
+            details: Cow::Borrowed("via_upstream"),
+        }
     }
 
     /// The status in the trailers of a response, or in its head if that is all.
@@ -58,13 +64,23 @@ impl Status {
 /// Envoy turns a reply of its own router into a status as if the service had sent it.
 impl From<CallFailure> for Status {
     fn from(failure: CallFailure) -> Status {
-        match failure {
-            CallFailure::UnknownCluster => Status::new(Code::UNAVAILABLE, "Cluster not available"),
-            CallFailure::NoResponse { status, text } => {
-                Status::new(Code(headers::status_of(status).into()), text)
+        let (code, message, details) = match failure {
+            CallFailure::UnknownCluster => {
+                let text = Cow::Borrowed("Cluster not available");
+                (Code::UNAVAILABLE, text, Cow::Borrowed(""))
             }
-            CallFailure::Reset => Status::new(Code::INTERNAL, ""),
-            CallFailure::TooLarge => Status::new(Code::RESOURCE_EXHAUSTED, ""),
+            CallFailure::NoResponse {
+                status,
+                text,
+                details,
+            } => (Code(headers::status_of(status).into()), text, details),
+            CallFailure::Reset { details } => (Code::INTERNAL, Cow::Borrowed(""), details),
+            CallFailure::TooLarge => return Status::new(Code::RESOURCE_EXHAUSTED, ""),
+        };
+        Status {
+            code,
+            message: message.into_owned(),
+            details,
         }
     }
 }

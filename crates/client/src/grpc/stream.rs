@@ -10,9 +10,11 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use outrider_codec::Body;
 use outrider_codec::BodyStream;
 use outrider_codec::Frame;
+use outrider_codec::ResponseHead;
 use outrider_codec::StreamError;
 use prost::Message;
 
@@ -38,10 +40,22 @@ pub struct QueueFull;
 /// Requests are sent while [`GrpcStream::next`] waits for a response.
 #[derive(Debug)]
 pub struct GrpcStream<Q, A> {
-    requests: Rc<RefCell<Requests>>,
+    requests: GrpcRequests<Q>,
     response: Receiving,
     decoder: GrpcDecoder,
-    types: PhantomData<fn(Q) -> A>,
+    types: PhantomData<fn() -> A>,
+}
+
+/// Whether a response without a body ends the call with success.
+fn is_success(head: &ResponseHead) -> bool {
+    head.status == StatusCode::OK && Status::from_headers(&head.headers).code == Code::OK
+}
+
+/// The requests of a call. Clones share one queue.
+#[derive(Debug)]
+pub struct GrpcRequests<Q> {
+    queue: Rc<RefCell<Requests>>,
+    kind: PhantomData<fn(Q)>,
 }
 
 /// How far the response has come.
@@ -63,8 +77,22 @@ impl InternalClient {
         method: &'static str,
         timeout: Option<Duration>,
     ) -> Result<GrpcStream<Q, A>, Status> {
-        let requests = Rc::<RefCell<Requests>>::default();
-        let body = Body::wrap(CallBody(requests.clone()));
+        self.stream_of(service, method, timeout, GrpcRequests::default())
+            .await
+    }
+
+    /// Like [`InternalClient::stream`], with requests that may be queued before the call begins.
+    ///
+    /// # Errors
+    /// If the service cannot be reached.
+    pub async fn stream_of<Q: Message, A: Message + Default>(
+        &self,
+        service: &GrpcService,
+        method: &'static str,
+        timeout: Option<Duration>,
+        requests: GrpcRequests<Q>,
+    ) -> Result<GrpcStream<Q, A>, Status> {
+        let body = Body::wrap(CallBody(requests.queue.clone()));
         let head = service.head(method, timeout);
         let options = service.options(timeout);
         let pending = self.send(&service.cluster, head, body, &options).await?;
@@ -83,12 +111,12 @@ impl<Q: Message, A: Message + Default> GrpcStream<Q, A> {
     /// # Errors
     /// If a mebibyte of requests is waiting already. The request is dropped then.
     pub fn send(&self, request: &Q) -> Result<(), QueueFull> {
-        self.requests.borrow_mut().push(frames::encode(request))
+        self.requests.send(request)
     }
 
     /// Ends the requests. Responses may still come.
     pub fn close(&self) {
-        self.requests.borrow_mut().close();
+        self.requests.queue.borrow_mut().close();
     }
 
     /// The next response, `None` if the service has ended the call with success. Dropping the future loses nothing.
@@ -118,6 +146,9 @@ impl<Q: Message, A: Message + Default> GrpcStream<Q, A> {
                         return Ok(None); // it was one above
                     };
                     let body = pending.into_body();
+                    if body.is_end_stream() && is_success(&head) {
+                        return Ok(None);
+                    }
                     check_head(&head, &body)?;
                     self.response = Receiving::Body(body);
                 }
@@ -136,13 +167,54 @@ impl<Q: Message, A: Message + Default> GrpcStream<Q, A> {
     }
 }
 
+impl<Q: Message> GrpcRequests<Q> {
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// If a mebibyte of requests is waiting already. The request is dropped then.
+    pub fn send(&self, request: &Q) -> Result<(), QueueFull> {
+        self.queue.borrow_mut().push(frames::encode(request))
+    }
+
+    /// Ready once a request can be queued.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut queue = self.queue.borrow_mut();
+        if queue.bytes < QUEUE_LIMIT {
+            return Poll::Ready(());
+        }
+        queue.sender = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl<Q> Default for GrpcRequests<Q> {
+    fn default() -> GrpcRequests<Q> {
+        GrpcRequests {
+            queue: Rc::default(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<Q> Clone for GrpcRequests<Q> {
+    fn clone(&self) -> GrpcRequests<Q> {
+        GrpcRequests {
+            queue: self.queue.clone(),
+            kind: PhantomData,
+        }
+    }
+}
+
 /// Requests that wait for the connection to take them.
 #[derive(Debug, Default)]
 struct Requests {
     frames: VecDeque<Bytes>,
     bytes: usize,
     closed: bool,
+    /// The connection, which waits for a request.
     waker: Option<Waker>,
+    /// The caller, which waits for room.
+    sender: Option<Waker>,
 }
 
 impl Requests {
@@ -176,6 +248,9 @@ impl BodyStream for CallBody {
         let mut requests = self.0.borrow_mut();
         if let Some(frame) = requests.frames.pop_front() {
             requests.bytes -= frame.len();
+            if let Some(sender) = requests.sender.take() {
+                sender.wake();
+            }
             return Poll::Ready(Some(Ok(Frame::Data(frame))));
         }
         if requests.closed {

@@ -43,3 +43,23 @@ impl<F: FnMut(&mut HeaderMap)> BodyStream for TrailersBody<F> {
         self.body.set_paused(paused);
     }
 }
+
+/// A body that has broken off.
+pub(super) struct BrokenBody(Option<StreamError>);
+
+impl BrokenBody {
+    /// A body that ends with this error.
+    pub(super) fn body(error: StreamError) -> Body {
+        Body::wrap(BrokenBody(Some(error)))
+    }
+}
+
+impl BodyStream for BrokenBody {
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, StreamError>>> {
+        Poll::Ready(self.0.take().map(Err))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}

@@ -9,6 +9,10 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::task::ready;
 
 use bytes::Bytes;
 use bytes::BytesMut;
@@ -98,6 +102,7 @@ pub struct FilterCx<'a> {
     pub protocol: Version,
     /// How many bytes of a body a filter may hold: the connection's buffer limit, or on HTTP/2 the stream's window.
     pub buffer_limit: usize,
+    pub(crate) header_limits: HeaderLimits,
     pub(crate) stats: &'a ManagerStats,
     pub(crate) late_reply: &'a LateReplySlot,
     pub(crate) find_route: &'a dyn Fn(&mut Stream),
@@ -168,33 +173,102 @@ impl FilterCx<'_> {
         body: &mut Body,
         limit: usize,
     ) -> Result<BufferedBody, StreamError> {
-        let mut bytes = BytesMut::new();
-        let mut trailers = None;
-        let mut is_complete = body.is_end_stream();
-        while !is_complete && bytes.len() <= limit {
-            match body.frame().await {
+        let held = self.take_body(body, limit).await?;
+        let (data, trailers) = (held.data.clone(), held.trailers.clone());
+        let rest = std::mem::take(body);
+        *body = ReadAheadBody::from_parts(data, trailers, rest, held.is_complete).into_body();
+        Ok(held)
+    }
+
+    /// Takes the whole body, or its first part if it is larger than `limit` bytes. What is left stays in `body`.
+    ///
+    /// # Errors
+    /// The error that ended the body.
+    pub async fn take_body(
+        &self,
+        body: &mut Body,
+        limit: usize,
+    ) -> Result<BufferedBody, StreamError> {
+        let mut taken = TakenBody::new(body);
+        poll_fn(|cx| taken.poll(body, limit, cx)).await?;
+        Ok(taken.into_buffered())
+    }
+
+    /// Takes what has arrived of the body, up to the frame that exceeds `limit` bytes. What is left stays in `body`.
+    ///
+    /// # Errors
+    /// The error that ended the body.
+    pub async fn take_ready(
+        &self,
+        body: &mut Body,
+        limit: usize,
+    ) -> Result<BufferedBody, StreamError> {
+        let mut taken = TakenBody::new(body);
+        poll_fn(|cx| match taken.poll(body, limit, cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await?;
+        Ok(taken.into_buffered())
+    }
+}
+
+/// What was read of a body.
+struct TakenBody {
+    bytes: BytesMut,
+    trailers: Option<HeaderMap>,
+    is_complete: bool,
+}
+
+impl TakenBody {
+    fn new(body: &Body) -> TakenBody {
+        TakenBody {
+            bytes: BytesMut::new(),
+            trailers: None,
+            is_complete: body.is_end_stream(),
+        }
+    }
+
+    /// Reads until the end, or beyond `limit` bytes.
+    fn poll(
+        &mut self,
+        body: &mut Body,
+        limit: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        while !self.is_complete && self.bytes.len() <= limit {
+            match ready!(body.poll_frame(cx)) {
                 Some(Ok(Frame::Data(data))) => {
-                    bytes.extend_from_slice(&data);
-                    is_complete = body.is_end_stream();
+                    self.bytes.extend_from_slice(&data);
+                    self.is_complete = body.is_end_stream();
                 }
                 Some(Ok(Frame::Trailers(fields))) => {
-                    trailers = Some(fields);
-                    is_complete = true;
+                    self.trailers = Some(fields);
+                    self.is_complete = true;
                 }
-                Some(Err(error)) => return Err(error),
-                None => is_complete = true,
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => self.is_complete = true,
             }
         }
-        let data = bytes.freeze();
-        let rest = std::mem::take(body);
-        *body = ReadAheadBody::from_parts(data.clone(), trailers.clone(), rest, is_complete)
-            .into_body();
-        Ok(BufferedBody {
-            data,
-            trailers,
-            is_complete,
-        })
+        Poll::Ready(Ok(()))
     }
+
+    fn into_buffered(self) -> BufferedBody {
+        BufferedBody {
+            data: self.bytes.freeze(),
+            trailers: self.trailers,
+            is_complete: self.is_complete,
+        }
+    }
+}
+
+/// How many headers a message may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeaderLimits {
+    /// `max_headers_count`
+    pub(crate) count: usize,
+    /// `max_request_headers_kb`, in bytes.
+    pub(crate) bytes: usize,
 }
 
 /// The part of a body that was buffered.
@@ -211,7 +285,14 @@ pub struct BufferedBody {
 /// Lets a body that a filter has wrapped end the stream: with a local reply if the response has not begun, else with a
 /// reset.
 #[derive(Clone, Debug, Default)]
-pub struct LateReply(Rc<RefCell<Option<LocalReply>>>);
+pub struct LateReply(Rc<LateReplyState>);
+
+#[derive(Debug, Default)]
+struct LateReplyState {
+    reply: RefCell<Option<LocalReply>>,
+    /// The stream, while it waits.
+    waker: RefCell<Option<Waker>>,
+}
 
 /// The late reply of a stream, made when a body asks for it.
 pub(crate) type LateReplySlot = OnceCell<LateReply>;
@@ -220,14 +301,21 @@ impl LateReply {
     /// Ends the stream with `reply`. The body has to return the error as its last frame.
     #[must_use]
     pub fn end(&self, reply: LocalReply) -> StreamError {
-        self.0.borrow_mut().get_or_insert(reply);
+        self.0.reply.borrow_mut().get_or_insert(reply);
         StreamError::LocalReset
+    }
+
+    /// Tells the stream of a reply that was made outside of its own task.
+    pub fn wake(&self) {
+        if let Some(waker) = self.0.waker.take() {
+            waker.wake();
+        }
     }
 
     /// The details of the reply.
     #[cfg(test)]
     pub(super) fn details(&self) -> String {
-        let reply = self.0.borrow();
+        let reply = self.0.reply.borrow();
         reply
             .as_ref()
             .map_or_else(String::new, |reply| reply.details.to_string())
@@ -235,7 +323,14 @@ impl LateReply {
 
     /// The reply, if a body has ended the stream.
     pub(crate) fn take(slot: &LateReplySlot) -> Option<LocalReply> {
-        slot.get()?.0.borrow_mut().take()
+        slot.get()?.0.reply.borrow_mut().take()
+    }
+
+    /// Notes that the stream waits.
+    pub(crate) fn register(slot: &LateReplySlot, cx: &Context<'_>) {
+        if let Some(late) = slot.get() {
+            late.0.waker.replace(Some(cx.waker().clone()));
+        }
     }
 }
 

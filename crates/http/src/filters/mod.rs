@@ -15,6 +15,7 @@ mod context;
 mod cors;
 mod csrf;
 mod ext_authz;
+mod ext_proc;
 mod fault;
 mod grpc_stats;
 mod grpc_web;
@@ -32,6 +33,7 @@ mod route_config;
 mod set_filter_state;
 mod set_metadata;
 mod stream_slots;
+mod string_matchers;
 
 use std::fmt;
 use std::future::Future;
@@ -57,6 +59,7 @@ pub use context::BufferedBody;
 pub use context::FilterBuildCx;
 pub use context::FilterCx;
 pub use context::FilterWorkerCx;
+pub(crate) use context::HeaderLimits;
 pub use context::LateReply;
 pub(crate) use context::LateReplySlot;
 pub(crate) use context::PAYLOAD_TOO_LARGE;
@@ -83,6 +86,7 @@ const FACTORIES: &[FilterFactory] = &[
     cors::FACTORY,
     csrf::FACTORY,
     ext_authz::FACTORY,
+    ext_proc::FACTORY,
     fault::FACTORY,
     grpc_stats::FACTORY,
     grpc_web::FACTORY,

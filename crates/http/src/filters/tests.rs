@@ -127,6 +127,10 @@ async fn with_cx<T>(test: impl AsyncFnOnce(&FilterCx<'_>) -> T) -> T {
                 meter: &Rc::new(Meter::default()),
                 protocol: http::Version::HTTP_11,
                 buffer_limit: 10,
+                header_limits: HeaderLimits {
+                    count: 100,
+                    bytes: 60 << 10,
+                },
                 stats: &ManagerStats::default(),
                 late_reply: &late_reply,
                 find_route: &|stream| note(stream, "rerouted "),

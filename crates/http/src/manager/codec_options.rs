@@ -22,6 +22,7 @@ use outrider_net::WorkerCx;
 use outrider_stats::Scope;
 
 use crate::BuildCx;
+use crate::filters::HeaderLimits;
 use crate::manager::config::StreamTimeouts;
 use crate::manager::config::codec_type;
 
@@ -123,6 +124,14 @@ impl CodecOptions {
             bypasses_overload_manager: cx.bypasses_overload_manager,
         };
         errors.finish(options)
+    }
+
+    /// How many headers a message may have.
+    pub(super) fn header_limits(&self) -> HeaderLimits {
+        HeaderLimits {
+            count: self.max_headers_count as usize,
+            bytes: self.max_request_headers_kb as usize * 1024,
+        }
     }
 
     /// The options for the connections of one worker, with stats in `http.<stat_prefix>`. The codec applies `timeouts`

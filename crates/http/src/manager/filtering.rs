@@ -88,6 +88,7 @@ impl ConnectionManager {
             meter,
             protocol: wait.respond.protocol(),
             buffer_limit: wait.respond.body_buffer_limit() as usize,
+            header_limits: self.config.codec.header_limits(),
             stats: &self.stats,
             late_reply: wait.late_reply,
             find_route,

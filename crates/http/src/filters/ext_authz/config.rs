@@ -15,11 +15,11 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::core::v3 as core;
 use outrider_config::api::envoy::extensions::filters::http::ext_authz::v3 as api;
 use outrider_config::api::envoy::r#type::matcher::v3::ListStringMatcher;
-use outrider_config::string_matcher::StringMatcher;
 use outrider_runtime::RuntimeFraction;
 use outrider_runtime::Snapshot;
 
 use crate::filters::mutation_rules::MutationRules;
+use crate::filters::string_matchers::StringMatchers;
 
 /// The timeout of a check, if the service sets none.
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -68,12 +68,12 @@ pub(super) struct HttpAuthService {
     pub(super) path_prefix: String,
     pub(super) path_override: String,
     pub(super) headers_to_add: Vec<(HeaderName, HeaderValue)>,
-    pub(super) upstream: Matchers,
-    pub(super) upstream_append: Matchers,
+    pub(super) upstream: StringMatchers,
+    pub(super) upstream_append: StringMatchers,
     /// `None` for all headers.
-    pub(super) client: Option<Matchers>,
-    pub(super) client_on_success: Matchers,
-    pub(super) metadata: Matchers,
+    pub(super) client: Option<StringMatchers>,
+    pub(super) client_on_success: StringMatchers,
+    pub(super) metadata: StringMatchers,
 }
 
 /// `BufferSettings`
@@ -96,15 +96,11 @@ pub(super) struct RuntimeFlag {
 #[derive(Debug)]
 pub(super) struct HeaderSelection {
     /// `None` for all.
-    allowed: Option<Matchers>,
-    disallowed: Matchers,
+    allowed: Option<StringMatchers>,
+    disallowed: StringMatchers,
     /// Whether the service is asked by HTTP. Then it gets some headers in any case.
     is_http: bool,
 }
-
-/// A list of matchers, of which one must match.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Matchers(Vec<StringMatcher>);
 
 /// The built `ExtAuthzPerRoute`.
 #[derive(Debug)]
@@ -225,7 +221,7 @@ impl Service {
         let response = message.authorization_response.clone().unwrap_or_default();
         let response_path = path.field("authorization_response");
         let mut list = |list: &Option<ListStringMatcher>, field| {
-            let built = Matchers::optional(list.as_ref(), &response_path.field(field));
+            let built = StringMatchers::optional(list.as_ref(), &response_path.field(field));
             errors.collect(built).flatten()
         };
         let upstream = list(
@@ -266,12 +262,12 @@ impl HeaderSelection {
     fn build(message: &api::ExtAuthz, path: &FieldPath) -> Result<HeaderSelection, ConfigErrors> {
         use api::ext_authz::Services;
         let mut errors = ConfigErrors::new();
-        let allowed = Matchers::optional(
+        let allowed = StringMatchers::optional(
             message.allowed_headers.as_ref(),
             &path.field("allowed_headers"),
         );
         let mut allowed = errors.collect(allowed).flatten();
-        let disallowed = Matchers::optional(
+        let disallowed = StringMatchers::optional(
             message.disallowed_headers.as_ref(),
             &path.field("disallowed_headers"),
         );
@@ -282,9 +278,11 @@ impl HeaderSelection {
             #[expect(deprecated, reason = "Envoy still obeys it")]
             let older = request.and_then(|request| request.allowed_headers.as_ref());
             let path = path.field("http_service").field("authorization_request");
-            let older = Matchers::optional(older, &path.field("allowed_headers"));
+            let older = StringMatchers::optional(older, &path.field("allowed_headers"));
             let older = errors.collect(older).flatten();
-            allowed = allowed.or(older).or_else(|| Some(Matchers::default()));
+            allowed = allowed
+                .or(older)
+                .or_else(|| Some(StringMatchers::default()));
         }
         errors.finish(HeaderSelection {
             allowed,
@@ -303,33 +301,6 @@ impl HeaderSelection {
             None => true,
             Some(allowed) => self.is_http && always || allowed.matches(name),
         }
-    }
-}
-
-impl Matchers {
-    fn optional(
-        list: Option<&ListStringMatcher>,
-        path: &FieldPath,
-    ) -> Result<Option<Matchers>, ConfigErrors> {
-        let Some(list) = list else {
-            return Ok(None);
-        };
-        let mut errors = ConfigErrors::new();
-        let path = path.field("patterns");
-        let patterns = list.patterns.iter().enumerate();
-        let matchers: Vec<_> = patterns
-            .filter_map(|(index, pattern)| {
-                let built = StringMatcher::build(pattern, &path.index(index));
-                errors.collect(built.map_err(ConfigErrors::from))
-            })
-            .collect();
-        errors.finish((!matchers.is_empty()).then_some(Matchers(matchers)))
-    }
-
-    pub(super) fn matches(&self, name: &str) -> bool {
-        self.0
-            .iter()
-            .any(|matcher| matcher.matches(name.as_bytes()))
     }
 }
 

@@ -24,6 +24,7 @@ use super::answer::Field;
 use super::answer::Rejection;
 use super::answer::Verdict;
 use super::config::HttpAuthService;
+use crate::filters::string_matchers::StringMatchers;
 
 /// The response header in which the service lists the headers to remove from the request.
 const HEADERS_TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
@@ -162,7 +163,7 @@ fn changes(service: &HttpAuthService, headers: &HeaderMap, remove: Vec<String>) 
 /// Whether the client of a denied request gets this header of the service's response.
 fn client_gets(service: &HttpAuthService, name: &str) -> bool {
     let always = ["location", "www-authenticate", "content-length"];
-    let matches = |matchers: &super::config::Matchers| matchers.matches(name);
+    let matches = |matchers: &StringMatchers| matchers.matches(name);
     service
         .client
         .as_ref()

@@ -223,7 +223,7 @@ async fn wait(worker: &WorkerCx, pause: Duration) {
 fn is_retried(called: &Result<Response, CallFailure>) -> bool {
     match called {
         Ok(response) => response.head.status.is_server_error(),
-        Err(CallFailure::NoResponse { .. } | CallFailure::Reset) => true,
+        Err(CallFailure::NoResponse { .. } | CallFailure::Reset { .. }) => true,
         Err(CallFailure::UnknownCluster | CallFailure::TooLarge) => false,
     }
 }

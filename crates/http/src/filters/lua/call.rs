@@ -127,7 +127,7 @@ impl Call {
         let made = client.request(&self.cluster, self.head, body, &self.options);
         let response = match made.await {
             Ok(response) => response,
-            Err(CallFailure::NoResponse { status, text }) => {
+            Err(CallFailure::NoResponse { status, text, .. }) => {
                 let mut response = Response {
                     head: status.into(),
                     body: Bytes::from(text.into_owned()),
@@ -139,12 +139,12 @@ impl Call {
                 headers.append(&header::CONTENT_TYPE, text);
                 response
             }
-            Err(CallFailure::UnknownCluster | CallFailure::Reset | CallFailure::TooLarge) => {
-                Response {
-                    head: http::StatusCode::SERVICE_UNAVAILABLE.into(),
-                    body: Bytes::from_static(b"upstream failure"),
-                }
-            }
+            Err(
+                CallFailure::UnknownCluster | CallFailure::Reset { .. } | CallFailure::TooLarge,
+            ) => Response {
+                head: http::StatusCode::SERVICE_UNAVAILABLE.into(),
+                body: Bytes::from_static(b"upstream failure"),
+            },
         };
         CallResult {
             response,

@@ -14,10 +14,10 @@ use outrider_codec::Body;
 
 use crate::Stream;
 use crate::filters::FilterCx;
+use crate::filters::body::BrokenBody;
 use crate::local_reply::LocalReply;
 use crate::read_ahead_body::ReadAheadBody;
 
-use super::body::BrokenBody;
 use super::body::ScriptBody;
 use super::buffer::Buffer;
 use super::call::CallResult;
