@@ -36,8 +36,13 @@ struct Layer {
 #[derive(Debug)]
 enum LayerSource {
     Static,
-    Disk { root: PathBuf, directory: PathBuf },
+    Disk {
+        root: PathBuf,
+        directory: PathBuf,
+    },
     Admin,
+    /// The values come from a control plane or a file of resources.
+    Discovered,
 }
 
 /// A layer that is part of the snapshot.
@@ -110,7 +115,10 @@ impl Layers {
                     "Too many admin layers specified in LayeredRuntime, at most one may be specified",
                 ),
                 Some(layer) => layers.push(layer),
-                None => errors.push(&path, "not supported"),
+                None => errors.push(
+                    &path,
+                    "expected one of static_layer, disk_layer, admin_layer, rtds_layer",
+                ),
             }
         }
         errors.finish(Layers { layers })
@@ -121,7 +129,7 @@ impl Layers {
         let layers = self.layers.iter().enumerate();
         layers.filter_map(|(index, layer)| match &layer.source {
             LayerSource::Disk { root, .. } => Some((index, root.as_path())),
-            LayerSource::Static | LayerSource::Admin => None,
+            LayerSource::Static | LayerSource::Admin | LayerSource::Discovered => None,
         })
     }
 
@@ -183,6 +191,16 @@ impl Layers {
         values.is_some_and(|values| !values.is_empty())
     }
 
+    /// Replaces all values of the layer of this name, which were discovered. They are visible after the next
+    /// [`load`](Self::load).
+    pub fn set_discovered(&mut self, name: &str, values: &Struct) {
+        let mut flat = BTreeMap::new();
+        flatten("", values, &mut flat);
+        if let Some(layer) = self.layers.iter_mut().find(|layer| layer.name == name) {
+            layer.values = Some(flat);
+        }
+    }
+
     /// Sets values in the admin layer. An empty value removes the key. If a key is given several times, the first value
     /// counts.
     ///
@@ -228,7 +246,9 @@ fn layer(message: &RuntimeLayer, service_cluster: &str) -> Option<Layer> {
             source: disk_source(disk, service_cluster),
             values: None,
         }),
-        LayerSpecifier::RtdsLayer(_) => None,
+        LayerSpecifier::RtdsLayer(_) => {
+            Some(Layer::new(name, LayerSource::Discovered, BTreeMap::new()))
+        }
     }
 }
 
@@ -344,6 +364,36 @@ mod tests {
         layers.modify(&[pair("a", ""), pair("c", "")]).unwrap();
         assert_eq!(number(&mut layers, "a"), Some(3));
         assert!(!layers.has_overrides());
+    }
+
+    #[test]
+    fn discovered_values_replace_those_before() {
+        let discovered = RuntimeLayer {
+            name: "rtds".to_owned(),
+            layer_specifier: Some(LayerSpecifier::RtdsLayer(Default::default())),
+        };
+        let mut layers = build(vec![static_layer("base", &[("a", "1")]), discovered]).unwrap();
+        assert!(layers.can_change());
+        assert_eq!(layers.load().snapshot.number("a"), Some(1));
+        let LayerSpecifier::StaticLayer(values) = static_layer("", &[("a", "2"), ("b", "3")])
+            .layer_specifier
+            .unwrap()
+        else {
+            unreachable!("a static layer was built");
+        };
+        layers.set_discovered("rtds", &values);
+        let snapshot = layers.load().snapshot;
+        assert_eq!(
+            (snapshot.number("a"), snapshot.number("b")),
+            (Some(2), Some(3))
+        );
+        layers.set_discovered("rtds", &Struct::default());
+        let snapshot = layers.load().snapshot;
+        assert_eq!(
+            (snapshot.number("a"), snapshot.number("b")),
+            (Some(1), None)
+        );
+        assert_eq!(layers.loaded().count(), 2);
     }
 
     #[test]

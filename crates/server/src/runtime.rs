@@ -18,6 +18,7 @@ use outrider_runtime::Loading;
 use outrider_runtime::RefusedValues;
 use outrider_runtime::Runtime;
 use outrider_runtime::Snapshot;
+use prost_types::Struct;
 
 /// The layers, and the snapshot of their values that all threads read.
 #[derive(Debug)]
@@ -112,6 +113,11 @@ impl RuntimeLoader {
     /// [`reload`](Self::reload).
     pub(crate) fn modify(&self, values: &[(String, String)]) -> Result<(), RefusedValues> {
         lock(&self.layers).modify(values)
+    }
+
+    /// Replaces all values of a layer that is discovered. They become visible with the next [`reload`](Self::reload).
+    pub(crate) fn set_discovered(&self, layer: &str, values: &Struct) {
+        lock(&self.layers).set_discovered(layer, values);
     }
 
     /// The values of the `runtime.*` stats.

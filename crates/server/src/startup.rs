@@ -51,6 +51,7 @@ use crate::control::AdminControl;
 use crate::control::Control;
 use crate::control::Phase;
 use crate::control_planes;
+use crate::discovery;
 use crate::discovery::Discoveries;
 use crate::discovery::RouteDiscovery;
 use crate::dump;
@@ -296,6 +297,9 @@ impl Process {
             clusters.primary_initialized().await;
             // Without a control plane, nobody waits for this.
             let _ = primary.send(());
+            let unwatched = |error| Fatal::System(format!("layered_runtime: {error}"));
+            let layers = discovery::rtds::start(&dynamic.runtime, &control).await;
+            layers.map_err(unwatched)?;
             clusters.initialized().await;
             log::info!(target: "upstream", "cm init: all clusters initialized");
             log::info!(target: "main", "all clusters initialized. initializing init manager");

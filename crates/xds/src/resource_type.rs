@@ -52,6 +52,12 @@ impl ResourceType {
         "route.v3.RouteDiscoveryService",
         "Routes"
     );
+    /// RTDS
+    pub const RUNTIME: ResourceType = resource_type!(
+        "envoy.service.runtime.v3.Runtime",
+        "runtime.v3.RuntimeDiscoveryService",
+        "Runtime"
+    );
     /// SDS
     pub const SECRET: ResourceType = resource_type!(
         "envoy.extensions.transport_sockets.tls.v3.Secret",

@@ -7,6 +7,7 @@ mod cds;
 mod followed_source;
 mod lds;
 mod rds;
+pub(crate) mod rtds;
 
 use std::io;
 use std::rc::Rc;
@@ -36,6 +37,8 @@ pub(crate) struct DynamicResources {
     pub(crate) clusters: Option<ConfigSource>,
     /// `lds_config`
     pub(crate) listeners: Option<ConfigSource>,
+    /// The `rtds_layer`s of `layered_runtime`.
+    pub(crate) runtime: Vec<rtds::DiscoveredLayer>,
     /// `ads_config`
     pub(crate) aggregated: Option<Arc<ApiSource>>,
 }
@@ -51,18 +54,21 @@ impl DynamicResources {
         sources: &Sources,
     ) -> Result<DynamicResources, ConfigErrors> {
         let mut errors = ConfigErrors::new();
-        let Some(dynamic) = &bootstrap.dynamic_resources else {
-            return Ok(DynamicResources::default());
-        };
+        let runtime = errors.collect(rtds::build(bootstrap, sources));
+        let runtime = runtime.unwrap_or_default();
+        let unset = Default::default();
+        let dynamic = bootstrap.dynamic_resources.as_ref().unwrap_or(&unset);
         let path = FieldPath::root().field("dynamic_resources");
         let node = bootstrap.node.clone().unwrap_or_default();
         let nameless =
             options.service_node(&node).is_empty() || options.service_cluster(&node).is_empty();
         let configs = [&dynamic.cds_config, &dynamic.lds_config];
         let needs_name = dynamic.ads_config.is_some() || configs.into_iter().any(Option::is_some);
-        if nameless && needs_name {
+        let of_runtime = FieldPath::root().field("layered_runtime");
+        let needing = [(needs_name, &path), (!runtime.is_empty(), &of_runtime)];
+        for (_, path) in needing.into_iter().filter(|(needs, _)| nameless && *needs) {
             errors.push(
-                &path,
+                path,
                 "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and --service-cluster options.",
             );
         }
@@ -78,6 +84,7 @@ impl DynamicResources {
             errors.collect(ApiSource::build(source, &path, sources))
         });
         errors.finish(DynamicResources {
+            runtime,
             aggregated: aggregated.map(Arc::new),
             clusters,
             listeners,
