@@ -6,6 +6,7 @@ use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_upstream::ClusterNames;
+use outrider_upstream::DnsCaches;
 use outrider_xds::Sources;
 
 use crate::access_log::LogFiles;
@@ -29,6 +30,8 @@ pub struct BuildCx<'a> {
     pub bypasses_overload_manager: bool,
     /// `--local-address-ip-version v6`: `x-forwarded-for` gets the machine's IPv6 address for loopback clients.
     pub prefers_ipv6: bool,
+    /// The DNS caches of clusters and filters.
+    pub dns_caches: &'a DnsCaches,
     /// What files and control planes give.
     pub sources: &'a Sources,
     /// `node.cluster`, or `--service-cluster`; empty if neither is set.

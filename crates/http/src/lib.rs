@@ -10,6 +10,7 @@ mod budgets;
 mod build;
 mod date;
 mod deadlines;
+mod dynamic_host;
 pub mod filters;
 pub mod format;
 mod local_reply;

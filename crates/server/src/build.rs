@@ -98,6 +98,7 @@ impl Plan {
             },
             overload: overload.clone(),
             sources: sources.clone(),
+            dns_caches: clusters.dns_caches().clone(),
             internal_buffer_size,
             prefers_ipv6: options.local_address_ip_version == IpVersion::V6,
         });

@@ -41,6 +41,7 @@ use outrider_tls::ServerTls;
 use outrider_tls::tls_settings;
 use outrider_upstream::ClusterNames;
 use outrider_upstream::Clusters;
+use outrider_upstream::DnsCaches;
 use outrider_xds::Sources;
 use outrider_xds::check_secret_sources;
 use prost::Message as _;
@@ -90,6 +91,8 @@ pub(crate) struct ListenerFactory {
     pub(crate) prefers_ipv6: bool,
     /// What files and control planes give.
     pub(crate) sources: Sources,
+    /// The DNS caches of clusters and filters.
+    pub(crate) dns_caches: Arc<DnsCaches>,
     /// How many bytes can wait on connections to internal listeners; `None` without the bootstrap extension.
     pub(crate) internal_buffer_size: Option<usize>,
 }
@@ -186,6 +189,7 @@ impl ListenerFactory {
             node_cluster: &self.node_cluster,
             node_id: &self.node_id,
             sources: &self.sources,
+            dns_caches: &self.dns_caches,
         };
         let chains_path = path.field("filter_chains");
         let numbered = message.filter_chains.iter().enumerate();

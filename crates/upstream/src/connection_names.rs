@@ -58,6 +58,11 @@ impl NamesFromRequest {
         Ok(Some(names).filter(|names| names.sni || names.san))
     }
 
+    /// Whether connections are both asked for the name and checked for it.
+    pub(crate) fn are_complete(&self) -> bool {
+        self.sni && self.san
+    }
+
     /// The names for a request whose head is as the route's rewrites and header mutations have left it.
     #[must_use]
     pub fn of_request(&self, head: &RequestHead) -> Rc<ConnectionNames> {

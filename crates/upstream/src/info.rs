@@ -23,6 +23,7 @@ use outrider_net::parse_ip;
 use outrider_runtime::Snapshot;
 use outrider_tls::Secrets;
 
+use crate::DynamicHosts;
 use crate::EventFile;
 use crate::EventFiles;
 use crate::RetryBudget;
@@ -72,6 +73,8 @@ pub struct ClusterInfo {
     pub close_connections_on_host_set_change: bool,
     /// Where the config of the cluster came from.
     pub origin: ClusterOrigin,
+    /// Where the hosts come from, if requests name them.
+    pub dynamic_hosts: Option<DynamicHosts>,
     /// `metadata`
     pub metadata: Option<Box<Metadata>>,
     /// Circuit breakers of the default priority and of the high priority.
@@ -180,6 +183,7 @@ impl ClusterInfo {
             ignore_health_on_host_removal: message.ignore_health_on_host_removal,
             close_connections_on_host_set_change: common
                 .is_some_and(|common| common.close_connections_on_host_set_change),
+            dynamic_hosts: None,
             metadata: message.metadata.clone().map(Box::new),
             thresholds,
         })

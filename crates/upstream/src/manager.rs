@@ -51,7 +51,7 @@ use crate::SharedCluster;
 use crate::discovery;
 use crate::discovery::Discovery;
 use crate::discovery::DiscoveryCx;
-use crate::dns::Resolvers;
+use crate::dns_cache::DnsCaches;
 use crate::info::ClusterCx;
 use crate::local_cluster::LocalCluster;
 use crate::publisher::ClusterHosts;
@@ -148,7 +148,7 @@ impl ClusterManager {
             discoveries: Mutex::default(),
             store: store.clone(),
             discovery: DiscoveryCx {
-                resolvers: Resolvers::new(bootstrap, store)?,
+                dns_caches: DnsCaches::new(bootstrap, store, runtime)?,
                 sources: sources.clone(),
                 store: store.clone(),
             },
@@ -248,11 +248,16 @@ impl ClusterManager {
             event_files: &*self.event_files,
             outlier_log: self.outlier_log.as_ref(),
         };
+        let message = &*discovery::with_defaults(message);
         let info = errors.collect(ClusterInfo::build(message, path, &cx));
         let discovery = errors.collect(discovery::build(message, path, &self.discovery));
-        let (Some(info), Some(discovery)) = (info, discovery) else {
+        let (Some(mut info), Some(discovery)) = (info, discovery) else {
             return Err(errors);
         };
+        if let Some(hosts) = discovery.dynamic_hosts() {
+            errors.collect(hosts.check_names(info.http.names.as_ref(), path));
+            info.dynamic_hosts = Some(hosts.with_default_port(&info.transport_sockets));
+        }
         for tls in info.transport_sockets.contexts().flatten() {
             errors.collect(check_secret_sources(&**tls, &self.discovery.sources));
         }
@@ -265,6 +270,7 @@ impl ClusterManager {
     /// Starts the discovery of the bootstrap's clusters whose hosts no control plane has. Must be called on the main thread,
     /// inside a `LocalSet`.
     pub fn start(&self) {
+        self.discovery.dns_caches.start();
         self.start_those(|discovery| !discovery.is_remote());
     }
 
@@ -410,6 +416,12 @@ impl ClusterManager {
         self.discoveries
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The DNS caches of clusters and filters.
+    #[must_use]
+    pub fn dns_caches(&self) -> &Arc<DnsCaches> {
+        &self.discovery.dns_caches
     }
 
     /// The state that all subscriptions share, not only those of clusters.

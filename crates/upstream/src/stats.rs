@@ -8,6 +8,7 @@ use outrider_stats::Gauge;
 use outrider_stats::Histogram;
 use outrider_stats::Lazy;
 use outrider_stats::ResponseCodes;
+use outrider_stats::SharedCounter;
 use outrider_stats::SharedGauge;
 
 outrider_stats::group! {
@@ -315,6 +316,32 @@ outrider_stats::group! {
         reinits: Counter,
         resolve_total: Counter,
         timeouts: Counter,
+    }
+}
+
+outrider_stats::group! {
+    /// `dns_cache.<name>.*`
+    pub struct DnsCacheStats {
+        circuit_breakers: DnsCacheBreakerStats,
+        dns_address_filter_out: SharedCounter,
+        dns_query_attempt: SharedCounter,
+        dns_query_failure: SharedCounter,
+        dns_query_success: SharedCounter,
+        dns_query_timeout: SharedCounter,
+        dns_rq_pending_overflow: SharedCounter,
+        host_added: SharedCounter,
+        host_address_changed: SharedCounter,
+        host_overflow: SharedCounter,
+        host_removed: SharedCounter,
+        num_hosts: SharedGauge,
+    }
+}
+
+outrider_stats::group! {
+    /// `dns_cache.<name>.circuit_breakers.*`
+    pub struct DnsCacheBreakerStats {
+        rq_pending_open: SharedGauge,
+        rq_pending_remaining: SharedGauge,
     }
 }
 

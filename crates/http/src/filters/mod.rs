@@ -14,6 +14,7 @@ mod chain;
 mod context;
 mod cors;
 mod csrf;
+mod dynamic_forward_proxy;
 mod ext_authz;
 mod ext_proc;
 mod fault;
@@ -85,6 +86,7 @@ const FACTORIES: &[FilterFactory] = &[
     buffer::FACTORY,
     cors::FACTORY,
     csrf::FACTORY,
+    dynamic_forward_proxy::FACTORY,
     ext_authz::FACTORY,
     ext_proc::FACTORY,
     fault::FACTORY,

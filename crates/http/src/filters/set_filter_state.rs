@@ -38,7 +38,7 @@ pub(super) const FACTORY: FilterFactory = FilterFactory {
 type MakeObject = fn(&str) -> Option<Rc<dyn FilterStateObject>>;
 
 /// The kinds of objects, by their `factory_key`. Envoy has more, which change what it does with a connection.
-const KINDS: [(&str, MakeObject); 3] = [
+const KINDS: [(&str, MakeObject); 5] = [
     ("envoy.string", |text| Some(Rc::new(Text(text.to_owned())))),
     ("envoy.network.ip", |text| {
         let address = text.parse().ok()?;
@@ -47,6 +47,13 @@ const KINDS: [(&str, MakeObject); 3] = [
     ("envoy.ratelimit.hits_addend", |text| {
         let number = text.trim().parse().ok()?;
         Some(Rc::new(Number(number)))
+    }),
+    ("envoy.upstream.dynamic_host", |text| {
+        Some(Rc::new(Text(text.to_owned())))
+    }),
+    ("envoy.upstream.dynamic_port", |text| {
+        let port: u32 = text.parse().ok()?;
+        Some(Rc::new(Text(port.to_string())))
     }),
 ];
 

@@ -14,12 +14,14 @@ use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter as HttpFilterMessage;
 use outrider_config::api::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 use outrider_net::WorkerCx;
+use outrider_runtime::Runtime;
 use outrider_runtime::Snapshot;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 use outrider_upstream::ClusterManager;
 use outrider_upstream::ClusterNames;
 use outrider_upstream::Clusters;
+use outrider_upstream::DnsCaches;
 use tokio::task::LocalSet;
 
 use super::chain::ChainEntry;
@@ -257,6 +259,12 @@ fn errors(filters: &[HttpFilterMessage]) -> Vec<String> {
     let scope = Scope::new("http");
     let cx = BuildCx {
         sources: &Default::default(),
+        dns_caches: &DnsCaches::new(
+            &Bootstrap::default(),
+            &store,
+            &Runtime::new(Snapshot::default()),
+        )
+        .unwrap(),
         runtime: &Snapshot::default(),
         store: &store,
         clusters: &ClusterNames::default(),

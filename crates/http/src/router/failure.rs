@@ -5,6 +5,8 @@ use outrider_codec::HeaderValue;
 use outrider_codec::Reason;
 use outrider_codec::StreamError;
 use outrider_codec::header;
+use outrider_upstream::Cluster;
+use outrider_upstream::LookupFailure;
 
 use crate::ResponseFlag;
 use crate::local_reply::LocalReply;
@@ -14,6 +16,25 @@ pub(super) fn no_healthy_upstream() -> LocalReply {
     LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
         .body("no healthy upstream")
         .flag(ResponseFlag::NoHealthyUpstream)
+}
+
+/// The cluster has no host for the request, because the name of the host could not be looked up, or for another reason.
+pub(super) fn no_host(lookup: Option<LookupFailure>, cluster: &Cluster) -> LocalReply {
+    let reply = no_healthy_upstream();
+    match lookup {
+        None => reply,
+        Some(LookupFailure::Overflow) => {
+            cluster.stats().upstream_cx_none_healthy.inc();
+            LocalReply {
+                details: LookupFailure::OVERFLOW.into(),
+                ..reply
+            }
+        }
+        Some(LookupFailure::Failed(details)) => LocalReply {
+            details: details.to_string().into(),
+            ..reply
+        },
+    }
 }
 
 /// The cluster is in maintenance for this request.

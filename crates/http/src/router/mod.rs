@@ -26,6 +26,7 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::extensions::filters::http::router::v3::Router as RouterMessage;
 use outrider_config::unpack;
 use outrider_upstream::Cluster;
+use outrider_upstream::Pick;
 use prost_types::Any;
 
 use crate::Captures;
@@ -185,7 +186,6 @@ impl Router {
         if let Some(upstream) = &mut stream.upstream {
             upstream.attempts += 1;
         }
-        let tells_attempts = route.virtual_host.include_attempt_count_in_response;
         let key = &cluster.info().maintenance_key;
         if let Some(percent) = stream.runtime().and_then(|runtime| runtime.number(key))
             && fastrand::u64(..100) < percent
@@ -194,13 +194,9 @@ impl Router {
             self.count_unavailable(stream, &cluster);
             return Err(failure::maintenance(self.suppress_envoy_headers).into());
         }
-        let selection = HostSelection::of(forward, &cluster, stream);
-        let Ok(mut pick) = cluster.pick(selection.request(0)) else {
-            self.count_unavailable(stream, &cluster);
-            let told = tells_attempts.then_some(1);
-            return Err(failure::no_healthy_upstream().after_attempts(told).into());
-        };
+        let mut selection = HostSelection::of(forward, &cluster, stream);
         let (call, retry) = ForwardedRequest::new(self, cluster, (route, forward), stream);
+        let mut pick = self.pick(&call, &mut selection, stream, cx).await?;
         if !forward.mirrors.is_empty() {
             let limit = call.body_buffer_limit(cx.wait.respond.body_buffer_limit());
             body = cx.mirrors.start(&call, limit, stream, body);
@@ -242,6 +238,27 @@ impl Router {
         route.mutate_response(stream, false);
         call.tell_attempts(stream); // Envoy sets this one last.
         Ok(RouterAnswer::Response(body))
+    }
+
+    /// Picks the host for the first attempt.
+    async fn pick(
+        &self,
+        call: &ForwardedRequest<'_>,
+        selection: &mut HostSelection<'_>,
+        stream: &mut Stream,
+        cx: &mut RouterCx<'_>,
+    ) -> Result<Pick, StopReason> {
+        let cluster = &call.cluster;
+        let found = selection.find_dynamic_host(cluster, stream, cx).await?;
+        match found.map(|()| cluster.pick(selection.request(0))) {
+            Ok(Ok(pick)) => Ok(pick),
+            failed => {
+                self.count_unavailable(stream, cluster);
+                let told = call.route.virtual_host.include_attempt_count_in_response;
+                let reply = failure::no_host(failed.err(), cluster);
+                Err(reply.after_attempts(told.then_some(1)).into())
+            }
+        }
     }
 
     /// Counts the 503 of a request for which no host was tried.

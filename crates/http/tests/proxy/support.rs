@@ -333,6 +333,7 @@ fn build(
     let message: HttpConnectionManager = unpack(any, &path).unwrap();
     let cx = BuildCx {
         sources: &Default::default(),
+        dns_caches: clusters.dns_caches(),
         runtime: &Snapshot::default(),
         store,
         clusters: &clusters.names(),

@@ -19,6 +19,7 @@ use super::hashing::HashingConfig;
 use super::subset;
 use super::subset::SubsetPolicy;
 use super::zones::ZoneAware;
+use crate::discovery::is_dynamic_forward_proxy;
 
 /// How a host is selected.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub(crate) enum Policy {
     Hashing(HashingConfig),
     /// Among the hosts with the request's metadata.
     Subsets(Arc<SubsetPolicy>),
+    /// By the name that the request gives.
+    ByName,
 }
 
 /// `LocalityLbConfig`. `CommonLbConfig` has the same settings in another form.
@@ -73,6 +76,13 @@ impl BalancerConfig {
         let policy = assignment.and_then(|assignment| assignment.policy.as_ref());
         let common = cluster.common_lb_config.as_ref();
         let chosen = select_policy(cluster, path)?;
+        if is_dynamic_forward_proxy(cluster) && !matches!(chosen.policy, Policy::ByName) {
+            let message = format!(
+                "cluster provided LB not specified but cluster '{}' provided one: use CLUSTER_PROVIDED",
+                cluster.name
+            );
+            return Err(ConfigError::new(&path.field("lb_policy"), message).into());
+        }
         Ok(BalancerConfig {
             policy: chosen.policy,
             localities: chosen.localities,
@@ -92,7 +102,7 @@ impl BalancerConfig {
     #[must_use]
     pub fn uses_hash(&self) -> bool {
         match &self.policy {
-            Policy::Hosts(_) => false,
+            Policy::Hosts(_) | Policy::ByName => false,
             Policy::Hashing(_) => true,
             Policy::Subsets(subsets) => matches!(subsets.child(), Policy::Hashing(_)),
         }

@@ -5,6 +5,7 @@
 //! and then uses a policy of [`FACTORIES`]. [`Hashing`] finds the host by the hash of the request.
 
 mod bounded_load;
+mod by_name;
 mod cluster_provided;
 mod config;
 mod hashing;
@@ -48,6 +49,7 @@ use crate::MetadataMatchCriteria;
 use crate::PriorityHosts;
 use crate::stats::ClusterStats;
 
+use by_name::ByName;
 pub use config::BalancerConfig;
 use config::Policy;
 use config::PolicyConfig;
@@ -122,6 +124,7 @@ fn balance(
         Policy::Hosts(policy) => Box::new(Priorities::new(priorities, config, (&**policy, cx))),
         Policy::Hashing(hashing) => Box::new(Hashing::new(priorities, config, hashing, cx.stats)),
         Policy::Subsets(policy) => Box::new(Subsets::new(priorities, config, policy, cx)),
+        Policy::ByName => Box::new(ByName::new(priorities)),
     }
 }
 
@@ -142,6 +145,8 @@ impl Slots {
 pub struct PickRequest<'a> {
     /// The metadata that the host must have. Needed only if [`BalancerConfig::uses_metadata`].
     pub metadata_match: Option<&'a MetadataMatchCriteria>,
+    /// The name of the host. Needed only if requests name the hosts ([`ClusterInfo::dynamic_hosts`](crate::ClusterInfo)).
+    pub dynamic_host: Option<&'a str>,
     /// The hash from the route's `hash_policy`. Needed only if [`BalancerConfig::uses_hash`].
     pub hash: Option<u64>,
     /// How many hosts were picked for the same attempt and rejected (`retry_host_predicate`).

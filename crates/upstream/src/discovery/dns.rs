@@ -41,7 +41,7 @@ use crate::endpoints::LocalityEndpoints;
 
 mod failure_refresh;
 
-use failure_refresh::FailureRefresh;
+pub(crate) use failure_refresh::FailureRefresh;
 
 #[derive(Debug)]
 struct DnsDiscovery {

@@ -3,6 +3,7 @@
 //! To add a cluster type, add a file here that implements [`Discovery`], and a line in [`build`].
 
 mod dns;
+mod dynamic_forward_proxy;
 mod eds;
 mod fixed;
 
@@ -19,14 +20,20 @@ use outrider_config::api::envoy::config::cluster::v3::cluster::CustomClusterType
 use outrider_config::api::envoy::config::cluster::v3::cluster::DiscoveryType;
 use outrider_config::api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use outrider_config::api::envoy::extensions::clusters::dns::v3::DnsCluster;
+use outrider_config::api::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as DynamicForwardProxy;
 use outrider_config::type_name;
 use outrider_config::unpack;
 use outrider_stats::Store;
 use outrider_xds::Sources;
 use prost::Name;
 
+use crate::DynamicHosts;
 use crate::HostsPublisher;
-use crate::dns::Resolvers;
+use crate::dns_cache::DnsCaches;
+
+pub(crate) use dns::FailureRefresh;
+pub(crate) use dynamic_forward_proxy::is_dynamic_forward_proxy;
+pub(crate) use dynamic_forward_proxy::with_defaults;
 
 /// Finds and updates a cluster's hosts. Runs on the main thread until its cluster is removed.
 pub trait Discovery: fmt::Debug + Send {
@@ -37,6 +44,11 @@ pub trait Discovery: fmt::Debug + Send {
     fn is_remote(&self) -> bool {
         false
     }
+
+    /// Where the hosts come from, if requests name them.
+    fn dynamic_hosts(&self) -> Option<DynamicHosts> {
+        None
+    }
 }
 
 /// The names that `cluster_type` accepts in addition to the type of its config.
@@ -45,6 +57,7 @@ const STRICT_DNS: &str = "envoy.cluster.strict_dns";
 const LOGICAL_DNS: &str = "envoy.cluster.logical_dns";
 const DNS: &str = "envoy.cluster.dns";
 const EDS: &str = "envoy.cluster.eds";
+const DYNAMIC_FORWARD_PROXY: &str = "envoy.clusters.dynamic_forward_proxy";
 
 /// How a cluster's hosts are discovered.
 enum ClusterKind {
@@ -55,12 +68,13 @@ enum ClusterKind {
     },
     Dns(Box<DnsCluster>, FieldPath),
     Eds,
+    DynamicForwardProxy(Box<DynamicForwardProxy>, FieldPath),
 }
 
 /// The dependencies of discoveries.
 #[derive(Debug)]
 pub(crate) struct DiscoveryCx {
-    pub(crate) resolvers: Resolvers,
+    pub(crate) dns_caches: Arc<DnsCaches>,
     pub(crate) sources: Sources,
     pub(crate) store: Arc<Store>,
 }
@@ -71,7 +85,7 @@ pub(crate) fn build(
     path: &FieldPath,
     cx: &DiscoveryCx,
 ) -> Result<Box<dyn Discovery>, ConfigErrors> {
-    let resolvers = &cx.resolvers;
+    let resolvers = cx.dns_caches.resolvers();
     hashing_has_hostnames(cluster, path)?;
     match kind(cluster, path)? {
         ClusterKind::Static => fixed::build(cluster, path),
@@ -79,6 +93,9 @@ pub(crate) fn build(
         ClusterKind::LegacyDns { logical } => dns::build_legacy(cluster, path, logical, resolvers),
         ClusterKind::Dns(config, config_path) => {
             dns::build((cluster, path), (&config, &config_path), resolvers)
+        }
+        ClusterKind::DynamicForwardProxy(config, config_path) => {
+            dynamic_forward_proxy::build((&config, &config_path), &cx.dns_caches)
         }
     }
 }
@@ -144,14 +161,29 @@ fn custom_kind(custom: &CustomClusterType, path: &FieldPath) -> Result<ClusterKi
     {
         return Ok(ClusterKind::Dns(Box::new(unpack(any, &config)?), config));
     }
+    if let Some(any) = &custom.typed_config
+        && type_name(any) == DynamicForwardProxy::full_name()
+    {
+        let message = Box::new(unpack(any, &config)?);
+        return Ok(ClusterKind::DynamicForwardProxy(message, config));
+    }
     match custom.name.as_str() {
         STATIC => Ok(ClusterKind::Static),
         STRICT_DNS => Ok(ClusterKind::LegacyDns { logical: false }),
         LOGICAL_DNS => Ok(ClusterKind::LegacyDns { logical: true }),
         DNS => Ok(ClusterKind::Dns(Box::default(), config)),
         EDS => Ok(ClusterKind::Eds),
+        DYNAMIC_FORWARD_PROXY => Ok(ClusterKind::DynamicForwardProxy(Box::default(), config)),
         name => {
-            let known = [STATIC, STRICT_DNS, LOGICAL_DNS, DNS, EDS].join(", ");
+            let known = [
+                STATIC,
+                STRICT_DNS,
+                LOGICAL_DNS,
+                DNS,
+                EDS,
+                DYNAMIC_FORWARD_PROXY,
+            ];
+            let known = known.join(", ");
             let message = format!("{name:?} is not supported; expected one of: {known}");
             Err(ConfigError::new(&path.field("name"), message))
         }

@@ -6,6 +6,7 @@
 
 mod cache;
 mod cookie;
+mod details;
 mod latency;
 mod message;
 mod query;
@@ -28,9 +29,12 @@ use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::cluster::v3::Cluster;
 use outrider_config::api::envoy::extensions::clusters::dns::v3::DnsCluster;
+use outrider_config::api::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use outrider_stats::Scope;
 use outrider_stats::Store;
 
+pub(crate) use details::answer_details;
+pub(crate) use query::ResolveError;
 pub(crate) use resolver::Answer;
 pub(crate) use resolver::Family;
 pub(crate) use resolver::Resolver;
@@ -95,6 +99,21 @@ impl Resolvers {
     ) -> Result<Arc<Resolver>, ConfigError> {
         let typed = cluster.typed_dns_resolver_config.as_ref();
         Ok(self.get(Settings::build(typed, None, false, path)?))
+    }
+
+    /// The resolver for the settings in a `DnsCacheConfig`.
+    pub(crate) fn of_dns_cache(
+        &self,
+        cache: &DnsCacheConfig,
+        path: &FieldPath,
+    ) -> Result<Arc<Resolver>, ConfigError> {
+        #[expect(deprecated, reason = "old but live fields of DnsCacheConfig")]
+        let (tcp, old) = (
+            cache.use_tcp_for_dns_lookups,
+            cache.dns_resolution_config.as_ref(),
+        );
+        let typed = cache.typed_dns_resolver_config.as_ref();
+        Ok(self.get(Settings::build(typed, old, tcp, path)?))
     }
 
     fn get(&self, settings: Option<Settings>) -> Arc<Resolver> {

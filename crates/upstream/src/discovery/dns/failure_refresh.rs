@@ -10,14 +10,14 @@ use outrider_net::BackOff;
 
 /// A fixed delay, or a random one below a bound that doubles with each failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FailureRefresh {
+pub(crate) enum FailureRefresh {
     /// The refresh rate, if `dns_failure_refresh_rate` is not set.
     Fixed(Duration),
     Growing(BackOff),
 }
 
 impl FailureRefresh {
-    pub(super) fn build(
+    pub(crate) fn build(
         message: Option<&RefreshRate>,
         refresh: Duration,
         path: &FieldPath,
@@ -40,7 +40,7 @@ impl FailureRefresh {
     }
 
     /// The next delay.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         match self {
             FailureRefresh::Fixed(wait) => *wait,
             FailureRefresh::Growing(back_off) => back_off.next_wait(),
@@ -48,7 +48,7 @@ impl FailureRefresh {
     }
 
     /// Resets the bound after a successful lookup.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         if let FailureRefresh::Growing(back_off) = self {
             back_off.reset();
         }
