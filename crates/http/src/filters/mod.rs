@@ -10,6 +10,7 @@
 mod basic_auth;
 mod body;
 mod buffer;
+mod cdn_loop;
 mod chain;
 mod context;
 mod cors;
@@ -21,6 +22,7 @@ mod fault;
 mod grpc_stats;
 mod grpc_web;
 mod header_mutation;
+mod header_to_metadata;
 mod health_check;
 mod jwt_authn;
 mod local_ratelimit;
@@ -84,6 +86,7 @@ pub use stream_slots::StreamSlots;
 const FACTORIES: &[FilterFactory] = &[
     basic_auth::FACTORY,
     buffer::FACTORY,
+    cdn_loop::FACTORY,
     cors::FACTORY,
     csrf::FACTORY,
     dynamic_forward_proxy::FACTORY,
@@ -93,6 +96,7 @@ const FACTORIES: &[FilterFactory] = &[
     grpc_stats::FACTORY,
     grpc_web::FACTORY,
     header_mutation::FACTORY,
+    header_to_metadata::FACTORY,
     health_check::FACTORY,
     jwt_authn::FACTORY,
     local_ratelimit::FACTORY,

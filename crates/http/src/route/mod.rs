@@ -55,6 +55,7 @@ pub(crate) use crate::route::retry_policy::DEFAULT_BASE_INTERVAL;
 pub(crate) use crate::route::retry_policy::ResetFormat;
 pub(crate) use crate::route::retry_policy::RetryOn;
 pub(crate) use crate::route::retry_policy::RetryPolicy;
+pub(crate) use crate::route::rewrite::Substitution;
 pub(crate) use crate::route::route_match::RouteMatch;
 pub use crate::route::table::RouteTable;
 pub use crate::route::virtual_cluster::VirtualClusters;
