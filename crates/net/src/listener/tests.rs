@@ -27,7 +27,9 @@ impl ConnectionHandler for InfoSender {
         Box::pin(async move {
             let no_delay = match &connection.stream {
                 NetworkStream::Tcp(stream) => stream.nodelay().unwrap(),
-                NetworkStream::Unix(_) | NetworkStream::Tls(_) => false,
+                NetworkStream::Unix(_) | NetworkStream::Tls(_) | NetworkStream::Internal(_) => {
+                    false
+                }
             };
             let info = &connection.info;
             let text = format!("{} {} {} {no_delay}", self.0, info.listener, info.local);
