@@ -194,10 +194,8 @@ impl ListenerFactory {
         let chains_path = path.field("filter_chains");
         let numbered = message.filter_chains.iter().enumerate();
         let numbered = numbered.map(|(index, chain)| (chain, chains_path.index(index)));
-        let default = message
-            .default_filter_chain
-            .iter()
-            .map(|chain| (chain, path.field("default_filter_chain")));
+        let default = message.default_filter_chain.iter();
+        let default = default.map(|chain| (chain, path.field("default_filter_chain")));
         let chains: Vec<Arc<ChainPlan>> = numbered
             .chain(default)
             .filter_map(|(chain, path)| {
@@ -215,8 +213,8 @@ impl ListenerFactory {
         // A limit makes each connection update a counter that all workers share, so there is none unless the runtime
         // sets a limit or can set one later.
         let runtime = self.runtime.runtime();
-        let is_limited =
-            self.runtime.can_change() || runtime.snapshot().number(&limit_key).is_some();
+        let is_set = || runtime.snapshot().number(&limit_key).is_some();
+        let is_limited = self.runtime.can_change() || is_set();
         let limit = || ConnectionLimit::of_runtime(runtime.clone(), &limit_key);
         let limits = ConnectionLimits {
             listener: is_limited.then(limit),

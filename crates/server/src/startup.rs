@@ -297,15 +297,13 @@ impl Process {
             clusters.primary_initialized().await;
             // Without a control plane, nobody waits for this.
             let _ = primary.send(());
-            let unwatched = |error| Fatal::System(format!("layered_runtime: {error}"));
             let layers = discovery::rtds::start(&dynamic.runtime, &control).await;
-            layers.map_err(unwatched)?;
+            layers.map_err(system("layered_runtime"))?;
             clusters.initialized().await;
             log::info!(target: "upstream", "cm init: all clusters initialized");
             log::info!(target: "main", "all clusters initialized. initializing init manager");
             let discovered = Discoveries::start(&dynamic, &control).await;
-            let unwatched = |error| Fatal::System(format!("dynamic_resources: {error}"));
-            discovered.map_err(unwatched)?;
+            discovered.map_err(system("dynamic_resources"))?;
             start_workers(&control, &store)
         };
         let workers = tokio::select! {

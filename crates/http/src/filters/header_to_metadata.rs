@@ -328,6 +328,16 @@ impl Source {
                 }
                 Some(value)
             }
+            (
+                Source::Header {
+                    name: MatchedHeader::Status,
+                    ..
+                },
+                Direction::Response,
+            ) => {
+                let status = stream.response.as_ref()?.status;
+                Some(status.as_str().as_bytes().to_vec())
+            }
             (Source::Header { name, removed }, Direction::Response) => {
                 let response = stream.response.as_mut()?;
                 let value = joined(name.values_of_response(response))?;

@@ -14,10 +14,12 @@ use outrider_xds::ConfigSource;
 use outrider_xds::Removed;
 use outrider_xds::ResourceType;
 use outrider_xds::Sources;
+use outrider_xds::Subscription;
 use outrider_xds::SubscriptionTarget;
 use outrider_xds::Update;
 use prost::Message as _;
 use prost_types::Struct;
+use tokio::task::JoinSet;
 
 use crate::control::Control;
 
@@ -77,24 +79,31 @@ pub(crate) async fn start(layers: &[DiscoveredLayer], control: &Rc<Control>) -> 
         let subscription = sources.subscribe(&layer.source, subject, &control.store)?;
         subscribed.push((layer.clone(), subscription));
     }
+    let mut reading = JoinSet::new();
     for (layer, mut subscription) in subscribed {
         let control = control.clone();
-        subscription
-            .update(async |update| layer.take(&update, &control))
-            .await;
-        tokio::task::spawn_local(async move {
-            loop {
-                subscription.changed().await;
-                subscription
-                    .update(async |update| layer.take(&update, &control))
-                    .await;
-            }
+        reading.spawn_local(async move {
+            subscription
+                .update(async |update| layer.take(&update, &control))
+                .await;
+            tokio::task::spawn_local(layer.follow(subscription, control));
         });
     }
+    while reading.join_next().await.is_some() {}
     Ok(())
 }
 
 impl DiscoveredLayer {
+    /// Applies all further values.
+    async fn follow(self, mut subscription: Subscription, control: Rc<Control>) {
+        loop {
+            subscription.changed().await;
+            subscription
+                .update(async |update| self.take(&update, &control))
+                .await;
+        }
+    }
+
     /// Applies the values in `update`, or returns why they are refused.
     fn take(&self, update: &Update, control: &Control) -> Result<(), String> {
         let removed: &[String] = match &update.removed {
