@@ -90,7 +90,7 @@ def cluster(name: str, spec: dict) -> dict:
     """A STATIC cluster for a backend, speaking its codec."""
     endpoints = [{"endpoint": {"address": address(name, spec, host)}} for host in spec.get("at", ["127.0.0.1"])]
     made = {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}}
-    if spec["kind"] in ("grpc", "interop", "authz", "ratelimit", "extproc", "xds") or spec.get("codec") == "http2":
+    if spec["kind"] in ("grpc", "interop", "authz", "ratelimit", "extproc", "xds", "otlp") or spec.get("codec") == "http2":
         made["typed_extension_protocol_options"] = {PROTOCOL_KEY: {"@type": PROTOCOL, "explicit_http_config": {"http2_protocol_options": {}}}}
     return made
 

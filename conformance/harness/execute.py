@@ -18,9 +18,11 @@ from .service_backend import ServiceBackend
 from .grpc_client import grpcio_channel
 from .normalise import Normaliser
 from .proxy import NotStarted, Proxy
+from .telemetry_backend import Collector, OtlpBackend
 from .xds_backend import XdsBackend
 
-KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Closed, "blackhole": backends.Blackhole, "grpc": GrpcBackend, "interop": InteropBackend, "authz": ServiceBackend, "ratelimit": ServiceBackend, "extproc": ServiceBackend, "dns": DnsBackend, "xds": XdsBackend}
+KINDS = {"http": backends.Http, "script": backends.Script, "closed": backends.Closed, "blackhole": backends.Blackhole, "grpc": GrpcBackend, "interop": InteropBackend, "authz": ServiceBackend, "ratelimit": ServiceBackend, "extproc": ServiceBackend, "dns": DnsBackend, "xds": XdsBackend,
+         "otlp": OtlpBackend, "collector": Collector}
 # An observation that may lag (stats, logs) is looked at until it is the expected one, for at most this long …
 SETTLE = 4.0
 # … or, when nothing is expected yet, until it stays the same for this long.
@@ -74,7 +76,8 @@ class Run:
         observed: dict = {}
         if self.case.spec.get("start", True) and not self.start(observed):
             return observed
-        self.normalise = Normaliser(str(self.folder), self.ports())
+        traced = any(isinstance(backend, (Collector, OtlpBackend)) for backend in self.backends.values())
+        self.normalise = Normaliser(str(self.folder), self.ports(), traced)
         observed["steps"] = self.traffic()
         if not (STOP_EARLY and self.differs):
             self.afterwards(observed)

@@ -5,6 +5,8 @@ import socket
 from . import tls
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+# Ids of traces and spans, in the cases that have a collector of them.
+TRACE_ID = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{32}|[0-9a-f]{16})(?![0-9a-f])")
 MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 RULES = [(re.compile(pattern), by) for pattern, by in [
     (rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (?:{MONTHS}) \d{{4}} \d\d:\d\d:\d\d GMT", "<date>"),
@@ -12,7 +14,7 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "<time>"),
     (r"(?i)(x-envoy-upstream-service-time: )\d+", r"\1<ms>"),
     (r'(pool_ready"?[:=])\d+', r"\1<ms>"),
-    (r"(grpc-timeout: )\d+[nuSmMH]", r"\1<timeout>"),
+    (r"(grpc-timeout: |grpc\.timeout=)\d+[nuSmMH]", r"\1<timeout>"),
     (r"(x-envoy-expected-rq-timeout-ms: )14[5-9]\d\d\b", r"\g<1>15000"),  # a later try, after part of the default has passed
     (r"(x-envoy-expected-rq-timeout-ms: )(?!15000\b)\d+", r"\1<ms>"),
     (r"Stream removed \(Deadline Exceeded\)", "Deadline Exceeded"),  # grpcio's own words, whichever of its timers is first
@@ -24,6 +26,11 @@ RULES = [(re.compile(pattern), by) for pattern, by in [
     (r'="[0-9a-f]{16}"', '="<hash>"'),  # a cookie that is made for hash_policy, of the addresses of a connection
     (r"\b(127\.\d+\.\d+\.\d+|\[::1\]):\d{4,5}\b", r"\1:<port>"),
 ]]
+
+
+def without_ids(value: str) -> str:
+    """A text without the ids that are random, to sort by."""
+    return TRACE_ID.sub("", UUID.sub("", value))
 
 
 def local_address() -> str:
@@ -39,10 +46,12 @@ def local_address() -> str:
 
 
 class Normaliser:
-    """The rules, with the folder and ports of this run."""
+    """The rules, with the folder and ports of this run. With `traced`, ids of traces and spans are named by their first appearance, and of a
+    request id the digit is kept that tells why it is traced."""
 
-    def __init__(self, folder: str, ports: dict):
+    def __init__(self, folder: str, ports: dict, traced: bool = False):
         self.folder = folder
+        self.ids: dict | None = {} if traced else None
         self.ports = {re.compile(rf"(?<!\d){number}(?!\d)"): f"<{name}>" for name, number in ports.items() if number}
         local = local_address()
         self.local = re.compile(rf"(?<![\d.]){re.escape(local)}(?![\d.])") if local != "127.0.0.1" else None
@@ -61,7 +70,12 @@ class Normaliser:
     def text(self, value: str) -> str:
         """One text."""
         value = value.replace(self.folder, "<dir>").replace(str(tls.CERTS), "<certs>")
-        value = UUID.sub("<uuid>", value)  # before the ports, whose digits some of them have
+        # Before the ports, whose digits some ids have.
+        if self.ids is None:
+            value = UUID.sub("<uuid>", value)
+        else:
+            value = UUID.sub(lambda found: f"<uuid {found[0][14]}>", value)
+            value = TRACE_ID.sub(lambda found: f"<id {self.ids.setdefault(found[0], len(self.ids) + 1)}>", value)
         for pattern, by in self.ports.items():
             value = pattern.sub(by, value)
         for pattern, by in RULES:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 
-from . import backends, bootstrap, client, grpc_client, http1, http2, sockets, text, tls, tls_hello
+from . import backends, bootstrap, client, grpc_client, http1, http2, normalise, sockets, text, tls, tls_hello
 from .proxy import die_with_parent
 
 WAIT = 8  # seconds for a `wait` that does not say how many
@@ -187,7 +187,7 @@ def seen(run, step: dict):
     def look():
         with backend.lock:
             found = list(backend.seen[start:])
-        return sorted(found, key=str) if step.get("sorted") else found
+        return sorted(found, key=lambda one: normalise.without_ids(str(one))) if step.get("sorted") else found
 
     result = run.settle(look)
     run.looked[step["seen"]] = start + len(result)

@@ -12,6 +12,7 @@ mod counts;
 mod failure;
 pub mod grpc;
 mod http_service;
+pub mod otlp;
 mod request_end;
 mod service;
 

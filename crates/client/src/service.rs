@@ -27,7 +27,10 @@ impl fmt::Debug for ServiceCx<'_> {
 
 impl ServiceCx<'_> {
     /// Checks the name of a cluster.
-    pub(crate) fn cluster(&self, name: &str, path: &FieldPath) -> Result<Arc<str>, ConfigError> {
+    ///
+    /// # Errors
+    /// If there is no such cluster.
+    pub fn cluster(&self, name: &str, path: &FieldPath) -> Result<Arc<str>, ConfigError> {
         if (self.has_cluster)(name) {
             return Ok(name.into());
         }
@@ -52,9 +55,21 @@ impl ServiceCx<'_> {
         let mut headers = Vec::new();
         for (index, message) in messages.iter().enumerate() {
             let path = path.index(index);
-            headers.extend(errors.collect(header(message, &path).map_err(ConfigErrors::from)));
+            headers.extend(errors.collect(self.header(message, &path).map_err(ConfigErrors::from)));
         }
         errors.finish(headers)
+    }
+
+    /// Checks a header that is added to each call.
+    ///
+    /// # Errors
+    /// If it is not valid, or has format operators.
+    pub fn header(
+        &self,
+        message: &HeaderMessage,
+        path: &FieldPath,
+    ) -> Result<(HeaderName, HeaderValue), ConfigError> {
+        header(message, path)
     }
 }
 

@@ -54,3 +54,10 @@ pub use resources::load_resources;
 pub use resources::read_resource;
 pub use unpack::type_name;
 pub use unpack::unpack;
+
+/// This program's version, and the Envoy version that it is compatible with, as Envoy writes its own version.
+pub const VERSION: &str = concat!(
+    "outrider-",
+    env!("CARGO_PKG_VERSION"),
+    "/1.40.0/Clean/RELEASE/none"
+);

@@ -10,6 +10,7 @@ use outrider_upstream::DnsCaches;
 use outrider_xds::Sources;
 
 use crate::access_log::LogFiles;
+use crate::tracing::Tracers;
 
 /// What building a connection manager needs from the rest of the process, on the main thread.
 #[derive(Clone, Copy, Debug)]
@@ -38,4 +39,10 @@ pub struct BuildCx<'a> {
     pub node_cluster: &'a str,
     /// `node.id`, or `--service-node`; empty if neither is set.
     pub node_id: &'a str,
+    /// `node.locality.zone`, or `--service-zone`; empty if neither is set.
+    pub zone: &'a str,
+    /// Whether the listener is for outbound traffic (`traffic_direction`).
+    pub is_outbound: bool,
+    /// The tracers of the process.
+    pub tracers: &'a Tracers,
 }

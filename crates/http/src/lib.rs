@@ -28,6 +28,7 @@ mod stats;
 mod stream;
 #[cfg(test)]
 mod testing;
+mod tracing;
 mod upgrade;
 mod wait;
 
@@ -50,3 +51,4 @@ pub use stream::Captures;
 pub use stream::Stream;
 pub use stream::Traffic;
 pub use stream::UpstreamInfo;
+pub use tracing::Tracers;

@@ -21,7 +21,7 @@ outrider_stats::group! {
 }
 
 outrider_stats::group! {
-    /// `http.<stat_prefix>.tracing.*`: always 0, because tracing is not supported yet.
+    /// `http.<stat_prefix>.tracing.*`: requests by the reason for which they are traced or not.
     pub struct TracingStats {
         client_enabled: Counter,
         health_check: Counter,

@@ -42,6 +42,8 @@ use crate::response_flags::ResponseFlags;
 use crate::route::Route;
 use crate::router::FollowedRedirects;
 use crate::router::UpstreamRequest;
+use crate::tracing;
+use crate::tracing::StreamTrace;
 
 /// Everything that is known about one request and its response.
 #[derive(Debug)]
@@ -115,6 +117,8 @@ pub struct Stream {
     pub filter_state: FilterState,
     /// The runtime values that apply to the stream from its start to its end.
     pub(crate) runtime: Option<LocalSnapshot>,
+    /// The trace, if the connection manager has tracing.
+    pub(crate) trace: Option<Box<StreamTrace>>,
 }
 
 /// The upstream side of a stream: that of the last attempt.
@@ -260,6 +264,7 @@ impl Stream {
             slots: StreamSlots::default(),
             dynamic_metadata: DynamicMetadata::default(),
             runtime: None,
+            trace: None,
         }
     }
 
@@ -321,7 +326,7 @@ impl Traffic {
         }
     }
 
-    fn client(meter: &Meter, response_began: Option<Instant>) -> Traffic {
+    pub(crate) fn client(meter: &Meter, response_began: Option<Instant>) -> Traffic {
         Traffic {
             first_received: response_began,
             last_received: meter.receive_ended(),
@@ -470,6 +475,9 @@ impl Drop for StreamEnd {
         }
         self.manager.log(&self.stream);
         self.manager.end_filters(&mut self.stream);
+        if self.stream.trace.is_some() {
+            tracing::end(&mut self.stream, clock::wall());
+        }
         stats.requests.downstream_rq_active.dec();
     }
 }

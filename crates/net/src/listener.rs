@@ -183,6 +183,12 @@ impl ListenerConfig {
         self.direction == TrafficDirection::Inbound
     }
 
+    /// Whether `traffic_direction` is `OUTBOUND`.
+    #[must_use]
+    pub fn is_outbound(&self) -> bool {
+        self.direction == TrafficDirection::Outbound
+    }
+
     /// All addresses, as the config writes them.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.addresses.iter().map(|listen| &listen.address)

@@ -6,6 +6,7 @@ use outrider_config::ConfigErrors;
 use outrider_config::FieldPath;
 use outrider_config::api::envoy::config::bootstrap::v3::Bootstrap;
 use outrider_config::api::envoy::config::listener::v3 as listener;
+use outrider_http::Tracers;
 use outrider_http::access_log::LogFiles;
 use outrider_net::ConnectionLimit;
 use outrider_net::ConnectionLimits;
@@ -82,11 +83,15 @@ impl Plan {
         let global = "overload.global_downstream_max_connections";
         let internal_buffer_size = errors.collect(bootstrap_extensions::internal_buffer(bootstrap));
         let internal_buffer_size = internal_buffer_size.flatten();
+        #[expect(deprecated, reason = "Envoy still obeys it")]
+        let provider = bootstrap.tracing.clone().and_then(|tracing| tracing.http);
         let listener_factory = Arc::new(ListenerFactory {
             store: store.clone(),
             log_files: log_files.clone(),
             node_cluster: options.service_cluster(&node).to_owned(),
             node_id: options.service_node(&node).to_owned(),
+            zone: zone.to_owned(),
+            tracers: Tracers::new(provider),
             runtime: runtime.clone(),
             connections: DownstreamConnections {
                 all: match overload.connections() {

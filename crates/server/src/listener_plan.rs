@@ -20,6 +20,7 @@ use outrider_config::duration;
 use outrider_config::type_name;
 use outrider_http::BuildCx;
 use outrider_http::ConnectionManagerConfig;
+use outrider_http::Tracers;
 use outrider_http::access_log::LogFiles;
 use outrider_http::route::RouteTable;
 use outrider_net::Address;
@@ -85,6 +86,8 @@ pub(crate) struct ListenerFactory {
     pub(crate) log_files: Arc<LogFiles>,
     pub(crate) node_cluster: String,
     pub(crate) node_id: String,
+    pub(crate) zone: String,
+    pub(crate) tracers: Tracers,
     pub(crate) runtime: Arc<RuntimeLoader>,
     pub(crate) connections: DownstreamConnections,
     pub(crate) overload: Arc<OverloadState>,
@@ -188,6 +191,9 @@ impl ListenerFactory {
             prefers_ipv6: self.prefers_ipv6,
             node_cluster: &self.node_cluster,
             node_id: &self.node_id,
+            zone: &self.zone,
+            is_outbound: config.is_outbound(),
+            tracers: &self.tracers,
             sources: &self.sources,
             dns_caches: &self.dns_caches,
         };
@@ -206,6 +212,19 @@ impl ListenerFactory {
         for tls in chains.iter().filter_map(|chain| chain.tls.as_ref()) {
             errors.collect(check_secret_sources(&**tls, &self.sources));
         }
+        let limits = self.limits(&config);
+        errors.finish(ListenerPlan {
+            config: Arc::new(config),
+            limits,
+            chains,
+            settings: settings_of(message),
+            is_nameless: message.name.is_empty(),
+            resource: None,
+        })
+    }
+
+    /// The limits of the listener's connections.
+    fn limits(&self, config: &ListenerConfig) -> ConnectionLimits {
         let limit_key = format!(
             "envoy.resource_limits.listener.{}.connection_limit",
             config.name
@@ -216,22 +235,14 @@ impl ListenerFactory {
         let is_set = || runtime.snapshot().number(&limit_key).is_some();
         let is_limited = self.runtime.can_change() || is_set();
         let limit = || ConnectionLimit::of_runtime(runtime.clone(), &limit_key);
-        let limits = ConnectionLimits {
+        ConnectionLimits {
             listener: is_limited.then(limit),
             global: Some(self.connections.all.clone()),
             ignores_global: config.ignores_global_limit,
             overload: (self.overload.connections())
                 .filter(|_| !config.ignores_global_limit && !config.bypasses_overload_manager)
                 .cloned(),
-        };
-        errors.finish(ListenerPlan {
-            config: Arc::new(config),
-            limits,
-            chains,
-            settings: settings_of(message),
-            is_nameless: message.name.is_empty(),
-            resource: None,
-        })
+        }
     }
 }
 

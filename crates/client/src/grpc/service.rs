@@ -82,6 +82,13 @@ impl GrpcService {
         })
     }
 
+    /// The same service, whose calls have this header too, unless the configuration sets it.
+    #[must_use]
+    pub fn with_header(mut self, name: &HeaderName, value: HeaderValue) -> GrpcService {
+        self.metadata.insert(0, (name.clone(), value));
+        self
+    }
+
     /// `timeout`, if it is set.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {

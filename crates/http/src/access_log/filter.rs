@@ -28,6 +28,8 @@ pub(crate) enum AccessLogFilter {
         exclude: bool,
     },
     NotHealthCheck,
+    /// Passes requests that are traced because another service asks for it.
+    Traceable,
     Runtime {
         /// The default fraction, and the denominator for the runtime's numerator.
         share: Fraction,
@@ -67,6 +69,7 @@ impl AccessLogFilter {
             }
             // No filter here answers health checks.
             Some(FilterSpecifier::NotHealthCheckFilter(_)) => AccessLogFilter::NotHealthCheck,
+            Some(FilterSpecifier::TraceableFilter(_)) => AccessLogFilter::Traceable,
             Some(FilterSpecifier::RuntimeFilter(filter)) => {
                 let share = Fraction::of(&filter.percent_sampled.unwrap_or_default());
                 let default = share.numerator().into();
@@ -102,11 +105,7 @@ impl AccessLogFilter {
                 types: filter.types.as_slice().into(),
                 exclude: filter.exclude,
             },
-            Some(
-                FilterSpecifier::TraceableFilter(_)
-                | FilterSpecifier::MetadataFilter(_)
-                | FilterSpecifier::ExtensionFilter(_),
-            )
+            Some(FilterSpecifier::MetadataFilter(_) | FilterSpecifier::ExtensionFilter(_))
             | None => return Err(ConfigErrors::from(ConfigError::new(path, "not supported"))),
         })
     }
@@ -125,6 +124,10 @@ impl AccessLogFilter {
                 types.contains(&stream.log_type.into()) != *exclude
             }
             AccessLogFilter::NotHealthCheck => !stream.is_health_check,
+            AccessLogFilter::Traceable => {
+                let trace = stream.trace.as_ref();
+                !stream.is_health_check && trace.is_some_and(|trace| trace.is_forced())
+            }
             AccessLogFilter::Runtime {
                 share,
                 numerator,

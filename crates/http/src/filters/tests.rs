@@ -275,6 +275,9 @@ fn errors(filters: &[HttpFilterMessage]) -> Vec<String> {
         prefers_ipv6: false,
         node_cluster: "",
         node_id: "",
+        zone: "",
+        is_outbound: false,
+        tracers: &Default::default(),
     };
     let path = FieldPath::root().field("http_filters");
     match HttpFilterChainConfig::build(filters, &path, &scope, &cx) {

@@ -31,9 +31,11 @@ pub(crate) use crate::format::grpc_status::capture_grpc_status;
 pub(crate) use crate::format::grpc_status::grpc_status;
 pub(crate) use crate::format::headers::percent_decode;
 pub(crate) use crate::format::json::JsonFormatter;
+pub(crate) use crate::format::metadata::write_json;
 use crate::format::operators::Operator;
 pub use crate::format::substitution::SubstitutionFormat;
 pub(crate) use crate::format::tls::url_encoded_pem;
+pub(crate) use crate::format::values::protocol_name;
 
 /// The format of access logs whose configuration has none.
 pub const DEFAULT_FORMAT: &str = concat!(

@@ -153,7 +153,11 @@ pub(crate) const SIMPLE: &[(&str, SimpleOperator)] = &[
     ("TLS_JA4_FINGERPRINT", |cx, out| {
         tls::owned_or_absent(&cx.stream.connection.ja4, out)
     }),
-    ("TRACE_ID", values::absent),
+    ("TRACE_ID", |cx, out| {
+        let trace = cx.stream.trace.as_ref();
+        let id = trace.and_then(|trace| trace.trace_id());
+        values::text(id.as_deref(), out)
+    }),
     ("UNIQUE_ID", values::unique_id),
     ("UPSTREAM_CLUSTER", |cx, out| {
         let name = cx.stream.upstream.as_ref().map(|up| &*up.cluster);

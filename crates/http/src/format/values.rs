@@ -87,13 +87,21 @@ pub(crate) fn difference(
 
 pub(crate) fn protocol(version: Option<Version>, out: &mut Vec<u8>) -> OutputKind {
     let version = version.filter(|version| *version != Stream::NOT_HTTP);
-    let name = version.map(|version| match version {
+    text(version.map(protocol_text), out)
+}
+
+/// The name of a protocol; `-` if there is none.
+pub(crate) fn protocol_name(version: Option<Version>) -> &'static str {
+    version.map_or("-", protocol_text)
+}
+
+fn protocol_text(version: Version) -> &'static str {
+    match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_3 => "HTTP/3",
         _ => "HTTP/1.1",
-    });
-    text(name, out)
+    }
 }
 
 pub(crate) fn address(address: Option<&Address>, out: &mut Vec<u8>) -> OutputKind {

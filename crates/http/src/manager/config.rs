@@ -49,6 +49,8 @@ use crate::request::original_ip;
 use crate::response::ResponseOptions;
 use crate::route::RouteCx;
 use crate::route::RouteTable;
+use crate::tracing;
+use crate::tracing::TracingConfig;
 use crate::upgrade::UpgradeTypes;
 
 /// A connection manager as configured, shared by all workers
@@ -79,6 +81,7 @@ pub struct ConnectionManagerConfig {
     pub(super) early_mutations: Box<[HeaderMutation]>,
     /// `local_reply_config`
     pub(super) local_replies: Option<LocalReplyConfig>,
+    pub(super) tracing: Option<Arc<TracingConfig>>,
 }
 
 /// The timeouts of streams; `None` for no limit.
@@ -141,6 +144,8 @@ impl ConnectionManagerConfig {
         else {
             return Err(errors);
         };
+        let tracing = errors.collect(tracing(message, path, cx));
+        let tracing = tracing.flatten();
         let (Some(routes), Some(response), Some(forwarding)) = (routes, response, forwarding)
         else {
             return Err(errors);
@@ -159,11 +164,15 @@ impl ConnectionManagerConfig {
             upgrades,
             proxy_100_continue: message.proxy_100_continue,
             rds,
-            routes: SharedRoutes::new(routes, captures(&access_logs, local_replies.as_ref())),
+            routes: SharedRoutes::new(
+                routes,
+                captures(&access_logs, local_replies.as_ref(), tracing.as_deref()),
+            ),
             filters,
             access_logs,
             early_mutations: early_mutations.unwrap_or_default(),
             local_replies,
+            tracing,
         }))
     }
 
@@ -335,8 +344,28 @@ fn access_logs(
     .collect()
 }
 
-fn captures(access_logs: &[AccessLog], local_replies: Option<&LocalReplyConfig>) -> Captures {
+/// The tracing, and the options of request ids, which serve it.
+fn tracing(
+    message: &Message,
+    path: &FieldPath,
+    cx: &BuildCx<'_>,
+) -> Result<Option<Arc<TracingConfig>>, ConfigErrors> {
+    let ids = tracing::request_id_options(
+        message.request_id_extension.as_ref(),
+        &path.field("request_id_extension"),
+    )?;
+    TracingConfig::build(message, path, ids, cx)
+}
+
+fn captures(
+    access_logs: &[AccessLog],
+    local_replies: Option<&LocalReplyConfig>,
+    tracing: Option<&TracingConfig>,
+) -> Captures {
     let mut captures = Captures::default();
+    if let Some(tracing) = tracing {
+        tracing.capture(&mut captures);
+    }
     for log in access_logs {
         log.capture(&mut captures);
     }

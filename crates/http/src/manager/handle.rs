@@ -128,6 +128,9 @@ impl ConnectionManager {
         stream.routes = Some(routes.clone());
         self.prepare_request(stream, &routes, wait)?;
         wait.check_client()?;
+        if let Some(tracing) = &self.tracing {
+            tracing.start(stream, self.worker.random(), &self.stats.tracing);
+        }
         if self.filters.is_empty() {
             wait.check_body()?;
         } else {

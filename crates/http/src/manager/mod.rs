@@ -43,6 +43,7 @@ use crate::deadlines::DeadlineTimer;
 use crate::filters::HttpFilterChain;
 use crate::router::Mirrors;
 use crate::stream::StreamEnd;
+use crate::tracing::WorkerTracing;
 
 pub use config::ConnectionManagerConfig;
 pub use config::RdsConfig;
@@ -66,6 +67,7 @@ pub struct ConnectionManager {
     access_logs: Vec<WorkerLog>,
     overload: RequestOverload,
     mirrors: Mirrors,
+    tracing: Option<Rc<WorkerTracing>>,
 }
 
 impl ConnectionManagerConfig {
@@ -100,6 +102,8 @@ impl ConnectionManagerConfig {
                 .map(|log| log.worker(&worker.timers))
                 .collect(),
             mirrors: Mirrors::new(clusters, self.forwarding.local_address),
+            tracing: (self.tracing.as_ref())
+                .map(|tracing| WorkerTracing::new(tracing, worker, clusters)),
         })
     }
 }

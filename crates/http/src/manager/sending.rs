@@ -138,6 +138,9 @@ impl ConnectionManager {
             // RFC 9110, section 8.6: the tunnel has no length.
             head.headers.remove(&header::CONTENT_LENGTH);
         }
+        if let Some(trace) = &mut stream.trace {
+            trace.finish_response(&mut head.headers);
+        }
         let date = self.dates.value(clock::wall());
         self.config
             .response

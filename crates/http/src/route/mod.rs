@@ -61,6 +61,7 @@ pub use crate::route::table::RouteTable;
 pub use crate::route::virtual_cluster::VirtualClusters;
 pub use crate::route::virtual_host::VirtualHost;
 use crate::stats::VirtualClusterStats;
+use crate::tracing::RouteTracing;
 
 /// The parts of a request that routes match on.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +129,8 @@ pub struct Route {
     pub(crate) buffer_limits: BufferLimits,
     /// The filters' configuration of all levels (`typed_per_filter_config`).
     pub(crate) filter_configs: RouteFilterConfigs,
+    /// `Route.tracing` and `Route.decorator`.
+    pub(crate) tracing: Option<Arc<RouteTracing>>,
 }
 
 /// How many bytes of a request's body the route or its virtual host lets be kept.
@@ -202,6 +205,9 @@ impl Route {
     pub fn capture(&self, captures: &mut Captures) {
         for mutations in &self.response_mutations {
             mutations.capture(captures);
+        }
+        if let Some(tracing) = &self.tracing {
+            tracing.capture(captures);
         }
         if let Action::DirectResponse(response) = &self.action
             && let Some(format) = &response.body_format

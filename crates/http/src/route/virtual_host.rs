@@ -35,6 +35,7 @@ use crate::route::table::TableCx;
 use crate::route::virtual_cluster::VirtualClusters;
 use crate::route::virtual_cluster::route_stats;
 use crate::route::weighted::WeightedRoutes;
+use crate::tracing::RouteTracing;
 
 /// The configuration that the routes of a virtual host share.
 #[derive(Debug)]
@@ -89,6 +90,8 @@ pub(crate) struct RouteLevel {
     request: Option<Arc<HeaderMutations>>,
     response: Option<Arc<HeaderMutations>>,
     filters: RouteFilterLevel,
+    /// Only of a route.
+    tracing: Option<Arc<RouteTracing>>,
 }
 
 impl VirtualHostRoutes {
@@ -213,6 +216,7 @@ fn https_redirect(host: &Arc<VirtualHost>) -> Route {
         request_mutations: Box::default(),
         response_mutations: Box::default(),
         filter_configs: RouteFilterConfigs::default(),
+        tracing: None,
     }
 }
 
@@ -279,6 +283,7 @@ impl RouteLevel {
             request,
             response,
             filters: filters.unwrap_or_default(),
+            tracing: None,
         })
     }
 }
@@ -296,9 +301,11 @@ impl RouteBuilder<'_> {
         let route_match = config.r#match.as_ref().unwrap_or(&default_match);
         let matches = errors.collect(RouteMatch::build(route_match, &path.field("match")));
         let level = errors.collect(RouteLevel::build(config, path, &self.cx.cx));
+        let tracing = errors.collect(RouteTracing::build(config, path)).flatten();
         let (Some(matches), Some(level)) = (matches, level) else {
             return Err(errors);
         };
+        let level = RouteLevel { tracing, ..level };
         let target = self.target(config, &matches, &level, path)?;
         errors.finish(RouteEntry { matches, target })
     }
@@ -498,6 +505,7 @@ impl RouteBuilder<'_> {
                 .collect(),
             response_mutations: levels.filter_map(|level| level.response.clone()).collect(),
             filter_configs,
+            tracing: level.tracing.clone(),
         })
     }
 }

@@ -38,6 +38,7 @@ use crate::router::forwarded_request::ForwardedRequest;
 use crate::router::forwarded_request::attempts;
 use crate::router::upstream_request::UpstreamRequest;
 use crate::router::upstream_request::UpstreamResponseBody;
+use crate::tracing;
 use crate::wait::StopReason;
 
 /// An attempt in progress.
@@ -104,7 +105,12 @@ impl<'a> UpstreamAttempt<'a> {
             response_ended: Cell::new(None),
             error: RefCell::default(),
             trailers: RefCell::default(),
+            head: RefCell::default(),
         });
+        if let Some(trace) = &mut stream.trace {
+            let attempts = attempts(stream.upstream.as_deref());
+            trace.begin_attempt(call.cluster.observability_name(), attempts);
+        }
         if let Some(upstream) = &mut stream.upstream {
             upstream.host = Some(host.address().clone());
             upstream.host_name = (!host.hostname().is_empty()).then(|| host.hostname().clone());
@@ -139,12 +145,21 @@ impl<'a> UpstreamAttempt<'a> {
     pub(super) fn count_retried(&self, stream: &Stream, (head, exchange): &AttemptResponse) {
         self.request.host().stats.rq_error.inc();
         self.note_health(stream, head);
+        self.request.response_began.set(Some(clock::now()));
         let is_complete = exchange.is_end_stream() && exchange.request_sent();
         self.request.complete.set(is_complete);
     }
 
+    /// Ends the attempt's span, before another attempt.
+    pub(super) fn end_span(&self, stream: &mut Stream) {
+        tracing::end_attempt(stream, &self.request);
+    }
+
     /// Notes what a response says about its host, for health checks and outlier detection.
     fn note_health(&self, stream: &Stream, head: &ResponseHead) {
+        if stream.trace.is_some() {
+            self.request.keep_head(head);
+        }
         if (head.headers).contains_key(&header::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
             self.request.host().fail_immediately();
         }
@@ -227,6 +242,9 @@ impl<'a> UpstreamAttempt<'a> {
                 }
             }
         }
+        if let Some(trace) = &stream.trace {
+            trace.inject(&mut stream.request.headers);
+        }
         if let Some(timeout) = timeouts.per_try {
             cx.wait.deadlines.begin_try(timeout);
         }
@@ -288,7 +306,7 @@ impl<'a> UpstreamAttempt<'a> {
                 failure::no_healthy_upstream()
             }
             AttemptFailure::Failed(error, transport) => {
-                let retried = attempts(stream) > 1;
+                let retried = attempts(stream.upstream.as_deref()) > 1;
                 failure::before_response(&error, &transport, retried, suppress)
             }
             // The cluster does not count the status of such a request.

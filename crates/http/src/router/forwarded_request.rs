@@ -12,6 +12,7 @@ use outrider_upstream::Host;
 use outrider_upstream::Pick;
 
 use crate::Stream;
+use crate::UpstreamInfo;
 use crate::names;
 use crate::route::ForwardAction;
 use crate::route::RetryPolicy;
@@ -144,7 +145,7 @@ impl<'a> ForwardedRequest<'a> {
         {
             stream.request.authority = Some(name);
         }
-        let attempts = attempts(stream);
+        let attempts = attempts(stream.upstream.as_deref());
         let headers = &mut stream.request.headers;
         let virtual_host = &self.route.virtual_host;
         if virtual_host.include_request_attempt_count {
@@ -178,7 +179,7 @@ impl<'a> ForwardedRequest<'a> {
     /// The number of attempts, if responses tell it (`include_attempt_count_in_response`).
     pub(super) fn told_attempts(&self, stream: &Stream) -> Option<u32> {
         let tells = self.route.virtual_host.include_attempt_count_in_response;
-        tells.then(|| attempts(stream))
+        tells.then(|| attempts(stream.upstream.as_deref()))
     }
 
     /// Writes the number of attempts into the response, if responses tell it.
@@ -195,8 +196,8 @@ impl<'a> ForwardedRequest<'a> {
 }
 
 /// The number of attempts so far.
-pub(super) fn attempts(stream: &Stream) -> u32 {
-    stream.upstream.as_ref().map_or(1, |one| one.attempts)
+pub(super) fn attempts(upstream: Option<&UpstreamInfo>) -> u32 {
+    upstream.map_or(1, |upstream| upstream.attempts)
 }
 
 fn name_of(host: &Host) -> Option<HeaderValue> {

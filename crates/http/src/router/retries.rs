@@ -69,6 +69,7 @@ pub(super) async fn run<'a>(
         }
         // Resets the attempt's stream, if it has not ended.
         drop(outcome);
+        attempt.end_span(stream);
         pause(wait.time, cx).await?;
         retry.begins(wait);
         if let Some(upstream) = &mut stream.upstream {

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::Captures;
 use crate::Stream;
+use crate::Traffic;
 use crate::deadlines::ExpiredTimeout;
 use crate::grpc;
 use crate::request::Origin;
@@ -66,11 +67,13 @@ pub(crate) struct UpstreamRequest {
     pub(super) response_ended: Cell<Option<Instant>>,
     pub(super) error: RefCell<Option<StreamError>>,
     pub(super) trailers: RefCell<Option<HeaderMap>>,
+    /// The status and the captured headers of the response, if the request is traced.
+    pub(super) head: RefCell<Option<ResponseHead>>,
 }
 
 impl UpstreamRequest {
     /// The host.
-    pub(super) fn host(&self) -> &Host {
+    pub(crate) fn host(&self) -> &Host {
         self.pick.host()
     }
 
@@ -139,6 +142,49 @@ impl UpstreamRequest {
     pub(crate) fn capture_trailers(&self, trailers: &HeaderMap) {
         let captured = self.captures.trailers.from(trailers);
         self.trailers.replace(Some(captured));
+    }
+
+    /// Keeps what the request's span shows of the response.
+    pub(super) fn keep_head(&self, head: &ResponseHead) {
+        self.head.replace(Some(ResponseHead {
+            status: head.status,
+            headers: self.captures.response.from(&head.headers),
+        }));
+    }
+
+    /// What [`keep_head`](Self::keep_head) has kept.
+    pub(crate) fn kept_head(&self) -> Option<ResponseHead> {
+        self.head.borrow().clone()
+    }
+
+    /// The captured trailers, until they are taken.
+    pub(crate) fn trailers(&self) -> Option<HeaderMap> {
+        self.trailers.borrow().clone()
+    }
+
+    /// Whether both request and response were passed on completely.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.get()
+    }
+
+    /// The protocol of the connection, if there is one.
+    pub(crate) fn protocol(&self) -> Option<Version> {
+        self.meter.borrow().as_ref()?;
+        Some(match self.http2.get() {
+            true => Version::HTTP_2,
+            false => Version::HTTP_11,
+        })
+    }
+
+    /// When the response ended.
+    pub(crate) fn ended(&self) -> Option<Instant> {
+        self.response_ended.get()
+    }
+
+    /// The bytes and times so far.
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        let meter = self.meter()?;
+        Some(Traffic::client(&meter, self.response_began()))
     }
 
     /// The response's trailers, if they have arrived.

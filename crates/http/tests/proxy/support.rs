@@ -344,6 +344,9 @@ fn build(
         prefers_ipv6: false,
         node_cluster: "",
         node_id: "",
+        zone: "",
+        is_outbound: false,
+        tracers: &Default::default(),
     };
     let config = ConnectionManagerConfig::build(&message, &path, &cx);
     (

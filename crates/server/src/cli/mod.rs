@@ -18,12 +18,8 @@ pub(crate) use crate::cli::help::wrap;
 use crate::logging::Level;
 use crate::logging::Levels;
 
-/// The middle part of the version line: this program's version, and the Envoy version that it is compatible with.
-pub(crate) const VERSION: &str = concat!(
-    "outrider-",
-    env!("CARGO_PKG_VERSION"),
-    "/1.40.0/Clean/RELEASE/none"
-);
+/// The middle part of the version line.
+pub(crate) use outrider_config::VERSION;
 
 /// The options of the command line, with Envoy's defaults.
 #[derive(Clone, Debug)]
