@@ -16,7 +16,7 @@ ANY_HOST = "corpus.test"
 def plan(bootstrap: dict) -> dict:
     """Endpoints to fake and requests to make."""
     static = bootstrap.get("static_resources", {})
-    requests = [one for listener in static.get("listeners", []) for one in of_listener(listener)]
+    requests = [one for listener in static.get("listeners", []) if "internal_listener" not in listener for one in of_listener(listener)]
     return {"endpoints": [e for c in static.get("clusters", []) for e in endpoints(c)], "requests": requests}
 
 

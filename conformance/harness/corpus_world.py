@@ -203,6 +203,8 @@ def ask(root: Path, proxy: Proxy, request: dict) -> dict:
         sock.close()
     except OSError as error:
         answer = f"{type(error).__name__}"
+    except ValueError:
+        answer = "not HTTP"  # the end of a tunnel that the world's servers do not know
     return {"request": shown, "answer": answer}
 
 
