@@ -254,6 +254,12 @@ impl Pick {
         self.pools.host()
     }
 
+    /// Whether the transport socket of the host encrypts.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.pools.is_secure()
+    }
+
     /// Requires these names of the connection to the host.
     pub fn demand(&mut self, names: Rc<ConnectionNames>) {
         self.names = Some(names);

@@ -77,6 +77,8 @@ pub struct ConnectionManagerConfig {
     rds: Option<RdsConfig>,
     pub(super) filters: HttpFilterChainConfig,
     pub(super) access_logs: Vec<AccessLog>,
+    /// `scheme_header_transformation.match_upstream`
+    pub(super) matches_upstream_scheme: bool,
     /// `early_header_mutation_extensions`
     pub(super) early_mutations: Box<[HeaderMutation]>,
     /// `local_reply_config`
@@ -170,6 +172,10 @@ impl ConnectionManagerConfig {
             ),
             filters,
             access_logs,
+            matches_upstream_scheme: message
+                .scheme_header_transformation
+                .as_ref()
+                .is_some_and(|scheme| scheme.match_upstream),
             early_mutations: early_mutations.unwrap_or_default(),
             local_replies,
             tracing,

@@ -147,6 +147,7 @@ impl ConnectionManager {
             response: &self.config.response,
             mirrors: &self.mirrors,
             proxy_100_continue: self.config.proxy_100_continue,
+            matches_upstream_scheme: self.config.matches_upstream_scheme,
             wait: StreamWait {
                 respond: wait.respond,
                 deadlines: wait.deadlines,

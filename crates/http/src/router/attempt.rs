@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http::Version;
+use http::uri::Scheme;
 use outrider_codec::Body;
 use outrider_codec::HeaderValue;
 use outrider_codec::ResponseHead;
@@ -81,6 +82,12 @@ impl<'a> UpstreamAttempt<'a> {
         stream: &mut Stream,
         cx: &RouterCx<'_>,
     ) -> UpstreamAttempt<'a> {
+        if cx.matches_upstream_scheme {
+            stream.request.scheme = Some(match pick.is_secure() {
+                true => Scheme::HTTPS,
+                false => Scheme::HTTP,
+            });
+        }
         let host = pick.host();
         let request = Rc::new(UpstreamRequest {
             cluster: call.cluster.clone(),

@@ -79,6 +79,8 @@ pub(crate) struct RouterCx<'a> {
     pub(crate) mirrors: &'a Mirrors,
     /// `proxy_100_continue`
     pub(crate) proxy_100_continue: bool,
+    /// `scheme_header_transformation.match_upstream`: the scheme is that of the connection to the host.
+    pub(crate) matches_upstream_scheme: bool,
     pub(crate) wait: StreamWait<'a>,
 }
 

@@ -133,6 +133,11 @@ impl HostPools {
         &self.host
     }
 
+    /// Whether the transport socket of the host encrypts.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.cx.tls(&self.host).is_some()
+    }
+
     /// What tells the host the addresses of clients, if its transport socket does.
     pub(crate) fn proxy_protocol(&self) -> Option<&ProxyProtocolSocket> {
         let sockets = &self.cx.info.transport_sockets;
