@@ -354,7 +354,9 @@ impl SpanExporter for ZipkinExporter {
                 // To Envoy, a reply of its own router is a response.
                 Ok(_) | Err(CallFailure::NoResponse { .. }) => &self.stats.reports_dropped,
                 Err(CallFailure::UnknownCluster) => &self.stats.reports_skipped_no_cluster,
-                Err(CallFailure::Reset | CallFailure::TooLarge) => &self.stats.reports_failed,
+                Err(CallFailure::Reset { .. } | CallFailure::TooLarge) => {
+                    &self.stats.reports_failed
+                }
             };
             counter.inc();
         })
