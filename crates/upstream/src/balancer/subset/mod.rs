@@ -154,8 +154,8 @@ impl Subsets {
         }
         let mut selectors = self.policy.settings.selectors.iter();
         let has_all = |keys: &Keys| {
-            let has = |key: &Box<str>| wanted.iter().any(|criterion| criterion.name == *key);
-            keys.iter().all(has)
+            let has = |key: &str| wanted.iter().any(|criterion| &*criterion.name == key);
+            keys.iter().all(|key| has(key))
         };
         match selectors.find(|selector| has_all(&selector.keys)) {
             Some(selector) => Wanted {
