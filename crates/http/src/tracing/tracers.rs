@@ -169,9 +169,12 @@ impl Tracers {
     }
 }
 
+/// Tracers with their configuration.
+type WorkerTracers = Vec<(Arc<dyn TracerConfig>, Weak<dyn Tracer>)>;
+
 thread_local! {
-    /// This worker's tracers, with their configuration, so that all connection managers report to the same.
-    static WORKER_TRACERS: RefCell<Vec<(Arc<dyn TracerConfig>, Weak<dyn Tracer>)>> = const { RefCell::new(Vec::new()) };
+    /// This worker's tracers, so that all connection managers report to the same.
+    static WORKER_TRACERS: RefCell<WorkerTracers> = const { RefCell::new(Vec::new()) };
 }
 
 /// This worker's tracer of the configuration.

@@ -143,14 +143,19 @@ impl Default for SideState {
     }
 }
 
+/// How a conversation has an effect on its stream while the stream is elsewhere.
+pub(super) struct LateEffects {
+    pub(super) reply: LateReply,
+    pub(super) metadata: LateMetadata,
+    pub(super) logging: Rc<LoggingInfo>,
+}
+
 impl Conversation {
     pub(super) fn new(
         shared: &Rc<Shared>,
         settings: StreamSettings,
         limits: HeaderLimits,
-        late_reply: LateReply,
-        late_metadata: LateMetadata,
-        logging: Rc<LoggingInfo>,
+        late: LateEffects,
     ) -> Conversation {
         let mut state = State::default();
         state.sides[0].mode = SideMode::of_request(&settings.mode);
@@ -159,9 +164,9 @@ impl Conversation {
             shared: shared.clone(),
             settings,
             limits,
-            late_reply,
-            late_metadata,
-            logging,
+            late_reply: late.reply,
+            late_metadata: late.metadata,
+            logging: late.logging,
             state: RefCell::new(state),
         }
     }

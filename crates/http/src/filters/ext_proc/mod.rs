@@ -48,6 +48,7 @@ use self::config::RouteSettings;
 use self::config::StreamSettings;
 use self::conversation::Awaits;
 use self::conversation::Conversation;
+use self::conversation::LateEffects;
 use self::conversation::Side;
 use self::logging::LoggingInfo;
 use self::stats::ExtProcStats;
@@ -150,7 +151,7 @@ struct ExtProcFilter {
 impl HttpFilter for ExtProcFilter {
     fn on_request(&self, stream: &mut Stream, body: &mut Body, cx: &FilterCx<'_>) -> FilterStatus {
         match self.begin(stream, cx) {
-            Some(conversation) => self.see(&conversation, Side::Request, stream, body, cx),
+            Some(conversation) => self.see((&conversation, Side::Request), stream, body, cx),
             None => FilterStatus::Continue,
         }
     }
@@ -177,7 +178,7 @@ impl HttpFilter for ExtProcFilter {
             conversation.end();
             return FilterStatus::Continue;
         }
-        self.see(&conversation, Side::Response, stream, body, cx)
+        self.see((&conversation, Side::Response), stream, body, cx)
     }
 
     fn wait_on_response<'a>(
@@ -201,9 +202,11 @@ impl ExtProcFilter {
             &self.shared,
             settings,
             cx.header_limits,
-            cx.late_reply(),
-            stream.dynamic_metadata.late(),
-            logging,
+            LateEffects {
+                reply: cx.late_reply(),
+                metadata: stream.dynamic_metadata.late(),
+                logging,
+            },
         ));
         self.conversation.set(stream, conversation.clone());
         Some(conversation)
@@ -212,8 +215,7 @@ impl ExtProcFilter {
     /// Handles the head of one direction: decides whether it has to wait for the processor.
     fn see(
         &self,
-        conversation: &Rc<Conversation>,
-        side: Side,
+        (conversation, side): (&Rc<Conversation>, Side),
         stream: &mut Stream,
         body: &mut Body,
         cx: &FilterCx<'_>,
