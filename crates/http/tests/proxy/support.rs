@@ -40,7 +40,6 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
 /// Runs a test in a local runtime.
 pub(crate) fn run(test: impl Future<Output = ()>) {
