@@ -300,9 +300,10 @@ fn fields() {
             Rejects("merge keys are not expanded"),
         ),
         ("health_checks: []", Accepts),
+        ("lb_subset_config: {}", Accepts),
         (
-            "lb_subset_config: {}",
-            Rejects("lb_subset_config: not supported here"),
+            "lrs_server: {self: {}}",
+            Rejects("lrs_server: not supported here"),
         ),
         ("track_timeout_budgets: false", Accepts),
         (
@@ -421,7 +422,7 @@ fn runtime_layers() {
         ),
         ("admin_layer: {}", Accepts),
         ("disk_layer: {symlink_root: /x}", Accepts),
-        ("rtds_layer: {}", Rejects("rtds_layer: not supported here")),
+        ("rtds_layer: {}", Accepts),
     ];
     check(&cases, layer);
 }

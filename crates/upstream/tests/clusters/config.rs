@@ -145,7 +145,7 @@ fn what_envoy_refuses_of_balancing_and_connecting_is_refused() {
         (
             format!("cluster_type: {{ name: envoy.clusters.static }}, {one}"),
             format!(
-                "{path}.cluster_type.name: \"envoy.clusters.static\" is not supported; expected one of: envoy.cluster.static, envoy.cluster.strict_dns, envoy.cluster.logical_dns, envoy.cluster.dns, envoy.cluster.eds"
+                "{path}.cluster_type.name: \"envoy.clusters.static\" is not supported; expected one of: envoy.cluster.static, envoy.cluster.strict_dns, envoy.cluster.logical_dns, envoy.cluster.dns, envoy.cluster.eds, envoy.clusters.dynamic_forward_proxy"
             ),
         ),
     ] {
