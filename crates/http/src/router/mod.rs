@@ -193,7 +193,8 @@ impl Router {
             && fastrand::u64(..100) < percent
         {
             cluster.stats().upstream_rq_maintenance_mode.inc();
-            self.count_unavailable(stream, &cluster);
+            let extra_stats = ExtraStats::of(stream, &cluster);
+            self.count_unavailable(stream, &cluster, &extra_stats);
             return Err(failure::maintenance(self.suppress_envoy_headers).into());
         }
         let mut selection = HostSelection::of(forward, &cluster, stream);
@@ -255,7 +256,7 @@ impl Router {
         match found.map(|()| cluster.pick(selection.request(0))) {
             Ok(Ok(pick)) => Ok(pick),
             failed => {
-                self.count_unavailable(stream, cluster);
+                self.count_unavailable(stream, cluster, &call.extra_stats);
                 let told = call.route.virtual_host.include_attempt_count_in_response;
                 let reply = failure::no_host(failed.err(), cluster);
                 Err(reply.after_attempts(told.then_some(1)).into())
@@ -264,10 +265,10 @@ impl Router {
     }
 
     /// Counts the 503 of a request for which no host was tried.
-    fn count_unavailable(&self, stream: &mut Stream, cluster: &Cluster) {
+    fn count_unavailable(&self, stream: &Stream, cluster: &Cluster, extra_stats: &ExtraStats) {
         let counting = self.counting(stream);
         if counting != StatusCounting::Off {
-            ExtraStats::of(stream, cluster).count_status(counting, 503);
+            extra_stats.count_status(counting, 503);
         }
         counting.count(cluster, stream.origin, 503);
     }

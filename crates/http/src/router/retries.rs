@@ -76,7 +76,8 @@ pub(super) async fn run<'a>(
             upstream.attempts += 1;
         }
         let Ok(pick) = pick(call, &retry, selection) else {
-            call.router.count_unavailable(stream, &call.cluster);
+            call.router
+                .count_unavailable(stream, &call.cluster, &call.extra_stats);
             let told = call.told_attempts(stream);
             return Err(failure::no_healthy_upstream().after_attempts(told).into());
         };
