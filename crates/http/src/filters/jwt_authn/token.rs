@@ -205,9 +205,16 @@ fn audiences(payload: &Struct) -> Option<Vec<String>> {
 /// How many objects and lists may be inside one another, as in Envoy.
 const MAX_DEPTH: usize = 100;
 
-/// Reads a JSON object. As in Envoy, an object may not have the same name twice.
+/// Reads a JSON object. As in Envoy, an object may not have the same name twice, and texts may have line breaks and other
+/// control characters: keys in configurations are often broken into lines.
 pub(super) fn parse_struct(json: &[u8]) -> Option<Struct> {
-    let Json(value) = serde_json::from_slice(json).ok()?;
+    let parsed = serde_json::from_slice(json);
+    let Json(value) = match parsed {
+        Err(_) if json.iter().any(u8::is_ascii_control) => {
+            serde_json::from_slice(&escape_control_characters(json)).ok()?
+        }
+        parsed => parsed.ok()?,
+    };
     if depth(&value) > MAX_DEPTH {
         return None;
     }
@@ -215,6 +222,24 @@ pub(super) fn parse_struct(json: &[u8]) -> Option<Struct> {
         Some(Kind::StructValue(fields)) => Some(fields),
         _ => None,
     }
+}
+
+/// The JSON with escapes for the control characters in its texts.
+fn escape_control_characters(json: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(json.len());
+    let (mut in_text, mut after_backslash) = (false, false);
+    for &byte in json {
+        if in_text && byte.is_ascii_control() {
+            escaped.extend_from_slice(format!("\\u{byte:04x}").as_bytes());
+        } else {
+            escaped.push(byte);
+        }
+        if byte == b'"' && !after_backslash {
+            in_text = !in_text;
+        }
+        after_backslash = in_text && byte == b'\\' && !after_backslash;
+    }
+    escaped
 }
 
 /// How many objects and lists are inside one another.
